@@ -1,0 +1,192 @@
+"""What the engine needs of a model: a runner for its tensors, a tokenizer for its text.
+
+A `ModelRunner` and everything it returns live on the engine thread; nobody else may call it. A `Tokenizer` may be
+called from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from semanticd.application.ports.cache_store import TensorBytes
+from semanticd.application.ports.models import InstalledModel
+from semanticd.domain.chat import ChatPrompt
+from semanticd.domain.generation import GenerationEvent, OutputConstraint, SamplingParams
+from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
+from semanticd.domain.model_cache_spec import ModelCacheSpec
+
+
+class BlockPayload(Protocol):
+    """A block's tensors in memory, in storage precision."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes held."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixPart:
+    """A block to restore and how many of its leading tokens to use."""
+
+    payload: BlockPayload
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedToken:
+    """One sequence's next token; its KV is already in the cache.
+
+    `logprob` and `top` (token id, log-probability; best first) are filled only for sequences that asked.
+    """
+
+    sequence_id: SequenceId
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class ModelRunner(Protocol):
+    """Runs one model: prefill one sequence at a time, decode all of them together."""
+
+    @property
+    def spec(self) -> ModelCacheSpec:
+        """The model's cache layout."""
+
+    def open(
+        self,
+        sequence_id: SequenceId,
+        *,
+        prefix: Sequence[PrefixPart],
+        state: BlockPayload | None,
+        capacity_tokens: int,
+    ) -> None:
+        """Begin a sequence whose first tokens are restored from blocks (and a state snapshot where needed)."""
+
+    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
+        """Compute the KV of these next prompt tokens."""
+
+    def prefill_logprobs(
+        self, sequence_id: SequenceId, token_ids: Sequence[int], *, top: int
+    ) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
+        """Like `prefill`; returns for each token the log-probability of the *following* given one.
+
+        Entry i describes token i+1 given tokens up to i; the list is one shorter than `token_ids`.
+        """
+
+    def start_decode(
+        self,
+        sequence_id: SequenceId,
+        *,
+        last_token: int,
+        context: Sequence[int],
+        sampling: SamplingParams,
+        constraint: OutputConstraint | None,
+        seed: int,
+    ) -> None:
+        """Join the decode batch: `last_token` is fed first; `context` holds all earlier ids (for penalties)."""
+
+    def decode(self) -> list[DecodedToken]:
+        """Run one step for every sequence in the decode batch."""
+
+    def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
+        """Copy the KV of positions [start, end) out, in storage precision (no view of the running cache)."""
+
+    def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
+        """Snapshot the layers that cannot be cut, as of now; None when there are none."""
+
+    def num_cached(self, sequence_id: SequenceId) -> int:
+        """Tokens whose KV the running cache of this sequence holds."""
+
+    def close(self, sequence_id: SequenceId) -> None:
+        """Leave the batch and free the running cache. Unknown ids are ignored."""
+
+    def running_bytes(self) -> int:
+        """Bytes of all running caches, padding included."""
+
+    def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
+        """Turn a payload into bytes (a copy)."""
+
+    def restore(self, tensors: Sequence[TensorBytes]) -> BlockPayload:
+        """Turn bytes into a payload; raises `CacheError` when names, types or shapes do not fit the model."""
+
+    def release(self) -> None:
+        """Free the weights and everything else."""
+
+
+class StreamDecoder(Protocol):
+    """Turns one sequence's tokens into text as they come; holds back incomplete characters."""
+
+    def add(self, token_id: int) -> str:
+        """Return the text that became certain with this token (may be empty)."""
+
+    def finish(self) -> str:
+        """Return what was still held back."""
+
+
+class OutputParser(Protocol):
+    """Separates thinking and tool calls from text, for one answer; never raises."""
+
+    def feed(self, text: str) -> list[GenerationEvent]:
+        """Take more text; return the events it completes."""
+
+    def finish(self) -> list[GenerationEvent]:
+        """Take the end of the text; what does not parse becomes text."""
+
+    @property
+    def num_tool_calls(self) -> int:
+        """Calls begun so far."""
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, and the chat template."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that end the model's turn."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Return the ids of a text; special tokens written in it are recognised."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+
+    def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
+        """Apply the chat template; raises `InvalidRequestError` when the template refuses the conversation."""
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a fresh decoder (special tokens are left out)."""
+
+    def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> OutputParser:
+        """Return a fresh parser for an answer to this prompt."""
+
+    def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
+        """Return the form that enforces the prompt's tool choice, or None when nothing is to be enforced."""
+
+    def validate_constraint(self, constraint: OutputConstraint) -> None:
+        """Raise `InvalidRequestError` when the constraint cannot be compiled."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory, ready to run."""
+
+    model_id: ModelId
+    fingerprint: ModelFingerprint
+    runner: ModelRunner
+    tokenizer: Tokenizer
+    context_length: int
+    weights_bytes: int
+    description: Mapping[str, Any]
+
+
+class ModelLoader(Protocol):
+    """Brings a model's weights into memory; called on the engine thread."""
+
+    def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
+        """Load it; progress in [0, 1]. Raises `ModelLoadError` with the cause."""

@@ -1,0 +1,105 @@
+"""An agent: the durable owner of a cached conversation, and the turns it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from semanticd.domain.chat import Message, ToolSpec
+from semanticd.domain.generation import CacheReport, Priority, Timings
+from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, RequestId
+from semanticd.domain.transcript import Transcript
+
+AgentState = Literal["cold", "warm", "hot", "active"]
+
+MAX_TURNS_KEPT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One answered request of an agent; `num_segments` is the transcript's length after it."""
+
+    request_id: RequestId
+    finished_at: float
+    """Seconds since the epoch."""
+    prompt_tokens: int
+    completion_tokens: int
+    num_segments: int
+    cache: CacheReport
+    timings: Timings
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What a client fixed when it created the agent (all optional)."""
+
+    model: str | None = None
+    system: str | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    ttl_s: float | None = None
+    priority: Priority = "interactive"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent as it is kept on disk; its blocks are named, not held.
+
+    `block_table` lists the hashes of the blocks of its last prompt and answer, first to last, for `model`.
+    """
+
+    agent_id: AgentId
+    created_at: float
+    last_used_at: float
+    config: AgentConfig = AgentConfig()
+    anonymous: bool = False
+    pinned: bool = False
+    pinned_until: float | None = None
+    """Seconds since the epoch until which it counts as pinned, for clients that asked for a time."""
+    model: ModelFingerprint | None = None
+    model_id: str = ""
+    transcript: Transcript = Transcript()
+    messages: tuple[Message, ...] = ()
+    """The conversation the server keeps for it (Direct Agent API only)."""
+    block_table: tuple[BlockHash, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    num_turns: int = 0
+
+    def with_turn(self, turn: Turn, *, now: float) -> Agent:
+        """Return the agent after one more turn; only the last `MAX_TURNS_KEPT` are kept."""
+        return replace(
+            self, turns=(*self.turns, turn)[-MAX_TURNS_KEPT:], num_turns=self.num_turns + 1, last_used_at=now
+        )
+
+    def is_pinned(self, now: float) -> bool:
+        """Whether eviction must leave its blocks alone at this time."""
+        return self.pinned or (self.pinned_until is not None and now < self.pinned_until)
+
+    def expires_at(self) -> float | None:
+        """When its time to live ends (seconds since the epoch), or None."""
+        return None if self.config.ttl_s is None else self.last_used_at + self.config.ttl_s
+
+
+def describe(agent: Agent) -> dict[str, Any]:
+    """Return the agent's plain facts for status displays (no text of the conversation)."""
+    last = agent.turns[-1] if agent.turns else None
+    return {
+        "id": agent.agent_id,
+        "anonymous": agent.anonymous,
+        "model": agent.model_id,
+        "num_tokens": agent.transcript.num_tokens,
+        "num_turns": agent.num_turns,
+        "created_at": agent.created_at,
+        "last_used_at": agent.last_used_at,
+        "class": agent.config.priority,
+        "ttl_s": agent.config.ttl_s,
+        "last_reuse_ratio": (
+            last.cache.cached_tokens / last.cache.prompt_tokens if last and last.cache.prompt_tokens else None
+        ),
+        "last_ttft_ms": last.timings.ttft_ms if last else None,
+        "last_tokens_per_s": (
+            1000.0 * last.completion_tokens / last.timings.decode_ms if last and last.timings.decode_ms else None
+        ),
+    }

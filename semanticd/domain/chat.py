@@ -1,0 +1,113 @@
+"""What a conversation is made of, the same for every dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingPart:
+    """An assistant's thinking, kept apart from what it said."""
+
+    text: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """An assistant's call of a tool; `arguments` is the JSON object as a mapping."""
+
+    call_id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    """The answer to a tool call, as text."""
+
+    call_id: str
+    content: str
+    is_error: bool = False
+
+
+Part = Union[TextPart, ThinkingPart, ToolCallPart, ToolResultPart]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; a `tool` message holds only tool results."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined without a separator."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @classmethod
+    def of(cls, role: Role, text: str) -> Message:
+        """Make a message of one text part."""
+        return cls(role, (TextPart(text),))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool the model may call; `parameters` is a JSON schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether and which tools may, or must, be called.
+
+    `required` means any of `names` (all tools if empty) must be called; `auto` limits to `names` if given.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] = ()
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation that the model's chat template turns into text."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """Extra variables for the chat template, such as `enable_thinking` or `reasoning_effort`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Raw text to continue, without a chat template."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """Token ids to continue."""
+
+    token_ids: tuple[int, ...]
+
+
+Prompt = Union[ChatPrompt, TextPrompt, TokenPrompt]

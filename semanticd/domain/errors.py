@@ -1,0 +1,193 @@
+"""Everything that can go wrong, as one tree; each edge (HTTP dialects, control, CLI) translates it once.
+
+```
+SemanticError
+├── InvalidRequestError          the caller's mistake; `param` names the field
+│   ├── PromptTooLongError       more tokens than the model's context holds
+│   ├── UnsupportedError         well-formed, but not something this server or model does
+│   └── RequestTooLargeError     a body, or a request's KV cache, that can never fit
+├── AuthenticationError          no key, or a wrong one
+├── PermissionDeniedError        a good key, but not for this
+├── NotFoundError
+│   ├── AgentNotFoundError
+│   ├── ModelNotFoundError
+│   └── RequestNotFoundError
+├── ConflictError                the state of things forbids it now (agent exists, model in use)
+├── OverloadedError              try again later; `retry_after_s` says when
+│   ├── QueueFullError
+│   ├── RateLimitedError
+│   └── DrainingError
+├── CancelledByCallerError       the client left, or somebody cancelled the request
+├── ModelError
+│   ├── ModelDownloadError
+│   └── ModelLoadError
+├── CacheError                   the cache could not do what was asked (disk full, bad export file)
+├── EngineError                  the engine failed while it worked on this request
+├── ConfigurationError           a setting is unknown, badly formed or contradicts another
+└── DaemonError                  starting, stopping or finding the daemon failed
+```
+A message says what we were doing, to what, why it failed and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class SemanticError(Exception):
+    """Root of all errors that semanticd raises on purpose."""
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Keep the message for people and the field path (`messages.0.content`) for programs."""
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequestError(SemanticError):
+    """The request is malformed or contradicts itself; sending it again unchanged cannot help."""
+
+    code = "invalid_request"
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt alone is longer than the model's context."""
+
+    code = "prompt_too_long"
+
+    def __init__(self, *, num_tokens: int, maximum: int) -> None:
+        """Say both numbers, in the wording that coding agents recognise and compact on."""
+        super().__init__(f"prompt is too long: {num_tokens} tokens > {maximum} maximum", param="messages")
+        self.num_tokens = num_tokens
+        self.maximum = maximum
+
+
+class UnsupportedError(InvalidRequestError):
+    """The request is well-formed, but asks for something this server or model does not do."""
+
+    code = "unsupported"
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """The request can never fit: its body into the limit, or its KV cache into the budget."""
+
+    code = "request_too_large"
+
+
+class AuthenticationError(SemanticError):
+    """The key is missing or wrong."""
+
+    code = "authentication_failed"
+
+
+class PermissionDeniedError(SemanticError):
+    """The caller is known, or anonymous on purpose, and may not do this."""
+
+    code = "permission_denied"
+
+
+class NotFoundError(SemanticError):
+    """What was named does not exist."""
+
+    code = "not_found"
+
+
+class AgentNotFoundError(NotFoundError):
+    """No agent has this id."""
+
+    code = "agent_not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model is known under this name."""
+
+    code = "model_not_found"
+
+
+class RequestNotFoundError(NotFoundError):
+    """No running or waiting request has this id."""
+
+    code = "request_not_found"
+
+
+class ConflictError(SemanticError):
+    """The present state forbids it; it may work later or after another command."""
+
+    code = "conflict"
+
+
+class OverloadedError(SemanticError):
+    """The server cannot take this now; `retry_after_s` seconds later it may."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, param: str | None = None) -> None:
+        """Keep the message and the suggested wait in seconds."""
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFullError(OverloadedError):
+    """The global queue, or the agent's own, is full."""
+
+    code = "queue_full"
+
+
+class RateLimitedError(OverloadedError):
+    """The key or agent sends more requests per minute than its limit."""
+
+    code = "rate_limited"
+
+
+class DrainingError(OverloadedError):
+    """The daemon is stopping or a model is leaving; new work is not taken."""
+
+    code = "draining"
+
+
+class CancelledByCallerError(SemanticError):
+    """The request was cancelled by its client or through the control plane."""
+
+    code = "cancelled"
+
+
+class ModelError(SemanticError):
+    """A model could not be fetched or used."""
+
+    code = "model_error"
+
+
+class ModelDownloadError(ModelError):
+    """Fetching a model failed."""
+
+    code = "model_download_failed"
+
+
+class ModelLoadError(ModelError):
+    """The model's files are there, but could not be loaded."""
+
+    code = "model_load_failed"
+
+
+class CacheError(SemanticError):
+    """The KV cache could not do what was asked."""
+
+    code = "cache_error"
+
+
+class EngineError(SemanticError):
+    """The engine failed while it worked on this request; other requests go on."""
+
+    code = "engine_error"
+
+
+class ConfigurationError(SemanticError):
+    """A setting is unknown, badly formed or contradicts another."""
+
+    code = "configuration_error"
+
+
+class DaemonError(SemanticError):
+    """Starting, stopping or reaching the daemon failed."""
+
+    code = "daemon_error"

@@ -1,0 +1,247 @@
+"""A request to generate, the events it answers with, and what its usage says."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+from semanticd.domain.chat import ChatPrompt, Prompt, ToolCallPart
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+
+Priority = Literal["interactive", "background"]
+CacheTier = Literal["hot", "warm", "cold"]
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    """The model ended its turn."""
+    LENGTH = "length"
+    """`max_tokens`, or the end of the context."""
+    STOP_SEQUENCE = "stop_sequence"
+    """One of the request's stop strings was produced."""
+    TOOL_CALLS = "tool_calls"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Neutral values are the defaults: greedy is `temperature=0`.
+
+    Ranges: temperature >= 0; 0 < top_p <= 1; top_k >= 0 (0: all); 0 <= min_p <= 1; repetition_penalty > 0
+    (1: none); presence and frequency penalty in [-2, 2] (0: none). Penalties look at `penalty_window` last tokens.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window: int = 64
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConstraint:
+    """A form that the output must have, enforced while sampling."""
+
+    kind: Literal["json_object", "json_schema", "regex", "lark", "tool_call"]
+    schema: Mapping[str, Any] | None = None
+    grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What a client asked for, in the words of no dialect."""
+
+    request_id: RequestId
+    model: str
+    prompt: Prompt
+    sampling: SamplingParams = SamplingParams()
+    agent_id: AgentId | None = None
+    priority: Priority = "interactive"
+    constraint: OutputConstraint | None = None
+    num_choices: int = 1
+    echo: bool = False
+    """Answer with the prompt's text (and log-probabilities, if asked) before the completion."""
+    cache_breakpoints: tuple[int, ...] = ()
+    """Indices of messages after which the client wants the prefix kept (Anthropic `cache_control`)."""
+    cache_ttl_s: float | None = None
+    parse_output: bool = True
+    """Whether thinking and tool calls are separated from text."""
+    conversation: bool = False
+    """True when the server itself keeps the agent's conversation (Direct Agent API)."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tools_offered(self) -> bool:
+        """Whether the model may call a tool."""
+        prompt = self.prompt
+        return isinstance(prompt, ChatPrompt) and bool(prompt.tools) and prompt.tool_choice.mode != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss:
+    """Where a prompt left what was cached, and the likely cause.
+
+    `position` counts tokens from the prompt's start; `expected` and `found` are decoded text around it.
+    """
+
+    position: int
+    cause: str
+    expected: str = ""
+    found: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What a request's prompt cost: all counts are tokens and add up to `prompt_tokens`."""
+
+    prompt_tokens: int = 0
+    reused_hot_tokens: int = 0
+    restored_warm_tokens: int = 0
+    computed_tokens: int = 0
+    miss: CacheMiss | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that were not computed for this request."""
+        return self.reused_hot_tokens + self.restored_warm_tokens
+
+    @property
+    def tier(self) -> CacheTier:
+        """The coldest tier this request had to touch before computing."""
+        if self.restored_warm_tokens:
+            return "warm"
+        return "hot" if self.reused_hot_tokens else "cold"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Durations in milliseconds, measured on the engine's clock."""
+
+    queue_ms: float = 0.0
+    restore_ms: float = 0.0
+    prefill_ms: float = 0.0
+    ttft_ms: float = 0.0
+    """From submission to the first token."""
+    decode_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens in, tokens out, and what the cache saved."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache: CacheReport = CacheReport()
+    timings: Timings = Timings()
+    stored_tokens: int = 0
+    """Prompt tokens whose KV was newly kept by this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability (natural logarithm), with its rivals."""
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt was matched against the cache and its work begins; always the first event."""
+
+    request_id: RequestId
+    model: ModelId
+    agent_id: AgentId
+    cache: CacheReport
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text of the answer."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """More of the model's thinking."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStarted:
+    """The model began to call a tool; `index` counts the calls of this choice from 0."""
+
+    index: int
+    call_id: str
+    name: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a call's arguments: a piece of JSON text."""
+
+    index: int
+    arguments: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The choice is complete; nothing follows it for this choice."""
+
+    reason: FinishReason
+    usage: Usage
+    stop_sequence: str | None = None
+    choice: int = 0
+
+
+GenerationEvent = Union[Started, TextDelta, ThinkingDelta, ToolCallStarted, ToolCallDelta, Finished]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One complete answer."""
+
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCallPart, ...]
+    reason: FinishReason
+    stop_sequence: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """Everything a request that does not stream is answered with."""
+
+    request_id: RequestId
+    model: ModelId
+    agent_id: AgentId
+    choices: tuple[Choice, ...]
+    usage: Usage

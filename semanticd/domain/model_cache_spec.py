@@ -1,0 +1,77 @@
+"""How one model's KV cache is laid out: which layers cut by position, what a token costs, what the layout is called."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from semanticd.domain.block import root_hash
+from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+StoragePrecision = Literal["exact", "q8", "q4"]
+
+LayerKind = Literal["attention", "sliding", "chunked", "state"]
+"""`attention` keeps every position and can be cut anywhere; the others are kept as state snapshots."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One layer's cache: its kind, a name for its exact shape, and its cost.
+
+    `bytes_per_token` counts stored bytes per position for an attention layer, 0 for the others;
+    `state_bytes` counts a snapshot's bytes for the others (an upper bound for windows), 0 for attention.
+    """
+
+    kind: LayerKind
+    shape: str
+    bytes_per_token: int = 0
+    state_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCacheSpec:
+    """The cache layout of one loaded model."""
+
+    fingerprint: ModelFingerprint
+    layers: tuple[LayerSpec, ...]
+    block_tokens: int
+    precision: StoragePrecision
+    running_bytes_per_token: int
+    """Bytes per position in a running batch (the model's own dtype)."""
+
+    @property
+    def layout(self) -> str:
+        """Short stable name of everything that decides how stored bytes are read."""
+        text = "|".join(f"{layer.kind}:{layer.shape}" for layer in self.layers)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return f"v1-{self.precision}-b{self.block_tokens}-{digest}"
+
+    @property
+    def root(self) -> BlockHash:
+        """The parent of every first block."""
+        return root_hash(self.fingerprint, self.layout)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with a cache."""
+        return len(self.layers)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Stored bytes per token over all attention layers."""
+        return sum(layer.bytes_per_token for layer in self.layers)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one snapshot of the layers that cannot be cut (0 when all can)."""
+        return sum(layer.state_bytes for layer in self.layers)
+
+    @property
+    def cuts_anywhere(self) -> bool:
+        """Whether a cached prefix may be used up to any token; if not, only up to a snapshot."""
+        return all(layer.kind == "attention" for layer in self.layers)
+
+    def stored_bytes(self, num_tokens: int) -> int:
+        """Bytes that the blocks of this many tokens take in storage precision."""
+        return num_tokens * self.bytes_per_token
