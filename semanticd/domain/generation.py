@@ -79,6 +79,8 @@ class GenerationRequest:
     cache_breakpoints: tuple[int, ...] = ()
     """Indices of messages after which the client wants the prefix kept (Anthropic `cache_control`)."""
     cache_ttl_s: float | None = None
+    thinking_budget: int | None = None
+    """Tokens the model may think before it must answer (None: no bound of its own)."""
     parse_output: bool = True
     """Whether thinking and tool calls are separated from text."""
     conversation: bool = False
@@ -156,7 +158,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's log-probability (natural logarithm), with its rivals."""
+    """A token's log-probability (natural logarithm; NaN for a prompt's first token), with its rivals."""
 
     token_id: int
     text: str
