@@ -68,12 +68,9 @@ class ModelRunner(Protocol):
         """Compute the KV of these next prompt tokens."""
 
     def prefill_logprobs(
-        self, sequence_id: SequenceId, token_ids: Sequence[int], *, top: int
-    ) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
-        """Like `prefill`; returns for each token the log-probability of the *following* given one.
-
-        Entry i describes token i+1 given tokens up to i; the list is one shorter than `token_ids`.
-        """
+        self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int
+    ) -> list[DecodedToken]:
+        """Like `prefill`; entry i scores `targets[i]`, the token that follows `token_ids[i]`."""
 
     def start_decode(
         self,
@@ -81,11 +78,16 @@ class ModelRunner(Protocol):
         *,
         last_token: int,
         context: Sequence[int],
+        num_generated: int,
         sampling: SamplingParams,
         constraint: OutputConstraint | None,
         seed: int,
     ) -> None:
-        """Join the decode batch: `last_token` is fed first; `context` holds all earlier ids (for penalties)."""
+        """Join the decode batch: `last_token` is fed first; `context` holds all earlier ids.
+
+        `num_generated` counts the tokens this answer already has (after a preemption), so that a seeded sampler
+        goes on where it was.
+        """
 
     def decode(self) -> list[DecodedToken]:
         """Run one step for every sequence in the decode batch."""

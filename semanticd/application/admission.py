@@ -1,0 +1,252 @@
+"""Admission: from a waiting sequence to a running one, by way of the cache.
+
+```
+match ──> hot blocks: locked            ──┐
+     └──> warm blocks: read (I/O pool) ──> promoted ──> room? ──> running cache assembled ──> prefilling
+```
+While blocks are read the sequence is held and the engine works for others. What cannot be read is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from semanticd.application.agent_cache_store import AgentCacheStore
+from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.live_sequence import LiveSequence, SequenceStarted
+from semanticd.application.ports.cache_store import BlockRecord
+from semanticd.application.ports.telemetry import Clock
+from semanticd.domain.block import Block
+from semanticd.domain.errors import RequestTooLargeError
+from semanticd.domain.generation import CacheReport
+from semanticd.domain.ids import BlockHash
+from semanticd.domain.miss import explain_miss
+from semanticd.domain.prefix_index import PrefixMatch
+from semanticd.domain.scheduler import Scheduler
+from semanticd.domain.sequence import SequenceEvent, SequenceState
+
+_CAPACITY_STEP = 256
+
+
+class Admission:
+    """Starts sequences; engine thread only."""
+
+    def __init__(
+        self,
+        *,
+        store: AgentCacheStore,
+        agents: AgentRegistry,
+        scheduler: Scheduler,
+        clock: Clock,
+        post: Callable[[Callable[[], None]], None],
+        ready: Callable[[LiveSequence], None],
+    ) -> None:
+        """`post` runs a function on the engine thread soon; `ready` takes a sequence whose prompt needs no prefill."""
+        self._store = store
+        self._agents = agents
+        self._scheduler = scheduler
+        self._clock = clock
+        self._post = post
+        self._ready = ready
+
+    def try_start(self, live: LiveSequence) -> None:
+        """Match, and either begin to restore, start, or mark the sequence as not fitting now.
+
+        Raises:
+            RequestTooLargeError: It can never fit the budget.
+        """
+        sequence, spec = live.sequence, live.model.runner.spec
+        token_ids = sequence.token_ids
+        limit = 0 if live.submission.score_prompt else len(token_ids) - 1
+        live.match = self._store.match(spec, token_ids, limit=limit)
+        needed = self._bytes_needed(live)
+        self._refuse_what_never_fits(live, needed)
+        wanted = [m.block for m in live.match.blocks] + ([live.match.state] if live.match.state else [])
+        cold = [block for block in wanted if not self._store.is_hot(block.block_hash)]
+        if cold and not self._worth_restoring(live, cold):
+            live.match = self._hot_part(live.match)
+            cold = []
+        hot = [b.block_hash for b in wanted if self._store.is_hot(b.block_hash)]
+        self._store.pool.lock(hot)
+        fits = self._store.make_room(needed + sum(block.num_bytes for block in cold))
+        self._store.pool.unlock(hot)
+        if not fits:
+            self._scheduler.block(sequence.sequence_id)
+            return
+        if cold:
+            self._restore(live, cold)
+        else:
+            self._start(live, restored=frozenset())
+
+    # Bytes.
+
+    def _bytes_needed(self, live: LiveSequence) -> int:
+        """Bytes the running cache and the new blocks of this sequence will take, padding of the batch included."""
+        spec = live.model.runner.spec
+        length = -(-(live.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
+        own = length * spec.running_bytes_per_token + spec.state_bytes
+        batch = [
+            s.num_tokens
+            for s in self._scheduler.in_state(SequenceState.DECODING)
+            if s.model_id == live.sequence.model_id
+        ]
+        longest = max(batch, default=0)
+        if batch and length > longest:
+            own += len(batch) * (length - longest) * spec.running_bytes_per_token
+        elif longest > length:
+            own += (longest - length) * spec.running_bytes_per_token
+        return own + spec.stored_bytes(live.sequence.num_tokens - live.match.num_tokens)
+
+    def _refuse_what_never_fits(self, live: LiveSequence, needed: int) -> None:
+        ledger = self._store.ledger()
+        spec = live.model.runner.spec
+        alone = (live.sequence.num_tokens + 1) * spec.running_bytes_per_token + spec.state_bytes
+        available = ledger.budget_bytes - ledger.pinned_bytes
+        if alone > available:
+            raise RequestTooLargeError(
+                f"this prompt of {live.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, but the "
+                f"budget leaves {available / 2**20:.0f} MiB of {ledger.budget_bytes / 2**20:.0f} MiB "
+                f"({ledger.pinned_bytes / 2**20:.0f} MiB are pinned); raise SEMANTIC_MLX_CACHE_BUDGET_MB, unpin "
+                "agents or shorten the prompt",
+                param="messages",
+            )
+
+    def _worth_restoring(self, live: LiveSequence, cold: list[Block]) -> bool:
+        """Whether reading these blocks beats computing their tokens, by what was measured so far."""
+        counters = self._store.counters
+        rate = self._scheduler.prefill_rate(live.sequence.model_id)
+        if not rate or not counters.restore_s:
+            return True
+        bytes_per_s = counters.restored_bytes / counters.restore_s
+        restore_s = sum(block.num_bytes for block in cold) / bytes_per_s
+        return restore_s <= sum(block.num_tokens for block in cold) / rate
+
+    def _hot_part(self, match: PrefixMatch) -> PrefixMatch:
+        blocks = []
+        for matched in match.blocks:
+            if not self._store.is_hot(matched.block.block_hash):
+                break
+            blocks.append(matched)
+        if match.state is not None:
+            return PrefixMatch((), None, match.diverged)
+        return PrefixMatch(tuple(blocks), None, match.diverged)
+
+    # Restoring.
+
+    def _restore(self, live: LiveSequence, cold: list[Block]) -> None:
+        sequence_id = live.sequence.sequence_id
+        self._scheduler.hold(sequence_id)
+        live.restore_began_at = self._clock.monotonic()
+        live.pending_reads = len(cold)
+        hot = [m.block.block_hash for m in live.match.blocks if self._store.is_hot(m.block.block_hash)]
+        if live.match.state is not None and self._store.is_hot(live.match.state.block_hash):
+            hot.append(live.match.state.block_hash)
+        self._store.pool.lock(hot)
+        records: dict[BlockHash, BlockRecord] = {}
+        for block in cold:
+            future = self._store.read(block.block_hash)
+            future.add_done_callback(lambda done: self._post(lambda: self._read(live, done, records, hot)))
+
+    def _read(
+        self,
+        live: LiveSequence,
+        done: Future[BlockRecord | None],
+        records: dict[BlockHash, BlockRecord],
+        hot: list[BlockHash],
+    ) -> None:
+        record = done.result()
+        if record is not None:
+            records[record.block.block_hash] = record
+        live.pending_reads -= 1
+        if live.pending_reads:
+            return
+        restored: list[BlockHash] = []
+        if live.sequence.sequence_id in self._scheduler:
+            for matched in live.match.blocks:
+                if not self._bring(matched.block.block_hash, records, restored):
+                    break
+            if live.match.state is not None:
+                self._bring(live.match.state.block_hash, records, restored)
+        self._store.pool.unlock(hot)
+        self._store.pool.unlock(restored)
+        if live.restore_began_at is not None:
+            elapsed = self._clock.monotonic() - live.restore_began_at
+            live.restore_s += elapsed
+            self._store.counters.restore_s += elapsed
+            self._store.counters.restored_bytes += sum(r.block.num_bytes for r in records.values())
+        if live.sequence.sequence_id not in self._scheduler:
+            return
+        self._scheduler.release(live.sequence.sequence_id)
+        live.match = self._hot_part_with_state(live.match)
+        self._start(live, restored=frozenset(restored))
+
+    def _bring(
+        self, block_hash: BlockHash, records: dict[BlockHash, BlockRecord], restored: list[BlockHash]
+    ) -> bool:
+        if self._store.is_hot(block_hash):
+            return True
+        record = records.get(block_hash)
+        if record is None or not self._store.promote(record):
+            return False
+        # Locked at once: making room for the next block must not take this one away.
+        self._store.pool.lock([block_hash])
+        restored.append(block_hash)
+        return True
+
+    def _hot_part_with_state(self, match: PrefixMatch) -> PrefixMatch:
+        wanted = [m.block for m in match.blocks] + ([match.state] if match.state else [])
+        if all(self._store.is_hot(block.block_hash) for block in wanted):
+            return match
+        return self._hot_part(match)
+
+    # Starting.
+
+    def _start(self, live: LiveSequence, *, restored: frozenset[BlockHash]) -> None:
+        sequence, runner, match = live.sequence, live.model.runner, live.match
+        runner.open(
+            sequence.sequence_id,
+            prefix=self._store.prefix_parts(match),
+            state=self._store.payload(match.state.block_hash) if match.state else None,
+            capacity_tokens=sequence.num_tokens + 1,
+        )
+        live.admitted_at = live.admitted_at or self._clock.monotonic()
+        whole = [m for m in match.blocks if m.whole]
+        sequence.num_cached = match.num_tokens
+        sequence.num_published = sum(m.num_tokens for m in whole)
+        sequence.block_table = [m.block.block_hash for m in whole]
+        sequence.apply(SequenceEvent.ADMITTED)
+        self._store.touch([m.block.block_hash for m in match.blocks])
+        if not live.started:
+            self._announce(live, restored)
+        if sequence.num_to_prefill == 0:
+            self._ready(live)
+
+    def _announce(self, live: LiveSequence, restored: frozenset[BlockHash]) -> None:
+        sequence, match = live.sequence, live.match
+        warm = sum(m.num_tokens for m in match.blocks if m.block.block_hash in restored)
+        report = CacheReport(
+            prompt_tokens=len(sequence.prompt_ids),
+            reused_hot_tokens=match.num_tokens - warm,
+            restored_warm_tokens=warm,
+            computed_tokens=len(sequence.prompt_ids) - match.num_tokens,
+        )
+        agent = self._agents.find(sequence.agent_id)
+        previous = agent.transcript.token_ids if agent and agent.num_turns else None
+        miss = None
+        if not live.submission.score_prompt:
+            miss = explain_miss(
+                sequence.prompt_ids,
+                previous_ids=previous,
+                num_matched=match.num_tokens,
+                decode=live.model.tokenizer.decode,
+                system_tokens=live.submission.system_tokens,
+            )
+        sequence.cache = replace(report, miss=miss)
+        live.started = True
+        counters = self._store.counters
+        counters.hot_hit_tokens += report.reused_hot_tokens
+        counters.warm_hit_tokens += report.restored_warm_tokens
+        counters.computed_tokens += report.computed_tokens
+        live.send(SequenceStarted(sequence.cache))

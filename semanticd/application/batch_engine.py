@@ -1,0 +1,499 @@
+"""BlockPoolBatchEngine: the one thread that touches the models.
+
+```
+inbox (submissions, cancels, commands, finished reads and writes)
+   └─> loop:  take what came  →  scheduler decides  →  run the step  →  settle, publish, tell the clients
+```
+No exception leaves the thread: a failing sequence fails alone, a failing decode step fails the sequences that were in
+it, and the loop goes on. The inbox is bounded; what does not fit is refused with a time to retry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from semanticd.application.admission import Admission
+from semanticd.application.agent_cache_store import AgentCacheStore
+from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.live_sequence import (
+    LiveSequence,
+    SequenceEnded,
+    SequenceFailed,
+    SequenceText,
+    Submission,
+)
+from semanticd.application.ports.inference import DecodedToken, LoadedModel
+from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
+from semanticd.application.settlement import Settlement
+from semanticd.domain.errors import (
+    CancelledByCallerError,
+    ConflictError,
+    DrainingError,
+    EngineError,
+    QueueFullError,
+    SemanticError,
+)
+from semanticd.domain.generation import FinishReason
+from semanticd.domain.ids import ModelId, RequestId, SequenceId
+from semanticd.domain.scheduler import Admit, Decode, Idle, Prefill, Scheduler, SchedulerLimits
+from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
+from semanticd.domain.stop_matcher import StopMatcher
+
+_T = TypeVar("_T")
+
+_BLOCKED_RETRY_S = 0.05
+_IDLE_WAIT_S = 1.0
+
+
+class BlockPoolBatchEngine:
+    """Serves all loaded models from one thread."""
+
+    def __init__(
+        self,
+        *,
+        limits: SchedulerLimits,
+        block_tokens: int,
+        max_queue: int,
+        max_queue_per_agent: int,
+        make_store: Callable[[Callable[[Callable[[], None]], None]], AgentCacheStore],
+        make_agents: Callable[[AgentCacheStore], AgentRegistry],
+        clock: Clock,
+        metrics: Metrics,
+        log: Log,
+        bus: EventBus,
+    ) -> None:
+        """Wire the engine; `make_store` gets the function that runs something on the engine thread soon."""
+        self._clock = clock
+        self._metrics = metrics
+        self._log = log
+        self._bus = bus
+        self._max_queue = max_queue
+        self._max_queue_per_agent = max_queue_per_agent
+        self._condition = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._queued: dict[str, int] = {}
+        self._stopping = False
+        self._draining = False
+        self._thread: threading.Thread | None = None
+        self._ids = itertools.count(1)
+        self.store = make_store(self._post)
+        self.agents = make_agents(self.store)
+        self.scheduler = Scheduler(limits=limits, block_tokens=block_tokens)
+        self._models: dict[ModelId, LoadedModel] = {}
+        self._live: dict[SequenceId, LiveSequence] = {}
+        self._settlement = Settlement(store=self.store, agents=self.agents, clock=clock)
+        self._admission = Admission(
+            store=self.store,
+            agents=self.agents,
+            scheduler=self.scheduler,
+            clock=clock,
+            post=self._post,
+            ready=self._begin_decode,
+        )
+
+    # From other threads.
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Cancel what is running, persist everything and end the thread. Idempotent."""
+        thread = self._thread
+        if thread is None:
+            return
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        thread.join()
+        self._thread = None
+
+    def drain(self) -> None:
+        """Take no new submissions; what was taken goes on."""
+        self._draining = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether new submissions are refused."""
+        return self._draining
+
+    @property
+    def num_live(self) -> int:
+        """Submissions not yet answered in full."""
+        return sum(self._queued.values())
+
+    @property
+    def models(self) -> dict[ModelId, LoadedModel]:
+        """The loaded models (a copy)."""
+        return dict(self._models)
+
+    def submit(self, *submissions: Submission) -> None:
+        """Take answers to make, all or none.
+
+        Raises:
+            QueueFullError: The queue, or the agent's part of it, is full.
+            DrainingError: The daemon is stopping.
+        """
+        if self._draining or self._stopping:
+            raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
+        agent = submissions[0].agent_id
+        with self._condition:
+            if self.num_live + len(submissions) > self._max_queue:
+                raise QueueFullError(f"the queue is full: {self._max_queue} requests are running or waiting")
+            if self._queued.get(agent, 0) + len(submissions) > self._max_queue_per_agent:
+                raise QueueFullError(
+                    f"agent {agent!r} has {self._max_queue_per_agent} requests running or waiting already"
+                )
+            self._queued[agent] = self._queued.get(agent, 0) + len(submissions)
+        for submission in submissions:
+            self._post(lambda submission=submission: self._take(submission))  # type: ignore[misc]
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Cancel a request's sequences soon; unknown ids are ignored."""
+        self._post(lambda: self._cancel(request_id))
+
+    def call(self, function: Callable[[], _T]) -> Future[_T]:
+        """Run a function on the engine thread between two steps."""
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._post(run)
+        return future
+
+    def live(self) -> list[LiveSequence]:
+        """Return the sequences in the engine (a copy; read only)."""
+        return list(self._live.values())
+
+    def _post(self, action: Callable[[], None]) -> None:
+        with self._condition:
+            self._inbox.append(action)
+            self._condition.notify()
+
+    # On the engine thread: models.
+
+    def add_model(self, model: LoadedModel) -> None:
+        """Serve a model that was loaded on this thread."""
+        self.store.register_model(model.runner)
+        self._models = {**self._models, model.model_id: model}
+
+    def remove_model(self, model_id: ModelId) -> None:
+        """Stop serving a model: its sequences fail, its blocks are persisted, its memory is freed.
+
+        Raises:
+            ConflictError: The model has running sequences.
+        """
+        model = self._models[model_id]
+        if any(live.model is model for live in self._live.values()):
+            raise ConflictError(f"model {model_id} still answers requests; drain it first")
+        self._persist_all()
+        self._models = {key: value for key, value in self._models.items() if key != model_id}
+        self.store.forget_model(model.fingerprint)
+        model.runner.release()
+
+    def _persist_all(self) -> None:
+        while self.store.persist() or self.store.num_writing:
+            self._work_inbox(wait_s=_IDLE_WAIT_S)
+
+    # On the engine thread: the loop.
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._cycle()
+            except Exception as error:
+                # Only a defect gets here; no client may be left waiting because of it.
+                self._log.error("engine_failed", error=repr(error))
+                self._fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+        self._fail_all(DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0))
+        try:
+            self._persist_all()
+        except Exception as error:
+            self._log.error("persist_failed_at_stop", error=repr(error))
+
+    def _cycle(self) -> None:
+        self._work_inbox(wait_s=None)
+        step = self.scheduler.decide(self._clock.monotonic())
+        if isinstance(step, Admit):
+            self._admit(self._live[step.sequence_id])
+        elif isinstance(step, Prefill):
+            self._prefill(self._live[step.sequence_id], step.num_tokens)
+        elif isinstance(step, Decode):
+            self._decode(step.model_id)
+        elif isinstance(step, Idle):
+            self._rest()
+
+    def _rest(self) -> None:
+        self.store.persist()
+        self.store.check_integrity()
+        blocked = bool(self.scheduler.in_state(SequenceState.WAITING))
+        self._publish_gauges()
+        self._work_inbox(wait_s=_BLOCKED_RETRY_S if blocked else _IDLE_WAIT_S)
+        if blocked:
+            self.scheduler.unblock()
+
+    def _work_inbox(self, *, wait_s: float | None) -> None:
+        with self._condition:
+            if wait_s is not None and not self._inbox and not self._stopping:
+                self._condition.wait(wait_s)
+            actions = list(self._inbox)
+            self._inbox.clear()
+        for action in actions:
+            action()
+
+    # On the engine thread: the life of a sequence.
+
+    def _take(self, submission: Submission) -> None:
+        model = self._models.get(submission.model_id)
+        if model is None:
+            self._forget_queued(submission)
+            submission.sink(SequenceFailed(ConflictError(f"model {submission.model_id} was unloaded meanwhile")))
+            return
+        sequence = Sequence(
+            sequence_id=SequenceId(next(self._ids)),
+            agent_id=submission.agent_id,
+            model_id=submission.model_id,
+            prompt_ids=submission.prompt_ids,
+            max_new_tokens=submission.max_new_tokens,
+            arrived_at=self._clock.monotonic(),
+            priority="background" if submission.priority == "background" else "interactive",
+        )
+        live = LiveSequence(
+            submission=submission,
+            sequence=sequence,
+            model=model,
+            decoder=model.tokenizer.stream_decoder(),
+            stops=StopMatcher(submission.sampling.stop),
+            submitted_at=sequence.arrived_at,
+        )
+        self._live[sequence.sequence_id] = live
+        self.scheduler.add(sequence)
+
+    def _admit(self, live: LiveSequence) -> None:
+        try:
+            self._admission.try_start(live)
+        except Exception as error:
+            self._fail(live, error)
+        self._measure_running()
+
+    def _prefill(self, live: LiveSequence, num_tokens: int) -> None:
+        sequence, runner = live.sequence, live.model.runner
+        start = sequence.num_cached
+        stop = min([start + num_tokens, *(p for p in live.submission.snapshot_points if p > start)])
+        ids = sequence.token_ids[start:stop]
+        began = self._clock.monotonic()
+        try:
+            if live.submission.score_prompt:
+                targets = sequence.token_ids[start + 1 : stop + 1]
+                live.prompt_logprobs += runner.prefill_logprobs(
+                    sequence.sequence_id, ids, targets=targets, top=live.submission.sampling.top_logprobs
+                )
+            else:
+                runner.prefill(sequence.sequence_id, ids)
+            seconds = self._clock.monotonic() - began
+            live.prefill_s += seconds
+            sequence.num_cached = stop
+            self.scheduler.record_prefill(sequence, num_tokens=len(ids), seconds=seconds)
+            self._metrics.observe("prefill_chunk_seconds", seconds)
+            if stop in live.submission.snapshot_points:
+                self._settlement.snapshot(live)
+            else:
+                self._settlement.publish(live, up_to=stop, with_tail=False)
+            if sequence.num_to_prefill == 0:
+                self._begin_decode(live)
+        except Exception as error:
+            self._fail(live, error)
+        self._measure_running()
+
+    def _begin_decode(self, live: LiveSequence) -> None:
+        """Move a sequence whose prompt is in the cache (but for its last token) to the decode batch."""
+        sequence, submission = live.sequence, live.submission
+        if live.model.runner.spec.cuts_anywhere:
+            self._settlement.publish(live, up_to=sequence.num_cached, with_tail=True)
+        else:
+            self._settlement.snapshot(live)
+        sequence.apply(SequenceEvent.PREFILLED)
+        if sequence.max_new_tokens == 0:
+            self._report_prompt_scores(live)
+            self._end(live, FinishReason.LENGTH)
+            return
+        token_ids = sequence.token_ids
+        live.model.runner.start_decode(
+            sequence.sequence_id,
+            last_token=token_ids[-1],
+            context=token_ids[:-1],
+            num_generated=len(sequence.output_ids),
+            sampling=submission.sampling,
+            constraint=submission.constraint,
+            seed=submission.seed,
+        )
+        self._report_prompt_scores(live)
+
+    def _report_prompt_scores(self, live: LiveSequence) -> None:
+        if live.submission.score_prompt:
+            live.send(SequenceText("", tuple(live.describe(token) for token in live.prompt_logprobs)))
+            live.prompt_logprobs.clear()
+
+    def _decode(self, model_id: ModelId) -> None:
+        members = [s for s in self.scheduler.in_state(SequenceState.DECODING) if s.model_id == model_id]
+        began = self._clock.monotonic()
+        try:
+            tokens = self._models[model_id].runner.decode()
+        except Exception as error:
+            for sequence in members:
+                self._fail(self._live[sequence.sequence_id], error)
+            return
+        now = self._clock.monotonic()
+        self.scheduler.record_decode(members, model_id=model_id, seconds=now - began)
+        self._metrics.observe("decode_step_seconds", now - began)
+        self._metrics.observe("batch_size", len(tokens))
+        for token in tokens:
+            live = self._live[token.sequence_id]
+            try:
+                self._settle(live, token, now)
+            except Exception as error:
+                self._fail(live, error)
+        self._measure_running()
+        self._keep_within_budget()
+
+    def _settle(self, live: LiveSequence, token: DecodedToken, now: float) -> None:
+        sequence = live.sequence
+        if live.first_token_at is None:
+            live.first_token_at = now
+            self._metrics.observe("ttft_seconds", now - live.submitted_at, tier=sequence.cache.tier)
+        sequence.num_cached = sequence.num_tokens + 1
+        ended_turn = token.token_id in live.model.tokenizer.eos_token_ids and not live.submission.sampling.ignore_eos
+        if ended_turn:
+            sequence.output_ids.append(token.token_id)
+            text, stopped = live.flush()
+        else:
+            text, stopped = live.take(token)
+        full = len(sequence.output_ids) >= sequence.max_new_tokens
+        if full and not stopped and not ended_turn:
+            more, stopped = live.flush()
+            text += more
+        logprobs = live.release_logprobs()
+        if text or logprobs:
+            live.send(SequenceText(text, logprobs))
+            self._announce_text(live, text)
+        if stopped:
+            self._end(live, FinishReason.STOP_SEQUENCE)
+        elif ended_turn:
+            self._end(live, FinishReason.STOP)
+        elif full:
+            self._end(live, FinishReason.LENGTH)
+
+    def _announce_text(self, live: LiveSequence, text: str) -> None:
+        if text and self._bus.wanted("tokens"):
+            self._bus.publish(
+                "tokens",
+                {
+                    "agent": live.submission.agent_id,
+                    "request": live.submission.request_id,
+                    "text": text,
+                    "num_tokens": len(live.sequence.output_ids),
+                },
+            )
+
+    def _end(self, live: LiveSequence, reason: FinishReason) -> None:
+        live.sequence.finish_reason = reason
+        usage = live.usage(self._clock.monotonic())
+        # Settling comes first: whoever was told that a turn ended may ask for the next one at once.
+        self._settlement.finish(live, reason=reason)
+        live.send(SequenceEnded(reason, live.usage(self._clock.monotonic()), live.stop_sequence))
+        self._metrics.count("tokens_total", usage.completion_tokens, kind="output")
+        self._metrics.count("tokens_total", usage.cache.reused_hot_tokens, kind="prompt_hot")
+        self._metrics.count("tokens_total", usage.cache.restored_warm_tokens, kind="prompt_warm")
+        self._metrics.count("tokens_total", usage.cache.computed_tokens, kind="prompt_computed")
+        self._retire(live)
+
+    def _cancel(self, request_id: RequestId) -> None:
+        for live in [one for one in self._live.values() if one.submission.request_id == request_id]:
+            try:
+                if live.sequence.state in (SequenceState.PREFILLING, SequenceState.DECODING):
+                    self._settlement.leave(live)
+            except Exception as error:
+                self._log.warning("cancelled_blocks_lost", request=request_id, error=repr(error))
+            live.sequence.finish_reason = FinishReason.CANCELLED
+            live.send(SequenceFailed(CancelledByCallerError(f"request {request_id} was cancelled")))
+            self._retire(live)
+        self._measure_running()
+
+    def _fail(self, live: LiveSequence, error: Exception) -> None:
+        if live.sequence.sequence_id not in self._live:
+            return
+        if not isinstance(error, SemanticError):
+            self._log.error("sequence_failed", request=live.submission.request_id, error=repr(error))
+            error = EngineError(f"computing request {live.submission.request_id} failed: {error}")
+        live.sequence.finish_reason = FinishReason.ERROR
+        live.send(SequenceFailed(error))
+        self._retire(live)
+
+    def _fail_all(self, error: SemanticError) -> None:
+        for live in list(self._live.values()):
+            self._fail(live, error)
+
+    def _retire(self, live: LiveSequence) -> None:
+        sequence = live.sequence
+        live.model.runner.close(sequence.sequence_id)
+        sequence.apply(SequenceEvent.ENDED)
+        self.scheduler.remove(sequence.sequence_id)
+        del self._live[sequence.sequence_id]
+        self._forget_queued(live.submission)
+        reason = sequence.finish_reason.value if sequence.finish_reason else "error"
+        self._metrics.count("requests_finished_total", reason=reason)
+
+    def _forget_queued(self, submission: Submission) -> None:
+        with self._condition:
+            self._queued[submission.agent_id] -= 1
+            if not self._queued[submission.agent_id]:
+                del self._queued[submission.agent_id]
+
+    # On the engine thread: the budget.
+
+    def _measure_running(self) -> None:
+        self.store.pool.running_bytes = sum(m.runner.running_bytes() for m in self._models.values())
+
+    def _keep_within_budget(self) -> None:
+        while self.store.pool.free_bytes < 0 and not self.store.make_room(0):
+            running = [s for s in self.scheduler.sequences() if s.state in _RUNNING]
+            if len(running) < 2:
+                return
+            oldest = min(running, key=lambda s: s.arrived_at)
+            victim = self.scheduler.preemption_victim(sparing=oldest.sequence_id)
+            if victim is None:
+                return
+            self._preempt(self._live[victim.sequence_id])
+
+    def _preempt(self, live: LiveSequence) -> None:
+        sequence = live.sequence
+        self._settlement.leave(live)
+        live.model.runner.close(sequence.sequence_id)
+        sequence.apply(SequenceEvent.PREEMPTED)
+        sequence.num_preemptions += 1
+        sequence.num_cached = sequence.num_published = 0
+        sequence.block_table = []
+        self.scheduler.block(sequence.sequence_id)
+        self._metrics.count("preemptions_total")
+        self._measure_running()
+
+    def _publish_gauges(self) -> None:
+        ledger = self.store.ledger()
+        for kind in ("hot", "pinned", "dirty", "running", "in_flight"):
+            self._metrics.gauge("block_pool_bytes", getattr(ledger, f"{kind}_bytes"), state=kind)
+        self._metrics.gauge("block_pool_budget_bytes", ledger.budget_bytes)
+
+
+_RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)

@@ -1,0 +1,1 @@
+"""What the application needs from outside, each named for the need; adapters provide it."""

@@ -1,0 +1,111 @@
+"""Settlement: what is kept of a sequence while it runs and when it ends.
+
+Full blocks are published as soon as they are computed, so a prefill that is cancelled, preempted or crashes can be
+taken up again. At the end of a turn the rest follows, then the agent's record: blocks first, so that a record never
+names what was not handed to the disk before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from semanticd.application.agent_cache_store import AgentCacheStore
+from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.live_sequence import LiveSequence
+from semanticd.application.ports.telemetry import Clock
+from semanticd.domain.agent import Turn
+from semanticd.domain.generation import FinishReason
+from semanticd.domain.prefix_index import next_boundary
+from semanticd.domain.transcript import Segment, Transcript
+
+
+class Settlement:
+    """Publishes blocks and records turns; engine thread only."""
+
+    def __init__(self, *, store: AgentCacheStore, agents: AgentRegistry, clock: Clock) -> None:
+        """Work on this store and these agents."""
+        self._store = store
+        self._agents = agents
+        self._clock = clock
+
+    def publish(self, live: LiveSequence, *, up_to: int, with_tail: bool) -> None:
+        """Publish positions not yet published, up to `up_to`; the last, partial block only `with_tail`."""
+        sequence, runner = live.sequence, live.model.runner
+        spec = runner.spec
+        token_ids = sequence.token_ids
+        while sequence.num_published < up_to:
+            start = sequence.num_published
+            end = next_boundary(start, spec.block_tokens)
+            if end > up_to:
+                if not with_tail:
+                    return
+                end = up_to
+            parent = sequence.block_table[-1] if sequence.block_table else spec.root
+            name = self._store.publish(
+                runner, sequence.sequence_id, parent=parent, token_ids=token_ids[start:end], start=start
+            )
+            sequence.block_table.append(name)
+            sequence.num_published = end
+            live.num_stored += max(min(end, len(sequence.prompt_ids)) - max(start, live.match.num_tokens), 0)
+
+    def snapshot(self, live: LiveSequence) -> None:
+        """Publish everything up to now, and a snapshot of the layers that cannot be cut."""
+        sequence = live.sequence
+        self.publish(live, up_to=sequence.num_cached, with_tail=True)
+        if sequence.block_table:
+            self._store.publish_state(live.model.runner, sequence.sequence_id, parent=sequence.block_table[-1])
+
+    def leave(self, live: LiveSequence) -> None:
+        """Keep what a sequence computed that is cancelled or preempted."""
+        if live.model.runner.spec.cuts_anywhere:
+            self.publish(live, up_to=live.sequence.num_cached, with_tail=True)
+        else:
+            self.snapshot(live)
+
+    def finish(self, live: LiveSequence, *, reason: FinishReason) -> None:
+        """Keep the whole turn, and record it with the agent."""
+        sequence, submission = live.sequence, live.submission
+        kept, text = live.kept_output()
+        keep_to = min(len(sequence.prompt_ids) + len(kept), sequence.num_cached)
+        if live.model.runner.spec.cuts_anywhere or keep_to < sequence.num_cached:
+            # A snapshot holds all tokens or none: after a cut answer the prompt's own snapshot is the last good one.
+            self.publish(live, up_to=keep_to, with_tail=True)
+        else:
+            self.snapshot(live)
+        if submission.records_turn:
+            self._record(live, kept, text, reason)
+        self._store.persist()
+
+    def _record(self, live: LiveSequence, kept: tuple[int, ...], text: str, reason: FinishReason) -> None:
+        sequence, submission = live.sequence, live.submission
+        now = self._clock.wall()
+        segments = submission.segments + ((Segment(text, kept),) if kept else ())
+        usage = live.usage(self._clock.monotonic())
+        turn = Turn(
+            request_id=submission.request_id,
+            finished_at=now,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            num_segments=len(segments),
+            cache=usage.cache,
+            timings=usage.timings,
+            finish_reason=reason.value,
+        )
+        with self._agents.lock:
+            agent = self._agents.get_or_create(submission.agent_id)
+            pinned_until = agent.pinned_until
+            if submission.cache_ttl_s:
+                pinned_until = max(pinned_until or 0.0, now + submission.cache_ttl_s)
+            agent = replace(
+                agent.with_turn(turn, now=now),
+                model=live.model.fingerprint,
+                model_id=live.model.model_id,
+                transcript=Transcript(segments),
+                block_table=tuple(sequence.block_table),
+                pinned_until=pinned_until,
+            )
+            self._store.touch(agent.block_table)
+            # The blocks go to the writer's queue before the record that names them.
+            self._store.persist()
+            self._agents.save(agent)
+            self._store.limit_agents(sparing=frozenset([submission.agent_id]))

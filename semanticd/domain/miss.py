@@ -1,0 +1,51 @@
+"""Explains where a prompt left what was cached, and why, in words a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from semanticd.domain.generation import CacheMiss
+from semanticd.domain.prefix_index import common_prefix_length
+
+_CONTEXT_TOKENS = 12
+_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b|\b20\d\d\b")
+
+
+def explain_miss(
+    prompt_ids: Sequence[int],
+    *,
+    previous_ids: Sequence[int] | None,
+    num_matched: int,
+    decode: Callable[[Sequence[int]], str],
+    system_tokens: int = 0,
+) -> CacheMiss | None:
+    """Return why `prompt_ids` were not cached beyond `num_matched`; None when only new tokens were computed.
+
+    `previous_ids` are the agent's last transcript; the first `system_tokens` tokens are system text and tools.
+    """
+    if previous_ids is None:
+        if num_matched:
+            return None
+        return CacheMiss(0, "first_request", "", _around(prompt_ids, 0, decode))
+    shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
+    if shared >= len(previous_ids) or shared >= len(prompt_ids) - 1:
+        if num_matched + 1 >= min(shared, len(prompt_ids)):
+            return None
+        return CacheMiss(num_matched, "evicted", _around(previous_ids, num_matched, decode), "")
+    expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
+    if num_matched + 1 < shared:
+        return CacheMiss(num_matched, "evicted", expected, found)
+    return CacheMiss(shared, _cause(shared, system_tokens, expected, found), expected, found)
+
+
+def _around(token_ids: Sequence[int], position: int, decode: Callable[[Sequence[int]], str]) -> str:
+    return decode(token_ids[max(position - _CONTEXT_TOKENS, 0) : position + _CONTEXT_TOKENS])
+
+
+def _cause(position: int, system_tokens: int, expected: str, found: str) -> str:
+    if _DATE.search(expected) and _DATE.search(found):
+        return "date_changed"
+    if position < system_tokens:
+        return "tools_changed" if '"parameters"' in expected + found or '"name"' in expected + found else "system_changed"
+    return "history_changed"

@@ -1,0 +1,279 @@
+"""The scheduler decides what the engine does next; it never does it, and it reads no clock.
+
+Rules, in the order they bind:
+
+1. *Admission.* Waiting sequences start in the order below while a place in the batch is free. Whether their bytes
+   fit is the engine's answer (`blocked`); a sequence that does not fit holds back the ones behind it in its class.
+2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one.
+3. *Time share.* While prefill and decode both have work, decode gets at least `decode_share` of engine time, and a
+   prefill chunk is cut so that it should last at most `max_stall_s`.
+4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
+   goes first; `background` agents go after `interactive` ones until they have waited `aging_s`. Within an agent,
+   arrival order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Union
+
+from semanticd.domain.ids import AgentId, ModelId, SequenceId
+from semanticd.domain.prefix_index import common_prefix_length, next_boundary
+from semanticd.domain.sequence import Sequence, SequenceState
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """The scheduler's settings; times in seconds, sizes in tokens."""
+
+    max_batch_size: int = 5
+    prefill_chunk: int = 256
+    min_chunk: int = 16
+    decode_share: float = 0.5
+    max_stall_s: float = 0.3
+    aging_s: float = 30.0
+    min_shared_tokens: int = 32
+    """A shared beginning shorter than this is not worth waiting for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Try to start this waiting sequence."""
+
+    sequence_id: SequenceId
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Compute the next `num_tokens` tokens of this sequence's prompt."""
+
+    sequence_id: SequenceId
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Compute one token for every decoding sequence of this model."""
+
+    model_id: ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing can be done until something happens outside."""
+
+
+Step = Union[Admit, Prefill, Decode, Idle]
+
+
+@dataclass(slots=True)
+class _AgentShare:
+    used_s: float = 0.0
+    num_sequences: int = 0
+
+
+@dataclass(slots=True)
+class _Rates:
+    """Measured prefill speed of a model, as a slowly moving average."""
+
+    prefill_tokens_per_s: float = 0.0
+    decode_step_s: float = 0.0
+
+    @staticmethod
+    def blend(old: float, new: float) -> float:
+        return new if old == 0.0 else 0.7 * old + 0.3 * new
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Holds the living sequences and decides the next step."""
+
+    limits: SchedulerLimits = field(default_factory=SchedulerLimits)
+    block_tokens: int = 256
+    _sequences: dict[SequenceId, Sequence] = field(default_factory=dict)
+    _held: set[SequenceId] = field(default_factory=set)
+    _blocked: set[SequenceId] = field(default_factory=set)
+    _shares: dict[AgentId, _AgentShare] = field(default_factory=dict)
+    _rates: dict[ModelId, _Rates] = field(default_factory=dict)
+    _balance_s: float = 0.0
+    """Decode's credit against its share while both kinds of work wait; below zero it is decode's turn."""
+    _last_decoded: ModelId | None = None
+
+    # Membership.
+
+    def add(self, sequence: Sequence) -> None:
+        """Take a new waiting sequence. An agent new to the scene starts level with the least served one."""
+        self._sequences[sequence.sequence_id] = sequence
+        share = self._shares.get(sequence.agent_id)
+        if share is None:
+            level = min((s.used_s for s in self._shares.values()), default=0.0)
+            share = self._shares[sequence.agent_id] = _AgentShare(level)
+        share.num_sequences += 1
+
+    def remove(self, sequence_id: SequenceId) -> None:
+        """Forget a finished sequence; room that it leaves may unblock others."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is None:
+            return
+        self._held.discard(sequence_id)
+        share = self._shares[sequence.agent_id]
+        share.num_sequences -= 1
+        if share.num_sequences == 0:
+            del self._shares[sequence.agent_id]
+        self.unblock()
+
+    def __contains__(self, sequence_id: SequenceId) -> bool:
+        """Whether the sequence is alive."""
+        return sequence_id in self._sequences
+
+    def __len__(self) -> int:
+        """Count the living sequences."""
+        return len(self._sequences)
+
+    def get(self, sequence_id: SequenceId) -> Sequence | None:
+        """Return a living sequence."""
+        return self._sequences.get(sequence_id)
+
+    def sequences(self) -> list[Sequence]:
+        """Return all living sequences, in arrival order."""
+        return list(self._sequences.values())
+
+    def in_state(self, state: SequenceState) -> list[Sequence]:
+        """Return the sequences in a state, in arrival order."""
+        return [s for s in self._sequences.values() if s.state is state]
+
+    def hold(self, sequence_id: SequenceId) -> None:
+        """Leave a sequence alone while its blocks are being restored or its model is changing."""
+        self._held.add(sequence_id)
+
+    def release(self, sequence_id: SequenceId) -> None:
+        """Undo `hold`."""
+        self._held.discard(sequence_id)
+
+    def block(self, sequence_id: SequenceId) -> None:
+        """Note that a waiting sequence does not fit at present."""
+        self._blocked.add(sequence_id)
+
+    def unblock(self) -> None:
+        """Room may have appeared: try the blocked ones again."""
+        self._blocked.clear()
+
+    # What was measured.
+
+    def record_prefill(self, sequence: Sequence, *, num_tokens: int, seconds: float) -> None:
+        """Account a prefill chunk."""
+        rates = self._rates.setdefault(sequence.model_id, _Rates())
+        if seconds > 0:
+            rates.prefill_tokens_per_s = rates.blend(rates.prefill_tokens_per_s, num_tokens / seconds)
+        self._charge([sequence], seconds)
+        if self.in_state(SequenceState.DECODING):
+            self._balance_s -= seconds * self.limits.decode_share
+        else:
+            self._balance_s = 0.0
+
+    def record_decode(self, sequences: Iterable[Sequence], *, model_id: ModelId, seconds: float) -> None:
+        """Account a decode step."""
+        members = list(sequences)
+        rates = self._rates.setdefault(model_id, _Rates())
+        rates.decode_step_s = rates.blend(rates.decode_step_s, seconds)
+        self._charge(members, seconds)
+        if self._prefillable():
+            self._balance_s += seconds * (1.0 - self.limits.decode_share)
+        else:
+            self._balance_s = 0.0
+
+    def prefill_rate(self, model_id: ModelId) -> float:
+        """Tokens per second of recent prefill chunks (0 when nothing was measured)."""
+        rates = self._rates.get(model_id)
+        return rates.prefill_tokens_per_s if rates else 0.0
+
+    def decode_step_s(self, model_id: ModelId) -> float:
+        """Seconds of recent decode steps (0 when nothing was measured)."""
+        rates = self._rates.get(model_id)
+        return rates.decode_step_s if rates else 0.0
+
+    def _charge(self, sequences: list[Sequence], seconds: float) -> None:
+        for sequence in sequences:
+            share = self._shares.get(sequence.agent_id)
+            if share:
+                share.used_s += seconds / len(sequences)
+
+    # The decision.
+
+    def decide(self, now: float) -> Step:
+        """Return the next step at this clock reading (seconds)."""
+        candidate = self._next_admission(now)
+        if candidate is not None:
+            return Admit(candidate.sequence_id)
+        decoding = self.in_state(SequenceState.DECODING)
+        prefillable = self._prefillable()
+        if not decoding and not prefillable:
+            return Idle()
+        if decoding and (not prefillable or self._balance_s < 0.0):
+            return Decode(self._next_model(decoding))
+        sequence = min(prefillable, key=lambda s: self._rank(s, now))
+        return Prefill(sequence.sequence_id, self._chunk(sequence, contended=bool(decoding)))
+
+    def leader_of(self, sequence: Sequence) -> Sequence | None:
+        """Return the prefilling sequence that is computing tokens this one needs next, if any."""
+        for other in self._sequences.values():
+            if other is sequence or other.state is not SequenceState.PREFILLING:
+                continue
+            if other.model_id != sequence.model_id:
+                continue
+            shared = common_prefix_length(other.prompt_ids, sequence.prompt_ids)
+            if shared - other.num_published >= self.limits.min_shared_tokens and shared > sequence.num_published:
+                return other
+        return None
+
+    def preemption_victim(self, *, sparing: SequenceId) -> Sequence | None:
+        """Return the youngest running sequence other than `sparing`; background ones go first."""
+        running = [
+            s
+            for s in self._sequences.values()
+            if s.state in (SequenceState.PREFILLING, SequenceState.DECODING) and s.sequence_id != sparing
+        ]
+        return max(running, key=lambda s: (s.priority == "background", s.arrived_at), default=None)
+
+    def _prefillable(self) -> list[Sequence]:
+        return [s for s in self.in_state(SequenceState.PREFILLING) if s.sequence_id not in self._held]
+
+    def _num_running(self) -> int:
+        running = (SequenceState.PREFILLING, SequenceState.DECODING)
+        return sum(1 for s in self._sequences.values() if s.state in running)
+
+    def _next_admission(self, now: float) -> Sequence | None:
+        if self._num_running() >= self.limits.max_batch_size:
+            return None
+        waiting = [s for s in self.in_state(SequenceState.WAITING) if s.sequence_id not in self._held]
+        for sequence in sorted(waiting, key=lambda s: self._rank(s, now)):
+            if sequence.sequence_id in self._blocked:
+                return None
+            if self.leader_of(sequence) is None:
+                return sequence
+        return None
+
+    def _rank(self, sequence: Sequence, now: float) -> tuple[int, float, float, int]:
+        aged = now - sequence.arrived_at >= self.limits.aging_s
+        late = sequence.priority == "background" and not aged
+        share = self._shares[sequence.agent_id]
+        return (1 if late else 0, share.used_s, sequence.arrived_at, sequence.sequence_id)
+
+    def _next_model(self, decoding: list[Sequence]) -> ModelId:
+        models = list(dict.fromkeys(s.model_id for s in decoding))
+        if self._last_decoded in models:
+            models = models[models.index(self._last_decoded) + 1 :] + models[: models.index(self._last_decoded) + 1]
+        self._last_decoded = models[0]
+        return models[0]
+
+    def _chunk(self, sequence: Sequence, *, contended: bool) -> int:
+        chunk = self.limits.prefill_chunk
+        if contended:
+            rate = self.prefill_rate(sequence.model_id)
+            # Nothing measured yet: begin small, the first chunk tells.
+            fitting = int(rate * self.limits.max_stall_s) if rate else self.limits.min_chunk
+            chunk = max(min(chunk, fitting), self.limits.min_chunk)
+        # Chunks end on block boundaries, so that full blocks are published as they are computed.
+        boundary = next_boundary(sequence.num_cached, self.block_tokens) - sequence.num_cached
+        return min(chunk, boundary, sequence.num_to_prefill)

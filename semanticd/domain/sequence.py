@@ -1,0 +1,87 @@
+"""A sequence: one answer being made, as the engine follows it, and the table of its states."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from semanticd.domain.generation import CacheReport, FinishReason, Priority
+from semanticd.domain.ids import AgentId, BlockHash, ModelId, SequenceId
+
+
+class SequenceState(enum.Enum):
+    """Where a sequence is in its life."""
+
+    WAITING = "waiting"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+    FINISHED = "finished"
+
+
+class SequenceEvent(enum.Enum):
+    """What can happen to a sequence."""
+
+    ADMITTED = "admitted"
+    PREFILLED = "prefilled"
+    PREEMPTED = "preempted"
+    ENDED = "ended"
+
+
+_S, _E = SequenceState, SequenceEvent
+
+TRANSITIONS: dict[SequenceState, dict[SequenceEvent, SequenceState]] = {
+    _S.WAITING: {_E.ADMITTED: _S.PREFILLING, _E.ENDED: _S.FINISHED},
+    _S.PREFILLING: {_E.PREFILLED: _S.DECODING, _E.PREEMPTED: _S.WAITING, _E.ENDED: _S.FINISHED},
+    _S.DECODING: {_E.PREEMPTED: _S.WAITING, _E.ENDED: _S.FINISHED},
+    _S.FINISHED: {},
+}
+
+
+@dataclass(slots=True)
+class Sequence:
+    """The engine's book on one answer.
+
+    `prompt_ids` never change; `output_ids` grow by one a decode step. After a preemption both together are what
+    must be in the cache before decoding goes on, so nothing is generated twice.
+    """
+
+    sequence_id: SequenceId
+    agent_id: AgentId
+    model_id: ModelId
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    arrived_at: float
+    """Seconds on the engine's clock."""
+    priority: Priority = "interactive"
+    state: SequenceState = SequenceState.WAITING
+    output_ids: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    """Tokens whose KV the running cache holds."""
+    num_published: int = 0
+    """Tokens from the start whose KV is in the block pool."""
+    block_table: list[BlockHash] = field(default_factory=list)
+    cache: CacheReport = CacheReport()
+    finish_reason: FinishReason | None = None
+    num_preemptions: int = 0
+
+    def apply(self, event: SequenceEvent) -> None:
+        """Move to the next state; an illegal move raises `ValueError` naming sequence, state and event."""
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            raise ValueError(f"sequence {self.sequence_id} is {self.state.value}: it cannot be {event.value}")
+        self.state = following
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and output so far."""
+        return self.prompt_ids + tuple(self.output_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of prompt and output so far."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def num_to_prefill(self) -> int:
+        """Tokens to compute before decoding can start; the last token starts the decoding itself."""
+        return max(self.num_tokens - 1 - self.num_cached, 0)
