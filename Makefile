@@ -1,0 +1,84 @@
+# `make` lists the targets. All of them share one set-up in .venv, and nothing is done twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.setup-done
+
+# The interpreter that .venv is made from: `make setup PYTHON=/path/to/python3.12`. Empty: the first that is new enough.
+PYTHON ?=
+
+# Extras to install. Linux needs a back end for MLX (`cpu`, or `cuda` with an NVIDIA GPU); macOS brings Metal.
+ifeq ($(shell uname -s),Linux)
+EXTRAS ?= cpu,dev
+else
+EXTRAS ?= dev
+endif
+
+# Demo, tests and benchmark share the models that they fetched; elsewhere the per-user default applies.
+SEMANTIC_MODELS_DIR ?= $(CURDIR)/.cache/models
+export SEMANTIC_MODELS_DIR
+
+# More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
+ARGS ?=
+
+.PHONY: help setup demo test coverage-gate test-clients lint format bench docs constraints clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## Make .venv with everything that demo, tests and linters need
+
+$(STAMP): pyproject.toml constraints.txt contrib/dev/setup.sh
+	@PYTHON="$(PYTHON)" bash contrib/dev/setup.sh "$(VENV)" "$(EXTRAS)"
+	@touch $@
+
+demo: setup  ## Two agents, a restart, and what they did not have to compute again
+	@$(PY) contrib/demo/demo.py
+
+ifeq ($(strip $(ARGS)),)
+test: setup  ## Run the tests, and hold the coverage of the pure rooms at 90 % of branches
+	@$(PY) -m pytest -m "not clients" --cov --cov-report=
+	@$(MAKE) coverage-gate
+else
+test: setup
+	@$(PY) -m pytest $(ARGS)
+endif
+
+coverage-gate:
+	@for room in domain application control; do \
+	  echo "== branch coverage of semanticd/$$room, at least 90 %"; \
+	  $(PY) -m coverage report --include="semanticd/$$room/*" --fail-under=90 || exit 1; \
+	done
+
+test-clients: setup  ## Run the tests that drive third-party client programs
+	@$(PY) -m pytest -m clients $(ARGS)
+
+lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy --platform linux
+	@$(VENV)/bin/mypy --platform darwin
+	@$(VENV)/bin/lint-imports --no-logo
+
+format: setup  ## Format, and fix what ruff can fix
+	@$(VENV)/bin/ruff check --fix-only --quiet .
+	@$(VENV)/bin/ruff format .
+
+bench: setup  ## Measure several agents against a server (ARGS are passed on)
+	@$(PY) -m semanticd.bench $(ARGS)
+
+docs: setup  ## Build the documentation into site/
+	@$(VENV)/bin/python -c "import mkdocs" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
+	@$(VENV)/bin/mkdocs build --strict --quiet --site-dir site
+	@echo "site/index.html"
+
+constraints:  ## Resolve constraints.txt anew from pyproject.toml (needs uv)
+	@bash contrib/dev/constraints.sh
+
+clean:  ## Remove what make made, but for fetched models
+	@rm -rf $(VENV) build dist site htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
