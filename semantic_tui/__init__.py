@@ -1,0 +1,1 @@
+"""The dashboard: imports textual and semanticd.control, and nothing else of ours."""

@@ -1,0 +1,1 @@
+"""Adapters: each room knows one technology, and rooms do not import one another."""

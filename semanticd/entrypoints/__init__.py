@@ -1,0 +1,1 @@
+"""Where processes begin: the composition root, the daemon and the command line."""
