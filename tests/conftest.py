@@ -1,0 +1,57 @@
+"""What every test stands on: folders of its own, settings of nobody, repeatable property tests.
+
+No test may read or write the user's real caches, sockets, models or settings; it never has to ask for that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Deadlines measure the machine, not the code; CI must fail for the same reason twice.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+# Read before the settings below are cleared: `make` names the folder that demo, tests and benchmark share.
+_MODELS_DIR = Path(os.environ.get("SEMANTIC_MODELS_DIR") or REPOSITORY / ".cache" / "models")
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """The one folder that tests fetch models into; it outlives the run, so that nothing is fetched twice."""
+    _MODELS_DIR.mkdir(parents=True, exist_ok=True)
+    return _MODELS_DIR
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_settings() -> Iterator[None]:
+    """Hide the user's settings and home from the whole run, subprocesses included."""
+    # Not pytest's own temporary folder: its path is longer than a Unix socket's may be on macOS (104 bytes).
+    home = Path(tempfile.mkdtemp(prefix="smt-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("SEMANTIC_"):
+                patch.delenv(name)
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_RUNTIME_DIR", str(home))
+        yield
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def short_tmp_path() -> Iterator[Path]:
+    """A folder like `tmp_path` whose path is short enough for a Unix socket on every platform."""
+    path = Path(tempfile.mkdtemp(prefix="smt-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
