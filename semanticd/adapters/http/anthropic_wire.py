@@ -1,0 +1,217 @@
+"""The Anthropic Messages request: its wire types. Unknown fields are ignored, explicit nulls stand for absence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Union
+
+from msgspec import Meta, Struct
+
+MAX_TOKENS = 2**31 - 1
+
+TokenLimit = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+UnitInterval = Annotated[float, Meta(ge=0, le=1)]
+
+
+class CacheControl(Struct):
+    """Asks to keep the prefix that ends here."""
+
+    type: Literal["ephemeral"] = "ephemeral"
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class TextBlock(Struct, tag_field="type", tag="text"):
+    """Plain text."""
+
+    text: str
+    cache_control: CacheControl | None = None
+
+
+class ImageBlock(Struct, tag_field="type", tag="image"):
+    """An image; refused."""
+
+    source: Any = None
+    cache_control: CacheControl | None = None
+
+
+class DocumentBlock(Struct, tag_field="type", tag="document"):
+    """A document; accepted only if it is text."""
+
+    source: Any = None
+    title: str | None = None
+    context: str | None = None
+    cache_control: CacheControl | None = None
+
+
+class SearchResultBlock(Struct, tag_field="type", tag="search_result"):
+    """A search result that the client found."""
+
+    source: str = ""
+    title: str = ""
+    content: list[TextBlock] = []
+    cache_control: CacheControl | None = None
+
+
+class ToolReferenceBlock(Struct, tag_field="type", tag="tool_reference"):
+    """A tool's name inside a tool result."""
+
+    tool_name: str = ""
+
+
+class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
+    """A call that the model made."""
+
+    id: str
+    name: str
+    input: dict[str, Any] | None = None
+    cache_control: CacheControl | None = None
+
+
+ResultContent = Union[TextBlock, ImageBlock, DocumentBlock, SearchResultBlock, ToolReferenceBlock]
+
+
+class ToolResultBlock(Struct, tag_field="type", tag="tool_result"):
+    """What a tool answered."""
+
+    tool_use_id: str
+    content: str | list[ResultContent] | None = None
+    is_error: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
+    """The model's earlier thinking, sent back."""
+
+    thinking: str = ""
+    signature: str | None = None
+    cache_control: CacheControl | None = None
+
+
+class RedactedThinkingBlock(Struct, tag_field="type", tag="redacted_thinking"):
+    """Thinking that cannot be read; dropped."""
+
+    data: str | None = None
+
+
+ContentBlock = Union[
+    TextBlock,
+    ImageBlock,
+    DocumentBlock,
+    SearchResultBlock,
+    ToolUseBlock,
+    ToolResultBlock,
+    ThinkingBlock,
+    RedactedThinkingBlock,
+]
+
+
+class InputMessage(Struct):
+    """One turn of the conversation; `system` may stand in the middle of it."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[ContentBlock]
+
+
+class Tool(Struct):
+    """A client tool; server tools (any other type) are refused."""
+
+    name: str = ""
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolChoice(Struct):
+    """Whether and which tool must be used."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Struct):
+    """Whether and how long the model may think."""
+
+    type: str
+    budget_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+
+
+class OutputFormat(Struct):
+    """A schema the answer must follow."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Struct):
+    """Effort and form of the answer."""
+
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
+class Metadata(Struct):
+    """Who asks."""
+
+    user_id: str | None = None
+
+
+class Conversation(Struct):
+    """What counting tokens and creating a message have in common."""
+
+    model: str
+    messages: Annotated[list[InputMessage], Meta(min_length=1)]
+    system: str | list[TextBlock] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: CacheControl | None = None
+    mcp_servers: list[Any] | None = None
+    temperature: UnitInterval | None = None
+    top_p: UnitInterval | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+
+
+class CountTokensRequest(Conversation):
+    """Body of `POST /v1/messages/count_tokens`."""
+
+
+class MessagesRequest(Conversation, kw_only=True):
+    """Body of `POST /v1/messages`."""
+
+    max_tokens: TokenLimit
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    metadata: Metadata | None = None
+    service_tier: str | None = None
+
+
+class CountTokensResponse(Struct):
+    """Answer of `POST /v1/messages/count_tokens`."""
+
+    input_tokens: int
+
+
+class Usage(Struct):
+    """Input is the sum of three: read from the cache, kept in it on request, and the rest."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    service_tier: str = "standard"
+
+
+class Message(Struct):
+    """Answer of `POST /v1/messages`."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: Usage

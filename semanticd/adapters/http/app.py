@@ -1,0 +1,109 @@
+"""The HTTP edge put together; the only place where routes appear."""
+
+from __future__ import annotations
+
+import falcon
+import falcon.asgi
+import msgspec
+from falcon.asgi import Request, Response
+
+from semanticd.adapters.http import errors
+from semanticd.adapters.http.admin import AdminCaches, AdminModels
+from semanticd.adapters.http.agents import (
+    Agent,
+    AgentActions,
+    AgentFiles,
+    AgentGenerate,
+    Agents,
+    AgentStats,
+    AgentViews,
+)
+from semanticd.adapters.http.anthropic import CountTokens, Messages
+from semanticd.adapters.http.exchange import exchange_of
+from semanticd.adapters.http.gateway import Gateway
+from semanticd.adapters.http.guards import Guards
+from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.middleware import ExchangeWrapper
+from semanticd.adapters.http.openai_chat import ChatCompletions
+from semanticd.adapters.http.ops import Health, Metrics, Model, Models, Root
+from semanticd.adapters.http.services import HttpServices
+from semanticd.domain.errors import InvalidRequestError, SemanticError
+
+
+def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
+    """Return the ASGI application that serves all dialects."""
+    gateway = Gateway(services, config)
+    app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
+    app.req_options.strip_url_path_trailing_slash = True
+    _handle_errors(app, services)
+
+    app.add_route("/", Root(config))
+    app.add_route("/health/live", Health(services.health.live))
+    app.add_route("/health/ready", Health(services.health.ready))
+    app.add_route("/health/startup", Health(services.health.startup))
+    app.add_route("/metrics", Metrics(services.metrics_text))
+
+    app.add_route("/v1/models", Models(services.models))
+    app.add_route("/v1/models/{name:path}", Model(services.models, config))
+    app.add_route("/v1/messages", Messages(gateway, config))
+    app.add_route("/v1/messages/count_tokens", CountTokens(gateway, config))
+    app.add_route("/v1/chat/completions", ChatCompletions(gateway, config, wall=services.wall))
+
+    actions = AgentActions(services.agents, config)
+    views = AgentViews(services.agents)
+    files = AgentFiles(services.agents, config)
+    app.add_route("/v1/agents", Agents(services.agents, config))
+    app.add_route("/v1/agents/stats", AgentStats(services.agents))
+    app.add_route("/v1/agents/import", files, suffix="import")
+    app.add_route("/v1/agents/{agent_id}", Agent(services.agents))
+    app.add_route("/v1/agents/{agent_id}/generate", AgentGenerate(gateway, config))
+    app.add_route("/v1/agents/{agent_id}/messages", views, suffix="messages")
+    app.add_route("/v1/agents/{agent_id}/cache", views, suffix="cache")
+    app.add_route("/v1/agents/{agent_id}/export", files, suffix="export")
+    for action in ("fork", "rewind", "pin", "unpin", "evict"):
+        app.add_route(f"/v1/agents/{{agent_id}}/{action}", actions, suffix=action)
+
+    admin = AdminModels(services.models, config)
+    app.add_route("/admin/models", admin)
+    for action in ("current", "load", "unload", "swap"):
+        app.add_route(f"/admin/models/{action}", admin, suffix=action)
+    app.add_route("/admin/caches", AdminCaches(services.cache))
+    return ExchangeWrapper(app, Guards(services, config), services)
+
+
+def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServices) -> None:
+    async def ours(req: Request, resp: Response, error: Exception, params: dict[str, str]) -> None:
+        _answer(req, resp, error)
+
+    async def falcons(req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, str]) -> None:
+        _answer(req, resp, _translate(req, error))
+        if isinstance(error, falcon.HTTPMethodNotAllowed):
+            resp.set_headers(error.headers or {})
+
+    async def unforeseen(req: Request, resp: Response, error: Exception, params: dict[str, str]) -> None:
+        request_id = exchange_of(req).request_id
+        services.log.error("http_request_failed", request_id=request_id, path=req.path, error=repr(error))
+        _answer(req, resp, error)
+
+    app.add_error_handler(Exception, unforeseen)
+    app.add_error_handler(SemanticError, ours)
+    app.add_error_handler(falcon.HTTPError, falcons)
+
+
+def _answer(req: Request, resp: Response, error: BaseException) -> None:
+    dialect = errors.dialect_of(req.path, anthropic_version=req.get_header("anthropic-version"))
+    made = errors.answer(error, dialect, request_id=exchange_of(req).echoed_id)
+    resp.status = made.status
+    resp.set_headers(dict(made.headers))
+    resp.stream = None
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode(made.body)
+
+
+def _translate(req: Request, error: falcon.HTTPError) -> SemanticError:
+    """Return Falcon's refusal as one of ours."""
+    if isinstance(error, falcon.HTTPRouteNotFound):
+        return errors.RouteNotFoundError(f"nothing lives at {req.method} {req.path}; /docs lists what does")
+    if isinstance(error, falcon.HTTPMethodNotAllowed):
+        return errors.MethodNotAllowedError(f"{req.path} does not answer {req.method}; see the Allow header")
+    return InvalidRequestError(str(error.description or error.title or "the request is malformed"))

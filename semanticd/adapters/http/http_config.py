@@ -1,0 +1,58 @@
+"""What the HTTP edge is told at start-up, as plain values; it reads no settings and no environment itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """Limits, keys and names of the HTTP edge. Times in seconds, sizes in bytes, rates per minute (0: no limit)."""
+
+    api_keys: tuple[str, ...] = ()
+    """Keys accepted as `Authorization: Bearer` or `x-api-key`; none: everybody who can connect may ask."""
+    admin_key: str | None = None
+    """The `X-Admin-Key` of `/admin`; None: only from loopback, and only while no API key is set."""
+    is_loopback: bool = True
+    """Whether the server is bound to a loopback address only."""
+    allowed_hosts: tuple[str, ...] = LOOPBACK_HOSTS
+    """Names accepted in the Host header, without port (`*`: any); guards against DNS rebinding."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins that browsers may call from (`*`: any); none: CORS is off."""
+    max_body_bytes: int = 32 * MIB
+    max_import_bytes: int = 64 * 1024 * MIB
+    """Limit for an uploaded agent export, which is streamed to disk."""
+    max_nesting: int = 64
+    """How deep JSON objects and arrays of a body may be nested."""
+    max_messages: int = 10_000
+    """Messages, input items or prompts in one request."""
+    max_header_bytes: int = 64 * 1024
+    body_timeout_s: float = 30.0
+    """A body that has not arrived whole after this time is refused with 408."""
+    rate_limit_global: int = 0
+    """Requests per minute and API key."""
+    rate_limit_per_agent: int = 0
+    """Requests per minute and agent."""
+    model_patterns: tuple[str, ...] = ("default", "claude-*", "gpt-*")
+    """Shell patterns of model names that stand for the current model, unless a model is really called so."""
+    ping_interval_s: float = 10.0
+    """Silence in a stream after which a ping is sent."""
+    max_stored_responses: int = 200
+    """Responses kept for `previous_response_id`, per agent."""
+    version: str = "0"
+    """The daemon's version, shown in the OpenAPI document."""
+
+    def admits_host(self, host: str) -> bool:
+        """Whether a Host header's value (with or without a port) is on the allow-list."""
+        if "*" in self.allowed_hosts:
+            return True
+        name = host.rsplit(":", 1)[0] if _has_port(host) else host
+        return name.lower().rstrip(".") in {allowed.lower() for allowed in self.allowed_hosts}
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host and not host.endswith("]") and (host.startswith("[") or host.count(":") == 1)

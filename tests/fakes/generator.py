@@ -1,0 +1,199 @@
+"""A `Generator` that answers from a script: real code without a model, for everything that sits above one.
+
+A script is what one request is answered with: text, events, an `asyncio.Event` to wait for, or an exception to raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Union
+
+from semanticd.application.generate import GenerationStream
+from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, ToolCallPart
+from semanticd.domain.errors import ModelNotFoundError
+from semanticd.domain.generation import (
+    CacheReport,
+    Choice,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    Started,
+    TextDelta,
+    ThinkingDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+
+Step = Union[str, GenerationEvent, asyncio.Event, BaseException]
+Script = Sequence[Step]
+
+CACHE = CacheReport(prompt_tokens=42, reused_hot_tokens=8, restored_warm_tokens=4, computed_tokens=30)
+USAGE = Usage(prompt_tokens=42, completion_tokens=7, reasoning_tokens=2, cache=CACHE, stored_tokens=30)
+
+
+def text_script(*pieces: str) -> Script:
+    """Answer with these pieces of text."""
+    return pieces
+
+
+def call_script(
+    name: str, arguments: dict[str, object], *, call_id: str = "call_1", index: int = 0
+) -> Script:
+    """Answer with one tool call whose arguments come in pieces of three characters."""
+    text = json.dumps(arguments)
+    pieces = [ToolCallDelta(index, text[at : at + 3]) for at in range(0, len(text), 3)]
+    return [ToolCallStarted(index, call_id, name), *pieces]
+
+
+@dataclass(slots=True)
+class ScriptedStream:
+    """One request's events as scripted; the beginning and the end are added where the script has none."""
+
+    request: GenerationRequest
+    script: Script
+    on_close: Callable[[], None]
+    request_id: RequestId = RequestId("")
+    model_id: ModelId = ModelId("tiny")
+    agent_id: AgentId = AgentId("anonymous")
+    closed: bool = False
+    exhausted: bool = False
+
+    async def _events(self) -> AsyncIterator[GenerationEvent]:
+        choices = range(self.request.num_choices)
+        if not any(isinstance(step, Started) for step in self.script):
+            for choice in choices:
+                yield Started(self.request_id, self.model_id, self.agent_id, CACHE, choice)
+        for step in self.script:
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            elif isinstance(step, BaseException):
+                raise step
+            elif isinstance(step, str):
+                for choice in choices:
+                    yield TextDelta(step, self._logprobs(step), choice)
+            else:
+                yield step
+        if not any(isinstance(step, Finished) for step in self.script):
+            called = any(isinstance(step, ToolCallStarted) for step in self.script)
+            reason = FinishReason.TOOL_CALLS if called else FinishReason.STOP
+            for choice in choices:
+                yield Finished(reason, USAGE, None, choice)
+        self.exhausted = True
+
+    def _logprobs(self, text: str) -> tuple[TokenLogprob, ...]:
+        if not self.request.sampling.logprobs:
+            return ()
+        rivals = tuple(
+            (index, f"rival{index}", -1.0 - index) for index in range(self.request.sampling.top_logprobs)
+        )
+        return (TokenLogprob(1, text, -0.5, rivals),)
+
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """Iterate once."""
+        return self._events()
+
+    async def result(self) -> GenerationResult:
+        """Collect everything."""
+        made = [_Collected() for _ in range(self.request.num_choices)]
+        usage = USAGE
+        async for event in self._events():
+            if not isinstance(event, Started):
+                made[event.choice].take(event)
+            if isinstance(event, Finished):
+                usage = event.usage
+        total = replace(usage, completion_tokens=usage.completion_tokens * len(made))
+        choices = tuple(choice.finish() for choice in made)
+        return GenerationResult(self.request_id, self.model_id, self.agent_id, choices, total)
+
+    async def aclose(self) -> None:
+        """Note whether this cut the answer short."""
+        if not self.closed:
+            self.closed = True
+            self.on_close()
+
+
+@dataclass(slots=True)
+class _Collected:
+    text: str = ""
+    thinking: str = ""
+    names: list[tuple[str, str]] = field(default_factory=list)
+    arguments: dict[int, str] = field(default_factory=dict)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    end: Finished | None = None
+
+    def take(self, event: GenerationEvent) -> None:
+        if isinstance(event, TextDelta):
+            self.text += event.text
+            self.logprobs.extend(event.logprobs)
+        elif isinstance(event, ThinkingDelta):
+            self.thinking += event.text
+        elif isinstance(event, ToolCallStarted):
+            self.names.append((event.call_id, event.name))
+        elif isinstance(event, ToolCallDelta):
+            self.arguments[event.index] = self.arguments.get(event.index, "") + event.arguments
+        elif isinstance(event, Finished):
+            self.end = event
+
+    def finish(self) -> Choice:
+        calls = tuple(
+            ToolCallPart(call_id, name, json.loads(self.arguments.get(index) or "{}"))
+            for index, (call_id, name) in enumerate(self.names)
+        )
+        assert self.end is not None
+        return Choice(
+            self.text, self.thinking, calls, self.end.reason, self.end.stop_sequence, tuple(self.logprobs)
+        )
+
+
+@dataclass(slots=True)
+class ScriptedGenerator:
+    """Answers each request with `script` (or what `script` returns for it), and remembers what it was asked."""
+
+    script: Script | Callable[[GenerationRequest], Script] = ("Hello", " world")
+    models: tuple[str, ...] = ("tiny",)
+    requests: list[GenerationRequest] = field(default_factory=list)
+    streams: list[ScriptedStream] = field(default_factory=list)
+    refusal: BaseException | None = None
+    num_closed: int = 0
+
+    async def open(self, request: GenerationRequest) -> GenerationStream:
+        """Admit a request, unless there is a refusal or nobody knows the model."""
+        self.requests.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        if request.model and request.model not in self.models:
+            raise ModelNotFoundError(f"no model is called {request.model!r}; there is: tiny", param="model")
+        script = self.script(request) if callable(self.script) else self.script
+        stream = ScriptedStream(request, script, self._closed, request_id=request.request_id)
+        if request.agent_id is not None:
+            stream.agent_id = request.agent_id
+        self.streams.append(stream)
+        return stream
+
+    def _closed(self) -> None:
+        self.num_closed += 1
+
+    @property
+    def num_active(self) -> int:
+        """Requests neither exhausted nor closed: what an engine would still compute."""
+        return sum(not (stream.closed or stream.exhausted) for stream in self.streams)
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """Count words."""
+        if model not in self.models:
+            raise ModelNotFoundError(f"no model is called {model!r}; there is: tiny", param="model")
+        if isinstance(prompt, ChatPrompt):
+            return sum(len(_words(message)) for message in prompt.messages)
+        return len(prompt.text.split()) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)
+
+
+def _words(message: Message) -> list[str]:
+    return message.text.split()
