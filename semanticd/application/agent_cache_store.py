@@ -104,6 +104,11 @@ class AgentCacheStore:
                 found.setdefault(block.block_hash, block)
         return list(found.values())
 
+    def block(self, block_hash: BlockHash) -> Block | None:
+        """Return a block's facts, hot or warm."""
+        with self.lock:
+            return self._get(block_hash)
+
     def is_hot(self, block_hash: BlockHash) -> bool:
         """Whether the block's tensors are in RAM."""
         return block_hash in self._payloads
@@ -141,6 +146,41 @@ class AgentCacheStore:
     def payload(self, block_hash: BlockHash) -> BlockPayload:
         """Return a hot block's tensors."""
         return self._payloads[block_hash]
+
+    # Moving between machines.
+
+    def records(self, table: Sequence[BlockHash]) -> list[Future[BlockRecord | None]]:
+        """Return a table's blocks, and the snapshots behind them, with their bytes, hot or warm."""
+        found: list[Future[BlockRecord | None]] = []
+        with self.lock:
+            for name in table:
+                states = [child.block_hash for child in self._children(name) if child.kind == "state"]
+                found.extend(self._record(one) for one in (name, *states))
+        return found
+
+    def _record(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        block = self.pool.get(block_hash)
+        if block is None:
+            return self.read(block_hash)
+        fingerprint = self._owner[block_hash]
+        runner = self._runners[fingerprint]
+        future: Future[BlockRecord | None] = Future()
+        tensors = runner.dump(self._payloads[block_hash])
+        future.set_result(BlockRecord(block, fingerprint, runner.spec.layout, tensors))
+        return future
+
+    def adopt(self, records: Sequence[BlockRecord]) -> int:
+        """Take in blocks from elsewhere, as far as they belong to loaded models; returns how many were kept."""
+        fitting = [
+            record
+            for record in records
+            if record.fingerprint in self._runners
+            and self._runners[record.fingerprint].spec.layout == record.layout
+        ]
+        if self._warm is not None:
+            result = self._warm.write(fitting).result()
+            return result.num_written + result.num_present
+        return sum(1 for record in fitting if self.promote(record))
 
     # Publishing.
 

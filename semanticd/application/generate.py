@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+import asyncio
+import hashlib
+import math
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, Protocol
 
-from semanticd.domain.chat import Prompt
-from semanticd.domain.generation import GenerationEvent, GenerationRequest, GenerationResult
+from semanticd.application.batch_engine import BlockPoolBatchEngine
+from semanticd.application.live_sequence import (
+    SequenceEnded,
+    SequenceFailed,
+    SequenceStarted,
+    SequenceText,
+    SequenceUpdate,
+    Submission,
+)
+from semanticd.application.models import ModelsService
+from semanticd.application.ports.inference import LoadedModel, OutputParser
+from semanticd.domain.chat import ChatPrompt, Message, Part, Prompt, TextPart, ThinkingPart, TokenPrompt, ToolCallPart
+from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
+from semanticd.domain.generation import (
+    Choice,
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
 from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.transcript import Segment
+from semanticd.application.answer import AnswerBuilder
 
 
 class GenerationStream(Protocol):
@@ -35,3 +65,293 @@ class Generator(Protocol):
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
+
+
+class EngineStream:
+    """A `GenerationStream` fed by the engine thread."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        model: LoadedModel,
+        agent_id: AgentId,
+        prompt_text: str,
+        cancel: Callable[[RequestId], None],
+        on_answer: Callable[[GenerationResult], None] | None,
+    ) -> None:
+        """Prepare one parser per choice; nothing is submitted here."""
+        self.request_id = request.request_id
+        self.model_id = model.model_id
+        self.agent_id = agent_id
+        self._request = request
+        self._cancel = cancel
+        self._on_answer = on_answer
+        self._echo = prompt_text if request.echo else ""
+        self._decode = model.tokenizer.decode
+        self._updates: asyncio.Queue[tuple[int, SequenceUpdate]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._unfinished = set(range(request.num_choices))
+        self._parsers: dict[int, OutputParser] = {}
+        if request.parse_output and isinstance(request.prompt, ChatPrompt):
+            for choice in range(request.num_choices):
+                self._parsers[choice] = model.tokenizer.output_parser(request.prompt, choice=choice)
+        self._answer = AnswerBuilder(request.num_choices)
+
+    def sink(self, choice: int) -> Callable[[SequenceUpdate], None]:
+        """Return the function that brings a choice's updates from the engine thread into the event loop."""
+
+        def deliver(update: SequenceUpdate) -> None:
+            try:
+                self._loop.call_soon_threadsafe(self._updates.put_nowait, (choice, update))
+            except RuntimeError:
+                # The loop is closed: the process is ending and nobody listens.
+                return
+
+        return deliver
+
+    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """Yield events until every choice is finished."""
+        try:
+            while self._unfinished:
+                choice, update = await self._updates.get()
+                for event in self._translate(choice, update):
+                    self._answer.add(event)
+                    yield event
+            if self._on_answer is not None:
+                self._on_answer(self._result())
+        finally:
+            await self.aclose()
+
+    async def result(self) -> GenerationResult:
+        """Collect all events into one result."""
+        async for _ in self:
+            pass
+        return self._result()
+
+    async def aclose(self) -> None:
+        """Cancel what is not finished."""
+        if self._unfinished:
+            self._unfinished.clear()
+            self._cancel(self.request_id)
+
+    def _result(self) -> GenerationResult:
+        return GenerationResult(
+            self.request_id, self.model_id, self.agent_id, self._answer.choices(), self._answer.usage()
+        )
+
+    def _translate(self, choice: int, update: SequenceUpdate) -> list[GenerationEvent]:
+        if isinstance(update, SequenceFailed):
+            self._unfinished.discard(choice)
+            raise update.error
+        if isinstance(update, SequenceStarted):
+            started = Started(self.request_id, self.model_id, self.agent_id, update.cache, choice)
+            echo = self._echo if not self._request.sampling.logprobs else ""
+            return [started, TextDelta(echo, choice=choice)] if echo else [started]
+        if isinstance(update, SequenceText):
+            return self._text(choice, update)
+        events = self._parsers[choice].finish() if choice in self._parsers else []
+        self._unfinished.discard(choice)
+        return [*events, self._finished(choice, update)]
+
+    def _text(self, choice: int, update: SequenceText) -> list[GenerationEvent]:
+        if self._echo and self._request.sampling.logprobs:
+            # The prompt's scores come first, in one piece.
+            echo, self._echo = self._echo, ""
+            return [TextDelta(echo, self._with_first_token(update.logprobs), choice)]
+        parser = self._parsers.get(choice)
+        if parser is None:
+            return [TextDelta(update.text, update.logprobs, choice)]
+        events = parser.feed(update.text)
+        if not update.logprobs:
+            return events
+        for index, event in enumerate(events):
+            if isinstance(event, TextDelta):
+                events[index] = replace(event, logprobs=update.logprobs)
+                return events
+        return [*events, TextDelta("", update.logprobs, choice)]
+
+    def _with_first_token(self, logprobs: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        prompt = self._request.prompt
+        if isinstance(prompt, TokenPrompt) and prompt.token_ids:
+            first = prompt.token_ids[0]
+            return (TokenLogprob(first, self._decode([first]), math.nan), *logprobs)
+        text = self._request.prompt.text if hasattr(self._request.prompt, "text") else ""
+        rest = "".join(entry.text for entry in logprobs)
+        return (TokenLogprob(-1, text[: len(text) - len(rest)], math.nan), *logprobs)
+
+    def _finished(self, choice: int, update: SequenceEnded) -> Finished:
+        reason = update.reason
+        parser = self._parsers.get(choice)
+        if reason is FinishReason.STOP and parser is not None and parser.num_tool_calls:
+            reason = FinishReason.TOOL_CALLS
+        return Finished(reason, update.usage, update.stop_sequence, choice)
+
+
+class GenerateService:
+    """Turns requests into submissions and submissions' updates into events."""
+
+    def __init__(self, *, engine: BlockPoolBatchEngine, models: ModelsService) -> None:
+        """Answer with these models on this engine."""
+        self._engine = engine
+        self._models = models
+
+    async def open(self, request: GenerationRequest) -> EngineStream:
+        """Admit a request; see `Generator.open`."""
+        model = await self._models.route(request.model)
+        request = await asyncio.to_thread(self._with_conversation, request)
+        constraint = request.constraint
+        if constraint is None and isinstance(request.prompt, ChatPrompt):
+            constraint = model.tokenizer.tool_constraint(request.prompt)
+        if constraint is not None:
+            await asyncio.to_thread(model.tokenizer.validate_constraint, constraint)
+        text, segments = await asyncio.to_thread(self._tokenize, model, request.prompt)
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        if num_tokens == 0:
+            raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
+        if num_tokens >= model.context_length + (request.sampling.max_tokens == 0):
+            raise PromptTooLongError(num_tokens=num_tokens, maximum=model.context_length - 1)
+        room = model.context_length - num_tokens
+        wanted = request.sampling.max_tokens
+        agent_id = request.agent_id or self._anonymous_id(request.prompt)
+        stream = EngineStream(
+            request,
+            model=model,
+            agent_id=agent_id,
+            prompt_text=text,
+            cancel=self._engine.cancel,
+            on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
+        )
+        points, system_tokens = await asyncio.to_thread(self._snapshot_points, model, request.prompt, text, segments)
+        seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
+        self._engine.submit(
+            *(
+                Submission(
+                    request_id=request.request_id,
+                    agent_id=agent_id,
+                    model_id=model.model_id,
+                    segments=segments,
+                    sampling=request.sampling,
+                    max_new_tokens=room if wanted is None else min(wanted, room),
+                    seed=seed + choice,
+                    sink=stream.sink(choice),
+                    constraint=constraint,
+                    priority=request.priority,
+                    snapshot_points=points,
+                    score_prompt=request.echo and request.sampling.logprobs,
+                    choice=choice,
+                    cache_ttl_s=request.cache_ttl_s,
+                    records_turn=choice == 0 and not request.echo,
+                    system_tokens=system_tokens,
+                )
+                for choice in range(request.num_choices)
+            )
+        )
+        return stream
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """Return the prompt's length in tokens."""
+        loaded = await self._models.route(model)
+        _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
+        return sum(len(segment.token_ids) for segment in segments)
+
+    # Worker threads.
+
+    def _tokenize(self, model: LoadedModel, prompt: Prompt) -> tuple[str, tuple[Segment, ...]]:
+        tokenizer = model.tokenizer
+        if isinstance(prompt, TokenPrompt):
+            bad = next((t for t in prompt.token_ids if not 0 <= t < tokenizer.vocab_size), None)
+            if bad is not None:
+                raise InvalidRequestError(
+                    f"token id {bad} is outside the model's vocabulary of {tokenizer.vocab_size}", param="prompt"
+                )
+            text = tokenizer.decode(prompt.token_ids)
+            return text, (Segment(text, prompt.token_ids),)
+        if isinstance(prompt, ChatPrompt):
+            text = tokenizer.render(prompt)
+        else:
+            text = prompt.text
+        with self._engine.agents.lock:
+            known = self._engine.agents.transcripts(model.fingerprint).match(text)
+        rest = text[known.num_chars :]
+        if not rest:
+            return text, known.segments
+        return text, (*known.segments, Segment(rest, tuple(tokenizer.encode(rest))))
+
+    def _snapshot_points(
+        self, model: LoadedModel, prompt: Prompt, text: str, segments: tuple[Segment, ...]
+    ) -> tuple[tuple[int, ...], int]:
+        """Return positions worth a snapshot, and roughly how many tokens are system text and tools."""
+        if not isinstance(prompt, ChatPrompt):
+            return (), 0
+        system = tuple(message for message in prompt.messages if message.role == "system")
+        if not system:
+            return (), 0
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        if model.runner.spec.cuts_anywhere:
+            system_chars = sum(len(message.text) for message in system)
+            return (), num_tokens * system_chars // max(len(text), 1)
+        try:
+            head = model.tokenizer.render(replace(prompt, messages=system), add_generation_prompt=False)
+        except SemanticError:
+            # Some templates refuse a conversation without a user; then there is no such point.
+            return (), 0
+        if not head or not text.startswith(head):
+            return (), 0
+        ids = tuple(token for segment in segments for token in segment.token_ids)
+        head_ids = tuple(model.tokenizer.encode(head))
+        if ids[: len(head_ids)] != head_ids or len(head_ids) >= len(ids) - 1:
+            return (), 0
+        return (len(head_ids),), len(head_ids)
+
+    def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
+        """Put the kept conversation, system text and tools of a server-side agent before the new messages."""
+        if request.agent_id is None:
+            return request
+        agent = self._engine.agents.find(request.agent_id)
+        if agent is None or not request.conversation or not isinstance(request.prompt, ChatPrompt):
+            return request
+        prompt = request.prompt
+        kept = agent.messages
+        if agent.config.system and not any(m.role == "system" for m in (*kept, *prompt.messages)):
+            kept = (Message.of("system", agent.config.system), *kept)
+        return replace(
+            request,
+            prompt=replace(prompt, messages=(*kept, *prompt.messages), tools=prompt.tools or agent.config.tools),
+            priority=agent.config.priority,
+        )
+
+    def _conversation_keeper(
+        self, request: GenerationRequest, agent_id: AgentId
+    ) -> Callable[[GenerationResult], None]:
+        def keep(result: GenerationResult) -> None:
+            prompt: Any = request.prompt
+            choice = result.choices[0]
+            parts: list[Part] = [ThinkingPart(choice.thinking)] if choice.thinking else []
+            parts += [TextPart(choice.text)] if choice.text or not choice.tool_calls else []
+            parts += list(choice.tool_calls)
+            messages = tuple(m for m in prompt.messages if m.role != "system")
+            answer = Message("assistant", tuple(parts))
+            self._engine.agents.update(
+                agent_id, lambda agent: replace(agent, messages=(*messages, answer))
+            )
+
+        return keep
+
+    @staticmethod
+    def _anonymous_id(prompt: Prompt) -> AgentId:
+        """Name an anonymous conversation by how it begins, so that its next turn finds it again."""
+        if isinstance(prompt, ChatPrompt):
+            head: list[str] = []
+            for message in prompt.messages:
+                head.append(f"{message.role}:{message.text}")
+                if message.role == "user":
+                    break
+            text = "\0".join(head)
+        elif isinstance(prompt, TokenPrompt):
+            text = repr(prompt.token_ids[:256])
+        else:
+            text = prompt.text[:1024]
+        return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
+
+

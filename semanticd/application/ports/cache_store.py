@@ -46,6 +46,8 @@ class WriteResult:
     num_refused: int
     bytes_written: int
     reason: str = ""
+    refused: tuple[BlockHash, ...] = ()
+    """Which were refused: the caller still holds the only copy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,303 @@
+"""Which models are there and which is in use: pull, load, unload and swap without a failed request.
+
+While a change needs the place of the present model, new requests wait here (their clients get pings); requests that
+were admitted before finish on the model they were admitted to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from semanticd.application.batch_engine import BlockPoolBatchEngine
+from semanticd.application.ports.inference import LoadedModel, ModelLoader
+from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
+from semanticd.application.ports.telemetry import Clock, EventBus, Log
+from semanticd.domain.errors import ConflictError, ModelLoadError, ModelNotFoundError, SemanticError
+from semanticd.domain.ids import ModelId
+
+_DRAIN_POLL_S = 0.02
+
+
+class ModelsService:
+    """The models' use cases; asyncio thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        source: ModelSource,
+        loader: ModelLoader,
+        memory_bytes: Callable[[], int],
+        clock: Clock,
+        bus: EventBus,
+        log: Log,
+        load_on_demand: bool = False,
+    ) -> None:
+        """`memory_bytes` says how many bytes another model may take now."""
+        self._engine = engine
+        self._source = source
+        self._loader = loader
+        self._memory_bytes = memory_bytes
+        self._clock = clock
+        self._bus = bus
+        self._log = log
+        self._load_on_demand = load_on_demand
+        self._current: ModelId | None = None
+        self._installed: dict[ModelId, InstalledModel] = {}
+        self._loaded_at: dict[ModelId, float] = {}
+        self._changing = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._open.set()
+        self.last_error: str | None = None
+        self.stage = "idle"
+        self.progress = 0.0
+
+    # Routing.
+
+    async def route(self, name: str) -> LoadedModel:
+        """Return the loaded model that answers to a name (`""`: the current one).
+
+        Raises:
+            ModelNotFoundError: Nothing loaded answers to it.
+        """
+        await self._open.wait()
+        model = self._by_name(name)
+        if model is None and self._load_on_demand and self._source.find(name) is not None:
+            await self.load(name)
+            model = self._by_name(name)
+        if model is None:
+            there = ", ".join(sorted(self._engine.models)) or "none"
+            raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {there}", param="model")
+        return model
+
+    def _by_name(self, name: str) -> LoadedModel | None:
+        models = self._engine.models
+        if not name:
+            return models.get(self._current) if self._current else None
+        found = models.get(ModelId(name))
+        if found is not None:
+            return found
+        try:
+            return models.get(ModelId(self._source.resolve(name).name))
+        except SemanticError:
+            return None
+
+    @property
+    def current_id(self) -> ModelId | None:
+        """The model that answers requests for the default."""
+        return self._current
+
+    # Showing.
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return known models: loaded, installed, and those that can be pulled."""
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> list[dict[str, Any]]:
+        loaded = self._engine.models
+        installed = {model.model_id: model for model in self._source.installed()}
+        installed.update({str(model_id): model for model_id, model in self._installed.items()})
+        rows: dict[str, dict[str, Any]] = {}
+        for entry in self._source.entries():
+            rows[entry.name] = self._row(entry.name, description=entry.description, context=entry.context_length)
+        for model_id, model in installed.items():
+            row = rows.setdefault(str(model_id), self._row(str(model_id)))
+            row |= {
+                "installed": True,
+                "path": model.path,
+                "size_bytes": model.size_bytes,
+                "context_length": model.context_length,
+                "fingerprint": model.fingerprint,
+            }
+        for model_id, loaded_model in loaded.items():
+            row = rows.setdefault(str(model_id), self._row(str(model_id)))
+            row |= {
+                "loaded": True,
+                "installed": True,
+                "current": model_id == self._current,
+                "created": int(self._loaded_at.get(model_id, 0)),
+                "context_length": loaded_model.context_length,
+                "weights_bytes": loaded_model.weights_bytes,
+                "fingerprint": loaded_model.fingerprint,
+                "bytes_per_token": loaded_model.runner.spec.bytes_per_token,
+                "precision": loaded_model.runner.spec.precision,
+                **loaded_model.description,
+            }
+        return sorted(rows.values(), key=lambda row: (not row["loaded"], not row["installed"], row["id"]))
+
+    @staticmethod
+    def _row(name: str, *, description: str = "", context: int | None = None) -> dict[str, Any]:
+        return {
+            "id": name,
+            "created": 0,
+            "owned_by": "semanticd",
+            "loaded": False,
+            "installed": False,
+            "current": False,
+            "description": description,
+            "context_length": context,
+        }
+
+    async def current(self) -> dict[str, Any] | None:
+        """Return the current model's facts, or None."""
+        return next((row for row in await self.list() if row["current"]), None)
+
+    async def info(self, model: str) -> dict[str, Any]:
+        """Return one model's facts."""
+        entry = self._source.resolve(model)
+        return next(row for row in await self.list() if row["id"] == entry.name)
+
+    # Changing.
+
+    async def pull(self, model: str, on_progress: Callable[[PullProgress], None] | None = None) -> dict[str, Any]:
+        """Fetch a model's files; returns its facts. Progress also goes to the `models` topic."""
+        loop = asyncio.get_running_loop()
+
+        def report(progress: PullProgress) -> None:
+            loop.call_soon_threadsafe(self._report_pull, model, progress, on_progress)
+
+        installed = await asyncio.to_thread(self._source.pull, model, report)
+        self._installed[ModelId(installed.model_id)] = installed
+        self._tell(model, "pulled", 1.0)
+        return {"id": installed.model_id, "path": installed.path, "size_bytes": installed.size_bytes}
+
+    def _report_pull(
+        self, model: str, progress: PullProgress, on_progress: Callable[[PullProgress], None] | None
+    ) -> None:
+        share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
+        self._tell(model, progress.stage, share)
+        if on_progress is not None:
+            on_progress(progress)
+
+    async def remove(self, model: str) -> dict[str, Any]:
+        """Delete a model's files; raises `ConflictError` while it is loaded."""
+        if self._by_name(model) is not None:
+            raise ConflictError(f"model {model} is loaded; unload it before removing its files")
+        await asyncio.to_thread(self._source.remove, model)
+        return {"id": model, "removed": True}
+
+    async def load(self, model: str) -> dict[str, Any]:
+        """Load a model beside those that are loaded; the first one becomes current."""
+        async with self._changing:
+            loaded = await self._load(model)
+            if self._current is None:
+                self._current = loaded.model_id
+            self._settled(loaded.model_id)
+        return {"id": loaded.model_id, "loaded": True, "current": loaded.model_id == self._current}
+
+    async def unload(self, model: str) -> dict[str, Any]:
+        """Free a model's memory once its requests are answered; its agents' blocks stay on disk."""
+        async with self._changing:
+            loaded = self._by_name(model)
+            if loaded is None:
+                raise ModelNotFoundError(f"model {model!r} is not loaded", param="model")
+            self._open.clear()
+            try:
+                await self._leave(loaded)
+            finally:
+                self._open.set()
+            self._settled(loaded.model_id)
+        return {"id": loaded.model_id, "loaded": False}
+
+    async def swap(self, model: str) -> dict[str, Any]:
+        """Make a model the current one: beside the old where both fit, else in its place.
+
+        Raises:
+            ModelLoadError: It could not be loaded; the old one serves again.
+        """
+        async with self._changing:
+            old = self._engine.models.get(self._current) if self._current else None
+            target = self._by_name(model)
+            if target is None:
+                target = await self._bring_in(model, old)
+            self._current = target.model_id
+            if old is not None and old.model_id != target.model_id and old.model_id in self._engine.models:
+                await self._leave(old)
+            self._settled(target.model_id)
+        return {"id": target.model_id, "current": True, "previous": old.model_id if old else None}
+
+    async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
+        installed = await self._find(model)
+        if old is None or installed.size_bytes * 1.2 <= self._memory_bytes():
+            return await self._load(model)
+        # Both do not fit: requests wait while the old model drains, persists and leaves.
+        self._open.clear()
+        try:
+            await self._leave(old)
+            try:
+                loaded = await self._load(model)
+            except SemanticError:
+                await self._load(str(old.model_id))
+                raise
+            self._current = loaded.model_id
+            return loaded
+        finally:
+            self._open.set()
+
+    async def _leave(self, model: LoadedModel) -> None:
+        self._tell(model.model_id, "draining", 0.0)
+        if self._current == model.model_id:
+            self._current = next((m for m in self._engine.models if m != model.model_id), None)
+        while True:
+            while any(live.model is model for live in self._engine.live()):
+                await asyncio.sleep(_DRAIN_POLL_S)
+            try:
+                await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
+                break
+            except ConflictError:
+                # A request routed before the door closed has just been submitted: wait for it too.
+                await asyncio.sleep(_DRAIN_POLL_S)
+        self._loaded_at.pop(model.model_id, None)
+        self._tell(model.model_id, "unloaded", 1.0)
+
+    async def _find(self, model: str) -> InstalledModel:
+        found = await asyncio.to_thread(self._source.find, model)
+        if found is None:
+            await self.pull(model)
+            found = await asyncio.to_thread(self._source.find, model)
+        if found is None:
+            raise ModelNotFoundError(f"model {model!r} was pulled but cannot be found", param="model")
+        self._installed[ModelId(found.model_id)] = found
+        return found
+
+    async def _load(self, model: str) -> LoadedModel:
+        installed = await self._find(model)
+        existing = self._engine.models.get(ModelId(installed.model_id))
+        if existing is not None:
+            return existing
+        self._tell(installed.model_id, "loading", 0.0)
+        loop = asyncio.get_running_loop()
+
+        def report(share: float) -> None:
+            loop.call_soon_threadsafe(self._tell, installed.model_id, "loading", share)
+
+        def work() -> LoadedModel:
+            loaded = self._loader.load(installed, on_progress=report)
+            self._engine.add_model(loaded)
+            return loaded
+
+        try:
+            loaded = await asyncio.wrap_future(self._engine.call(work))
+        except SemanticError as error:
+            self._failed(installed.model_id, error.message)
+            raise
+        except Exception as error:
+            self._failed(installed.model_id, str(error))
+            raise ModelLoadError(f"cannot load model {installed.model_id} from {installed.path}: {error}") from error
+        self._loaded_at[loaded.model_id] = self._clock.wall()
+        return loaded
+
+    def _failed(self, model_id: str, reason: str) -> None:
+        self.last_error = f"{model_id}: {reason}"
+        self._tell(model_id, "failed", 0.0, reason=reason)
+        self._log.error("model_load_failed", model=model_id, reason=reason)
+
+    def _settled(self, model_id: str) -> None:
+        self._tell(model_id, "ready", 1.0)
+        self.stage = "idle"
+
+    def _tell(self, model_id: str, stage: str, progress: float, **more: object) -> None:
+        self.stage, self.progress = stage, progress
+        self._bus.publish("models", {"model": model_id, "stage": stage, "progress": progress, **more})
