@@ -1,0 +1,118 @@
+"""An agent's parts as JSON documents, and back.
+
+Reading is forgiving where it can be (unknown fields are skipped, missing ones take their defaults, so that an
+older or newer version's agents still load) and strict where it must be (a wrong type is an error). Text
+travels as ASCII JSON: a conversation may hold half of a surrogate pair, which UTF-8 cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from semanticd.domain.agent import Agent, AgentConfig, Turn
+from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from semanticd.domain.ids import AgentId, ModelFingerprint
+
+FORMAT_VERSION = 1
+
+_PARTS: dict[str, type[Part]] = {
+    "text": TextPart,
+    "thinking": ThinkingPart,
+    "tool_call": ToolCallPart,
+    "tool_result": ToolResultPart,
+}
+_PART_NAMES = {kind: name for name, kind in _PARTS.items()}
+
+DocumentError = (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgspec.ValidationError)
+"""What decoding a broken document may raise."""
+
+
+def encode_agent(agent: Agent) -> bytes:
+    """Return an agent without its lists (transcript, messages, turns, blocks), but with their lengths."""
+    return _pack(
+        {
+            "version": FORMAT_VERSION,
+            "created_at": agent.created_at,
+            "last_used_at": agent.last_used_at,
+            "config": msgspec.to_builtins(agent.config),
+            "anonymous": agent.anonymous,
+            "pinned": agent.pinned,
+            "pinned_until": agent.pinned_until,
+            "model": agent.model,
+            "model_id": agent.model_id,
+            "num_turns": agent.num_turns,
+            "lengths": lengths(agent),
+        }
+    )
+
+
+def lengths(agent: Agent) -> dict[str, int]:
+    """Return how long each of an agent's lists is."""
+    return {
+        "segments": len(agent.transcript.segments),
+        "messages": len(agent.messages),
+        "turns": len(agent.turns),
+        "blocks": len(agent.block_table),
+    }
+
+
+def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, int]]:
+    """Return an agent without its lists, and the lengths they must have. Raises one of `DocumentError`."""
+    document = _unpack(data)
+    if document["version"] != FORMAT_VERSION:
+        raise ValueError(f"agent format version {document['version']} is not known")
+    model = document["model"]
+    agent = Agent(
+        agent_id=agent_id,
+        created_at=float(document["created_at"]),
+        last_used_at=float(document["last_used_at"]),
+        config=msgspec.convert(document["config"], AgentConfig),
+        anonymous=bool(document["anonymous"]),
+        pinned=bool(document["pinned"]),
+        pinned_until=document["pinned_until"],
+        model=None if model is None else ModelFingerprint(str(model)),
+        model_id=str(document["model_id"]),
+        num_turns=int(document["num_turns"]),
+    )
+    return agent, msgspec.convert(document["lengths"], dict[str, int])
+
+
+def encode_turn(turn: Turn) -> bytes:
+    """Return one turn."""
+    return _pack(msgspec.to_builtins(turn))
+
+
+def decode_turn(data: bytes) -> Turn:
+    """Undo `encode_turn`. Raises one of `DocumentError`."""
+    return msgspec.convert(_unpack(data), Turn)
+
+
+def encode_message(message: Message) -> bytes:
+    """Return one message; each part carries its type's name."""
+    parts = [{"type": _PART_NAMES[type(part)], **msgspec.to_builtins(part)} for part in message.parts]
+    return _pack({"role": message.role, "parts": parts})
+
+
+def decode_message(data: bytes) -> Message:
+    """Undo `encode_message`. Raises one of `DocumentError`."""
+    document = _unpack(data)
+    parts = tuple(msgspec.convert(part, _PARTS[part["type"]]) for part in document["parts"])
+    role = document["role"]
+    if role not in ("system", "user", "assistant", "tool"):
+        raise ValueError(f"role {role!r} is not known")
+    return Message(role=role, parts=parts)
+
+
+def _pack(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise TypeError("the document is no map")
+    return document

@@ -1,0 +1,406 @@
+"""The warm store on disk: the port's questions answered from the index, its bytes moved by a small I/O pool.
+
+Lookups touch the index's reading connection only. Reads run beside one another; writes run one after the
+other on the write queue, which agents' records share. Whatever the disk does, callers get a miss or a
+refusal, no exception.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from semanticd.adapters.disk.atomic import FileSystem
+from semanticd.adapters.disk.block_storage import BlockStorage, is_damage
+from semanticd.adapters.disk.folder import CacheFolder
+from semanticd.adapters.disk.index import BlockIndex
+from semanticd.adapters.disk.quiet import QuietLog, QuietMetrics
+from semanticd.adapters.disk.recovery import Recovery
+from semanticd.adapters.disk.verification import BackgroundVerification, verify
+from semanticd.adapters.disk.write_queue import WriteQueue
+from semanticd.adapters.disk.write_rules import SeenHashes, WritePolicy, parents_first
+from semanticd.application.ports.cache_store import BlockRecord, VerifyReport, WarmStats, WriteResult
+from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.domain.block import Block
+from semanticd.domain.errors import CacheError
+from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+_T = TypeVar("_T")
+_MAX_TOUCHES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WarmOptions:
+    """How the warm store behaves; sizes in bytes, None: no limit."""
+
+    cap_bytes: int | None = None
+    write_policy: WritePolicy = "always"
+    write_budget_bytes: int | None = None
+    """Bytes that may be written per UTC day."""
+    max_queue_bytes: int = 512 * 1024 * 1024
+    """Bytes of records waiting to be written; more are refused (any one group fits an empty queue)."""
+    num_readers: int = 4
+    verify_every_s: float | None = None
+    """Seconds between background verifications; None: none."""
+    verify_bytes_per_s: float = 16e6
+
+
+@dataclass(slots=True)
+class _Write:
+    records: tuple[BlockRecord, ...]
+    num_bytes: int
+    result: Future[WriteResult]
+    refused: list[BlockHash]
+    reason: str
+    cancelled: set[BlockHash] = field(default_factory=set)
+    """Blocks deleted while they waited to be written."""
+
+
+class DiskCacheStore:
+    """`WarmStore` in a folder; make it with `DiskCacheStore.open`."""
+
+    def __init__(
+        self,
+        storage: BlockStorage,
+        *,
+        options: WarmOptions,
+        metrics: Metrics,
+        log: Log,
+        recovery: Recovery | None,
+    ) -> None:
+        """Take over an open folder; `recovery` runs before anything is written."""
+        self._storage = storage
+        self._index = storage.index
+        self._options = options
+        self._metrics = metrics
+        self._log = log
+        self._seen = SeenHashes()
+        self._lock = threading.Lock()
+        self._pending: list[_Write] = []
+        self._pending_bytes = 0
+        self._touched: dict[BlockHash, tuple[float, int]] = {}
+        self._closed = False
+        self._rebuilding = False
+        self._stop = threading.Event()
+        self.write_queue = WriteQueue(log=log, on_idle=self._write_touches)
+        """All writing to the folder, in order; the agent archive shares it."""
+        self._readers = ThreadPoolExecutor(options.num_readers, thread_name_prefix="semanticd-warm-reader")
+        self._recovery = recovery
+        storage.on_damaged_index = self._rebuild_soon
+        if recovery is not None:
+            self.write_queue.put(recovery.survey)
+        self._verification = (
+            BackgroundVerification(
+                storage, log=log, every_s=options.verify_every_s, max_bytes_per_s=options.verify_bytes_per_s
+            )
+            if options.verify_every_s
+            else None
+        )
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        options: WarmOptions | None = None,
+        fs: FileSystem | None = None,
+        metrics: Metrics | None = None,
+        log: Log | None = None,
+        now: Callable[[], float] = time.time,
+        on_recovery: Callable[[int, int], None] | None = None,
+    ) -> DiskCacheStore:
+        """Own the folder and open its index; the files are looked through only after an unclean end.
+
+        `on_recovery` hears (files done, files to do) from a background thread; `now` gives seconds since the
+        epoch. Raises CacheError when the folder cannot be used or another process has it.
+        """
+        options, fs = options or WarmOptions(), fs or FileSystem()
+        metrics, log = metrics or QuietMetrics(), log or QuietLog()
+        folder = CacheFolder.open(root, fs=fs)
+        try:
+            index = BlockIndex(folder.index)
+            storage = BlockStorage(
+                folder=folder,
+                index=index,
+                fs=fs,
+                cap_bytes=options.cap_bytes,
+                write_budget_bytes=options.write_budget_bytes,
+                metrics=metrics,
+                log=log,
+                now=now,
+            )
+        except (OSError, sqlite3.Error) as error:
+            folder.release(clean=False)
+            raise CacheError(
+                f"cannot open the cache index {folder.index}: {error}; check the disk and its permissions"
+            ) from error
+        needed = folder.was_unclean or index.is_new
+        recovery = Recovery(storage, log=log, on_progress=on_recovery) if needed else None
+        return cls(storage, options=options, metrics=metrics, log=log, recovery=recovery)
+
+    @property
+    def folder(self) -> CacheFolder:
+        """The folder owned."""
+        return self._storage.folder
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """The recovery running or done since the start, if one was needed."""
+        return self._recovery
+
+    # ---- lookups
+
+    def get(self, block_hash: BlockHash) -> Block | None:
+        """Return a block's facts if it is stored (index only)."""
+        return self._ask(lambda: self._index.get(block_hash), None)
+
+    def get_many(self, hashes: Sequence[BlockHash]) -> list[Block]:
+        """Return the facts of the leading hashes that are stored, stopping at the first that is not."""
+        return self._ask(lambda: self._index.get_leading(hashes), [])
+
+    def children(self, parent: BlockHash) -> list[Block]:
+        """Return the stored blocks that directly follow `parent`, most recently used first (at most 512)."""
+        return self._ask(lambda: self._index.children(parent), [])
+
+    def _ask(self, question: Callable[[], _T], nothing: _T) -> _T:
+        try:
+            return question()
+        except sqlite3.Error as error:
+            if not self._closed:
+                self._log_index_error(error)
+            return nothing
+
+    def _log_index_error(self, error: sqlite3.Error) -> None:
+        self._metrics.count("warm_index_errors_total")
+        self._log.warning("the cache index did not answer", error=str(error))
+        if is_damage(error):
+            self._rebuild_soon()
+
+    # ---- bytes
+
+    def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
+        try:
+            return self._readers.submit(self._read, block_hash)
+        except RuntimeError:  # closed
+            nothing: Future[BlockRecord | None] = Future()
+            nothing.set_result(None)
+            return nothing
+
+    def _read(self, block_hash: BlockHash) -> BlockRecord | None:
+        try:
+            return self._storage.read(block_hash)
+        except sqlite3.Error as error:
+            self._log_index_error(error)
+        except Exception as error:  # noqa: BLE001 (this thread must live on)
+            self._log.error("reading a block failed", block=block_hash.hex(), error=repr(error))
+        return None
+
+    def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
+        """Queue records to be stored durably, parents before children. Never raises through the future."""
+        result: Future[WriteResult] = Future()
+        result.set_running_or_notify_cancel()  # what is queued is written: it cannot be cancelled
+        admitted, refused = self._admit(records)
+        reason = "" if not refused else f"write policy {self._options.write_policy}"
+        num_bytes = sum(record.block.num_bytes for record in admitted)
+        write = _Write(tuple(parents_first(admitted)), num_bytes, result, refused, reason)
+        with self._lock:
+            full = self._pending_bytes > 0 and self._pending_bytes + num_bytes > self._options.max_queue_bytes
+            if not full:
+                self._pending.append(write)
+                self._pending_bytes += num_bytes
+        if full:
+            self._metrics.count("warm_queue_full_total")
+            self._answer(
+                write, refused=[r.block.block_hash for r in records], reason="the write queue is full"
+            )
+        elif not self.write_queue.put(lambda: self._run_write(write)):
+            self._finish(write)
+            self._answer(write, refused=[r.block.block_hash for r in records], reason="the store is closed")
+        return result
+
+    def _admit(self, records: Sequence[BlockRecord]) -> tuple[list[BlockRecord], list[BlockHash]]:
+        policy = self._options.write_policy
+        if policy == "always":
+            return list(records), []
+        admitted, refused = [], []
+        for record in records:
+            block_hash = record.block.block_hash
+            if policy == "second_use" and self._seen.note(block_hash):
+                admitted.append(record)
+            else:
+                refused.append(block_hash)
+        return admitted, refused
+
+    def _run_write(self, write: _Write) -> None:
+        refused, reason = list(write.refused), write.reason
+        try:
+            self._write_touches()
+            records = [r for r in write.records if r.block.block_hash not in write.cancelled]
+            stored = self._storage.store(records)
+            refused += stored.refused
+            reason = stored.reason or reason
+            counts = (stored.num_written, stored.num_present, stored.bytes_written)
+        except Exception as error:  # noqa: BLE001 (this thread must live on)
+            self._log.error("storing blocks failed", error=repr(error))
+            refused = write.refused + [r.block.block_hash for r in write.records]
+            reason, counts = f"failed: {error}", (0, 0, 0)
+        self._finish(write)
+        self._answer(write, refused=refused, reason=reason, counts=counts)
+
+    def _finish(self, write: _Write) -> None:
+        with self._lock:
+            self._pending.remove(write)
+            self._pending_bytes -= write.num_bytes
+
+    def _answer(
+        self,
+        write: _Write,
+        *,
+        refused: Sequence[BlockHash],
+        reason: str,
+        counts: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
+        if refused:
+            self._metrics.count("warm_refused_total", len(refused), reason=reason.split(":")[0])
+        num_written, num_present, bytes_written = counts
+        write.result.set_result(
+            WriteResult(
+                num_written=num_written,
+                num_present=num_present,
+                num_refused=len(refused),
+                bytes_written=bytes_written,
+                reason=reason if refused else "",
+                refused=tuple(refused),
+            )
+        )
+
+    # ---- use and removal
+
+    def touch(self, hashes: Sequence[BlockHash]) -> None:
+        """Mark blocks as just used; written to the index with the next write, or when idle."""
+        if self._options.write_policy == "second_use":
+            for block_hash in hashes:
+                self._seen.note(block_hash)
+        when = self._storage.wall()
+        with self._lock:
+            for block_hash in hashes:
+                _, uses = self._touched.get(block_hash, (0.0, 0))
+                self._touched[block_hash] = (when, uses + 1)
+            soon = len(self._touched) > _MAX_TOUCHES_KEPT
+        if soon:
+            self.write_queue.put(self._write_touches)
+
+    def _write_touches(self) -> None:
+        with self._lock:
+            touched, self._touched = self._touched, {}
+        if touched:
+            try:
+                self._index.touch([(block_hash, when, uses) for block_hash, (when, uses) in touched.items()])
+            except sqlite3.Error as error:
+                self._log_index_error(error)
+
+    def delete(self, hashes: Sequence[BlockHash]) -> int:
+        """Remove blocks and their files, also those still waiting to be written; returns the bytes freed."""
+        with self._lock:
+            for write in self._pending:
+                write.cancelled.update(hashes)
+        return self._ask(lambda: self._storage.delete(hashes), 0)
+
+    def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
+        """Replace the set of blocks that `owner` pins (kept in memory: say it again after a start)."""
+        self._storage.protect(hashes, owner=owner)
+
+    def verify(self, *, fix: bool) -> VerifyReport:
+        """Check all files against the index and their checksums; with `fix`, quarantine and reconcile. Slow.
+
+        Raises CacheError when the folder or index cannot be read at all.
+        """
+        try:
+            return verify(self._storage, fix=fix, stop=self._stop, log=self._log)
+        except (OSError, sqlite3.Error) as error:
+            raise CacheError(f"cannot verify the cache in {self.folder.root}: {error}") from error
+
+    def prune(self, *, target_bytes: int | None = None) -> int:
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap)."""
+        self._write_touches()
+        target = self._options.cap_bytes if target_bytes is None else target_bytes
+        return 0 if target is None else self._ask(lambda: self._storage.prune(target), 0)
+
+    def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
+        """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed."""
+        with self._lock:
+            for write in self._pending:
+                write.cancelled.update(
+                    r.block.block_hash for r in write.records if fingerprint in (None, r.fingerprint)
+                )
+        return self._ask(lambda: self._storage.clear(fingerprint), 0)
+
+    def stats(self) -> WarmStats:
+        """Return the store's numbers; waits for nothing."""
+        storage, counters = self._storage, self._storage.counters
+        return WarmStats(
+            num_blocks=storage.totals.num_blocks,
+            bytes_stored=storage.bytes_stored,
+            cap_bytes=self._options.cap_bytes,
+            bytes_written=counters.bytes_written,
+            bytes_read=counters.bytes_read,
+            num_writes=counters.num_writes,
+            num_reads=counters.num_reads,
+            num_quarantined=counters.num_quarantined,
+            num_pruned=counters.num_pruned,
+            num_write_errors=counters.num_write_errors,
+            pending_writes=sum(len(write.records) for write in list(self._pending)),
+            write_budget_bytes=self._options.write_budget_bytes,
+            written_today_bytes=storage.written_today_bytes,
+        )
+
+    # ---- life
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything queued is durable; False when the time ran out."""
+        return self.write_queue.flush(timeout_s)
+
+    def close(self) -> None:
+        """Flush, stop all threads, and give the folder up. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._stop.set()
+        if self._verification is not None:
+            self._verification.stop()
+        self.write_queue.close()
+        if self._recovery is not None:
+            self._recovery.stop()
+        self._readers.shutdown(wait=True)
+        self._write_touches()
+        clean = not self._rebuilding and (self._recovery is None or self._recovery.complete)
+        self._index.close()
+        self.folder.release(clean=clean)
+
+    def _rebuild_soon(self) -> None:
+        """Throw a damaged index away and make a new one from the files, as soon as the queue gets to it."""
+        with self._lock:
+            if self._rebuilding:
+                return
+            self._rebuilding = True
+        self._log.error(
+            "the cache index is damaged and is made anew from the files", index=str(self.folder.index)
+        )
+        self.write_queue.put(self._rebuild)
+
+    def _rebuild(self) -> None:
+        if self._recovery is not None:
+            self._recovery.stop()
+        self._storage.rebuild_index()
+        self._recovery = Recovery(self._storage, log=self._log)
+        self._recovery.survey()
+        with self._lock:
+            self._rebuilding = False
