@@ -195,7 +195,9 @@ class AgentCacheStore:
     ) -> BlockHash:
         """Keep the KV of `token_ids`, which lie at positions `start`… of the running sequence; returns its name."""
         spec = runner.spec
-        name = hash_block(fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids)
+        name = hash_block(
+            fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids
+        )
         if name not in self.pool:
             payload = runner.copy_block(sequence_id, start, start + len(token_ids))
             durable = self._warm is not None and self._warm.get(name) is not None
@@ -395,7 +397,10 @@ class AgentCacheStore:
             assert set(self._payloads) == {block.block_hash for block in self.pool}, "tensors and pool differ"
             assert set(self._owner) == set(self._payloads), "owners and tensors differ"
             in_flight = sum(self._writing.values())
-            assert self.pool.in_flight_bytes == in_flight, f"in flight {self.pool.in_flight_bytes} != {in_flight}"
+            assert self.pool.in_flight_bytes == in_flight, (
+                f"in flight {self.pool.in_flight_bytes} != {in_flight}"
+            )
             for name, payload in self._payloads.items():
                 block = self.pool.get(name)
-                assert block is not None and block.num_bytes == payload.num_bytes, "a block's size changed"
+                size = block.num_bytes if block else None
+                assert size == payload.num_bytes, "a block's size changed"

@@ -59,7 +59,9 @@ class AgentRegistry:
         """Return the agent; raises `AgentNotFoundError` when there is none."""
         agent = self.find(agent_id)
         if agent is None:
-            raise AgentNotFoundError(f"no agent has the id {agent_id!r}; list them with `semanticd agents list`")
+            raise AgentNotFoundError(
+                f"no agent has the id {agent_id!r}; list them with `semanticd agents list`"
+            )
         return agent
 
     def get_or_create(self, agent_id: AgentId, *, anonymous: bool = False) -> Agent:
@@ -140,4 +142,6 @@ class AgentRegistry:
 
 def renamed(agent: Agent, agent_id: AgentId, *, now: float) -> Agent:
     """Return a copy of an agent under another id (a fork shares all blocks)."""
-    return replace(agent, agent_id=agent_id, created_at=now, last_used_at=now, pinned=False, pinned_until=None)
+    return replace(
+        agent, agent_id=agent_id, created_at=now, last_used_at=now, pinned=False, pinned_until=None
+    )

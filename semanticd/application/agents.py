@@ -55,10 +55,6 @@ class AgentsService:
 
     # Looking.
 
-    async def list(self) -> list[dict[str, Any]]:
-        """Return the facts of all agents, most recently used first."""
-        return self.rows()
-
     def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Return the facts of the agents in memory, then of the archived ones, at most `limit`."""
         recent = sorted(self._agents.recent(), key=lambda agent: agent.last_used_at, reverse=True)
@@ -140,7 +136,9 @@ class AgentsService:
 
     def _check_free(self, agent_id: AgentId) -> None:
         if self._agents.find(agent_id) is not None:
-            raise ConflictError(f"an agent with the id {agent_id!r} exists already; choose another or delete it")
+            raise ConflictError(
+                f"an agent with the id {agent_id!r} exists already; choose another or delete it"
+            )
 
     async def pin(self, agent_id: str, ttl_s: float | None = None) -> dict[str, Any]:
         """Keep its blocks from eviction, for `ttl_s` seconds or for good."""
@@ -162,7 +160,13 @@ class AgentsService:
         self._check_free(chosen)
         now = self._clock.wall()
         fork = replace(
-            source, agent_id=chosen, created_at=now, last_used_at=now, pinned=False, pinned_until=None, anonymous=False
+            source,
+            agent_id=chosen,
+            created_at=now,
+            last_used_at=now,
+            pinned=False,
+            pinned_until=None,
+            anonymous=False,
         )
         self._agents.save(fork)
         return self._row(fork)
@@ -222,7 +226,9 @@ class AgentsService:
 
     def _not_active(self, agent_id: str) -> None:
         if any(live.submission.agent_id == agent_id for live in self._engine.live()):
-            raise ConflictError(f"agent {agent_id!r} is answering a request; cancel it or wait until it is done")
+            raise ConflictError(
+                f"agent {agent_id!r} is answering a request; cancel it or wait until it is done"
+            )
 
     async def expire(self) -> int:
         """Delete agents whose time to live is over; returns how many."""
@@ -246,10 +252,13 @@ class AgentsService:
         """Read an exported agent; raises `CacheError` when its model is not loaded here or the file is damaged."""
         package = self._need_package()
         agent, records = await asyncio.to_thread(package.read, path)
-        if agent.model is not None and agent.model not in {m.fingerprint for m in self._engine.models.values()}:
+        if agent.model is not None and agent.model not in {
+            m.fingerprint for m in self._engine.models.values()
+        }:
             raise CacheError(
                 f"cannot import agent {agent.agent_id!r}: its blocks were computed by another model "
-                f"({agent.model_id}, fingerprint {str(agent.model)[:12]}…) than those loaded here; load that model first"
+                f"({agent.model_id}, fingerprint {str(agent.model)[:12]}…) than those loaded here; "
+                "load that model first"
             )
         agent = replace(agent, agent_id=AgentId(new_id) if new_id else agent.agent_id)
         self._check_free(agent.agent_id)
@@ -259,14 +268,24 @@ class AgentsService:
 
     def _need_package(self) -> AgentPackage:
         if self._package is None:
-            raise CacheError("this daemon keeps no files (cache folder switched off): it cannot export or import")
+            raise CacheError(
+                "this daemon keeps no files (cache folder switched off): it cannot export or import"
+            )
         return self._package
+
+    # Last, because it shadows the built-in name for all that follows in the class body.
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return the facts of all agents, most recently used first."""
+        return self.rows()
 
 
 async def _awaited(record: Any) -> BlockRecord:
     found: BlockRecord | None = await asyncio.wrap_future(record)
     if found is None:
-        raise CacheError("a block of this agent is missing or broken; ask the agent one question and export again")
+        raise CacheError(
+            "a block of this agent is missing or broken; ask the agent one question and export again"
+        )
     return found
 
 
@@ -299,10 +318,22 @@ def _message(message: Message) -> dict[str, Any]:
         elif isinstance(part, ThinkingPart):
             parts.append({"type": "thinking", "thinking": part.text})
         elif isinstance(part, ToolCallPart):
-            parts.append({"type": "tool_call", "id": part.call_id, "name": part.name, "arguments": dict(part.arguments)})
+            parts.append(
+                {
+                    "type": "tool_call",
+                    "id": part.call_id,
+                    "name": part.name,
+                    "arguments": dict(part.arguments),
+                }
+            )
         elif isinstance(part, ToolResultPart):
             parts.append(
-                {"type": "tool_result", "id": part.call_id, "content": part.content, "is_error": part.is_error}
+                {
+                    "type": "tool_result",
+                    "id": part.call_id,
+                    "content": part.content,
+                    "is_error": part.is_error,
+                }
             )
     if len(parts) == 1 and parts[0]["type"] == "text":
         return {"role": message.role, "content": parts[0]["text"]}

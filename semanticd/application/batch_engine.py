@@ -259,7 +259,9 @@ class BlockPoolBatchEngine:
         model = self._models.get(submission.model_id)
         if model is None:
             self._forget_queued(submission)
-            submission.sink(SequenceFailed(ConflictError(f"model {submission.model_id} was unloaded meanwhile")))
+            submission.sink(
+                SequenceFailed(ConflictError(f"model {submission.model_id} was unloaded meanwhile"))
+            )
             return
         sequence = Sequence(
             sequence_id=SequenceId(next(self._ids)),
@@ -374,7 +376,9 @@ class BlockPoolBatchEngine:
             live.first_token_at = now
             self._metrics.observe("ttft_seconds", now - live.submitted_at, tier=sequence.cache.tier)
         sequence.num_cached = sequence.num_tokens + 1
-        ended_turn = token.token_id in live.model.tokenizer.eos_token_ids and not live.submission.sampling.ignore_eos
+        ended_turn = (
+            token.token_id in live.model.tokenizer.eos_token_ids and not live.submission.sampling.ignore_eos
+        )
         if ended_turn:
             sequence.output_ids.append(token.token_id)
             text, stopped = live.flush()

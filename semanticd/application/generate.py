@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from semanticd.application.answer import AnswerBuilder
 from semanticd.application.batch_engine import BlockPoolBatchEngine
 from semanticd.application.live_sequence import (
     SequenceEnded,
@@ -21,10 +22,17 @@ from semanticd.application.live_sequence import (
 )
 from semanticd.application.models import ModelsService
 from semanticd.application.ports.inference import LoadedModel, OutputParser
-from semanticd.domain.chat import ChatPrompt, Message, Part, Prompt, TextPart, ThinkingPart, TokenPrompt, ToolCallPart
+from semanticd.domain.chat import (
+    ChatPrompt,
+    Message,
+    Part,
+    Prompt,
+    TextPart,
+    ThinkingPart,
+    TokenPrompt,
+)
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
 from semanticd.domain.generation import (
-    Choice,
     Finished,
     FinishReason,
     GenerationEvent,
@@ -33,11 +41,9 @@ from semanticd.domain.generation import (
     Started,
     TextDelta,
     TokenLogprob,
-    Usage,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Segment
-from semanticd.application.answer import AnswerBuilder
 
 
 class GenerationStream(Protocol):
@@ -222,7 +228,9 @@ class GenerateService:
             cancel=self._engine.cancel,
             on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
         )
-        points, system_tokens = await asyncio.to_thread(self._snapshot_points, model, request.prompt, text, segments)
+        points, system_tokens = await asyncio.to_thread(
+            self._snapshot_points, model, request.prompt, text, segments
+        )
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
         self._engine.submit(
             *(
@@ -263,14 +271,12 @@ class GenerateService:
             bad = next((t for t in prompt.token_ids if not 0 <= t < tokenizer.vocab_size), None)
             if bad is not None:
                 raise InvalidRequestError(
-                    f"token id {bad} is outside the model's vocabulary of {tokenizer.vocab_size}", param="prompt"
+                    f"token id {bad} is outside the model's vocabulary of {tokenizer.vocab_size}",
+                    param="prompt",
                 )
             text = tokenizer.decode(prompt.token_ids)
             return text, (Segment(text, prompt.token_ids),)
-        if isinstance(prompt, ChatPrompt):
-            text = tokenizer.render(prompt)
-        else:
-            text = prompt.text
+        text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else prompt.text
         with self._engine.agents.lock:
             known = self._engine.agents.transcripts(model.fingerprint).match(text)
         rest = text[known.num_chars :]
@@ -317,7 +323,9 @@ class GenerateService:
             kept = (Message.of("system", agent.config.system), *kept)
         return replace(
             request,
-            prompt=replace(prompt, messages=(*kept, *prompt.messages), tools=prompt.tools or agent.config.tools),
+            prompt=replace(
+                prompt, messages=(*kept, *prompt.messages), tools=prompt.tools or agent.config.tools
+            ),
             priority=agent.config.priority,
         )
 
@@ -332,9 +340,7 @@ class GenerateService:
             parts += list(choice.tool_calls)
             messages = tuple(m for m in prompt.messages if m.role != "system")
             answer = Message("assistant", tuple(parts))
-            self._engine.agents.update(
-                agent_id, lambda agent: replace(agent, messages=(*messages, answer))
-            )
+            self._engine.agents.update(agent_id, lambda agent: replace(agent, messages=(*messages, answer)))
 
         return keep
 
@@ -353,5 +359,3 @@ class GenerateService:
         else:
             text = prompt.text[:1024]
         return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Union
 
 from semanticd.application.ports.inference import DecodedToken, LoadedModel, StreamDecoder
 from semanticd.domain.errors import SemanticError
@@ -55,7 +54,7 @@ class SequenceFailed:
     error: SemanticError
 
 
-SequenceUpdate = Union[SequenceStarted, SequenceText, SequenceEnded, SequenceFailed]
+SequenceUpdate = SequenceStarted | SequenceText | SequenceEnded | SequenceFailed
 
 
 @dataclass(frozen=True, slots=True)

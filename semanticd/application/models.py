@@ -91,17 +91,15 @@ class ModelsService:
 
     # Showing.
 
-    async def list(self) -> list[dict[str, Any]]:
-        """Return known models: loaded, installed, and those that can be pulled."""
-        return await asyncio.to_thread(self._list)
-
     def _list(self) -> list[dict[str, Any]]:
         loaded = self._engine.models
         installed = {model.model_id: model for model in self._source.installed()}
         installed.update({str(model_id): model for model_id, model in self._installed.items()})
         rows: dict[str, dict[str, Any]] = {}
         for entry in self._source.entries():
-            rows[entry.name] = self._row(entry.name, description=entry.description, context=entry.context_length)
+            rows[entry.name] = self._row(
+                entry.name, description=entry.description, context=entry.context_length
+            )
         for model_id, model in installed.items():
             row = rows.setdefault(str(model_id), self._row(str(model_id)))
             row |= {
@@ -151,7 +149,9 @@ class ModelsService:
 
     # Changing.
 
-    async def pull(self, model: str, on_progress: Callable[[PullProgress], None] | None = None) -> dict[str, Any]:
+    async def pull(
+        self, model: str, on_progress: Callable[[PullProgress], None] | None = None
+    ) -> dict[str, Any]:
         """Fetch a model's files; returns its facts. Progress also goes to the `models` topic."""
         loop = asyncio.get_running_loop()
 
@@ -241,10 +241,12 @@ class ModelsService:
         if self._current == model.model_id:
             self._current = next((m for m in self._engine.models if m != model.model_id), None)
         while True:
-            while any(live.model is model for live in self._engine.live()):
+            while any(live.model is model for live in self._engine.live()):  # noqa: ASYNC110 (the engine has no event loop)
                 await asyncio.sleep(_DRAIN_POLL_S)
             try:
-                await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
+                await asyncio.wrap_future(
+                    self._engine.call(lambda: self._engine.remove_model(model.model_id))
+                )
                 break
             except ConflictError:
                 # A request routed before the door closed has just been submitted: wait for it too.
@@ -285,7 +287,9 @@ class ModelsService:
             raise
         except Exception as error:
             self._failed(installed.model_id, str(error))
-            raise ModelLoadError(f"cannot load model {installed.model_id} from {installed.path}: {error}") from error
+            raise ModelLoadError(
+                f"cannot load model {installed.model_id} from {installed.path}: {error}"
+            ) from error
         self._loaded_at[loaded.model_id] = self._clock.wall()
         return loaded
 
@@ -301,3 +305,9 @@ class ModelsService:
     def _tell(self, model_id: str, stage: str, progress: float, **more: object) -> None:
         self.stage, self.progress = stage, progress
         self._bus.publish("models", {"model": model_id, "stage": stage, "progress": progress, **more})
+
+    # Last, because it shadows the built-in name for all that follows in the class body.
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return known models: loaded, installed, and those that can be pulled."""
+        return await asyncio.to_thread(self._list)

@@ -53,7 +53,9 @@ class Settlement:
         sequence = live.sequence
         self.publish(live, up_to=sequence.num_cached, with_tail=True)
         if sequence.block_table:
-            self._store.publish_state(live.model.runner, sequence.sequence_id, parent=sequence.block_table[-1])
+            self._store.publish_state(
+                live.model.runner, sequence.sequence_id, parent=sequence.block_table[-1]
+            )
 
     def leave(self, live: LiveSequence) -> None:
         """Keep what a sequence computed that is cancelled or preempted."""

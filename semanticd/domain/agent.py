@@ -60,7 +60,7 @@ class Agent:
     """Seconds since the epoch until which it counts as pinned, for clients that asked for a time."""
     model: ModelFingerprint | None = None
     model_id: str = ""
-    transcript: Transcript = Transcript()
+    transcript: Transcript = field(default_factory=Transcript)
     messages: tuple[Message, ...] = ()
     """The conversation the server keeps for it (Direct Agent API only)."""
     block_table: tuple[BlockHash, ...] = ()
@@ -100,6 +100,8 @@ def describe(agent: Agent) -> dict[str, Any]:
         ),
         "last_ttft_ms": last.timings.ttft_ms if last else None,
         "last_tokens_per_s": (
-            1000.0 * last.completion_tokens / last.timings.decode_ms if last and last.timings.decode_ms else None
+            1000.0 * last.completion_tokens / last.timings.decode_ms
+            if last and last.timings.decode_ms
+            else None
         ),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -42,7 +42,7 @@ class ToolResultPart:
     is_error: bool = False
 
 
-Part = Union[TextPart, ThinkingPart, ToolCallPart, ToolResultPart]
+Part = TextPart | ThinkingPart | ToolCallPart | ToolResultPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +110,4 @@ class TokenPrompt:
     token_ids: tuple[int, ...]
 
 
-Prompt = Union[ChatPrompt, TextPrompt, TokenPrompt]
+Prompt = ChatPrompt | TextPrompt | TokenPrompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from semanticd.domain.chat import ChatPrompt, Prompt, ToolCallPart
 from semanticd.domain.ids import AgentId, ModelId, RequestId
@@ -223,7 +223,7 @@ class Finished:
     choice: int = 0
 
 
-GenerationEvent = Union[Started, TextDelta, ThinkingDelta, ToolCallStarted, ToolCallDelta, Finished]
+GenerationEvent = Started | TextDelta | ThinkingDelta | ToolCallStarted | ToolCallDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,5 +47,9 @@ def _cause(position: int, system_tokens: int, expected: str, found: str) -> str:
     if _DATE.search(expected) and _DATE.search(found):
         return "date_changed"
     if position < system_tokens:
-        return "tools_changed" if '"parameters"' in expected + found or '"name"' in expected + found else "system_changed"
+        return (
+            "tools_changed"
+            if '"parameters"' in expected + found or '"name"' in expected + found
+            else "system_changed"
+        )
     return "history_changed"

@@ -92,14 +92,20 @@ def match_prefix(
         block: Block | None = None
         if end <= limit:
             wanted = hash_block(
-                fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids[position:end]
+                fingerprint=spec.fingerprint,
+                layout=spec.layout,
+                parent=parent,
+                token_ids=token_ids[position:end],
             )
             block = get(wanted)
         if block is None:
             block = _best_child(children(parent), token_ids, position)
         if block is None:
             break
-        agreed = min(common_prefix_length(block.token_ids, token_ids[position : position + block.num_tokens]), limit - position)
+        agreed = min(
+            common_prefix_length(block.token_ids, token_ids[position : position + block.num_tokens]),
+            limit - position,
+        )
         if agreed < block.num_tokens:
             if position + agreed < limit:
                 diverged = block

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Union
 
 from semanticd.domain.ids import AgentId, ModelId, SequenceId
 from semanticd.domain.prefix_index import common_prefix_length, next_boundary
@@ -64,7 +63,7 @@ class Idle:
     """Nothing can be done until something happens outside."""
 
 
-Step = Union[Admit, Prefill, Decode, Idle]
+Step = Admit | Prefill | Decode | Idle
 
 
 @dataclass(slots=True)
@@ -223,7 +222,10 @@ class Scheduler:
             if other.model_id != sequence.model_id:
                 continue
             shared = common_prefix_length(other.prompt_ids, sequence.prompt_ids)
-            if shared - other.num_published >= self.limits.min_shared_tokens and shared > sequence.num_published:
+            if (
+                shared - other.num_published >= self.limits.min_shared_tokens
+                and shared > sequence.num_published
+            ):
                 return other
         return None
 
@@ -263,7 +265,10 @@ class Scheduler:
     def _next_model(self, decoding: list[Sequence]) -> ModelId:
         models = list(dict.fromkeys(s.model_id for s in decoding))
         if self._last_decoded in models:
-            models = models[models.index(self._last_decoded) + 1 :] + models[: models.index(self._last_decoded) + 1]
+            models = (
+                models[models.index(self._last_decoded) + 1 :]
+                + models[: models.index(self._last_decoded) + 1]
+            )
         self._last_decoded = models[0]
         return models[0]
 

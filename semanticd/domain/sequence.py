@@ -60,7 +60,7 @@ class Sequence:
     num_published: int = 0
     """Tokens from the start whose KV is in the block pool."""
     block_table: list[BlockHash] = field(default_factory=list)
-    cache: CacheReport = CacheReport()
+    cache: CacheReport = field(default_factory=CacheReport)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
 

@@ -158,7 +158,8 @@ class KvCodec:
             leaf = leaves[index]
             if isinstance(leaf, RotatingKVCache):
                 row = leaf.keys.shape[1] * (leaf.keys.shape[3] + leaf.values.shape[3]) * leaf.keys.dtype.size
-                shape = f"{leaf.keys.shape[1]}x{leaf.keys.shape[3]}+{leaf.values.shape[3]}w{leaf.max_size}:{leaf.keys.dtype}"
+                dims = f"{leaf.keys.shape[1]}x{leaf.keys.shape[3]}+{leaf.values.shape[3]}"
+                shape = f"{dims}w{leaf.max_size}:{leaf.keys.dtype}"
                 specs[index] = LayerSpec("sliding", shape, state_bytes=row * leaf.max_size)
             else:
                 arrays = [a for a in leaf.cache if a is not None]
@@ -168,7 +169,9 @@ class KvCodec:
 
     # Out of a running batch.
 
-    def copy_block(self, prompt_cache: Sequence[Any], *, row: int, length: int, start: int, end: int) -> KvPayload:
+    def copy_block(
+        self, prompt_cache: Sequence[Any], *, row: int, length: int, start: int, end: int
+    ) -> KvPayload:
         """Copy positions [start, end) of one row, whose cache holds `length` tokens, into a block.
 
         Rows are left-padded, so they all end at the batch's index.
@@ -210,7 +213,9 @@ class KvCodec:
                 kept = min(single.keys.shape[2], single.max_size)
                 tensors[f"s{index}.0"] = mx.contiguous(single.keys[:, :, -kept:])
                 tensors[f"s{index}.1"] = mx.contiguous(single.values[:, :, -kept:])
-                tensors[f"s{index}.n"] = mx.array([single.offset, single.keep, single.max_size, kept], mx.int64)
+                tensors[f"s{index}.n"] = mx.array(
+                    [single.offset, single.keep, single.max_size, kept], mx.int64
+                )
             else:
                 for number, array in enumerate(single.cache):
                     tensors[f"s{index}.{number}"] = mx.array(mx.contiguous(array))
@@ -230,13 +235,17 @@ class KvCodec:
         attention: dict[int, Any] = {}
         for group in self._groups:
             keys = [(self._load(part.payload, f"{group.name}.k", group), part.num_tokens) for part in prefix]
-            values = [(self._load(part.payload, f"{group.name}.v", group), part.num_tokens) for part in prefix]
+            values = [
+                (self._load(part.payload, f"{group.name}.v", group), part.num_tokens) for part in prefix
+            ]
             room = max(capacity - used, 0)
             for number, index in enumerate(group.leaves):
                 leaf = BatchKVCache([0])
                 if used:
                     leaf.keys = self._join(keys, number, (group.num_heads, room, group.key_dim), group.dtype)
-                    leaf.values = self._join(values, number, (group.num_heads, room, group.value_dim), group.dtype)
+                    leaf.values = self._join(
+                        values, number, (group.num_heads, room, group.value_dim), group.dtype
+                    )
                 else:
                     leaf.keys = mx.zeros((1, group.num_heads, capacity, group.key_dim), group.dtype)
                     leaf.values = mx.zeros((1, group.num_heads, capacity, group.value_dim), group.dtype)
@@ -334,6 +343,12 @@ class KvCodec:
         quantized = group.group_size(dim) is not None
         tensor = restored.get(f"{name}.q" if quantized else name)
         expected = (len(group.leaves), group.num_heads)
-        if tensor is None or tuple(tensor.shape[:2]) != expected or (not quantized and tensor.shape[3] != dim):
+        if (
+            tensor is None
+            or tuple(tensor.shape[:2]) != expected
+            or (not quantized and tensor.shape[3] != dim)
+        ):
             found = "nothing" if tensor is None else str(tuple(tensor.shape))
-            raise CacheError(f"cannot restore {name}: expected {expected} layers and heads of {dim}, found {found}")
+            raise CacheError(
+                f"cannot restore {name}: expected {expected} layers and heads of {dim}, found {found}"
+            )

@@ -119,9 +119,7 @@ class MlxModelRunner:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(logprobs, [c.state for c in batch.prompt_cache])
         batch.tokens[0] += list(token_ids)
-        return [
-            self._scored(sequence_id, target, logprobs[row], top) for row, target in enumerate(targets)
-        ]
+        return [self._scored(sequence_id, target, logprobs[row], top) for row, target in enumerate(targets)]
 
     # Decode.
 
@@ -168,7 +166,7 @@ class MlxModelRunner:
         best: tuple[tuple[int, float], ...] = ()
         if top:
             indices = mx.argpartition(-logprobs, top)[:top]
-            pairs = zip(indices.tolist(), logprobs[indices].tolist())
+            pairs = zip(indices.tolist(), logprobs[indices].tolist(), strict=True)
             best = tuple(sorted(pairs, key=lambda pair: -pair[1]))
         return DecodedToken(sequence_id, token_id, float(logprobs[token_id].item()), best)
 

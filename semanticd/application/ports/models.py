@@ -1,0 +1,74 @@
+"""Models as files: which are known, which are here, and how to get one.
+
+A `ModelSource` may be called from any thread; `pull` blocks for as long as the download takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from semanticd.domain.ids import ModelFingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that can be asked for by name.
+
+    `source` says where its files come from (`hf:org/name`, a folder, a `.gguf` file, `wheel:name==version`).
+    Unknown numbers are None: bytes it needs in memory, and its context in tokens.
+    """
+
+    name: str
+    source: str
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    context_length: int | None = None
+    memory_estimate_bytes: int | None = None
+    tool_parser: str | None = None
+    thinking: bool | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model whose files are complete on this machine."""
+
+    model_id: str
+    path: str
+    fingerprint: ModelFingerprint
+    context_length: int
+    size_bytes: int
+    entry: ModelEntry
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far a pull is: `stage` in a word or two, bytes so far, all bytes (0: not known yet)."""
+
+    stage: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class ModelSource(Protocol):
+    """The registry and the files behind it."""
+
+    def entries(self) -> list[ModelEntry]:
+        """Return the models known by name."""
+
+    def installed(self) -> list[InstalledModel]:
+        """Return the models whose files are here."""
+
+    def resolve(self, name: str) -> ModelEntry:
+        """Return the entry a name stands for (alias, `org/name`, folder, file); raises `ModelNotFoundError`."""
+
+    def find(self, name: str) -> InstalledModel | None:
+        """Return the model if its files are here."""
+
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
+        """Fetch and prepare a model; raises `ModelDownloadError` saying what to do. Done twice, it is done once."""
+
+    def remove(self, name: str) -> int:
+        """Delete a model's files; returns the bytes freed."""
