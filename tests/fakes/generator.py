@@ -1,6 +1,6 @@
 """A `Generator` that answers from a script: real code without a model, for everything that sits above one.
 
-A script is what one request is answered with: text, events, an `asyncio.Event` to wait for, or an exception to raise.
+A script is what one request is answered with: text, events, an `asyncio.Event` to wait for, or an exception.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Union
 
-from semanticd.application.generate import GenerationStream
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, ToolCallPart
 from semanticd.domain.errors import ModelNotFoundError
 from semanticd.domain.generation import (
@@ -32,8 +30,11 @@ from semanticd.domain.generation import (
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 
-Step = Union[str, GenerationEvent, asyncio.Event, BaseException]
+Step = str | GenerationEvent | asyncio.Event | BaseException
 Script = Sequence[Step]
+
+TINY = ModelId("tiny")
+ANONYMOUS = AgentId("anonymous")
 
 CACHE = CacheReport(prompt_tokens=42, reused_hot_tokens=8, restored_warm_tokens=4, computed_tokens=30)
 USAGE = Usage(prompt_tokens=42, completion_tokens=7, reasoning_tokens=2, cache=CACHE, stored_tokens=30)
@@ -60,9 +61,9 @@ class ScriptedStream:
     request: GenerationRequest
     script: Script
     on_close: Callable[[], None]
-    request_id: RequestId = RequestId("")
-    model_id: ModelId = ModelId("tiny")
-    agent_id: AgentId = AgentId("anonymous")
+    request_id: RequestId
+    agent_id: AgentId = ANONYMOUS
+    model_id: ModelId = TINY
     closed: bool = False
     exhausted: bool = False
 
@@ -155,7 +156,7 @@ class _Collected:
 
 @dataclass(slots=True)
 class ScriptedGenerator:
-    """Answers each request with `script` (or what `script` returns for it), and remembers what it was asked."""
+    """Answers each request with `script` (or what `script` returns for it), and remembers the requests."""
 
     script: Script | Callable[[GenerationRequest], Script] = ("Hello", " world")
     models: tuple[str, ...] = ("tiny",)
@@ -164,7 +165,7 @@ class ScriptedGenerator:
     refusal: BaseException | None = None
     num_closed: int = 0
 
-    async def open(self, request: GenerationRequest) -> GenerationStream:
+    async def open(self, request: GenerationRequest) -> ScriptedStream:
         """Admit a request, unless there is a refusal or nobody knows the model."""
         self.requests.append(request)
         if self.refusal is not None:

@@ -1,7 +1,8 @@
-"""The application's services as the HTTP edge sees them: agents in a dictionary, one model, a cache that counts."""
+"""The application's services as the HTTP edge sees them: agents in a dictionary, one model, a cache."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,13 @@ class FakeAgents:
     async def export(self, agent_id: str, path: str) -> dict[str, Any]:
         """Write its name into the file."""
         await self.show(agent_id)
-        Path(path).write_bytes(b"agent:" + agent_id.encode())
+        await asyncio.to_thread(Path(path).write_bytes, b"agent:" + agent_id.encode())
         return {"id": agent_id, "path": path}
 
     async def import_(self, path: str, new_id: str | None = None) -> dict[str, Any]:
         """Read its name from the file."""
-        name = Path(path).read_bytes().removeprefix(b"agent:").decode()
+        content = await asyncio.to_thread(Path(path).read_bytes)
+        name = content.removeprefix(b"agent:").decode()
         return await self.create(new_id or name, AgentConfig())
 
 

@@ -1,4 +1,4 @@
-"""The Direct Agent API's resources: agents as durable things, and generating with the server keeping the conversation."""
+"""The Direct Agent API's resources: agents as durable things, whose conversation the server keeps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import BinaryIO
 
 import falcon
@@ -187,7 +188,7 @@ class AgentGenerate:
 
 
 class AgentFiles:
-    """`/v1/agents/{agent_id}/export` and `/v1/agents/import`: an agent as one file, through a temporary one here."""
+    """`/v1/agents/{agent_id}/export` and `/v1/agents/import`: an agent as a file, by a temporary one here."""
 
     def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
         """Read and write these agents."""
@@ -199,7 +200,7 @@ class AgentFiles:
         exchange = exchange_of(req)
         path = await temporary_file(exchange.on_end)
         await self._agents.export(AgentId(agent_id), path)
-        file = open(path, "rb")  # noqa: SIM115 - Falcon's stream reads on after this method; closed at the end
+        file = await asyncio.to_thread(Path(path).open, "rb")
         exchange.at_end.callback(file.close)
         resp.content_type = "application/octet-stream"
         resp.set_header("Content-Disposition", f'attachment; filename="{agent_id}.agent"')
@@ -224,8 +225,7 @@ async def temporary_file(on_end: Callable[[Callable[[], Awaitable[None]]], None]
     os.close(handle)
 
     async def remove() -> None:
-        if os.path.exists(path):
-            os.remove(path)
+        await asyncio.to_thread(Path(path).unlink, missing_ok=True)
 
     on_end(remove)
     return path

@@ -1,4 +1,4 @@
-"""The Direct Agent API: wire types of its requests and answers, and their translation. Nulls stand for absence."""
+"""The Direct Agent API: wire types and their translation. Nulls stand for absence."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class AnswerFormat(Struct):
 
 
 class Generate(Struct):
-    """Body of `POST /v1/agents/{id}/generate`: a prompt, or new messages; the server keeps the conversation."""
+    """Body of `POST /v1/agents/{id}/generate`: a prompt, or new messages that follow those kept here."""
 
     prompt: str | None = None
     messages: list[AgentMessage] | None = None
@@ -283,7 +283,7 @@ def render(result: GenerationResult) -> Generated:
 
 
 class AgentStream:
-    """Renders events one to one, named started, text, thinking, tool_call, tool_arguments, finished and error."""
+    """Renders events: started, text, thinking, tool_call, tool_arguments, finished and error."""
 
     ping = COMMENT_PING
 

@@ -39,7 +39,7 @@ def signature_of(thinking: str) -> str:
 
 
 def render_usage(usage: Usage, *, keeps: bool) -> wire.Usage:
-    """Return Anthropic's three-part count of the prompt; `keeps` says that the client asked to keep a prefix."""
+    """Return Anthropic's count of the prompt in three parts; `keeps`: the client asked to keep a prefix."""
     cached = usage.cache.cached_tokens
     kept = min(usage.stored_tokens, max(usage.prompt_tokens - cached, 0)) if keeps else 0
     return wire.Usage(

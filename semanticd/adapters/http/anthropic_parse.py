@@ -1,4 +1,4 @@
-"""From an Anthropic request to a `GenerationRequest`: a pure translation that refuses what this server cannot do."""
+"""From an Anthropic request to a `GenerationRequest`: pure, and refusing what this server cannot do."""
 
 from __future__ import annotations
 

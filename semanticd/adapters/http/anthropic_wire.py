@@ -1,8 +1,8 @@
-"""The Anthropic Messages request: its wire types. Unknown fields are ignored, explicit nulls stand for absence."""
+"""The Anthropic dialect's wire types. Unknown fields are ignored, explicit nulls stand for absence."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -66,7 +66,7 @@ class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
     cache_control: CacheControl | None = None
 
 
-ResultContent = Union[TextBlock, ImageBlock, DocumentBlock, SearchResultBlock, ToolReferenceBlock]
+ResultContent = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
 
 
 class ToolResultBlock(Struct, tag_field="type", tag="tool_result"):
@@ -92,16 +92,16 @@ class RedactedThinkingBlock(Struct, tag_field="type", tag="redacted_thinking"):
     data: str | None = None
 
 
-ContentBlock = Union[
-    TextBlock,
-    ImageBlock,
-    DocumentBlock,
-    SearchResultBlock,
-    ToolUseBlock,
-    ToolResultBlock,
-    ThinkingBlock,
-    RedactedThinkingBlock,
-]
+ContentBlock = (
+    TextBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+    | ToolUseBlock
+    | ToolResultBlock
+    | ThinkingBlock
+    | RedactedThinkingBlock
+)
 
 
 class InputMessage(Struct):

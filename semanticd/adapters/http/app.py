@@ -19,6 +19,7 @@ from semanticd.adapters.http.agents import (
     AgentViews,
 )
 from semanticd.adapters.http.anthropic import CountTokens, Messages
+from semanticd.adapters.http.completions import Completions
 from semanticd.adapters.http.exchange import exchange_of
 from semanticd.adapters.http.gateway import Gateway
 from semanticd.adapters.http.guards import Guards
@@ -48,6 +49,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
     app.add_route("/v1/messages", Messages(gateway, config))
     app.add_route("/v1/messages/count_tokens", CountTokens(gateway, config))
     app.add_route("/v1/chat/completions", ChatCompletions(gateway, config, wall=services.wall))
+    app.add_route("/v1/completions", Completions(gateway, config, wall=services.wall))
 
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)

@@ -1,7 +1,7 @@
-"""Reading a request's body strictly: bounded in bytes and time, one meaning only, and every refusal names the field.
+"""Reading a request's body strictly: bounded in bytes and time, one meaning only; a refusal names the field.
 
-JSON is parsed once. Refused are invalid UTF-8, duplicate keys, NaN and infinities, numbers outside 64 bits and
-nesting beyond the limit; fields we do not know are ignored, since clients send beta fields at will.
+JSON is parsed once. Refused are invalid UTF-8, duplicate keys, NaN and infinities, numbers outside 64 bits
+and nesting beyond the limit; fields we do not know are ignored, since clients send beta fields at will.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,7 +42,7 @@ async def read_object(req: Request, wire_type: type[T], config: HttpConfig, *, o
     content_type = (req.content_type or "").split(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise MediaTypeError(
-            f"the body must be declared as `Content-Type: application/json`, not {content_type or 'nothing'!r}"
+            f"the body must be sent as `Content-Type: application/json`, not {content_type or 'nothing'!r}"
         )
     return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
 
@@ -68,7 +69,7 @@ async def save_upload(req: Request, path: str, *, limit: int) -> None:
     if declared is not None and declared > limit:
         raise _too_large(limit)
     size = 0
-    with open(path, "wb") as file:
+    with await asyncio.to_thread(Path(path).open, "wb") as file:
         async for chunk in req.stream:
             size += len(chunk)
             if size > limit:
@@ -184,7 +185,7 @@ _INDEX = re.compile(r"\[(\d+|\.\.\.)\]")
 
 
 def to_wire(parsed: Any, wire_type: type[T], *, prefix: str = "") -> T:
-    """Turn parsed JSON into a wire type; raises `InvalidRequestError` with the field's path and the expectation."""
+    """Turn parsed JSON into a wire type; raises `InvalidRequestError` with field path and expectation."""
     try:
         return msgspec.convert(parsed, wire_type)
     except msgspec.ValidationError as error:

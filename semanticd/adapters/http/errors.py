@@ -182,7 +182,7 @@ def _with_param(error: domain.SemanticError) -> str:
 def _openai_message(error: domain.SemanticError) -> str:
     if isinstance(error, domain.PromptTooLongError):
         return (
-            f"This model's maximum context length is {error.maximum} tokens. However, your messages resulted in "
-            f"{error.num_tokens} tokens. Please reduce the length of the messages. ({error.message})"
+            f"This model's maximum context length is {error.maximum} tokens. However, your messages resulted "
+            f"in {error.num_tokens} tokens. Please reduce the length of the messages. ({error.message})"
         )
     return _with_param(error)

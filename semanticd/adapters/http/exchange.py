@@ -1,4 +1,4 @@
-"""What is known of one HTTP exchange apart from its body: its ids, who asks, how urgently, and what to undo at its end."""
+"""What is known of an exchange besides its body: ids, who asks, how urgently, what to undo at the end."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def checked_agent_id(value: str, *, param: str) -> AgentId:
     """Return the value as an agent id; raises `InvalidRequestError` if it could not stand in a URL."""
     if not _SAFE_ID.fullmatch(value):
         raise InvalidRequestError(
-            "an agent id has 1 to 128 characters: letters, digits and . _ : @ + = -, the first a letter or digit",
+            "an agent id is 1 to 128 letters, digits and . _ : @ + = -, and begins with a letter or digit",
             param=param,
         )
     return AgentId(value)
@@ -92,7 +92,7 @@ def _digest(text: str) -> str:
 def priority_of(
     req: Request, *, service_tier: str | None = None, default: Priority = "interactive"
 ) -> Priority:
-    """Return the request's class: `X-Priority` (interactive or background), else what the service tier implies.
+    """Return the class: `X-Priority` (interactive or background), else what the service tier implies.
 
     Raises:
         InvalidRequestError: the header names no class.

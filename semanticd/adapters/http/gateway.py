@@ -1,21 +1,30 @@
-"""The one way from any dialect to the generator: name the model, count the agent's requests, open, cancel at the end."""
+"""The one way from any dialect to the generator: name the model, count requests, open, cancel at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeVar
 
 from falcon.asgi import Response
 
 from semanticd.adapters.http.exchange import Exchange
 from semanticd.adapters.http.http_config import HttpConfig
 from semanticd.adapters.http.rate_limit import RateLimiter
-from semanticd.adapters.http.services import HttpServices, model_names
+from semanticd.adapters.http.services import HttpServices
 from semanticd.adapters.http.sse import StreamRenderer, respond
-from semanticd.application.generate import GenerationStream
 from semanticd.domain.chat import Prompt
-from semanticd.domain.errors import CancelledByCallerError
+from semanticd.domain.errors import CancelledByCallerError, ModelNotFoundError
 from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
+
+if TYPE_CHECKING:
+    from semanticd.application.generate import GenerationStream
+
+T = TypeVar("T")
+
+CURRENT_MODEL = ""
+"""The generator's name for the model that is in use."""
 
 
 class Gateway:
@@ -35,18 +44,23 @@ class Gateway:
         """
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
-        resolved = replace(request, model=await self.resolve(request.model))
-        stream = await self._services.generator.open(resolved)
+        generator = self._services.generator
+        stream = await self._answering(
+            request.model, lambda name: generator.open(replace(request, model=name))
+        )
         exchange.on_end(stream.aclose)
         return stream
 
     async def complete(self, exchange: Exchange, request: GenerationRequest) -> GenerationResult:
-        """Answer a request that does not stream.
+        """Answer a request that does not stream."""
+        return await self.result(await self.open(exchange, request))
+
+    async def result(self, stream: GenerationStream) -> GenerationResult:
+        """Collect a whole answer.
 
         Raises:
             CancelledByCallerError: somebody cancelled it, so there is no whole answer.
         """
-        stream = await self.open(exchange, request)
         result = await stream.result()
         if any(choice.reason in (FinishReason.CANCELLED, FinishReason.ERROR) for choice in result.choices):
             raise CancelledByCallerError("the request was cancelled before its answer was complete")
@@ -55,29 +69,38 @@ class Gateway:
     async def respond(
         self, resp: Response, exchange: Exchange, request: GenerationRequest, renderer: StreamRenderer
     ) -> None:
-        """Answer a request with a stream; what fails before its first event is raised and becomes a status."""
-        stream = await self.open(exchange, request)
+        """Answer a request with a stream; what fails before its first event is raised."""
+        await self.follow(resp, exchange, await self.open(exchange, request), renderer)
+
+    async def follow(
+        self, resp: Response, exchange: Exchange, stream: GenerationStream, renderer: StreamRenderer
+    ) -> None:
+        """Answer with a stream that is open already."""
+
+        def on_error(error: BaseException) -> None:
+            self._services.log.warning(
+                "http_stream_failed", request_id=exchange.request_id, error=repr(error)
+            )
+
         await respond(
             resp,
             exchange,
             stream,
             renderer,
             ping_interval_s=self._config.ping_interval_s,
-            on_error=lambda error: self._services.log.warning(
-                "http_stream_failed", request_id=exchange.request_id, error=repr(error)
-            ),
+            on_error=on_error,
         )
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
-        return await self._services.generator.count_tokens(await self.resolve(model), prompt)
+        generator = self._services.generator
+        return await self._answering(model, lambda name: generator.count_tokens(name, prompt))
 
-    async def resolve(self, name: str) -> str:
-        """Return the name itself, or the current model's for a pattern such as `claude-*` that no model is called by."""
-        if not any(fnmatchcase(name, pattern) for pattern in self._config.model_patterns):
-            return name
-        if name in model_names(await self._services.models.list()):
-            return name
-        current = await self._services.models.current()
-        # With none loaded (a swap may be under way) the generator decides whether to wait or to refuse.
-        return name if current is None else str(current["id"])
+    async def _answering(self, name: str, ask: Callable[[str], Awaitable[T]]) -> T:
+        """Ask the model of this name; where none is called so, a pattern such as `claude-*` means the current one."""
+        try:
+            return await ask(name)
+        except ModelNotFoundError:
+            if not any(fnmatchcase(name, pattern) for pattern in self._config.model_patterns):
+                raise
+            return await ask(CURRENT_MODEL)

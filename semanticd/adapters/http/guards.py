@@ -1,4 +1,4 @@
-"""Who may come in: Host allow-list, origins, header size, keys and rate limits, decided before any body is read."""
+"""Who may come in: Host allow-list, origins, header size, keys, rate limits; decided before the body."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Guards:
             raise InvalidRequestError("the Host header is missing", param="Host")
         if not self._config.admits_host(host):
             raise PermissionDeniedError(
-                f"this server does not answer for the host {host[:80]!r}; add it to the allowed hosts if it should",
+                f"this server does not answer for the host {host[:80]!r}; add it to the allowed hosts",
                 param="Host",
             )
 
@@ -106,7 +106,7 @@ class Guards:
         return "*" in self._config.cors_origins or origin in self._config.cors_origins
 
     def _check_origin(self, scope: Mapping[str, Any], origin: str | None) -> None:
-        # A page of another site can send some requests without asking first; reading the answer is all CORS forbids.
+        # A page of another site may send some requests unasked; CORS only forbids to read their answers.
         if origin is None or scope["method"] in _SAFE_METHODS or self._allows_origin(origin):
             return
         if origin.split("://", 1)[-1] != header(scope, b"host"):
@@ -136,7 +136,7 @@ class Guards:
         for key in given:
             digest = _digest(key)
             # All keys are compared, so that the time taken does not tell which one was nearly right.
-            if any([hmac.compare_digest(digest, known) for known in self._keys]):
+            if sum(hmac.compare_digest(digest, known) for known in self._keys):
                 return f"key-{digest.hex()[:8]}"
         raise AuthenticationError("the API key is not one of this server's keys")
 

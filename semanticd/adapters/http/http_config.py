@@ -11,7 +11,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """Limits, keys and names of the HTTP edge. Times in seconds, sizes in bytes, rates per minute (0: no limit)."""
+    """Limits, keys and names of the HTTP edge; seconds, bytes, requests per minute (0: no limit)."""
 
     api_keys: tuple[str, ...] = ()
     """Keys accepted as `Authorization: Bearer` or `x-api-key`; none: everybody who can connect may ask."""

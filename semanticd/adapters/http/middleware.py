@@ -1,7 +1,7 @@
 """Pure-ASGI wrappers around the Falcon app: the exchange with its client, and the guards at the door.
 
-`ExchangeWrapper` keeps reading `receive()` while the app works, because Falcon does not: a client that leaves cancels
-the app's task at once, in prefill as in decode, streaming or not.
+`ExchangeWrapper` keeps reading `receive()` while the app works, because Falcon does not: a client that leaves
+cancels the app's task at once, in prefill as in decode, streaming or not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_UNREAD_PARTS = 8
 
 
 class ExchangeWrapper:
-    """Gives every request its ids, watches for its client's leaving, and cleans up when it ends in any way."""
+    """Gives every request its ids, watches for its client's leaving, and cleans up however it ends."""
 
     def __init__(self, app: AsgiApp, guards: Guards, services: HttpServices) -> None:
         """Wrap an app behind its guards."""
@@ -49,9 +49,7 @@ class ExchangeWrapper:
         answer = _Answer(exchange, send, self._guards.response_headers(scope))
         try:
             await self._work(scope, receive, answer, exchange)
-        except (
-            Exception
-        ) as error:  # the edge: nothing may reach the server's own handler, which cuts the stream
+        except Exception as error:  # noqa: BLE001 - the server's own handler would cut the stream
             self._services.log.error("http_request_failed", request_id=exchange.request_id, error=repr(error))
             if not answer.begun:
                 await answer.fail(error, scope)

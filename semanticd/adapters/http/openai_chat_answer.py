@@ -9,6 +9,7 @@ from typing import Any
 
 from semanticd.adapters.http import errors
 from semanticd.adapters.http import openai_chat_wire as wire
+from semanticd.adapters.http.openai_usage import render_usage, total
 from semanticd.adapters.http.sse import COMMENT_PING, DONE, frame
 from semanticd.domain.chat import ToolCallPart
 from semanticd.domain.errors import SemanticError
@@ -33,17 +34,6 @@ FINISH_REASONS = {
     FinishReason.STOP_SEQUENCE: "stop",
     FinishReason.TOOL_CALLS: "tool_calls",
 }
-
-
-def render_usage(usage: Usage) -> wire.CompletionUsage:
-    """Return OpenAI's count of tokens."""
-    return wire.CompletionUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=wire.PromptTokensDetails(cached_tokens=usage.cache.cached_tokens),
-        completion_tokens_details=wire.CompletionTokensDetails(reasoning_tokens=usage.reasoning_tokens),
-    )
 
 
 def render_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -103,7 +93,7 @@ def _choice(index: int, choice: Choice, *, logprobs: bool) -> wire.ChatChoice:
 
 
 class ChatStream:
-    """Renders a completion's chunks; clients join repeated strings, so a role, an id or a name is sent once."""
+    """Renders a completion's chunks; clients join repeated strings, so role, id and name are sent once."""
 
     ping = COMMENT_PING
 
@@ -185,18 +175,3 @@ class ChatStream:
         if self._include_usage:
             chunk["usage"] = None
         return frame(chunk)
-
-
-def total(usages: dict[int, Usage]) -> Usage:
-    """Return the usage of all choices: the prompt counts once, the answers add up."""
-    if not usages:
-        return Usage()
-    first = usages[min(usages)]
-    return Usage(
-        prompt_tokens=first.prompt_tokens,
-        completion_tokens=sum(usage.completion_tokens for usage in usages.values()),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages.values()),
-        cache=first.cache,
-        timings=first.timings,
-        stored_tokens=first.stored_tokens,
-    )

@@ -1,12 +1,12 @@
-"""From an OpenAI chat request to a `GenerationRequest`: a pure translation that refuses what this server cannot do."""
+"""From an OpenAI chat request to a `GenerationRequest`: pure, and refusing what this server cannot do."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from semanticd.adapters.http import openai_chat_wire as wire
+from semanticd.adapters.http.openai_sampling import sampling_of
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -19,10 +19,8 @@ from semanticd.domain.chat import (
     ToolSpec,
 )
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
-from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority, SamplingParams
+from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority
 from semanticd.domain.ids import AgentId, RequestId
-
-MAX_STOPS = 16
 
 
 def parse(
@@ -61,42 +59,6 @@ def parse(
         constraint=_constraint(body.response_format),
         num_choices=body.n or 1,
     )
-
-
-def sampling_of(
-    body: wire.Sampled, *, max_tokens: int | None, logprobs: bool = False, top_logprobs: int = 0
-) -> SamplingParams:
-    """Return how to sample; what is absent has OpenAI's (neutral) default."""
-    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequestError(f"expected at most {MAX_STOPS} stop strings", param="stop")
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
-        min_p=body.min_p or 0.0,
-        repetition_penalty=body.repetition_penalty or 1.0,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=_logit_bias(body.logit_bias or {}),
-        seed=body.seed,
-        stop=tuple(stop for stop in stops if stop),
-        logprobs=logprobs,
-        top_logprobs=top_logprobs,
-        ignore_eos=bool(body.ignore_eos),
-    )
-
-
-def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
-    read: dict[int, float] = {}
-    for key, value in biases.items():
-        if not (key.isascii() and key.isdigit() and len(key) < 10):
-            raise InvalidRequestError("expected token ids as keys", param=f"logit_bias.{key[:40]}")
-        if not -100 <= value <= 100:
-            raise InvalidRequestError("expected a number from -100 to 100", param=f"logit_bias.{key}")
-        read[int(key)] = value
-    return read
 
 
 def _template_options(body: wire.ChatRequest) -> dict[str, Any]:
@@ -143,7 +105,7 @@ def _assistant_parts(message: wire.ChatMessage, path: str) -> list[Part]:
 
 
 def read_arguments(text: str | None) -> dict[str, Any]:
-    """Return a call's arguments; models err, and clients send their errors back: no JSON object is not refused."""
+    """Return a call's arguments; what is no JSON object (models err) is kept as text."""
     try:
         parsed = json.loads(text or "{}")
     except (ValueError, RecursionError):

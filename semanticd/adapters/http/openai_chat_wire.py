@@ -1,20 +1,13 @@
-"""The OpenAI chat request and answer: wire types. Unknown fields are ignored, explicit nulls stand for absence."""
+"""The OpenAI chat dialect's wire types. Unknown fields are ignored, explicit nulls stand for absence."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-MAX_TOKENS = 2**31 - 1
-INT64 = 2**63 - 1
-
-TokenLimit = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
-Temperature = Annotated[float, Meta(ge=0, le=2)]
-TopP = Annotated[float, Meta(gt=0, le=1)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Seed = Annotated[int, Meta(ge=-INT64, le=INT64)]
-NumChoices = Annotated[int, Meta(ge=1, le=128)]
+from semanticd.adapters.http.openai_sampling import Sampled, TokenLimit
+from semanticd.adapters.http.openai_usage import CompletionUsage
 
 
 class TextContent(Struct, tag_field="type", tag="text"):
@@ -47,7 +40,7 @@ class FileContent(Struct, tag_field="type", tag="file"):
     file: Any = None
 
 
-Content = Union[TextContent, RefusalContent, ImageContent, AudioContent, FileContent]
+Content = TextContent | RefusalContent | ImageContent | AudioContent | FileContent
 
 
 class FunctionCall(Struct):
@@ -138,35 +131,6 @@ class ResponseFormat(Struct):
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(Struct):
-    """What a stream tells besides the answer."""
-
-    include_usage: bool | None = None
-
-
-class Sampled(Struct, kw_only=True):
-    """What chat and plain completions have in common."""
-
-    model: str
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: NumChoices | None = None
-    stop: str | list[str] | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: Seed | None = None
-    user: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: str | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    ignore_eos: bool | None = None
-
-
 class ChatRequest(Sampled, kw_only=True):
     """Body of `POST /v1/chat/completions`."""
 
@@ -183,30 +147,6 @@ class ChatRequest(Sampled, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
     functions: list[Any] | None = None
-
-
-class PromptTokensDetails(Struct):
-    """How much of the prompt came from the cache."""
-
-    cached_tokens: int = 0
-    audio_tokens: int = 0
-
-
-class CompletionTokensDetails(Struct):
-    """How much of the answer was thinking."""
-
-    reasoning_tokens: int = 0
-    audio_tokens: int = 0
-
-
-class CompletionUsage(Struct):
-    """Tokens in and out."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails
 
 
 class AnswerMessage(Struct, omit_defaults=True):

@@ -1,4 +1,4 @@
-"""What is asked about the server itself: health, metrics, and the models on offer in either dialect's shape."""
+"""What is asked about the server itself: health, metrics, and the models on offer in both dialects."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class Models:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the models."""
-        found = await self._models.list()
+        # Only what answers now: a client takes any of these names for granted.
+        found = [model for model in await self._models.list() if model.get("loaded", True)]
         if in_anthropic_shape(req):
             resp.data = msgspec.json.encode(_anthropic_page(found, req))
         else:

@@ -38,6 +38,6 @@ class RateLimiter:
             self._buckets.popitem(last=False)
         if not admitted:
             raise RateLimitedError(
-                f"this {self._what} sent more than {self._per_minute} requests per minute; wait and send it again",
+                f"this {self._what} sent more than {self._per_minute} requests a minute; wait and repeat it",
                 retry_after_s=(1.0 - tokens) / rate,
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from semanticd.application.generate import Generator
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.domain.agent import AgentConfig
+
+if TYPE_CHECKING:
+    from semanticd.application.generate import Generator
 
 Rows = list[dict[str, Any]]
 """Facts of several things."""

@@ -1,23 +1,25 @@
 """Server-sent events for all dialects: framing, pings in silence, and errors after the first byte as events.
 
-A generation is followed by one task per awaited event, so that silence can be noticed without cancelling the wait.
-Nothing is raised out of `EventStream.frames`: the status line has gone, a dialect's error event is all that is left.
+One task per awaited event follows a generation, so that silence can be noticed without cancelling the wait.
+Nothing is raised out of `EventStream.frames`: the status is gone, only a dialect's error event is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from falcon.asgi import Response
 
 from semanticd.adapters.http.errors import foreseen
 from semanticd.adapters.http.exchange import Exchange, show_cache
-from semanticd.application.generate import GenerationStream
 from semanticd.domain.errors import CancelledByCallerError, SemanticError
 from semanticd.domain.generation import Finished, FinishReason, GenerationEvent, Started
+
+if TYPE_CHECKING:
+    from semanticd.application.generate import GenerationStream
 
 COMMENT_PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -86,7 +88,7 @@ class EventStream:
                 if frames:
                     yield frames
             yield renderer.finish()
-        except Exception as error:  # the edge: whatever it is, the client must hear of it
+        except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client must hear of it
             on_error(error)
             yield renderer.fail(foreseen(error))
         finally:
@@ -114,7 +116,7 @@ class EventStream:
 
 
 def refuse_cancelled(event: GenerationEvent) -> None:
-    """Raise `CancelledByCallerError` for a choice that was cancelled: its text must not pass for a whole answer."""
+    """Raise `CancelledByCallerError` for a cancelled choice: its text must not pass for a whole answer."""
     if isinstance(event, Finished) and event.reason in (FinishReason.CANCELLED, FinishReason.ERROR):
         raise CancelledByCallerError("the request was cancelled before its answer was complete")
 

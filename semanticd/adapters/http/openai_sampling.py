@@ -1,0 +1,88 @@
+"""What OpenAI's chat and plain completions ask in common, and how it says to sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.generation import SamplingParams
+
+MAX_TOKENS = 2**31 - 1
+INT64 = 2**63 - 1
+
+TokenLimit = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Seed = Annotated[int, Meta(ge=-INT64, le=INT64)]
+NumChoices = Annotated[int, Meta(ge=1, le=128)]
+
+MAX_STOPS = 16
+
+
+class StreamOptions(Struct):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool | None = None
+
+
+class Sampled(Struct, kw_only=True):
+    """What chat and plain completions have in common."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: NumChoices | None = None
+    stop: str | list[str] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: Seed | None = None
+    user: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    ignore_eos: bool | None = None
+
+
+def sampling_of(
+    body: Sampled, *, max_tokens: int | None, logprobs: bool = False, top_logprobs: int = 0
+) -> SamplingParams:
+    """Return how to sample; what is absent has OpenAI's (neutral) default."""
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequestError(f"expected at most {MAX_STOPS} stop strings", param="stop")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
+        min_p=body.min_p or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=_logit_bias(body.logit_bias or {}),
+        seed=body.seed,
+        stop=tuple(stop for stop in stops if stop),
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
+    read: dict[int, float] = {}
+    for key, value in biases.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise InvalidRequestError("expected token ids as keys", param=f"logit_bias.{key[:40]}")
+        if not -100 <= value <= 100:
+            raise InvalidRequestError("expected a number from -100 to 100", param=f"logit_bias.{key}")
+        read[int(key)] = value
+    return read
