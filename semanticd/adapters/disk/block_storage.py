@@ -24,8 +24,8 @@ from semanticd.application.ports.cache_store import BlockRecord
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
-MAX_GROUP_FILES = 64
-MAX_GROUP_BYTES = 128 * 1024 * 1024
+MAX_GROUP_FILES = 32
+MAX_GROUP_BYTES = 48 * 1024 * 1024
 
 
 @dataclass(slots=True)
