@@ -56,7 +56,7 @@ else
   rm -f "${TMPDIR:-/tmp}/semanticd-venv.$$"
 fi
 
-say "setup: installing semanticd[$extras] with the versions in constraints.txt (some 200 MB when nothing is cached)"
+say "setup: installing semanticd[$extras] with the versions in constraints.txt (a minute or two when nothing is cached)"
 if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --retries 5 \
   --constraint constraints.txt --editable ".[$extras]"; then
   say "setup: pip could not install the dependencies; its last lines above say which and why."
