@@ -1,0 +1,110 @@
+"""What every agent archive promises, on disk and in memory alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.disk.agent_archive import DiskAgentArchive
+from semanticd.adapters.disk.cache_store import DiskCacheStore
+from semanticd.application.ports.cache_store import AgentArchive
+from semanticd.domain.agent import Agent
+from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.transcript import Segment, Transcript
+from tests.fakes.agents import full_agent
+from tests.fakes.cache_store import MemoryAgentArchive
+
+
+@pytest.fixture(params=["memory", "disk, still queued", "disk, durable"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AgentArchive]:
+    if request.param == "memory":
+        yield MemoryAgentArchive()
+        return
+    store = DiskCacheStore.open(tmp_path / "caches")
+    opened = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
+    if request.param == "disk, durable":
+        save, delete = opened.save, opened.delete
+
+        def save_now(agent: Agent) -> None:
+            save(agent)
+            assert opened.flush(10)
+
+        def delete_now(agent_id: AgentId) -> None:
+            delete(agent_id)
+            assert opened.flush(10)
+
+        opened.save, opened.delete = save_now, delete_now  # type: ignore[method-assign]
+    yield opened
+    opened.close()
+    store.close()
+
+
+def test_an_agent_comes_back_as_it_was_saved(archive: AgentArchive) -> None:
+    agent = full_agent()
+    archive.save(agent)
+    assert archive.load(agent.agent_id) == agent
+
+
+def test_the_newest_save_wins(archive: AgentArchive) -> None:
+    agent = full_agent()
+    archive.save(agent)
+    newer = replace(
+        agent,
+        last_used_at=50.0,
+        transcript=agent.transcript.extended(Segment(" more", (8, 9))),
+        block_table=(*agent.block_table[:-1], BlockHash(b"n" * 32), BlockHash(b"m" * 32)),
+    )
+    archive.save(newer)
+    assert archive.load(agent.agent_id) == newer
+
+
+def test_an_agent_may_shrink(archive: AgentArchive) -> None:
+    agent = full_agent()
+    archive.save(agent)
+    rewound = replace(
+        agent,
+        transcript=Transcript(agent.transcript.segments[:1]),
+        messages=agent.messages[:1],
+        block_table=(),
+        turns=agent.turns[:1],
+        num_turns=agent.num_turns - 1,
+    )
+    archive.save(rewound)
+    assert archive.load(agent.agent_id) == rewound
+
+
+def test_an_unknown_agent_is_none(archive: AgentArchive) -> None:
+    assert archive.load(AgentId("nobody")) is None
+    archive.delete(AgentId("nobody"))
+    assert archive.count() == 0
+
+
+def test_ids_come_most_recently_used_first(archive: AgentArchive) -> None:
+    for name, used in (("a", 2.0), ("b", 9.0), ("c", 5.0)):
+        archive.save(Agent(AgentId(name), 1.0, used))
+    assert archive.ids() == ["b", "c", "a"]
+    assert archive.count() == 3
+    assert [agent.agent_id for agent in archive.load_recent(max_agents=2)] == ["b", "c"]
+
+
+def test_a_deleted_agent_is_gone(archive: AgentArchive) -> None:
+    agent = full_agent()
+    archive.save(agent)
+    archive.delete(agent.agent_id)
+    assert archive.load(agent.agent_id) is None
+    assert (archive.ids(), archive.count(), archive.holders(agent.block_table[0])) == ([], 0, [])
+    archive.save(agent)
+    assert archive.load(agent.agent_id) == agent
+
+
+def test_holders_are_the_agents_whose_table_names_the_block(archive: AgentArchive) -> None:
+    shared, own = BlockHash(b"s" * 32), BlockHash(b"o" * 32)
+    archive.save(Agent(AgentId("a"), 1.0, 1.0, block_table=(shared, own)))
+    archive.save(Agent(AgentId("b"), 1.0, 2.0, block_table=(shared,)))
+    assert set(archive.holders(shared)) == {"a", "b"}
+    assert archive.holders(own) == ["a"]
+    archive.save(Agent(AgentId("a"), 1.0, 3.0, block_table=(shared,)))
+    assert archive.holders(own) == []
