@@ -26,7 +26,9 @@ from semanticd.adapters.http.guards import Guards
 from semanticd.adapters.http.http_config import HttpConfig
 from semanticd.adapters.http.middleware import ExchangeWrapper
 from semanticd.adapters.http.openai_chat import ChatCompletions
+from semanticd.adapters.http.openai_responses import Responses, StoredResponses
 from semanticd.adapters.http.ops import Health, Metrics, Model, Models, Root
+from semanticd.adapters.http.response_store import ResponseStore
 from semanticd.adapters.http.services import HttpServices
 from semanticd.domain.errors import InvalidRequestError, SemanticError
 
@@ -50,6 +52,9 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
     app.add_route("/v1/messages/count_tokens", CountTokens(gateway, config))
     app.add_route("/v1/chat/completions", ChatCompletions(gateway, config, wall=services.wall))
     app.add_route("/v1/completions", Completions(gateway, config, wall=services.wall))
+    responses = ResponseStore(max_per_agent=config.max_stored_responses)
+    app.add_route("/v1/responses", Responses(gateway, config, responses, wall=services.wall))
+    app.add_route("/v1/responses/{response_id}", StoredResponses(responses))
 
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)
