@@ -1,0 +1,83 @@
+"""Loads a model folder's weights and tokenizer, and says in plain words why it could not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.utils import dequantize_model, load_model
+from mlx_lm.utils import load_tokenizer as load_wrapped_tokenizer
+
+from semanticd.domain.errors import ModelLoadError
+
+_FLOAT32 = 4
+
+
+def load_weights(
+    path: Path,
+    *,
+    device_is_cpu: bool,
+    available_bytes: int,
+    on_progress: Callable[[float], None],
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model and its config; progress in [0, 1].
+
+    On the CPU back-end float32 matrices run through BLAS and beat quantized ones, so weights are dequantized where
+    they fit into two thirds of `available_bytes`.
+
+    Raises:
+        ModelLoadError: A file is missing or damaged, or the architecture is not known.
+    """
+    on_progress(0.0)
+    if not (path / "config.json").is_file():
+        raise ModelLoadError(f"cannot load a model from {path}: config.json is missing; pull the model again")
+    if not list(path.glob("model*.safetensors")):
+        raise ModelLoadError(f"cannot load a model from {path}: it has no model*.safetensors; pull the model again")
+    try:
+        model, config = load_model(path, lazy=True)
+    except Exception as error:
+        raise ModelLoadError(_cause(path, error)) from error
+    on_progress(0.3)
+    try:
+        if device_is_cpu:
+            _widen(model, available_bytes)
+        mx.eval(model.parameters())
+    except Exception as error:
+        raise ModelLoadError(f"cannot load the weights in {path}: {error}; pull the model again") from error
+    on_progress(1.0)
+    return model, config
+
+
+def _widen(model: Any, available_bytes: int) -> None:
+    """Make all weights float32 in place where that fits."""
+    leaves: Any = tree_flatten(model.parameters())
+    # A packed 4-bit weight holds 8 values per uint32.
+    wide = sum(a.size * (8 if a.dtype == mx.uint32 else 1) * _FLOAT32 for _, a in leaves)
+    if wide > available_bytes * 2 // 3:
+        return
+    dequantize_model(model)
+    model.set_dtype(mx.float32)
+
+
+def _cause(path: Path, error: Exception) -> str:
+    try:
+        model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except ValueError:
+        return f"cannot load {path}: config.json is not valid JSON; pull the model again"
+    if "not supported" in str(error):
+        return f"cannot load {path}: mlx-lm does not know the architecture {model_type!r}; try a newer mlx-lm"
+    return f"cannot load the {model_type!r} model in {path}: {error}"
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Return mlx-lm's tokenizer wrapper; raises `ModelLoadError` when there is none."""
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        raise ModelLoadError(f"cannot load a model from {path}: it has no tokenizer; pull the model again")
+    try:
+        return load_wrapped_tokenizer(path)
+    except Exception as error:
+        raise ModelLoadError(f"cannot load the tokenizer in {path}: {error}") from error

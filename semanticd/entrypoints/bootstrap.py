@@ -1,0 +1,146 @@
+"""The composition root: the only place where rooms are put together. Values go in, nothing reads settings later."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from semanticd import __version__
+from semanticd.adapters.config import Settings
+from semanticd.adapters.disk.agent_archive import DiskAgentArchive
+from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
+from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
+from semanticd.application.agent_cache_store import AgentCacheStore
+from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.agents import AgentsService
+from semanticd.application.batch_engine import BlockPoolBatchEngine
+from semanticd.application.generate import GenerateService
+from semanticd.application.models import ModelsService
+from semanticd.application.ports.inference import ModelLoader
+from semanticd.application.ports.models import ModelSource
+from semanticd.application.ports.telemetry import EventBus, Log
+from semanticd.application.status import RequestsService, StatusService
+from semanticd.domain.model_cache_spec import StoragePrecision
+from semanticd.domain.scheduler import SchedulerLimits
+
+_MIB = 1024 * 1024
+_GIB = 1024**3
+_PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 4: "q4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Everything that was put together, for the daemon to start and stop."""
+
+    engine: BlockPoolBatchEngine
+    warm: DiskCacheStore
+    archive: DiskAgentArchive
+    generate: GenerateService
+    agents: AgentsService
+    models: ModelsService
+    requests: RequestsService
+    status: StatusService
+    metrics: PrometheusMetrics
+    clock: SystemClock
+
+
+def build(
+    settings: Settings,
+    *,
+    source: ModelSource,
+    loader: ModelLoader,
+    bus: EventBus,
+    log: Log,
+    state: Callable[[], str],
+    facts: dict[str, Any],
+) -> Daemon:
+    """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked."""
+    clock = SystemClock()
+    metrics = PrometheusMetrics()
+    cap_gb, budget_gb = settings.agent.cache_max_gb, settings.agent.write_budget_gb_per_day
+    warm = DiskCacheStore.open(
+        Path(settings.agent.cache_dir).expanduser(),
+        options=WarmOptions(
+            cap_bytes=int(cap_gb * _GIB) if cap_gb else None,
+            write_policy=settings.agent.write_policy,
+            write_budget_bytes=int(budget_gb * _GIB) if budget_gb else None,
+        ),
+        metrics=metrics,
+        log=log,
+    )
+    archive = DiskAgentArchive.open(warm.folder, write_queue=warm, metrics=metrics, log=log)
+    engine = BlockPoolBatchEngine(
+        limits=SchedulerLimits(
+            max_batch_size=settings.mlx.max_batch_size,
+            prefill_chunk=settings.mlx.prefill_chunk,
+            decode_share=settings.mlx.decode_share,
+            max_stall_s=settings.mlx.max_stall_ms / 1000,
+        ),
+        block_tokens=settings.mlx.block_tokens,
+        max_queue=settings.mlx.max_queue,
+        max_queue_per_agent=settings.mlx.max_queue_per_agent,
+        make_store=lambda post: AgentCacheStore(
+            budget_bytes=settings.mlx.cache_budget_mb * _MIB,
+            max_agents_in_memory=settings.agent.max_agents_in_memory,
+            warm=warm,
+            post=post,
+            metrics=metrics,
+            log=log,
+        ),
+        make_agents=lambda store: AgentRegistry(store=store, archive=archive, clock=clock),
+        clock=clock,
+        metrics=metrics,
+        log=log,
+        bus=bus,
+    )
+    models = ModelsService(
+        engine=engine,
+        source=source,
+        loader=loader,
+        memory_bytes=available_bytes,
+        clock=clock,
+        bus=bus,
+        log=log,
+    )
+    return Daemon(
+        engine=engine,
+        warm=warm,
+        archive=archive,
+        generate=GenerateService(engine=engine, models=models),
+        agents=AgentsService(engine=engine, clock=clock),
+        models=models,
+        requests=RequestsService(engine=engine, clock=clock),
+        status=StatusService(
+            engine=engine,
+            models=models,
+            warm=warm,
+            clock=clock,
+            facts={"version": __version__, "pid": os.getpid(), **facts},
+            state=state,
+        ),
+        metrics=metrics,
+        clock=clock,
+    )
+
+
+def precision_of(settings: Settings) -> StoragePrecision:
+    """Return the storage precision that `SEMANTIC_MLX_KV_BITS` asks for."""
+    return _PRECISIONS[settings.mlx.kv_bits]
+
+
+def available_bytes() -> int:
+    """Return the memory that may be taken without swapping, in bytes."""
+    return int(psutil.virtual_memory().available)
+
+
+def close(daemon: Daemon) -> None:
+    """Stop in reverse order; each step runs even when the one before it failed."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(daemon.warm.close)
+        stack.callback(daemon.engine.stop)
