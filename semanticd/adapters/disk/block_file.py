@@ -218,6 +218,8 @@ def _parse_header(text: bytes, *, data_offset: int) -> BlockHeader:
 def _parse_span(name: str, entry: dict[str, Any]) -> TensorSpan:
     shape = tuple(int(size) for size in entry["shape"])
     start, end = entry["data_offsets"]
+    if type(start) is not int or type(end) is not int:
+        raise TypeError(f"tensor {name!r} has no whole offsets")
     if min(shape, default=0) < 0 or end - start != prod(shape) * ITEM_BYTES[entry["dtype"]]:
         raise ValueError(f"tensor {name!r} does not fit its shape")
     return TensorSpan(name=name, dtype=entry["dtype"], shape=shape, start=start, end=end)

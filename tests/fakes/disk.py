@@ -1,0 +1,62 @@
+"""A disk with misfortunes: the real file system, which fails when a test says so."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from semanticd.adapters.disk.atomic import FileSystem
+
+
+class FaultyFileSystem(FileSystem):
+    """Real files; `room_bytes` limits what may still be written, `fail` names the next operations to fail."""
+
+    def __init__(self) -> None:
+        """Begin in good health."""
+        self.room_bytes: int | None = None
+        self.fail: dict[str, int] = {}
+        """Operation (`create`, `writev`, `sync`, `rename`, `read`) → errno it fails with from now on."""
+        self.before: Callable[[str], None] = lambda operation: None
+        """Called before each operation with its name; may raise."""
+        self.synced: list[bool] = []
+        """One entry per sync: whether it was a full one."""
+
+    def _happen(self, operation: str) -> None:
+        self.before(operation)
+        if operation in self.fail:
+            code = self.fail[operation]
+            raise OSError(code, os.strerror(code))
+
+    def create(self, path: Path) -> int:
+        """Create a file, unless told to fail."""
+        self._happen("create")
+        return super().create(path)
+
+    def writev(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
+        """Write what there is room for, at most 1,000 bytes at a time; a full disk raises ENOSPC."""
+        self._happen("writev")
+        piece = memoryview(pieces[0])[:1000]
+        if self.room_bytes is not None:
+            if self.room_bytes == 0 and len(piece):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            piece = piece[: self.room_bytes]
+            self.room_bytes -= len(piece)
+        return super().writev(fd, [piece])
+
+    def sync(self, fd: int, *, full: bool) -> None:
+        """Sync, unless told to fail."""
+        self._happen("sync")
+        self.synced.append(full)
+        super().sync(fd, full=full)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename, unless told to fail."""
+        self._happen("rename")
+        super().rename(source, target)
+
+    def read(self, path: Path) -> bytes:
+        """Read, unless told to fail."""
+        self._happen("read")
+        return super().read(path)
