@@ -1,0 +1,99 @@
+"""Arguments of control commands: declared in the table of commands, checked here before a command runs.
+
+Every complaint names the argument, what was given and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["text", "integer", "number", "flag", "texts"]
+
+_EXPECTED: dict[Kind, str] = {
+    "text": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "flag": "true or false",
+    "texts": "a list of texts",
+}
+_MAX_TEXT = 4096
+_REQUIRED = object()
+
+
+class ArgumentError(ValueError):
+    """The arguments of a command are wrong; the message says which and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a command; without a `default` it must be given, and null stands for the default."""
+
+    name: str
+    kind: Kind = "text"
+    meaning: str = ""
+    default: Any = _REQUIRED
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is _REQUIRED
+
+    def expected(self) -> str:
+        """Say in words what it takes."""
+        words = f"one of {', '.join(self.choices)}" if self.choices else _EXPECTED[self.kind]
+        return words if self.minimum is None else f"{words} from {self.minimum:g}"
+
+
+def check(given: Mapping[str, Any], declared: Sequence[Argument]) -> dict[str, Any]:
+    """Return all declared arguments with their values or defaults; raises `ArgumentError`."""
+    names = [argument.name for argument in declared]
+    for name in given:
+        if name not in names:
+            raise ArgumentError(_unknown(name, names))
+    return {argument.name: _value(given, argument) for argument in declared}
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"unknown argument {name!r}; did you mean {close[0]!r}?"
+    return f"unknown argument {name!r}; " + (
+        f"expected: {', '.join(names)}" if names else "this command takes none"
+    )
+
+
+def _value(given: Mapping[str, Any], argument: Argument) -> Any:
+    value = given.get(argument.name)
+    if value is None:
+        if argument.required:
+            raise ArgumentError(f"argument {argument.name!r} is missing: expected {argument.expected()}")
+        return argument.default
+    fits = _fits(value, argument.kind) and (not argument.choices or value in argument.choices)
+    if not fits or (argument.minimum is not None and value < argument.minimum):
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise ArgumentError(f"argument {argument.name!r} is {shown}: expected {argument.expected()}")
+    return value
+
+
+def _fits(value: object, kind: Kind) -> bool:
+    if kind == "text":
+        return _is_text(value)
+    if kind == "texts":
+        return isinstance(value, list) and 0 < len(value) <= 64 and all(_is_text(item) for item in value)
+    if kind == "flag":
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if kind == "integer":
+        return isinstance(value, int)
+    return isinstance(value, int) or (isinstance(value, float) and value - value == 0)  # finite
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_TEXT

@@ -1,0 +1,262 @@
+"""The table of contents of the control protocol: one function per command, in the order of the protocol page.
+
+Rule: a command checks nothing and decides nothing. Its arguments were checked against the table, it calls one
+method of one service, and what that raises is translated by the server. `hello`, `ping`, `subscribe` and
+`unsubscribe` belong to the connection and are answered by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from semanticd.adapters.control.arguments import Argument
+from semanticd.adapters.control.services import Facts, Services
+from semanticd.domain.errors import SemanticError
+
+_T = TypeVar("_T")
+
+
+class NotAvailableError(SemanticError):
+    """This daemon runs without the service behind a command."""
+
+    code = "not_available"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandContext:
+    """What a command may use."""
+
+    services: Services
+    client: str = ""
+    """How the client named itself in `hello`; for the log."""
+
+
+Run = Callable[[CommandContext, Mapping[str, Any]], Awaitable[Facts]]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command: its name, its arguments, and what runs it."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    run: Run
+    summary: str
+
+
+COMMANDS: dict[str, CommandSpec] = {}
+
+
+def command(name: str, *arguments: Argument) -> Callable[[Run], Run]:
+    """Enter the decorated function into the table."""
+
+    def enter(run: Run) -> Run:
+        COMMANDS[name] = CommandSpec(name, arguments, run, (run.__doc__ or "").splitlines()[0])
+        return run
+
+    return enter
+
+
+def need(service: _T | None, what: str) -> _T:
+    """Return the service, or raise `NotAvailableError` naming it."""
+    if service is None:
+        raise NotAvailableError(f"this daemon cannot do that now: {what} is not available")
+    return service
+
+
+_AGENT = Argument("agent", meaning="the agent's id")
+_MODEL = Argument("model", meaning="a name from the registry, `hf:org/name`, or a folder or file")
+_TIMEOUT = Argument("timeout_s", "number", "how long requests may run on", default=None, minimum=0)
+
+
+@command("status")
+async def status(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """The daemon in numbers: state, address, models, engine, cache."""
+    return await need(context.services.status, "status").snapshot()
+
+
+@command("config.show")
+async def config_show(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """The settings in effect and where each came from, secrets masked."""
+    return await need(context.services.config, "the configuration").show()
+
+
+@command("doctor")
+async def doctor(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Examine the installation; every finding says what to do."""
+    return await need(context.services.doctor, "the doctor").run()
+
+
+@command("drain", _TIMEOUT)
+async def drain(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Take no new requests; running ones finish."""
+    return await need(context.services.lifecycle, "stopping").drain(args["timeout_s"])
+
+
+@command("shutdown", _TIMEOUT, Argument("now", "flag", "cancel running requests", default=False))
+async def shutdown(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Drain, persist and exit; the reply comes before the end."""
+    return await need(context.services.lifecycle, "stopping").shutdown(args["timeout_s"], args["now"])
+
+
+@command("log.level", Argument("level", choices=("debug", "info", "warning", "error")))
+async def log_level(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Log from this level on, until the daemon ends."""
+    return await need(context.services.log, "the log").set_level(args["level"])
+
+
+@command("agents.list")
+async def agents_list(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """All agents, most recently used first."""
+    return {"agents": await need(context.services.agents, "the engine").list()}
+
+
+@command("agents.show", _AGENT)
+async def agents_show(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """One agent: facts, configuration, turns."""
+    return await need(context.services.agents, "the engine").show(args["agent"])
+
+
+@command("agents.why", _AGENT)
+async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """What its last requests reused, restored and computed, and for a miss the cause."""
+    return await need(context.services.agents, "the engine").why(args["agent"])
+
+
+@command(
+    "agents.pin",
+    _AGENT,
+    Argument("ttl_s", "number", "for how long; always if absent", default=None, minimum=0),
+)
+async def agents_pin(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Keep an agent's blocks from eviction."""
+    return await need(context.services.agents, "the engine").pin(args["agent"], args["ttl_s"])
+
+
+@command("agents.unpin", _AGENT)
+async def agents_unpin(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Let an agent's blocks be evicted again."""
+    return await need(context.services.agents, "the engine").unpin(args["agent"])
+
+
+@command("agents.fork", _AGENT, Argument("new_id", meaning="the copy's id; made up if absent", default=None))
+async def agents_fork(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Make an agent with the same conversation; the blocks are shared."""
+    return await need(context.services.agents, "the engine").fork(args["agent"], args["new_id"])
+
+
+@command("agents.rewind", _AGENT, Argument("turns", "integer", "how many to forget", default=1, minimum=1))
+async def agents_rewind(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Forget an agent's last turns; the rest stays cached."""
+    return await need(context.services.agents, "the engine").rewind(args["agent"], args["turns"])
+
+
+@command("agents.evict", _AGENT)
+async def agents_evict(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Move an agent's blocks from RAM to disk."""
+    return await need(context.services.agents, "the engine").evict(args["agent"])
+
+
+@command("agents.delete", _AGENT)
+async def agents_delete(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Forget an agent and the blocks that only it uses."""
+    return await need(context.services.agents, "the engine").delete(args["agent"])
+
+
+@command("agents.export", _AGENT, Argument("path", meaning="absolute path of the file to write"))
+async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Write an agent and its blocks into one file."""
+    return await need(context.services.agents, "the engine").export(args["agent"], args["path"])
+
+
+@command(
+    "agents.import",
+    Argument("path", meaning="absolute path of an exported file"),
+    Argument("new_id", meaning="another id than it had", default=None),
+)
+async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Read an exported agent."""
+    return await need(context.services.agents, "the engine").import_(args["path"], args["new_id"])
+
+
+@command("models.list")
+async def models_list(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Known models: loaded, installed, and those that can be pulled."""
+    return {"models": await need(context.services.models, "the model registry").list()}
+
+
+@command("models.info", _MODEL)
+async def models_info(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """One model's facts."""
+    return await need(context.services.models, "the model registry").info(args["model"])
+
+
+@command("models.pull", _MODEL)
+async def models_pull(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Fetch a model's files; progress on the topic `models`."""
+    return await need(context.services.models, "the model registry").pull(args["model"])
+
+
+@command("models.rm", _MODEL)
+async def models_rm(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Delete a model's files; not while it is loaded."""
+    return await need(context.services.models, "the model registry").remove(args["model"])
+
+
+@command("models.load", _MODEL)
+async def models_load(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Load a model beside the present ones; progress on the topic `models`."""
+    return await need(context.services.models, "the engine").load(args["model"])
+
+
+@command("models.unload", _MODEL)
+async def models_unload(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Free a model's memory once its requests are answered."""
+    return await need(context.services.models, "the engine").unload(args["model"])
+
+
+@command("models.swap", _MODEL)
+async def models_swap(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Make a model the current one without failing a request; progress on the topic `models`."""
+    return await need(context.services.models, "the engine").swap(args["model"])
+
+
+@command("cache.stats")
+async def cache_stats(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """The cache's byte ledger, tiers and counters."""
+    return await need(context.services.cache, "the cache").stats()
+
+
+@command("cache.verify", Argument("fix", "flag", "put broken blocks aside", default=False))
+async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Check every stored block against the index and its checksum."""
+    return await need(context.services.cache, "the cache").verify(args["fix"])
+
+
+@command(
+    "cache.prune",
+    Argument("target_bytes", "integer", "size to come down to; the cap if absent", default=None, minimum=0),
+)
+async def cache_prune(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Remove the least recently used stored blocks."""
+    return await need(context.services.cache, "the cache").prune(args["target_bytes"])
+
+
+@command("cache.clear")
+async def cache_clear(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Drop every block that no running request uses, in RAM and on disk."""
+    return await need(context.services.cache, "the cache").clear()
+
+
+@command("requests.list")
+async def requests_list(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Running and waiting requests."""
+    return {"requests": await need(context.services.requests, "the engine").list()}
+
+
+@command("requests.cancel", Argument("request", meaning="the request's id"))
+async def requests_cancel(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Cancel a request; what it computed stays cached."""
+    return await need(context.services.requests, "the engine").cancel(args["request"])

@@ -1,0 +1,181 @@
+"""What the control edge needs from the rest, as small protocols; results are plain dictionaries of plain values.
+
+A service that is None answers its commands with `not_available`. Methods raise domain errors; the server translates
+them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Facts = dict[str, Any]
+"""What is known about one thing."""
+Rows = list[dict[str, Any]]
+"""Facts of several things."""
+
+
+class StatusService(Protocol):
+    """The daemon in numbers."""
+
+    async def snapshot(self) -> Facts:
+        """Return `control.results.StatusResult`."""
+
+
+class AgentsService(Protocol):
+    """Agents by id; every method raises `AgentNotFoundError` for an unknown one."""
+
+    async def list(self) -> Rows:
+        """Return all agents, most recently used first."""
+
+    async def show(self, agent_id: str) -> Facts:
+        """Return one agent's facts, configuration and turns."""
+
+    async def why(self, agent_id: str) -> Facts:
+        """Return what its last requests reused and computed, and why."""
+
+    async def pin(self, agent_id: str, ttl_s: float | None = None) -> Facts:
+        """Keep its blocks from eviction, for `ttl_s` seconds or for good."""
+
+    async def unpin(self, agent_id: str) -> Facts:
+        """Let its blocks be evicted again."""
+
+    async def fork(self, agent_id: str, new_id: str | None = None) -> Facts:
+        """Make an agent with the same conversation, sharing its blocks."""
+
+    async def rewind(self, agent_id: str, turns: int = 1) -> Facts:
+        """Forget its last turns."""
+
+    async def evict(self, agent_id: str) -> Facts:
+        """Demote its blocks to disk."""
+
+    async def delete(self, agent_id: str) -> Facts:
+        """Forget it and what only it uses."""
+
+    async def export(self, agent_id: str, path: str) -> Facts:
+        """Write it and its blocks into one file of the daemon's machine."""
+
+    async def import_(self, path: str, new_id: str | None = None) -> Facts:
+        """Read an exported agent."""
+
+
+class ModelsService(Protocol):
+    """Models that are known, here, and in use. Long changes report on the topic `models`."""
+
+    async def list(self) -> Rows:
+        """Return known models."""
+
+    async def info(self, model: str) -> Facts:
+        """Return one model's facts."""
+
+    async def pull(self, model: str) -> Facts:
+        """Fetch a model's files."""
+
+    async def remove(self, model: str) -> Facts:
+        """Delete a model's files."""
+
+    async def load(self, model: str) -> Facts:
+        """Load a model beside the present ones."""
+
+    async def unload(self, model: str) -> Facts:
+        """Free a model's memory."""
+
+    async def swap(self, model: str) -> Facts:
+        """Make a model the current one."""
+
+
+class CacheService(Protocol):
+    """The KV cache as a whole."""
+
+    async def stats(self) -> Facts:
+        """Return `control.results.CacheStats`."""
+
+    async def verify(self, fix: bool = False) -> Facts:
+        """Check stored blocks against index and checksums; with `fix`, put broken ones aside."""
+
+    async def prune(self, target_bytes: int | None = None) -> Facts:
+        """Remove least recently used stored blocks down to `target_bytes` (None: the cap)."""
+
+    async def clear(self) -> Facts:
+        """Drop every block that no running request uses, in RAM and on disk."""
+
+
+class RequestsService(Protocol):
+    """Requests in the engine now."""
+
+    async def list(self) -> Rows:
+        """Return running and waiting requests."""
+
+    async def cancel(self, request_id: str) -> Facts:
+        """Cancel one; raises `RequestNotFoundError`."""
+
+
+class ConfigService(Protocol):
+    """The settings that the daemon runs with."""
+
+    async def show(self) -> Facts:
+        """Return `control.results.ConfigResult`, secrets masked."""
+
+
+class DoctorService(Protocol):
+    """Examines the installation from inside."""
+
+    async def run(self) -> Facts:
+        """Return `control.results.DoctorResult`."""
+
+
+class LifecycleService(Protocol):
+    """Begins the end; both return at once, the daemon's state says how far it is."""
+
+    async def drain(self, timeout_s: float | None = None) -> Facts:
+        """Take no new requests; running ones finish. `timeout_s` None: the daemon's own limit."""
+
+    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> Facts:
+        """Drain (not if `now`), persist and exit."""
+
+
+class LogService(Protocol):
+    """The daemon's log."""
+
+    async def set_level(self, level: str) -> Facts:
+        """Log from this level on: debug, info, warning or error."""
+
+
+class Subscription(Protocol):
+    """A bounded queue of what happened on some topics; the oldest are lost when it is full."""
+
+    async def next(self) -> tuple[str, Facts, int]:
+        """Wait for the next event: its topic, its data, and how many were lost before it."""
+
+    def close(self) -> None:
+        """Listen no more."""
+
+
+class EventsHub(Protocol):
+    """Where events come from."""
+
+    def subscribe(self, topics: Iterable[str], *, agent: str | None = None) -> Subscription:
+        """Listen to topics; with `agent`, only to events about this one."""
+
+    def publish(self, topic: str, data: Facts) -> None:
+        """Hand an event to the topic's subscribers."""
+
+    def wanted(self, topic: str) -> bool:
+        """Whether anybody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that commands may use."""
+
+    status: StatusService | None = None
+    agents: AgentsService | None = None
+    models: ModelsService | None = None
+    cache: CacheService | None = None
+    requests: RequestsService | None = None
+    config: ConfigService | None = None
+    doctor: DoctorService | None = None
+    lifecycle: LifecycleService | None = None
+    log: LogService | None = None
+    events: EventsHub | None = None
