@@ -69,19 +69,23 @@ class ScriptedStream:
 
     async def _events(self) -> AsyncIterator[GenerationEvent]:
         choices = range(self.request.num_choices)
-        if not any(isinstance(step, Started) for step in self.script):
-            for choice in choices:
-                yield Started(self.request_id, self.model_id, self.agent_id, CACHE, choice)
-        for step in self.script:
+        started = any(isinstance(step, Started) for step in self.script)
+        for step in [*self.script, ""]:
             if isinstance(step, asyncio.Event):
                 await step.wait()
-            elif isinstance(step, BaseException):
+                continue
+            if isinstance(step, BaseException):
                 raise step
-            elif isinstance(step, str):
+            if not started:
+                # As late as the script allows: what it waits for or raises first comes before any event.
+                started = True
+                for choice in choices:
+                    yield Started(self.request_id, self.model_id, self.agent_id, CACHE, choice)
+            if not isinstance(step, str):
+                yield step
+            elif step:
                 for choice in choices:
                     yield TextDelta(step, self._logprobs(step), choice)
-            else:
-                yield step
         if not any(isinstance(step, Finished) for step in self.script):
             called = any(isinstance(step, ToolCallStarted) for step in self.script)
             reason = FinishReason.TOOL_CALLS if called else FinishReason.STOP
