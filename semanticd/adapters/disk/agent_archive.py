@@ -41,6 +41,8 @@ class DiskAgentArchive:
         """Newest state of agents whose saving (None: forgetting) is queued or has failed."""
         self._known: OrderedDict[AgentId, Agent] = OrderedDict()
         """What is stored of the agents saved last: the next save finds the difference without reading."""
+        self._failed: set[AgentId] = set()
+        """Agents to try again once a save succeeds."""
         self._closed = False
 
     @classmethod
@@ -83,7 +85,7 @@ class DiskAgentArchive:
         """Forget the agent, after what was queued before; it is not returned from now on."""
         with self._lock:
             self._unsaved[agent_id] = None
-        self._queue.put(lambda: self._forget(agent_id))
+        self._queue.put(lambda: self._delete(agent_id))
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read (then it is logged)."""
@@ -152,10 +154,32 @@ class DiskAgentArchive:
             newest = self._unsaved.get(agent.agent_id)
         if newest is not agent and len(self._queue) > _LONG_QUEUE:
             return  # the newer save is queued too; when there is much to do, one of them is enough
-        if self._try(lambda: self._write(agent)):
+        if self._settle(agent.agent_id, agent):
+            self._retry()
+
+    def _delete(self, agent_id: AgentId) -> None:
+        if self._settle(agent_id, None):
+            self._retry()
+
+    def _retry(self) -> None:
+        """Try again what failed (the disk was full), now that a save has succeeded or we close."""
+        for agent_id in tuple(self._failed):
             with self._lock:
-                if self._unsaved.get(agent.agent_id) is agent:
-                    del self._unsaved[agent.agent_id]
+                forgotten = agent_id not in self._unsaved
+                agent = self._unsaved.get(agent_id)
+            if forgotten:
+                self._failed.discard(agent_id)
+            elif not self._settle(agent_id, agent):
+                return
+
+    def _settle(self, agent_id: AgentId, agent: Agent | None) -> bool:
+        """Store an agent's state (None: forget it); returns whether it is durable now."""
+        done = self._try(lambda: self._forget(agent_id) if agent is None else self._write(agent))
+        (self._failed.discard if done else self._failed.add)(agent_id)
+        with self._lock:
+            if done and agent_id in self._unsaved and self._unsaved[agent_id] is agent:
+                del self._unsaved[agent_id]
+        return done
 
     def _write(self, agent: Agent) -> None:
         known = self._known.pop(agent.agent_id, None)
@@ -171,20 +195,7 @@ class DiskAgentArchive:
 
     def _forget(self, agent_id: AgentId) -> None:
         self._known.pop(agent_id, None)
-        if self._try(lambda: self._tables.delete(agent_id)):
-            with self._lock:
-                if self._unsaved.get(agent_id, agent_id) is None:
-                    del self._unsaved[agent_id]
-
-    def _retry(self) -> None:
-        """Try once more what failed (a disk that was full)."""
-        with self._lock:
-            unsaved = dict(self._unsaved)
-        for agent_id, agent in unsaved.items():
-            if agent is None:
-                self._forget(agent_id)
-            else:
-                self._save(agent)
+        self._tables.delete(agent_id)
 
     def _try(self, deed: Callable[[], None]) -> bool:
         try:

@@ -382,9 +382,9 @@ class BlockStorage:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error says that the database itself is broken (not busy, full or unreadable just now)."""
-    return isinstance(error, sqlite3.DatabaseError) and (
-        not isinstance(error, (sqlite3.OperationalError, sqlite3.ProgrammingError))
-        or str(error).startswith("no such table")
+    # SQLite's "malformed" and "not a database" come as the base class itself; subclasses tell other things.
+    return type(error) is sqlite3.DatabaseError or (
+        isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
     )
 
 
