@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from semanticd.application.ports.cache_store import BlockRecord, TensorBytes
 from semanticd.domain.block import Block, BlockKind, hash_block, root_hash
@@ -39,17 +40,22 @@ def make_record(
     return BlockRecord(block=block, fingerprint=fingerprint, layout=LAYOUT, tensors=tensors)
 
 
-def make_chain(
-    length: int, *, start: int = 0, parent: BlockHash | None = None, num_bytes: int = 256
-) -> list[BlockRecord]:
-    """Return blocks that follow one another, first to last; other `start`s give other chains."""
-    chain: list[BlockRecord] = []
-    for at in range(length):
+def iter_chain(
+    *, start: int = 0, parent: BlockHash | None = None, num_bytes: int = 256
+) -> Iterator[BlockRecord]:
+    """Yield blocks that follow one another, for ever; other `start`s give other chains."""
+    for at in itertools.count():
         tokens = tuple(range(1000 * start + 4 * at, 1000 * start + 4 * at + 4))
         record = make_record(tokens, parent=parent, num_bytes=num_bytes)
         parent = record.block.block_hash
-        chain.append(record)
-    return chain
+        yield record
+
+
+def make_chain(
+    length: int, *, start: int = 0, parent: BlockHash | None = None, num_bytes: int = 256
+) -> list[BlockRecord]:
+    """Return the first blocks of a chain."""
+    return list(itertools.islice(iter_chain(start=start, parent=parent, num_bytes=num_bytes), length))
 
 
 def names(records: Sequence[BlockRecord]) -> list[BlockHash]:
