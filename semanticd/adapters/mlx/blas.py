@@ -28,7 +28,7 @@ _choice: BlasChoice | None = None
 
 def load_fast_blas() -> BlasChoice:
     """Load the best BLAS there is, once per process; later calls return the first choice."""
-    global _choice  # noqa: PLW0603 (a process has one BLAS)
+    global _choice
     if _choice is None:
         _choice = _choose()
     return _choice
@@ -46,7 +46,9 @@ def _choose() -> BlasChoice:
             continue
         return BlasChoice(name, path, "loaded before mlx")
     return BlasChoice(
-        "reference", None, "neither MKL nor OpenBLAS was found: `pip install mkl` (x86-64) or install libopenblas"
+        "reference",
+        None,
+        "neither MKL nor OpenBLAS was found: `pip install mkl` (x86-64) or install libopenblas",
     )
 
 

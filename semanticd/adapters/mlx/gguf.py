@@ -57,7 +57,8 @@ def convert(gguf: Path, folder: Path) -> None:
         ModelLoadError: The file is damaged or of a family that is not converted.
     """
     try:
-        weights, metadata = mx.load(str(gguf), return_metadata=True)
+        loaded: Any = mx.load(str(gguf), return_metadata=True)
+        weights, metadata = loaded
     except (RuntimeError, ValueError) as error:
         raise ModelLoadError(f"cannot read {gguf}: it is no complete GGUF file ({error})") from error
     partial = folder.with_name(folder.name + ".partial")
@@ -143,7 +144,9 @@ def _quantization(weights: dict[str, mx.array]) -> dict[str, Any]:
 def _write_tokenizer(folder: Path, metadata: dict[str, Any]) -> None:
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise ModelLoadError(f"cannot convert the tokenizer: its kind is {kind!r}, only byte-level BPE is converted")
+        raise ModelLoadError(
+            f"cannot convert the tokenizer: its kind is {kind!r}, only byte-level BPE is converted"
+        )
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     types = metadata["tokenizer.ggml.token_type"].tolist()
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
@@ -176,7 +179,10 @@ def _write_tokenizer(folder: Path, metadata: dict[str, Any]) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": metadata.get("tokenizer.chat_template"),
     }
-    _write(folder / "tokenizer_config.json", {key: value for key, value in described.items() if value is not None})
+    _write(
+        folder / "tokenizer_config.json",
+        {key: value for key, value in described.items() if value is not None},
+    )
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -301,7 +301,8 @@ class KvCodec:
             return fresh
         if isinstance(fresh, RotatingKVCache):
             fresh.keys, fresh.values = state.tensors[f"s{index}.0"], state.tensors[f"s{index}.1"]
-            fresh.offset, fresh.keep, fresh.max_size, fresh._idx = state.tensors[f"s{index}.n"].tolist()
+            numbers: Any = state.tensors[f"s{index}.n"].tolist()
+            fresh.offset, fresh.keep, fresh.max_size, fresh._idx = numbers
         else:
             fresh.cache = [state.tensors[f"s{index}.{number}"] for number in range(len(fresh.cache))]
         return fresh

@@ -36,7 +36,9 @@ def load_weights(
     if not (path / "config.json").is_file():
         raise ModelLoadError(f"cannot load a model from {path}: config.json is missing; pull the model again")
     if not list(path.glob("model*.safetensors")):
-        raise ModelLoadError(f"cannot load a model from {path}: it has no model*.safetensors; pull the model again")
+        raise ModelLoadError(
+            f"cannot load a model from {path}: it has no model*.safetensors; pull the model again"
+        )
     try:
         model, config = load_model(path, lazy=True)
     except Exception as error:
@@ -75,7 +77,9 @@ def _cause(path: Path, error: Exception) -> str:
 
 def load_tokenizer(path: Path) -> Any:
     """Return mlx-lm's tokenizer wrapper; raises `ModelLoadError` when there is none."""
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+    if not any(
+        (path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    ):
         raise ModelLoadError(f"cannot load a model from {path}: it has no tokenizer; pull the model again")
     try:
         return load_wrapped_tokenizer(path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
@@ -166,8 +166,8 @@ class MlxModelRunner:
         best: tuple[tuple[int, float], ...] = ()
         if top:
             indices = mx.argpartition(-logprobs, top)[:top]
-            pairs = zip(indices.tolist(), logprobs[indices].tolist(), strict=True)
-            best = tuple(sorted(pairs, key=lambda pair: -pair[1]))
+            ids, values = cast("list[int]", indices.tolist()), cast("list[float]", logprobs[indices].tolist())
+            best = tuple(sorted(zip(ids, values, strict=True), key=lambda pair: -pair[1]))
         return DecodedToken(sequence_id, token_id, float(logprobs[token_id].item()), best)
 
     # Blocks.

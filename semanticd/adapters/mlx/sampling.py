@@ -1,0 +1,105 @@
+"""Chooses tokens: each sequence draws from its own key, so `seed` gives the same answer inside any batch.
+
+The library's samplers share one global random state; here step `n` of a sequence uses a key made of (seed, n), which
+also lets a preempted sequence go on exactly where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from semanticd.domain.generation import SamplingParams
+
+LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
+"""Takes the ids so far `[n]` and one row of logits `[1, vocab]`, returns the row changed."""
+
+_SEED_BITS = 31
+_NEVER = -float("inf")
+
+
+def greedy(logprobs: mx.array) -> mx.array:
+    """Return the most likely token of each row; one object for all, so that a batch is served by one call."""
+    return mx.argmax(logprobs, axis=-1)
+
+
+class SequenceSampler:
+    """Draws one sequence's tokens; call it with a row of log-probabilities `[1, vocab]`."""
+
+    def __init__(self, sampling: SamplingParams, *, seed: int, step: int = 0) -> None:
+        """Begin at a step of the seed's stream (0 for a new answer)."""
+        self._sampling = sampling
+        self._seed = seed & ((1 << _SEED_BITS) - 1)
+        self._step = step
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Return the token `[1]` and move on by a step."""
+        sampling = self._sampling
+        key = mx.random.key((self._seed << 32) | self._step)
+        self._step += 1
+        scaled = logprobs.astype(mx.float32) / sampling.temperature
+        if 0 < sampling.top_k < scaled.shape[-1]:
+            scaled = _keep_top_k(scaled, sampling.top_k)
+        if sampling.top_p < 1.0:
+            scaled = _keep_top_p(scaled, sampling.top_p)
+        if sampling.min_p > 0.0:
+            threshold = mx.max(scaled, axis=-1, keepdims=True) + mx.log(mx.array(sampling.min_p))
+            scaled = mx.where(scaled < threshold, _NEVER, scaled)
+        return mx.random.categorical(scaled, axis=-1, key=key)
+
+
+def _keep_top_k(logits: mx.array, top_k: int) -> mx.array:
+    kth = mx.min(mx.topk(logits, top_k, axis=-1), axis=-1, keepdims=True)
+    return mx.where(logits < kth, _NEVER, logits)
+
+
+def _keep_top_p(logits: mx.array, top_p: float) -> mx.array:
+    order = mx.argsort(-logits, axis=-1)
+    probabilities = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
+    # A token stays while the mass before it is below top_p: the most likely one always does.
+    before = mx.cumsum(probabilities, axis=-1) - probabilities
+    drop = mx.put_along_axis(mx.zeros_like(logits, dtype=mx.bool_), order, before >= top_p, axis=-1)
+    return mx.where(drop, _NEVER, logits)
+
+
+def logits_processors(sampling: SamplingParams) -> list[LogitsProcessor]:
+    """Return the processors that these parameters call for, in order; none for neutral ones."""
+    processors: list[LogitsProcessor] = []
+    if sampling.logit_bias:
+        processors.append(_logit_bias(dict(sampling.logit_bias)))
+    penalized = (
+        sampling.repetition_penalty != 1.0
+        or sampling.presence_penalty != 0.0
+        or sampling.frequency_penalty != 0.0
+    )
+    if penalized:
+        processors.append(_penalties(sampling))
+    return processors
+
+
+def _logit_bias(bias: dict[int, float]) -> LogitsProcessor:
+    indices = mx.array(list(bias))
+    values = mx.array(list(bias.values()))
+
+    def process(_: mx.array, logits: mx.array) -> mx.array:
+        return logits.at[:, indices].add(values.astype(logits.dtype))
+
+    return process
+
+
+def _penalties(sampling: SamplingParams) -> LogitsProcessor:
+    """Penalize the tokens of the last `penalty_window` ids, by presence, count, and factor."""
+
+    def process(context: mx.array, logits: mx.array) -> mx.array:
+        recent = context[-sampling.penalty_window :]
+        counts = mx.zeros((logits.shape[-1],), dtype=mx.float32).at[recent].add(1.0)
+        seen = counts > 0
+        if sampling.repetition_penalty != 1.0:
+            factor = sampling.repetition_penalty
+            shrunk = mx.where(logits > 0, logits / factor, logits * factor)
+            logits = mx.where(seen, shrunk, logits)
+        additive = counts * sampling.frequency_penalty + seen * sampling.presence_penalty
+        return logits - additive.astype(logits.dtype)
+
+    return process

@@ -1,0 +1,91 @@
+"""Fetches models from the Hugging Face hub: resumable, with progress, quiet about being offline."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from semanticd.application.ports.models import PullProgress
+from semanticd.domain.errors import ModelDownloadError
+
+_PATTERNS = [
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "*.py",
+]
+_REACH_TIMEOUT_S = 2.5
+_POLL_S = 0.5
+
+
+def pull_from_hub(
+    repo: str,
+    folder: Path,
+    *,
+    on_progress: Callable[[PullProgress], None],
+    reach_timeout_s: float = _REACH_TIMEOUT_S,
+) -> None:
+    """Fetch a repository's model files into `folder`; what is there already is not fetched again.
+
+    Raises:
+        ModelDownloadError: The hub cannot be reached, or has no such model, or refuses it.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}:
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: HF_HUB_OFFLINE is set; unset it or use a local folder"
+        )
+    # Imported here: the hub's client takes half a second to import and is rarely needed.
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    on_progress(PullProgress("asking the hub"))
+    try:
+        info = HfApi().model_info(repo, files_metadata=True, timeout=reach_timeout_s)
+    except GatedRepoError as error:
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: its owner asks for consent; accept it on the model's page and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: the hub has no such model, or it is private and HF_TOKEN is not set"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: the hub cannot be reached ({_short(error)})"
+        ) from error
+    except Exception as error:
+        # The client's transport raises errors of its own library, which it does not promise.
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: the hub cannot be reached ({_short(error)})"
+        ) from error
+    wanted = [s for s in info.siblings or [] if any(Path(s.rfilename).match(p) for p in _PATTERNS)]
+    total = sum(s.size or 0 for s in wanted)
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(folder, total, on_progress, done), daemon=True)
+    watcher.start()
+    try:
+        snapshot_download(repo, local_dir=folder, allow_patterns=_PATTERNS)
+    except Exception as error:
+        raise ModelDownloadError(
+            f"fetching {repo} broke off ({_short(error)}); pull it again, it goes on where it stopped"
+        ) from error
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _watch(
+    folder: Path, total: int, on_progress: Callable[[PullProgress], None], done: threading.Event
+) -> None:
+    while not done.wait(_POLL_S):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        on_progress(PullProgress("downloading", min(size, total), total))
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]

