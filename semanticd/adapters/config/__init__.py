@@ -1,0 +1,27 @@
+"""Settings: flags, environment, `.env` and a TOML file become one frozen value, or one error that names every mistake.
+
+Plain dataclasses, because every command answers in under 0.3 s and a validation library alone takes that long to load.
+"""
+
+from semanticd.adapters.config.resolve import Effective, Loaded, effective, load_settings
+from semanticd.adapters.config.schema import (
+    AgentSettings,
+    MlxSettings,
+    PathSettings,
+    SecuritySettings,
+    ServerSettings,
+    Settings,
+)
+
+__all__ = [
+    "AgentSettings",
+    "Effective",
+    "Loaded",
+    "MlxSettings",
+    "PathSettings",
+    "SecuritySettings",
+    "ServerSettings",
+    "Settings",
+    "effective",
+    "load_settings",
+]

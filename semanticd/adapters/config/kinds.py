@@ -1,0 +1,118 @@
+"""Kinds of values: each reads what a flag, a variable or a TOML file gives, and says in words what it expects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of value; `read` raises `ValueError` for anything that is not `expected`."""
+
+    expected: str
+    read: Callable[[object], Any]
+
+
+def whole(*, minimum: int, maximum: int | None = None, choices: tuple[int, ...] = ()) -> Kind:
+    """A whole number within bounds."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError
+        number = int(value)
+        if number < minimum or (maximum is not None and number > maximum):
+            raise ValueError
+        if choices and number not in choices:
+            raise ValueError
+        return number
+
+    if choices:
+        return Kind(_either([str(choice) for choice in choices]), read)
+    return Kind(f"a whole number {_bounds(minimum, maximum)}", read)
+
+
+def number(*, minimum: float, maximum: float | None = None) -> Kind:
+    """A finite number within bounds."""
+
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        result = float(value)
+        if not math.isfinite(result) or result < minimum or (maximum is not None and result > maximum):
+            raise ValueError
+        return result
+
+    return Kind(f"a number {_bounds(minimum, maximum)}", read)
+
+
+def text(expected: str = "text") -> Kind:
+    """Any text that is not empty."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError
+        return value.strip()
+
+    return Kind(expected, read)
+
+
+def texts(expected: str) -> Kind:
+    """Texts: a TOML list, or separated by commas."""
+
+    def read(value: object) -> tuple[str, ...]:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise ValueError
+        return tuple(item.strip() for item in items if item.strip())
+
+    return Kind(expected, read)
+
+
+def choice(*choices: str, fold: Callable[[str], str] = str.lower) -> Kind:
+    """One of some words, in either case."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or fold(value.strip()) not in choices:
+            raise ValueError
+        return fold(value.strip())
+
+    return Kind(_either(list(choices)), read)
+
+
+def flag() -> Kind:
+    """True or false."""
+
+    def read(value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+            return value.strip().lower() in _TRUE
+        raise ValueError
+
+    return Kind("true or false", read)
+
+
+def folder() -> Kind:
+    """A folder's path; `~` is the home folder, a relative one starts at the working folder."""
+
+    def read(value: object) -> Path:
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError
+        return Path(value.strip()).expanduser().absolute()
+
+    return Kind("a folder's path", read)
+
+
+def _bounds(minimum: float, maximum: float | None) -> str:
+    return f"from {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

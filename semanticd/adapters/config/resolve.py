@@ -1,0 +1,144 @@
+"""From sources to one `Settings`: the first source that has a value wins, and all mistakes are reported together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from semanticd.adapters.config.schema import APP, SECTIONS, Declared, Settings, declared, read_setting
+from semanticd.adapters.config.sources import Source, from_dotenv, from_environment, from_flags, from_toml
+from semanticd.domain.errors import ConfigurationError
+
+MASK = "********"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings and, by dotted name, where each that is not a default came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    config_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """One setting in effect, ready to be shown: a plain value, masked if it is secret."""
+
+    name: str
+    value: Any
+    origin: str
+    env: str
+    flag: str
+    meaning: str
+    expected: str
+
+
+def config_file_path(environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """Return the TOML file's path and whether the user named it."""
+    named = environ.get("SEMANTIC_CONFIG_FILE", "").strip()
+    if named:
+        return Path(named).expanduser().absolute(), True
+    return Path(platformdirs.user_config_dir(APP, appauthor=False)) / "config.toml", False
+
+
+def load_settings(
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Loaded:
+    """Read all sources; `flags` go by dotted name, `folder` (default: the working folder) is where `.env` lies.
+
+    Raises:
+        ConfigurationError: Anything is unknown, badly formed or contradictory; the message has a line for each.
+    """
+    environ = os.environ if environ is None else environ
+    path, required = config_file_path(environ)
+    sources = [
+        from_flags(flags or {}),
+        from_environment(environ),
+        from_dotenv((folder or Path.cwd()) / ".env"),
+        from_toml(path, required=required),
+    ]
+    complaints = [complaint for source in sources for complaint in source.complaints]
+    values, origins = _merge(sources, complaints)
+    settings = Settings(
+        models=sources[-1].models,
+        **{section: cls(**values.get(section, {})) for section, cls in SECTIONS.items()},
+    )
+    complaints += _contradictions(settings)
+    if complaints:
+        raise ConfigurationError("cannot use the settings:\n" + "\n".join(f"  - {one}" for one in complaints))
+    return Loaded(settings, origins, path)
+
+
+def _merge(sources: list[Source], complaints: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    for one in declared():
+        source = next((s for s in sources if one.name in s.values), None)
+        if source is None:
+            continue
+        raw, origin = source.values[one.name], source.origins[one.name]
+        try:
+            values.setdefault(one.section, {})[one.key] = one.kind.read(raw)
+        except ValueError:
+            shown = MASK if one.secret else repr(raw)
+            complaints.append(f"{one.name} = {shown} ({origin}): expected {one.kind.expected}")
+        else:
+            origins[one.name] = origin
+    return values, origins
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    found = []
+    server, mlx = settings.server, settings.mlx
+    if not is_loopback(server.host) and not settings.security.api_key:
+        found.append(
+            f"server.host = {server.host!r} can be reached from other machines and no API key is set: "
+            "set SEMANTIC_API_KEY, or listen on 127.0.0.1"
+        )
+    if mlx.max_queue_per_agent > mlx.max_queue:
+        found.append(
+            f"mlx.max_queue_per_agent = {mlx.max_queue_per_agent} is larger than mlx.max_queue = {mlx.max_queue}"
+        )
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name can only be reached from this machine; a name counts only if it is `localhost`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def effective(loaded: Loaded) -> list[Effective]:
+    """Return every setting with its value and origin, secrets masked."""
+    return [
+        Effective(
+            name=one.name,
+            value=_plain(read_setting(loaded.settings, one.name), one),
+            origin=loaded.origins.get(one.name, "default"),
+            env=one.env,
+            flag=one.flag,
+            meaning=one.meaning,
+            expected=one.kind.expected,
+        )
+        for one in declared()
+    ]
+
+
+def _plain(value: Any, one: Declared) -> Any:
+    if one.secret:
+        return MASK if value else None
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value

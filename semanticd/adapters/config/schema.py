@@ -1,0 +1,224 @@
+"""Every setting, once: its section and name, variable, default, kind and meaning. Docs and flags are made from this.
+
+Rule: a section's field `name` is the TOML key `[section] name`, the flag `--section-name` and the environment
+variable `SEMANTIC_SECTION_NAME`, unless the field says another variable.
+"""
+# ruff: noqa: RUF009 (`setting` returns `dataclasses.field`, which the linter cannot see)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from semanticd.adapters.config.kinds import Kind, choice, flag, folder, number, text, texts, whole
+from semanticd.control.address import default_runtime_dir
+
+APP = "semanticd"
+
+
+def setting(default: Any, kind: Kind, meaning: str, *, env: str = "", secret: bool = False) -> Any:
+    """Declare a setting; a callable default is asked when the settings are read."""
+    metadata = {"kind": kind, "meaning": meaning, "env": env, "secret": secret}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlxSettings:
+    """The engine: model, memory, batching."""
+
+    model_id: str | None = setting(
+        None,
+        text("a model's name"),
+        "Model to serve: alias, `hf:org/name`, folder or file; none: by machine.",
+    )
+    cache_budget_mb: int = setting(
+        4096, whole(minimum=16), "RAM for KV caches in MiB: hot blocks, running batches, writes in flight."
+    )
+    max_batch_size: int = setting(5, whole(minimum=1, maximum=256), "Sequences decoded together.")
+    kv_bits: int | None = setting(
+        None,
+        whole(minimum=4, choices=(4, 8)),
+        "Bits per cached value; none: the model's own precision, exact.",
+    )
+    block_tokens: int = setting(256, whole(minimum=16, maximum=8192), "Tokens per cache block.")
+    prefill_chunk: int = setting(
+        256, whole(minimum=16, maximum=16384), "Largest number of prompt tokens computed in one step."
+    )
+    decode_share: float = setting(
+        0.5, number(minimum=0.05, maximum=0.95), "Least share of engine time for decoding while prompts wait."
+    )
+    max_stall_ms: int = setting(
+        300,
+        whole(minimum=10, maximum=60_000),
+        "Longest time in ms that one prompt chunk may hold up decoding.",
+    )
+    max_queue: int = setting(256, whole(minimum=1), "Requests that may wait; further ones get 429.")
+    max_queue_per_agent: int = setting(32, whole(minimum=1), "Requests of one agent that may wait.")
+    load_on_demand: bool = setting(
+        False, flag(), "Load an installed model when a request names it, instead of answering 404."
+    )
+    model_ttl_s: float | None = setting(
+        None, number(minimum=1), "Unload a model that nobody asked for so many seconds; none: never."
+    )
+    trust_remote_code: bool = setting(False, flag(), "Let the default model's own Python code run.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Agents and the warm tier on disk."""
+
+    max_agents_in_memory: int = setting(5, whole(minimum=1), "Agents whose blocks stay hot; others are warm.")
+    cache_dir: Path = setting(
+        lambda: Path("~/.semantic/caches").expanduser(), folder(), "Folder of the warm tier."
+    )
+    cache_max_gb: float | None = setting(
+        None, number(minimum=0.001), "Largest size of the warm tier in GiB; none: no limit."
+    )
+    write_policy: str = setting(
+        "always", choice("always", "second_use", "off"), "Which blocks are written to disk."
+    )
+    write_budget_gb_per_day: float | None = setting(
+        None, number(minimum=0.001), "GiB that may be written per day, to spare the disk; none: no limit."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """The HTTP server and the log."""
+
+    host: str = setting("127.0.0.1", text("an address or host name"), "Address to listen on.")
+    port: int = setting(8000, whole(minimum=0, maximum=65535), "Port to listen on; 0: any free one.")
+    log_level: str = setting(
+        "info", choice("debug", "info", "warning", "error"), "Least level that is logged."
+    )
+    log_format: str = setting(
+        "json", choice("json", "console"), "Form of the log file's lines.", env="SEMANTIC_LOG_FORMAT"
+    )
+    log_prompts: bool = setting(False, flag(), "Whether prompts and answers may appear in the log.")
+    rate_limit_per_agent: int = setting(0, whole(minimum=0), "Requests per minute and agent; 0: no limit.")
+    rate_limit_global: int = setting(0, whole(minimum=0), "Requests per minute and key; 0: no limit.")
+    cors_origins: tuple[str, ...] = setting(
+        (), texts("origins, separated by commas"), "Origins that browsers may call from; none: CORS is off."
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        ("localhost", "127.0.0.1", "[::1]"),
+        texts("host names, separated by commas"),
+        "Names accepted in the Host header, against DNS rebinding; `*`: any.",
+    )
+    model_patterns: tuple[str, ...] = setting(
+        ("claude-*", "gpt-*", "default"),
+        texts("shell patterns, separated by commas"),
+        "Model names in requests that stand for the default model.",
+    )
+    drain_timeout_s: float = setting(
+        30.0, number(minimum=0, maximum=3600), "Seconds that running requests may take when the daemon stops."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecuritySettings:
+    """Keys; never shown, never logged."""
+
+    api_key: tuple[str, ...] = setting(
+        (),
+        texts("one or more keys, separated by commas"),
+        "Keys that clients must send; none: everybody who can connect may ask.",
+        env="SEMANTIC_API_KEY",
+        secret=True,
+    )
+    admin_key: str | None = setting(
+        None, text("a key"), "Key of the `/admin` routes.", env="SEMANTIC_ADMIN_KEY", secret=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSettings:
+    """Folders besides the caches; a second instance needs its own of each."""
+
+    models_dir: Path = setting(
+        lambda: Path(platformdirs.user_data_dir(APP, appauthor=False)) / "models",
+        folder(),
+        "Folder of models.",
+        env="SEMANTIC_MODELS_DIR",
+    )
+    runtime_dir: Path = setting(
+        default_runtime_dir,
+        folder(),
+        "Folder of the control socket and the pid file.",
+        env="SEMANTIC_RUNTIME_DIR",
+    )
+    log_dir: Path = setting(
+        lambda: Path(platformdirs.user_log_dir(APP, appauthor=False)),
+        folder(),
+        "Folder of the log files.",
+        env="SEMANTIC_LOG_DIR",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one daemon; made once, read only by the composition root."""
+
+    mlx: MlxSettings = field(default_factory=MlxSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The user's own registry entries, TOML `[models.NAME]`, by name; for the models room to read."""
+
+
+SECTIONS: Mapping[str, type] = {
+    "mlx": MlxSettings,
+    "agent": AgentSettings,
+    "server": ServerSettings,
+    "security": SecuritySettings,
+    "paths": PathSettings,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One setting as declared: `name` is dotted (`mlx.kv_bits`)."""
+
+    name: str
+    env: str
+    kind: Kind
+    meaning: str
+    secret: bool
+
+    @property
+    def section(self) -> str:
+        """Its section."""
+        return self.name.partition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """Its name within the section."""
+        return self.name.partition(".")[2]
+
+    @property
+    def flag(self) -> str:
+        """Its command-line flag."""
+        return "--" + self.name.replace(".", "-").replace("_", "-")
+
+
+def declared() -> Iterator[Declared]:
+    """Yield every setting in the order of this file."""
+    for section, cls in SECTIONS.items():
+        for one in fields(cls):
+            meta = one.metadata
+            env = meta["env"] or f"SEMANTIC_{section}_{one.name}".upper()
+            yield Declared(f"{section}.{one.name}", env, meta["kind"], meta["meaning"], meta["secret"])
+
+
+def read_setting(settings: Settings, name: str) -> Any:
+    """Return a setting's value by its dotted name."""
+    section, _, key = name.partition(".")
+    return getattr(getattr(settings, section), key)

@@ -1,0 +1,178 @@
+"""Where values come from: flags, environment, `.env`, TOML. Each source gives raw values by dotted name.
+
+Nothing here judges a value; an unknown name is complained about with the closest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semanticd.adapters.config.schema import SECTIONS, Declared, declared
+
+# By name, because the standard library has it from Python 3.11 on and type checkers see one version only.
+tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+ENV_PREFIX = "SEMANTIC_"
+OTHER_VARIABLES = frozenset({"SEMANTIC_CONFIG_FILE"})
+"""Variables of ours that are no settings: this one says where the settings' file is."""
+MODEL_KEYS = (
+    "source",
+    "description",
+    "aliases",
+    "context_length",
+    "memory_estimate_bytes",
+    "tool_parser",
+    "thinking",
+    "trust_remote_code",
+)
+"""What a `[models.NAME]` table may hold."""
+
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+_QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
+
+
+@dataclass(slots=True)
+class Source:
+    """Raw values of one source: dotted name to value, and to the words that say where it stood."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+
+    def add(self, name: str, value: Any, origin: str) -> None:
+        """Keep a value."""
+        self.values[name] = value
+        self.origins[name] = origin
+
+
+def from_flags(flags: Mapping[str, Any]) -> Source:
+    """Values by dotted name that the command line gave; None means not given."""
+    source = Source()
+    known = {one.name: one for one in declared()}
+    for name, value in flags.items():
+        if value is None:
+            continue
+        if name in known:
+            source.add(name, value, f"flag {known[name].flag}")
+        else:
+            source.complaints.append(_unknown("flag setting", name, list(known)))
+    return source
+
+
+def parse_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Read `--section-name value` and `--section-name=value`; raises `ValueError` naming what is unknown."""
+    known: dict[str, Declared] = {one.flag: one for one in declared()}
+    result: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if not flag.startswith("--"):
+            raise ValueError(f"unexpected argument {argument!r}; settings are given as --section-name VALUE")
+        if flag not in known:
+            raise ValueError(_unknown("flag", flag, list(known)))
+        if not equals:
+            following = next(rest, None)
+            if following is None:
+                raise ValueError(f"flag {flag} needs a value: expected {known[flag].kind.expected}")
+            value = following
+        result[known[flag].name] = value
+    return result
+
+
+def from_environment(environ: Mapping[str, str], *, where: str = "environment") -> Source:
+    """Values of `SEMANTIC_…` variables; other variables are not ours. An empty one counts as not set."""
+    source = Source()
+    known = {one.env: one for one in declared()}
+    for variable, value in environ.items():
+        if not variable.startswith(ENV_PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        if variable not in known:
+            source.complaints.append(_unknown(f"variable ({where})", variable, list(known)))
+        elif value.strip():
+            source.add(known[variable].name, value, f"{where} {variable}")
+    return source
+
+
+def from_dotenv(path: Path) -> Source:
+    """Values of a `.env` file, if there is one: `NAME=value` lines, quotes, `export` and comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return Source()
+    except (OSError, UnicodeDecodeError) as error:
+        return Source(complaints=[f"cannot read {path}: {error}"])
+    variables = {}
+    for line in lines:
+        match = _ASSIGNMENT.fullmatch(line)
+        if match:
+            variables[match[1]] = _unquoted(match[2])
+    return from_environment(variables, where=".env")
+
+
+def _unquoted(value: str) -> str:
+    quoted = _QUOTED.fullmatch(value)
+    return quoted[2] if quoted else re.split(r"\s#", value, maxsplit=1)[0].strip()
+
+
+def from_toml(path: Path, *, required: bool) -> Source:
+    """Values of a TOML file; `required` if the user named it, so that its absence is a mistake."""
+    source = Source()
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except FileNotFoundError:
+        if required:
+            source.complaints.append(f"SEMANTIC_CONFIG_FILE names {path}, which is not there")
+        return source
+    except (OSError, UnicodeDecodeError) as error:
+        source.complaints.append(f"cannot read {path}: {error}")
+        return source
+    except tomllib.TOMLDecodeError as error:
+        source.complaints.append(f"{path} is not TOML: {error}")
+        return source
+    for section, content in document.items():
+        _read_table(source, path, section, content)
+    return source
+
+
+def _read_table(source: Source, path: Path, section: str, content: object) -> None:
+    if section == "models" and isinstance(content, dict):
+        for name, entry in content.items():
+            _read_model(source, path, name, entry)
+    elif section not in SECTIONS:
+        source.complaints.append(_unknown(f"table or key in {path}", section, [*SECTIONS, "models"]))
+    elif not isinstance(content, dict):
+        source.complaints.append(f"{section} in {path} must be a table: [{section}]")
+    else:
+        known = [one.key for one in declared() if one.section == section]
+        for key, value in content.items():
+            if key in known:
+                source.add(f"{section}.{key}", value, str(path))
+            else:
+                source.complaints.append(_unknown(f"key in [{section}] of {path}", key, known))
+
+
+def _read_model(source: Source, path: Path, name: str, entry: object) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+        source.complaints.append(
+            f"[models.{name}] in {path} needs `source`: `hf:org/name`, a folder or a file"
+        )
+        return
+    for key in entry:
+        if key not in MODEL_KEYS:
+            source.complaints.append(_unknown(f"key in [models.{name}] of {path}", key, list(MODEL_KEYS)))
+    source.models[name] = entry
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    hint = f"did you mean {close[0]}?" if close else "`semanticd config --all` lists every setting"
+    return f"unknown {what}: {name}; {hint}"

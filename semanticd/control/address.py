@@ -1,0 +1,54 @@
+"""Where the control socket is: one per user, in a folder that `SEMANTIC_RUNTIME_DIR` can move."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+APP: Final = "semanticd"
+SOCKET_NAME: Final = "semanticd.sock"
+
+MAX_SOCKET_PATH_BYTES: Final = 103
+"""The longest socket path that every platform takes: 104 bytes on macOS, one of them for the closing zero."""
+
+
+class SocketPathTooLongError(ValueError):
+    """The runtime folder's path leaves no room for a Unix socket's name."""
+
+
+def default_runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of socket and pid file: `SEMANTIC_RUNTIME_DIR`, else the platform's per-user one.
+
+    Linux: `$XDG_RUNTIME_DIR/semanticd`, else `/run/user/UID/semanticd`, else `/tmp/semanticd-UID`.
+    macOS: `~/Library/Caches/TemporaryItems/semanticd`, as platformdirs has it.
+    """
+    environ = os.environ if environ is None else environ
+    if chosen := environ.get("SEMANTIC_RUNTIME_DIR", "").strip():
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "TemporaryItems" / APP
+    if base := environ.get("XDG_RUNTIME_DIR", "").strip():
+        return Path(base) / APP
+    login = Path(f"/run/user/{os.getuid()}")
+    # The server refuses a folder that is not this user's own, so a name that others can guess does no harm.
+    return login / APP if os.access(login, os.W_OK) else Path(f"/tmp/{APP}-{os.getuid()}")  # noqa: S108
+
+
+def socket_path_in(runtime_dir: Path) -> Path:
+    """Return the socket's path in a folder; raises `SocketPathTooLongError`."""
+    path = runtime_dir / SOCKET_NAME
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise SocketPathTooLongError(
+            f"the control socket's path is {length} bytes long, and Unix sockets allow {MAX_SOCKET_PATH_BYTES}: "
+            f"{path}; set SEMANTIC_RUNTIME_DIR to a shorter folder, for example /tmp/semanticd-{os.getuid()}"
+        )
+    return path
+
+
+def default_socket_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the control socket's path for this user; raises `SocketPathTooLongError`."""
+    return socket_path_in(default_runtime_dir(environ))
