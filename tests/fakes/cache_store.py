@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -33,19 +33,25 @@ class _Waiting:
 
 
 class MemoryWarmStore:
-    """`WarmStore` in a dictionary; a block's size is that of its tensors. Not for several threads at once."""
+    """`WarmStore` in a dictionary. Not for several threads at once."""
 
     def __init__(
-        self, *, cap_bytes: int | None = None, write_policy: str = "always", hold_writes: bool = False
+        self,
+        *,
+        cap_bytes: int | None = None,
+        write_policy: str = "always",
+        hold_writes: bool = False,
+        size_of: Callable[[BlockRecord], int] = lambda record: record.block.num_bytes,
     ) -> None:
-        """Begin empty; the policy is `always`, `second_use` or `off`."""
+        """Begin empty; the policy is `always`, `second_use` or `off`; `size_of` says what a block counts for."""
         self.cap_bytes = cap_bytes
         self.write_policy = write_policy
         self.hold_writes = hold_writes
         self.refuse = ""
-        """When not empty, every write is refused for this reason (a full disk)."""
+        """When not empty, nothing new is written, for this reason (a full disk)."""
         self.writes: list[BlockHash] = []
         """Every block ever written, in order."""
+        self._size_of = size_of
         self._entries: OrderedDict[BlockHash, _Entry] = OrderedDict()
         self._protected: dict[str, frozenset[BlockHash]] = {}
         self._seen: set[BlockHash] = set()
@@ -121,7 +127,7 @@ class MemoryWarmStore:
 
     def _store(self, records: Sequence[BlockRecord]) -> WriteResult:
         refused: list[BlockHash] = []
-        reason = "the store is closed" if self.closed else self.refuse
+        reason = "the store is closed" if self.closed else ""
         num_written = num_present = num_bytes = 0
         admitted: list[BlockRecord] = []
         for record in records:
@@ -137,7 +143,10 @@ class MemoryWarmStore:
             else:
                 fresh.append(record)
         fitting = self._make_room(fresh)
-        if len(fitting) < len(fresh):
+        if self.refuse:
+            refused += [record.block.block_hash for record in fresh]
+            fitting, reason = [], self.refuse
+        elif len(fitting) < len(fresh):
             refused += [record.block.block_hash for record in fresh[len(fitting) :]]
             reason = "the cap is reached"
         self._time += 1
@@ -145,7 +154,7 @@ class MemoryWarmStore:
             self._entries[record.block.block_hash] = _Entry(record, self._time, next(self._order))
             self.writes.append(record.block.block_hash)
             num_written += 1
-            num_bytes += record.block.num_bytes
+            num_bytes += self._size_of(record)
         self._count(num_writes=num_written, bytes_written=num_bytes)
         return WriteResult(
             num_written=num_written,
@@ -167,13 +176,20 @@ class MemoryWarmStore:
         """Return the leading blocks that fit after pruning."""
         if self.cap_bytes is None:
             return fresh
-        fresh = _leading(fresh, self.cap_bytes)
+        fresh = self._leading(fresh, self.cap_bytes)
         spare = {record.block.parent for record in fresh}
-        self._prune(self.cap_bytes - sum(record.block.num_bytes for record in fresh), spare=spare)
-        return _leading(fresh, self.cap_bytes - self._bytes())
+        self._prune(self.cap_bytes - sum(map(self._size_of, fresh)), spare=spare)
+        return self._leading(fresh, self.cap_bytes - self._bytes())
+
+    def _leading(self, records: Sequence[BlockRecord], room: int) -> Sequence[BlockRecord]:
+        for at, record in enumerate(records):
+            room -= self._size_of(record)
+            if room < 0:
+                return records[:at]
+        return records
 
     def _bytes(self) -> int:
-        return sum(entry.record.block.num_bytes for entry in self._entries.values())
+        return sum(self._size_of(entry.record) for entry in self._entries.values())
 
     def _prune(self, target_bytes: int, *, spare: set[BlockHash]) -> int:
         kept = spare.union(*self._protected.values())
@@ -300,14 +316,6 @@ class MemoryAgentArchive:
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents whose block table names this block."""
         return [agent_id for agent_id, agent in self._agents.items() if block_hash in agent.block_table]
-
-
-def _leading(records: Sequence[BlockRecord], room: int) -> Sequence[BlockRecord]:
-    for at, record in enumerate(records):
-        room -= record.block.num_bytes
-        if room < 0:
-            return records[:at]
-    return records
 
 
 def _parents_first(records: Sequence[BlockRecord]) -> list[BlockRecord]:

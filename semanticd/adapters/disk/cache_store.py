@@ -365,6 +365,7 @@ class DiskCacheStore:
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued is durable; False when the time ran out."""
+        self.write_queue.put(self._write_touches)
         return self.write_queue.flush(timeout_s)
 
     def close(self) -> None:
