@@ -113,7 +113,7 @@ async def until(condition: Callable[[], bool], *, deadline_s: float = 10.0) -> N
     """Let the event loop run until a condition holds; fails at the deadline."""
 
     async def poll() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any condition, not one that could be awaited
             await asyncio.sleep(0)
 
     await asyncio.wait_for(poll(), deadline_s)

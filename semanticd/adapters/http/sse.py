@@ -26,11 +26,17 @@ DONE = b"data: [DONE]\n\n"
 
 _encoder = msgspec.json.Encoder()
 
+_LINE_ENDS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+"""Characters that JSON leaves alone, but that some clients' line readers take for the end of a line."""
+
 
 def frame(data: Any, *, event: str | None = None) -> bytes:
     """Return one event with its data as a single line of JSON, preceded by its name if it has one."""
     head = b"" if event is None else b"event: " + event.encode("ascii") + b"\n"
-    return head + b"data: " + _encoder.encode(data) + b"\n\n"
+    line = _encoder.encode(data)
+    for character, escape in _LINE_ENDS:
+        line = line.replace(character, escape)
+    return head + b"data: " + line + b"\n\n"
 
 
 class StreamRenderer(Protocol):

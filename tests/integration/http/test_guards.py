@@ -1,0 +1,248 @@
+"""Who may come in, and how the others are told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.http_config import HttpConfig
+from tests.fakes.asgi_client import Answer, AsgiClient
+from tests.fakes.generator import ScriptedGenerator
+from tests.fakes.http_services import make_services
+
+MESSAGE = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def client_for(*, monotonic: Clock | None = None, **config: Any) -> AsgiClient:
+    services = make_services(ScriptedGenerator(), **({"monotonic": monotonic} if monotonic else {}))
+    return AsgiClient(create_app(services, HttpConfig(**config)))
+
+
+def send(client: AsgiClient, method: str, url: str, body: bytes = b"", **options: Any) -> Answer:
+    return asyncio.run(client.send(method, url, body, **options))
+
+
+def post(client: AsgiClient, url: str = "/v1/messages", body: object = MESSAGE, **options: Any) -> Answer:
+    return asyncio.run(client.post(url, body, **options))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": "Basic first"}, 401),
+        ({"x-api-key": "wrong"}, 401),
+        ({"x-api-key": "first"}, 200),
+        ({"authorization": "Bearer second"}, 200),
+        ({"authorization": "bearer first"}, 200),
+        ({"authorization": "Bearer wrong", "x-api-key": "second"}, 200),
+    ],
+)
+def test_any_of_several_keys_opens_in_either_header(headers: dict[str, str], status: int) -> None:
+    answer = post(client_for(api_keys=("first", "second")), headers=headers)
+    assert answer.status == status
+    if status == 401:
+        assert answer.json["error"]["type"] == "authentication_error"
+        assert "wrong" not in answer.content.decode().replace("wrong one", "")
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/health/startup"])
+def test_supervisors_need_no_key(path: str) -> None:
+    assert send(client_for(api_keys=("k",)), "GET", path).status == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/v1/agents"])
+def test_everything_else_needs_one(path: str) -> None:
+    assert send(client_for(api_keys=("k",)), "GET", path).status == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example:8000", 403),
+        ("", 400),
+    ],
+)
+def test_only_hosts_on_the_list_are_answered_for(host: str, status: int) -> None:
+    assert post(client_for(), headers={"host": host}).status == status
+
+
+def test_browsers_of_other_sites_are_refused_unless_configured() -> None:
+    origin = {"origin": "https://app.example"}
+    asked = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+    closed = client_for()
+    assert post(closed, headers=origin).status == 403
+    assert "access-control-allow-origin" not in send(closed, "OPTIONS", "/v1/messages", headers=asked).headers
+    assert post(closed, headers={"origin": "http://localhost:8000"}).status == 200
+
+    opened = client_for(cors_origins=("https://app.example",), api_keys=("k",))
+    preflight = send(opened, "OPTIONS", "/v1/messages", headers=asked)
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    assert preflight.headers["access-control-allow-headers"] == "x-api-key"
+    answer = post(opened, headers={**origin, "x-api-key": "k"})
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
+    assert post(opened, headers={"origin": "https://evil.example", "x-api-key": "k"}).status == 403
+
+
+@pytest.mark.parametrize(
+    ("config", "headers", "peer", "status"),
+    [
+        ({}, {}, ("127.0.0.1", 1), 200),
+        ({}, {}, ("::1", 1), 200),
+        ({}, {}, None, 200),
+        ({}, {}, ("192.168.1.5", 1), 403),
+        ({"is_loopback": False}, {}, ("127.0.0.1", 1), 403),
+        ({"api_keys": ("k",)}, {"x-api-key": "k"}, ("127.0.0.1", 1), 403),
+        ({"admin_key": "a"}, {}, ("127.0.0.1", 1), 401),
+        ({"admin_key": "a"}, {"x-admin-key": "b"}, ("127.0.0.1", 1), 401),
+        ({"admin_key": "a"}, {"x-admin-key": "a"}, ("192.168.1.5", 1), 200),
+    ],
+)
+def test_admin_needs_its_key_or_loopback(
+    config: dict[str, Any], headers: dict[str, str], peer: tuple[str, int] | None, status: int
+) -> None:
+    client = client_for(**config)
+    client.client = peer
+    assert send(client, "GET", "/admin/models", headers=headers).status == status
+    assert send(client, "DELETE", "/admin/caches", headers=headers).status == status
+
+
+def test_too_many_requests_of_one_key_are_told_when_to_come_back() -> None:
+    clock = Clock()
+    client = client_for(api_keys=("a", "b"), rate_limit_global=2, monotonic=clock)
+    statuses = [post(client, headers={"x-api-key": key}).status for key in ("a", "a", "b")]
+    assert statuses == [200, 200, 200]
+    refused = post(client, headers={"x-api-key": "a"})
+    assert (refused.status, refused.json["error"]["type"]) == (429, "rate_limit_error")
+    assert refused.headers["retry-after"] == "30"
+    clock.now += 30
+    assert post(client, headers={"x-api-key": "a"}).status == 200
+
+
+def test_too_many_requests_of_one_agent_do_not_stop_another() -> None:
+    client = client_for(rate_limit_per_agent=1, monotonic=Clock())
+    assert post(client, headers={"x-session-id": "ann"}).status == 200
+    assert post(client, headers={"x-session-id": "ann"}).status == 429
+    assert post(client, headers={"x-session-id": "bob"}).status == 200
+    assert post(client).status == 200
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_must_be_declared_as_json(content_type: str) -> None:
+    answer = post(client_for(), headers={"content-type": content_type})
+    assert answer.status == 415
+    assert answer.json["type"] == "error"
+
+
+def test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not() -> None:
+    client = client_for(max_body_bytes=100)
+    declared = send(
+        client, "POST", "/v1/messages", headers={"content-type": "application/json", "content-length": "101"}
+    )
+    assert declared.status == 413
+    assert declared.json["error"]["type"] == "request_too_large"
+    assert post(client, body=b'{"a": "' + b"x" * 200 + b'"}').status == 413
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
+    client = client_for(body_timeout_s=0.01)
+    answer = send(
+        client, "POST", "/v1/messages", b"{", headers={"content-type": "application/json"}, stall=True
+    )
+    assert answer.status == 408
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_headers_have_a_limit() -> None:
+    assert post(client_for(max_header_bytes=300), headers={"x-big": "x" * 400}).status == 431
+
+
+def test_messages_have_a_limit_in_every_dialect() -> None:
+    client = client_for(max_messages=1)
+    two = [{"role": "user", "content": "a"}] * 2
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/messages": {"model": "tiny", "max_tokens": 1, "messages": two},
+        "/v1/messages/count_tokens": {"model": "tiny", "messages": two},
+        "/v1/chat/completions": {"model": "tiny", "messages": two},
+        "/v1/completions": {"model": "tiny", "prompt": ["a", "b"]},
+        "/v1/responses": {"model": "tiny", "input": two},
+        "/v1/agents/a/generate": {"messages": two},
+    }
+    for url, body in bodies.items():
+        answer = post(client, url, body)
+        assert (answer.status, "at most 1" in answer.content.decode()) == (400, True), url
+
+
+def test_request_ids_are_echoed_or_made_and_never_used_twice_at_a_time() -> None:
+    async def scenario() -> None:
+        generator = ScriptedGenerator([asyncio.Event()])
+        client = AsgiClient(create_app(make_services(generator), HttpConfig()))
+        headers = {"x-request-id": "mine-1"}
+        first = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
+        second = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
+        while len(generator.streams) < 2:
+            await asyncio.sleep(0)
+        assert len({request.request_id for request in generator.requests}) == 2
+        for stream in generator.streams:
+            assert isinstance(stream.script[0], asyncio.Event)
+            stream.script[0].set()
+        for answer in await asyncio.gather(first, second):
+            assert answer.headers["x-request-id"] == answer.headers["request-id"] == "mine-1"
+
+    asyncio.run(scenario())
+    made = post(client_for(), headers={"x-request-id": "bad id\u00e9"}).headers["x-request-id"]
+    assert made.startswith("req_")
+
+
+def test_no_prompt_and_no_key_is_ever_logged() -> None:
+    class Log:
+        lines: list[str] = []
+
+        def note(self, event: str, **fields: object) -> None:
+            self.lines.append(f"{event} {fields}")
+
+        info = warning = error = note
+
+    services = make_services(ScriptedGenerator(["a", RuntimeError("boom")]), log=Log())
+    client = AsgiClient(create_app(services, HttpConfig(api_keys=("s3cret",))))
+    for stream in (True, False):
+        body = {**MESSAGE, "messages": [{"role": "user", "content": "private words"}], "stream": stream}
+        post(client, body=body, headers={"x-api-key": "s3cret"})
+    logged = "\n".join(Log.lines)
+    assert "boom" in logged
+    assert "private" not in logged
+    assert "s3cret" not in logged
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status"),
+    [
+        ("GET", "/v1/messages", 405),
+        ("POST", "/v1/nothing", 404),
+        ("PUT", "/v1/agents", 405),
+        ("GET", "/x", 404),
+    ],
+)
+def test_wrong_paths_and_methods_are_told_in_the_dialects_shape(method: str, url: str, status: int) -> None:
+    answer = send(client_for(), method, url)
+    assert answer.status == status
+    assert ("type" in answer.json) == url.startswith("/v1/messages")
+    assert answer.json["error"]["message"]
