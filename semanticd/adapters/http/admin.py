@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 from falcon.asgi import Request, Response
-from msgspec import Meta, Struct
 
+from semanticd.adapters.http.admin_wire import ModelName
 from semanticd.adapters.http.body import read_object
 from semanticd.adapters.http.http_config import HttpConfig
 from semanticd.adapters.http.services import CacheService, ModelsService
-
-
-class ModelName(Struct):
-    """Body of the commands on one model."""
-
-    model: Annotated[str, Meta(min_length=1)]
 
 
 class AdminModels:

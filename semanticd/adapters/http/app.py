@@ -28,6 +28,7 @@ from semanticd.adapters.http.middleware import ExchangeWrapper
 from semanticd.adapters.http.openai_chat import ChatCompletions
 from semanticd.adapters.http.openai_responses import Responses, StoredResponses
 from semanticd.adapters.http.ops import Health, Metrics, Model, Models, Root
+from semanticd.adapters.http.reference import Docs, OpenApi
 from semanticd.adapters.http.response_store import ResponseStore
 from semanticd.adapters.http.services import HttpServices
 from semanticd.domain.errors import InvalidRequestError, SemanticError
@@ -44,6 +45,8 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
     app.add_route("/health/live", Health(services.health.live))
     app.add_route("/health/ready", Health(services.health.ready))
     app.add_route("/health/startup", Health(services.health.startup))
+    app.add_route("/openapi.json", OpenApi(config))
+    app.add_route("/docs", Docs(config))
     app.add_route("/metrics", Metrics(services.metrics_text))
 
     app.add_route("/v1/models", Models(services.models))

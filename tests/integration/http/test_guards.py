@@ -9,7 +9,7 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.http_config import HttpConfig
-from tests.fakes.asgi_client import Answer, AsgiClient
+from tests.fakes.asgi_client import Answer, AsgiClient, until
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_services import make_services
 
@@ -198,8 +198,7 @@ def test_request_ids_are_echoed_or_made_and_never_used_twice_at_a_time() -> None
         headers = {"x-request-id": "mine-1"}
         first = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
         second = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
-        while len(generator.streams) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: len(generator.streams) == 2)
         assert len({request.request_id for request in generator.requests}) == 2
         for stream in generator.streams:
             assert isinstance(stream.script[0], asyncio.Event)
@@ -213,11 +212,11 @@ def test_request_ids_are_echoed_or_made_and_never_used_twice_at_a_time() -> None
 
 
 def test_no_prompt_and_no_key_is_ever_logged() -> None:
-    class Log:
-        lines: list[str] = []
+    lines: list[str] = []
 
+    class Log:
         def note(self, event: str, **fields: object) -> None:
-            self.lines.append(f"{event} {fields}")
+            lines.append(f"{event} {fields}")
 
         info = warning = error = note
 
@@ -226,7 +225,7 @@ def test_no_prompt_and_no_key_is_ever_logged() -> None:
     for stream in (True, False):
         body = {**MESSAGE, "messages": [{"role": "user", "content": "private words"}], "stream": stream}
         post(client, body=body, headers={"x-api-key": "s3cret"})
-    logged = "\n".join(Log.lines)
+    logged = "\n".join(lines)
     assert "boom" in logged
     assert "private" not in logged
     assert "s3cret" not in logged

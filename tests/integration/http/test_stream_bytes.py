@@ -13,7 +13,7 @@ from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.http_config import HttpConfig
 from semanticd.domain.errors import EngineError, QueueFullError
 from semanticd.domain.generation import Finished, FinishReason, ThinkingDelta
-from tests.fakes.asgi_client import Answer, AsgiClient
+from tests.fakes.asgi_client import Answer, AsgiClient, until
 from tests.fakes.generator import USAGE, Script, ScriptedGenerator, call_script
 from tests.fakes.http_services import make_services
 
@@ -123,8 +123,7 @@ def test_a_long_prefill_is_bridged_by_pings(url: str) -> None:
         answer = Answer()
         client = AsgiClient(app)
         sending = asyncio.ensure_future(client.post(url, {**ROUTES[url], "stream": True}, answer=answer))
-        while len(answer.chunks) < 3:
-            await asyncio.sleep(0)
+        await until(lambda: len(answer.chunks) >= 3)
         release.set()
         await sending
         return answer.content
