@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
@@ -15,6 +15,7 @@ from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.agent_archive import DiskAgentArchive
 from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
+from semanticd.adapters.disk.write_rules import WritePolicy
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.agent_registry import AgentRegistry
@@ -68,13 +69,13 @@ def build(
         Path(settings.agent.cache_dir).expanduser(),
         options=WarmOptions(
             cap_bytes=int(cap_gb * _GIB) if cap_gb else None,
-            write_policy=settings.agent.write_policy,
+            write_policy=cast("WritePolicy", settings.agent.write_policy),
             write_budget_bytes=int(budget_gb * _GIB) if budget_gb else None,
         ),
         metrics=metrics,
         log=log,
     )
-    archive = DiskAgentArchive.open(warm.folder, write_queue=warm, metrics=metrics, log=log)
+    archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
     engine = BlockPoolBatchEngine(
         limits=SchedulerLimits(
             max_batch_size=settings.mlx.max_batch_size,
@@ -107,6 +108,7 @@ def build(
         clock=clock,
         bus=bus,
         log=log,
+        load_on_demand=settings.mlx.load_on_demand,
     )
     return Daemon(
         engine=engine,

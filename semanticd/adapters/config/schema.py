@@ -60,6 +60,9 @@ class MlxSettings:
     )
     max_queue: int = setting(256, whole(minimum=1), "Requests that may wait; further ones get 429.")
     max_queue_per_agent: int = setting(32, whole(minimum=1), "Requests of one agent that may wait.")
+    canonicalize: bool = setting(
+        True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
+    )
     load_on_demand: bool = setting(
         False, flag(), "Load an installed model when a request names it, instead of answering 404."
     )

@@ -168,7 +168,7 @@ class MlxModelRunner:
             indices = mx.argpartition(-logprobs, top)[:top]
             ids, values = cast("list[int]", indices.tolist()), cast("list[float]", logprobs[indices].tolist())
             best = tuple(sorted(zip(ids, values, strict=True), key=lambda pair: -pair[1]))
-        return DecodedToken(sequence_id, token_id, float(logprobs[token_id].item()), best)
+        return DecodedToken(sequence_id, token_id, cast("float", logprobs[token_id].item()), best)
 
     # Blocks.
 

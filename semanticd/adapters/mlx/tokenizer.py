@@ -118,20 +118,22 @@ class MlxTokenizer:
         options: dict[str, Any] = {k: v for k, v in prompt.template_options.items() if k in self._template}
         if self._knows_tools and prompt.tools and prompt.tool_choice.mode != "none":
             options["tools"] = [self._tool(tool) for tool in prompt.tools]
-        attempts = (messages, _merged(messages))
-        error: Exception | None = None
-        for attempt in attempts:
-            try:
-                text: str = self._wrapper.apply_chat_template(
-                    attempt, tokenize=False, add_generation_prompt=add_generation_prompt, **options
-                )
-            except Exception as raised:  # noqa: BLE001 (templates raise what they like)
-                error = error or raised
-            else:
-                return text
-        raise InvalidRequestError(
-            f"the model's chat template refuses this conversation: {error}", param="messages"
-        ) from error
+        options |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        try:
+            return self._apply(messages, options)
+        except Exception as error:
+            # Templates raise what they like, most often about system text or roles that do not alternate.
+            merged = _merged(messages)
+            if merged == messages:
+                raise _refused(error) from error
+        try:
+            return self._apply(merged, options)
+        except Exception as error:
+            raise _refused(error) from error
+
+    def _apply(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
+        text: str = self._wrapper.apply_chat_template(messages, **options)
+        return text
 
     def _messages(self, prompt: ChatPrompt) -> list[dict[str, Any]]:
         messages = [entry for message in prompt.messages for entry in self._entries(message)]
@@ -228,6 +230,12 @@ class MlxTokenizer:
     def validate_constraint(self, constraint: OutputConstraint) -> None:
         """Raise when the constraint cannot be compiled."""
         self.constraints.validate(constraint)
+
+
+def _refused(error: Exception) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"the model's chat template refuses this conversation: {error}", param="messages"
+    )
 
 
 def _markup(wrapper: TokenizerWrapper, hint: str | None) -> Markup:

@@ -43,16 +43,14 @@ def default_model(*, platform: str, machine: str, memory_bytes: int) -> str:
     return "smollm2-135m"
 
 
-def read_entries(text: str, *, origin: str) -> dict[str, tuple[ModelEntry, tuple[str, ...]]]:
-    """Parse a registry file into entries and their sources, by name.
+def read_entries(
+    tables: Mapping[str, Mapping[str, Any]], *, origin: str
+) -> dict[str, tuple[ModelEntry, tuple[str, ...]]]:
+    """Turn a registry's tables into entries and their sources, by name.
 
     Raises:
-        ConfigurationError: The file is no TOML, or an entry has an unknown or wrong field.
+        ConfigurationError: An entry has an unknown or wrong field.
     """
-    try:
-        tables = tomllib.loads(text).get("models", {})
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"cannot read the model registry {origin}: {error}") from error
     return {name: _entry(name, table, origin) for name, table in tables.items()}
 
 
@@ -93,15 +91,14 @@ class ModelRegistry:
         models_dir: Path,
         *,
         convert_gguf: Callable[[Path, Path], None],
-        user_registry: str | None = None,
+        user_models: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Keep models under `models_dir`; `convert_gguf` turns a GGUF file into a model folder."""
         self._dir = models_dir
         self._convert = convert_gguf
         shipped = resources.files("semanticd.adapters.models").joinpath("registry.toml").read_text("utf-8")
-        self._entries = read_entries(shipped, origin="registry.toml")
-        if user_registry:
-            self._entries.update(read_entries(user_registry, origin="your registry"))
+        self._entries = read_entries(tomllib.loads(shipped)["models"], origin="registry.toml")
+        self._entries.update(read_entries(user_models or {}, origin="your configuration"))
 
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""
