@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.fakes.http_services import make_services
 
 HELLO = [{"role": "user", "content": "hello"}]
 
-ROUTES = {
+ROUTES: dict[str, dict[str, Any]] = {
     "/v1/messages": {"model": "tiny", "max_tokens": 10, "messages": HELLO},
     "/v1/chat/completions": {"model": "tiny", "messages": HELLO},
     "/v1/completions": {"model": "tiny", "prompt": ["a", "b"]},
@@ -27,7 +28,7 @@ JSON = {"content-type": "application/json"}
 
 
 async def leave_when(
-    generator: ScriptedGenerator, url: str, body: dict[str, object], *, begun: bool
+    generator: ScriptedGenerator, url: str, body: dict[str, Any], *, begun: bool
 ) -> tuple[Answer, int]:
     """Return the answer so far, and what is still being computed once the exchange has ended."""
     client = AsgiClient(create_app(make_services(generator), HttpConfig(ping_interval_s=0.001)))

@@ -25,7 +25,12 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ANTHROPIC_TOOL: Any = {"name": "weather", "description": "w", "input_schema": SCHEMA}
 OPENAI_TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+STRICT_TOOL: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": SCHEMA, "strict": True},
+}
 RESPONSES_TOOL: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": False}
+STRICT_RESPONSES_TOOL: Any = {**RESPONSES_TOOL, "strict": True}
 
 GENERATOR = ScriptedGenerator()
 
@@ -150,7 +155,7 @@ def test_openai_streams_a_chat(gpt: openai.OpenAI, generator: ScriptedGenerator)
     with gpt.chat.completions.stream(
         model="tiny",
         messages=HELLO,
-        tools=[{**OPENAI_TOOL, "function": {**OPENAI_TOOL["function"], "strict": True}}],
+        tools=[STRICT_TOOL],
     ) as stream:
         final = stream.get_final_completion()
     message = final.choices[0].message
@@ -181,7 +186,7 @@ def test_openai_responds_and_goes_on_from_what_is_stored(
     assert [item.type for item in first.output] == ["reasoning", "message", "function_call"]
     result: Any = [{"type": "function_call_output", "call_id": "call_1", "output": "cold"}]
     with gpt.responses.stream(
-        model="tiny", input=result, previous_response_id=first.id, tools=[{**RESPONSES_TOOL, "strict": True}]
+        model="tiny", input=result, previous_response_id=first.id, tools=[STRICT_RESPONSES_TOOL]
     ) as stream:
         second = stream.get_final_response()
     request = generator.requests[-1]
