@@ -162,8 +162,8 @@ def decode(payload: bytes) -> Message:
 
 def _unpack(payload: bytes) -> dict[str, Any]:
     try:
-        # Sizes within a payload are bounded by the payload's own, so that a forged header allocates nothing.
-        fields = msgpack.unpackb(payload, raw=False, strict_map_key=False, max_buffer_size=len(payload))
+        # msgpack bounds every inner size by the payload's own, so that a forged header allocates nothing.
+        fields = msgpack.unpackb(payload, raw=False, strict_map_key=False)
     except RecursionError:
         raise MalformedMessageError("the payload is nested too deeply") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
@@ -178,13 +178,20 @@ def _check_version(fields: Mapping[str, Any]) -> None:
     if not _is_count(version) or version < 1:
         raise MalformedMessageError("`v` must be a whole number from 1 (the protocol version)")
     if version > PROTOCOL_VERSION:
-        raise UnsupportedVersionError(version, request_id(fields))
+        raise UnsupportedVersionError(version, _request_id(fields))
 
 
-def request_id(fields: Mapping[str, Any]) -> int | None:
-    """Return the `id` of a map that may not be a message, so that its sender can be answered; None if unusable."""
+def _request_id(fields: Mapping[str, Any]) -> int | None:
     value = fields.get("id")
     return value if _is_count(value) else None
+
+
+def readable_id(payload: bytes) -> int | None:
+    """Return the `id` of a payload that may not be a message, so that its sender can be answered; else None."""
+    try:
+        return _request_id(_unpack(payload))
+    except MalformedMessageError:
+        return None
 
 
 def _command(fields: Mapping[str, Any]) -> Command:

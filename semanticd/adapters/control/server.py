@@ -1,0 +1,199 @@
+"""ControlServer: the Unix socket in its private folder, and the clients on it.
+
+Rule: nobody but this user gets in. The folder is 0700 and this user's, the socket 0600, and the kernel is asked for
+each peer's user id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from semanticd.adapters.control.connection import Connection, ControlLimits, Identity
+from semanticd.adapters.control.peer import HasDescriptor, peer_uid
+from semanticd.adapters.control.services import Services
+from semanticd.adapters.control.snapshots import publish_snapshots
+from semanticd.application.ports.telemetry import Log
+from semanticd.control import messages as m
+from semanticd.control.address import MAX_SOCKET_PATH_BYTES
+from semanticd.control.framing import frame
+from semanticd.domain.errors import DaemonError
+
+_OURS = {"semanticd.sock", "semanticd.pid"}
+_CLOSE_GRACE_S = 2.0
+_PROBE_TIMEOUT_S = 2.0
+
+
+class ControlServer:
+    """Listens for control clients; one per daemon, on the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        services: Services,
+        identity: Identity,
+        log: Log,
+        limits: ControlLimits | None = None,
+        uid_of: Callable[[HasDescriptor], int] = peer_uid,
+    ) -> None:
+        """`uid_of` says who is at the other end of a connection."""
+        self.path = path
+        self._services = services
+        self._identity = identity
+        self._log = log
+        self._limits = limits or ControlLimits()
+        self._uid_of = uid_of
+        self._server: asyncio.Server | None = None
+        self._inode: int | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._snapshots: asyncio.Task[None] | None = None
+
+    @property
+    def num_clients(self) -> int:
+        """Connected clients."""
+        return len(self._clients)
+
+    async def start(self) -> None:
+        """Listen; raises `DaemonError` when the folder is unfit or another daemon is listening there."""
+        prepare_folder(self.path.parent)
+        await asyncio.to_thread(remove_stale_socket, self.path)
+        listener = _bind(self.path)
+        self._inode = self.path.stat().st_ino
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener)
+        self._snapshots = asyncio.create_task(
+            publish_snapshots(self._services, interval_s=self._limits.snapshot_interval_s, log=self._log)
+        )
+
+    async def close(self) -> None:
+        """Take no new clients, let running commands answer for a moment, close all connections. Idempotent."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        self._remove_socket()
+        if self._background:
+            await asyncio.wait(self._background, timeout=_CLOSE_GRACE_S)
+        tasks = [*self._background, *self._clients, *([self._snapshots] if self._snapshots else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _remove_socket(self) -> None:
+        # Only our own: another daemon may have bound the name since.
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            if (refusal := self._refusal(writer)) is not None:
+                await _turn_away(writer, refusal)
+                return
+            await Connection(
+                reader,
+                writer,
+                services=self._services,
+                identity=self._identity,
+                limits=self._limits,
+                log=self._log,
+                background=self._background,
+            ).serve()
+        except asyncio.CancelledError:
+            # Ends quietly: asyncio would otherwise report the cancellation that `close` asked for.
+            writer.close()
+        finally:
+            self._clients.discard(task)
+
+    def _refusal(self, writer: asyncio.StreamWriter) -> m.ErrorInfo | None:
+        try:
+            uid = self._uid_of(writer.get_extra_info("socket"))
+        except OSError as error:
+            self._log.warning("control_peer_unknown", error=str(error))
+            return m.ErrorInfo(m.NOT_ALLOWED, f"cannot tell who is connecting: {error}")
+        if uid != os.getuid():
+            self._log.warning("control_peer_refused", uid=uid)
+            return m.ErrorInfo(m.NOT_ALLOWED, f"this daemon belongs to user {os.getuid()}, not to {uid}")
+        if len(self._clients) > self._limits.max_clients:
+            return m.ErrorInfo(
+                m.TOO_MANY_CLIENTS, f"{self._limits.max_clients} clients are connected already"
+            )
+        return None
+
+
+async def _turn_away(writer: asyncio.StreamWriter, error: m.ErrorInfo) -> None:
+    with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+        writer.write(frame(m.encode(m.Reply(None, error=error))))
+        await asyncio.wait_for(writer.drain(), _PROBE_TIMEOUT_S)
+    writer.close()
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the runtime folder this user's own, closed to others; raises `DaemonError` saying what is in the way."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = folder.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+            raise DaemonError(
+                f"cannot use the runtime folder {folder}: it is not a folder of this user's own; "
+                "set SEMANTIC_RUNTIME_DIR to another one"
+            )
+        if info.st_mode & 0o077:
+            if not {entry.name for entry in folder.iterdir()} <= _OURS:
+                raise DaemonError(
+                    f"cannot use the runtime folder {folder}: others can open it and it holds other things; "
+                    f"close it with `chmod 700 {folder}` or set SEMANTIC_RUNTIME_DIR to another one"
+                )
+            folder.chmod(0o700)
+    except OSError as error:
+        raise DaemonError(
+            f"cannot use the runtime folder {folder}: {error.strerror or error}; "
+            "set SEMANTIC_RUNTIME_DIR to a folder that can be written"
+        ) from error
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove a socket that nobody listens on; raises `DaemonError` if somebody does."""
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(info.st_mode):
+        raise DaemonError(f"cannot listen on {path}: something that is no socket lies there; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise DaemonError(f"cannot tell whether a daemon listens on {path}: {error}") from error
+    raise DaemonError(f"a daemon is listening on {path} already; `semanticd status` shows it")
+
+
+def _bind(path: Path) -> socket.socket:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise DaemonError(
+            f"cannot listen on {path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes, which is what Unix "
+            "sockets allow; set SEMANTIC_RUNTIME_DIR to a shorter folder"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise DaemonError(f"cannot listen on the control socket {path}: {error.strerror or error}") from error
+    return listener

@@ -1,0 +1,188 @@
+"""ControlClient: talk to the daemon with blocking calls.
+
+    with ControlClient.connect() as client:
+        print(client.call("status")["state"])
+        for event in client.subscribe(["tokens"]):
+            print(event.data["text"], end="")
+
+One connection, one thread, one subscription at a time (to any number of topics). Events that arrive while a call
+waits are kept for the subscription's iterator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from semanticd.control import messages as m
+from semanticd.control.address import default_socket_path
+from semanticd.control.errors import (
+    CommandFailed,
+    ConnectionLost,
+    ControlError,
+    DaemonNotRunning,
+    ProtocolMismatch,
+    ReplyTimeout,
+)
+from semanticd.control.exchange import ClientExchange, as_exception, result_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "CommandFailed",
+    "ConnectionLost",
+    "ControlClient",
+    "ControlError",
+    "DaemonNotRunning",
+    "ProtocolMismatch",
+    "ReplyTimeout",
+    "default_socket_path",
+]
+
+CONNECT_TIMEOUT_S = 5.0
+DEFAULT_TIMEOUT_S = 30.0
+MAX_KEPT_EVENTS = 10_000
+"""Events kept for an iterator that nobody reads; then the oldest go."""
+
+
+class ControlClient:
+    """A connection to the daemon after `hello`; `daemon` holds what it answered."""
+
+    def __init__(self, connection: socket.socket, path: Path) -> None:
+        """Take over a connected socket; use `connect` instead."""
+        self.path = path
+        self.daemon: dict[str, Any] = {}
+        self._socket = connection
+        self._exchange = ClientExchange()
+        self._incoming: deque[m.Reply | m.Event] = deque()
+        self._events: deque[m.Event] = deque(maxlen=MAX_KEPT_EVENTS)
+
+    @classmethod
+    def connect(
+        cls,
+        path: Path | str | None = None,
+        *,
+        name: str = "semanticd.control",
+        timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> ControlClient:
+        """Connect and say hello; `path` defaults to this user's socket.
+
+        Raises:
+            DaemonNotRunning: Nobody listens there.
+            ProtocolMismatch: The daemon speaks another major version.
+        """
+        chosen = default_socket_path() if path is None else Path(path)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(chosen))
+        except OSError as error:
+            connection.close()
+            raise not_running(chosen, error) from error
+        client = cls(connection, chosen)
+        try:
+            client.daemon = client.call(
+                "hello", client=name, protocol=m.PROTOCOL_VERSION, reply_within_s=timeout_s
+            )
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def call(
+        self,
+        cmd: str,
+        *,
+        reply_within_s: float | None = DEFAULT_TIMEOUT_S,
+        on_event: Callable[[m.Event], None] | None = None,
+        **args: Any,
+    ) -> dict[str, Any]:
+        """Run a command and return its result; `on_event` sees events of subscriptions while it waits.
+
+        Raises:
+            CommandFailed: The daemon says no.
+            ReplyTimeout: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
+            ConnectionLost: The daemon went away.
+        """
+        number, data = self._exchange.command(cmd, args)
+        deadline = None if reply_within_s is None else time.monotonic() + reply_within_s
+        self._send(data, deadline)
+        while True:
+            message = self._next(deadline, waiting_for=cmd)
+            if isinstance(message, m.Event):
+                if on_event is not None:
+                    on_event(message)
+                else:
+                    self._events.append(message)
+            elif message.id == number:
+                return result_of(message)
+            elif message.id is None and message.error is not None:
+                raise as_exception(message.error)
+
+    def subscribe(self, topics: Sequence[str], *, agent: str | None = None) -> Iterator[m.Event]:
+        """Subscribe at once and return an iterator over the events, for as long as the daemon lives."""
+        result = self.call("subscribe", topics=list(topics), agent=agent)
+        return self._iterate(result["sub"])
+
+    def _iterate(self, sub: int) -> Iterator[m.Event]:
+        while True:
+            message = self._events.popleft() if self._events else self._next(None, waiting_for="events")
+            if isinstance(message, m.Event) and message.sub == sub:
+                yield message
+
+    def _send(self, data: bytes, deadline: float | None) -> None:
+        self._socket.settimeout(_remaining(deadline))
+        try:
+            self._socket.sendall(data)
+        except TimeoutError as error:
+            raise ConnectionLost(f"the daemon at {self.path} does not read") from error
+        except OSError:
+            # It hung up; why may stand in what it sent before, which the caller reads next.
+            return
+
+    def _next(self, deadline: float | None, *, waiting_for: str) -> m.Reply | m.Event:
+        while not self._incoming:
+            self._socket.settimeout(_remaining(deadline))
+            try:
+                data = self._socket.recv(64 * 1024)
+            except (TimeoutError, BlockingIOError) as error:
+                raise ReplyTimeout(f"the daemon has not answered {waiting_for!r} in time") from error
+            except OSError as error:
+                raise ConnectionLost(f"lost the daemon while waiting for {waiting_for!r}: {error}") from error
+            if not data:
+                raise ConnectionLost(f"the daemon closed the connection while we waited for {waiting_for!r}")
+            self._incoming.extend(self._exchange.receive(data))
+        return self._incoming.popleft()
+
+    def close(self) -> None:
+        """Hang up; the daemon drops this client's subscriptions."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def not_running(path: Path, error: OSError) -> ControlError:
+    """Say why nobody could be reached."""
+    if isinstance(error, FileNotFoundError):
+        return DaemonNotRunning(path, "no socket")
+    if isinstance(error, ConnectionRefusedError):
+        return DaemonNotRunning(path, "a stale socket")
+    return ControlError(f"cannot connect to the daemon at {path}: {error.strerror or error}")
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.001)

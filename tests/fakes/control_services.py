@@ -1,0 +1,297 @@
+"""Services as the control edge needs them, over a few rows in memory: real code, no engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from semanticd.adapters.control.event_hub import EventHub
+from semanticd.adapters.control.services import Services
+from semanticd.domain.errors import (
+    AgentNotFoundError,
+    ConflictError,
+    ModelNotFoundError,
+    RequestNotFoundError,
+)
+
+Row = dict[str, Any]
+
+
+class FakeStatus:
+    """Counts how often it was asked."""
+
+    def __init__(self) -> None:
+        """Begin ready."""
+        self.state = "ready"
+        self.num_asked = 0
+        self.facts: Row = {"version": "0.1.0", "pid": 4711, "address": "http://127.0.0.1:8000"}
+
+    async def snapshot(self) -> Row:
+        """Return the facts with a changing number."""
+        self.num_asked += 1
+        return {**self.facts, "state": self.state, "uptime_s": float(self.num_asked), "models": []}
+
+
+class FakeAgents:
+    """Agents as plain rows."""
+
+    def __init__(self, *ids: str) -> None:
+        """Begin with these agents."""
+        self.rows: dict[str, Row] = {
+            one: {"id": one, "state": "hot", "pinned": False, "num_turns": 3} for one in ids
+        }
+
+    def _row(self, agent_id: str) -> Row:
+        try:
+            return self.rows[agent_id]
+        except KeyError:
+            raise AgentNotFoundError(f"no agent has the id {agent_id!r}") from None
+
+    async def show(self, agent_id: str) -> Row:
+        """Return the row."""
+        return dict(self._row(agent_id))
+
+    async def why(self, agent_id: str) -> Row:
+        """Return a miss report."""
+        self._row(agent_id)
+        return {"id": agent_id, "last": {"tier": "hot"}, "turns": []}
+
+    async def pin(self, agent_id: str, ttl_s: float | None = None) -> Row:
+        """Set the flag."""
+        self._row(agent_id).update(pinned=True, ttl_s=ttl_s)
+        return dict(self._row(agent_id))
+
+    async def unpin(self, agent_id: str) -> Row:
+        """Clear the flag."""
+        self._row(agent_id)["pinned"] = False
+        return dict(self._row(agent_id))
+
+    async def fork(self, agent_id: str, new_id: str | None = None) -> Row:
+        """Copy the row; raises `ConflictError` if the id is taken."""
+        chosen = new_id or f"{agent_id}-fork"
+        if chosen in self.rows:
+            raise ConflictError(f"an agent with the id {chosen!r} exists already")
+        self.rows[chosen] = {**self._row(agent_id), "id": chosen}
+        return dict(self.rows[chosen])
+
+    async def rewind(self, agent_id: str, turns: int = 1) -> Row:
+        """Count down."""
+        self._row(agent_id)["num_turns"] -= turns
+        return dict(self._row(agent_id))
+
+    async def evict(self, agent_id: str) -> Row:
+        """Make it warm."""
+        self._row(agent_id)["state"] = "warm"
+        return dict(self._row(agent_id))
+
+    async def delete(self, agent_id: str) -> Row:
+        """Forget the row."""
+        self._row(agent_id)
+        del self.rows[agent_id]
+        return {"id": agent_id, "deleted": True}
+
+    async def export(self, agent_id: str, path: str) -> Row:
+        """Say where it would be written."""
+        self._row(agent_id)
+        return {"id": agent_id, "path": path, "bytes": 10}
+
+    async def import_(self, path: str, new_id: str | None = None) -> Row:
+        """Make a row named after the file."""
+        chosen = new_id or path.rsplit("/", 1)[-1]
+        self.rows[chosen] = {"id": chosen, "state": "warm"}
+        return dict(self.rows[chosen])
+
+    async def list(self) -> list[Row]:
+        """Return all rows."""
+        return [dict(row) for row in self.rows.values()]
+
+
+class FakeModels:
+    """Two known models; a swap reports progress and waits for `gate`."""
+
+    def __init__(self, hub: EventHub) -> None:
+        """Begin with the first one current."""
+        self._hub = hub
+        self.current = "small"
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def _known(self, model: str) -> None:
+        if model not in {"small", "large"}:
+            raise ModelNotFoundError(f"no model is called {model!r}")
+
+    async def info(self, model: str) -> Row:
+        """Return the row."""
+        self._known(model)
+        return {
+            "id": model,
+            "loaded": model == self.current,
+            "installed": True,
+            "current": model == self.current,
+        }
+
+    async def pull(self, model: str) -> Row:
+        """Report two steps."""
+        self._known(model)
+        for progress in (0.5, 1.0):
+            self._hub.publish("models", {"model": model, "stage": "downloading", "progress": progress})
+        return {"id": model}
+
+    async def remove(self, model: str) -> Row:
+        """Say so."""
+        self._known(model)
+        return {"id": model, "removed": True}
+
+    async def load(self, model: str) -> Row:
+        """Say so."""
+        return await self.info(model)
+
+    async def unload(self, model: str) -> Row:
+        """Say so."""
+        return await self.info(model)
+
+    async def swap(self, model: str) -> Row:
+        """Change the current model once the gate is open."""
+        self._known(model)
+        self._hub.publish("models", {"model": model, "stage": "loading", "progress": 0.0})
+        await self.gate.wait()
+        previous, self.current = self.current, model
+        self._hub.publish("models", {"model": model, "stage": "ready", "progress": 1.0})
+        return {"id": model, "current": True, "previous": previous}
+
+    async def list(self) -> list[Row]:
+        """Return both."""
+        return [await self.info(model) for model in ("small", "large")]
+
+
+class FakeCache:
+    """A cache that remembers what it was told."""
+
+    def __init__(self) -> None:
+        """Begin untouched."""
+        self.told: list[tuple[str, object]] = []
+
+    async def stats(self) -> Row:
+        """Return numbers."""
+        return {"budget_bytes": 1 << 30, "hot_bytes": 12345, "num_hot_blocks": 3}
+
+    async def verify(self, fix: bool = False) -> Row:
+        """Remember `fix`."""
+        self.told.append(("verify", fix))
+        return {"num_checked": 3, "num_broken": 0}
+
+    async def prune(self, target_bytes: int | None = None) -> Row:
+        """Remember the target."""
+        self.told.append(("prune", target_bytes))
+        return {"freed_bytes": 0}
+
+    async def clear(self) -> Row:
+        """Remember it."""
+        self.told.append(("clear", None))
+        return {"freed_bytes": 12345}
+
+
+class FakeRequests:
+    """One running request."""
+
+    def __init__(self) -> None:
+        """Begin with it."""
+        self.ids = ["req-1"]
+
+    async def cancel(self, request_id: str) -> Row:
+        """Forget it."""
+        if request_id not in self.ids:
+            raise RequestNotFoundError(f"no request has the id {request_id!r}")
+        self.ids.remove(request_id)
+        return {"id": request_id, "cancelled": True}
+
+    async def list(self) -> list[Row]:
+        """Return what is left."""
+        return [{"id": one, "state": "decoding"} for one in self.ids]
+
+
+class FakeConfig:
+    """One setting."""
+
+    async def show(self) -> Row:
+        """Return it."""
+        return {"settings": [{"name": "server.port", "value": 8000, "origin": "default"}]}
+
+
+class FakeDoctor:
+    """All is well."""
+
+    async def run(self) -> Row:
+        """Return one finding."""
+        return {"ok": True, "findings": [{"check": "python", "state": "ok", "message": "3.11", "advice": ""}]}
+
+
+class FakeLifecycle:
+    """Remembers how it was asked to end."""
+
+    def __init__(self, on_shutdown: Callable[[], None] = lambda: None) -> None:
+        """Call `on_shutdown` when asked."""
+        self.told: list[tuple[str, float | None, bool]] = []
+        self._on_shutdown = on_shutdown
+
+    async def drain(self, timeout_s: float | None = None) -> Row:
+        """Remember it."""
+        self.told.append(("drain", timeout_s, False))
+        return {"state": "draining"}
+
+    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> Row:
+        """Remember it."""
+        self.told.append(("shutdown", timeout_s, now))
+        self._on_shutdown()
+        return {"state": "draining"}
+
+
+class FakeLogLevel:
+    """Remembers the level."""
+
+    def __init__(self) -> None:
+        """Begin at info."""
+        self.level = "info"
+
+    async def set_level(self, level: str) -> Row:
+        """Set it."""
+        previous, self.level = self.level, level
+        return {"level": level, "previous": previous}
+
+
+class SilentLog:
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.lines: list[tuple[str, str, Row]] = []
+
+    def info(self, event: str, **fields: object) -> None:
+        """Keep it."""
+        self.lines.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Keep it."""
+        self.lines.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: object) -> None:
+        """Keep it."""
+        self.lines.append(("error", event, fields))
+
+
+def fake_services(*, max_queued: int = 1024, on_shutdown: Callable[[], None] = lambda: None) -> Services:
+    """Return a full set; make it on the event loop's thread."""
+    hub = EventHub(max_queued=max_queued)
+    return Services(
+        status=FakeStatus(),
+        agents=FakeAgents("planner", "coder"),
+        models=FakeModels(hub),
+        cache=FakeCache(),
+        requests=FakeRequests(),
+        config=FakeConfig(),
+        doctor=FakeDoctor(),
+        lifecycle=FakeLifecycle(on_shutdown),
+        log=FakeLogLevel(),
+        events=hub,
+    )
