@@ -18,7 +18,10 @@ from semanticd.domain.ids import AgentId, RequestId
 
 SCOPE_KEY = "semanticd.exchange"
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
+AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
+"""What an agent may be called: a name that can stand in a URL and in a file's name."""
+
+_SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
 _TIER_PRIORITY: dict[str, Priority] = {"flex": "background", "batch": "background"}
 

@@ -22,6 +22,7 @@ from semanticd.adapters.http import (
 )
 from semanticd.adapters.http.admin_wire import ModelName
 from semanticd.adapters.http.errors import dialect_of
+from semanticd.adapters.http.exchange import AGENT_ID_PATTERN
 
 REF_TEMPLATE = "#/components/schemas/{name}"
 
@@ -248,9 +249,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     if operation.streams:
         who = "The agent whose cached conversation this belongs to."
         urgency = {"type": "string", "enum": ["interactive", "background"]}
-        parameters.append(
-            {"name": "X-Session-ID", "in": "header", "description": who, "schema": {"type": "string"}}
-        )
+        named = {"type": "string", "pattern": f"^{AGENT_ID_PATTERN}$"}
+        parameters.append({"name": "X-Session-ID", "in": "header", "description": who, "schema": named})
         parameters.append({"name": "X-Priority", "in": "header", "schema": urgency})
     return parameters
 
