@@ -70,6 +70,8 @@ class AgentCacheStore:
         self._writing: dict[BlockHash, int] = {}
         self._leaving: dict[BlockHash, str] = {}
         self._unsaveable: set[BlockHash] = set()
+        self.on_room: Callable[[], None] = lambda: None
+        """Called on the engine thread when writes are done, so that what waits for room is tried again."""
 
     # Models.
 
@@ -151,12 +153,12 @@ class AgentCacheStore:
 
     def records(self, table: Sequence[BlockHash]) -> list[Future[BlockRecord | None]]:
         """Return a table's blocks, and the snapshots behind them, with their bytes, hot or warm."""
-        found: list[Future[BlockRecord | None]] = []
+        found: dict[BlockHash, None] = {}
         with self.lock:
             for name in table:
                 states = [child.block_hash for child in self._children(name) if child.kind == "state"]
-                found.extend(self._record(one) for one in (name, *states))
-        return found
+                found |= dict.fromkeys([name, *states])
+            return [self._record(name) for name in found]
 
     def _record(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         block = self.pool.get(block_hash)
@@ -200,25 +202,33 @@ class AgentCacheStore:
         )
         if name not in self.pool:
             payload = runner.copy_block(sequence_id, start, start + len(token_ids))
+            # What others left behind makes room. If there is nothing to evict the block is kept all the same: the
+            # budget is overdrawn by at most what the running sequence computed, and the next admission waits.
+            self.make_room(payload.num_bytes)
             durable = self._warm is not None and self._warm.get(name) is not None
             block = Block(name, parent, token_ids, payload.num_bytes)
             self._insert(block, payload, spec.fingerprint, dirty=not durable)
         return name
 
-    def publish_state(self, runner: ModelRunner, sequence_id: SequenceId, *, parent: BlockHash) -> None:
-        """Keep a snapshot of the layers that cannot be cut, taken right after block `parent`."""
+    def publish_state(
+        self, runner: ModelRunner, sequence_id: SequenceId, *, parent: BlockHash
+    ) -> BlockHash | None:
+        """Keep a snapshot of the layers that cannot be cut, taken right after block `parent`; returns its name."""
         spec = runner.spec
         if spec.cuts_anywhere:
-            return
+            return None
         name = hash_block(
             fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=(), kind="state"
         )
         if self._get(name) is not None:
-            return
+            return name
         payload = runner.copy_state(sequence_id)
-        if payload is not None:
-            block = Block(name, parent, (), payload.num_bytes, kind="state")
-            self._insert(block, payload, spec.fingerprint, dirty=True)
+        if payload is None:
+            return None
+        self.make_room(payload.num_bytes)
+        block = Block(name, parent, (), payload.num_bytes, kind="state")
+        self._insert(block, payload, spec.fingerprint, dirty=True)
+        return name
 
     def _insert(self, block: Block, payload: BlockPayload, owner: ModelFingerprint, *, dirty: bool) -> None:
         with self.lock:
@@ -234,6 +244,7 @@ class AgentCacheStore:
         del self._payloads[block.block_hash]
         del self._owner[block.block_hash]
         self._unsaveable.discard(block.block_hash)
+        self._leaving.pop(block.block_hash, None)
         self.counters.evictions[reason] = self.counters.evictions.get(reason, 0) + 1
         self._metrics.count("cache_evictions_total", reason=reason)
 
@@ -250,6 +261,9 @@ class AgentCacheStore:
                 if block.block_hash in self._writing or block.block_hash in self._unsaveable:
                     continue
                 if self.pool.in_flight_bytes + handed + block.num_bytes > MAX_IN_FLIGHT_BYTES and records:
+                    break
+                if handed + block.num_bytes > self.pool.free_bytes and (records or self._writing):
+                    # Bytes on their way to the disk count as well: write piece by piece rather than overdraw.
                     break
                 if limit_bytes is not None and handed >= limit_bytes:
                     break
@@ -273,16 +287,19 @@ class AgentCacheStore:
                 num_bytes = self._writing.pop(name)
                 self.pool.in_flight_bytes -= num_bytes
                 self.pool.unlock([name])
-                if self._warm is not None and self._warm.get(name) is not None:
+                reason = self._leaving.pop(name, None)
+                if reason == "deleted" or (self._warm is not None and self._warm.get(name) is not None):
                     self.pool.mark_clean(name)
                 else:
                     self._unsaveable.add(name)
-                reason = self._leaving.pop(name, None)
                 block = self.pool.get(name)
-                if reason and block and not self.pool.is_pinned(name):
+                if reason and block and self.pool.can_leave(name):
                     self._remove(block, reason)
         if result.num_refused:
             self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
+        if self._leaving:
+            self.persist()
+        self.on_room()
 
     @property
     def num_writing(self) -> int:
@@ -322,11 +339,13 @@ class AgentCacheStore:
     def evict_agent(self, agent_id: AgentId, *, reason: str = "command") -> int:
         """Demote the agent's blocks that no other agent holds; returns the bytes that left at once."""
         with self.lock:
-            blocks = [b for b in self.pool.exclusive_blocks(agent_id) if b.block_hash not in self._writing]
+            blocks = []
             for block in self.pool.exclusive_blocks(agent_id):
                 if block.block_hash in self._writing:
                     self._leaving[block.block_hash] = reason
-            return self._evict([b for b in blocks if not self.pool.is_pinned(b.block_hash)], reason)
+                elif self.pool.can_leave(block.block_hash):
+                    blocks.append(block)
+            return self._evict(blocks, reason)
 
     def limit_agents(self, *, sparing: frozenset[AgentId] = frozenset()) -> None:
         """Demote the least recently used agents until at most the configured number is hot."""
@@ -346,17 +365,42 @@ class AgentCacheStore:
         with self.lock:
             table = self.pool.table(agent_id)
             own = [h for h in table if self.pool.holders(h) <= {agent_id} and not shared_with_others(h)]
+            # Snapshots of earlier turns are in nobody's table any more: they go with the block they follow.
+            own += [
+                c.block_hash
+                for h in own
+                for c in self._children(h)
+                if c.kind == "state" and c.block_hash not in own
+            ]
+            self.set_pinned(agent_id, False)
             self.pool.drop_agent(agent_id)
             freed = 0
             for name in own:
                 block = self.pool.get(name)
-                if block is not None and name not in self._writing:
-                    self.pool.mark_clean(name)
+                if block is None:
+                    continue
+                if name in self._writing:
+                    self._leaving[name] = "deleted"
+                    continue
+                self.pool.mark_clean(name)
+                # One that is being copied for somebody at this moment leaves when room is needed.
+                if self.pool.can_leave(name):
                     self._remove(block, "deleted")
                     freed += block.num_bytes
             if self._warm is not None:
                 freed += self._warm.delete(own)
             return freed
+
+    def clear(self) -> int:
+        """Drop every hot block that is not in use, without writing it; returns the bytes freed."""
+        freed = 0
+        with self.lock:
+            for block in list(self.pool):
+                if block.block_hash not in self._writing and not self.pool.is_locked(block.block_hash):
+                    self.pool.mark_clean(block.block_hash)
+                    self._remove(block, "cleared")
+                    freed += block.num_bytes
+        return freed
 
     # Agents' tables.
 
@@ -366,10 +410,19 @@ class AgentCacheStore:
             self.pool.set_table(agent_id, table)
             self.set_pinned(agent_id, pinned)
 
+    def touch_hot(self, table: Sequence[BlockHash]) -> None:
+        """Stamp a chain of blocks as just used in RAM only."""
+        with self.lock:
+            self.pool.touch(table)
+
     def touch(self, table: Sequence[BlockHash]) -> None:
         """Stamp a chain of blocks (first to last) as just used, in both tiers."""
         with self.lock:
             self.pool.touch(table)
+            for name in table:
+                self._leaving.pop(name, None)
+                # It is in use again: the disk may want it by now.
+                self._unsaveable.discard(name)
             if self._warm is not None:
                 self._warm.touch(table)
 

@@ -160,6 +160,11 @@ class BlockPool:
                 raise ValueError(f"block {block_hash.hex()[:12]} is not locked")
             entry.num_locks -= 1
 
+    def is_locked(self, block_hash: BlockHash) -> bool:
+        """Whether the block is in use and must stay."""
+        entry = self._entries.get(block_hash)
+        return entry is not None and entry.num_locks > 0
+
     # Who holds what.
 
     def set_table(self, agent: AgentId, hashes: Sequence[BlockHash]) -> None:
@@ -279,6 +284,11 @@ class BlockPool:
             if total >= num_bytes:
                 break
         return chosen
+
+    def can_leave(self, block_hash: BlockHash) -> bool:
+        """Whether the block is hot and neither locked nor pinned."""
+        entry = self._entries.get(block_hash)
+        return entry is not None and self._may_leave(entry)
 
     def _may_leave(self, entry: _Entry) -> bool:
         return entry.num_locks == 0 and not self.is_pinned(entry.block.block_hash)

@@ -1,0 +1,254 @@
+"""Cold and warm answers are the same, token for token, for every kind of cache layer and on every path.
+
+The models are tiny and random; the engine, the runner and the library under it are the real ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from semanticd.adapters.mlx.model_runner import MlxModelRunner
+from semanticd.adapters.mlx.stream_decoder import MlxStreamDecoder
+from semanticd.domain.errors import CancelledByCallerError
+from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import ModelFingerprint
+from semanticd.domain.model_cache_spec import StoragePrecision
+from semanticd.domain.scheduler import SchedulerLimits
+from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
+from tests.fakes.engine_rig import Answer, EngineRig, wait_until
+from tests.fakes.tiny_mlx import BUILDERS, VOCAB, build
+from tests.fakes.tokenizer import CharTokenizer
+
+FAMILIES = sorted(BUILDERS)
+WITHOUT_END = SamplingParams(temperature=0, ignore_eos=True)
+BLOCK = 16
+FIRST_CHARACTER = 0x4E00
+
+
+class IdTokenizer(CharTokenizer):
+    """A character for every id, so that any random prompt has a text."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Return the characters' ids."""
+        return [ord(character) - FIRST_CHARACTER for character in text]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the ids' characters."""
+        return "".join(chr(FIRST_CHARACTER + token_id) for token_id in token_ids)
+
+    def stream_decoder(self) -> MlxStreamDecoder:
+        """Return the real decoder over these characters."""
+        return MlxStreamDecoder(self.decode, silent=frozenset())
+
+
+class MlxRig(EngineRig):
+    """The rig around a real runner."""
+
+    def __init__(
+        self, family: str, *, precision: StoragePrecision = "exact", seed: int = 0, **more: Any
+    ) -> None:
+        """Build the family's model with these weights."""
+        runner = MlxModelRunner(
+            build(family, seed=seed),
+            fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),
+            block_tokens=BLOCK,
+            precision=precision,
+        )
+        limits = more.pop("limits", SchedulerLimits(prefill_chunk=BLOCK, min_chunk=BLOCK))
+        super().__init__(runner=runner, tokenizer=IdTokenizer(), limits=limits, **more)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Look for what was left behind."""
+        self.engine.store.check_integrity()
+        assert self.expects_defect or "engine_failed" not in self.log.events("error"), self.log.lines
+        assert self.engine.store.ledger().locked_bytes == 0
+        assert self.runner.running_bytes() == 0
+
+    def tell(
+        self, prompt: Sequence[int], *, agent: str = "a", max_tokens: int = 12, **more: Any
+    ) -> tuple[list[int], Answer]:
+        """Ask and return the answer's ids too."""
+        answer = self.ask(prompt, agent=agent, max_tokens=max_tokens, sampling=WITHOUT_END, **more).answer()
+        return list(self.tokenizer.encode(answer.text)), answer
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    """Return random ids that a tokenizer of characters can carry."""
+    source = random.Random(seed)
+    return [source.randrange(4, VOCAB) for _ in range(length)]
+
+
+def turns(seed: int) -> tuple[list[int], list[int]]:
+    """Return a first prompt and what the user says next."""
+    return prompt_of(75, seed), prompt_of(21, seed + 1)
+
+
+def cold_answer(family: str, prompt: Sequence[int], **more: Any) -> list[int]:
+    """Return the answer of an engine that has seen nothing."""
+    with MlxRig(family, **more) as rig:
+        return rig.tell(prompt)[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_next_turn_is_computed_from_hot_blocks_only_as_far_as_it_is_new(family: str) -> None:
+    first, more = turns(1)
+    with MlxRig(family) as rig:
+        said, _ = rig.tell(first)
+        prompt = first + said + more
+        warm, answer = rig.tell(prompt)
+    assert answer.cache.computed_tokens == len(more)
+    assert answer.cache.reused_hot_tokens == len(first) + len(said)
+    assert warm == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_a_restart_the_next_turn_is_restored_from_bytes(family: str) -> None:
+    first, more = turns(3)
+    warm_tier, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with MlxRig(family, warm=warm_tier, archive=archive) as rig:
+        said, _ = rig.tell(first)
+    prompt = first + said + more
+    with MlxRig(family, warm=warm_tier, archive=archive) as rig:
+        warm, answer = rig.tell(prompt)
+    assert answer.cache.restored_warm_tokens == len(first) + len(said)
+    assert answer.cache.computed_tokens == len(more)
+    assert warm == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_eviction_the_next_turn_is_warm_and_the_same(family: str) -> None:
+    first, more = turns(5)
+    with MlxRig(family) as rig:
+        said, _ = rig.tell(first)
+        rig.idle()
+        rig.on_engine(lambda: rig.engine.store.evict_agent(rig.engine.agents.get("a").agent_id))  # type: ignore[arg-type]
+        prompt = first + said + more
+        warm, answer = rig.tell(prompt)
+    assert answer.cache.restored_warm_tokens == len(first) + len(said)
+    assert warm == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sequences_in_one_batch_answer_as_they_would_alone(family: str) -> None:
+    prompts = [prompt_of(20 + 13 * number, 10 + number) for number in range(4)]
+    with MlxRig(family) as rig:
+        with rig.held():
+            asks = [
+                rig.ask(prompt, agent=f"agent-{number}", max_tokens=12, sampling=WITHOUT_END)
+                for number, prompt in enumerate(prompts)
+            ]
+        together = [list(rig.tokenizer.encode(ask.answer().text)) for ask in asks]
+    assert together == [cold_answer(family, prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sequence_that_was_preempted_goes_on_as_if_nothing_had_happened(family: str) -> None:
+    first, second = prompt_of(40, 20), prompt_of(44, 21)
+    with MlxRig(family) as rig:
+        old = rig.ask(first, agent="old", max_tokens=60, sampling=WITHOUT_END)
+        young = rig.ask(second, agent="young", max_tokens=60, sampling=WITHOUT_END)
+        preempted = False
+        while not young.over and not preempted:
+            preempted = rig.on_engine(lambda: _preempt_youngest(rig))
+        answers = [list(rig.tokenizer.encode(ask.answer().text)) for ask in (old, young)]
+    assert preempted
+    for prompt, answer in zip((first, second), answers, strict=True):
+        with MlxRig(family) as rig:
+            assert answer == rig.tell(prompt, max_tokens=60)[0]
+
+
+def _preempt_youngest(rig: MlxRig) -> bool:
+    """Do what the engine does when memory runs short, once the youngest has said something."""
+    live = [
+        one
+        for one in rig.engine.live()
+        if one.submission.agent_id == "young" and len(one.sequence.output_ids) > 5
+    ]
+    if live:
+        rig.engine._preempt(live[0])
+    return bool(live)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefill_that_was_cancelled_is_taken_up_again(family: str) -> None:
+    prompt = prompt_of(480, 30)
+    with MlxRig(family) as rig:
+        ask = rig.ask(prompt, agent="a", max_tokens=4, sampling=WITHOUT_END)
+        wait_until(lambda: any(one.sequence.num_cached >= 96 for one in rig.engine.live()), "some prefill")
+        rig.engine.cancel(ask.request_id)
+        assert isinstance(ask.error(), CancelledByCallerError)
+        assert not ask.started or not ask.text
+        answer_ids, answer = rig.tell(prompt)
+    assert 96 <= answer.cache.reused_hot_tokens < len(prompt) - 1
+    assert answer_ids == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_shapes_with_other_weights_share_nothing(family: str) -> None:
+    prompt = prompt_of(60, 40)
+    warm_tier = MemoryWarmStore()
+    with MlxRig(family, warm=warm_tier) as rig:
+        rig.tell(prompt)
+    with MlxRig(family, seed=1, warm=warm_tier) as rig:
+        _, answer = rig.tell(prompt)
+    assert answer.cache.cached_tokens == 0
+
+
+@pytest.mark.parametrize("precision", ["q8", "q4"])
+def test_quantized_blocks_are_smaller_and_restored_close_to_what_they_were(
+    precision: StoragePrecision,
+) -> None:
+    first, more = turns(50)
+    sizes = {}
+    for kind in ("exact", precision):
+        with MlxRig("llama", precision=kind) as rig:  # type: ignore[arg-type]
+            said, _ = rig.tell(first)
+            _, answer = rig.tell(first + said + more)
+            sizes[kind] = rig.runner.spec.bytes_per_token
+            assert answer.cache.computed_tokens == len(more)
+            held = sum(block.num_bytes for block in rig.engine.store.pool)
+            tokens = sum(block.num_tokens for block in rig.engine.store.pool)
+            assert held == pytest.approx(tokens * sizes[kind], rel=0.01)
+    assert sizes[precision] < sizes["exact"] / (2 if precision == "q8" else 3)
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_a_batch() -> None:
+    sampling = SamplingParams(temperature=1.0, top_p=0.9, top_k=40, min_p=0.01, ignore_eos=True)
+    prompt = prompt_of(30, 60)
+
+    def alone() -> str:
+        with MlxRig("llama") as rig:
+            return rig.ask(prompt, max_tokens=20, sampling=sampling, seed=7).answer().text
+
+    with MlxRig("llama") as rig:
+        with rig.held():
+            asks = [
+                rig.ask(
+                    prompt_of(25 + n, 61 + n), agent=f"other-{n}", max_tokens=20, sampling=sampling, seed=n
+                )
+                for n in range(3)
+            ]
+            asks.append(rig.ask(prompt, agent="mine", max_tokens=20, sampling=sampling, seed=7))
+        mine = asks[-1].answer().text
+    assert mine == alone() == alone()
+
+
+def test_the_library_still_has_the_surface_we_build_on() -> None:
+    from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
+
+    for name in ("prompt", "generate", "extract_cache", "filter", "extend"):
+        assert callable(getattr(PromptProcessingBatch, name)), name
+    for name in ("next", "extend", "filter", "extract_cache", "empty"):
+        assert callable(getattr(GenerationBatch, name)), name
+    model = build("llama")
+    from mlx_lm.models.cache import BatchKVCache, make_prompt_cache
+
+    caches = [cache.merge([cache]) for cache in make_prompt_cache(model)]
+    model(mx.array([[1, 2, 3]]), cache=caches)
+    assert isinstance(caches[0], BatchKVCache)
+    assert caches[0]._idx == 3, "rows end at the batch's index"
