@@ -136,7 +136,9 @@ class ResponseStream:
 
     def _open_reasoning(self) -> bytes:
         self._open("reasoning", "rs_")
-        return self._added(reasoning_item(self._item_id, ""))
+        added = self._added(reasoning_item(self._item_id, ""))
+        part = {"type": "reasoning_text", "text": ""}
+        return added + self._item_event("response.content_part.added", content_index=0, part=part)
 
     def _open_call(self, event: ToolCallStarted) -> bytes:
         self._behind = self._tools.behind(event.name)
@@ -154,7 +156,9 @@ class ResponseStream:
             ) + self._item_event("response.content_part.done", content_index=0, part=part)
             return frames + self._done(message_item(self._item_id, [part], status=status))
         if self._kind == "reasoning":
+            part = {"type": "reasoning_text", "text": text}
             frames = self._item_event("response.reasoning_text.done", content_index=0, text=text)
+            frames += self._item_event("response.content_part.done", content_index=0, part=part)
             return frames + self._done(reasoning_item(self._item_id, text))
         if self._kind == "call":
             return self._close_call(text or "{}", status)
