@@ -103,6 +103,9 @@ class ServerSettings:
     log_format: str = setting(
         "json", choice("json", "console"), "Form of the log file's lines.", env="SEMANTIC_LOG_FORMAT"
     )
+    log_console: bool = setting(
+        True, flag(), "Whether the log also goes to stderr.", env="SEMANTIC_LOG_CONSOLE"
+    )
     log_prompts: bool = setting(False, flag(), "Whether prompts and answers may appear in the log.")
     rate_limit_per_agent: int = setting(0, whole(minimum=0), "Requests per minute and agent; 0: no limit.")
     rate_limit_global: int = setting(0, whole(minimum=0), "Requests per minute and key; 0: no limit.")

@@ -1,0 +1,200 @@
+"""The daemon's log: structured lines in a rotating file, on stderr if wanted, and on the control topic `log`.
+
+Rule: a message is a constant string, what varies are fields. Whatever else logs in this process (uvicorn, the hub's
+client) goes the same way. A log that cannot be written stops nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from semanticd.domain.errors import DaemonError, InvalidRequestError
+
+LOG_FILE = "semanticd.log"
+LEVELS = ("debug", "info", "warning", "error")
+_SECRETS = ("api_key", "admin_key", "authorization", "x_api_key", "x_admin_key", "token", "password")
+_LEVEL_NUMBERS = {level: getattr(logging, level.upper()) for level in LEVELS}
+
+
+class Publishes(Protocol):
+    """Where log lines go besides files; the control plane's hub."""
+
+    def publish(self, topic: str, data: Mapping[str, object]) -> None:
+        """Hand an event to the topic's subscribers."""
+
+    def wanted(self, topic: str) -> bool:
+        """Whether anybody listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How to log; `folder` None: no file. The file keeps `num_kept` older ones of `max_bytes` each."""
+
+    level: str = "info"
+    format: str = "json"
+    folder: Path | None = None
+    console: bool = True
+    max_bytes: int = 10 * 1024 * 1024
+    num_kept: int = 5
+    num_recent: int = 1000
+
+
+class Logs:
+    """The process's log while it is open; `close` gives the process back as it was."""
+
+    def __init__(self, options: LogOptions, *, bus: Publishes | None = None) -> None:
+        """Open the file and take over the process's logging.
+
+        Raises:
+            DaemonError: The folder or file cannot be written.
+        """
+        self.file = options.folder / LOG_FILE if options.folder is not None else None
+        self.level = options.level
+        self._recent = _RecentLines(options.num_recent, bus)
+        self._handlers: list[logging.Handler] = [self._recent]
+        if self.file is not None:
+            self._handlers.append(_open(self.file, options))
+        if options.console:
+            stream = logging.StreamHandler(sys.stderr)
+            pretty = options.format == "console" or sys.stderr.isatty()
+            stream.setFormatter(_formatter("console" if pretty else "json", colors=sys.stderr.isatty()))
+            self._handlers.append(stream)
+        self._before = (logging.root.handlers[:], logging.root.level, logging.raiseExceptions)
+        logging.root.handlers = self._handlers
+        logging.raiseExceptions = False  # a full disk must not fill stderr with tracebacks
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                *_PROCESSORS,
+                structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+            cache_logger_on_first_use=False,
+        )
+        self._apply(options.level)
+
+    def get(self, name: str = "semanticd") -> Any:
+        """Return a logger that fits the application's `Log` port."""
+        return structlog.get_logger(name)
+
+    def recent(self) -> list[dict[str, Any]]:
+        """Return the last lines, oldest first, as the topic `log` carries them."""
+        return list(self._recent.lines)
+
+    async def set_level(self, level: str) -> dict[str, Any]:
+        """Log from this level on; raises `InvalidRequestError` for one that is not there."""
+        if level not in LEVELS:
+            raise InvalidRequestError(f"log level {level!r} is not one of {', '.join(LEVELS)}", param="level")
+        previous, self.level = self.level, level
+        self._apply(level)
+        return {"level": level, "previous": previous}
+
+    def _apply(self, level: str) -> None:
+        logging.getLogger("semanticd").setLevel(_LEVEL_NUMBERS[level])
+        # Other people's info lines are noise unless somebody is looking for something.
+        logging.root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+
+    def close(self) -> None:
+        """Close the file and undo what was taken over. Idempotent."""
+        if logging.root.handlers is self._handlers:
+            logging.root.handlers, level, logging.raiseExceptions = self._before
+            logging.root.setLevel(level)
+            structlog.reset_defaults()
+        for handler in self._handlers:
+            with contextlib.suppress(OSError):  # what was not written yet, on a full disk
+                handler.close()
+
+
+def _open(file: Path, options: LogOptions) -> logging.Handler:
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = RotatingFileHandler(
+            file, maxBytes=options.max_bytes, backupCount=options.num_kept, encoding="utf-8"
+        )
+    except OSError as error:
+        raise DaemonError(
+            f"cannot write the log {file}: {error.strerror or error}; "
+            "set SEMANTIC_LOG_DIR to a folder that can be written"
+        ) from error
+    handler.setFormatter(_formatter(options.format, colors=False))
+    return handler
+
+
+def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Never let a key into a log, whoever passes one."""
+    for name in event:
+        if name.lower().replace("-", "_") in _SECRETS:
+            event[name] = "********"
+    return event
+
+
+_PROCESSORS: list[Any] = [
+    structlog.contextvars.merge_contextvars,  # request ids
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.stdlib.ExtraAdder(),
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.StackInfoRenderer(),
+    _mask,
+]
+
+
+def _formatter(form: str, *, colors: bool) -> logging.Formatter:
+    render: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if form == "console":
+        render.append(structlog.dev.ConsoleRenderer(colors=colors))
+    else:
+        render += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_PROCESSORS, processors=render)
+
+
+class _RecentLines(logging.Handler):
+    """Keeps the last lines in memory and publishes each while somebody watches."""
+
+    def __init__(self, num_lines: int, bus: Publishes | None) -> None:
+        super().__init__()
+        self.lines: deque[dict[str, Any]] = deque(maxlen=num_lines)
+        self._bus = bus
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = _line(record)
+        self.lines.append(line)
+        if self._bus is not None and self._bus.wanted("log"):
+            self._bus.publish("log", line)
+
+
+def _line(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the line as `control.results.LogEvent`: plain values only."""
+    fields = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.getMessage()}
+    known = {name: fields.pop(name, None) for name in ("timestamp", "level", "event", "logger")}
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["exception"] = repr(record.exc_info[1])
+    return {
+        "timestamp": known["timestamp"]
+        or time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+        "level": known["level"] or record.levelname.lower(),
+        "logger": known["logger"] or record.name,
+        "event": str(known["event"]),
+        "fields": {
+            name: _plain(value)
+            for name, value in fields.items()
+            if not name.startswith("_") and name != "exc_info"
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

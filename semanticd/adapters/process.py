@@ -1,0 +1,198 @@
+"""The daemon as a process: one at a time, in the background if wanted, known to its supervisor.
+
+Rule: whether a daemon runs is decided by a lock that the kernel drops with its process, never by a pid alone, which
+may by now belong to somebody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from semanticd.domain.errors import DaemonError
+
+PID_FILE = "semanticd.pid"
+_BACKLOG = 512
+
+
+@dataclass(slots=True)
+class PidFile:
+    """A locked file that holds this process's id for as long as the process lives."""
+
+    path: Path
+    _descriptor: int
+
+    @classmethod
+    def acquire(cls, path: Path) -> PidFile:
+        """Take the lock and write our pid; raises `DaemonError` if another daemon has it or it is unwritable."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while True:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pid = _read(descriptor)
+                    os.close(descriptor)
+                    raise DaemonError(
+                        f"cannot start: a daemon is running already (pid {pid or 'unknown'}, lock {path}); "
+                        "`semanticd status` shows it, `semanticd stop` ends it"
+                    ) from None
+                if _is_still_at(descriptor, path):
+                    break
+                os.close(descriptor)  # its last owner removed the file while we waited to lock it
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise DaemonError(
+                f"cannot write the pid file {path}: {error.strerror or error}; "
+                "make room or set SEMANTIC_RUNTIME_DIR to a folder that can be written"
+            ) from error
+        return cls(path, descriptor)
+
+    def release(self) -> None:
+        """Remove the file and drop the lock. Idempotent."""
+        if self._descriptor < 0:
+            return
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def running_pid(path: Path) -> int | None:
+    """Return the pid of the daemon that holds the lock; None when nobody does, whatever the file says."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> int | None:
+    text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _is_still_at(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def kill(pid: int) -> None:
+    """End a process that does not listen any more; harmless if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def spawn_detached(command: Sequence[str], *, output: Path) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, so that it survives this terminal; what it prints goes to `output`.
+
+    Raises:
+        DaemonError: The output file or the program cannot be opened.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("wb") as stream:
+            return subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                close_fds=True,
+            )
+    except OSError as error:
+        raise DaemonError(
+            f"cannot start the daemon with its output in {output}: {error.strerror or error}; "
+            "make room or set SEMANTIC_LOG_DIR to a folder that can be written"
+        ) from error
+
+
+def bind_listener(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket, so that a taken port is found before a model is loaded; port 0: any free one.
+
+    Raises:
+        DaemonError: The address is not this machine's, or the port is taken or not allowed.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise DaemonError(f"cannot listen on {host}: no such address ({error.strerror})") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Lets a restart bind while the old daemon's connections still time out; a living listener still refuses us.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise DaemonError(f"cannot listen on {host}:{port}: {_why_not(error, port)}") from error
+    return listener
+
+
+def _why_not(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "another program listens there; stop it or choose another port "
+            f"(--port {port + 1 if port < 65535 else 0}, or SEMANTIC_SERVER_PORT)"
+        )
+    if error.errno == errno.EACCES:
+        return "this user may not; ports below 1024 are the system's, choose a higher one"
+    return error.strerror or str(error)
+
+
+# The supervisor's side of the story (systemd: sd_notify(3)); without one these do nothing.
+
+
+def notify_supervisor(state: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Tell the supervisor `READY=1`, `STOPPING=1`, `WATCHDOG=1` or `STATUS=…`; returns whether there is one."""
+    address = (os.environ if environ is None else environ).get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):  # Linux's abstract namespace
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)) as sender:
+            sender.connect(address)
+            sender.sendall(state.encode())
+    except OSError:
+        return False
+    return True
+
+
+def watchdog_interval_s(environ: Mapping[str, str] | None = None) -> float | None:
+    """Return how often the supervisor wants `WATCHDOG=1`: half of its limit, in seconds; None if it does not ask."""
+    environ = os.environ if environ is None else environ
+    limit = environ.get("WATCHDOG_USEC", "")
+    if not limit.isdigit() or int(limit) == 0:
+        return None
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(limit) / 2_000_000

@@ -1,0 +1,196 @@
+"""Settings: which source wins, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.config import Loaded, Settings, effective, load_settings
+from semanticd.adapters.config.schema import declared, read_setting
+from semanticd.adapters.config.sources import parse_flags
+from semanticd.domain.errors import ConfigurationError
+
+
+def load(
+    tmp_path: Path, *, toml: str = "", dotenv: str = "", env: dict[str, str] | None = None, **flags: Any
+) -> Loaded:
+    config = tmp_path / "config.toml"
+    config.write_text(toml)
+    (tmp_path / ".env").write_text(dotenv)
+    environ = {"SEMANTIC_CONFIG_FILE": str(config), **(env or {})}
+    return load_settings(
+        flags={name.replace("__", "."): value for name, value in flags.items()},
+        environ=environ,
+        folder=tmp_path,
+    )
+
+
+def complaint(tmp_path: Path, **sources: Any) -> str:
+    with pytest.raises(ConfigurationError) as failed:
+        load(tmp_path, **sources)
+    return failed.value.message
+
+
+def test_flags_beat_environment_beats_dotenv_beats_toml_beats_defaults(tmp_path: Path) -> None:
+    layers: list[tuple[dict[str, Any], int, str]] = [
+        ({}, 8000, "default"),
+        ({"toml": "[server]\nport = 1"}, 1, str(tmp_path / "config.toml")),
+        ({"dotenv": "SEMANTIC_SERVER_PORT=2"}, 2, ".env SEMANTIC_SERVER_PORT"),
+        ({"env": {"SEMANTIC_SERVER_PORT": "3"}}, 3, "environment SEMANTIC_SERVER_PORT"),
+        ({"server__port": 4}, 4, "flag --server-port"),
+    ]
+    given: dict[str, Any] = {}
+    for more, port, origin in layers:
+        given |= more
+        loaded = load(tmp_path, **given)
+        assert loaded.settings.server.port == port
+        shown = next(one for one in effective(loaded) if one.name == "server.port")
+        assert (shown.value, shown.origin) == (port, origin)
+
+
+def test_the_names_of_the_specification_are_understood(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        env={
+            "SEMANTIC_MLX_MODEL_ID": "mlx-community/DeepSeek-Coder-V2-Lite-Instruct-4bit-mlx",
+            "SEMANTIC_MLX_CACHE_BUDGET_MB": "4096",
+            "SEMANTIC_MLX_MAX_BATCH_SIZE": "5",
+            "SEMANTIC_AGENT_MAX_AGENTS_IN_MEMORY": "5",
+            "SEMANTIC_AGENT_CACHE_DIR": "~/.semantic/caches",
+            "SEMANTIC_SERVER_HOST": "0.0.0.0",
+            "SEMANTIC_SERVER_PORT": "8000",
+            "SEMANTIC_SERVER_LOG_LEVEL": "INFO",
+            "SEMANTIC_API_KEY": "one, two",
+        },
+    ).settings
+    assert settings.security.api_key == ("one", "two")
+    assert settings.server.log_level == "info"
+    assert settings.agent.cache_dir == Path.home() / ".semantic/caches"
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    loaded = load(tmp_path, env={"SEMANTIC_MLX_KV_BITS": "", "SEMANTIC_API_KEY": " "})
+    assert loaded.settings.mlx.kv_bits is None
+    assert loaded.origins == {}
+
+
+def test_dotenv_lines_may_be_quoted_exported_and_commented(tmp_path: Path) -> None:
+    dotenv = """
+    # a comment
+    export SEMANTIC_SERVER_PORT="81"  # the port
+    SEMANTIC_MLX_MODEL_ID='a b'
+    SEMANTIC_SERVER_LOG_LEVEL=debug # more
+    OTHER=1
+    nonsense
+    """
+    settings = load(tmp_path, dotenv=dotenv).settings
+    assert (settings.server.port, settings.mlx.model_id, settings.server.log_level) == (81, "a b", "debug")
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    text = complaint(
+        tmp_path,
+        toml="[sever]\nport = 1\n[mlx]\nkv_bit = 4\nmax_batch_size = 'many'\n[models.mine]\npath = '/x'",
+        dotenv="SEMANTIC_SERVER_PROT=9",
+        env={"SEMANTIC_MLX_CACHE_BUDGET": "1", "SEMANTIC_MLX_DECODE_SHARE": "2", "SEMANTIC_XYZZY": "1"},
+    )
+    for words in (
+        "sever; did you mean server?",
+        "kv_bit; did you mean kv_bits?",
+        "mlx.max_batch_size = 'many'",
+        "a whole number from 1 to 256",
+        "[models.mine]",
+        "SEMANTIC_SERVER_PROT; did you mean SEMANTIC_SERVER_PORT?",
+        "SEMANTIC_MLX_CACHE_BUDGET; did you mean SEMANTIC_MLX_CACHE_BUDGET_MB?",
+        "mlx.decode_share = '2'",
+        "a number from 0.05 to 0.95",
+        "SEMANTIC_XYZZY; `semanticd config --all`",
+    ):
+        assert words in text
+
+
+def test_a_bad_secret_is_not_repeated(tmp_path: Path) -> None:
+    assert "hush" not in complaint(tmp_path, toml="[security]\nadmin_key = ['hush']")
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("port = 1", "port"),
+        ("server = 1", "must be a table"),
+        ("[server", "is not TOML"),
+        ("[server]\nport = true", "expected a whole number"),
+        ("[server]\nport = 1.5", "expected a whole number"),
+        ("[mlx]\nkv_bits = 5", "4 or 8"),
+        ("[mlx]\ndecode_share = nan", "expected a number"),
+        ("[mlx]\nload_on_demand = 'maybe'", "true or false"),
+        ("[agent]\nwrite_policy = 'sometimes'", "always, second_use or off"),
+        ("[agent]\ncache_dir = ''", "a folder's path"),
+        ("[server]\ncors_origins = [1]", "origins"),
+        ("[mlx]\nmodel_id = ''", "a model's name"),
+        ("[models.mine]\nsource = 'hf:a/b'\ncontext_len = 5", "did you mean context_length"),
+    ],
+)
+def test_toml_mistakes_say_what_was_expected(tmp_path: Path, toml: str, words: str) -> None:
+    assert words in complaint(tmp_path, toml=toml)
+
+
+def test_a_named_file_that_is_missing_is_a_mistake_and_the_usual_one_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not there"):
+        load_settings(environ={"SEMANTIC_CONFIG_FILE": str(tmp_path / "none.toml")}, folder=tmp_path)
+    assert load_settings(environ={}, folder=tmp_path).settings == Settings()
+
+
+def test_users_models_are_handed_on(tmp_path: Path) -> None:
+    loaded = load(tmp_path, toml="[models.mine]\nsource = 'hf:a/b'\naliases = ['m']\ncontext_length = 4096")
+    assert loaded.settings.models["mine"]["source"] == "hf:a/b"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_a_host_that_others_can_reach_needs_a_key(tmp_path: Path, host: str) -> None:
+    assert "SEMANTIC_API_KEY" in complaint(tmp_path, server__host=host)
+    assert load(tmp_path, server__host=host, env={"SEMANTIC_API_KEY": "k"}).settings.server.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
+def test_loopback_needs_no_key(tmp_path: Path, host: str) -> None:
+    assert load(tmp_path, server__host=host).settings.server.host == host
+
+
+def test_contradictions_are_named(tmp_path: Path) -> None:
+    assert "max_queue_per_agent = 9" in complaint(tmp_path, mlx__max_queue=5, mlx__max_queue_per_agent=9)
+
+
+def test_secrets_are_masked_and_everything_else_is_plain(tmp_path: Path) -> None:
+    loaded = load(tmp_path, env={"SEMANTIC_API_KEY": "hush", "SEMANTIC_ADMIN_KEY": "husher"})
+    rows = {one.name: one for one in effective(loaded)}
+    assert rows["security.api_key"].value == rows["security.admin_key"].value == "********"
+    assert "hush" not in repr(rows)
+    assert all(isinstance(one.value, str | int | float | bool | list | None) for one in rows.values())
+
+
+def test_every_setting_has_a_flag_a_variable_and_a_meaning() -> None:
+    settings = list(declared())
+    assert len({one.flag for one in settings}) == len({one.env for one in settings}) == len(settings)
+    for one in settings:
+        assert re.fullmatch(r"SEMANTIC_[A-Z_]+", one.env)
+        assert one.meaning.endswith(".")
+        read_setting(Settings(), one.name)
+
+
+def test_flags_are_read_in_both_forms_and_mistakes_named() -> None:
+    assert parse_flags(["--mlx-kv-bits", "8", "--server-port=9"]) == {"mlx.kv_bits": "8", "server.port": "9"}
+    for arguments, words in [
+        (["--mlx-kv-bit", "8"], "did you mean --mlx-kv-bits"),
+        (["--mlx-kv-bits"], "needs a value"),
+        (["8"], "unexpected argument"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            parse_flags(arguments)
+
+
+def test_an_unknown_flag_setting_is_a_mistake(tmp_path: Path) -> None:
+    assert "did you mean mlx.kv_bits" in complaint(tmp_path, mlx__kv_bitz=8)

@@ -1,0 +1,149 @@
+"""The daemon's log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from semanticd.adapters.logs import LogOptions, Logs
+from semanticd.domain.errors import DaemonError, InvalidRequestError
+
+
+class Bus:
+    """Keeps what is published while somebody watches."""
+
+    def __init__(self) -> None:
+        self.watched = True
+        self.lines: list[Mapping[str, Any]] = []
+
+    def publish(self, topic: str, data: Mapping[str, object]) -> None:
+        assert topic == "log"
+        self.lines.append(data)
+
+    def wanted(self, topic: str) -> bool:
+        return self.watched
+
+
+@pytest.fixture
+def bus() -> Bus:
+    return Bus()
+
+
+@pytest.fixture
+def logs(tmp_path: Path, bus: Bus) -> Iterator[Logs]:
+    opened = Logs(LogOptions(folder=tmp_path / "logs", console=False), bus=bus)
+    yield opened
+    opened.close()
+
+
+def written(logs: Logs) -> list[dict[str, Any]]:
+    assert logs.file is not None
+    return [json.loads(line) for line in logs.file.read_text().splitlines()]
+
+
+def test_a_line_is_json_with_its_fields_and_the_request_it_belongs_to(logs: Logs) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="req-7"):
+        logs.get().info("request_finished", tokens=12, path=Path("/x"))
+    (line,) = written(logs)
+    assert line["event"] == "request_finished"
+    assert (line["tokens"], line["request_id"], line["level"], line["path"]) == (12, "req-7", "info", "/x")
+    assert line["timestamp"].endswith("Z")
+
+
+def test_other_peoples_warnings_go_the_same_way_and_their_chatter_does_not(logs: Logs) -> None:
+    logging.getLogger("uvicorn.error").warning("odd %s", "thing")
+    logging.getLogger("uvicorn.error").info("chatter")
+    (line,) = written(logs)
+    assert (line["event"], line["logger"], line["level"]) == ("odd thing", "uvicorn.error", "warning")
+
+
+def test_keys_never_reach_the_log(logs: Logs) -> None:
+    logs.get().info("configured", api_key="sk-secret", Authorization="Bearer sk-secret")
+    assert "sk-secret" not in logs.file.read_text()
+    assert "sk-secret" not in json.dumps(logs.recent())
+
+
+def test_exceptions_are_told_with_their_traceback(logs: Logs) -> None:
+    try:
+        raise ZeroDivisionError("boom")
+    except ZeroDivisionError:
+        logs.get().exception("step_failed")
+    (line,) = written(logs)
+    assert "ZeroDivisionError: boom" in line["exception"]
+    assert "boom" in logs.recent()[0]["fields"]["exception"]
+
+
+def test_lines_are_kept_and_published_while_somebody_watches(logs: Logs, bus: Bus) -> None:
+    logs.get().info("seen", number=1)
+    bus.watched = False
+    logs.get().info("unseen")
+    assert [line["event"] for line in bus.lines] == ["seen"]
+    assert bus.lines[0]["fields"] == {"number": 1}
+    assert [line["event"] for line in logs.recent()] == ["seen", "unseen"]
+
+
+def test_the_level_can_be_changed_while_it_runs(logs: Logs) -> None:
+    logs.get().debug("too_quiet")
+    assert asyncio.run(logs.set_level("debug")) == {"level": "debug", "previous": "info"}
+    logs.get().debug("heard")
+    assert [line["event"] for line in logs.recent() if line["logger"] == "semanticd"] == ["heard"]
+    with pytest.raises(InvalidRequestError, match="loud"):
+        asyncio.run(logs.set_level("loud"))
+
+
+def test_files_rotate_and_the_oldest_go(tmp_path: Path) -> None:
+    logs = Logs(LogOptions(folder=tmp_path, console=False, max_bytes=2000, num_kept=2))
+    for number in range(200):
+        logs.get().info("line", number=number)
+    logs.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "semanticd.log",
+        "semanticd.log.1",
+        "semanticd.log.2",
+    ]
+    assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
+
+
+def test_console_lines_go_to_stderr_and_closing_gives_logging_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = logging.root.handlers
+    logs = Logs(LogOptions(format="console", folder=None))
+    logs.get().warning("careful", thing="x")
+    logs.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "careful" in err
+    assert logging.root.handlers == before
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DaemonError, match="SEMANTIC_LOG_DIR"):
+        Logs(LogOptions(folder=tmp_path / "file"))
+
+
+def test_a_full_disk_does_not_disturb_whoever_logs(logs: Logs, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    file_handler = next(h for h in logging.root.handlers if isinstance(h, logging.FileHandler))
+    file_handler.stream.close()
+    file_handler.stream = Full()  # type: ignore[assignment]
+    logs.get().info("still_here")
+    assert logs.recent()[-1]["event"] == "still_here"
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,138 @@
+"""The daemon as a process: lock, spawn, port, supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.process import (
+    PidFile,
+    bind_listener,
+    notify_supervisor,
+    running_pid,
+    spawn_detached,
+    watchdog_interval_s,
+)
+from semanticd.domain.errors import DaemonError
+
+HOLD = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from semanticd.adapters.process import PidFile
+    file = PidFile.acquire(Path(sys.argv[1]))
+    print("held", flush=True)
+    sys.stdin.read()
+""")
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_pid_file_says_who_runs_and_goes_away(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "semanticd.pid"
+    file = PidFile.acquire(path)
+    assert path.read_text() == f"{os.getpid()}\n"
+    assert running_pid(path) == os.getpid()
+    file.release()
+    file.release()
+    assert not path.exists()
+    assert running_pid(path) is None
+
+
+def test_a_second_start_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    path = tmp_path / "semanticd.pid"
+    process = holder(path)
+    with process:
+        with pytest.raises(DaemonError, match=f"pid {process.pid}"):
+            PidFile.acquire(path)
+        assert running_pid(path) == process.pid
+        process.stdin.close()
+
+
+def test_a_killed_daemons_file_is_stale_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "semanticd.pid"
+    process = holder(path)
+    with process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert path.read_text() == f"{process.pid}\n"
+        assert running_pid(path) is None
+        PidFile.acquire(path).release()
+
+
+def test_a_pid_in_the_file_proves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "semanticd.pid"
+    path.write_text(f"{os.getppid()}\n")
+    assert running_pid(path) is None
+
+
+def test_a_pid_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(DaemonError, match="SEMANTIC_RUNTIME_DIR"):
+        PidFile.acquire(blocker / "semanticd.pid")
+
+
+def test_a_spawned_process_leads_its_own_session_and_writes_to_its_file(tmp_path: Path) -> None:
+    output = tmp_path / "logs" / "out"
+    process = spawn_detached(
+        [sys.executable, "-c", "import os; print(os.getsid(0), os.getpid())"], output=output
+    )
+    assert process.wait(30) == 0
+    session, pid = output.read_text().split()
+    assert session == pid == str(process.pid)
+
+
+def test_a_program_that_is_not_there_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DaemonError, match="cannot start"):
+        spawn_detached([str(tmp_path / "nothing")], output=tmp_path / "out")
+
+
+def test_a_taken_port_is_named_with_what_to_do() -> None:
+    with bind_listener("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(DaemonError, match=rf"127\.0\.0\.1:{port}.*another program.*--port"):
+            bind_listener("127.0.0.1", port)
+
+
+def test_an_address_of_somebody_else_is_refused() -> None:
+    with pytest.raises(DaemonError, match="cannot listen on"):
+        bind_listener("192.0.2.1", 0)
+
+
+def test_the_supervisor_is_told_what_it_asked_for(short_tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(short_tmp_path / "notify"))
+        environ = {"NOTIFY_SOCKET": str(short_tmp_path / "notify")}
+        assert notify_supervisor("READY=1", environ)
+        assert supervisor.recv(100) == b"READY=1"
+    assert not notify_supervisor("READY=1", {})
+    assert not notify_supervisor("READY=1", {"NOTIFY_SOCKET": str(short_tmp_path / "gone")})
+
+
+@pytest.mark.parametrize(
+    ("environ", "interval"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_the_watchdog_wants_half_its_limit(environ: dict[str, str], interval: float | None) -> None:
+    assert watchdog_interval_s(environ) == interval
