@@ -42,14 +42,20 @@ class Admission:
         clock: Clock,
         post: Callable[[Callable[[], None]], None],
         ready: Callable[[LiveSequence], None],
+        guarded: Callable[[LiveSequence, Callable[[], None]], None],
     ) -> None:
-        """`post` runs a function on the engine thread soon; `ready` takes a sequence whose prompt needs no prefill."""
+        """`post` runs a function on the engine thread soon.
+
+        `ready` takes a sequence whose prompt needs no prefill; `guarded` does something for a sequence so that it
+        fails alone.
+        """
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
         self._clock = clock
         self._post = post
         self._ready = ready
+        self._guarded = guarded
 
     def try_start(self, live: LiveSequence) -> None:
         """Match, and either begin to restore, start, or mark the sequence as not fitting now.
@@ -61,8 +67,10 @@ class Admission:
         token_ids = sequence.token_ids
         limit = 0 if live.submission.score_prompt else len(token_ids) - 1
         live.match = self._store.match(spec, token_ids, limit=limit)
-        needed = self._bytes_needed(live)
-        self._refuse_what_never_fits(live, needed)
+        self._refuse_what_never_fits(live)
+        if not self._others_run(live):
+            # Nobody else's end would make more room: what of the match leaves none for the running cache is recomputed.
+            live.match = self._fitting_part(live)
         wanted = [m.block for m in live.match.blocks] + ([live.match.state] if live.match.state else [])
         cold = [block for block in wanted if not self._store.is_hot(block.block_hash)]
         if cold and not self._worth_restoring(live, cold):
@@ -70,7 +78,7 @@ class Admission:
             cold = []
         hot = [b.block_hash for b in wanted if self._store.is_hot(b.block_hash)]
         self._store.pool.lock(hot)
-        fits = self._store.make_room(needed + sum(block.num_bytes for block in cold))
+        fits = self._store.make_room(self._bytes_needed(live) + sum(block.num_bytes for block in cold))
         self._store.pool.unlock(hot)
         if not fits:
             self._scheduler.block(sequence.sequence_id)
@@ -82,11 +90,30 @@ class Admission:
 
     # Bytes.
 
-    def _bytes_needed(self, live: LiveSequence) -> int:
-        """Bytes the running cache and the new blocks of this sequence will take, padding of the batch included."""
+    def _others_run(self, live: LiveSequence) -> bool:
+        """Whether another sequence runs or is being restored."""
+        return any(
+            other is not live.sequence
+            and (other.state is not SequenceState.WAITING or self._scheduler.is_held(other.sequence_id))
+            for other in self._scheduler.sequences()
+        )
+
+    def _bytes_alone(self, live: LiveSequence) -> int:
+        """Bytes of the running cache if no other sequence is in the batch."""
         spec = live.model.runner.spec
         length = -(-(live.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
-        own = length * spec.running_bytes_per_token + spec.state_bytes
+        return length * spec.running_bytes_per_token + spec.state_bytes
+
+    def _bytes_needed(self, live: LiveSequence) -> int:
+        """Bytes the running cache and the new blocks of this sequence will take, padding of the batch included.
+
+        A sequence that runs alone may start without room for its blocks: they make room for one another.
+        """
+        spec = live.model.runner.spec
+        own = self._bytes_alone(live)
+        if not self._others_run(live):
+            return own
+        length = -(-(live.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
         batch = [
             s.num_tokens
             for s in self._scheduler.in_state(SequenceState.DECODING)
@@ -99,10 +126,24 @@ class Admission:
             own += (longest - length) * spec.running_bytes_per_token
         return own + spec.stored_bytes(live.sequence.num_tokens - live.match.num_tokens)
 
-    def _refuse_what_never_fits(self, live: LiveSequence, needed: int) -> None:
+    def _fitting_part(self, live: LiveSequence) -> PrefixMatch:
+        match = live.match
         ledger = self._store.ledger()
-        spec = live.model.runner.spec
-        alone = (live.sequence.num_tokens + 1) * spec.running_bytes_per_token + spec.state_bytes
+        room = ledger.budget_bytes - ledger.pinned_bytes - self._bytes_alone(live)
+        blocks = []
+        for matched in match.blocks:
+            if not self._store.pool.is_pinned(matched.block.block_hash):
+                room -= matched.block.num_bytes
+            if room < 0:
+                break
+            blocks.append(matched)
+        if len(blocks) == len(match.blocks) and (match.state is None or match.state.num_bytes <= room):
+            return match
+        return PrefixMatch(() if match.state else tuple(blocks), None, match.diverged)
+
+    def _refuse_what_never_fits(self, live: LiveSequence) -> None:
+        ledger = self._store.ledger()
+        alone = self._bytes_alone(live)
         available = ledger.budget_bytes - ledger.pinned_bytes
         if alone > available:
             raise RequestTooLargeError(
@@ -140,6 +181,8 @@ class Admission:
         self._scheduler.hold(sequence_id)
         live.restore_began_at = self._clock.monotonic()
         live.pending_reads = len(cold)
+        # Whoever shares more than this with it waits until it is computed, but nobody waits for the reading.
+        live.sequence.num_published = live.match.num_tokens
         hot = [m.block.block_hash for m in live.match.blocks if self._store.is_hot(m.block.block_hash)]
         if live.match.state is not None and self._store.is_hot(live.match.state.block_hash):
             hot.append(live.match.state.block_hash)
@@ -147,7 +190,11 @@ class Admission:
         records: dict[BlockHash, BlockRecord] = {}
         for block in cold:
             future = self._store.read(block.block_hash)
-            future.add_done_callback(lambda done: self._post(lambda: self._read(live, done, records, hot)))
+            future.add_done_callback(
+                lambda done: self._post(
+                    lambda: self._guarded(live, lambda: self._read(live, done, records, hot))
+                )
+            )
 
     def _read(
         self,
@@ -216,6 +263,8 @@ class Admission:
         sequence.num_cached = match.num_tokens
         sequence.num_published = sum(m.num_tokens for m in whole)
         sequence.block_table = [m.block.block_hash for m in whole]
+        if match.state is not None:
+            sequence.snapshots[match.state.parent] = match.state.block_hash
         sequence.apply(SequenceEvent.ADMITTED)
         self._store.touch([m.block.block_hash for m in match.blocks])
         if not live.started:

@@ -78,12 +78,14 @@ class BlockPoolBatchEngine:
         self._inbox: deque[Callable[[], None]] = deque()
         self._queued: dict[str, int] = {}
         self._stopping = False
+        self._closed = False
         self._draining = False
         self._thread: threading.Thread | None = None
         self._ids = itertools.count(1)
         self.store = make_store(self._post)
         self.agents = make_agents(self.store)
         self.scheduler = Scheduler(limits=limits, block_tokens=block_tokens)
+        self.store.on_room = self.scheduler.unblock
         self._models: dict[ModelId, LoadedModel] = {}
         self._live: dict[SequenceId, LiveSequence] = {}
         self._settlement = Settlement(store=self.store, agents=self.agents, clock=clock)
@@ -94,6 +96,7 @@ class BlockPoolBatchEngine:
             clock=clock,
             post=self._post,
             ready=self._begin_decode,
+            guarded=self._guarded,
         )
 
     # From other threads.
@@ -140,10 +143,10 @@ class BlockPoolBatchEngine:
             QueueFullError: The queue, or the agent's part of it, is full.
             DrainingError: The daemon is stopping.
         """
-        if self._draining or self._stopping:
-            raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
         agent = submissions[0].agent_id
         with self._condition:
+            if self._draining or self._stopping:
+                raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
             if self.num_live + len(submissions) > self._max_queue:
                 raise QueueFullError(f"the queue is full: {self._max_queue} requests are running or waiting")
             if self._queued.get(agent, 0) + len(submissions) > self._max_queue_per_agent:
@@ -151,15 +154,16 @@ class BlockPoolBatchEngine:
                     f"agent {agent!r} has {self._max_queue_per_agent} requests running or waiting already"
                 )
             self._queued[agent] = self._queued.get(agent, 0) + len(submissions)
-        for submission in submissions:
-            self._post(lambda submission=submission: self._take(submission))  # type: ignore[misc]
+            for submission in submissions:
+                self._inbox.append(lambda submission=submission: self._take(submission))  # type: ignore[misc]
+            self._condition.notify()
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""
         self._post(lambda: self._cancel(request_id))
 
     def call(self, function: Callable[[], _T]) -> Future[_T]:
-        """Run a function on the engine thread between two steps."""
+        """Run a function on the engine thread between two steps; after the end the future holds a `DrainingError`."""
         future: Future[_T] = Future()
 
         def run() -> None:
@@ -170,7 +174,8 @@ class BlockPoolBatchEngine:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._post(run)
+        if not self._enqueue(run):
+            future.set_exception(DrainingError("the engine has stopped", retry_after_s=5.0))
         return future
 
     def live(self) -> list[LiveSequence]:
@@ -178,9 +183,14 @@ class BlockPoolBatchEngine:
         return list(self._live.values())
 
     def _post(self, action: Callable[[], None]) -> None:
+        self._enqueue(action)
+
+    def _enqueue(self, action: Callable[[], None]) -> bool:
         with self._condition:
-            self._inbox.append(action)
-            self._condition.notify()
+            if not self._closed:
+                self._inbox.append(action)
+                self._condition.notify()
+            return not self._closed
 
     # On the engine thread: models.
 
@@ -205,7 +215,7 @@ class BlockPoolBatchEngine:
 
     def _persist_all(self) -> None:
         while self.store.persist() or self.store.num_writing:
-            self._work_inbox(wait_s=_IDLE_WAIT_S)
+            self._work_inbox(wait_s=_IDLE_WAIT_S, even_stopping=True)
 
     # On the engine thread: the loop.
 
@@ -214,14 +224,27 @@ class BlockPoolBatchEngine:
             try:
                 self._cycle()
             except Exception as error:
-                # Only a defect gets here; no client may be left waiting because of it.
-                self._log.error("engine_failed", error=repr(error))
-                self._fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+                self._survive(error)
+        self._wind_up()
+
+    def _survive(self, error: Exception) -> None:
+        # Only a defect gets here; no client may be left waiting because of it.
+        self._log.error("engine_failed", error=repr(error))
+        self._fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+
+    def _wind_up(self) -> None:
+        # Submissions are refused from here on, so after this all that were taken are alive.
+        self._work_inbox(wait_s=None)
+        for live in self._live.values():
+            self._keep(live)
         self._fail_all(DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0))
         try:
             self._persist_all()
         except Exception as error:
             self._log.error("persist_failed_at_stop", error=repr(error))
+        with self._condition:
+            self._closed = True
+        self._work_inbox(wait_s=None)
 
     def _cycle(self) -> None:
         self._work_inbox(wait_s=None)
@@ -244,14 +267,18 @@ class BlockPoolBatchEngine:
         if blocked:
             self.scheduler.unblock()
 
-    def _work_inbox(self, *, wait_s: float | None) -> None:
+    def _work_inbox(self, *, wait_s: float | None, even_stopping: bool = False) -> None:
         with self._condition:
-            if wait_s is not None and not self._inbox and not self._stopping:
+            if wait_s is not None and not self._inbox and (even_stopping or not self._stopping):
                 self._condition.wait(wait_s)
             actions = list(self._inbox)
             self._inbox.clear()
         for action in actions:
-            action()
+            # What came in together with a broken action is not lost with it.
+            try:
+                action()
+            except Exception as error:
+                self._survive(error)
 
     # On the engine thread: the life of a sequence.
 
@@ -259,9 +286,8 @@ class BlockPoolBatchEngine:
         model = self._models.get(submission.model_id)
         if model is None:
             self._forget_queued(submission)
-            submission.sink(
-                SequenceFailed(ConflictError(f"model {submission.model_id} was unloaded meanwhile"))
-            )
+            gone = ConflictError(f"model {submission.model_id} was unloaded meanwhile")
+            self._tell(submission, SequenceFailed(gone))
             return
         sequence = Sequence(
             sequence_id=SequenceId(next(self._ids)),
@@ -283,12 +309,16 @@ class BlockPoolBatchEngine:
         self._live[sequence.sequence_id] = live
         self.scheduler.add(sequence)
 
-    def _admit(self, live: LiveSequence) -> None:
+    def _guarded(self, live: LiveSequence, action: Callable[[], None]) -> None:
+        """Do something for one sequence; if it breaks, that one fails alone."""
         try:
-            self._admission.try_start(live)
+            action()
         except Exception as error:
             self._fail(live, error)
         self._measure_running()
+
+    def _admit(self, live: LiveSequence) -> None:
+        self._guarded(live, lambda: self._admission.try_start(live))
 
     def _prefill(self, live: LiveSequence, num_tokens: int) -> None:
         sequence, runner = live.sequence, live.model.runner
@@ -318,6 +348,7 @@ class BlockPoolBatchEngine:
         except Exception as error:
             self._fail(live, error)
         self._measure_running()
+        self._keep_within_budget()
 
     def _begin_decode(self, live: LiveSequence) -> None:
         """Move a sequence whose prompt is in the cache (but for its last token) to the decode batch."""
@@ -425,15 +456,27 @@ class BlockPoolBatchEngine:
 
     def _cancel(self, request_id: RequestId) -> None:
         for live in [one for one in self._live.values() if one.submission.request_id == request_id]:
-            try:
-                if live.sequence.state in (SequenceState.PREFILLING, SequenceState.DECODING):
-                    self._settlement.leave(live)
-            except Exception as error:
-                self._log.warning("cancelled_blocks_lost", request=request_id, error=repr(error))
+            self._keep(live)
             live.sequence.finish_reason = FinishReason.CANCELLED
-            live.send(SequenceFailed(CancelledByCallerError(f"request {request_id} was cancelled")))
+            cancelled = CancelledByCallerError(f"request {request_id} was cancelled")
+            self._tell(live.submission, SequenceFailed(cancelled))
             self._retire(live)
         self._measure_running()
+
+    def _keep(self, live: LiveSequence) -> None:
+        """Publish what a sequence computed that ends early."""
+        try:
+            if live.sequence.state in _RUNNING:
+                self._settlement.leave(live)
+        except Exception as error:
+            self._log.warning("cancelled_blocks_lost", request=live.submission.request_id, error=repr(error))
+
+    def _tell(self, submission: Submission, update: SequenceFailed) -> None:
+        """Hand over the last word; a listener that breaks harms nobody else."""
+        try:
+            submission.sink(update)
+        except Exception as error:
+            self._log.error("listener_failed", request=submission.request_id, error=repr(error))
 
     def _fail(self, live: LiveSequence, error: Exception) -> None:
         if live.sequence.sequence_id not in self._live:
@@ -442,7 +485,7 @@ class BlockPoolBatchEngine:
             self._log.error("sequence_failed", request=live.submission.request_id, error=repr(error))
             error = EngineError(f"computing request {live.submission.request_id} failed: {error}")
         live.sequence.finish_reason = FinishReason.ERROR
-        live.send(SequenceFailed(error))
+        self._tell(live.submission, SequenceFailed(error))
         self._retire(live)
 
     def _fail_all(self, error: SemanticError) -> None:
@@ -451,7 +494,10 @@ class BlockPoolBatchEngine:
 
     def _retire(self, live: LiveSequence) -> None:
         sequence = live.sequence
-        live.model.runner.close(sequence.sequence_id)
+        try:
+            live.model.runner.close(sequence.sequence_id)
+        except Exception as error:
+            self._log.error("running_cache_not_closed", sequence=sequence.sequence_id, error=repr(error))
         sequence.apply(SequenceEvent.ENDED)
         self.scheduler.remove(sequence.sequence_id)
         del self._live[sequence.sequence_id]
@@ -473,7 +519,8 @@ class BlockPoolBatchEngine:
     def _keep_within_budget(self) -> None:
         while self.store.pool.free_bytes < 0 and not self.store.make_room(0):
             running = [s for s in self.scheduler.sequences() if s.state in _RUNNING]
-            if len(running) < 2:
+            if len(running) < 2 or self.store.could_free() >= 0:
+                # Nobody to send away, or the disk is about to catch up.
                 return
             oldest = min(running, key=lambda s: s.arrived_at)
             victim = self.scheduler.preemption_victim(sparing=oldest.sequence_id)
@@ -489,6 +536,7 @@ class BlockPoolBatchEngine:
         sequence.num_preemptions += 1
         sequence.num_cached = sequence.num_published = 0
         sequence.block_table = []
+        sequence.snapshots = {}
         self.scheduler.block(sequence.sequence_id)
         self._metrics.count("preemptions_total")
         self._measure_running()

@@ -47,15 +47,18 @@ class Settlement:
             sequence.block_table.append(name)
             sequence.num_published = end
             live.num_stored += max(min(end, len(sequence.prompt_ids)) - max(start, live.match.num_tokens), 0)
+            # Head last: what begins this chain must outlive what follows it.
+            self._store.touch_hot(sequence.block_table)
 
     def snapshot(self, live: LiveSequence) -> None:
         """Publish everything up to now, and a snapshot of the layers that cannot be cut."""
         sequence = live.sequence
         self.publish(live, up_to=sequence.num_cached, with_tail=True)
         if sequence.block_table:
-            self._store.publish_state(
-                live.model.runner, sequence.sequence_id, parent=sequence.block_table[-1]
-            )
+            parent = sequence.block_table[-1]
+            name = self._store.publish_state(live.model.runner, sequence.sequence_id, parent=parent)
+            if name is not None:
+                sequence.snapshots[parent] = name
 
     def leave(self, live: LiveSequence) -> None:
         """Keep what a sequence computed that is cancelled or preempted."""
@@ -103,7 +106,7 @@ class Settlement:
                 model=live.model.fingerprint,
                 model_id=live.model.model_id,
                 transcript=Transcript(segments),
-                block_table=tuple(sequence.block_table),
+                block_table=sequence.full_table,
                 pinned_until=pinned_until,
             )
             self._store.touch(agent.block_table)

@@ -9,6 +9,8 @@ prompt   |0.........256|.........512|......600|.....650
 blocks   [  full  A   ][  full  B  ][ tail C ][ tail D of C ... ]
 match     whole          whole        whole     first 50 of D's tokens (only where every layer cuts anywhere)
 ```
+Tails make the tree branch: what a prompt's next tokens agree with may begin a full block as well as be a tail with
+followers of its own. Where the full block itself is not known, every way that agrees is followed; the longest counts.
 """
 
 from __future__ import annotations
@@ -82,57 +84,57 @@ def match_prefix(
 
     Where a layer cannot be cut, the match ends at the last block that has a state snapshot.
     """
-    path: list[MatchedBlock] = []
-    best_state: tuple[int, Block] | None = None
-    parent = spec.root
-    position = 0
+    best = PrefixMatch()
+    best_tokens = 0
     diverged: Block | None = None
-    while position < limit:
-        end = next_boundary(position, spec.block_tokens)
-        block: Block | None = None
-        if end <= limit:
-            wanted = hash_block(
-                fingerprint=spec.fingerprint,
-                layout=spec.layout,
-                parent=parent,
-                token_ids=token_ids[position:end],
-            )
-            block = get(wanted)
-        if block is None:
-            block = _best_child(children(parent), token_ids, position)
-        if block is None:
-            break
-        agreed = min(
-            common_prefix_length(block.token_ids, token_ids[position : position + block.num_tokens]),
-            limit - position,
-        )
-        if agreed < block.num_tokens:
-            if position + agreed < limit:
-                diverged = block
-            if agreed and spec.cuts_anywhere:
-                path.append(MatchedBlock(block, agreed))
-            break
-        path.append(MatchedBlock(block, agreed))
-        position += agreed
-        parent = block.block_hash
-        if not spec.cuts_anywhere:
+    diverged_at = -1
+    # Ways still to follow, the most promising last: where the way stands, and how it got there.
+    ways: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = [(0, spec.root, ())]
+    while ways and best_tokens < limit:
+        position, parent, path = ways.pop()
+        if position and not spec.cuts_anywhere and position > best_tokens:
             state = next((child for child in children(parent) if child.kind == "state"), None)
             if state is not None:
-                best_state = (len(path), state)
-    if spec.cuts_anywhere:
-        return PrefixMatch(tuple(path), None, diverged)
-    if best_state is None:
-        return PrefixMatch((), None, diverged)
-    return PrefixMatch(tuple(path[: best_state[0]]), best_state[1], diverged)
-
-
-def _best_child(candidates: Sequence[Block], token_ids: tuple[int, ...], position: int) -> Block | None:
-    best: Block | None = None
-    best_agreed = 0
-    for block in candidates:
-        if block.kind != "kv" or not block.token_ids:
+                best, best_tokens = PrefixMatch(path, state), position
+        if spec.cuts_anywhere and position > best_tokens:
+            best, best_tokens = PrefixMatch(path), position
+        if position >= limit:
             continue
-        agreed = common_prefix_length(block.token_ids, token_ids[position : position + block.num_tokens])
-        if agreed > best_agreed or (best is None and agreed == 0):
-            best, best_agreed = block, agreed
-    return best
+        full = _full_block(token_ids, position, parent, spec=spec, limit=limit, get=get)
+        agreeing: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = []
+        for block in [full] if full else children(parent):
+            if block.kind != "kv" or not block.token_ids:
+                continue
+            agreed = min(
+                common_prefix_length(block.token_ids, token_ids[position : position + block.num_tokens]),
+                limit - position,
+            )
+            reached = position + agreed
+            if agreed == block.num_tokens:
+                agreeing.append((reached, block.block_hash, (*path, MatchedBlock(block, agreed))))
+                continue
+            if reached < limit and reached > diverged_at:
+                diverged, diverged_at = block, reached
+            if agreed and spec.cuts_anywhere and reached > best_tokens:
+                best, best_tokens = PrefixMatch((*path, MatchedBlock(block, agreed))), reached
+        ways += sorted(agreeing, key=lambda way: way[0])
+    return PrefixMatch(best.blocks, best.state, diverged if diverged_at >= best_tokens else None)
+
+
+def _full_block(
+    token_ids: tuple[int, ...],
+    position: int,
+    parent: BlockHash,
+    *,
+    spec: ModelCacheSpec,
+    limit: int,
+    get: Callable[[BlockHash], Block | None],
+) -> Block | None:
+    end = next_boundary(position, spec.block_tokens)
+    if end > limit:
+        return None
+    return get(
+        hash_block(
+            fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids[position:end]
+        )
+    )

@@ -150,6 +150,10 @@ class Scheduler:
         """Undo `hold`."""
         self._held.discard(sequence_id)
 
+    def is_held(self, sequence_id: SequenceId) -> bool:
+        """Whether the sequence's blocks are being restored."""
+        return sequence_id in self._held
+
     def block(self, sequence_id: SequenceId) -> None:
         """Note that a waiting sequence does not fit at present."""
         self._blocked.add(sequence_id)
@@ -215,11 +219,11 @@ class Scheduler:
         return Prefill(sequence.sequence_id, self._chunk(sequence, contended=bool(decoding)))
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
-        """Return the prefilling sequence that is computing tokens this one needs next, if any."""
+        """Return the sequence that is computing, or restoring, tokens this one needs next, if any."""
         for other in self._sequences.values():
-            if other is sequence or other.state is not SequenceState.PREFILLING:
+            if other is sequence or other.model_id != sequence.model_id:
                 continue
-            if other.model_id != sequence.model_id:
+            if other.state is not SequenceState.PREFILLING and other.sequence_id not in self._held:
                 continue
             shared = common_prefix_length(other.prompt_ids, sequence.prompt_ids)
             if (

@@ -60,6 +60,8 @@ class Sequence:
     num_published: int = 0
     """Tokens from the start whose KV is in the block pool."""
     block_table: list[BlockHash] = field(default_factory=list)
+    snapshots: dict[BlockHash, BlockHash] = field(default_factory=dict)
+    """State snapshots of this sequence's prefix, by the block they follow."""
     cache: CacheReport = field(default_factory=CacheReport)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
@@ -75,6 +77,15 @@ class Sequence:
     def token_ids(self) -> tuple[int, ...]:
         """Prompt and output so far."""
         return self.prompt_ids + tuple(self.output_ids)
+
+    @property
+    def full_table(self) -> tuple[BlockHash, ...]:
+        """The block table with each block's snapshot behind it: everything that resuming needs."""
+        return tuple(
+            name
+            for block in self.block_table
+            for name in ((block, self.snapshots[block]) if block in self.snapshots else (block,))
+        )
 
     @property
     def num_tokens(self) -> int:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ from tests.fakes.tokenizer import CharTokenizer
 
 _T = TypeVar("_T")
 
-PATIENCE_S = 20.0
+PATIENCE_S = 6.0
 """How long a test waits for something that must happen."""
 
 GREEDY = SamplingParams(temperature=0)
@@ -206,6 +207,9 @@ class EngineRig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the engine; after a test that passed, look for what was left behind."""
+        if isinstance(self.warm, MemoryWarmStore):
+            self.warm.hold_writes = False
+            self.warm.catch_up()
         self.engine.stop()
         if kind is None:
             self.check()
@@ -224,6 +228,16 @@ class EngineRig:
         """Run a function on the engine thread and return its result."""
         future: Future[_T] = self.engine.call(function)
         return future.result(PATIENCE_S)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the engine from working while the test submits, so that all of it arrives at once."""
+        gate = threading.Event()
+        self.engine.call(lambda: gate.wait(PATIENCE_S))
+        try:
+            yield
+        finally:
+            gate.set()
 
     def ask(
         self,

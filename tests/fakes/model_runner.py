@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from semanticd.application.ports.cache_store import TensorBytes
@@ -131,6 +131,8 @@ class HashRunner:
         self._decoding: dict[SequenceId, _Row] = {}
         self._thread: int | None = None
         self._faults: dict[str, list[tuple[int, Exception]]] = {}
+        self.before: Callable[[str], None] | None = None
+        """Called on the engine thread with the name of each operation that is about to run."""
         self.calls: Counter[str] = Counter()
         self.prefilled: Counter[SequenceId] = Counter()
         """Tokens computed before decoding, by sequence; preempted work that is done twice counts twice."""
@@ -161,6 +163,8 @@ class HashRunner:
         if self._thread is None:
             self._thread = me
         assert self._thread == me, f"{operation} was called from a second thread"
+        if self.before is not None:
+            self.before(operation)
         number = self.calls[operation]
         self.calls[operation] += 1
         for at, error in self._faults.get(operation, []):

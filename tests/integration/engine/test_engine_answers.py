@@ -130,8 +130,8 @@ def test_several_agents_are_answered_at_once_as_if_each_were_alone() -> None:
 
 
 def test_a_preempted_answer_goes_on_where_it_was() -> None:
-    # Two running caches of 256 tokens fit beside their blocks until decoding makes them grow.
-    budget = 8 * (4 * 256 + 200)
+    # Two running caches of 256 tokens fit, two of 512 do not: they grow while they decode.
+    budget = 8 * (4 * 256 - 100)
     warm = MemoryWarmStore()
     with EngineRig(budget_bytes=budget, warm=warm) as rig:
         prompts = [prompt(200, seed=n) for n in range(2)]

@@ -1,0 +1,169 @@
+"""Who computes what, and how much of it stays in memory: single flight, budgets, batches."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+
+import pytest
+
+from semanticd.domain.errors import RequestTooLargeError
+from semanticd.domain.scheduler import SchedulerLimits
+from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
+from tests.fakes.engine_rig import EngineRig, wait_until
+from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
+from tests.fakes.tokenizer import CharTokenizer
+
+TOKENS = CharTokenizer()
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return [random.Random(seed).randrange(95) for _ in range(length)] if length else []
+
+
+def truth(token_ids: list[int], num_tokens: int = 8) -> str:
+    return TOKENS.decode(continuation(token_ids, num_tokens))
+
+
+def slow_down(rig: EngineRig) -> None:
+    """Let a decode step take a little, so that an answer lasts while the test does something."""
+    rig.runner.before = lambda name: threading.Event().wait(0.003) if name == "decode" else None
+
+
+def test_four_requests_with_one_prefix_of_1000_tokens_compute_it_once() -> None:
+    shared = prompt(1000)
+    prompts = [shared + prompt(20, seed=n + 1) for n in range(4)]
+    with EngineRig(runner=HashRunner(block_tokens=64)) as rig:
+        with rig.held():
+            asks = [rig.ask(ids, agent=f"agent-{n}") for n, ids in enumerate(prompts)]
+        for ids, ask in zip(prompts, asks, strict=True):
+            assert ask.answer().text == truth(ids)
+        # The shared part ends inside a block: its last few tokens may be computed more than once, no more.
+        assert rig.runner.num_prefilled <= 1000 + 4 * 20 + 3 * 64
+        cached = sorted(ask.answer().cache.cached_tokens for ask in asks)
+        assert cached[0] == 0
+        assert cached[1] >= 960
+
+
+def test_a_prefix_that_is_partly_on_disk_is_read_and_completed_once() -> None:
+    warm, archive = MemoryWarmStore(), MemoryAgentArchive()
+    shared = prompt(1000)
+    with EngineRig(runner=HashRunner(block_tokens=64), warm=warm, archive=archive) as rig:
+        rig.ask(shared[:257]).answer()
+    with EngineRig(runner=HashRunner(block_tokens=64), warm=warm, archive=archive) as rig:
+        with rig.held():
+            asks = [rig.ask(shared + prompt(20, seed=n + 1), agent=f"agent-{n}") for n in range(4)]
+        for ask in asks:
+            ask.answer()
+        assert rig.runner.num_prefilled <= 1000 - 256 + 4 * 20 + 3 * 64
+
+
+def test_choices_of_one_request_share_its_prompt() -> None:
+    ids = prompt(300)
+    with EngineRig() as rig:
+        pairs = [rig.submission(ids, choice=n, request_id="one", records_turn=n == 0) for n in range(3)]
+        rig.engine.submit(*(submission for _, submission in pairs))
+        for ask, _ in pairs:
+            assert ask.answer().text == truth(ids)
+        # What is left of it when fewer tokens are missing than are worth waiting for may be computed by each.
+        assert rig.runner.num_prefilled <= 299 + 2 * 32
+
+
+def test_eight_agents_in_round_robin_with_room_for_two_compute_only_what_is_new() -> None:
+    # Blocks of two agents, and the running cache of one.
+    budget = BYTES_PER_TOKEN * (2 * 600 + 2 * CAPACITY_STEP * 3)
+    system = prompt(200, seed=99)
+    talks = {f"agent-{n}": system + prompt(300, seed=n) for n in range(8)}
+    with EngineRig(budget_bytes=budget) as rig:
+        for turn in range(4):
+            for n, agent in enumerate(talks):
+                new = prompt(10, seed=100 * turn + n)
+                talks[agent] += new
+                before = rig.runner.num_prefilled
+                answer = rig.ask(talks[agent], agent=agent).answer()
+                assert answer.text == truth(talks[agent])
+                if turn:
+                    assert answer.cache.computed_tokens == len(new)
+                    assert rig.runner.num_prefilled - before == len(new) - 1
+                talks[agent] += TOKENS.encode(answer.text)
+                assert rig.on_engine(rig.engine.store.ledger).free_bytes >= 0
+        assert rig.engine.store.counters.lost_blocks == 0
+
+
+def test_no_more_agents_stay_hot_than_allowed() -> None:
+    with EngineRig(max_agents=2) as rig:
+        for n in range(5):
+            rig.ask(prompt(50, seed=n), agent=f"agent-{n}").answer()
+            rig.idle()
+        assert len(rig.engine.store.pool.hot_agents()) <= 2
+        again = rig.ask(prompt(50, seed=0), agent="agent-0").answer()
+        assert again.cache.restored_warm_tokens == 49
+
+
+def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
+    with EngineRig(budget_bytes=1024 * 1024) as rig:
+        error = rig.ask(prompt(200_000)).error()
+        assert isinstance(error, RequestTooLargeError)
+        assert "200000 tokens" in error.message
+        assert "1 MiB" in error.message
+        assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
+
+
+@pytest.mark.parametrize("length", range(100, 1100, 50))
+def test_every_prompt_is_either_answered_or_refused(length: int) -> None:
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * 700) as rig:
+        ask = rig.ask(prompt(length))
+        ask.wait()
+        if 2 * length < 700:
+            assert ask.answer().text == truth(prompt(length))
+
+
+def test_a_request_that_fits_later_waits_until_another_is_done() -> None:
+    # Room for one running cache of 512 tokens and its blocks.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (2 * 512 + 100)) as rig:
+        with rig.held():
+            asks = [rig.ask(prompt(400, seed=n), agent=str(n), max_tokens=40) for n in range(3)]
+        for n, ask in enumerate(asks):
+            assert ask.answer().text == truth(prompt(400, seed=n), 40)
+        assert max(rig.runner.batch_sizes) == 1
+
+
+def test_a_request_that_waits_for_the_disk_starts_while_another_still_decodes() -> None:
+    warm = MemoryWarmStore(hold_writes=True)
+    long_running = prompt(20, seed=1)
+    # Room for two running caches and little else.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (2 * 256 + 500), warm=warm) as rig:
+        slow_down(rig)
+        first = rig.ask(long_running, agent="b", max_tokens=100_000)
+        wait_until(lambda: bool(first.text))
+        rig.ask(prompt(200)).answer()
+        second = rig.ask(prompt(150, seed=2), agent="c")
+        wait_until(lambda: len(rig.engine.live()) == 2)
+        assert not second.started
+        warm.hold_writes = False
+        rig.on_engine(warm.catch_up)
+        assert second.answer().text == truth(prompt(150, seed=2))
+        assert not first.over
+        rig.engine.cancel(first.request_id)
+        first.wait()
+
+
+def test_a_batch_never_has_more_rows_than_allowed() -> None:
+    with EngineRig(limits=SchedulerLimits(max_batch_size=2)) as rig:
+        with rig.held():
+            asks = [rig.ask(prompt(20, seed=n), agent=str(n), max_tokens=30) for n in range(6)]
+        for ask in asks:
+            ask.answer()
+        assert max(rig.runner.batch_sizes) == 2
+
+
+def test_a_pinned_agent_stays_hot_when_room_is_needed() -> None:
+    budget = BYTES_PER_TOKEN * (1500 + CAPACITY_STEP)
+    with EngineRig(budget_bytes=budget) as rig:
+        rig.ask(prompt(200), agent="pinned").answer()
+        rig.engine.agents.update("pinned", lambda agent: replace(agent, pinned=True))
+        for n in range(1, 12):
+            rig.ask(prompt(200, seed=n), agent=f"agent-{n}").answer()
+        answer = rig.ask(prompt(200), agent="pinned").answer()
+        assert answer.cache.reused_hot_tokens == 199
