@@ -14,7 +14,13 @@ from semanticd.application.batch_engine import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
 from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
 from semanticd.application.ports.telemetry import Clock, EventBus, Log
-from semanticd.domain.errors import ConflictError, ModelLoadError, ModelNotFoundError, SemanticError
+from semanticd.domain.errors import (
+    ConflictError,
+    ModelLoadError,
+    ModelNotFoundError,
+    OverloadedError,
+    SemanticError,
+)
 from semanticd.domain.ids import ModelId
 
 _DRAIN_POLL_S = 0.02
@@ -67,6 +73,8 @@ class ModelsService:
         if model is None and self._load_on_demand and self._source.find(name) is not None:
             await self.load(name)
             model = self._by_name(name)
+        if model is None and not self._engine.models and self._changing.locked():
+            raise OverloadedError(f"the model is still {self.stage} ({self.progress:.0%})", retry_after_s=2.0)
         if model is None:
             there = ", ".join(sorted(self._engine.models)) or "none"
             raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {there}", param="model")

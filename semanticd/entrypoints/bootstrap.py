@@ -21,6 +21,7 @@ from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.agent_registry import AgentRegistry
 from semanticd.application.agents import AgentsService
 from semanticd.application.batch_engine import BlockPoolBatchEngine
+from semanticd.application.cache import CacheService
 from semanticd.application.generate import GenerateService
 from semanticd.application.models import ModelsService
 from semanticd.application.ports.inference import ModelLoader
@@ -47,6 +48,7 @@ class Daemon:
     models: ModelsService
     requests: RequestsService
     status: StatusService
+    cache: CacheService
     metrics: PrometheusMetrics
     clock: SystemClock
 
@@ -110,6 +112,14 @@ def build(
         log=log,
         load_on_demand=settings.mlx.load_on_demand,
     )
+    status = StatusService(
+        engine=engine,
+        models=models,
+        warm=warm,
+        clock=clock,
+        facts={"version": __version__, "pid": os.getpid(), **facts},
+        state=state,
+    )
     return Daemon(
         engine=engine,
         warm=warm,
@@ -118,14 +128,8 @@ def build(
         agents=AgentsService(engine=engine, clock=clock),
         models=models,
         requests=RequestsService(engine=engine, clock=clock),
-        status=StatusService(
-            engine=engine,
-            models=models,
-            warm=warm,
-            clock=clock,
-            facts={"version": __version__, "pid": os.getpid(), **facts},
-            state=state,
-        ),
+        status=status,
+        cache=CacheService(engine=engine, warm=warm, status=status),
         metrics=metrics,
         clock=clock,
     )

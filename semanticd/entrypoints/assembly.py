@@ -1,0 +1,123 @@
+"""The parts of the composition that import MLX and the HTTP stack: kept apart so that they load when they must."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import uvicorn
+
+from semanticd import __version__
+from semanticd.adapters.config import Settings
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.http_config import LOOPBACK_HOSTS, HttpConfig
+from semanticd.adapters.http.services import HttpServices
+from semanticd.adapters.mlx.gguf import convert
+from semanticd.adapters.mlx.model_loader import MlxModelLoader
+from semanticd.adapters.models.registry import ModelRegistry, default_model
+from semanticd.application.ports.telemetry import EventBus, Log
+from semanticd.entrypoints.bootstrap import Daemon, available_bytes, build, precision_of
+
+_HTTP_GRACE_S = 2
+
+
+def registry(settings: Settings) -> ModelRegistry:
+    """Return the models' registry with the user's own entries."""
+    return ModelRegistry(settings.paths.models_dir, convert_gguf=convert, user_models=settings.models)
+
+
+def default_model_name() -> str:
+    """Return the name of the model this machine starts with."""
+    memory = psutil.virtual_memory().total
+    return default_model(platform=sys.platform, machine=platform.machine(), memory_bytes=memory)
+
+
+def assemble(
+    settings: Settings, *, bus: EventBus, log: Log, state: Callable[[], str], facts: dict[str, Any]
+) -> Daemon:
+    """Put the daemon together with real models."""
+    loader = MlxModelLoader(
+        block_tokens=settings.mlx.block_tokens,
+        precision=precision_of(settings),
+        available_bytes=available_bytes,
+        canonicalize=settings.mlx.canonicalize,
+    )
+    return build(
+        settings, source=registry(settings), loader=loader, bus=bus, log=log, state=state, facts=facts
+    )
+
+
+class _Health:
+    """The supervisor's questions, answered from the daemon's state."""
+
+    def __init__(self, daemon: Daemon, state: Callable[[], str]) -> None:
+        self._daemon = daemon
+        self._state = state
+
+    def live(self) -> dict[str, Any]:
+        """The process works if it answers at all."""
+        return {"ok": True}
+
+    def ready(self) -> dict[str, Any]:
+        """Requests are taken while at least one model serves and nobody asked us to stop."""
+        if self._state() == "ready" and self._daemon.engine.models:
+            return {"ok": True}
+        return {"ok": False, "reason": f"the daemon is {self._state()}"}
+
+    def startup(self) -> dict[str, Any]:
+        """Starting is over once the first model is loaded."""
+        if self._state() == "starting":
+            return {"ok": False, "reason": f"{self._daemon.models.stage}: {self._daemon.models.progress:.0%}"}
+        return {"ok": True}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to the daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
+        yield
+
+
+def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable[[], str]) -> uvicorn.Server:
+    """Return the HTTP server, ready to serve on a bound socket."""
+    server, security = settings.server, settings.security
+    services = HttpServices(
+        generator=daemon.generate,
+        agents=daemon.agents,
+        models=daemon.models,
+        cache=daemon.cache,
+        health=_Health(daemon, state),
+        metrics_text=daemon.metrics.text,
+        log=log,
+        metrics=daemon.metrics,
+        wall=daemon.clock.wall,
+        monotonic=daemon.clock.monotonic,
+    )
+    config = HttpConfig(
+        api_keys=security.api_key,
+        admin_key=security.admin_key,
+        is_loopback=server.host in LOOPBACK_HOSTS or server.host.startswith("127."),
+        allowed_hosts=(*server.allowed_hosts, server.host),
+        cors_origins=server.cors_origins,
+        rate_limit_global=server.rate_limit_global,
+        rate_limit_per_agent=server.rate_limit_per_agent,
+        model_patterns=server.model_patterns,
+        version=__version__,
+    )
+    return _Server(
+        uvicorn.Config(
+            create_app(services, config),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_HTTP_GRACE_S,
+            timeout_keep_alive=60,
+            server_header=False,
+        )
+    )

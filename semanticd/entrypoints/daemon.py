@@ -1,0 +1,267 @@
+"""The daemon's life, top to bottom: lock, listen, load, serve, drain, persist, leave.
+
+Order matters twice. The fast BLAS is loaded before anything imports `mlx.core`; and what can fail cheaply (a second
+daemon, a taken port, a folder that cannot be written) fails before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from semanticd import __version__
+from semanticd.adapters.config import Loaded, effective, load_settings
+from semanticd.adapters.control.connection import Identity
+from semanticd.adapters.control.event_hub import EventHub
+from semanticd.adapters.control.server import ControlServer
+from semanticd.adapters.control.services import Services
+from semanticd.adapters.logs import LogOptions, Logs
+from semanticd.adapters.process import (
+    PID_FILE,
+    PidFile,
+    bind_listener,
+    notify_supervisor,
+    watchdog_interval_s,
+)
+from semanticd.control.address import socket_path_in
+from semanticd.domain.errors import SemanticError
+
+_DRAIN_POLL_S = 0.05
+_EXPIRE_EVERY_S = 60.0
+_HTTP_GRACE_S = 2
+_INTERRUPTED = 130
+
+
+def main(flags: Mapping[str, Any] | None = None) -> int:
+    """Run the daemon in the foreground until it is told to stop; returns the exit status.
+
+    `flags` are settings by dotted name. Mistakes are told on stderr, one line each, and end with status 1.
+    """
+    try:
+        loaded = load_settings(flags=flags)
+        return run(loaded)
+    except SemanticError as error:
+        _tell(f"semanticd: {error.message}")
+        return 1
+
+
+def run(loaded: Loaded) -> int:
+    """Run the daemon with these settings; see `main`."""
+    settings = loaded.settings
+    with contextlib.ExitStack() as stack:
+        hub = EventHub()
+        options = LogOptions(
+            level=settings.server.log_level, format=settings.server.log_format, folder=settings.paths.log_dir
+        )
+        logs = Logs(options, bus=hub)
+        stack.callback(logs.close)
+        pid_file = PidFile.acquire(settings.paths.runtime_dir / PID_FILE)
+        stack.callback(pid_file.release)
+        listener = bind_listener(settings.server.host, settings.server.port)
+        stack.callback(listener.close)
+        return asyncio.run(_Life(loaded, hub=hub, logs=logs, listener=listener).live())
+
+
+def _tell(text: str) -> None:
+    """Narrate to whoever watches the terminal."""
+    sys.stderr.write(f"{text}\n")
+
+
+class _Life:
+    """One run of the daemon."""
+
+    def __init__(self, loaded: Loaded, *, hub: EventHub, logs: Logs, listener: socket.socket) -> None:
+        self._loaded = loaded
+        self._settings = loaded.settings
+        self._hub = hub
+        self._logs = logs
+        self._log = logs.get()
+        self._listener = listener
+        self.state = "starting"
+        self._stop = asyncio.Event()
+        self._stop_now = False
+        self._drain_timeout_s: float = loaded.settings.server.drain_timeout_s
+        self._draining: asyncio.Task[None] | None = None
+
+    async def live(self) -> int:
+        """Start in order, wait, stop in reverse."""
+        # Only now: these imports take seconds and need the BLAS loaded first.
+        from semanticd.adapters.mlx.blas import load_fast_blas
+
+        blas = load_fast_blas()
+        from semanticd.entrypoints import assembly
+
+        host, port = self._listener.getsockname()[:2]
+        address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+        path = socket_path_in(self._settings.paths.runtime_dir)
+        facts = {"address": address, "socket": str(path), "blas": blas.name, "host": host, "port": port}
+        self._daemon = assembly.assemble(
+            self._settings, bus=self._hub, log=self._log, state=lambda: self.state, facts=facts
+        )
+        self._log.info(
+            "daemon_starting", version=__version__, pid=os.getpid(), blas=blas.name, address=address
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close)
+            control = ControlServer(
+                path=path,
+                services=self._services(),
+                identity=Identity(__version__, os.getpid()),
+                log=self._log,
+            )
+            await control.start()
+            stack.push_async_callback(control.close)
+            stack.enter_context(self._signals())
+            self._daemon.engine.start()
+            http = assembly.http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
+            serving = asyncio.create_task(http.serve(sockets=[self._listener]))
+            stack.push_async_callback(self._end_http, http, serving)
+            failed = await self._load()
+            if failed is not None:
+                return failed
+            keeping = asyncio.create_task(self._keep())
+            stack.callback(keeping.cancel)
+            await self._stop.wait()
+            await self._drain()
+        return 0
+
+    async def _load(self) -> int | None:
+        """Load the first model; returns an exit status when that ends the daemon."""
+        from semanticd.entrypoints.assembly import default_model_name
+
+        name = self._settings.mlx.model_id or default_model_name()
+        loading = asyncio.create_task(self._daemon.models.load(name))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not loading.done():
+            # Told to stop while loading: what was fetched so far stays and is taken up next time.
+            loading.cancel()
+            return 0
+        try:
+            loading.result()
+        except SemanticError as error:
+            self._log.error("first_model_failed", model=name, reason=error.message)
+            _tell(f"semanticd: {error.message}")
+            return 1
+        self.state = "ready"
+        notify_supervisor(f"READY=1\nSTATUS=serving {name}")
+        self._log.info("daemon_ready", model=name)
+        return None
+
+    async def _keep(self) -> None:
+        """Tell the supervisor that we live, and let agents end whose time is over."""
+        every = min(watchdog_interval_s() or _EXPIRE_EVERY_S, _EXPIRE_EVERY_S)
+        while True:
+            await asyncio.sleep(every)
+            notify_supervisor("WATCHDOG=1")
+            try:
+                await self._daemon.agents.expire()
+            except SemanticError as error:
+                self._log.warning("expiry_failed", reason=error.message)
+
+    # Ending.
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            self._log.warning("stopped_at_once")
+            leave(_INTERRUPTED)
+        _tell("semanticd: finishing what runs; once more to stop now")
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        self.state = "draining"
+        notify_supervisor("STOPPING=1")
+        self._daemon.engine.drain()
+        if self._stop_now:
+            return
+        deadline = asyncio.get_running_loop().time() + self._drain_timeout_s
+        while self._daemon.engine.num_live and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 (a thread's count)
+            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._daemon.engine.num_live:
+            self._log.warning("drain_timed_out", num_requests=self._daemon.engine.num_live)
+
+    async def _end_http(self, http: Any, serving: asyncio.Task[None]) -> None:
+        # Streams that still run end with their dialect's error before the server lets go of them.
+        self.state = "stopped"
+        await asyncio.to_thread(self._daemon.engine.stop)
+        http.should_exit = True
+        with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError):
+            await asyncio.wait_for(serving, _HTTP_GRACE_S + 1)
+
+    async def _close(self) -> None:
+        from semanticd.entrypoints.bootstrap import close
+
+        await asyncio.to_thread(close, self._daemon)
+        self._log.info("daemon_stopped")
+
+    # What the control plane may ask of the daemon itself.
+
+    def _services(self) -> Services:
+        daemon = self._daemon
+        return Services(
+            status=daemon.status,
+            agents=daemon.agents,
+            models=daemon.models,
+            cache=daemon.cache,
+            requests=daemon.requests,
+            config=self,
+            lifecycle=self,
+            log=self._logs,
+            events=self._hub,
+        )
+
+    async def show(self) -> dict[str, Any]:
+        """Return the settings in effect."""
+        rows = [asdict(one) for one in effective(self._loaded)]
+        return {"settings": rows, "config_file": str(self._loaded.config_file)}
+
+    async def drain(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Take no new requests; running ones finish."""
+        self._daemon.engine.drain()
+        self.state = "draining"
+        if timeout_s is not None:
+            self._drain_timeout_s = timeout_s
+        return {"state": self.state, "num_requests": self._daemon.engine.num_live}
+
+    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> dict[str, Any]:
+        """Drain (not if `now`), persist and exit."""
+        self._stop_now = now
+        if timeout_s is not None:
+            self._drain_timeout_s = timeout_s
+        self._stop.set()
+        return {"state": "draining", "num_requests": self._daemon.engine.num_live}
+
+
+def leave(status: int) -> None:
+    """End the process without finalizing the interpreter.
+
+    MLX keeps per-thread compile caches whose destructors take the GIL; if the interpreter finalizes while the engine's
+    thread is still ending, the process aborts (seen with mlx 0.32). Everything of ours is closed before.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def serve(flags: Mapping[str, Any] | None = None) -> None:
+    """Run the daemon and end the process with its status."""
+    leave(main(flags))
