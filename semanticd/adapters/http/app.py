@@ -38,6 +38,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
     """Return the ASGI application that serves all dialects."""
     gateway = Gateway(services, config)
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
+    app.add_middleware(RouteNote())
     app.req_options.strip_url_path_trailing_slash = True
     _handle_errors(app, services)
 
@@ -79,6 +80,16 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
         app.add_route(f"/admin/models/{action}", admin, suffix=action)
     app.add_route("/admin/caches", AdminCaches(services.cache))
     return ExchangeWrapper(app, Guards(services, config), services)
+
+
+class RouteNote:
+    """Notes the pattern that a path matched, which only Falcon's router knows."""
+
+    async def process_resource(
+        self, req: Request, resp: Response, resource: object, params: dict[str, str]
+    ) -> None:
+        """Note it before the resource begins."""
+        exchange_of(req).route = req.uri_template or "other"
 
 
 def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServices) -> None:

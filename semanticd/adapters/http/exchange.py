@@ -35,6 +35,8 @@ class Exchange:
     echoed_id: str
     """What the answer's `x-request-id` says: the client's own id if it sent one."""
     path: str
+    route: str = "other"
+    """The path's pattern, such as `/v1/agents/{agent_id}`; few enough values for a metric's label."""
     caller: str = "anonymous"
     """A name for the key that was used, safe to log."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)

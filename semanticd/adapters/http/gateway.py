@@ -34,7 +34,12 @@ class Gateway:
         """Serve from these services within this configuration."""
         self._services = services
         self._config = config
-        self._agents = RateLimiter(config.rate_limit_per_agent, what="agent", monotonic=services.monotonic)
+        self._agents = RateLimiter(
+            config.rate_limit_per_agent,
+            what="agent",
+            monotonic=services.monotonic,
+            metrics=services.metrics,
+        )
 
     async def open(self, exchange: Exchange, request: GenerationRequest) -> GenerationStream:
         """Admit a request; its stream is closed, hence cancelled, when the exchange ends.

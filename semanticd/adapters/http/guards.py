@@ -55,7 +55,9 @@ class Guards:
         self._config = config
         self._keys = tuple(_digest(key) for key in config.api_keys)
         self._admin_key = None if config.admin_key is None else _digest(config.admin_key)
-        self._callers = RateLimiter(config.rate_limit_global, what="key", monotonic=services.monotonic)
+        self._callers = RateLimiter(
+            config.rate_limit_global, what="key", monotonic=services.monotonic, metrics=services.metrics
+        )
 
     def admit(self, scope: Mapping[str, Any], exchange: Exchange) -> EarlyAnswer | None:
         """Let a request pass (None), answer it at once, or raise the domain error that refuses it."""

@@ -28,6 +28,7 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_UNREAD_PARTS = 8
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class ExchangeWrapper:
@@ -45,17 +46,36 @@ class ExchangeWrapper:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        begun = self._services.monotonic()
         exchange = self._begin(scope)
         answer = _Answer(exchange, send, self._guards.response_headers(scope))
         try:
             await self._work(scope, receive, answer, exchange)
         except Exception as error:  # noqa: BLE001 - the server's own handler would cut the stream
             self._services.log.error("http_request_failed", request_id=exchange.request_id, error=repr(error))
-            if not answer.begun:
+            if not answer.status:
                 await answer.fail(error, scope)
         finally:
             self._running.discard(exchange.request_id)
             await exchange.at_end.aclose()
+            self._note(exchange, answer, scope, seconds=self._services.monotonic() - begun)
+
+    def _note(self, exchange: Exchange, answer: _Answer, scope: Scope, *, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        metrics = self._services.metrics
+        metrics.count(
+            "http_requests_total", route=exchange.route, method=method, status=str(answer.status or "none")
+        )
+        metrics.observe("http_request_seconds", seconds, route=exchange.route)
+        self._services.log.info(
+            "http_request",
+            request_id=exchange.request_id,
+            caller=exchange.caller,
+            method=method,
+            route=exchange.route,
+            status=answer.status,
+            seconds=round(seconds, 4),
+        )
 
     def _begin(self, scope: Scope) -> Exchange:
         asked = header(scope, b"x-request-id") or ""
@@ -85,7 +105,7 @@ class ExchangeWrapper:
             if not (watch.done() and not watch.cancelled()):
                 raise
             self._services.log.info("http_client_left", request_id=exchange.request_id, path=exchange.path)
-            self._services.metrics.count("http_clients_left")
+            self._services.metrics.count("http_clients_left_total")
         finally:
             watch.cancel()
             work.cancel()
@@ -103,10 +123,10 @@ async def _watch(receive: Receive, inbox: asyncio.Queue[AsgiMessage], work: asyn
 
 
 class _Answer:
-    """The way back to the client: adds the headers every answer has, and knows whether it has begun."""
+    """The way back to the client: adds the headers every answer has, and knows its status (0: none yet)."""
 
     def __init__(self, exchange: Exchange, send: Send, extra: list[tuple[bytes, bytes]]) -> None:
-        self.begun = False
+        self.status = 0
         self._exchange = exchange
         self._send = send
         request_id = exchange.echoed_id.encode("ascii")
@@ -115,7 +135,7 @@ class _Answer:
     async def send(self, message: AsgiMessage) -> None:
         """Pass a message on."""
         if message["type"] == "http.response.start":
-            self.begun = True
+            self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         await self._send(message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from semanticd.application.ports.telemetry import Metrics
 from semanticd.domain.errors import RateLimitedError
 
 MAX_CALLERS = 10_000
@@ -13,8 +14,11 @@ MAX_CALLERS = 10_000
 class RateLimiter:
     """A token bucket per name: `per_minute` requests may come at once, and as many again each minute."""
 
-    def __init__(self, per_minute: int, *, what: str, monotonic: Callable[[], float]) -> None:
-        """Limit to `per_minute` requests (0: no limit); `what` names the callers in messages."""
+    def __init__(
+        self, per_minute: int, *, what: str, monotonic: Callable[[], float], metrics: Metrics
+    ) -> None:
+        """Limit to `per_minute` requests (0: no limit); `what` names the callers in messages and metrics."""
+        self._metrics = metrics
         self._per_minute = per_minute
         self._what = what
         self._monotonic = monotonic
@@ -37,6 +41,7 @@ class RateLimiter:
         if len(self._buckets) > MAX_CALLERS:
             self._buckets.popitem(last=False)
         if not admitted:
+            self._metrics.count("rate_limited_total", scope=self._what)
             raise RateLimitedError(
                 f"this {self._what} sent more than {self._per_minute} requests a minute; wait and repeat it",
                 retry_after_s=(1.0 - tokens) / rate,

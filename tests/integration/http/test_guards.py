@@ -9,6 +9,7 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.telemetry import PrometheusMetrics
 from tests.fakes.asgi_client import Answer, AsgiClient, until
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_services import make_services
@@ -245,3 +246,23 @@ def test_wrong_paths_and_methods_are_told_in_the_dialects_shape(method: str, url
     assert answer.status == status
     assert ("type" in answer.json) == url.startswith("/v1/messages")
     assert answer.json["error"]["message"]
+
+
+def test_every_exchange_is_counted_by_its_route_and_not_by_its_path() -> None:
+    metrics = PrometheusMetrics()
+    services = make_services(ScriptedGenerator(), metrics=metrics, metrics_text=metrics.text)
+    client = AsgiClient(create_app(services, HttpConfig(rate_limit_per_agent=1)))
+    send(client, "GET", "/v1/agents/nobody")
+    send(client, "BREW", "/v1/coffee")
+    for _ in range(2):
+        post(client, headers={"x-session-id": "ann"})
+    text = send(client, "GET", "/metrics").content.decode()
+    for line in (
+        'http_requests_total{method="GET",route="/v1/agents/{agent_id}",status="404"} 1.0',
+        'http_requests_total{method="other",route="other",status="404"} 1.0',
+        'http_requests_total{method="POST",route="/v1/messages",status="429"} 1.0',
+        'rate_limited_total{scope="agent"} 1.0',
+    ):
+        assert f"semanticd_{line}" in text
+    assert "nobody" not in text
+    assert "coffee" not in text

@@ -6,6 +6,7 @@ import pytest
 
 from semanticd.adapters.http import rate_limit
 from semanticd.adapters.http.rate_limit import RateLimiter
+from semanticd.adapters.http.services import NoMetrics
 from semanticd.domain.errors import RateLimitedError
 
 
@@ -18,7 +19,7 @@ class Clock:
 
 def test_a_minutes_worth_may_come_at_once_and_the_next_one_is_told_when() -> None:
     clock = Clock()
-    limiter = RateLimiter(3, what="agent", monotonic=clock)
+    limiter = RateLimiter(3, what="agent", monotonic=clock, metrics=NoMetrics())
     for _ in range(3):
         limiter.admit("a")
     limiter.admit("b")
@@ -30,14 +31,14 @@ def test_a_minutes_worth_may_come_at_once_and_the_next_one_is_told_when() -> Non
 
 
 def test_zero_means_no_limit() -> None:
-    limiter = RateLimiter(0, what="key", monotonic=Clock())
+    limiter = RateLimiter(0, what="key", monotonic=Clock(), metrics=NoMetrics())
     for _ in range(1000):
         limiter.admit("a")
 
 
 def test_the_table_of_callers_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "MAX_CALLERS", 2)
-    limiter = RateLimiter(1, what="key", monotonic=Clock())
+    limiter = RateLimiter(1, what="key", monotonic=Clock(), metrics=NoMetrics())
     for name in ("a", "b", "c"):
         limiter.admit(name)
     limiter.admit("a")  # forgotten, hence new
