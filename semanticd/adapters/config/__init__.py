@@ -3,7 +3,7 @@
 Plain dataclasses, because every command answers in under 0.3 s and a validation library alone takes that long to load.
 """
 
-from semanticd.adapters.config.resolve import Effective, SettingsView, effective, load_settings
+from semanticd.adapters.config.resolve import Effective, Loaded, effective, load_settings
 from semanticd.adapters.config.schema import (
     AgentSettings,
     MlxSettings,
@@ -16,12 +16,12 @@ from semanticd.adapters.config.schema import (
 __all__ = [
     "AgentSettings",
     "Effective",
+    "Loaded",
     "MlxSettings",
     "PathSettings",
     "SecuritySettings",
     "ServerSettings",
     "Settings",
-    "SettingsView",
     "effective",
     "load_settings",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ from semanticd.adapters.config.sources import Source, from_dotenv, from_environm
 from semanticd.domain.errors import ConfigurationError
 
 MASK = "********"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings and, by dotted name, where each that is not a default came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    config_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ def load_settings(
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
-) -> Settings:
+) -> Loaded:
     """Read all sources; `flags` go by dotted name, `folder` (default: the working folder) is where `.env` lies.
 
     Raises:
@@ -62,13 +71,12 @@ def load_settings(
     values, origins = _merge(sources, complaints)
     settings = Settings(
         models=sources[-1].models,
-        origins=origins,
         **{section: cls(**values.get(section, {})) for section, cls in SECTIONS.items()},
     )
     complaints += _contradictions(settings)
     if complaints:
         raise ConfigurationError("cannot use the settings:\n" + "\n".join(f"  - {one}" for one in complaints))
-    return settings
+    return Loaded(settings, origins, path)
 
 
 def _merge(sources: list[Source], complaints: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -112,13 +120,13 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def effective(settings: Settings) -> list[Effective]:
+def effective(loaded: Loaded) -> list[Effective]:
     """Return every setting with its value and origin, secrets masked."""
     return [
         Effective(
             name=one.name,
-            value=_plain(read_setting(settings, one.name), one),
-            origin=settings.origins.get(one.name, "default"),
+            value=_plain(read_setting(loaded.settings, one.name), one),
+            origin=loaded.origins.get(one.name, "default"),
             env=one.env,
             flag=one.flag,
             meaning=one.meaning,
@@ -134,15 +142,3 @@ def _plain(value: Any, one: Declared) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value
-
-
-class SettingsView:
-    """The settings as the control plane shows them; fits its `ConfigService`."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Show these."""
-        self._rows = [asdict(one) for one in effective(settings)]
-
-    async def show(self) -> dict[str, Any]:
-        """Return every setting with value and origin, secrets masked."""
-        return {"settings": [dict(row) for row in self._rows]}

@@ -178,8 +178,6 @@ class Settings:
     paths: PathSettings = field(default_factory=PathSettings)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The user's own registry entries, TOML `[models.NAME]`, by name; for the models room to read."""
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Where each setting that is not a default came from, by dotted name."""
 
 
 SECTIONS: Mapping[str, type] = {

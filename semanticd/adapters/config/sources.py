@@ -23,7 +23,7 @@ ENV_PREFIX = "SEMANTIC_"
 OTHER_VARIABLES = frozenset({"SEMANTIC_CONFIG_FILE"})
 """Variables of ours that are no settings: this one says where the settings' file is."""
 MODEL_KEYS = (
-    "source",
+    "sources",
     "description",
     "aliases",
     "context_length",
@@ -161,9 +161,9 @@ def _read_table(source: Source, path: Path, section: str, content: object) -> No
 
 
 def _read_model(source: Source, path: Path, name: str, entry: object) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+    if not isinstance(entry, dict) or not isinstance(entry.get("sources"), list):
         source.complaints.append(
-            f"[models.{name}] in {path} needs `source`: `hf:org/name`, a folder or a file"
+            f"[models.{name}] in {path} needs `sources`: a list of `hf:org/name`, folders or files"
         )
         return
     for key in entry:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.config import Settings, effective, load_settings
+from semanticd.adapters.config import Loaded, Settings, effective, load_settings
 from semanticd.adapters.config.schema import declared, read_setting
 from semanticd.adapters.config.sources import parse_flags
 from semanticd.domain.errors import ConfigurationError
@@ -16,7 +16,7 @@ from semanticd.domain.errors import ConfigurationError
 
 def load(
     tmp_path: Path, *, toml: str = "", dotenv: str = "", env: dict[str, str] | None = None, **flags: Any
-) -> Settings:
+) -> Loaded:
     config = tmp_path / "config.toml"
     config.write_text(toml)
     (tmp_path / ".env").write_text(dotenv)
@@ -46,7 +46,7 @@ def test_flags_beat_environment_beats_dotenv_beats_toml_beats_defaults(tmp_path:
     for more, port, origin in layers:
         given |= more
         loaded = load(tmp_path, **given)
-        assert loaded.server.port == port
+        assert loaded.settings.server.port == port
         shown = next(one for one in effective(loaded) if one.name == "server.port")
         assert (shown.value, shown.origin) == (port, origin)
 
@@ -65,7 +65,7 @@ def test_the_names_of_the_specification_are_understood(tmp_path: Path) -> None:
             "SEMANTIC_SERVER_LOG_LEVEL": "INFO",
             "SEMANTIC_API_KEY": "one, two",
         },
-    )
+    ).settings
     assert settings.security.api_key == ("one", "two")
     assert settings.server.log_level == "info"
     assert settings.agent.cache_dir == Path.home() / ".semantic/caches"
@@ -73,7 +73,7 @@ def test_the_names_of_the_specification_are_understood(tmp_path: Path) -> None:
 
 def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     loaded = load(tmp_path, env={"SEMANTIC_MLX_KV_BITS": "", "SEMANTIC_API_KEY": " "})
-    assert loaded.mlx.kv_bits is None
+    assert loaded.settings.mlx.kv_bits is None
     assert loaded.origins == {}
 
 
@@ -86,7 +86,7 @@ def test_dotenv_lines_may_be_quoted_exported_and_commented(tmp_path: Path) -> No
     OTHER=1
     nonsense
     """
-    settings = load(tmp_path, dotenv=dotenv)
+    settings = load(tmp_path, dotenv=dotenv).settings
     assert (settings.server.port, settings.mlx.model_id, settings.server.log_level) == (81, "a b", "debug")
 
 
@@ -131,7 +131,7 @@ def test_a_bad_secret_is_not_repeated(tmp_path: Path) -> None:
         ("[agent]\ncache_dir = ''", "a folder's path"),
         ("[server]\ncors_origins = [1]", "origins"),
         ("[mlx]\nmodel_id = ''", "a model's name"),
-        ("[models.mine]\nsource = 'hf:a/b'\ncontext_len = 5", "did you mean context_length"),
+        ("[models.mine]\nsources = ['hf:a/b']\ncontext_len = 5", "did you mean context_length"),
     ],
 )
 def test_toml_mistakes_say_what_was_expected(tmp_path: Path, toml: str, words: str) -> None:
@@ -141,23 +141,25 @@ def test_toml_mistakes_say_what_was_expected(tmp_path: Path, toml: str, words: s
 def test_a_named_file_that_is_missing_is_a_mistake_and_the_usual_one_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not there"):
         load_settings(environ={"SEMANTIC_CONFIG_FILE": str(tmp_path / "none.toml")}, folder=tmp_path)
-    assert load_settings(environ={}, folder=tmp_path) == Settings()
+    assert load_settings(environ={}, folder=tmp_path).settings == Settings()
 
 
 def test_users_models_are_handed_on(tmp_path: Path) -> None:
-    loaded = load(tmp_path, toml="[models.mine]\nsource = 'hf:a/b'\naliases = ['m']\ncontext_length = 4096")
-    assert loaded.models["mine"]["source"] == "hf:a/b"
+    loaded = load(
+        tmp_path, toml="[models.mine]\nsources = ['hf:a/b']\naliases = ['m']\ncontext_length = 4096"
+    )
+    assert loaded.settings.models["mine"]["sources"] == ["hf:a/b"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
 def test_a_host_that_others_can_reach_needs_a_key(tmp_path: Path, host: str) -> None:
     assert "SEMANTIC_API_KEY" in complaint(tmp_path, server__host=host)
-    assert load(tmp_path, server__host=host, env={"SEMANTIC_API_KEY": "k"}).server.host == host
+    assert load(tmp_path, server__host=host, env={"SEMANTIC_API_KEY": "k"}).settings.server.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
 def test_loopback_needs_no_key(tmp_path: Path, host: str) -> None:
-    assert load(tmp_path, server__host=host).server.host == host
+    assert load(tmp_path, server__host=host).settings.server.host == host
 
 
 def test_contradictions_are_named(tmp_path: Path) -> None:
