@@ -28,6 +28,8 @@ def explain_miss(
         if num_matched:
             return None
         return CacheMiss(0, "first_request", "", _around(prompt_ids, 0, decode))
+    if num_matched >= len(prompt_ids) - 1:
+        return None
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
     if shared >= len(previous_ids) or shared >= len(prompt_ids) - 1:
         if num_matched + 1 >= min(shared, len(prompt_ids)):

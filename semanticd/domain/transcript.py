@@ -90,6 +90,7 @@ class TranscriptIndex:
     def add(self, segments: Iterable[Segment]) -> None:
         """Remember a transcript; what is already known is only touched."""
         parent = self._ROOT
+        used: list[bytes] = []
         for segment in segments:
             if not segment.text:
                 break
@@ -100,23 +101,31 @@ class TranscriptIndex:
                     self._num_chars += len(segment.text)
                     self._children.setdefault(parent, {}).setdefault(len(segment.text), set()).add(key)
                 self._nodes[key] = _Node(key, segment, parent=parent)
-            self._nodes.move_to_end(key)
+            used.append(key)
             parent = key
+        self._touch(used)
         self._shrink()
 
     def match(self, text: str) -> TranscriptMatch:
         """Return the longest chain of segments that `text` begins with."""
         found: list[Segment] = []
+        used: list[bytes] = []
         position = 0
         parent = self._ROOT
         while True:
             node = self._longest_child(parent, text, position)
             if node is None:
+                self._touch(used)
                 return TranscriptMatch(tuple(found), position)
             found.append(node.segment)
             position += len(node.segment.text)
-            self._nodes.move_to_end(node.key)
+            used.append(node.key)
             parent = node.key
+
+    def _touch(self, chain: list[bytes]) -> None:
+        # Last to first: what others hang on is always younger than what hangs on it.
+        for key in reversed(chain):
+            self._nodes.move_to_end(key)
 
     def _longest_child(self, parent: bytes, text: str, position: int) -> _Node | None:
         by_length = self._children.get(parent)
@@ -136,7 +145,9 @@ class TranscriptIndex:
         return digest.digest()
 
     def _shrink(self) -> None:
-        # Oldest leaves first: a node with children is younger in use than its youngest child, so one pass suffices.
+        if self._num_chars <= self._max_chars:
+            return
+        # Oldest first; a node comes after all that hang on it (see `_touch`), so one pass suffices.
         for key in list(self._nodes):
             if self._num_chars <= self._max_chars:
                 return

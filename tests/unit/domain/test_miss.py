@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from semanticd.domain.generation import CacheMiss
+from semanticd.domain.miss import explain_miss
+
+
+def ids(text: str) -> list[int]:
+    return [ord(character) for character in text]
+
+
+def text_of(token_ids: Sequence[int]) -> str:
+    return "".join(chr(token) for token in token_ids)
+
+
+def explain(prompt: str, previous: str | None, *, matched: int, system_tokens: int = 0) -> CacheMiss | None:
+    return explain_miss(
+        ids(prompt),
+        previous_ids=None if previous is None else ids(previous),
+        num_matched=matched,
+        decode=text_of,
+        system_tokens=system_tokens,
+    )
+
+
+def test_a_first_request_that_found_nothing_says_so() -> None:
+    miss = explain("a prompt that is long", None, matched=0)
+    assert miss == CacheMiss(0, "first_request", "", "a prompt tha")
+
+
+def test_a_first_request_that_found_somebody_elses_prefix_missed_nothing() -> None:
+    assert explain("a prompt", None, matched=5) is None
+
+
+def test_a_conversation_that_goes_on_missed_nothing() -> None:
+    assert explain("one two three", "one two", matched=7) is None
+    assert explain("one two", "one two three", matched=6) is None
+
+
+def test_what_was_known_and_is_gone_was_evicted() -> None:
+    miss = explain("one two three four", "one two three", matched=4)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (4, "evicted")
+    assert "two" in miss.expected
+
+
+def test_a_changed_history_that_was_evicted_besides_says_evicted() -> None:
+    miss = explain("one two three four", "one two three five", matched=2)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (2, "evicted")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "previous", "cause"),
+    [
+        ("SYSTEM be nice. user: hello", "SYSTEM be rude. user: hello", "system_changed"),
+        ('SYSTEM {"name": "b"} user', 'SYSTEM {"name": "a"} user', "tools_changed"),
+        ("SYSTEM today is 2026-11-24.", "SYSTEM today is 2026-11-23.", "date_changed"),
+        ("SYSTEM it is 12:31 now, work", "SYSTEM it is 12:30 now, work", "date_changed"),
+        ("SYSTEM on Monday we do this", "SYSTEM on Friday we do this.", "date_changed"),
+    ],
+)
+def test_the_cause_of_a_change_in_the_system_text_is_named(prompt: str, previous: str, cause: str) -> None:
+    shared = next(i for i, (a, b) in enumerate(zip(prompt, previous, strict=False)) if a != b)
+    miss = explain(prompt, previous, matched=shared, system_tokens=25)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (shared, cause)
+    assert miss.expected != miss.found
+
+
+def test_a_change_behind_the_system_text_is_the_histories() -> None:
+    miss = explain("sys user: hello there", "sys user: hullo there", matched=11, system_tokens=4)
+    assert miss is not None
+    assert miss.cause == "history_changed"
+
+
+def test_a_prompt_that_left_its_own_history_but_was_found_entirely_missed_nothing() -> None:
+    assert explain("sys user: hello there", "sys user: hullo there", matched=20) is None
