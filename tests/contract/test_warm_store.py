@@ -214,11 +214,12 @@ def test_a_block_that_can_never_fit_costs_nothing_that_is_stored(make_store: Mak
     assert store.get(kept.block.block_hash) is not None
 
 
-def test_a_group_that_fits_in_part_keeps_its_beginning(make_store: MakeStore) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_group_that_fits_in_part_keeps_its_beginning(make_store: MakeStore, order: int) -> None:
     size = size_of(make_store)
     store = make_store(cap_bytes=3 * size)
     chain = make_chain(5)
-    result = store.write(chain).result(10)
+    result = store.write(chain[::order]).result(10)
     assert (result.num_written, result.num_refused) == (3, 2)
     assert set(result.refused) == set(names(chain[3:]))
     assert store.get_many(names(chain)) == [record.block for record in chain[:3]]

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -216,3 +217,4 @@ WarmStoreStates.TestCase.settings = settings(
     max_examples=200 if _CI else 20, stateful_step_count=50, deadline=None
 )
 TestWarmStoreStates = WarmStoreStates.TestCase
+TestWarmStoreStates.pytestmark = [pytest.mark.timeout(600)]

@@ -147,8 +147,6 @@ class DiskAgentArchive:
         self._retry()
         self._tables.close()
 
-    # ---- on the write queue
-
     def _save(self, agent: Agent) -> None:
         with self._lock:
             newest = self._unsaved.get(agent.agent_id)

@@ -79,8 +79,6 @@ class AgentTables:
             self._reader.close()
             self._writer.close()
 
-    # ---- reading
-
     def ids(self) -> dict[AgentId, float]:
         """Return all agents with when each was last used."""
         rows = self._ask("SELECT agent_id, last_used_at FROM agents")
@@ -106,8 +104,6 @@ class AgentTables:
     def _ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._reading:
             return self._reader.execute(query, values).fetchall()
-
-    # ---- writing
 
     def save(self, agent: Agent, *, known: Agent | None) -> None:
         """Store an agent durably; `known` is what is stored of it now (None: nothing, or unreadable)."""

@@ -14,18 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from semanticd.adapters.disk.atomic import FileSystem, NewFile, write_group
-from semanticd.adapters.disk.block_file import BrokenBlockError, decode, encode
+from semanticd.adapters.disk.atomic import FileSystem, write_group
+from semanticd.adapters.disk.block_file import BrokenBlockError, decode
 from semanticd.adapters.disk.folder import SHARDS, CacheFolder
-from semanticd.adapters.disk.index import BlockIndex, NewBlock, StoredBlock
+from semanticd.adapters.disk.index import BlockIndex
+from semanticd.adapters.disk.index_rows import NewBlock, StoredBlock
 from semanticd.adapters.disk.quarantine import Quarantine
+from semanticd.adapters.disk.write_group import OutgoingBlock, Stored, groups_of, leading, total_bytes
 from semanticd.adapters.disk.write_rules import utc_day
 from semanticd.application.ports.cache_store import BlockRecord
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.domain.ids import BlockHash, ModelFingerprint
-
-MAX_GROUP_FILES = 32
-MAX_GROUP_BYTES = 48 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -39,17 +38,6 @@ class Counters:
     num_quarantined: int = 0
     num_pruned: int = 0
     num_write_errors: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What became of a group: how many were written or already there, how many bytes, and who was refused."""
-
-    num_written: int = 0
-    num_present: int = 0
-    bytes_written: int = 0
-    refused: tuple[BlockHash, ...] = ()
-    reason: str = ""
 
 
 class BlockStorage:
@@ -89,8 +77,6 @@ class BlockStorage:
         self._day = utc_day(now())
         self._written_today = index.written_on(self._day)
 
-    # ---- numbers
-
     @property
     def bytes_stored(self) -> int:
         """All files' bytes: indexed, still to be indexed, and in quarantine."""
@@ -107,8 +93,6 @@ class BlockStorage:
     def wall(self) -> float:
         """Return the time in seconds since the epoch."""
         return self._now()
-
-    # ---- reading
 
     def read(self, block_hash: BlockHash) -> BlockRecord | None:
         """Return a block, or None when missing or broken: then its row goes, the file is set aside."""
@@ -163,65 +147,55 @@ class BlockStorage:
             self._log.warning("a block file is broken and was set aside", path=str(path), reason=reason)
             self._settle()
 
-    # ---- writing
-
     def store(self, records: Sequence[BlockRecord]) -> Stored:
         """Store records (parents first) that are not there yet; refuse those for which there is no room."""
-        files = [NewFile(path=self._path(r), pieces=encode(r).pieces) for r in records]
         result = Stored()
-        for group in _groups(list(zip(records, files, strict=True))):
+        for group in groups_of([OutgoingBlock.of(record, self.folder) for record in records]):
             if result.refused:
                 # Children of what was refused would be unreachable.
-                hashes = tuple(record.block.block_hash for record, _ in group)
-                result = _sum(result, Stored(refused=hashes, reason=result.reason))
+                result += Stored(refused=tuple(block.block_hash for block in group), reason=result.reason)
             else:
                 with self._changing:
-                    result = _sum(result, self._store_group(group))
+                    result += self._store_group(group)
         return result
 
-    def _store_group(self, group: list[tuple[BlockRecord, NewFile]]) -> Stored:
-        fresh = [(record, file) for record, file in group if not self.index.has(record.block.block_hash)]
+    def _store_group(self, group: list[OutgoingBlock]) -> Stored:
+        fresh = [block for block in group if not self.index.has(block.block_hash)]
         num_present = len(group) - len(fresh)
         fitting, reason = self._make_room(fresh)
-        refused = tuple(record.block.block_hash for record, _ in fresh[len(fitting) :])
-        num_bytes = sum(_size(file) for _, file in fitting)
+        num_bytes = total_bytes(fitting)
         try:
             self._write(fitting, num_bytes)
         except (OSError, sqlite3.Error) as error:
             self.counters.num_write_errors += 1
             self._metrics.count("warm_write_errors_total")
             self._log.warning("could not write blocks", folder=str(self.folder.root), error=str(error))
-            self._check_index(error)
-            everyone = tuple(record.block.block_hash for record, _ in fresh)
+            if is_damage(error):
+                self.on_damaged_index()
+            everyone = tuple(block.block_hash for block in fresh)
             return Stored(num_present=num_present, refused=everyone, reason=f"the disk failed: {error}")
         return Stored(
             num_written=len(fitting),
             num_present=num_present,
             bytes_written=num_bytes,
-            refused=refused,
+            refused=tuple(block.block_hash for block in fresh[len(fitting) :]),
             reason=reason,
         )
 
-    def _write(self, group: list[tuple[BlockRecord, NewFile]], num_bytes: int) -> None:
+    def _write(self, group: list[OutgoingBlock], num_bytes: int) -> None:
         if not group:
             return
         started = time.monotonic()
-        write_group(self.fs, [file for _, file in group])
+        write_group(self.fs, [block.file for block in group])
         now = self._now()
-        rows = [
-            NewBlock(
-                block=r.block, fingerprint=r.fingerprint, layout=r.layout, file_bytes=_size(f), used_at=now
-            )
-            for r, f in group
-        ]
         written_today = self.written_today_bytes + num_bytes
         try:
             with self.index.transaction():
-                self.index.add(rows)
+                self.index.add(NewBlock.of(b.record, file_bytes=b.num_bytes, used_at=now) for b in group)
                 self.index.count_written(self._day, num_bytes)
         except BaseException:
-            for _, file in group:
-                self._unlink(file.path)
+            for block in group:
+                self._unlink(block.file.path)
             raise
         self._written_today = written_today
         self.counters.num_writes += len(group)
@@ -230,35 +204,23 @@ class BlockStorage:
         self._metrics.observe("warm_write_seconds", time.monotonic() - started)
         self._settle()
 
-    def _make_room(
-        self, fresh: list[tuple[BlockRecord, NewFile]]
-    ) -> tuple[list[tuple[BlockRecord, NewFile]], str]:
+    def _make_room(self, fresh: list[OutgoingBlock]) -> tuple[list[OutgoingBlock], str]:
         """Return the leading blocks that may be written now, after making room, and why not the others."""
-        wanted = sum(_size(file) for _, file in fresh)
         reason = ""
-        if (
-            self.write_budget_bytes is not None
-            and self.written_today_bytes + wanted > self.write_budget_bytes
-        ):
-            fresh, reason = (
-                _leading(fresh, self.write_budget_bytes - self.written_today_bytes),
-                "daily write budget",
-            )
-            wanted = sum(_size(file) for _, file in fresh)
-        if self.cap_bytes is not None and self.bytes_stored + wanted > self.cap_bytes:
-            if wanted > self.cap_bytes:
+        if self.write_budget_bytes is not None:
+            left = self.write_budget_bytes - self.written_today_bytes
+            if total_bytes(fresh) > left:
+                fresh, reason = leading(fresh, left), "daily write budget"
+        if self.cap_bytes is not None and self.bytes_stored + total_bytes(fresh) > self.cap_bytes:
+            if total_bytes(fresh) > self.cap_bytes:
                 # What can never be stored must not cost what is there.
-                fresh, reason = _leading(fresh, self.cap_bytes), "the cap is reached"
-                wanted = sum(_size(file) for _, file in fresh)
-            group = {record.block.block_hash for record, _ in fresh} | {r.block.parent for r, _ in fresh}
-            self._prune(self.cap_bytes - wanted, spare=group)
+                fresh, reason = leading(fresh, self.cap_bytes), "the cap is reached"
+            spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
+            self._prune(self.cap_bytes - total_bytes(fresh), spare=spare)
             room = self.cap_bytes - self.bytes_stored
-            if wanted > room:
-                fresh, reason = _leading(fresh, room), "the cap is reached"
+            if total_bytes(fresh) > room:
+                fresh, reason = leading(fresh, room), "the cap is reached"
         return fresh, reason
-
-    def _path(self, record: BlockRecord) -> Path:
-        return self.folder.block_path(record.fingerprint, record.block.block_hash)
 
     def adopt(self, blocks: Iterable[NewBlock]) -> int:
         """Add rows for files found without; returns how many there are still."""
@@ -271,8 +233,6 @@ class BlockStorage:
             self.index.add(rows)
             self._settle()
             return len(rows)
-
-    # ---- removing
 
     def protect(self, hashes: Iterable[BlockHash], *, owner: str) -> None:
         """Replace what `owner` keeps from being pruned (in memory: owners say it again after a start)."""
@@ -348,8 +308,6 @@ class BlockStorage:
         with self._changing:
             self._unlink(path)
 
-    # ---- keeping house
-
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
         """Nothing is written or removed while inside."""
@@ -362,10 +320,6 @@ class BlockStorage:
             self.index.recreate()
             self.unindexed_bytes = 0
             self._settle()
-
-    def _check_index(self, error: Exception) -> None:
-        if is_damage(error):
-            self.on_damaged_index()
 
     def _exists(self, path: Path) -> bool:
         try:
@@ -385,42 +339,4 @@ def is_damage(error: BaseException) -> bool:
     # SQLite's "malformed" and "not a database" come as the base class itself; subclasses tell other things.
     return type(error) is sqlite3.DatabaseError or (
         isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
-    )
-
-
-def _size(file: NewFile) -> int:
-    return sum(len(piece) for piece in file.pieces)
-
-
-def _leading(group: list[tuple[BlockRecord, NewFile]], room: int) -> list[tuple[BlockRecord, NewFile]]:
-    fitting = []
-    for record, file in group:
-        room -= _size(file)
-        if room < 0:
-            break
-        fitting.append((record, file))
-    return fitting
-
-
-def _groups(items: list[tuple[BlockRecord, NewFile]]) -> Iterator[list[tuple[BlockRecord, NewFile]]]:
-    """Cut into groups that keep few files open and let others have the lock soon."""
-    group: list[tuple[BlockRecord, NewFile]] = []
-    num_bytes = 0
-    for item in items:
-        if group and (len(group) == MAX_GROUP_FILES or num_bytes + _size(item[1]) > MAX_GROUP_BYTES):
-            yield group
-            group, num_bytes = [], 0
-        group.append(item)
-        num_bytes += _size(item[1])
-    if group:
-        yield group
-
-
-def _sum(a: Stored, b: Stored) -> Stored:
-    return Stored(
-        num_written=a.num_written + b.num_written,
-        num_present=a.num_present + b.num_present,
-        bytes_written=a.bytes_written + b.bytes_written,
-        refused=a.refused + b.refused,
-        reason=b.reason or a.reason,
     )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +20,11 @@ from semanticd.adapters.disk.atomic import FileSystem
 from semanticd.adapters.disk.block_storage import BlockStorage, is_damage
 from semanticd.adapters.disk.folder import CacheFolder
 from semanticd.adapters.disk.index import BlockIndex
+from semanticd.adapters.disk.pending_writes import PendingTouches, PendingWrite, PendingWrites
 from semanticd.adapters.disk.quiet import QuietLog, QuietMetrics
 from semanticd.adapters.disk.recovery import Recovery
 from semanticd.adapters.disk.verification import BackgroundVerification, verify
+from semanticd.adapters.disk.write_group import Stored
 from semanticd.adapters.disk.write_queue import WriteQueue
 from semanticd.adapters.disk.write_rules import SeenHashes, WritePolicy, parents_first
 from semanticd.application.ports.cache_store import BlockRecord, VerifyReport, WarmStats, WriteResult
@@ -51,17 +53,6 @@ class WarmOptions:
     verify_bytes_per_s: float = 16e6
 
 
-@dataclass(slots=True)
-class _Write:
-    records: tuple[BlockRecord, ...]
-    num_bytes: int
-    result: Future[WriteResult]
-    refused: list[BlockHash]
-    reason: str
-    cancelled: set[BlockHash] = field(default_factory=set)
-    """Blocks deleted while they waited to be written."""
-
-
 class DiskCacheStore:
     """`WarmStore` in a folder; make it with `DiskCacheStore.open`."""
 
@@ -82,9 +73,8 @@ class DiskCacheStore:
         self._log = log
         self._seen = SeenHashes()
         self._lock = threading.Lock()
-        self._pending: list[_Write] = []
-        self._pending_bytes = 0
-        self._touched: dict[BlockHash, tuple[float, int]] = {}
+        self._pending = PendingWrites(max_bytes=options.max_queue_bytes)
+        self._touched = PendingTouches()
         self._closed = False
         self._rebuilding = False
         self._stop = threading.Event()
@@ -95,6 +85,8 @@ class DiskCacheStore:
         storage.on_damaged_index = self._rebuild_soon
         if recovery is not None:
             self.write_queue.put(recovery.survey)
+        else:
+            self.write_queue.put(self._index.warm_up)
         self._verification = (
             BackgroundVerification(
                 storage, log=log, every_s=options.verify_every_s, max_bytes_per_s=options.verify_bytes_per_s
@@ -154,8 +146,6 @@ class DiskCacheStore:
         """The recovery running or done since the start, if one was needed."""
         return self._recovery
 
-    # ---- lookups
-
     def get(self, block_hash: BlockHash) -> Block | None:
         """Return a block's facts if it is stored (index only)."""
         return self._ask(lambda: self._index.get(block_hash), None)
@@ -182,8 +172,6 @@ class DiskCacheStore:
         if is_damage(error):
             self._rebuild_soon()
 
-    # ---- bytes
-
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
         try:
@@ -207,22 +195,14 @@ class DiskCacheStore:
         result: Future[WriteResult] = Future()
         result.set_running_or_notify_cancel()  # what is queued is written: it cannot be cancelled
         admitted, refused = self._admit(records)
-        reason = "" if not refused else f"write policy {self._options.write_policy}"
-        num_bytes = sum(record.block.num_bytes for record in admitted)
-        write = _Write(tuple(parents_first(admitted)), num_bytes, result, refused, reason)
-        with self._lock:
-            full = self._pending_bytes > 0 and self._pending_bytes + num_bytes > self._options.max_queue_bytes
-            if not full:
-                self._pending.append(write)
-                self._pending_bytes += num_bytes
-        if full:
+        reason = f"write policy {self._options.write_policy}" if refused else ""
+        write = PendingWrite(tuple(parents_first(admitted)), result, tuple(refused), reason)
+        if not self._pending.add(write):
             self._metrics.count("warm_queue_full_total")
-            self._answer(
-                write, refused=[r.block.block_hash for r in records], reason="the write queue is full"
-            )
+            self._answer(write, Stored(refused=write.everyone, reason="the write queue is full"))
         elif not self.write_queue.put(lambda: self._run_write(write)):
-            self._finish(write)
-            self._answer(write, refused=[r.block.block_hash for r in records], reason="the store is closed")
+            self._pending.remove(write)
+            self._answer(write, Stored(refused=write.everyone, reason="the store is closed"))
         return result
 
     def _admit(self, records: Sequence[BlockRecord]) -> tuple[list[BlockRecord], list[BlockHash]]:
@@ -238,79 +218,51 @@ class DiskCacheStore:
                 refused.append(block_hash)
         return admitted, refused
 
-    def _run_write(self, write: _Write) -> None:
-        refused, reason = list(write.refused), write.reason
+    def _run_write(self, write: PendingWrite) -> None:
         try:
             self._write_touches()
-            records = [r for r in write.records if r.block.block_hash not in write.cancelled]
-            stored = self._storage.store(records)
-            refused += stored.refused
-            reason = stored.reason or reason
-            counts = (stored.num_written, stored.num_present, stored.bytes_written)
+            done = Stored(refused=write.refused, reason=write.reason) + self._storage.store(write.wanted)
         except Exception as error:  # noqa: BLE001 (this thread must live on)
             self._log.error("storing blocks failed", error=repr(error))
-            refused = write.refused + [r.block.block_hash for r in write.records]
-            reason, counts = f"failed: {error}", (0, 0, 0)
-        self._finish(write)
-        self._answer(write, refused=refused, reason=reason, counts=counts)
+            done = Stored(refused=write.everyone, reason=f"failed: {error}")
+        self._pending.remove(write)
+        self._answer(write, done)
 
-    def _finish(self, write: _Write) -> None:
-        with self._lock:
-            self._pending.remove(write)
-            self._pending_bytes -= write.num_bytes
-
-    def _answer(
-        self,
-        write: _Write,
-        *,
-        refused: Sequence[BlockHash],
-        reason: str,
-        counts: tuple[int, int, int] = (0, 0, 0),
-    ) -> None:
-        if refused:
-            self._metrics.count("warm_refused_total", len(refused), reason=reason.split(":")[0])
-        num_written, num_present, bytes_written = counts
+    def _answer(self, write: PendingWrite, done: Stored) -> None:
+        if done.refused:
+            self._metrics.count("warm_refused_total", len(done.refused), reason=done.reason.split(":")[0])
         write.result.set_result(
             WriteResult(
-                num_written=num_written,
-                num_present=num_present,
-                num_refused=len(refused),
-                bytes_written=bytes_written,
-                reason=reason if refused else "",
-                refused=tuple(refused),
+                num_written=done.num_written,
+                num_present=done.num_present,
+                num_refused=len(done.refused),
+                bytes_written=done.bytes_written,
+                reason=done.reason,
+                refused=done.refused,
             )
         )
-
-    # ---- use and removal
 
     def touch(self, hashes: Sequence[BlockHash]) -> None:
         """Mark blocks as just used; written to the index with the next write, or when idle."""
         if self._options.write_policy == "second_use":
             for block_hash in hashes:
                 self._seen.note(block_hash)
-        when = self._storage.wall()
-        with self._lock:
-            for block_hash in hashes:
-                _, uses = self._touched.get(block_hash, (0.0, 0))
-                self._touched[block_hash] = (when, uses + 1)
-            soon = len(self._touched) > _MAX_TOUCHES_KEPT
-        if soon:
+        self._touched.add(hashes, when=self._storage.wall())
+        if len(self._touched) > _MAX_TOUCHES_KEPT:
             self.write_queue.put(self._write_touches)
 
     def _write_touches(self) -> None:
-        with self._lock:
-            touched, self._touched = self._touched, {}
+        touched = self._touched.take()
         if touched:
             try:
-                self._index.touch([(block_hash, when, uses) for block_hash, (when, uses) in touched.items()])
+                self._index.touch(touched)
             except sqlite3.Error as error:
                 self._log_index_error(error)
 
     def delete(self, hashes: Sequence[BlockHash]) -> int:
         """Remove blocks and their files, also those still waiting to be written; returns the bytes freed."""
-        with self._lock:
-            for write in self._pending:
-                write.cancelled.update(hashes)
+        doomed = set(hashes)
+        self._pending.cancel(lambda record: record.block.block_hash in doomed)
         return self._ask(lambda: self._storage.delete(hashes), 0)
 
     def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
@@ -335,11 +287,7 @@ class DiskCacheStore:
 
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
         """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed."""
-        with self._lock:
-            for write in self._pending:
-                write.cancelled.update(
-                    r.block.block_hash for r in write.records if fingerprint in (None, r.fingerprint)
-                )
+        self._pending.cancel(lambda record: fingerprint in (None, record.fingerprint))
         return self._ask(lambda: self._storage.clear(fingerprint), 0)
 
     def stats(self) -> WarmStats:
@@ -356,12 +304,10 @@ class DiskCacheStore:
             num_quarantined=counters.num_quarantined,
             num_pruned=counters.num_pruned,
             num_write_errors=counters.num_write_errors,
-            pending_writes=sum(len(write.records) for write in list(self._pending)),
+            pending_writes=self._pending.num_records,
             write_budget_bytes=self._options.write_budget_bytes,
             written_today_bytes=storage.written_today_bytes,
         )
-
-    # ---- life
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued is durable; False when the time ran out."""

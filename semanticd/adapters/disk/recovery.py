@@ -18,7 +18,7 @@ from semanticd.adapters.disk.atomic import TEMP_SUFFIX, FileSystem
 from semanticd.adapters.disk.block_file import BlockHeader, BrokenBlockError, decode_header, header_bytes
 from semanticd.adapters.disk.block_storage import BlockStorage
 from semanticd.adapters.disk.folder import SHARDS, hash_of
-from semanticd.adapters.disk.index import NewBlock
+from semanticd.adapters.disk.index_rows import NewBlock
 from semanticd.application.ports.telemetry import Log
 from semanticd.domain.ids import BlockHash
 

@@ -9,7 +9,7 @@ from semanticd.adapters.disk.atomic import TEMP_SUFFIX
 from semanticd.adapters.disk.block_file import BrokenBlockError, decode
 from semanticd.adapters.disk.block_storage import BlockStorage
 from semanticd.adapters.disk.folder import SHARDS
-from semanticd.adapters.disk.index import StoredBlock
+from semanticd.adapters.disk.index_rows import StoredBlock
 from semanticd.adapters.disk.recovery import adopt_files, reconcile, survey_shard
 from semanticd.application.ports.cache_store import VerifyReport
 from semanticd.application.ports.telemetry import Log
