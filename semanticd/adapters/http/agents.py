@@ -213,7 +213,7 @@ class AgentFiles:
         given = req.get_param("id")
         new_id = None if given is None else checked_agent_id(given, param="id")
         path = await temporary_file(exchange.on_end)
-        await save_upload(req, path, limit=self._config.max_import_bytes)
+        await save_upload(req, path, limit=self._config.max_import_bytes, stall_s=self._config.body_timeout_s)
         made = await self._agents.import_(path, new_id)
         resp.status = falcon.HTTP_201
         resp.data = msgspec.json.encode(made)

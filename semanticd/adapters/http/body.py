@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from semanticd.adapters.http.http_config import HttpConfig
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
 
 T = TypeVar("T")
+
+LARGE_BYTES = 256 * 1024
+"""Bodies above this size are parsed outside of the event loop."""
 
 _MAX_INTEGER_DIGITS = 20
 _MAX_INTEGER = 2**64
@@ -44,7 +48,14 @@ async def read_object(req: Request, wire_type: type[T], config: HttpConfig, *, o
         raise MediaTypeError(
             f"the body must be sent as `Content-Type: application/json`, not {content_type or 'nothing'!r}"
         )
+    if len(raw) > LARGE_BYTES:
+        # Other streams go on meanwhile.
+        return await asyncio.to_thread(_read_large, raw, wire_type, config.max_nesting)
     return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
+
+
+def _read_large(raw: bytes, wire_type: type[T], max_nesting: int) -> T:
+    return to_wire(parse_json(raw, max_nesting=max_nesting), wire_type)
 
 
 async def read_bytes(req: Request, *, limit: int, timeout_s: float) -> bytes:
@@ -58,25 +69,38 @@ async def read_bytes(req: Request, *, limit: int, timeout_s: float) -> bytes:
         raise SlowBodyError(f"the body did not arrive within {timeout_s:g} seconds; send it faster") from None
 
 
-async def save_upload(req: Request, path: str, *, limit: int) -> None:
+async def save_upload(req: Request, path: str, *, limit: int, stall_s: float) -> None:
     """Write a body of at most `limit` bytes into a file as it comes, outside of the event loop.
+
+    `stall_s` seconds may pass without a byte.
 
     Raises:
         InvalidRequestError: the body is empty.
         RequestTooLargeError: more bytes than the limit.
+        SlowBodyError: nothing came for too long.
     """
     declared = req.content_length
     if declared is not None and declared > limit:
         raise _too_large(limit)
     size = 0
+    chunks = aiter(req.stream)
     with await asyncio.to_thread(Path(path).open, "wb") as file:
-        async for chunk in req.stream:
+        while chunk := await _next_chunk(chunks, stall_s):
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
             await asyncio.to_thread(file.write, chunk)
     if not size:
         raise InvalidRequestError("the body is empty; send the exported file as it is")
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes], stall_s: float) -> bytes:
+    try:
+        return await asyncio.wait_for(anext(chunks), stall_s)
+    except StopAsyncIteration:
+        return b""
+    except (asyncio.TimeoutError, TimeoutError):
+        raise SlowBodyError(f"no part of the body arrived within {stall_s:g} seconds") from None
 
 
 async def _read_limited(req: Request, limit: int) -> bytes:

@@ -21,6 +21,8 @@ SCOPE_KEY = "semanticd.exchange"
 AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
 """What an agent may be called: a name that can stand in a URL and in a file's name."""
 
+RESERVED_AGENT_IDS = ("stats", "import")
+
 _SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
 _TIER_PRIORITY: dict[str, Priority] = {"flex": "background", "batch": "background"}
@@ -86,6 +88,10 @@ def checked_agent_id(value: str, *, param: str) -> AgentId:
         raise InvalidRequestError(
             "an agent id is 1 to 128 letters, digits and . _ : @ + = -, and begins with a letter or digit",
             param=param,
+        )
+    if value in RESERVED_AGENT_IDS:
+        raise InvalidRequestError(
+            f"{value!r} is a path of the agent API and cannot be an agent's id", param=param
         )
     return AgentId(value)
 

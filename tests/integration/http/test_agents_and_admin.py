@@ -59,7 +59,7 @@ def test_an_id_is_made_where_none_is_given(edge: Edge) -> None:
     assert edge.post("/v1/agents").json["id"] == "agent-1"
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 129, "-a"])
+@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 129, "-a", "stats"])
 def test_an_id_must_be_able_to_stand_in_a_url(edge: Edge, name: str) -> None:
     assert edge.post("/v1/agents", {"id": name}).status == 400
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -113,7 +113,17 @@ def test_an_agent_travels_as_a_file(edge: Edge) -> None:
     assert edge.post("/v1/agents/import", exported.content).status == 409
     assert edge.post("/v1/agents/import", b"").status == 400
     assert edge.get("/v1/agents/nobody/export").status == 404
+    slow = Edge(body_timeout_s=0.01)
+    assert asyncio.run(slow.client.send("POST", "/v1/agents/import", b"agent:", stall=True)).status == 408
     assert Edge(max_import_bytes=3).post("/v1/agents/import", b"agent:x").status == 413
+
+
+def test_a_large_body_means_the_same(edge: Edge) -> None:
+    words = "word " * 100_000
+    assert edge.post("/v1/agents/ann/generate", {"prompt": words}).status == 200
+    assert isinstance(edge.generator.requests[-1].prompt, ChatPrompt)
+    assert edge.generator.requests[-1].prompt.messages == (Message.of("user", words),)
+    assert edge.post("/v1/agents/ann/generate", {"prompt": words, "max_tokens": 0}).status == 400
 
 
 def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
