@@ -1,0 +1,105 @@
+"""A real daemon in folders of its own, as a user runs it: started, asked over HTTP, stopped or killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+MODEL = "smollm2-135m"
+READY_WITHIN_S = 90.0
+STOPPED_WITHIN_S = 60.0
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class DaemonProcess:
+    """`semanticd serve` under `home`; start it again and it finds what it left."""
+
+    def __init__(self, home: Path, *, models_dir: Path, **settings: str) -> None:
+        """Choose a port; `settings` are environment variables."""
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = home / "output.log"
+        self.env = {
+            **os.environ,
+            "SEMANTIC_AGENT_CACHE_DIR": str(home / "caches"),
+            "SEMANTIC_RUNTIME_DIR": str(home / "run"),
+            "SEMANTIC_LOG_DIR": str(home / "logs"),
+            "SEMANTIC_MODELS_DIR": str(models_dir),
+            "SEMANTIC_MLX_MODEL_ID": MODEL,
+            "SEMANTIC_SERVER_PORT": str(self.port),
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "semanticd", "serve"], env=self.env, stdout=output, stderr=output
+            )
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise AssertionError(
+                    f"the daemon ended with {self._process.returncode}: {self.log.read_text()[-2000:]}"
+                )
+            try:
+                if httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(
+            f"the daemon was not ready in {READY_WITHIN_S} s: {self.log.read_text()[-2000:]}"
+        )
+
+    def stop(self) -> int:
+        """Ask it to stop as Ctrl-C does; returns its exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(STOPPED_WITHIN_S)
+
+    def kill(self) -> None:
+        """End it as a power cut does; harmless when it is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(STOPPED_WITHIN_S)
+
+    def chat(
+        self, messages: list[dict[str, str]], *, agent: str, max_tokens: int = 12, **more: Any
+    ) -> dict[str, Any]:
+        """Ask the OpenAI chat API greedily; returns the answer's JSON."""
+        body = {"model": MODEL, "messages": messages, "max_tokens": max_tokens, "temperature": 0, **more}
+        response = httpx.post(
+            f"{self.url}/v1/chat/completions", json=body, headers={"X-Session-ID": agent}, timeout=300
+        )
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def last_turn(self, agent: str) -> dict[str, Any]:
+        """Return what the agent's last turn cost."""
+        cost: dict[str, Any] = httpx.get(f"{self.url}/v1/agents/{agent}/cache", timeout=30).json()["last"]
+        return cost
+
+
+def text_of(answer: dict[str, Any]) -> str:
+    """Return the answer's text."""
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
