@@ -250,6 +250,7 @@ class GenerateService:
                     choice=choice,
                     cache_ttl_s=request.cache_ttl_s,
                     records_turn=choice == 0 and not request.echo,
+                    anonymous=request.agent_id is None,
                     system_tokens=system_tokens,
                 )
                 for choice in range(request.num_choices)

@@ -80,6 +80,8 @@ class Submission:
     choice: int = 0
     cache_ttl_s: float | None = None
     records_turn: bool = True
+    anonymous: bool = False
+    """Whether the agent was named by us, after how the conversation begins."""
     system_tokens: int = 0
 
     @property

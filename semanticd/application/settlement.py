@@ -97,7 +97,7 @@ class Settlement:
             finish_reason=reason.value,
         )
         with self._agents.lock:
-            agent = self._agents.get_or_create(submission.agent_id)
+            agent = self._agents.get_or_create(submission.agent_id, anonymous=submission.anonymous)
             pinned_until = agent.pinned_until
             if submission.cache_ttl_s:
                 pinned_until = max(pinned_until or 0.0, now + submission.cache_ttl_s)
