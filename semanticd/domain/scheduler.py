@@ -9,7 +9,8 @@ Rules, in the order they bind:
    prefill chunk is cut so that it should last at most `max_stall_s`.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first; `background` agents go after `interactive` ones until they have waited `aging_s`. Within an agent,
-   arrival order.
+   arrival order. Whoever has not been served for longer than `aging_s` gains a second of credit a second, so that no
+   stream of newcomers can starve anybody.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ Step = Admit | Prefill | Decode | Idle
 class _AgentShare:
     used_s: float = 0.0
     num_sequences: int = 0
+    served_at: float = float("-inf")
+    """When a sequence of the agent was last admitted or prefilled."""
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class Scheduler:
     _sequences: dict[SequenceId, Sequence] = field(default_factory=dict)
     _held: set[SequenceId] = field(default_factory=set)
     _blocked: set[SequenceId] = field(default_factory=set)
+    _followers: dict[SequenceId, SequenceId] = field(default_factory=dict)
+    """For a sequence that others wait for, the one of them that comes first."""
     _shares: dict[AgentId, _AgentShare] = field(default_factory=dict)
     _rates: dict[ModelId, _Rates] = field(default_factory=dict)
     _balance_s: float = 0.0
@@ -116,6 +121,7 @@ class Scheduler:
         if sequence is None:
             return
         self._held.discard(sequence_id)
+        self._followers.pop(sequence_id, None)
         share = self._shares[sequence.agent_id]
         share.num_sequences -= 1
         if share.num_sequences == 0:
@@ -167,7 +173,8 @@ class Scheduler:
     def record_prefill(self, sequence: Sequence, *, num_tokens: int, seconds: float) -> None:
         """Account a prefill chunk."""
         rates = self._rates.setdefault(sequence.model_id, _Rates())
-        if seconds > 0:
+        # The few tokens at a prompt's end cost nearly as much as many and would make every chunk look slow.
+        if seconds > 0 and num_tokens >= self.limits.min_chunk:
             rates.prefill_tokens_per_s = rates.blend(rates.prefill_tokens_per_s, num_tokens / seconds)
         self._charge([sequence], seconds)
         if self.in_state(SequenceState.DECODING):
@@ -208,6 +215,7 @@ class Scheduler:
         """Return the next step at this clock reading (seconds)."""
         candidate = self._next_admission(now)
         if candidate is not None:
+            self._shares[candidate.agent_id].served_at = now
             return Admit(candidate.sequence_id)
         decoding = self.in_state(SequenceState.DECODING)
         prefillable = self._prefillable()
@@ -216,6 +224,7 @@ class Scheduler:
         if decoding and (not prefillable or self._balance_s < 0.0):
             return Decode(self._next_model(decoding))
         sequence = min(prefillable, key=lambda s: self._rank(s, now))
+        self._shares[sequence.agent_id].served_at = now
         return Prefill(sequence.sequence_id, self._chunk(sequence, contended=bool(decoding)))
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
@@ -246,8 +255,9 @@ class Scheduler:
         return [s for s in self.in_state(SequenceState.PREFILLING) if s.sequence_id not in self._held]
 
     def _num_running(self) -> int:
+        """Count the places taken in the batch; a sequence that is being restored has its own already."""
         running = (SequenceState.PREFILLING, SequenceState.DECODING)
-        return sum(1 for s in self._sequences.values() if s.state in running)
+        return sum(1 for s in self._sequences.values() if s.state in running or s.sequence_id in self._held)
 
     def _next_admission(self, now: float) -> Sequence | None:
         if self._num_running() >= self.limits.max_batch_size:
@@ -256,15 +266,29 @@ class Scheduler:
         for sequence in sorted(waiting, key=lambda s: self._rank(s, now)):
             if sequence.sequence_id in self._blocked:
                 return None
-            if self.leader_of(sequence) is None:
+            leader = self.leader_of(sequence)
+            if leader is None:
                 return sequence
+            first = self._followers.get(leader.sequence_id)
+            if first is None or first not in self._sequences:
+                self._followers[leader.sequence_id] = sequence.sequence_id
         return None
 
     def _rank(self, sequence: Sequence, now: float) -> tuple[int, float, float, int]:
+        own = self._own_rank(sequence, now)
+        follower = self._sequences.get(self._followers.get(sequence.sequence_id, SequenceId(-1)))
+        if follower is None or follower.state is not SequenceState.WAITING:
+            return own
+        # Whoever waits for this one must not wait behind those it would go before.
+        return min(own, self._own_rank(follower, now))
+
+    def _own_rank(self, sequence: Sequence, now: float) -> tuple[int, float, float, int]:
         aged = now - sequence.arrived_at >= self.limits.aging_s
         late = sequence.priority == "background" and not aged
         share = self._shares[sequence.agent_id]
-        return (1 if late else 0, share.used_s, sequence.arrived_at, sequence.sequence_id)
+        unserved = now - max(sequence.arrived_at, share.served_at)
+        used = share.used_s - max(unserved - self.limits.aging_s, 0.0)
+        return (1 if late else 0, used, sequence.arrived_at, sequence.sequence_id)
 
     def _next_model(self, decoding: list[Sequence]) -> ModelId:
         models = list(dict.fromkeys(s.model_id for s in decoding))

@@ -1,0 +1,196 @@
+"""The block pool against a plain model of itself: the ledger is exact and the invariants hold after every step."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from semanticd.domain.block import Block
+from semanticd.domain.block_pool import BlockPool
+from semanticd.domain.ids import AgentId, BlockHash
+
+NAMES = [BlockHash(bytes([n]) * 32) for n in range(12)]
+AGENTS = [AgentId(name) for name in "abc"]
+# A chain of four and its branches: block n follows block n // 2.
+BLOCKS = {
+    name: Block(name, NAMES[n // 2] if n else BlockHash(bytes(32)), (n,), 10 + n)
+    for n, name in enumerate(NAMES)
+}
+
+names = st.sampled_from(NAMES)
+agents = st.sampled_from(AGENTS)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Does to a pool what the cache store does, and keeps its own simple books."""
+
+    locked = Bundle("locked")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(budget_bytes=100)
+        self.hot: dict[BlockHash, bool] = {}
+        self.locks: dict[BlockHash, int] = {}
+        self.tables: dict[AgentId, tuple[BlockHash, ...]] = {}
+        self.pinned: set[AgentId] = set()
+        self.order: list[BlockHash] = []
+
+    def used(self, chain: list[BlockHash]) -> None:
+        for name in reversed(chain):
+            if name in self.hot:
+                if name in self.order:
+                    self.order.remove(name)
+                self.order.append(name)
+
+    def held_by_pinned(self, name: BlockHash) -> bool:
+        return any(name in self.tables.get(agent, ()) for agent in self.pinned)
+
+    def can_leave(self, name: BlockHash) -> bool:
+        return not self.locks.get(name) and not self.held_by_pinned(name)
+
+    @rule(name=names, dirty=st.booleans())
+    def insert(self, name: BlockHash, dirty: bool) -> None:
+        assert self.pool.insert(BLOCKS[name], dirty=dirty) == (name not in self.hot)
+        self.hot.setdefault(name, dirty)
+        self.used([name])
+
+    @rule(name=names)
+    def remove(self, name: BlockHash) -> None:
+        if name not in self.hot:
+            assert self.pool.get(name) is None
+            return
+        if self.locks.get(name):
+            try:
+                self.pool.remove(name)
+            except ValueError as error:
+                assert "locked" in str(error)  # noqa: PT017
+            else:
+                raise AssertionError("a locked block was removed")
+            return
+        assert self.pool.remove(name) == BLOCKS[name]
+        del self.hot[name]
+        self.order.remove(name)
+
+    @rule(name=names)
+    def write(self, name: BlockHash) -> None:
+        self.pool.mark_clean(name)
+        if name in self.hot:
+            self.hot[name] = False
+
+    @rule(target=locked, name=names)
+    def lock(self, name: BlockHash) -> BlockHash | None:
+        if name not in self.hot:
+            return None
+        self.pool.lock([name])
+        self.locks[name] = self.locks.get(name, 0) + 1
+        return name
+
+    @rule(name=locked)
+    def unlock(self, name: BlockHash | None) -> None:
+        if name is None or name not in self.hot:
+            return
+        if not self.locks.get(name):
+            try:
+                self.pool.unlock([name])
+            except ValueError as error:
+                assert "not locked" in str(error)  # noqa: PT017
+            else:
+                raise AssertionError("an unlocked block was unlocked")
+            return
+        self.pool.unlock([name])
+        self.locks[name] -= 1
+
+    @rule(agent=agents, chain=st.lists(names, max_size=5, unique=True))
+    def set_table(self, agent: AgentId, chain: list[BlockHash]) -> None:
+        self.pool.set_table(agent, chain)
+        self.tables[agent] = tuple(chain)
+
+    @rule(agent=agents)
+    def drop(self, agent: AgentId) -> None:
+        self.pool.drop_agent(agent)
+        self.tables.pop(agent, None)
+        self.pinned.discard(agent)
+
+    @rule(agent=agents)
+    def pin(self, agent: AgentId) -> None:
+        self.pool.pin(agent)
+        self.pinned.add(agent)
+
+    @rule(agent=agents)
+    def unpin(self, agent: AgentId) -> None:
+        self.pool.unpin(agent)
+        self.pinned.discard(agent)
+
+    @rule(chain=st.lists(names, max_size=5, unique=True))
+    def touch(self, chain: list[BlockHash]) -> None:
+        self.pool.touch(chain)
+        self.used(chain)
+
+    @rule(num_bytes=st.integers(-5, 200))
+    def choose_victims(self, num_bytes: int) -> None:
+        victims = [block.block_hash for block in self.pool.victims(num_bytes)]
+        allowed = [name for name in self.order if self.can_leave(name)]
+        assert victims == allowed[: len(victims)], "least recently used first, nothing locked or pinned"
+        total = sum(BLOCKS[name].num_bytes for name in victims)
+        assert total >= num_bytes or len(victims) == len(allowed)
+        if victims:
+            assert total - BLOCKS[victims[-1]].num_bytes < num_bytes, "no more than needed"
+
+    @rule(running=st.integers(0, 50), in_flight=st.integers(0, 50))
+    def run(self, running: int, in_flight: int) -> None:
+        self.pool.running_bytes = running
+        self.pool.in_flight_bytes = in_flight
+
+    @precondition(lambda self: any(self.hot.values()))
+    @rule()
+    def dirty_ones_are_listed_parents_first(self) -> None:
+        listed = [block.block_hash for block in self.pool.dirty_blocks()]
+        assert set(listed) == {name for name, dirty in self.hot.items() if dirty}
+        assert len(listed) == len(set(listed))
+        for at, name in enumerate(listed):
+            parent = BLOCKS[name].parent
+            assert parent not in listed[at + 1 :]
+
+    @invariant()
+    def books_agree(self) -> None:
+        pool = self.pool
+        pool.check_integrity()
+        assert {block.block_hash for block in pool} == set(self.hot)
+        assert len(pool) == len(self.hot)
+        ledger = pool.ledger()
+
+        def total(chosen: list[BlockHash]) -> int:
+            return sum(BLOCKS[name].num_bytes for name in chosen)
+
+        assert ledger.hot_bytes == pool.hot_bytes == total(list(self.hot))
+        assert ledger.dirty_bytes == total([n for n, dirty in self.hot.items() if dirty])
+        assert ledger.locked_bytes == total([n for n in self.hot if self.locks.get(n)])
+        assert ledger.pinned_bytes == total([n for n in self.hot if self.held_by_pinned(n)])
+        assert pool.evictable_bytes() == total([n for n in self.hot if self.can_leave(n)])
+        assert ledger.free_bytes == pool.free_bytes == 100 - ledger.used_bytes
+        assert all(pool.can_leave(n) == (n in self.hot and self.can_leave(n)) for n in NAMES)
+        for agent in AGENTS:
+            table = self.tables.get(agent, ())
+            assert pool.table(agent) == table
+            assert pool.agent_bytes(agent) == total([n for n in table if n in self.hot])
+            alone = [n for n in reversed(table) if n in self.hot and pool.holders(n) == frozenset([agent])]
+            assert [block.block_hash for block in pool.exclusive_blocks(agent)] == alone
+            assert pool.is_pinned_agent(agent) == (agent in self.pinned)
+        assert set(pool.agents()) == {agent for agent, table in self.tables.items() if table}
+        assert set(pool.hot_agents()) == {
+            agent for agent, table in self.tables.items() if any(n in self.hot for n in table)
+        }
+        shared = [n for n in self.hot if sum(n in table for table in self.tables.values()) > 1]
+        assert pool.num_shared() == len(shared)
+        for parent in NAMES:
+            expected = {n for n in self.hot if BLOCKS[n].parent == parent}
+            assert {block.block_hash for block in pool.children(parent)} == expected
+
+
+TestBlockPool = PoolMachine.TestCase
+TestBlockPool.settings = settings(
+    max_examples=200 if os.environ.get("CI") else 30, stateful_step_count=50, deadline=None
+)
