@@ -1,0 +1,143 @@
+"""`semanticd agents`: the owners of cached conversations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from semanticd.entrypoints.cli.daemon_link import LONG_S, ask
+from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
+
+
+@click.group("agents")
+def commands() -> None:
+    """Look at agents; pin, fork, rewind, evict, move or delete them."""
+
+
+_COLUMNS = (
+    "id",
+    "state",
+    "num_tokens",
+    "num_turns",
+    "hot_bytes",
+    "warm_bytes",
+    "last_reuse_ratio",
+    "last_ttft_ms",
+    "pinned",
+    "model",
+)
+as_agent = click.argument("agent")
+
+
+@commands.command("list")
+@json_option
+def list_agents(*, as_json: bool) -> None:
+    """List all agents, most recently used first."""
+    result = ask("agents.list")
+    if as_json:
+        print_json(result)
+    else:
+        print_table(result["agents"], _COLUMNS)
+
+
+@commands.command()
+@as_agent
+@json_option
+def show(*, agent: str, as_json: bool) -> None:
+    """Show one agent: facts, configuration, turns."""
+    _print(ask("agents.show", agent=agent), as_json)
+
+
+@commands.command()
+@as_agent
+@json_option
+def why(*, agent: str, as_json: bool) -> None:
+    """Show what its last requests reused and computed, and for a miss the cause."""
+    _print(ask("agents.why", agent=agent), as_json)
+
+
+@commands.command()
+@as_agent
+@click.option("--ttl", type=click.FloatRange(min=0), help="For so many seconds; without it, for good.")
+@json_option
+def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:
+    """Keep an agent's blocks from eviction."""
+    _print(ask("agents.pin", agent=agent, ttl_s=ttl), as_json)
+
+
+@commands.command()
+@as_agent
+@json_option
+def unpin(*, agent: str, as_json: bool) -> None:
+    """Let an agent's blocks be evicted again."""
+    _print(ask("agents.unpin", agent=agent), as_json)
+
+
+@commands.command()
+@as_agent
+@click.argument("new_id", required=False)
+@json_option
+def fork(*, agent: str, new_id: str | None, as_json: bool) -> None:
+    """Make an agent with the same conversation; blocks are shared."""
+    _print(ask("agents.fork", agent=agent, new_id=new_id), as_json)
+
+
+@commands.command()
+@as_agent
+@click.option(
+    "--turns", type=click.IntRange(min=1), default=1, show_default=True, help="How many turns to forget."
+)
+@json_option
+def rewind(*, agent: str, turns: int, as_json: bool) -> None:
+    """Forget an agent's last turns; the rest stays cached."""
+    _print(ask("agents.rewind", agent=agent, turns=turns), as_json)
+
+
+@commands.command()
+@as_agent
+@json_option
+def evict(*, agent: str, as_json: bool) -> None:
+    """Move an agent's blocks from RAM to disk."""
+    _print(ask("agents.evict", agent=agent, reply_within_s=LONG_S), as_json)
+
+
+@commands.command()
+@as_agent
+@json_option
+def delete(*, agent: str, as_json: bool) -> None:
+    """Forget an agent and the blocks that only it uses."""
+    _print(ask("agents.delete", agent=agent, reply_within_s=LONG_S), as_json)
+
+
+@commands.command()
+@as_agent
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def export(*, agent: str, path: Path, as_json: bool) -> None:
+    """Write an agent and its blocks into one file."""
+    result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_S)
+    _print(result, as_json)
+
+
+@commands.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--as", "new_id", help="Another id than it had.")
+@json_option
+def import_agent(*, path: Path, new_id: str | None, as_json: bool) -> None:
+    """Read an exported agent."""
+    _print(ask("agents.import", path=_absolute(path), new_id=new_id, reply_within_s=LONG_S), as_json)
+
+
+def _absolute(path: Path) -> str:
+    """The daemon has another working folder than this shell."""
+    return str(path.expanduser().absolute())
+
+
+def _print(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)

@@ -1,0 +1,133 @@
+"""Starting the daemon in the background: spawn, watch it come up, tell where it is or why it died."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from semanticd.adapters.config import Settings, effective, load_settings
+from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
+from semanticd.control.address import socket_path_in
+from semanticd.control.client import ControlClient, ControlError
+from semanticd.entrypoints.cli import EXIT_FAILED
+from semanticd.entrypoints.cli.options import as_arguments
+from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.progress import Progress
+
+OUTPUT_FILE = "semanticd.out"
+"""What the process prints beside its log: tracebacks, and what native libraries have to say."""
+
+_POLL_S = 0.1
+_QUIET_FLAGS = {"server.log_console": False}
+_NUM_LAST_LINES = 15
+
+
+def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> int:
+    """Start the daemon, or find it running; returns the exit status."""
+    flags = {**_QUIET_FLAGS, **flags}
+    loaded = load_settings(flags=flags)
+    settings = loaded.settings
+    socket = socket_path_in(settings.paths.runtime_dir)
+    pid_file = settings.paths.runtime_dir / PID_FILE
+    wanted = {one.name: one.value for one in effective(loaded)}
+    if (pid := running_pid(pid_file)) is not None:
+        return _already_running(pid, socket, wanted, lambda: running_pid(pid_file) == pid)
+
+    output = settings.paths.log_dir / OUTPUT_FILE
+    command = [sys.executable, "-m", "semanticd", "serve", *as_arguments(flags)]
+    process = spawn_detached(command, output=output)
+    ready = _wait(socket, lambda: process.poll() is None, timeout_s=timeout_s)
+    if ready is not None:
+        if ready.get("pid") not in (process.pid, None):
+            return _already_running(int(ready["pid"]), socket, wanted, lambda: True)
+        _announce(ready, settings, socket)
+        return 0
+    if process.poll() is None:
+        narrate(
+            f"still starting after {timeout_s:g} s (pid {process.pid}); `semanticd status` shows how far it is"
+        )
+        return EXIT_FAILED
+    # Two starts at once: the other one won, and is what the user wanted.
+    winner = running_pid(pid_file)
+    if winner is not None:
+        return _already_running(winner, socket, wanted, lambda: running_pid(pid_file) == winner)
+    return _died(process, settings, output)
+
+
+def _already_running(pid: int, socket: Path, wanted: Mapping[str, Any], alive: Callable[[], bool]) -> int:
+    """Say so; the status is a failure only if it runs with other settings than were asked for."""
+    ready = _wait(socket, alive, timeout_s=None)
+    if ready is None:
+        narrate(f"the daemon that was starting (pid {pid}) has ended; try again")
+        return EXIT_FAILED
+    print(f"already running (pid {pid}) at {ready.get('address')}")
+    with ControlClient.connect(socket, name="semanticd-cli") as client:
+        shown = {row["name"]: row for row in client.call("config.show")["settings"]}
+    different = [
+        f"  {name}: {shown[name]['value']!r} there ({shown[name]['origin']}), {value!r} here"
+        for name, value in wanted.items()
+        if name in shown and shown[name]["value"] != value and name not in _QUIET_FLAGS
+    ]
+    if not different:
+        return 0
+    narrate("but with other settings; `semanticd restart` applies those of here:\n" + "\n".join(different))
+    return EXIT_FAILED
+
+
+def _wait(socket: Path, alive: Callable[[], bool], *, timeout_s: float | None) -> dict[str, Any] | None:
+    """Show progress until the daemon is ready; its status, or None when it ended or the time is over."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    progress = Progress()
+    try:
+        while alive():
+            status = _status(socket)
+            if status is not None:
+                if status.get("state") != "starting":
+                    return status
+                progress.show(
+                    str(status.get("model_stage") or "starting"), float(status.get("model_progress") or 0)
+                )
+            if deadline is not None and time.monotonic() > deadline:
+                return None
+            time.sleep(_POLL_S)
+        return None
+    finally:
+        progress.end()
+
+
+def _status(socket: Path) -> dict[str, Any] | None:
+    try:
+        with ControlClient.connect(socket, name="semanticd-cli") as client:
+            return client.call("status")
+    except ControlError:
+        return None
+
+
+def _announce(status: Mapping[str, Any], settings: Settings, socket: Path) -> None:
+    print(f"ready (pid {status.get('pid')})")
+    print(f"address: {status.get('address')}")
+    print(f"model:   {status.get('model')}")
+    print(f"socket:  {socket}")
+    print(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
+
+
+def _died(process: subprocess.Popen[bytes], settings: Settings, output: Path) -> int:
+    narrate(f"the daemon ended while it was starting (exit status {process.returncode})")
+    for path in (settings.paths.log_dir / "semanticd.log", output):
+        lines = _last_lines(path)
+        if lines:
+            narrate(f"last lines of {path}:\n" + "\n".join(f"  {line}" for line in lines))
+    return EXIT_FAILED
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n") for line in deque(file, maxlen=_NUM_LAST_LINES)]
+    except OSError:
+        return []

@@ -1,0 +1,63 @@
+"""How commands reach the daemon, and which settings they go by."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semanticd.control.address import default_runtime_dir, socket_path_in
+from semanticd.control.errors import DaemonNotRunning
+from semanticd.domain.errors import ConfigurationError
+from semanticd.entrypoints.cli.output import narrate
+
+if TYPE_CHECKING:
+    from semanticd.adapters.config import Settings
+    from semanticd.control.client import ControlClient
+
+LONG_S = 24 * 3600.0
+"""Patience with commands that move gigabytes."""
+
+
+def settings_or_defaults() -> Settings:
+    """Return the settings; a mistake in them is told, but must not keep anybody from stopping a daemon."""
+    from semanticd.adapters.config import PathSettings, Settings, load_settings
+
+    try:
+        return load_settings().settings
+    except ConfigurationError as error:
+        narrate(f"semanticd: {error.message}\n  going by the default folders")
+        return Settings(paths=PathSettings(runtime_dir=default_runtime_dir()))
+
+
+def socket_path() -> Path:
+    """Return the path of the daemon's control socket."""
+    chosen = os.environ.get("SEMANTIC_RUNTIME_DIR", "").strip()
+    folder = default_runtime_dir() if chosen else settings_or_defaults().paths.runtime_dir
+    return socket_path_in(folder)
+
+
+def connect() -> ControlClient:
+    """Connect to the running daemon; raises `DaemonNotRunning`."""
+    path = socket_path()
+    # Asked first, because it spares the commonest failure the import of the client.
+    if not is_socket(path):
+        raise DaemonNotRunning(path, "no socket")
+    from semanticd.control.client import ControlClient
+
+    return ControlClient.connect(path, name="semanticd-cli")
+
+
+def is_socket(path: Path) -> bool:
+    """Whether a socket lies there, alive or not."""
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def ask(cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> dict[str, Any]:
+    """Run one command on the daemon."""
+    with connect() as client:
+        return client.call(cmd, reply_within_s=reply_within_s, **args)

@@ -1,0 +1,80 @@
+"""`semanticd doctor`: examine the installation. In the daemon when there is one, else in a process of its own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+import click
+
+from semanticd.control.errors import CommandFailed, DaemonNotRunning
+from semanticd.entrypoints.cli import EXIT_FAILED
+from semanticd.entrypoints.cli.daemon_link import ask
+from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.output import narrate, print_json
+
+_PATIENCE_S = 300.0
+_MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
+
+
+@click.command()
+@json_option
+@click.option("--local", is_flag=True, help="Here, even if a daemon is running.")
+@click.option("--generate/--no-generate", default=True, help="Also generate ten tokens.")
+def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
+    """Examine platform, Python, MLX, memory, disk, socket, port, models, hub; every finding says what to do."""
+    if local:
+        # Loads MLX, therefore by name; the report goes to stdout whatever libraries print.
+        report = importlib.import_module("semanticd.entrypoints.doctor").examine_here(generate=generate)
+    else:
+        report = _from_daemon() or _in_child(generate=generate)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    if not report.get("ok"):
+        sys.exit(EXIT_FAILED)
+
+
+def _from_daemon() -> dict[str, Any] | None:
+    try:
+        return ask("doctor", reply_within_s=_PATIENCE_S)
+    except DaemonNotRunning:
+        narrate("no daemon is running; examining the installation itself")
+    except CommandFailed as error:
+        if error.code != "not_available":
+            raise
+    return None
+
+
+def _in_child(*, generate: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "semanticd", "doctor", "--local", "--json"]
+    command += [] if generate else ["--no-generate"]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE_S, check=False)
+    try:
+        report: dict[str, Any] = json.loads(ran.stdout)
+        return report
+    except ValueError:
+        return {
+            "ok": False,
+            "findings": [
+                {
+                    "check": "process",
+                    "state": "error",
+                    "message": f"the examination ended with status {ran.returncode} and no report",
+                    "advice": "run `semanticd doctor --local` and read what it prints",
+                }
+            ],
+        }
+
+
+def _print(report: dict[str, Any]) -> None:
+    for finding in report.get("findings", []):
+        print(
+            f"{_MARKS.get(finding['state'], finding['state'])}  {finding['check']:<12} {finding['message']}"
+        )
+        if finding.get("advice") and finding["state"] != "ok":
+            print(f"{'':<22}-> {finding['advice']}")

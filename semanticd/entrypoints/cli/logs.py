@@ -1,0 +1,94 @@
+"""`semanticd logs`: the daemon's log file, also while it rotates."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from semanticd.domain.errors import DaemonError
+from semanticd.entrypoints.cli.daemon_link import settings_or_defaults
+
+_POLL_S = 0.2
+_KNOWN = ("timestamp", "level", "event", "logger")
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="How many of the last lines.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the lines as they are written.")
+@click.option("--path", is_flag=True, help="Print the file's path only.")
+def logs(*, follow: bool, lines: int, as_json: bool, path: bool) -> None:
+    """Show the end of the daemon's log."""
+    file = settings_or_defaults().paths.log_dir / "semanticd.log"
+    if path:
+        print(file)
+        return
+    if not file.exists() and not follow:
+        raise DaemonError(f"there is no log yet at {file}; the daemon writes it when it starts")
+    stream = _open(file)
+    for line in deque(stream, maxlen=lines) if stream else ():
+        _print(line, as_json)
+    while follow:
+        stream = _follow(file, stream, as_json)
+        time.sleep(_POLL_S)
+
+
+def _open(file: Path) -> TextIO | None:
+    try:
+        return file.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def _follow(file: Path, stream: TextIO | None, as_json: bool) -> TextIO | None:
+    """Print what is new; returns the stream to go on with, a new one after a rotation."""
+    if stream is None:
+        stream = _open(file)
+        if stream is None:
+            return None
+    rotated = not _same(file, stream)
+    for line in stream:
+        _print(line, as_json)
+    if not rotated:
+        return stream
+    stream.close()
+    return _open(file)
+
+
+def _same(file: Path, stream: TextIO) -> bool:
+    import os
+
+    try:
+        return file.stat().st_ino == os.fstat(stream.fileno()).st_ino
+    except FileNotFoundError:
+        return True
+
+
+def _print(line: str, as_json: bool) -> None:
+    print(line.rstrip("\n") if as_json else pretty(line), flush=True)
+
+
+def pretty(line: str) -> str:
+    """Return a JSON line as people read it; any other line as it is."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        head = f"{str(fields['timestamp'])[:23]:<23} {fields['level']:<7} {fields['event']}"
+    except (ValueError, KeyError, TypeError):
+        return line.rstrip("\n")
+    rest = " ".join(
+        f"{name}={value}" for name, value in fields.items() if name not in _KNOWN and name != "exception"
+    )
+    trace = f"\n{fields['exception']}" if fields.get("exception") else ""
+    return f"{head}{' ' if rest else ''}{rest}{trace}"

@@ -1,0 +1,128 @@
+"""`semanticd models`: known, installed and loaded models. Without a daemon, those on disk."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from semanticd.control.errors import DaemonNotRunning
+from semanticd.entrypoints.cli.daemon_link import LONG_S, ask, connect
+from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
+from semanticd.entrypoints.cli.progress import Progress
+
+
+@click.group("models")
+def commands() -> None:
+    """List, fetch, load and swap models."""
+
+
+_COLUMNS = ("id", "state", "context_length", "size_bytes", "description")
+as_model = click.argument("model")
+
+
+@commands.command("list")
+@json_option
+def list_models(*, as_json: bool) -> None:
+    """List models: loaded, installed, and those that can be pulled."""
+    rows = _either(lambda: ask("models.list")["models"], lambda offline: offline.list())
+    if as_json:
+        print_json({"models": rows})
+    else:
+        print_table([{**row, "state": _state(row)} for row in rows], _COLUMNS)
+
+
+@commands.command()
+@as_model
+@json_option
+def info(*, model: str, as_json: bool) -> None:
+    """Show one model's facts."""
+    _show(_either(lambda: ask("models.info", model=model), lambda offline: offline.info(model)), as_json)
+
+
+@commands.command()
+@as_model
+@json_option
+def pull(*, model: str, as_json: bool) -> None:
+    """Fetch a model's files; an interrupted pull is taken up where it stopped."""
+    progress = Progress()
+    _show(
+        _either(
+            lambda: with_progress("models.pull", model, progress),
+            lambda offline: offline.pull(model, progress.show),
+        ),
+        as_json,
+    )
+
+
+@commands.command()
+@as_model
+@json_option
+def rm(*, model: str, as_json: bool) -> None:
+    """Delete a model's files."""
+    _show(_either(lambda: ask("models.rm", model=model), lambda offline: offline.remove(model)), as_json)
+
+
+@commands.command()
+@as_model
+@json_option
+def load(*, model: str, as_json: bool) -> None:
+    """Load a model beside those that are loaded."""
+    _show(with_progress("models.load", model, Progress()), as_json)
+
+
+@commands.command()
+@as_model
+@json_option
+def unload(*, model: str, as_json: bool) -> None:
+    """Free a model's memory; its agents' caches stay on disk."""
+    _show(with_progress("models.unload", model, Progress()), as_json)
+
+
+@commands.command()
+@as_model
+@json_option
+def swap(*, model: str, as_json: bool) -> None:
+    """Make a model the current one; no request fails meanwhile."""
+    _show(with_progress("models.swap", model, Progress()), as_json)
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if row.get("loaded"):
+        return "current" if row.get("current") else "loaded"
+    return "installed" if row.get("installed") else "-"
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def _either(online: Callable[[], Any], offline: Callable[[Any], Any]) -> Any:
+    """Ask the daemon, else look at the disk ourselves; that part is heavy and is loaded by name."""
+    try:
+        return online()
+    except DaemonNotRunning:
+        return offline(importlib.import_module("semanticd.entrypoints.offline_models").open_models())
+
+
+def with_progress(cmd: str, model: str, progress: Progress) -> dict[str, Any]:
+    """Run a command on a model while showing what the daemon tells about it."""
+    with connect() as client:
+        client.call("subscribe", topics=["models"])
+        try:
+            return client.call(
+                cmd,
+                model=model,
+                reply_within_s=LONG_S,
+                on_event=lambda event: progress.show(
+                    str(event.data.get("stage")), float(event.data.get("progress") or 0)
+                ),
+            )
+        finally:
+            progress.end()

@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+ANY_FLAG = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Every setting is a flag, `--section-name VALUE`; they are read from what the parser leaves over."""
+
+
+def setting_options(function: _F) -> _F:
+    """Take any setting as a flag, the commonest under a short name; `read_flags` gathers them."""
+    for option in (
+        click.option("--log-level", help="Least level that is logged."),
+        click.option("--port", "-p", type=int, help="Port to listen on; 0: any free one."),
+        click.option("--host", help="Address to listen on."),
+        click.option("--model", "-m", help="Model to serve: alias, hf:org/name, folder or file."),
+        click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[--section-name VALUE]..."),
+    ):
+        function = option(function)
+    return function
+
+
+def read_flags(
+    *, more: tuple[str, ...], model: str | None, host: str | None, port: int | None, log_level: str | None
+) -> dict[str, Any]:
+    """Return all flags that were given, by dotted name; raises `ConfigurationError` for an unknown one."""
+    from semanticd.adapters.config.sources import parse_flags
+    from semanticd.domain.errors import ConfigurationError
+
+    try:
+        flags: dict[str, Any] = dict(parse_flags(more))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    short = {"mlx.model_id": model, "server.host": host, "server.port": port, "server.log_level": log_level}
+    flags.update({name: value for name, value in short.items() if value is not None})
+    return flags
+
+
+def as_arguments(flags: dict[str, Any]) -> list[str]:
+    """Return flags as `serve` reads them, for the command line of a process to start."""
+    return [f"--{name.replace('.', '-').replace('_', '-')}={value}" for name, value in flags.items()]

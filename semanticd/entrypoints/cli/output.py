@@ -1,0 +1,92 @@
+"""How results look: JSON for programs, aligned columns for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def print_json(value: object) -> None:
+    """Print indented JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_line(value: object) -> None:
+    """Print one line of JSON on stdout, at once."""
+    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+
+
+def narrate(text: str) -> None:
+    """Tell people what goes on; never part of the data."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows under upper-case headings; numbers to the right, missing values as `-`."""
+    cells = [[column.upper().replace("_", " ") for column in columns]]
+    cells += [[shown(column, row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
+    for line in cells:
+        padded = [
+            cell.rjust(width) if right and rows else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def print_facts(facts: Mapping[str, Any], *, indent: str = "") -> None:
+    """Print a mapping as `name: value` lines, inner mappings and rows indented."""
+    width = max((len(name) for name in facts), default=0) + 1
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            print(f"{indent}{name}:")
+            print_facts(value, indent=indent + "  ")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            print(f"{indent}{name}:")
+            for item in value:
+                print_facts(item, indent=indent + "  - ")
+        else:
+            print(f"{indent}{name + ':':<{width}} {shown(name, value)}")
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a value as people read it; the name's ending says its unit."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and name.endswith("_bytes"):
+        return in_bytes(value)
+    if isinstance(value, float):
+        return f"{value:.0%}" if name.endswith("_ratio") else f"{value:.1f}".removesuffix(".0")
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(name, item) for item in value) or "-"
+    return str(value)
+
+
+def in_bytes(number: float) -> str:
+    """Return a size with its unit."""
+    for unit in _UNITS[:-1]:
+        if abs(number) < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} {_UNITS[-1]}"
+
+
+def in_time(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    whole = int(seconds)
+    for name, size, below, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size}{name} {whole % size // small}{below}"
+    return f"{whole}s"
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

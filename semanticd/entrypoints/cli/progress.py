@@ -1,0 +1,34 @@
+"""How far something is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from semanticd.entrypoints.cli.output import narrate
+
+
+class Progress:
+    """One line that is overwritten on a terminal; elsewhere one line per stage."""
+
+    def __init__(self) -> None:
+        """Begin with nothing shown."""
+        self._last = ""
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, stage: str, share: float) -> None:
+        """Show a stage and its share done, 0 to 1."""
+        text = f"{stage} {100 * share:.0f} %" if self._terminal else stage
+        if text == self._last:
+            return
+        self._last = text
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        else:
+            narrate(text)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._terminal and self._last:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

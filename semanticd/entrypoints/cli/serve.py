@@ -1,0 +1,20 @@
+"""`semanticd serve`: the daemon in the foreground. The only command that loads the server stack, by name and last."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags, setting_options
+
+
+@click.command(context_settings=ANY_FLAG)
+@setting_options
+def serve(**given: Any) -> None:
+    """Run the daemon here, until Ctrl-C (drains and persists) or a second Ctrl-C (at once).
+
+    Every setting is a flag too: --section-name VALUE; `semanticd config --all` lists them.
+    """
+    importlib.import_module("semanticd.entrypoints.daemon").serve(read_flags(**given))
