@@ -58,7 +58,10 @@ def run(loaded: Loaded) -> int:
     with contextlib.ExitStack() as stack:
         hub = EventHub()
         options = LogOptions(
-            level=settings.server.log_level, format=settings.server.log_format, folder=settings.paths.log_dir
+            level=settings.server.log_level,
+            format=settings.server.log_format,
+            folder=settings.paths.log_dir,
+            console=settings.server.log_console,
         )
         logs = Logs(options, bus=hub)
         stack.callback(logs.close)
