@@ -86,7 +86,7 @@ class DiskCacheStore:
         if recovery is not None:
             self.write_queue.put(recovery.survey)
         else:
-            self.write_queue.put(self._index.warm_up)
+            self.write_queue.put(self._warm_up)
         self._verification = (
             BackgroundVerification(
                 storage, log=log, every_s=options.verify_every_s, max_bytes_per_s=options.verify_bytes_per_s
@@ -157,6 +157,10 @@ class DiskCacheStore:
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent`, most recently used first (at most 512)."""
         return self._ask(lambda: self._index.children(parent), [])
+
+    def _warm_up(self) -> None:
+        if not self._stop.is_set():
+            self._index.warm_up()
 
     def _ask(self, question: Callable[[], _T], nothing: _T) -> _T:
         try:
@@ -321,6 +325,7 @@ class DiskCacheStore:
                 return
             self._closed = True
         self._stop.set()
+        self._index.hurry()
         if self._verification is not None:
             self._verification.stop()
         self.write_queue.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -163,8 +163,13 @@ class BlockIndex:
 
     def warm_up(self) -> None:
         """Read the hash index through once, so that the first lookups find it in the system's page cache."""
-        with self._listing:
+        with self._listing, suppress(sqlite3.OperationalError):  # interrupted
             self._lister.execute("SELECT count(hash) FROM blocks INDEXED BY blocks_by_hash").fetchone()
+
+    def hurry(self) -> None:
+        """End a long listing early, because the store is closing."""
+        with suppress(sqlite3.ProgrammingError):  # closed already
+            self._lister.interrupt()
 
     def shard(self, shard: str) -> list[StoredBlock]:
         """Return all blocks whose hash begins with these two hex digits."""
