@@ -1,0 +1,68 @@
+"""Models on disk, for `semanticd models` while no daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from semanticd.adapters.config import load_settings
+from semanticd.adapters.models.registry import ModelRegistry
+from semanticd.application.ports.models import PullProgress
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Convert a GGUF file; MLX is imported only for this."""
+    from semanticd.adapters.mlx.gguf import convert  # noqa: PLC0415
+
+    convert(gguf, folder)
+
+
+class OfflineModels:
+    """What can be done with models' files alone; rows look like the daemon's."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        """Look at this registry."""
+        self._registry = registry
+
+    def info(self, model: str) -> dict[str, Any]:
+        """Return one model's facts; raises `ModelNotFoundError`."""
+        entry = self._registry.resolve(model)
+        found = self._registry.find(model)
+        return {
+            "id": entry.name,
+            "loaded": False,
+            "installed": found is not None,
+            "description": entry.description,
+            "context_length": found.context_length if found else entry.context_length,
+            "size_bytes": found.size_bytes if found else None,
+            "path": found.path if found else None,
+            "fingerprint": found.fingerprint if found else None,
+        }
+
+    def pull(self, model: str, show: Callable[[str, float], None]) -> dict[str, Any]:
+        """Fetch a model's files; `show` hears (stage, share of the bytes)."""
+
+        def report(progress: PullProgress) -> None:
+            show(progress.stage, progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0)
+
+        installed = self._registry.pull(model, report)
+        return {"id": installed.model_id, "path": installed.path, "size_bytes": installed.size_bytes}
+
+    def remove(self, model: str) -> dict[str, Any]:
+        """Delete a model's files."""
+        return {"id": model, "removed": True, "freed_bytes": self._registry.remove(model)}
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return installed models, then those that can be pulled."""
+        installed = {model.model_id for model in self._registry.installed()}
+        names = [*sorted(installed), *(e.name for e in self._registry.entries() if e.name not in installed)]
+        return [self.info(name) for name in names]
+
+
+def open_models() -> OfflineModels:
+    """Return the models of this user's settings."""
+    settings = load_settings().settings
+    return OfflineModels(
+        ModelRegistry(settings.paths.models_dir, convert_gguf=convert_gguf, user_models=settings.models)
+    )
