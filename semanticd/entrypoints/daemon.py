@@ -21,7 +21,7 @@ from semanticd.adapters.config import Loaded, effective, load_settings
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
-from semanticd.adapters.control.services import Services
+from semanticd.adapters.control.services import DoctorService, Services
 from semanticd.adapters.logs import LogOptions, Logs
 from semanticd.adapters.process import (
     PID_FILE,
@@ -227,10 +227,17 @@ class _Life:
             cache=daemon.cache,
             requests=daemon.requests,
             config=self,
+            doctor=self._doctor(),
             lifecycle=self,
             log=self._logs,
             events=self._hub,
         )
+
+    def _doctor(self) -> DoctorService:
+        from semanticd.entrypoints.doctor import Doctor
+        from semanticd.entrypoints.doctor_generation import generate_some
+
+        return Doctor(self._settings, generate=lambda: generate_some(self._daemon.generate))
 
     async def show(self) -> dict[str, Any]:
         """Return the settings in effect."""

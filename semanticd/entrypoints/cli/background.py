@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     pid_file = settings.paths.runtime_dir / PID_FILE
     wanted = {one.name: one.value for one in effective(loaded)}
     if (pid := running_pid(pid_file)) is not None:
-        return _already_running(pid, socket, wanted, lambda: running_pid(pid_file) == pid)
+        return _already_running(pid, socket, wanted, loaded.origins, lambda: running_pid(pid_file) == pid)
 
     output = settings.paths.log_dir / OUTPUT_FILE
     command = [sys.executable, "-m", "semanticd", "serve", *as_arguments(flags)]
@@ -44,7 +44,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     ready = _wait(socket, lambda: process.poll() is None, timeout_s=timeout_s)
     if ready is not None:
         if ready.get("pid") not in (process.pid, None):
-            return _already_running(int(ready["pid"]), socket, wanted, lambda: True)
+            return _already_running(int(ready["pid"]), socket, wanted, loaded.origins, lambda: True)
         _announce(ready, settings, socket)
         return 0
     if process.poll() is None:
@@ -55,11 +55,19 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     # Two starts at once: the other one won, and is what the user wanted.
     winner = running_pid(pid_file)
     if winner is not None:
-        return _already_running(winner, socket, wanted, lambda: running_pid(pid_file) == winner)
+        return _already_running(
+            winner, socket, wanted, loaded.origins, lambda: running_pid(pid_file) == winner
+        )
     return _died(process, settings, output)
 
 
-def _already_running(pid: int, socket: Path, wanted: Mapping[str, Any], alive: Callable[[], bool]) -> int:
+def _already_running(
+    pid: int,
+    socket: Path,
+    wanted: Mapping[str, Any],
+    asked_for: Collection[str],
+    alive: Callable[[], bool],
+) -> int:
     """Say so; the status is a failure only if it runs with other settings than were asked for."""
     ready = _wait(socket, alive, timeout_s=None)
     if ready is None:
@@ -71,7 +79,11 @@ def _already_running(pid: int, socket: Path, wanted: Mapping[str, Any], alive: C
     different = [
         f"  {name}: {shown[name]['value']!r} there ({shown[name]['origin']}), {value!r} here"
         for name, value in wanted.items()
-        if name in shown and shown[name]["value"] != value and name not in _QUIET_FLAGS
+        if name in shown
+        and shown[name]["value"] != value
+        and name not in _QUIET_FLAGS
+        # What only its own command line said, and nobody here asks for otherwise, is no difference.
+        and not (shown[name]["origin"].startswith("flag ") and name not in asked_for)
     ]
     if not different:
         return 0

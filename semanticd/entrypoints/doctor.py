@@ -1,0 +1,317 @@
+"""The doctor: looks at everything the daemon stands on. Every finding that is not fine says what to do.
+
+Rule: a check never raises and never waits for long; what it cannot find out is a finding too. MLX itself is touched
+only where no engine thread owns it, that is, outside the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import psutil
+
+from semanticd.adapters.config import Settings, load_settings
+from semanticd.adapters.mlx.blas import load_fast_blas
+from semanticd.adapters.models.registry import ModelRegistry, default_model
+from semanticd.adapters.process import bind_listener
+from semanticd.control.address import SocketPathTooLongError, socket_path_in
+from semanticd.domain.errors import SemanticError
+from semanticd.entrypoints.offline_models import OfflineModels
+
+_GIB = 1024**3
+_LOW_DISK_BYTES = 5 * _GIB
+_FULL_DISK_BYTES = _GIB // 2
+_HUB_TIMEOUT_S = 3.0
+_NUM_TOKENS = 10
+
+Generate = Callable[[], Awaitable[int]]
+"""Generates a few tokens with the current model; returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found."""
+
+    check: str
+    state: Literal["ok", "warning", "error"]
+    message: str
+    advice: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Doctor:
+    """Examines from inside the running daemon; fits the control plane's `DoctorService`."""
+
+    def __init__(self, settings: Settings, *, generate: Generate | None) -> None:
+        """`generate` asks the current model for a few tokens."""
+        self._settings = settings
+        self._generate = generate
+
+    async def run(self) -> dict[str, Any]:
+        """Return all findings."""
+        findings = await asyncio.to_thread(lambda: list(examine(self._settings, in_daemon=True)))
+        findings.append(await check_generation(self._generate))
+        return report(findings)
+
+
+def report(findings: list[Finding]) -> dict[str, Any]:
+    """Return findings as `control.results.DoctorResult`."""
+    return {
+        "ok": all(one.state != "error" for one in findings),
+        "findings": [asdict(one) for one in findings],
+    }
+
+
+def examine_here(*, generate: bool) -> dict[str, Any]:
+    """Examine without a daemon, in this process."""
+    try:
+        settings = load_settings().settings
+    except SemanticError as error:
+        advice = "`semanticd config --all` lists every setting with what it takes"
+        return report([Finding("settings", "error", error.message, advice)])
+    findings = list(examine(settings, in_daemon=False))
+    if generate:
+        findings.append(asyncio.run(_generation_here(settings)))
+    return report(findings)
+
+
+def examine(settings: Settings, *, in_daemon: bool) -> Iterator[Finding]:
+    """Yield what every check finds, except the generation."""
+    yield check_platform()
+    yield check_mlx(touch=not in_daemon)
+    yield check_blas()
+    yield check_memory(settings)
+    for name, folder, private in (
+        ("caches", settings.agent.cache_dir, True),
+        ("models", settings.paths.models_dir, False),
+        ("runtime", settings.paths.runtime_dir, True),
+        ("logs", settings.paths.log_dir, False),
+    ):
+        yield check_folder(name, folder, private=private)
+    yield check_disk(settings.agent.cache_dir)
+    yield check_socket(settings.paths.runtime_dir, in_daemon=in_daemon)
+    yield check_port(settings.server.host, settings.server.port, in_daemon=in_daemon)
+    yield check_models(settings)
+    yield check_hub()
+
+
+def check_platform() -> Finding:
+    """System and Python."""
+    text = f"{platform.system()} {platform.release()} on {platform.machine()}, Python {platform.python_version()}"
+    if sys.platform == "darwin" and platform.machine() != "arm64":
+        return Finding(
+            "platform", "error", text, "MLX needs Apple Silicon; under Rosetta, install an arm64 Python"
+        )
+    if not (3, 10) <= sys.version_info[:2] <= (3, 14):
+        return Finding("platform", "warning", text, "tested with Python 3.10 to 3.14; use one of them")
+    return Finding("platform", "ok", text)
+
+
+def check_mlx(*, touch: bool) -> Finding:
+    """MLX and its back-end."""
+    try:
+        versions = {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm")}
+    except importlib.metadata.PackageNotFoundError as error:
+        return Finding(
+            "mlx", "error", f"{error.name} is not installed", "install again: `pip install semanticd`"
+        )
+    text = f"mlx {versions['mlx']}, mlx-lm {versions['mlx-lm']}"
+    if not touch:
+        return Finding("mlx", "ok", text, facts=dict(versions))
+    load_fast_blas()  # before mlx.core is imported
+    try:
+        import mlx.core as mx
+
+        started = time.perf_counter()
+        square = mx.ones((512, 512))
+        mx.eval(square @ square)
+        device = str(mx.default_device())
+    except Exception as error:  # noqa: BLE001 (whatever a broken back-end raises is the finding)
+        advice = "on Linux, install with a back-end: `pip install 'semanticd[cpu]'` (or [cuda])"
+        return Finding("mlx", "error", f"{text}, but it does not work: {error}", advice)
+    took_ms = 1000 * (time.perf_counter() - started)
+    return Finding(
+        "mlx", "ok", f"{text}, {device}, first matrix product in {took_ms:.0f} ms", facts=dict(versions)
+    )
+
+
+def check_blas() -> Finding:
+    """The CPU's linear algebra."""
+    choice = load_fast_blas()
+    text = f"{choice.name} ({choice.reason})"
+    if choice.name == "reference" and sys.platform != "darwin":
+        return Finding(
+            "blas", "warning", text, "about fifty times slower than need be: `pip install 'semanticd[cpu]'`"
+        )
+    return Finding("blas", "ok", text, facts={"path": choice.path})
+
+
+def check_memory(settings: Settings) -> Finding:
+    """RAM against the cache's budget."""
+    memory = psutil.virtual_memory()
+    budget = settings.mlx.cache_budget_mb * 1024 * 1024
+    text = (
+        f"{memory.total / _GIB:.1f} GiB, {memory.available / _GIB:.1f} GiB free; "
+        f"cache budget {budget / _GIB:.1f} GiB"
+    )
+    facts = {"total_bytes": memory.total, "available_bytes": memory.available, "budget_bytes": budget}
+    if budget > memory.total // 2:
+        return Finding(
+            "memory",
+            "warning",
+            text,
+            "weights need room too: lower SEMANTIC_MLX_CACHE_BUDGET_MB",
+            facts=facts,
+        )
+    return Finding("memory", "ok", text, facts=facts)
+
+
+def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
+    """Whether a folder can be written, and who else can open it."""
+    existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    variable = {
+        "caches": "SEMANTIC_AGENT_CACHE_DIR",
+        "models": "SEMANTIC_MODELS_DIR",
+        "runtime": "SEMANTIC_RUNTIME_DIR",
+        "logs": "SEMANTIC_LOG_DIR",
+    }[name]
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding(
+            name,
+            "error",
+            f"{folder} cannot be written",
+            f"change its permissions or set {variable} to another folder",
+        )
+    if private and existing == folder and folder.stat().st_mode & 0o077:
+        return Finding(
+            name, "warning", f"{folder} can be opened by others", f"close it: `chmod 700 {folder}`"
+        )
+    return Finding(name, "ok", str(folder) if existing == folder else f"{folder} (will be made)")
+
+
+def check_disk(folder: Path) -> Finding:
+    """Room for the warm tier."""
+    existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    text = f"{free / _GIB:.1f} GiB free for {folder}"
+    advice = "make room, or set SEMANTIC_AGENT_CACHE_MAX_GB; `semanticd ctl cache.prune` removes old blocks"
+    facts = {"free_bytes": free}
+    if free < _FULL_DISK_BYTES:
+        return Finding("disk", "error", text, advice, facts)
+    return Finding("disk", "warning" if free < _LOW_DISK_BYTES else "ok", text, advice, facts)
+
+
+def check_socket(runtime_dir: Path, *, in_daemon: bool) -> Finding:
+    """The control socket's place."""
+    try:
+        path = socket_path_in(runtime_dir)
+    except SocketPathTooLongError as error:
+        return Finding("socket", "error", str(error), "set SEMANTIC_RUNTIME_DIR to a shorter folder")
+    if in_daemon:
+        return Finding("socket", "ok", f"listening on {path}")
+    if not path.exists():
+        return Finding("socket", "ok", f"{path} is free")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return Finding("socket", "ok", f"{path} is stale; the next start replaces it")
+    return Finding("socket", "ok", f"a daemon is listening on {path}")
+
+
+def check_port(host: str, port: int, *, in_daemon: bool) -> Finding:
+    """The HTTP port."""
+    if in_daemon:
+        return Finding("port", "ok", f"listening on {host}")
+    try:
+        bind_listener(host, port).close()
+    except SemanticError as error:
+        return Finding(
+            "port", "warning", error.message, "a running semanticd is fine; else choose another --port"
+        )
+    return Finding("port", "ok", f"{host}:{port} is free")
+
+
+def check_models(settings: Settings) -> Finding:
+    """Whether the model to serve is here."""
+    try:
+        models = OfflineModels(_registry(settings))
+        name = settings.mlx.model_id or _default_model()
+        facts = models.info(name)
+    except SemanticError as error:
+        return Finding("models", "error", error.message, "`semanticd models list` shows what there is")
+    if not facts["installed"]:
+        return Finding(
+            "models", "warning", f"{name} is not installed", f"fetch it: `semanticd models pull {name}`"
+        )
+    return Finding("models", "ok", f"{name} is installed in {facts['path']}")
+
+
+def check_hub() -> Finding:
+    """Whether models can be fetched."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return Finding("hub", "ok", "offline, because HF_HUB_OFFLINE says so")
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    address = (url.hostname or "huggingface.co", url.port or (80 if url.scheme == "http" else 443))
+    try:
+        socket.create_connection(address, timeout=_HUB_TIMEOUT_S).close()
+    except OSError as error:
+        return Finding(
+            "hub",
+            "warning",
+            f"{address[0]} cannot be reached: {error}",
+            "models that are installed work; smollm2-135m also comes from the package registry; "
+            "behind a proxy set HF_ENDPOINT or use a local folder",
+        )
+    return Finding("hub", "ok", f"{address[0]} can be reached")
+
+
+async def check_generation(generate: Generate | None) -> Finding:
+    """Ten tokens from the current model."""
+    if generate is None:
+        return Finding(
+            "generation", "warning", "not tried: no model is loaded", "`semanticd models load NAME`"
+        )
+    started = time.perf_counter()
+    try:
+        num_tokens = await generate()
+    except SemanticError as error:
+        return Finding("generation", "error", f"failed: {error.message}", "read `semanticd logs`")
+    took_s = time.perf_counter() - started
+    return Finding("generation", "ok", f"{num_tokens} tokens in {took_s:.1f} s", facts={"took_s": took_s})
+
+
+async def _generation_here(settings: Settings) -> Finding:
+    from semanticd.entrypoints.doctor_generation import generate_here
+
+    name = settings.mlx.model_id or _default_model()
+    if _registry(settings).find(name) is None:
+        return Finding(
+            "generation", "warning", "not tried: no model is here", f"`semanticd models pull {name}`"
+        )
+    return await check_generation(lambda: generate_here(settings, name, num_tokens=_NUM_TOKENS))
+
+
+def _registry(settings: Settings) -> ModelRegistry:
+    def never(gguf: Path, folder: Path) -> None:
+        raise AssertionError("the doctor fetches nothing")
+
+    return ModelRegistry(settings.paths.models_dir, convert_gguf=never, user_models=settings.models)
+
+
+def _default_model() -> str:
+    memory = psutil.virtual_memory().total
+    return default_model(platform=sys.platform, machine=platform.machine(), memory_bytes=memory)
