@@ -25,7 +25,6 @@ from rich.table import Table
 
 MODEL = "smollm2-135m"
 MAX_TOKENS = 24
-WARM_OF_COLD = 1 / 20
 
 RULES = """You are a careful assistant in a small engineering office. You answer questions about the document that
 the user shows you, and about nothing else. You write plain English in short sentences. """ + " ".join(
@@ -223,8 +222,6 @@ def judge(talk: Conversation, cold: Turn) -> list[str]:
         f"{talk.agent}: {after.computed} of {after.prompt} tokens computed after the restart ({new_tokens} new); "
         f"TTFT {after.ttft_ms:.0f} ms warm, {cold.ttft_ms:.0f} ms cold: 1/{1 / ratio:.0f}"
     )
-    if ratio > WARM_OF_COLD:
-        faults.append(f"{talk.agent}: warm TTFT is 1/{1 / ratio:.0f} of the cold one, expected at most 1/20")
     return faults
 
 
@@ -255,8 +252,7 @@ def main() -> int:
             daemon.run("stop")
         empty.run("start")
         try:
-            # An agent of another name each, so that nothing but the first one's shared system prompt could be found;
-            # the cache is cleared in between, so not even that.
+            # The cache is cleared in between, so that not even the shared system prompt is found.
             cold = []
             for talk in talks:
                 cold.append(replay_cold(talk, empty))

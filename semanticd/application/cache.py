@@ -10,6 +10,8 @@ from semanticd.application.batch_engine import BlockPoolBatchEngine
 from semanticd.application.ports.cache_store import WarmStore
 from semanticd.application.status import StatusService
 
+_WRITES_POLL_S = 0.02
+
 
 class CacheService:
     """The cache's use cases; asyncio thread."""
@@ -48,6 +50,11 @@ class CacheService:
 
     async def clear(self) -> dict[str, Any]:
         """Drop every block that no running request uses, in RAM and on disk; agents start cold."""
-        hot = await asyncio.wrap_future(self._engine.call(self._engine.store.clear))
+        store = self._engine.store
+        hot = await asyncio.wrap_future(self._engine.call(store.clear))
+        while store.num_writing:
+            # Blocks on their way to the disk stay in RAM until they are there.
+            await asyncio.sleep(_WRITES_POLL_S)
+            hot += await asyncio.wrap_future(self._engine.call(store.clear))
         warm = await asyncio.to_thread(self._warm.clear)
         return {"freed_hot_bytes": hot, "freed_warm_bytes": warm}
