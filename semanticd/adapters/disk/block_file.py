@@ -81,7 +81,7 @@ class BlockHeader:
 def encode(record: BlockRecord) -> EncodedBlock:
     """Return the file of a block; raises ValueError when a tensor's bytes do not fit its shape and dtype."""
     block = record.block
-    views = [memoryview(tensor.data).cast("B") for tensor in record.tensors]
+    views = [_flat(tensor.data) for tensor in record.tensors]
     entries: dict[str, Any] = {}
     position = 0
     for tensor, view in zip(record.tensors, views, strict=True):
@@ -89,7 +89,7 @@ def encode(record: BlockRecord) -> EncodedBlock:
             raise ValueError(
                 f"cannot encode block {block.block_hash.hex()}: two tensors named {tensor.name!r}"
             )
-        if len(view) != prod(tensor.shape) * ITEM_BYTES[tensor.dtype]:
+        if len(view) != prod(tensor.shape) * ITEM_BYTES.get(tensor.dtype, -1):
             raise ValueError(
                 f"cannot encode block {block.block_hash.hex()}: tensor {tensor.name!r} has {len(view)} "
                 f"bytes, which is not {tensor.dtype} of shape {tensor.shape}"
@@ -232,6 +232,13 @@ def _contiguous_bytes(spans: Sequence[TensorSpan]) -> int:
             raise ValueError(f"tensor {span.name!r} begins at {span.start} and not at {position}")
         position = span.end
     return position
+
+
+def _flat(data: bytes | memoryview) -> memoryview:
+    view = memoryview(data)
+    return (
+        view.cast("B") if view.nbytes else memoryview(b"")
+    )  # an empty view of several dimensions has no cast
 
 
 def _digest(pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:

@@ -48,7 +48,7 @@ class WarmOptions:
     max_queue_bytes: int = 512 * 1024 * 1024
     """Bytes of records waiting to be written; more are refused (any one group fits an empty queue)."""
     num_readers: int = 4
-    verify_every_s: float | None = None
+    verify_every_s: float | None = 6 * 3600.0
     """Seconds between background verifications; None: none."""
     verify_bytes_per_s: float = 16e6
 
@@ -325,7 +325,7 @@ class DiskCacheStore:
                 return
             self._closed = True
         self._stop.set()
-        self._index.hurry()
+        self._index.stop_warming_up()
         if self._verification is not None:
             self._verification.stop()
         self.write_queue.close()

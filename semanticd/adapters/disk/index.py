@@ -46,6 +46,7 @@ class BlockIndex:
         self._reading = threading.Lock()
         self._listing = threading.Lock()
         self._writing = threading.RLock()
+        self._warming = False
         self.is_new = False
         """Whether this index began empty, so that the files must be looked through."""
         self._open()
@@ -164,11 +165,15 @@ class BlockIndex:
     def warm_up(self) -> None:
         """Read the hash index through once, so that the first lookups find it in the system's page cache."""
         with self._listing, suppress(sqlite3.OperationalError):  # interrupted
-            self._lister.execute("SELECT count(hash) FROM blocks INDEXED BY blocks_by_hash").fetchone()
+            self._warming = True
+            try:
+                self._lister.execute("SELECT count(hash) FROM blocks INDEXED BY blocks_by_hash").fetchone()
+            finally:
+                self._warming = False
 
-    def hurry(self) -> None:
-        """End a long listing early, because the store is closing."""
-        with suppress(sqlite3.ProgrammingError):  # closed already
+    def stop_warming_up(self) -> None:
+        """End it early, because the store is closing."""
+        if self._warming:
             self._lister.interrupt()
 
     def shard(self, shard: str) -> list[StoredBlock]:

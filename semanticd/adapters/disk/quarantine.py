@@ -19,15 +19,12 @@ class Quarantine:
         self._folder = folder
         self._fs = fs
         self._max_files = max_files
+        self.num_bytes = 0
+        """Bytes of the files held."""
         self._sizes: dict[Path, int] = {}
         for name in sorted(fs.list_files(folder)):
             with contextlib.suppress(OSError):
-                self._sizes[folder / name] = fs.size(folder / name)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the files held."""
-        return sum(self._sizes.values())
+                self._hold(folder / name)
 
     def take(self, path: Path) -> None:
         """Move a file here (remove it if that fails); the oldest beyond the bound goes. Raises OSError."""
@@ -35,20 +32,27 @@ class Quarantine:
         target = self._folder / f"{time.time_ns():020d}-{path.name}"
         try:
             self._fs.rename(path, target)
-            self._sizes[target] = self._fs.size(target)
+            self._hold(target)
         except OSError:
             self._fs.remove(path)
             raise
         while len(self._sizes) > self._max_files:
-            oldest = min(self._sizes)
-            self._fs.remove(oldest)
-            del self._sizes[oldest]
+            self._drop(min(self._sizes))
 
     def empty(self) -> int:
         """Remove all files; returns the bytes freed."""
         freed = 0
         for path in list(self._sizes):
             with contextlib.suppress(OSError):
-                self._fs.remove(path)
-                freed += self._sizes.pop(path)
+                freed += self._drop(path)
         return freed
+
+    def _hold(self, path: Path) -> None:
+        self._sizes[path] = self._fs.size(path)
+        self.num_bytes += self._sizes[path]
+
+    def _drop(self, path: Path) -> int:
+        self._fs.remove(path)
+        num_bytes = self._sizes.pop(path)
+        self.num_bytes -= num_bytes
+        return num_bytes

@@ -144,6 +144,18 @@ def test_tensors_are_views_of_the_bytes_that_were_read() -> None:
         assert tensor.data.readonly
 
 
+def test_tensors_may_be_views_of_any_shape_and_empty() -> None:
+    name = hash_block(fingerprint=FINGERPRINT, layout=LAYOUT, parent=root(), token_ids=(1,))
+    numbers = memoryview(bytes(range(48))).cast("H").cast("B").cast("H", (2, 3, 4))
+    tensors = (
+        TensorBytes("k", "BF16", (2, 3, 4), numbers),
+        TensorBytes("none", "F32", (0, 4), memoryview(b"").cast("f")),
+    )
+    record = BlockRecord(Block(name, root(), (1,), 48), FINGERPRINT, LAYOUT, tensors)
+    read = decode(file_of(record), expected=name)
+    assert [bytes(tensor.data) for tensor in read.tensors] == [bytes(range(48)), b""]
+
+
 def test_a_tensor_that_does_not_fit_its_shape_is_not_written() -> None:
     record = make_record()
     wrong = TensorBytes("k", "F32", (3,), b"\0" * 8)
