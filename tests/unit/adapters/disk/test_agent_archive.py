@@ -19,6 +19,7 @@ from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent, make_turn
 
 Open = Callable[[], DiskAgentArchive]
+FIXTURE = Path(__file__).resolve().parents[3] / "data" / "disk" / "agents-v1.sql"
 
 
 class ListLog:
@@ -231,3 +232,14 @@ def test_a_document_of_a_newer_minor_form_still_loads() -> None:
     loaded, lengths = agent_document.decode_agent(agent.agent_id, data)
     assert loaded.config == agent.config
     assert lengths == agent_document.lengths(agent)
+
+
+def test_agents_of_format_1_still_load(open_archive: Open, tmp_path: Path) -> None:
+    open_archive().close()
+    path = tmp_path / "caches" / "agents.sqlite"
+    for file in path.parent.glob("agents.sqlite*"):
+        file.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(FIXTURE.read_text())
+    connection.close()
+    assert open_archive().load_recent(max_agents=9) == [full_agent()]
