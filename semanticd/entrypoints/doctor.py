@@ -130,21 +130,15 @@ def check_mlx(*, touch: bool) -> Finding:
     text = f"mlx {versions['mlx']}, mlx-lm {versions['mlx-lm']}"
     if not touch:
         return Finding("mlx", "ok", text, facts=dict(versions))
-    load_fast_blas()  # before mlx.core is imported
     try:
-        import mlx.core as mx
+        from semanticd.adapters.mlx.probe import probe_mlx
 
-        started = time.perf_counter()
-        square = mx.ones((512, 512))
-        mx.eval(square @ square)
-        device = str(mx.default_device())
+        probe = probe_mlx()
     except Exception as error:  # noqa: BLE001 (whatever a broken back-end raises is the finding)
         advice = "on Linux, install with a back-end: `pip install 'semanticd[cpu]'` (or [cuda])"
         return Finding("mlx", "error", f"{text}, but it does not work: {error}", advice)
-    took_ms = 1000 * (time.perf_counter() - started)
-    return Finding(
-        "mlx", "ok", f"{text}, {device}, first matrix product in {took_ms:.0f} ms", facts=dict(versions)
-    )
+    text = f"{text}, {probe.device}, first matrix product in {probe.took_ms:.0f} ms"
+    return Finding("mlx", "ok", text, facts=dict(versions))
 
 
 def check_blas() -> Finding:
