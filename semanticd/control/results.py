@@ -81,7 +81,6 @@ class StatusResult(TypedDict, total=False):
     uptime_s: float
     address: str
     socket: str
-    log_file: str
     model: str | None
     models: list[LoadedModelFacts]
     model_stage: str

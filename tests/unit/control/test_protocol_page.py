@@ -8,7 +8,7 @@ from pathlib import Path
 import semanticd.domain.errors as domain_errors
 from semanticd.adapters.control.commands import COMMANDS
 from semanticd.adapters.control.connection import CONNECTION_COMMANDS, ControlLimits
-from semanticd.control import messages
+from semanticd.control import messages, results
 from semanticd.control.framing import MAX_FRAME_BYTES, frame
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "formats" / "control-protocol.md").read_text()
@@ -90,3 +90,17 @@ def test_the_first_frame_is_what_the_page_spells() -> None:
     expected = frame(b"\x83\xa1v\x01\xa2id\x01\xa3cmd\xa5hello")
     assert bytes.fromhex(text) == expected
     assert messages.decode(expected[4:]) == messages.Command(1, "hello", {})
+
+
+def test_every_key_of_a_result_is_documented() -> None:
+    shapes = [
+        shape for shape in vars(results).values() if isinstance(shape, type) and issubclass(shape, dict)
+    ]
+    assert results.StatusResult in shapes
+    missing = {
+        f"{shape.__name__}.{key}"
+        for shape in shapes
+        for key in shape.__annotations__
+        if f"`{key}`" not in PAGE
+    }
+    assert missing == set()
