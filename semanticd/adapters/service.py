@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from semanticd.domain.errors import DaemonError
 
-LABEL = "io.github.semanticd.semanticd"
+LABEL = "semanticd.daemon"
 UNIT = "semanticd.service"
 
 Run = Callable[[Sequence[str]], "tuple[int, str]"]
@@ -88,7 +88,6 @@ class SystemdUnit:
         command = " ".join(_systemd_word(word) for word in self.arguments)
         return f"""[Unit]
 Description=semanticd: serves MLX language models and keeps every agent's KV cache
-Documentation=https://semanticd.readthedocs.io
 After=network.target
 
 [Service]

@@ -132,7 +132,11 @@ _semanticd() {{
     esac
     _describe 'semanticd' entries || _files
 }}
-compdef _semanticd {" ".join(PROGRAMS)}
+if [[ "${{funcstack[1]}}" == "_semanticd" ]]; then
+    _semanticd "$@"  # loaded from a folder in $fpath, on the first TAB
+else
+    compdef _semanticd {" ".join(PROGRAMS)}
+fi
 """
 
 

@@ -1,0 +1,54 @@
+# bash completion for semanticd; made by `semanticd completion bash`
+_semanticd() {
+    local current="${COMP_WORDS[COMP_CWORD]}" path="" word words="" tried
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [[ "$word" == -* ]] && continue
+        tried="${path:+$path }$word"
+        case "$tried" in
+            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"ctl"|"service"|"service install"|"service status"|"service uninstall"|"completion") path="$tried" ;;
+        esac
+    done
+    case "$path" in
+        "") words="serve start stop restart status logs version config doctor models agents ctl service completion --runtime-dir --help" ;;
+        "serve") words="--model --host --port --log-level --help" ;;
+        "start") words="--timeout --model --host --port --log-level --help" ;;
+        "stop") words="--timeout --now --help" ;;
+        "restart") words="--timeout --now --model --host --port --log-level --help" ;;
+        "status") words="--json --watch --interval --help" ;;
+        "logs") words="--follow --lines --json --path --help" ;;
+        "version") words="--json --help" ;;
+        "config") words="--json --all --daemon --help" ;;
+        "doctor") words="--json --local --generate --no-generate --help" ;;
+        "models") words="info list load pull rm swap unload --help" ;;
+        "models info") words="--json --help" ;;
+        "models list") words="--json --help" ;;
+        "models load") words="--json --help" ;;
+        "models pull") words="--json --help" ;;
+        "models rm") words="--json --help" ;;
+        "models swap") words="--json --help" ;;
+        "models unload") words="--json --help" ;;
+        "agents") words="delete evict export fork import list pin rewind show unpin why --help" ;;
+        "agents delete") words="--json --help" ;;
+        "agents evict") words="--json --help" ;;
+        "agents export") words="--json --help" ;;
+        "agents fork") words="--json --help" ;;
+        "agents import") words="--as --json --help" ;;
+        "agents list") words="--json --help" ;;
+        "agents pin") words="--ttl --json --help" ;;
+        "agents rewind") words="--turns --json --help" ;;
+        "agents show") words="--json --help" ;;
+        "agents unpin") words="--json --help" ;;
+        "agents why") words="--json --help" ;;
+        "ctl") words="--json --agent --timeout --help" ;;
+        "service") words="install status uninstall --help" ;;
+        "service install") words="--start --no-start --print --help" ;;
+        "service status") words="--json --help" ;;
+        "service uninstall") words="--help" ;;
+        "completion") words="--help" ;;
+    esac
+    COMPREPLY=()
+    for word in $words; do
+        [[ "$word" == "$current"* && ( "$word" != --* || "$current" == -* ) ]] && COMPREPLY+=("$word")
+    done
+}
+complete -o default -F _semanticd semanticd semantic
