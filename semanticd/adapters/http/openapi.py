@@ -261,7 +261,7 @@ def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
     if answered == "application/json":
         content[answered] = {"schema": schemas[operation.answer]}
     if operation.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     error = (
         AnthropicError if dialect_of(operation.path, anthropic_version=None) == "anthropic" else OpenAIError
     )
