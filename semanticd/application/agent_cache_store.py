@@ -301,6 +301,12 @@ class AgentCacheStore:
             self.persist()
         self.on_room()
 
+    def retry_refused(self) -> None:
+        """Offer blocks to the warm store again that it refused: a disk has room again, a new day a new budget."""
+        with self.lock:
+            self._unsaveable.clear()
+        self.persist()
+
     @property
     def num_writing(self) -> int:
         """Blocks handed to the warm store and not yet durable."""

@@ -204,7 +204,10 @@ class GenerateService:
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`."""
-        model = await self._models.route(request.model)
+        async with self._models.lease(request.model) as model:
+            return await self._submit(request, model)
+
+    async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
         request = await asyncio.to_thread(self._with_conversation, request)
         constraint = request.constraint
         if constraint is None and isinstance(request.prompt, ChatPrompt):
@@ -260,8 +263,8 @@ class GenerateService:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
-        loaded = await self._models.route(model)
-        _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
+        async with self._models.lease(model) as loaded:
+            _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
         return sum(len(segment.token_ids) for segment in segments)
 
     # Worker threads.

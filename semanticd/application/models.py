@@ -7,7 +7,9 @@ were admitted before finish on the model they were admitted to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from semanticd.application.batch_engine import BlockPoolBatchEngine
@@ -24,6 +26,8 @@ from semanticd.domain.errors import (
 from semanticd.domain.ids import ModelId
 
 _DRAIN_POLL_S = 0.02
+_MEMORY_PER_FILE_BYTE = 1.2
+"""Memory a model takes per byte of its files, where the registry gives no estimate."""
 
 
 class ModelsService:
@@ -53,6 +57,9 @@ class ModelsService:
         self._current: ModelId | None = None
         self._installed: dict[ModelId, InstalledModel] = {}
         self._loaded_at: dict[ModelId, float] = {}
+        self._used_at: dict[ModelId, float] = {}
+        self._leases: Counter[ModelId] = Counter()
+        self._leaving: set[ModelId] = set()
         self._changing = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
@@ -62,12 +69,25 @@ class ModelsService:
 
     # Routing.
 
-    async def route(self, name: str) -> LoadedModel:
-        """Return the loaded model that answers to a name (`""`: the current one).
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[LoadedModel]:
+        """Hold the loaded model that answers to a name (`""`: the current one) until its work is submitted.
+
+        A model that is leased stays; one that is about to leave is not leased any more.
 
         Raises:
             ModelNotFoundError: Nothing loaded answers to it.
+            OverloadedError: The first model is still loading.
         """
+        model = await self._route(name)
+        self._leases[model.model_id] += 1
+        self._used_at[model.model_id] = self._clock.monotonic()
+        try:
+            yield model
+        finally:
+            self._leases[model.model_id] -= 1
+
+    async def _route(self, name: str) -> LoadedModel:
         await self._open.wait()
         model = self._by_name(name)
         if model is None and self._load_on_demand and self._source.find(name) is not None:
@@ -82,6 +102,7 @@ class ModelsService:
 
     def _by_name(self, name: str) -> LoadedModel | None:
         models = self._engine.models
+        models = {key: model for key, model in models.items() if key not in self._leaving}
         if not name:
             return models.get(self._current) if self._current else None
         found = models.get(ModelId(name))
@@ -201,11 +222,7 @@ class ModelsService:
             loaded = self._by_name(model)
             if loaded is None:
                 raise ModelNotFoundError(f"model {model!r} is not loaded", param="model")
-            self._open.clear()
-            try:
-                await self._leave(loaded)
-            finally:
-                self._open.set()
+            await self._leave(loaded)
             self._settled(loaded.model_id)
         return {"id": loaded.model_id, "loaded": False}
 
@@ -228,7 +245,8 @@ class ModelsService:
 
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
         installed = await self._find(model)
-        if old is None or installed.size_bytes * 1.2 <= self._memory_bytes():
+        needed = installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE
+        if old is None or needed <= self._memory_bytes():
             return await self._load(model)
         # Both do not fit: requests wait while the old model drains, persists and leaves.
         self._open.clear()
@@ -245,22 +263,31 @@ class ModelsService:
             self._open.set()
 
     async def _leave(self, model: LoadedModel) -> None:
+        """Let a model answer what it was asked, persist its blocks and free its memory."""
         self._tell(model.model_id, "draining", 0.0)
+        self._leaving.add(model.model_id)
         if self._current == model.model_id:
-            self._current = next((m for m in self._engine.models if m != model.model_id), None)
-        while True:
-            while any(live.model is model for live in self._engine.live()):  # noqa: ASYNC110 (the engine has no event loop)
+            self._current = next((m for m in self._engine.models if m not in self._leaving), None)
+        try:
+            while self._busy(model):  # noqa: ASYNC110 (the engine's thread has no event loop to wait on)
                 await asyncio.sleep(_DRAIN_POLL_S)
-            try:
-                await asyncio.wrap_future(
-                    self._engine.call(lambda: self._engine.remove_model(model.model_id))
-                )
-                break
-            except ConflictError:
-                # A request routed before the door closed has just been submitted: wait for it too.
-                await asyncio.sleep(_DRAIN_POLL_S)
+            await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
+        finally:
+            self._leaving.discard(model.model_id)
         self._loaded_at.pop(model.model_id, None)
+        self._used_at.pop(model.model_id, None)
         self._tell(model.model_id, "unloaded", 1.0)
+
+    def _busy(self, model: LoadedModel) -> bool:
+        return bool(self._leases[model.model_id]) or any(live.model is model for live in self._engine.live())
+
+    async def expire(self, ttl_s: float) -> None:
+        """Unload models, other than the current one, that nobody asked for in `ttl_s` seconds."""
+        now = self._clock.monotonic()
+        for model_id in list(self._engine.models):
+            idle_s = now - self._used_at.get(model_id, now)
+            if model_id != self._current and idle_s >= ttl_s and not self._leases[model_id]:
+                await self.unload(model_id)
 
     async def _find(self, model: str) -> InstalledModel:
         found = await asyncio.to_thread(self._source.find, model)
@@ -299,6 +326,7 @@ class ModelsService:
                 f"cannot load model {installed.model_id} from {installed.path}: {error}"
             ) from error
         self._loaded_at[loaded.model_id] = self._clock.wall()
+        self._used_at[loaded.model_id] = self._clock.monotonic()
         return loaded
 
     def _failed(self, model_id: str, reason: str) -> None:

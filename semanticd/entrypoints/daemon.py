@@ -160,15 +160,18 @@ class _Life:
         return None
 
     async def _keep(self) -> None:
-        """Tell the supervisor that we live, and let agents end whose time is over."""
+        """Tell the supervisor that we live, let agents and models go whose time is over, retry refused writes."""
         every = min(watchdog_interval_s() or _EXPIRE_EVERY_S, _EXPIRE_EVERY_S)
         while True:
             await asyncio.sleep(every)
             notify_supervisor("WATCHDOG=1")
             try:
                 await self._daemon.agents.expire()
+                if self._settings.mlx.model_ttl_s is not None:
+                    await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
+                await asyncio.wrap_future(self._daemon.engine.call(self._daemon.engine.store.retry_refused))
             except SemanticError as error:
-                self._log.warning("expiry_failed", reason=error.message)
+                self._log.warning("upkeep_failed", reason=error.message)
 
     # Ending.
 
