@@ -246,12 +246,12 @@ def check_models(settings: Settings) -> Finding:
         name = settings.mlx.model_id or _default_model()
         facts = models.info(name)
     except SemanticError as error:
-        return Finding("models", "error", error.message, "`semanticd models list` shows what there is")
+        return Finding("model", "error", error.message, "`semanticd models list` shows what there is")
     if not facts["installed"]:
         return Finding(
-            "models", "warning", f"{name} is not installed", f"fetch it: `semanticd models pull {name}`"
+            "model", "warning", f"{name} is not installed", f"fetch it: `semanticd models pull {name}`"
         )
-    return Finding("models", "ok", f"{name} is installed in {facts['path']}")
+    return Finding("model", "ok", f"{name} is installed in {facts['path']}")
 
 
 def check_hub() -> Finding:
