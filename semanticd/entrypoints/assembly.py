@@ -13,6 +13,7 @@ import uvicorn
 
 from semanticd import __version__
 from semanticd.adapters.config import Settings
+from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.http_config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.services import HttpServices
@@ -87,6 +88,7 @@ class _Server(uvicorn.Server):
 def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable[[], str]) -> uvicorn.Server:
     """Return the HTTP server, ready to serve on a bound socket."""
     server, security = settings.server, settings.security
+    host = server.host.strip("[]")
     services = HttpServices(
         generator=daemon.generate,
         agents=daemon.agents,
@@ -102,8 +104,8 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
     config = HttpConfig(
         api_keys=security.api_key,
         admin_key=security.admin_key,
-        is_loopback=server.host in LOOPBACK_HOSTS or server.host.startswith("127."),
-        allowed_hosts=(*server.allowed_hosts, server.host),
+        is_loopback=is_loopback(server.host),
+        allowed_hosts=(*LOOPBACK_HOSTS, *server.allowed_hosts, f"[{host}]" if ":" in host else host),
         cors_origins=server.cors_origins,
         rate_limit_global=server.rate_limit_global,
         rate_limit_per_agent=server.rate_limit_per_agent,
@@ -119,5 +121,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
             timeout_graceful_shutdown=_HTTP_GRACE_S,
             timeout_keep_alive=60,
             server_header=False,
+            # The admin routes ask where a client is: nobody may say so in a header.
+            proxy_headers=False,
         )
     )
