@@ -28,7 +28,9 @@ class MetricSpec:
 
 CATALOGUE: dict[str, MetricSpec] = {
     "requests_finished_total": MetricSpec("counter", "Answers that ended, by finish reason.", ("reason",)),
-    "http_requests_total": MetricSpec("counter", "HTTP requests, by route and status.", ("route", "method", "status")),
+    "http_requests_total": MetricSpec(
+        "counter", "HTTP requests, by route and status.", ("route", "method", "status")
+    ),
     "http_request_seconds": MetricSpec("histogram", "Time to answer an HTTP request.", ("route",), _SECONDS),
     "tokens_total": MetricSpec(
         "counter", "Tokens by kind: output, or prompt tokens reused hot, restored warm, computed.", ("kind",)
@@ -43,7 +45,9 @@ CATALOGUE: dict[str, MetricSpec] = {
     "block_pool_budget_bytes": MetricSpec("gauge", "The cache budget."),
     "cache_evictions_total": MetricSpec("counter", "Blocks that left RAM, by reason.", ("reason",)),
     "cache_lost_blocks_total": MetricSpec("counter", "Blocks dropped from RAM without a copy on disk."),
-    "cache_misses_total": MetricSpec("counter", "Prompts that left what was cached, by likely cause.", ("cause",)),
+    "cache_misses_total": MetricSpec(
+        "counter", "Prompts that left what was cached, by likely cause.", ("cause",)
+    ),
     "warm_bytes": MetricSpec("gauge", "Bytes of block files."),
     "warm_blocks": MetricSpec("gauge", "Blocks on disk."),
     "warm_read_bytes_total": MetricSpec("counter", "Bytes read from block files."),
@@ -60,7 +64,9 @@ CATALOGUE: dict[str, MetricSpec] = {
     "warm_index_errors_total": MetricSpec("counter", "Questions the index could not answer."),
     "agent_save_errors_total": MetricSpec("counter", "Agent records that could not be written."),
     "agent_load_errors_total": MetricSpec("counter", "Agent records that could not be read."),
-    "http_clients_left_total": MetricSpec("counter", "Clients that hung up before their answer was complete."),
+    "http_clients_left_total": MetricSpec(
+        "counter", "Clients that hung up before their answer was complete."
+    ),
     "tool_parse_failures_total": MetricSpec("counter", "Tool calls of models that could not be parsed."),
     "rate_limited_total": MetricSpec("counter", "Requests refused by a rate limit, by scope.", ("scope",)),
     "model_swaps_total": MetricSpec("counter", "Model swaps, by outcome.", ("outcome",)),
