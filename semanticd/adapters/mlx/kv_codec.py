@@ -269,7 +269,7 @@ class KvCodec:
             return built
 
         assembled = rebuild(fresh)
-        mx.eval([leaf.state for leaf in flatten(assembled)])
+        mx.eval([leaf.state for leaf in flatten(assembled) if not leaf.empty()])
         return assembled
 
     @staticmethod
