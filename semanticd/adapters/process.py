@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from semanticd.domain.errors import DaemonError
 
 PID_FILE = "semanticd.pid"
 _BACKLOG = 512
+_LOCK_ATTEMPTS = 5
+_LOCK_PAUSE_S = 0.02
 
 
 @dataclass(slots=True)
@@ -38,7 +41,7 @@ class PidFile:
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(descriptor)
                 except BlockingIOError:
                     pid = _read(descriptor)
                     os.close(descriptor)
@@ -50,8 +53,9 @@ class PidFile:
                     break
                 os.close(descriptor)  # its last owner removed the file while we waited to lock it
             try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                text = f"{os.getpid()}\n".encode()
+                os.pwrite(descriptor, text, 0)
+                os.ftruncate(descriptor, len(text))
             except OSError:
                 os.close(descriptor)
                 raise
@@ -70,6 +74,18 @@ class PidFile:
             self.path.unlink()
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; `running_pid` of somebody else may hold it for an instant, which is no daemon."""
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def running_pid(path: Path) -> int | None:
@@ -116,7 +132,10 @@ def spawn_detached(command: Sequence[str], *, output: Path) -> subprocess.Popen[
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("wb") as stream:
+        with output.open(
+            "ab"
+        ) as stream:  # appending, so that two starts at once do not write over one another
+            stream.truncate(0)
             return subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,

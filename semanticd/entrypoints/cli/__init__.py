@@ -20,19 +20,24 @@ def main() -> None:
 
     1: it failed. 2: wrong usage or settings. 3: no daemon is running. 130: interrupted.
     """
+    import click
+
     from semanticd.control.errors import ControlError, DaemonNotRunning
     from semanticd.domain.errors import ConfigurationError, SemanticError
     from semanticd.entrypoints.cli.program import program
 
     try:
-        program()
+        program(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except DaemonNotRunning as error:
         _end(str(error), EXIT_NOT_RUNNING)
     except ConfigurationError as error:
         _end(error.message, EXIT_USAGE)
     except (ControlError, SemanticError, ValueError) as error:
         _end(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _end("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has seen enough (`semanticd logs | head`).

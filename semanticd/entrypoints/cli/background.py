@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,9 @@ OUTPUT_FILE = "semanticd.out"
 
 _POLL_S = 0.1
 _QUIET_FLAGS = {"server.log_console": False}
+_TAKES_COMMANDS = ("ready", "draining")
 _NUM_LAST_LINES = 15
+_TAIL_BYTES = 64 * 1024
 
 
 def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> int:
@@ -36,15 +37,21 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     pid_file = settings.paths.runtime_dir / PID_FILE
     wanted = {one.name: one.value for one in effective(loaded)}
     if (pid := running_pid(pid_file)) is not None:
-        return _already_running(pid, socket, wanted, loaded.origins, lambda: running_pid(pid_file) == pid)
+        there = _wait(socket, lambda: running_pid(pid_file) == pid, states=_TAKES_COMMANDS)
+        if there is not None:
+            return _already_running(there, socket, wanted, loaded.origins)
+        narrate(f"the daemon that was ending (pid {pid}) has ended; starting another")
 
     output = settings.paths.log_dir / OUTPUT_FILE
     command = [sys.executable, "-m", "semanticd", "serve", *as_arguments(flags)]
     process = spawn_detached(command, output=output)
-    ready = _wait(socket, lambda: process.poll() is None, timeout_s=timeout_s)
+    ready = _wait(socket, lambda: process.poll() is None, states=("ready",), timeout_s=timeout_s)
+    if ready is None and process.poll() is not None and (winner := running_pid(pid_file)) is not None:
+        # Two starts at once: the other one won, and is what the user wanted.
+        ready = _wait(socket, lambda: running_pid(pid_file) == winner, states=_TAKES_COMMANDS)
+    if ready is not None and ready.get("pid") != process.pid:
+        return _already_running(ready, socket, wanted, loaded.origins)
     if ready is not None:
-        if ready.get("pid") not in (process.pid, None):
-            return _already_running(int(ready["pid"]), socket, wanted, loaded.origins, lambda: True)
         _announce(ready, settings, socket)
         return 0
     if process.poll() is None:
@@ -52,28 +59,14 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
             f"still starting after {timeout_s:g} s (pid {process.pid}); `semanticd status` shows how far it is"
         )
         return EXIT_FAILED
-    # Two starts at once: the other one won, and is what the user wanted.
-    winner = running_pid(pid_file)
-    if winner is not None:
-        return _already_running(
-            winner, socket, wanted, loaded.origins, lambda: running_pid(pid_file) == winner
-        )
     return _died(process, settings, output)
 
 
 def _already_running(
-    pid: int,
-    socket: Path,
-    wanted: Mapping[str, Any],
-    asked_for: Collection[str],
-    alive: Callable[[], bool],
+    there: Mapping[str, Any], socket: Path, wanted: Mapping[str, Any], asked_for: Collection[str]
 ) -> int:
     """Say so; the status is a failure only if it runs with other settings than were asked for."""
-    ready = _wait(socket, alive, timeout_s=None)
-    if ready is None:
-        narrate(f"the daemon that was starting (pid {pid}) has ended; try again")
-        return EXIT_FAILED
-    print(f"already running (pid {pid}) at {ready.get('address')}")
+    print(f"already running (pid {there.get('pid')}) at {there.get('address')}")
     with ControlClient.connect(socket, name="semanticd-cli") as client:
         shown = {row["name"]: row for row in client.call("config.show")["settings"]}
     different = [
@@ -91,15 +84,17 @@ def _already_running(
     return EXIT_FAILED
 
 
-def _wait(socket: Path, alive: Callable[[], bool], *, timeout_s: float | None) -> dict[str, Any] | None:
-    """Show progress until the daemon is ready; its status, or None when it ended or the time is over."""
+def _wait(
+    socket: Path, alive: Callable[[], bool], *, states: Collection[str], timeout_s: float | None = None
+) -> dict[str, Any] | None:
+    """Show progress until the daemon is in one of the states; its status, or None when it ended or the time is over."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     progress = Progress()
     try:
         while alive():
             status = _status(socket)
             if status is not None:
-                if status.get("state") != "starting":
+                if status.get("state") in states:
                     return status
                 progress.show(
                     str(status.get("model_stage") or "starting"), float(status.get("model_progress") or 0)
@@ -139,7 +134,9 @@ def _died(process: subprocess.Popen[bytes], settings: Settings, output: Path) ->
 
 def _last_lines(path: Path) -> list[str]:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return [line.rstrip("\n") for line in deque(file, maxlen=_NUM_LAST_LINES)]
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+            tail = file.read(_TAIL_BYTES)
     except OSError:
         return []
+    return tail.decode("utf-8", "replace").splitlines()[-_NUM_LAST_LINES:]

@@ -1,0 +1,321 @@
+"""start, stop, restart, status, logs and doctor as processes in a home of their own, and everything in their way.
+
+The daemon is the real one, with a model of a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from semanticd.adapters.process import running_pid
+from semanticd.control.client import ControlClient, DaemonNotRunning
+from tests.fakes.model_folder import write_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(180)
+
+
+class Home:
+    """A user's home: settings, folders, and the commands typed in it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONPATH": str(REPOSITORY),
+            "SEMANTIC_RUNTIME_DIR": str(folder / "run"),
+            "SEMANTIC_LOG_DIR": str(folder / "logs"),
+            "SEMANTIC_MODELS_DIR": str(folder / "models"),
+            "SEMANTIC_MLX_MODEL_ID": str(model),
+            "SEMANTIC_MLX_CACHE_BUDGET_MB": "64",
+            "SEMANTIC_SERVER_PORT": "0",
+        }
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "run" / "semanticd.sock"
+
+    @property
+    def pid(self) -> int | None:
+        return running_pid(self.folder / "run" / "semanticd.pid")
+
+    def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "semanticd", *words],
+            cwd=self.folder,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def spawn(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "semanticd", *words],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def started(self, *words: str) -> str:
+        ran = self.run("start", *words)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def status(self) -> dict[str, Any]:
+        ran = self.run("status", "--json")
+        assert ran.returncode == 0, ran.stderr
+        result: dict[str, Any] = json.loads(ran.stdout)
+        return result
+
+    def kill(self) -> None:
+        pid = self.pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: self.pid is None, "the daemon is gone")
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def home(short_tmp_path: Path, model: Path) -> Iterator[Home]:
+    made = Home(short_tmp_path, model)
+    yield made
+    made.kill()
+
+
+def test_a_day_in_the_life(home: Home) -> None:
+    out = home.started()
+    status = home.status()
+    assert status["address"] in out
+    assert str(home.socket) in out
+    assert (status["state"], status["model"]) == ("ready", "tiny")
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "model": "tiny"}
+    answer = httpx.post(f"{status['address']}/v1/chat/completions", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+
+    again = home.run("start")
+    assert (again.returncode, again.stdout) == (
+        0,
+        f"already running (pid {home.pid}) at {status['address']}\n",
+    )
+    different = home.run("start", "--mlx-max-batch-size", "3")
+    assert different.returncode == 1
+    assert "mlx.max_batch_size: 5 there (default), 3 here" in different.stderr
+    assert "semanticd restart" in different.stderr
+
+    listed = json.loads(home.run("agents", "list", "--json").stdout)
+    assert len(listed["agents"]) == 1
+    assert "daemon_ready" in home.run("logs").stdout
+    assert json.loads(home.run("logs", "-n", "1", "--json").stdout)["level"]
+    config = json.loads(home.run("config", "--daemon", "--json").stdout)
+    assert {"name": "mlx.cache_budget_mb", "value": 64}.items() <= next(
+        row for row in config["settings"] if row["name"] == "mlx.cache_budget_mb"
+    ).items()
+
+    first = home.pid
+    restarted = home.run("restart", "--mlx-max-batch-size", "3")
+    assert restarted.returncode == 0, restarted.stderr
+    assert home.pid not in (first, None)
+    assert home.status()["engine"]["max_batch_size"] == 3
+
+    stopped = home.run("stop")
+    assert (stopped.returncode, home.pid) == (0, None)
+    assert "stopped" in stopped.stderr
+    assert not home.socket.exists()
+    assert home.run("stop").returncode == 0
+
+
+def test_status_without_a_daemon_exits_3_and_says_how_to_start_one(home: Home) -> None:
+    for words in (["status"], ["agents", "list"], ["ctl", "ping"]):
+        ran = home.run(*words)
+        assert (ran.returncode, ran.stdout) == (3, "")
+        assert "semanticd start" in ran.stderr
+    ran = home.run("status", "--json")
+    assert (ran.returncode, json.loads(ran.stdout)) == (3, {"state": "stopped"})
+
+
+def test_a_killed_daemon_leaves_nothing_in_the_way(home: Home) -> None:
+    home.started()
+    first = home.pid
+    home.kill()
+    assert home.socket.exists()
+    assert home.run("status").returncode == 3
+    home.started()
+    assert home.pid not in (first, None)
+    assert home.status()["state"] == "ready"
+
+
+def test_two_starts_at_once_make_one_daemon(home: Home) -> None:
+    both = [home.spawn("start") for _ in range(2)]
+    ends = [(one.communicate(timeout=120), one.returncode) for one in both]
+    assert [code for _, code in ends] == [0, 0], ends
+    pids = {json.loads(home.run("status", "--json").stdout)["pid"]}
+    assert pids == {home.pid}
+    assert all(str(home.pid) in out for (out, _), _ in ends)
+
+
+def test_a_taken_port_is_told_with_the_log_and_leaves_no_daemon(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = home.run("start", "--port", str(port))
+    assert ran.returncode == 1
+    assert f"127.0.0.1:{port}" in ran.stderr
+    assert "another program" in ran.stderr
+    assert home.pid is None
+
+
+def test_a_stale_pid_and_a_stale_socket_are_replaced(home: Home) -> None:
+    run = home.folder / "run"
+    run.mkdir(mode=0o700)
+    (run / "semanticd.pid").write_text(f"{os.getpid()}\n")
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(home.socket))
+    home.started()
+    assert home.status()["pid"] == home.pid
+
+
+@pytest.mark.parametrize("variable", ["SEMANTIC_RUNTIME_DIR", "SEMANTIC_LOG_DIR", "SEMANTIC_AGENT_CACHE_DIR"])
+def test_a_folder_that_cannot_be_written_is_named(home: Home, variable: str) -> None:
+    # Root may write everywhere, but not into a file.
+    blocker = home.folder / "blocker"
+    blocker.write_text("")
+    ran = home.run("start", **{variable: str(blocker / "inside")})
+    assert ran.returncode == 1
+    assert str(blocker) in ran.stderr
+    assert home.pid is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_told_where_it_matters_and_ignored_where_it_does_not(home: Home) -> None:
+    (home.folder / "run").mkdir(mode=0o700)
+    (home.folder / "logs").mkdir()
+    (home.folder / "logs" / "semanticd.log").symlink_to("/dev/full")
+    home.started()
+    assert home.status()["state"] == "ready"
+    assert home.run("stop").returncode == 0
+    (home.folder / "logs" / "semanticd.log").unlink()
+    (home.folder / "run" / "semanticd.pid").symlink_to("/dev/full")
+    ran = home.run("start")
+    assert ran.returncode == 1
+    assert "No space left" in ran.stderr
+
+
+def test_bad_settings_are_told_before_anything_is_started(home: Home) -> None:
+    ran = home.run("start", SEMANTIC_MLX_KV_BITS="5", SEMANTIC_SERVER_PROT="1")
+    assert ran.returncode == 2
+    assert "4 or 8" in ran.stderr
+    assert "did you mean SEMANTIC_SERVER_PORT?" in ran.stderr
+    assert not (home.folder / "logs").exists()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_cause(home: Home, model: Path) -> None:
+    broken = home.folder / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((model / "config.json").read_text())
+    ran = home.run("start", "--model", str(broken))
+    assert ran.returncode == 1
+    assert "safetensors" in ran.stderr
+    assert home.pid is None
+
+
+def test_ctrl_c_drains_and_exits_0_and_a_supervisor_hears_of_it(home: Home) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(home.folder / "notify"))
+        supervisor.settimeout(60)
+        home.env["NOTIFY_SOCKET"] = str(home.folder / "notify")
+        process = home.spawn("serve")
+        assert b"READY=1" in supervisor.recv(1000)
+        process.send_signal(signal.SIGINT)
+        assert b"STOPPING=1" in supervisor.recv(1000)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert home.pid is None
+
+
+def test_status_watches_and_ctl_reaches_everything(home: Home) -> None:
+    home.started()
+    watching = home.spawn("status", "--watch", "--json", "--interval", "0.1")
+    assert watching.stdout is not None
+    lines = [json.loads(watching.stdout.readline()) for _ in range(3)]
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert lines[2]["uptime_s"] > lines[0]["uptime_s"]
+    assert home.run("ctl", "ping", "--json").stdout == '{\n  "pong": true\n}\n'
+    assert "unknown command" in home.run("ctl", "pnig").stderr
+    level = home.run("ctl", "log.level", "level=debug", "--json")
+    assert json.loads(level.stdout) == {"level": "debug", "previous": "info"}
+    subscribed = home.spawn("ctl", "subscribe", "status")
+    assert subscribed.stdout is not None
+    assert json.loads(subscribed.stdout.readline())["event"] == "status"
+    subscribed.terminate()
+    subscribed.communicate(timeout=30)
+
+
+def test_the_doctor_examines_with_and_without_a_daemon(home: Home) -> None:
+    without = home.run("doctor", "--json", HF_HUB_OFFLINE="1")
+    report = json.loads(without.stdout)
+    found = {one["check"]: one for one in report["findings"]}
+    assert report["ok"], report
+    assert {
+        "platform",
+        "mlx",
+        "blas",
+        "memory",
+        "disk",
+        "socket",
+        "port",
+        "model",
+        "hub",
+        "generation",
+    } <= set(found)
+    assert found["generation"]["state"] == "ok"
+    home.started()
+    with_daemon = json.loads(home.run("doctor", "--json").stdout)
+    assert {one["check"] for one in with_daemon["findings"]} == set(found)
+    assert all(one["advice"] for one in with_daemon["findings"] if one["state"] != "ok")
+
+
+def test_stopping_now_does_not_wait_for_a_long_answer(home: Home) -> None:
+    home.started()
+    address = home.status()["address"]
+    body = {
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 1900,
+        "model": "tiny",
+        "stream": True,
+    }
+    with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=60) as stream:
+        next(stream.iter_lines())
+        ran = home.run("stop", "--now")
+    assert ran.returncode == 0, ran.stderr
+    assert home.pid is None
+    with pytest.raises(DaemonNotRunning):
+        ControlClient.connect(home.socket)
