@@ -1,0 +1,104 @@
+"""Random days of the scheduler: nobody is lost or starved, and the budget is never overshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from semanticd.domain.ids import SequenceId
+from semanticd.domain.scheduler import Decode, Prefill, SchedulerLimits
+from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
+from tests.fakes.scheduled_engine import Job, ScheduledEngine
+
+BUDGET = 600
+
+JOBS: dict[str, Any] = {
+    "agent": st.sampled_from("abcd"),
+    "priority": st.sampled_from(["interactive", "interactive", "background"]),
+    "prompt": st.integers(1, 250),
+    "answer": st.integers(1, 60),
+    "model": st.sampled_from(["m", "m", "n"]),
+    "shares": st.sampled_from([None, None, (1, 40), (1, 200), (2, 120)]),
+    "restore_s": st.sampled_from([0.0, 0.0, 0.05, 1.0]),
+}
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Requests come and go at random while the engine works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = ScheduledEngine(
+            limits=SchedulerLimits(max_batch_size=3, prefill_chunk=64, aging_s=2.0), budget=BUDGET
+        )
+        self.sequences: dict[SequenceId, Sequence] = {}
+        self.cancelled: set[SequenceId] = set()
+
+    @rule(job=st.builds(Job, **JOBS))
+    def arrive(self, job: Job) -> None:
+        sequence = self.engine.add(job)
+        self.sequences[sequence.sequence_id] = sequence
+
+    @rule(num_steps=st.integers(1, 20))
+    def work(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            self.engine.step(next_event=self.engine.now + 0.5)
+
+    @precondition(lambda self: len(self.engine.scheduler))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.engine.scheduler.sequences()))
+        sequence.apply(SequenceEvent.ENDED)
+        self.engine._restoring.pop(sequence.sequence_id, None)
+        self.engine.scheduler.remove(sequence.sequence_id)
+        self.cancelled.add(sequence.sequence_id)
+
+    @invariant()
+    def nobody_is_lost(self) -> None:
+        alive = {s.sequence_id for s in self.engine.scheduler.sequences()}
+        assert alive | set(self.engine.finished) | self.cancelled == set(self.sequences)
+        assert not alive & set(self.engine.finished)
+
+    @invariant()
+    def the_budget_holds(self) -> None:
+        running = [s for s in self.engine.scheduler.sequences() if s.state is not SequenceState.WAITING]
+        assert self.engine.used <= BUDGET or len(running) == 1
+        assert len(running) <= 3
+
+    @invariant()
+    def decode_had_its_share(self) -> None:
+        # Since both began to wait: what prefill took beyond its half is at most the chunk that ran last, and what
+        # a decode step just before had given it in advance.
+        decoding = prefilling = longest = 0.0
+        for decision in reversed(self.engine.decisions):
+            if not decision.both_waited:
+                break
+            if isinstance(decision.step, Decode):
+                decoding += decision.seconds
+            elif isinstance(decision.step, Prefill):
+                prefilling += decision.seconds
+                longest = max(longest, decision.seconds)
+        assert prefilling <= decoding + longest + self.engine.decode_step_s
+
+    def teardown(self) -> None:
+        # When nobody new comes, everybody is answered, in no more time than there is work.
+        work = sum(s.num_tokens * 0.001 + s.max_new_tokens * 0.02 for s in self.sequences.values())
+        began = self.engine.now
+        self.engine.run()
+        assert set(self.engine.finished) | self.cancelled == set(self.sequences)
+        preempted = 1 + self.engine.num_preemptions
+        assert self.engine.now - began <= work * preempted + 2.0 * len(self.sequences) + 2.0
+        for sequence_id in self.engine.finished:
+            assert len(self.sequences[sequence_id].output_ids) == self.sequences[sequence_id].max_new_tokens
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=100 if settings.get_current_profile_name() == "ci" else 25,
+    stateful_step_count=40,
+    # Explaining a failure traces every line from the beginning, which makes every run ten times as slow.
+    phases=set(Phase) - {Phase.explain},
+)
