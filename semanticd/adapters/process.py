@@ -78,14 +78,20 @@ class PidFile:
 
 def _lock(descriptor: int) -> None:
     """Take the lock; `running_pid` of somebody else may hold it for an instant, which is no daemon."""
-    for _ in range(_LOCK_ATTEMPTS):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_S)
-        else:
-            return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    attempts = 0
+    while not _try_lock(descriptor):
+        attempts += 1
+        if attempts > _LOCK_ATTEMPTS:
+            raise BlockingIOError
+        time.sleep(_LOCK_PAUSE_S)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def running_pid(path: Path) -> int | None:

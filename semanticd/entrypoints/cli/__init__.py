@@ -28,6 +28,7 @@ def main() -> None:
 
     try:
         program(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,0 +1,245 @@
+"""The command line as programs see it, talking to a control server in this process: output, exit status, imports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.control.connection import Identity
+from semanticd.adapters.control.server import ControlServer
+from semanticd.adapters.control.services import Services
+from tests.fakes.control_services import SilentLog, fake_services
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class ServedHome:
+    """A home with a control server in a thread, as if a daemon ran there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.services: Services
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._start())
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _start(self) -> None:
+        self.services = fake_services()
+        self._server = ControlServer(
+            path=self.folder / "semanticd.sock",
+            services=self.services,
+            identity=Identity("0.1.0", os.getpid()),
+            log=SilentLog(),
+        )
+        await self._server.start()
+
+    def on_loop(self, function: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(function)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(REPOSITORY),
+            "SEMANTIC_RUNTIME_DIR": str(self.folder),
+            "SEMANTIC_LOG_DIR": str(self.folder / "logs"),
+        }
+
+    def popen(self, *words: str, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *python, "-m", "semanticd", *words],
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        process = self.popen(*words, python=python)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.fixture
+def home(short_tmp_path: Path) -> Iterator[ServedHome]:
+    made = ServedHome(short_tmp_path)
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
+        time.sleep(0.02)
+
+
+def test_commands_print_tables_for_people_and_json_for_programs(home: ServedHome) -> None:
+    table = home.run("agents", "list")
+    assert table.stdout.splitlines()[0].split()[:2] == ["ID", "STATE"]
+    assert [line.split()[0] for line in table.stdout.splitlines()[1:]] == ["planner", "coder"]
+    assert [row["id"] for row in json.loads(home.run("agents", "list", "--json").stdout)["agents"]] == [
+        "planner",
+        "coder",
+    ]
+    assert "ready" in home.run("status").stdout
+    assert (
+        json.loads(home.run("ctl", "agents.pin", "agent=planner", "ttl_s=60", "--json").stdout)["ttl_s"] == 60
+    )
+    assert "pinned:" in home.run("agents", "unpin", "planner").stdout
+    assert [row["id"] for row in json.loads(home.run("models", "list", "--json").stdout)["models"]] == [
+        "small",
+        "large",
+    ]
+
+
+def test_every_agents_command_reaches_the_daemon(home: ServedHome) -> None:
+    for words in (
+        ["show", "planner"],
+        ["why", "planner"],
+        ["pin", "planner", "--ttl", "5"],
+        ["fork", "planner", "copy"],
+        ["rewind", "planner", "--turns", "2"],
+        ["evict", "planner"],
+        ["export", "planner", "file.agent"],
+        ["import", "file.agent", "--as", "back"],
+        ["delete", "copy"],
+    ):
+        ran = home.run("agents", *words, "--json")
+        assert ran.returncode == 0, ran.stderr
+        result = json.loads(ran.stdout)
+        if words[0] == "export":
+            assert result["path"] == str(home.folder / "file.agent")
+        if words[0] == "import":
+            assert result["id"] == "back"
+
+
+def test_errors_are_one_line_on_stderr_and_a_status(home: ServedHome) -> None:
+    for words, status, said in (
+        (["agents", "show", "nobody"], 1, "nobody"),
+        (["ctl", "agents.pin", "agent"], 1, "KEY=VALUE"),
+        (["ctl", "subscribe", "weather"], 1, "weather"),
+        (["models", "load", "huge"], 1, "huge"),
+        (["agents", "show"], 2, "AGENT"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["start", "--mlx-kv-bit=8"], 2, "--mlx-kv-bits"),
+    ):
+        ran = home.run(*words)
+        assert (ran.returncode, ran.stdout) == (status, ""), words
+        assert said in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_progress_is_narrated_while_a_model_changes(home: ServedHome) -> None:
+    home.on_loop(home.services.models.gate.clear)
+    swapping = home.popen("models", "swap", "large", "--json")
+    assert swapping.stderr is not None
+    assert swapping.stderr.readline() == "loading\n"
+    home.on_loop(home.services.models.gate.set)
+    out, _ = swapping.communicate(timeout=30)
+    assert json.loads(out)["id"] == "large"
+
+
+def test_subscriptions_print_a_line_per_event_until_interrupted(home: ServedHome) -> None:
+    watching = home.popen("ctl", "subscribe", "tokens", "--agent", "planner")
+    assert watching.stdout is not None
+    hub = home.services.events
+    assert hub is not None
+    until(lambda: hub.wanted("tokens"), "it listens")
+    hub.publish("tokens", {"agent": "coder", "text": "no"})
+    hub.publish("tokens", {"agent": "planner", "text": "yes"})
+    assert json.loads(watching.stdout.readline()) == {
+        "event": "token",
+        "data": {"agent": "planner", "text": "yes"},
+        "dropped": 0,
+    }
+    watching.terminate()
+    watching.communicate(timeout=30)
+
+
+def test_logs_are_followed_through_a_rotation(home: ServedHome) -> None:
+    logs = home.folder / "logs"
+    logs.mkdir()
+    file = logs / "semanticd.log"
+
+    def line(event: str) -> str:
+        return (
+            json.dumps({"timestamp": "2026-01-01T00:00:00.000Z", "level": "info", "event": event, "n": 1})
+            + "\n"
+        )
+
+    file.write_text(line("one") + line("two") + "not json\n")
+    assert home.run("logs", "-n", "2").stdout == "2026-01-01T00:00:00.000 info    two n=1\nnot json\n"
+    following = home.popen("logs", "-f", "-n", "1")
+    assert following.stdout is not None
+    assert following.stdout.readline() == "not json\n"
+    with file.open("a") as stream:
+        stream.write(line("three"))
+    file.rename(logs / "semanticd.log.1")
+    file.write_text(line("four"))
+    assert [following.stdout.readline().split()[2] for _ in range(2)] == ["three", "four"]
+    following.terminate()
+    following.communicate(timeout=30)
+    assert home.run("logs", "--path").stdout.strip() == str(file)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(home: ServedHome) -> None:
+    process = home.popen("config", "--all")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    assert (process.wait(30), errors) == (0, "")
+
+
+HEAVY = ("mlx", "mlx_lm", "falcon", "uvicorn", "textual", "numpy", "pydantic", "huggingface_hub", "structlog")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["agents", "list"],
+        ["models", "list"],
+        ["ctl", "ping"],
+        ["version"],
+        ["config"],
+        ["logs", "--path"],
+        ["stop"],
+        ["completion", "bash"],
+        ["service", "status"],
+        ["--help"],
+    ],
+)
+def test_answering_loads_neither_mlx_nor_the_server(home: ServedHome, words: list[str]) -> None:
+    ran = home.run(*words, python=("-X", "importtime"))
+    assert ran.returncode == 0, ran.stderr
+    loaded = {
+        line.rsplit("|", 1)[1].strip() for line in ran.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "semanticd.entrypoints.cli" in loaded
+    assert {name for name in loaded if name.split(".")[0] in HEAVY} == set()
