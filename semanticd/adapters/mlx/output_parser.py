@@ -54,7 +54,7 @@ class MlxOutputParser:
         self._state: Literal["text", "thinking", "tool"] = "thinking" if begins_thinking else "text"
         self._buffer = ""
         self._call: JsonCallReader | None = None
-        self._raw = ""
+        self._raw: list[str] = []
         self._num_calls = 0
         self._trim = False
         self.num_parse_failures = 0
@@ -143,12 +143,12 @@ class MlxOutputParser:
             self._state = "thinking"
         else:
             self._state = "tool"
-            self._call, self._raw = JsonCallReader(), ""
+            self._call, self._raw = JsonCallReader(), []
 
     # Calls.
 
     def _take_call(self, text: str, events: list[GenerationEvent]) -> None:
-        self._raw += text
+        self._raw.append(text)
         if self._call is None:
             return
         for kind, value in self._call.feed(text):
@@ -159,49 +159,54 @@ class MlxOutputParser:
                 events.append(ToolCallDelta(self._num_calls - 1, value, self._choice))
 
     def _end_call(self, events: list[GenerationEvent]) -> None:
-        call, raw = self._call, self._raw
-        self._call, self._raw = None, ""
+        call, raw = self._call, "".join(self._raw)
+        self._call, self._raw = None, []
         if call is not None and call.name is not None:
             if not call.complete:
-                self.num_parse_failures += 1
+                # What was streamed cannot be taken back: the call stays cut, what broke it is shown.
+                self._fail(call.rest, events)
             return
-        for name, arguments in self._parse_whole(raw):
+        calls = self._parse_whole(raw)
+        for name, arguments in calls:
             events.append(ToolCallStarted(self._num_calls, self._new_id(), name, self._choice))
-            events.append(
-                ToolCallDelta(self._num_calls, json.dumps(arguments, ensure_ascii=False), self._choice)
-            )
+            events.append(ToolCallDelta(self._num_calls, arguments, self._choice))
             self._num_calls += 1
-            raw = ""
-        if raw:
-            self.num_parse_failures += 1
-            events.append(TextDelta(raw, choice=self._choice))
+        if not calls:
+            self._fail(raw, events)
 
-    def _parse_whole(self, raw: str) -> list[tuple[str, dict[str, Any]]]:
+    def _fail(self, text: str, events: list[GenerationEvent]) -> None:
+        self.num_parse_failures += 1
+        if text:
+            events.append(TextDelta(text, choice=self._choice))
+
+    def _parse_whole(self, raw: str) -> list[tuple[str, str]]:
+        """Return names and JSON arguments of all calls in the text, or nothing when any of it is no call."""
         for parse in (self._markup.parse, lambda text, _: json.loads(text)):
             if parse is None:
                 continue
             try:
                 parsed = parse(raw, self._tools)
+                return [_call(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
             except Exception:  # noqa: BLE001, S112 (whatever a family's parser trips over, the text is not a call)
                 continue
-            calls = parsed if isinstance(parsed, list) else [parsed]
-            if calls and all(_is_call(call) for call in calls):
-                return [(call["name"], _arguments(call)) for call in calls]
         return []
 
 
-def _is_call(call: Any) -> bool:
-    return isinstance(call, dict) and isinstance(call.get("name"), str)
-
-
-def _arguments(call: dict[str, Any]) -> dict[str, Any]:
-    arguments = call.get("arguments", call.get("parameters", {}))
+def _call(call: Any) -> tuple[str, str]:
+    """Return name and JSON arguments; raises when it is no call, or one that JSON cannot say."""
+    name, arguments = call["name"], call.get("arguments", call.get("parameters", {}))
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = {}
-    return arguments if isinstance(arguments, dict) else {}
+        arguments = json.loads(arguments or "{}")
+    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        raise TypeError("a call has a name and an object of arguments")
+    name.encode()
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair: only an escape can say it.
+        text = json.dumps(arguments, allow_nan=False)
+    return name, text
 
 
 def _overlap(text: str, marker: str) -> int:
