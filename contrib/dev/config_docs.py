@@ -13,7 +13,7 @@ HEAD = """# Configuration
 
 A setting is taken from the first of these that has it:
 
-1. a command-line flag (`semanticd serve --server-port 8080`; `semanticd serve --help` lists all),
+1. a command-line flag (`semanticd serve --server-port 8080`; `semanticd config --all` lists all),
 2. the environment (`SEMANTIC_SERVER_PORT=8080`),
 3. a file `.env` in the working folder, with the same names,
 4. a TOML file: `config.toml` in the user's configuration folder, or the file that `SEMANTIC_CONFIG_FILE` names

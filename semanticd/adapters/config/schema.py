@@ -69,7 +69,6 @@ class MlxSettings:
     model_ttl_s: float | None = setting(
         None, number(minimum=1), "Unload a model that nobody asked for so many seconds; none: never."
     )
-    trust_remote_code: bool = setting(False, flag(), "Let the default model's own Python code run.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,6 @@ class ServerSettings:
     log_console: bool = setting(
         True, flag(), "Whether the log also goes to stderr.", env="SEMANTIC_LOG_CONSOLE"
     )
-    log_prompts: bool = setting(False, flag(), "Whether prompts and answers may appear in the log.")
     rate_limit_per_agent: int = setting(0, whole(minimum=0), "Requests per minute and agent; 0: no limit.")
     rate_limit_global: int = setting(0, whole(minimum=0), "Requests per minute and key; 0: no limit.")
     cors_origins: tuple[str, ...] = setting(
