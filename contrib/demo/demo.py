@@ -31,7 +31,21 @@ the user shows you, and about nothing else. You write plain English in short sen
     f"Rule {number}: when the user asks about {topic}, look for the sentence that speaks of {topic}, repeat its "
     "figures exactly as they are written, name the unit, and say so openly if the document does not mention it."
     for number, topic in enumerate(
-        ["cost", "time", "weight", "safety", "power", "staff", "noise", "water", "heat", "travel"], start=1
+        [
+            "cost",
+            "time",
+            "weight",
+            "safety",
+            "power",
+            "staff",
+            "noise",
+            "water",
+            "heat",
+            "travel",
+            "waste",
+            "repair",
+        ],
+        start=1,
     )
 )
 
@@ -40,13 +54,13 @@ DOCUMENTS = {
     + " ".join(
         f"In week {week} the crane lifted {week * 37 + 11} containers, used {week * 5 + 40} litres of fuel and stood "
         f"still for {week * 2 % 7 + 1} hours because of wind."
-        for week in range(1, 11)
+        for week in range(1, 14)
     ),
     "bob": "Minutes of the garden club. "
     + " ".join(
         f"At meeting {meeting} the members planted {meeting * 6 + 5} roses, spent {meeting * 9 + 20} euros on soil and "
         f"agreed to water bed {meeting} every {meeting % 4 + 2} days."
-        for meeting in range(1, 12)
+        for meeting in range(1, 14)
     ),
 }
 
@@ -55,13 +69,13 @@ QUESTIONS = {
         "How many containers were lifted in week 3?",
         "And how much fuel was used in week 5?",
         "In which week was the wind worst?",
-        "Write one sentence that sums it up.",
+        "Sum it up.",
     ],
     "bob": [
         "How many roses were planted at meeting 2?",
         "And how much was spent on soil at meeting 4?",
         "How often is bed 7 watered?",
-        "Write one sentence that sums it up.",
+        "Sum it up.",
     ],
 }
 
@@ -126,8 +140,7 @@ def say(daemon: Daemon, talk: Conversation, question: str, label: str) -> Turn:
     """Ask, stream the answer with the dialect's own SDK, and fetch what the turn cost."""
     content = question if talk.messages else f"{DOCUMENTS[talk.agent]}\n\n{question}"
     talk.messages.append({"role": "user", "content": content})
-    began = time.perf_counter()
-    text, ttft_ms = (ask_anthropic if talk.api == "anthropic" else ask_openai)(daemon, talk, began)
+    text, ttft_ms = (ask_anthropic if talk.api == "anthropic" else ask_openai)(daemon, talk)
     talk.messages.append({"role": "assistant", "content": text})
     cost = httpx.get(f"{daemon.url}/v1/agents/{talk.agent}/cache").raise_for_status().json()["last"]
     turn = Turn(
@@ -145,7 +158,7 @@ def say(daemon: Daemon, talk: Conversation, question: str, label: str) -> Turn:
     return turn
 
 
-def ask_anthropic(daemon: Daemon, talk: Conversation, began: float) -> tuple[str, float]:
+def ask_anthropic(daemon: Daemon, talk: Conversation) -> tuple[str, float]:
     """Stream from the Anthropic Messages API; the agent is named by a header."""
     client = anthropic.Anthropic(base_url=daemon.url, api_key="none", max_retries=0, timeout=600)
     request: dict[str, Any] = {
@@ -158,6 +171,7 @@ def ask_anthropic(daemon: Daemon, talk: Conversation, began: float) -> tuple[str
     }
     pieces: list[str] = []
     ttft_ms = 0.0
+    began = time.perf_counter()
     with client.messages.stream(**request) as stream:
         for piece in stream.text_stream:
             ttft_ms = ttft_ms or 1000 * (time.perf_counter() - began)
@@ -165,7 +179,7 @@ def ask_anthropic(daemon: Daemon, talk: Conversation, began: float) -> tuple[str
     return "".join(pieces), ttft_ms
 
 
-def ask_openai(daemon: Daemon, talk: Conversation, began: float) -> tuple[str, float]:
+def ask_openai(daemon: Daemon, talk: Conversation) -> tuple[str, float]:
     """Stream from the OpenAI Chat Completions API; the agent is named by `prompt_cache_key`."""
     client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0, timeout=600)
     request: dict[str, Any] = {
@@ -178,6 +192,7 @@ def ask_openai(daemon: Daemon, talk: Conversation, began: float) -> tuple[str, f
     }
     pieces: list[str] = []
     ttft_ms = 0.0
+    began = time.perf_counter()
     for chunk in client.chat.completions.create(**request):
         if chunk.choices and chunk.choices[0].delta.content:
             ttft_ms = ttft_ms or 1000 * (time.perf_counter() - began)
