@@ -21,7 +21,8 @@ from semanticd.application.live_sequence import (
     Submission,
 )
 from semanticd.application.models import ModelsService
-from semanticd.application.ports.inference import LoadedModel, OutputParser
+from semanticd.application.ports.inference import LoadedModel, OutputParser, Tokenizer
+from semanticd.domain.agent import Agent
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -44,6 +45,9 @@ from semanticd.domain.generation import (
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Segment
+
+_TAIL_TOKENS = 8
+"""As far back as a tokenizer looks when it decides where to cut."""
 
 
 class GenerationStream(Protocol):
@@ -282,11 +286,14 @@ class GenerateService:
             return text, (Segment(text, prompt.token_ids),)
         text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else prompt.text
         with self._engine.agents.lock:
-            known = self._engine.agents.transcripts(model.fingerprint).match(text)
-        rest = text[known.num_chars :]
-        if not rest:
-            return text, known.segments
-        return text, (*known.segments, Segment(rest, tuple(tokenizer.encode(rest))))
+            segments = self._engine.agents.transcripts(model.fingerprint).match(text).segments
+        while segments:
+            rest = text[sum(len(segment.text) for segment in segments) :]
+            rest_ids = _encode_after(tokenizer, segments[-1], rest)
+            if rest_ids is not None:
+                return text, (*segments, Segment(rest, rest_ids)) if rest else segments
+            segments = segments[:-1]
+        return text, (Segment(text, tuple(tokenizer.encode(text))),) if text else ()
 
     def _snapshot_points(
         self, model: LoadedModel, prompt: Prompt, text: str, segments: tuple[Segment, ...]
@@ -342,9 +349,15 @@ class GenerateService:
             parts: list[Part] = [ThinkingPart(choice.thinking)] if choice.thinking else []
             parts += [TextPart(choice.text)] if choice.text or not choice.tool_calls else []
             parts += list(choice.tool_calls)
-            messages = tuple(m for m in prompt.messages if m.role != "system")
             answer = Message("assistant", tuple(parts))
-            self._engine.agents.update(agent_id, lambda agent: replace(agent, messages=(*messages, answer)))
+
+            def change(agent: Agent) -> Agent:
+                # The configured system text is put in front each time; what the client sent itself belongs here.
+                configured = Message.of("system", agent.config.system or "")
+                messages = tuple(message for message in prompt.messages if message != configured)
+                return replace(agent, messages=(*messages, answer))
+
+            self._engine.agents.update(agent_id, change)
 
         return keep
 
@@ -363,3 +376,14 @@ class GenerateService:
         else:
             text = prompt.text[:1024]
         return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
+
+
+def _encode_after(tokenizer: Tokenizer, known: Segment, rest: str) -> tuple[int, ...] | None:
+    """Return the ids of text that follows a known segment; None where one token would span both.
+
+    Between the turns of a chat there is a special token, so that never happens there; raw text may be cut anywhere.
+    """
+    tail = tokenizer.decode(known.token_ids[-_TAIL_TOKENS:])
+    before = tokenizer.encode(tail)
+    both = tokenizer.encode(tail + rest)
+    return tuple(both[len(before) :]) if both[: len(before)] == before else None

@@ -1,0 +1,115 @@
+"""Models as files that are not there: a registry in memory, and a loader that makes hash models of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
+from semanticd.domain.errors import ModelDownloadError, ModelNotFoundError
+from semanticd.domain.ids import ModelFingerprint
+from tests.fakes.model_runner import HashRunner, loaded_model
+from tests.fakes.tokenizer import CharTokenizer
+
+SIZE_BYTES = 1000
+
+
+class MemoryModelSource:
+    """A `ModelSource` of models named in advance; some are installed, the others can be pulled."""
+
+    def __init__(self, *, installed: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> None:
+        """Know these models; each also answers to its name in capitals."""
+        self._entries = {
+            name: ModelEntry(name=name, source=f"folder:/models/{name}", description=f"model {name}")
+            for name in (*installed, *others)
+        }
+        self._installed = set(installed)
+        self.unreachable: set[str] = set()
+        """Models whose download fails."""
+        self.removed: list[str] = []
+
+    def entries(self) -> list[ModelEntry]:
+        """Return the models known by name."""
+        return list(self._entries.values())
+
+    def installed(self) -> list[InstalledModel]:
+        """Return the models whose files are here."""
+        return [self._describe(name) for name in sorted(self._installed)]
+
+    def _describe(self, name: str) -> InstalledModel:
+        number = sorted(self._entries).index(name)
+        return InstalledModel(
+            model_id=name,
+            path=f"/models/{name}",
+            fingerprint=ModelFingerprint(f"{number:02x}" * 32),
+            context_length=4096,
+            size_bytes=SIZE_BYTES,
+            entry=self._entries[name],
+        )
+
+    def resolve(self, name: str) -> ModelEntry:
+        """Return the entry a name stands for; whatever begins with `hf:` stands for itself."""
+        if name.startswith("hf:"):
+            return ModelEntry(name=name, source=name)
+        entry = self._entries.get(name.lower())
+        if entry is None:
+            raise ModelNotFoundError(f"no model is known as {name!r}", param="model")
+        return entry
+
+    def find(self, name: str) -> InstalledModel | None:
+        """Return the model if its files are here."""
+        known = self.resolve(name).name
+        return self._describe(known) if known in self._installed else None
+
+    def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
+        """Make the files be here."""
+        known = self.resolve(name).name
+        if known in self.unreachable:
+            raise ModelDownloadError(f"cannot fetch {known}: nobody is reachable")
+        on_progress(PullProgress("download", 0, 0))
+        on_progress(PullProgress("download", 500, SIZE_BYTES))
+        self._installed.add(known)
+        return self._describe(known)
+
+    def remove(self, name: str) -> int:
+        """Delete a model's files."""
+        self._installed.discard(self.resolve(name).name)
+        self.removed.append(name)
+        return SIZE_BYTES
+
+
+class HashLoader:
+    """A `ModelLoader` whose models differ by their place in the registry; loading can fail or take its time."""
+
+    def __init__(
+        self, *, tokenizer: Tokenizer | None = None, has_state: bool = False, context_length: int = 4096
+    ) -> None:
+        """Give every model this tokenizer."""
+        self._tokenizer = tokenizer or CharTokenizer()
+        self._has_state = has_state
+        self._context_length = context_length
+        self.failures: dict[str, Exception] = {}
+        self.runners: dict[str, HashRunner] = {}
+        self.gate: threading.Event | None = None
+        """When set, loading waits for it."""
+
+    def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
+        """Load it."""
+        on_progress(0.5)
+        if self.gate is not None:
+            self.gate.wait(5.0)
+        if installed.model_id in self.failures:
+            raise self.failures[installed.model_id]
+        runner = HashRunner(
+            fingerprint=installed.fingerprint,
+            seed=int(installed.fingerprint[:2], 16),
+            has_state=self._has_state,
+        )
+        self.runners[installed.model_id] = runner
+        return loaded_model(
+            runner,
+            model_id=installed.model_id,
+            tokenizer=self._tokenizer,
+            context_length=self._context_length,
+        )

@@ -1,0 +1,133 @@
+"""The application's services over a whole engine with hash models, for tests that speak to their public methods.
+
+```
+async with ServiceRig() as rig:
+    result = await rig.say("hello", agent="a")
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import Self
+
+from semanticd.application.agents import AgentPackage, AgentsService
+from semanticd.application.cache import CacheService
+from semanticd.application.generate import EngineStream, GenerateService
+from semanticd.application.models import ModelsService
+from semanticd.application.ports.inference import Tokenizer
+from semanticd.application.status import RequestsService, StatusService
+from semanticd.domain.chat import ChatPrompt, Message, Prompt
+from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
+from semanticd.domain.ids import AgentId, RequestId
+from tests.fakes.engine_rig import PATIENCE_S, EngineRig
+from tests.fakes.model_runner import HashRunner
+from tests.fakes.model_source import HashLoader, MemoryModelSource
+
+GREEDY_8 = SamplingParams(temperature=0, max_tokens=8)
+
+
+class ServiceRig:
+    """All services; the model `one` is loaded, `two` and `three` are installed, `four` can be pulled."""
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None = None,
+        has_state: bool = False,
+        context_length: int = 4096,
+        memory_bytes: int = 1_000_000,
+        load_on_demand: bool = False,
+        package: AgentPackage | None = None,
+        load: bool = True,
+        **engine: Any,
+    ) -> None:
+        """Wire it; `engine` goes to the `EngineRig`."""
+        self.engine_rig = EngineRig(**engine)
+        self.engine = self.engine_rig.engine
+        self.clock = self.engine_rig.clock
+        self.bus = self.engine_rig.bus
+        self.source = MemoryModelSource(installed=("one", "two", "three"), others=("four",))
+        self.loader = HashLoader(tokenizer=tokenizer, has_state=has_state, context_length=context_length)
+        self.memory_bytes = memory_bytes
+        self._package = package
+        self._load = load
+        self._load_on_demand = load_on_demand
+        self._ids = itertools.count(1)
+
+    async def __aenter__(self) -> Self:
+        """Start the engine and load the first model."""
+        self.models = ModelsService(
+            engine=self.engine,
+            source=self.source,
+            loader=self.loader,
+            memory_bytes=lambda: self.memory_bytes,
+            clock=self.clock,
+            bus=self.bus,
+            log=self.engine_rig.log,
+            load_on_demand=self._load_on_demand,
+        )
+        self.generate = GenerateService(engine=self.engine, models=self.models)
+        self.agents = AgentsService(engine=self.engine, clock=self.clock, package=self._package)
+        self.requests = RequestsService(engine=self.engine, clock=self.clock)
+        self.status = StatusService(
+            engine=self.engine,
+            models=self.models,
+            warm=self.engine_rig.warm,
+            clock=self.clock,
+            facts={"version": "0"},
+            state=lambda: "ready",
+        )
+        self.cache = CacheService(engine=self.engine, warm=self.engine_rig.warm, status=self.status)
+        self.engine.start()
+        if self._load:
+            await self.models.load("one")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stop the engine."""
+        await asyncio.to_thread(self.engine.stop)
+        if error[0] is None:
+            assert "engine_failed" not in self.engine_rig.log.events("error"), self.engine_rig.log.lines
+            self.engine.store.check_integrity()
+
+    @property
+    def runner(self) -> HashRunner:
+        """The first model's runner."""
+        return self.loader.runners["one"]
+
+    def request(
+        self,
+        prompt: Prompt | str | Sequence[Message],
+        *,
+        agent: str | None = None,
+        sampling: SamplingParams = GREEDY_8,
+        model: str = "",
+        **more: Any,
+    ) -> GenerationRequest:
+        """Make a request; text becomes a user's message."""
+        if isinstance(prompt, str):
+            prompt = ChatPrompt((Message.of("user", prompt),))
+        elif isinstance(prompt, Sequence):
+            prompt = ChatPrompt(tuple(prompt))
+        return GenerationRequest(
+            request_id=RequestId(f"request-{next(self._ids)}"),
+            model=model,
+            prompt=prompt,
+            sampling=sampling,
+            agent_id=None if agent is None else AgentId(agent),
+            **more,
+        )
+
+    async def open(self, prompt: Any, **more: Any) -> EngineStream:
+        """Admit a request."""
+        return await asyncio.wait_for(self.generate.open(self.request(prompt, **more)), PATIENCE_S)
+
+    async def say(self, prompt: Any, **more: Any) -> GenerationResult:
+        """Ask, and wait for the whole answer."""
+        stream = await self.open(prompt, **more)
+        return await asyncio.wait_for(stream.result(), PATIENCE_S)

@@ -1,0 +1,386 @@
+"""Requests through the public door: from a conversation to events, and back again the next turn."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from semanticd.domain.agent import AgentConfig
+from semanticd.domain.chat import (
+    ChatPrompt,
+    Message,
+    TextPart,
+    TextPrompt,
+    ThinkingPart,
+    TokenPrompt,
+    ToolChoice,
+    ToolSpec,
+)
+from semanticd.domain.errors import (
+    CancelledByCallerError,
+    EngineError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    PromptTooLongError,
+    QueueFullError,
+)
+from semanticd.domain.generation import (
+    Finished,
+    FinishReason,
+    OutputConstraint,
+    SamplingParams,
+    Started,
+    TextDelta,
+    ThinkingDelta,
+)
+from tests.fakes.engine_rig import wait_until
+from tests.fakes.model_runner import continuation
+from tests.fakes.service_rig import ServiceRig
+from tests.fakes.tokenizer import CharTokenizer, PairTokenizer
+
+SYSTEM = Message.of("system", "You answer in riddles, and never in less than a word. " * 4)
+TOOL = ToolSpec("weather", "tells the weather")
+
+
+def user(text: str) -> Message:
+    return Message.of("user", text)
+
+
+def assistant(text: str) -> Message:
+    return Message.of("assistant", text)
+
+
+def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
+    async def main() -> None:
+        async with ServiceRig(**options) as rig:
+            await test(rig)
+
+    asyncio.run(main())
+
+
+def script(rig: ServiceRig, text: str) -> None:
+    rig.runner.script = CharTokenizer().encode(text)
+
+
+def test_an_answer_comes_as_events_that_add_up_to_the_result() -> None:
+    async def test(rig: ServiceRig) -> None:
+        stream = await rig.open("hello", agent="a")
+        events = [event async for event in stream]
+        assert isinstance(events[0], Started)
+        assert isinstance(events[-1], Finished)
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        again = await rig.say("hello", agent="a")
+        assert again.choices[0].text == text
+        assert (again.model, again.agent_id) == ("one", "a")
+        ids = CharTokenizer().encode("<|user|>hello<|end|><|assistant|>")
+        assert text == CharTokenizer().decode(continuation(ids, 8, seed=1))
+
+    run(test)
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize("tokenizer", [CharTokenizer(), PairTokenizer()])
+def test_no_token_of_an_answer_is_computed_again_when_a_client_sends_it_back_as_text(
+    tokenizer: CharTokenizer, has_state: bool
+) -> None:
+    async def test(rig: ServiceRig) -> None:
+        script(rig, "an answer that no tokenizer would spell like this")
+        talk = [SYSTEM, user("what is it?")]
+        for turn in range(4):
+            answer = await rig.say(talk, sampling=SamplingParams(temperature=0, max_tokens=80))
+            cache = answer.usage.cache
+            if turn:
+                # New are the end of the line, the question and the head of the answer, nothing else.
+                assert (
+                    cache.computed_tokens
+                    <= len(tokenizer.encode("<|user|>and then?<|end|><|assistant|>")) + 1
+                )
+            talk += [assistant(answer.choices[0].text), user("and then?")]
+
+    run(test, tokenizer=tokenizer, has_state=has_state)
+
+
+def test_after_a_restart_a_conversation_goes_on_where_it_was() -> None:
+    rigs: list[ServiceRig] = []
+    talk = [SYSTEM, user("what is it?")]
+
+    async def first(rig: ServiceRig) -> None:
+        rigs.append(rig)
+        answer = await rig.say(talk)
+        talk.extend([assistant(answer.choices[0].text), user("and?")])
+
+    async def second(rig: ServiceRig) -> None:
+        answer = await rig.say(talk)
+        assert answer.usage.cache.tier == "warm"
+        assert answer.usage.cache.computed_tokens <= len("uand?ea") + 1
+
+    run(first, tokenizer=PairTokenizer())
+    kept = rigs[0].engine_rig
+    run(second, tokenizer=PairTokenizer(), warm=kept.warm, archive=kept.archive)
+
+
+def test_a_server_side_conversation_needs_only_the_new_message() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.agents.create("a", AgentConfig(system="Be kind.", tools=(TOOL,)))
+        first = await rig.say("hello", agent="a", conversation=True)
+        second = await rig.say("and now?", agent="a", conversation=True)
+        full = ChatPrompt(
+            (
+                Message.of("system", "Be kind."),
+                user("hello"),
+                assistant(first.choices[0].text),
+                user("and now?"),
+            ),
+            tools=(TOOL,),
+        )
+        assert second.usage.prompt_tokens == await rig.generate.count_tokens("", full)
+        messages = await rig.agents.messages("a")
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+        assert messages[1]["content"] == first.choices[0].text
+
+    run(test)
+
+
+def test_a_system_message_of_the_first_request_stays_in_a_server_side_conversation() -> None:
+    async def test(rig: ServiceRig) -> None:
+        first = await rig.say([SYSTEM, user("hello")], agent="a", conversation=True)
+        second = await rig.say("and now?", agent="a", conversation=True)
+        full = ChatPrompt((SYSTEM, user("hello"), assistant(first.choices[0].text), user("and now?")))
+        assert second.usage.prompt_tokens == await rig.generate.count_tokens("", full)
+
+    run(test)
+
+
+def test_a_server_side_conversation_keeps_thinking_and_calls() -> None:
+    async def test(rig: ServiceRig) -> None:
+        script(rig, "~let me see~it rains")
+        sampling = SamplingParams(temperature=0, max_tokens=100)
+        result = await rig.say("weather?", agent="a", conversation=True, sampling=sampling)
+        assert (result.choices[0].thinking, result.choices[0].text) == ("let me see", "it rains")
+        script(rig, 'call:weather {"city": "Ulm"}')
+        result = await rig.say("and in Ulm?", agent="a", conversation=True, sampling=sampling)
+        assert result.choices[0].reason is FinishReason.TOOL_CALLS
+        assert result.choices[0].tool_calls[0].arguments == {"city": "Ulm"}
+        kept = rig.engine.agents.get("a").messages  # type: ignore[arg-type]
+        assert kept[1].parts == (ThinkingPart("let me see"), TextPart("it rains"))
+        assert kept[3].parts == result.choices[0].tool_calls
+        shown = await rig.agents.messages("a")
+        assert shown[3]["content"][0]["type"] == "tool_call"
+
+    run(test)
+
+
+def test_thinking_is_an_event_of_its_own() -> None:
+    async def test(rig: ServiceRig) -> None:
+        script(rig, "~hm~yes")
+        stream = await rig.open("hello", sampling=SamplingParams(temperature=0, max_tokens=50))
+        events = [event async for event in stream]
+        assert "".join(e.text for e in events if isinstance(e, ThinkingDelta)) == "hm"
+        assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "yes"
+        raw = await rig.say(
+            "hello", parse_output=False, sampling=SamplingParams(temperature=0, max_tokens=50)
+        )
+        assert raw.choices[0].text == "~hm~yes"
+
+    run(test)
+
+
+def test_an_anonymous_conversation_is_found_again_by_how_it_begins() -> None:
+    async def test(rig: ServiceRig) -> None:
+        first = await rig.say([SYSTEM, user("hello")])
+        second = await rig.say([SYSTEM, user("hello"), assistant(first.choices[0].text), user("more")])
+        other = await rig.say([SYSTEM, user("good evening")])
+        assert first.agent_id == second.agent_id != other.agent_id
+        assert str(first.agent_id).startswith("anon-")
+        rows = {row["id"]: row for row in await rig.agents.list()}
+        assert rows[first.agent_id]["anonymous"]
+        for prompt in (TextPrompt("once upon"), TokenPrompt((1, 2, 3))):
+            assert (await rig.say(prompt)).agent_id == (await rig.say(prompt)).agent_id
+
+    run(test)
+
+
+def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> None:
+    async def test(rig: ServiceRig) -> None:
+        sampling = SamplingParams(temperature=1.0, max_tokens=12, seed=5)
+        result = await rig.say([SYSTEM, user("hello")], num_choices=3, sampling=sampling)
+        texts = [choice.text for choice in result.choices]
+        assert len(set(texts)) == 3
+        again = await rig.say([SYSTEM, user("hello")], num_choices=3, sampling=sampling)
+        assert [choice.text for choice in again.choices] == texts
+        assert result.usage.completion_tokens == 36
+        assert rig.engine.agents.get(result.agent_id).num_turns == 2
+
+    run(test)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
+    async def test(rig: ServiceRig) -> None:
+        with pytest.raises(PromptTooLongError, match="prompt is too long: 104 tokens > 99 maximum"):
+            await rig.open("x" * 101)
+        fitting = await rig.say("x" * 90, sampling=SamplingParams(temperature=0))
+        assert fitting.choices[0].reason is FinishReason.LENGTH
+        assert fitting.usage.completion_tokens == 100 - 93
+
+    run(test, context_length=100)
+
+
+def test_what_cannot_be_a_prompt_is_refused() -> None:
+    async def test(rig: ServiceRig) -> None:
+        with pytest.raises(InvalidRequestError, match="empty"):
+            await rig.open(TextPrompt(""))
+        with pytest.raises(InvalidRequestError, match="token id 99999 is outside"):
+            await rig.open(TokenPrompt((1, 99999)))
+        with pytest.raises(InvalidRequestError, match="tool result"):
+            await rig.open([Message.of("tool", "x")])
+        with pytest.raises(InvalidRequestError, match="cannot be compiled"):
+            await rig.open("x", constraint=OutputConstraint("regex", grammar="("))
+        with pytest.raises(ModelNotFoundError, match="loaded: one"):
+            await rig.open("x", model="nobody")
+        assert rig.engine.num_live == 0
+
+    run(test)
+
+
+def test_a_model_answers_to_all_its_names() -> None:
+    async def test(rig: ServiceRig) -> None:
+        for name in ("", "one", "ONE"):
+            assert (await rig.say("hello", model=name)).model == "one"
+
+    run(test)
+
+
+def test_a_required_tool_is_enforced_while_sampling() -> None:
+    async def test(rig: ServiceRig) -> None:
+        prompt = ChatPrompt((user("weather?"),), (TOOL,), ToolChoice("required"))
+        stream = await rig.open(prompt, sampling=SamplingParams(temperature=0, max_tokens=100_000))
+        wait_until(lambda: len(rig.engine.live()) == 1)
+        assert rig.engine.live()[0].submission.constraint == OutputConstraint("tool_call")
+        await stream.aclose()
+
+    run(test)
+
+
+def test_closing_a_stream_early_cancels_its_request() -> None:
+    async def test(rig: ServiceRig) -> None:
+        stream = await rig.open(
+            "hello", sampling=SamplingParams(temperature=0, max_tokens=4000), num_choices=2
+        )
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                break
+        await stream.aclose()
+        await stream.aclose()
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+
+    run(test)
+
+
+def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
+    async def test(rig: ServiceRig) -> None:
+        stream = await rig.open("hello", sampling=SamplingParams(temperature=0, max_tokens=4000))
+        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        rows = await rig.requests.list()
+        assert rows[0]["id"] == stream.request_id
+        await rig.requests.cancel(str(stream.request_id))
+        with pytest.raises(CancelledByCallerError):
+            await stream.result()
+
+    run(test)
+
+
+def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> None:
+    async def test(rig: ServiceRig) -> None:
+        rig.runner.fail("start_decode", after=1)
+        stream = await rig.open(
+            "hello", num_choices=3, sampling=SamplingParams(temperature=0, max_tokens=4000)
+        )
+        with pytest.raises(EngineError):
+            await stream.result()
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+
+    run(test)
+
+
+def test_a_full_queue_is_said_before_any_event() -> None:
+    async def test(rig: ServiceRig) -> None:
+        with pytest.raises(QueueFullError):
+            await rig.open("hello", num_choices=3)
+        assert (await rig.say("hello", num_choices=2)).choices[1].text
+
+    run(test, max_queue=2)
+
+
+def test_a_text_prompt_is_echoed_with_its_scores() -> None:
+    async def test(rig: ServiceRig) -> None:
+        scored = SamplingParams(temperature=0, max_tokens=3, logprobs=True, top_logprobs=1)
+        result = await rig.say(TextPrompt("hello"), echo=True, sampling=scored)
+        choice = result.choices[0]
+        assert choice.text.startswith("hello")
+        assert len(choice.text) == 8
+        assert [entry.text for entry in choice.logprobs] == list(choice.text)
+        assert math.isnan(choice.logprobs[0].logprob)
+        tokens = await rig.say(TokenPrompt((1, 2, 3)), echo=True, sampling=scored)
+        assert [entry.token_id for entry in tokens.choices[0].logprobs][:3] == [1, 2, 3]
+        plain = await rig.say(
+            TextPrompt("hello"), echo=True, sampling=SamplingParams(temperature=0, max_tokens=3)
+        )
+        assert plain.choices[0].text == choice.text
+
+    run(test)
+
+
+def test_log_probabilities_come_with_the_text_of_a_chat() -> None:
+    async def test(rig: ServiceRig) -> None:
+        script(rig, "~hm~yes")
+        result = await rig.say("hello", sampling=SamplingParams(temperature=0, max_tokens=50, logprobs=True))
+        entries = result.choices[0].logprobs
+        assert "".join(entry.text for entry in entries).startswith("~hm~yes")
+
+    run(test)
+
+
+def test_a_kept_prefix_outlives_its_request_for_the_time_the_client_asked_for() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say([SYSTEM, user("hello")], agent="a", cache_ttl_s=300.0)
+        assert (await rig.agents.show("a"))["pinned"]
+        rig.clock.advance(301.0)
+        assert not (await rig.agents.show("a"))["pinned"]
+
+    run(test)
+
+
+def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say([SYSTEM, user("hello")], agent="a")
+        other = await rig.say([SYSTEM, user("good evening")], agent="b")
+        assert other.usage.cache.cached_tokens >= len(SYSTEM.text)
+        assert rig.runner.calls["copy_state"] >= 2
+
+    run(test, has_state=True)
+
+
+def test_a_miss_is_explained_in_the_clients_words() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say([Message.of("system", "Today is 2026-11-23. " + SYSTEM.text), user("hi")], agent="a")
+        changed = [Message.of("system", "Today is 2026-11-24. " + SYSTEM.text), user("hi")]
+        miss = (await rig.say(changed, agent="a")).usage.cache.miss
+        assert miss is not None
+        assert miss.cause == "date_changed"
+        why = await rig.agents.why("a")
+        assert why["last"]["miss"]["cause"] == "date_changed"
+
+    run(test)
+
+
+def test_a_raw_prompt_is_read_the_same_whoever_asked_before() -> None:
+    async def test(rig: ServiceRig) -> None:
+        alone = PairTokenizer().encode("once upon a time")
+        await rig.say(TextPrompt("once upon a"))
+        assert await rig.generate.count_tokens("", TextPrompt("once upon a time")) == len(alone)
+
+    run(test, tokenizer=PairTokenizer())
