@@ -21,7 +21,7 @@ import pytest
 
 from semanticd.adapters.process import running_pid
 from semanticd.control.client import ControlClient, DaemonNotRunning
-from tests.fakes.model_folder import write_model
+from tests.fakes.tiny_folder import write_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(180)
@@ -100,7 +100,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

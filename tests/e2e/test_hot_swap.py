@@ -22,7 +22,7 @@ import pytest
 
 from semanticd.adapters.process import running_pid
 from semanticd.control.client import CommandFailed, ControlClient
-from tests.fakes.model_folder import write_model
+from tests.fakes.tiny_folder import write_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(240)
@@ -77,7 +77,7 @@ def said(answer: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return write_model(folder / "one", seed=1), write_model(folder / "two", seed=2)
+    return write_tiny_model(folder / "one", seed=1), write_tiny_model(folder / "two", seed=2)
 
 
 @pytest.fixture
@@ -151,13 +151,15 @@ def test_after_swapping_back_an_agent_computes_only_its_new_tokens(
 def test_a_model_that_cannot_be_loaded_is_rolled_back_with_its_cause(
     daemon: Daemon, models: tuple[Path, Path], tmp_path: Path, broken: str
 ) -> None:
-    folder = write_model(tmp_path / "broken", seed=3)
+    folder = write_tiny_model(tmp_path / "broken", seed=3)
     weights = folder / "model.safetensors"
     if broken == "missing file":
         weights.unlink()
     elif broken == "wrong shape":
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
+        (folder / "config.json").write_text(
+            json.dumps({**config, "intermediate_size": 2 * config["intermediate_size"]})
+        )
     elif broken == "truncated weights":
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
