@@ -151,16 +151,17 @@ class AgentCacheStore:
 
     # Moving between machines.
 
-    def records(self, table: Sequence[BlockHash]) -> list[Future[BlockRecord | None]]:
-        """Return a table's blocks, and the snapshots behind them, with their bytes, hot or warm."""
+    def names_to_move(self, table: Sequence[BlockHash]) -> list[BlockHash]:
+        """Return a table's blocks and the snapshots behind them, parents first."""
         found: dict[BlockHash, None] = {}
         with self.lock:
             for name in table:
                 states = [child.block_hash for child in self._children(name) if child.kind == "state"]
                 found |= dict.fromkeys([name, *states])
-            return [self._record(name) for name in found]
+        return list(found)
 
-    def _record(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+    def record(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Return a block with its bytes, hot or warm; None when it is gone. Engine thread."""
         block = self.pool.get(block_hash)
         if block is None:
             return self.read(block_hash)
@@ -171,18 +172,14 @@ class AgentCacheStore:
         future.set_result(BlockRecord(block, fingerprint, runner.spec.layout, tensors))
         return future
 
-    def adopt(self, records: Sequence[BlockRecord]) -> int:
-        """Take in blocks from elsewhere, as far as they belong to loaded models; returns how many were kept."""
-        fitting = [
-            record
-            for record in records
-            if record.fingerprint in self._runners
-            and self._runners[record.fingerprint].spec.layout == record.layout
-        ]
+    def adopt(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
+        """Hand blocks from elsewhere to the warm store; what it refuses may be promoted. Any thread."""
         if self._warm is not None:
-            result = self._warm.write(fitting).result()
-            return result.num_written + result.num_present
-        return sum(1 for record in fitting if self.promote(record))
+            return self._warm.write(records)
+        names = tuple(record.block.block_hash for record in records)
+        future: Future[WriteResult] = Future()
+        future.set_result(WriteResult(0, 0, len(names), 0, "there is no warm store", names))
+        return future
 
     # Publishing.
 

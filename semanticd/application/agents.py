@@ -6,29 +6,20 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.agent_transfer import AgentTransfer
 from semanticd.application.batch_engine import BlockPoolBatchEngine
-from semanticd.application.ports.cache_store import BlockRecord
+from semanticd.application.ports.agent_package import AgentPackage
 from semanticd.application.ports.telemetry import Clock
 from semanticd.domain.agent import Agent, AgentConfig, AgentState, Turn, describe
 from semanticd.domain.chat import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
-from semanticd.domain.errors import CacheError, ConflictError, InvalidRequestError
+from semanticd.domain.errors import ConflictError, InvalidRequestError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.transcript import Transcript
 
 _T = TypeVar("_T")
-
-
-class AgentPackage(Protocol):
-    """Reads and writes an agent with its blocks as one checksummed file."""
-
-    def write(self, path: str, agent: Agent, records: list[BlockRecord]) -> int:
-        """Write the file; returns its bytes."""
-
-    def read(self, path: str) -> tuple[Agent, list[BlockRecord]]:
-        """Read the file; raises `CacheError` saying what is wrong with it."""
 
 
 class AgentsService:
@@ -44,7 +35,7 @@ class AgentsService:
         """Work on the engine's agents."""
         self._engine = engine
         self._clock = clock
-        self._package = package
+        self._transfer = AgentTransfer(engine=engine, clock=clock, package=package)
 
     @property
     def _agents(self) -> AgentRegistry:
@@ -231,9 +222,12 @@ class AgentsService:
             )
 
     async def expire(self) -> int:
-        """Delete agents whose time to live is over; returns how many."""
+        """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
+        self._agents.release_pins()
         now = self._clock.wall()
+        active = {live.submission.agent_id for live in self._engine.live()}
         over = [a for a in self._agents.recent() if (end := a.expires_at()) is not None and end <= now]
+        over = [agent for agent in over if agent.agent_id not in active]
         for agent in over:
             await self.delete(agent.agent_id)
         return len(over)
@@ -241,52 +235,23 @@ class AgentsService:
     # Moving.
 
     async def export(self, agent_id: str, path: str) -> dict[str, Any]:
-        """Write it and its blocks into one file."""
-        package = self._need_package()
-        agent = self._agents.get(AgentId(agent_id))
-        records = await self._on_engine(lambda: self._engine.store.records(agent.block_table))
-        num_bytes = await asyncio.to_thread(package.write, path, agent, [await _awaited(r) for r in records])
-        return {"id": agent.agent_id, "path": path, "bytes": num_bytes, "num_blocks": len(records)}
+        """Write it and its blocks into one file; the path is absolute."""
+        return await self._transfer.export(self._agents.get(AgentId(agent_id)), path)
 
     async def import_(self, path: str, new_id: str | None = None) -> dict[str, Any]:
         """Read an exported agent; raises `CacheError` when its model is not loaded here or the file is damaged."""
-        package = self._need_package()
-        agent, records = await asyncio.to_thread(package.read, path)
-        if agent.model is not None and agent.model not in {
-            m.fingerprint for m in self._engine.models.values()
-        }:
-            raise CacheError(
-                f"cannot import agent {agent.agent_id!r}: its blocks were computed by another model "
-                f"({agent.model_id}, fingerprint {str(agent.model)[:12]}…) than those loaded here; "
-                "load that model first"
-            )
-        agent = replace(agent, agent_id=AgentId(new_id) if new_id else agent.agent_id)
-        self._check_free(agent.agent_id)
-        num_kept = await self._on_engine(lambda: self._engine.store.adopt(records))
-        self._agents.save(agent)
-        return {**self._row(agent), "num_imported_blocks": num_kept}
-
-    def _need_package(self) -> AgentPackage:
-        if self._package is None:
-            raise CacheError(
-                "this daemon keeps no files (cache folder switched off): it cannot export or import"
-            )
-        return self._package
+        imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free)
+        return {
+            **self._row(imported.agent),
+            "num_imported_blocks": imported.num_kept,
+            "num_file_blocks": imported.num_blocks,
+        }
 
     # Last, because it shadows the built-in name for all that follows in the class body.
 
     async def list(self) -> list[dict[str, Any]]:
         """Return the facts of all agents, most recently used first."""
         return self.rows()
-
-
-async def _awaited(record: Any) -> BlockRecord:
-    found: BlockRecord | None = await asyncio.wrap_future(record)
-    if found is None:
-        raise CacheError(
-            "a block of this agent is missing or broken; ask the agent one question and export again"
-        )
-    return found
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

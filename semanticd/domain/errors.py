@@ -21,7 +21,8 @@ SemanticError
 ├── ModelError
 │   ├── ModelDownloadError
 │   └── ModelLoadError
-├── CacheError                   the cache could not do what was asked (disk full, bad export file)
+├── CacheError                   the cache could not do what was asked (disk full)
+│   └── AgentFileError           a file that is no whole agent's, or of a model that is not loaded here
 ├── EngineError                  the engine failed while it worked on this request
 ├── ConfigurationError           a setting is unknown, badly formed or contradicts another
 └── DaemonError                  starting, stopping or finding the daemon failed
@@ -173,6 +174,12 @@ class CacheError(SemanticError):
     """The KV cache could not do what was asked."""
 
     code = "cache_error"
+
+
+class AgentFileError(CacheError):
+    """The file is no exported agent, is damaged, or belongs to a model or layout that is not loaded here."""
+
+    code = "agent_file_refused"
 
 
 class EngineError(SemanticError):

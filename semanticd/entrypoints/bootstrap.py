@@ -14,6 +14,7 @@ import psutil
 from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.agent_archive import DiskAgentArchive
+from semanticd.adapters.disk.agent_package import DiskAgentPackage
 from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
 from semanticd.adapters.disk.write_rules import WritePolicy
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
@@ -125,7 +126,7 @@ def build(
         warm=warm,
         archive=archive,
         generate=GenerateService(engine=engine, models=models),
-        agents=AgentsService(engine=engine, clock=clock),
+        agents=AgentsService(engine=engine, clock=clock, package=DiskAgentPackage()),
         models=models,
         requests=RequestsService(engine=engine, clock=clock),
         status=status,
@@ -148,5 +149,7 @@ def available_bytes() -> int:
 def close(daemon: Daemon) -> None:
     """Stop in reverse order; each step runs even when the one before it failed."""
     with contextlib.ExitStack() as stack:
+        # The store's queue, which it empties as it closes, is the archive's too: the archive is last.
+        stack.callback(daemon.archive.close)
         stack.callback(daemon.warm.close)
         stack.callback(daemon.engine.stop)

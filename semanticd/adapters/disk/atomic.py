@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,10 @@ _counter = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file to be written: its final path and its content in pieces."""
+    """A file to be written: its final path and its content in pieces, which may be made as they are written."""
 
     path: Path
-    pieces: tuple[bytes | memoryview, ...]
+    pieces: Iterable[bytes | memoryview]
 
 
 class FileSystem:
@@ -81,12 +81,12 @@ class FileSystem:
 
     def read(self, path: Path) -> bytes:
         """Return a regular file's whole content."""
-        with self._regular(path) as file:
+        with self.open_regular(path) as file:
             return file.readall()
 
     def read_start(self, path: Path, num_bytes: int) -> tuple[bytes, int]:
         """Return a regular file's first bytes and its size."""
-        with self._regular(path) as file:
+        with self.open_regular(path) as file:
             return file.read(num_bytes) or b"", os.fstat(file.fileno()).st_size
 
     def remove(self, path: Path) -> bool:
@@ -112,16 +112,15 @@ class FileSystem:
         """Return when a file was last written, in seconds since the epoch."""
         return path.stat().st_mtime
 
-    @staticmethod
-    @contextlib.contextmanager
-    def _regular(path: Path) -> Iterator[io.FileIO]:
+    def open_regular(self, path: Path) -> io.FileIO:
+        """Open a regular file for reading, unbuffered, so that a block's bytes are copied once."""
         # A named pipe in the place of a block must not make us wait, nor a link lead us elsewhere.
-        # Unbuffered, so that a block's bytes are copied once.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with io.FileIO(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileNotFoundError(f"{path} is not a regular file")
-            yield file
+        file = io.FileIO(fd, "rb")
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            file.close()
+            raise FileNotFoundError(f"{path} is not a regular file")
+        return file
 
 
 def write_group(fs: FileSystem, files: Sequence[NewFile]) -> None:
@@ -153,7 +152,7 @@ def write_group(fs: FileSystem, files: Sequence[NewFile]) -> None:
         raise
 
 
-def _write_one(fs: FileSystem, path: Path, pieces: Sequence[bytes | memoryview], *, full: bool) -> None:
+def _write_one(fs: FileSystem, path: Path, pieces: Iterable[bytes | memoryview], *, full: bool) -> None:
     fd = fs.create(path)
     try:
         for batch in _batches(pieces):
@@ -163,7 +162,7 @@ def _write_one(fs: FileSystem, path: Path, pieces: Sequence[bytes | memoryview],
         fs.close(fd)
 
 
-def _batches(pieces: Sequence[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
+def _batches(pieces: Iterable[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
     """Cut pieces into lists that one `writev` takes: few enough, and small enough for every kernel."""
     batch: list[bytes | memoryview] = []
     num_bytes = 0

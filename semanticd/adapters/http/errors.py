@@ -89,6 +89,7 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
     domain.CancelledByCallerError: Row(409, "api_error", "server_error", retry=False),
     domain.ModelError: Row(503, "api_error", "server_error", retry=False),
     domain.CacheError: Row(500, "api_error", "server_error", retry=False),
+    domain.AgentFileError: Row(400, _INVALID, _INVALID),
     domain.EngineError: Row(500, "api_error", "server_error"),
     domain.ConfigurationError: Row(500, "api_error", "server_error", retry=False),
     domain.DaemonError: Row(503, "api_error", "server_error", retry=False),

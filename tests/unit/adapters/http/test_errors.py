@@ -44,6 +44,7 @@ STATUSES = {
     domain.ModelDownloadError: (503, 503),
     domain.ModelLoadError: (503, 503),
     domain.CacheError: (500, 500),
+    domain.AgentFileError: (400, 400),
     domain.EngineError: (500, 500),
     domain.ConfigurationError: (500, 500),
     domain.DaemonError: (503, 503),
@@ -96,6 +97,8 @@ def test_a_callers_mistake_is_never_a_5xx_and_our_failure_never_a_4xx(
     status = errors.answer(make(cls), "anthropic", request_id="r").status
     if issubclass(cls, domain.RateLimitedError):
         assert status == 429
+    elif cls is domain.AgentFileError:
+        assert status == 400, "the file is the caller's"
     elif cls is domain.SemanticError or issubclass(cls, ours):
         assert status >= 500
     else:
