@@ -115,6 +115,14 @@ class AgentRegistry:
             known.update(dict.fromkeys(self._archive.ids()))
         return list(known)
 
+    def release_pins(self) -> None:
+        """Let go the blocks of agents whose pin had a time that is over."""
+        now = self._clock.wall()
+        with self.lock:
+            for agent in self._agents.values():
+                if self._store.pool.is_pinned_agent(agent.agent_id) and not agent.is_pinned(now):
+                    self._store.set_pinned(agent.agent_id, False)
+
     def held_elsewhere(self, agent_id: AgentId) -> Callable[[Any], bool]:
         """Return a test whether a block belongs to another agent than this, in memory or archived."""
         archive = self._archive

@@ -444,23 +444,23 @@ class BlockPoolBatchEngine:
 
     def _end(self, live: LiveSequence, reason: FinishReason) -> None:
         live.sequence.finish_reason = reason
-        usage = live.usage(self._clock.monotonic())
-        # Settling comes first: whoever was told that a turn ended may ask for the next one at once.
+        # Settling and leaving come first: whoever was told that a turn ended may ask for the next one at once.
         self._settlement.finish(live, reason=reason)
-        live.send(SequenceEnded(reason, live.usage(self._clock.monotonic()), live.stop_sequence))
+        usage = live.usage(self._clock.monotonic())
+        self._retire(live)
+        self._tell(live.submission, SequenceEnded(reason, usage, live.stop_sequence))
         self._metrics.count("tokens_total", usage.completion_tokens, kind="output")
         self._metrics.count("tokens_total", usage.cache.reused_hot_tokens, kind="prompt_hot")
         self._metrics.count("tokens_total", usage.cache.restored_warm_tokens, kind="prompt_warm")
         self._metrics.count("tokens_total", usage.cache.computed_tokens, kind="prompt_computed")
-        self._retire(live)
 
     def _cancel(self, request_id: RequestId) -> None:
         for live in [one for one in self._live.values() if one.submission.request_id == request_id]:
             self._keep(live)
             live.sequence.finish_reason = FinishReason.CANCELLED
+            self._retire(live)
             cancelled = CancelledByCallerError(f"request {request_id} was cancelled")
             self._tell(live.submission, SequenceFailed(cancelled))
-            self._retire(live)
         self._measure_running()
 
     def _keep(self, live: LiveSequence) -> None:
@@ -471,7 +471,7 @@ class BlockPoolBatchEngine:
         except Exception as error:
             self._log.warning("cancelled_blocks_lost", request=live.submission.request_id, error=repr(error))
 
-    def _tell(self, submission: Submission, update: SequenceFailed) -> None:
+    def _tell(self, submission: Submission, update: SequenceEnded | SequenceFailed) -> None:
         """Hand over the last word; a listener that breaks harms nobody else."""
         try:
             submission.sink(update)
@@ -485,8 +485,8 @@ class BlockPoolBatchEngine:
             self._log.error("sequence_failed", request=live.submission.request_id, error=repr(error))
             error = EngineError(f"computing request {live.submission.request_id} failed: {error}")
         live.sequence.finish_reason = FinishReason.ERROR
-        self._tell(live.submission, SequenceFailed(error))
         self._retire(live)
+        self._tell(live.submission, SequenceFailed(error))
 
     def _fail_all(self, error: SemanticError) -> None:
         for live in list(self._live.values()):

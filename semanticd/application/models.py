@@ -174,7 +174,10 @@ class ModelsService:
     async def info(self, model: str) -> dict[str, Any]:
         """Return one model's facts."""
         entry = self._source.resolve(model)
-        return next(row for row in await self.list() if row["id"] == entry.name)
+        found = next((row for row in await self.list() if row["id"] == entry.name), None)
+        if found is None:
+            raise ModelNotFoundError(f"model {model!r} is not here; pull it first", param="model")
+        return found
 
     # Changing.
 
@@ -255,7 +258,8 @@ class ModelsService:
             try:
                 loaded = await self._load(model)
             except SemanticError:
-                await self._load(str(old.model_id))
+                self._current = (await self._load(str(old.model_id))).model_id
+                self.stage = "idle"
                 raise
             self._current = loaded.model_id
             return loaded
@@ -269,14 +273,23 @@ class ModelsService:
         if self._current == model.model_id:
             self._current = next((m for m in self._engine.models if m not in self._leaving), None)
         try:
-            while self._busy(model):  # noqa: ASYNC110 (the engine's thread has no event loop to wait on)
+            while not await self._removed(model):  # noqa: ASYNC110 (the engine's thread has no event loop)
                 await asyncio.sleep(_DRAIN_POLL_S)
-            await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
         finally:
             self._leaving.discard(model.model_id)
         self._loaded_at.pop(model.model_id, None)
         self._used_at.pop(model.model_id, None)
         self._tell(model.model_id, "unloaded", 1.0)
+
+    async def _removed(self, model: LoadedModel) -> bool:
+        if self._busy(model):
+            return False
+        try:
+            await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
+        except ConflictError:
+            # A request that was submitted before the door closed has only now been taken in.
+            return False
+        return True
 
     def _busy(self, model: LoadedModel) -> bool:
         return bool(self._leases[model.model_id]) or any(live.model is model for live in self._engine.live())
@@ -333,6 +346,7 @@ class ModelsService:
         self.last_error = f"{model_id}: {reason}"
         self._tell(model_id, "failed", 0.0, reason=reason)
         self._log.error("model_load_failed", model=model_id, reason=reason)
+        self.stage = "idle"
 
     def _settled(self, model_id: str) -> None:
         self._tell(model_id, "ready", 1.0)

@@ -1,0 +1,277 @@
+"""What can be done with agents, and what their blocks do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from semanticd.domain.agent import AgentConfig
+from semanticd.domain.chat import Message
+from semanticd.domain.errors import (
+    AgentNotFoundError,
+    ConflictError,
+    InvalidRequestError,
+    RequestNotFoundError,
+)
+from semanticd.domain.generation import SamplingParams
+from tests.fakes.engine_rig import PATIENCE_S, wait_until
+from tests.fakes.service_rig import ServiceRig
+
+LONG = SamplingParams(temperature=0, max_tokens=3000)
+SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
+
+
+def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
+    async def main() -> None:
+        async with ServiceRig(**options) as rig:
+            await asyncio.wait_for(test(rig), PATIENCE_S)
+
+    asyncio.run(main())
+
+
+async def settled(rig: ServiceRig) -> None:
+    """Wait until everything is on disk."""
+    await asyncio.to_thread(rig.engine_rig.idle)
+
+
+def hot(rig: ServiceRig, agent: str) -> int:
+    return rig.engine.store.pool.agent_bytes(agent)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_an_agent_goes_through_its_states(has_state: bool) -> None:
+    async def test(rig: ServiceRig) -> None:
+        created = await rig.agents.create("a", AgentConfig(metadata={"team": "x"}))
+        assert (created["state"], created["tier"]) == ("cold", "cold")
+        stream = await rig.open([SYSTEM, Message.of("user", "hi")], agent="a", sampling=LONG)
+        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        active = await rig.agents.show("a")
+        assert (active["state"], active["tier"]) == ("active", "hot")
+        await stream.aclose()
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        shown = await rig.agents.get("a")
+        assert shown["state"] == "hot"
+        assert shown["metadata"] == {"team": "x"}
+        assert shown["num_turns"] == 1
+        assert shown["hot_bytes"] == shown["warm_bytes"] > 0
+        evicted = await rig.agents.evict("a")
+        assert (evicted["state"], evicted["hot_bytes"]) == ("warm", 0)
+        assert evicted["freed_bytes"] == shown["hot_bytes"]
+
+    run(test, has_state=has_state)
+
+
+def test_a_name_is_taken_once_and_an_unnamed_agent_gets_one() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.agents.create("a", AgentConfig())
+        with pytest.raises(ConflictError, match="'a' exists already"):
+            await rig.agents.create("a", AgentConfig())
+        assert (await rig.agents.create(None, AgentConfig()))["id"].startswith("agent-")
+
+    run(test)
+
+
+def test_an_unknown_agent_is_not_found() -> None:
+    async def test(rig: ServiceRig) -> None:
+        for call in (rig.agents.show, rig.agents.why, rig.agents.delete, rig.agents.evict, rig.agents.pin):
+            with pytest.raises(AgentNotFoundError, match="'nobody'"):
+                await call("nobody")  # type: ignore[operator]
+
+    run(test)
+
+
+def test_agents_are_listed_most_recently_used_first_and_old_ones_from_the_archive() -> None:
+    rigs: list[ServiceRig] = []
+
+    async def first(rig: ServiceRig) -> None:
+        rigs.append(rig)
+        for name in ("a", "b", "c"):
+            await rig.say("hi", agent=name)
+            rig.clock.advance(1.0)
+        assert [row["id"] for row in await rig.agents.list()] == ["c", "b", "a"]
+        assert [row["id"] for row in rig.agents.rows(2)] == ["c", "b"]
+
+    async def second(rig: ServiceRig) -> None:
+        assert {row["id"] for row in await rig.agents.list()} == {"a", "b", "c"}
+        assert (await rig.agents.show("a"))["state"] == "warm"
+
+    run(first)
+    run(second, warm=rigs[0].engine_rig.warm, archive=rigs[0].engine_rig.archive)
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others_share(has_state: bool) -> None:
+    async def test(rig: ServiceRig) -> None:
+        for name in ("a", "b"):
+            await rig.say([SYSTEM, Message.of("user", f"I am {name} and say so at length")], agent=name)
+        await settled(rig)
+        store, warm = rig.engine.store, rig.engine_rig.warm
+        before = len(store.pool)
+        deleted = await rig.agents.delete("a")
+        assert deleted["freed_bytes"] > 0
+        await settled(rig)
+        assert len(store.pool) < before
+        assert warm.stats().num_blocks == len(store.pool)
+        again = await rig.say([SYSTEM, Message.of("user", "I am b and say so at length")], agent="b")
+        assert again.usage.cache.computed_tokens == 1
+        await rig.agents.delete("b")
+        assert (len(store.pool), warm.stats().num_blocks) == (0, 0)
+        with pytest.raises(AgentNotFoundError):
+            await rig.agents.show("a")
+
+    run(test, has_state=has_state)
+
+
+def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
+    async def test(rig: ServiceRig) -> None:
+        stream = await rig.open("hi", agent="a", sampling=LONG)
+        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        with pytest.raises(ConflictError):
+            await rig.agents.delete("a")
+        with pytest.raises(ConflictError):
+            await rig.agents.rewind("a")
+        await stream.aclose()
+
+    run(test)
+
+
+def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say("hello you", agent="a", conversation=True)
+        blocks = len(rig.engine.store.pool)
+        fork = await rig.agents.fork("a", "b")
+        assert fork["shared_with"] == ["a"]
+        assert len(rig.engine.store.pool) == blocks
+        one = await rig.say("left", agent="a", conversation=True)
+        other = await rig.say("right", agent="b", conversation=True)
+        assert one.usage.cache.computed_tokens < 30
+        assert other.usage.cache.computed_tokens < 30
+        assert [m["role"] for m in await rig.agents.messages("b")] == ["user", "assistant"] * 2
+        assert (await rig.agents.fork("a"))["id"].startswith("a-fork-")
+        with pytest.raises(ConflictError):
+            await rig.agents.fork("a", "b")
+
+    run(test)
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bool) -> None:
+    async def test(rig: ServiceRig) -> None:
+        first = await rig.say("one", agent="a", conversation=True)
+        await rig.say("two", agent="a", conversation=True)
+        await rig.say("three", agent="a", conversation=True)
+        rewound = await rig.agents.rewind("a", 2)
+        assert rewound["num_turns"] == 1
+        messages = await rig.agents.messages("a")
+        assert [m["content"] for m in messages] == ["one", first.choices[0].text]
+        again = await rig.say("two", agent="a", conversation=True)
+        assert again.usage.cache.computed_tokens <= len("euTWOea") + 1
+        with pytest.raises(InvalidRequestError, match="has 2 turns to go back, not 5"):
+            await rig.agents.rewind("a", 5)
+        with pytest.raises(InvalidRequestError, match="at least 1"):
+            await rig.agents.rewind("a", 0)
+        await rig.agents.rewind("a", 2)
+        assert await rig.agents.messages("a") == []
+
+    run(test, has_state=has_state)
+
+
+def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        assert (await rig.agents.pin("a"))["pinned"]
+        assert (await rig.agents.evict("a"))["freed_bytes"] == 0
+        assert not (await rig.agents.unpin("a"))["pinned"]
+        assert (await rig.agents.evict("a"))["freed_bytes"] > 0
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        await rig.agents.pin("a", ttl_s=10.0)
+        rig.clock.advance(11.0)
+        await rig.agents.expire()
+        assert (await rig.agents.evict("a"))["freed_bytes"] > 0
+
+    run(test)
+
+
+def test_an_agent_leaves_when_its_time_to_live_is_over() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.agents.create("short", AgentConfig(ttl_s=10.0))
+        await rig.agents.create("long", AgentConfig())
+        rig.clock.advance(11.0)
+        assert await rig.agents.expire() == 1
+        assert [row["id"] for row in await rig.agents.list()] == ["long"]
+
+    run(test)
+
+
+def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.agents.create("a", AgentConfig(ttl_s=10.0))
+        await rig.agents.create("b", AgentConfig(ttl_s=10.0))
+        stream = await rig.open("hi", agent="a", sampling=LONG)
+        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        rig.clock.advance(11.0)
+        assert await rig.agents.expire() == 1
+        await stream.aclose()
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+        assert await rig.agents.expire() == 1
+
+    run(test)
+
+
+def test_a_conversation_that_clients_send_themselves_is_shown_as_its_transcript() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say("hi", agent="a")
+        messages = await rig.agents.messages("a")
+        assert messages[0] == {"role": "transcript", "content": "<|user|>hi<|end|><|assistant|>"}
+
+    run(test)
+
+
+def test_the_daemon_tells_what_it_does() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        snapshot = await rig.status.snapshot()
+        assert (snapshot["version"], snapshot["state"], snapshot["model"]) == ("0", "ready", "one")
+        assert snapshot["cache"]["hot_hit_tokens"] > 0
+        assert snapshot["cache"]["num_hot_blocks"] == len(rig.engine.store.pool)
+        assert snapshot["engine"]["num_running"] == 0
+        stream = await rig.open("hello", agent="b", sampling=LONG)
+        await asyncio.to_thread(wait_until, lambda: bool(rig.engine.live() and rig.engine.live()[0].started))
+        assert (await rig.status.snapshot())["engine"]["num_running"] == 1
+        (row,) = await rig.requests.list()
+        assert (row["agent"], row["model"]) == ("b", "one")
+        with pytest.raises(RequestNotFoundError):
+            await rig.requests.cancel("unknown")
+        await stream.aclose()
+
+    run(test)
+
+
+def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        stats = await rig.cache.stats()
+        assert len(stats["blocks"]) == stats["num_hot_blocks"]
+        assert {row[0] for row in stats["blocks"]} == {"hot"}
+        await rig.agents.pin("a")
+        assert {row[0] for row in rig.cache.blocks()} == {"pinned"}
+        assert len(rig.cache.blocks(limit=2)) == 2
+        report = await rig.cache.verify()
+        assert (report["num_checked"], report["num_broken"]) == (stats["num_warm_blocks"], 0)
+        assert (await rig.cache.prune())["freed_bytes"] == 0
+        await rig.agents.unpin("a")
+        cleared = await rig.cache.clear()
+        assert cleared["freed_hot_bytes"] > 0
+        assert cleared["freed_warm_bytes"] > 0
+        assert (await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")).usage.cache.tier == "cold"
+
+    run(test)

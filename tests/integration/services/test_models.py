@@ -1,0 +1,257 @@
+"""Models come, go and change places without a failed request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from semanticd.application.ports.models import PullProgress
+from semanticd.domain.errors import (
+    ConflictError,
+    ModelDownloadError,
+    ModelLoadError,
+    ModelNotFoundError,
+    OverloadedError,
+)
+from semanticd.domain.generation import SamplingParams
+from tests.fakes.engine_rig import PATIENCE_S, wait_until
+from tests.fakes.service_rig import ServiceRig
+
+LONG = SamplingParams(temperature=0, max_tokens=1500)
+
+
+def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
+    async def main() -> None:
+        async with ServiceRig(**options) as rig:
+            await asyncio.wait_for(test(rig), PATIENCE_S)
+
+    asyncio.run(main())
+
+
+def loaded(rig: ServiceRig) -> set[str]:
+    return {str(name) for name in rig.engine.models}
+
+
+def test_the_first_model_becomes_current_and_others_stand_beside_it() -> None:
+    async def test(rig: ServiceRig) -> None:
+        assert await rig.models.load("two") == {"id": "two", "loaded": True, "current": False}
+        assert await rig.models.load("two") == {"id": "two", "loaded": True, "current": False}
+        assert rig.models.current_id == "one"
+        assert (await rig.say("hello")).model == "one"
+        assert (await rig.say("hello", model="two")).model == "two"
+        stages = [event["stage"] for event in rig.bus.on("models") if event["model"] == "two"]
+        assert stages[:3] == ["loading", "loading", "ready"]
+
+    run(test)
+
+
+def test_models_are_listed_loaded_first_with_their_facts() -> None:
+    async def test(rig: ServiceRig) -> None:
+        rows = await rig.models.list()
+        assert [row["id"] for row in rows] == ["one", "three", "two", "four"]
+        assert [(row["loaded"], row["installed"], row["current"]) for row in rows] == [
+            (True, True, True),
+            (False, True, False),
+            (False, True, False),
+            (False, False, False),
+        ]
+        assert rows[0]["created"] > 0
+        assert rows[0]["quantization"] == "none"
+        current = await rig.models.current()
+        assert current is not None
+        assert current["id"] == "one"
+        assert (await rig.models.info("TWO"))["path"] == "/models/two"
+        with pytest.raises(ModelNotFoundError):
+            await rig.models.info("nobody")
+        with pytest.raises(ModelNotFoundError):
+            await rig.models.info("hf:somebody/something")
+
+    run(test)
+
+
+def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
+    async def test(rig: ServiceRig) -> None:
+        seen: list[PullProgress] = []
+        pulled = await rig.models.pull("four", seen.append)
+        assert pulled == {"id": "four", "path": "/models/four", "size_bytes": 1000}
+        await asyncio.sleep(0)
+        assert [progress.done_bytes for progress in seen] == [0, 500]
+        assert (await rig.models.load("four"))["loaded"]
+        rig.source.unreachable.add("three")
+        rig.source.remove("three")
+        with pytest.raises(ModelDownloadError):
+            await rig.models.load("three")
+
+    run(test)
+
+
+def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
+    async def test(rig: ServiceRig) -> None:
+        with pytest.raises(ConflictError):
+            await rig.models.remove("one")
+        assert await rig.models.remove("two") == {"id": "two", "removed": True}
+        assert rig.source.removed == ["two"]
+
+    run(test)
+
+
+def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
+    async def test(rig: ServiceRig) -> None:
+        running = await rig.open("hello", sampling=LONG)
+        swapping = asyncio.create_task(rig.models.swap("two"))
+        answer = await running.result()
+        assert answer.model == "one"
+        assert answer.usage.completion_tokens == 1500
+        assert await swapping == {"id": "two", "current": True, "previous": "one"}
+        assert loaded(rig) == {"two"}
+        assert (await rig.say("hello")).model == "two"
+
+    run(test)
+
+
+def test_a_swap_to_the_current_model_changes_nothing() -> None:
+    async def test(rig: ServiceRig) -> None:
+        assert (await rig.models.swap("one"))["id"] == "one"
+        assert loaded(rig) == {"one"}
+
+    run(test)
+
+
+def test_a_swap_in_place_holds_requests_until_the_new_model_is_there() -> None:
+    async def test(rig: ServiceRig) -> None:
+        running = await rig.open("hello", sampling=LONG)
+        rig.loader.gate = threading.Event()
+        swapping = asyncio.create_task(rig.models.swap("two"))
+        assert (await running.result()).usage.completion_tokens == 1500
+        await asyncio.to_thread(wait_until, lambda: rig.models.stage == "loading")
+        assert loaded(rig) == set()
+        waiting = asyncio.create_task(rig.say("hello"))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        rig.loader.gate.set()
+        assert (await swapping)["id"] == "two"
+        assert (await waiting).model == "two"
+
+    run(test, memory_bytes=0)
+
+
+def test_swapping_back_is_warm() -> None:
+    async def test(rig: ServiceRig) -> None:
+        first = await rig.say("hello, this is long enough to be a block or two", agent="a")
+        await rig.models.swap("two")
+        await rig.say("hello, this is long enough to be a block or two", agent="a")
+        await rig.models.swap("one")
+        again = await rig.say("hello, this is long enough to be a block or two", agent="a")
+        assert again.choices == first.choices
+        assert again.usage.cache.tier == "warm"
+        assert again.usage.cache.computed_tokens == 1
+
+    run(test, memory_bytes=0)
+
+
+@pytest.mark.parametrize("error", [ModelLoadError("broken file"), RuntimeError("out of memory")])
+@pytest.mark.parametrize("memory_bytes", [0, 1_000_000])
+def test_a_swap_that_fails_leaves_the_old_model_serving(error: Exception, memory_bytes: int) -> None:
+    async def test(rig: ServiceRig) -> None:
+        rig.loader.failures["two"] = error
+        with pytest.raises(ModelLoadError):
+            await rig.models.swap("two")
+        assert rig.models.current_id == "one"
+        assert (await rig.say("hello")).model == "one"
+        assert rig.models.last_error is not None
+        assert "two" in rig.models.last_error
+        assert rig.models.stage == "idle"
+
+    run(test, memory_bytes=memory_bytes)
+
+
+def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None:
+    async def test(rig: ServiceRig) -> None:
+        streams = [await rig.open(f"hello {n}", agent=str(n)) for n in range(5)]
+        # The engine is busy with something else: what was submitted has not been taken in yet.
+        gate = threading.Event()
+        rig.engine.call(lambda: gate.wait(PATIENCE_S))
+        streams += [await rig.open(f"hello {n}", agent=str(n)) for n in range(5, 10)]
+        swapping = asyncio.create_task(rig.models.swap("two"))
+        await asyncio.sleep(0.05)
+        gate.set()
+        answers = [await stream.result() for stream in streams]
+        assert {answer.model for answer in answers} == {"one"}
+        await swapping
+
+    run(test, memory_bytes=0)
+
+
+def test_many_requests_during_many_swaps_are_all_answered() -> None:
+    async def test(rig: ServiceRig) -> None:
+        async def talk(agent: int) -> None:
+            for turn in range(6):
+                answer = await rig.say(f"hello {turn}", agent=str(agent))
+                assert answer.choices[0].text
+
+        talking = [asyncio.create_task(talk(n)) for n in range(4)]
+        for name in ("two", "one", "three", "one"):
+            await rig.models.swap(name)
+        await asyncio.gather(*talking)
+
+    run(test, memory_bytes=0)
+
+
+def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.models.load("two")
+        running = await rig.open("hello", sampling=LONG)
+        unloading = asyncio.create_task(rig.models.unload("one"))
+        assert (await running.result()).usage.completion_tokens == 1500
+        assert await unloading == {"id": "one", "loaded": False}
+        assert rig.models.current_id == "two"
+        assert rig.runner.released
+        with pytest.raises(ModelNotFoundError):
+            await rig.models.unload("one")
+        with pytest.raises(ModelNotFoundError):
+            await rig.open("hello", model="one")
+
+    run(test)
+
+
+def test_without_any_model_requests_are_refused() -> None:
+    async def test(rig: ServiceRig) -> None:
+        assert await rig.models.current() is None
+        with pytest.raises(ModelNotFoundError, match="loaded: none"):
+            await rig.open("hello")
+        rig.loader.gate = threading.Event()
+        loading = asyncio.create_task(rig.models.load("one"))
+        await asyncio.to_thread(wait_until, lambda: rig.models.stage == "loading")
+        with pytest.raises(OverloadedError, match="still loading"):
+            await rig.open("hello")
+        rig.loader.gate.set()
+        await loading
+        assert (await rig.say("hello")).model == "one"
+
+    run(test, load=False)
+
+
+def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> None:
+    async def test(rig: ServiceRig) -> None:
+        assert (await rig.say("hello", model="two")).model == "two"
+        with pytest.raises(ModelNotFoundError):
+            await rig.open("hello", model="four")
+
+    run(test, load_on_demand=True)
+
+
+def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_stays() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.models.load("two")
+        await rig.models.load("three")
+        rig.clock.advance(50.0)
+        await rig.say("hello", model="three")
+        rig.clock.advance(20.0)
+        await rig.models.expire(60.0)
+        assert loaded(rig) == {"one", "three"}
+
+    run(test)
