@@ -55,11 +55,17 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class OutputConstraint:
-    """A form that the output must have, enforced while sampling."""
+    """A form that the output must have, enforced while sampling; `any` bounds nothing but the thinking."""
 
-    kind: Literal["json_object", "json_schema", "regex", "lark", "tool_call"]
+    kind: Literal["any", "json_object", "json_schema", "regex", "lark", "tool_call"]
     schema: Mapping[str, Any] | None = None
     grammar: str | None = None
+    max_tokens: int | None = None
+    """Tokens the answer may have: before they are used up, the form is led to its end."""
+    thinking_budget: int | None = None
+    """Tokens the model may think before it must answer."""
+    begins_thinking: bool = False
+    """Whether the prompt itself opens the thinking, so that the form begins after it."""
 
 
 @dataclass(frozen=True, slots=True)

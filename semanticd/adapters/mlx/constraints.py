@@ -1,131 +1,160 @@
-"""Enforces the form of an answer while it is sampled: JSON, a JSON schema, a grammar, or a call of a tool.
+"""Compiles the form an answer must have: JSON, a JSON schema, a regular expression, a grammar, or a call of a tool.
 
-The grammar engine is llguidance. A processor belongs to one sequence and learns the sampled tokens from the context
-it is shown, so a sequence that was preempted goes on where it was.
+The grammar engine is llguidance. What cannot be compiled is refused with the engine's reason before anything runs;
+what was compiled once is kept, so that the engine thread only copies it.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from semanticd.adapters.mlx.constraint_processor import ConstraintProcessor, ShortestEnding
+from semanticd.adapters.mlx.thinking import ThinkingGate
 from semanticd.domain.chat import ToolSpec
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
 
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_MAX_CALLS = 8
+_MAX_KEPT = 64
 
 
 class ConstraintCompiler:
-    """Compiles constraints for one tokenizer."""
+    """Compiles constraints for one tokenizer; callable from any thread."""
 
-    def __init__(self, backend: Any, *, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
-        """`backend` is the fast tokenizer of the `tokenizers` library; the grammar tables are made on first use."""
+    def __init__(
+        self,
+        backend: Any,
+        *,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        think_start: Sequence[int] = (),
+        think_end: Sequence[int] = (),
+    ) -> None:
+        """`backend` is the fast tokenizer of the `tokenizers` library; the grammar tables are made on first use.
+
+        `think_start` and `think_end` are the ids of the model's thinking markers, if it has any.
+        """
         self._backend = backend
         self._vocab_size = vocab_size
         self._eos = sorted(eos_token_ids)
-        self._tokenizer: LLTokenizer | None = None
-
-    def _tables(self) -> LLTokenizer:
-        if self._tokenizer is None:
-            eos = self._eos or [0]
-            self._tokenizer = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
-        return self._tokenizer
+        self._think_start, self._think_end = tuple(think_start), tuple(think_end)
+        self._lock = threading.Lock()
+        self._tables: LLTokenizer | None = None
+        self._ending: ShortestEnding | None = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
     def validate(self, constraint: OutputConstraint) -> None:
         """Raise `UnsupportedError` when the constraint cannot be compiled."""
-        grammar = _grammar(constraint)
-        problem = LLMatcher.validate_grammar(grammar, self._tables())
-        if problem:
-            raise UnsupportedError(
-                f"the requested output form cannot be enforced: {problem}", param="response_format"
-            )
+        if constraint.kind != "any":
+            self._matcher(constraint)
 
     def processor(self, constraint: OutputConstraint, *, num_context: int) -> ConstraintProcessor:
         """Return the logits processor for an answer that follows `num_context` tokens."""
-        matcher = LLMatcher(self._tables(), _grammar(constraint))
-        return ConstraintProcessor(matcher, num_context=num_context, eos_token_ids=self._eos)
+        matcher = self._matcher(constraint) if constraint.kind != "any" else None
+        gate = None
+        if constraint.thinking_budget is not None and self._think_end:
+            gate = ThinkingGate(
+                start=self._think_start,
+                end=self._think_end,
+                begun=constraint.begins_thinking,
+                budget=constraint.thinking_budget,
+            )
+        return ConstraintProcessor(
+            matcher,
+            num_context=num_context,
+            eos_token_ids=self._eos,
+            gate=gate,
+            ending=self._ending,
+            max_tokens=constraint.max_tokens,
+        )
+
+    def _matcher(self, constraint: OutputConstraint) -> LLMatcher:
+        """Return a fresh matcher of the constraint's form."""
+        param = "tools" if constraint.kind == "tool_call" else "response_format"
+        try:
+            grammar = _grammar(constraint)
+        except (ValueError, TypeError) as error:
+            raise _refused(error, param) from error
+        with self._lock:
+            compiled = self._compiled.get(grammar)
+            if compiled is None:
+                compiled = self._compile(grammar, param)
+                self._compiled[grammar] = compiled
+                if len(self._compiled) > _MAX_KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar)
+            return compiled.deep_copy()
+
+    def _compile(self, grammar: str, param: str) -> LLMatcher:
+        if self._tables is None:
+            eos = self._eos or [0]
+            self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
+            self._ending = ShortestEnding(self._tables)
+        problem = LLMatcher.validate_grammar(grammar, self._tables)
+        if problem:
+            raise _refused(problem, param)
+        return LLMatcher(self._tables, grammar, log_level=0)
+
+
+def _refused(reason: object, param: str) -> UnsupportedError:
+    text = " ".join(str(reason).split())
+    return UnsupportedError(f"the requested output form cannot be enforced: {text}", param=param)
 
 
 def _grammar(constraint: OutputConstraint) -> str:
-    try:
-        if constraint.kind == "json_object":
-            return LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": _COMPACT})
-        if constraint.kind == "json_schema":
-            return LLMatcher.grammar_from_json_schema({**(constraint.schema or {}), "x-guidance": _COMPACT})
-        if constraint.kind == "regex":
-            return LLMatcher.grammar_from_regex(constraint.grammar or "")
-        return LLMatcher.grammar_from_lark(constraint.grammar or "")
-    except (ValueError, TypeError) as error:
-        raise UnsupportedError(f"the requested output form cannot be enforced: {error}") from error
+    if constraint.kind == "json_object":
+        return LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": _COMPACT})
+    if constraint.kind == "json_schema":
+        return LLMatcher.grammar_from_json_schema({**(constraint.schema or {}), "x-guidance": _COMPACT})
+    if constraint.kind == "regex":
+        return LLMatcher.grammar_from_regex(constraint.grammar or "")
+    return LLMatcher.grammar_from_lark(constraint.grammar or "")
 
 
 def tool_grammar(
-    tools: Sequence[ToolSpec], *, start: str, end: str, parallel: bool, special: frozenset[str] = frozenset()
+    tools: Sequence[ToolSpec],
+    *,
+    start: str,
+    end: str,
+    parallel: bool,
+    special: Mapping[str, int] | None = None,
 ) -> OutputConstraint:
-    """Return the form of one call (or several) of one of these tools, between a family's markers."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": _object_schema(tool.parameters)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
+    """Return the form of one call (or several) of one of these tools, between a family's markers.
+
+    `special` are the special tokens by text: in a grammar they are named by id, for as text they are never matched.
+    There are as many calls as tools at most, and never more than eight: a weak model would repeat itself for ever.
+    """
+    ids = special or {}
+    most = min(len(tools), _MAX_CALLS) if parallel and end else 1
+    opening, closing = _literal(start, ids), _literal(end, ids)
+    rules = [
+        f'start: one ("\\n" one){{0,{most - 1}}}' if most > 1 else "start: one",
+        f'one: {opening} "\\n" call "\\n" {closing}' if closing else f"one: {opening} call",
+        "call: " + " | ".join(f"call_{number}" for number in range(len(tools))),
     ]
-    schema = (
-        {"anyOf": calls, "x-guidance": _COMPACT} if len(calls) > 1 else {**calls[0], "x-guidance": _COMPACT}
-    )
-    opening, closing = _literal(start, special), _literal(end, special)
-    one = f'{opening} "\\n" json "\\n" {closing}'
-    body = f'{one} ("\\n" {one})*' if parallel else one
-    grammar = f"start: {body}\njson: %json {json.dumps(schema)}\n"
-    return OutputConstraint("tool_call", grammar=grammar)
+    for number, tool in enumerate(tools):
+        # Each schema is a document of its own: its references start at its own root.
+        head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
+        schema = {**_object_schema(tool.parameters), "x-guidance": _COMPACT}
+        rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
+        rules.append(f"arguments_{number}: %json {json.dumps(schema)}")
+    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
 
 
-def _literal(marker: str, special: frozenset[str]) -> str:
-    # Special tokens are named bare; as a string they would have to be spelled letter by letter.
-    return marker if marker in special else json.dumps(marker)
+def _literal(marker: str, special: Mapping[str, int]) -> str:
+    if not marker:
+        return ""
+    return f"<[{special[marker]}]>" if marker in special else json.dumps(marker, ensure_ascii=False)
 
 
 def _object_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    schema = dict(parameters) or {"type": "object"}
+    schema = dict(parameters)
     schema.setdefault("type", "object")
     return schema
-
-
-class ConstraintProcessor:
-    """Masks one sequence's logits; call it with the ids so far `[n]` and a row `[1, vocab]`."""
-
-    def __init__(self, matcher: LLMatcher, *, num_context: int, eos_token_ids: Sequence[int]) -> None:
-        """The answer begins after `num_context` tokens."""
-        self._matcher = matcher
-        self._consumed = num_context
-        self._eos = list(eos_token_ids)
-
-    def __call__(self, context: mx.array, logits: mx.array) -> mx.array:
-        """Return the row with every token that would break the form at minus infinity."""
-        new: Any = context[self._consumed :].tolist()
-        self._consumed += len(new)
-        for token in new:
-            if self._matcher.is_stopped():
-                break
-            self._matcher.consume_token(token)
-        allowed = self._allowed(logits.shape[-1])
-        return mx.where(mx.array(allowed)[None], logits, -float("inf"))
-
-    def _allowed(self, vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        allowed = np.zeros(vocab_size, dtype=np.bool_)
-        if not self._matcher.is_stopped():
-            bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-            found = np.unpackbits(bits, bitorder="little")[:vocab_size].astype(np.bool_)
-            allowed[: len(found)] = found
-        if not allowed.any():
-            # The form is complete, or the engine gave up on it: the answer ends here.
-            allowed[self._eos] = True
-        return allowed

@@ -11,6 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlx_lm import tool_parsers
@@ -66,16 +67,20 @@ class MlxTokenizer:
         self._knows_tools = "tools" in self._template
         eos = frozenset(int(token) for token in wrapper.eos_token_ids)
         self._eos = eos | self._end_of_turn()
-        self._special = frozenset(wrapper.all_special_tokens)
+        self._special = dict(zip(wrapper.all_special_tokens, wrapper.all_special_ids, strict=True))
         markers = {m for m in (self._markup.tool_start, self._markup.think_start) if m}
         markers |= {m for m in (self._markup.tool_end, self._markup.think_end) if m}
         self._silent = frozenset(
             token_id
-            for token, token_id in zip(wrapper.all_special_tokens, wrapper.all_special_ids, strict=True)
+            for token, token_id in self._special.items()
             if not any(token in marker for marker in markers)
         )
         self.constraints = ConstraintCompiler(
-            wrapper.backend_tokenizer, vocab_size=self._vocab_size, eos_token_ids=sorted(self._eos)
+            wrapper.backend_tokenizer,
+            vocab_size=self._vocab_size,
+            eos_token_ids=sorted(self._eos),
+            think_start=self.encode(self._markup.think_start or ""),
+            think_end=self.encode(self._markup.think_end or ""),
         )
 
     def _end_of_turn(self) -> frozenset[int]:
@@ -221,10 +226,30 @@ class MlxTokenizer:
             )
         return tool_grammar(
             tools,
-            start=self._markup.tool_start or _TOOL_START,
-            end=self._markup.tool_end or _TOOL_END,
+            start=self._markup.tool_start or "",
+            end=self._markup.tool_end or "",
             parallel=prompt.tool_choice.parallel,
             special=self._special,
+        )
+
+    def with_thinking(
+        self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int
+    ) -> OutputConstraint | None:
+        """Return the constraint with the thinking that may come before it, for models that think."""
+        if not self._markup.think_end:
+            return constraint
+        begins = self._begins_thinking(prompt)
+        if constraint is None:
+            if budget is None:
+                return None
+            return OutputConstraint("any", thinking_budget=budget, begins_thinking=begins)
+        if not begins:
+            # The form begins at once.
+            return constraint
+        # Without a budget, thinking leaves half of the room to the answer.
+        room = max_tokens // 2
+        return replace(
+            constraint, thinking_budget=room if budget is None else min(budget, room), begins_thinking=True
         )
 
     def validate_constraint(self, constraint: OutputConstraint) -> None:
@@ -243,7 +268,7 @@ def _markup(wrapper: TokenizerWrapper, hint: str | None) -> Markup:
     if hint and parse is None:
         module = _parser_module(hint)
         start, end, parse = module.tool_call_start, module.tool_call_end, module.parse_tool_call
-    if not start or not end:
+    if not start or end is None:
         start, end, parse = _TOOL_START, _TOOL_END, None
     return Markup(wrapper.think_start, wrapper.think_end, start, end, parse)
 

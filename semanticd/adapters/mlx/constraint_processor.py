@@ -1,0 +1,168 @@
+"""Enforces an answer's form while it is sampled.
+
+A processor belongs to one sequence and learns the sampled tokens from the context it is shown, so a sequence that was
+preempted goes on where it was. When the room for the answer is nearly used, the form is led to a short end: an answer
+that is cut in the middle would not have the form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from semanticd.adapters.mlx.thinking import ThinkingGate
+
+_Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+_LONGEST_ENDING = 512
+_LOOK_FROM = 1024
+"""With more room than this left, nobody asks how the answer could end."""
+_MAX_SLACK = 16
+
+
+class ShortestEnding:
+    """Finds a short way to complete a form, by closing whatever is open; short, not the shortest."""
+
+    # In a string the quote ends it. Outside, what closes comes before what goes on, and that before what opens.
+    _STRING = '"a0'
+    _OUTSIDE = '}],0n"1tf:[{- '
+
+    def __init__(self, tables: LLTokenizer) -> None:
+        """Look the single characters up in this tokenizer."""
+        self._size = tables.vocab_size
+        self._ids = {
+            character: ids[0]
+            for character in {*self._STRING, *self._OUTSIDE, "~"}
+            if len(ids := tables.tokenize_str(character)) == 1
+        }
+
+    def find(self, matcher: LLMatcher) -> list[int] | None:
+        """Return the tokens that complete the form from here; None when that takes too many."""
+        ahead = matcher.deep_copy()
+        path: list[int] = []
+        while not ahead.is_accepting():
+            if ahead.is_stopped() or len(path) > _LONGEST_ENDING:
+                return None
+            tokens = ahead.compute_ff_tokens() or self._choose(ahead)
+            if not tokens or not ahead.consume_tokens(tokens):
+                return None
+            path += tokens
+        return path
+
+    def _choose(self, matcher: LLMatcher) -> list[int]:
+        allowed = allowed_tokens(matcher, self._size)
+        # A tilde means nothing in JSON, so where it may come there is a string.
+        in_string = "~" in self._ids and bool(allowed[self._ids["~"]])
+        for character in self._STRING if in_string else self._OUTSIDE:
+            token_id = self._ids.get(character)
+            if token_id is not None and allowed[token_id]:
+                return [token_id]
+        found = np.flatnonzero(allowed)
+        return [int(found[0])] if len(found) else []
+
+
+def allowed_tokens(matcher: LLMatcher, size: int) -> _Mask:
+    """Return which tokens may come next."""
+    allowed = np.zeros(size, dtype=np.bool_)
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    found = np.unpackbits(bits, bitorder="little")[:size].astype(np.bool_)
+    allowed[: len(found)] = found
+    return allowed
+
+
+class ConstraintProcessor:
+    """Masks one sequence's logits; call it with the ids so far `[n]` and a row `[1, vocab]`."""
+
+    def __init__(
+        self,
+        matcher: LLMatcher | None,
+        *,
+        num_context: int,
+        eos_token_ids: Sequence[int],
+        gate: ThinkingGate | None = None,
+        ending: ShortestEnding | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        """The answer begins after `num_context` tokens and has `max_tokens` at most; without a matcher it is free.
+
+        With a gate whose thinking has begun, the form begins after the thinking.
+        """
+        self._matcher = matcher
+        self._num_context = num_context
+        self._consumed = num_context
+        self._eos = list(eos_token_ids)
+        self._gate = gate
+        self._ending = ending
+        self._max_tokens = max_tokens
+        self._slack = min(_MAX_SLACK, (max_tokens or 0) // 8) + 1
+        self._look_at = min(_LOOK_FROM, max_tokens or 0)
+        self._path: list[int] = []
+
+    def __call__(self, context: mx.array, logits: mx.array) -> mx.array:
+        """Return the row with every token that would break the form at minus infinity."""
+        new: Any = context[self._consumed :].tolist()
+        self._consumed += len(new)
+        for token in new:
+            self._take(token)
+        allowed = self._allowed(logits.shape[-1])
+        return logits if allowed is None else mx.where(mx.array(allowed)[None], logits, -float("inf"))
+
+    def _take(self, token: int) -> None:
+        if self._gate is not None and not self._gate.closed:
+            self._gate.take(token)
+        elif self._matcher is not None and not self._matcher.is_stopped():
+            self._matcher.consume_token(token)
+
+    def _allowed(self, size: int) -> _Mask | None:
+        if self._gate is not None and not self._gate.closed:
+            return self._while_thinking(size, self._gate.forced)
+        if self._matcher is None:
+            return None
+        allowed = np.zeros(size, dtype=np.bool_)
+        if not self._matcher.is_stopped():
+            closing = self._closing()
+            if closing is not None:
+                allowed[closing] = True
+                return allowed
+            allowed = allowed_tokens(self._matcher, size)
+        if not allowed.any():
+            # The form is complete, or the engine gave up on it: the answer ends here.
+            allowed[self._eos] = True
+        return allowed
+
+    def _while_thinking(self, size: int, forced: int | None) -> _Mask | None:
+        if forced is not None:
+            allowed = np.zeros(size, dtype=np.bool_)
+            allowed[forced] = True
+            return allowed
+        if self._matcher is None:
+            return None
+        # The turn must not end before the form has come.
+        allowed = np.ones(size, dtype=np.bool_)
+        allowed[self._eos] = False
+        return allowed
+
+    def _closing(self) -> list[int] | None:
+        """Return what must come next when the room is nearly used, or None while there is enough."""
+        if self._max_tokens is None or self._ending is None or self._matcher is None:
+            return None
+        room = self._max_tokens - (self._consumed - self._num_context)
+        if self._path:
+            return [self._path.pop(0)]
+        if room > self._look_at:
+            return None
+        path = self._ending.find(self._matcher)
+        if path is None:
+            self._look_at = room - 1
+            return None
+        # One more for the end of the turn.
+        spare = room - len(path) - 1 - self._slack
+        if spare <= 0:
+            self._path = path[1:]
+            return path[:1] or self._eos
+        self._look_at = room - min(max(spare // 8, 1), 16)
+        return None
