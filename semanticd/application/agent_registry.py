@@ -26,14 +26,18 @@ class AgentRegistry:
     """Agents by id, and the transcripts by which texts are recognised."""
 
     def __init__(self, *, store: AgentCacheStore, archive: AgentArchive | None, clock: Clock) -> None:
-        """Load the most recently used agents, so that their texts are recognised at once."""
+        """Load the most recently used agents, so that their texts are recognised at once, and all that are pinned."""
         self._store = store
         self._archive = archive
         self._clock = clock
         self._agents: OrderedDict[AgentId, Agent] = OrderedDict()
         self._transcripts: dict[ModelFingerprint, TranscriptIndex] = {}
         if archive is not None:
-            for agent in reversed(archive.load_recent(max_agents=MAX_AGENTS_KEPT)):
+            recent = archive.load_recent(max_agents=MAX_AGENTS_KEPT)
+            known = {agent.agent_id for agent in recent}
+            # Before anything is written: the disk's cap must not prune what somebody pinned long ago.
+            pinned = [a for a in archive.pinned() if a.is_pinned(clock.wall()) and a.agent_id not in known]
+            for agent in (*pinned, *reversed(recent)):
                 self._remember(agent)
 
     @property

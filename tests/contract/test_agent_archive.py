@@ -11,7 +11,7 @@ import pytest
 from semanticd.adapters.disk.agent_archive import DiskAgentArchive
 from semanticd.adapters.disk.cache_store import DiskCacheStore
 from semanticd.application.ports.cache_store import AgentArchive
-from semanticd.domain.agent import Agent
+from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent
@@ -108,3 +108,16 @@ def test_holders_are_the_agents_whose_table_names_the_block(archive: AgentArchiv
     assert archive.holders(own) == ["a"]
     archive.save(Agent(AgentId("a"), 1.0, 3.0, block_table=(shared,)))
     assert archive.holders(own) == []
+
+
+def test_pinned_agents_are_found_however_long_ago_they_were_used(archive: AgentArchive) -> None:
+    long_name = AgentConfig(metadata={"looks": '"pinned":true'})
+    archive.save(Agent(AgentId("for good"), 1.0, 1.0, pinned=True))
+    archive.save(Agent(AgentId("for a time"), 1.0, 3.0, pinned_until=99.0))
+    archive.save(Agent(AgentId("not"), 1.0, 2.0, config=long_name))
+    archive.save(Agent(AgentId("no more"), 1.0, 5.0, pinned=True))
+    archive.save(Agent(AgentId("no more"), 1.0, 6.0))
+    archive.save(Agent(AgentId("deleted"), 1.0, 7.0, pinned=True))
+    archive.delete(AgentId("deleted"))
+    assert [agent.agent_id for agent in archive.pinned()] == ["for good", "for a time"]
+    assert archive.pinned()[0] == archive.load(AgentId("for good"))

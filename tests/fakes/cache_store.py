@@ -300,6 +300,11 @@ class MemoryAgentArchive:
         readable = [agent for agent_id in self.ids() if (agent := self.load(agent_id)) is not None]
         return readable[:max_agents]
 
+    def pinned(self) -> list[Agent]:
+        """Return the readable agents that are or were pinned, oldest use first."""
+        readable = [agent for agent_id in self.ids() if (agent := self.load(agent_id)) is not None]
+        return [agent for agent in reversed(readable) if agent.pinned or agent.pinned_until is not None]
+
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
         return sorted(self._agents, key=lambda agent_id: self._agents[agent_id].last_used_at, reverse=True)

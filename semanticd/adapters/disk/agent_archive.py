@@ -105,6 +105,16 @@ class DiskAgentArchive:
                 found.append(agent)
         return found
 
+    def pinned(self) -> list[Agent]:
+        """Return the readable agents that are or were pinned, oldest use first."""
+        nothing: list[AgentId] = []
+        stored = self._ask(self._tables.maybe_pinned, nothing)
+        with self._lock:
+            candidates = {*stored, *self._unsaved}
+        found = [agent for agent_id in candidates if (agent := self.load(agent_id)) is not None]
+        found = [agent for agent in found if agent.pinned or agent.pinned_until is not None]
+        return sorted(found, key=lambda agent: agent.last_used_at)
+
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
         nothing: dict[AgentId, float] = {}

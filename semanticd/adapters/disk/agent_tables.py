@@ -84,6 +84,16 @@ class AgentTables:
         rows = self._ask("SELECT agent_id, last_used_at FROM agents")
         return {AgentId(agent_id): last_used_at for agent_id, last_used_at in rows}
 
+    def maybe_pinned(self) -> list[AgentId]:
+        """Return the agents whose stored record may say that they are pinned; few others are among them."""
+        # By the document's bytes, which `agent_document` writes without spaces: a start must not parse them all.
+        rows = self._ask(
+            "SELECT agent_id FROM agents WHERE instr(document, ?) OR NOT instr(document, ?)",
+            b'"pinned":true',
+            b'"pinned_until":null',
+        )
+        return [AgentId(agent_id) for (agent_id,) in rows]
+
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents whose stored block table names a block."""
         rows = self._ask(

@@ -141,6 +141,9 @@ class AgentArchive(Protocol):
     def load_recent(self, *, max_agents: int) -> list[Agent]:
         """Return the most recently used agents, newest first."""
 
+    def pinned(self) -> list[Agent]:
+        """Return the agents that are pinned, for good or until some time (past or not), oldest use first."""
+
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
 
