@@ -1,0 +1,119 @@
+"""The engine on a real cache folder: real files, real I/O threads, restarts and damage between and beneath."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.disk.agent_archive import DiskAgentArchive
+from semanticd.adapters.disk.cache_store import DiskCacheStore
+from semanticd.domain.scheduler import SchedulerLimits
+from tests.fakes.disk import FaultyFileSystem
+from tests.fakes.engine_rig import EngineRig
+from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
+from tests.fakes.tokenizer import CharTokenizer
+
+TOKENS = CharTokenizer()
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return [random.Random(seed).randrange(95) for _ in range(length)] if length else []
+
+
+@contextmanager
+def engine(
+    folder: Path, *, has_state: bool = False, fs: FaultyFileSystem | None = None, **options: Any
+) -> Iterator[EngineRig]:
+    """Run an engine on this folder, as a daemon would between its start and its end."""
+    warm = DiskCacheStore.open(folder, fs=fs)
+    archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue)
+    try:
+        with EngineRig(runner=HashRunner(has_state=has_state), warm=warm, archive=archive, **options) as rig:
+            yield rig
+    finally:
+        warm.close()
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_conversations_go_on_over_restarts(tmp_path: Path, has_state: bool) -> None:
+    system = prompt(100, seed=1)
+    talks = {name: system + prompt(80, seed=n) for n, name in enumerate("abc")}
+    for start in range(3):
+        with engine(tmp_path / "caches", has_state=has_state) as rig:
+            for _ in range(2):
+                for name, ids in talks.items():
+                    answer = rig.ask(ids, agent=name, max_tokens=20, snapshot_points=(100,)).answer()
+                    assert answer.text == TOKENS.decode(continuation(ids, 20, has_state=has_state))
+                    if start:
+                        assert answer.cache.computed_tokens <= 12
+                    ids += TOKENS.encode(answer.text) + prompt(12, seed=len(ids))
+
+
+def test_many_agents_at_once_with_little_room_are_answered_correctly(tmp_path: Path) -> None:
+    budget = BYTES_PER_TOKEN * (3 * 2 * CAPACITY_STEP + 700)
+    rng = random.Random(4)
+    system = prompt(150, seed=99)
+    talks = {f"agent-{n}": system + prompt(rng.randrange(20, 200), seed=n) for n in range(10)}
+    limits = SchedulerLimits(max_batch_size=4, prefill_chunk=48)
+    with engine(tmp_path / "caches", budget_bytes=budget, max_agents=4, limits=limits) as rig:
+        for _ in range(4):
+            asks = {}
+            with rig.held():
+                for name, ids in talks.items():
+                    ids += prompt(9, seed=len(ids))
+                    asks[name] = rig.ask(ids, agent=name, max_tokens=rng.randrange(1, 40))
+            cancelled = rng.choice(list(asks))
+            rig.engine.cancel(asks[cancelled].request_id)
+            for name, ask in asks.items():
+                ask.wait()
+                if name == cancelled:
+                    continue
+                answer = ask.answer()
+                expected = continuation(talks[name], answer.usage.completion_tokens)
+                assert answer.text == TOKENS.decode(expected)
+                talks[name] += expected
+        rig.idle()
+        assert rig.engine.store.counters.lost_blocks == 0
+        assert rig.on_engine(rig.engine.store.ledger).free_bytes >= 0
+
+
+def test_damaged_files_are_computed_again(tmp_path: Path) -> None:
+    ids = prompt(300)
+    with engine(tmp_path / "caches") as rig:
+        rig.ask(ids).answer()
+    files = sorted((tmp_path / "caches").rglob("*.safetensors"))
+    assert len(files) >= 19
+    for file, damage in zip(files, (b"", b"x" * 10, None) * 3, strict=False):
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage)
+    with engine(tmp_path / "caches") as rig:
+        answer = rig.ask(ids, max_tokens=30).answer()
+        assert answer.text == TOKENS.decode(continuation(ids, 30))
+    with engine(tmp_path / "caches") as rig:
+        assert rig.ask(ids).answer().cache.restored_warm_tokens == 299
+
+
+def test_a_full_disk_costs_reuse_after_a_restart_and_nothing_else(tmp_path: Path) -> None:
+    fs = FaultyFileSystem()
+    ids = prompt(300)
+    with engine(tmp_path / "caches", fs=fs) as rig:
+        fs.fail["writev"] = errno.ENOSPC
+        for seed in range(3):
+            answer = rig.ask(ids, max_tokens=10, agent=str(seed)).answer()
+            assert answer.text == TOKENS.decode(continuation(ids, 10))
+        assert answer.cache.reused_hot_tokens == 299
+        rig.idle()
+        fs.fail.clear()
+        # There is room again: what is used next time is written after all.
+        rig.ask(ids, max_tokens=10).answer()
+        rig.idle()
+    with engine(tmp_path / "caches") as rig:
+        assert rig.ask(ids).answer().cache.restored_warm_tokens == 299
