@@ -24,7 +24,7 @@ def test_an_old_pinned_agent_outlives_a_prune_after_a_restart(monkeypatch: pytes
     ):
         warm.write(chain).result()
         table = tuple(record.block.block_hash for record in chain)
-        archive.save(Agent(AgentId(name), 1.0, 1.0, block_table=table, **pin))  # type: ignore[arg-type]
+        archive.save(Agent(AgentId(name), 1.0, 1.0, block_table=table, **pin))
     for number in range(5):
         archive.save(Agent(AgentId(f"recent-{number}"), 1.0, 100.0 + number))
     with EngineRig(warm=warm, archive=archive) as rig:
