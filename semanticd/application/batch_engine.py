@@ -421,7 +421,7 @@ class BlockPoolBatchEngine:
             text += more
         logprobs = live.release_logprobs()
         if text or logprobs:
-            live.send(SequenceText(text, logprobs))
+            live.send(SequenceText(text, logprobs, len(sequence.output_ids)))
             self._announce_text(live, text)
         if stopped:
             self._end(live, FinishReason.STOP_SEQUENCE)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from semanticd.application.answer import AnswerBuilder
 from semanticd.application.batch_engine import BlockPoolBatchEngine
+from semanticd.application.engine_stream import EngineStream
 from semanticd.application.live_sequence import (
-    SequenceEnded,
-    SequenceFailed,
-    SequenceStarted,
-    SequenceText,
-    SequenceUpdate,
     Submission,
 )
 from semanticd.application.models import ModelsService
-from semanticd.application.ports.inference import LoadedModel, OutputParser, Tokenizer
+from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import (
     ChatPrompt,
@@ -34,14 +29,10 @@ from semanticd.domain.chat import (
 )
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
 from semanticd.domain.generation import (
-    Finished,
-    FinishReason,
     GenerationEvent,
     GenerationRequest,
     GenerationResult,
-    Started,
-    TextDelta,
-    TokenLogprob,
+    OutputConstraint,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Segment
@@ -77,147 +68,26 @@ class Generator(Protocol):
         """Return the prompt's length in tokens."""
 
 
-class EngineStream:
-    """A `GenerationStream` fed by the engine thread."""
-
-    def __init__(
-        self,
-        request: GenerationRequest,
-        *,
-        model: LoadedModel,
-        agent_id: AgentId,
-        prompt_text: str,
-        cancel: Callable[[RequestId], None],
-        on_answer: Callable[[GenerationResult], None] | None,
-    ) -> None:
-        """Prepare one parser per choice; nothing is submitted here."""
-        self.request_id = request.request_id
-        self.model_id = model.model_id
-        self.agent_id = agent_id
-        self._request = request
-        self._cancel = cancel
-        self._on_answer = on_answer
-        self._echo = prompt_text if request.echo else ""
-        self._decode = model.tokenizer.decode
-        self._updates: asyncio.Queue[tuple[int, SequenceUpdate]] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
-        self._unfinished = set(range(request.num_choices))
-        self._parsers: dict[int, OutputParser] = {}
-        if request.parse_output and isinstance(request.prompt, ChatPrompt):
-            for choice in range(request.num_choices):
-                self._parsers[choice] = model.tokenizer.output_parser(request.prompt, choice=choice)
-        self._answer = AnswerBuilder(request.num_choices)
-
-    def sink(self, choice: int) -> Callable[[SequenceUpdate], None]:
-        """Return the function that brings a choice's updates from the engine thread into the event loop."""
-
-        def deliver(update: SequenceUpdate) -> None:
-            try:
-                self._loop.call_soon_threadsafe(self._updates.put_nowait, (choice, update))
-            except RuntimeError:
-                # The loop is closed: the process is ending and nobody listens.
-                return
-
-        return deliver
-
-    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """Yield events until every choice is finished."""
-        try:
-            while self._unfinished:
-                choice, update = await self._updates.get()
-                for event in self._translate(choice, update):
-                    self._answer.add(event)
-                    yield event
-            if self._on_answer is not None:
-                self._on_answer(self._result())
-        finally:
-            await self.aclose()
-
-    async def result(self) -> GenerationResult:
-        """Collect all events into one result."""
-        async for _ in self:
-            pass
-        return self._result()
-
-    async def aclose(self) -> None:
-        """Cancel what is not finished."""
-        if self._unfinished:
-            self._unfinished.clear()
-            self._cancel(self.request_id)
-
-    def _result(self) -> GenerationResult:
-        return GenerationResult(
-            self.request_id, self.model_id, self.agent_id, self._answer.choices(), self._answer.usage()
-        )
-
-    def _translate(self, choice: int, update: SequenceUpdate) -> list[GenerationEvent]:
-        if isinstance(update, SequenceFailed):
-            self._unfinished.discard(choice)
-            raise update.error
-        if isinstance(update, SequenceStarted):
-            started = Started(self.request_id, self.model_id, self.agent_id, update.cache, choice)
-            echo = self._echo if not self._request.sampling.logprobs else ""
-            return [started, TextDelta(echo, choice=choice)] if echo else [started]
-        if isinstance(update, SequenceText):
-            return self._text(choice, update)
-        events = self._parsers[choice].finish() if choice in self._parsers else []
-        self._unfinished.discard(choice)
-        return [*events, self._finished(choice, update)]
-
-    def _text(self, choice: int, update: SequenceText) -> list[GenerationEvent]:
-        if self._echo and self._request.sampling.logprobs:
-            # The prompt's scores come first, in one piece.
-            echo, self._echo = self._echo, ""
-            return [TextDelta(echo, self._with_first_token(update.logprobs), choice)]
-        parser = self._parsers.get(choice)
-        if parser is None:
-            return [TextDelta(update.text, update.logprobs, choice)]
-        events = parser.feed(update.text)
-        if not update.logprobs:
-            return events
-        for index, event in enumerate(events):
-            if isinstance(event, TextDelta):
-                events[index] = replace(event, logprobs=update.logprobs)
-                return events
-        return [*events, TextDelta("", update.logprobs, choice)]
-
-    def _with_first_token(self, logprobs: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
-        prompt = self._request.prompt
-        if isinstance(prompt, TokenPrompt) and prompt.token_ids:
-            first = prompt.token_ids[0]
-            return (TokenLogprob(first, self._decode([first]), math.nan), *logprobs)
-        text = self._request.prompt.text if hasattr(self._request.prompt, "text") else ""
-        rest = "".join(entry.text for entry in logprobs)
-        return (TokenLogprob(-1, text[: len(text) - len(rest)], math.nan), *logprobs)
-
-    def _finished(self, choice: int, update: SequenceEnded) -> Finished:
-        reason = update.reason
-        parser = self._parsers.get(choice)
-        if reason is FinishReason.STOP and parser is not None and parser.num_tool_calls:
-            reason = FinishReason.TOOL_CALLS
-        return Finished(reason, update.usage, update.stop_sequence, choice)
-
-
 class GenerateService:
     """Turns requests into submissions and submissions' updates into events."""
 
-    def __init__(self, *, engine: BlockPoolBatchEngine, models: ModelsService) -> None:
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, models: ModelsService, metrics: Metrics, log: Log
+    ) -> None:
         """Answer with these models on this engine."""
         self._engine = engine
         self._models = models
+        self._metrics = metrics
+        self._log = log
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`."""
+        # First the conversation, for its agent may have a model of its own.
+        request = await asyncio.to_thread(self._with_conversation, request)
         async with self._models.lease(request.model) as model:
             return await self._submit(request, model)
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
-        request = await asyncio.to_thread(self._with_conversation, request)
-        constraint = request.constraint
-        if constraint is None and isinstance(request.prompt, ChatPrompt):
-            constraint = model.tokenizer.tool_constraint(request.prompt)
-        if constraint is not None:
-            await asyncio.to_thread(model.tokenizer.validate_constraint, constraint)
         text, segments = await asyncio.to_thread(self._tokenize, model, request.prompt)
         num_tokens = sum(len(segment.token_ids) for segment in segments)
         if num_tokens == 0:
@@ -226,6 +96,8 @@ class GenerateService:
             raise PromptTooLongError(num_tokens=num_tokens, maximum=model.context_length - 1)
         room = model.context_length - num_tokens
         wanted = request.sampling.max_tokens
+        max_new_tokens = room if wanted is None else min(wanted, room)
+        constraint = await asyncio.to_thread(self._constraint, model, request, max_new_tokens)
         agent_id = request.agent_id or self._anonymous_id(request.prompt)
         stream = EngineStream(
             request,
@@ -234,6 +106,7 @@ class GenerateService:
             prompt_text=text,
             cancel=self._engine.cancel,
             on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
+            on_close=self._count_parse_failures,
         )
         points, system_tokens = await asyncio.to_thread(
             self._snapshot_points, model, request.prompt, text, segments
@@ -247,7 +120,7 @@ class GenerateService:
                     model_id=model.model_id,
                     segments=segments,
                     sampling=request.sampling,
-                    max_new_tokens=room if wanted is None else min(wanted, room),
+                    max_new_tokens=max_new_tokens,
                     seed=seed + choice,
                     sink=stream.sink(choice),
                     constraint=constraint,
@@ -271,7 +144,30 @@ class GenerateService:
             _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
         return sum(len(segment.token_ids) for segment in segments)
 
+    def _count_parse_failures(self, stream: EngineStream) -> None:
+        if num := stream.num_parse_failures:
+            self._metrics.count("tool_parse_failures_total", num)
+            self._log.warning(
+                "tool_call_not_parsed", request=stream.request_id, model=stream.model_id, calls=num
+            )
+
     # Worker threads.
+
+    def _constraint(
+        self, model: LoadedModel, request: GenerationRequest, max_tokens: int
+    ) -> OutputConstraint | None:
+        """Return the form that the answer must have, checked; it is led to its end within `max_tokens`."""
+        tokenizer, constraint = model.tokenizer, request.constraint
+        if isinstance(request.prompt, ChatPrompt):
+            if constraint is None:
+                constraint = tokenizer.tool_constraint(request.prompt)
+            constraint = tokenizer.with_thinking(
+                request.prompt, constraint, budget=request.thinking_budget, max_tokens=max_tokens
+            )
+        if constraint is None:
+            return None
+        tokenizer.validate_constraint(constraint)
+        return replace(constraint, max_tokens=max_tokens)
 
     def _tokenize(self, model: LoadedModel, prompt: Prompt) -> tuple[str, tuple[Segment, ...]]:
         tokenizer = model.tokenizer
@@ -334,6 +230,7 @@ class GenerateService:
             kept = (Message.of("system", agent.config.system), *kept)
         return replace(
             request,
+            model=request.model or agent.config.model or "",
             prompt=replace(
                 prompt, messages=(*kept, *prompt.messages), tools=prompt.tools or agent.config.tools
             ),

@@ -36,6 +36,8 @@ class SequenceText:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    num_tokens: int = 0
+    """Tokens of the answer so far."""
 
 
 @dataclass(frozen=True, slots=True)

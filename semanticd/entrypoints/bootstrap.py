@@ -125,7 +125,7 @@ def build(
         engine=engine,
         warm=warm,
         archive=archive,
-        generate=GenerateService(engine=engine, models=models),
+        generate=GenerateService(engine=engine, models=models, metrics=metrics, log=log),
         agents=AgentsService(engine=engine, clock=clock, package=DiskAgentPackage()),
         models=models,
         requests=RequestsService(engine=engine, clock=clock),

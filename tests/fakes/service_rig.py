@@ -71,7 +71,12 @@ class ServiceRig:
             log=self.engine_rig.log,
             load_on_demand=self._load_on_demand,
         )
-        self.generate = GenerateService(engine=self.engine, models=self.models)
+        self.generate = GenerateService(
+            engine=self.engine,
+            models=self.models,
+            metrics=self.engine_rig.metrics,
+            log=self.engine_rig.log,
+        )
         self.agents = AgentsService(engine=self.engine, clock=self.clock, package=self._package)
         self.requests = RequestsService(engine=self.engine, clock=self.clock)
         self.status = StatusService(

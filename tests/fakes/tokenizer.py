@@ -86,6 +86,12 @@ class CharTokenizer:
         required = bool(prompt.tools) and prompt.tool_choice.mode == "required"
         return OutputConstraint("tool_call") if required else None
 
+    def with_thinking(
+        self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int
+    ) -> OutputConstraint | None:
+        """Nobody bounds this model's thinking."""
+        return constraint
+
     def validate_constraint(self, constraint: OutputConstraint) -> None:
         """Refuse a regular expression that Python cannot compile."""
         if constraint.kind == "regex":
@@ -129,6 +135,7 @@ class PlainParser:
         self._thinking = False
         self._calling: bool | None = None
         self._num_tool_calls = 0
+        self.num_parse_failures = 0
 
     @property
     def num_tool_calls(self) -> int:

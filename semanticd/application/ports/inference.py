@@ -140,6 +140,10 @@ class OutputParser(Protocol):
     def num_tool_calls(self) -> int:
         """Calls begun so far."""
 
+    @property
+    def num_parse_failures(self) -> int:
+        """Calls so far that could not be read."""
+
 
 class Tokenizer(Protocol):
     """Text to ids and back, and the chat template."""
@@ -169,6 +173,14 @@ class Tokenizer(Protocol):
 
     def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
         """Return the form that enforces the prompt's tool choice, or None when nothing is to be enforced."""
+
+    def with_thinking(
+        self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int
+    ) -> OutputConstraint | None:
+        """Return the constraint with the thinking that may come before the form; None when nothing is bounded.
+
+        `budget` is how many tokens the client allows for thinking, `max_tokens` how many the whole answer may have.
+        """
 
     def validate_constraint(self, constraint: OutputConstraint) -> None:
         """Raise `InvalidRequestError` when the constraint cannot be compiled."""

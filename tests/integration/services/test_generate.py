@@ -40,7 +40,7 @@ from semanticd.domain.generation import (
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.model_runner import continuation
 from tests.fakes.service_rig import ServiceRig
-from tests.fakes.tokenizer import CharTokenizer, PairTokenizer
+from tests.fakes.tokenizer import CharTokenizer, PairTokenizer, PlainParser
 
 SYSTEM = Message.of("system", "You answer in riddles, and never in less than a word. " * 4)
 TOOL = ToolSpec("weather", "tells the weather")
@@ -259,7 +259,9 @@ def test_a_required_tool_is_enforced_while_sampling() -> None:
         prompt = ChatPrompt((user("weather?"),), (TOOL,), ToolChoice("required"))
         stream = await rig.open(prompt, sampling=SamplingParams(temperature=0, max_tokens=100_000))
         wait_until(lambda: len(rig.engine.live()) == 1)
-        assert rig.engine.live()[0].submission.constraint == OutputConstraint("tool_call")
+        room = rig.engine.live()[0].submission.max_new_tokens
+        constraint = OutputConstraint("tool_call", max_tokens=room)
+        assert rig.engine.live()[0].submission.constraint == constraint
         await stream.aclose()
 
     run(test)
@@ -384,3 +386,40 @@ def test_a_raw_prompt_is_read_the_same_whoever_asked_before() -> None:
         assert await rig.generate.count_tokens("", TextPrompt("once upon a time")) == len(alone)
 
     run(test, tokenizer=PairTokenizer())
+
+
+def test_tokens_of_thinking_are_counted_apart() -> None:
+    async def test(rig: ServiceRig) -> None:
+        script(rig, "~let me see~it rains")
+        usage = (await rig.say("weather?", sampling=SamplingParams(temperature=0))).usage
+        # A token is a character; the marker that ends the thinking belongs to the thinking or to what follows.
+        assert usage.reasoning_tokens in (len("~let me see"), len("~let me see~"))
+        assert usage.completion_tokens == len("~let me see~it rains") + 1
+
+    run(test)
+
+
+def test_calls_that_could_not_be_read_are_counted_and_logged() -> None:
+    class Unreadable(CharTokenizer):
+        def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> PlainParser:
+            parser = super().output_parser(prompt, choice=choice)
+            parser.num_parse_failures = 2
+            return parser
+
+    async def test(rig: ServiceRig) -> None:
+        await rig.say("hello")
+        assert rig.engine_rig.metrics.counters["tool_parse_failures_total",] == 2
+        assert "tool_call_not_parsed" in rig.engine_rig.log.events("warning")
+
+    run(test, tokenizer=Unreadable())
+
+
+def test_a_server_side_agent_is_answered_by_the_model_it_was_made_for() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.models.load("two")
+        await rig.agents.create("a", AgentConfig(model="two"))
+        assert (await rig.say("hello", agent="a", conversation=True)).model == "two"
+        assert (await rig.say("hello", agent="a", conversation=True, model="one")).model == "one"
+        assert (await rig.say("hello", agent="b", conversation=True)).model == "one"
+
+    run(test)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -130,7 +130,7 @@ def test_whatever_a_model_writes_is_read_the_same_however_it_is_cut(
     text: str, cuts: list[int], family: str, thinking: bool
 ) -> None:
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
     form = FAMILIES[family]
     assert read(pieces, form, thinking=thinking) == read([text], form, thinking=thinking)
 
