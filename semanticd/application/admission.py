@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.agent_registry import AgentRegistry
@@ -28,6 +28,18 @@ from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceEvent, SequenceState
 
 _CAPACITY_STEP = 256
+_FORGIVENESS = 0.8
+"""How much of a bad opinion of the disk is left after each time it decided."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Blocks on their way from the disk for one sequence."""
+
+    hot: list[BlockHash]
+    """What was hot already and is locked until the rest is there."""
+    records: dict[BlockHash, BlockRecord] = field(default_factory=dict)
+    ended_at: float = 0.0
 
 
 class Admission:
@@ -158,11 +170,14 @@ class Admission:
         """Whether reading these blocks beats computing their tokens, by what was measured so far."""
         counters = self._store.counters
         rate = self._scheduler.prefill_rate(live.sequence.model_id)
-        if not rate or not counters.restore_s:
+        if not rate or not counters.restored_bytes:
             return True
-        bytes_per_s = counters.restored_bytes / counters.restore_s
-        restore_s = sum(block.num_bytes for block in cold) / bytes_per_s
-        return restore_s <= sum(block.num_tokens for block in cold) / rate
+        restore_s = sum(block.num_bytes for block in cold) * counters.restore_s / counters.restored_bytes
+        worth = restore_s <= sum(block.num_tokens for block in cold) / rate
+        if not worth:
+            # One slow moment of the disk must not be held against it for ever.
+            counters.restore_s *= _FORGIVENESS
+        return worth
 
     def _hot_part(self, match: PrefixMatch) -> PrefixMatch:
         blocks = []
@@ -187,47 +202,53 @@ class Admission:
         if live.match.state is not None and self._store.is_hot(live.match.state.block_hash):
             hot.append(live.match.state.block_hash)
         self._store.pool.lock(hot)
-        records: dict[BlockHash, BlockRecord] = {}
+        reading = _Reading(hot)
         for block in cold:
             future = self._store.read(block.block_hash)
-            future.add_done_callback(
-                lambda done: self._post(
-                    lambda: self._guarded(live, lambda: self._read(live, done, records, hot))
-                )
-            )
+            future.add_done_callback(lambda done: self._take_record(live, done, reading))
+
+    def _take_record(self, live: LiveSequence, done: Future[BlockRecord | None], reading: _Reading) -> None:
+        # On the reader's thread: the engine may be busy for a while, which says nothing about the disk.
+        now = self._clock.monotonic()
+        self._post(lambda: self._guarded(live, lambda: self._read(live, done, reading, now)))
 
     def _read(
-        self,
-        live: LiveSequence,
-        done: Future[BlockRecord | None],
-        records: dict[BlockHash, BlockRecord],
-        hot: list[BlockHash],
+        self, live: LiveSequence, done: Future[BlockRecord | None], reading: _Reading, at: float
     ) -> None:
         record = done.result()
         if record is not None:
-            records[record.block.block_hash] = record
+            reading.records[record.block.block_hash] = record
+        reading.ended_at = max(reading.ended_at, at)
         live.pending_reads -= 1
         if live.pending_reads:
             return
         restored: list[BlockHash] = []
-        if live.sequence.sequence_id in self._scheduler:
-            for matched in live.match.blocks:
-                if not self._bring(matched.block.block_hash, records, restored):
-                    break
-            if live.match.state is not None:
-                self._bring(live.match.state.block_hash, records, restored)
-        self._store.pool.unlock(hot)
-        self._store.pool.unlock(restored)
-        if live.restore_began_at is not None:
-            elapsed = self._clock.monotonic() - live.restore_began_at
-            live.restore_s += elapsed
-            self._store.counters.restore_s += elapsed
-            self._store.counters.restored_bytes += sum(r.block.num_bytes for r in records.values())
-        if live.sequence.sequence_id not in self._scheduler:
+        alive = live.sequence.sequence_id in self._scheduler
+        try:
+            if alive:
+                self._bring_match(live.match, reading.records, restored)
+        finally:
+            self._store.pool.unlock(reading.hot)
+            self._store.pool.unlock(restored)
+        if reading.records and live.restore_began_at is not None:
+            counters = self._store.counters
+            counters.restore_s += reading.ended_at - live.restore_began_at
+            counters.restored_bytes += sum(r.block.num_bytes for r in reading.records.values())
+        if not alive:
             return
+        live.restore_s += self._clock.monotonic() - (live.restore_began_at or 0.0)
         self._scheduler.release(live.sequence.sequence_id)
         live.match = self._hot_part_with_state(live.match)
         self._start(live, restored=frozenset(restored))
+
+    def _bring_match(
+        self, match: PrefixMatch, records: dict[BlockHash, BlockRecord], restored: list[BlockHash]
+    ) -> None:
+        for matched in match.blocks:
+            if not self._bring(matched.block.block_hash, records, restored):
+                return
+        if match.state is not None:
+            self._bring(match.state.block_hash, records, restored)
 
     def _bring(
         self, block_hash: BlockHash, records: dict[BlockHash, BlockRecord], restored: list[BlockHash]

@@ -13,6 +13,7 @@ from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import EngineRig, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
+from tests.fakes.telemetry import ManualClock
 from tests.fakes.tokenizer import CharTokenizer
 
 TOKENS = CharTokenizer()
@@ -167,3 +168,67 @@ def test_a_pinned_agent_stays_hot_when_room_is_needed() -> None:
             rig.ask(prompt(200, seed=n), agent=f"agent-{n}").answer()
         answer = rig.ask(prompt(200), agent="pinned").answer()
         assert answer.cache.reused_hot_tokens == 199
+
+
+def test_what_is_faster_computed_than_read_is_computed_and_the_disk_gets_another_chance() -> None:
+    clock = ManualClock()
+    ids = prompt(200)
+    runner = HashRunner(clock=clock, prefill_token_s=0.001)
+    with EngineRig(runner=runner, clock=clock) as rig:
+        rig.ask(ids).answer()
+        rig.idle()
+        counters = rig.engine.store.counters
+        # Reading a block took a second where computing it takes 16 ms.
+        counters.restored_bytes, counters.restore_s = 16 * BYTES_PER_TOKEN, 1.0
+        computed_until = None
+        for attempt in range(40):
+            rig.on_engine(lambda: rig.engine.store.evict_agent("a"))  # type: ignore[arg-type]
+            answer = rig.ask(ids).answer()
+            assert answer.text == truth(ids)
+            if answer.cache.restored_warm_tokens:
+                computed_until = attempt
+                break
+            rig.idle()
+        assert computed_until is not None
+        assert computed_until > 5
+
+
+def test_a_first_read_that_failed_says_nothing_about_the_disks_speed() -> None:
+    clock = ManualClock()
+    warm, archive = MemoryWarmStore(), MemoryAgentArchive()
+    ids = prompt(100)
+    with EngineRig(warm=warm, archive=archive) as rig:
+        rig.ask(ids).answer()
+        table = rig.engine.agents.get("a").block_table  # type: ignore[arg-type]
+    warm.break_block(table[0])
+    with EngineRig(
+        runner=HashRunner(clock=clock, prefill_token_s=0.001), clock=clock, warm=warm, archive=archive
+    ) as rig:
+        rig.runner.before = lambda name: clock.advance(0.01)
+        for _ in range(3):
+            assert rig.ask(ids).answer().text == truth(ids)
+            rig.idle()
+            rig.on_engine(lambda: rig.engine.store.evict_agent("a"))  # type: ignore[arg-type]
+
+
+def test_without_a_warm_store_blocks_live_in_memory_only() -> None:
+    ids = prompt(100)
+    budget = BYTES_PER_TOKEN * (2 * CAPACITY_STEP + 150)
+    with EngineRig(no_warm=True, budget_bytes=budget) as rig:
+        rig.ask(ids).answer()
+        assert rig.ask(ids).answer().cache.reused_hot_tokens == 99
+        for seed in range(1, 6):
+            assert rig.ask(prompt(100, seed), agent=str(seed)).answer().text == truth(prompt(100, seed))
+        assert rig.ask(ids).answer().text == truth(ids)
+        assert rig.engine.store.counters.lost_blocks == 0
+        assert rig.engine.store.counters.evictions["budget"] > 0
+
+
+def test_a_long_conversation_that_fills_the_budget_alone_is_reused_as_far_as_there_is_room() -> None:
+    ids = prompt(700)
+    # The running cache takes 768 tokens: of 700 known ones about 300 fit beside it.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (768 + 300)) as rig:
+        assert rig.ask(ids).answer().text == truth(ids)
+        again = rig.ask(ids).answer()
+        assert again.text == truth(ids)
+        assert 200 <= again.cache.cached_tokens <= 300
