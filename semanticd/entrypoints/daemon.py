@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -69,7 +69,26 @@ def run(loaded: Loaded) -> int:
         stack.callback(pid_file.release)
         listener = bind_listener(settings.server.host, settings.server.port)
         stack.callback(listener.close)
-        return asyncio.run(_Life(loaded, hub=hub, logs=logs, listener=listener).live())
+        return _run_to_its_end(_Life(loaded, hub=hub, logs=logs, listener=listener).live())
+
+
+def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
+    """Like `asyncio.run`, but without waiting for its worker threads: one may hang in a download for hours.
+
+    Such a thread ends with the process (`leave`), and the download goes on where it stopped at the next start.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(life)
+    finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def _tell(text: str) -> None:

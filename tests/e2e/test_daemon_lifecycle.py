@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +321,50 @@ def test_stopping_now_does_not_wait_for_a_long_answer(home: Home) -> None:
     assert home.pid is None
     with pytest.raises(DaemonNotRunning):
         ControlClient.connect(home.socket)
+
+
+@pytest.fixture
+def stalled_hub() -> Iterator[str]:
+    """A hub that knows every model and never delivers a file."""
+    over = threading.Event()
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            over.wait(120)
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/api/models/nobody/nothing":
+                over.wait(120)
+                return
+            info = {
+                "id": "nobody/nothing",
+                "sha": "0" * 40,
+                "siblings": [{"rfilename": "config.json", "size": 10}],
+            }
+            body = json.dumps(info).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        over.set()
+        server.shutdown()
+
+
+def test_a_daemon_that_still_fetches_its_model_can_be_stopped(home: Home, stalled_hub: str) -> None:
+    home.env["HF_ENDPOINT"] = stalled_hub
+    home.env["HF_HUB_ETAG_TIMEOUT"] = home.env["HF_HUB_DOWNLOAD_TIMEOUT"] = "100"
+    ran = home.run("start", "--model", "hf:nobody/nothing", "--timeout", "5")
+    assert ran.returncode == 1
+    assert "still starting" in ran.stderr
+    assert home.status()["state"] == "starting"
+    stopped = home.run("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert home.pid is None
