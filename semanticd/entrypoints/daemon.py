@@ -137,6 +137,7 @@ class _Life:
                 services=self._services(),
                 identity=Identity(__version__, os.getpid()),
                 log=self._log,
+                metrics=self._daemon.metrics,
             )
             await control.start()
             stack.push_async_callback(control.close)

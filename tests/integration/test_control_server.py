@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import pytest
@@ -565,6 +565,52 @@ def test_states_come_at_once_and_again_when_they_change(short_tmp_path: Path) ->
             status = await client.subscribe(["status"])
             first, second = await status.__anext__(), await status.__anext__()
             assert second.data["uptime_s"] > first.data["uptime_s"]
+
+    run(scenario())
+
+
+def test_a_state_that_cannot_be_taken_once_is_shown_when_it_can(short_tmp_path: Path) -> None:
+    class Fickle:
+        num_asked = 0
+
+        async def snapshot(self) -> dict[str, Any]:
+            self.num_asked += 1
+            if self.num_asked < 4:
+                raise ZeroDivisionError("boom")
+            return {"state": "ready"}
+
+    async def scenario() -> None:
+        log = SilentLog()
+        async with (
+            serving(
+                short_tmp_path,
+                services=replace(fake_services(), status=Fickle()),
+                limits=ControlLimits(snapshot_interval_s=0.01),
+                log=log,
+            ) as server,
+            await AsyncControlClient.connect(server.path) as client,
+        ):
+            status = await client.subscribe(["status"])
+            assert (await status.__anext__()).data == {"state": "ready"}
+        assert [line[1] for line in log.lines] == ["snapshot_failed"] * 3
+
+    run(scenario())
+
+
+def test_connected_clients_are_counted(short_tmp_path: Path) -> None:
+    class Gauges:
+        values: ClassVar[list[float]] = []
+
+        def gauge(self, name: str, value: float, **labels: str) -> None:
+            assert name == "control_clients"
+            self.values.append(value)
+
+    async def scenario() -> None:
+        async with serving(short_tmp_path, metrics=Gauges()) as server:
+            client = await AsyncControlClient.connect(server.path)
+            await client.close()
+            await until(lambda: server.num_clients == 0, "it is gone")
+        assert Gauges.values == [1, 0]
 
     run(scenario())
 

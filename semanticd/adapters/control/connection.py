@@ -16,7 +16,7 @@ from typing import Any
 from semanticd.adapters.control.arguments import Argument, ArgumentError, check
 from semanticd.adapters.control.commands import COMMANDS, CommandContext, need
 from semanticd.adapters.control.services import Facts, Services, Subscription
-from semanticd.adapters.control.snapshots import SNAPSHOTS
+from semanticd.adapters.control.snapshots import SNAPSHOTS, take_snapshot
 from semanticd.application.ports.telemetry import Log
 from semanticd.control import messages as m
 from semanticd.control.framing import FrameError, FrameReader, FrameTooLargeError, frame
@@ -249,9 +249,8 @@ class Connection:
     async def _pump(self, sub: int, subscription: Subscription, topics: list[str]) -> None:
         with contextlib.suppress(ConnectionError):
             for topic in SNAPSHOTS.keys() & set(topics):
-                with contextlib.suppress(SemanticError):
-                    if (data := await SNAPSHOTS[topic](self._services)) is not None:
-                        await self._send(m.Event(m.EVENT_NAMES[topic], sub, data))
+                if (data := await take_snapshot(self._services, topic, log=self._log)) is not None:
+                    await self._send(m.Event(m.EVENT_NAMES[topic], sub, data))
             while True:
                 topic, data, num_dropped = await subscription.next()
                 await self._send(m.Event(m.EVENT_NAMES.get(topic, topic), sub, data, num_dropped))

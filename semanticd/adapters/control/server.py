@@ -18,7 +18,7 @@ from semanticd.adapters.control.connection import Connection, ControlLimits, Ide
 from semanticd.adapters.control.peer import HasDescriptor, peer_uid
 from semanticd.adapters.control.services import Services
 from semanticd.adapters.control.snapshots import publish_snapshots
-from semanticd.application.ports.telemetry import Log
+from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.control import messages as m
 from semanticd.control.address import MAX_SOCKET_PATH_BYTES
 from semanticd.control.framing import frame
@@ -41,6 +41,7 @@ class ControlServer:
         log: Log,
         limits: ControlLimits | None = None,
         uid_of: Callable[[HasDescriptor], int] = peer_uid,
+        metrics: Metrics | None = None,
     ) -> None:
         """`uid_of` says who is at the other end of a connection."""
         self.path = path
@@ -49,6 +50,7 @@ class ControlServer:
         self._log = log
         self._limits = limits or ControlLimits()
         self._uid_of = uid_of
+        self._metrics = metrics
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
         self._clients: set[asyncio.Task[None]] = set()
@@ -95,6 +97,7 @@ class ControlServer:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
+        self._count_clients()
         try:
             if (refusal := self._refusal(writer)) is not None:
                 await _turn_away(writer, refusal)
@@ -113,6 +116,11 @@ class ControlServer:
             writer.close()
         finally:
             self._clients.discard(task)
+            self._count_clients()
+
+    def _count_clients(self) -> None:
+        if self._metrics is not None:
+            self._metrics.gauge("control_clients", len(self._clients))
 
     def _refusal(self, writer: asyncio.StreamWriter) -> m.ErrorInfo | None:
         try:

@@ -8,7 +8,6 @@ from typing import Final
 
 from semanticd.adapters.control.services import Facts, Services
 from semanticd.application.ports.telemetry import Log
-from semanticd.domain.errors import SemanticError
 
 
 async def _status(services: Services) -> Facts | None:
@@ -30,20 +29,25 @@ SNAPSHOTS: Final[Mapping[str, Callable[[Services], Awaitable[Facts | None]]]] = 
 }
 
 
+async def take_snapshot(services: Services, topic: str, *, log: Log) -> Facts | None:
+    """Return the state that a topic shows; None when there is no service for it, or it failed (which is logged)."""
+    try:
+        return await SNAPSHOTS[topic](services)
+    except Exception as error:  # noqa: BLE001 (one failed look must not end a watcher's subscription)
+        log.warning("snapshot_failed", topic=topic, reason=repr(error))
+        return None
+
+
 async def publish_snapshots(services: Services, *, interval_s: float, log: Log) -> None:
     """Publish watched states until cancelled; agents and requests only when they changed."""
     last: dict[str, Facts | None] = {}
     while services.events is not None:
         await asyncio.sleep(interval_s)
-        for topic, take in SNAPSHOTS.items():
+        for topic in SNAPSHOTS:
             if not services.events.wanted(topic):
                 last.pop(topic, None)
                 continue
-            try:
-                data = await take(services)
-            except SemanticError as error:
-                log.warning("snapshot_failed", topic=topic, reason=error.message)
-                continue
+            data = await take_snapshot(services, topic, log=log)
             if data is not None and (topic == "status" or data != last.get(topic)):
                 services.events.publish(topic, data)
                 last[topic] = data
