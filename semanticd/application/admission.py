@@ -128,8 +128,8 @@ class Admission:
         length = -(-(live.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
         batch = [
             s.num_tokens
-            for s in self._scheduler.in_state(SequenceState.DECODING)
-            if s.model_id == live.sequence.model_id
+            for s in self._scheduler.sequences()
+            if s.state is not SequenceState.WAITING and s.model_id == live.sequence.model_id
         ]
         longest = max(batch, default=0)
         if batch and length > longest:

@@ -133,9 +133,10 @@ class TranscriptIndex:
             return None
         remaining = len(text) - position
         for length in sorted((n for n in by_length if n <= remaining), reverse=True):
-            key = self._key(parent, text[position : position + length])
-            if key in by_length[length]:
-                return self._nodes[key]
+            # Comparing stops at the first difference; hashing would read every candidate's length of the text.
+            for key in by_length[length]:
+                if text.startswith(self._nodes[key].segment.text, position):
+                    return self._nodes[key]
         return None
 
     @staticmethod
