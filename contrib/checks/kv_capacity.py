@@ -1,0 +1,72 @@
+"""How many tokens of KV fit beside a model: prints Markdown tables for well-known models, from their published configs.
+
+A token costs, in every layer that keeps all positions, `heads x (key + value)` numbers. Exact means 16 bits a
+number; q8 and q4 add a scale and an offset of 16 bits for every 64 numbers. Layers with a window keep a snapshot
+instead, which does not grow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 1024**3
+BITS = {"exact": 16.0, "q8": 8 + 32 / 64, "q4": 4 + 32 / 64}
+# Metal lends the GPU two thirds of up to 36 GiB and three quarters of more; 1 GiB is for the daemon itself.
+USABLE = {16: 16 * 2 / 3, 24: 24 * 2 / 3, 64: 64 * 3 / 4}
+DAEMON_GIB = 1.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What decides the cost: full-attention layers, KV heads, numbers per head for key and value, weights in GB."""
+
+    name: str
+    layers: int
+    heads: int
+    key: int
+    value: int
+    weights_gb: float
+
+    def bytes_per_token(self, precision: str) -> int:
+        """Stored bytes of one position."""
+        return int(self.layers * self.heads * (self.key + self.value) * BITS[precision] / 8)
+
+
+MODELS = (
+    Model("SmolLM2 135M", 30, 3, 64, 64, 0.3),
+    Model("Llama 3.2 3B", 28, 8, 128, 128, 1.8),
+    Model("Llama 3.1 8B", 32, 8, 128, 128, 4.5),
+    Model("Qwen3 8B", 36, 8, 128, 128, 4.6),
+    Model("Qwen3 30B-A3B", 48, 4, 128, 128, 17.2),
+    # mlx-lm 0.32 keeps the keys and values of every head, not the latent they are made from.
+    Model("DeepSeek-Coder-V2-Lite", 27, 16, 192, 128, 8.8),
+    # One layer in six keeps all positions, the others 1,024.
+    Model("Gemma 3 12B", 8, 8, 256, 256, 7.4),
+    # Every other layer keeps all positions, the others 128.
+    Model("gpt-oss-20b", 12, 8, 64, 64, 12.1),
+)
+
+
+def fitting(model: Model, precision: str, memory: int) -> str:
+    """Return how many tokens fit on a machine, rounded to thousands."""
+    room = (USABLE[memory] - DAEMON_GIB) * GIB - model.weights_gb * 1e9
+    tokens = int(room / model.bytes_per_token(precision) / 1000)
+    return f"{1000 * tokens:,}" if tokens >= 8 else "-"
+
+
+def main() -> int:
+    """Print both tables."""
+    print("| model | layers x heads x (key + value) | exact | q8 | q4 |\n|---|---|---|---|---|")
+    for model in MODELS:
+        costs = " | ".join(f"{model.bytes_per_token(p):,}" for p in BITS)
+        print(f"| {model.name} | {model.layers} x {model.heads} x ({model.key} + {model.value}) | {costs} |")
+    heads = " | ".join(f"{memory} GB, {p}" for memory in USABLE for p in ("exact", "q4"))
+    print(f"\n| model (weights) | {heads} |\n|---|{'---|' * 6}")
+    for model in MODELS:
+        cells = " | ".join(fitting(model, p, memory) for memory in USABLE for p in ("exact", "q4"))
+        print(f"| {model.name} ({model.weights_gb} GB) | {cells} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
