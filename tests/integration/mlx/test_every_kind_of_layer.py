@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 
 from semanticd.adapters.mlx.model_runner import MlxModelRunner
-from semanticd.adapters.mlx.stream_decoder import MlxStreamDecoder
+from semanticd.adapters.mlx.stream_decoder import WindowStreamDecoder
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint
@@ -41,9 +41,9 @@ class IdTokenizer(CharTokenizer):
         """Return the ids' characters."""
         return "".join(chr(FIRST_CHARACTER + token_id) for token_id in token_ids)
 
-    def stream_decoder(self) -> MlxStreamDecoder:
+    def stream_decoder(self) -> WindowStreamDecoder:
         """Return the real decoder over these characters."""
-        return MlxStreamDecoder(self.decode, silent=frozenset())
+        return WindowStreamDecoder(self.decode, silent=frozenset())
 
 
 class MlxRig(EngineRig):
