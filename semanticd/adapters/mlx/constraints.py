@@ -6,22 +6,19 @@ what was compiled once is kept, so that the engine thread only copies it.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
 from semanticd.adapters.mlx.constraint_processor import ConstraintProcessor, ShortestEnding
 from semanticd.adapters.mlx.thinking import ThinkingGate
-from semanticd.domain.chat import ToolSpec
+from semanticd.adapters.mlx.tool_grammar import SPACING
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
 
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_MAX_CALLS = 8
 _MAX_KEPT = 64
 
 
@@ -80,7 +77,7 @@ class ConstraintCompiler:
         param = "tools" if constraint.kind == "tool_call" else "response_format"
         try:
             grammar = _grammar(constraint)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise _refused(error, param) from error
         with self._lock:
             compiled = self._compiled.get(grammar)
@@ -110,51 +107,9 @@ def _refused(reason: object, param: str) -> UnsupportedError:
 
 def _grammar(constraint: OutputConstraint) -> str:
     if constraint.kind == "json_object":
-        return LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": _COMPACT})
+        return LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": SPACING})
     if constraint.kind == "json_schema":
-        return LLMatcher.grammar_from_json_schema({**(constraint.schema or {}), "x-guidance": _COMPACT})
+        return LLMatcher.grammar_from_json_schema({**(constraint.schema or {}), "x-guidance": SPACING})
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.grammar or "")
     return LLMatcher.grammar_from_lark(constraint.grammar or "")
-
-
-def tool_grammar(
-    tools: Sequence[ToolSpec],
-    *,
-    start: str,
-    end: str,
-    parallel: bool,
-    special: Mapping[str, int] | None = None,
-) -> OutputConstraint:
-    """Return the form of one call (or several) of one of these tools, between a family's markers.
-
-    `special` are the special tokens by text: in a grammar they are named by id, for as text they are never matched.
-    There are as many calls as tools at most, and never more than eight: a weak model would repeat itself for ever.
-    """
-    ids = special or {}
-    most = min(len(tools), _MAX_CALLS) if parallel and end else 1
-    opening, closing = _literal(start, ids), _literal(end, ids)
-    rules = [
-        f'start: one ("\\n" one){{0,{most - 1}}}' if most > 1 else "start: one",
-        f'one: {opening} "\\n" call "\\n" {closing}' if closing else f"one: {opening} call",
-        "call: " + " | ".join(f"call_{number}" for number in range(len(tools))),
-    ]
-    for number, tool in enumerate(tools):
-        # Each schema is a document of its own: its references start at its own root.
-        head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
-        schema = {**_object_schema(tool.parameters), "x-guidance": _COMPACT}
-        rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
-        rules.append(f"arguments_{number}: %json {json.dumps(schema)}")
-    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
-
-
-def _literal(marker: str, special: Mapping[str, int]) -> str:
-    if not marker:
-        return ""
-    return f"<[{special[marker]}]>" if marker in special else json.dumps(marker, ensure_ascii=False)
-
-
-def _object_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    schema = dict(parameters)
-    schema.setdefault("type", "object")
-    return schema

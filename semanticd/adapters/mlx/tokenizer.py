@@ -1,48 +1,27 @@
-"""MlxTokenizer: text to ids and back, and conversations to text through the model's own chat template.
-
-Equal conversations must give equal text, or nothing is ever found in the cache: rendering is deterministic, tool
-schemas are written with sorted keys, and header lines that change from prompt to prompt are dropped (both can be
-switched off). Templates that know no tools get them in the system text, in the JSON form that most models know.
-"""
+"""MlxTokenizer: text to ids and back, answers to events; conversations to text is `chat_template`'s business."""
 
 from __future__ import annotations
 
 import functools
-import json
-import re
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlx_lm import tool_parsers
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from semanticd.adapters.mlx.constraints import ConstraintCompiler, tool_grammar
+from semanticd.adapters.mlx.chat_template import TOOL_END, TOOL_START, ChatTemplate
+from semanticd.adapters.mlx.constraints import ConstraintCompiler
 from semanticd.adapters.mlx.output_parser import Markup, MlxOutputParser
-from semanticd.adapters.mlx.stream_decoder import MlxStreamDecoder
-from semanticd.domain.chat import (
-    ChatPrompt,
-    Message,
-    TextPart,
-    ThinkingPart,
-    ToolCallPart,
-    ToolResultPart,
-    ToolSpec,
-)
+from semanticd.adapters.mlx.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
+from semanticd.adapters.mlx.tool_grammar import tool_grammar
+from semanticd.application.ports.inference import StreamDecoder
+from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import OutputConstraint
 
-_TOOL_START, _TOOL_END = "<tool_call>", "</tool_call>"
-
-_TOOL_PROMPT = (
-    "You may call these tools. Each is given as JSON with its name, what it does, and the JSON schema of its "
-    "arguments:\n{tools}\nTo call one, answer with nothing but\n"
-    '<tool_call>\n{{"name": "the tool\'s name", "arguments": {{…}}}}\n</tool_call>\n'
-    "for each call. Results come back in <tool_response> tags."
-)
-
-# Coding agents put a line like `x-anthropic-billing-header: …; cch=1a2b3` first; its value differs between prompts.
-_VOLATILE_LINE = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?", re.MULTILINE)
+_ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
 
 
 class MlxTokenizer:
@@ -60,34 +39,39 @@ class MlxTokenizer:
         """Take mlx-lm's wrapper; `tool_parser` names a parser of mlx-lm where the template does not tell."""
         self._wrapper = wrapper
         self._model_type = model_type
-        self._canonicalize = canonicalize
-        self._template = str(wrapper.chat_template or "")
+        self._template = ChatTemplate(wrapper, canonicalize=canonicalize)
+        self._vocabulary: dict[str, int] = wrapper.get_vocab()
         self._vocab_size = max(vocab_size or 0, len(wrapper))
         self._markup = _markup(wrapper, tool_parser)
-        self._knows_tools = "tools" in self._template
-        eos = frozenset(int(token) for token in wrapper.eos_token_ids)
-        self._eos = eos | self._end_of_turn()
-        self._special = dict(zip(wrapper.all_special_tokens, wrapper.all_special_ids, strict=True))
-        markers = {m for m in (self._markup.tool_start, self._markup.think_start) if m}
-        markers |= {m for m in (self._markup.tool_end, self._markup.think_end) if m}
-        self._silent = frozenset(
-            token_id
-            for token, token_id in self._special.items()
-            if not any(token in marker for marker in markers)
-        )
+        # Some conversions name only the end of the document as EOS; the template's end of turn counts too.
+        turns = {
+            self._vocabulary[m] for m in _ENDS_OF_TURN if m in self._vocabulary and m in self._template.text
+        }
+        self._eos = frozenset(int(token) for token in wrapper.eos_token_ids) | turns
+        self._special = _special_tokens(wrapper)
+        self._silent = self._silent_ids()
+        backend = getattr(wrapper, "backend_tokenizer", None)
+        if backend is not None:
+            # The library re-sets these on every call when they are set, and that is not safe between threads.
+            backend.no_truncation()
+            backend.no_padding()
+        byte_level = backend is not None and type(backend.decoder).__name__ == "ByteLevel"
+        self._token_bytes = TokenBytes(backend, silent=self._silent) if byte_level else None
         self.constraints = ConstraintCompiler(
-            wrapper.backend_tokenizer,
+            backend,
             vocab_size=self._vocab_size,
             eos_token_ids=sorted(self._eos),
             think_start=self.encode(self._markup.think_start or ""),
             think_end=self.encode(self._markup.think_end or ""),
         )
 
-    def _end_of_turn(self) -> frozenset[int]:
-        """Some conversions name only the end of the document as EOS; the template's end of turn counts too."""
-        known = self._wrapper.get_vocab()
-        names = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
-        return frozenset(known[name] for name in names if name in known and name in self._template)
+    def _silent_ids(self) -> frozenset[int]:
+        """Special tokens produce no text, save those that the output parser must see."""
+        markup = self._markup
+        markers = [m for m in (markup.tool_start, markup.tool_end, markup.think_start, markup.think_end) if m]
+        return frozenset(
+            i for text, i in self._special.items() if not any(text in marker for marker in markers)
+        )
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -111,88 +95,15 @@ class MlxTokenizer:
         )
         return text
 
-    def stream_decoder(self) -> MlxStreamDecoder:
+    def stream_decoder(self) -> StreamDecoder:
         """Return a fresh decoder."""
-        return MlxStreamDecoder(self.decode, silent=self._silent)
-
-    # Rendering.
+        if self._token_bytes is not None:
+            return ByteStreamDecoder(self._token_bytes)
+        return WindowStreamDecoder(self.decode, silent=self._silent)
 
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
-        """Apply the chat template."""
-        messages = self._messages(prompt)
-        options: dict[str, Any] = {k: v for k, v in prompt.template_options.items() if k in self._template}
-        if self._knows_tools and prompt.tools and prompt.tool_choice.mode != "none":
-            options["tools"] = [self._tool(tool) for tool in prompt.tools]
-        options |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-        try:
-            return self._apply(messages, options)
-        except Exception as error:
-            # Templates raise what they like, most often about system text or roles that do not alternate.
-            merged = _merged(messages)
-            if merged == messages:
-                raise _refused(error) from error
-        try:
-            return self._apply(merged, options)
-        except Exception as error:
-            raise _refused(error) from error
-
-    def _apply(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
-        text: str = self._wrapper.apply_chat_template(messages, **options)
-        return text
-
-    def _messages(self, prompt: ChatPrompt) -> list[dict[str, Any]]:
-        messages = [entry for message in prompt.messages for entry in self._entries(message)]
-        if prompt.tools and not self._knows_tools and prompt.tool_choice.mode != "none":
-            tools = "\n".join(_canonical_json(self._tool(tool)["function"]) for tool in prompt.tools)
-            described = _TOOL_PROMPT.format(tools=tools)
-            if messages and messages[0]["role"] == "system":
-                messages[0] = {**messages[0], "content": f"{messages[0]['content']}\n\n{described}"}
-            else:
-                messages.insert(0, {"role": "system", "content": described})
-        return messages
-
-    def _entries(self, message: Message) -> list[dict[str, Any]]:
-        text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
-        if message.role == "system" and self._canonicalize:
-            text = _VOLATILE_LINE.sub("", text)
-        results = [part for part in message.parts if isinstance(part, ToolResultPart)]
-        if results:
-            entries = [self._result(result) for result in results]
-            return [*entries, {"role": "user", "content": text}] if text else entries
-        calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
-        thinking = "".join(part.text for part in message.parts if isinstance(part, ThinkingPart))
-        entry: dict[str, Any] = {"role": message.role, "content": text}
-        if thinking and "reasoning_content" in self._template:
-            entry["reasoning_content"] = thinking
-        if calls and self._knows_tools:
-            entry["tool_calls"] = [
-                {
-                    "type": "function",
-                    "id": c.call_id,
-                    "function": {"name": c.name, "arguments": dict(c.arguments)},
-                }
-                for c in calls
-            ]
-        elif calls:
-            entry["content"] = text + "".join(
-                ("\n" if text or i else "") + _written(c) for i, c in enumerate(calls)
-            )
-        return [entry]
-
-    def _result(self, result: ToolResultPart) -> dict[str, Any]:
-        content = f"Error: {result.content}" if result.is_error else result.content
-        if self._knows_tools:
-            return {"role": "tool", "content": content, "tool_call_id": result.call_id}
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-
-    def _tool(self, tool: ToolSpec) -> dict[str, Any]:
-        parameters: Any = dict(tool.parameters)
-        if self._canonicalize:
-            parameters = _sorted(parameters)
-        return {
-            "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
-        }
+        """Apply the chat template; raises `InvalidRequestError` when it refuses the conversation."""
+        return self._template.render(prompt, add_generation_prompt=add_generation_prompt)
 
     # Answers.
 
@@ -201,18 +112,14 @@ class MlxTokenizer:
         offered = prompt.tools if prompt.tool_choice.mode != "none" else ()
         return MlxOutputParser(
             self._markup,
-            tools=[self._tool(tool) for tool in offered],
+            tools=[self._template.tool(tool) for tool in offered],
             begins_thinking=self._begins_thinking(prompt),
             choice=choice,
         )
 
     def _begins_thinking(self, prompt: ChatPrompt) -> bool:
-        """Whether the template ends inside thinking: only a rendered prompt tells."""
         start, end = self._markup.think_start, self._markup.think_end
-        if not start or not end or start not in self._template:
-            return False
-        tail = self.render(prompt)[-200:]
-        return tail.rfind(start) > tail.rfind(end)
+        return bool(start and end) and self._template.opens(str(start), str(end), prompt)
 
     def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
         """Return the form that enforces the prompt's tool choice, or None."""
@@ -257,59 +164,22 @@ class MlxTokenizer:
         self.constraints.validate(constraint)
 
 
-def _refused(error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"the model's chat template refuses this conversation: {error}", param="messages"
-    )
-
-
 def _markup(wrapper: TokenizerWrapper, hint: str | None) -> Markup:
     start, end, parse = wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser
     if hint and parse is None:
         module = _parser_module(hint)
         start, end, parse = module.tool_call_start, module.tool_call_end, module.parse_tool_call
-    if not start or end is None:
-        start, end, parse = _TOOL_START, _TOOL_END, None
-    return Markup(wrapper.think_start, wrapper.think_end, start, end, parse)
+    if not start:
+        start, end, parse = TOOL_START, TOOL_END, None
+    return Markup(wrapper.think_start, wrapper.think_end, start, end or None, parse)
+
+
+def _special_tokens(wrapper: TokenizerWrapper) -> dict[str, int]:
+    """Return special tokens with their ids, those too that only the tokenizer's file calls special."""
+    added = {token.content: i for i, token in wrapper.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(wrapper.all_special_tokens, wrapper.all_special_ids, strict=True))
 
 
 @functools.cache
 def _parser_module(name: str) -> Any:
-    import importlib
-
     return importlib.import_module(f"{tool_parsers.__name__}.{name}")
-
-
-def _written(call: ToolCallPart) -> str:
-    body = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
-    return f"{_TOOL_START}\n{body}\n{_TOOL_END}"
-
-
-def _canonical_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _sorted(value: Any) -> Any:
-    """Sort the keys of objects at every depth; lists keep their order, which may mean something."""
-    if isinstance(value, Mapping):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(item) for item in value]
-    return value
-
-
-def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fold system text into the first user message and join neighbours of one role, for templates that insist."""
-    system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
-    merged: list[dict[str, Any]] = []
-    for message in (m for m in messages if m["role"] != "system"):
-        role = "user" if message["role"] == "tool" else message["role"]
-        if merged and merged[-1]["role"] == role and "tool_calls" not in message:
-            merged[-1] = {**merged[-1], "content": f"{merged[-1]['content']}\n\n{message['content']}"}
-        else:
-            merged.append({**message, "role": role})
-    if system and merged and merged[0]["role"] == "user":
-        merged[0] = {**merged[0], "content": f"{system}\n\n{merged[0]['content']}"}
-    elif system:
-        merged.insert(0, {"role": "user", "content": system})
-    return merged

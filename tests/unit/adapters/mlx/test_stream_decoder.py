@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from semanticd.adapters.mlx.stream_decoder import WindowStreamDecoder
+from semanticd.adapters.mlx.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
 
 
 def byte_tokenizer() -> Tokenizer:
     """A token is a byte, and two common pairs."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={s: n for n, s in enumerate([*symbols, "Ġa", "ab"])}, merges=[("Ġ", "a"), ("a", "b")]))  # fmt: skip
+    vocab = {symbol: number for number, symbol in enumerate([*symbols, "Ġa", "ab"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("Ġ", "a"), ("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -44,7 +45,10 @@ def pieces(tokenizer: Tokenizer, ids: list[int], silent: frozenset[int] = frozen
     )
 )
 def test_pieces_of_any_bytes_add_up_to_the_whole(ids: list[int]) -> None:
-    assert "".join(pieces(BYTES, ids)) == BYTES.decode(ids)
+    whole = BYTES.decode(ids)
+    assert "".join(pieces(BYTES, ids)) == whole
+    decoder = ByteStreamDecoder(TokenBytes(BYTES, silent=frozenset()))
+    assert "".join([*(decoder.add(token_id) for token_id in ids), decoder.finish()]) == whole
 
 
 @given(ids=st.lists(st.integers(0, WORDS.get_vocab_size() - 1), max_size=40))
@@ -90,4 +94,7 @@ def test_the_window_does_not_grow_with_the_answer() -> None:
 
 def test_silent_tokens_say_nothing() -> None:
     silent = BYTES.token_to_id("!")
-    assert "".join(pieces(BYTES, [*BYTES.encode("a!b!").ids], frozenset([silent]))) == "ab"
+    ids = BYTES.encode("a!b!").ids
+    assert "".join(pieces(BYTES, ids, frozenset([silent]))) == "ab"
+    decoder = ByteStreamDecoder(TokenBytes(BYTES, silent=frozenset([silent])))
+    assert "".join(decoder.add(token_id) for token_id in ids) == "ab"

@@ -1,0 +1,77 @@
+"""Writes the form of a tool call as a grammar: a family's markers around JSON that follows the tool's schema.
+
+The JSON is spaced as the chat templates write it, so that the call, sent back in the next turn, is found in the cache.
+Lark with llguidance's extensions (`%json`, `<[token id]>`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from semanticd.domain.chat import ToolSpec
+from semanticd.domain.generation import OutputConstraint
+
+SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+_MAX_CALLS = 8
+_NOTHING: Mapping[str, Any] = {"type": "object", "properties": {}}
+_COMBINED = frozenset(
+    ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "minProperties", "dependentSchemas")
+)
+"""Where one of these stands beside `properties`, other keys may be meant."""
+
+
+def tool_grammar(
+    tools: Sequence[ToolSpec],
+    *,
+    start: str,
+    end: str,
+    parallel: bool,
+    special: Mapping[str, int] | None = None,
+) -> OutputConstraint:
+    """Return the form of one call (or several) of one of these tools, between a family's markers.
+
+    `special` are the special tokens by text: in a grammar they are named by id, for as text they are never matched.
+    There are as many calls as tools at most, and never more than eight: a weak model would repeat itself for ever.
+    """
+    ids = special or {}
+    most = min(len(tools), _MAX_CALLS) if parallel and end else 1
+    opening, closing = _literal(start, ids), _literal(end, ids)
+    rules = [
+        f'start: one ("\\n" one){{0,{most - 1}}}' if most > 1 else "start: one",
+        f'one: {opening} "\\n" call "\\n" {closing}' if closing else f"one: {opening} call",
+        "call: " + " | ".join(f"call_{number}" for number in range(len(tools))),
+    ]
+    for number, tool in enumerate(tools):
+        # Each schema is a document of its own: its references start at its own root.
+        head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
+        schema = {"type": "object", **_closed(tool.parameters or _NOTHING), "x-guidance": SPACING}
+        rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
+        rules.append(f"arguments_{number}: %json {json.dumps(schema)}")
+    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
+
+
+def _literal(marker: str, special: Mapping[str, int]) -> str:
+    if not marker:
+        return ""
+    return f"<[{special[marker]}]>" if marker in special else json.dumps(marker, ensure_ascii=False)
+
+
+def _closed(schema: Any) -> Any:
+    """Close objects that leave open whether they may have other keys: a model would only invent some.
+
+    What is produced still follows the schema as given.
+    """
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = dict(schema)
+    properties = closed.get("properties")
+    if isinstance(properties, Mapping) and not _COMBINED & closed.keys():
+        closed["properties"] = {key: _closed(value) for key, value in properties.items()}
+        if set(closed.get("required") or ()) <= properties.keys():
+            closed.setdefault("additionalProperties", False)
+    if isinstance(closed.get("items"), Mapping):
+        closed["items"] = _closed(closed["items"])
+    return closed

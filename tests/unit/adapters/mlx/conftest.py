@@ -1,0 +1,48 @@
+"""Tokenizers of small folders, made once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.mlx.loader import load_tokenizer
+from semanticd.adapters.mlx.tokenizer import MlxTokenizer
+from tests.fakes.tiny_folder import write_tiny_model
+
+MakeTokenizer = Callable[..., MlxTokenizer]
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
+    """Return a function that loads the tiny tokenizer with another template or with more special tokens."""
+    source = write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+    def make(
+        template: str | None = None, *, tokens: tuple[str, ...] = (), canonicalize: bool = True
+    ) -> MlxTokenizer:
+        folder = tmp_path_factory.mktemp("tokenizer")
+        for path in Path(source).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        if template is not None:
+            settings["chat_template"] = template
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        if tokens:
+            data = json.loads((folder / "tokenizer.json").read_text())
+            size = len(data["model"]["vocab"]) + len(data["added_tokens"])
+            for number, token in enumerate(tokens):
+                one = {**data["added_tokens"][0], "id": size + number, "content": token, "special": False}
+                data["added_tokens"].append(one)
+            (folder / "tokenizer.json").write_text(json.dumps(data))
+        return MlxTokenizer(load_tokenizer(folder), canonicalize=canonicalize)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(make_tokenizer: MakeTokenizer) -> MlxTokenizer:
+    """The tiny model's own tokenizer, whose template knows tools."""
+    return make_tokenizer()
