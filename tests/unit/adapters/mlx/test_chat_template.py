@@ -32,14 +32,15 @@ CHATML = (
 )
 WITH_TOOLS = (
     "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %}:{{ m.name }}{% endif %}\n{{ m.content }}"
-    '{% for c in m.tool_calls %}\n<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.name %}:{{ m.name }}{% endif %}{{ '\n' + m.content }}"
+    '{% for c in m.tool_calls %}{{ "\\n" }}<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
     "{{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
     "{% endif %}"
@@ -134,7 +135,7 @@ def test_a_template_with_tools_gets_arguments_as_objects_and_results_with_their_
     assert "<|im_start|>tool:weather\nsunny<|im_end|>" in text
 
 
-def test_the_order_of_keys_in_a_schema_makes_no_difference_and_is_reported() -> None:
+def test_the_order_of_keys_in_a_schema_makes_no_difference() -> None:
     shuffled = ToolSpec(
         "weather",
         "Tells the weather.",
@@ -149,8 +150,6 @@ def test_the_order_of_keys_in_a_schema_makes_no_difference_and_is_reported() -> 
         assert tokenizer(template).render(one) == tokenizer(template).render(other)
         plain = tokenizer(template, canonicalize=False)
         assert plain.render(one) != plain.render(other)
-    assert tokenizer().canonical_changes(other) == ("sorted the keys in the schemas of: weather",)
-    assert tokenizer(canonicalize=False).canonical_changes(other) == ()
 
 
 def test_a_billing_header_that_changes_is_dropped_from_system_text_only() -> None:
@@ -160,7 +159,6 @@ def test_a_billing_header_that_changes_is_dropped_from_system_text_only() -> Non
     model = tokenizer()
     assert model.render(one) == model.render(other)
     assert model.render(one).count("x-anthropic-billing-header") == 1
-    assert "billing" in model.canonical_changes(one)[0]
     assert tokenizer(canonicalize=False).render(one) != tokenizer(canonicalize=False).render(other)
 
 
@@ -184,7 +182,7 @@ def test_a_template_that_wants_strict_turns_gets_them_merged_and_nothing_is_lost
         "Rome?",
         "Please.",
         "Wait.",
-        "<tool_call>",
+        '{"city": "Rome"}',
         "sunny",
         "Be polite.",
     ]
