@@ -1,0 +1,72 @@
+"""The dashboard as text."""
+
+from __future__ import annotations
+
+from semantic_tui.plain import agent_row, bar, dashboard, size, table
+
+STATUS = {
+    "version": "1.2.3",
+    "state": "ready",
+    "uptime_s": 5.4,
+    "address": "http://127.0.0.1:8000",
+    "model": "tiny",
+    "engine": {
+        "num_running": 2,
+        "num_waiting": 1,
+        "prefill_tokens_per_s": 90.4,
+        "decode_tokens_per_s": 12.34,
+    },
+    "cache": {
+        "budget_bytes": 1000,
+        "hot_bytes": 250,
+        "running_bytes": 250,
+        "num_hot_blocks": 3,
+        "warm_bytes": 2048,
+    },
+}
+AGENT = {
+    "id": "ada",
+    "state": "hot",
+    "num_tokens": 12,
+    "hot_bytes": 1536,
+    "last_reuse_ratio": 0.5,
+    "pinned": True,
+}
+
+
+def test_sizes_are_shown_in_the_largest_fitting_unit() -> None:
+    assert [size(n) for n in (None, 0, 1023, 1024, 3 * 2**30)] == [
+        "0 B",
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "3.0 GiB",
+    ]
+
+
+def test_a_bar_never_leaves_its_width() -> None:
+    assert [bar(share, 4) for share in (-1, 0, 0.5, 1, 7)] == ["░░░░", "░░░░", "██░░", "████", "████"]
+
+
+def test_what_a_daemon_does_not_tell_is_a_dash() -> None:
+    row = agent_row({"id": "new"})
+    assert row[5:8] == ("-", "-", "-")
+    assert agent_row(AGENT)[5] == "50 %"
+    assert agent_row(AGENT)[-1] == "yes"
+
+
+def test_a_table_is_as_wide_as_its_widest_cells() -> None:
+    assert table(("a", "bb"), [("ccc", "d")]) == ["a    bb", "ccc  d"]
+    assert table(("a", "bb"), []) == ["a  bb"]
+
+
+def test_the_dashboard_says_the_daemons_state_and_lists_its_agents() -> None:
+    text = dashboard(STATUS, [AGENT], [])
+    assert "semanticd 1.2.3  ready  up 5 s" in text
+    assert "2 running, 1 waiting" in text
+    assert bar(0.5, 30) in text
+    assert "ada" in text.splitlines()[-1]
+
+
+def test_an_older_daemon_that_tells_less_is_shown_too() -> None:
+    assert "? " in dashboard({}, [], [{"id": "r"}])
