@@ -79,11 +79,13 @@ def logits_processors(sampling: SamplingParams) -> list[LogitsProcessor]:
 
 
 def _logit_bias(bias: dict[int, float]) -> LogitsProcessor:
-    indices = mx.array(list(bias))
-    values = mx.array(list(bias.values()))
-
     def process(_: mx.array, logits: mx.array) -> mx.array:
-        return logits.at[:, indices].add(values.astype(logits.dtype))
+        # Clients send ids of other models' vocabularies, and MLX writes wherever an index points.
+        known = {token_id: value for token_id, value in bias.items() if 0 <= token_id < logits.shape[-1]}
+        if not known:
+            return logits
+        values = mx.array(list(known.values())).astype(logits.dtype)
+        return logits.at[:, mx.array(list(known))].add(values)
 
     return process
 

@@ -139,3 +139,11 @@ def test_neutral_parameters_need_no_processor() -> None:
     neutral = SamplingParams()
     assert logits_processors(neutral) == []
     assert len(logits_processors(replace(neutral, logit_bias={1: 5.0}, presence_penalty=1.0))) == 2
+
+
+def test_a_bias_on_ids_of_another_vocabulary_changes_nothing_and_writes_nowhere() -> None:
+    logits = mx.zeros((1, 8))
+    (process,) = logits_processors(SamplingParams(logit_bias={3: 1.5, 8: 9.0, 50256: 9.0, -1: 9.0, -9: 9.0}))
+    assert process(mx.array([0]), logits).tolist() == [[0.0, 0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0]]
+    (nothing,) = logits_processors(SamplingParams(logit_bias={50256: 9.0}))
+    assert nothing(mx.array([0]), logits).tolist() == logits.tolist()
