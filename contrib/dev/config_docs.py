@@ -42,7 +42,9 @@ def page() -> str:
         for one in declared():
             if one.section == section:
                 default = _default(one.name, read_setting(Settings(), one.name), one.secret)
-                lines.append(f"| `{one.env}` | `{one.flag}` | {default} | {one.kind.expected} | {one.meaning} |")
+                lines.append(
+                    f"| `{one.env}` | `{one.flag}` | {default} | {one.kind.expected} | {one.meaning} |"
+                )
         lines.append("")
     return "\n".join(lines)
 

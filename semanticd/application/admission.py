@@ -144,7 +144,9 @@ class Admission:
         room = ledger.budget_bytes - ledger.pinned_bytes - self._bytes_alone(live)
         blocks = []
         for matched in match.blocks:
-            if not self._store.pool.is_pinned(matched.block.block_hash):
+            # What is pinned and hot was taken off already; a pinned agent's block on disk needs room like any other.
+            name = matched.block.block_hash
+            if not (self._store.is_hot(name) and self._store.pool.is_pinned(name)):
                 room -= matched.block.num_bytes
             if room < 0:
                 break

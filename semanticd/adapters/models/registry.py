@@ -126,7 +126,9 @@ class ModelRegistry:
                 return ModelEntry(path.stem if path.suffix == ".gguf" else path.name, str(path)), (str(path),)
             raise ModelNotFoundError(f"there is no file {path}", param="model")
         if path.is_dir():
-            raise ModelNotFoundError(f"the folder {path} holds no model: config.json is missing", param="model")
+            raise ModelNotFoundError(
+                f"the folder {path} holds no model: config.json is missing", param="model"
+            )
         raise ModelNotFoundError(
             f"no model is called {name!r}; known: {', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf",
             param="model",
