@@ -20,6 +20,8 @@ from tests.fakes.agents import full_agent
 from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_chain, make_record, same
 from tests.fakes.disk import FaultyFileSystem
 
+FIXTURE = Path(__file__).resolve().parents[3] / "data" / "disk" / "agent-v1.agent"
+
 
 def agent_of(chain: list[BlockRecord]) -> Agent:
     names = tuple(record.block.block_hash for record in chain)
@@ -173,3 +175,11 @@ def test_a_full_disk_leaves_the_earlier_export_as_it_was(tmp_path: Path) -> None
         )
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_version_1_loads_for_ever() -> None:
+    chain = make_chain(2)
+    agent, records = read_all(FIXTURE)
+    assert agent == agent_of(chain)
+    assert len(records) == 1, "the second block was gone when it was written"
+    assert same(records[0], chain[0])
