@@ -412,6 +412,9 @@ class BlockPoolBatchEngine:
         )
         if ended_turn:
             sequence.output_ids.append(token.token_id)
+            if live.submission.score_prompt and token.logprob is not None:
+                # Who asks for a prompt's scores counts on one more for every token, this one too.
+                live.held_logprobs.append(live.describe(token))
             text, stopped = live.flush()
         else:
             text, stopped = live.take(token)
