@@ -33,6 +33,13 @@ def export(path: Path, chain: list[BlockRecord], *, agent: Agent | None = None) 
     return DiskAgentPackage().write(str(path), agent or agent_of(chain), names, iter(chain))
 
 
+def export_small(path: Path) -> bytearray:
+    """Write an agent with one block and nothing else, and return the file's bytes."""
+    chain = make_chain(1, num_bytes=64)
+    export(path, chain, agent=Agent(AgentId("a"), 1.0, 2.0, model=FINGERPRINT))
+    return bytearray(path.read_bytes())
+
+
 def read_all(path: Path) -> tuple[Agent, list[BlockRecord]]:
     package = DiskAgentPackage()
     return package.read(str(path)).agent, list(package.records(str(path)))
@@ -76,8 +83,7 @@ def test_blocks_that_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.agent"
-    export(path, make_chain(1, num_bytes=64))
-    data = bytearray(path.read_bytes())
+    data = export_small(path)
     for position in range(len(data)):
         data[position] ^= 0x5A
         path.write_bytes(data)
@@ -90,8 +96,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
 
 def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.agent"
-    export(path, make_chain(2, num_bytes=64))
-    data = path.read_bytes()
+    data = export_small(path)
     for length in range(len(data)):
         path.write_bytes(data[:length])
         with pytest.raises(AgentFileError, match="export the agent again"):
