@@ -153,9 +153,9 @@ class ModelRegistry:
         """Return the model if its files are here."""
         entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
-        if _is_local(sources[0]) and (folder / "config.json").is_file():
-            return self._describe(entry, folder)
-        return self._describe(entry, folder) if (folder / _COMPLETE).is_file() else None
+        # Folders of the user's own are models as they are; ours are whole only once they are marked.
+        whole = folder / (_COMPLETE if self._dir in folder.parents else "config.json")
+        return self._describe(entry, folder) if whole.is_file() else None
 
     def _folder(self, entry: ModelEntry, sources: tuple[str, ...]) -> Path:
         source = Path(sources[0]).expanduser()

