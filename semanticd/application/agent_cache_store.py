@@ -70,6 +70,8 @@ class AgentCacheStore:
         self._writing: dict[BlockHash, int] = {}
         self._leaving: dict[BlockHash, str] = {}
         self._unsaveable: set[BlockHash] = set()
+        self._unwritten: set[BlockHash] = set()
+        """Blocks whose writing was called off because their agent was deleted; some other may still use them."""
         self.on_room: Callable[[], None] = lambda: None
         """Called on the engine thread when writes are done, so that what waits for room is tried again."""
 
@@ -285,9 +287,11 @@ class AgentCacheStore:
                 self.pool.in_flight_bytes -= num_bytes
                 self.pool.unlock([name])
                 reason = self._leaving.pop(name, None)
+                called_off = name in self._unwritten
+                self._unwritten.discard(name)
                 if reason == "deleted" or (self._warm is not None and self._warm.get(name) is not None):
                     self.pool.mark_clean(name)
-                else:
+                elif not called_off:
                     self._unsaveable.add(name)
                 block = self.pool.get(name)
                 if reason and block and self.pool.can_leave(name):
@@ -384,6 +388,7 @@ class AgentCacheStore:
                     continue
                 if name in self._writing:
                     self._leaving[name] = "deleted"
+                    self._unwritten.add(name)
                     continue
                 self.pool.mark_clean(name)
                 # One that is being copied for somebody at this moment leaves when room is needed.

@@ -232,3 +232,15 @@ def test_a_long_conversation_that_fills_the_budget_alone_is_reused_as_far_as_the
         again = rig.ask(ids).answer()
         assert again.text == truth(ids)
         assert 200 <= again.cache.cached_tokens <= 300
+
+
+def test_a_pinned_agent_whose_blocks_are_on_disk_is_answered_where_they_do_not_fit() -> None:
+    ids = prompt(400)
+    warm, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with EngineRig(warm=warm, archive=archive) as rig:
+        rig.ask(ids, agent="pinned").answer()
+        rig.engine.agents.update("pinned", lambda agent: replace(agent, pinned=True))  # type: ignore[arg-type]
+    with EngineRig(warm=warm, archive=archive, budget_bytes=BYTES_PER_TOKEN * (512 + 200)) as rig:
+        answer = rig.ask(ids, agent="pinned").answer()
+        assert answer.text == truth(ids)
+        assert 100 <= answer.cache.restored_warm_tokens <= 200

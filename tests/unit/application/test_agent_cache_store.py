@@ -208,3 +208,21 @@ def test_a_model_that_leaves_takes_its_hot_blocks_along_and_they_stay_on_disk() 
     assert rig.store.warm_bytes(table) == 8 * BYTES_PER_TOKEN
     assert record is not None
     assert not rig.store.promote(record), "its model is gone"
+
+
+def test_a_block_that_is_used_again_after_its_writing_was_called_off_is_written_after_all() -> None:
+    rig = Rig()
+    rig.warm.hold_writes = True
+    table = rig.publish(A, list(range(8)))
+    rig.store.persist()
+    rig.store.delete_agent(A, shared_with_others=lambda name: False)
+    rig.store.touch(table)
+    rig.warm.hold_writes = False
+    rig.warm.catch_up()
+    rig.pump()
+    rig.store.persist()
+    rig.pump()
+    assert rig.warm.writes == table
+    assert rig.store.evict_agent(B) == 0
+    assert rig.store.make_room(1000 * BYTES_PER_TOKEN)
+    assert rig.store.counters.lost_blocks == 0
