@@ -55,9 +55,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class OutputConstraint:
-    """A form that the output must have, enforced while sampling; `any` bounds nothing but the thinking."""
+    """A form that the output must have, enforced while sampling; `any` bounds nothing but the thinking.
 
-    kind: Literal["any", "json_object", "json_schema", "regex", "lark", "tool_call"]
+    `tool_call` is nothing but calls, `optional_call` text in which calls, if any, have their form.
+    """
+
+    kind: Literal["any", "json_object", "json_schema", "regex", "lark", "tool_call", "optional_call"]
     schema: Mapping[str, Any] | None = None
     grammar: str | None = None
     max_tokens: int | None = None

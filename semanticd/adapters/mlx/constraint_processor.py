@@ -86,11 +86,14 @@ class ConstraintProcessor:
         gate: ThinkingGate | None = None,
         ending: ShortestEnding | None = None,
         max_tokens: int | None = None,
+        may_be_cut: bool = False,
     ) -> None:
         """The answer begins after `num_context` tokens and has `max_tokens` at most; without a matcher it is free.
 
-        With a gate whose thinking has begun, the form begins after the thinking.
+        With a gate whose thinking has begun, the form begins after the thinking. An answer that `may_be_cut` is not
+        ended early where its form is complete: it is text, and whoever reads it must be told that it was cut.
         """
+        self._may_be_cut = may_be_cut
         self._matcher = matcher
         self._num_context = num_context
         self._consumed = num_context
@@ -156,7 +159,7 @@ class ConstraintProcessor:
         if room > self._look_at:
             return None
         path = self._ending.find(self._matcher)
-        if path is None:
+        if path is None or (not path and self._may_be_cut):
             self._look_at = room - 1
             return None
         # One more for the end of the turn.

@@ -70,11 +70,12 @@ class ConstraintCompiler:
             gate=gate,
             ending=self._ending,
             max_tokens=constraint.max_tokens,
+            may_be_cut=constraint.kind == "optional_call",
         )
 
     def _matcher(self, constraint: OutputConstraint) -> LLMatcher:
         """Return a fresh matcher of the constraint's form."""
-        param = "tools" if constraint.kind == "tool_call" else "response_format"
+        param = "tools" if constraint.kind in ("tool_call", "optional_call") else "response_format"
         try:
             grammar = _grammar(constraint)
         except (ValueError, TypeError, RecursionError) as error:
@@ -90,6 +91,8 @@ class ConstraintCompiler:
             return compiled.deep_copy()
 
     def _compile(self, grammar: str, param: str) -> LLMatcher:
+        if self._backend is None:
+            raise _refused("this model's tokenizer is not one of the fast kind", param)
         if self._tables is None:
             eos = self._eos or [0]
             self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)

@@ -15,7 +15,7 @@ from semanticd.adapters.mlx.chat_template import TOOL_END, TOOL_START, ChatTempl
 from semanticd.adapters.mlx.constraints import ConstraintCompiler
 from semanticd.adapters.mlx.output_parser import Markup, MlxOutputParser
 from semanticd.adapters.mlx.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
-from semanticd.adapters.mlx.tool_grammar import tool_grammar
+from semanticd.adapters.mlx.tool_grammar import optional_tool_grammar, tool_grammar
 from semanticd.application.ports.inference import StreamDecoder
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.errors import InvalidRequestError
@@ -49,6 +49,10 @@ class MlxTokenizer:
         }
         self._eos = frozenset(int(token) for token in wrapper.eos_token_ids) | turns
         self._special = _special_tokens(wrapper)
+        # In a grammar a marker that is one token is named by its id, whether or not the token is called special.
+        self._marker_ids = self._special | {
+            token.content: i for i, token in wrapper.added_tokens_decoder.items()
+        }
         self._silent = self._silent_ids()
         backend = getattr(wrapper, "backend_tokenizer", None)
         if backend is not None:
@@ -122,21 +126,33 @@ class MlxTokenizer:
         return bool(start and end) and self._template.opens(str(start), str(end), prompt)
 
     def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
-        """Return the form that enforces the prompt's tool choice, or None."""
-        if prompt.tool_choice.mode != "required" or not prompt.tools:
+        """Return the form that enforces the prompt's tool choice, or None.
+
+        Where the model may choose whether to call, what was promised of its calls still holds: their names when the
+        choice limits them, their arguments when a tool is strict.
+        """
+        choice, names = prompt.tool_choice, prompt.tool_choice.names
+        if choice.mode == "none" or not prompt.tools:
             return None
-        names = prompt.tool_choice.names
         tools = [tool for tool in prompt.tools if not names or tool.name in names]
         if not tools:
             raise InvalidRequestError(
                 f"tool_choice names {', '.join(names)}, which is not among the tools", param="tool_choice"
             )
-        return tool_grammar(
+        start, end = self._markup.tool_start or "", self._markup.tool_end or ""
+        if choice.mode == "required":
+            return tool_grammar(
+                tools, start=start, end=end, parallel=choice.parallel, special=self._marker_ids
+            )
+        if not names and not any(tool.strict for tool in tools):
+            return None
+        return optional_tool_grammar(
             tools,
-            start=self._markup.tool_start or "",
-            end=self._markup.tool_end or "",
-            parallel=prompt.tool_choice.parallel,
-            special=self._special,
+            start=start,
+            end=end,
+            parallel=choice.parallel,
+            special=self._marker_ids,
+            thinking=[marker for marker in (self._markup.think_start, self._markup.think_end) if marker],
         )
 
     def with_thinking(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from semanticd.domain.chat import ToolSpec
@@ -17,6 +18,7 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 
 _MAX_CALLS = 8
 _NOTHING: Mapping[str, Any] = {"type": "object", "properties": {}}
+_ANYTHING: Mapping[str, Any] = {"type": "object"}
 _COMBINED = frozenset(
     ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "minProperties", "dependentSchemas")
 )
@@ -38,19 +40,58 @@ def tool_grammar(
     """
     ids = special or {}
     most = min(len(tools), _MAX_CALLS) if parallel and end else 1
-    opening, closing = _literal(start, ids), _literal(end, ids)
     rules = [
         f'start: one ("\\n" one){{0,{most - 1}}}' if most > 1 else "start: one",
-        f'one: {opening} "\\n" call "\\n" {closing}' if closing else f"one: {opening} call",
-        "call: " + " | ".join(f"call_{number}" for number in range(len(tools))),
+        f"one: {_literal(start, ids)} {_after_marker(end, ids)}",
+        *_calls(tools),
     ]
+    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
+
+
+def optional_tool_grammar(
+    tools: Sequence[ToolSpec],
+    *,
+    start: str,
+    end: str,
+    parallel: bool,
+    special: Mapping[str, int] | None = None,
+    thinking: Sequence[str] = (),
+) -> OutputConstraint:
+    """Return the form of text in which calls, if there are any, are calls of these tools.
+
+    Calls of strict tools follow their schemas; others were promised nothing. `thinking` are the markers of
+    thinking, which may stand in the text.
+    """
+    ids = special or {}
+    body = _after_marker(end, ids)
+    passing = "".join(f" | {_literal(marker, ids)}" for marker in thinking if marker in ids)
+    # A marker that is not a token of its own is found by the lexer: the shortest text that ends with it.
+    opened = f"text {_literal(start, ids)}" if start in ids else f"ANYTHING {_literal(start, ids)}"
+    rules = [
+        # After the last call there is no text: in it the lexer would no longer look for a marker.
+        f"start: (opened {body})* text" if parallel and end else f"start: text | opened {body}",
+        f"opened{'' if start in ids else '[lazy]'}: {opened}",
+        f"text: (TEXT{passing})*",
+        "TEXT: /(.|\\n)+/",
+        "ANYTHING: /(.|\\n)*/",
+        *_calls([tool if tool.strict else replace(tool, parameters=_ANYTHING) for tool in tools]),
+    ]
+    return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
+
+
+def _after_marker(end: str, ids: Mapping[str, int]) -> str:
+    return f'"\\n" call "\\n" {_literal(end, ids)}' if end else "call"
+
+
+def _calls(tools: Sequence[ToolSpec]) -> list[str]:
+    rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tools)))]
     for number, tool in enumerate(tools):
         # Each schema is a document of its own: its references start at its own root.
         head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
         schema = {"type": "object", **_closed(tool.parameters or _NOTHING), "x-guidance": SPACING}
         rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
         rules.append(f"arguments_{number}: %json {json.dumps(schema)}")
-    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
+    return rules
 
 
 def _literal(marker: str, special: Mapping[str, int]) -> str:
