@@ -109,7 +109,8 @@ class MlxOutputParser:
             return [markup.tool_end] if markup.tool_end else []
         markers = [markup.think_start] if markup.think_start and markup.think_end else []
         if self._tools and markup.tool_start:
-            markers.append(markup.tool_start)
+            # Templates write a line break before a call. As text it would come back, and there would be two.
+            markers += [markup.tool_start, "\n" + markup.tool_start]
         return markers
 
     def _pass(self, text: str, events: list[GenerationEvent]) -> None:
