@@ -13,10 +13,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from semanticd.adapters.mlx.chat_template import TOOL_END, TOOL_START, ChatTemplate
 from semanticd.adapters.mlx.constraints import ConstraintCompiler
+from semanticd.adapters.mlx.harmony import MARKERS as CHANNEL_MARKERS
+from semanticd.adapters.mlx.harmony import HarmonyParser
 from semanticd.adapters.mlx.output_parser import Markup, MlxOutputParser
 from semanticd.adapters.mlx.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
-from semanticd.adapters.mlx.tool_grammar import optional_tool_grammar, tool_grammar
-from semanticd.application.ports.inference import StreamDecoder
+from semanticd.adapters.mlx.tool_grammar import channel_tool_grammar, optional_tool_grammar, tool_grammar
+from semanticd.application.ports.inference import OutputParser, StreamDecoder
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import OutputConstraint
@@ -53,6 +55,10 @@ class MlxTokenizer:
         self._marker_ids = self._special | {
             token.content: i for i, token in wrapper.added_tokens_decoder.items()
         }
+        self._speaks_in_channels = all(
+            marker in self._special and marker in self._template.text
+            for marker in ("<|channel|>", "<|message|>")
+        )
         self._silent = self._silent_ids()
         backend = getattr(wrapper, "backend_tokenizer", None)
         if backend is not None:
@@ -73,6 +79,7 @@ class MlxTokenizer:
         """Special tokens produce no text, save those that the output parser must see."""
         markup = self._markup
         markers = [m for m in (markup.tool_start, markup.tool_end, markup.think_start, markup.think_end) if m]
+        markers += CHANNEL_MARKERS if self._speaks_in_channels else ()
         return frozenset(
             i for text, i in self._special.items() if not any(text in marker for marker in markers)
         )
@@ -111,9 +118,11 @@ class MlxTokenizer:
 
     # Answers.
 
-    def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> MlxOutputParser:
+    def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> OutputParser:
         """Return a fresh parser for an answer to this prompt."""
         offered = prompt.tools if prompt.tool_choice.mode != "none" else ()
+        if self._speaks_in_channels:
+            return HarmonyParser(names=[tool.name for tool in offered], choice=choice)
         return MlxOutputParser(
             self._markup,
             tools=[self._template.tool(tool) for tool in offered],
@@ -139,6 +148,8 @@ class MlxTokenizer:
             raise InvalidRequestError(
                 f"tool_choice names {', '.join(names)}, which is not among the tools", param="tool_choice"
             )
+        if self._speaks_in_channels:
+            return channel_tool_grammar(tools, self._special) if choice.mode == "required" else None
         start, end = self._markup.tool_start or "", self._markup.tool_end or ""
         if choice.mode == "required":
             return tool_grammar(

@@ -79,6 +79,20 @@ def optional_tool_grammar(
     return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
 
 
+def channel_tool_grammar(tools: Sequence[ToolSpec], special: Mapping[str, int]) -> OutputConstraint:
+    """Return the form of one call of one of these tools as gpt-oss makes it, spelled as its template spells it.
+
+    The form has room for one call: its end ends the turn.
+    """
+    channel, message = _literal("<|channel|>", special), _literal("<|message|>", special)
+    rules = ["start: " + " | ".join(f"call_{number}" for number in range(len(tools)))]
+    for number, tool in enumerate(tools):
+        recipient = json.dumps(f" to=functions.{tool.name}", ensure_ascii=False)
+        rules.append(f'call_{number}: {recipient} {channel} "commentary json" {message} arguments_{number}')
+        rules.append(f"arguments_{number}: %json {json.dumps(_arguments(tool))}")
+    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
+
+
 def _after_marker(end: str, ids: Mapping[str, int]) -> str:
     return f'"\\n" call "\\n" {_literal(end, ids)}' if end else "call"
 
@@ -88,10 +102,13 @@ def _calls(tools: Sequence[ToolSpec]) -> list[str]:
     for number, tool in enumerate(tools):
         # Each schema is a document of its own: its references start at its own root.
         head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
-        schema = {"type": "object", **_closed(tool.parameters or _NOTHING), "x-guidance": SPACING}
         rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
-        rules.append(f"arguments_{number}: %json {json.dumps(schema)}")
+        rules.append(f"arguments_{number}: %json {json.dumps(_arguments(tool))}")
     return rules
+
+
+def _arguments(tool: ToolSpec) -> dict[str, Any]:
+    return {"type": "object", **_closed(tool.parameters or _NOTHING), "x-guidance": SPACING}
 
 
 def _literal(marker: str, special: Mapping[str, int]) -> str:

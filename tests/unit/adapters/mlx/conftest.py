@@ -21,7 +21,11 @@ def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
     source = write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
     def make(
-        template: str | None = None, *, tokens: tuple[str, ...] = (), canonicalize: bool = True
+        template: str | None = None,
+        *,
+        tokens: tuple[str, ...] = (),
+        special: bool = False,
+        canonicalize: bool = True,
     ) -> MlxTokenizer:
         folder = tmp_path_factory.mktemp("tokenizer")
         for path in Path(source).iterdir():
@@ -34,7 +38,7 @@ def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
             data = json.loads((folder / "tokenizer.json").read_text())
             size = len(data["model"]["vocab"]) + len(data["added_tokens"])
             for number, token in enumerate(tokens):
-                one = {**data["added_tokens"][0], "id": size + number, "content": token, "special": False}
+                one = {**data["added_tokens"][0], "id": size + number, "content": token, "special": special}
                 data["added_tokens"].append(one)
             (folder / "tokenizer.json").write_text(json.dumps(data))
         return MlxTokenizer(load_tokenizer(folder), canonicalize=canonicalize)
