@@ -211,8 +211,15 @@ class ModelsService:
         return {"id": model, "removed": True}
 
     async def load(self, model: str) -> dict[str, Any]:
-        """Load a model beside those that are loaded; the first one becomes current."""
+        """Load a model beside those that are loaded; the first one becomes current.
+
+        Where memory is short, the least recently used others leave first, but never the current one.
+
+        Raises:
+            ModelLoadError: It does not fit beside the current one, or cannot be loaded.
+        """
         async with self._changing:
+            await self._make_room(await self._find(model))
             loaded = await self._load(model)
             if self._current is None:
                 self._current = loaded.model_id
@@ -246,10 +253,22 @@ class ModelsService:
             self._settled(target.model_id)
         return {"id": target.model_id, "current": True, "previous": old.model_id if old else None}
 
+    async def _make_room(self, installed: InstalledModel) -> None:
+        if not self._engine.models or ModelId(installed.model_id) in self._engine.models:
+            return
+        needed = _memory_needed(installed)
+        while needed > self._memory_bytes():
+            others = [model for model in self._engine.models.values() if model.model_id != self._current]
+            if not others:
+                raise ModelLoadError(
+                    f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
+                    f"{self._memory_bytes() / 2**30:.1f} GiB are free beside {self._current}; swap to it instead"
+                )
+            await self._leave(min(others, key=lambda model: self._used_at.get(model.model_id, 0.0)))
+
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
         installed = await self._find(model)
-        needed = installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE
-        if old is None or needed <= self._memory_bytes():
+        if old is None or _memory_needed(installed) <= self._memory_bytes():
             return await self._load(model)
         # Both do not fit: requests wait while the old model drains, persists and leaves.
         self._open.clear()
@@ -361,3 +380,8 @@ class ModelsService:
     async def list(self) -> list[dict[str, Any]]:
         """Return known models: loaded, installed, and those that can be pulled."""
         return await asyncio.to_thread(self._list)
+
+
+def _memory_needed(installed: InstalledModel) -> float:
+    """Return the bytes a model takes: the registry's estimate, else a guess from its files."""
+    return installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE

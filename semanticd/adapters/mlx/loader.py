@@ -23,6 +23,7 @@ def load_weights(
     device_is_cpu: bool,
     available_bytes: int,
     on_progress: Callable[[float], None],
+    trust_remote_code: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the model and its config; progress in [0, 1].
 
@@ -40,7 +41,7 @@ def load_weights(
             f"cannot load a model from {path}: it has no model*.safetensors; pull the model again"
         )
     try:
-        model, config = load_model(path, lazy=True)
+        model, config = load_model(path, lazy=True, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ModelLoadError(_cause(path, error)) from error
     on_progress(0.3)
@@ -70,6 +71,11 @@ def _cause(path: Path, error: Exception) -> str:
         model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except ValueError:
         return f"cannot load {path}: config.json is not valid JSON; pull the model again"
+    if "custom module" in str(error):
+        return (
+            f"cannot load {path}: the model brings Python code of its own, which is not run unless its entry in your "
+            "configuration says `trust_remote_code = true`"
+        )
     if "not supported" in str(error):
         return f"cannot load {path}: mlx-lm does not know the architecture {model_type!r}; try a newer mlx-lm"
     return f"cannot load the {model_type!r} model in {path}: {error}"

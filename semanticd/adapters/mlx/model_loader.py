@@ -46,6 +46,7 @@ class MlxModelLoader:
             device_is_cpu=device_is_cpu,
             available_bytes=self._available_bytes(),
             on_progress=on_progress,
+            trust_remote_code=installed.entry.trust_remote_code,
         )
         wrapper = load_tokenizer(path)
         tokenizer = MlxTokenizer(

@@ -49,6 +49,26 @@ def test_the_first_model_becomes_current_and_others_stand_beside_it() -> None:
     run(test)
 
 
+def test_where_memory_is_short_the_least_recently_used_model_leaves_but_never_the_current_one() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.models.load("two")
+        freed = rig.memory_bytes
+
+        def free_bytes() -> int:
+            return freed if "two" not in loaded(rig) else 0
+
+        rig.models._memory_bytes = free_bytes
+        await rig.models.load("three")
+        assert loaded(rig) == {"one", "three"}
+        rig.models._memory_bytes = lambda: 0
+        with pytest.raises(ModelLoadError, match="swap to it instead"):
+            await rig.models.load("two")
+        assert "one" in loaded(rig), "the current model serves on"
+        assert (await rig.say("still there?")).model == "one"
+
+    run(test)
+
+
 def test_models_are_listed_loaded_first_with_their_facts() -> None:
     async def test(rig: ServiceRig) -> None:
         rows = await rig.models.list()
