@@ -295,7 +295,7 @@ class AgentCacheStore:
                     self._unsaveable.add(name)
                 block = self.pool.get(name)
                 if reason and block and self.pool.can_leave(name):
-                    self._remove(block, reason)
+                    self._let_go(block, reason)
         if result.num_refused:
             self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
         if self._leaving:
@@ -332,16 +332,25 @@ class AgentCacheStore:
         freed = 0
         waiting = False
         for block in blocks:
-            name = block.block_hash
-            if self.pool.is_dirty(name) and name not in self._unsaveable:
-                self._leaving[name] = reason
-                waiting = True
-            else:
-                self._remove(block, reason)
+            if self._let_go(block, reason):
                 freed += block.num_bytes
+            else:
+                waiting = True
         if waiting:
             self.persist()
         return freed
+
+    def _let_go(self, block: Block, reason: str) -> bool:
+        """Take a block out of RAM if it is on disk; if not, once it is. Only need of room justifies a loss."""
+        name = block.block_hash
+        if self.pool.is_dirty(name):
+            if name not in self._unsaveable:
+                self._leaving[name] = reason
+                return False
+            if reason != "budget":
+                return False
+        self._remove(block, reason)
+        return True
 
     def evict_agent(self, agent_id: AgentId, *, reason: str = "command") -> int:
         """Demote the agent's blocks that no other agent holds; returns the bytes that left at once."""

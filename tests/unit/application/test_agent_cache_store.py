@@ -226,3 +226,33 @@ def test_a_block_that_is_used_again_after_its_writing_was_called_off_is_written_
     assert rig.store.evict_agent(B) == 0
     assert rig.store.make_room(1000 * BYTES_PER_TOKEN)
     assert rig.store.counters.lost_blocks == 0
+
+
+def test_what_was_called_off_and_should_leave_is_written_first() -> None:
+    rig = Rig()
+    rig.warm.hold_writes = True
+    table = rig.publish(A, list(range(8)))
+    rig.store.persist()
+    rig.store.delete_agent(A, shared_with_others=lambda name: False)
+    rig.store.touch(table)
+    rig.store.set_table(B, table, pinned=False)
+    rig.store.evict_agent(B)
+    rig.warm.hold_writes = False
+    rig.warm.catch_up()
+    rig.pump()
+    assert rig.warm.writes == table
+    assert len(rig.store.pool) == 0
+    assert rig.store.counters.lost_blocks == 0
+
+
+def test_what_the_disk_refuses_is_not_given_up_for_a_command() -> None:
+    rig = Rig(max_agents=1)
+    rig.warm.refuse = "the disk is full"
+    rig.publish(A, list(range(8)))
+    rig.store.persist()
+    rig.pump()
+    assert rig.store.evict_agent(A) == 0
+    rig.publish(B, list(range(20, 28)))
+    rig.store.limit_agents(sparing=frozenset([B]))
+    assert len(rig.store.pool) == 4
+    assert rig.store.counters.lost_blocks == 0
