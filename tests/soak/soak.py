@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import threading
@@ -34,7 +35,7 @@ from semanticd.control.client import ControlClient
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
 
-NUM_AGENTS, AT_ONCE, BUDGET_MB = 20, 6, 64
+NUM_AGENTS, AT_ONCE, BUDGET_MB = 20, 6, 128
 MAX_TURNS, MAX_TOKENS, SAMPLE = 8, 24, 12
 TIE = 0.01
 """Log-probabilities closer than this may change places with the order of a sum."""
@@ -70,8 +71,9 @@ class Conversation:
 class Soak:
     """The run: clients in rounds, trouble between and within them, checks after each."""
 
-    def __init__(self, home: Path, *, seed: int) -> None:
-        """Make a tiny model and prepare its daemon."""
+    def __init__(self, home: Path, *, seed: int, calm: bool) -> None:
+        """Make a tiny model and prepare its daemon; a calm one is neither stopped nor killed."""
+        self.calm = calm
         self.random = random.Random(seed)
         self.model = write_tiny_model(home / "tiny", vocab=259)
         self.home = home
@@ -207,17 +209,22 @@ class Soak:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             while time.monotonic() < end and len(self.failures) < 5:
                 number += 1
-                kill = threading.Timer(self.random.uniform(0.05, 1.5), self.kill) if number % 5 == 0 else None
+                kill = (
+                    threading.Timer(self.random.uniform(0.05, 1.5), self.kill)
+                    if number % 5 == 0 and not self.calm
+                    else None
+                )
                 if kill is not None:
                     kill.start()
                 list(pool.map(self.act, self.random.sample(self.talks, NUM_AGENTS)))
                 if kill is not None:
                     kill.join()
                     self.start()
-                elif number % 7 == 0:
+                elif number % 7 == 0 and not self.calm:
                     self.restart()
                 self.look()
         self.verify()
+        self.look_back()
         self.compare()
         self.daemon.stop()
 
@@ -251,10 +258,24 @@ class Soak:
         self.done["rounds"] += 1
         grown = self.resident() - self.baseline
         self.growth.append(grown)
+        sys.stderr.write(f"soak: round {self.done['rounds']}, grown by {grown >> 20} MiB\n")
         if grown > 1.1 * BUDGET_MB * (1 << 20):
             self.failures.append(f"the daemon grew by {grown >> 20} MiB, its budget is {BUDGET_MB}")
         if self.done["rounds"] % 3 == 0:
             self.verify()
+
+    def look_back(self) -> None:
+        """In a process that was never ended, the last third of the run must not be larger than the middle one."""
+        third = len(self.growth) // 3
+        if self.calm and third >= 4:
+            middle, last = (
+                statistics.median(self.growth[third:-third]),
+                statistics.median(self.growth[-third:]),
+            )
+            if last > middle + 0.1 * BUDGET_MB * (1 << 20):
+                self.failures.append(
+                    f"the daemon keeps growing: {int(middle) >> 20}, then {int(last) >> 20} MiB"
+                )
 
     def resident(self) -> int:
         """Return the daemon's resident bytes."""
@@ -269,7 +290,7 @@ class Soak:
         if report["num_broken"] or report["num_missing"]:
             self.failures.append(f"verification found {report}")
         text = self.daemon.log.read_text(errors="replace")
-        for word in ("engine_failed", "AssertionError", "Traceback"):
+        for word in ("engine_failed", "AssertionError", "Traceback", '"level": "error"'):
             if word in text:
                 at = text.index(word)
                 self.failures.append(f"the log says {text[max(0, at - 200) : at + 600]}")
@@ -293,15 +314,8 @@ class Soak:
         """Compare each turn, computed from nothing."""
         for turn, expected in enumerate(talk.answers):
             prompt = talk.messages[: 2 * turn + 2]
-            client.delete("/admin/caches").raise_for_status()
-            body = {**chat_body(prompt), "logprobs": True, "top_logprobs": 2}
-            response = client.post(
-                "/v1/chat/completions", json=body, headers={"X-Session-ID": f"{agent}-{turn}"}
-            )
-            choice = response.raise_for_status().json()["choices"][0]
-            assert response.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 0, (
-                "a reference is cold"
-            )
+            answer = cold_answer(client, prompt, agent=f"{agent}-{turn}")
+            choice = answer["choices"][0]
             self.done["turns_compared"] += 1
             if choice["message"]["content"] == expected:
                 continue
@@ -333,6 +347,18 @@ def chat_body(messages: list[Message]) -> dict[str, Any]:
     return {"model": "tiny", "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0}
 
 
+def cold_answer(client: httpx.Client, prompt: list[Message], *, agent: str) -> dict[str, Any]:
+    """Ask with an empty cache; blocks of the answer before may be in use for a moment longer than their answer."""
+    body = {**chat_body(prompt), "logprobs": True, "top_logprobs": 2}
+    for _ in range(10):
+        client.delete("/admin/caches").raise_for_status()
+        response = client.post("/v1/chat/completions", json=body, headers={"X-Session-ID": agent})
+        answer: dict[str, Any] = response.raise_for_status().json()
+        if answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0:
+            return answer
+    raise AssertionError("the reference's cache could not be emptied")
+
+
 def first_difference(one: str, other: str) -> int:
     """Return where two texts part."""
     return next(
@@ -345,13 +371,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--calm", action="store_true", help="neither restart nor kill: see the process grow")
     parser.add_argument("--keep", action="store_true", help="leave the daemon's folders")
     given = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="sms-", dir="/tmp"))
     sys.stderr.write(f"soak: seed {given.seed}, folder {home}\n")
-    soak = Soak(home, seed=given.seed)
+    soak = Soak(home, seed=given.seed, calm=given.calm)
     try:
         soak.run(60 * given.minutes)
+    except Exception as error:
+        soak.failures.append(f"the run broke off: {error!r}")
+        raise
     finally:
         soak.daemon.kill()
         print(json.dumps({"seed": given.seed, **soak.report()}, indent=2))
