@@ -21,48 +21,74 @@ _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _LONGEST_ENDING = 512
 _LOOK_FROM = 1024
 """With more room than this left, nobody asks how the answer could end."""
-_MAX_SLACK = 16
+_MAX_SLACK = 128
+"""One token can open an object whose required members take many more."""
 
 
 class ShortestEnding:
     """Finds a short way to complete a form, by closing whatever is open; short, not the shortest."""
 
     # In a string the quote ends it. Outside, what closes comes before what goes on, and that before what opens.
-    _STRING = '"a0'
-    _OUTSIDE = '}],0n"1tf:[{- '
+    _STRING = "a0"
+    _CLOSING = "}]"
+    _OUTSIDE = ',0n"1tf:[{- '
 
     def __init__(self, tables: LLTokenizer) -> None:
         """Look the single characters up in this tokenizer."""
+        self._tables = tables
         self._size = tables.vocab_size
         self._ids = {
             character: ids[0]
-            for character in {*self._STRING, *self._OUTSIDE, "~"}
+            for character in {*self._STRING, *self._CLOSING, *self._OUTSIDE, "~"}
             if len(ids := tables.tokenize_str(character)) == 1
         }
 
-    def find(self, matcher: LLMatcher) -> list[int] | None:
-        """Return the tokens that complete the form from here; None when that takes too many."""
+    def find(self, matcher: LLMatcher, samples: Sequence[str] = ()) -> list[int] | None:
+        """Return the tokens that complete the form from here; None when that takes too many.
+
+        `samples` are texts that strings of the form may have to end like.
+        """
         ahead = matcher.deep_copy()
         path: list[int] = []
         while not ahead.is_accepting():
             if ahead.is_stopped() or len(path) > _LONGEST_ENDING:
                 return None
-            tokens = ahead.compute_ff_tokens() or self._choose(ahead)
+            tokens = ahead.compute_ff_tokens() or self._choose(ahead, samples)
             if not tokens or not ahead.consume_tokens(tokens):
                 return None
             path += tokens
         return path
 
-    def _choose(self, matcher: LLMatcher) -> list[int]:
+    def _choose(self, matcher: LLMatcher, samples: Sequence[str]) -> list[int]:
         allowed = allowed_tokens(matcher, self._size)
+
+        def first(characters: str) -> list[int]:
+            ids = (self._ids[character] for character in characters if character in self._ids)
+            return [token_id for token_id in ids if allowed[token_id]][:1]
+
         # A tilde means nothing in JSON, so where it may come there is a string.
-        in_string = "~" in self._ids and bool(allowed[self._ids["~"]])
-        for character in self._STRING if in_string else self._OUTSIDE:
-            token_id = self._ids.get(character)
-            if token_id is not None and allowed[token_id]:
-                return [token_id]
-        found = np.flatnonzero(allowed)
-        return [int(found[0])] if len(found) else []
+        if first("~"):
+            return first('"') or self._end_string(matcher, samples) or first(self._STRING) or _any(allowed)
+        return (
+            first(self._CLOSING)
+            or self._end_string(matcher, samples)
+            or first(self._OUTSIDE)
+            or _any(allowed)
+        )
+
+    def _end_string(self, matcher: LLMatcher, samples: Sequence[str]) -> list[int]:
+        """Return the shortest ending of a sample that ends the string, with the quote."""
+        for sample in samples:
+            for start in range(len(sample), -1, -1):
+                tokens: list[int] = self._tables.tokenize_str(sample[start:] + '"')
+                if matcher.validate_tokens(tokens) == len(tokens):
+                    return tokens
+        return []
+
+
+def _any(allowed: _Mask) -> list[int]:
+    found = np.flatnonzero(allowed)
+    return [int(found[0])] if len(found) else []
 
 
 def allowed_tokens(matcher: LLMatcher, size: int) -> _Mask:
@@ -87,6 +113,7 @@ class ConstraintProcessor:
         ending: ShortestEnding | None = None,
         max_tokens: int | None = None,
         may_be_cut: bool = False,
+        samples: Sequence[str] = (),
     ) -> None:
         """The answer begins after `num_context` tokens and has `max_tokens` at most; without a matcher it is free.
 
@@ -94,6 +121,7 @@ class ConstraintProcessor:
         ended early where its form is complete: it is text, and whoever reads it must be told that it was cut.
         """
         self._may_be_cut = may_be_cut
+        self._samples = samples
         self._matcher = matcher
         self._num_context = num_context
         self._consumed = num_context
@@ -101,7 +129,7 @@ class ConstraintProcessor:
         self._gate = gate
         self._ending = ending
         self._max_tokens = max_tokens
-        self._slack = min(_MAX_SLACK, (max_tokens or 0) // 8) + 1
+        self._slack = min(_MAX_SLACK, (max_tokens or 0) // 6) + 1
         self._look_at = min(_LOOK_FROM, max_tokens or 0)
         self._path: list[int] = []
 
@@ -158,7 +186,7 @@ class ConstraintProcessor:
             return [self._path.pop(0)]
         if room > self._look_at:
             return None
-        path = self._ending.find(self._matcher)
+        path = self._ending.find(self._matcher, self._samples)
         if path is None or (not path and self._may_be_cut):
             self._look_at = room - 1
             return None

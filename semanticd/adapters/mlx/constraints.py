@@ -14,6 +14,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer
 
 from semanticd.adapters.mlx.constraint_processor import ConstraintProcessor, ShortestEnding
+from semanticd.adapters.mlx.pattern_sample import samples
 from semanticd.adapters.mlx.thinking import ThinkingGate
 from semanticd.adapters.mlx.tool_grammar import SPACING
 from semanticd.domain.errors import UnsupportedError
@@ -71,6 +72,7 @@ class ConstraintCompiler:
             ending=self._ending,
             max_tokens=constraint.max_tokens,
             may_be_cut=constraint.kind == "optional_call",
+            samples=samples(constraint),
         )
 
     def _matcher(self, constraint: OutputConstraint) -> LLMatcher:

@@ -1,0 +1,145 @@
+"""Makes short texts that match the patterns and formats of a form, to end a string that must have one of them.
+
+A pattern such as `@` or `foo$` lets a string go on for ever and end only after the right letters. Knowing one text
+that matches, and its endings, is enough: whatever was written so far, one of them usually completes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from semanticd.domain.generation import OutputConstraint
+
+_FORMATS = {
+    "date": "2000-01-01",
+    "time": "00:00:00Z",
+    "date-time": "2000-01-01T00:00:00Z",
+    "duration": "P1D",
+    "email": "a@b.cc",
+    "hostname": "a.b",
+    "ipv4": "1.1.1.1",
+    "ipv6": "::1",
+    "uri": "http://a.b",
+    "uuid": "00000000-0000-0000-0000-000000000000",
+}
+_CATEGORIES = {"DIGIT": "0", "NOT_DIGIT": "a", "SPACE": " ", "NOT_SPACE": "a", "WORD": "a", "NOT_WORD": "-"}
+_COMMON = "a0A -_.@/~"
+_MAX_CHARS = 256
+_MAX_PATTERN = 1024
+_MAX_SAMPLES = 16
+
+
+def samples(constraint: OutputConstraint) -> tuple[str, ...]:
+    """Return a text for each pattern and format in the form, as written in JSON; none for what is not understood."""
+    found: dict[str, None] = {}
+    texts = (text for schema in _schemas(constraint) for text in _texts(schema))
+    for text in texts:
+        found[json.dumps(text, ensure_ascii=False)[1:-1]] = None
+        if len(found) == _MAX_SAMPLES:
+            break
+    return tuple(found)
+
+
+def _schemas(constraint: OutputConstraint) -> Iterator[Any]:
+    if constraint.schema is not None:
+        yield constraint.schema
+    elif constraint.grammar and constraint.kind in ("tool_call", "optional_call"):
+        for line in constraint.grammar.splitlines():
+            _, found, schema = line.partition(": %json ")
+            if found:
+                yield json.loads(schema)
+
+
+def _texts(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        pattern, form = schema.get("pattern"), schema.get("format")
+        if isinstance(pattern, str) and (text := sample(pattern)) is not None:
+            yield text
+        if isinstance(form, str) and form in _FORMATS:
+            yield _FORMATS[form]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _texts(part)
+
+
+def sample(pattern: str) -> str | None:
+    """Return a short text that matches a regular expression; None for what is not understood.
+
+    Whether it matches is not tried here: a client's pattern could take for ever, and the grammar engine will tell.
+    """
+    if len(pattern) > _MAX_PATTERN:
+        return None
+    try:
+        return _write(_parser().parse(pattern))
+    except (re.error, LookupError, RecursionError, OverflowError, StopIteration):
+        return None
+
+
+def _parser() -> Any:
+    try:
+        return importlib.import_module("re._parser")
+    except ImportError:
+        # Python 3.10 has it under its old name.
+        return importlib.import_module("sre_parse")
+
+
+def _write(parsed: Any) -> str:
+    text = ""
+    for operation, argument in parsed:
+        text += _WRITERS[str(operation)](argument)
+        if len(text) > _MAX_CHARS:
+            raise OverflowError(len(text))
+    return text
+
+
+def _repeat(argument: Any) -> str:
+    least, _, repeated = argument
+    text = _write(repeated) if least else ""
+    if len(text) * least > _MAX_CHARS:
+        raise OverflowError(least)
+    return text * least
+
+
+def _one_of(members: Any) -> str:
+    kinds = [str(kind) for kind, _ in members]
+    if kinds[0] == "NEGATE":
+        return next(character for character in _COMMON if not any(_holds(m, character) for m in members[1:]))
+    kind, argument = members[0]
+    if str(kind) == "CATEGORY":
+        return _CATEGORIES[str(argument).removeprefix("CATEGORY_")]
+    return chr(argument[0] if str(kind) == "RANGE" else argument)
+
+
+def _holds(member: Any, character: str) -> bool:
+    kind, argument = str(member[0]), member[1]
+    if kind == "RANGE":
+        return bool(argument[0] <= ord(character) <= argument[1])
+    if kind == "CATEGORY":
+        classes = {
+            "DIGIT": r"\d",
+            "SPACE": r"\s",
+            "WORD": r"\w",
+            "NOT_DIGIT": r"\D",
+            "NOT_SPACE": r"\S",
+            "NOT_WORD": r"\W",
+        }
+        return re.match(classes[str(argument).removeprefix("CATEGORY_")], character) is not None
+    return bool(argument == ord(character))
+
+
+_WRITERS: Mapping[str, Any] = {
+    "LITERAL": chr,
+    "NOT_LITERAL": lambda code: "b" if code == ord("a") else "a",
+    "ANY": lambda _: "a",
+    "AT": lambda _: "",
+    "IN": _one_of,
+    "MAX_REPEAT": _repeat,
+    "MIN_REPEAT": _repeat,
+    "SUBPATTERN": lambda argument: _write(argument[-1]),
+    "BRANCH": lambda argument: _write(argument[1][0]),
+}
