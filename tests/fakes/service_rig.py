@@ -15,13 +15,15 @@ from typing import Any
 
 from typing_extensions import Self
 
-from semanticd.application.agents import AgentPackage, AgentsService
+from semanticd.application.agents import AgentsService
 from semanticd.application.cache import CacheService
-from semanticd.application.generate import EngineStream, GenerateService
+from semanticd.application.engine_stream import EngineStream
+from semanticd.application.generate import GenerateService
 from semanticd.application.models import ModelsService
+from semanticd.application.ports.agent_package import AgentPackage
 from semanticd.application.ports.inference import Tokenizer
 from semanticd.application.status import RequestsService, StatusService
-from semanticd.domain.chat import ChatPrompt, Message, Prompt
+from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
 from semanticd.domain.ids import AgentId, RequestId
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig
@@ -117,7 +119,7 @@ class ServiceRig:
         """Make a request; text becomes a user's message."""
         if isinstance(prompt, str):
             prompt = ChatPrompt((Message.of("user", prompt),))
-        elif isinstance(prompt, Sequence):
+        elif not isinstance(prompt, ChatPrompt | TextPrompt | TokenPrompt):
             prompt = ChatPrompt(tuple(prompt))
         return GenerationRequest(
             request_id=RequestId(f"request-{next(self._ids)}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 
@@ -36,17 +36,19 @@ class RecordingMetrics:
 
     def __init__(self) -> None:
         """Begin at nothing."""
-        self.counters: Counter[tuple[str, ...]] = Counter()
+        self.counters: defaultdict[tuple[str, ...], float] = defaultdict(float)
         self.gauges: dict[tuple[str, ...], float] = {}
         self.observations: dict[str, list[float]] = {}
 
     def count(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
-        self.counters[(name, *labels.values())] += value  # type: ignore[assignment]
+        key = (name, *labels.values())
+        self.counters[key] += value
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self.gauges[(name, *labels.values())] = value
+        key = (name, *labels.values())
+        self.gauges[key] = value
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -317,25 +316,6 @@ def test_a_full_queue_is_said_before_any_event() -> None:
     run(test, max_queue=2)
 
 
-def test_a_text_prompt_is_echoed_with_its_scores() -> None:
-    async def test(rig: ServiceRig) -> None:
-        scored = SamplingParams(temperature=0, max_tokens=3, logprobs=True, top_logprobs=1)
-        result = await rig.say(TextPrompt("hello"), echo=True, sampling=scored)
-        choice = result.choices[0]
-        assert choice.text.startswith("hello")
-        assert len(choice.text) == 8
-        assert [entry.text for entry in choice.logprobs] == list(choice.text)
-        assert math.isnan(choice.logprobs[0].logprob)
-        tokens = await rig.say(TokenPrompt((1, 2, 3)), echo=True, sampling=scored)
-        assert [entry.token_id for entry in tokens.choices[0].logprobs][:3] == [1, 2, 3]
-        plain = await rig.say(
-            TextPrompt("hello"), echo=True, sampling=SamplingParams(temperature=0, max_tokens=3)
-        )
-        assert plain.choices[0].text == choice.text
-
-    run(test)
-
-
 def test_log_probabilities_come_with_the_text_of_a_chat() -> None:
     async def test(rig: ServiceRig) -> None:
         script(rig, "~hm~yes")
@@ -377,15 +357,6 @@ def test_a_miss_is_explained_in_the_clients_words() -> None:
         assert why["last"]["miss"]["cause"] == "date_changed"
 
     run(test)
-
-
-def test_a_raw_prompt_is_read_the_same_whoever_asked_before() -> None:
-    async def test(rig: ServiceRig) -> None:
-        alone = PairTokenizer().encode("once upon a time")
-        await rig.say(TextPrompt("once upon a"))
-        assert await rig.generate.count_tokens("", TextPrompt("once upon a time")) == len(alone)
-
-    run(test, tokenizer=PairTokenizer())
 
 
 def test_tokens_of_thinking_are_counted_apart() -> None:
