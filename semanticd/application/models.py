@@ -258,7 +258,7 @@ class ModelsService:
             return
         needed = _memory_needed(installed)
         while needed > self._memory_bytes():
-            others = [model for model in self._engine.models.values() if model.model_id != self._current]
+            others = [model for model in self._engine.models.values() if self._may_go(model.model_id)]
             if not others:
                 raise ModelLoadError(
                     f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
@@ -313,13 +313,25 @@ class ModelsService:
     def _busy(self, model: LoadedModel) -> bool:
         return bool(self._leases[model.model_id]) or any(live.model is model for live in self._engine.live())
 
-    async def expire(self, ttl_s: float) -> None:
-        """Unload models, other than the current one, that nobody asked for in `ttl_s` seconds."""
+    async def expire(self, ttl_s: float | None) -> None:
+        """Unload models that nobody asked for in their time, or in `ttl_s` seconds where their entry names none.
+
+        The current model and pinned ones stay.
+        """
         now = self._clock.monotonic()
         for model_id in list(self._engine.models):
+            limit_s = self._installed[model_id].entry.ttl_s or ttl_s
             idle_s = now - self._used_at.get(model_id, now)
-            if model_id != self._current and idle_s >= ttl_s and not self._leases[model_id]:
+            if (
+                limit_s is not None
+                and idle_s >= limit_s
+                and not self._leases[model_id]
+                and self._may_go(model_id)
+            ):
                 await self.unload(model_id)
+
+    def _may_go(self, model_id: ModelId) -> bool:
+        return model_id != self._current and not self._installed[model_id].entry.pinned
 
     async def _find(self, model: str) -> InstalledModel:
         found = await asyncio.to_thread(self._source.find, model)

@@ -187,8 +187,7 @@ class _Life:
             notify_supervisor("WATCHDOG=1")
             try:
                 await self._daemon.agents.expire()
-                if self._settings.mlx.model_ttl_s is not None:
-                    await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
+                await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
                 await asyncio.wrap_future(self._daemon.engine.call(self._daemon.engine.store.retry_refused))
             except SemanticError as error:
                 self._log.warning("upkeep_failed", reason=error.message)

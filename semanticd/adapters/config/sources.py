@@ -31,6 +31,8 @@ MODEL_KEYS = (
     "tool_parser",
     "thinking",
     "trust_remote_code",
+    "pinned",
+    "ttl_s",
 )
 """What a `[models.NAME]` table may hold."""
 

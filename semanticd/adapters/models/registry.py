@@ -63,6 +63,8 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "tool_parser": str,
     "thinking": bool,
     "trust_remote_code": bool,
+    "pinned": bool,
+    "ttl_s": (int, float),
 }
 
 

@@ -29,6 +29,10 @@ class ModelEntry:
     tool_parser: str | None = None
     thinking: bool | None = None
     trust_remote_code: bool = False
+    pinned: bool = False
+    """Never unloaded to make room or because nobody asked for it."""
+    ttl_s: float | None = None
+    """Seconds without a request after which it is unloaded; None: the daemon's own setting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -273,5 +274,22 @@ def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_s
         rig.clock.advance(20.0)
         await rig.models.expire(60.0)
         assert loaded(rig) == {"one", "three"}
+
+    run(test)
+
+
+def test_a_pinned_model_stays_and_one_with_a_time_of_its_own_leaves_when_it_is_over() -> None:
+    async def test(rig: ServiceRig) -> None:
+        entries = rig.source._entries
+        entries["two"] = replace(entries["two"], pinned=True)
+        entries["three"] = replace(entries["three"], ttl_s=10.0)
+        await rig.models.load("two")
+        await rig.models.load("three")
+        rig.clock.advance(20.0)
+        await rig.models.expire(None)
+        assert loaded(rig) == {"one", "two"}
+        rig.clock.advance(1000.0)
+        await rig.models.expire(60.0)
+        assert loaded(rig) == {"one", "two"}
 
     run(test)
