@@ -18,6 +18,10 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 _SEED_BITS = 31
 _NEVER = -float("inf")
 
+_TEMPERATURES = (1e-5, 1e5)
+_MIN_REPETITION_PENALTY = 1e-2
+"""What is smaller or larger is no other choice, and in float32 it would become none at all: zero, infinity, NaN."""
+
 
 def greedy(logprobs: mx.array) -> mx.array:
     """Return the most likely token of each row; one object for all, so that a batch is served by one call."""
@@ -38,7 +42,8 @@ class SequenceSampler:
         sampling = self._sampling
         key = mx.random.key((self._seed << 32) | self._step)
         self._step += 1
-        scaled = logprobs.astype(mx.float32) / sampling.temperature
+        lowest, highest = _TEMPERATURES
+        scaled = logprobs.astype(mx.float32) / min(max(sampling.temperature, lowest), highest)
         if 0 < sampling.top_k < scaled.shape[-1]:
             scaled = _keep_top_k(scaled, sampling.top_k)
         if sampling.top_p < 1.0:
@@ -59,7 +64,8 @@ def _keep_top_p(logits: mx.array, top_p: float) -> mx.array:
     probabilities = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
     # A token stays while the mass before it is below top_p: the most likely one always does.
     before = mx.cumsum(probabilities, axis=-1) - probabilities
-    drop = mx.put_along_axis(mx.zeros_like(logits, dtype=mx.bool_), order, before >= top_p, axis=-1)
+    beyond = (before >= top_p) & (mx.arange(logits.shape[-1]) > 0)
+    drop = mx.put_along_axis(mx.zeros_like(logits, dtype=mx.bool_), order, beyond, axis=-1)
     return mx.where(drop, _NEVER, logits)
 
 
@@ -98,7 +104,7 @@ def _penalties(sampling: SamplingParams) -> LogitsProcessor:
         counts = mx.zeros((logits.shape[-1],), dtype=mx.float32).at[recent].add(1.0)
         seen = counts > 0
         if sampling.repetition_penalty != 1.0:
-            factor = sampling.repetition_penalty
+            factor = max(sampling.repetition_penalty, _MIN_REPETITION_PENALTY)
             shrunk = mx.where(logits > 0, logits / factor, logits * factor)
             logits = mx.where(seen, shrunk, logits)
         additive = counts * sampling.frequency_penalty + seen * sampling.presence_penalty

@@ -147,3 +147,30 @@ def test_a_bias_on_ids_of_another_vocabulary_changes_nothing_and_writes_nowhere(
     assert process(mx.array([0]), logits).tolist() == [[0.0, 0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0]]
     (nothing,) = logits_processors(SamplingParams(logit_bias={50256: 9.0}))
     assert nothing(mx.array([0]), logits).tolist() == logits.tolist()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=1e-50),
+        SamplingParams(temperature=1e-40),
+        SamplingParams(temperature=1e300),
+        SamplingParams(top_p=1e-50),
+        SamplingParams(min_p=1e-50),
+        SamplingParams(min_p=1.0, top_p=1e-8, top_k=1),
+    ],
+)
+def test_extreme_parameters_never_draw_what_a_form_forbids(sampling: SamplingParams) -> None:
+    logits = mx.where(
+        mx.arange(100) % 10 == 7, mx.random.normal((100,), key=mx.random.key(0)), -float("inf")
+    )[None]
+    sampler = SequenceSampler(sampling, seed=1)
+    drawn = {int(sampler(logits - mx.logsumexp(logits)).item()) for _ in range(20)}
+    assert all(token_id % 10 == 7 for token_id in drawn)
+    if sampling.temperature < 1 or sampling.top_p < 1:
+        assert drawn == {int(mx.argmax(logits).item())}
+
+
+def test_a_tiny_repetition_penalty_leaves_numbers() -> None:
+    (process,) = logits_processors(SamplingParams(repetition_penalty=1e-40))
+    assert bool(mx.all(mx.isfinite(process(mx.array([1, 2]), mx.array([[1.0, -5.0, 9.0]])))))
