@@ -180,8 +180,8 @@ class MlxTokenizer:
         if not begins:
             # The form begins at once.
             return constraint
-        # Without a budget, thinking leaves half of the room to the answer.
-        room = max_tokens // 2
+        # Without a budget, thinking leaves half of the room to a form that must come.
+        room = max_tokens if constraint.kind == "optional_call" else max_tokens // 2
         return replace(
             constraint, thinking_budget=room if budget is None else min(budget, room), begins_thinking=True
         )

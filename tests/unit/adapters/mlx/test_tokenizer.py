@@ -179,6 +179,9 @@ def test_an_answer_to_a_prompt_that_opens_thinking_begins_with_thinking(
     form = OutputConstraint("json_object")
     after = tokenizer.with_thinking(prompt, form, budget=None, max_tokens=100)
     assert after == replace(form, thinking_budget=50, begins_thinking=True)
+    text = OutputConstraint("optional_call", grammar="start: /a*/")
+    free = tokenizer.with_thinking(prompt, text, budget=None, max_tokens=100)
+    assert free == replace(text, thinking_budget=100, begins_thinking=True)
 
 
 def test_a_model_that_does_not_think_has_no_bound(tokenizer: MlxTokenizer) -> None:
