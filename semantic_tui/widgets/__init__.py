@@ -1,0 +1,1 @@
+"""Parts of screens; each shows a piece of the watch state."""
