@@ -42,7 +42,8 @@ _TEMPLATE = """\
 {%- elif message['role'] == 'assistant' %}
 {{- '<|im_start|>assistant\\n' + (message['content'] or '') }}
 {%- for call in message['tool_calls'] or [] %}
-{{- ('\\n' if message['content'] or not loop.first else '') + '<tool_call>\\n{"name": "' + call['function']['name'] + '", "arguments": ' }}
+{{- ('\\n' if message['content'] or not loop.first else '') + '<tool_call>\\n{"name": "' }}
+{{- call['function']['name'] + '", "arguments": ' }}
 {{- (call['function']['arguments'] | tojson) + '}\\n</tool_call>' }}
 {%- endfor %}
 {{- '<|im_end|>\\n' }}
