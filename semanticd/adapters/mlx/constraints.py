@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from semanticd.adapters.mlx.constraint_processor import ConstraintProcessor, ShortestEnding
-from semanticd.adapters.mlx.pattern_sample import samples
+from semanticd.adapters.mlx.pattern_sample import samples, schemas
 from semanticd.adapters.mlx.thinking import ThinkingGate
 from semanticd.adapters.mlx.tool_grammar import SPACING
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
 
 _MAX_KEPT = 64
+_MAX_COUNTED = 64
 
 
 class ConstraintCompiler:
@@ -84,25 +85,46 @@ class ConstraintCompiler:
             raise _refused(error, param) from error
         with self._lock:
             compiled = self._compiled.get(grammar)
-            if compiled is None:
-                compiled = self._compile(grammar, param)
-                self._compiled[grammar] = compiled
-                if len(self._compiled) > _MAX_KEPT:
-                    self._compiled.popitem(last=False)
+            tables = self._tables or self._make_tables(param)
+        if compiled is None:
+            if any(_takes_for_ever(schema) for schema in schemas(constraint)):
+                raise _refused(f"minProperties is taken with at most {_MAX_COUNTED} properties", param)
+            # Outside the lock: a large form takes its time, and the engine must not wait for it.
+            compiled = LLMatcher(tables, grammar, log_level=0, limits=_limits())
+            if compiled.is_error():
+                raise _refused(compiled.get_error(), param)
+        with self._lock:
+            self._compiled[grammar] = compiled
             self._compiled.move_to_end(grammar)
+            if len(self._compiled) > _MAX_KEPT:
+                self._compiled.popitem(last=False)
             return compiled.deep_copy()
 
-    def _compile(self, grammar: str, param: str) -> LLMatcher:
+    def _make_tables(self, param: str) -> LLTokenizer:
         if self._backend is None:
             raise _refused("this model's tokenizer is not one of the fast kind", param)
-        if self._tables is None:
-            eos = self._eos or [0]
-            self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
-            self._ending = ShortestEnding(self._tables)
-        problem = LLMatcher.validate_grammar(grammar, self._tables)
-        if problem:
-            raise _refused(problem, param)
-        return LLMatcher(self._tables, grammar, log_level=0)
+        eos = self._eos or [0]
+        self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
+        self._ending = ShortestEnding(self._tables)
+        return self._tables
+
+
+def _takes_for_ever(schema: Any) -> bool:
+    """Counting properties makes a grammar that grows with the third power of their number: minutes for a thousand."""
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        if "minProperties" in schema and isinstance(properties, Mapping) and len(properties) > _MAX_COUNTED:
+            return True
+        schema = list(schema.values())
+    return isinstance(schema, list) and any(map(_takes_for_ever, schema))
+
+
+def _limits() -> LLParserLimits:
+    """Return what a form may cost.
+
+    With the engine's own limits a schema of some hundred optional properties compiles, and is given up in the answer.
+    """
+    return LLParserLimits(max_items_in_row=50_000, step_max_items=500_000, verbose_errors=False)
 
 
 def _refused(reason: object, param: str) -> UnsupportedError:

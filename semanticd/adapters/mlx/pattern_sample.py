@@ -36,7 +36,7 @@ _MAX_SAMPLES = 16
 def samples(constraint: OutputConstraint) -> tuple[str, ...]:
     """Return a text for each pattern and format in the form, as written in JSON; none for what is not understood."""
     found: dict[str, None] = {}
-    texts = (text for schema in _schemas(constraint) for text in _texts(schema))
+    texts = (text for schema in schemas(constraint) for text in _texts(schema))
     for text in texts:
         found[json.dumps(text, ensure_ascii=False)[1:-1]] = None
         if len(found) == _MAX_SAMPLES:
@@ -44,7 +44,8 @@ def samples(constraint: OutputConstraint) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _schemas(constraint: OutputConstraint) -> Iterator[Any]:
+def schemas(constraint: OutputConstraint) -> Iterator[Any]:
+    """Give the JSON schemas that a form is made of."""
     if constraint.schema is not None:
         yield constraint.schema
     elif constraint.grammar and constraint.kind in ("tool_call", "optional_call"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -184,3 +185,24 @@ def test_the_form_begins_after_the_thinking(make_tokenizer: MakeTokenizer) -> No
     assert ended
     assert thinking
     assert isinstance(json.loads(answer), dict)
+
+
+def test_a_form_of_very_many_keys_is_not_given_up_half_way(tokenizer: MlxTokenizer) -> None:
+    many = {f"key{n}": {"type": "string", "maxLength": 3} for n in range(1500)}
+    schema = {"type": "object", "properties": many, "additionalProperties": False}
+    with pytest.raises(UnsupportedError, match="minProperties"):
+        tokenizer.validate_constraint(OutputConstraint("json_schema", schema={**schema, "minProperties": 1}))
+    constraint = replace(OutputConstraint("json_schema", schema=schema), max_tokens=40)
+    process = tokenizer.constraints.processor(constraint, num_context=1)
+    row = process(mx.array([0, *tokenizer.encode('{"')]), mx.zeros((1, tokenizer.vocab_size)))
+    assert row[0, tokenizer.encode("k")[0]].item() == 0.0
+    assert row[0, min(tokenizer.eos_token_ids)].item() == -float("inf")
+
+
+def test_many_threads_compile_at_once(tokenizer: MlxTokenizer) -> None:
+    forms = [
+        OutputConstraint("json_schema", schema={"type": "string", "maxLength": number % 8 + 1})
+        for number in range(32)
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(tokenizer.validate_constraint, forms)) == [None] * 32
