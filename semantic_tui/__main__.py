@@ -1,32 +1,77 @@
-"""`semantic-tui`: the dashboard, or its text once."""
+"""`semantic-tui`: the dashboard, its text once, or a picture of it."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
+from semanticd.control.client import ControlClient
 from semanticd.control.errors import ControlError
+
+NO_DAEMON = 3
+SCREENSHOT_WITHIN_S = 10.0
 
 
 def main() -> None:
-    """Run the dashboard; status 3 when `--once` finds no daemon."""
+    """Run the dashboard; status 3 when `--once` or `--screenshot` finds no daemon."""
     parser = argparse.ArgumentParser(prog="semantic-tui", description="Watch and steer a running semanticd.")
     parser.add_argument("--socket", type=Path, help="the daemon's control socket (default: this user's)")
     parser.add_argument("--once", action="store_true", help="print the dashboard as text and exit")
+    parser.add_argument(
+        "--screenshot", type=Path, metavar="FILE.svg", help="write a picture of a screen and exit"
+    )
+    parser.add_argument(
+        "--screen", default="dashboard", help="which screen the picture shows (default: dashboard)"
+    )
+    parser.add_argument("--agent", help="the agent that a picture of the agent screen shows")
+    parser.add_argument("--size", default="120x36", help="the picture's columns and rows (default: 120x36)")
     options = parser.parse_args()
-    from semantic_tui.app import Dashboard, fetch
+    try:
+        if options.once:
+            _once(options.socket)
+        elif options.screenshot is not None:
+            width, height = (int(part) for part in options.size.split("x"))
+            asyncio.run(_screenshot(options, (width, height)))
+        else:
+            from semantic_tui.app import Dashboard
+
+            Dashboard(options.socket).run()
+    except (ControlError, ValueError) as error:
+        sys.stderr.write(f"semantic-tui: {error}\n")
+        sys.exit(NO_DAEMON if isinstance(error, ControlError) else 2)
+
+
+def _once(socket: Path | None) -> None:
     from semantic_tui.plain import dashboard
 
-    if not options.once:
-        Dashboard(options.socket).run()
-        return
-    try:
-        shown = fetch(options.socket)
-    except ControlError as error:
-        sys.stderr.write(f"semantic-tui: {error}\n")
-        sys.exit(3)
-    sys.stdout.write(dashboard(shown["status"], shown["agents"], shown["requests"]) + "\n")
+    with ControlClient.connect(socket, name="semantic-tui") as client:
+        status = client.call("status")
+        agents = client.call("agents.list")["agents"]
+        requests = client.call("requests.list")["requests"]
+    sys.stdout.write(dashboard(status, agents, requests) + "\n")
+
+
+async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> None:
+    from semantic_tui.app import SCREENS, Dashboard
+
+    if options.screen not in SCREENS:
+        raise ValueError(f"no screen is called {options.screen!r}; there are {', '.join(SCREENS)}")
+    app = Dashboard(options.socket)
+    async with app.run_test(size=size) as pilot:
+        deadline = asyncio.get_running_loop().time() + SCREENSHOT_WITHIN_S
+        while not app.state.connected and asyncio.get_running_loop().time() < deadline:
+            await pilot.pause(0.05)
+        if not app.state.connected:
+            raise ControlError(app.state.reason or "the daemon did not answer")
+        if options.screen == "agent":
+            chosen = options.agent or next((str(row.get("id")) for row in app.state.agents), None)
+            if chosen is not None:
+                app.open_agent(chosen)
+        app.switch_mode(options.screen)
+        await pilot.pause(1.0)
+        options.screenshot.write_text(app.export_screenshot(title="semantic-tui"))
 
 
 if __name__ == "__main__":

@@ -1,110 +1,263 @@
-"""The dashboard's first form: one screen with the daemon, its agents and its requests, asked once a second."""
+"""Dashboard: the app. It owns the watch state, the line to the daemon, and what keys do; screens only show.
+
+Rule: events never draw. They mark the state as changed, and at most `MAX_DRAWS_PER_S` times a second the screen
+that is seen is drawn from what is known then; an idle daemon costs nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual.app import App, ComposeResult
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Footer, Header, Static
+from textual.screen import Screen
 
-from semantic_tui.plain import AGENT_COLUMNS, REQUEST_COLUMNS, agent_row, header, request_row
-from semanticd.control.client import ControlClient
+from semantic_tui.connection import Connection
+from semantic_tui.screens.agent import AgentScreen
+from semantic_tui.screens.dashboard import DashboardScreen
+from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, WordDialog
+from semantic_tui.screens.doctor import DoctorScreen
+from semantic_tui.screens.log import LogScreen
+from semantic_tui.screens.models import ModelsScreen, swap_warning
+from semantic_tui.screens.requests import RequestsScreen
+from semantic_tui.screens.watch_screen import WatchScreen
+from semantic_tui.state import WatchState
 from semanticd.control.errors import ControlError
 
-REFRESH_S = 1.0
-
-
-def fetch(socket: Path | None) -> dict[str, Any]:
-    """Ask the daemon for everything that is shown; raises `ControlError`."""
-    with ControlClient.connect(socket, name="semantic-tui") as client:
-        return {
-            "status": client.call("status"),
-            "agents": client.call("agents.list")["agents"],
-            "requests": client.call("requests.list")["requests"],
-        }
+MAX_DRAWS_PER_S = 10
+START_COMMAND = (sys.executable, "-m", "semanticd", "start")
+SCREENS = ("dashboard", "agent", "models", "requests", "log", "doctor")
 
 
 class Dashboard(App[None]):
-    """Watches one daemon."""
+    """Watches and steers one daemon."""
 
     TITLE = "semantic-tui"
-    CSS = """
-    #state { padding: 0 1; height: auto; }
-    #requests { height: 30%; }
-    """
+    CSS_PATH = "dashboard.tcss"
+    MODES: ClassVar[dict[str, Any]] = {
+        "dashboard": DashboardScreen,
+        "agent": AgentScreen,
+        "models": ModelsScreen,
+        "requests": RequestsScreen,
+        "log": LogScreen,
+        "doctor": DoctorScreen,
+    }
+    DEFAULT_MODE = "dashboard"
     BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(at + 1), f"switch_mode('{name}')", name.title(), show=False)
+            for at, name in enumerate(SCREENS)
+        ),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("t", "theme", "Theme", show=False),
+        Binding("S", "start_daemon", "Start", show=False),
         Binding("q", "quit", "Quit"),
-        Binding("r", "refresh", "Refresh"),
-        Binding("p", "act('agents.pin')", "Pin"),
-        Binding("u", "act('agents.unpin')", "Unpin"),
-        Binding("e", "act('agents.evict')", "Evict"),
     ]
 
-    def __init__(self, socket: Path | None) -> None:
-        """Watch the daemon at a socket (None: this user's)."""
+    def __init__(
+        self,
+        socket: Path | None = None,
+        *,
+        state: WatchState | None = None,
+        connect: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        start_command: tuple[str, ...] = START_COMMAND,
+    ) -> None:
+        """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`."""
         super().__init__()
-        self._socket = socket
-
-    def compose(self) -> ComposeResult:
-        """Lay out the screen."""
-        yield Header()
-        yield Static("connecting…", id="state")
-        yield DataTable(id="agents", cursor_type="row")
-        yield DataTable(id="requests", cursor_type="none")
-        yield Footer()
+        self.state = state or WatchState()
+        self.clock = clock
+        self.watched: list[str] = []
+        """Agents in tiles; the last ones are shown."""
+        self.chosen: str | None = None
+        self.num_draws = 0
+        self._start_command = start_command
+        self._connect = connect
+        self._draw_pending = False
+        self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)
 
     def on_mount(self) -> None:
-        """Name the columns and begin to ask."""
-        self.query_one("#agents", DataTable).add_columns(*AGENT_COLUMNS)
-        self.query_one("#requests", DataTable).add_columns(*REQUEST_COLUMNS)
-        self.set_interval(REFRESH_S, self.action_refresh)
-        self.action_refresh()
+        """Begin to watch."""
+        if self._connect:
+            self.run_worker(self.connection.run(), group="connection")
 
-    def action_refresh(self) -> None:
-        """Ask again, beside the screen's own loop."""
-        self.run_worker(self._ask, thread=True, exclusive=True)
+    def changed(self) -> None:
+        """Draw soon; many changes until then are one drawing."""
+        if not self._draw_pending:
+            self._draw_pending = True
+            self.set_timer(1 / MAX_DRAWS_PER_S, self._draw)
 
-    def _ask(self) -> None:
+    def _draw(self) -> None:
+        self._draw_pending = False
+        self.num_draws += 1
+        screen = next((s for s in reversed(self.screen_stack) if isinstance(s, WatchScreen)), None)
+        if screen is not None and screen.is_mounted:
+            screen.refresh_from(self.state)
+
+    # What keys do.
+
+    def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
+        """Run a command beside the screen; success and failure are told."""
+        self.run_worker(self._run(cmd, reply_within_s, args))
+
+    async def _run(self, cmd: str, reply_within_s: float | None, args: dict[str, Any]) -> None:
+        about = " ".join(str(value) for value in args.values() if value is not None)
         try:
-            shown = fetch(self._socket)
+            await self.connection.call(cmd, reply_within_s=reply_within_s, **args)
         except ControlError as error:
-            self.call_from_thread(self._lost, str(error))
+            self.notify(str(error), title=f"{cmd} {about} failed", severity="error", timeout=12, markup=False)
         else:
-            self.call_from_thread(self._show, shown)
+            self.notify(f"{cmd} {about}: done", markup=False)
+        if "agent" in args and self.chosen == args["agent"]:
+            await self._look_at(args["agent"])
 
-    def _lost(self, reason: str) -> None:
-        self.sub_title = "not connected"
-        self.query_one("#state", Static).update(f"{reason}\nWhat is shown below is from before.")
+    def act_on_agent(self, deed: str, agent: str) -> None:
+        """Pin, fork, rewind, evict, delete, export an agent or cancel its requests."""
+        self.run_worker(self._act_on_agent(deed, agent))
 
-    def _show(self, shown: dict[str, Any]) -> None:
-        self.sub_title = str(shown["status"].get("model") or "no model")
-        self.query_one("#state", Static).update("\n".join(header(shown["status"])))
-        self._fill("#agents", [agent_row(agent) for agent in shown["agents"]])
-        self._fill("#requests", [request_row(request) for request in shown["requests"]])
+    async def _act_on_agent(self, deed: str, agent: str) -> None:
+        row = self.state.agent(agent)
+        args: dict[str, Any] = {"agent": agent}
+        if deed == "pin" and row.get("pinned"):
+            deed = "unpin"
+        elif deed == "cancel":
+            running = self.state.requests_of(agent)
+            if not running:
+                self.notify(f"{agent} has no request to cancel.", severity="warning", markup=False)
+            for request in running:
+                self.command("requests.cancel", request=request.get("id"))
+            return
+        elif deed == "delete":
+            told = f"{agent} and the blocks that only it uses are forgotten, in RAM and on disk. There is no way back."
+            if not await self.push_screen_wait(ConfirmDialog(f"Delete {agent}?", told)):
+                return
+        elif deed in ("fork", "rewind", "export"):
+            answer = await self.push_screen_wait(_question(deed, agent))
+            if answer is None or (not answer and deed == "export"):
+                return
+            try:
+                args.update(_answered(deed, answer))
+            except ValueError:
+                self.notify(f"{answer!r} is no number of turns.", severity="error", markup=False)
+                return
+        self.command(f"agents.{deed}", **args)
 
-    def _fill(self, selector: str, rows: list[tuple[str, ...]]) -> None:
-        table = self.query_one(selector, DataTable)
-        cursor = table.cursor_row
-        table.clear()
-        table.add_rows(rows)
-        if rows:
-            table.move_cursor(row=min(cursor, len(rows) - 1))
+    def change_model(self, deed: str, model: str) -> None:
+        """Swap to, load, unload or pull a model, after saying what will happen."""
+        self.run_worker(self._change_model(deed, model))
 
-    def action_act(self, command: str) -> None:
-        """Run a command on the agent under the cursor."""
-        table = self.query_one("#agents", DataTable)
-        if table.row_count:
-            agent = str(table.get_row_at(table.cursor_row)[0])
-            self.run_worker(lambda: self._run(command, agent), thread=True)
+    async def _change_model(self, deed: str, model: str) -> None:
+        if deed == "pull":
+            dialog = WordDialog("Pull a model", "A name from the registry, or hf:org/name.", model)
+            answer = await self.push_screen_wait(dialog)
+            if not answer:
+                return
+            model = answer
+        else:
+            told = {
+                "swap": swap_warning(self.state, model),
+                "load": f"{model} is loaded beside the present models; the current one stays. It is refused when "
+                "memory is short.",
+                "unload": f"{model} finishes its requests, its agents' blocks go to disk, and its memory is freed.",
+            }[deed]
+            if not await self.push_screen_wait(ConfirmDialog(f"{deed.title()} {model}?", told)):
+                return
+        self.command(f"models.{deed}", reply_within_s=None, model=model)
 
-    def _run(self, command: str, agent: str) -> None:
+    def toggle_watched(self, agent: str) -> None:
+        """Show an agent in a tile, or no longer."""
+        if agent in self.watched:
+            self.watched.remove(agent)
+        else:
+            self.watched.append(agent)
+            self.chosen = self.chosen or agent
+
+    def open_agent(self, agent: str) -> None:
+        """Show an agent's screen."""
+        if agent not in self.watched:
+            self.watched.append(agent)
+        self.chosen = agent
+        self.run_worker(self._look_at(agent))
+        self.switch_mode("agent")
+        self.changed()
+
+    async def _look_at(self, agent: str) -> None:
         try:
-            with ControlClient.connect(self._socket, name="semantic-tui") as client:
-                client.call(command, agent=agent)
+            self.state.details[agent] = await self.connection.call("agents.show", agent=agent)
         except ControlError as error:
-            self.call_from_thread(self.notify, str(error), severity="error")
+            self.state.details.pop(agent, None)
+            if self.state.connected:
+                self.notify(str(error), severity="error", markup=False)
+        self.changed()
+
+    def run_doctor(self) -> None:
+        """Let the daemon examine its installation."""
+        self.run_worker(self._run_doctor())
+
+    async def _run_doctor(self) -> None:
+        try:
+            self.state.doctor = await self.connection.call("doctor", reply_within_s=120.0)
+        except ControlError as error:
+            self.notify(str(error), title="doctor failed", severity="error", markup=False)
+        self.changed()
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.push_screen(HelpPage())
+
+    def action_theme(self) -> None:
+        """Go from dark to light or back."""
+        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+
+    def action_start_daemon(self) -> None:
+        """Start a daemon, where none runs."""
+        if self.state.connected:
+            self.notify("A daemon is running already.", severity="warning")
         else:
-            self.call_from_thread(self.notify, f"{command} {agent}: done")
-            self.call_from_thread(self.action_refresh)
+            self.notify("Starting the daemon…")
+            self.run_worker(self._start_daemon())
+
+    async def _start_daemon(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *self._start_command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        output, _ = await process.communicate()
+        if process.returncode:
+            told = output.decode(errors="replace").strip()[-600:]
+            self.notify(
+                told or f"status {process.returncode}",
+                title="semanticd start failed",
+                severity="error",
+                markup=False,
+            )
+        self.connection.retry_now()
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Fill the command palette."""
+        yield from super().get_system_commands(screen)
+        for name in SCREENS:
+            yield SystemCommand(
+                f"Go to {name}", f"Show the {name} screen", lambda name=name: self.switch_mode(name)
+            )
+        yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
+
+
+def _question(deed: str, agent: str) -> WordDialog:
+    if deed == "fork":
+        return WordDialog(f"Fork {agent}", "The copy's id; empty: one is made up. All blocks are shared.")
+    if deed == "rewind":
+        return WordDialog(f"Rewind {agent}", "How many turns to forget; the rest stays cached.", "1")
+    path = str(Path.cwd() / f"{agent}.agent")
+    return WordDialog(f"Export {agent}", "Absolute path of the file, on the daemon's machine.", path)
+
+
+def _answered(deed: str, answer: str) -> dict[str, Any]:
+    if deed == "fork":
+        return {"new_id": answer or None}
+    return {"turns": int(answer)} if deed == "rewind" else {"path": answer}

@@ -119,7 +119,12 @@ class Connection:
             self._state.take(event.event, event.data, event.dropped)
             self._state.last_heard_at = self._clock()
             self._on_change()
-            if event.event == "model" and event.data.get("stage") in ("ready", "unloaded", "pulled", "failed"):
+            if event.event == "model" and event.data.get("stage") in (
+                "ready",
+                "unloaded",
+                "pulled",
+                "failed",
+            ):
                 client = self._client
                 if client is not None:
                     await self._refresh_models(client)
@@ -132,5 +137,7 @@ class Connection:
         """Run a command; raises `ControlError`."""
         client = self._client
         if client is None:
-            raise ControlError(f"cannot run {cmd}: not connected to the daemon ({self._state.reason or 'connecting'})")
+            raise ControlError(
+                f"cannot run {cmd}: not connected to the daemon ({self._state.reason or 'connecting'})"
+            )
         return await client.call(cmd, reply_within_s=reply_within_s, **args)

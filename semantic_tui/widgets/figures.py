@@ -94,7 +94,9 @@ def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
     )  # fmt: skip
 
 
-def series_line(name: str, values: Iterable[float], width: int, *, unit: str, top: float | None = None) -> Content:
+def series_line(
+    name: str, values: Iterable[float], width: int, *, unit: str, top: float | None = None
+) -> Content:
     """Return a named sparkline with its newest value."""
     known = list(values)
     newest = known[-1] if known else None

@@ -1,0 +1,51 @@
+"""The doctor screen: the installation's findings and what to do about each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from semantic_tui.screens.watch_screen import WatchScreen
+from semantic_tui.state import WatchState
+
+_MARKS = {"ok": ("✓", "$success"), "warning": ("!", "$warning"), "error": ("✗", "bold $error")}
+
+
+class DoctorScreen(WatchScreen):
+    """What `semanticd doctor` finds."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "run", "Run again")]
+
+    def body(self) -> Iterable[Widget]:
+        """Lay out the findings."""
+        yield VerticalScroll(Static(id="findings"), id="doctor")
+
+    def on_mount(self) -> None:
+        """Examine at once."""
+        self.query_one("#doctor").border_title = "Doctor"
+        self.query_one("#doctor").focus()
+        if self.dashboard.state.doctor is None:
+            self.action_run()
+
+    def action_run(self) -> None:
+        """Examine again."""
+        self.dashboard.run_doctor()
+
+    def show(self, state: WatchState) -> None:
+        """Show the findings."""
+        if state.doctor is None:
+            self.query_one("#findings", Static).update("The daemon has not been examined yet: press r.")
+            return
+        parts: list[tuple[str, str] | str] = []
+        for finding in state.doctor.get("findings") or []:
+            mark, style = _MARKS.get(str(finding.get("state")), ("?", "$warning"))
+            parts += [(mark, style), f" {finding.get('check', ''):<20} {finding.get('message', '')}\n"]
+            if finding.get("advice") and finding.get("state") != "ok":
+                parts.append((f"  {'':<20} {finding['advice']}\n", "$text-muted"))
+        self.query_one("#findings", Static).update(Content.assemble(*parts))

@@ -1,0 +1,93 @@
+"""A control daemon without an engine: speaks the real protocol over a Unix socket, answers from a script, and
+remembers which commands reached it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semanticd.control import messages as m
+from semanticd.control.framing import FrameReader, frame
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class FakeControlDaemon:
+    """`async with FakeControlDaemon(path) as daemon`; change `answers` and `failures` at any time."""
+
+    def __init__(self, path: Path, answers: Mapping[str, Any] | None = None) -> None:
+        """Listen at `path` once entered."""
+        self.path = path
+        self.answers: dict[str, Any] = dict(answers or {})
+        self.failures: dict[str, tuple[str, str]] = {}
+        self.commands: list[tuple[str, dict[str, Any]]] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._subscribers: list[tuple[asyncio.StreamWriter, int, frozenset[str]]] = []
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self.path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, str(self.path))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Hang up on everybody and listen no more."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.close()
+        self._subscribers.clear()
+        self.path.unlink(missing_ok=True)
+
+    def deeds(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the commands that change something or look at one thing, in order."""
+        looks = {"hello", "subscribe", "unsubscribe", "status"}
+        return [
+            one for one in self.commands if one[0] not in looks and not one[0].endswith((".list", ".show"))
+        ]
+
+    async def publish(self, topic: str, data: Mapping[str, Any], dropped: int = 0) -> None:
+        """Send an event to everybody who subscribed to its topic."""
+        for writer, sub, topics in list(self._subscribers):
+            if topic in topics and not writer.is_closing():
+                writer.write(frame(m.encode(m.Event(m.EVENT_NAMES[topic], sub, data, dropped))))
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        frames = FrameReader()
+        try:
+            while data := await reader.read(65536):
+                for payload in frames.feed(data):
+                    command = m.decode(payload)
+                    assert isinstance(command, m.Command)
+                    writer.write(frame(m.encode(self._answer(writer, command))))
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            self._writers.discard(writer)
+            self._subscribers = [one for one in self._subscribers if one[0] is not writer]
+            writer.close()
+
+    def _answer(self, writer: asyncio.StreamWriter, command: m.Command) -> m.Reply:
+        self.commands.append((command.cmd, dict(command.args)))
+        if command.cmd in self.failures:
+            return m.Reply(command.id, error=m.ErrorInfo(*self.failures[command.cmd]))
+        if command.cmd == "hello":
+            return m.Reply(command.id, {"server": "semanticd", "version": "1.0.0", "protocol": 1, "pid": 1})
+        if command.cmd == "subscribe":
+            sub = len(self.commands)
+            self._subscribers.append((writer, sub, frozenset(command.args["topics"])))
+            return m.Reply(command.id, {"sub": sub})
+        return m.Reply(command.id, self.answers.get(command.cmd, {}))
