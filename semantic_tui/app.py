@@ -72,7 +72,7 @@ class Dashboard(App[None]):
         """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`."""
         super().__init__()
         self.state = state or WatchState()
-        self.clock = clock
+        self._clock = clock
         self.watched: list[str] = []
         """Agents in tiles; the last ones are shown."""
         self.chosen: str | None = None
@@ -86,6 +86,10 @@ class Dashboard(App[None]):
         """Begin to watch."""
         if self._connect:
             self.run_worker(self.connection.run(), group="connection")
+
+    def clock(self) -> float:
+        """Return monotonic seconds."""
+        return self._clock()
 
     def changed(self) -> None:
         """Draw soon; many changes until then are one drawing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,19 +12,17 @@ from textual.widget import Widget
 from textual.widgets import Footer
 
 from semantic_tui.state import WatchState
+from semantic_tui.steering import Steering
 from semantic_tui.widgets.top_line import ConnectionLine, TopLine
-
-if TYPE_CHECKING:
-    from semantic_tui.app import Dashboard
 
 
 class WatchScreen(Screen[None]):
     """A screen that shows the watch state."""
 
     @property
-    def dashboard(self) -> Dashboard:
-        """The app, typed."""
-        return cast("Dashboard", self.app)
+    def dashboard(self) -> Steering:
+        """The app, as screens may know it."""
+        return cast("Steering", self.app)
 
     def compose(self) -> ComposeResult:
         """Lay out the lines around the screen's own body."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from semanticd.control import messages as m
 from semanticd.control.framing import FrameReader, frame
 
-
 if TYPE_CHECKING:
     from typing_extensions import Self
 

@@ -1,0 +1,45 @@
+"""Steering: what screens ask of the app that holds them. They know this, never the app, which knows all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from semantic_tui.state import WatchState
+
+
+class Steering(Protocol):
+    """The app, as a screen sees it. Each deed runs beside the screen; its failure is told to the user."""
+
+    state: WatchState
+    watched: list[str]
+    """Agents in tiles, the newest last."""
+    chosen: str | None
+    """The agent that the agent screen is about."""
+
+    def clock(self) -> float:
+        """Return monotonic seconds."""
+        ...
+
+    def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
+        """Run a control command."""
+        ...
+
+    def act_on_agent(self, deed: str, agent: str) -> None:
+        """Pin, fork, rewind, evict, delete, export an agent or cancel its requests."""
+        ...
+
+    def change_model(self, deed: str, model: str) -> None:
+        """Swap to, load, unload or pull a model, after asking."""
+        ...
+
+    def toggle_watched(self, agent: str) -> None:
+        """Show an agent in a tile, or no longer."""
+        ...
+
+    def open_agent(self, agent: str) -> None:
+        """Show an agent's screen."""
+        ...
+
+    def run_doctor(self) -> None:
+        """Let the daemon examine its installation."""
+        ...
