@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from semanticd.adapters.control.arguments import Argument
 from semanticd.adapters.control.services import Facts, Services
-from semanticd.domain.errors import SemanticError
+from semanticd.domain.errors import DaemonError
 
 _T = TypeVar("_T")
 
 
-class NotAvailableError(SemanticError):
+class NotAvailableError(DaemonError):
     """This daemon runs without the service behind a command."""
 
     code = "not_available"
