@@ -26,7 +26,7 @@ export SEMANTIC_MODELS_DIR
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
-.PHONY: help setup demo test coverage-gate test-clients lint format bench docs constraints clean
+.PHONY: help setup demo test coverage-gate test-slow test-clients lint format bench docs constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,7 +42,7 @@ demo: setup  ## Two agents, a restart, and what they did not have to compute aga
 
 ifeq ($(strip $(ARGS)),)
 test: setup  ## Run the tests, and hold the coverage of the pure rooms at 90 % of branches
-	@$(PY) -m pytest -m "not clients" --cov --cov-report=
+	@$(PY) -m pytest -m "not clients and not slow" --cov --cov-report=
 	@$(MAKE) coverage-gate
 else
 test: setup
@@ -54,6 +54,9 @@ coverage-gate:
 	  echo "== branch coverage of semanticd/$$room, at least 90 %"; \
 	  $(PY) -m coverage report --include="semanticd/$$room/*" --fail-under=90 || exit 1; \
 	done
+
+test-slow: setup  ## Run the tests that take minutes each
+	@$(PY) -m pytest -m "slow and not clients" $(ARGS)
 
 test-clients: setup  ## Run the tests that drive third-party client programs
 	@$(PY) -m pytest -m clients $(ARGS)

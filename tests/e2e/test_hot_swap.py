@@ -89,7 +89,6 @@ def daemon(short_tmp_path: Path, models: tuple[Path, Path]) -> Iterator[Daemon]:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.slow
 def test_two_hundred_requests_survive_five_swaps(daemon: Daemon, models: tuple[Path, Path]) -> None:
     words = [f"question {number}" for number in range(10)]
     expected: dict[tuple[str, str], str] = {}

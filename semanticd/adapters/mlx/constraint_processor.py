@@ -23,6 +23,10 @@ _LOOK_FROM = 1024
 """With more room than this left, nobody asks how the answer could end."""
 _MAX_SLACK = 128
 """One token can open an object whose required members take many more."""
+_LOOK_AGAIN = 8
+"""How many tokens later to ask again, when no ending was found."""
+_NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}" for n in range(100)))
+"""What may complete a number, shortest first: two digits find the next multiple, and what is above a bound."""
 
 
 class ShortestEnding:
@@ -42,6 +46,9 @@ class ShortestEnding:
             for character in {*self._STRING, *self._CLOSING, *self._OUTSIDE, "~"}
             if len(ids := tables.tokenize_str(character)) == 1
         }
+        self._number_ends: list[list[int]] = [
+            tables.tokenize_str(number + end) for number in _NUMBERS for end in "}],"
+        ]
 
     def find(self, matcher: LLMatcher, samples: Sequence[str] = ()) -> list[int] | None:
         """Return the tokens that complete the form from here; None when that takes too many.
@@ -72,6 +79,8 @@ class ShortestEnding:
         return (
             first(self._CLOSING)
             or self._end_string(matcher, samples)
+            or first(",")
+            or self._end_number(matcher, allowed)
             or first(self._OUTSIDE)
             or _any(allowed)
         )
@@ -83,6 +92,13 @@ class ShortestEnding:
                 tokens: list[int] = self._tables.tokenize_str(sample[start:] + '"')
                 if matcher.validate_tokens(tokens) == len(tokens):
                     return tokens
+        return []
+
+    def _end_number(self, matcher: LLMatcher, allowed: _Mask) -> list[int]:
+        """Return the digits that complete a number, with what follows it; nothing where there is no number."""
+        for tokens in self._number_ends:
+            if allowed[tokens[0]] and matcher.validate_tokens(tokens) == len(tokens):
+                return tokens
         return []
 
 
@@ -188,7 +204,7 @@ class ConstraintProcessor:
             return None
         path = self._ending.find(self._matcher, self._samples)
         if path is None or (not path and self._may_be_cut):
-            self._look_at = room - 1
+            self._look_at = room - _LOOK_AGAIN
             return None
         # One more for the end of the turn.
         spare = room - len(path) - 1 - self._slack

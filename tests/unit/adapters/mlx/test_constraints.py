@@ -206,3 +206,23 @@ def test_many_threads_compile_at_once(tokenizer: MlxTokenizer) -> None:
     ]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(tokenizer.validate_constraint, forms)) == [None] * 32
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "number", "exclusiveMinimum": 0.95, "maximum": 1},
+        {"type": "integer", "multipleOf": 37},
+        {"type": "integer", "minimum": -9000000, "maximum": -1234567},
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_number_of_narrow_choice_is_ended_within_the_room(
+    tokenizer: MlxTokenizer, seed: int, number: dict[str, Any]
+) -> None:
+    schema = {"type": "object", "properties": {"n": number, "rest": {"type": "string"}}, "required": ["n"]}
+    constraint = OutputConstraint("json_schema", schema=schema, max_tokens=60)
+    text, ended = babble(tokenizer, constraint, seed=seed, most=60)
+    assert ended
+    jsonschema.validate(json.loads(text), schema)
