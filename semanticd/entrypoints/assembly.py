@@ -18,10 +18,11 @@ from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.http_config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.services import HttpServices
 from semanticd.adapters.mlx.gguf import convert
+from semanticd.adapters.mlx.heap import limit_buffer_cache
 from semanticd.adapters.mlx.model_loader import MlxModelLoader
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.application.ports.telemetry import EventBus, Log
-from semanticd.entrypoints.bootstrap import Daemon, available_bytes, build, precision_of
+from semanticd.entrypoints.bootstrap import MIB, Daemon, available_bytes, build, precision_of
 
 _HTTP_GRACE_S = 2
 
@@ -41,6 +42,7 @@ def assemble(
     settings: Settings, *, bus: EventBus, log: Log, state: Callable[[], str], facts: dict[str, Any]
 ) -> Daemon:
     """Put the daemon together with real models."""
+    limit_buffer_cache(budget_bytes=settings.mlx.cache_budget_mb * MIB)
     loader = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
         precision=precision_of(settings),

@@ -23,6 +23,7 @@ from semanticd.application.agent_registry import AgentRegistry
 from semanticd.application.agents import AgentsService
 from semanticd.application.batch_engine import BlockPoolBatchEngine
 from semanticd.application.cache import CacheService
+from semanticd.application.gauges import Gauges
 from semanticd.application.generate import GenerateService
 from semanticd.application.models import ModelsService
 from semanticd.application.ports.inference import ModelLoader
@@ -32,7 +33,7 @@ from semanticd.application.status import RequestsService, StatusService
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 
-_MIB = 1024 * 1024
+MIB = 1024 * 1024
 _GIB = 1024**3
 _PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 4: "q4"}
 
@@ -90,7 +91,7 @@ def build(
         max_queue=settings.mlx.max_queue,
         max_queue_per_agent=settings.mlx.max_queue_per_agent,
         make_store=lambda post: AgentCacheStore(
-            budget_bytes=settings.mlx.cache_budget_mb * _MIB,
+            budget_bytes=settings.mlx.cache_budget_mb * MIB,
             max_agents_in_memory=settings.agent.max_agents_in_memory,
             warm=warm,
             post=post,
@@ -111,8 +112,10 @@ def build(
         clock=clock,
         bus=bus,
         log=log,
+        metrics=metrics,
         load_on_demand=settings.mlx.load_on_demand,
     )
+    metrics.before_text = Gauges(engine=engine, warm=warm, metrics=metrics, version=__version__).refresh
     status = StatusService(
         engine=engine,
         models=models,

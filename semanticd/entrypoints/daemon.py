@@ -116,7 +116,9 @@ class _Life:
         """Start in order, wait, stop in reverse."""
         # Only now: these imports take seconds and need the BLAS loaded first.
         from semanticd.adapters.mlx.blas import load_fast_blas
+        from semanticd.adapters.mlx.heap import return_freed_memory
 
+        return_freed_memory()
         blas = load_fast_blas()
         from semanticd.entrypoints import assembly
 

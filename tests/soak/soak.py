@@ -35,7 +35,7 @@ from semanticd.control.client import ControlClient
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
 
-NUM_AGENTS, AT_ONCE, BUDGET_MB = 20, 6, 128
+NUM_AGENTS, AT_ONCE, BUDGET_MB = 20, 6, 64
 MAX_TURNS, MAX_TOKENS, SAMPLE = 8, 24, 12
 TIE = 0.01
 """Log-probabilities closer than this may change places with the order of a sum."""

@@ -1,0 +1,50 @@
+"""Keeps memory that nobody uses from staying with the process: what was freed goes back to the system.
+
+The budget counts tensors in use. On top of them come two pools of freed memory, each bounded here:
+
+- glibc raises its own limit for blocks that are returned at once (up to 32 MiB) and opens an arena per thread, so that
+  freed tensors stay in the process. Both are fixed. Other C libraries, macOS's among them, return memory by themselves.
+- MLX keeps freed buffers for the next tensor of that size. A sixteenth of the cache budget is enough for a step's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_LARGE_BYTES = 1 << 20
+_NUM_ARENAS = 2
+_BUFFER_CACHE_SHARE = 16
+
+
+def return_freed_memory() -> bool:
+    """Tell glibc to give freed memory back; whether it was told. To be called before there are threads.
+
+    Whoever sets `MALLOC_…` variables or `GLIBC_TUNABLES` knows better and is left alone.
+    """
+    if not sys.platform.startswith("linux") or any(
+        name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ
+    ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = (
+        (_M_ARENA_MAX, _NUM_ARENAS),
+        (_M_MMAP_THRESHOLD, _LARGE_BYTES),
+        (_M_TRIM_THRESHOLD, _LARGE_BYTES),
+    )
+    done = [mallopt(name, value) == 1 for name, value in settings]
+    return all(done)
+
+
+def limit_buffer_cache(*, budget_bytes: int) -> None:
+    """Let MLX keep freed buffers of at most a sixteenth of the cache budget, or its own limit if that is less."""
+    import mlx.core as mx
+
+    wanted = budget_bytes // _BUFFER_CACHE_SHARE
+    theirs = mx.set_cache_limit(wanted)
+    mx.set_cache_limit(min(wanted, theirs))

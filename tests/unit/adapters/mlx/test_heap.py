@@ -1,0 +1,61 @@
+"""Freed memory leaves the process: seen from outside, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_GROW_AND_FREE = """
+import gc, threading
+import psutil
+from semanticd.adapters.mlx.heap import limit_buffer_cache, return_freed_memory
+told = return_freed_memory()
+import mlx.core as mx
+limit_buffer_cache(budget_bytes=64 << 20)
+def work():
+    held = []
+    for number in range(24):
+        held.append(mx.zeros((2 << 20,), mx.uint8) + number)
+        mx.eval(held)
+    held.clear()
+work()
+before = psutil.Process().memory_info().rss
+for _ in range(3):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+gc.collect()
+print(told, mx.get_cache_memory(), psutil.Process().memory_info().rss - before)
+"""
+
+
+def run(**env: str) -> list[str]:
+    """Return the three words that the program prints."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _GROW_AND_FREE],
+        env={**inherited, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
+def test_what_other_threads_freed_does_not_stay_with_the_process():
+    told, cached, grown = run()
+
+    assert told == "True"
+    assert int(cached) <= 4 << 20
+    assert int(grown) < 16 << 20
+
+
+def test_who_tunes_the_heap_by_hand_is_left_alone():
+    assert run(MALLOC_ARENA_MAX="3")[0] == "False"
