@@ -15,7 +15,7 @@ from semanticd.adapters.disk.cache_store import DiskCacheStore
 from semanticd.application.agents import AgentsService
 from semanticd.domain.errors import AgentFileError, ConflictError
 from semanticd.domain.ids import AgentId
-from tests.integration.mlx.test_every_kind_of_layer import MlxRig, cold_answer, prompt_of, turns
+from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
 
 _T = TypeVar("_T")
 

@@ -5,93 +5,18 @@ The models are tiny and random; the engine, the runner and the library under it 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from typing import Any
-
 import mlx.core as mx
 import pytest
 
-from semanticd.adapters.mlx.model_runner import MlxModelRunner
-from semanticd.adapters.mlx.stream_decoder import WindowStreamDecoder
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
-from semanticd.domain.ids import ModelFingerprint
 from semanticd.domain.model_cache_spec import StoragePrecision
-from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
-from tests.fakes.engine_rig import Answer, EngineRig, wait_until
-from tests.fakes.tiny_mlx import BUILDERS, VOCAB, build
-from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.engine_rig import wait_until
+from tests.fakes.mlx_rig import WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
+from tests.fakes.tiny_mlx import BUILDERS, build
 
 FAMILIES = sorted(BUILDERS)
-WITHOUT_END = SamplingParams(temperature=0, ignore_eos=True)
-BLOCK = 16
-FIRST_CHARACTER = 0x4E00
-
-
-class IdTokenizer(CharTokenizer):
-    """A character for every id, so that any random prompt has a text."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Return the characters' ids."""
-        return [ord(character) - FIRST_CHARACTER for character in text]
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the ids' characters."""
-        return "".join(chr(FIRST_CHARACTER + token_id) for token_id in token_ids)
-
-    def stream_decoder(self) -> WindowStreamDecoder:
-        """Return the real decoder over these characters."""
-        return WindowStreamDecoder(self.decode, silent=frozenset())
-
-
-class MlxRig(EngineRig):
-    """The rig around a real runner."""
-
-    def __init__(
-        self, family: str, *, precision: StoragePrecision = "exact", seed: int = 0, **more: Any
-    ) -> None:
-        """Build the family's model with these weights."""
-        runner = MlxModelRunner(
-            build(family, seed=seed),
-            fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),
-            block_tokens=BLOCK,
-            precision=precision,
-        )
-        limits = more.pop("limits", SchedulerLimits(prefill_chunk=BLOCK, min_chunk=BLOCK))
-        super().__init__(runner=runner, tokenizer=IdTokenizer(), limits=limits, **more)  # type: ignore[arg-type]
-
-    def check(self) -> None:
-        """Look for what was left behind."""
-        self.engine.store.check_integrity()
-        assert self.expects_defect or "engine_failed" not in self.log.events("error"), self.log.lines
-        assert self.engine.store.ledger().locked_bytes == 0
-        assert self.runner.running_bytes() == 0
-
-    def tell(
-        self, prompt: Sequence[int], *, agent: str = "a", max_tokens: int = 12, **more: Any
-    ) -> tuple[list[int], Answer]:
-        """Ask and return the answer's ids too."""
-        answer = self.ask(prompt, agent=agent, max_tokens=max_tokens, sampling=WITHOUT_END, **more).answer()
-        return list(self.tokenizer.encode(answer.text)), answer
-
-
-def prompt_of(length: int, seed: int) -> list[int]:
-    """Return random ids that a tokenizer of characters can carry."""
-    source = random.Random(seed)
-    return [source.randrange(4, VOCAB) for _ in range(length)]
-
-
-def turns(seed: int) -> tuple[list[int], list[int]]:
-    """Return a first prompt and what the user says next."""
-    return prompt_of(75, seed), prompt_of(21, seed + 1)
-
-
-def cold_answer(family: str, prompt: Sequence[int], **more: Any) -> list[int]:
-    """Return the answer of an engine that has seen nothing."""
-    with MlxRig(family, **more) as rig:
-        return rig.tell(prompt)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
