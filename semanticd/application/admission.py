@@ -18,6 +18,7 @@ from semanticd.application.agent_registry import AgentRegistry
 from semanticd.application.live_sequence import LiveSequence, SequenceStarted
 from semanticd.application.ports.cache_store import BlockRecord
 from semanticd.application.ports.telemetry import Clock
+from semanticd.application.sequence_metrics import SequenceMetrics
 from semanticd.domain.block import Block
 from semanticd.domain.errors import RequestTooLargeError
 from semanticd.domain.generation import CacheReport
@@ -52,6 +53,7 @@ class Admission:
         agents: AgentRegistry,
         scheduler: Scheduler,
         clock: Clock,
+        metrics: SequenceMetrics,
         post: Callable[[Callable[[], None]], None],
         ready: Callable[[LiveSequence], None],
         guarded: Callable[[LiveSequence, Callable[[], None]], None],
@@ -65,6 +67,7 @@ class Admission:
         self._agents = agents
         self._scheduler = scheduler
         self._clock = clock
+        self._metrics = metrics
         self._post = post
         self._ready = ready
         self._guarded = guarded
@@ -321,4 +324,5 @@ class Admission:
         counters.hot_hit_tokens += report.reused_hot_tokens
         counters.warm_hit_tokens += report.restored_warm_tokens
         counters.computed_tokens += report.computed_tokens
+        self._metrics.started(live)
         live.send(SequenceStarted(sequence.cache))

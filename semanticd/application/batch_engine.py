@@ -29,6 +29,7 @@ from semanticd.application.live_sequence import (
 )
 from semanticd.application.ports.inference import DecodedToken, LoadedModel
 from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
+from semanticd.application.sequence_metrics import SequenceMetrics
 from semanticd.application.settlement import Settlement
 from semanticd.domain.errors import (
     CancelledByCallerError,
@@ -69,7 +70,7 @@ class BlockPoolBatchEngine:
     ) -> None:
         """Wire the engine; `make_store` gets the function that runs something on the engine thread soon."""
         self._clock = clock
-        self._metrics = metrics
+        self._metrics = SequenceMetrics(metrics)
         self._log = log
         self._bus = bus
         self._max_queue = max_queue
@@ -94,6 +95,7 @@ class BlockPoolBatchEngine:
             agents=self.agents,
             scheduler=self.scheduler,
             clock=clock,
+            metrics=self._metrics,
             post=self._post,
             ready=self._begin_decode,
             guarded=self._guarded,
@@ -262,7 +264,6 @@ class BlockPoolBatchEngine:
         self.store.persist()
         self.store.check_integrity()
         blocked = bool(self.scheduler.in_state(SequenceState.WAITING))
-        self._publish_gauges()
         self._work_inbox(wait_s=_BLOCKED_RETRY_S if blocked else _IDLE_WAIT_S)
         if blocked:
             self.scheduler.unblock()
@@ -338,7 +339,7 @@ class BlockPoolBatchEngine:
             live.prefill_s += seconds
             sequence.num_cached = stop
             self.scheduler.record_prefill(sequence, num_tokens=len(ids), seconds=seconds)
-            self._metrics.observe("prefill_chunk_seconds", seconds)
+            self._metrics.prefilled(seconds)
             if stop in live.submission.snapshot_points:
                 self._settlement.snapshot(live)
             else:
@@ -390,8 +391,7 @@ class BlockPoolBatchEngine:
             return
         now = self._clock.monotonic()
         self.scheduler.record_decode(members, model_id=model_id, seconds=now - began)
-        self._metrics.observe("decode_step_seconds", now - began)
-        self._metrics.observe("batch_size", len(tokens))
+        self._metrics.decoded(now - began, batch_size=len(tokens))
         for token in tokens:
             live = self._live[token.sequence_id]
             try:
@@ -403,9 +403,9 @@ class BlockPoolBatchEngine:
 
     def _settle(self, live: LiveSequence, token: DecodedToken, now: float) -> None:
         sequence = live.sequence
-        if live.first_token_at is None:
-            live.first_token_at = now
-            self._metrics.observe("ttft_seconds", now - live.submitted_at, tier=sequence.cache.tier)
+        self._metrics.token(live, now)
+        live.first_token_at = now if live.first_token_at is None else live.first_token_at
+        live.last_token_at = now
         sequence.num_cached = sequence.num_tokens + 1
         ended_turn = (
             token.token_id in live.model.tokenizer.eos_token_ids and not live.submission.sampling.ignore_eos
@@ -452,10 +452,7 @@ class BlockPoolBatchEngine:
         usage = live.usage(self._clock.monotonic())
         self._retire(live)
         self._tell(live.submission, SequenceEnded(reason, usage, live.stop_sequence))
-        self._metrics.count("tokens_total", usage.completion_tokens, kind="output")
-        self._metrics.count("tokens_total", usage.cache.reused_hot_tokens, kind="prompt_hot")
-        self._metrics.count("tokens_total", usage.cache.restored_warm_tokens, kind="prompt_warm")
-        self._metrics.count("tokens_total", usage.cache.computed_tokens, kind="prompt_computed")
+        self._metrics.answered(usage)
 
     def _cancel(self, request_id: RequestId) -> None:
         for live in [one for one in self._live.values() if one.submission.request_id == request_id]:
@@ -505,8 +502,7 @@ class BlockPoolBatchEngine:
         self.scheduler.remove(sequence.sequence_id)
         del self._live[sequence.sequence_id]
         self._forget_queued(live.submission)
-        reason = sequence.finish_reason.value if sequence.finish_reason else "error"
-        self._metrics.count("requests_finished_total", reason=reason)
+        self._metrics.retired(sequence)
 
     def _forget_queued(self, submission: Submission) -> None:
         with self._condition:
@@ -541,14 +537,8 @@ class BlockPoolBatchEngine:
         sequence.block_table = []
         sequence.snapshots = {}
         self.scheduler.block(sequence.sequence_id)
-        self._metrics.count("preemptions_total")
+        self._metrics.preempted()
         self._measure_running()
-
-    def _publish_gauges(self) -> None:
-        ledger = self.store.ledger()
-        for kind in ("hot", "pinned", "dirty", "running", "in_flight"):
-            self._metrics.gauge("block_pool_bytes", getattr(ledger, f"{kind}_bytes"), state=kind)
-        self._metrics.gauge("block_pool_budget_bytes", ledger.budget_bytes)
 
 
 _RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)

@@ -110,6 +110,7 @@ class LiveSequence:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     first_token_at: float | None = None
+    last_token_at: float | None = None
     started: bool = False
     visible_text: list[str] = field(default_factory=list)
     held_logprobs: list[TokenLogprob] = field(default_factory=list)

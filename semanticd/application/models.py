@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from semanticd.application.batch_engine import BlockPoolBatchEngine
+from semanticd.application.model_rows import model_rows
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
 from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
-from semanticd.application.ports.telemetry import Clock, EventBus, Log
+from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
 from semanticd.domain.errors import (
     ConflictError,
     ModelLoadError,
@@ -43,6 +44,7 @@ class ModelsService:
         clock: Clock,
         bus: EventBus,
         log: Log,
+        metrics: Metrics,
         load_on_demand: bool = False,
     ) -> None:
         """`memory_bytes` says how many bytes another model may take now."""
@@ -53,6 +55,7 @@ class ModelsService:
         self._clock = clock
         self._bus = bus
         self._log = log
+        self._metrics = metrics
         self._load_on_demand = load_on_demand
         self._current: ModelId | None = None
         self._installed: dict[ModelId, InstalledModel] = {}
@@ -119,53 +122,6 @@ class ModelsService:
         return self._current
 
     # Showing.
-
-    def _list(self) -> list[dict[str, Any]]:
-        loaded = self._engine.models
-        installed = {model.model_id: model for model in self._source.installed()}
-        installed.update({str(model_id): model for model_id, model in self._installed.items()})
-        rows: dict[str, dict[str, Any]] = {}
-        for entry in self._source.entries():
-            rows[entry.name] = self._row(
-                entry.name, description=entry.description, context=entry.context_length
-            )
-        for model_id, model in installed.items():
-            row = rows.setdefault(str(model_id), self._row(str(model_id)))
-            row |= {
-                "installed": True,
-                "path": model.path,
-                "size_bytes": model.size_bytes,
-                "context_length": model.context_length,
-                "fingerprint": model.fingerprint,
-            }
-        for model_id, loaded_model in loaded.items():
-            row = rows.setdefault(str(model_id), self._row(str(model_id)))
-            row |= {
-                "loaded": True,
-                "installed": True,
-                "current": model_id == self._current,
-                "created": int(self._loaded_at.get(model_id, 0)),
-                "context_length": loaded_model.context_length,
-                "weights_bytes": loaded_model.weights_bytes,
-                "fingerprint": loaded_model.fingerprint,
-                "bytes_per_token": loaded_model.runner.spec.bytes_per_token,
-                "precision": loaded_model.runner.spec.precision,
-                **loaded_model.description,
-            }
-        return sorted(rows.values(), key=lambda row: (not row["loaded"], not row["installed"], row["id"]))
-
-    @staticmethod
-    def _row(name: str, *, description: str = "", context: int | None = None) -> dict[str, Any]:
-        return {
-            "id": name,
-            "created": 0,
-            "owned_by": "semanticd",
-            "loaded": False,
-            "installed": False,
-            "current": False,
-            "description": description,
-            "context_length": context,
-        }
 
     async def current(self) -> dict[str, Any] | None:
         """Return the current model's facts, or None."""
@@ -242,6 +198,15 @@ class ModelsService:
         Raises:
             ModelLoadError: It could not be loaded; the old one serves again.
         """
+        try:
+            swapped = await self._swap(model)
+        except BaseException:
+            self._metrics.count("model_swaps_total", outcome="failed")
+            raise
+        self._metrics.count("model_swaps_total", outcome="done")
+        return swapped
+
+    async def _swap(self, model: str) -> dict[str, Any]:
         async with self._changing:
             old = self._engine.models.get(self._current) if self._current else None
             target = self._by_name(model)
@@ -391,7 +356,14 @@ class ModelsService:
 
     async def list(self) -> list[dict[str, Any]]:
         """Return known models: loaded, installed, and those that can be pulled."""
-        return await asyncio.to_thread(self._list)
+        return await asyncio.to_thread(
+            model_rows,
+            self._source,
+            fetched=self._installed,
+            loaded=self._engine.models,
+            loaded_at=self._loaded_at,
+            current=self._current,
+        )
 
 
 def _memory_needed(installed: InstalledModel) -> float:

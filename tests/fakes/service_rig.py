@@ -71,6 +71,7 @@ class ServiceRig:
             clock=self.clock,
             bus=self.bus,
             log=self.engine_rig.log,
+            metrics=self.engine_rig.metrics,
             load_on_demand=self._load_on_demand,
         )
         self.generate = GenerateService(

@@ -50,6 +50,10 @@ class RecordingMetrics:
         key = (name, *labels.values())
         self.gauges[key] = value
 
+    def forget(self, name: str, **labels: str) -> None:
+        """Drop a gauge's value."""
+        del self.gauges[(name, *labels.values())]
+
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation."""
         self.observations.setdefault(name, []).append(value)

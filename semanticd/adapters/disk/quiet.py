@@ -12,6 +12,9 @@ class QuietMetrics:
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Ignore a gauge."""
 
+    def forget(self, name: str, **labels: str) -> None:
+        """Drop it."""
+
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Ignore an observation."""
 

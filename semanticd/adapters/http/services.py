@@ -121,6 +121,9 @@ class NoMetrics:
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Drop it."""
 
+    def forget(self, name: str, **labels: str) -> None:
+        """Drop it."""
+
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Drop it."""
 

@@ -25,6 +25,9 @@ class Metrics(Protocol):
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
 
+    def forget(self, name: str, **labels: str) -> None:
+        """Drop one labelled value of a gauge."""
+
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation to a histogram."""
 

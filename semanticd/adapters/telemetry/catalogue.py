@@ -1,0 +1,181 @@
+"""Every metric, once: the only place where one is named and described. docs/metrics.md is made from this.
+
+Rule: a name here carries no prefix; on the page it is `semanticd_…`, ends in its unit, and a counter in `_total`. Where
+a label has a known set of values they exist from the start, at 0, so that a rate sees the first event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+PREFIX: Final = "semanticd_"
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_STEP_SECONDS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0)
+_COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+TIERS: Final = ("hot", "warm", "cold")
+POOL_STATES: Final = ("hot", "pinned", "dirty", "running", "in_flight")
+SEQUENCE_STATES: Final = ("waiting", "prefilling", "decoding")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric: its kind, what it says, its labels, and buckets for a histogram.
+
+    `values` are the known values of its only label.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    values: tuple[str, ...] = ()
+
+
+_REQUESTS: Mapping[str, MetricSpec] = {
+    "requests_finished_total": MetricSpec(
+        "counter",
+        "Answers that ended, by finish reason.",
+        ("reason",),
+        values=("stop", "length", "stop_sequence", "cancelled", "error"),
+    ),
+    "http_requests_total": MetricSpec(
+        "counter", "HTTP requests, by route and status.", ("route", "method", "status")
+    ),
+    "http_request_seconds": MetricSpec("histogram", "Time to answer an HTTP request.", ("route",), _SECONDS),
+    "http_clients_left_total": MetricSpec(
+        "counter", "Clients that hung up before their answer was complete."
+    ),
+    "rate_limited_total": MetricSpec(
+        "counter", "Requests refused by a rate limit, by scope.", ("scope",), values=("key", "agent")
+    ),
+    "tokens_total": MetricSpec(
+        "counter",
+        "Tokens by kind: output, or prompt tokens reused hot, restored warm, computed.",
+        ("kind",),
+        values=("output", "prompt_hot", "prompt_warm", "prompt_computed"),
+    ),
+    "tool_parse_failures_total": MetricSpec("counter", "Tool calls of models that could not be parsed."),
+}
+
+_LATENCY: Mapping[str, MetricSpec] = {
+    "ttft_seconds": MetricSpec(
+        "histogram",
+        "Time from a request's submission to its first token, by cache tier.",
+        ("tier",),
+        _SECONDS,
+        values=TIERS,
+    ),
+    "itl_seconds": MetricSpec(
+        "histogram", "Time between two tokens of one answer (inter-token latency).", (), _STEP_SECONDS
+    ),
+    "queue_seconds": MetricSpec("histogram", "Time a request waited before its work began.", (), _SECONDS),
+    "restore_seconds": MetricSpec(
+        "histogram", "Time a request waited for its blocks to be read from disk, if it did.", (), _SECONDS
+    ),
+}
+
+_ENGINE: Mapping[str, MetricSpec] = {
+    "prefill_chunk_seconds": MetricSpec("histogram", "Time of one prefill chunk.", (), _STEP_SECONDS),
+    "decode_step_seconds": MetricSpec("histogram", "Time of one decode step of a batch.", (), _STEP_SECONDS),
+    "batch_size": MetricSpec("histogram", "Sequences in a decode step.", (), _COUNTS),
+    "sequences": MetricSpec(
+        "gauge", "Sequences in the engine now, by state.", ("state",), values=SEQUENCE_STATES
+    ),
+    "preemptions_total": MetricSpec("counter", "Sequences set back to waiting because memory ran short."),
+}
+
+_HOT: Mapping[str, MetricSpec] = {
+    "block_pool_bytes": MetricSpec(
+        "gauge",
+        "Bytes of the cache budget, by state; pinned and dirty bytes are hot as well.",
+        ("state",),
+        values=POOL_STATES,
+    ),
+    "block_pool_blocks": MetricSpec("gauge", "Blocks in RAM."),
+    "block_pool_budget_bytes": MetricSpec("gauge", "The cache budget."),
+    "cache_requests_total": MetricSpec(
+        "counter",
+        "Requests by the coldest cache tier they used; cold: nothing of the prompt was cached.",
+        ("tier",),
+        values=TIERS,
+    ),
+    "cache_misses_total": MetricSpec(
+        "counter",
+        "Prompts that left what was cached, by likely cause.",
+        ("cause",),
+        values=(
+            "first_request",
+            "evicted",
+            "date_changed",
+            "tools_changed",
+            "system_changed",
+            "history_changed",
+        ),
+    ),
+    "cache_evictions_total": MetricSpec(
+        "counter",
+        "Blocks that left RAM, by reason.",
+        ("reason",),
+        values=("budget", "max_agents", "command", "deleted", "cleared", "model_unloaded"),
+    ),
+    "cache_lost_blocks_total": MetricSpec("counter", "Blocks dropped from RAM without a copy on disk."),
+}
+
+_WARM: Mapping[str, MetricSpec] = {
+    "warm_bytes": MetricSpec("gauge", "Bytes of block files."),
+    "warm_blocks": MetricSpec("gauge", "Blocks on disk."),
+    "warm_cap_bytes": MetricSpec("gauge", "Largest size of the warm tier; +Inf: no limit."),
+    "warm_read_bytes_total": MetricSpec("counter", "Bytes read from block files."),
+    "warm_read_seconds": MetricSpec("histogram", "Time to read and verify a block file.", (), _STEP_SECONDS),
+    "warm_read_errors_total": MetricSpec("counter", "Block files that could not be read."),
+    "warm_missing_files_total": MetricSpec("counter", "Blocks in the index whose file was gone."),
+    "warm_quarantined_total": MetricSpec("counter", "Broken block files put aside."),
+    "warm_written_bytes_total": MetricSpec("counter", "Bytes written to block files."),
+    "warm_write_seconds": MetricSpec("histogram", "Time to make a group of blocks durable.", (), _SECONDS),
+    "warm_write_errors_total": MetricSpec("counter", "Groups of blocks that could not be written."),
+    "warm_write_budget_bytes": MetricSpec("gauge", "Bytes that may be written per day; +Inf: no limit."),
+    "warm_written_today_bytes": MetricSpec("gauge", "Bytes written today, as the write budget counts them."),
+    "warm_refused_total": MetricSpec("counter", "Blocks not written on purpose, by reason.", ("reason",)),
+    "warm_queue_full_total": MetricSpec("counter", "Blocks not taken because too much waits for the disk."),
+    "warm_pruned_total": MetricSpec("counter", "Blocks removed to hold the cap."),
+    "warm_index_errors_total": MetricSpec("counter", "Questions the index could not answer."),
+    "agent_save_errors_total": MetricSpec("counter", "Agent records that could not be written."),
+    "agent_load_errors_total": MetricSpec("counter", "Agent records that could not be read."),
+}
+
+_DAEMON: Mapping[str, MetricSpec] = {
+    "build_info": MetricSpec("gauge", "1; the daemon's version is in the label.", ("version",)),
+    "model_weights_bytes": MetricSpec("gauge", "Bytes of a loaded model's weights.", ("model",)),
+    "model_swaps_total": MetricSpec(
+        "counter", "Model swaps, by outcome.", ("outcome",), values=("done", "failed")
+    ),
+    "control_clients": MetricSpec("gauge", "Connected control clients."),
+}
+
+GROUPS: Final[Mapping[str, Mapping[str, MetricSpec]]] = {
+    "Requests": _REQUESTS,
+    "Latency": _LATENCY,
+    "Engine": _ENGINE,
+    "Hot tier": _HOT,
+    "Warm tier and agents on disk": _WARM,
+    "Models and control": _DAEMON,
+}
+"""The catalogue as the documentation shows it."""
+
+CATALOGUE: Final[Mapping[str, MetricSpec]] = {
+    name: spec for group in GROUPS.values() for name, spec in group.items()
+}
+
+PROCESS: Final[Mapping[str, MetricSpec]] = {
+    "process_cpu_seconds_total": MetricSpec("counter", "CPU time the process used, user and system."),
+    "process_resident_memory_bytes": MetricSpec("gauge", "Memory of the process that is in RAM."),
+    "process_virtual_memory_bytes": MetricSpec("gauge", "Address space of the process."),
+    "process_open_fds": MetricSpec("gauge", "Open file descriptors."),
+    "process_threads": MetricSpec("gauge", "Threads of the process."),
+    "process_start_time_seconds": MetricSpec("gauge", "When the process began, in seconds since the epoch."),
+}
+"""Read from the operating system when somebody asks; the same on macOS and Linux."""
