@@ -9,7 +9,7 @@ fi
 resolved="$(mktemp)"
 trap 'rm -f "$resolved"' EXIT
 uv pip compile pyproject.toml --universal --python-version 3.10 --upgrade \
-  --extra cpu --extra dev --extra otel --extra docs \
+  --extra bench --extra cpu --extra dev --extra otel --extra docs \
   --no-header --no-annotate --no-emit-index-url --quiet --output-file "$resolved"
 {
   echo "# The exact versions that CI runs with, for Python 3.10 to 3.14 on macOS and Linux. \`make setup\` installs with them."

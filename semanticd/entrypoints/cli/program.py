@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "models": "models:commands",
     "agents": "agents:commands",
     "ctl": "ctl:ctl",
+    "bench": "bench:bench",
     "service": "service:commands",
     "completion": "completion:completion",
 }

@@ -1,0 +1,254 @@
+"""`semanticd bench`: measures any OpenAI-compatible server, and compares results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semanticd.bench.scenarios import SCENARIOS
+from semanticd.entrypoints.cli.output import narrate
+
+if TYPE_CHECKING:
+    from semanticd.bench.result import BenchResult
+
+_SCENARIO_HELP = "\b\nScenarios:\n" + "\n".join(f"  {name:18} {what}" for name, what in SCENARIOS.items())
+
+
+def _numbers(context: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read whole numbers from 1 that are separated by commas."""
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(
+            f"{value!r} is no list of whole numbers from 1 such as 256,900,2048", context, param
+        )
+    return numbers
+
+
+_as_file = click.Path(path_type=Path, dir_okay=False)
+_from_one = click.IntRange(min=1)
+
+
+@click.group(
+    "bench",
+    invoke_without_command=True,
+    help=f"""Measure several agents against an OpenAI-compatible server.
+
+The server runs already; this command is its client, and counts tokens as the server's `usage` does. Prompts are random
+words from a seed. Progress goes to stderr, the report (Markdown, or JSON with --json) to stdout.
+
+\b
+Examples:
+  semanticd bench --lengths 256,900 --streams 1,4
+  semanticd bench --base-url http://127.0.0.1:8080 --name mlx_lm --output mlx_lm.json
+  semanticd bench compare ours.json mlx_lm.json
+
+{_SCENARIO_HELP}
+""",
+)
+@click.option(
+    "--base-url", default="http://127.0.0.1:8000", show_default=True, help="The server, with or without /v1."
+)
+@click.option("--model", "-m", help="Model to ask for; none: the first that the server lists.")
+@click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to send (or OPENAI_API_KEY).")
+@click.option("--name", help="What the server is called in reports; none: its address.")
+@click.option(
+    "--scenario",
+    "-s",
+    "scenarios",
+    multiple=True,
+    type=click.Choice(list(SCENARIOS)),
+    help="Scenario to run, may be given several times; none: all.",
+)
+@click.option(
+    "--lengths",
+    metavar="N,N,…",
+    callback=_numbers,
+    default="256,900,2048,4096",
+    show_default=True,
+    help="Prompt lengths in tokens.",
+)
+@click.option(
+    "--streams",
+    metavar="N,N,…",
+    callback=_numbers,
+    default="1,4,8",
+    show_default=True,
+    help="Numbers of answers at once.",
+)
+@click.option(
+    "--agents", "num_agents", type=_from_one, default=6, show_default=True, help="Agents that take turns."
+)
+@click.option(
+    "--turns", "num_turns", type=_from_one, default=3, show_default=True, help="Turns of each agent."
+)
+@click.option(
+    "--prefill-tokens", type=_from_one, default=1500, show_default=True, help="Long prompt of `interference`."
+)
+@click.option(
+    "--dropped-tokens", type=_from_one, default=4000, show_default=True, help="Long prompt of `cancel`."
+)
+@click.option(
+    "--decode-tokens",
+    type=_from_one,
+    default=48,
+    show_default=True,
+    help="Answer length of `concurrent_decode`.",
+)
+@click.option(
+    "--repeats", type=_from_one, default=3, show_default=True, help="Samples per figure where they are cheap."
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Seed of all text; change it to measure the same server again.",
+)
+@click.option(
+    "--stop-token-id",
+    "stop_token_ids",
+    type=int,
+    multiple=True,
+    help="Id of a token that ends answers: it is forbidden, so that answers have the wanted length. May be repeated.",
+)
+@click.option(
+    "--restart-command", help="Shell line that restarts the server in the background, for `restart_ttft`."
+)
+@click.option("--swap-command", help="Shell line that makes another model the current one, for `swap`.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    help="Seconds without any answer after which a request has failed.",
+)
+@click.option("--output", "-o", type=_as_file, help="Keep the result in this JSON file, after each scenario.")
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also draw pictures into this folder (extra `bench`).",
+)
+@click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
+@click.pass_context
+def bench(context: click.Context, /, **options: Any) -> None:
+    """Measure, unless a command was given."""
+    if context.invoked_subcommand is None:
+        _measure(**options)
+
+
+@bench.command()
+@click.argument("results", nargs=-1, type=_as_file, metavar="RESULT RESULT [RESULT]…")
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also draw pictures into this folder (extra `bench`).",
+)
+@click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
+def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None:
+    """Set two or more results beside one another; ratios are the first's value to the other's."""
+    from semanticd.bench.comparison import compare as table_of
+    from semanticd.bench.errors import BenchError
+    from semanticd.bench.result import load_result
+
+    try:
+        loaded = [load_result(path) for path in results]
+        click.echo(table_of(loaded), nl=False)
+        _draw(loaded, plots, png=png)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _measure(
+    *,
+    scenarios: tuple[str, ...],
+    output: Path | None,
+    plots: Path | None,
+    png: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    import asyncio
+
+    from semanticd.bench.errors import BenchError
+    from semanticd.bench.report import markdown
+
+    try:
+        # Fails before an hour of measuring, not after it.
+        if plots is not None:
+            from semanticd.bench.plots import require_matplotlib
+
+            require_matplotlib()
+        result = asyncio.run(_run(scenarios or tuple(SCENARIOS), output, **options))
+        if as_json:
+            click.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        else:
+            click.echo(markdown(result), nl=False)
+        _draw([result], plots, png=png)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    if not result.figures:
+        raise click.ClickException("no scenario could be measured; the reasons are above")
+
+
+async def _run(
+    scenarios: tuple[str, ...],
+    output: Path | None,
+    *,
+    base_url: str,
+    model: str | None,
+    api_key: str | None,
+    name: str | None,
+    stop_token_ids: tuple[int, ...],
+    restart_command: str | None,
+    swap_command: str | None,
+    timeout_s: float,
+    **settings: Any,
+) -> BenchResult:
+    try:
+        from semanticd.bench.client import ChatClient
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"measuring needs {error.name}, which is not installed; install it with `pip install 'semanticd[bench]'`"
+        ) from error
+    from semanticd.bench.command import shell_command
+    from semanticd.bench.runner import first_model, new_result, run_scenarios
+    from semanticd.bench.session import BenchSession, BenchSettings
+    from semanticd.bench.text import TextSource
+
+    def keep(result: BenchResult) -> None:
+        if output is not None:
+            result.save(output)
+
+    client = ChatClient(
+        base_url, model=model or "", api_key=api_key, stop_token_ids=stop_token_ids, timeout_s=timeout_s
+    )
+    async with client:
+        client.model = model or await first_model(client)
+        session = BenchSession(
+            client=client,
+            settings=BenchSettings(**settings),
+            text=TextSource(settings["seed"]),
+            tell=narrate,
+            restart=shell_command(restart_command, what="restart") if restart_command else None,
+            swap=shell_command(swap_command, what="swap") if swap_command else None,
+        )
+        result = new_result(name or base_url, session)
+        await run_scenarios(session, scenarios, result, keep=keep)
+    return result
+
+
+def _draw(results: list[BenchResult], folder: Path | None, *, png: bool) -> None:
+    if folder is not None:
+        from semanticd.bench.plots import plot
+
+        for path in plot(results, folder, kind="png" if png else "svg"):
+            narrate(f"drew {path}")
