@@ -306,6 +306,7 @@ class Admission:
             reused_hot_tokens=match.num_tokens - warm,
             restored_warm_tokens=warm,
             computed_tokens=len(sequence.prompt_ids) - match.num_tokens,
+            canonicalized=live.submission.canonicalized,
         )
         agent = self._agents.find(sequence.agent_id)
         previous = agent.transcript.token_ids if agent and agent.num_turns else None
@@ -317,6 +318,7 @@ class Admission:
                 num_matched=match.num_tokens,
                 decode=live.model.tokenizer.decode,
                 system_tokens=live.submission.system_tokens,
+                same_model=agent is None or agent.model in (None, live.model.fingerprint),
             )
         sequence.cache = replace(report, miss=miss)
         live.started = True

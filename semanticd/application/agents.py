@@ -266,6 +266,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "computed_tokens": cache.computed_tokens,
         "tier": cache.tier,
         "miss": asdict(cache.miss) if cache.miss else None,
+        "canonicalized": list(cache.canonicalized),
         "ttft_ms": turn.timings.ttft_ms,
         "queue_ms": turn.timings.queue_ms,
         "restore_ms": turn.timings.restore_ms,

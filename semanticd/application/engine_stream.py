@@ -43,6 +43,7 @@ class EngineStream:
         prompt_text: str,
         cancel: Callable[[RequestId], None],
         on_answer: Callable[[GenerationResult], None] | None,
+        on_started: Callable[[Started], None],
         on_close: Callable[[EngineStream], None],
     ) -> None:
         """Prepare one parser per choice; nothing is submitted here."""
@@ -52,6 +53,7 @@ class EngineStream:
         self._request = request
         self._cancel = cancel
         self._on_answer = on_answer
+        self._on_started = on_started
         self._on_close = on_close
         self._echo = prompt_text if request.echo else ""
         self._decode = model.tokenizer.decode
@@ -114,6 +116,7 @@ class EngineStream:
             raise update.error
         if isinstance(update, SequenceStarted):
             started = Started(self.request_id, self.model_id, self.agent_id, update.cache, choice)
+            self._on_started(started)
             echo = self._echo if not self._request.sampling.logprobs else ""
             return [started, TextDelta(echo, choice=choice)] if echo else [started]
         if isinstance(update, SequenceText):

@@ -33,6 +33,7 @@ from semanticd.domain.generation import (
     GenerationRequest,
     GenerationResult,
     OutputConstraint,
+    Started,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Segment
@@ -106,11 +107,14 @@ class GenerateService:
             prompt_text=text,
             cancel=self._engine.cancel,
             on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
+            on_started=self._note_cache,
             on_close=self._count_parse_failures,
         )
         points, system_tokens = await asyncio.to_thread(
             self._snapshot_points, model, request.prompt, text, segments
         )
+        prompt = request.prompt
+        changes = model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else ()
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
         self._engine.submit(
             *(
@@ -132,6 +136,7 @@ class GenerateService:
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
                     system_tokens=system_tokens,
+                    canonicalized=changes,
                 )
                 for choice in range(request.num_choices)
             )
@@ -143,6 +148,20 @@ class GenerateService:
         async with self._models.lease(model) as loaded:
             _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
         return sum(len(segment.token_ids) for segment in segments)
+
+    def _note_cache(self, started: Started) -> None:
+        cache, miss = started.cache, started.cache.miss
+        self._log.info(
+            "prompt_cache",
+            request_id=started.request_id,
+            agent=started.agent_id,
+            hot=cache.reused_hot_tokens,
+            warm=cache.restored_warm_tokens,
+            computed=cache.computed_tokens,
+            miss=miss.cause if miss else None,
+            miss_at=miss.position if miss else None,
+            canonicalized=cache.canonicalized,
+        )
 
     def _count_parse_failures(self, stream: EngineStream) -> None:
         if num := stream.num_parse_failures:
@@ -197,13 +216,13 @@ class GenerateService:
         """Return positions worth a snapshot, and roughly how many tokens are system text and tools."""
         if not isinstance(prompt, ChatPrompt):
             return (), 0
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        if model.runner.spec.cuts_anywhere:
+            said = next((m.text for m in prompt.messages if m.role != "system" and m.text), "")
+            return (), num_tokens * max(text.find(said), 0) // max(len(text), 1) if said else 0
         system = tuple(message for message in prompt.messages if message.role == "system")
         if not system:
             return (), 0
-        num_tokens = sum(len(segment.token_ids) for segment in segments)
-        if model.runner.spec.cuts_anywhere:
-            system_chars = sum(len(message.text) for message in system)
-            return (), num_tokens * system_chars // max(len(text), 1)
         try:
             head = model.tokenizer.render(replace(prompt, messages=system), add_generation_prompt=False)
         except SemanticError:

@@ -85,6 +85,8 @@ class Submission:
     anonymous: bool = False
     """Whether the agent was named by us, after how the conversation begins."""
     system_tokens: int = 0
+    canonicalized: tuple[str, ...] = ()
+    """See `CacheReport.canonicalized`."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -125,6 +125,8 @@ class CacheReport:
     restored_warm_tokens: int = 0
     computed_tokens: int = 0
     miss: CacheMiss | None = None
+    canonicalized: tuple[str, ...] = ()
+    """What was made equal in the prompt before it was looked up: `volatile_header`, `tool_key_order`."""
 
     @property
     def cached_tokens(self) -> int:

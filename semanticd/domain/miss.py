@@ -19,10 +19,12 @@ def explain_miss(
     num_matched: int,
     decode: Callable[[Sequence[int]], str],
     system_tokens: int = 0,
+    same_model: bool = True,
 ) -> CacheMiss | None:
     """Return why `prompt_ids` were not cached beyond `num_matched`; None when only new tokens were computed.
 
     `previous_ids` are the agent's last transcript; the first `system_tokens` tokens are system text and tools.
+    `same_model` is False where that transcript was computed by other weights, or with another tokenizer or template.
     """
     if previous_ids is None:
         if num_matched:
@@ -30,6 +32,8 @@ def explain_miss(
         return CacheMiss(0, "first_request", "", _around(prompt_ids, 0, decode))
     if num_matched >= len(prompt_ids) - 1:
         return None
+    if not same_model:
+        return CacheMiss(num_matched, "model_changed", "", _around(prompt_ids, num_matched, decode))
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
     if shared >= len(previous_ids) or shared >= len(prompt_ids) - 1:
         if num_matched + 1 >= min(shared, len(prompt_ids)):
@@ -38,11 +42,19 @@ def explain_miss(
     expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
     if num_matched + 1 < shared:
         return CacheMiss(num_matched, "evicted", expected, found)
-    return CacheMiss(shared, _cause(shared, system_tokens, expected, found), expected, found)
+    cause = _cause(shared, system_tokens, expected, found)
+    if cause == "tools_changed" and _same_tokens(previous_ids, prompt_ids, system_tokens):
+        cause = "tools_reordered"
+    return CacheMiss(shared, cause, expected, found)
 
 
 def _around(token_ids: Sequence[int], position: int, decode: Callable[[Sequence[int]], str]) -> str:
     return decode(token_ids[max(position - _CONTEXT_TOKENS, 0) : position + _CONTEXT_TOKENS])
+
+
+def _same_tokens(left: Sequence[int], right: Sequence[int], num_tokens: int) -> bool:
+    """Whether two beginnings hold the same tokens in another order."""
+    return sorted(left[:num_tokens]) == sorted(right[:num_tokens])
 
 
 def _cause(position: int, system_tokens: int, expected: str, found: str) -> str:

@@ -73,6 +73,10 @@ class CharTokenizer:
         text = tools + "".join(f"<|{m.role}|>{_content(m)}<|end|>" for m in prompt.messages)
         return text + "<|assistant|>" if add_generation_prompt else text
 
+    def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
+        """Nothing is changed."""
+        return ()
+
     def stream_decoder(self) -> CharStreamDecoder:
         """Return a fresh decoder."""
         return CharStreamDecoder()

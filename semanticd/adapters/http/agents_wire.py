@@ -249,6 +249,7 @@ def render_usage(usage: Usage) -> dict[str, Any]:
             "computed_tokens": cache.computed_tokens,
             "tier": cache.tier,
             "miss": None,
+            "canonicalized": list(cache.canonicalized),
         },
         "timings": {
             name: round(getattr(timings, name), 3) if math.isfinite(getattr(timings, name)) else None

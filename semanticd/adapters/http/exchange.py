@@ -120,9 +120,13 @@ def priority_of(
 
 
 def show_cache(resp: Response, cache: CacheReport) -> None:
-    """Say in `X-Semantic-Cache` what the prompt cost, in tokens."""
-    resp.set_header(
-        "X-Semantic-Cache",
-        f"hot={cache.reused_hot_tokens} warm={cache.restored_warm_tokens} "
+    """Say in `X-Semantic-Cache` what the prompt cost, in tokens, and where and why it left what was cached."""
+    words = [
+        f"hot={cache.reused_hot_tokens} warm={cache.restored_warm_tokens}",
         f"computed={cache.computed_tokens} tier={cache.tier}",
-    )
+    ]
+    if cache.miss is not None:
+        words.append(f"miss={cache.miss.cause}@{cache.miss.position}")
+    if cache.canonicalized:
+        words.append(f"canonicalized={','.join(cache.canonicalized)}")
+    resp.set_header("X-Semantic-Cache", " ".join(words))

@@ -114,6 +114,17 @@ class ChatTemplate:
             "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
         }
 
+    def changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
+        """Name what is dropped or put in order in this conversation: `volatile_header`, `tool_key_order`."""
+        if not self._canonicalize:
+            return ()
+        found = []
+        if any(_VOLATILE_LINE.search(m.text) for m in prompt.messages if m.role == "system"):
+            found.append("volatile_header")
+        if _offered(prompt) and any(_is_unsorted(tool.parameters) for tool in prompt.tools):
+            found.append("tool_key_order")
+        return tuple(found)
+
     # Messages.
 
     def _messages(self, prompt: ChatPrompt) -> list[Entry]:
@@ -195,6 +206,13 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_sorted(item) for item in value]
     return value
+
+
+def _is_unsorted(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        keys = list(value)
+        return keys != sorted(keys) or any(map(_is_unsorted, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_is_unsorted, value))
 
 
 def _forms(messages: list[Entry]) -> Iterator[list[Entry]]:

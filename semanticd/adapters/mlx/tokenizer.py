@@ -106,6 +106,10 @@ class MlxTokenizer:
         )
         return text
 
+    def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
+        """Name what rendering leaves out or puts in order; see the port."""
+        return self._template.changes(prompt)
+
     def stream_decoder(self) -> StreamDecoder:
         """Return a fresh decoder."""
         if self._token_bytes is not None:

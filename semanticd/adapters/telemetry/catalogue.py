@@ -112,8 +112,10 @@ _HOT: Mapping[str, MetricSpec] = {
             "evicted",
             "date_changed",
             "tools_changed",
+            "tools_reordered",
             "system_changed",
             "history_changed",
+            "model_changed",
         ),
     ),
     "cache_evictions_total": MetricSpec(

@@ -165,6 +165,12 @@ class Tokenizer(Protocol):
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
         """Apply the chat template; raises `InvalidRequestError` when the template refuses the conversation."""
 
+    def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
+        """Name what `render` leaves out or puts in order so that equal conversations give equal text.
+
+        `volatile_header` (a header line that changes from prompt to prompt), `tool_key_order` (keys of tool schemas).
+        """
+
     def stream_decoder(self) -> StreamDecoder:
         """Return a fresh decoder (special tokens are left out)."""
 

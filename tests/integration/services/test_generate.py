@@ -355,8 +355,36 @@ def test_a_miss_is_explained_in_the_clients_words() -> None:
         assert miss.cause == "date_changed"
         why = await rig.agents.why("a")
         assert why["last"]["miss"]["cause"] == "date_changed"
+        logged = [fields for _, event, fields in rig.engine_rig.log.lines if event == "prompt_cache"]
+        assert [line["miss"] for line in logged] == ["first_request", "date_changed"]
+        assert logged[1]["miss_at"] == miss.position
 
     run(test)
+
+
+def test_a_conversation_that_goes_on_with_another_model_is_told_why_nothing_was_reused() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.models.load("two")
+        await rig.say("hello", agent="a", model="one")
+        miss = (await rig.say("hello", agent="a", model="two")).usage.cache.miss
+        assert miss is not None
+        assert miss.cause == "model_changed"
+
+    run(test)
+
+
+def test_what_was_made_equal_in_a_prompt_is_reported_with_what_it_cost() -> None:
+    class Tidy(CharTokenizer):
+        def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
+            return ("volatile_header",)
+
+    async def test(rig: ServiceRig) -> None:
+        assert (await rig.say("hello", agent="a")).usage.cache.canonicalized == ("volatile_header",)
+        assert (await rig.agents.why("a"))["last"]["canonicalized"] == ["volatile_header"]
+        raw = await rig.say(TextPrompt("hello"), agent="b")
+        assert raw.usage.cache.canonicalized == ()
+
+    run(test, tokenizer=Tidy())
 
 
 def test_tokens_of_thinking_are_counted_apart() -> None:

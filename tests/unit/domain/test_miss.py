@@ -71,6 +71,21 @@ def test_the_cause_of_a_change_in_the_system_text_is_named(prompt: str, previous
     assert miss.expected != miss.found
 
 
+def test_tools_in_another_order_are_told_from_other_tools() -> None:
+    one, other = '{"name": "a"} {"name": "b"} hi', '{"name": "b"} {"name": "a"} hi'
+    miss = explain(one, other, matched=10, system_tokens=27)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (10, "tools_reordered")
+
+
+def test_a_conversation_that_another_model_computed_says_so() -> None:
+    miss = explain_miss(
+        ids("one two three"), previous_ids=ids("one two"), num_matched=0, decode=text_of, same_model=False
+    )
+    assert miss is not None
+    assert (miss.position, miss.cause) == (0, "model_changed")
+
+
 def test_a_change_behind_the_system_text_is_the_histories() -> None:
     miss = explain("sys user: hello there", "sys user: hullo there", matched=11, system_tokens=4)
     assert miss is not None

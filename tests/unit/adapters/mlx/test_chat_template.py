@@ -162,6 +162,20 @@ def test_a_billing_header_that_changes_is_dropped_from_system_text_only() -> Non
     assert tokenizer(canonicalize=False).render(one) != tokenizer(canonicalize=False).render(other)
 
 
+def test_what_was_made_equal_is_named_and_nothing_is_where_that_is_switched_off() -> None:
+    shuffled = ToolSpec("weather", "Tells.", {"type": "object", "properties": {"city": {"type": "string"}}})
+    ordered = ToolSpec("weather", "Tells.", {"properties": {"city": {"type": "string"}}, "type": "object"})
+    header = ("system", "x-anthropic-billing-header: cch=1a;\nYou are an agent.")
+    model = tokenizer()
+    assert model.canonical_changes(chat(("user", "hi"), tools=(ordered,))) == ()
+    assert model.canonical_changes(chat(("user", header[1]), tools=(shuffled,))) == ("tool_key_order",)
+    both = chat(header, ("user", "hi"), tools=(shuffled,))
+    assert model.canonical_changes(both) == ("volatile_header", "tool_key_order")
+    assert tokenizer(canonicalize=False).canonical_changes(both) == ()
+    unused = chat(header, ("user", "hi"), tools=(shuffled,), tool_choice=ToolChoice("none"))
+    assert model.canonical_changes(unused) == ("volatile_header",)
+
+
 def test_a_template_that_wants_strict_turns_gets_them_merged_and_nothing_is_lost() -> None:
     called = Message("assistant", (TextPart("Wait."), ToolCallPart("c1", "weather", {"city": "Rome"})))
     prompt = ChatPrompt(

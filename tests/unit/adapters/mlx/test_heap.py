@@ -49,7 +49,7 @@ def run(**env: str) -> list[str]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
-def test_what_other_threads_freed_does_not_stay_with_the_process():
+def test_what_other_threads_freed_does_not_stay_with_the_process() -> None:
     told, cached, grown = run()
 
     assert told == "True"
@@ -57,5 +57,5 @@ def test_what_other_threads_freed_does_not_stay_with_the_process():
     assert int(grown) < 16 << 20
 
 
-def test_who_tunes_the_heap_by_hand_is_left_alone():
+def test_who_tunes_the_heap_by_hand_is_left_alone() -> None:
     assert run(MALLOC_ARENA_MAX="3")[0] == "False"
