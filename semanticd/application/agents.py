@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
@@ -97,7 +98,25 @@ class AgentsService:
             "tools": [tool.name for tool in config.tools],
             "metadata": dict(config.metadata),
             "turns": [_turn(turn) for turn in agent.turns],
+            "sharing": self._sharing(agent),
         }
+
+    def _sharing(self, agent: Agent) -> list[dict[str, Any]]:
+        """Return with whom hot blocks are shared and how many bytes; who shares most comes first."""
+        pool = self._engine.store.pool
+        blocks: Counter[str] = Counter()
+        num_bytes: Counter[str] = Counter()
+        with self._agents.lock:
+            for name in set(agent.block_table):
+                block = pool.get(name)
+                for other in pool.holders(name):
+                    if block is not None and other != agent.agent_id:
+                        blocks[other] += 1
+                        num_bytes[other] += block.num_bytes
+        return [
+            {"agent": other, "num_blocks": count, "bytes": num_bytes[other]}
+            for other, count in sorted(blocks.items(), key=lambda item: (-item[1], item[0]))
+        ]
 
     async def get(self, agent_id: str) -> dict[str, Any]:
         """Return one agent's facts; another name for `show`."""

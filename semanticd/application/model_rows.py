@@ -9,6 +9,14 @@ from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.models import InstalledModel, ModelSource
 from semanticd.domain.ids import ModelId
 
+_MEMORY_PER_FILE_BYTE = 1.2
+"""Memory a model takes per byte of its files, where the registry gives no estimate."""
+
+
+def memory_needed(installed: InstalledModel) -> float:
+    """Return the bytes a model takes: the registry's estimate, else a guess from its files."""
+    return installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE
+
 
 def model_rows(
     source: ModelSource,
@@ -33,6 +41,7 @@ def model_rows(
             "installed": True,
             "path": model.path,
             "size_bytes": model.size_bytes,
+            "memory_needed_bytes": int(memory_needed(model)),
             "context_length": model.context_length,
             "fingerprint": model.fingerprint,
         }

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from semanticd.application.batch_engine import BlockPoolBatchEngine
-from semanticd.application.model_rows import model_rows
+from semanticd.application.model_rows import memory_needed, model_rows
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
 from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
 from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
@@ -27,8 +27,6 @@ from semanticd.domain.errors import (
 from semanticd.domain.ids import ModelId
 
 _DRAIN_POLL_S = 0.02
-_MEMORY_PER_FILE_BYTE = 1.2
-"""Memory a model takes per byte of its files, where the registry gives no estimate."""
 
 
 class ModelsService:
@@ -122,6 +120,11 @@ class ModelsService:
         return self._current
 
     # Showing.
+
+    @property
+    def free_memory_bytes(self) -> int:
+        """Memory that another model may take without another leaving."""
+        return int(self._memory_bytes())
 
     async def current(self) -> dict[str, Any] | None:
         """Return the current model's facts, or None."""
@@ -221,7 +224,7 @@ class ModelsService:
     async def _make_room(self, installed: InstalledModel) -> None:
         if not self._engine.models or ModelId(installed.model_id) in self._engine.models:
             return
-        needed = _memory_needed(installed)
+        needed = memory_needed(installed)
         while needed > self._memory_bytes():
             others = [model for model in self._engine.models.values() if self._may_go(model.model_id)]
             if not others:
@@ -233,7 +236,7 @@ class ModelsService:
 
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
         installed = await self._find(model)
-        if old is None or _memory_needed(installed) <= self._memory_bytes():
+        if old is None or memory_needed(installed) <= self._memory_bytes():
             return await self._load(model)
         # Both do not fit: requests wait while the old model drains, persists and leaves.
         self._open.clear()
@@ -364,8 +367,3 @@ class ModelsService:
             loaded_at=self._loaded_at,
             current=self._current,
         )
-
-
-def _memory_needed(installed: InstalledModel) -> float:
-    """Return the bytes a model takes: the registry's estimate, else a guess from its files."""
-    return installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE

@@ -59,6 +59,7 @@ class StatusService:
             "model_stage": self._models.stage,
             "model_progress": self._models.progress,
             "model_error": self._models.last_error,
+            "free_memory_bytes": self._models.free_memory_bytes,
             "engine": self.engine(),
             "cache": self.cache(),
         }

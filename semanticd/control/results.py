@@ -86,6 +86,7 @@ class StatusResult(TypedDict, total=False):
     model_stage: str
     model_progress: float
     model_error: str | None
+    free_memory_bytes: int
     engine: EngineFacts
     cache: CacheStats
 

@@ -52,6 +52,11 @@ class FakeAgents:
         """Return the row."""
         return dict(self._row(agent_id))
 
+    async def messages(self, agent_id: str) -> list[Row]:
+        """Return one message."""
+        self._row(agent_id)
+        return [{"role": "user", "content": "hello"}]
+
     async def why(self, agent_id: str) -> Row:
         """Return a miss report."""
         self._row(agent_id)

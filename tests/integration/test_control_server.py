@@ -117,6 +117,7 @@ def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("doctor", {}, {"ok": True}),
         ("log.level", {"level": "debug"}, {"level": "debug", "previous": "info"}),
         ("agents.show", {"agent": "planner"}, {"id": "planner"}),
+        ("agents.messages", {"agent": "planner"}, {"messages": [{"role": "user", "content": "hello"}]}),
         ("agents.why", {"agent": "planner"}, {"last": {"tier": "hot"}}),
         ("agents.pin", {"agent": "planner", "ttl_s": 60}, {"pinned": True, "ttl_s": 60}),
         ("agents.unpin", {"agent": "planner"}, {"pinned": False}),

@@ -119,6 +119,12 @@ async def agents_show(context: CommandContext, args: Mapping[str, Any]) -> Facts
     return await need(context.services.agents, "the engine").show(args["agent"])
 
 
+@command("agents.messages", _AGENT)
+async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """One agent's conversation, as far as the daemon keeps it."""
+    return {"messages": await need(context.services.agents, "the engine").messages(args["agent"])}
+
+
 @command("agents.why", _AGENT)
 async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> Facts:
     """What its last requests reused, restored and computed, and for a miss the cause."""

@@ -32,6 +32,9 @@ class AgentsService(Protocol):
     async def show(self, agent_id: str) -> Facts:
         """Return one agent's facts, configuration and turns."""
 
+    async def messages(self, agent_id: str) -> Rows:
+        """Return its conversation: `role` and `content` of each message."""
+
     async def why(self, agent_id: str) -> Facts:
         """Return what its last requests reused and computed, and why."""
 

@@ -146,6 +146,9 @@ def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
         fork = await rig.agents.fork("a", "b")
         assert fork["shared_with"] == ["a"]
         assert len(rig.engine.store.pool) == blocks
+        (sharing,) = (await rig.agents.show("b"))["sharing"]
+        assert (sharing["agent"], sharing["num_blocks"]) == ("a", blocks)
+        assert sharing["bytes"] == rig.engine.store.pool.hot_bytes
         one = await rig.say("left", agent="a", conversation=True)
         other = await rig.say("right", agent="b", conversation=True)
         assert one.usage.cache.computed_tokens < 30
@@ -241,6 +244,7 @@ def test_the_daemon_tells_what_it_does() -> None:
         snapshot = await rig.status.snapshot()
         assert (snapshot["version"], snapshot["state"], snapshot["model"]) == ("0", "ready", "one")
         assert snapshot["cache"]["hot_hit_tokens"] > 0
+        assert snapshot["free_memory_bytes"] == rig.memory_bytes
         assert snapshot["cache"]["num_hot_blocks"] == len(rig.engine.store.pool)
         assert snapshot["engine"]["num_running"] == 0
         stream = await rig.open("hello", agent="b", sampling=LONG)
