@@ -55,21 +55,15 @@ class Admission:
         clock: Clock,
         metrics: SequenceMetrics,
         post: Callable[[Callable[[], None]], None],
-        ready: Callable[[LiveSequence], None],
         guarded: Callable[[LiveSequence, Callable[[], None]], None],
     ) -> None:
-        """`post` runs a function on the engine thread soon.
-
-        `ready` takes a sequence whose prompt needs no prefill; `guarded` does something for a sequence so that it
-        fails alone.
-        """
+        """`post` runs something on the engine thread soon; `guarded` does it for a sequence so that it fails alone."""
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
         self._clock = clock
         self._metrics = metrics
         self._post = post
-        self._ready = ready
         self._guarded = guarded
 
     def try_start(self, live: LiveSequence) -> None:
@@ -295,8 +289,6 @@ class Admission:
         self._store.touch([m.block.block_hash for m in match.blocks])
         if not live.started:
             self._announce(live, restored)
-        if sequence.num_to_prefill == 0:
-            self._ready(live)
 
     def _announce(self, live: LiveSequence, restored: frozenset[BlockHash]) -> None:
         sequence, match = live.sequence, live.match

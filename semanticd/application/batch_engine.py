@@ -41,7 +41,7 @@ from semanticd.domain.errors import (
 )
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import ModelId, RequestId, SequenceId
-from semanticd.domain.scheduler import Admit, Decode, Idle, Prefill, Scheduler, SchedulerLimits
+from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 from semanticd.domain.stop_matcher import StopMatcher
 
@@ -97,7 +97,6 @@ class BlockPoolBatchEngine:
             clock=clock,
             metrics=self._metrics,
             post=self._post,
-            ready=self._begin_decode,
             guarded=self._guarded,
         )
 
@@ -249,12 +248,16 @@ class BlockPoolBatchEngine:
         self._work_inbox(wait_s=None)
 
     def _cycle(self) -> None:
+        began = self._clock.monotonic()
         self._work_inbox(wait_s=None)
+        self.scheduler.record_stall(self._clock.monotonic() - began)
         step = self.scheduler.decide(self._clock.monotonic())
         if isinstance(step, Admit):
             self._admit(self._live[step.sequence_id])
         elif isinstance(step, Prefill):
             self._prefill(self._live[step.sequence_id], step.num_tokens)
+        elif isinstance(step, Join):
+            self._join(self._live[step.sequence_id])
         elif isinstance(step, Decode):
             self._decode(step.model_id)
         elif isinstance(step, Idle):
@@ -319,7 +322,14 @@ class BlockPoolBatchEngine:
         self._measure_running()
 
     def _admit(self, live: LiveSequence) -> None:
+        began = self._clock.monotonic()
         self._guarded(live, lambda: self._admission.try_start(live))
+        self.scheduler.record_stall(self._clock.monotonic() - began)
+
+    def _join(self, live: LiveSequence) -> None:
+        began = self._clock.monotonic()
+        self._guarded(live, lambda: self._begin_decode(live))
+        self.scheduler.record_stall(self._clock.monotonic() - began)
 
     def _prefill(self, live: LiveSequence, num_tokens: int) -> None:
         sequence, runner = live.sequence, live.model.runner
@@ -344,8 +354,9 @@ class BlockPoolBatchEngine:
                 self._settlement.snapshot(live)
             else:
                 self._settlement.publish(live, up_to=stop, with_tail=False)
-            if sequence.num_to_prefill == 0:
-                self._begin_decode(live)
+            # A block at a time is written while the next one is computed: all at the end would hold everybody up.
+            self.store.persist(limit_bytes=1)
+            self.scheduler.record_stall(self._clock.monotonic() - began - seconds)
         except Exception as error:
             self._fail(live, error)
         self._measure_running()

@@ -6,7 +6,8 @@ Rules, in the order they bind:
    fit is the engine's answer (`blocked`); a sequence that does not fit holds back the ones behind it in its class.
 2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one.
 3. *Time share.* While prefill and decode both have work, decode gets at least `decode_share` of engine time, and a
-   prefill chunk is cut so that it should last at most `max_stall_s`.
+   prefill chunk is cut so that it should last less than `max_stall_s`. What else holds decoding up (restoring, copying
+   blocks, joining the batch) is paid for by prefill, and none of it begins where decoding was held up for long already.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first; `background` agents go after `interactive` ones until they have waited `aging_s`. Within an agent,
    arrival order. Whoever has not been served for longer than `aging_s` gains a second of credit a second, so that no
@@ -53,6 +54,13 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """Move this sequence, whose prompt is computed, to the decode batch."""
+
+    sequence_id: SequenceId
+
+
+@dataclass(frozen=True, slots=True)
 class Decode:
     """Compute one token for every decoding sequence of this model."""
 
@@ -64,7 +72,10 @@ class Idle:
     """Nothing can be done until something happens outside."""
 
 
-Step = Admit | Prefill | Decode | Idle
+Step = Admit | Prefill | Join | Decode | Idle
+
+_MARGIN = 0.75
+"""How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
 
 
 @dataclass(slots=True)
@@ -77,9 +88,11 @@ class _AgentShare:
 
 @dataclass(slots=True)
 class _Rates:
-    """Measured prefill speed of a model, as a slowly moving average."""
+    """Measured speeds of a model, as slowly moving averages."""
 
     prefill_tokens_per_s: float = 0.0
+    stalling_tokens_per_s: float = 0.0
+    """Prefill speed of the small chunks that are computed between decode steps: every chunk costs something anyhow."""
     decode_step_s: float = 0.0
 
     @staticmethod
@@ -102,6 +115,8 @@ class Scheduler:
     _rates: dict[ModelId, _Rates] = field(default_factory=dict)
     _balance_s: float = 0.0
     """Decode's credit against its share while both kinds of work wait; below zero it is decode's turn."""
+    _stall_s: float = 0.0
+    """Engine time since the last decode step."""
     _last_decoded: ModelId | None = None
 
     # Membership.
@@ -176,7 +191,17 @@ class Scheduler:
         # The few tokens at a prompt's end cost nearly as much as many and would make every chunk look slow.
         if seconds > 0 and num_tokens >= self.limits.min_chunk:
             rates.prefill_tokens_per_s = rates.blend(rates.prefill_tokens_per_s, num_tokens / seconds)
+        contended = bool(self.in_state(SequenceState.DECODING))
+        if seconds > 0 and contended:
+            speed, known = num_tokens / seconds, rates.stalling_tokens_per_s
+            # What took too long counts for more than what was quick.
+            rates.stalling_tokens_per_s = (known + speed) / 2 if speed < known else rates.blend(known, speed)
         self._charge([sequence], seconds)
+        self.record_stall(seconds)
+
+    def record_stall(self, seconds: float) -> None:
+        """Account engine time that was not decoding: prefill, restoring, copying, joining."""
+        self._stall_s += seconds
         if self.in_state(SequenceState.DECODING):
             self._balance_s -= seconds * self.limits.decode_share
         else:
@@ -188,6 +213,7 @@ class Scheduler:
         rates = self._rates.setdefault(model_id, _Rates())
         rates.decode_step_s = rates.blend(rates.decode_step_s, seconds)
         self._charge(members, seconds)
+        self._stall_s = 0.0
         if self._prefillable():
             self._balance_s += seconds * (1.0 - self.limits.decode_share)
         else:
@@ -213,14 +239,19 @@ class Scheduler:
 
     def decide(self, now: float) -> Step:
         """Return the next step at this clock reading (seconds)."""
+        decoding = self.in_state(SequenceState.DECODING)
+        if decoding and self._stall_s > self.limits.max_stall_s * (1 - _MARGIN):
+            return Decode(self._next_model(decoding))
         candidate = self._next_admission(now)
         if candidate is not None:
             self._shares[candidate.agent_id].served_at = now
             return Admit(candidate.sequence_id)
-        decoding = self.in_state(SequenceState.DECODING)
         prefillable = self._prefillable()
         if not decoding and not prefillable:
             return Idle()
+        joining = next((s for s in prefillable if s.num_to_prefill == 0), None)
+        if joining is not None:
+            return Join(joining.sequence_id)
         if decoding and (not prefillable or self._balance_s < 0.0):
             return Decode(self._next_model(decoding))
         sequence = min(prefillable, key=lambda s: self._rank(s, now))
@@ -303,9 +334,10 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, *, contended: bool) -> int:
         chunk = self.limits.prefill_chunk
         if contended:
-            rate = self.prefill_rate(sequence.model_id)
+            rates = self._rates.get(sequence.model_id, _Rates())
             # Nothing measured yet: begin small, the first chunk tells.
-            fitting = int(rate * self.limits.max_stall_s) if rate else self.limits.min_chunk
+            rate = rates.stalling_tokens_per_s or rates.prefill_tokens_per_s / 2
+            fitting = int(rate * self.limits.max_stall_s * _MARGIN)
             chunk = max(min(chunk, fitting), self.limits.min_chunk)
         # Chunks end on block boundaries, so that full blocks are published as they are computed.
         boundary = next_boundary(sequence.num_cached, self.block_tokens) - sequence.num_cached

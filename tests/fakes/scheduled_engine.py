@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from semanticd.domain.generation import Priority
 from semanticd.domain.ids import AgentId, ModelId, SequenceId
-from semanticd.domain.scheduler import Admit, Decode, Idle, Prefill, Scheduler, SchedulerLimits, Step
+from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits, Step
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 
 _RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
@@ -53,6 +53,7 @@ class ScheduledEngine:
     budget: int = 1_000_000
     prefill_token_s: float = 0.001
     decode_step_s: float = 0.02
+    join_s: float = 0.0
     now: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
     finished: dict[SequenceId, float] = field(default_factory=dict)
@@ -114,6 +115,8 @@ class ScheduledEngine:
             self._admit(self._get(step.sequence_id))
         elif isinstance(step, Prefill):
             self._prefill(self._get(step.sequence_id), step.num_tokens)
+        elif isinstance(step, Join):
+            self._join(self._get(step.sequence_id))
         elif isinstance(step, Decode):
             self._decode(step.model_id)
         elif isinstance(step, Idle):
@@ -158,11 +161,12 @@ class ScheduledEngine:
             known += self.block_tokens
         sequence.num_cached = sequence.num_published = known
         sequence.apply(SequenceEvent.ADMITTED)
-        self._start_decode_if_ready(sequence)
 
-    def _start_decode_if_ready(self, sequence: Sequence) -> None:
-        if sequence.num_to_prefill == 0:
-            sequence.apply(SequenceEvent.PREFILLED)
+    def _join(self, sequence: Sequence) -> None:
+        assert sequence.num_to_prefill == 0, "who joins has nothing left to compute"
+        self.now += self.join_s
+        sequence.apply(SequenceEvent.PREFILLED)
+        self.scheduler.record_stall(self.join_s)
 
     def _prefill(self, sequence: Sequence, num_tokens: int) -> None:
         assert sequence.state is SequenceState.PREFILLING
@@ -175,7 +179,6 @@ class ScheduledEngine:
         while sequence.num_published + self.block_tokens <= sequence.num_cached:
             sequence.num_published += self.block_tokens
             self._published.add(sequence.token_ids[: sequence.num_published])
-        self._start_decode_if_ready(sequence)
 
     def _decode(self, model_id: ModelId) -> None:
         members = [s for s in self.scheduler.in_state(SequenceState.DECODING) if s.model_id == model_id]

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from semanticd.domain.ids import ModelId, SequenceId
-from semanticd.domain.scheduler import Admit, Decode, Idle, Prefill, Scheduler, SchedulerLimits
+from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 from tests.fakes.scheduled_engine import Decision, Job, ScheduledEngine
 
@@ -73,8 +73,58 @@ def test_a_chunk_beside_decoding_lasts_no_longer_than_allowed(token_s: float) ->
     chunks = [d for d in engine.decisions if isinstance(d.step, Prefill) and d.both_waited]
     assert all(d.seconds <= max(0.3, 16 * token_s) + 1e-9 for d in chunks)
     assert chunks[0].step.num_tokens == 16, "nothing was measured yet"  # type: ignore[union-attr]
-    fitting = min(512, int(0.3 / token_s))
+    # Chunks are meant to last three quarters of what is allowed, so that a slow one is not too long.
+    fitting = min(512, int(0.75 * 0.3 / token_s))
     assert max(d.step.num_tokens for d in chunks) >= min(fitting, 512) - 1  # type: ignore[union-attr]
+
+
+def test_others_who_start_and_join_hold_decoding_up_no_longer_than_allowed() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=8), join_s=0.1)
+    decoder = engine.add(Job(agent="talker", prompt=1, answer=100_000))
+    steps_until(engine, decoder, SequenceState.DECODING)
+    for number in range(5):
+        engine.add(Job(agent=f"reader{number}", prompt=100, answer=3))
+    for _ in range(300):
+        engine.step()
+    kinds = [type(decision.step) for decision in engine.decisions]
+    assert kinds.count(Join) == 6
+    joined = [index for index, kind in enumerate(kinds) if kind is Join]
+    assert all(kinds[index + 1] is Decode for index in joined[1:])
+    gaps = [d.began + d.seconds for d in engine.decisions if isinstance(d.step, Decode)]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(gaps))
+    assert longest <= 0.3 + engine.decode_step_s
+
+
+def test_time_that_is_neither_prefill_nor_decode_is_taken_from_prefill() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(decode_share=0.5), join_s=0.0)
+    decoder = engine.add(Job(agent="talker", prompt=1, answer=100_000))
+    steps_until(engine, decoder, SequenceState.DECODING)
+    engine.add(Job(agent="reader", prompt=4000, answer=1))
+    assert isinstance(engine.step(), Admit)
+    engine.scheduler.record_stall(0.19)
+    steps = [type(engine.step()) for _ in range(11)]
+    assert steps == [Decode] * 10 + [Prefill], "200 ms were lost: ten steps of 20 ms make up for them"
+
+
+def test_a_chunk_that_took_too_long_makes_the_next_one_shorter() -> None:
+    limits = SchedulerLimits(max_stall_s=0.3, prefill_chunk=512)
+    engine = ScheduledEngine(limits=limits, block_tokens=512)
+    decoder = engine.add(Job(agent="talker", prompt=1, answer=100_000))
+    steps_until(engine, decoder, SequenceState.DECODING)
+    engine.add(Job(agent="reader", prompt=9000, answer=1))
+
+    def next_chunk() -> Decision:
+        while not isinstance(engine.step(), Prefill):
+            pass
+        return engine.decisions[-1]
+
+    for _ in range(20):
+        next_chunk()
+    engine.prefill_token_s *= 2
+    slow, after, later = next_chunk(), next_chunk(), next_chunk()
+    assert slow.seconds > 0.3, "what was measured no longer holds"
+    assert max(after.seconds, later.seconds) < slow.seconds
+    assert later.seconds <= 0.3
 
 
 def test_an_undisturbed_prefill_takes_whole_chunks() -> None:
