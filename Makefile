@@ -14,9 +14,9 @@ PYTHON ?=
 
 # Extras to install. Linux needs a back end for MLX (`cpu`, or `cuda` with an NVIDIA GPU); macOS brings Metal.
 ifeq ($(shell uname -s),Linux)
-EXTRAS ?= cpu,dev
+EXTRAS ?= cpu,dev,otel
 else
-EXTRAS ?= dev
+EXTRAS ?= dev,otel
 endif
 
 # Demo, tests and benchmark share the models that they fetched; elsewhere the per-user default applies.

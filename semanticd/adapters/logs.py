@@ -50,6 +50,11 @@ class LogOptions:
     num_recent: int = 1000
 
 
+def log_context(**fields: str) -> contextlib.AbstractContextManager[None]:
+    """Make every line carry these fields that is written below, in this task and in what it starts."""
+    return structlog.contextvars.bound_contextvars(**fields)
+
+
 class Logs:
     """The process's log while it is open; `close` gives the process back as it was."""
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from semanticd.application.ports.cache_store import BlockRecord, WarmStore, WriteResult
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
 from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.application.write_watch import WriteWatch
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_pool import BlockPool, PoolLedger
 from semanticd.domain.errors import CacheError
@@ -70,6 +71,7 @@ class AgentCacheStore:
         self._writing: dict[BlockHash, int] = {}
         self._leaving: dict[BlockHash, str] = {}
         self._unsaveable: set[BlockHash] = set()
+        self._watch = WriteWatch()
         self._unwritten: set[BlockHash] = set()
         """Blocks whose writing was called off because their agent was deleted; some other may still use them."""
         self.on_room: Callable[[], None] = lambda: None
@@ -296,6 +298,7 @@ class AgentCacheStore:
                 block = self.pool.get(name)
                 if reason and block and self.pool.can_leave(name):
                     self._let_go(block, reason)
+        self._watch.ended(names)
         if result.num_refused:
             self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
         if self._leaving:
@@ -312,6 +315,10 @@ class AgentCacheStore:
     def num_writing(self) -> int:
         """Blocks handed to the warm store and not yet durable."""
         return len(self._writing)
+
+    def when_durable(self, names: Sequence[BlockHash], done: Callable[[], None]) -> None:
+        """Call `done` on the engine thread when what was handed over of these blocks is durable, or was refused."""
+        self._watch.add((name for name in names if name in self._writing), done)
 
     # Room.
 

@@ -28,8 +28,9 @@ from semanticd.application.live_sequence import (
     Submission,
 )
 from semanticd.application.ports.inference import DecodedToken, LoadedModel
-from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
+from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics, Tracer
 from semanticd.application.sequence_metrics import SequenceMetrics
+from semanticd.application.sequence_trace import SequenceTrace
 from semanticd.application.settlement import Settlement
 from semanticd.domain.errors import (
     CancelledByCallerError,
@@ -67,6 +68,7 @@ class BlockPoolBatchEngine:
         metrics: Metrics,
         log: Log,
         bus: EventBus,
+        tracer: Tracer | None = None,
     ) -> None:
         """Wire the engine; `make_store` gets the function that runs something on the engine thread soon."""
         self._clock = clock
@@ -87,6 +89,7 @@ class BlockPoolBatchEngine:
         self.agents = make_agents(self.store)
         self.scheduler = Scheduler(limits=limits, block_tokens=block_tokens)
         self.store.on_room = self.scheduler.unblock
+        self._trace = SequenceTrace(tracer, store=self.store, clock=clock)
         self._models: dict[ModelId, LoadedModel] = {}
         self._live: dict[SequenceId, LiveSequence] = {}
         self._settlement = Settlement(store=self.store, agents=self.agents, clock=clock)
@@ -365,6 +368,8 @@ class BlockPoolBatchEngine:
     def _begin_decode(self, live: LiveSequence) -> None:
         """Move a sequence whose prompt is in the cache (but for its last token) to the decode batch."""
         sequence, submission = live.sequence, live.submission
+        if live.decode_began_at is None:
+            live.decode_began_at = self._clock.monotonic()
         if live.model.runner.spec.cuts_anywhere:
             self._settlement.publish(live, up_to=sequence.num_cached, with_tail=True)
         else:
@@ -458,12 +463,14 @@ class BlockPoolBatchEngine:
 
     def _end(self, live: LiveSequence, reason: FinishReason) -> None:
         live.sequence.finish_reason = reason
+        settled_from = self._clock.monotonic()
         # Settling and leaving come first: whoever was told that a turn ended may ask for the next one at once.
         self._settlement.finish(live, reason=reason)
         usage = live.usage(self._clock.monotonic())
         self._retire(live)
         self._tell(live.submission, SequenceEnded(reason, usage, live.stop_sequence))
         self._metrics.answered(usage)
+        self._trace.ended(live, settled_from=settled_from)
 
     def _cancel(self, request_id: RequestId) -> None:
         for live in [one for one in self._live.values() if one.submission.request_id == request_id]:
@@ -472,6 +479,7 @@ class BlockPoolBatchEngine:
             self._retire(live)
             cancelled = CancelledByCallerError(f"request {request_id} was cancelled")
             self._tell(live.submission, SequenceFailed(cancelled))
+            self._trace.ended(live, settled_from=None)
         self._measure_running()
 
     def _keep(self, live: LiveSequence) -> None:
@@ -480,24 +488,27 @@ class BlockPoolBatchEngine:
             if live.sequence.state in _RUNNING:
                 self._settlement.leave(live)
         except Exception as error:
-            self._log.warning("cancelled_blocks_lost", request=live.submission.request_id, error=repr(error))
+            self._log.warning(
+                "cancelled_blocks_lost", request_id=live.submission.request_id, error=repr(error)
+            )
 
     def _tell(self, submission: Submission, update: SequenceEnded | SequenceFailed) -> None:
         """Hand over the last word; a listener that breaks harms nobody else."""
         try:
             submission.sink(update)
         except Exception as error:
-            self._log.error("listener_failed", request=submission.request_id, error=repr(error))
+            self._log.error("listener_failed", request_id=submission.request_id, error=repr(error))
 
     def _fail(self, live: LiveSequence, error: Exception) -> None:
         if live.sequence.sequence_id not in self._live:
             return
         if not isinstance(error, SemanticError):
-            self._log.error("sequence_failed", request=live.submission.request_id, error=repr(error))
+            self._log.error("sequence_failed", request_id=live.submission.request_id, error=repr(error))
             error = EngineError(f"computing request {live.submission.request_id} failed: {error}")
         live.sequence.finish_reason = FinishReason.ERROR
         self._retire(live)
         self._tell(live.submission, SequenceFailed(error))
+        self._trace.ended(live, settled_from=None)
 
     def _fail_all(self, error: SemanticError) -> None:
         for live in list(self._live.values()):

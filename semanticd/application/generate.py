@@ -136,6 +136,7 @@ class GenerateService:
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
                     system_tokens=system_tokens,
+                    trace_parent=request.trace_parent,
                     canonicalized=changes,
                 )
                 for choice in range(request.num_choices)
@@ -167,7 +168,7 @@ class GenerateService:
         if num := stream.num_parse_failures:
             self._metrics.count("tool_parse_failures_total", num)
             self._log.warning(
-                "tool_call_not_parsed", request=stream.request_id, model=stream.model_id, calls=num
+                "tool_call_not_parsed", request_id=stream.request_id, model=stream.model_id, calls=num
             )
 
     # Worker threads.

@@ -85,6 +85,8 @@ class Submission:
     anonymous: bool = False
     """Whether the agent was named by us, after how the conversation begins."""
     system_tokens: int = 0
+    trace_parent: str | None = None
+    """Under which span its phases are traced (W3C trace context); None: it is not traced."""
     canonicalized: tuple[str, ...] = ()
     """See `CacheReport.canonicalized`."""
 
@@ -111,6 +113,7 @@ class LiveSequence:
     admitted_at: float | None = None
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    decode_began_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
     started: bool = False

@@ -95,6 +95,8 @@ class GenerationRequest:
     conversation: bool = False
     """True when the server itself keeps the agent's conversation (Direct Agent API)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    trace_parent: str | None = None
+    """Under which span its phases are traced (W3C trace context); None: it is not traced."""
 
     @property
     def tools_offered(self) -> bool:

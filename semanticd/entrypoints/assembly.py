@@ -17,10 +17,12 @@ from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.http_config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.services import HttpServices
+from semanticd.adapters.logs import log_context
 from semanticd.adapters.mlx.gguf import convert
 from semanticd.adapters.mlx.heap import limit_buffer_cache
 from semanticd.adapters.mlx.model_loader import MlxModelLoader
 from semanticd.adapters.models.registry import ModelRegistry, default_model
+from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.application.ports.telemetry import EventBus, Log
 from semanticd.entrypoints.bootstrap import MIB, Daemon, available_bytes, build, precision_of
 
@@ -39,9 +41,16 @@ def default_model_name() -> str:
 
 
 def assemble(
-    settings: Settings, *, bus: EventBus, log: Log, state: Callable[[], str], facts: dict[str, Any]
+    settings: Settings,
+    *,
+    bus: EventBus,
+    log: Log,
+    state: Callable[[], str],
+    facts: dict[str, Any],
+    tracer: OtelTracer | None = None,
 ) -> Daemon:
-    """Put the daemon together with real models."""
+    """Put the daemon together with real models; traces go to `tracer`, else where the settings say."""
+    tracer = tracer or open_tracer(settings.server.otlp_endpoint, version=__version__)
     limit_buffer_cache(budget_bytes=settings.mlx.cache_budget_mb * MIB)
     loader = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
@@ -50,7 +59,14 @@ def assemble(
         canonicalize=settings.mlx.canonicalize,
     )
     return build(
-        settings, source=registry(settings), loader=loader, bus=bus, log=log, state=state, facts=facts
+        settings,
+        source=registry(settings),
+        loader=loader,
+        bus=bus,
+        log=log,
+        state=state,
+        facts=facts,
+        tracer=tracer,
     )
 
 
@@ -99,7 +115,9 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         health=_Health(daemon, state),
         metrics_text=daemon.metrics.text,
         log=log,
+        log_context=log_context,
         metrics=daemon.metrics,
+        tracer=daemon.tracer,
         wall=daemon.clock.wall,
         monotonic=daemon.clock.monotonic,
     )

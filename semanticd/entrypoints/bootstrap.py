@@ -18,6 +18,7 @@ from semanticd.adapters.disk.agent_package import DiskAgentPackage
 from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
 from semanticd.adapters.disk.write_rules import WritePolicy
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
+from semanticd.adapters.tracing import OtelTracer
 from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.agent_registry import AgentRegistry
 from semanticd.application.agents import AgentsService
@@ -53,6 +54,7 @@ class Daemon:
     cache: CacheService
     metrics: PrometheusMetrics
     clock: SystemClock
+    tracer: OtelTracer | None
 
 
 def build(
@@ -64,6 +66,7 @@ def build(
     log: Log,
     state: Callable[[], str],
     facts: dict[str, Any],
+    tracer: OtelTracer | None = None,
 ) -> Daemon:
     """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked."""
     clock = SystemClock()
@@ -103,6 +106,7 @@ def build(
         metrics=metrics,
         log=log,
         bus=bus,
+        tracer=tracer,
     )
     models = ModelsService(
         engine=engine,
@@ -136,6 +140,7 @@ def build(
         cache=CacheService(engine=engine, warm=warm, status=status),
         metrics=metrics,
         clock=clock,
+        tracer=tracer,
     )
 
 
@@ -152,6 +157,8 @@ def available_bytes() -> int:
 def close(daemon: Daemon) -> None:
     """Stop in reverse order; each step runs even when the one before it failed."""
     with contextlib.ExitStack() as stack:
+        if daemon.tracer is not None:
+            stack.callback(daemon.tracer.close)
         # The store's queue, which it empties as it closes, is the archive's too: the archive is last.
         stack.callback(daemon.archive.close)
         stack.callback(daemon.warm.close)

@@ -105,6 +105,12 @@ class ServerSettings:
     log_console: bool = setting(
         True, flag(), "Whether the log also goes to stderr.", env="SEMANTIC_LOG_CONSOLE"
     )
+    otlp_endpoint: str | None = setting(
+        None,
+        text("a URL"),
+        "Where traces go: a collector's OTLP/HTTP URL (needs the extra `otel`); none: no tracing.",
+        env="SEMANTIC_OTLP_ENDPOINT",
+    )
     rate_limit_per_agent: int = setting(0, whole(minimum=0), "Requests per minute and agent; 0: no limit.")
     rate_limit_global: int = setting(0, whole(minimum=0), "Requests per minute and key; 0: no limit.")
     cors_origins: tuple[str, ...] = setting(

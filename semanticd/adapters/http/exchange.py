@@ -12,6 +12,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from semanticd.application.ports.telemetry import Span
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import CacheReport, Priority
 from semanticd.domain.ids import AgentId, RequestId
@@ -41,6 +42,8 @@ class Exchange:
     """The path's pattern, such as `/v1/agents/{agent_id}`; few enough values for a metric's label."""
     caller: str = "anonymous"
     """A name for the key that was used, safe to log."""
+    span: Span | None = None
+    """Its span, when generations are traced."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Run when the exchange ends in any way; an unfinished generation is closed here, which cancels it."""
 

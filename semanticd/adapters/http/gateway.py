@@ -50,6 +50,8 @@ class Gateway:
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
         generator = self._services.generator
+        if exchange.span is not None:
+            request = replace(request, trace_parent=exchange.span.trace_parent)
         stream = await self._answering(
             request.model, lambda name: generator.open(replace(request, model=name))
         )

@@ -28,6 +28,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_UNREAD_PARTS = 8
+_SERVER_ERROR = 500
+_TRACE_HEADERS = ("traceparent", "tracestate")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -48,6 +50,12 @@ class ExchangeWrapper:
             return
         begun = self._services.monotonic()
         exchange = self._begin(scope)
+        with self._services.log_context(**_log_fields(exchange)):
+            await self._exchange(scope, receive, send, exchange, begun=begun)
+
+    async def _exchange(
+        self, scope: Scope, receive: Receive, send: Send, exchange: Exchange, *, begun: float
+    ) -> None:
         answer = _Answer(exchange, send, self._guards.response_headers(scope))
         try:
             await self._work(scope, receive, answer, exchange)
@@ -76,6 +84,15 @@ class ExchangeWrapper:
             status=answer.status,
             seconds=round(seconds, 4),
         )
+        if exchange.span is not None:
+            # A client that leaves gets no status; that is its affair and no failure.
+            exchange.span.end(
+                failed=answer.status >= _SERVER_ERROR,
+                semanticd__request_id=exchange.request_id,
+                http__request__method=method,
+                http__route=exchange.route,
+                http__response__status_code=answer.status,
+            )
 
     def _begin(self, scope: Scope) -> Exchange:
         asked = header(scope, b"x-request-id") or ""
@@ -83,6 +100,13 @@ class ExchangeWrapper:
         own = echoed if echoed not in self._running else make_request_id()
         self._running.add(own)
         exchange = Exchange(RequestId(own), echoed, path=scope["path"])
+        if (
+            self._services.tracer is not None
+            and scope["method"] == "POST"
+            and scope["path"].startswith("/v1/")
+        ):
+            headers = {name: header(scope, name.encode("ascii")) or "" for name in _TRACE_HEADERS}
+            exchange.span = self._services.tracer.begin("request", headers=headers)
         scope[SCOPE_KEY] = exchange
         return exchange
 
@@ -110,6 +134,11 @@ class ExchangeWrapper:
             watch.cancel()
             work.cancel()
             await asyncio.gather(watch, work, return_exceptions=True)
+
+
+def _log_fields(exchange: Exchange) -> dict[str, str]:
+    ids: dict[str, str] = {"request_id": exchange.request_id}
+    return ids if exchange.span is None else {**ids, "trace_id": exchange.span.trace_id}
 
 
 async def _watch(receive: Receive, inbox: asyncio.Queue[AsgiMessage], work: asyncio.Future[None]) -> None:

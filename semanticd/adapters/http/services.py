@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.application.ports.telemetry import Log, Metrics, Tracer
 from semanticd.domain.agent import AgentConfig
 
 if TYPE_CHECKING:
@@ -140,7 +141,10 @@ class HttpServices:
     metrics_text: Callable[[], bytes]
     """Returns the metrics in Prometheus' text form."""
     log: Log = field(default_factory=SilentLog)
+    log_context: Callable[..., AbstractContextManager[object]] = nullcontext
+    """Makes every log line written below it carry the fields it is given."""
     metrics: Metrics = field(default_factory=NoMetrics)
+    tracer: Tracer | None = None
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+Attribute = str | int | float
 
 
 class Clock(Protocol):
@@ -43,6 +46,37 @@ class Log(Protocol):
 
     def error(self, event: str, **fields: object) -> None:
         """Something failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a request's life that is over; times are clock readings, or seconds since the epoch for a tracer."""
+
+    name: str
+    began_at: float
+    ended_at: float
+    attributes: Mapping[str, Attribute]
+
+
+class Span(Protocol):
+    """A request under way, as a trace shows it."""
+
+    trace_id: str
+    trace_parent: str | None
+    """What phases below it are recorded under, in W3C's form; None: this trace is not kept."""
+
+    def end(self, *, failed: bool, **attributes: Attribute) -> None:
+        """It is over; `__` in a name stands for a dot."""
+
+
+class Tracer(Protocol):
+    """Keeps traces; every method is callable from any thread and never blocks or raises."""
+
+    def begin(self, name: str, *, headers: Mapping[str, str]) -> Span:
+        """Begin a span now, under the caller's if `headers` hold a W3C trace context."""
+
+    def record(self, phases: Sequence[Phase], *, trace_parent: str) -> None:
+        """Add phases that are over below a span of this process."""
 
 
 class EventBus(Protocol):

@@ -1,0 +1,18 @@
+"""The metrics page says what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_metrics_page_is_made_from_the_catalogue() -> None:
+    spec = importlib.util.spec_from_file_location("metrics_docs", ROOT / "contrib/dev/metrics_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    assert written == module.page(), "run `python contrib/dev/metrics_docs.py`"
