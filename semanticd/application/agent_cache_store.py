@@ -268,6 +268,10 @@ class AgentCacheStore:
                     break
                 if limit_bytes is not None and handed >= limit_bytes:
                     break
+                if not self._warm.wants(block.block_hash):
+                    # Asked before its tensors are turned into bytes: a policy may refuse a block at every turn.
+                    self._unsaveable.add(block.block_hash)
+                    continue
                 fingerprint = self._owner[block.block_hash]
                 runner = self._runners[fingerprint]
                 tensors = runner.dump(self._payloads[block.block_hash])
@@ -345,6 +349,11 @@ class AgentCacheStore:
                 waiting = True
         if waiting:
             self.persist()
+            for block in blocks:
+                # What has just turned out never to be written need not wait for a write to end.
+                refused = block.block_hash in self._unsaveable and self.pool.can_leave(block.block_hash)
+                if refused and self._let_go(block, reason):
+                    freed += block.num_bytes
         return freed
 
     def _let_go(self, block: Block, reason: str) -> bool:

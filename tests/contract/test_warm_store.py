@@ -236,6 +236,21 @@ def test_second_use_writes_what_comes_back(make_store: MakeStore) -> None:
     assert store.write([touched]).result(10).num_written == 1
 
 
+def test_asking_whether_a_block_is_wanted_counts_as_a_use_of_it(make_store: MakeStore) -> None:
+    record = make_record()
+    name = record.block.block_hash
+    for policy, expected in (
+        ("always", [True, True]),
+        ("off", [False, False]),
+        ("second_use", [False, True]),
+    ):
+        store = make_store(write_policy=policy)
+        assert [store.wants(name), store.wants(name)] == expected
+        assert store.write([record]).result(10).num_refused == (policy == "off")
+        store.clear()
+        store.close()
+
+
 def test_off_writes_nothing(make_store: MakeStore) -> None:
     store = make_store(write_policy="off")
     record = make_record()

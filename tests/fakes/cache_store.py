@@ -115,6 +115,10 @@ class MemoryWarmStore:
             result.set_result(entry.record)
         return result
 
+    def wants(self, block_hash: BlockHash) -> bool:
+        """Whether the policy would take it."""
+        return self._admits(block_hash)
+
     def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
         """Store records now, or when `catch_up` is called."""
         result: Future[WriteResult] = Future()

@@ -194,12 +194,20 @@ class DiskCacheStore:
             self._log.error("reading a block failed", block=block_hash.hex(), error=repr(error))
         return None
 
+    def wants(self, block_hash: BlockHash) -> bool:
+        """Whether the write policy would take this block now; asking counts as a use of it."""
+        policy = self._options.write_policy
+        if policy == "always" or (policy == "second_use" and self._seen.note(block_hash)):
+            return True
+        self._metrics.count("warm_refused_total", reason=self._policy_reason)
+        return False
+
     def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
         """Queue records to be stored durably, parents before children. Never raises through the future."""
         result: Future[WriteResult] = Future()
         result.set_running_or_notify_cancel()  # what is queued is written: it cannot be cancelled
         admitted, refused = self._admit(records)
-        reason = f"write policy {self._options.write_policy}" if refused else ""
+        reason = self._policy_reason if refused else ""
         write = PendingWrite(tuple(parents_first(admitted)), result, tuple(refused), reason)
         if not self._pending.add(write):
             self._metrics.count("warm_queue_full_total")
@@ -208,6 +216,10 @@ class DiskCacheStore:
             self._pending.remove(write)
             self._answer(write, Stored(refused=write.everyone, reason="the store is closed"))
         return result
+
+    @property
+    def _policy_reason(self) -> str:
+        return f"write policy {self._options.write_policy}"
 
     def _admit(self, records: Sequence[BlockRecord]) -> tuple[list[BlockRecord], list[BlockHash]]:
         policy = self._options.write_policy

@@ -94,6 +94,9 @@ class WarmStore(Protocol):
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
 
+    def wants(self, block_hash: BlockHash) -> bool:
+        """Whether the write policy would take this block now; asking counts as a use of it."""
+
     def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
         """Store records durably, parents before children, in one fsync group. Never raises through the future.
 

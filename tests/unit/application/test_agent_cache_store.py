@@ -17,8 +17,15 @@ A, B = AgentId("a"), AgentId("b")
 class Rig:
     """A store, its model and its disk; what is posted runs when told."""
 
-    def __init__(self, *, budget_tokens: int = 1000, max_agents: int = 10, has_state: bool = False) -> None:
-        self.warm = MemoryWarmStore()
+    def __init__(
+        self,
+        *,
+        budget_tokens: int = 1000,
+        max_agents: int = 10,
+        has_state: bool = False,
+        write_policy: str = "always",
+    ) -> None:
+        self.warm = MemoryWarmStore(write_policy=write_policy)
         self.runner = HashRunner(block_tokens=4, has_state=has_state)
         self.posted: list[Callable[[], None]] = []
         self.metrics = RecordingMetrics()
@@ -158,6 +165,29 @@ def test_what_the_disk_refuses_leaves_only_when_room_is_needed_and_is_counted() 
     assert rig.store.make_room(1000 * BYTES_PER_TOKEN)
     assert rig.store.counters.lost_blocks == 2
     assert rig.metrics.counters[("cache_lost_blocks_total",)] == 2
+
+
+def test_what_the_policy_never_writes_is_not_turned_into_bytes_and_leaves_at_once_when_room_is_needed() -> (
+    None
+):
+    rig = Rig(budget_tokens=8, write_policy="off")
+    table = rig.publish(A, list(range(8)))
+    for _ in range(3):
+        assert rig.store.persist() == 0
+        rig.store.touch(table)
+    assert rig.runner.calls["dump"] == 0
+    assert rig.store.make_room(8 * BYTES_PER_TOKEN)
+    assert (len(rig.store.pool), rig.store.counters.lost_blocks) == (0, 2)
+
+
+def test_a_block_that_is_written_at_its_second_use_is_turned_into_bytes_once() -> None:
+    rig = Rig(write_policy="second_use")
+    table = rig.publish(A, list(range(8)))
+    assert rig.store.persist() == 0
+    rig.store.touch(table)
+    assert rig.store.persist() == 8 * BYTES_PER_TOKEN
+    rig.pump()
+    assert (rig.runner.calls["dump"], rig.warm.writes) == (2, table)
 
 
 def test_deleting_takes_blocks_that_are_on_their_way_to_disk_along() -> None:
