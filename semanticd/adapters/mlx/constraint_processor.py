@@ -21,8 +21,9 @@ _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _LONGEST_ENDING = 512
 _LOOK_FROM = 1024
 """With more room than this left, nobody asks how the answer could end."""
-_MAX_SLACK = 128
-"""One token can open an object whose required members take many more."""
+_SLACK = 16
+_UNKNOWN_SLACK = 128
+"""One token can open an object whose required members take many more; how many is not known of every form."""
 _LOOK_AGAIN = 8
 """How many tokens later to ask again, when no ending was found."""
 _NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}" for n in range(100)))
@@ -50,23 +51,25 @@ class ShortestEnding:
             tables.tokenize_str(number + end) for number in _NUMBERS for end in "}],"
         ]
 
-    def find(self, matcher: LLMatcher, samples: Sequence[str] = ()) -> list[int] | None:
+    def find(
+        self, matcher: LLMatcher, samples: Sequence[str] = (), keys: Sequence[str] = ()
+    ) -> list[int] | None:
         """Return the tokens that complete the form from here; None when that takes too many.
 
-        `samples` are texts that strings of the form may have to end like.
+        `samples` are texts that strings of the form may have to end like, `keys` its keys with the quote, best first.
         """
         ahead = matcher.deep_copy()
         path: list[int] = []
         while not ahead.is_accepting():
             if ahead.is_stopped() or len(path) > _LONGEST_ENDING:
                 return None
-            tokens = ahead.compute_ff_tokens() or self._choose(ahead, samples)
+            tokens = ahead.compute_ff_tokens() or self._choose(ahead, samples, keys)
             if not tokens or not ahead.consume_tokens(tokens):
                 return None
             path += tokens
         return path
 
-    def _choose(self, matcher: LLMatcher, samples: Sequence[str]) -> list[int]:
+    def _choose(self, matcher: LLMatcher, samples: Sequence[str], keys: Sequence[str]) -> list[int]:
         allowed = allowed_tokens(matcher, self._size)
 
         def first(characters: str) -> list[int]:
@@ -78,12 +81,23 @@ class ShortestEnding:
             return first('"') or self._end_string(matcher, samples) or first(self._STRING) or _any(allowed)
         return (
             first(self._CLOSING)
+            or self._key(matcher, keys)
             or self._end_string(matcher, samples)
             or first(",")
             or self._end_number(matcher, allowed)
             or first(self._OUTSIDE)
             or _any(allowed)
         )
+
+    def _key(self, matcher: LLMatcher, keys: Sequence[str]) -> list[int]:
+        """Return the best key, with its quote, where a key is due."""
+        for key in keys:
+            tokens: list[int] = self._tables.tokenize_str(key)
+            # A value may be spelled like a key; only a key is followed by a colon.
+            with_colon = self._tables.tokenize_str(key + ":")
+            if matcher.validate_tokens(with_colon) == len(with_colon):
+                return tokens
+        return []
 
     def _end_string(self, matcher: LLMatcher, samples: Sequence[str]) -> list[int]:
         """Return the shortest ending of a sample that ends the string, with the quote."""
@@ -130,14 +144,17 @@ class ConstraintProcessor:
         max_tokens: int | None = None,
         may_be_cut: bool = False,
         samples: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        opening: int | None = None,
     ) -> None:
         """The answer begins after `num_context` tokens and has `max_tokens` at most; without a matcher it is free.
 
         With a gate whose thinking has begun, the form begins after the thinking. An answer that `may_be_cut` is not
         ended early where its form is complete: it is text, and whoever reads it must be told that it was cut.
+        `opening` is the most that something begun inside the form takes to be completed, if that is known.
         """
         self._may_be_cut = may_be_cut
-        self._samples = samples
+        self._samples, self._keys = samples, keys
         self._matcher = matcher
         self._num_context = num_context
         self._consumed = num_context
@@ -145,7 +162,10 @@ class ConstraintProcessor:
         self._gate = gate
         self._ending = ending
         self._max_tokens = max_tokens
-        self._slack = min(_MAX_SLACK, (max_tokens or 0) // 6) + 1
+        room = max_tokens or 0
+        self._slack = (
+            min(_SLACK + opening, room // 2) if opening is not None else min(_UNKNOWN_SLACK, room // 6)
+        )
         self._look_at = min(_LOOK_FROM, max_tokens or 0)
         self._path: list[int] = []
 
@@ -202,13 +222,13 @@ class ConstraintProcessor:
             return [self._path.pop(0)]
         if room > self._look_at:
             return None
-        path = self._ending.find(self._matcher, self._samples)
+        path = self._ending.find(self._matcher, self._samples, self._keys)
         if path is None or (not path and self._may_be_cut):
             self._look_at = room - _LOOK_AGAIN
             return None
         # One more for the end of the turn.
         spare = room - len(path) - 1 - self._slack
-        if spare <= 0:
+        if spare < 0:
             self._path = path[1:]
             return path[:1] or self._eos
         self._look_at = room - min(max(spare // 8, 1), 16)

@@ -14,7 +14,8 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from semanticd.adapters.mlx.constraint_processor import ConstraintProcessor, ShortestEnding
-from semanticd.adapters.mlx.pattern_sample import samples, schemas
+from semanticd.adapters.mlx.pattern_sample import keys, samples, schemas
+from semanticd.adapters.mlx.schema_size import largest_opening
 from semanticd.adapters.mlx.thinking import ThinkingGate
 from semanticd.adapters.mlx.tool_grammar import SPACING
 from semanticd.domain.errors import UnsupportedError
@@ -74,6 +75,8 @@ class ConstraintCompiler:
             max_tokens=constraint.max_tokens,
             may_be_cut=constraint.kind == "optional_call",
             samples=samples(constraint),
+            keys=keys(constraint),
+            opening=largest_opening(constraint),
         )
 
     def _matcher(self, constraint: OutputConstraint) -> LLMatcher:

@@ -31,17 +31,40 @@ _COMMON = "a0A -_.@/~"
 _MAX_CHARS = 256
 _MAX_PATTERN = 1024
 _MAX_SAMPLES = 16
+_MAX_KEYS = 64
 
 
 def samples(constraint: OutputConstraint) -> tuple[str, ...]:
     """Return a text for each pattern and format in the form, as written in JSON; none for what is not understood."""
     found: dict[str, None] = {}
-    texts = (text for schema in schemas(constraint) for text in _texts(schema))
-    for text in texts:
+    known = (text for schema in schemas(constraint) for text in texts(schema))
+    for text in known:
         found[json.dumps(text, ensure_ascii=False)[1:-1]] = None
         if len(found) == _MAX_SAMPLES:
             break
     return tuple(found)
+
+
+def keys(constraint: OutputConstraint) -> tuple[str, ...]:
+    """Return the keys in the form as written in JSON, without the first quote; best first.
+
+    Members come in the order of their schema, so the last one that may come skips the most.
+    """
+    found = [name for schema in schemas(constraint) for name in _keys(schema)]
+    return tuple(json.dumps(name, ensure_ascii=False)[1:] for name in dict.fromkeys(reversed(found)))[
+        :_MAX_KEYS
+    ]
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping):
+            yield from (name for name in properties if isinstance(name, str))
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _keys(part)
 
 
 def schemas(constraint: OutputConstraint) -> Iterator[Any]:
@@ -55,7 +78,8 @@ def schemas(constraint: OutputConstraint) -> Iterator[Any]:
                 yield json.loads(schema)
 
 
-def _texts(schema: Any) -> Iterator[str]:
+def texts(schema: Any) -> Iterator[str]:
+    """Give a text for each pattern and format anywhere in a schema."""
     if isinstance(schema, Mapping):
         pattern, form = schema.get("pattern"), schema.get("format")
         if isinstance(pattern, str) and (text := sample(pattern)) is not None:
@@ -65,7 +89,7 @@ def _texts(schema: Any) -> Iterator[str]:
         schema = list(schema.values())
     if isinstance(schema, list):
         for part in schema:
-            yield from _texts(part)
+            yield from texts(part)
 
 
 def sample(pattern: str) -> str | None:

@@ -226,3 +226,29 @@ def test_a_number_of_narrow_choice_is_ended_within_the_room(
     text, ended = babble(tokenizer, constraint, seed=seed, most=60)
     assert ended
     jsonschema.validate(json.loads(text), schema)
+
+
+def test_members_that_need_not_be_are_left_out_when_the_room_is_small(tokenizer: MlxTokenizer) -> None:
+    long = {"type": "string", "minLength": 40}
+    schema = {
+        "type": "object",
+        "properties": {
+            "many": {"type": "object", "properties": {"a": long}, "required": ["a"]},
+            "b": long,
+            "c": long,
+        },
+        "required": ["c"],
+    }
+    text, ended = babble(tokenizer, OutputConstraint("json_schema", schema=schema, max_tokens=60), most=60)
+    assert ended
+    assert list(json.loads(text)) == ["c"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_item_is_not_begun_where_it_could_not_be_ended(tokenizer: MlxTokenizer, seed: int) -> None:
+    members = {name: {"type": "string", "format": "uuid"} for name in ("first", "second", "third")}
+    item = {"type": "object", "properties": members, "required": list(members)}
+    constraint = OutputConstraint("json_schema", schema={"type": "array", "items": item}, max_tokens=400)
+    text, ended = babble(tokenizer, constraint, seed=seed)
+    assert ended
+    jsonschema.validate(json.loads(text), {"type": "array", "items": item})
