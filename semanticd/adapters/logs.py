@@ -183,7 +183,11 @@ class _RecentLines(logging.Handler):
 
 def _line(record: logging.LogRecord) -> dict[str, Any]:
     """Return the line as `control.results.LogEvent`: plain values only."""
-    fields = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.getMessage()}
+    if isinstance(record.msg, dict):
+        fields = dict(record.msg)
+    else:
+        # Somebody else's line, written while we served a request: the request's ids are its fields too.
+        fields = {**structlog.contextvars.get_contextvars(), "event": record.getMessage()}
     known = {name: fields.pop(name, None) for name in ("timestamp", "level", "event", "logger")}
     if record.exc_info and record.exc_info[1] is not None:
         fields["exception"] = repr(record.exc_info[1])
