@@ -14,6 +14,19 @@ Priority = Literal["interactive", "background"]
 CacheTier = Literal["hot", "warm", "cold"]
 
 
+MissCause = Literal[
+    "first_request",
+    "evicted",
+    "model_changed",
+    "date_changed",
+    "tools_changed",
+    "tools_reordered",
+    "system_changed",
+    "history_changed",
+]
+"""The likely reason why a prompt left what was cached."""
+
+
 class FinishReason(enum.Enum):
     """Why a sequence ended."""
 
@@ -113,7 +126,7 @@ class CacheMiss:
     """
 
     position: int
-    cause: str
+    cause: MissCause
     expected: str = ""
     found: str = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from semanticd.domain.generation import CacheMiss
+from semanticd.domain.generation import CacheMiss, MissCause
 from semanticd.domain.prefix_index import common_prefix_length
 
 _CONTEXT_TOKENS = 12
@@ -57,7 +57,7 @@ def _same_tokens(left: Sequence[int], right: Sequence[int], num_tokens: int) -> 
     return sorted(left[:num_tokens]) == sorted(right[:num_tokens])
 
 
-def _cause(position: int, system_tokens: int, expected: str, found: str) -> str:
+def _cause(position: int, system_tokens: int, expected: str, found: str) -> MissCause:
     if _DATE.search(expected) and _DATE.search(found):
         return "date_changed"
     if position < system_tokens:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
+
+from semanticd.domain.generation import CacheTier, MissCause
 
 PREFIX: Final = "semanticd_"
 
@@ -16,7 +18,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _STEP_SECONDS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0)
 _COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
-TIERS: Final = ("hot", "warm", "cold")
+TIERS: Final = get_args(CacheTier)
 POOL_STATES: Final = ("hot", "pinned", "dirty", "running", "in_flight")
 SEQUENCE_STATES: Final = ("waiting", "prefilling", "decoding")
 
@@ -107,16 +109,7 @@ _HOT: Mapping[str, MetricSpec] = {
         "counter",
         "Prompts that left what was cached, by likely cause.",
         ("cause",),
-        values=(
-            "first_request",
-            "evicted",
-            "date_changed",
-            "tools_changed",
-            "tools_reordered",
-            "system_changed",
-            "history_changed",
-            "model_changed",
-        ),
+        values=get_args(MissCause),
     ),
     "cache_evictions_total": MetricSpec(
         "counter",
