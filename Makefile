@@ -72,8 +72,9 @@ format: setup  ## Format, and fix what ruff can fix
 	@$(VENV)/bin/ruff check --fix-only --quiet .
 	@$(VENV)/bin/ruff format .
 
-bench: setup  ## Measure several agents against a server (ARGS are passed on)
-	@$(PY) -m semanticd.bench $(ARGS)
+bench: setup  ## Measure semanticd, mlx_lm.server and llama.cpp; writes docs/benchmarks.md (ARGS="--help")
+	@$(PY) -c "import matplotlib" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[bench]"
+	@$(PY) contrib/bench/run.py $(ARGS)
 
 docs: setup  ## Build the documentation into site/
 	@$(VENV)/bin/python -c "import mkdocs" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"

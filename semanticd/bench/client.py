@@ -159,11 +159,13 @@ class ChatClient:
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "user": agent,
         }
         if self._bias:
             body["logit_bias"] = self._bias
         url = f"{self.base_url}/v1/chat/completions"
+        # Labels are paths; servers that name sessions take plain names only.
+        agent = agent.replace("/", "-")
+        body["user"] = agent
         began_at = time.perf_counter()
         try:
             async with self._http.stream("POST", url, json=body, headers={"X-Session-ID": agent}) as response:
