@@ -129,6 +129,11 @@ class NoMetrics:
         """Drop it."""
 
 
+def no_log_context(**fields: object) -> AbstractContextManager[object]:
+    """Return a context in which log lines stay as they are."""
+    return nullcontext(fields)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpServices:
     """Everything `create_app` is given besides its configuration."""
@@ -141,7 +146,7 @@ class HttpServices:
     metrics_text: Callable[[], bytes]
     """Returns the metrics in Prometheus' text form."""
     log: Log = field(default_factory=SilentLog)
-    log_context: Callable[..., AbstractContextManager[object]] = nullcontext
+    log_context: Callable[..., AbstractContextManager[object]] = no_log_context
     """Makes every log line written below it carry the fields it is given."""
     metrics: Metrics = field(default_factory=NoMetrics)
     tracer: Tracer | None = None
