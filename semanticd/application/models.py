@@ -133,6 +133,10 @@ class ModelsService:
     async def info(self, model: str) -> dict[str, Any]:
         """Return one model's facts."""
         entry = self._source.resolve(model)
+        there = await asyncio.to_thread(self._source.find, model)
+        if there is not None:
+            # It may be a folder of the user's own, which no list of installed models knows before it is loaded.
+            self._installed[ModelId(there.model_id)] = there
         found = next((row for row in await self.list() if row["id"] == entry.name), None)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} is not here; pull it first", param="model")
@@ -167,6 +171,7 @@ class ModelsService:
         if self._by_name(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
         await asyncio.to_thread(self._source.remove, model)
+        self._installed.pop(ModelId(self._source.resolve(model).name), None)
         return {"id": model, "removed": True}
 
     async def load(self, model: str) -> dict[str, Any]:

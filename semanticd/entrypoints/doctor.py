@@ -229,7 +229,7 @@ def check_socket(runtime_dir: Path, *, in_daemon: bool) -> Finding:
 def check_port(host: str, port: int, *, in_daemon: bool) -> Finding:
     """The HTTP port."""
     if in_daemon:
-        return Finding("port", "ok", f"listening on {host}")
+        return Finding("port", "ok", f"listening on {host}:{port}")
     try:
         bind_listener(host, port).close()
     except SemanticError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -28,7 +29,7 @@ def narrate(text: str) -> None:
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print rows under upper-case headings; numbers to the right, missing values as `-`."""
-    cells = [[column.upper().replace("_", " ") for column in columns]]
+    cells = [[_heading(column) for column in columns]]
     cells += [[shown(column, row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
@@ -40,19 +41,29 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
         print("  ".join(padded).rstrip())
 
 
-def print_facts(facts: Mapping[str, Any], *, indent: str = "") -> None:
-    """Print a mapping as `name: value` lines, inner mappings and rows indented."""
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print a mapping as `name: value` lines; inner mappings are indented, rows begin with a dash."""
+    for line in _fact_lines(facts):
+        print(line)
+
+
+def _fact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     width = max((len(name) for name in facts), default=0) + 1
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
-            print(f"{indent}{name}:")
-            print_facts(value, indent=indent + "  ")
+            yield f"{name}:"
+            yield from (f"  {line}" for line in _fact_lines(value))
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            print(f"{indent}{name}:")
+            yield f"{name}:"
             for item in value:
-                print_facts(item, indent=indent + "  - ")
+                yield from (f"  {' ' if at else '-'} {line}" for at, line in enumerate(_fact_lines(item)))
         else:
-            print(f"{indent}{name + ':':<{width}} {shown(name, value)}")
+            yield f"{name + ':':<{width}} {shown(name, value)}"
+
+
+def _heading(column: str) -> str:
+    """The cells say their unit themselves."""
+    return column.removeprefix("num_").removesuffix("_bytes").removesuffix("_ratio").replace("_", " ").upper()
 
 
 def shown(name: str, value: Any) -> str:
@@ -63,11 +74,20 @@ def shown(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float) and name.endswith("_bytes"):
         return in_bytes(value)
+    if isinstance(value, int | float) and (name.endswith("_at") or name == "created"):
+        return (
+            datetime.fromtimestamp(value, tz=timezone.utc).astimezone().isoformat(sep=" ", timespec="seconds")
+        )
     if isinstance(value, float):
         return f"{value:.0%}" if name.endswith("_ratio") else f"{value:.1f}".removesuffix(".0")
     if isinstance(value, list | tuple):
         return ", ".join(shown(name, item) for item in value) or "-"
-    return str(value)
+    return "".join(character if character.isprintable() else _escaped(character) for character in str(value))
+
+
+def _escaped(character: str) -> str:
+    """A line break inside a value would look like a line of its own, an escape sequence would steer the terminal."""
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def in_bytes(number: float) -> str:

@@ -17,6 +17,8 @@ class Progress:
 
     def show(self, stage: str, share: float) -> None:
         """Show a stage and its share done, 0 to 1."""
+        if stage == "idle":
+            return
         text = f"{stage} {100 * share:.0f} %" if self._terminal else stage
         if text == self._last:
             return

@@ -94,6 +94,24 @@ def test_models_are_listed_loaded_first_with_their_facts() -> None:
     run(test)
 
 
+def test_a_folder_of_the_users_own_is_described_before_it_is_loaded_for_the_first_time() -> None:
+    async def test(rig: ServiceRig) -> None:
+        rig.source.installed = list  # type: ignore[method-assign, assignment]
+        assert (await rig.models.info("two"))["path"] == "/models/two"
+
+    run(test)
+
+
+def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed() -> None:
+    async def test(rig: ServiceRig) -> None:
+        await rig.models.pull("four")
+        await rig.models.remove("four")
+        row = next(row for row in await rig.models.list() if row["id"] == "four")
+        assert not row["installed"]
+
+    run(test)
+
+
 def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
     async def test(rig: ServiceRig) -> None:
         seen: list[PullProgress] = []
