@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "ctl": "ctl:ctl",
     "bench": "bench:bench",
     "service": "service:commands",
+    "launch": "launch:launch",
     "completion": "completion:completion",
 }
 """Every command: the file of this package and the name in it."""

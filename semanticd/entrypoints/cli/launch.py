@@ -1,0 +1,109 @@
+"""`semanticd launch`: start a coding program on the running daemon, or show the environment that does."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+
+from semanticd.domain.errors import DaemonError, ModelNotFoundError
+from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service
+from semanticd.entrypoints.cli.output import narrate
+
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=click.Choice(list(PROGRAMS)))
+@click.option("--print", "as_shell", is_flag=True, help="Print shell commands instead of starting it.")
+@click.option("--model", "-m", help="A loaded model; default: the current one.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
+def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str, ...]) -> None:
+    """Start Claude Code, opencode, Codex or aider on this daemon.
+
+    What comes after `--` goes to the program. None of its files are changed: what it needs is given in variables and
+    arguments of this one start. `eval "$(semanticd launch claude --print)"` sets them in a shell.
+    """
+    program = PROGRAMS[name]
+    service = find_service(model)
+    made = program.launch(service)
+    _warn_of_short_context(name, program, service)
+    if as_shell:
+        print(as_commands(made, arguments))
+        return
+    start(made, arguments, install=program.install)
+
+
+def find_service(model: str | None) -> Service:
+    """Return the running daemon as a program sees it.
+
+    Raises:
+        DaemonNotRunning: There is none.
+        DaemonError: It has no model yet.
+        ModelNotFoundError: `model` is not loaded.
+    """
+    from semanticd.entrypoints.cli.daemon_link import ask, settings_or_defaults
+
+    status = ask("status")
+    loaded: dict[str, Any] = {one["id"]: one for one in status.get("models") or []}
+    chosen = model or status.get("model")
+    if chosen is None:
+        raise DaemonError(
+            f"the daemon is {status.get('state')} and has no model yet; "
+            "`semanticd status` says when it is ready"
+        )
+    if chosen not in loaded:
+        raise ModelNotFoundError(
+            f"model {chosen!r} is not loaded; loaded: {', '.join(sorted(loaded))}. "
+            f"Load it with `semanticd models load {chosen}`"
+        )
+    keys = settings_or_defaults().security.api_key
+    return Service(
+        url=reachable(status["address"]),
+        model=chosen,
+        context_tokens=int(loaded[chosen]["context_length"]),
+        api_key=keys[0] if keys else None,
+    )
+
+
+def reachable(address: str) -> str:
+    """Return the URL at which a program on this machine finds a daemon that may be bound to all addresses."""
+    parts = urlsplit(address)
+    host = _ANYWHERE.get(parts.hostname or "")
+    if host is None:
+        return address.rstrip("/")
+    return urlunsplit((parts.scheme, f"{host}:{parts.port}", "", "", ""))
+
+
+def as_commands(made: Launch, arguments: tuple[str, ...]) -> str:
+    """Return shell commands that set the environment; the program's own command line comes last, as a comment."""
+    lines = [f"unset {' '.join(made.unset)}"] if made.unset else []
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in made.environment.items()]
+    lines.append(f"# {shlex.join([made.program, *made.arguments, *arguments])}")
+    return "\n".join(lines)
+
+
+def start(made: Launch, arguments: tuple[str, ...], *, install: str) -> None:
+    """Become the program; raises `DaemonError` where it is not installed."""
+    path = shutil.which(made.program)
+    if path is None:
+        raise DaemonError(f"{made.program} is not installed (not found on PATH); install it with: {install}")
+    environment = {name: value for name, value in os.environ.items() if name not in made.unset}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(path, [made.program, *made.arguments, *arguments], {**environment, **made.environment})  # noqa: S606 (no shell wanted)
+
+
+def _warn_of_short_context(name: str, program: Program, service: Service) -> None:
+    if service.context_tokens > program.prompt_tokens + service.output_tokens:
+        return
+    hint = f"; {program.hint}" if program.hint else ""
+    narrate(
+        f"semanticd: {service.model} has a context of {service.context_tokens} tokens, of which {name} itself takes "
+        f"about {program.prompt_tokens}: expect `prompt is too long`{hint}, or serve a model with a longer context"
+    )

@@ -1,0 +1,151 @@
+"""`semanticd launch` as a user runs it: a control server that says which model is loaded, and programs on PATH."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.control_daemon import FakeControlDaemon
+
+STATUS = {
+    "version": "0",
+    "state": "ready",
+    "address": "http://0.0.0.0:8123",
+    "model": "tiny",
+    "models": [{"id": "tiny", "context_length": 8192}, {"id": "long", "context_length": 131_072}],
+}
+SHOWS_WHAT_IT_GOT = f"""#!{sys.executable}
+import json, os, sys
+print(json.dumps({{"arguments": sys.argv[1:], "environment": dict(os.environ)}}))
+sys.exit(7)
+"""
+
+
+class Home:
+    """A runtime folder, a folder of programs, and a control server while it is served."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runtime = folder / "run"
+        self.programs = folder / "bin"
+        self.runtime.mkdir()
+        self.programs.mkdir()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._daemon: FakeControlDaemon | None = None
+
+    def serve(self, status: dict[str, Any]) -> None:
+        self._daemon = FakeControlDaemon(self.runtime / "semanticd.sock", {"status": status})
+        asyncio.run_coroutine_threadsafe(self._daemon.__aenter__(), self._loop).result(10)
+
+    def install(self, name: str) -> None:
+        (self.programs / name).write_text(SHOWS_WHAT_IT_GOT)
+        (self.programs / name).chmod(0o755)
+
+    def launch(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "semanticd", "launch", *arguments],
+            env={
+                **os.environ,
+                "SEMANTIC_RUNTIME_DIR": str(self.runtime),
+                "PATH": str(self.programs),
+                "HOME": str(self.runtime.parent),
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def close(self) -> None:
+        if self._daemon is not None:
+            asyncio.run_coroutine_threadsafe(self._daemon.stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    # Not pytest's own folder: a socket's path has to be short.
+    with tempfile.TemporaryDirectory(prefix="smt-launch-") as folder:
+        made = Home(Path(folder))
+        yield made
+        made.close()
+
+
+def test_the_program_takes_over_with_the_environment_and_its_own_exit_status(home: Home) -> None:
+    home.serve(STATUS)
+    home.install("claude")
+    done = home.launch(
+        "claude", "--", "--bare", "-p", "hi", ANTHROPIC_API_KEY="sk-real", SEMANTIC_API_KEY="k1,k2"
+    )
+    assert done.returncode == 7, done.stderr
+    got = json.loads(done.stdout)
+    assert got["arguments"] == ["--bare", "-p", "hi"]
+    assert got["environment"]["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8123"
+    assert got["environment"]["ANTHROPIC_AUTH_TOKEN"] == "k1"
+    assert got["environment"]["ANTHROPIC_MODEL"] == "tiny"
+    assert "ANTHROPIC_API_KEY" not in got["environment"]
+    assert "context of 8192 tokens" in done.stderr
+    assert "--bare" in done.stderr
+
+
+def test_print_shows_what_a_shell_can_evaluate_and_starts_nothing(home: Home) -> None:
+    home.serve(STATUS)
+    done = home.launch("aider", "--print", "--model", "long", "--", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "the longer model has room"
+    shell = f"{done.stdout}\necho $AIDER_MODEL $OPENAI_API_BASE"
+    said = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True, timeout=30)
+    assert said.stdout.split() == ["openai/long", "http://127.0.0.1:8123/v1"]
+    assert done.stdout.splitlines()[-1] == "# aider --yes"
+
+
+def test_nothing_is_written_into_the_users_home(home: Home) -> None:
+    home.serve(STATUS)
+    for name in ("claude", "opencode", "codex", "aider"):
+        home.install(name)
+        assert home.launch(name).returncode == 7
+    assert {path.name for path in home.runtime.parent.iterdir()} == {"run", "bin"}
+
+
+def test_without_a_daemon_it_says_how_to_start_one(home: Home) -> None:
+    home.install("claude")
+    done = home.launch("claude")
+    assert done.returncode == 3
+    assert "semanticd start" in done.stderr
+
+
+def test_a_program_that_is_not_installed_comes_with_the_command_that_installs_it(home: Home) -> None:
+    home.serve(STATUS)
+    done = home.launch("codex")
+    assert done.returncode == 1
+    assert "npm install -g @openai/codex" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_daemon_that_still_loads_and_a_model_that_is_not_loaded_are_told(home: Home) -> None:
+    home.serve({**STATUS, "state": "starting", "model": None, "models": []})
+    done = home.launch("claude")
+    assert (done.returncode, "semanticd status" in done.stderr) == (1, True)
+    home.serve(STATUS)
+    done = home.launch("claude", "--model", "gpt-9")
+    assert done.returncode == 1
+    assert "loaded: long, tiny" in done.stderr
+
+
+def test_an_unknown_program_is_wrong_usage_and_lists_the_known_ones(home: Home) -> None:
+    done = home.launch("emacs")
+    assert done.returncode == 2
+    assert "'claude', 'opencode', 'codex', 'aider'" in done.stderr
