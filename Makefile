@@ -58,8 +58,9 @@ coverage-gate:
 test-slow: setup  ## Run the tests that take minutes each
 	@$(PY) -m pytest -m "slow and not clients" $(ARGS)
 
-test-clients: setup  ## Run the tests that drive third-party client programs
-	@$(PY) -m pytest -m clients $(ARGS)
+# The coding agents take a gigabyte and minutes: make test-clients ARGS="-m clients"
+test-clients: setup  ## Run the tests with third-party SDKs and libraries, and schemathesis
+	@$(PY) -m pytest -m "clients and not slow" $(ARGS)
 
 lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts
 	@$(VENV)/bin/ruff format --check .

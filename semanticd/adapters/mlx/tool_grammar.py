@@ -24,6 +24,11 @@ _COMBINED = frozenset(
 )
 """Where one of these stands beside `properties`, other keys may be meant."""
 
+_VALUES = ("const", "default", "enum", "example", "examples")
+"""What stands there is data, not a schema."""
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""There the keys are names, not the words of a schema."""
+
 
 def tool_grammar(
     tools: Sequence[ToolSpec],
@@ -108,7 +113,31 @@ def _calls(tools: Sequence[ToolSpec]) -> list[str]:
 
 
 def _arguments(tool: ToolSpec) -> dict[str, Any]:
-    return {"type": "object", **_closed(tool.parameters or _NOTHING), "x-guidance": SPACING}
+    return {"type": "object", **_closed(enforceable(tool.parameters or _NOTHING)), "x-guidance": SPACING}
+
+
+def enforceable(schema: Any) -> Any:
+    """Return the schema without `propertyNames` that say only that names are strings, which they always are.
+
+    The grammar engine knows no `propertyNames` and would refuse them; generators of schemas write these for every map.
+    """
+    if isinstance(schema, list):
+        return [enforceable(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: _part(key, value)
+        for key, value in schema.items()
+        if key != "propertyNames" or value not in (True, {}, {"type": "string"})
+    }
+
+
+def _part(key: str, value: Any) -> Any:
+    if key in _VALUES:
+        return value
+    if key in _MAPS and isinstance(value, Mapping):
+        return {name: enforceable(part) for name, part in value.items()}
+    return enforceable(value)
 
 
 def _literal(marker: str, special: Mapping[str, int]) -> str:

@@ -228,6 +228,25 @@ def test_a_number_of_narrow_choice_is_ended_within_the_room(
     jsonschema.validate(json.loads(text), schema)
 
 
+def test_names_that_are_said_to_be_strings_are_no_reason_to_refuse(tokenizer: MlxTokenizer) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"map": {"type": "object", "propertyNames": {"type": "string"}, "maxProperties": 2}},
+        "required": ["map"],
+    }
+    tool = tool_grammar([ToolSpec("a", parameters=schema)], start="<", end=">", parallel=False)
+    for constraint in (tool, OutputConstraint("json_schema", schema=schema)):
+        tokenizer.validate_constraint(constraint)
+    named = {"type": "object", "propertyNames": {"pattern": "^a"}}
+    with pytest.raises(UnsupportedError, match="propertyNames"):
+        tokenizer.validate_constraint(OutputConstraint("json_schema", schema=named))
+    own = {"properties": {"propertyNames": {"type": "string", "maxLength": 2}}, "additionalProperties": False}
+    own = {**own, "type": "object", "required": ["propertyNames"]}
+    assert '"propertyNames": "' in babble(tokenizer, OutputConstraint("json_schema", schema=own))[0]
+    data = {"const": {"propertyNames": {}}}
+    assert babble(tokenizer, OutputConstraint("json_schema", schema=data))[0] == '{"propertyNames": {}}'
+
+
 def test_members_that_need_not_be_are_left_out_when_the_room_is_small(tokenizer: MlxTokenizer) -> None:
     long = {"type": "string", "minLength": 40}
     schema = {

@@ -1,0 +1,66 @@
+"""The official Node SDKs, and what people build agents on in Python: a tool round trip with each, on a real engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.fakes.daemon_process import DaemonProcess
+from tests.integration.clients.python_libraries import LIBRARIES, SCHEMA
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
+
+HERE = Path(__file__).parent
+
+
+def check_weather(call: list[Any]) -> None:
+    name, arguments = call
+    assert name == "weather"
+    jsonschema.validate(arguments, SCHEMA)
+
+
+def test_the_node_sdks_make_tool_round_trips_whole_and_streamed(
+    node_sdks: Path, daemon: DaemonProcess, run: Callable[..., str]
+) -> None:
+    # It imports what is installed beside it.
+    script = shutil.copy(HERE / "node_sdks.mjs", node_sdks)
+    read = json.loads(run(["node", script, daemon.url]))
+    assert len(read["calls"]) == 6
+    for call in read["calls"].values():
+        check_weather(call)
+    # The second turn finds the first one's prompt in the cache.
+    assert all(count > 300 for count in read["cached"].values()), read["cached"]
+    assert read["refused"] == [True, True]
+
+
+@pytest.mark.parametrize("library", ["litellm", "langchain-openai", "langchain-anthropic"])
+def test_a_library_makes_a_tool_round_trip_whose_second_turn_is_cached(
+    python_libraries: Path, daemon: DaemonProcess, run: Callable[..., str], library: str
+) -> None:
+    written = run([python_libraries / "python", HERE / "python_libraries.py", library, daemon.url])
+    read = json.loads(written.splitlines()[-1])
+    assert read["calls"]
+    for call in read["calls"]:
+        check_weather(call)
+    assert len(read["answers"]) == len(read["calls"])
+    assert all(count > 300 for count in read["answers"]), read["answers"]
+
+
+def test_pydantic_ai_makes_a_tool_round_trip_and_reads_a_typed_answer(
+    python_libraries: Path, daemon: DaemonProcess, run: Callable[..., str]
+) -> None:
+    read = json.loads(
+        run([python_libraries / "python", HERE / "python_libraries.py", "pydantic-ai", daemon.url])
+    )
+    assert [name for name, _ in read["calls"]] == ["weather"]
+    assert -50 <= read["answers"][0] <= 50
+
+
+def test_every_library_that_the_script_knows_is_tried() -> None:
+    assert set(LIBRARIES) == {"litellm", "langchain-openai", "langchain-anthropic", "pydantic-ai"}
