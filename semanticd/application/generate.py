@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from semanticd.application.batch_engine import BlockPoolBatchEngine
@@ -69,6 +69,19 @@ class Generator(Protocol):
         """Return the prompt's length in tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request's tokens, and what follows from them; see `Submission`."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    max_new_tokens: int
+    constraint: OutputConstraint | None
+    points: tuple[int, ...]
+    system_tokens: int
+    changes: tuple[str, ...]
+
+
 class GenerateService:
     """Turns requests into submissions and submissions' updates into events."""
 
@@ -83,38 +96,26 @@ class GenerateService:
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`."""
-        # First the conversation, for its agent may have a model of its own.
-        request = await asyncio.to_thread(self._with_conversation, request)
+        if request.agent_id is not None and request.conversation:
+            # First the conversation, for its agent may have a model of its own.
+            request = await asyncio.to_thread(self._with_conversation, request)
         async with self._models.lease(request.model) as model:
             return await self._submit(request, model)
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
-        text, segments = await asyncio.to_thread(self._tokenize, model, request.prompt)
-        num_tokens = sum(len(segment.token_ids) for segment in segments)
-        if num_tokens == 0:
-            raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
-        if num_tokens >= model.context_length + (request.sampling.max_tokens == 0):
-            raise PromptTooLongError(num_tokens=num_tokens, maximum=model.context_length - 1)
-        room = model.context_length - num_tokens
-        wanted = request.sampling.max_tokens
-        max_new_tokens = room if wanted is None else min(wanted, room)
-        constraint = await asyncio.to_thread(self._constraint, model, request, max_new_tokens)
+        # One trip to a worker thread: each costs more than what a short prompt needs done there.
+        ready = await asyncio.to_thread(self._prepare, model, request)
         agent_id = request.agent_id or self._anonymous_id(request.prompt)
         stream = EngineStream(
             request,
             model=model,
             agent_id=agent_id,
-            prompt_text=text,
+            prompt_text=ready.text,
             cancel=self._engine.cancel,
             on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
             on_started=self._note_cache,
             on_close=self._count_parse_failures,
         )
-        points, system_tokens = await asyncio.to_thread(
-            self._snapshot_points, model, request.prompt, text, segments
-        )
-        prompt = request.prompt
-        changes = model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else ()
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
         self._engine.submit(
             *(
@@ -122,22 +123,22 @@ class GenerateService:
                     request_id=request.request_id,
                     agent_id=agent_id,
                     model_id=model.model_id,
-                    segments=segments,
+                    segments=ready.segments,
                     sampling=request.sampling,
-                    max_new_tokens=max_new_tokens,
+                    max_new_tokens=ready.max_new_tokens,
                     seed=seed + choice,
                     sink=stream.sink(choice),
-                    constraint=constraint,
+                    constraint=ready.constraint,
                     priority=request.priority,
-                    snapshot_points=points,
+                    snapshot_points=ready.points,
                     score_prompt=request.echo and request.sampling.logprobs,
                     choice=choice,
                     cache_ttl_s=request.cache_ttl_s,
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
-                    system_tokens=system_tokens,
+                    system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
-                    canonicalized=changes,
+                    canonicalized=ready.changes,
                 )
                 for choice in range(request.num_choices)
             )
@@ -172,6 +173,30 @@ class GenerateService:
             )
 
     # Worker threads.
+
+    def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
+        """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
+        prompt = request.prompt
+        text, segments = self._tokenize(model, prompt)
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        if num_tokens == 0:
+            raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
+        if num_tokens >= model.context_length + (request.sampling.max_tokens == 0):
+            raise PromptTooLongError(num_tokens=num_tokens, maximum=model.context_length - 1)
+        room = model.context_length - num_tokens
+        wanted = request.sampling.max_tokens
+        max_new_tokens = room if wanted is None else min(wanted, room)
+        constraint = self._constraint(model, request, max_new_tokens)
+        points, system_tokens = self._snapshot_points(model, prompt, text, segments)
+        return _Prepared(
+            text=text,
+            segments=segments,
+            max_new_tokens=max_new_tokens,
+            constraint=constraint,
+            points=points,
+            system_tokens=system_tokens,
+            changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
+        )
 
     def _constraint(
         self, model: LoadedModel, request: GenerationRequest, max_tokens: int
