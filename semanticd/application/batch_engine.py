@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -20,25 +19,24 @@ from typing import TypeVar
 from semanticd.application.admission import Admission
 from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.delivery import Delivery
+from semanticd.application.departure import Departure, Roster
+from semanticd.application.inbox import Action, Inbox
 from semanticd.application.live_sequence import (
     LiveSequence,
-    SequenceEnded,
     SequenceFailed,
-    SequenceText,
     Submission,
 )
-from semanticd.application.ports.inference import DecodedToken, LoadedModel
+from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics, Tracer
+from semanticd.application.preemption import Preemption
 from semanticd.application.sequence_metrics import SequenceMetrics
 from semanticd.application.sequence_trace import SequenceTrace
 from semanticd.application.settlement import Settlement
 from semanticd.domain.errors import (
-    CancelledByCallerError,
     ConflictError,
     DrainingError,
     EngineError,
-    QueueFullError,
-    SemanticError,
 )
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import ModelId, RequestId, SequenceId
@@ -74,25 +72,37 @@ class BlockPoolBatchEngine:
         self._clock = clock
         self._metrics = SequenceMetrics(metrics)
         self._log = log
-        self._bus = bus
-        self._max_queue = max_queue
-        self._max_queue_per_agent = max_queue_per_agent
-        self._condition = threading.Condition()
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._queued: dict[str, int] = {}
-        self._stopping = False
-        self._closed = False
-        self._draining = False
+        self._inbox = Inbox(max_queue=max_queue, max_queue_per_agent=max_queue_per_agent)
         self._thread: threading.Thread | None = None
         self._ids = itertools.count(1)
         self.store = make_store(self._post)
         self.agents = make_agents(self.store)
         self.scheduler = Scheduler(limits=limits, block_tokens=block_tokens)
         self.store.on_room = self.scheduler.unblock
-        self._trace = SequenceTrace(tracer, store=self.store, clock=clock)
         self._models: dict[ModelId, LoadedModel] = {}
-        self._live: dict[SequenceId, LiveSequence] = {}
+        self._live: Roster = {}
         self._settlement = Settlement(store=self.store, agents=self.agents, clock=clock)
+        self._departure = Departure(
+            roster=self._live,
+            scheduler=self.scheduler,
+            settlement=self._settlement,
+            leave=self._inbox.leave,
+            clock=clock,
+            metrics=self._metrics,
+            trace=SequenceTrace(tracer, store=self.store, clock=clock),
+            log=log,
+        )
+        self._delivery = Delivery(departure=self._departure, metrics=self._metrics, bus=bus)
+        self._preemption = Preemption(
+            roster=self._live,
+            store=self.store,
+            scheduler=self.scheduler,
+            settlement=self._settlement,
+            delivery=self._delivery,
+            runners=lambda: [model.runner for model in self._models.values()],
+            metrics=self._metrics,
+            log=log,
+        )
         self._admission = Admission(
             store=self.store,
             agents=self.agents,
@@ -115,25 +125,23 @@ class BlockPoolBatchEngine:
         thread = self._thread
         if thread is None:
             return
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
+        self._inbox.stop()
         thread.join()
         self._thread = None
 
     def drain(self) -> None:
         """Take no new submissions; what was taken goes on."""
-        self._draining = True
+        self._inbox.draining = True
 
     @property
     def draining(self) -> bool:
         """Whether new submissions are refused."""
-        return self._draining
+        return self._inbox.draining
 
     @property
     def num_live(self) -> int:
         """Submissions not yet answered in full."""
-        return sum(self._queued.values())
+        return self._inbox.num_live
 
     @property
     def models(self) -> dict[ModelId, LoadedModel]:
@@ -147,20 +155,7 @@ class BlockPoolBatchEngine:
             QueueFullError: The queue, or the agent's part of it, is full.
             DrainingError: The daemon is stopping.
         """
-        agent = submissions[0].agent_id
-        with self._condition:
-            if self._draining or self._stopping:
-                raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
-            if self.num_live + len(submissions) > self._max_queue:
-                raise QueueFullError(f"the queue is full: {self._max_queue} requests are running or waiting")
-            if self._queued.get(agent, 0) + len(submissions) > self._max_queue_per_agent:
-                raise QueueFullError(
-                    f"agent {agent!r} has {self._max_queue_per_agent} requests running or waiting already"
-                )
-            self._queued[agent] = self._queued.get(agent, 0) + len(submissions)
-            for submission in submissions:
-                self._inbox.append(lambda submission=submission: self._take(submission))  # type: ignore[misc]
-            self._condition.notify()
+        self._inbox.submit(submissions, self._take)
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""
@@ -168,33 +163,14 @@ class BlockPoolBatchEngine:
 
     def call(self, function: Callable[[], _T]) -> Future[_T]:
         """Run a function on the engine thread between two steps; after the end the future holds a `DrainingError`."""
-        future: Future[_T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        if not self._enqueue(run):
-            future.set_exception(DrainingError("the engine has stopped", retry_after_s=5.0))
-        return future
+        return self._inbox.call(function)
 
     def live(self) -> list[LiveSequence]:
         """Return the sequences in the engine (a copy; read only)."""
         return list(self._live.values())
 
-    def _post(self, action: Callable[[], None]) -> None:
-        self._enqueue(action)
-
-    def _enqueue(self, action: Callable[[], None]) -> bool:
-        with self._condition:
-            if not self._closed:
-                self._inbox.append(action)
-                self._condition.notify()
-            return not self._closed
+    def _post(self, action: Action) -> None:
+        self._inbox.post(action)
 
     # On the engine thread: models.
 
@@ -224,7 +200,7 @@ class BlockPoolBatchEngine:
     # On the engine thread: the loop.
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._inbox.stopping:
             try:
                 self._cycle()
             except Exception as error:
@@ -234,20 +210,21 @@ class BlockPoolBatchEngine:
     def _survive(self, error: Exception) -> None:
         # Only a defect gets here; no client may be left waiting because of it.
         self._log.error("engine_failed", error=repr(error))
-        self._fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+        self._departure.fail_all(EngineError(f"the engine failed and was restarted: {error}"))
 
     def _wind_up(self) -> None:
         # Submissions are refused from here on, so after this all that were taken are alive.
         self._work_inbox(wait_s=None)
         for live in self._live.values():
-            self._keep(live)
-        self._fail_all(DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0))
+            self._departure.keep(live)
+        self._departure.fail_all(
+            DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0)
+        )
         try:
             self._persist_all()
         except Exception as error:
             self._log.error("persist_failed_at_stop", error=repr(error))
-        with self._condition:
-            self._closed = True
+        self._inbox.close()
         self._work_inbox(wait_s=None)
 
     def _cycle(self) -> None:
@@ -275,12 +252,7 @@ class BlockPoolBatchEngine:
             self.scheduler.unblock()
 
     def _work_inbox(self, *, wait_s: float | None, even_stopping: bool = False) -> None:
-        with self._condition:
-            if wait_s is not None and not self._inbox and (even_stopping or not self._stopping):
-                self._condition.wait(wait_s)
-            actions = list(self._inbox)
-            self._inbox.clear()
-        for action in actions:
+        for action in self._inbox.take(wait_s=wait_s, even_stopping=even_stopping):
             # What came in together with a broken action is not lost with it.
             try:
                 action()
@@ -292,9 +264,9 @@ class BlockPoolBatchEngine:
     def _take(self, submission: Submission) -> None:
         model = self._models.get(submission.model_id)
         if model is None:
-            self._forget_queued(submission)
+            self._inbox.leave(submission)
             gone = ConflictError(f"model {submission.model_id} was unloaded meanwhile")
-            self._tell(submission, SequenceFailed(gone))
+            self._departure.tell(submission, SequenceFailed(gone))
             return
         sequence = Sequence(
             sequence_id=SequenceId(next(self._ids)),
@@ -321,8 +293,8 @@ class BlockPoolBatchEngine:
         try:
             action()
         except Exception as error:
-            self._fail(live, error)
-        self._measure_running()
+            self._departure.fail(live, error)
+        self._preemption.measure()
 
     def _admit(self, live: LiveSequence) -> None:
         began = self._clock.monotonic()
@@ -361,9 +333,8 @@ class BlockPoolBatchEngine:
             self.store.persist(limit_bytes=1)
             self.scheduler.record_stall(self._clock.monotonic() - began - seconds)
         except Exception as error:
-            self._fail(live, error)
-        self._measure_running()
-        self._keep_within_budget()
+            self._departure.fail(live, error)
+        self._preemption.keep_within_budget()
 
     def _begin_decode(self, live: LiveSequence) -> None:
         """Move a sequence whose prompt is in the cache (but for its last token) to the decode batch."""
@@ -376,8 +347,8 @@ class BlockPoolBatchEngine:
             self._settlement.snapshot(live)
         sequence.apply(SequenceEvent.PREFILLED)
         if sequence.max_new_tokens == 0:
-            self._report_prompt_scores(live)
-            self._end(live, FinishReason.LENGTH)
+            self._delivery.prompt_scores(live)
+            self._departure.end(live, FinishReason.LENGTH)
             return
         token_ids = sequence.token_ids
         live.model.runner.start_decode(
@@ -389,12 +360,7 @@ class BlockPoolBatchEngine:
             constraint=submission.constraint,
             seed=submission.seed,
         )
-        self._report_prompt_scores(live)
-
-    def _report_prompt_scores(self, live: LiveSequence) -> None:
-        if live.submission.score_prompt:
-            live.send(SequenceText("", tuple(live.describe(token) for token in live.prompt_logprobs)))
-            live.prompt_logprobs.clear()
+        self._delivery.prompt_scores(live)
 
     def _decode(self, model_id: ModelId) -> None:
         members = [s for s in self.scheduler.in_state(SequenceState.DECODING) if s.model_id == model_id]
@@ -403,7 +369,7 @@ class BlockPoolBatchEngine:
             tokens = self._models[model_id].runner.decode()
         except Exception as error:
             for sequence in members:
-                self._fail(self._live[sequence.sequence_id], error)
+                self._departure.fail(self._live[sequence.sequence_id], error)
             return
         now = self._clock.monotonic()
         self.scheduler.record_decode(members, model_id=model_id, seconds=now - began)
@@ -411,156 +377,11 @@ class BlockPoolBatchEngine:
         for token in tokens:
             live = self._live[token.sequence_id]
             try:
-                self._settle(live, token, now)
+                self._delivery.token(live, token, now)
             except Exception as error:
-                self._fail(live, error)
-        self._measure_running()
-        self._keep_within_budget()
-
-    def _settle(self, live: LiveSequence, token: DecodedToken, now: float) -> None:
-        sequence = live.sequence
-        self._metrics.token(live, now)
-        live.first_token_at = now if live.first_token_at is None else live.first_token_at
-        live.last_token_at = now
-        sequence.num_cached = sequence.num_tokens + 1
-        ended_turn = (
-            token.token_id in live.model.tokenizer.eos_token_ids and not live.submission.sampling.ignore_eos
-        )
-        if ended_turn:
-            sequence.output_ids.append(token.token_id)
-            if live.submission.score_prompt and token.logprob is not None:
-                # Who asks for a prompt's scores counts on one more for every token, this one too.
-                live.held_logprobs.append(live.describe(token))
-            text, stopped = live.flush()
-        else:
-            text, stopped = live.take(token)
-        full = len(sequence.output_ids) >= sequence.max_new_tokens
-        if full and not stopped and not ended_turn:
-            more, stopped = live.flush()
-            text += more
-        logprobs = live.release_logprobs()
-        if text or logprobs:
-            live.send(SequenceText(text, logprobs, len(sequence.output_ids)))
-            self._announce_text(live, text)
-        if stopped:
-            self._end(live, FinishReason.STOP_SEQUENCE)
-        elif ended_turn:
-            self._end(live, FinishReason.STOP)
-        elif full:
-            self._end(live, FinishReason.LENGTH)
-
-    def _announce_text(self, live: LiveSequence, text: str) -> None:
-        if text and self._bus.wanted("tokens"):
-            self._bus.publish(
-                "tokens",
-                {
-                    "agent": live.submission.agent_id,
-                    "request": live.submission.request_id,
-                    "text": text,
-                    "num_tokens": len(live.sequence.output_ids),
-                },
-            )
-
-    def _end(self, live: LiveSequence, reason: FinishReason) -> None:
-        live.sequence.finish_reason = reason
-        settled_from = self._clock.monotonic()
-        # Settling and leaving come first: whoever was told that a turn ended may ask for the next one at once.
-        self._settlement.finish(live, reason=reason)
-        usage = live.usage(self._clock.monotonic())
-        self._retire(live)
-        self._tell(live.submission, SequenceEnded(reason, usage, live.stop_sequence))
-        self._metrics.answered(usage)
-        self._trace.ended(live, settled_from=settled_from)
+                self._departure.fail(live, error)
+        self._preemption.keep_within_budget()
 
     def _cancel(self, request_id: RequestId) -> None:
-        for live in [one for one in self._live.values() if one.submission.request_id == request_id]:
-            self._keep(live)
-            live.sequence.finish_reason = FinishReason.CANCELLED
-            self._retire(live)
-            cancelled = CancelledByCallerError(f"request {request_id} was cancelled")
-            self._tell(live.submission, SequenceFailed(cancelled))
-            self._trace.ended(live, settled_from=None)
-        self._measure_running()
-
-    def _keep(self, live: LiveSequence) -> None:
-        """Publish what a sequence computed that ends early."""
-        try:
-            if live.sequence.state in _RUNNING:
-                self._settlement.leave(live)
-        except Exception as error:
-            self._log.warning(
-                "cancelled_blocks_lost", request_id=live.submission.request_id, error=repr(error)
-            )
-
-    def _tell(self, submission: Submission, update: SequenceEnded | SequenceFailed) -> None:
-        """Hand over the last word; a listener that breaks harms nobody else."""
-        try:
-            submission.sink(update)
-        except Exception as error:
-            self._log.error("listener_failed", request_id=submission.request_id, error=repr(error))
-
-    def _fail(self, live: LiveSequence, error: Exception) -> None:
-        if live.sequence.sequence_id not in self._live:
-            return
-        if not isinstance(error, SemanticError):
-            self._log.error("sequence_failed", request_id=live.submission.request_id, error=repr(error))
-            error = EngineError(f"computing request {live.submission.request_id} failed: {error}")
-        live.sequence.finish_reason = FinishReason.ERROR
-        self._retire(live)
-        self._tell(live.submission, SequenceFailed(error))
-        self._trace.ended(live, settled_from=None)
-
-    def _fail_all(self, error: SemanticError) -> None:
-        for live in list(self._live.values()):
-            self._fail(live, error)
-
-    def _retire(self, live: LiveSequence) -> None:
-        sequence = live.sequence
-        try:
-            live.model.runner.close(sequence.sequence_id)
-        except Exception as error:
-            self._log.error("running_cache_not_closed", sequence=sequence.sequence_id, error=repr(error))
-        sequence.apply(SequenceEvent.ENDED)
-        self.scheduler.remove(sequence.sequence_id)
-        del self._live[sequence.sequence_id]
-        self._forget_queued(live.submission)
-        self._metrics.retired(sequence)
-
-    def _forget_queued(self, submission: Submission) -> None:
-        with self._condition:
-            self._queued[submission.agent_id] -= 1
-            if not self._queued[submission.agent_id]:
-                del self._queued[submission.agent_id]
-
-    # On the engine thread: the budget.
-
-    def _measure_running(self) -> None:
-        self.store.pool.running_bytes = sum(m.runner.running_bytes() for m in self._models.values())
-
-    def _keep_within_budget(self) -> None:
-        while self.store.pool.free_bytes < 0 and not self.store.make_room(0):
-            running = [s for s in self.scheduler.sequences() if s.state in _RUNNING]
-            if len(running) < 2 or self.store.could_free() >= 0:
-                # Nobody to send away, or the disk is about to catch up.
-                return
-            oldest = min(running, key=lambda s: s.arrived_at)
-            victim = self.scheduler.preemption_victim(sparing=oldest.sequence_id)
-            if victim is None:
-                return
-            self._preempt(self._live[victim.sequence_id])
-
-    def _preempt(self, live: LiveSequence) -> None:
-        sequence = live.sequence
-        self._settlement.leave(live)
-        live.model.runner.close(sequence.sequence_id)
-        sequence.apply(SequenceEvent.PREEMPTED)
-        sequence.num_preemptions += 1
-        sequence.num_cached = sequence.num_published = 0
-        sequence.block_table = []
-        sequence.snapshots = {}
-        self.scheduler.block(sequence.sequence_id)
-        self._metrics.preempted()
-        self._measure_running()
-
-
-_RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
+        self._departure.cancel(request_id)
+        self._preemption.measure()

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.domain.errors import RequestTooLargeError
+from semanticd.domain.generation import FinishReason, SamplingParams
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import EngineRig, wait_until
@@ -108,6 +109,20 @@ def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
         assert isinstance(error, RequestTooLargeError)
         assert "200000 tokens" in error.message
         assert "1 MiB" in error.message
+        assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
+
+
+def test_an_answer_that_outgrows_the_budget_ends_there_and_its_conversation_goes_on() -> None:
+    ids = prompt(300)
+    endless = SamplingParams(temperature=0, ignore_eos=True)
+    # Room for a running cache of two steps, not of three.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (3 * CAPACITY_STEP - 1)) as rig:
+        answer = rig.ask(ids, max_tokens=5000, sampling=endless).answer()
+        assert answer.reason is FinishReason.LENGTH
+        assert 0 <= len(ids) + answer.usage.completion_tokens - 2 * CAPACITY_STEP <= 1
+        assert answer.text == truth(ids, answer.usage.completion_tokens)
+        assert "answer_cut_short" in rig.log.events("warning")
+        assert rig.engine.store.ledger().free_bytes >= 0
         assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
 
 

@@ -290,7 +290,7 @@ def test_nobody_waits_for_ever_when_the_engine_stops() -> None:
         ask = rig.ask(prompt(30), max_tokens=1_000_000)
         number = rig.engine.call(lambda: 42)
         stopper.start()
-        wait_until(lambda: rig.engine._stopping)
+        wait_until(lambda: rig.engine._inbox.stopping)
         gate.set()
         stopper.join(PATIENCE_S)
         assert isinstance(ask.error(), DrainingError)

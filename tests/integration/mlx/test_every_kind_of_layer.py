@@ -95,7 +95,7 @@ def _preempt_youngest(rig: MlxRig) -> bool:
         if one.submission.agent_id == "young" and len(one.sequence.output_ids) > 5
     ]
     if live:
-        rig.engine._preempt(live[0])
+        rig.engine._preemption.preempt(live[0])
     return bool(live)
 
 

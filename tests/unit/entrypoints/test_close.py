@@ -22,9 +22,9 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
 
     return SimpleNamespace(
         tracer=None,
-        engine=SimpleNamespace(tracer=None, stop=part("engine")),
-        warm=SimpleNamespace(tracer=None, close=part("warm")),
-        archive=SimpleNamespace(tracer=None, close=part("archive")),
+        engine=SimpleNamespace(stop=part("engine")),
+        warm=SimpleNamespace(close=part("warm")),
+        archive=SimpleNamespace(close=part("archive")),
     )
 
 
