@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SORT_KEYS = (
-    "last_used_at", "id", "state", "num_tokens", "hot_bytes", "warm_bytes", "last_reuse_ratio", "last_ttft_ms",
-    "last_tokens_per_s",
-)  # fmt: skip
-_ASCENDING = frozenset({"id", "state"})
+SORT_KEYS = {
+    "last_used_at": "last used", "id": "name", "state": "state", "tier": "tier", "num_tokens": "tokens",
+    "hot_bytes": "hot bytes", "warm_bytes": "warm bytes", "last_reuse_ratio": "reuse", "last_ttft_ms": "TTFT",
+    "last_tokens_per_s": "tokens/s", "class": "class", "pinned": "pinned",
+}  # fmt: skip
+"""Keys of an agent's row that it can be sorted by, with what the screen calls them."""
+_ASCENDING = frozenset({"id", "state", "tier", "class"})
+
+
+def next_key(sort: str) -> str:
+    """Return the sort key after this one, in the order of the columns."""
+    keys = list(SORT_KEYS)
+    return keys[(keys.index(sort) + 1) % len(keys)]
+
+
+def order_told(sort: str, reverse: bool) -> str:
+    """Return the order in words."""
+    return f"by {SORT_KEYS[sort]} {'▲' if (sort in _ASCENDING) ^ reverse else '▼'}"
 
 
 def matches(row: Mapping[str, Any], words: str) -> bool:

@@ -7,6 +7,7 @@ that is seen is drawn from what is known then; an idle daemon costs nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -19,15 +20,18 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from semantic_tui.connection import Connection
+from semantic_tui.looks import Look, Looks
+from semantic_tui.model_facts import load_told, swap_told, unload_told
 from semantic_tui.screens.agent import AgentScreen
 from semantic_tui.screens.dashboard import DashboardScreen
 from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, WordDialog
 from semantic_tui.screens.doctor import DoctorScreen
 from semantic_tui.screens.log import LogScreen
-from semantic_tui.screens.models import ModelsScreen, swap_warning
+from semantic_tui.screens.models import ModelsScreen
 from semantic_tui.screens.requests import RequestsScreen
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
+from semantic_tui.themes import DARK, LIGHT
 from semanticd.control.errors import ControlError
 
 MAX_DRAWS_PER_S = 10
@@ -54,10 +58,8 @@ class Dashboard(App[None]):
             Binding(str(at + 1), f"switch_mode('{name}')", name.title(), show=False)
             for at, name in enumerate(SCREENS)
         ),
-        Binding("question_mark", "help", "Help", key_display="?"),
         Binding("t", "theme", "Theme", show=False),
         Binding("S", "start_daemon", "Start", show=False),
-        Binding("q", "quit", "Quit"),
     ]
 
     def __init__(
@@ -71,6 +73,9 @@ class Dashboard(App[None]):
     ) -> None:
         """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`."""
         super().__init__()
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = DARK.name
         self.state = state or WatchState()
         self._clock = clock
         self.watched: list[str] = []
@@ -81,6 +86,7 @@ class Dashboard(App[None]):
         self._connect = connect
         self._draw_pending = False
         self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)
+        self._looks = Looks(self.connection, self.state, clock)
 
     def on_mount(self) -> None:
         """Begin to watch."""
@@ -90,6 +96,16 @@ class Dashboard(App[None]):
     def clock(self) -> float:
         """Return monotonic seconds."""
         return self._clock()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The screens by name, in the order of their keys."""
+        return SCREENS
+
+    @property
+    def place(self) -> str:
+        """The screen that is shown."""
+        return self.current_mode
 
     def changed(self) -> None:
         """Draw soon; many changes until then are one drawing."""
@@ -103,6 +119,15 @@ class Dashboard(App[None]):
         screen = next((s for s in reversed(self.screen_stack) if isinstance(s, WatchScreen)), None)
         if screen is not None and screen.is_mounted:
             screen.refresh_from(self.state)
+            look = self._looks.due(self.place, self.chosen) if self._connect else None
+            if look is not None:
+                self.run_worker(self._look(look), group="look", exclusive=True)
+
+    async def _look(self, look: Look) -> None:
+        # An agent that was deleted meanwhile is no failure of the user's: its row says that it is gone.
+        with contextlib.suppress(ControlError):
+            await look()
+        self.changed()
 
     # What keys do.
 
@@ -165,11 +190,8 @@ class Dashboard(App[None]):
             model = answer
         else:
             told = {
-                "swap": swap_warning(self.state, model),
-                "load": f"{model} is loaded beside the present models; the current one stays. It is refused when "
-                "memory is short.",
-                "unload": f"{model} finishes its requests, its agents' blocks go to disk, and its memory is freed.",
-            }[deed]
+                "swap": swap_told, "load": load_told, "unload": unload_told,
+            }[deed](self.state, model)  # fmt: skip
             if not await self.push_screen_wait(ConfirmDialog(f"{deed.title()} {model}?", told)):
                 return
         self.command(f"models.{deed}", reply_within_s=None, model=model)
@@ -178,6 +200,8 @@ class Dashboard(App[None]):
         """Show an agent in a tile, or no longer."""
         if agent in self.watched:
             self.watched.remove(agent)
+            if self.chosen == agent:
+                self.chosen = self.watched[-1] if self.watched else None
         else:
             self.watched.append(agent)
             self.chosen = self.chosen or agent
@@ -193,7 +217,7 @@ class Dashboard(App[None]):
 
     async def _look_at(self, agent: str) -> None:
         try:
-            self.state.details[agent] = await self.connection.call("agents.show", agent=agent)
+            await self._looks.at_agent(agent)
         except ControlError as error:
             self.state.details.pop(agent, None)
             if self.state.connected:
@@ -217,7 +241,8 @@ class Dashboard(App[None]):
 
     def action_theme(self) -> None:
         """Go from dark to light or back."""
-        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+        self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+        self.changed()
 
     def action_start_daemon(self) -> None:
         """Start a daemon, where none runs."""
@@ -249,6 +274,10 @@ class Dashboard(App[None]):
             yield SystemCommand(
                 f"Go to {name}", f"Show the {name} screen", lambda name=name: self.switch_mode(name)
             )
+        yield SystemCommand(
+            "Dark or light", "Change from the dark theme to the light one or back", self.action_theme
+        )
+        yield SystemCommand("Help", "Show the keys and what the figures mean", self.action_help)
         yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
 
 

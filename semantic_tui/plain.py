@@ -18,6 +18,31 @@ def size(num_bytes: float | None) -> str:
     raise AssertionError("unreachable")
 
 
+def short_size(num_bytes: float | None) -> str:
+    """Return bytes in at most five characters, for narrow tables."""
+    value = float(num_bytes or 0)
+    for unit in "BKMGT":
+        if value < 1000 or unit == "T":
+            return f"{value:.1f}{unit}" if unit != "B" and value < 99.95 else f"{value:.0f}{unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def duration(ms: float | None) -> str:
+    """Return milliseconds as such below a second, else as seconds; a dash where there are none."""
+    if ms is None:
+        return "-"
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` characters, its middle left out where it is longer."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2 + (width - 1) % 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
 def number(value: float | None, suffix: str = "", *, digits: int = 0) -> str:
     """Return a number, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}{suffix}"

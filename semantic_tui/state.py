@@ -17,6 +17,8 @@ HISTORY = 120
 MAX_LOG_LINES = 2000
 MAX_STREAM_CHARS = 64_000
 MAX_STREAMS = 256
+MAX_DETAILS = 32
+"""Agents whose turns and words are kept after a look at them."""
 
 SERIES = ("hit_rate", "evictions", "ttft_ms", "itl_ms", "tokens_per_s", "queue")
 
@@ -99,12 +101,14 @@ class WatchState:
     num_dropped: int = 0
     num_token_events: int = 0
     doctor: dict[str, Any] | None = None
-    details: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """`agents.show` of the agents that are looked at."""
+    details: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
+    """`agents.show` of the agents that were looked at, with their `messages`; the last ones are kept."""
     history: dict[str, deque[float]] = field(
         default_factory=lambda: {name: deque(maxlen=HISTORY) for name in SERIES}
     )
     _counted: tuple[float, float, float] | None = None
+    _turns: dict[str, Any] = field(default_factory=dict)
+    _ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     @property
     def connected(self) -> bool:
@@ -124,7 +128,7 @@ class WatchState:
         elif event == "status":
             self.take_status(data)
         elif event == "agents":
-            self.agents = [dict(row) for row in data.get("agents") or []]
+            self._take_agents([dict(row) for row in data.get("agents") or []])
         elif event == "requests":
             self.requests = [dict(row) for row in data.get("requests") or []]
         elif event == "model":
@@ -136,26 +140,46 @@ class WatchState:
         """Take a snapshot of the daemon and add a point to every sparkline."""
         self.status = dict(data)
         cache, engine = self.cache, self.engine
-        self.take_blocks(cache)
         now = (
             float((cache.get("hot_hit_tokens") or 0) + (cache.get("warm_hit_tokens") or 0)),
             float(cache.get("computed_tokens") or 0),
             float(cache.get("num_evictions") or 0),
         )
-        before, self._counted = self._counted or now, now
+        before, self._counted = self._counted or (0.0, 0.0, now[2]), now
         reused, computed, evicted = (max(0.0, b - a) for a, b in zip(before, now, strict=True))
-        seen = self.history["hit_rate"]
         if reused + computed:
-            seen.append(reused / (reused + computed))
+            self.history["hit_rate"].append(reused / (reused + computed))
         else:
-            seen.append(seen[-1] if seen else 0.0)
+            self._repeat("hit_rate")
         self.history["evictions"].append(evicted)
-        ttfts = [float(r["ttft_ms"]) for r in self.requests if r.get("ttft_ms")]
-        last = self.history["ttft_ms"]
-        last.append(sum(ttfts) / len(ttfts) if ttfts else (last[-1] if last else 0.0))
+        if self._ttfts:
+            self.history["ttft_ms"].append(sum(self._ttfts) / len(self._ttfts))
+            self._ttfts.clear()
+        else:
+            self._repeat("ttft_ms")
         self.history["itl_ms"].append(float(engine.get("decode_step_ms") or 0))
         self.history["tokens_per_s"].append(float(engine.get("decode_tokens_per_s") or 0))
         self.history["queue"].append(float(engine.get("num_waiting") or 0))
+
+    def _repeat(self, series: str) -> None:
+        """Keep in step with the other series where nothing new was measured."""
+        points = self.history[series]
+        points.append(points[-1] if points else 0.0)
+
+    def _take_agents(self, rows: list[dict[str, Any]]) -> None:
+        self.agents = rows
+        turns = {str(row.get("id")): row.get("num_turns") for row in rows}
+        for row in rows:
+            if turns[str(row.get("id"))] != self._turns.get(str(row.get("id"))) and row.get("last_ttft_ms"):
+                self._ttfts.append(float(row["last_ttft_ms"]))
+        self._turns = turns
+
+    def take_details(self, agent: str, data: Facts) -> None:
+        """Keep what a look at an agent told."""
+        self.details[agent] = dict(data)
+        self.details.move_to_end(agent)
+        while len(self.details) > MAX_DETAILS:
+            self.details.popitem(last=False)
 
     def take_blocks(self, stats: Facts) -> None:
         """Take the per-block facts of `cache.stats`, if the daemon tells them."""

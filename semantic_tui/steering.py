@@ -16,6 +16,16 @@ class Steering(Protocol):
     chosen: str | None
     """The agent that the agent screen is about."""
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The screens by name, in the order of their keys."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """The screen that is shown."""
+        ...
+
     def clock(self) -> float:
         """Return monotonic seconds."""
         ...

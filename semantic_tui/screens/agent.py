@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from textual import events
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.markup import escape
 from textual.widget import Widget
-from textual.widgets import Static, TabbedContent, TabPane
+from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
-from semantic_tui.plain import number, size
+from semantic_tui.agent_facts import TURN_COLUMNS, blocks_told, miss_told, transcript, turn_row
+from semantic_tui.plain import number
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
-from semantic_tui.widgets.rows_table import Row, RowsTable
+from semantic_tui.widgets.rows_table import RowsTable
 
-MAX_TILES = 4
+MAX_TILES = 6
+_MIN_TILE_COLUMNS = 38
 _TILE_CHARS = 4000
-_TURN_COLUMNS = ("prompt", "answer", "hot", "warm", "computed", "tier", "TTFT", "finish", "why")
-
-
-def miss_told(miss: Any) -> str:
-    """Return a miss report in a line."""
-    if not isinstance(miss, dict):
-        return ""
-    cause = str(miss.get("cause") or miss.get("likely_cause") or "")
-    at = next(
-        (miss[key] for key in ("position", "at", "token_index", "diverged_at") if miss.get(key) is not None),
-        None,
-    )
-    return cause + (f" at token {at}" if at is not None else "")
-
-
-def turn_row(at: int, turn: Any) -> Row:
-    """Return a turn's cells."""
-    cells = (
-        *(str(turn.get(key, "-")) for key in ("prompt_tokens", "completion_tokens", "reused_hot_tokens")),
-        *(str(turn.get(key, "-")) for key in ("restored_warm_tokens", "computed_tokens", "tier")),
-        number(turn.get("ttft_ms"), " ms"),
-        str(turn.get("finish_reason") or "-"),
-        miss_told(turn.get("miss")),
-    )
-    return str(turn.get("request_id") or at), tuple(escape(cell) for cell in cells)
 
 
 class Tile(VerticalScroll):
@@ -58,20 +36,32 @@ class Tile(VerticalScroll):
 
     def compose(self) -> Iterable[Widget]:
         """Hold one text."""
-        yield Static(Content("Nothing said yet."))
+        yield Static(
+            Content.styled("Nothing was heard of this agent since the dashboard was opened.", "$muted")
+        )
 
     def show(self, state: WatchState) -> None:
-        """Show the stream's end, if it moved."""
-        row = state.agent(self.agent)
-        self.border_subtitle = escape(str(row.get("state") or "-"))
+        """Show the stream's end, if it moved, and the agent's speed."""
+        row, requests = state.agent(self.agent), state.requests_of(self.agent)
         stream = state.streams.get(self.agent)
+        told = str(requests[0].get("state") if requests else row.get("state") or "unknown")
+        if requests and requests[0].get("tokens_per_s"):
+            told += f", {number(requests[0]['tokens_per_s'], ' tok/s', digits=1)}"
+        if stream is not None:
+            told += f", {stream.num_tokens} tokens"
+        self.border_subtitle = escape(told)
         mark = (stream.request, stream.num_tokens) if stream else None
         if stream is None or mark == self._shown:
             return
         self._shown = mark
-        self.border_subtitle = escape(f"{row.get('state') or '-'}, {stream.num_tokens} tokens")
         self.query_one(Static).update(Content(stream.tail(_TILE_CHARS)))
         self.scroll_end(animate=False)
+
+    def on_click(self, event: events.Click) -> None:
+        """Choose this agent."""
+        screen = self.screen
+        if isinstance(screen, AgentScreen):
+            screen.dashboard.open_agent(self.agent)
 
 
 class AgentScreen(AgentActionsScreen):
@@ -80,18 +70,27 @@ class AgentScreen(AgentActionsScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "step(-1)", "Previous", key_display="[", show=False),
         Binding("right_square_bracket", "step(1)", "Next tile", key_display="]"),
+        Binding("minus", "untile", "Close tile", key_display="-"),
     ]
 
     def body(self) -> Iterable[Widget]:
         """Lay out tiles and facts."""
-        yield Horizontal(id="tiles")
+        yield Static(id="hint")
+        yield Container(id="tiles")
         with TabbedContent(id="facts"):
             with TabPane("Turns", id="turns-pane"):
-                yield RowsTable(_TURN_COLUMNS, id="turns")
+                yield RowsTable(TURN_COLUMNS, id="turns")
+                yield Static(id="why")
             with TabPane("Transcript", id="transcript-pane"):
                 yield VerticalScroll(Static(id="transcript"))
             with TabPane("Blocks", id="blocks-pane"):
                 yield VerticalScroll(Static(id="blocks"))
+
+    def on_mount(self) -> None:
+        """Focus the turns."""
+        told = "No agent is chosen: press 1, then enter on an agent, or space on several."
+        self.query_one("#hint", Static).update(told)
+        self.query_one("#turns").focus()
 
     def chosen_agent(self) -> str | None:
         """Return the agent whose facts are shown."""
@@ -100,39 +99,53 @@ class AgentScreen(AgentActionsScreen):
     def show(self, state: WatchState) -> None:
         """Show streams and facts."""
         wanted = self.dashboard.watched[-MAX_TILES:]
+        self.query_one("#hint").display = not wanted
+        self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
         tiles = {tile.agent: tile for tile in self.query(Tile)}
         if list(tiles) != wanted:
-            holder = self.query_one("#tiles")
-            holder.remove_children(Tile)
-            fresh = [Tile(agent) for agent in wanted]
-            holder.mount(*fresh)
-            self.call_after_refresh(lambda: self.refresh_from(self.dashboard.state))
+            self.run_worker(self._lay_tiles(wanted), exclusive=True, group="tiles")
         else:
+            self._arrange(len(wanted))
             for tile in tiles.values():
                 tile.show(state)
                 tile.set_class(tile.agent == self.chosen_agent(), "chosen")
-        self._show_facts(state)
-
-    def _show_facts(self, state: WatchState) -> None:
         agent = self.chosen_agent()
-        if agent is None:
-            self.query_one("#transcript", Static).update(
-                "No agent is chosen: press 1, then enter on an agent."
-            )
-            return
-        row, details = state.agent(agent), state.details.get(agent, {})
+        if agent is not None:
+            self._show_facts(state, agent)
+
+    async def _lay_tiles(self, wanted: list[str]) -> None:
+        holder = self.query_one("#tiles")
+        await holder.remove_children(Tile)
+        await holder.mount(*(Tile(agent) for agent in wanted))
+        self.refresh_from(self.dashboard.state)
+
+    def _arrange(self, num_tiles: int) -> None:
+        columns = max(1, min(num_tiles, self.size.width // _MIN_TILE_COLUMNS))
+        rows = -(-num_tiles // columns)
+        # As even as can be: four tiles are two by two, not three and one.
+        self.query_one("#tiles").styles.grid_size_columns = max(1, -(-num_tiles // max(1, rows)))
+
+    def _show_facts(self, state: WatchState, agent: str) -> None:
+        details = state.details.get(agent, {})
         turns = details.get("turns") or []
-        self.query_one("#turns", RowsTable).show_rows([turn_row(i, t) for i, t in enumerate(turns)][::-1])
-        self.query_one("#transcript", Static).update(Content(transcript(details, state, agent)))
-        shared = ", ".join(map(str, row.get("shared_with") or [])) or "nobody"
-        told = (
-            f"{row.get('num_blocks', 0)} blocks, {row.get('num_hot_blocks', 0)} in RAM\n"
-            f"hot {size(row.get('hot_bytes'))}, on disk {size(row.get('warm_bytes'))}\n"
-            f"shared with {shared}\n"
-            f"model {row.get('model') or '-'}, class {row.get('class') or '-'}, "
-            f"{'pinned' if row.get('pinned') else 'not pinned'}"
-        )
-        self.query_one("#blocks", Static).update(Content(told))
+        table = self.query_one("#turns", RowsTable)
+        table.show_rows([turn_row(at, turn) for at, turn in enumerate(turns, 1)][::-1])
+        table.border_title = f"Turns of {escape(agent)} ({len(turns)})"
+        self._show_why()
+        self.query_one("#transcript", Static).update(transcript(details, state, agent))
+        width = max(20, self.size.width - 6)
+        self.query_one("#blocks", Static).update(blocks_told({**details, **state.agent(agent)}, width))
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """Explain the turn under the cursor."""
+        self._show_why()
+
+    def _show_why(self) -> None:
+        details = self.dashboard.state.details.get(self.chosen_agent() or "", {})
+        turns = (details.get("turns") or [])[::-1]
+        at = self.query_one("#turns", RowsTable).cursor_row
+        told = miss_told(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
+        self.query_one("#why", Static).update(told)
 
     def action_step(self, by: int) -> None:
         """Choose the tile beside."""
@@ -141,16 +154,9 @@ class AgentScreen(AgentActionsScreen):
             at = watched.index(self.dashboard.chosen) if self.dashboard.chosen in watched else 0
             self.dashboard.open_agent(watched[(at + by) % len(watched)])
 
-
-def transcript(details: dict[str, Any], state: WatchState, agent: str) -> str:
-    """Return the conversation as far as the daemon tells it, then what was heard since this screen was opened."""
-    parts = [f"system: {details['system']}"] if details.get("system") else []
-    for message in details.get("messages") or []:
-        content = message.get("content")
-        if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        parts.append(f"{message.get('role', '?')}: {content}")
-    stream = state.streams.get(agent)
-    if stream is not None:
-        parts.append(f"assistant (request {stream.request}):\n{stream.text}")
-    return "\n\n".join(parts) or "The daemon has told nothing of this conversation yet."
+    def action_untile(self) -> None:
+        """Close the chosen agent's tile."""
+        agent = self.chosen_agent()
+        if agent is not None and agent in self.dashboard.watched:
+            self.dashboard.toggle_watched(agent)
+            self.show(self.dashboard.state)

@@ -12,25 +12,32 @@ from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static
 
-from semantic_tui.agent_order import SORT_KEYS, listed
-from semantic_tui.plain import AGENT_COLUMNS, agent_row, bar, number, size
+from semantic_tui.agent_columns import AgentColumn, columns_for
+from semantic_tui.agent_order import SORT_KEYS, listed, next_key, order_told
+from semantic_tui.screens.panels import activity_lines, pool_lines
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
-from semantic_tui.widgets import figures as f
-from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.rows_table import Column, RowsTable
 
-_STATE_STYLES = {"active": "bold green", "hot": "green", "warm": "yellow", "cold": "dim"}
-_MAP_ROWS = 4
+_STATE_STYLES = {"active": "bold $success", "hot": "$success", "warm": "$primary", "cold": "dim"}
+_MIN_PANEL_ROWS, _MAX_PANEL_ROWS = 11, 22
 
 
-def agent_cells(row: Any, watched: bool) -> tuple[str, ...]:
+def agent_cells(row: Any, columns: Iterable[AgentColumn], *, watched: bool) -> tuple[str, ...]:
     """Return an agent's cells as markup; agents that are shown in tiles have a mark."""
-    cells = [escape(cell) for cell in agent_row(row)]
-    cells[0] = ("▸ " if watched else "") + cells[0]
-    state = str(row.get("state", ""))
-    style = _STATE_STYLES.get(state)
-    cells[1] = f"[{style}]{cells[1]}[/]" if style else cells[1]
-    return (*cells[:2], escape(str(row.get("tier", ""))), *cells[2:])
+    cells = []
+    for column in columns:
+        cell = escape(column.cell(row))
+        style = _STATE_STYLES.get(str(row.get("state"))) if column.sort_key == "state" else None
+        if column.sort_key == "id" and watched:
+            cell = f"▸ {cell}"
+        cells.append(f"[{style}]{cell}[/]" if style else cell)
+    return tuple(cells)
+
+
+def titles(columns: Iterable[AgentColumn]) -> tuple[Column, ...]:
+    """Return the columns as a table names them."""
+    return tuple((column.title, column.width) for column in columns)
 
 
 class DashboardScreen(AgentActionsScreen):
@@ -47,12 +54,13 @@ class DashboardScreen(AgentActionsScreen):
     def __init__(self) -> None:
         """Begin with the agents that were used last."""
         super().__init__()
-        self._words, self._sort, self._reverse = "", SORT_KEYS[0], False
+        self._words, self._sort, self._reverse = "", next(iter(SORT_KEYS)), False
 
     def body(self) -> Iterable[Widget]:
         """Lay out table and panels."""
-        yield Input(placeholder="filter: id, state, class, model or pinned", id="filter")
-        yield RowsTable((*AGENT_COLUMNS[:2], "tier", *AGENT_COLUMNS[2:]), id="agents")
+        yield Input(placeholder="id, state, tier, class, model or pinned", id="filter")
+        yield Static(id="hint")
+        yield RowsTable(titles(columns_for(0)), id="agents")
         yield Horizontal(
             VerticalScroll(Static(id="pool-text"), id="pool", can_focus=False),
             VerticalScroll(Static(id="activity-text"), id="activity", can_focus=False),
@@ -61,7 +69,9 @@ class DashboardScreen(AgentActionsScreen):
 
     def on_mount(self) -> None:
         """Name the panels."""
-        self.query_one("#filter").display = False
+        filter_box = self.query_one("#filter")
+        filter_box.border_title, filter_box.display = "Filter", False
+        self.query_one("#hint").border_title = "Agents (0)"
         self.query_one("#pool").border_title = "Block pool"
         self.query_one("#activity").border_title = "Activity"
         self.query_one("#agents").focus()
@@ -72,56 +82,42 @@ class DashboardScreen(AgentActionsScreen):
 
     def show(self, state: WatchState) -> None:
         """Fill table and panels."""
+        self._show_agents(state)
+        panels = self.query_one("#panels")
+        rows = max(_MIN_PANEL_ROWS, min(_MAX_PANEL_ROWS, self.size.height * 2 // 5))
+        panels.styles.height = rows
+        width = max(20, (self.size.width - 8) // 2)
+        pool, activity = pool_lines(state, width, rows - 2), activity_lines(state, width, rows - 2)
+        self.query_one("#pool-text", Static).update(Content("\n").join(pool))
+        self.query_one("#activity-text", Static).update(Content("\n").join(activity))
+
+    def _show_agents(self, state: WatchState) -> None:
         rows = listed(state.agents, words=self._words, sort=self._sort, reverse=self._reverse)
-        table = self.query_one(RowsTable)
+        columns = columns_for(self.size.width)
+        table, hint = self.query_one(RowsTable), self.query_one("#hint", Static)
+        table.name_columns(titles(columns))
         watched = self.dashboard.watched
-        table.show_rows([(str(r.get("id")), agent_cells(r, str(r.get("id")) in watched)) for r in rows])
+        table.show_rows(
+            [(str(r.get("id")), agent_cells(r, columns, watched=str(r.get("id")) in watched)) for r in rows]
+        )
         found = f"{len(rows)} of {len(state.agents)}" if self._words else str(len(rows))
         table.border_title = f"Agents ({found})"
-        table.border_subtitle = f"by {self._sort}" + (" reversed" if self._reverse else "")
-        self._show_pool(state)
-        self._show_activity(state)
-
-    def _show_pool(self, state: WatchState) -> None:
-        width = max(20, self.query_one("#pool").size.width - 2)
-        cache = state.cache
-        blocks = f.known_blocks(cache, state.blocks)
-        budget, cap = float(cache.get("budget_bytes") or 0), cache.get("warm_cap_bytes")
-        used = sum(float(cache.get(key) or 0) for key in ("running_bytes", "hot_bytes", "in_flight_bytes"))
-        warm = float(cache.get("warm_bytes") or 0)
-        lines = [
-            Content(f"RAM {size(used)} of {size(budget)}"),
-            f.budget_bar(cache, width),
-            f.budget_legend(cache),
-            f.block_map(blocks, width, _MAP_ROWS),
-            f.block_legend(blocks, width, _MAP_ROWS),
-            Content(
-                f"disk {size(warm)}" + (f" of {size(cap)} {bar(warm / cap, 16)}" if cap else " (no cap)")
-            ),
-            f.series_line("hit rate", state.history["hit_rate"], width - 22, unit=" %", top=1.0),
-            f.series_line("evictions", state.history["evictions"], width - 22, unit=""),
-        ]
-        self.query_one("#pool-text", Static).update(Content("\n").join(lines))
-
-    def _show_activity(self, state: WatchState) -> None:
-        width = max(20, self.query_one("#activity").size.width - 2)
-        engine = state.engine
-        lines = [
-            Content(f"{engine.get('num_running') or 0} running, {engine.get('num_waiting') or 0} waiting"),
-            f.series_line("TTFT", state.history["ttft_ms"], width - 22, unit=" ms"),
-            f.series_line("ITL", state.history["itl_ms"], width - 22, unit=" ms"),
-            f.series_line("tokens/s", state.history["tokens_per_s"], width - 22, unit=""),
-            f.series_line("queue", state.history["queue"], width - 22, unit=""),
-        ]
-        for row in state.requests[:20]:
-            share = float(row.get("prefill_progress") or 0)
-            told = (
-                f"{row.get('completion_tokens', 0)} tok {number(row.get('tokens_per_s'), '/s', digits=1)}"
-                if row.get("state") == "decoding"
-                else f"{bar(share, 10)} {100 * share:.0f} %"
+        table.border_subtitle = order_told(self._sort, self._reverse)
+        hint.display = not state.agents
+        table.display = bool(state.agents)
+        if self.focused is None:
+            # What is not displayed cannot have the focus: it comes with the first agent.
+            table.focus()
+        if not state.agents:
+            address = state.status.get("address")
+            hint.update(
+                Content(
+                    f"No agents yet. Send a request to {address}/v1/chat/completions or {address}/v1/messages; "
+                    "the header X-Session-ID names the agent."
+                    if address
+                    else "Nothing is known of any agent yet."
+                )
             )
-            lines.append(Content(f"{str(row.get('agent'))[:16]:<16} {row.get('state')!s:<10} {told}"))
-        self.query_one("#activity-text", Static).update(Content("\n").join(lines))
 
     def action_filter(self) -> None:
         """Open the filter."""
@@ -146,12 +142,23 @@ class DashboardScreen(AgentActionsScreen):
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        self._sort = SORT_KEYS[(SORT_KEYS.index(self._sort) + 1) % len(SORT_KEYS)]
-        self.show(self.dashboard.state)
+        self._sort_by(next_key(self._sort))
 
     def action_reverse(self) -> None:
         """Turn the order around."""
         self._reverse = not self._reverse
+        self.show(self.dashboard.state)
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """Sort by the column that was clicked; a second click turns the order around."""
+        key = columns_for(self.size.width)[event.column_index].sort_key
+        if key == self._sort:
+            self.action_reverse()
+        else:
+            self._sort_by(key)
+
+    def _sort_by(self, key: str) -> None:
+        self._sort, self._reverse = key, False
         self.show(self.dashboard.state)
 
     def action_watch(self) -> None:

@@ -12,27 +12,34 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 HELP = """\
-1 Dashboard   2 Agent   3 Models   4 Requests   5 Log   6 Doctor
-ctrl+p command palette   t dark or light   S start the daemon   q quit
+Everywhere  1 Dashboard 2 Agent 3 Models 4 Requests 5 Log 6 Doctor
+            ctrl+p palette  t dark or light  S start the daemon
+            ? this page  q quit  tab next part  mouse: click anything
 
-Agents       / filter (id, state, class, model, pinned)   s sort by the next column   r reverse
-             enter open   space show in a tile beside others
-             p pin or unpin   f fork   w rewind   e evict to disk   d delete
-             x export to a file   c cancel its requests
-Agent        [ and ] other tile   tab to the turns, the transcript and the blocks
-Models       enter or w swap   l load beside   u unload   p pull by name
-Requests     c cancel
-Log          / search   l next level   f follow or stay
-Doctor       r run again
+Agents      / filter: id, state, tier, class, model, pinned
+            esc all  s sort by the next column  r reverse
+            enter open  space show in a tile beside others
+            p pin or unpin  f fork  w rewind  e evict to disk
+            d delete  x export to a file  c cancel its requests
+Agent       the same, and [ ] other tile  - close the tile
+Models      enter or w swap  l load beside  u unload  p pull by name
+Requests    c cancel
+Log         / search  l next level  f follow or stay
+Doctor      r run again
 
-Colours of the budget bar: running, hot, pinned, in flight; the rest is free.
-Block map: ■ in RAM, ◆ shared by several agents, □ only on disk.
-TTFT is the time to the first token, ITL the time between tokens.
+Budget bar  running requests, hot, pinned, in flight to disk; rest free
+Block map   ■ of one agent  ◆ shared by several  □ only on disk
+            green hot, violet pinned, blue on disk
+Words       TTFT time to the first token, ITL time between tokens
+            reuse: the share of the prompt that was cached
+            tier: where it was cached; class: int(eractive), bg
 """
 
 
 class ConfirmDialog(ModalScreen[bool]):
-    """Says what will happen and asks."""
+    """Says what will happen and asks; enter alone means no."""
+
+    AUTO_FOCUS = "#no"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes"),

@@ -47,5 +47,5 @@ class DoctorScreen(WatchScreen):
             mark, style = _MARKS.get(str(finding.get("state")), ("?", "$warning"))
             parts += [(mark, style), f" {finding.get('check', ''):<20} {finding.get('message', '')}\n"]
             if finding.get("advice") and finding.get("state") != "ok":
-                parts.append((f"  {'':<20} {finding['advice']}\n", "$text-muted"))
+                parts.append((f"  {'':<20} {finding['advice']}\n", "$muted"))
         self.query_one("#findings", Static).update(Content.assemble(*parts))

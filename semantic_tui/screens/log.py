@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -14,7 +14,7 @@ from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import LogLine, WatchState
 
 LEVELS = ("debug", "info", "warning", "error")
-_STYLES = {"debug": "dim", "info": "cyan", "warning": "yellow", "error": "bold red", "critical": "bold red"}
+_COLOURS = {"debug": "muted", "info": "primary", "warning": "warning", "error": "error", "critical": "error"}
 
 
 def wanted(line: LogLine, level: str, words: str) -> bool:
@@ -23,9 +23,9 @@ def wanted(line: LogLine, level: str, words: str) -> bool:
     return rank >= LEVELS.index(level) and words.lower() in f"{line.level} {line.text}".lower()
 
 
-def line_markup(line: LogLine) -> str:
-    """Return a line with its level in colour."""
-    style = _STYLES.get(line.level, "bold")
+def line_markup(line: LogLine, colours: Mapping[str, str]) -> str:
+    """Return a line with its level in a colour of the theme."""
+    style = colours.get(_COLOURS.get(line.level, ""), "bold")
     return f"[dim]{escape(line.timestamp[11:19])}[/] [{style}]{line.level:<8}[/] {escape(line.text)}"
 
 
@@ -57,13 +57,12 @@ class LogScreen(WatchScreen):
     def show(self, state: WatchState) -> None:
         """Append what is new."""
         lines = self.query_one(RichLog)
-        lines.border_title = f"Log from {self._level}" + (
-            f", with {escape(self._words)!r}" if self._words else ""
-        )
+        words = f" with {escape(self._words)!r}" if self._words else ""
+        lines.border_title = f"Log: {self._level} and above{words}"
         lines.border_subtitle = "following" if lines.auto_scroll else "staying"
         for line in state.log:
             if line.number >= self._next and wanted(line, self._level, self._words):
-                lines.write(line_markup(line))
+                lines.write(line_markup(line, self.app.theme_variables))
         self._next = state.num_log_lines
 
     def _again(self) -> None:

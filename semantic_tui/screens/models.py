@@ -3,68 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.content import Content
-from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
-from semantic_tui.plain import bar, size
+from semantic_tui.model_facts import MODEL_COLUMNS, NARROW_COLUMNS, changes_told, model_cells
+from semantic_tui.plain import size
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import RowsTable
 
-_COLUMNS = ("model", "state", "weights", "on disk", "context", "precision", "about")
-
-
-def model_cells(row: Any) -> tuple[str, ...]:
-    """Return a model's cells as markup."""
-    state = "current" if row.get("current") else "loaded" if row.get("loaded") else ""
-    state = state or ("installed" if row.get("installed") else "can be pulled")
-    style = {"current": "bold green", "loaded": "green", "installed": "yellow"}.get(state, "dim")
-    return (
-        escape(str(row.get("id", ""))),
-        f"[{style}]{state}[/]",
-        size(row["weights_bytes"]) if row.get("weights_bytes") else "-",
-        size(row["size_bytes"]) if row.get("size_bytes") else "-",
-        str(row.get("context_length") or "-"),
-        escape(str(row.get("precision") or "-")),
-        escape(str(row.get("description") or "")),
-    )
-
-
-def swap_warning(state: WatchState, model: str) -> str:
-    """Return what a swap will do: drain, memory, agents affected."""
-    old = state.status.get("model")
-    target: dict[str, Any] = next((row for row in state.models if row.get("id") == model), {})
-    affected = sum(
-        1 for row in state.agents if row.get("model") == old and row.get("state") in ("hot", "active")
-    )
-    weights = target.get("weights_bytes") or target.get("size_bytes")
-    return (
-        f"{model} becomes the current model in place of {old or 'none'}.\n"
-        f"Memory: about {size(weights) if weights else 'an unknown amount'} for its weights. It is loaded beside the "
-        "old one where both fit; else new requests wait until the old one has left.\n"
-        f"Drain: {len(state.requests)} requests run or wait now and are finished on the old model.\n"
-        f"Agents: {affected} have blocks in RAM; these go to disk and are warm again after swapping back.\n"
-        "If loading fails, the old model serves again."
-    )
-
-
-def changes_told(state: WatchState) -> str:
-    """Return a line per change, newest first; a failed one says what serves now."""
-    lines = []
-    for model, change in reversed(state.changes.items()):
-        stage, share = str(change.get("stage", "")), float(change.get("progress") or 0)
-        line = f"{model:<28} {stage:<10} {bar(share, 24)} {100 * share:3.0f} %"
-        if stage == "failed":
-            line = f"{model:<28} failed: {change.get('reason', '')}"
-            line += f"\n{'':<28} rolled back: {state.status.get('model') or 'no model'} serves"
-        lines.append(line)
-    return "\n".join(lines) or "No model was loaded, swapped or pulled since the dashboard was opened."
+_WIDE_FROM = 100
 
 
 class ModelsScreen(WatchScreen):
@@ -72,26 +24,31 @@ class ModelsScreen(WatchScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("w", "change('swap')", "Swap to"),
-        Binding("l", "change('load')", "Load"),
+        Binding("l", "change('load')", "Load beside"),
         Binding("u", "change('unload')", "Unload"),
         Binding("p", "pull", "Pull"),
     ]
 
     def body(self) -> Iterable[Widget]:
         """Lay out table and progress."""
-        yield RowsTable(_COLUMNS, id="models")
+        yield RowsTable(MODEL_COLUMNS, id="models")
         yield VerticalScroll(Static(id="changes-text"), id="changes", can_focus=False)
 
     def on_mount(self) -> None:
         """Name the parts."""
-        self.query_one("#models").border_title = "Models"
         self.query_one("#changes").border_title = "Changes"
         self.query_one("#models").focus()
 
     def show(self, state: WatchState) -> None:
         """Show models and changes."""
-        self.query_one(RowsTable).show_rows([(str(r.get("id")), model_cells(r)) for r in state.models])
-        self.query_one("#changes-text", Static).update(Content(changes_told(state)))
+        table = self.query_one(RowsTable)
+        table.border_title = f"Models ({sum(bool(row.get('loaded')) for row in state.models)} loaded)"
+        free = state.status.get("free_memory_bytes")
+        table.border_subtitle = f"free memory {size(free)}" if free is not None else ""
+        columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
+        table.name_columns(columns)
+        table.show_rows([(str(row.get("id")), model_cells(row)[: len(columns)]) for row in state.models])
+        self.query_one("#changes-text", Static).update(changes_told(state))
 
     def action_change(self, deed: str) -> None:
         """Ask, and change the model under the cursor."""

@@ -13,11 +13,20 @@ from textual.widgets import Footer
 
 from semantic_tui.state import WatchState
 from semantic_tui.steering import Steering
-from semantic_tui.widgets.top_line import ConnectionLine, TopLine
+from semantic_tui.widgets.top_line import ConnectionLine, PlacesLine, TopLine
+
+_PALETTE_FROM = 100
+"""Terminal columns from which the footer names the command palette beside a screen's own keys."""
 
 
 class WatchScreen(Screen[None]):
     """A screen that shows the watch state."""
+
+    # First in the footer, where a narrow terminal does not cut them off.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "app.help", "Help", key_display="?"),
+        Binding("q", "app.quit", "Quit"),
+    ]
 
     @property
     def dashboard(self) -> Steering:
@@ -27,9 +36,10 @@ class WatchScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """Lay out the lines around the screen's own body."""
         yield TopLine(id="top")
+        yield PlacesLine(id="places")
         yield ConnectionLine(id="connection")
         yield from self.body()
-        yield Footer()
+        yield Footer(compact=True)
 
     def body(self) -> Iterable[Widget]:
         """Return the screen's own widgets."""
@@ -48,10 +58,12 @@ class WatchScreen(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Catch up with what happened while another screen was seen."""
+        self.query_one(PlacesLine).show(self.dashboard.places, self.dashboard.place)
         self.call_after_refresh(lambda: self.refresh_from(self.dashboard.state))
 
     def on_resize(self) -> None:
         """Draw bars and sparklines at their new width."""
+        self.query_one(Footer).show_command_palette = self.size.width >= _PALETTE_FROM
         self.call_after_refresh(lambda: self.refresh_from(self.dashboard.state))
 
 
@@ -59,48 +71,21 @@ class AgentActionsScreen(WatchScreen):
     """A screen with an agent to act on; subclasses say which."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pin", "Pin"),
-        Binding("f", "fork", "Fork"),
-        Binding("w", "rewind", "Rewind"),
-        Binding("e", "evict", "Evict"),
-        Binding("d", "delete", "Delete"),
-        Binding("x", "export", "Export"),
-        Binding("c", "cancel", "Cancel"),
+        Binding("p", "act('pin')", "Pin"),
+        Binding("f", "act('fork')", "Fork"),
+        Binding("w", "act('rewind')", "Rewind"),
+        Binding("e", "act('evict')", "Evict"),
+        Binding("d", "act('delete')", "Delete"),
+        Binding("x", "act('export')", "Export"),
+        Binding("c", "act('cancel')", "Cancel"),
     ]
 
     def chosen_agent(self) -> str | None:
         """Return the agent that actions are about."""
         raise NotImplementedError
 
-    def action_pin(self) -> None:
-        """Pin the agent, or unpin it."""
-        self._act("pin")
-
-    def action_fork(self) -> None:
-        """Ask for the copy's name and fork."""
-        self._act("fork")
-
-    def action_rewind(self) -> None:
-        """Ask how many turns and rewind."""
-        self._act("rewind")
-
-    def action_evict(self) -> None:
-        """Move the agent's blocks to disk."""
-        self._act("evict")
-
-    def action_delete(self) -> None:
-        """Ask, and delete the agent."""
-        self._act("delete")
-
-    def action_export(self) -> None:
-        """Ask for a path and export."""
-        self._act("export")
-
-    def action_cancel(self) -> None:
-        """Cancel the agent's requests."""
-        self._act("cancel")
-
-    def _act(self, deed: str) -> None:
+    def action_act(self, deed: str) -> None:
+        """Pin or unpin, fork, rewind, evict, delete, export the agent, or cancel its requests."""
         agent = self.chosen_agent()
         if agent is None:
             self.notify("There is no agent to act on.", severity="warning")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from textual.content import Content
 
-from semantic_tui.plain import number, size
+from semantic_tui.plain import short_size, size
 
 _TICKS = "▁▂▃▄▅▆▇█"
 
@@ -17,13 +17,9 @@ BUDGET_PARTS = (
     ("pinned_bytes", "pinned", "$secondary"),
     ("in_flight_bytes", "in flight", "$accent"),
 )
-BLOCK_STYLES = {
-    "running": "$warning",
-    "pinned": "$secondary",
-    "hot": "$success",
-    "in_flight": "$accent",
-    "warm": "$primary-darken-2",
-}
+WARM_STYLE = "$primary"
+BLOCK_STYLES = {"pinned": "$secondary", "hot": "$success", "dirty": "$success", "warm": WARM_STYLE}
+"""Colours by tier; a dirty block is hot and not yet on disk."""
 Block = tuple[str, int]
 
 
@@ -35,6 +31,14 @@ def sparkline(values: Iterable[float], width: int, *, top: float | None = None) 
         return (_TICKS[0] * len(shown)).rjust(width)
     steps = (round(max(0.0, min(value / highest, 1.0)) * (len(_TICKS) - 1)) for value in shown)
     return "".join(_TICKS[step] for step in steps).rjust(width)
+
+
+def share_bar(share: float, width: int, style: str) -> Content:
+    """Return a bar filled to a share in [0, 1]."""
+    filled = round(max(0.0, min(share, 1.0)) * width)
+    if share > 0 and not filled:
+        filled = 1
+    return Content.assemble(("━" * filled, style), ("─" * (width - filled), "$faint"))
 
 
 def budget_bar(cache: Mapping[str, Any], width: int) -> Content:
@@ -51,23 +55,42 @@ def budget_bar(cache: Mapping[str, Any], width: int) -> Content:
             cells = 1
         left -= cells
         parts.append(("█" * cells, style))
-    return Content.assemble(*parts, ("░" * left, "$text-disabled"))
+    return Content.assemble(*parts, ("░" * left, "$faint"))
 
 
-def budget_legend(cache: Mapping[str, Any]) -> Content:
-    """Return the bar's colours with their bytes."""
-    parts: list[tuple[str, str] | str] = []
-    for key, name, style in BUDGET_PARTS:
-        parts += [("■", style), f" {name} {size(cache.get(key))}  "]
-    return Content.assemble(*parts)
+def budget_legend(cache: Mapping[str, Any], width: int) -> list[Content]:
+    """Return the bar's colours with their bytes, in one line or two, as the width allows."""
+    told = _amounts(cache, size)
+    if sum(len(entry.plain) + 2 for entry in told) <= width + 2:
+        return [Content("  ").join(told)]
+    column = max(len(entry.plain) for entry in told[::2])
+    if column + 2 + max(len(entry.plain) for entry in told[1::2]) > width:
+        told = _amounts(cache, short_size)
+        column = max(len(entry.plain) for entry in told[::2])
+    left = [entry + Content(" " * (column + 2 - len(entry.plain))) for entry in told[::2]]
+    return [left[0] + told[1], left[1] + told[3]]
+
+
+def _amounts(cache: Mapping[str, Any], as_text: Callable[[float | None], str]) -> list[Content]:
+    return [
+        Content.assemble(("■", style), f" {name} {as_text(cache.get(key))}")
+        for key, name, style in BUDGET_PARTS
+    ]
 
 
 def known_blocks(cache: Mapping[str, Any], told: Sequence[Block] | None) -> list[Block]:
-    """Return each block's tier and sharing; without per-block facts, as many of each kind as are counted."""
+    """Return each block's tier and sharing: first pinned, then shared ones, at last those that are only on disk.
+
+    Without per-block facts there are as many of each kind as are counted.
+    """
+    num_warm = int(cache.get("num_warm_blocks") or 0)
     if told is not None:
-        return list(told)
+        order = {"pinned": 0, "hot": 1, "dirty": 1}
+        blocks = sorted(told, key=lambda block: (order.get(block[0], 2), -block[1]))
+        num_hot_on_disk = sum(1 for state, _ in told if state != "dirty")
+        return blocks + [("warm", 1)] * max(0, num_warm - num_hot_on_disk)
     hot, shared = int(cache.get("num_hot_blocks") or 0), int(cache.get("num_shared_blocks") or 0)
-    warm_only = max(0, int(cache.get("num_warm_blocks") or 0) - hot)
+    warm_only = max(0, num_warm - hot)
     return [("hot", 2)] * min(shared, hot) + [("hot", 1)] * max(0, hot - shared) + [("warm", 1)] * warm_only
 
 
@@ -88,19 +111,23 @@ def block_map(blocks: Sequence[Block], width: int, height: int) -> Content:
 def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
     """Return what a cell of the map means."""
     per_cell = max(1, -(-len(blocks) // max(1, width * height)))
-    return Content.assemble(
-        ("■", "$success"), " hot  ", ("◆", "$success"), " shared  ", ("□", "$primary-darken-2"), " on disk",
-        f"  ({len(blocks)} blocks" + (f", {per_cell} per cell)" if per_cell > 1 else ")"),
-    )  # fmt: skip
+    counts = {"■": 0, "◆": 0, "□": 0}
+    for state, num_holders in blocks:
+        counts["□" if state == "warm" else "◆" if num_holders > 1 else "■"] += 1
+    told = [
+        Content.assemble(("■", "$success"), f" {counts['■']} own"),
+        Content.assemble(("◆", "$success"), f" {counts['◆']} shared"),
+        Content.assemble(("□", WARM_STYLE), f" {counts['□']} on disk"),
+    ]
+    if per_cell > 1 and width >= 50:
+        told.append(Content.styled(f"{per_cell} a cell", "$muted"))
+    gap = 2 if sum(len(entry.plain) + 2 for entry in told) <= width + 2 else 1
+    return Content(" " * gap).join(told)
 
 
 def series_line(
-    name: str, values: Iterable[float], width: int, *, unit: str, top: float | None = None
+    name: str, values: Iterable[float], told: str, width: int, *, top: float | None = None
 ) -> Content:
-    """Return a named sparkline with its newest value."""
-    known = list(values)
-    newest = known[-1] if known else None
-    scale = 100.0 if unit == " %" else 1.0
-    digits = 1 if newest is not None and 0 < newest * scale < 10 else 0
-    told = number(None if newest is None else newest * scale, unit, digits=digits)
-    return Content.assemble(f"{name:<10}", (sparkline(known, width, top=top), "$accent"), f" {told:>10}")
+    """Return a named sparkline with what is told of it, `width` characters in all."""
+    drawn = sparkline(values, max(1, width - 22), top=top)
+    return Content.assemble((f"{name:<9} ", "$muted"), (drawn, "$accent"), f" {told:>11}")

@@ -1,6 +1,8 @@
-"""The two lines on top of every screen: the daemon's state, and what is wrong with the line to it."""
+"""The lines on top of every screen: the daemon's state, the screens to go to, and what is wrong with the line to it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from textual.content import Content
 from textual.widgets import Static
@@ -21,21 +23,49 @@ def span(seconds: float) -> str:
 
 
 class TopLine(Static):
-    """Model, state, uptime, address, and how many events were dropped."""
+    """Model, state, uptime, address, a change of model that is under way, and how many events were dropped."""
 
     def show(self, state: WatchState) -> None:
         """Show the daemon's facts."""
-        status = state.status
-        name = str(status.get("state") or state.connection)
-        parts: list[tuple[str, str] | str] = [
-            ("semanticd", "bold $accent"), f" {status.get('version') or state.daemon.get('version') or ''}  ",
-            (f"● {name}", _STATES.get(name, "$warning") if state.connected else "$text-disabled"),
-            f"  model {status.get('model') or '-'}  up {span(float(status.get('uptime_s') or 0))}  ",
-            str(status.get("address") or ""),
-        ]  # fmt: skip
-        if state.num_dropped:
-            parts.append((f"  {state.num_dropped} events dropped", "$warning"))
-        self.update(Content.assemble(*parts))
+        self.update(headline(state))
+
+
+def headline(state: WatchState) -> Content:
+    """Return the daemon's facts in a line; what needs attention comes before what is always there."""
+    status = state.status
+    name = str(status.get("state") or state.connection)
+    version = status.get("version") or state.daemon.get("version") or ""
+    parts: list[tuple[str, str] | str] = [
+        ("semanticd", "bold $accent"), (f" {version}", "$muted"),
+        (f"  ● {name}", _STATES.get(name, "$warning") if state.connected else "$faint"),
+    ]  # fmt: skip
+    if status:
+        parts += ["  ", (str(status.get("model") or "no model"), "bold")]
+    stage = str(status.get("model_stage") or "idle")
+    if stage != "idle":
+        share = float(status.get("model_progress") or 0)
+        parts.append((f"  {stage} {100 * share:.0f} %", "$warning"))
+    if state.num_dropped:
+        parts.append((f"  {state.num_dropped:,} events dropped", "$warning"))
+    if status:
+        parts += [
+            f"  up {span(float(status.get('uptime_s') or 0))}",
+            (f"  {status.get('address') or ''}", "$muted"),
+        ]
+    return Content.assemble(*parts)
+
+
+class PlacesLine(Static):
+    """The screens with their keys; a click goes there."""
+
+    def show(self, places: Sequence[str], here: str) -> None:
+        """Mark where we are."""
+        told = []
+        for at, place in enumerate(places, 1):
+            label = f"{at} {place.title()}"
+            goes = f"[@click=app.switch_mode('{place}')]{label}[/]"
+            told.append(f"[bold $accent]{label}[/]" if place == here else goes)
+        self.update(Content.from_markup("   ".join(told)))
 
 
 def complaint(state: WatchState, now: float) -> str:

@@ -49,10 +49,9 @@ class FakeControlDaemon:
 
     def deeds(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the commands that change something or look at one thing, in order."""
-        looks = {"hello", "subscribe", "unsubscribe", "status"}
-        return [
-            one for one in self.commands if one[0] not in looks and not one[0].endswith((".list", ".show"))
-        ]
+        looks = {"hello", "subscribe", "unsubscribe", "status", "cache.stats"}
+        ends = (".list", ".show", ".messages")
+        return [one for one in self.commands if one[0] not in looks and not one[0].endswith(ends)]
 
     async def publish(self, topic: str, data: Mapping[str, Any], dropped: int = 0) -> None:
         """Send an event to everybody who subscribed to its topic."""

@@ -1,4 +1,4 @@
-"""A busy daemon's answers, for tests and for the pictures in the documentation."""
+"""A busy daemon's answers and events, for tests and for the pictures in the documentation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def agents() -> list[dict[str, Any]]:
         {
             "id": name, "state": STATES[at], "tier": "hot" if STATES[at] == "active" else STATES[at],
             "model": "smollm2-135m", "num_tokens": 1024 * (at + 1), "num_turns": at + 1, "num_blocks": 4 * (at + 1),
-            "num_hot_blocks": 4, "hot_bytes": 40 * MIB * (at + 1), "warm_bytes": 60 * MIB * (at + 1),
-            "shared_with": ["coder"] if at == 0 else [], "last_used_at": 1000.0 - at,
+            "num_hot_blocks": 4, "hot_bytes": 40 * MIB * (at + 1) if at not in (4, 5, 6) else 0,
+            "warm_bytes": 60 * MIB * (at + 1) if at != 6 else 0,
+            "shared_with": ["coder", "reviewer"] if at == 0 else [], "last_used_at": 1000.0 - at,
             "class": "background" if at > 5 else "interactive", "pinned": at == 2,
-            "last_reuse_ratio": 0.97 - at / 10, "last_ttft_ms": 80.0 + 40 * at, "last_tokens_per_s": 55.0 - at,
+            "last_reuse_ratio": 0.97 - at / 10, "last_ttft_ms": 80.0 + 240 * at, "last_tokens_per_s": 55.0 - at,
         }
         for at, name in enumerate(NAMES)
     ]  # fmt: skip
@@ -30,11 +31,13 @@ def requests() -> list[dict[str, Any]]:
     return [
         {"id": "req-1", "agent": "planner", "state": "decoding", "class": "interactive", "prompt_tokens": 2048,
          "prefill_progress": 1.0, "completion_tokens": 120, "max_new_tokens": 512, "age_s": 3.2, "ttft_ms": 84.0,
-         "tokens_per_s": 48.5, "cached_tokens": 1990},
+         "tokens_per_s": 48.5, "cached_tokens": 1990, "model": "smollm2-135m"},
         {"id": "req-2", "agent": "coder", "state": "prefilling", "class": "interactive", "prompt_tokens": 8192,
-         "prefill_progress": 0.4, "completion_tokens": 0, "max_new_tokens": 1024, "age_s": 1.1, "cached_tokens": 0},
+         "prefill_progress": 0.4, "completion_tokens": 0, "max_new_tokens": 1024, "age_s": 1.1, "cached_tokens": 0,
+         "model": "smollm2-135m"},
         {"id": "req-3", "agent": "critic", "state": "waiting", "class": "background", "prompt_tokens": 512,
-         "prefill_progress": 0.0, "completion_tokens": 0, "max_new_tokens": 64, "age_s": 0.4, "cached_tokens": 256},
+         "prefill_progress": 0.0, "completion_tokens": 0, "max_new_tokens": 64, "age_s": 0.4, "cached_tokens": 256,
+         "model": "smollm2-135m"},
     ]  # fmt: skip
 
 
@@ -42,15 +45,28 @@ def status(step: int = 0) -> dict[str, Any]:
     """Return the daemon's state; `step` moves the counters on."""
     return {
         "version": "1.0.0", "pid": 1, "state": "ready", "uptime_s": 3720.0 + step, "model": "smollm2-135m",
-        "address": "http://127.0.0.1:8000", "models": [],
-        "engine": {"num_running": 2, "num_waiting": 1, "decode_tokens_per_s": 80.0 + 15 * (step % 5),
+        "address": "http://127.0.0.1:8000", "models": [], "model_stage": "idle", "model_progress": 0.0,
+        "free_memory_bytes": 6 * GIB,
+        "engine": {"num_running": 2, "num_waiting": 1 + step % 7 // 5, "decode_tokens_per_s": 80.0 + 15 * (step % 5),
                    "decode_step_ms": 18.0 + step % 4, "prefill_tokens_per_s": 900.0},
         "cache": {"budget_bytes": 4 * GIB, "running_bytes": 700 * MIB, "hot_bytes": 1800 * MIB,
                   "pinned_bytes": 400 * MIB, "in_flight_bytes": 90 * MIB, "num_hot_blocks": 96, "num_shared_blocks": 24,
                   "num_warm_blocks": 210, "warm_bytes": 6 * GIB, "warm_cap_bytes": 20 * GIB,
                   "hot_hit_tokens": 4000 * step, "warm_hit_tokens": 600 * step,
-                  "computed_tokens": 500 * step + 90 * step * (step % 3), "num_evictions": step * step // 9},
+                  "computed_tokens": 500 * step + 45 * step * (step % 3), "num_evictions": step * step // 9},
     }  # fmt: skip
+
+
+def blocks() -> list[list[Any]]:
+    """Return 96 hot blocks: pinned, shared and own ones, of which eight are not on disk yet."""
+    kinds = (
+        [("pinned", 1)] * 14
+        + [("pinned", 2)] * 4
+        + [("hot", 3)] * 20
+        + [("hot", 1)] * 50
+        + [("dirty", 1)] * 8
+    )
+    return [[state, num_holders, 18 * MIB] for state, num_holders in kinds]
 
 
 def models() -> list[dict[str, Any]]:
@@ -59,24 +75,49 @@ def models() -> list[dict[str, Any]]:
         {"id": "smollm2-135m", "loaded": True, "installed": True, "current": True, "context_length": 8192,
          "weights_bytes": 540 * MIB, "size_bytes": 98 * MIB, "precision": "exact", "description": "small and quick"},
         {"id": "qwen3-4b", "loaded": False, "installed": True, "context_length": 32768, "size_bytes": 2 * GIB,
-         "description": "tools and thinking"},
+         "memory_needed_bytes": 3 * GIB, "description": "tools and thinking"},
         {"id": "deepseek-coder-v2-lite", "loaded": False, "installed": False, "context_length": 163840,
          "description": "default on Apple Silicon"},
     ]  # fmt: skip
 
 
+def change(stage: str, progress: float, *, model: str = "qwen3-4b", **more: Any) -> dict[str, Any]:
+    """Return an event of the topic `models`."""
+    return {"model": model, "stage": stage, "progress": progress, **more}
+
+
 def show(name: str) -> dict[str, Any]:
-    """Return one agent with two turns, of which one missed."""
+    """Return one agent with three turns, of which two missed."""
     row = next((one for one in agents() if one["id"] == name), {"id": name})
     turns = [
         {"request_id": "r1", "prompt_tokens": 900, "completion_tokens": 64, "reused_hot_tokens": 0,
-         "restored_warm_tokens": 0, "computed_tokens": 900, "tier": "cold", "ttft_ms": 910.0, "finish_reason": "stop",
-         "miss": {"cause": "first request of this agent", "position": 0}},
+         "restored_warm_tokens": 0, "computed_tokens": 900, "tier": "cold", "ttft_ms": 910.0, "queue_ms": 2.0,
+         "finish_reason": "stop", "miss": {"cause": "first_request", "position": 0, "expected": "", "found": "You"}},
         {"request_id": "r2", "prompt_tokens": 1024, "completion_tokens": 120, "reused_hot_tokens": 964,
-         "restored_warm_tokens": 0, "computed_tokens": 60, "tier": "hot", "ttft_ms": 84.0, "finish_reason": "stop",
-         "miss": None},
+         "restored_warm_tokens": 0, "computed_tokens": 60, "tier": "hot", "ttft_ms": 84.0, "queue_ms": 3.0,
+         "finish_reason": "stop", "miss": None},
+        {"request_id": "r3", "prompt_tokens": 1200, "completion_tokens": 41, "reused_hot_tokens": 512,
+         "restored_warm_tokens": 0, "computed_tokens": 688, "tier": "hot", "ttft_ms": 702.0, "queue_ms": 12.0,
+         "finish_reason": "tool_calls",
+         "miss": {"cause": "date_changed", "position": 512, "expected": "Today is 2026-11-22. You plan",
+                  "found": "Today is 2026-11-23. You plan"}},
     ]  # fmt: skip
-    return {**row, "system": "You plan the work of the others.", "turns": turns}
+    return {
+        **row, "system": "You plan the work of the others.", "turns": turns,
+        "sharing": [{"agent": "coder", "num_blocks": 3, "bytes": 54 * MIB},
+                    {"agent": "reviewer", "num_blocks": 1, "bytes": 18 * MIB}],
+    }  # fmt: skip
+
+
+def messages() -> list[dict[str, Any]]:
+    """Return a conversation with a tool call."""
+    return [
+        {"role": "system", "content": "You plan the work of the others."},
+        {"role": "user", "content": "Which test fails, and why?"},
+        {"role": "assistant", "content": [{"type": "text", "text": "I look at the last run. "},
+                                          {"type": "tool_call", "name": "run_tests", "arguments": {"path": "tests"}}]},
+        {"role": "tool", "content": [{"type": "tool_result", "content": "1 failed: test_budget"}]},
+    ]  # fmt: skip
 
 
 def doctor() -> dict[str, Any]:
@@ -91,9 +132,43 @@ def doctor() -> dict[str, Any]:
     }
 
 
+def log_lines() -> list[dict[str, Any]]:
+    """Return lines of every level."""
+    told = [
+        ("info", "daemon_ready", {"model": "smollm2-135m"}),
+        ("debug", "block_persisted", {"hash": "9f2c", "bytes": 18 * MIB}),
+        ("info", "http_request", {"route": "/v1/messages", "status": 200, "seconds": 0.21}),
+        ("warning", "block_quarantined", {"hash": "51ab", "reason": "checksum differs"}),
+        ("error", "model_load_failed", {"model": "qwen3-4b", "reason": "not enough memory"}),
+    ]
+    return [
+        {"timestamp": f"2026-11-23T08:00:{at:02d}Z", "level": level, "event": event, "fields": fields}
+        for at, (level, event, fields) in enumerate(told * 3)
+    ]
+
+
+def tokens() -> list[dict[str, Any]]:
+    """Return what three agents say."""
+    said = {
+        "planner": "First read the failing test, then the code under it. The budget is counted twice when a block is "
+        "pinned and hot; move the sum into the ledger and let both callers ask it.",
+        "coder": "def used_bytes(self) -> int:\n    return self.running_bytes + self.hot_bytes + self.in_flight",
+        "reviewer": "The name says bytes and the value is a count of blocks. Rename it or convert it; the test passes "
+        "by accident because each block of the fake has one byte.",
+    }  # fmt: skip
+    events = []
+    for agent, text in said.items():
+        request = {"planner": "req-1", "coder": "req-2"}.get(agent, "req-0")
+        for at, word in enumerate(text.split(" "), 1):
+            data = {"agent": agent, "request": request, "num_tokens": at}
+            events.append({**data, "text": word if at == 1 else f" {word}"})
+    return events
+
+
 def answers() -> dict[str, Any]:
     """Return the answers of all commands that a dashboard asks."""
     return {
         "status": status(), "agents.list": {"agents": agents()}, "requests.list": {"requests": requests()},
         "models.list": {"models": models()}, "agents.show": show("planner"), "doctor": doctor(),
+        "agents.messages": {"messages": messages()}, "cache.stats": {**status()["cache"], "blocks": blocks()},
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semantic_tui.plain import agent_row, bar, dashboard, size, table
+from semantic_tui.plain import agent_row, bar, dashboard, duration, short_size, shortened, size, table
 
 STATUS = {
     "version": "1.2.3",
@@ -46,6 +46,14 @@ def test_sizes_are_shown_in_the_largest_fitting_unit() -> None:
 
 def test_a_bar_never_leaves_its_width() -> None:
     assert [bar(share, 4) for share in (-1, 0, 0.5, 1, 7)] == ["░░░░", "░░░░", "██░░", "████", "████"]
+
+
+def test_what_is_too_long_for_a_narrow_table_is_shortened() -> None:
+    assert [short_size(n) for n in (None, 999, 1536, 99.96 * 2**20, 768 * 1024, 3 * 2**40)] == [
+        "0B", "999B", "1.5K", "100M", "768K", "3.0T",
+    ]  # fmt: skip
+    assert [duration(ms) for ms in (None, 84.4, 1500)] == ["-", "84 ms", "1.5 s"]
+    assert [shortened("abcdefgh", width) for width in (8, 5)] == ["abcdefgh", "ab…gh"]
 
 
 def test_what_a_daemon_does_not_tell_is_a_dash() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from semantic_tui.agent_order import listed, matches
 from semantic_tui.screens.log import wanted
-from semantic_tui.state import HISTORY, MAX_LOG_LINES, MAX_STREAM_CHARS, MAX_STREAMS, LogLine, WatchState
+from semantic_tui.state import (
+    HISTORY,
+    MAX_DETAILS,
+    MAX_LOG_LINES,
+    MAX_STREAM_CHARS,
+    MAX_STREAMS,
+    LogLine,
+    WatchState,
+)
 from semantic_tui.widgets.figures import block_map, budget_bar, known_blocks, sparkline
 from semantic_tui.widgets.top_line import complaint, span
 
@@ -43,6 +51,25 @@ def test_dropped_events_are_counted() -> None:
     state.take("token", token("a", "x", 1), 7)
     state.take("status", {}, 2)
     assert state.num_dropped == 9
+
+
+def test_the_time_to_the_first_token_is_that_of_turns_that_ended() -> None:
+    state = WatchState()
+    state.take("agents", {"agents": [{"id": "a", "num_turns": 1, "last_ttft_ms": 100.0}]})
+    state.take("status", {})
+    state.take("agents", {"agents": [{"id": "a", "num_turns": 1, "last_ttft_ms": 100.0, "state": "active"}]})
+    state.take("status", {})
+    state.take("agents", {"agents": [{"id": "a", "num_turns": 2, "last_ttft_ms": 300.0}]})
+    state.take("status", {})
+    assert list(state.history["ttft_ms"]) == [100.0, 100.0, 300.0]
+
+
+def test_only_the_agents_looked_at_last_are_kept_in_detail() -> None:
+    state = WatchState()
+    for at in range(MAX_DETAILS + 3):
+        state.take_details(f"agent-{at}", {"turns": []})
+    assert len(state.details) == MAX_DETAILS
+    assert "agent-2" not in state.details
 
 
 def test_the_hit_rate_is_that_of_the_tokens_between_two_snapshots() -> None:
@@ -95,7 +122,8 @@ def test_the_budget_bar_has_exactly_its_width_even_beyond_the_budget() -> None:
 def test_blocks_are_drawn_from_counts_where_the_daemon_does_not_tell_them_one_by_one() -> None:
     cache = {"num_hot_blocks": 3, "num_shared_blocks": 1, "num_warm_blocks": 5}
     assert block_map(known_blocks(cache, None), 10, 2).plain == "◆■■□□"
-    assert block_map(known_blocks(cache, [("hot", 1), ("warm", 2)]), 10, 2).plain == "■□"
+    # Told one by one: shared ones first, and the five on disk hold all but the block that is not there yet.
+    assert block_map(known_blocks(cache, [("hot", 1), ("dirty", 2)]), 10, 2).plain == "◆■□□□□"
 
 
 def test_the_block_map_never_leaves_its_area() -> None:

@@ -1,0 +1,142 @@
+"""What is known about models, as cells and text, and what a change of them will do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textual.content import Content
+from textual.markup import escape
+
+from semantic_tui.plain import size
+from semantic_tui.state import WatchState
+from semantic_tui.widgets.figures import share_bar
+
+MODEL_COLUMNS = (
+    ("model", 0), ("state", 0), ("weights", 10), ("on disk", 10), ("context", 7), ("precision", 0), ("about", 0),
+)  # fmt: skip
+NARROW_COLUMNS = MODEL_COLUMNS[:5]
+"""The columns for terminals of less than 100."""
+_STYLES = {"current": "bold $success", "loaded": "$success", "installed": "$primary"}
+_STAGE_STYLES = {"ready": "$success", "pulled": "$success", "unloaded": "$muted"}
+_NAME_WIDTH = 24
+
+
+def model_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a model's cells as markup."""
+    state = "current" if row.get("current") else "loaded" if row.get("loaded") else ""
+    state = state or ("installed" if row.get("installed") else "can be pulled")
+    return (
+        escape(str(row.get("id", ""))),
+        f"[{_STYLES.get(state, 'dim')}]{state}[/]",
+        size(row["weights_bytes"]) if row.get("weights_bytes") else "-",
+        size(row["size_bytes"]) if row.get("size_bytes") else "-",
+        str(row.get("context_length") or "-"),
+        escape(str(row.get("precision") or "-")),
+        escape(str(row.get("description") or "")),
+    )
+
+
+def changes_told(state: WatchState) -> Content:
+    """Return a line per change, newest first; a failed one says why and what serves now."""
+    lines = []
+    for model, change in reversed(state.changes.items()):
+        stage, share = str(change.get("stage", "")), float(change.get("progress") or 0)
+        name = f"{model:<{_NAME_WIDTH}} "
+        if stage == "failed":
+            serves = state.status.get("model") or "no model"
+            told = (
+                (f"failed: {change.get('reason', '')}\n", "$error"),
+                f"{'':<{_NAME_WIDTH}} rolled back: {serves} serves",
+            )
+            lines.append(Content.assemble(name, *told))
+        elif stage in _STAGE_STYLES:
+            lines.append(Content.assemble(name, (stage, _STAGE_STYLES[stage])))
+        else:
+            bar = share_bar(share, 24, "$warning")
+            lines.append(Content.assemble(name, (f"{stage:<12} ", "$warning"), bar, f" {100 * share:3.0f} %"))
+    nothing = Content.styled(
+        "No model was loaded, swapped or pulled since the dashboard was opened.", "$muted"
+    )
+    return Content("\n").join(lines) if lines else nothing
+
+
+def _row(state: WatchState, model: str) -> dict[str, Any]:
+    return next((row for row in state.models if row.get("id") == model), {})
+
+
+def _agents_in_ram(state: WatchState, model: Any) -> int:
+    return sum(
+        1 for row in state.agents if row.get("model") == model and row.get("state") in ("hot", "active")
+    )
+
+
+def _requests_on(state: WatchState, model: Any) -> int:
+    return sum(1 for row in state.requests if row.get("model", model) == model)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
+    """Return what a model needs beside what is free, and whether it fits (None: not known)."""
+    row, free = _row(state, model), state.status.get("free_memory_bytes")
+    if row.get("loaded"):
+        return f"{model} is loaded already; nothing more is needed.", True
+    need = row.get("memory_needed_bytes") or row.get("size_bytes")
+    if not need:
+        return f"what {model} needs is known once its files are here; they are pulled first.", None
+    told = f"{model} needs about {size(need)}"
+    if free is None:
+        return f"{told}.", None
+    return f"{told}; {size(free)} are free.", need <= free
+
+
+def swap_told(state: WatchState, model: str) -> str:
+    """Return what a swap will do: memory, drain, agents affected, rollback."""
+    old = state.status.get("model")
+    if old == model:
+        return f"{model} is the current model already; nothing changes."
+    memory, fits = _memory(state, model)
+    running, agents = _requests_on(state, old), _agents_in_ram(state, old)
+    if fits is None:
+        drain = "loaded beside the old one if both fit; else new requests wait until the old one has left."
+    elif fits:
+        drain = "both fit: no request waits."
+    else:
+        drain = "both do not fit: new requests wait until the old one has left and the new one is loaded."
+    return (
+        f"{model} becomes the current model in place of {old or 'none'}.\n\n"
+        f"Memory: {memory}\n"
+        f"Load: {drain}\n"
+        f"Drain: {_count(running, 'request')} on {old or 'the old model'} will be finished first.\n"
+        f"Agents: {_count(agents, 'agent')} with blocks in RAM; these go to disk and are warm after swapping back.\n"
+        "Rollback: if loading fails, the old model serves again."
+    )
+
+
+def load_told(state: WatchState, model: str) -> str:
+    """Return what loading beside the present models will do."""
+    memory, fits = _memory(state, model)
+    refused = (
+        "\nIt will be refused unless an idle model can leave; swap to it instead." if fits is False else ""
+    )
+    current = state.status.get("model") or "none"
+    return (
+        f"{model} is loaded beside the present models; {current} stays current.\n\nMemory: {memory}{refused}"
+    )
+
+
+def unload_told(state: WatchState, model: str) -> str:
+    """Return what unloading will do."""
+    row = _row(state, model)
+    if not row.get("loaded"):
+        return f"{model} is not loaded; nothing changes."
+    warning = "\nIt is the current model: requests for the default fail until another is loaded."
+    current = warning if row.get("current") else ""
+    return (
+        f"{model} leaves, and about {size(row.get('weights_bytes'))} of memory are freed.\n\n"
+        f"Drain: {_count(_requests_on(state, model), 'request')} on it will be finished first.\n"
+        f"Agents: {_count(_agents_in_ram(state, model), 'agent')} with blocks in RAM; these go to disk.{current}"
+    )

@@ -1,0 +1,70 @@
+"""Watch states as a dashboard has them after a while, without a daemon: for snapshots and the documentation."""
+
+from __future__ import annotations
+
+from semantic_tui.state import WatchState
+from tests.fakes import control_script
+
+NOW = 1000.0
+"""What the dashboard's clock says."""
+
+
+def empty() -> WatchState:
+    """A daemon that has just started: ready, a model, nothing asked yet."""
+    state = WatchState(connection="connected", last_heard_at=NOW)
+    engine = {"num_running": 0, "num_waiting": 0}
+    cache = {"budget_bytes": 4 * control_script.GIB, "warm_cap_bytes": 20 * control_script.GIB}
+    state.take("status", {**control_script.status(), "uptime_s": 2.0, "engine": engine, "cache": cache})
+    return state
+
+
+def busy() -> WatchState:
+    """Eight agents, three requests, a minute of measurements."""
+    state = WatchState(connection="connected", last_heard_at=NOW)
+    state.take("requests", {"requests": control_script.requests()})
+    for step in range(1, 120):
+        agents = control_script.agents()
+        # Each turn that ends adds a point to the time to the first token.
+        agents[step % 8].update(num_turns=100 + step, last_ttft_ms=80.0 + 37 * (step % 9))
+        state.take("agents", {"agents": agents})
+        state.take("status", control_script.status(step))
+    state.take("agents", {"agents": control_script.agents()})
+    state.take_blocks({"blocks": control_script.blocks()})
+    for line in control_script.log_lines():
+        state.take("log", line)
+    for token in control_script.tokens():
+        state.take("token", token)
+    state.models = control_script.models()
+    state.doctor = control_script.doctor()
+    state.take_details("planner", {**control_script.show("planner"), "messages": control_script.messages()})
+    return state
+
+
+def disconnected() -> WatchState:
+    """The daemon went away 42 seconds ago; what it told is still there."""
+    state = busy()
+    state.connection, state.reason, state.retry_in_s = "lost", "the daemon closed the connection", 2.0
+    state.last_heard_at = NOW - 42
+    return state
+
+
+def absent() -> WatchState:
+    """No daemon was ever there."""
+    return WatchState(connection="absent", reason="no daemon listens", retry_in_s=5.0)
+
+
+def swapping() -> WatchState:
+    """A swap is under way, after one that failed."""
+    state = busy()
+    state.take("model", control_script.change("pulled", 1.0, model="deepseek-coder-v2-lite"))
+    state.take("model", control_script.change("loading", 0.4))
+    state.status.update(model_stage="loading", model_progress=0.4)
+    return state
+
+
+def rolled_back() -> WatchState:
+    """A swap failed, and the old model serves."""
+    state = busy()
+    reason = "it needs 9.0 GiB and 6.0 GiB are free"
+    state.take("model", control_script.change("failed", 0.0, reason=reason))
+    return state
