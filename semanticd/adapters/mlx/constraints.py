@@ -17,7 +17,7 @@ from semanticd.adapters.mlx.constraint_processor import ConstraintProcessor, Sho
 from semanticd.adapters.mlx.pattern_sample import keys, samples, schemas
 from semanticd.adapters.mlx.schema_size import largest_opening
 from semanticd.adapters.mlx.thinking import ThinkingGate
-from semanticd.adapters.mlx.tool_grammar import SPACING, enforceable
+from semanticd.adapters.mlx.tool_grammar import SPACING, closed, enforceable
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
 
@@ -140,7 +140,7 @@ def _grammar(constraint: OutputConstraint) -> str:
         return LLMatcher.grammar_from_json_schema({"type": "object", "x-guidance": SPACING})
     if constraint.kind == "json_schema":
         return LLMatcher.grammar_from_json_schema(
-            {**enforceable(constraint.schema or {}), "x-guidance": SPACING}
+            {**closed(enforceable(constraint.schema or {})), "x-guidance": SPACING}
         )
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.grammar or "")

@@ -113,7 +113,7 @@ def _calls(tools: Sequence[ToolSpec]) -> list[str]:
 
 
 def _arguments(tool: ToolSpec) -> dict[str, Any]:
-    return {"type": "object", **_closed(enforceable(tool.parameters or _NOTHING)), "x-guidance": SPACING}
+    return {"type": "object", **closed(enforceable(tool.parameters or _NOTHING)), "x-guidance": SPACING}
 
 
 def enforceable(schema: Any) -> Any:
@@ -146,19 +146,19 @@ def _literal(marker: str, special: Mapping[str, int]) -> str:
     return f"<[{special[marker]}]>" if marker in special else json.dumps(marker, ensure_ascii=False)
 
 
-def _closed(schema: Any) -> Any:
+def closed(schema: Any) -> Any:
     """Close objects that leave open whether they may have other keys: a model would only invent some.
 
     What is produced still follows the schema as given.
     """
     if not isinstance(schema, Mapping):
         return schema
-    closed = dict(schema)
-    properties = closed.get("properties")
-    if isinstance(properties, Mapping) and not _COMBINED & closed.keys():
-        closed["properties"] = {key: _closed(value) for key, value in properties.items()}
-        if set(closed.get("required") or ()) <= properties.keys():
-            closed.setdefault("additionalProperties", False)
-    if isinstance(closed.get("items"), Mapping):
-        closed["items"] = _closed(closed["items"])
-    return closed
+    made = dict(schema)
+    properties = made.get("properties")
+    if isinstance(properties, Mapping) and not _COMBINED & made.keys():
+        made["properties"] = {key: closed(value) for key, value in properties.items()}
+        if set(made.get("required") or ()) <= properties.keys():
+            made.setdefault("additionalProperties", False)
+    if isinstance(made.get("items"), Mapping):
+        made["items"] = closed(made["items"])
+    return made
