@@ -126,7 +126,8 @@ class CacheMiss:
     """
 
     position: int
-    cause: MissCause
+    cause: str
+    """A `MissCause`; kept as text, because files of other versions may know others."""
     expected: str = ""
     found: str = ""
 
