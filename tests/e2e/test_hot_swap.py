@@ -46,6 +46,10 @@ class Daemon:
             "SEMANTIC_MLX_CACHE_BUDGET_MB": "64",
             "SEMANTIC_SERVER_PORT": "0",
         }
+        self.starved = home / "starved"
+        config = home / "config.toml"
+        config.write_text(f'[models.starved]\nsources = ["{self.starved}"]\ntrust_remote_code = true\n')
+        environ["SEMANTIC_CONFIG_FILE"] = str(config)
         command = [sys.executable, "-m", "semanticd", "start"]
         ran = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=120)
         assert ran.returncode == 0, ran.stderr
@@ -174,6 +178,27 @@ def test_a_model_that_cannot_be_loaded_is_rolled_back_with_its_cause(
     assert "broken" in status["model_error"]
     after = daemon.ask("hello", agent="eve")
     assert (after["model"], said(after)) == ("one", said(before))
+
+
+def test_a_model_for_which_memory_runs_out_is_rolled_back_with_that_cause(daemon: Daemon) -> None:
+    folder = write_tiny_model(daemon.starved, seed=4)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_file": "greedy.py"}))
+    # The machine has memory enough, so the model says that it has not, where MLX would.
+    (folder / "greedy.py").write_text(
+        "from mlx_lm.models.llama import Model as Llama, ModelArgs\n"
+        "class Model(Llama):\n"
+        "    def sanitize(self, weights):\n"
+        "        raise RuntimeError('[malloc] Unable to allocate 1099511627776 bytes.')\n"
+    )
+    before = daemon.ask("hello", agent="ada")
+    with pytest.raises(CommandFailed) as failed:
+        daemon.call("models.swap", model="starved")
+    assert failed.value.code == "model_load_failed"
+    assert "not enough memory" in failed.value.message
+    assert "1099511627776" in failed.value.message
+    assert daemon.call("status")["model"] == "one"
+    assert said(daemon.ask("hello", agent="eve")) == said(before)
 
 
 def test_progress_of_a_swap_is_told_as_it_happens(daemon: Daemon, models: tuple[Path, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_weights(
             f"cannot load a model from {path}: it has no model*.safetensors; pull the model again"
         )
     try:
-        model, config = load_model(path, lazy=True, trust_remote_code=trust_remote_code)
+        model, config = _load_lazily(path, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ModelLoadError(_cause(path, error)) from error
     on_progress(0.3)
@@ -50,9 +51,21 @@ def load_weights(
             _widen(model, available_bytes)
         mx.eval(model.parameters())
     except Exception as error:
+        if _is_shortage(error):
+            raise ModelLoadError(_shortage(path, error)) from error
         raise ModelLoadError(f"cannot load the weights in {path}: {error}; pull the model again") from error
     on_progress(1.0)
     return model, config
+
+
+def _load_lazily(path: Path, *, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    if "trust_remote_code" in signature(load_model).parameters:
+        loaded: tuple[Any, dict[str, Any]] = load_model(path, lazy=True, trust_remote_code=trust_remote_code)
+        return loaded
+    # mlx-lm 0.31, the last for Python 3.10, does not ask: it runs what the config names.
+    if not trust_remote_code and "model_file" in json.loads((path / "config.json").read_text("utf-8")):
+        raise ValueError("custom module")
+    return load_model(path, lazy=True)
 
 
 def _widen(model: Any, available_bytes: int) -> None:
@@ -66,7 +79,21 @@ def _widen(model: Any, available_bytes: int) -> None:
     model.set_dtype(mx.float32)
 
 
+def _is_shortage(error: Exception) -> bool:
+    # MLX raises a RuntimeError of its own: "[metal::malloc] Attempting to allocate …", "[malloc] Unable to allocate …".
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "malloc]" in str(error))
+
+
+def _shortage(path: Path, error: Exception) -> str:
+    return (
+        f"cannot load {path}: there is not enough memory for it ({error}); unload other models, lower "
+        "SEMANTIC_MLX_CACHE_BUDGET_MB, or choose a smaller or a quantized model"
+    )
+
+
 def _cause(path: Path, error: Exception) -> str:
+    if _is_shortage(error):
+        return _shortage(path, error)
     try:
         model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except ValueError:

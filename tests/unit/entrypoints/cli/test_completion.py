@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -49,3 +50,43 @@ def test_bash_offers_what_fits(line: list[str], offered: str, tmp_path: Path) ->
     )
     ran = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, timeout=30)
     assert ran.stdout.strip() == offered
+
+
+OFFERED = [("semanticd st", {"start", "stop", "status"}), ("semanticd models sw", {"swap"})]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(("line", "offered"), OFFERED)
+def test_fish_offers_what_fits(line: str, offered: set[str], tmp_path: Path) -> None:
+    file = tmp_path / "completion.fish"
+    file.write_text(script("fish", program))
+    asked = f"source {file}; complete -C '{line}'"
+    ran = subprocess.run(
+        ["fish", "--no-config", "-c", asked], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert {told.split("\t")[0] for told in ran.stdout.splitlines()} == offered
+
+
+# A shell in a shell: what fits is listed only where somebody types. `$1` script, `$2` line, `$3` word to wait for.
+_ZSH = r"""
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1= ; autoload -U compinit; compinit -u -D; source $1; bindkey '^X' list-choices; print REA''DY"
+zpty -r -m shell heard '*READY*'
+zpty -w -n shell "$2"$'\x18'
+zpty -r -m shell heard "*$3 *-- *"
+print -r -- "$heard"
+zpty -d shell
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize(("line", "offered"), OFFERED)
+def test_zsh_offers_what_fits(line: str, offered: set[str], tmp_path: Path) -> None:
+    file, asks = tmp_path / "completion.zsh", tmp_path / "asks.zsh"
+    file.write_text(script("zsh", program))
+    asks.write_text(_ZSH)
+    command = ["zsh", "-f", str(asks), str(file), line, max(offered)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    told = set(re.findall(r"([a-z]+) +-- ", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", ran.stdout)))
+    assert told == offered
