@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from itertools import count, pairwise
 from typing import Any
@@ -206,6 +207,9 @@ def test_each_family_calls_in_its_own_form(family: str, text: str) -> None:
     assert seen == [("call", "0", "c1", "look"), ("arguments", '{"at": "sky"}')]
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="mlx-lm 0.31, the last for Python 3.10, parses this form more loosely"
+)
 def test_one_block_of_markup_can_hold_several_calls() -> None:
     seen, _ = read([ANSWERS[11]], FAMILIES["mistral"])
     assert [entry[1] for entry in seen if entry[0] == "arguments"] == ['{"at": "sky"}', '{"n": 2}']
@@ -227,6 +231,9 @@ def test_a_call_that_cannot_be_read_is_shown_as_text_and_counted(body: str, show
     assert read([f"<tool_call>{body}</tool_call>"]) == ([("text", shown)], 1)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="mlx-lm 0.31, the last for Python 3.10, parses this form more loosely"
+)
 def test_values_that_json_cannot_say_are_no_call() -> None:
     text = "<|tool_call_start|>[look(at={1, 2})]<|tool_call_end|>"
     assert read([text], FAMILIES["python"]) == ([("text", "[look(at={1, 2})]")], 1)
