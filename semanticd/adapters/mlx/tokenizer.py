@@ -43,7 +43,7 @@ class MlxTokenizer:
         self._model_type = model_type
         self._template = ChatTemplate(wrapper, canonicalize=canonicalize)
         self._vocabulary: dict[str, int] = wrapper.get_vocab()
-        self._vocab_size = max(vocab_size or 0, len(wrapper))
+        self._vocab_size = max(vocab_size or 0, len(self._vocabulary))
         self._markup = _markup(wrapper, tool_parser)
         # Some conversions name only the end of the document as EOS; the template's end of turn counts too.
         turns = {
