@@ -149,7 +149,7 @@ class AgentActions:
     async def on_post_pin(self, req: Request, resp: Response, agent_id: str) -> None:
         """Keep the blocks from eviction."""
         body = await read_object(req, wire.Pin, self._config, optional=True)
-        resp.data = msgspec.json.encode(await self._agents.pin(AgentId(agent_id), body.ttl))
+        resp.data = msgspec.json.encode(await self._agents.pin(AgentId(agent_id), body.ttl_s or body.ttl))
 
     async def on_post_unpin(self, req: Request, resp: Response, agent_id: str) -> None:
         """Let the blocks be evicted again."""

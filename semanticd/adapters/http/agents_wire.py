@@ -60,6 +60,8 @@ class CreateAgent(Struct):
     tools: list[AgentTool] | None = None
     ttl: Seconds | None = None
     """Seconds without use after which the agent is deleted."""
+    ttl_s: Seconds | None = None
+    """The same, by the name that it has in the agent's facts."""
     pin: bool | None = None
     priority: Priority | None = None
     metadata: dict[str, str] | None = None
@@ -123,9 +125,10 @@ class Rewind(Struct):
 
 
 class Pin(Struct):
-    """Body of `POST /v1/agents/{id}/pin`; without a time the pin stays."""
+    """Body of `POST /v1/agents/{id}/pin`; without a time (`ttl` or `ttl_s`) the pin stays."""
 
     ttl: Seconds | None = None
+    ttl_s: Seconds | None = None
 
 
 class AgentList(Struct):
@@ -164,7 +167,7 @@ def parse_create(body: CreateAgent) -> AgentConfig:
             )
             for tool in tools
         ),
-        ttl_s=body.ttl,
+        ttl_s=body.ttl_s or body.ttl,
         priority=body.priority or "interactive",
         metadata=body.metadata or {},
     )

@@ -35,14 +35,14 @@ class Messages:
             priority=priority_of(req, service_tier=body.service_tier),
             version=req.get_header("anthropic-version"),
         )
-        keeps = bool(request.cache_breakpoints)
+        kept_for_s = request.cache_ttl_s if request.cache_breakpoints else None
         message_id = make_id("msg_")
         if not body.stream:
             result = await self._gateway.complete(exchange, request)
             show_cache(resp, result.usage.cache)
-            resp.data = msgspec.json.encode(render(result, message_id=message_id, keeps=keeps))
+            resp.data = msgspec.json.encode(render(result, message_id=message_id, kept_for_s=kept_for_s))
             return
-        renderer = MessageStream(message_id=message_id, request_id=exchange.echoed_id, keeps=keeps)
+        renderer = MessageStream(message_id=message_id, request_id=exchange.echoed_id, kept_for_s=kept_for_s)
         await self._gateway.respond(resp, exchange, request, renderer)
 
 

@@ -32,25 +32,35 @@ STOP_REASONS = {
     FinishReason.TOOL_CALLS: "tool_use",
 }
 
+_FIVE_MINUTES_S = 300.0
+
 
 def signature_of(thinking: str) -> str:
     """Return an opaque signature, which clients require of a thinking block and send back unread."""
     return base64.b64encode(hashlib.sha256(thinking.encode()).digest()).decode("ascii")
 
 
-def render_usage(usage: Usage, *, keeps: bool) -> wire.Usage:
-    """Return Anthropic's count of the prompt in three parts; `keeps`: the client asked to keep a prefix."""
+def render_usage(usage: Usage, *, kept_for_s: float | None) -> wire.Usage:
+    """Return Anthropic's count of the prompt in three parts.
+
+    `kept_for_s` is how long the client asked to keep a prefix, in seconds; None: it did not ask.
+    """
     cached = usage.cache.cached_tokens
-    kept = min(usage.stored_tokens, max(usage.prompt_tokens - cached, 0)) if keeps else 0
+    computed = max(usage.prompt_tokens - cached, 0)
+    kept = min(usage.stored_tokens, computed) if kept_for_s is not None else 0
+    for_an_hour = kept if kept_for_s is not None and kept_for_s > _FIVE_MINUTES_S else 0
     return wire.Usage(
-        input_tokens=max(usage.prompt_tokens - cached - kept, 0),
+        input_tokens=computed - kept,
         output_tokens=usage.completion_tokens,
         cache_creation_input_tokens=kept,
         cache_read_input_tokens=cached,
+        cache_creation=wire.CacheCreation(
+            ephemeral_5m_input_tokens=kept - for_an_hour, ephemeral_1h_input_tokens=for_an_hour
+        ),
     )
 
 
-def render(result: GenerationResult, *, message_id: str, keeps: bool) -> wire.Message:
+def render(result: GenerationResult, *, message_id: str, kept_for_s: float | None) -> wire.Message:
     """Return the whole message."""
     choice = result.choices[0]
     return wire.Message(
@@ -61,7 +71,7 @@ def render(result: GenerationResult, *, message_id: str, keeps: bool) -> wire.Me
         content=_content(choice),
         stop_reason=STOP_REASONS[choice.reason],
         stop_sequence=choice.stop_sequence,
-        usage=render_usage(result.usage, keeps=keeps),
+        usage=render_usage(result.usage, kept_for_s=kept_for_s),
     )
 
 
@@ -85,11 +95,11 @@ class MessageStream:
 
     ping = frame({"type": "ping"}, event="ping")
 
-    def __init__(self, *, message_id: str, request_id: str, keeps: bool) -> None:
+    def __init__(self, *, message_id: str, request_id: str, kept_for_s: float | None) -> None:
         """Begin a message with its ids."""
         self._message_id = message_id
         self._request_id = request_id
-        self._keeps = keeps
+        self._kept_for_s = kept_for_s
         self._index = -1
         self._open: str | None = None
         self._thinking: list[str] = []
@@ -121,7 +131,8 @@ class MessageStream:
         return frame(errors.body(error, "anthropic", request_id=self._request_id), event="error")
 
     def _start(self, model: str, cache: CacheReport) -> bytes:
-        usage = Usage(prompt_tokens=cache.prompt_tokens, cache=cache)
+        # All that is computed is going to be kept: a client that adds up what it reads must not count it twice.
+        usage = Usage(prompt_tokens=cache.prompt_tokens, cache=cache, stored_tokens=cache.prompt_tokens)
         message = wire.Message(
             id=self._message_id,
             type="message",
@@ -130,7 +141,7 @@ class MessageStream:
             content=[],
             stop_reason=None,
             stop_sequence=None,
-            usage=render_usage(usage, keeps=False),
+            usage=render_usage(usage, kept_for_s=self._kept_for_s),
         )
         return frame({"type": "message_start", "message": message}, event="message_start")
 
@@ -172,7 +183,7 @@ class MessageStream:
         return frame({"type": name, "index": self._index, **fields}, event=name)
 
     def _finish(self, event: Finished) -> bytes:
-        usage = render_usage(event.usage, keeps=self._keeps)
+        usage = render_usage(event.usage, kept_for_s=self._kept_for_s)
         delta = {"stop_reason": STOP_REASONS[event.reason], "stop_sequence": event.stop_sequence}
         return (
             self._close()

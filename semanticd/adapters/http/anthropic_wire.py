@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 MAX_TOKENS = 2**31 - 1
 
@@ -194,6 +194,13 @@ class CountTokensResponse(Struct):
     input_tokens: int
 
 
+class CacheCreation(Struct):
+    """How long what was newly kept is kept."""
+
+    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: int = 0
+
+
 class Usage(Struct):
     """Input is the sum of three: read from the cache, kept in it on request, and the rest."""
 
@@ -201,6 +208,7 @@ class Usage(Struct):
     output_tokens: int
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    cache_creation: CacheCreation = field(default_factory=CacheCreation)
     service_tier: str = "standard"
 
 

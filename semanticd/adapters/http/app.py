@@ -76,6 +76,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
 
     admin = AdminModels(services.models, config)
     app.add_route("/admin/models", admin)
+    app.add_route("/admin/models/available", admin)
     for action in ("current", "load", "unload", "swap"):
         app.add_route(f"/admin/models/{action}", admin, suffix=action)
     app.add_route("/admin/caches", AdminCaches(services.cache))

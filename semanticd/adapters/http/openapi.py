@@ -169,6 +169,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("post", f"{_AGENT}/unpin", "Let an agent's blocks be evicted again"),
     Operation("post", f"{_AGENT}/evict", "Demote an agent's blocks to disk"),
     Operation("get", "/admin/models", "Admin: list models that could be loaded"),
+    Operation("get", "/admin/models/available", "Admin: list models that could be loaded"),
     Operation("get", "/admin/models/current", "Admin: show the model in use"),
     Operation("post", "/admin/models/load", "Admin: load a model", ModelName),
     Operation("post", "/admin/models/unload", "Admin: unload a model", ModelName),

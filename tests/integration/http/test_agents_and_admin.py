@@ -89,7 +89,8 @@ def test_agents_are_listed_page_by_page_and_summed_up(edge: Edge) -> None:
 
 def test_every_action_of_an_agent(edge: Edge) -> None:
     edge.post("/v1/agents", {"id": "ann"})
-    assert edge.post("/v1/agents/ann/pin", {"ttl": 5}).json["pin_ttl_s"] == 5
+    for name in ("ttl", "ttl_s"):
+        assert edge.post("/v1/agents/ann/pin", {name: 5}).json["pin_ttl_s"] == 5
     assert edge.post("/v1/agents/ann/pin").json["pinned"] is True
     assert edge.post("/v1/agents/ann/unpin").json["pinned"] is False
     assert edge.post("/v1/agents/ann/evict").json["state"] == "warm"
@@ -204,7 +205,8 @@ def test_urgency_is_the_headers_else_the_tiers(
 
 
 def test_admin_manages_models_and_caches(edge: Edge) -> None:
-    assert edge.get("/admin/models").json["data"][0]["id"] == "tiny"
+    for path in ("/admin/models", "/admin/models/available"):
+        assert edge.get(path).json["data"][0]["id"] == "tiny"
     assert edge.post("/admin/models/unload", {"model": "tiny"}).status == 200
     assert edge.get("/admin/models/current").json == {"model": None}
     assert edge.post("/admin/models/swap", {"model": "tiny"}).status == 200

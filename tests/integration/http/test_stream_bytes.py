@@ -172,6 +172,17 @@ def test_anthropic_counts_what_a_client_asked_to_keep_apart_so_that_the_three_co
     assert usage["cache_creation_input_tokens"] == 30
     assert usage["cache_read_input_tokens"] == 12
     assert usage["input_tokens"] == 0
+    assert usage["cache_creation"] == {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 0}
+
+
+def test_anthropic_counts_the_same_at_the_start_of_a_stream_as_at_its_end() -> None:
+    client = AsgiClient(create_app(make_services(ScriptedGenerator()), HttpConfig()))
+    body = {**ROUTES["/v1/messages"], "cache_control": {"type": "ephemeral", "ttl": "1h"}, "stream": True}
+    found = frames(asyncio.run(client.post("/v1/messages", body)).content)
+    first, last = found[0][1]["message"]["usage"], found[-2][1]["usage"]
+    # Clients take some counts from the one and some from the other.
+    assert {**first, "output_tokens": 0} == {**last, "output_tokens": 0}
+    assert last["cache_creation"]["ephemeral_1h_input_tokens"] == last["cache_creation_input_tokens"] == 30
 
 
 def test_an_anthropic_call_without_arguments_is_an_empty_object() -> None:
