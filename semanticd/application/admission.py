@@ -3,6 +3,7 @@
 ```
 match ──> hot blocks: locked            ──┐
      └──> warm blocks: read (I/O pool) ──> promoted ──> room? ──> running cache assembled ──> prefilling
+                                                                        └──> blocks beyond the budget (LateRestore)
 ```
 While blocks are read the sequence is held and the engine works for others. What cannot be read is computed.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.agent_registry import AgentRegistry
+from semanticd.application.late_restore import LateRestore
 from semanticd.application.live_sequence import LiveSequence, SequenceStarted
 from semanticd.application.ports.cache_store import BlockRecord
 from semanticd.application.ports.telemetry import Clock
@@ -24,7 +26,7 @@ from semanticd.domain.errors import RequestTooLargeError
 from semanticd.domain.generation import CacheReport
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.miss import explain_miss
-from semanticd.domain.prefix_index import PrefixMatch
+from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceEvent, SequenceState
 
@@ -65,6 +67,7 @@ class Admission:
         self._metrics = metrics
         self._post = post
         self._guarded = guarded
+        self._late = LateRestore(store=store, scheduler=scheduler, clock=clock, post=post, guarded=guarded)
 
     def try_start(self, live: LiveSequence) -> None:
         """Match, and either begin to restore, start, or mark the sequence as not fitting now.
@@ -78,12 +81,13 @@ class Admission:
         live.match = self._store.match(spec, token_ids, limit=limit)
         self._refuse_what_never_fits(live)
         if not self._others_run(live):
-            # Nobody else's end would make more room: what of the match leaves none for the running cache is recomputed.
-            live.match = self._fitting_part(live)
+            # Nobody else's end would make more room: what leaves none for the running cache is brought into it later.
+            live.match, live.beyond = self._fitting_part(live)
         wanted = [m.block for m in live.match.blocks] + ([live.match.state] if live.match.state else [])
         cold = [block for block in wanted if not self._store.is_hot(block.block_hash)]
         if cold and not self._worth_restoring(live, cold):
             live.match = self._hot_part(live.match)
+            live.beyond = ()
             cold = []
         hot = [b.block_hash for b in wanted if self._store.is_hot(b.block_hash)]
         self._store.pool.lock(hot)
@@ -135,7 +139,8 @@ class Admission:
             own += (longest - length) * spec.running_bytes_per_token
         return own + spec.stored_bytes(live.sequence.num_tokens - live.match.num_tokens)
 
-    def _fitting_part(self, live: LiveSequence) -> PrefixMatch:
+    def _fitting_part(self, live: LiveSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
+        """Cut the match where its blocks leave no room for the running cache: what fits, and what follows."""
         match = live.match
         ledger = self._store.ledger()
         room = ledger.budget_bytes - ledger.pinned_bytes - self._bytes_alone(live)
@@ -149,8 +154,11 @@ class Admission:
                 break
             blocks.append(matched)
         if len(blocks) == len(match.blocks) and (match.state is None or match.state.num_bytes <= room):
-            return match
-        return PrefixMatch(() if match.state else tuple(blocks), None, match.diverged)
+            return match, ()
+        if match.state is not None:
+            # A snapshot belongs to the whole match.
+            return PrefixMatch((), None, match.diverged), ()
+        return PrefixMatch(tuple(blocks), None, match.diverged), match.blocks[len(blocks) :]
 
     def _refuse_what_never_fits(self, live: LiveSequence) -> None:
         ledger = self._store.ledger()
@@ -237,7 +245,9 @@ class Admission:
             return
         live.restore_s += self._clock.monotonic() - (live.restore_began_at or 0.0)
         self._scheduler.release(live.sequence.sequence_id)
-        live.match = self._hot_part_with_state(live.match)
+        wanted, live.match = live.match, self._hot_part_with_state(live.match)
+        if live.match is not wanted:
+            live.beyond = ()
         self._start(live, restored=frozenset(restored))
 
     def _bring_match(
@@ -286,7 +296,15 @@ class Admission:
         if match.state is not None:
             sequence.snapshots[match.state.parent] = match.state.block_hash
         sequence.apply(SequenceEvent.ADMITTED)
-        self._store.touch([m.block.block_hash for m in match.blocks])
+        beyond, live.beyond = live.beyond, ()
+        if beyond and self._worth_restoring(live, [m.block for m in beyond]):
+            live.restore_began_at = live.restore_began_at or self._clock.monotonic()
+            self._late.begin(live, beyond, lambda more: self._started(live, restored | more))
+        else:
+            self._started(live, restored)
+
+    def _started(self, live: LiveSequence, restored: frozenset[BlockHash]) -> None:
+        self._store.touch([m.block.block_hash for m in live.match.blocks])
         if not live.started:
             self._announce(live, restored)
 

@@ -131,19 +131,24 @@ class AgentCacheStore:
 
     def promote(self, record: BlockRecord) -> bool:
         """Make a block that was read hot; False when it does not fit its model or the budget."""
-        block = record.block
-        if block.block_hash in self.pool:
+        if record.block.block_hash in self.pool:
             return True
-        runner = self._runners.get(record.fingerprint)
-        if runner is None or not self.make_room(block.num_bytes):
+        payload = self.load(record)
+        if payload is None:
             return False
-        try:
-            payload = runner.restore(record.tensors)
-        except CacheError as error:
-            self._log.warning("block_not_restored", block=block.block_hash.hex(), reason=error.message)
-            return False
-        self._insert(block, payload, record.fingerprint, dirty=False)
+        self._insert(record.block, payload, record.fingerprint, dirty=False)
         return True
+
+    def load(self, record: BlockRecord) -> BlockPayload | None:
+        """Return the tensors of a block that was read; None when it does not fit its model or the budget."""
+        runner = self._runners.get(record.fingerprint)
+        if runner is None or not self.make_room(record.block.num_bytes):
+            return None
+        try:
+            return runner.restore(record.tensors)
+        except CacheError as error:
+            self._log.warning("block_not_restored", block=record.block.block_hash.hex(), reason=error.message)
+            return None
 
     def prefix_parts(self, match: PrefixMatch) -> list[PrefixPart]:
         """Return the tensors of a match whose blocks are all hot."""

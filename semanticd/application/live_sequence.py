@@ -17,7 +17,7 @@ from semanticd.domain.generation import (
     Usage,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
-from semanticd.domain.prefix_index import PrefixMatch
+from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.sequence import Sequence
 from semanticd.domain.stop_matcher import StopMatcher
 from semanticd.domain.transcript import Segment
@@ -107,6 +107,8 @@ class LiveSequence:
     stops: StopMatcher
     submitted_at: float
     match: PrefixMatch = field(default_factory=PrefixMatch)
+    beyond: tuple[MatchedBlock, ...] = ()
+    """Blocks of the match that do not fit beside the running cache."""
     pending_reads: int = 0
     restore_began_at: float | None = None
     restore_s: float = 0.0

@@ -204,6 +204,16 @@ class HashRunner:
         self.restored[sequence_id] += len(row.kv)
         self._prefilling[sequence_id] = row
 
+    def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
+        """Put a block behind what the sequence holds."""
+        self._called("append")
+        assert not self._has_state, "a layer that cannot be cut cannot be continued"
+        assert isinstance(part.payload, HashPayload)
+        row = self._prefilling[sequence_id]
+        row.restore(part.payload.values[: part.num_tokens])
+        assert len(row.kv) < row.capacity, "the running cache has room for its prompt"
+        self.restored[sequence_id] += part.num_tokens
+
     def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
         """Compute the KV of the next prompt tokens."""
         self._called("prefill")

@@ -272,6 +272,21 @@ class KvCodec:
         mx.eval([leaf.state for leaf in flatten(assembled) if not leaf.empty()])
         return assembled
 
+    def append(self, prompt_cache: Sequence[Any], part: PrefixPart) -> None:
+        """Copy a block behind what caches of one row hold; they have room for it."""
+        leaves = flatten(prompt_cache)
+        for group in self._groups:
+            keys, values = (self._load(part.payload, f"{group.name}.{kind}", group) for kind in "kv")
+            for number, index in enumerate(group.leaves):
+                leaf, start = leaves[index], leaves[index]._idx
+                end = start + part.num_tokens
+                leaf.keys[..., start:end, :] = keys[number, :, : part.num_tokens]
+                leaf.values[..., start:end, :] = values[number, :, : part.num_tokens]
+                leaf.offset += part.num_tokens
+                leaf._idx = end
+                # Layer by layer: while one is written, nothing else is held twice.
+                mx.eval(leaf.keys, leaf.values, leaf.offset)
+
     @staticmethod
     def _join(
         parts: Sequence[tuple[mx.array, int]], number: int, room: tuple[int, int, int], dtype: mx.Dtype

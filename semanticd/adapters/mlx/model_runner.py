@@ -106,6 +106,12 @@ class MlxModelRunner:
         )
         self._prefilling[sequence_id] = batch
 
+    def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
+        """Put a block behind what the sequence holds."""
+        batch = self._prefilling[sequence_id]
+        self._codec.append(batch.prompt_cache, part)
+        batch.tokens[0] += [0] * part.num_tokens
+
     def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
         """Compute the KV of the next prompt tokens."""
         self._prefilling[sequence_id].prompt([list(token_ids)])

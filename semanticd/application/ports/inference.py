@@ -64,6 +64,9 @@ class ModelRunner(Protocol):
     ) -> None:
         """Begin a sequence whose first tokens are restored from blocks (and a state snapshot where needed)."""
 
+    def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
+        """Put a block behind what the sequence holds before its prefill; for models whose layers all cut anywhere."""
+
     def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
         """Compute the KV of these next prompt tokens."""
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from semanticd.domain.errors import RequestTooLargeError
+from semanticd.domain.errors import CancelledByCallerError, RequestTooLargeError
 from semanticd.domain.generation import FinishReason, SamplingParams
+from semanticd.domain.ids import AgentId
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import EngineRig, wait_until
@@ -197,7 +198,7 @@ def test_what_is_faster_computed_than_read_is_computed_and_the_disk_gets_another
         counters.restored_bytes, counters.restore_s = 16 * BYTES_PER_TOKEN, 1.0
         computed_until = None
         for attempt in range(40):
-            rig.on_engine(lambda: rig.engine.store.evict_agent("a"))  # type: ignore[arg-type]
+            rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
             answer = rig.ask(ids).answer()
             assert answer.text == truth(ids)
             if answer.cache.restored_warm_tokens:
@@ -223,7 +224,7 @@ def test_a_first_read_that_failed_says_nothing_about_the_disks_speed() -> None:
         for _ in range(3):
             assert rig.ask(ids).answer().text == truth(ids)
             rig.idle()
-            rig.on_engine(lambda: rig.engine.store.evict_agent("a"))  # type: ignore[arg-type]
+            rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
 
 
 def test_without_a_warm_store_blocks_live_in_memory_only() -> None:
@@ -239,14 +240,47 @@ def test_without_a_warm_store_blocks_live_in_memory_only() -> None:
         assert rig.engine.store.counters.evictions["budget"] > 0
 
 
-def test_a_long_conversation_that_fills_the_budget_alone_is_reused_as_far_as_there_is_room() -> None:
+def test_a_conversation_that_fills_the_budget_alone_is_reused_entirely() -> None:
     ids = prompt(700)
-    # The running cache takes 768 tokens: of 700 known ones about 300 fit beside it.
-    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (768 + 300)) as rig:
-        assert rig.ask(ids).answer().text == truth(ids)
-        again = rig.ask(ids).answer()
+    # The running cache takes 768 tokens: of 700 known ones few fit beside it, the others are brought straight into it.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (768 + 100)) as rig:
+        said = rig.ask(ids).answer().text
+        assert said == truth(ids)
+        rig.idle()
+        more = ids + TOKENS.encode(said) + prompt(10, seed=1)
+        again = rig.ask(more).answer()
+        assert again.text == truth(more)
+        # The last token of an answer was never fed.
+        assert again.cache.computed_tokens <= 11
+        assert again.cache.restored_warm_tokens >= 600
+        rig.idle()
+        assert rig.engine.store.ledger().used_bytes <= rig.engine.store.ledger().budget_bytes
+
+
+def test_a_long_conversation_whose_blocks_are_damaged_is_computed_from_there_on() -> None:
+    ids = prompt(700)
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (768 + 100)) as rig:
+        rig.ask(ids, agent="a").answer()
+        agent = rig.engine.agents.find(AgentId("a"))
+        assert agent is not None
+        rig.idle()
+        rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
+        rig.idle()
+        rig.warm.break_block(agent.block_table[25])
+        again = rig.ask(ids, agent="b").answer()
         assert again.text == truth(ids)
-        assert 200 <= again.cache.cached_tokens <= 300
+        assert again.cache.restored_warm_tokens == 25 * 16
+
+
+def test_a_long_conversation_that_is_cancelled_while_it_is_brought_in_leaves_nothing_behind() -> None:
+    ids = prompt(700)
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (768 + 100)) as rig:
+        rig.ask(ids).answer()
+        rig.idle()
+        ask = rig.ask(ids, max_tokens=1000)
+        rig.engine.cancel(ask.request_id)
+        assert isinstance(ask.error(), CancelledByCallerError)
+        assert rig.ask(ids).answer().text == truth(ids)
 
 
 def test_a_pinned_agent_whose_blocks_are_on_disk_is_answered_where_they_do_not_fit() -> None:

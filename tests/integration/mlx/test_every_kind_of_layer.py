@@ -58,6 +58,29 @@ def test_after_eviction_the_next_turn_is_warm_and_the_same(family: str) -> None:
     assert warm == cold_answer(family, prompt)
 
 
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [("llama", "exact"), ("qwen3", "exact"), ("deepseek_v2", "exact"), ("llama", "q8")],
+)
+def test_a_conversation_that_fills_the_budget_is_reused_to_its_last_block(
+    family: str, precision: StoragePrecision
+) -> None:
+    first, more = prompt_of(200, 80), prompt_of(21, 81)
+    with MlxRig(family, precision=precision) as roomy:
+        spec = roomy.runner.spec
+        said, _ = roomy.tell(first)
+        expected, _ = roomy.tell(first + said + more)
+    # A running cache of 256 tokens and three blocks.
+    with MlxRig(
+        family, precision=precision, budget_bytes=256 * spec.running_bytes_per_token + spec.stored_bytes(48)
+    ) as rig:
+        said, _ = rig.tell(first)
+        rig.idle()
+        again, answer = rig.tell(first + said + more)
+    assert answer.cache.computed_tokens == len(more)
+    assert again == expected
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sequences_in_one_batch_answer_as_they_would_alone(family: str) -> None:
     prompts = [prompt_of(20 + 13 * number, 10 + number) for number in range(4)]
