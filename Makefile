@@ -26,7 +26,7 @@ export SEMANTIC_MODELS_DIR
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
-.PHONY: help setup demo test coverage-gate test-slow test-clients lint format bench docs constraints clean
+.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint format bench docs constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ test-slow: setup  ## Run the tests that take minutes each
 # The coding agents take a gigabyte and minutes: make test-clients ARGS="-m clients"
 test-clients: setup  ## Run the tests with third-party SDKs and libraries, and schemathesis
 	@$(PY) -m pytest -m "clients and not slow" $(ARGS)
+
+package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac's wheels of all dependencies
+	@$(PY) contrib/checks/packaging.py $(ARGS)
 
 lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts
 	@$(VENV)/bin/ruff format --check .
