@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +30,7 @@ from semanticd.adapters.process import (
     notify_supervisor,
     watchdog_interval_s,
 )
+from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import socket_path_in
 from semanticd.domain.errors import SemanticError
 
@@ -37,6 +38,8 @@ _DRAIN_POLL_S = 0.05
 _EXPIRE_EVERY_S = 60.0
 _HTTP_GRACE_S = 2
 _INTERRUPTED = 130
+ENDING_LIMIT_S = 80.0
+"""How long the ending may take once requests are done: time to write several GiB."""
 
 
 def main(flags: Mapping[str, Any] | None = None) -> int:
@@ -155,6 +158,7 @@ class _Life:
             stack.callback(keeping.cancel)
             await self._stop.wait()
             await self._drain()
+            end_within(ENDING_LIMIT_S, log=self._log)
         return 0
 
     async def _load(self) -> int | None:
@@ -294,6 +298,23 @@ def leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def end_within(seconds: float, *, log: Log, leave: Callable[[int], None] = leave) -> None:
+    """End the process with status 1 if it still lives after so long; to be called on the event loop.
+
+    A write may hang for ever, on a network disk that is gone. The cache stands a kill at any moment: what was not
+    written is computed again.
+    """
+
+    def give_up() -> None:
+        log.error("ending_gave_up", after_s=seconds)
+        _tell(
+            f"semanticd: the cache was not written within {seconds:.0f} s; what is missing is computed again"
+        )
+        leave(1)
+
+    asyncio.get_running_loop().call_later(seconds, give_up)
 
 
 def serve(flags: Mapping[str, Any] | None = None) -> None:

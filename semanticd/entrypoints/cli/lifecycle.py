@@ -15,7 +15,8 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags, setting_opti
 from semanticd.entrypoints.cli.output import narrate
 
 _POLL_S = 0.05
-_PERSIST_S = 60.0
+_PERSIST_S = 90.0
+"""Longer than the daemon lets its own ending take."""
 _NOW_S = 10.0
 
 drain_option = click.option(
