@@ -23,24 +23,40 @@ def main() -> None:
         "--screenshot", type=Path, metavar="FILE.svg", help="write a picture of a screen and exit"
     )
     parser.add_argument(
-        "--screen", default="dashboard", help="which screen the picture shows (default: dashboard)"
+        "--screen",
+        default="dashboard",
+        help="the screen to begin with: dashboard, agent, models, requests, log or doctor (default: dashboard)",
     )
     parser.add_argument("--agent", help="the agent that a picture of the agent screen shows")
     parser.add_argument("--size", default="120x36", help="the picture's columns and rows (default: 120x36)")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="seconds to watch before the picture (default: 1)",
+    )
+    parser.add_argument("--theme", choices=("dark", "light"), default="dark", help="colours (default: dark)")
     options = parser.parse_args()
     try:
         if options.once:
             _once(options.socket)
         elif options.screenshot is not None:
-            width, height = (int(part) for part in options.size.split("x"))
-            asyncio.run(_screenshot(options, (width, height)))
+            asyncio.run(_screenshot(options, _columns_and_rows(options.size)))
         else:
             from semantic_tui.app import Dashboard
 
-            Dashboard(options.socket).run()
+            Dashboard(options.socket, screen=options.screen, theme=options.theme).run()
     except (ControlError, ValueError) as error:
         sys.stderr.write(f"semantic-tui: {error}\n")
         sys.exit(NO_DAEMON if isinstance(error, ControlError) else 2)
+
+
+def _columns_and_rows(size: str) -> tuple[int, int]:
+    columns, _, rows = size.partition("x")
+    if not (columns.isdigit() and rows.isdigit()):
+        raise ValueError(f"a size is columns x rows, as in 120x36, not {size!r}")
+    return int(columns), int(rows)
 
 
 def _once(socket: Path | None) -> None:
@@ -54,11 +70,9 @@ def _once(socket: Path | None) -> None:
 
 
 async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> None:
-    from semantic_tui.app import SCREENS, Dashboard
+    from semantic_tui.app import Dashboard
 
-    if options.screen not in SCREENS:
-        raise ValueError(f"no screen is called {options.screen!r}; there are {', '.join(SCREENS)}")
-    app = Dashboard(options.socket)
+    app = Dashboard(options.socket, screen=options.screen, theme=options.theme)
     async with app.run_test(size=size) as pilot:
         deadline = asyncio.get_running_loop().time() + SCREENSHOT_WITHIN_S
         while not app.state.connected and asyncio.get_running_loop().time() < deadline:
@@ -69,8 +83,7 @@ async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> Non
             chosen = options.agent or next((str(row.get("id")) for row in app.state.agents), None)
             if chosen is not None:
                 app.open_agent(chosen)
-        app.switch_mode(options.screen)
-        await pilot.pause(1.0)
+        await pilot.pause(options.wait)
         options.screenshot.write_text(app.export_screenshot(title="semantic-tui"))
 
 

@@ -68,14 +68,23 @@ class Dashboard(App[None]):
         *,
         state: WatchState | None = None,
         connect: bool = True,
+        screen: str = SCREENS[0],
+        theme: str = "dark",
         clock: Callable[[], float] = time.monotonic,
         start_command: tuple[str, ...] = START_COMMAND,
     ) -> None:
-        """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`."""
+        """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`.
+
+        `screen` is the one to begin with; raises `ValueError` when there is none of this name.
+        """
+        if screen not in SCREENS:
+            raise ValueError(f"no screen is called {screen!r}; there are {', '.join(SCREENS)}")
+        # Textual reads it while it is being made; there is no argument for it.
+        self.DEFAULT_MODE = screen  # type: ignore[misc]
         super().__init__()
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        self.theme = DARK.name
+        self.theme = LIGHT.name if theme == "light" else DARK.name
         self.state = state or WatchState()
         self._clock = clock
         self.watched: list[str] = []
