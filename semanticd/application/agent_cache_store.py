@@ -314,6 +314,14 @@ class AgentCacheStore:
             self.persist()
         self.on_room()
 
+    def spare(self, block_hash: BlockHash) -> bool:
+        """Call off the writing of a block that has not begun; it stays in RAM until room is needed."""
+        with self.lock:
+            if block_hash in self._writing or not self.pool.is_dirty(block_hash):
+                return False
+            self.pool.mark_clean(block_hash)
+            return True
+
     def retry_refused(self) -> None:
         """Offer blocks to the warm store again that it refused: a disk has room again, a new day a new budget."""
         with self.lock:

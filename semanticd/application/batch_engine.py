@@ -341,10 +341,7 @@ class BlockPoolBatchEngine:
         sequence, submission = live.sequence, live.submission
         if live.decode_began_at is None:
             live.decode_began_at = self._clock.monotonic()
-        if live.model.runner.spec.cuts_anywhere:
-            self._settlement.publish(live, up_to=sequence.num_cached, with_tail=True)
-        else:
-            self._settlement.snapshot(live)
+        self._settlement.begin_answer(live)
         sequence.apply(SequenceEvent.PREFILLED)
         if sequence.max_new_tokens == 0:
             self._delivery.prompt_scores(live)

@@ -16,7 +16,7 @@ from semanticd.domain.generation import (
     TokenLogprob,
     Usage,
 )
-from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.sequence import Sequence
 from semanticd.domain.stop_matcher import StopMatcher
@@ -109,6 +109,8 @@ class LiveSequence:
     match: PrefixMatch = field(default_factory=PrefixMatch)
     beyond: tuple[MatchedBlock, ...] = ()
     """Blocks of the match that do not fit beside the running cache."""
+    prompt_end: BlockHash | None = None
+    """The block whose snapshot was taken when the prompt was computed."""
     pending_reads: int = 0
     restore_began_at: float | None = None
     restore_s: float = 0.0

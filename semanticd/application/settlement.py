@@ -60,6 +60,15 @@ class Settlement:
             if name is not None:
                 sequence.snapshots[parent] = name
 
+    def begin_answer(self, live: LiveSequence) -> None:
+        """Keep the whole prompt: what comes next may be asked for again with another answer."""
+        if live.model.runner.spec.cuts_anywhere:
+            self.publish(live, up_to=live.sequence.num_cached, with_tail=True)
+            return
+        known = set(live.sequence.snapshots)
+        self.snapshot(live)
+        live.prompt_end = next((parent for parent in live.sequence.snapshots if parent not in known), None)
+
     def leave(self, live: LiveSequence) -> None:
         """Keep what a sequence computed that is cancelled or preempted."""
         if live.model.runner.spec.cuts_anywhere:
@@ -77,9 +86,16 @@ class Settlement:
             self.publish(live, up_to=keep_to, with_tail=True)
         else:
             self.snapshot(live)
+            self._spare_prompt_end(live)
         if submission.records_turn:
             self._record(live, kept, text, reason)
         self._store.persist()
+
+    def _spare_prompt_end(self, live: LiveSequence) -> None:
+        """Write one snapshot a turn: the next turn goes on from its end, not from where the answer began."""
+        snapshots, parent = live.sequence.snapshots, live.prompt_end
+        if parent is not None and len(snapshots) > 1 and self._store.spare(snapshots[parent]):
+            del snapshots[parent]
 
     def _record(self, live: LiveSequence, kept: tuple[int, ...], text: str, reason: FinishReason) -> None:
         sequence, submission = live.sequence, live.submission
