@@ -127,7 +127,7 @@ def _rival_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
         return Target(what, a / b if a and b else None, limit, detail=detail, unit="×")
 
     kept = ours.value("interference", "1500", "kept_share") if ours else None
-    dropped = ours.value("cancel", "4000", "dropped_to_idle") if ours else None
+    dropped = ours.value("cancel", "2000", "dropped_to_idle") if ours else None
     return [
         beside("warm TTFT at 2,048 tokens, to mlx_lm.server (float32)", "warm_ttft", "2048", "ttft", 0.5),
         beside(

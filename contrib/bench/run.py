@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -191,6 +192,8 @@ def main() -> int:
         "--page-only", action="store_true", help="write the page from the results that are there"
     )
     options = parser.parse_args()
+    # Ended from outside, it must still stop the server that it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     RESULTS.mkdir(parents=True, exist_ok=True)
     if not options.page_only:

@@ -44,11 +44,11 @@ class Target:
     how: str
     launch: Callable[[Path, int, bool], Launch]
     scenarios: Sequence[str]
-    lengths: tuple[int, ...] = (256, 900, 2048, 4096)
+    lengths: tuple[int, ...] = (256, 900, 2048)
     streams: tuple[int, ...] = (1, 4, 8)
     repeats: int = 3
     prefill_tokens: int = 1500
-    dropped_tokens: int = 4000
+    dropped_tokens: int = 2000
 
 
 SCENARIOS = (
@@ -162,7 +162,7 @@ TARGETS = (
         "because it is slow here",
         _mlx_lm,
         ("cold_ttft", "warm_ttft", "concurrent_decode", "restart_ttft"),
-        lengths=(256, 900),
+        lengths=(256,),
         streams=(1, 4),
         repeats=2,
     ),
