@@ -57,6 +57,7 @@ def assemble(
         precision=precision_of(settings),
         available_bytes=available_bytes,
         canonicalize=settings.mlx.canonicalize,
+        cpu_math=settings.mlx.cpu_math,
     )
     return build(
         settings,

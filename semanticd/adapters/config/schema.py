@@ -50,6 +50,9 @@ class MlxSettings:
     prefill_chunk: int = setting(
         256, whole(minimum=16, maximum=16384), "Largest number of prompt tokens computed in one step."
     )
+    cpu_math: bool = setting(
+        True, flag(), "On the CPU, attention and gated activations of our own, faster than the library's."
+    )
     decode_share: float = setting(
         0.5, number(minimum=0.05, maximum=0.95), "Least share of engine time for decoding while prompts wait."
     )

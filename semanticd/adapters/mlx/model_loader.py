@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from semanticd.adapters.mlx import cpu_math
 from semanticd.adapters.mlx.constraints import ConstraintCompiler
 from semanticd.adapters.mlx.loader import load_tokenizer, load_weights
 from semanticd.adapters.mlx.model_runner import MlxModelRunner
@@ -30,12 +31,14 @@ class MlxModelLoader:
         precision: StoragePrecision,
         available_bytes: Callable[[], int],
         canonicalize: bool = True,
+        cpu_math: bool = True,
     ) -> None:
-        """`available_bytes` says how much memory weights may take now."""
+        """`available_bytes` says how much memory weights may take now; `cpu_math` is for models on the CPU."""
         self._block_tokens = block_tokens
         self._precision: StoragePrecision = precision
         self._available_bytes = available_bytes
         self._canonicalize = canonicalize
+        self._cpu_math = cpu_math
 
     def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
         """Load weights and tokenizer; raises `ModelLoadError`."""
@@ -48,6 +51,8 @@ class MlxModelLoader:
             on_progress=on_progress,
             trust_remote_code=installed.entry.trust_remote_code,
         )
+        if device_is_cpu and self._cpu_math:
+            cpu_math.install(model)
         wrapper = load_tokenizer(path)
         tokenizer = MlxTokenizer(
             wrapper,

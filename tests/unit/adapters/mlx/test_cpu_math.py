@@ -1,0 +1,138 @@
+"""The CPU's own attention and gated activations are the library's within float32 rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx import nn
+from mlx_lm.models import activations, switch_layers
+from mlx_lm.models.cache import make_prompt_cache
+
+from semanticd.adapters.mlx import cpu_math
+from tests.fakes.tiny_mlx import BUILDERS
+
+library = mx.fast.scaled_dot_product_attention
+SCALE = 0.25
+ROUNDING = 2e-6
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    mx.random.seed(7)
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A tiny model; the library's functions are back in their places afterwards."""
+    built = BUILDERS[request.param]()
+    mx.eval(built.parameters())
+    yield built
+    cpu_math.uninstall(built)
+
+
+def tensors(
+    *, batch: int = 2, heads: int = 6, kv_heads: int = 2, length: int, positions: int
+) -> tuple[mx.array, mx.array, mx.array]:
+    return (
+        mx.random.normal((batch, heads, length, 16)),
+        mx.random.normal((batch, kv_heads, positions, 16)),
+        mx.random.normal((batch, kv_heads, positions, 8)),
+    )
+
+
+def furthest(a: mx.array, b: mx.array) -> float:
+    return float(mx.abs(a - b).max().item())
+
+
+@pytest.mark.parametrize(("length", "positions"), [(2, 2), (5, 40), (70, 70), (130, 300)])
+@pytest.mark.parametrize("kind", ["none", "causal", "bool", "bool per sequence", "numbers", "window"])
+def test_attention_is_the_librarys(kind: str, length: int, positions: int) -> None:
+    queries, keys, values = tensors(length=length, positions=positions)
+    rows, columns = mx.arange(positions - length, positions)[:, None], mx.arange(positions)[None]
+    second = ((rows >= columns) & (columns >= 1)) | (columns == rows)
+    mask: Any = {
+        "none": None,
+        "causal": "causal",
+        "bool": rows >= columns,
+        "bool per sequence": mx.stack(
+            [rows >= columns, (rows >= columns) & (columns >= 1) | (columns == rows)]
+        )[:, None],
+        "numbers": mx.where(rows >= columns, 0.0, -1e9),
+        "window": (rows >= columns) & (rows < columns + 7),
+    }[kind]
+    expected = library(queries, keys, values, scale=SCALE, mask=mask)
+    assert furthest(cpu_math.attention(queries, keys, values, scale=SCALE, mask=mask), expected) < ROUNDING
+
+
+def test_long_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_math, "_SCORES_BYTES", 1 << 16)
+    queries, keys, values = tensors(length=100, positions=150)
+    seen = mx.arange(50, 150)[:, None] >= mx.arange(150)[None]
+    expected = library(queries, keys, values, scale=SCALE, mask=seen)
+    assert (
+        furthest(cpu_math.attention(queries, keys, values, scale=SCALE, mask="causal"), expected) < ROUNDING
+    )
+    assert furthest(cpu_math.attention(queries, keys, values, scale=SCALE, mask=seen), expected) < ROUNDING
+
+
+def test_keys_may_be_a_part_of_a_larger_buffer() -> None:
+    queries, keys, values = tensors(length=9, positions=64)
+    expected = library(queries, keys[:, :, :40], values[:, :, :40], scale=SCALE, mask="causal")
+    found = cpu_math.attention(queries, keys[:, :, :40], values[:, :, :40], scale=SCALE, mask="causal")
+    assert furthest(found, expected) < ROUNDING
+
+
+def test_scores_far_apart_and_rows_without_any_position_stay_finite() -> None:
+    queries, keys, values = tensors(length=8, positions=8)
+    large = cpu_math.attention(queries * 1e4, keys, values, scale=SCALE, mask="causal")
+    assert furthest(large, library(queries * 1e4, keys, values, scale=SCALE, mask="causal")) < 1e-4
+    nothing = cpu_math.attention(queries, keys, values, scale=SCALE, mask=mx.zeros((8, 8), dtype=mx.bool_))
+    assert bool(mx.isfinite(nothing).all().item())
+
+
+def test_what_it_does_not_know_is_the_librarys() -> None:
+    queries, keys, values = tensors(length=4, positions=9)
+    sinks = mx.random.normal((6,))
+    per_head = mx.random.normal((2, 6, 4, 9))
+    for options in ({"sinks": sinks}, {"mask": per_head}, {"mask": per_head[0]}):
+        expected = library(queries, keys, values, scale=SCALE, **options)
+        assert furthest(cpu_math.attention(queries, keys, values, scale=SCALE, **options), expected) == 0.0
+    halves = [t.astype(mx.float16) for t in (queries, keys, values)]
+    assert cpu_math.attention(*halves, scale=SCALE).dtype == mx.float16
+
+
+def test_gated_activations_are_the_librarys_also_far_from_nought() -> None:
+    gate = mx.concatenate([mx.random.normal((4, 64)) * 3, mx.array([[-200.0, -20.0, 0.0, 200.0] * 16])])
+    x = mx.random.normal(gate.shape)
+    assert furthest(cpu_math.swiglu(gate, x), nn.silu(gate) * x) < 1e-5
+    assert furthest(cpu_math.gelu_approx(gate), nn.gelu_approx(gate)) < 1e-5
+    assert cpu_math.swiglu(gate.astype(mx.float16), x.astype(mx.float16)).dtype == mx.float16
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen3", "gemma3_text", "deepseek_v2", "gpt_oss"], indirect=True)
+def test_a_models_logits_hardly_change(model: Any) -> None:
+    tokens = mx.random.randint(0, 256, (2, 90))
+
+    def logits() -> mx.array:
+        cache = make_prompt_cache(model)
+        first = model(tokens[:, :50], cache=cache)
+        return mx.concatenate([first, model(tokens[:, 50:], cache=cache)], axis=1)
+
+    expected = logits()
+    mx.eval(expected)
+    cpu_math.install(model)
+    assert mx.fast.scaled_dot_product_attention is cpu_math.attention
+    assert furthest(logits(), expected) < 2e-5
+
+
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
+def test_the_librarys_functions_can_be_given_back(model: Any) -> None:
+    before = activations.swiglu, switch_layers.swiglu, nn.gelu_approx
+    cpu_math.install(model)
+    cpu_math.install(model)
+    cpu_math.uninstall(model)
+    assert mx.fast.scaled_dot_product_attention is library
+    assert (activations.swiglu, switch_layers.swiglu, nn.gelu_approx) == before
