@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +23,7 @@ from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import DoctorService, Services
-from semanticd.adapters.logs import LogOptions, Logs
+from semanticd.adapters.logs import LOG_FILE, LogOptions, Logs
 from semanticd.adapters.process import (
     PID_FILE,
     PidFile,
@@ -32,7 +33,7 @@ from semanticd.adapters.process import (
 )
 from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import socket_path_in
-from semanticd.domain.errors import SemanticError
+from semanticd.domain.errors import DaemonError, SemanticError
 
 _DRAIN_POLL_S = 0.05
 _EXPIRE_EVERY_S = 60.0
@@ -72,7 +73,17 @@ def run(loaded: Loaded) -> int:
         stack.callback(pid_file.release)
         listener = bind_listener(settings.server.host, settings.server.port)
         stack.callback(listener.close)
-        return _run_to_its_end(_Life(loaded, hub=hub, logs=logs, listener=listener).live())
+        try:
+            return _run_to_its_end(_Life(loaded, hub=hub, logs=logs, listener=listener).live())
+        except SemanticError:
+            raise
+        except Exception as error:
+            # A defect. People get a line, whoever looks for the cause finds it in the log.
+            logs.get().error("daemon_failed", error=repr(error), traceback=traceback.format_exc())
+            raise DaemonError(
+                f"the daemon failed: {type(error).__name__}: {error}; the traceback is in "
+                f"{settings.paths.log_dir / LOG_FILE}; please report it"
+            ) from error
 
 
 def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
