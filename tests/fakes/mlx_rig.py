@@ -6,6 +6,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import mlx.core as mx
+
+from semanticd.adapters.mlx import cpu_math
 from semanticd.adapters.mlx.model_runner import MlxModelRunner
 from semanticd.adapters.mlx.stream_decoder import WindowStreamDecoder
 from semanticd.domain.generation import SamplingParams
@@ -44,8 +47,11 @@ class MlxRig(EngineRig):
         self, family: str, *, precision: StoragePrecision = "exact", seed: int = 0, **more: Any
     ) -> None:
         """Build the family's model with these weights."""
+        model = build(family, seed=seed)
+        if mx.default_device() == mx.Device(mx.cpu):
+            cpu_math.install(model)  # as the model loader does
         runner = MlxModelRunner(
-            build(family, seed=seed),
+            model,
             fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),
             block_tokens=BLOCK,
             precision=precision,
