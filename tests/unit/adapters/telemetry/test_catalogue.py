@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,19 +99,40 @@ def test_the_page_can_be_parsed_back() -> None:
     assert {PREFIX + name.removesuffix("_total") for name in ALL} <= families
 
 
-def test_promtool_finds_nothing_to_complain_of() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
+@pytest.fixture(scope="module")
+def promtool() -> Callable[..., str]:
+    """Runs promtool and returns what it complained of; skips where it is not installed."""
+    path = shutil.which("promtool")
+    if path is None:
         pytest.skip(
-            "promtool is not installed (Debian and Ubuntu: apt install prometheus; brew install prometheus)"
+            "promtool is not installed (Debian, Ubuntu: apt install prometheus; brew install prometheus)"
         )
-    page = PrometheusMetrics().text()
-    checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60)
-    assert checked.returncode == 0, checked.stderr.decode()
-    assert not checked.stderr.strip(), checked.stderr.decode()
-    config = CONTRIB / "prometheus" / "scrape.yml"
-    checked = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, timeout=60)
-    assert checked.returncode == 0, checked.stdout.decode() + checked.stderr.decode()
+
+    def run(*arguments: str, page: bytes = b"") -> str:
+        done = subprocess.run([path, *arguments], input=page, capture_output=True, timeout=60)
+        said = done.stderr.decode().strip()
+        return said or (done.stdout.decode() if done.returncode else "")
+
+    return run
+
+
+def test_promtool_finds_nothing_to_complain_of(promtool: Callable[..., str]) -> None:
+    assert promtool("check", "metrics", page=PrometheusMetrics().text()) == ""
+    assert promtool("check", "config", str(CONTRIB / "prometheus" / "scrape.yml")) == ""
+
+
+def test_promtool_can_read_every_question_of_the_dashboard(
+    promtool: Callable[..., str], tmp_path: Path
+) -> None:
+    dashboard = json.loads((CONTRIB / "grafana" / "semanticd.json").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    rules = [
+        {"record": f"dashboard:{number}", "expr": expr.replace("$__rate_interval", "5m")}
+        for number, expr in enumerate(asked)
+    ]
+    file = tmp_path / "rules.yml"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
+    assert promtool("check", "rules", str(file)) == ""
 
 
 def _names_in(text: str) -> Iterator[str]:
