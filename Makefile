@@ -26,7 +26,7 @@ export SEMANTIC_MODELS_DIR
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
-.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint format bench docs constraints clean
+.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint format bench docs screens constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,9 @@ docs: setup  ## Build the documentation into site/
 	@$(VENV)/bin/python -c "import mkdocs" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
 	@$(VENV)/bin/mkdocs build --strict --quiet --site-dir site
 	@echo "site/index.html"
+
+screens: setup  ## Draw the dashboard's screens for the documentation into docs/img/
+	@$(PY) -m contrib.dev.screens
 
 constraints:  ## Resolve constraints.txt anew from pyproject.toml (needs uv)
 	@bash contrib/dev/constraints.sh

@@ -73,6 +73,12 @@ class AgentScreen(AgentActionsScreen):
         Binding("minus", "untile", "Close tile", key_display="-"),
     ]
 
+    def __init__(self) -> None:
+        """Begin without tiles."""
+        super().__init__()
+        self._laying: list[str] = []
+        """The tiles that are being laid now."""
+
     def body(self) -> Iterable[Widget]:
         """Lay out tiles and facts."""
         yield Static(id="hint")
@@ -103,8 +109,12 @@ class AgentScreen(AgentActionsScreen):
         self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
         tiles = {tile.agent: tile for tile in self.query(Tile)}
         if list(tiles) != wanted:
-            self.run_worker(self._lay_tiles(wanted), exclusive=True, group="tiles")
+            if self._laying != wanted:
+                self._laying = wanted
+                # The method, not its coroutine: one that is replaced before it began would never be awaited.
+                self.run_worker(self._lay_tiles, exclusive=True, group="tiles")  # type: ignore[arg-type]
         else:
+            self._laying = []
             self._arrange(len(wanted))
             for tile in tiles.values():
                 tile.show(state)
@@ -113,10 +123,10 @@ class AgentScreen(AgentActionsScreen):
         if agent is not None:
             self._show_facts(state, agent)
 
-    async def _lay_tiles(self, wanted: list[str]) -> None:
+    async def _lay_tiles(self) -> None:
         holder = self.query_one("#tiles")
         await holder.remove_children(Tile)
-        await holder.mount(*(Tile(agent) for agent in wanted))
+        await holder.mount(*(Tile(agent) for agent in self._laying))
         self.refresh_from(self.dashboard.state)
 
     def _arrange(self, num_tiles: int) -> None:
