@@ -1,0 +1,66 @@
+"""What pages say of the code is so: settings, commands, causes of a miss, files, costs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+
+from semanticd.adapters.config.schema import declared
+from semanticd.domain.generation import MissCause
+from semanticd.entrypoints.cli.program import program
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+# Read before there are settings, or by tests only.
+OTHER_VARIABLES = {"SEMANTIC_CONFIG_FILE", "SEMANTIC_TEST_KILLS"}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_variable_and_command_that_a_page_names_exists(path: Path) -> None:
+    variables = set(re.findall(r"\bSEMANTIC_[A-Z_]*[A-Z]\b", _text(path)))
+    assert variables - {one.env for one in declared()} - OTHER_VARIABLES == set()
+    for words in re.findall(r"(?:`|^)semanticd ([a-z]+(?: [a-z]+)?)", _text(path), re.MULTILINE):
+        first, _, second = words.partition(" ")
+        command = program.get_command(click.Context(program), first)
+        assert command is not None, f"semanticd {words}"
+        if isinstance(command, click.Group) and second:
+            assert second in command.list_commands(click.Context(command)), f"semanticd {words}"
+
+
+def test_the_user_guide_explains_every_cause_of_a_miss() -> None:
+    table = _text(DOCS / "user-guide.md").split("| cause | meaning |")[1].split("\n\n")[0]
+    named = [cause for line in table.splitlines() for cause in re.findall(r"`(\w+)`", line.split(" | ")[0])]
+    assert sorted(named) == sorted(get_args(MissCause))
+
+
+@pytest.mark.parametrize("room", ["domain", "application"])
+def test_the_architecture_page_of_a_room_names_no_file_that_is_gone(room: str) -> None:
+    table = _text(DOCS / "architecture" / f"{room}.md").split("|---|---|")[1].split("\n\n")[0]
+    named = [name for line in table.splitlines() for name in re.findall(r"`(\w+)/?`", line.split(" | ")[0])]
+    files = {path.stem for path in (ROOT / "semanticd" / room).iterdir() if not path.name.startswith("__")}
+    assert len(named) == len(set(named))
+    assert set(named) - files == set(), "lines without a file"
+
+
+def test_the_architecture_page_of_the_adapters_names_every_room() -> None:
+    table = _text(DOCS / "architecture" / "adapters.md").split("|---|---|---|")[1].split("\n\n")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
+    rooms = (ROOT / "semanticd" / "adapters").iterdir()
+    assert named == {path.stem for path in rooms if not path.name.startswith("__")}
+
+
+def test_the_capacity_tables_are_what_the_script_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "contrib/checks/kv_capacity.py"))["main"]()
+    computed = [line.replace(" x ", " × ") for line in capsys.readouterr().out.splitlines() if line]
+    page = _text(DOCS / "operations.md").splitlines()
+    assert [line for line in computed if line not in page] == []
