@@ -13,6 +13,9 @@ from semanticd.bench.result import BenchResult, load_result
 from semanticd.bench.scenarios import SCENARIOS
 
 OURS, MLX, ORDER = "semanticd", "mlx_lm_float32", ("semanticd", "mlx_lm_float32", "mlx_lm", "llama_cpp")
+NOTES = Path(__file__).with_name("notes.md")
+"""Written by hand: what the figures mean, and why a target is missed."""
+
 BUSY = 3.0
 """A load average above this, on two cores, means that others worked too."""
 
@@ -92,6 +95,8 @@ def _page(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> str:
         "",
     ]
     lines += table(["what", "target", "measured", "", "figures"], [t.row() for t in _targets(loaded)])
+    if NOTES.exists():
+        lines += ["", "## What remains, and why", "", NOTES.read_text(encoding="utf-8").strip()]
     lines += _scenarios(loaded, pictures)
     lines += _engine(loaded)
     lines += _missing(loaded)
