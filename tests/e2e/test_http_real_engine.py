@@ -230,7 +230,7 @@ def test_required_calls_of_random_schemas_all_parse_and_validate(
             return f"{seed}: {error!r} {json.dumps(choice)} {json.dumps(schema)}"
         return None
 
-    with httpx.Client(base_url=daemon.url, timeout=200) as http, ThreadPoolExecutor(8) as pool:
+    with httpx.Client(base_url=daemon.url, timeout=900) as http, ThreadPoolExecutor(8) as pool:
         wrong = [problem for problem in pool.map(ask, seeds) if problem]
     assert not wrong, f"{len(wrong)} of {len(seeds)}: {wrong[0]}"
 

@@ -7,7 +7,8 @@ that is cut in the middle would not have the form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +18,8 @@ from llguidance import LLMatcher, LLTokenizer
 from semanticd.adapters.mlx.thinking import ThinkingGate
 
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
+_Fits = Callable[[str], list[int]]
+"""Returns the tokens of a text if it may come next, else none."""
 
 _LONGEST_ENDING = 512
 _LOOK_FROM = 1024
@@ -24,6 +27,7 @@ _LOOK_FROM = 1024
 _SLACK = 16
 _UNKNOWN_SLACK = 128
 """One token can open an object whose required members take many more; how many is not known of every form."""
+_MAX_TOKENIZED = 4096
 _LOOK_AGAIN = 8
 """How many tokens later to ask again, when no ending was found."""
 _NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}" for n in range(100)))
@@ -47,9 +51,9 @@ class ShortestEnding:
             for character in {*self._STRING, *self._CLOSING, *self._OUTSIDE, "~"}
             if len(ids := tables.tokenize_str(character)) == 1
         }
-        self._number_ends: list[list[int]] = [
-            tables.tokenize_str(number + end) for number in _NUMBERS for end in "}],"
-        ]
+        # The same few texts are tried at every step.
+        self._tokenized = lru_cache(maxsize=_MAX_TOKENIZED)(tables.tokenize_str)
+        self._number_ends = [number + end for number in _NUMBERS for end in "}],"]
 
     def find(
         self, matcher: LLMatcher, samples: Sequence[str] = (), keys: Sequence[str] = ()
@@ -76,44 +80,40 @@ class ShortestEnding:
             ids = (self._ids[character] for character in characters if character in self._ids)
             return [token_id for token_id in ids if allowed[token_id]][:1]
 
+        def fits(text: str) -> list[int]:
+            tokens: list[int] = self._tokenized(text)
+            begins = bool(tokens) and allowed[tokens[0]]
+            return tokens if begins and matcher.validate_tokens(tokens) == len(tokens) else []
+
         # A tilde means nothing in JSON, so where it may come there is a string.
         if first("~"):
-            return first('"') or self._end_string(matcher, samples) or first(self._STRING) or _any(allowed)
+            return first('"') or self._end_string(fits, samples) or first(self._STRING) or _any(allowed)
         return (
             first(self._CLOSING)
-            or self._key(matcher, keys)
-            or self._end_string(matcher, samples)
+            or self._key(fits, keys)
+            or self._end_string(fits, samples)
             or first(",")
-            or self._end_number(matcher, allowed)
+            or self._end_number(fits)
             or first(self._OUTSIDE)
             or _any(allowed)
         )
 
-    def _key(self, matcher: LLMatcher, keys: Sequence[str]) -> list[int]:
+    def _key(self, fits: _Fits, keys: Sequence[str]) -> list[int]:
         """Return the best key, with its quote, where a key is due."""
-        for key in keys:
-            tokens: list[int] = self._tables.tokenize_str(key)
-            # A value may be spelled like a key; only a key is followed by a colon.
-            with_colon = self._tables.tokenize_str(key + ":")
-            if matcher.validate_tokens(with_colon) == len(with_colon):
-                return tokens
-        return []
+        # A value may be spelled like a key; only a key is followed by a colon.
+        return next((self._tokenized(key) for key in keys if fits(key + ":")), [])
 
-    def _end_string(self, matcher: LLMatcher, samples: Sequence[str]) -> list[int]:
+    def _end_string(self, fits: _Fits, samples: Sequence[str]) -> list[int]:
         """Return the shortest ending of a sample that ends the string, with the quote."""
         for sample in samples:
             for start in range(len(sample), -1, -1):
-                tokens: list[int] = self._tables.tokenize_str(sample[start:] + '"')
-                if matcher.validate_tokens(tokens) == len(tokens):
-                    return tokens
+                if found := fits(sample[start:] + '"'):
+                    return found
         return []
 
-    def _end_number(self, matcher: LLMatcher, allowed: _Mask) -> list[int]:
+    def _end_number(self, fits: _Fits) -> list[int]:
         """Return the digits that complete a number, with what follows it; nothing where there is no number."""
-        for tokens in self._number_ends:
-            if allowed[tokens[0]] and matcher.validate_tokens(tokens) == len(tokens):
-                return tokens
-        return []
+        return next((found for text in self._number_ends if (found := fits(text))), [])
 
 
 def _any(allowed: _Mask) -> list[int]:
