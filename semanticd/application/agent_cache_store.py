@@ -4,8 +4,7 @@ The pool knows what is hot; tensors lie beside it under the same hashes; the war
 A block enters dirty (`publish`), becomes clean when its bytes are durable, and leaves RAM only when clean, unless it
 can never be written (the store refused it), which is counted as lost.
 
-Changes happen on the engine thread only. Readers on other threads take `lock`, which is held for book-keeping, never
-while tensors are computed or files are read.
+Changes happen on the engine thread only. Readers on other threads take `lock`, which is held for book-keeping alone.
 """
 
 from __future__ import annotations
@@ -13,34 +12,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
-from semanticd.application.ports.cache_store import BlockRecord, WarmStore, WriteResult
+from semanticd.application.cache_counters import CacheCounters
+from semanticd.application.ports.cache_store import BlockRecord, WarmStore
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
 from semanticd.application.ports.telemetry import Log, Metrics
-from semanticd.application.write_watch import WriteWatch
+from semanticd.application.write_behind import WriteBehind
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_pool import BlockPool, PoolLedger
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.prefix_index import PrefixMatch, match_prefix
-
-MAX_IN_FLIGHT_BYTES = 512 * 1024 * 1024
-"""Write-behind pauses while this many bytes wait for the disk."""
-
-
-@dataclass(slots=True)
-class CacheCounters:
-    """Totals since the start."""
-
-    hot_hit_tokens: int = 0
-    warm_hit_tokens: int = 0
-    computed_tokens: int = 0
-    evictions: dict[str, int] = field(default_factory=dict)
-    lost_blocks: int = 0
-    restored_bytes: int = 0
-    restore_s: float = 0.0
 
 
 class AgentCacheStore:
@@ -62,20 +45,23 @@ class AgentCacheStore:
         self.counters = CacheCounters()
         self._max_agents = max_agents_in_memory
         self._warm = warm
-        self._post = post
         self._metrics = metrics
         self._log = log
         self._payloads: dict[BlockHash, BlockPayload] = {}
         self._runners: dict[ModelFingerprint, ModelRunner] = {}
         self._owner: dict[BlockHash, ModelFingerprint] = {}
-        self._writing: dict[BlockHash, int] = {}
-        self._leaving: dict[BlockHash, str] = {}
-        self._unsaveable: set[BlockHash] = set()
-        self._watch = WriteWatch()
-        self._unwritten: set[BlockHash] = set()
-        """Blocks whose writing was called off because their agent was deleted; some other may still use them."""
         self.on_room: Callable[[], None] = lambda: None
         """Called on the engine thread when writes are done, so that what waits for room is tried again."""
+        self.writes = WriteBehind(
+            pool=self.pool,
+            lock=self.lock,
+            warm=warm,
+            post=post,
+            log=log,
+            record_of=self._record_of,
+            let_go=self._let_go,
+            on_room=lambda: self.on_room(),
+        )
 
     # Models.
 
@@ -95,7 +81,7 @@ class AgentCacheStore:
     def match(self, spec: ModelCacheSpec, token_ids: tuple[int, ...], *, limit: int) -> PrefixMatch:
         """Return the longest prefix of at most `limit` tokens that is hot or warm."""
         with self.lock:
-            return match_prefix(token_ids, spec=spec, limit=limit, get=self._get, children=self._children)
+            return match_prefix(token_ids, spec=spec, limit=limit, get=self._get, children=self.children)
 
     def _get(self, block_hash: BlockHash) -> Block | None:
         hot = self.pool.get(block_hash)
@@ -103,7 +89,8 @@ class AgentCacheStore:
             return hot
         return self._warm.get(block_hash)
 
-    def _children(self, parent: BlockHash) -> list[Block]:
+    def children(self, parent: BlockHash) -> list[Block]:
+        """Return the known blocks that directly follow `parent`, hot or warm; to be called under `lock`."""
         found = {block.block_hash: block for block in self.pool.children(parent)}
         if self._warm is not None:
             for block in self._warm.children(parent):
@@ -158,36 +145,13 @@ class AgentCacheStore:
         """Return a hot block's tensors."""
         return self._payloads[block_hash]
 
-    # Moving between machines.
-
-    def names_to_move(self, table: Sequence[BlockHash]) -> list[BlockHash]:
-        """Return a table's blocks and the snapshots behind them, parents first."""
-        found: dict[BlockHash, None] = {}
-        with self.lock:
-            for name in table:
-                states = [child.block_hash for child in self._children(name) if child.kind == "state"]
-                found |= dict.fromkeys([name, *states])
-        return list(found)
-
     def record(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Return a block with its bytes, hot or warm; None when it is gone. Engine thread."""
         block = self.pool.get(block_hash)
         if block is None:
             return self.read(block_hash)
-        fingerprint = self._owner[block_hash]
-        runner = self._runners[fingerprint]
         future: Future[BlockRecord | None] = Future()
-        tensors = runner.dump(self._payloads[block_hash])
-        future.set_result(BlockRecord(block, fingerprint, runner.spec.layout, tensors))
-        return future
-
-    def adopt(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
-        """Hand blocks from elsewhere to the warm store; what it refuses may be promoted. Any thread."""
-        if self._warm is not None:
-            return self._warm.write(records)
-        names = tuple(record.block.block_hash for record in records)
-        future: Future[WriteResult] = Future()
-        future.set_result(WriteResult(0, 0, len(names), 0, "there is no warm store", names))
+        future.set_result(self._record_of(block))
         return future
 
     # Publishing.
@@ -249,8 +213,7 @@ class AgentCacheStore:
         self.pool.remove(block.block_hash)
         del self._payloads[block.block_hash]
         del self._owner[block.block_hash]
-        self._unsaveable.discard(block.block_hash)
-        self._leaving.pop(block.block_hash, None)
+        self.writes.used_again(block.block_hash)
         self.counters.evictions[reason] = self.counters.evictions.get(reason, 0) + 1
         self._metrics.count("cache_evictions_total", reason=reason)
 
@@ -258,84 +221,18 @@ class AgentCacheStore:
 
     def persist(self, *, limit_bytes: int | None = None) -> int:
         """Hand dirty blocks to the warm store, parents first; returns how many bytes were handed over."""
-        if self._warm is None:
-            return 0
-        handed = 0
-        records: list[BlockRecord] = []
-        with self.lock:
-            for block in self.pool.dirty_blocks():
-                if block.block_hash in self._writing or block.block_hash in self._unsaveable:
-                    continue
-                if self.pool.in_flight_bytes + handed + block.num_bytes > MAX_IN_FLIGHT_BYTES and records:
-                    break
-                if handed + block.num_bytes > self.pool.free_bytes and (records or self._writing):
-                    # Bytes on their way to the disk count as well: write piece by piece rather than overdraw.
-                    break
-                if limit_bytes is not None and handed >= limit_bytes:
-                    break
-                if not self._warm.wants(block.block_hash):
-                    # Asked before its tensors are turned into bytes: a policy may refuse a block at every turn.
-                    self._unsaveable.add(block.block_hash)
-                    continue
-                fingerprint = self._owner[block.block_hash]
-                runner = self._runners[fingerprint]
-                tensors = runner.dump(self._payloads[block.block_hash])
-                records.append(BlockRecord(block, fingerprint, runner.spec.layout, tensors))
-                self._writing[block.block_hash] = block.num_bytes
-                handed += block.num_bytes
-            self.pool.lock([record.block.block_hash for record in records])
-            self.pool.in_flight_bytes += handed
-        if records:
-            names = [record.block.block_hash for record in records]
-            future = self._warm.write(records)
-            future.add_done_callback(lambda done: self._post(lambda: self._written(names, done.result())))
-        return handed
-
-    def _written(self, names: Sequence[BlockHash], result: WriteResult) -> None:
-        with self.lock:
-            for name in names:
-                num_bytes = self._writing.pop(name)
-                self.pool.in_flight_bytes -= num_bytes
-                self.pool.unlock([name])
-                reason = self._leaving.pop(name, None)
-                called_off = name in self._unwritten
-                self._unwritten.discard(name)
-                if reason == "deleted" or (self._warm is not None and self._warm.get(name) is not None):
-                    self.pool.mark_clean(name)
-                elif not called_off:
-                    self._unsaveable.add(name)
-                block = self.pool.get(name)
-                if reason and block and self.pool.can_leave(name):
-                    self._let_go(block, reason)
-        self._watch.ended(names)
-        if result.num_refused:
-            self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
-        if self._leaving:
-            self.persist()
-        self.on_room()
-
-    def spare(self, block_hash: BlockHash) -> bool:
-        """Call off the writing of a block that has not begun; it stays in RAM until room is needed."""
-        with self.lock:
-            if block_hash in self._writing or not self.pool.is_dirty(block_hash):
-                return False
-            self.pool.mark_clean(block_hash)
-            return True
-
-    def retry_refused(self) -> None:
-        """Offer blocks to the warm store again that it refused: a disk has room again, a new day a new budget."""
-        with self.lock:
-            self._unsaveable.clear()
-        self.persist()
+        return self.writes.persist(limit_bytes=limit_bytes)
 
     @property
     def num_writing(self) -> int:
         """Blocks handed to the warm store and not yet durable."""
-        return len(self._writing)
+        return len(self.writes.writing)
 
-    def when_durable(self, names: Sequence[BlockHash], done: Callable[[], None]) -> None:
-        """Call `done` on the engine thread when what was handed over of these blocks is durable, or was refused."""
-        self._watch.add((name for name in names if name in self._writing), done)
+    def _record_of(self, block: Block) -> BlockRecord:
+        fingerprint = self._owner[block.block_hash]
+        runner = self._runners[fingerprint]
+        tensors = runner.dump(self._payloads[block.block_hash])
+        return BlockRecord(block, fingerprint, runner.spec.layout, tensors)
 
     # Room.
 
@@ -350,7 +247,7 @@ class AgentCacheStore:
 
     def could_free(self) -> int:
         """Bytes that eviction could make free, now or once writes are done."""
-        return self.pool.free_bytes + self.pool.evictable_bytes() + sum(self._writing.values())
+        return self.pool.free_bytes + self.pool.evictable_bytes() + self.writes.in_flight_bytes
 
     def _evict(self, blocks: Sequence[Block], reason: str) -> int:
         freed = 0
@@ -364,7 +261,7 @@ class AgentCacheStore:
             self.persist()
             for block in blocks:
                 # What has just turned out never to be written need not wait for a write to end.
-                refused = block.block_hash in self._unsaveable and self.pool.can_leave(block.block_hash)
+                refused = block.block_hash in self.writes.refused and self.pool.can_leave(block.block_hash)
                 if refused and self._let_go(block, reason):
                     freed += block.num_bytes
         return freed
@@ -373,8 +270,8 @@ class AgentCacheStore:
         """Take a block out of RAM if it is on disk; if not, once it is. Only need of room justifies a loss."""
         name = block.block_hash
         if self.pool.is_dirty(name):
-            if name not in self._unsaveable:
-                self._leaving[name] = reason
+            if name not in self.writes.refused:
+                self.writes.leaving[name] = reason
                 return False
             if reason != "budget":
                 return False
@@ -386,8 +283,8 @@ class AgentCacheStore:
         with self.lock:
             blocks = []
             for block in self.pool.exclusive_blocks(agent_id):
-                if block.block_hash in self._writing:
-                    self._leaving[block.block_hash] = reason
+                if block.block_hash in self.writes.writing:
+                    self.writes.leaving[block.block_hash] = reason
                 elif self.pool.can_leave(block.block_hash):
                     blocks.append(block)
             return self._evict(blocks, reason)
@@ -414,7 +311,7 @@ class AgentCacheStore:
             own += [
                 c.block_hash
                 for h in own
-                for c in self._children(h)
+                for c in self.children(h)
                 if c.kind == "state" and c.block_hash not in own
             ]
             self.set_pinned(agent_id, False)
@@ -424,9 +321,9 @@ class AgentCacheStore:
                 block = self.pool.get(name)
                 if block is None:
                     continue
-                if name in self._writing:
-                    self._leaving[name] = "deleted"
-                    self._unwritten.add(name)
+                if name in self.writes.writing:
+                    self.writes.leaving[name] = "deleted"
+                    self.writes.called_off.add(name)
                     continue
                 self.pool.mark_clean(name)
                 # One that is being copied for somebody at this moment leaves when room is needed.
@@ -442,7 +339,7 @@ class AgentCacheStore:
         freed = 0
         with self.lock:
             for block in list(self.pool):
-                if block.block_hash not in self._writing and not self.pool.is_locked(block.block_hash):
+                if block.block_hash not in self.writes.writing and not self.pool.is_locked(block.block_hash):
                     self.pool.mark_clean(block.block_hash)
                     self._remove(block, "cleared")
                     freed += block.num_bytes
@@ -466,9 +363,7 @@ class AgentCacheStore:
         with self.lock:
             self.pool.touch(table)
             for name in table:
-                self._leaving.pop(name, None)
-                # It is in use again: the disk may want it by now.
-                self._unsaveable.discard(name)
+                self.writes.used_again(name)
             if self._warm is not None:
                 self._warm.touch(table)
 
@@ -495,7 +390,7 @@ class AgentCacheStore:
             self.pool.check_integrity()
             assert set(self._payloads) == {block.block_hash for block in self.pool}, "tensors and pool differ"
             assert set(self._owner) == set(self._payloads), "owners and tensors differ"
-            in_flight = sum(self._writing.values())
+            in_flight = self.writes.in_flight_bytes
             assert self.pool.in_flight_bytes == in_flight, (
                 f"in flight {self.pool.in_flight_bytes} != {in_flight}"
             )

@@ -7,18 +7,19 @@ steps, and the event loop waits for nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.application.batch_engine import BlockPoolBatchEngine
 from semanticd.application.ports.agent_package import AgentPackage, PackagedAgent
 from semanticd.application.ports.cache_store import BlockRecord
 from semanticd.application.ports.telemetry import Clock
 from semanticd.domain.agent import Agent
 from semanticd.domain.errors import AgentFileError, CacheError
-from semanticd.domain.ids import AgentId
+from semanticd.domain.ids import AgentId, BlockHash
 
 _IMPORT_BYTES = 64 * 1024 * 1024
 """Tensor bytes that an import reads before it hands them to the store."""
@@ -51,7 +52,7 @@ class AgentTransfer:
         """
         package = self._need_package()
         store = self._engine.store
-        names = await asyncio.wrap_future(self._engine.call(lambda: store.names_to_move(agent.block_table)))
+        names = await asyncio.wrap_future(self._engine.call(lambda: _names_to_move(store, agent.block_table)))
 
         def records() -> Iterator[BlockRecord | None]:
             # Asked for one by one, so that neither the engine nor the memory is taken by a long conversation.
@@ -122,7 +123,7 @@ class AgentTransfer:
 
     async def _adopt(self, batch: list[BlockRecord]) -> int:
         store = self._engine.store
-        result = await asyncio.wrap_future(store.adopt(batch))
+        result = await asyncio.wrap_future(store.writes.adopt(batch))
         refused = set(result.refused)
         left = [record for record in batch if record.block.block_hash in refused]
         num_hot = 0
@@ -151,3 +152,13 @@ def _take(records: Iterator[BlockRecord], num_bytes: int) -> list[BlockRecord]:
 
 def _short(fingerprint: str) -> str:
     return f"fingerprint {fingerprint[:12]}…"
+
+
+def _names_to_move(store: AgentCacheStore, table: Sequence[BlockHash]) -> list[BlockHash]:
+    """Return a table's blocks and the snapshots behind them, parents first."""
+    found: dict[BlockHash, None] = {}
+    with store.lock:
+        for name in table:
+            states = [child.block_hash for child in store.children(name) if child.kind == "state"]
+            found |= dict.fromkeys([name, *states])
+    return list(found)

@@ -41,7 +41,7 @@ class SequenceTrace:
             phase = Phase("persist", began_at, self._clock.monotonic(), attributes)
             tracer.record(self._dated([phase]), trace_parent=trace_parent)
 
-        self._store.when_durable(live.sequence.full_table, persisted)
+        self._store.writes.when_durable(live.sequence.full_table, persisted)
 
     def _dated(self, found: list[Phase] | Iterator[Phase]) -> list[Phase]:
         """Return phases with dates (seconds since the epoch) in the place of clock readings."""

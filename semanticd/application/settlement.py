@@ -94,7 +94,7 @@ class Settlement:
     def _spare_prompt_end(self, live: LiveSequence) -> None:
         """Write one snapshot a turn: the next turn goes on from its end, not from where the answer began."""
         snapshots, parent = live.sequence.snapshots, live.prompt_end
-        if parent is not None and len(snapshots) > 1 and self._store.spare(snapshots[parent]):
+        if parent is not None and len(snapshots) > 1 and self._store.writes.spare(snapshots[parent]):
             del snapshots[parent]
 
     def _record(self, live: LiveSequence, kept: tuple[int, ...], text: str, reason: FinishReason) -> None:

@@ -205,7 +205,9 @@ class _Life:
             try:
                 await self._daemon.agents.expire()
                 await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
-                await asyncio.wrap_future(self._daemon.engine.call(self._daemon.engine.store.retry_refused))
+                await asyncio.wrap_future(
+                    self._daemon.engine.call(self._daemon.engine.store.writes.retry_refused)
+                )
             except SemanticError as error:
                 self._log.warning("upkeep_failed", reason=error.message)
 

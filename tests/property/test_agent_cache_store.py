@@ -262,7 +262,7 @@ class StoreMachine(RuleBasedStateMachine):
     def books_agree(self) -> None:
         self.store.check_integrity()
         ledger = self.store.ledger()
-        assert ledger.in_flight_bytes == sum(self.store._writing.values())
+        assert ledger.in_flight_bytes == sum(self.store.writes.writing.values())
         if not self.store.num_writing:
             assert ledger.locked_bytes == 0, "somebody forgot to unlock"
 

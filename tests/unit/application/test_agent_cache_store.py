@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from semanticd.application import agent_cache_store
+from semanticd.application import write_behind
 from semanticd.application.agent_cache_store import AgentCacheStore
 from semanticd.domain.ids import AgentId, BlockHash, SequenceId
 from tests.fakes.cache_store import MemoryWarmStore
@@ -90,12 +90,12 @@ def test_writing_pauses_while_much_is_on_its_way() -> None:
     rig = Rig()
     rig.warm.hold_writes = True
     rig.publish(A, list(range(40)))
-    limit, agent_cache_store.MAX_IN_FLIGHT_BYTES = agent_cache_store.MAX_IN_FLIGHT_BYTES, 100
+    limit, write_behind.MAX_IN_FLIGHT_BYTES = write_behind.MAX_IN_FLIGHT_BYTES, 100
     try:
         assert rig.store.persist() == 96
         assert rig.store.num_writing == 3
     finally:
-        agent_cache_store.MAX_IN_FLIGHT_BYTES = limit
+        write_behind.MAX_IN_FLIGHT_BYTES = limit
     assert rig.store.persist(limit_bytes=40) == 64
 
 
