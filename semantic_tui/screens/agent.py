@@ -18,6 +18,7 @@ from semantic_tui.plain import number
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.shown_text import ShownText
 
 MAX_TILES = 6
 _MIN_TILE_COLUMNS = 38
@@ -86,11 +87,11 @@ class AgentScreen(AgentActionsScreen):
         with TabbedContent(id="facts"):
             with TabPane("Turns", id="turns-pane"):
                 yield RowsTable(TURN_COLUMNS, id="turns")
-                yield Static(id="why")
+                yield ShownText(id="why")
             with TabPane("Transcript", id="transcript-pane"):
-                yield VerticalScroll(Static(id="transcript"))
+                yield VerticalScroll(ShownText(id="transcript"))
             with TabPane("Blocks", id="blocks-pane"):
-                yield VerticalScroll(Static(id="blocks"))
+                yield VerticalScroll(ShownText(id="blocks"))
 
     def on_mount(self) -> None:
         """Focus the turns."""
@@ -142,9 +143,9 @@ class AgentScreen(AgentActionsScreen):
         table.show_rows([turn_row(at, turn) for at, turn in enumerate(turns, 1)][::-1])
         table.border_title = f"Turns of {escape(agent)} ({len(turns)})"
         self._show_why()
-        self.query_one("#transcript", Static).update(transcript(details, state, agent))
+        self.query_one("#transcript", ShownText).show_text(transcript(details, state, agent))
         width = max(20, self.size.width - 6)
-        self.query_one("#blocks", Static).update(blocks_told({**details, **state.agent(agent)}, width))
+        self.query_one("#blocks", ShownText).show_text(blocks_told({**details, **state.agent(agent)}, width))
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Explain the turn under the cursor."""
@@ -155,7 +156,7 @@ class AgentScreen(AgentActionsScreen):
         turns = (details.get("turns") or [])[::-1]
         at = self.query_one("#turns", RowsTable).cursor_row
         told = miss_told(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
-        self.query_one("#why", Static).update(told)
+        self.query_one("#why", ShownText).show_text(told)
 
     def action_step(self, by: int) -> None:
         """Choose the tile beside."""

@@ -10,7 +10,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.markup import escape
 from textual.widget import Widget
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import DataTable, Input
 
 from semantic_tui.agent_columns import AgentColumn, columns_for
 from semantic_tui.agent_order import SORT_KEYS, listed, next_key, order_told
@@ -18,6 +18,7 @@ from semantic_tui.screens.panels import activity_lines, pool_lines
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import Column, RowsTable
+from semantic_tui.widgets.shown_text import ShownText
 
 _STATE_STYLES = {"active": "bold $success", "hot": "$success", "warm": "$primary", "cold": "dim"}
 _MIN_PANEL_ROWS, _MAX_PANEL_ROWS = 11, 22
@@ -55,15 +56,16 @@ class DashboardScreen(AgentActionsScreen):
         """Begin with the agents that were used last."""
         super().__init__()
         self._words, self._sort, self._reverse = "", next(iter(SORT_KEYS)), False
+        self._panel_rows = 0
 
     def body(self) -> Iterable[Widget]:
         """Lay out table and panels."""
         yield Input(placeholder="id, state, tier, class, model or pinned", id="filter")
-        yield Static(id="hint")
+        yield ShownText(id="hint")
         yield RowsTable(titles(columns_for(0)), id="agents")
         yield Horizontal(
-            VerticalScroll(Static(id="pool-text"), id="pool", can_focus=False),
-            VerticalScroll(Static(id="activity-text"), id="activity", can_focus=False),
+            VerticalScroll(ShownText(id="pool-text"), id="pool", can_focus=False),
+            VerticalScroll(ShownText(id="activity-text"), id="activity", can_focus=False),
             id="panels",
         )
 
@@ -85,16 +87,17 @@ class DashboardScreen(AgentActionsScreen):
         self._show_agents(state)
         panels = self.query_one("#panels")
         rows = max(_MIN_PANEL_ROWS, min(_MAX_PANEL_ROWS, self.size.height * 2 // 5))
-        panels.styles.height = rows
+        if self._panel_rows != rows:
+            self._panel_rows = panels.styles.height = rows
         width = max(20, (self.size.width - 8) // 2)
         pool, activity = pool_lines(state, width, rows - 2), activity_lines(state, width, rows - 2)
-        self.query_one("#pool-text", Static).update(Content("\n").join(pool))
-        self.query_one("#activity-text", Static).update(Content("\n").join(activity))
+        self.query_one("#pool-text", ShownText).show_text(Content("\n").join(pool))
+        self.query_one("#activity-text", ShownText).show_text(Content("\n").join(activity))
 
     def _show_agents(self, state: WatchState) -> None:
         rows = listed(state.agents, words=self._words, sort=self._sort, reverse=self._reverse)
         columns = columns_for(self.size.width)
-        table, hint = self.query_one(RowsTable), self.query_one("#hint", Static)
+        table, hint = self.query_one(RowsTable), self.query_one("#hint", ShownText)
         table.name_columns(titles(columns))
         watched = self.dashboard.watched
         table.show_rows(
@@ -110,7 +113,7 @@ class DashboardScreen(AgentActionsScreen):
             table.focus()
         if not state.agents:
             address = state.status.get("address")
-            hint.update(
+            hint.show_text(
                 Content(
                     f"No agents yet. Send a request to {address}/v1/chat/completions or {address}/v1/messages; "
                     "the header X-Session-ID names the agent."

@@ -9,10 +9,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
 
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
+from semantic_tui.widgets.shown_text import ShownText
 
 _MARKS = {"ok": ("✓", "$success"), "warning": ("!", "$warning"), "error": ("✗", "bold $error")}
 
@@ -24,7 +24,7 @@ class DoctorScreen(WatchScreen):
 
     def body(self) -> Iterable[Widget]:
         """Lay out the findings."""
-        yield VerticalScroll(Static(id="findings"), id="doctor")
+        yield VerticalScroll(ShownText(id="findings"), id="doctor")
 
     def on_mount(self) -> None:
         """Examine at once."""
@@ -40,7 +40,7 @@ class DoctorScreen(WatchScreen):
     def show(self, state: WatchState) -> None:
         """Show the findings."""
         if state.doctor is None:
-            self.query_one("#findings", Static).update("The daemon has not been examined yet: press r.")
+            self.query_one("#findings", ShownText).show_text("The daemon has not been examined yet: press r.")
             return
         parts: list[tuple[str, str] | str] = []
         for finding in state.doctor.get("findings") or []:
@@ -48,4 +48,4 @@ class DoctorScreen(WatchScreen):
             parts += [(mark, style), f" {finding.get('check', ''):<20} {finding.get('message', '')}\n"]
             if finding.get("advice") and finding.get("state") != "ok":
                 parts.append((f"  {'':<20} {finding['advice']}\n", "$muted"))
-        self.query_one("#findings", Static).update(Content.assemble(*parts))
+        self.query_one("#findings", ShownText).show_text(Content.assemble(*parts))

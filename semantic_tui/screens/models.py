@@ -8,13 +8,14 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widget import Widget
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable
 
 from semantic_tui.model_facts import MODEL_COLUMNS, NARROW_COLUMNS, changes_told, model_cells
 from semantic_tui.plain import size
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.shown_text import ShownText
 
 _WIDE_FROM = 100
 
@@ -32,7 +33,7 @@ class ModelsScreen(WatchScreen):
     def body(self) -> Iterable[Widget]:
         """Lay out table and progress."""
         yield RowsTable(MODEL_COLUMNS, id="models")
-        yield VerticalScroll(Static(id="changes-text"), id="changes", can_focus=False)
+        yield VerticalScroll(ShownText(id="changes-text"), id="changes", can_focus=False)
 
     def on_mount(self) -> None:
         """Name the parts."""
@@ -48,7 +49,7 @@ class ModelsScreen(WatchScreen):
         columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
         table.name_columns(columns)
         table.show_rows([(str(row.get("id")), model_cells(row)[: len(columns)]) for row in state.models])
-        self.query_one("#changes-text", Static).update(changes_told(state))
+        self.query_one("#changes-text", ShownText).show_text(changes_told(state))
 
     def action_change(self, deed: str) -> None:
         """Ask, and change the model under the cursor."""

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from semantic_tui.state import WatchState
+from semantic_tui.widgets.shown_text import ShownText
 
 _STATES = {"ready": "$success", "starting": "$warning", "draining": "$warning", "stopped": "$error"}
 
@@ -22,12 +23,12 @@ def span(seconds: float) -> str:
     return f"{whole} s"
 
 
-class TopLine(Static):
+class TopLine(ShownText):
     """Model, state, uptime, address, a change of model that is under way, and how many events were dropped."""
 
     def show(self, state: WatchState) -> None:
         """Show the daemon's facts."""
-        self.update(headline(state))
+        self.show_text(headline(state))
 
 
 def headline(state: WatchState) -> Content:
@@ -86,11 +87,11 @@ def complaint(state: WatchState, now: float) -> str:
     return told
 
 
-class ConnectionLine(Static):
+class ConnectionLine(ShownText):
     """Shown only while there is something to say."""
 
     def show(self, state: WatchState, now: float) -> None:
         """Show or hide the complaint."""
         told = complaint(state, now)
         self.display = bool(told)
-        self.update(Content(told))
+        self.show_text(told)

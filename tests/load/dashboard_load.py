@@ -1,0 +1,181 @@
+"""The dashboard under load, and idle: run by hand, prints figures.
+
+    python -m tests.load.dashboard_load [--seconds 20]
+
+A process of its own sends, over the real protocol, 50 agents, their states twice a second and 1,000 token events a
+second; the daemon's own `EventHub` bounds the queue as in a real daemon. Measured are the time from a key to its
+effect, drawings a second, dropped events, memory, and the CPU time of the dashboard alone. A second run is idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from semantic_tui.app import Dashboard
+from semanticd.adapters.control.event_hub import EventHub
+from semanticd.control import messages as m
+from semanticd.control.framing import FrameReader, frame
+from tests.fakes import control_script
+
+NUM_AGENTS, TOKENS_PER_S, STATES_PER_S = 50, 1000, 2
+TICK_S = 0.02
+_ANSWERS = control_script.answers()
+
+
+def agents(step: int) -> list[dict[str, Any]]:
+    """Return 50 agents of which ten change with every step."""
+    rows = []
+    for at in range(NUM_AGENTS):
+        row = dict(control_script.agents()[at % 8])
+        moved = step if at % 5 == step % 5 else 0
+        row.update(
+            id=f"agent-{at:02d}", num_tokens=1000 + at + moved, num_turns=moved, last_used_at=1000.0 - at
+        )
+        rows.append(row)
+    return rows
+
+
+class LoadDaemon:
+    """Answers a dashboard, and publishes through the daemon's own bounded queues."""
+
+    def __init__(self, *, busy: bool) -> None:
+        """Publish tokens only when busy."""
+        self.hub = EventHub()
+        self._busy = busy
+
+    async def serve(self, path: str) -> None:
+        """Serve until cancelled."""
+        server = await asyncio.start_unix_server(self._client, path)
+        async with server:
+            await self._publish()
+
+    async def _publish(self) -> None:
+        step, sent, started, told = 0, 0, time.monotonic(), 0.0
+        while True:
+            await asyncio.sleep(TICK_S)
+            elapsed = time.monotonic() - started
+            while self._busy and sent < elapsed * TOKENS_PER_S:
+                data = {"agent": f"agent-{sent % NUM_AGENTS:02d}", "request": f"r-{sent % NUM_AGENTS}"}
+                self.hub.publish("tokens", {**data, "text": f"word{sent} ", "num_tokens": sent // NUM_AGENTS})
+                sent += 1
+            if elapsed - told >= 1 / STATES_PER_S:
+                told, step = elapsed, step + 1
+                self.hub.publish("status", control_script.status(step if self._busy else 1))
+                if self._busy:
+                    self.hub.publish("agents", {"agents": agents(step)})
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames, tasks = FrameReader(), []
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                for payload in frames.feed(data):
+                    command = m.decode(payload)
+                    assert isinstance(command, m.Command)
+                    result = _ANSWERS.get(command.cmd, {})
+                    if command.cmd == "hello":
+                        result = {"server": "semanticd", "version": "load", "protocol": 1, "pid": 1}
+                    if command.cmd == "agents.list":
+                        result = {"agents": agents(0)}
+                    if command.cmd == "subscribe":
+                        topics = frozenset(command.args["topics"])
+                        tasks.append(asyncio.create_task(self._send(writer, command.id, topics)))
+                        result = {"sub": command.id}
+                    writer.write(frame(m.encode(m.Reply(command.id, result))))
+                    await writer.drain()
+        for task in tasks:
+            task.cancel()
+
+    async def _send(self, writer: asyncio.StreamWriter, sub: int, topics: frozenset[str]) -> None:
+        events = self.hub.subscribe(topics)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                topic, data, dropped = await events.next()
+                writer.write(frame(m.encode(m.Event(m.EVENT_NAMES[topic], sub, data, dropped))))
+                await writer.drain()
+
+
+def run_daemon(path: str, busy: bool) -> None:
+    """Be the daemon's process."""
+    asyncio.run(LoadDaemon(busy=busy).serve(path))
+
+
+def rss_mib() -> float:
+    """Return the largest memory that this process had, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+async def watch(path: str, seconds: float, *, busy: bool) -> None:
+    """Run a dashboard for some seconds, press keys, and print what was measured."""
+    app = Dashboard(Path(path))
+    async with app.run_test(size=(160, 48)) as pilot:
+        while not app.state.connected:
+            await pilot.pause(0.05)
+        if busy:
+            for at in range(4):
+                app.toggle_watched(f"agent-{at:02d}")
+            app.switch_mode("agent")
+        await pilot.pause(3)
+        before, peak = time.process_time(), rss_mib()
+        started, draws, tokens = time.monotonic(), app.num_draws, app.state.num_token_events
+        delays = []
+        while time.monotonic() - started < seconds:
+            if not busy:
+                await asyncio.sleep(1)
+                continue
+            for mode, key in (("dashboard", "1"), ("agent", "2")):
+                pressed = time.monotonic()
+                await pilot.press(key)
+                assert app.current_mode == mode
+                delays.append(1000 * (time.monotonic() - pressed))
+                await asyncio.sleep(0.5)
+        took, used = time.monotonic() - started, time.process_time() - before
+        print(f"{'busy' if busy else 'idle'} for {took:.0f} s")
+        print(f"  cpu                {100 * used / took:6.1f} % of one core")
+        print(f"  drawings           {(app.num_draws - draws) / took:6.1f} per s")
+        if busy:
+            state = app.state
+            delays.sort()
+            print(f"  token events       {(state.num_token_events - tokens) / took:6.0f} per s taken")
+            print(f"  dropped, and shown {state.num_dropped:6d}")
+            told = f"median {statistics.median(delays):.0f} ms, 95th {delays[int(0.95 * len(delays))]:.0f} ms"
+            print(f"  key to new screen  {told}, longest {delays[-1]:.0f} ms")
+            kept = sum(stream.num_chars for stream in state.streams.values())
+            print(
+                f"  memory             {rss_mib():6.1f} MiB at most, {rss_mib() - peak:+.1f} MiB since the start"
+            )
+            print(
+                f"  kept               {kept / 1000:.0f} thousand characters of {len(state.streams)} streams"
+            )
+
+
+def main() -> None:
+    """Run busy, then idle."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long each part runs")
+    seconds = parser.parse_args().seconds
+    with tempfile.TemporaryDirectory(prefix="tui", dir="/tmp") as folder:
+        for name, busy in (("busy", True), ("idle", False)):
+            path = f"{folder}/{name}"
+            daemon = multiprocessing.get_context("spawn").Process(
+                target=run_daemon, args=(path, busy), daemon=True
+            )
+            daemon.start()
+            try:
+                asyncio.run(watch(path, seconds, busy=busy))
+            finally:
+                daemon.kill()
+
+
+if __name__ == "__main__":
+    main()
