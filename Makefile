@@ -81,8 +81,8 @@ bench: setup  ## Measure semanticd, mlx_lm.server and llama.cpp; writes docs/ben
 	@$(PY) contrib/bench/run.py $(ARGS)
 
 docs: setup  ## Build the documentation into site/
-	@$(VENV)/bin/python -c "import mkdocs" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
-	@$(VENV)/bin/mkdocs build --strict --quiet --site-dir site
+	@$(PY) -c "import material" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir site
 	@echo "site/index.html"
 
 screens: setup  ## Draw the dashboard's screens for the documentation into docs/img/
