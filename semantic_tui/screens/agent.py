@@ -34,6 +34,7 @@ class Tile(VerticalScroll):
         self.agent = agent
         self.border_title = escape(agent)
         self._shown: tuple[str, int] | None = None
+        self._told = ""
 
     def compose(self) -> Iterable[Widget]:
         """Hold one text."""
@@ -50,7 +51,8 @@ class Tile(VerticalScroll):
             told += f", {number(requests[0]['tokens_per_s'], ' tok/s', digits=1)}"
         if stream is not None:
             told += f", {stream.num_tokens} tokens"
-        self.border_subtitle = escape(told)
+        if told != self._told:
+            self._told, self.border_subtitle = told, escape(told)
         mark = (stream.request, stream.num_tokens) if stream else None
         if stream is None or mark == self._shown:
             return
@@ -141,7 +143,7 @@ class AgentScreen(AgentActionsScreen):
         turns = details.get("turns") or []
         table = self.query_one("#turns", RowsTable)
         table.show_rows([turn_row(at, turn) for at, turn in enumerate(turns, 1)][::-1])
-        table.border_title = f"Turns of {escape(agent)} ({len(turns)})"
+        table.entitle(f"Turns of {escape(agent)} ({len(turns)})")
         self._show_why()
         self.query_one("#transcript", ShownText).show_text(transcript(details, state, agent))
         width = max(20, self.size.width - 6)

@@ -104,8 +104,7 @@ class DashboardScreen(AgentActionsScreen):
             [(str(r.get("id")), agent_cells(r, columns, watched=str(r.get("id")) in watched)) for r in rows]
         )
         found = f"{len(rows)} of {len(state.agents)}" if self._words else str(len(rows))
-        table.border_title = f"Agents ({found})"
-        table.border_subtitle = order_told(self._sort, self._reverse)
+        table.entitle(f"Agents ({found})", order_told(self._sort, self._reverse))
         hint.display = not state.agents
         table.display = bool(state.agents)
         if self.focused is None:

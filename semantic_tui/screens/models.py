@@ -43,9 +43,11 @@ class ModelsScreen(WatchScreen):
     def show(self, state: WatchState) -> None:
         """Show models and changes."""
         table = self.query_one(RowsTable)
-        table.border_title = f"Models ({sum(bool(row.get('loaded')) for row in state.models)} loaded)"
+        num_loaded = sum(bool(row.get("loaded")) for row in state.models)
         free = state.status.get("free_memory_bytes")
-        table.border_subtitle = f"free memory {size(free)}" if free is not None else ""
+        table.entitle(
+            f"Models ({num_loaded} loaded)", f"free memory {size(free)}" if free is not None else ""
+        )
         columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
         table.name_columns(columns)
         table.show_rows([(str(row.get("id")), model_cells(row)[: len(columns)]) for row in state.models])

@@ -63,7 +63,7 @@ class RequestsScreen(WatchScreen):
     def show(self, state: WatchState) -> None:
         """Show the requests."""
         table = self.query_one(RowsTable)
-        table.border_title = f"Requests ({len(state.requests)})"
+        table.entitle(f"Requests ({len(state.requests)})")
         wide = self.size.width >= WIDE_FROM
         table.name_columns(WIDE if wide else NARROW)
         table.show_rows([(str(row.get("id")), request_cells(row, wide=wide)) for row in state.requests])

@@ -24,6 +24,7 @@ class RowsTable(DataTable[str]):
         super().__init__(cursor_type="row", zebra_stripes=True, **more)
         self._named = tuple(columns)
         self._rows_shown: list[Row] = []
+        self._entitled: tuple[str, str] | None = None
 
     def on_mount(self) -> None:
         """Make the columns."""
@@ -39,6 +40,12 @@ class RowsTable(DataTable[str]):
             self._rows_shown = []
             self.clear(columns=True)
             self._make_columns()
+
+    def entitle(self, title: str, subtitle: str = "") -> None:
+        """Set the border's texts where they differ: each setting draws the whole table anew."""
+        if self._entitled != (title, subtitle):
+            self._entitled = (title, subtitle)
+            self.border_title, self.border_subtitle = title, subtitle
 
     @property
     def current_key(self) -> str | None:
