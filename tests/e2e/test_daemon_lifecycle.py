@@ -364,6 +364,8 @@ def test_a_daemon_that_still_fetches_its_model_can_be_stopped(home: Home, stalle
     ran = home.run("start", "--model", "hf:nobody/nothing", "--timeout", "5")
     assert ran.returncode == 1
     assert "still starting" in ran.stderr
+    # On a busy machine it may not even have opened its socket by then.
+    until(lambda: home.run("status").returncode == 0, "it can be asked")
     assert home.status()["state"] == "starting"
     stopped = home.run("stop")
     assert stopped.returncode == 0, stopped.stderr
