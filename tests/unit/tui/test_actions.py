@@ -34,7 +34,7 @@ def play(socket: Path, story: Callable[[Dashboard, FakeControlDaemon, Pilot[Any]
             app = Dashboard(socket)
             async with app.run_test(size=(120, 40)) as pilot:
                 loop = asyncio.get_running_loop()
-                deadline = loop.time() + 8
+                deadline = loop.time() + 40
                 while not (app.state.connected and app.screen.query_one(RowsTable).row_count):
                     assert loop.time() < deadline
                     await pilot.pause(0.02)
