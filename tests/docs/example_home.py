@@ -30,7 +30,7 @@ class ExampleHome:
         self.folder = folder
         self._ports = {"8000": str(free_port()), "8001": str(free_port())}
         config = folder / "config.toml"
-        config.write_text("" if models_dir else self._stand_ins(), encoding="utf-8")
+        config.write_text(self._stand_ins(_STAND_INS[1:] if models_dir else _STAND_INS), encoding="utf-8")
         # What curl is answered with 4xx or 5xx fails the example.
         (folder / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n", encoding="utf-8")
         self._env = {
@@ -44,9 +44,9 @@ class ExampleHome:
             "SEMANTIC_SERVER_PORT": self._ports["8000"],
         }
 
-    def _stand_ins(self) -> str:
+    def _stand_ins(self, names: tuple[str, ...]) -> str:
         lines = []
-        for seed, name in enumerate(_STAND_INS):
+        for seed, name in enumerate(names):
             model = write_tiny_model(self.folder / "tiny" / str(seed), seed=seed)
             lines += [f'[models."{name}"]', f'sources = ["{model}"]', f'description = "stands in for {name}"']
         return "\n".join(lines) + "\n"
