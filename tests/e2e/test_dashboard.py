@@ -112,8 +112,11 @@ def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_screen_comp
             with ControlClient.connect(socket) as client:
                 client.call("models.pull", model=str(models[1]), reply_within_s=PATIENCE_S)
             await until(pilot, lambda: [row["id"] for row in app.state.models][:2] == ["one", "two"])
-            await until(pilot, lambda: app.screen.query_one(RowsTable).row_count >= 2)
-            await pilot.press("down", "w")
+            table = app.screen.query_one(RowsTable)
+            await until(pilot, lambda: "two" in table.rows)
+            await pilot.press("down")
+            await until(pilot, lambda: table.current_key == "two")
+            await pilot.press("w")
             await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
             await pilot.press("y")
             await until(pilot, lambda: app.state.status.get("model") == "two")
