@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,11 +27,12 @@ from semanticd.application.status import RequestsService, StatusService
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
 from semanticd.domain.ids import AgentId, RequestId
-from tests.fakes.engine_rig import PATIENCE_S, EngineRig
+from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner
 from tests.fakes.model_source import HashLoader, MemoryModelSource
 
 GREEDY_8 = SamplingParams(temperature=0, max_tokens=8)
+LONG = SamplingParams(temperature=0, max_tokens=3000)
 
 
 class ServiceRig:
@@ -134,6 +136,19 @@ class ServiceRig:
     async def open(self, prompt: Any, **more: Any) -> EngineStream:
         """Admit a request."""
         return await asyncio.wait_for(self.generate.open(self.request(prompt, **more)), PATIENCE_S)
+
+    async def begin(self, prompt: Any, **more: Any) -> EngineStream:
+        """Admit a request whose answer is long and takes its time, and wait until some of it is there."""
+
+        def dawdle(operation: str) -> None:
+            if operation == "decode":
+                time.sleep(0.005)
+
+        self.runner.before = dawdle
+        stream = await self.open(prompt, **{"sampling": LONG, **more})
+        answering = lambda: any(live.sequence.output_ids for live in self.engine.live())  # noqa: E731
+        await asyncio.to_thread(wait_until, answering, "an answer's beginning")
+        return stream
 
     async def say(self, prompt: Any, **more: Any) -> GenerationResult:
         """Ask, and wait for the whole answer."""

@@ -16,11 +16,9 @@ from semanticd.domain.errors import (
     InvalidRequestError,
     RequestNotFoundError,
 )
-from semanticd.domain.generation import SamplingParams
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.service_rig import ServiceRig
 
-LONG = SamplingParams(temperature=0, max_tokens=3000)
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
 
 
@@ -46,8 +44,7 @@ def test_an_agent_goes_through_its_states(has_state: bool) -> None:
     async def test(rig: ServiceRig) -> None:
         created = await rig.agents.create("a", AgentConfig(metadata={"team": "x"}))
         assert (created["state"], created["tier"]) == ("cold", "cold")
-        stream = await rig.open([SYSTEM, Message.of("user", "hi")], agent="a", sampling=LONG)
-        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        stream = await rig.begin([SYSTEM, Message.of("user", "hi")], agent="a")
         active = await rig.agents.show("a")
         assert (active["state"], active["tier"]) == ("active", "hot")
         await stream.aclose()
@@ -129,8 +126,7 @@ def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others_share
 
 def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
     async def test(rig: ServiceRig) -> None:
-        stream = await rig.open("hi", agent="a", sampling=LONG)
-        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        stream = await rig.begin("hi", agent="a")
         with pytest.raises(ConflictError):
             await rig.agents.delete("a")
         with pytest.raises(ConflictError):
@@ -217,13 +213,11 @@ def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() -> Non
     async def test(rig: ServiceRig) -> None:
         await rig.agents.create("a", AgentConfig(ttl_s=10.0))
         await rig.agents.create("b", AgentConfig(ttl_s=10.0))
-        stream = await rig.open("hi", agent="a", sampling=LONG)
-        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        stream = await rig.begin("hi", agent="a")
         rig.clock.advance(11.0)
         assert await rig.agents.expire() == 1
         await stream.aclose()
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
-        rig.clock.advance(11.0)  # what it answered, if anything, renewed its time
         assert await rig.agents.expire() == 1
 
     run(test)
@@ -249,8 +243,7 @@ def test_the_daemon_tells_what_it_does() -> None:
         assert snapshot["free_memory_bytes"] == rig.memory_bytes
         assert snapshot["cache"]["num_hot_blocks"] == len(rig.engine.store.pool)
         assert snapshot["engine"]["num_running"] == 0
-        stream = await rig.open("hello", agent="b", sampling=LONG)
-        await asyncio.to_thread(wait_until, lambda: bool(rig.engine.live() and rig.engine.live()[0].started))
+        stream = await rig.begin("hello", agent="b")
         assert (await rig.status.snapshot())["engine"]["num_running"] == 1
         (row,) = await rig.requests.list()
         assert (row["agent"], row["model"]) == ("b", "one")

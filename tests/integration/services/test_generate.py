@@ -256,8 +256,7 @@ def test_a_model_answers_to_all_its_names() -> None:
 def test_a_required_tool_is_enforced_while_sampling() -> None:
     async def test(rig: ServiceRig) -> None:
         prompt = ChatPrompt((user("weather?"),), (TOOL,), ToolChoice("required"))
-        stream = await rig.open(prompt, sampling=SamplingParams(temperature=0, max_tokens=100_000))
-        wait_until(lambda: len(rig.engine.live()) == 1)
+        stream = await rig.begin(prompt, sampling=SamplingParams(temperature=0, max_tokens=100_000))
         room = rig.engine.live()[0].submission.max_new_tokens
         constraint = OutputConstraint("tool_call", max_tokens=room)
         assert rig.engine.live()[0].submission.constraint == constraint
@@ -283,8 +282,7 @@ def test_closing_a_stream_early_cancels_its_request() -> None:
 
 def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
     async def test(rig: ServiceRig) -> None:
-        stream = await rig.open("hello", sampling=SamplingParams(temperature=0, max_tokens=4000))
-        await asyncio.to_thread(wait_until, lambda: len(rig.engine.live()) == 1)
+        stream = await rig.begin("hello")
         rows = await rig.requests.list()
         assert rows[0]["id"] == stream.request_id
         await rig.requests.cancel(str(stream.request_id))
