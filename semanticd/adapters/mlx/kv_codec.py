@@ -18,12 +18,12 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import (
     ArraysCache,
-    BatchKVCache,
     CacheList,
     KVCache,
     RotatingKVCache,
 )
 
+from semanticd.adapters.mlx.batch_cache import UnmaskedBatchKVCache
 from semanticd.application.ports.cache_store import TensorBytes
 from semanticd.application.ports.inference import PrefixPart
 from semanticd.domain.errors import CacheError, ModelLoadError
@@ -240,7 +240,7 @@ class KvCodec:
             ]
             room = max(capacity - used, 0)
             for number, index in enumerate(group.leaves):
-                leaf = BatchKVCache([0])
+                leaf = UnmaskedBatchKVCache([0])
                 if used:
                     leaf.keys = self._join(keys, number, (group.num_heads, room, group.key_dim), group.dtype)
                     leaf.values = self._join(
