@@ -2,15 +2,18 @@
 
 Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `GenerationBatch` that
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
-a step earlier, and its KV is already in the cache.
+a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
+every first token would wait for a second step: tokens are told as soon as they are sampled (`_tells_at_once`), and
+their KV is computed by the next step, or when it is asked for.
 
 Engine thread only.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import mlx.core as mx
@@ -38,6 +41,8 @@ class _Decoding:
     sequence_id: SequenceId
     wants_logprobs: bool
     num_top: int
+    untold: deque[DecodedToken] = field(default_factory=deque)
+    """Sampled tokens that `decode` has not returned yet."""
 
 
 class MlxModelRunner:
@@ -70,6 +75,8 @@ class MlxModelRunner:
         self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}
         self._decoding: dict[SequenceId, _Decoding] = {}
         self._batch = GenerationBatch.empty(model, fallback_sampler=greedy)
+        # A snapshot of layers that cannot be cut must hold what was returned, and nothing beyond it.
+        self._tells_at_once = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
 
     @staticmethod
     def _probe(model: Any) -> list[Any]:
@@ -152,19 +159,35 @@ class MlxModelRunner:
             processors.append(self._constraint_processor(constraint, len(context) + 1 - num_generated))
         batch.logits_processors = [processors]
         batch.max_tokens = [_NO_LIMIT]
-        self._batch.extend(batch.generate([[last_token]]))
+        joined = batch.generate([[last_token]])
         self._decoding[sequence_id] = _Decoding(sequence_id, sampling.logprobs, sampling.top_logprobs)
+        if self._tells_at_once:
+            self._note_samples(joined)
+        self._batch.extend(joined)
 
     def decode(self) -> list[DecodedToken]:
-        """Run one step; one token for every row."""
-        tokens = []
-        for response in self._batch.next():
-            row = self._decoding[SequenceId(response.uid)]
-            if row.wants_logprobs:
-                tokens.append(self._scored(row.sequence_id, response.token, response.logprobs, row.num_top))
-            else:
-                tokens.append(DecodedToken(row.sequence_id, response.token))
-        return tokens
+        """Return the next token of every row, or of those only that have sampled one since the last step."""
+        if not self._tells_at_once:
+            return [self._decoded(r.uid, r.token, r.logprobs) for r in self._batch.next()]
+        if not any(row.untold for row in self._decoding.values()):
+            self._step()
+        return [row.untold.popleft() for row in self._decoding.values() if row.untold]
+
+    def _step(self) -> None:
+        self._batch.next()
+        if self._decoding:
+            self._note_samples(self._batch)
+
+    def _note_samples(self, batch: Any) -> None:
+        tokens = batch._next_tokens.tolist()
+        for uid, token, logprobs in zip(batch.uids, tokens, batch._next_logprobs, strict=True):
+            self._decoding[uid].untold.append(self._decoded(uid, token, logprobs))
+
+    def _decoded(self, uid: SequenceId, token: int, logprobs: mx.array) -> DecodedToken:
+        row = self._decoding[uid]
+        if row.wants_logprobs:
+            return self._scored(uid, token, logprobs, row.num_top)
+        return DecodedToken(uid, token)
 
     @staticmethod
     def _scored(sequence_id: SequenceId, token_id: int, logprobs: mx.array, top: int) -> DecodedToken:
@@ -181,6 +204,8 @@ class MlxModelRunner:
     def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
         """Copy positions [start, end) out of the running cache."""
         batch, row = self._find(sequence_id)
+        if end > len(batch.tokens[row]) and batch is self._batch:
+            self._step()
         return self._codec.copy_block(
             batch.prompt_cache, row=row, length=len(batch.tokens[row]), start=start, end=end
         )

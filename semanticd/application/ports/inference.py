@@ -93,7 +93,10 @@ class ModelRunner(Protocol):
         """
 
     def decode(self) -> list[DecodedToken]:
-        """Run one step for every sequence in the decode batch."""
+        """Return the next token of every sequence in the decode batch, mostly by running a step.
+
+        A runner that has the first tokens of sequences that just joined may return those alone.
+        """
 
     def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
         """Copy the KV of positions [start, end) out, in storage precision (no view of the running cache)."""
