@@ -132,7 +132,7 @@ class _Life:
         from semanticd.adapters.mlx.blas import load_fast_blas
         from semanticd.adapters.mlx.heap import return_freed_memory
 
-        return_freed_memory()
+        return_freed_memory(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
         blas = load_fast_blas()
         from semanticd.entrypoints import assembly
 
@@ -197,7 +197,9 @@ class _Life:
         return None
 
     async def _keep(self) -> None:
-        """Tell the supervisor that we live, let agents and models go whose time is over, retry refused writes."""
+        """Tell the supervisor that we live, let agents, models and freed memory go, retry refused writes."""
+        from semanticd.adapters.mlx.heap import give_back
+
         every = min(watchdog_interval_s() or _EXPIRE_EVERY_S, _EXPIRE_EVERY_S)
         while True:
             await asyncio.sleep(every)
@@ -208,6 +210,8 @@ class _Life:
                 await asyncio.wrap_future(
                     self._daemon.engine.call(self._daemon.engine.store.writes.retry_refused)
                 )
+                if self._daemon.engine.num_live == 0:
+                    await asyncio.to_thread(give_back)
             except SemanticError as error:
                 self._log.warning("upkeep_failed", reason=error.message)
 

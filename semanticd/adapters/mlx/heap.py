@@ -3,7 +3,9 @@
 The budget counts tensors in use. On top of them come two pools of freed memory, each bounded here:
 
 - glibc raises its own limit for blocks that are returned at once (up to 32 MiB) and opens an arena per thread, so that
-  freed tensors stay in the process. Both are fixed. Other C libraries, macOS's among them, return memory by themselves.
+  freed tensors stay in the process. Both are fixed: at shares of the cache budget, because a block that was returned
+  must be mapped again for the next tensor, which takes longer than computing it. What is kept nevertheless is given
+  back when nobody computes. Other C libraries, macOS's among them, return memory by themselves.
 - MLX keeps freed buffers for the next tensor of that size. A sixteenth of the cache budget is enough for a step's.
 """
 
@@ -15,15 +17,17 @@ import sys
 
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 1 << 20
 _NUM_ARENAS = 2
-_BUFFER_CACHE_SHARE = 16
+_MIB = 1 << 20
+_KEPT_SHARE = 16
+_LARGE_SHARE = 128
 
 
-def return_freed_memory() -> bool:
+def return_freed_memory(*, budget_bytes: int) -> bool:
     """Tell glibc to give freed memory back; whether it was told. To be called before there are threads.
 
-    Whoever sets `MALLOC_…` variables or `GLIBC_TUNABLES` knows better and is left alone.
+    Of a cache budget of 4 GiB it may keep 256 MiB; blocks from 32 MiB on are returned at once. Whoever sets
+    `MALLOC_…` variables or `GLIBC_TUNABLES` knows better and is left alone.
     """
     if not sys.platform.startswith("linux") or any(
         name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ
@@ -34,17 +38,24 @@ def return_freed_memory() -> bool:
         return False
     settings = (
         (_M_ARENA_MAX, _NUM_ARENAS),
-        (_M_MMAP_THRESHOLD, _LARGE_BYTES),
-        (_M_TRIM_THRESHOLD, _LARGE_BYTES),
+        (_M_MMAP_THRESHOLD, min(max(budget_bytes // _LARGE_SHARE, _MIB), 32 * _MIB)),
+        (_M_TRIM_THRESHOLD, min(max(budget_bytes // _KEPT_SHARE, _MIB), 256 * _MIB)),
     )
     done = [mallopt(name, value) == 1 for name, value in settings]
     return all(done)
+
+
+def give_back() -> None:
+    """Give what glibc keeps back to the system now; takes milliseconds, and what comes next maps it again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
 
 
 def limit_buffer_cache(*, budget_bytes: int) -> None:
     """Let MLX keep freed buffers of at most a sixteenth of the cache budget, or its own limit if that is less."""
     import mlx.core as mx
 
-    wanted = budget_bytes // _BUFFER_CACHE_SHARE
+    wanted = budget_bytes // _KEPT_SHARE
     theirs = mx.set_cache_limit(wanted)
     mx.set_cache_limit(min(wanted, theirs))

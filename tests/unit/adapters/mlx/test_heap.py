@@ -10,7 +10,7 @@ _GROW_AND_FREE = """
 import gc, threading
 import psutil
 from semanticd.adapters.mlx.heap import limit_buffer_cache, return_freed_memory
-told = return_freed_memory()
+told = return_freed_memory(budget_bytes=64 << 20)
 import mlx.core as mx
 limit_buffer_cache(budget_bytes=64 << 20)
 def work():
