@@ -293,7 +293,7 @@ class KvCodec:
     ) -> mx.array:
         pieces = [array[number, :, :num_tokens] for array, num_tokens in parts]
         if room[1]:
-            pieces.append(mx.zeros(room, dtype))
+            pieces.append(mx.broadcast_to(mx.array(0, dtype), room))
         return mx.concatenate(pieces, axis=1)[None]
 
     def _load(self, payload: Any, name: str, group: _Group) -> mx.array:
