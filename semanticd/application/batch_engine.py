@@ -48,6 +48,8 @@ _T = TypeVar("_T")
 
 _BLOCKED_RETRY_S = 0.05
 _IDLE_WAIT_S = 1.0
+_MAX_JOINING = 32
+"""Tokens that cost little more than one where nobody waits for the step: the logits of all of them are computed."""
 
 
 class BlockPoolBatchEngine:
@@ -286,6 +288,9 @@ class BlockPoolBatchEngine:
             submitted_at=sequence.arrived_at,
         )
         self._live[sequence.sequence_id] = live
+        if model.runner.spec.cuts_anywhere and sequence.max_new_tokens and not submission.score_prompt:
+            last_point = max(submission.snapshot_points, default=0)
+            sequence.max_joining = min(_MAX_JOINING, max(len(submission.prompt_ids) - 1 - last_point, 0))
         self.scheduler.add(sequence)
 
     def _guarded(self, live: LiveSequence, action: Callable[[], None]) -> None:
@@ -337,17 +342,20 @@ class BlockPoolBatchEngine:
         self._preemption.keep_within_budget()
 
     def _begin_decode(self, live: LiveSequence) -> None:
-        """Move a sequence whose prompt is in the cache (but for its last token) to the decode batch."""
+        """Move a sequence whose prompt is in the cache (but for its last tokens) to the decode batch."""
         sequence, submission = live.sequence, live.submission
         if live.decode_began_at is None:
             live.decode_began_at = self._clock.monotonic()
-        self._settlement.begin_answer(live)
+        num_joining = sequence.num_to_prefill
+        if not num_joining:
+            self._settlement.begin_answer(live)
         sequence.apply(SequenceEvent.PREFILLED)
         if sequence.max_new_tokens == 0:
             self._delivery.prompt_scores(live)
             self._departure.end(live, FinishReason.LENGTH)
             return
         token_ids = sequence.token_ids
+        began = self._clock.monotonic()
         live.model.runner.start_decode(
             sequence.sequence_id,
             last_token=token_ids[-1],
@@ -357,6 +365,10 @@ class BlockPoolBatchEngine:
             constraint=submission.constraint,
             seed=submission.seed,
         )
+        if num_joining:
+            live.prefill_s += self._clock.monotonic() - began
+            sequence.num_cached += num_joining
+            self._settlement.begin_answer(live)
         self._delivery.prompt_scores(live)
 
     def _decode(self, model_id: ModelId) -> None:

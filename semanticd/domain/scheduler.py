@@ -55,7 +55,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Move this sequence, whose prompt is computed, to the decode batch."""
+    """Move this sequence, whose prompt is computed but for `max_joining` tokens, to the decode batch."""
 
     sequence_id: SequenceId
 
@@ -249,7 +249,10 @@ class Scheduler:
         prefillable = self._prefillable()
         if not decoding and not prefillable:
             return Idle()
-        joining = next((s for s in prefillable if s.num_to_prefill == 0), None)
+        # Where nobody decodes, nobody is held up by a first step that computes the last tokens of the prompt as well.
+        joining = next(
+            (s for s in prefillable if s.num_to_prefill <= (0 if decoding else s.max_joining)), None
+        )
         if joining is not None:
             return Join(joining.sequence_id)
         if decoding and (not prefillable or self._balance_s < 0.0):

@@ -57,6 +57,8 @@ class Sequence:
     output_ids: list[int] = field(default_factory=list)
     num_cached: int = 0
     """Tokens whose KV the running cache holds."""
+    max_joining: int = 0
+    """Last tokens of the prompt that may be computed in the step that samples the first token of the answer."""
     num_published: int = 0
     """Tokens from the start whose KV is in the block pool."""
     block_table: list[BlockHash] = field(default_factory=list)

@@ -253,9 +253,13 @@ class HashRunner:
         """Join the decode batch."""
         self._called("start_decode")
         row = self._prefilling.pop(sequence_id)
-        assert len(row.kv) == len(context), (
+        rest = context[len(row.kv) :]
+        assert not (rest and self._has_state), (
             f"{len(row.kv)} tokens are cached of {len(context)} before the last"
         )
+        self.prefilled[sequence_id] += len(rest)
+        for token in rest:
+            row.feed(token)
         row.sampling, row.sampler_seed, row.num_generated = sampling, seed, num_generated
         row.feed(last_token)
         row.pending = row.sample(self.script, self._num_ids)

@@ -121,7 +121,11 @@ class MlxModelRunner:
 
     def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
         """Compute the KV of the next prompt tokens."""
-        self._prefilling[sequence_id].prompt([list(token_ids)])
+        batch = self._prefilling[sequence_id]
+        self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)
+        # The batch's own `prompt` would also give the freed buffers back, which the next chunk wants again.
+        mx.eval([c.state for c in batch.prompt_cache])
+        batch.tokens[0] += list(token_ids)
 
     def prefill_logprobs(
         self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int
@@ -149,6 +153,10 @@ class MlxModelRunner:
     ) -> None:
         """Join the decode batch."""
         batch = self._prefilling.pop(sequence_id)
+        rest = mx.array([list(context[len(batch.tokens[0]) :])], mx.uint32)
+        if rest.size:
+            model = self._model
+            batch.model = lambda last, cache: model(mx.concatenate([rest, last], axis=1), cache=cache)
         # Penalties and constraints look at token ids, so the placeholders of the restored prefix must go.
         batch.tokens = [list(context)]
         batch.samplers = [

@@ -88,6 +88,8 @@ class ModelRunner(Protocol):
     ) -> None:
         """Join the decode batch: `last_token` is fed first; `context` holds all earlier ids.
 
+        What the cache does not hold of `context` is computed together with `last_token`.
+
         `num_generated` counts the tokens this answer already has (after a preemption), so that a seeded sampler
         goes on where it was.
         """
