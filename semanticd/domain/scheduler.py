@@ -6,7 +6,8 @@ Rules, in the order they bind:
    fit is the engine's answer (`blocked`); a sequence that does not fit holds back the ones behind it in its class.
 2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one.
 3. *Time share.* While prefill and decode both have work, decode gets at least `decode_share` of engine time, and a
-   prefill chunk is cut so that it should last less than `max_stall_s`. What else holds decoding up (restoring, copying
+   prefill chunk is cut so that it should last less than `max_stall_s`. (Where only prefill has work, chunks are cut
+   likewise, but not to fewer than 128 tokens.) What else holds decoding up (restoring, copying
    blocks, joining the batch) is paid for by prefill, and none of it begins where decoding was held up for long already.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first; `background` agents go after `interactive` ones until they have waited `aging_s`. Within an agent,
@@ -74,6 +75,8 @@ class Idle:
 
 Step = Admit | Prefill | Join | Decode | Idle
 
+_EFFICIENT_CHUNK = 128
+"""Smaller chunks cost noticeably more a token; only decoding that must go on is worth that."""
 _MARGIN = 0.75
 """How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
 
@@ -335,13 +338,18 @@ class Scheduler:
         return models[0]
 
     def _chunk(self, sequence: Sequence, *, contended: bool) -> int:
+        rates = self._rates.get(sequence.model_id, _Rates())
         chunk = self.limits.prefill_chunk
+        # Chunks end on block boundaries, so that full blocks are published as they are computed.
+        boundary = next_boundary(sequence.num_cached, self.block_tokens) - sequence.num_cached
         if contended:
-            rates = self._rates.get(sequence.model_id, _Rates())
             # Nothing measured yet: begin small, the first chunk tells.
             rate = rates.stalling_tokens_per_s or rates.prefill_tokens_per_s / 2
             fitting = int(rate * self.limits.max_stall_s * _MARGIN)
             chunk = max(min(chunk, fitting), self.limits.min_chunk)
-        # Chunks end on block boundaries, so that full blocks are published as they are computed.
-        boundary = next_boundary(sequence.num_cached, self.block_tokens) - sequence.num_cached
+        elif rates.prefill_tokens_per_s:
+            # Whoever comes, or leaves, meanwhile waits for the end of the chunk.
+            fitting = max(int(rates.prefill_tokens_per_s * self.limits.max_stall_s), _EFFICIENT_CHUNK)
+            num_chunks = -(-boundary // min(chunk, fitting))
+            chunk = -(-boundary // num_chunks)
         return min(chunk, boundary, sequence.num_to_prefill)

@@ -128,9 +128,19 @@ def test_a_chunk_that_took_too_long_makes_the_next_one_shorter() -> None:
 
 
 def test_an_undisturbed_prefill_takes_whole_chunks() -> None:
-    engine = ScheduledEngine(limits=SchedulerLimits(prefill_chunk=256, max_stall_s=0.001), block_tokens=256)
+    assert _chunks_alone(prefill_token_s=0.0001) == [256] * 4
+
+
+def test_where_prefill_is_slow_its_chunks_are_parts_of_a_block_that_take_as_long_as_others_may_wait() -> None:
+    assert _chunks_alone(prefill_token_s=0.0015) == [256] + [128] * 6, "the first chunk tells"
+    assert _chunks_alone(prefill_token_s=0.1) == [256] + [128] * 6, "smaller ones would cost more a token"
+
+
+def _chunks_alone(*, prefill_token_s: float) -> list[int]:
+    limits = SchedulerLimits(prefill_chunk=256, max_stall_s=0.3)
+    engine = ScheduledEngine(limits=limits, block_tokens=256, prefill_token_s=prefill_token_s)
     engine.run([Job(prompt=1025, answer=1)])
-    assert [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)] == [256] * 4
+    return [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)]
 
 
 def test_agents_take_turns_by_the_time_they_used() -> None:
