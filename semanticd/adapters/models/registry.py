@@ -155,14 +155,13 @@ class ModelRegistry:
         """Return the model if its files are here."""
         entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
-        # Folders of the user's own are models as they are; ours are whole only once they are marked.
-        whole = folder / (_COMPLETE if self._dir in folder.parents else "config.json")
+        # Folders that the user names are models as they are, wherever they lie; ours are whole only once marked.
+        whole = folder / ("config.json" if _is_folder(sources[0]) else _COMPLETE)
         return self._describe(entry, folder) if whole.is_file() else None
 
     def _folder(self, entry: ModelEntry, sources: tuple[str, ...]) -> Path:
-        source = Path(sources[0]).expanduser()
-        if _is_local(sources[0]) and source.suffix != ".gguf":
-            return source
+        if _is_folder(sources[0]):
+            return Path(sources[0]).expanduser()
         return self._dir / re.sub(r"[^\w.-]+", "--", entry.name)
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
@@ -237,7 +236,7 @@ class ModelRegistry:
         """Delete a model's files under the models' folder; local folders elsewhere are left alone."""
         entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
-        if self._dir not in folder.parents:
+        if _is_folder(sources[0]) and not (folder / _COMPLETE).is_file():
             raise ModelDownloadError(f"{folder} is not kept by semanticd: delete it yourself if you mean to")
         if not folder.is_dir():
             raise ModelNotFoundError(f"model {entry.name} is not installed", param="model")
@@ -248,5 +247,5 @@ class ModelRegistry:
         return freed
 
 
-def _is_local(source: str) -> bool:
-    return not source.startswith(("hf:", "wheel:"))
+def _is_folder(source: str) -> bool:
+    return not source.startswith(("hf:", "wheel:")) and not source.endswith(".gguf")

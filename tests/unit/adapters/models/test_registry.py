@@ -102,8 +102,9 @@ def test_a_gguf_file_is_converted_once_and_then_installed(tmp_path: Path) -> Non
     assert again == [], "what is there is not fetched again"
 
 
-def test_a_local_folder_stays_where_it_is_and_is_not_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
+@pytest.mark.parametrize("place", ["mine", "models/mine"])
+def test_a_local_folder_stays_where_it_is_and_is_not_removed(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
     fake_convert(_file(tmp_path / "w", b"weights"), folder)
     models = registry(tmp_path)
     found = models.find(str(folder))
