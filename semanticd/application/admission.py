@@ -41,8 +41,12 @@ class _Reading:
 
     hot: list[BlockHash]
     """What was hot already and is locked until the rest is there."""
+    restored: list[BlockHash] = field(default_factory=list)
+    """What has been brought into the pool so far and is locked likewise."""
     records: dict[BlockHash, BlockRecord] = field(default_factory=dict)
     ended_at: float = 0.0
+    stuck: bool = False
+    """A block that was read did not fit; what follows it is of no use."""
 
 
 class Admission:
@@ -227,16 +231,17 @@ class Admission:
             reading.records[record.block.block_hash] = record
         reading.ended_at = max(reading.ended_at, at)
         live.pending_reads -= 1
-        if live.pending_reads:
-            return
-        restored: list[BlockHash] = []
         alive = live.sequence.sequence_id in self._scheduler
         try:
-            if alive:
-                self._bring_match(live.match, reading.records, restored)
+            if alive and not reading.stuck:
+                # While the disk reads the next block, this one is copied.
+                self._bring_match(live.match, reading)
         finally:
-            self._store.pool.unlock(reading.hot)
-            self._store.pool.unlock(restored)
+            if not live.pending_reads:
+                self._store.pool.unlock(reading.hot)
+                self._store.pool.unlock(reading.restored)
+        if live.pending_reads:
+            return
         if reading.records and live.restore_began_at is not None:
             counters = self._store.counters
             counters.restore_s += reading.ended_at - live.restore_began_at
@@ -248,28 +253,28 @@ class Admission:
         wanted, live.match = live.match, self._hot_part_with_state(live.match)
         if live.match is not wanted:
             live.beyond = ()
-        self._start(live, restored=frozenset(restored))
+        self._start(live, restored=frozenset(reading.restored))
 
-    def _bring_match(
-        self, match: PrefixMatch, records: dict[BlockHash, BlockRecord], restored: list[BlockHash]
-    ) -> None:
+    def _bring_match(self, match: PrefixMatch, reading: _Reading) -> None:
+        """Bring what was read into the pool, in order, up to the first block that is not there yet."""
         for matched in match.blocks:
-            if not self._bring(matched.block.block_hash, records, restored):
+            if not self._bring(matched.block.block_hash, reading):
                 return
         if match.state is not None:
-            self._bring(match.state.block_hash, records, restored)
+            self._bring(match.state.block_hash, reading)
 
-    def _bring(
-        self, block_hash: BlockHash, records: dict[BlockHash, BlockRecord], restored: list[BlockHash]
-    ) -> bool:
+    def _bring(self, block_hash: BlockHash, reading: _Reading) -> bool:
         if self._store.is_hot(block_hash):
             return True
-        record = records.get(block_hash)
-        if record is None or not self._store.promote(record):
+        record = reading.records.get(block_hash)
+        if record is None:
+            return False
+        if not self._store.promote(record):
+            reading.stuck = True
             return False
         # Locked at once: making room for the next block must not take this one away.
         self._store.pool.lock([block_hash])
-        restored.append(block_hash)
+        reading.restored.append(block_hash)
         return True
 
     def _hot_part_with_state(self, match: PrefixMatch) -> PrefixMatch:
