@@ -21,7 +21,8 @@ from semanticd.bench.session import BenchSession, BenchSettings
 from semanticd.bench.text import TextSource
 
 RAW = "raw_mlx"
-GROUPS = (RAW, "restore", "prefill_http", edge_rows.HTTP, edge_rows.CONTROL, edge_rows.STORE)
+CPU_MATH = "cpu_math"
+GROUPS = (RAW, CPU_MATH, "restore", "prefill_http", edge_rows.HTTP, edge_rows.CONTROL, edge_rows.STORE)
 RAW_LENGTHS = (900, 2048)
 SEED = 3
 
@@ -32,6 +33,8 @@ def measure_all(path: Path, *, say: Callable[[str], None], only: Sequence[str] =
     wanted = [group for group in GROUPS if (group in only if only else group not in kept)]
     if RAW in wanted:
         keep(path, RAW, raw_mlx(), say)
+    if CPU_MATH in wanted:
+        keep(path, CPU_MATH, cpu_math(), say)
     if edge_rows.HTTP in wanted:
         keep(path, edge_rows.HTTP, asyncio.run(edge_rows.http_overhead()), say)
     if edge_rows.STORE in wanted:
@@ -53,12 +56,20 @@ def keep(path: Path, group: str, figures: Sequence[Figure], say: Callable[[str],
 
 def raw_mlx() -> list[Figure]:
     """Run mlx-lm alone."""
-    command = [sys.executable, "-m", "contrib.bench.raw_mlx"]
-    command += [json.dumps(RAW_LENGTHS), json.dumps(warm_rows.PREFILL_BATCHES)]
+    return _rates(RAW, "raw_mlx", json.dumps(RAW_LENGTHS), json.dumps(warm_rows.PREFILL_BATCHES))
+
+
+def cpu_math() -> list[Figure]:
+    """Run the model with and without what we do in its place on the CPU."""
+    return _rates(CPU_MATH, "cpu_math_rates")
+
+
+def _rates(group: str, module: str, *arguments: str) -> list[Figure]:
+    command = [sys.executable, "-m", f"contrib.bench.{module}", *arguments]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rates = json.loads(said.splitlines()[-1])
     return [
-        Figure(RAW, name.partition("/")[2], f"{name.partition('/')[0]}_rate", rate, "tok/s", False)
+        Figure(group, name.partition("/")[2], f"{name.partition('/')[0]}_rate", rate, "tok/s", False)
         for name, rate in rates.items()
     ]
 
