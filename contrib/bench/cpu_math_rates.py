@@ -28,7 +28,7 @@ from semanticd.adapters.mlx.model_runner import MlxModelRunner  # noqa: E402
 from semanticd.domain.generation import SamplingParams  # noqa: E402
 from semanticd.domain.ids import ModelFingerprint, SequenceId  # noqa: E402
 
-LENGTH, CHUNK, STEPS, ROUNDS = 1024, 128, 10, 4
+LENGTH, CHUNK, STEPS, ROUNDS = 1024, 128, 12, 4
 
 
 def library(model: Any, ids: list[int]) -> tuple[float, float]:

@@ -381,11 +381,12 @@ class BlockPoolBatchEngine:
                 self._departure.fail(self._live[sequence.sequence_id], error)
             return
         now = self._clock.monotonic()
-        # First tokens may cost no step of their own: `start_decode` computed them.
+        # First tokens may cost no step of their own, and the step after them may bring none.
         stepped = any(self._live[token.sequence_id].first_token_at is not None for token in tokens)
         if stepped and len(tokens) == len(members):
             self.scheduler.record_decode(members, model_id=model_id, seconds=now - began)
-        self._metrics.decoded(now - began, batch_size=len(tokens))
+        if tokens:
+            self._metrics.decoded(now - began, batch_size=len(tokens))
         for token in tokens:
             live = self._live[token.sequence_id]
             try:

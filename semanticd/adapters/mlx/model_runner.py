@@ -3,17 +3,16 @@
 Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `GenerationBatch` that
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
 a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
-every first token would wait for a second step: tokens are told as soon as they are sampled (`_tells_at_once`), and
-their KV is computed by the next step, or when it is asked for.
+every first token would wait for a second step: it is told as soon as it is sampled (`_tells_first_at_once`), and its KV
+is computed by the next step, or when it is asked for.
 
 Engine thread only.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
@@ -34,15 +33,15 @@ _NO_LIMIT = 1 << 60
 _CAPACITY_STEP = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Decoding:
     """What `decode` must know about a row besides what the batch knows."""
 
     sequence_id: SequenceId
     wants_logprobs: bool
     num_top: int
-    untold: deque[DecodedToken] = field(default_factory=deque)
-    """Sampled tokens that `decode` has not returned yet."""
+    first_told: bool = False
+    """Whether the token that the next step returns was told already."""
 
 
 class MlxModelRunner:
@@ -74,9 +73,11 @@ class MlxModelRunner:
         self._constraint_processor = constraint_processor
         self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}
         self._decoding: dict[SequenceId, _Decoding] = {}
+        self._early: list[DecodedToken] = []
+        """Tokens that came without a call of `decode`."""
         self._batch = GenerationBatch.empty(model, fallback_sampler=greedy)
         # A snapshot of layers that cannot be cut must hold what was returned, and nothing beyond it.
-        self._tells_at_once = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
+        self._tells_first_at_once = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
 
     @staticmethod
     def _probe(model: Any) -> list[Any]:
@@ -169,27 +170,29 @@ class MlxModelRunner:
         batch.max_tokens = [_NO_LIMIT]
         joined = batch.generate([[last_token]])
         self._decoding[sequence_id] = _Decoding(sequence_id, sampling.logprobs, sampling.top_logprobs)
-        if self._tells_at_once:
-            self._note_samples(joined)
+        if self._tells_first_at_once:
+            (token,) = joined._next_tokens.tolist()
+            self._early.append(self._decoded(sequence_id, token, joined._next_logprobs[0]))
+            self._decoding[sequence_id].first_told = True
         self._batch.extend(joined)
 
     def decode(self) -> list[DecodedToken]:
-        """Return the next token of every row, or of those only that have sampled one since the last step."""
-        if not self._tells_at_once:
-            return [self._decoded(r.uid, r.token, r.logprobs) for r in self._batch.next()]
-        if not any(row.untold for row in self._decoding.values()):
-            self._step()
-        return [row.untold.popleft() for row in self._decoding.values() if row.untold]
+        """Return the next token of every row, or of those only that have one already."""
+        if not self._early:
+            return self._step()
+        tokens: dict[SequenceId, DecodedToken] = {}
+        self._early = [t for t in self._early if tokens.setdefault(t.sequence_id, t) is not t]
+        return list(tokens.values())
 
-    def _step(self) -> None:
-        self._batch.next()
-        if self._decoding:
-            self._note_samples(self._batch)
-
-    def _note_samples(self, batch: Any) -> None:
-        tokens = batch._next_tokens.tolist()
-        for uid, token, logprobs in zip(batch.uids, tokens, batch._next_logprobs, strict=True):
-            self._decoding[uid].untold.append(self._decoded(uid, token, logprobs))
+    def _step(self) -> list[DecodedToken]:
+        tokens = []
+        for response in self._batch.next():
+            row = self._decoding[SequenceId(response.uid)]
+            if row.first_told:
+                row.first_told = False
+            else:
+                tokens.append(self._decoded(row.sequence_id, response.token, response.logprobs))
+        return tokens
 
     def _decoded(self, uid: SequenceId, token: int, logprobs: mx.array) -> DecodedToken:
         row = self._decoding[uid]
@@ -213,7 +216,7 @@ class MlxModelRunner:
         """Copy positions [start, end) out of the running cache."""
         batch, row = self._find(sequence_id)
         if end > len(batch.tokens[row]) and batch is self._batch:
-            self._step()
+            self._early += self._step()
         return self._codec.copy_block(
             batch.prompt_cache, row=row, length=len(batch.tokens[row]), start=start, end=end
         )
@@ -238,6 +241,7 @@ class MlxModelRunner:
         """Leave the batch and free the running cache."""
         if self._prefilling.pop(sequence_id, None) is not None:
             return
+        self._early = [token for token in self._early if token.sequence_id != sequence_id]
         if self._decoding.pop(sequence_id, None) is not None:
             self._batch.filter([i for i, uid in enumerate(self._batch.uids) if uid != sequence_id])
 

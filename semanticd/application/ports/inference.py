@@ -97,7 +97,7 @@ class ModelRunner(Protocol):
     def decode(self) -> list[DecodedToken]:
         """Return the next token of every sequence in the decode batch, mostly by running a step.
 
-        A runner that has the first tokens of sequences that just joined may return those alone.
+        A runner that has the first tokens of sequences that just joined may return those alone, and none after them.
         """
 
     def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
