@@ -46,9 +46,9 @@ def first_capture_with_tools(path: Path) -> dict[str, Any]:
 
 
 def schemas(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the schemas of the tools offered, by name, in any dialect."""
+    """Return the schemas of the tools offered, by name, in any dialect; those in namespaces too."""
     found = {}
-    for tool in body["tools"]:
+    for tool in [inner for tool in body["tools"] for inner in (tool.get("tools") or [tool])]:
         one = tool.get("function", tool)
         found[one.get("name", "")] = one.get("input_schema") or one.get("parameters")
     return found
