@@ -48,7 +48,7 @@ def first_capture_with_tools(path: Path) -> dict[str, Any]:
 def schemas(body: dict[str, Any]) -> dict[str, Any]:
     """Return the schemas of the tools offered, by name, in any dialect; those in namespaces too."""
     found = {}
-    for tool in [inner for tool in body["tools"] for inner in (tool.get("tools") or [tool])]:
+    for tool in [one for outer in body["tools"] for one in (outer.get("tools") or [outer])]:
         one = tool.get("function", tool)
         found[one.get("name", "")] = one.get("input_schema") or one.get("parameters")
     return found
