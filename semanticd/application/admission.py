@@ -44,6 +44,8 @@ class _Reading:
     restored: list[BlockHash] = field(default_factory=list)
     """What has been brought into the pool so far and is locked likewise."""
     records: dict[BlockHash, BlockRecord] = field(default_factory=dict)
+    """What was read and waits for its turn; let go once it was copied, for its memory is wanted for the next."""
+    num_bytes: int = 0
     ended_at: float = 0.0
     stuck: bool = False
     """A block that was read did not fit; what follows it is of no use."""
@@ -229,6 +231,7 @@ class Admission:
         record = done.result()
         if record is not None:
             reading.records[record.block.block_hash] = record
+            reading.num_bytes += record.block.num_bytes
         reading.ended_at = max(reading.ended_at, at)
         live.pending_reads -= 1
         alive = live.sequence.sequence_id in self._scheduler
@@ -242,10 +245,10 @@ class Admission:
                 self._store.pool.unlock(reading.restored)
         if live.pending_reads:
             return
-        if reading.records and live.restore_began_at is not None:
+        if reading.num_bytes and live.restore_began_at is not None:
             counters = self._store.counters
             counters.restore_s += reading.ended_at - live.restore_began_at
-            counters.restored_bytes += sum(r.block.num_bytes for r in reading.records.values())
+            counters.restored_bytes += reading.num_bytes
         if not alive:
             return
         live.restore_s += self._clock.monotonic() - (live.restore_began_at or 0.0)
@@ -266,7 +269,7 @@ class Admission:
     def _bring(self, block_hash: BlockHash, reading: _Reading) -> bool:
         if self._store.is_hot(block_hash):
             return True
-        record = reading.records.get(block_hash)
+        record = reading.records.pop(block_hash, None)
         if record is None:
             return False
         if not self._store.promote(record):

@@ -191,6 +191,7 @@ class _Life:
             self._log.error("first_model_failed", model=name, reason=error.message)
             _tell(f"semanticd: {error.message}")
             return 1
+        await asyncio.to_thread(self._reserve_memory)
         self.state = "ready"
         notify_supervisor(f"READY=1\nSTATUS=serving {name}")
         self._log.info("daemon_ready", model=name)
@@ -198,8 +199,7 @@ class _Life:
 
     async def _keep(self) -> None:
         """Tell the supervisor that we live, let agents, models and freed memory go, retry refused writes."""
-        from semanticd.adapters.mlx.heap import give_back
-
+        tidied = self._work_done()
         every = min(watchdog_interval_s() or _EXPIRE_EVERY_S, _EXPIRE_EVERY_S)
         while True:
             await asyncio.sleep(every)
@@ -210,10 +210,28 @@ class _Life:
                 await asyncio.wrap_future(
                     self._daemon.engine.call(self._daemon.engine.store.writes.retry_refused)
                 )
-                if self._daemon.engine.num_live == 0:
-                    await asyncio.to_thread(give_back)
+                done = self._work_done()
+                if self._daemon.engine.num_live == 0 and done != tidied:
+                    tidied = done
+                    await asyncio.to_thread(self._tidy_memory)
             except SemanticError as error:
                 self._log.warning("upkeep_failed", reason=error.message)
+
+    def _work_done(self) -> tuple[int, int, int]:
+        """Return something that differs when memory may have been freed in between."""
+        counters = self._daemon.engine.store.counters
+        return counters.computed_tokens, counters.restored_bytes, len(self._daemon.engine.models)
+
+    def _tidy_memory(self) -> None:
+        from semanticd.adapters.mlx.heap import give_back
+
+        give_back()
+        self._reserve_memory()
+
+    def _reserve_memory(self) -> None:
+        from semanticd.adapters.mlx.heap import reserve
+
+        reserve(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
 
     # Ending.
 

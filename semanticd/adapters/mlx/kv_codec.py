@@ -10,7 +10,8 @@ Engine thread only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,25 +253,29 @@ class KvCodec:
                 leaf.offset = mx.array([used])
                 leaf._idx = used
                 attention[index] = leaf
-        position = 0
-
-        def rebuild(caches: Sequence[Any]) -> list[Any]:
-            nonlocal position
-            built: list[Any] = []
-            for cache in caches:
-                if isinstance(cache, CacheList):
-                    built.append(CacheList(*rebuild(cache.caches)))
-                    continue
-                if position in attention:
-                    built.append(attention[position])
-                else:
-                    built.append(cache.merge([self._restored_state(cache, position, state)]))
-                position += 1
-            return built
-
-        assembled = rebuild(fresh)
+        assembled = self._rebuilt(fresh, attention, state, itertools.count())
         mx.eval([leaf.state for leaf in flatten(assembled) if not leaf.empty()])
         return assembled
+
+    def _rebuilt(
+        self,
+        caches: Sequence[Any],
+        attention: dict[int, Any],
+        state: KvPayload | None,
+        positions: Iterator[int],
+    ) -> list[Any]:
+        # A method: a nested function that calls itself is a cycle, which would keep the caches until it is collected.
+        built: list[Any] = []
+        for cache in caches:
+            if isinstance(cache, CacheList):
+                built.append(CacheList(*self._rebuilt(cache.caches, attention, state, positions)))
+                continue
+            position = next(positions)
+            if position in attention:
+                built.append(attention[position])
+            else:
+                built.append(cache.merge([self._restored_state(cache, position, state)]))
+        return built
 
     def append(self, prompt_cache: Sequence[Any], part: PrefixPart) -> None:
         """Copy a block behind what caches of one row hold; they have room for it."""

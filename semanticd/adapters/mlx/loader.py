@@ -50,6 +50,8 @@ def load_weights(
         if device_is_cpu:
             _widen(model, available_bytes)
         mx.eval(model.parameters())
+        # What the conversion left behind has no size that a step asks for.
+        mx.clear_cache()
     except Exception as error:
         if _is_shortage(error):
             raise ModelLoadError(_shortage(path, error)) from error

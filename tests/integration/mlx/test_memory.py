@@ -1,0 +1,56 @@
+"""A sequence that ended holds no memory, whether or not Python has looked for cycles since."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import mlx.core as mx
+import pytest
+
+from semanticd.adapters.mlx.model_runner import MlxModelRunner
+from semanticd.application.ports.inference import PrefixPart
+from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import ModelFingerprint, SequenceId
+from tests.fakes.mlx_rig import prompt_of
+from tests.fakes.tiny_mlx import BUILDERS, build
+
+PROMPT = prompt_of(40, 1)
+
+
+@pytest.fixture(autouse=True)
+def no_collections() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("family", sorted(BUILDERS))
+def test_a_closed_sequence_leaves_nothing_behind(family: str) -> None:
+    runner = MlxModelRunner(build(family), fingerprint=ModelFingerprint("00" * 32), block_tokens=16)
+
+    def live(number: int, prefix: list[PrefixPart]) -> list[PrefixPart]:
+        sequence = SequenceId(number)
+        runner.open(sequence, prefix=prefix, state=None, capacity_tokens=4096)
+        runner.prefill(sequence, PROMPT[runner.num_cached(sequence) : 32])
+        block = [PrefixPart(runner.copy_block(sequence, 0, 16), 16)] if runner.spec.cuts_anywhere else []
+        runner.start_decode(
+            sequence, last_token=PROMPT[-1], context=PROMPT[:-1], num_generated=0, constraint=None, seed=0,
+            sampling=SamplingParams(temperature=0),
+        )  # fmt: skip
+        for _ in range(3):
+            runner.decode()
+        runner.close(sequence)
+        return block
+
+    def kept() -> int:
+        mx.synchronize()
+        return mx.get_active_memory()
+
+    live(0, [])
+    before = kept()
+    block = live(1, [])
+    live(2, block)
+    held = sum(part.payload.num_bytes for part in block)
+    assert kept() - before <= held + 4096
