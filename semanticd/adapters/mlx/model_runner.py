@@ -20,6 +20,7 @@ from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
 from semanticd.adapters.mlx.kv_codec import KvCodec, KvPayload, flatten
+from semanticd.adapters.mlx.output_head import OutputHead
 from semanticd.adapters.mlx.sampling import SequenceSampler, greedy, logits_processors
 from semanticd.application.ports.cache_store import TensorBytes
 from semanticd.application.ports.inference import BlockPayload, DecodedToken, PrefixPart
@@ -62,6 +63,7 @@ class MlxModelRunner:
         logits processor that enforces it.
         """
         self._model = model
+        self._head: Any = OutputHead(model)
         self._codec = KvCodec(self._probe(model), precision=precision)
         self._spec = ModelCacheSpec(
             fingerprint=fingerprint,
@@ -154,10 +156,9 @@ class MlxModelRunner:
     ) -> None:
         """Join the decode batch."""
         batch = self._prefilling.pop(sequence_id)
-        rest = mx.array([list(context[len(batch.tokens[0]) :])], mx.uint32)
-        if rest.size:
-            model = self._model
-            batch.model = lambda last, cache: model(mx.concatenate([rest, last], axis=1), cache=cache)
+        rest = context[len(batch.tokens[0]) :]
+        if rest:
+            batch.model = self._joining(rest)
         # Penalties and constraints look at token ids, so the placeholders of the restored prefix must go.
         batch.tokens = [list(context)]
         batch.samplers = [
@@ -175,6 +176,17 @@ class MlxModelRunner:
             self._early.append(self._decoded(sequence_id, token, joined._next_logprobs[0]))
             self._decoding[sequence_id].first_told = True
         self._batch.extend(joined)
+
+    def _joining(self, rest: Sequence[int]) -> Callable[..., mx.array]:
+        """Return the model for a first step that computes the prompt's rest too."""
+        before = mx.array([list(rest)], mx.uint32)
+
+        def step(last: mx.array, cache: Any) -> mx.array:
+            with self._head.last_position_only():
+                logits: mx.array = self._model(mx.concatenate([before, last], axis=1), cache=cache)
+            return logits
+
+        return step
 
     def decode(self) -> list[DecodedToken]:
         """Return the next token of every row, or of those only that have one already."""
@@ -264,5 +276,5 @@ class MlxModelRunner:
         self._prefilling.clear()
         self._decoding.clear()
         self._batch = GenerationBatch.empty(None, fallback_sampler=greedy)
-        self._model = None
+        self._model = self._head = None
         mx.clear_cache()

@@ -1,4 +1,4 @@
-"""A batch asks for a mask only where a row is padded."""
+"""A batch asks for a mask only where a row is padded, and a single row knows its position without asking."""
 
 from __future__ import annotations
 
@@ -47,3 +47,23 @@ def test_announced_padding_counts() -> None:
     cache.prepare(lengths=[2, 1], right_padding=[0, 1])
     assert isinstance(cache.make_mask(2), mx.array)
     assert isinstance(UnmaskedBatchKVCache([0, 2]).make_mask(2), mx.array)
+
+
+def test_the_position_of_a_single_row_is_a_number_and_of_several_an_array() -> None:
+    batch = row(5)
+    assert batch.offset == 5
+    batch.extend(row(3))
+    batch.update_and_fetch(mx.ones((2, 1, 1, 4)), mx.ones((2, 1, 1, 4)))
+    assert batch.offset.tolist() == [6, 4]
+    batch.filter([1])
+    assert batch.offset == 4
+    batch.trim(1)
+    assert batch.offset == batch.size() == 3
+
+
+def test_padding_that_was_announced_counts_for_the_position() -> None:
+    cache = UnmaskedBatchKVCache([0])
+    cache.prepare(lengths=[1], right_padding=[1])
+    cache.update_and_fetch(mx.ones((1, 1, 2, 4)), mx.ones((1, 1, 2, 4)))
+    cache.finalize()
+    assert cache.offset.tolist() == [1]

@@ -1,4 +1,4 @@
-"""The CPU's own attention and gated activations are the library's within float32 rounding."""
+"""The CPU's own attention, positions and gated activations are the library's within float32 rounding."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from semanticd.adapters.mlx import cpu_math
 from tests.fakes.tiny_mlx import BUILDERS
 
 library = mx.fast.scaled_dot_product_attention
+library_rope = mx.fast.rope
 SCALE = 0.25
 ROUNDING = 2e-6
 
@@ -102,6 +103,39 @@ def test_what_it_does_not_know_is_the_librarys() -> None:
     assert cpu_math.attention(*halves, scale=SCALE).dtype == mx.float16
 
 
+@pytest.mark.parametrize("offset", [0, 1130, "one each"])
+@pytest.mark.parametrize("dims", [16, 12])
+@pytest.mark.parametrize("given", ["base", "frequencies"])
+@pytest.mark.parametrize("traditional", [False, True])
+def test_positions_turn_features_as_the_librarys_do(
+    traditional: bool, given: str, dims: int, offset: int | str
+) -> None:
+    x = mx.random.normal((2, 3, 9, 16))
+    where: Any = mx.array([7, 1130]) if isinstance(offset, str) else offset
+    frequencies = (
+        {"base": 1e4} if given == "base" else {"base": None, "freqs": mx.random.uniform(1, 50, (dims // 2,))}
+    )
+    options: Any = {"traditional": traditional, "scale": 0.5, "offset": where, **frequencies}
+    for _ in range(2):  # the second time, the angles are known
+        assert furthest(cpu_math.rope(x, dims, **options), library_rope(x, dims, **options)) < 2e-4
+    single = cpu_math.rope(x[:, 0], dims, **options)
+    assert furthest(single, library_rope(x[:, 0], dims, **options)) < 2e-4
+
+
+def test_angles_of_other_positions_are_not_taken_for_these() -> None:
+    x = mx.random.normal((1, 2, 3, 8))
+    for offset in [*range(20), *range(20)]:
+        options: Any = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": offset}
+        assert furthest(cpu_math.rope(x, 8, **options), library_rope(x, 8, **options)) < 1e-5
+
+
+def test_other_types_turn_as_the_librarys_do() -> None:
+    x = mx.random.normal((1, 2, 3, 8)).astype(mx.float16)
+    options: Any = {"traditional": False, "base": 1e4, "scale": 1.0, "offset": 4}
+    assert cpu_math.rope(x, 8, **options).dtype == mx.float16
+    assert furthest(cpu_math.rope(x, 8, **options), library_rope(x, 8, **options)) == 0.0
+
+
 def test_gated_activations_are_the_librarys_also_far_from_nought() -> None:
     gate = mx.concatenate([mx.random.normal((4, 64)) * 3, mx.array([[-200.0, -20.0, 0.0, 200.0] * 16])])
     x = mx.random.normal(gate.shape)
@@ -133,4 +167,5 @@ def test_the_librarys_functions_can_be_given_back(model: Any) -> None:
     cpu_math.install(model)
     cpu_math.uninstall(model)
     assert mx.fast.scaled_dot_product_attention is library
+    assert mx.fast.rope is library_rope
     assert (activations.swiglu, switch_layers.swiglu, nn.gelu_approx) == before
