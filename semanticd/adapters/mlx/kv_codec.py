@@ -5,6 +5,8 @@ so a block is a handful of tensors, not one per layer. Layers that cannot be cut
 recurrent state) are not in blocks; they go into state snapshots. Everything here is *copied* out: a slice of an
 mlx array would keep its whole parent buffer alive.
 
+MLX's CPU back-end copies strided tensors element by element; there numpy copies them, by the row.
+
 Engine thread only.
 """
 
@@ -104,6 +106,7 @@ class KvCodec:
             ModelLoadError: A layer's cache is of a kind that cannot be batched.
         """
         self.precision: StoragePrecision = precision
+        self._on_cpu = mx.default_device() == mx.Device(mx.cpu)
         bits = _BITS.get(precision)
         shapes: dict[tuple[int, int, int, mx.Dtype], list[int]] = {}
         self._state_leaves: list[int] = []
@@ -181,17 +184,24 @@ class KvCodec:
         tensors: dict[str, mx.array] = {}
         for group in self._groups:
             members = [leaves[index] for index in group.leaves]
-            keys = [self._cut(leaf.keys, leaf._idx, row, length, start, end) for leaf in members]
-            values = [self._cut(leaf.values, leaf._idx, row, length, start, end) for leaf in members]
-            self._store(tensors, f"{group.name}.k", mx.stack(keys), group)
-            self._store(tensors, f"{group.name}.v", mx.stack(values), group)
+            firsts = [leaf._idx - length for leaf in members]
+            spans = [slice(first + start, first + end) for first in firsts]
+            keys = self._stack([leaf.keys for leaf in members], row, spans, group)
+            values = self._stack([leaf.values for leaf in members], row, spans, group)
+            self._store(tensors, f"{group.name}.k", keys, group)
+            self._store(tensors, f"{group.name}.v", values, group)
         mx.eval(list(tensors.values()))
         return KvPayload(tensors)
 
-    @staticmethod
-    def _cut(array: mx.array, index: int, row: int, length: int, start: int, end: int) -> mx.array:
-        first = index - length
-        return array[row, :, first + start : first + end]
+    def _stack(self, arrays: list[mx.array], row: int, spans: list[slice], group: _Group) -> mx.array:
+        """Return these positions of a row, `[layers, heads, tokens, dim]`."""
+        if not self._numpy_copies(group):
+            return mx.stack([array[row, :, span] for array, span in zip(arrays, spans, strict=True)])
+        views = [np.array(array, copy=False) for array in arrays]
+        return mx.array(np.stack([view[row, :, span] for view, span in zip(views, spans, strict=True)]))
+
+    def _numpy_copies(self, group: _Group) -> bool:
+        return self._on_cpu and group.dtype in (mx.float32, mx.float16)
 
     def _store(self, tensors: dict[str, mx.array], name: str, array: mx.array, group: _Group) -> None:
         size = group.group_size(array.shape[-1])
@@ -240,16 +250,11 @@ class KvCodec:
                 (self._load(part.payload, f"{group.name}.v", group), part.num_tokens) for part in prefix
             ]
             room = max(capacity - used, 0)
-            for number, index in enumerate(group.leaves):
+            joined_keys = self._join(keys, (group.num_heads, room, group.key_dim), group)
+            joined_values = self._join(values, (group.num_heads, room, group.value_dim), group)
+            for index, leaf_keys, leaf_values in zip(group.leaves, joined_keys, joined_values, strict=True):
                 leaf = UnmaskedBatchKVCache([0])
-                if used:
-                    leaf.keys = self._join(keys, number, (group.num_heads, room, group.key_dim), group.dtype)
-                    leaf.values = self._join(
-                        values, number, (group.num_heads, room, group.value_dim), group.dtype
-                    )
-                else:
-                    leaf.keys = mx.zeros((1, group.num_heads, capacity, group.key_dim), group.dtype)
-                    leaf.values = mx.zeros((1, group.num_heads, capacity, group.value_dim), group.dtype)
+                leaf.keys, leaf.values = leaf_keys, leaf_values
                 leaf.offset = mx.array([used])
                 leaf._idx = used
                 attention[index] = leaf
@@ -292,14 +297,24 @@ class KvCodec:
                 # Layer by layer: while one is written, nothing else is held twice.
                 mx.eval(leaf.keys, leaf.values, leaf.offset)
 
-    @staticmethod
     def _join(
-        parts: Sequence[tuple[mx.array, int]], number: int, room: tuple[int, int, int], dtype: mx.Dtype
-    ) -> mx.array:
-        pieces = [array[number, :, :num_tokens] for array, num_tokens in parts]
-        if room[1]:
-            pieces.append(mx.broadcast_to(mx.array(0, dtype), room))
-        return mx.concatenate(pieces, axis=1)[None]
+        self, parts: Sequence[tuple[mx.array, int]], room: tuple[int, int, int], group: _Group
+    ) -> Iterator[mx.array]:
+        """Return for each layer what the parts hold of it and room behind it, `[1, heads, tokens, dim]`."""
+        if not self._numpy_copies(group):
+            spare = [mx.zeros(room, group.dtype)] if room[1] else []
+            for number in range(len(group.leaves)):
+                pieces = [array[number, :, :num_tokens] for array, num_tokens in parts]
+                yield mx.concatenate(pieces + spare, axis=1)[None]
+            return
+        heads, num_spare, dim = room
+        views = [np.array(array, copy=False)[:, :, :num_tokens] for array, num_tokens in parts]
+        used = sum(num_tokens for _, num_tokens in parts)
+        joined = np.zeros((1, heads, used + num_spare, dim), views[0].dtype if views else np.float32)
+        for number in range(len(group.leaves)):
+            if views:
+                np.concatenate([view[number] for view in views], axis=1, out=joined[0, :, :used])
+            yield mx.array(joined, group.dtype)
 
     def _load(self, payload: Any, name: str, group: _Group) -> mx.array:
         tensors = payload.tensors

@@ -32,6 +32,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec, StoragePrecision
 _NO_LIMIT = 1 << 60
 
 _CAPACITY_STEP = 256
+_WARM_UP_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -91,6 +92,23 @@ class MlxModelRunner:
     def spec(self) -> ModelCacheSpec:
         """The model's cache layout."""
         return self._spec
+
+    def warm_up(self) -> None:
+        """Run a short prompt and a step, so that the first request need not wait for kernels to be made ready."""
+        uid, prompt = SequenceId(0), [0] * _WARM_UP_TOKENS
+        self.open(uid, prefix=(), state=None, capacity_tokens=_WARM_UP_TOKENS + 1)
+        self.prefill(uid, prompt)
+        self.start_decode(
+            uid,
+            last_token=0,
+            context=prompt,
+            num_generated=0,
+            sampling=SamplingParams(temperature=0),
+            constraint=None,
+            seed=0,
+        )
+        self.decode()
+        self.close(uid)
 
     # Prefill.
 
