@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -43,6 +44,9 @@ _VOLATILE_LINE = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?", re.MULTILI
 
 _SHORT_CALL_ID = "length 9"
 """Mistral's templates refuse call ids that are not nine letters and digits, and say so in these words."""
+
+SHORTEST = ChatPrompt((Message.of("user", "?"),))
+"""What every template accepts."""
 
 Entry = dict[str, Any]
 
@@ -99,7 +103,7 @@ class ChatTemplate:
     def _opens(self, start: str, end: str, options: str) -> bool:
         # How a prompt ends depends on the options, not on what was said: the shortest conversation tells.
         try:
-            tail = self.render(ChatPrompt((Message.of("user", "?"),), template_options=json.loads(options)))
+            tail = self.render(replace(SHORTEST, template_options=json.loads(options)))
         except InvalidRequestError:
             return False
         return tail.rfind(start) > tail.rfind(end)

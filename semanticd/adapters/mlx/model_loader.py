@@ -67,6 +67,7 @@ class MlxModelLoader:
             precision=self._precision,
             constraint_processor=self._processors(tokenizer.constraints),
         )
+        tokenizer.warm_up()
         runner.warm_up()
         weights: Any = tree_flatten(model.parameters())
         return LoadedModel(

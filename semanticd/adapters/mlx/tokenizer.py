@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from mlx_lm import tool_parsers
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from semanticd.adapters.mlx.chat_template import TOOL_END, TOOL_START, ChatTemplate
+from semanticd.adapters.mlx.chat_template import SHORTEST, TOOL_END, TOOL_START, ChatTemplate
 from semanticd.adapters.mlx.constraints import ConstraintCompiler
 from semanticd.adapters.mlx.harmony import MARKERS as CHANNEL_MARKERS
 from semanticd.adapters.mlx.harmony import HarmonyParser
@@ -20,7 +21,7 @@ from semanticd.adapters.mlx.stream_decoder import ByteStreamDecoder, TokenBytes,
 from semanticd.adapters.mlx.tool_grammar import channel_tool_grammar, optional_tool_grammar, tool_grammar
 from semanticd.application.ports.inference import OutputParser, StreamDecoder
 from semanticd.domain.chat import ChatPrompt
-from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.errors import InvalidRequestError, SemanticError
 from semanticd.domain.generation import OutputConstraint
 
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
@@ -74,6 +75,11 @@ class MlxTokenizer:
             think_start=self.encode(self._markup.think_start or ""),
             think_end=self.encode(self._markup.think_end or ""),
         )
+
+    def warm_up(self) -> None:
+        """Render and tokenize the shortest conversation: the first time, templates are compiled."""
+        with contextlib.suppress(SemanticError):
+            self.encode(self.render(SHORTEST))
 
     def _silent_ids(self) -> frozenset[int]:
         """Special tokens produce no text, save those that the output parser must see."""
