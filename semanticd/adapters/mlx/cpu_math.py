@@ -15,6 +15,7 @@ within float32 rounding (tested):
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from types import ModuleType
@@ -70,7 +71,12 @@ def attention(
         more: Passed on to the library.
     """
     per_head = isinstance(mask, mx.array) and (mask.ndim == 3 or (mask.ndim == 4 and mask.shape[1] != 1))
-    if queries.shape[2] == 1 or sinks is not None or queries.dtype != mx.float32 or per_head:
+    if queries.shape[2] == 1:
+        mixed = _library_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
+        # Begun now: else nothing would be computed while Python describes the layers that follow.
+        mx.async_eval(mixed)
+        return mixed
+    if sinks is not None or queries.dtype != mx.float32 or per_head:
         return _library_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
     batch, num_heads, length, _ = queries.shape
     positions = keys.shape[2]
@@ -106,7 +112,7 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Any) -> m
         scores = grouped.reshape(scores.shape)
         future = None
     else:
-        future = np.triu(np.full((length, length), -np.inf, np.float32), 1) if mask else None
+        future = _future(length) if mask else None
     mx.eval(scores)
     # A view: from here on the array holds weights, not yet divided by their sums.
     view = np.array(scores, copy=False).reshape(batch * num_heads, length, positions)
@@ -119,6 +125,12 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Any) -> m
             _exponentiate(view[heads, rows], sums[heads, rows], None if future is None else future[rows])
     mixed = (scores @ values).reshape(batch, num_heads, length, values.shape[-1])
     return mixed / mx.array(sums).reshape(batch, num_heads, length, 1)
+
+
+@functools.lru_cache(maxsize=2)
+def _future(length: int) -> npt.NDArray[np.float32]:
+    """Return what hides from each of these rows the positions after it, `[length, length]`."""
+    return np.triu(np.full((length, length), -np.inf, np.float32), 1)
 
 
 def _exponentiate(
