@@ -54,3 +54,16 @@ def test_a_closed_sequence_leaves_nothing_behind(family: str) -> None:
     live(2, block)
     held = sum(part.payload.num_bytes for part in block)
     assert kept() - before <= held + 4096
+
+
+@pytest.mark.parametrize("family", sorted(BUILDERS))
+def test_warming_up_leaves_nothing_behind_either(family: str) -> None:
+    model = build(family)
+    runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32), block_tokens=16)
+    runner.warm_up()
+    mx.synchronize()
+    before = mx.get_active_memory()
+    runner.warm_up()
+    mx.synchronize()
+    assert (runner.running_bytes(), runner.decode()) == (0, [])
+    assert mx.get_active_memory() - before <= 4096
