@@ -4,11 +4,12 @@ There `exp` is the slow part (mlx 0.32): a softmax over scores, or a SiLU, takes
 it; and a function that the GPU has a kernel for is a dozen small steps. Ways around it, all equal to the library's
 within float32 rounding (tested):
 
-- Scores are turned into weights in place through numpy, whose `exp` takes a tenth of the time, a few rows at a time,
-  so that they stay in the processor's cache; query heads that share a key head are one matrix product. The products
-  stay MLX's, which go through the fast BLAS.
-- `2 ** (x * log2 e)` takes a third of the time of `e ** x`; gated activations are written with it.
-- Sines and cosines of positions are the same in every layer: they are computed once a step.
+- `exp` is numpy's, which takes a tenth of the time, in the array's own memory. Scores become weights a few rows at a
+  time, so that they stay in the processor's cache, and where there are many of them on all cores; query heads that
+  share a key head are one matrix product. The products stay MLX's, which go through the fast BLAS.
+- Sines and cosines of positions are the same in every layer: they are computed once a step. Where neighbours are a
+  pair, they are a complex number, and turning them is one product.
+- What these functions return is begun at once: else nothing would be computed while Python describes what follows.
 
 `install` puts these in the library's place, because each model's module holds its own references to them.
 """
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -27,15 +30,18 @@ import numpy.typing as npt
 from mlx import nn
 from mlx_lm.models import activations, switch_layers
 
-_LOG2_E = math.log2(math.e)
 _MASKED = -1e30
 """Far below any score, and finite: a row that is all padding must not become NaN."""
 _SCORES_BYTES = 32 << 20
 """Largest tensor of scores; longer queries are taken in parts."""
 _ROWS = 64
 """Rows of scores handled at once: with 1,024 keys 256 KiB, which fits into a core's own cache."""
-_ANGLES_KEPT = 8
-"""A step needs one set of angles, models that mix two kinds of attention two; batches may take turns."""
+_BLOCKS_PER_THREAD = 6
+"""Blocks of rows, fewer of which are done before another thread has woken."""
+_NUM_THREADS = min(os.cpu_count() or 1, 8)
+_helpers = ThreadPoolExecutor(max(_NUM_THREADS - 1, 1), thread_name_prefix="semanticd-softmax")
+_TURNS_KEPT = 8
+"""A step needs one set of cosines and sines, models that mix two kinds of attention two; batches may take turns."""
 
 # Untyped: their functions are replaced, which no stub foresees.
 _fast: Any = mx.fast
@@ -72,10 +78,7 @@ def attention(
     """
     per_head = isinstance(mask, mx.array) and (mask.ndim == 3 or (mask.ndim == 4 and mask.shape[1] != 1))
     if queries.shape[2] == 1:
-        mixed = _library_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
-        # Begun now: else nothing would be computed while Python describes the layers that follow.
-        mx.async_eval(mixed)
-        return mixed
+        return _begun(_library_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more))
     if sinks is not None or queries.dtype != mx.float32 or per_head:
         return _library_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
     batch, num_heads, length, _ = queries.shape
@@ -95,7 +98,12 @@ def attention(
         if end < length:
             mx.eval(part)
         parts.append(part)
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+    return _begun(parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2))
+
+
+def _begun(result: mx.array) -> mx.array:
+    mx.async_eval(result)
+    return result
 
 
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Any) -> mx.array:
@@ -117,12 +125,7 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Any) -> m
     # A view: from here on the array holds weights, not yet divided by their sums.
     view = np.array(scores, copy=False).reshape(batch * num_heads, length, positions)
     sums = np.empty((batch * num_heads, length), np.float32)
-    heads_at_once = max(_ROWS // length, 1)
-    for first in range(0, len(view), heads_at_once):
-        heads = slice(first, first + heads_at_once)
-        for start in range(0, length, _ROWS):
-            rows = slice(start, start + _ROWS)
-            _exponentiate(view[heads, rows], sums[heads, rows], None if future is None else future[rows])
+    _weigh(view, sums, future)
     mixed = (scores @ values).reshape(batch, num_heads, length, values.shape[-1])
     return mixed / mx.array(sums).reshape(batch, num_heads, length, 1)
 
@@ -131,6 +134,29 @@ def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: Any) -> m
 def _future(length: int) -> npt.NDArray[np.float32]:
     """Return what hides from each of these rows the positions after it, `[length, length]`."""
     return np.triu(np.full((length, length), -np.inf, np.float32), 1)
+
+
+def _weigh(
+    scores: npt.NDArray[np.float32], sums: npt.NDArray[np.float32], future: npt.NDArray[np.float32] | None
+) -> None:
+    """Make scores `[heads, L, S]` weights in place; their sums go to `sums`, `[heads, L]`."""
+    num_heads, length, _ = scores.shape
+    heads_at_once = max(_ROWS // length, 1)
+    blocks = [
+        (slice(head, head + heads_at_once), slice(row, row + _ROWS))
+        for head in range(0, num_heads, heads_at_once)
+        for row in range(0, length, _ROWS)
+    ]
+
+    def weigh(blocks: list[tuple[slice, slice]]) -> None:
+        for heads, rows in blocks:
+            _exponentiate(scores[heads, rows], sums[heads, rows], None if future is None else future[rows])
+
+    num_threads = min(_NUM_THREADS, len(blocks) // _BLOCKS_PER_THREAD) or 1
+    others = [_helpers.submit(weigh, blocks[i::num_threads]) for i in range(1, num_threads)]
+    weigh(blocks[::num_threads])
+    for other in others:
+        other.result()
 
 
 def _exponentiate(
@@ -142,11 +168,6 @@ def _exponentiate(
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     np.sum(scores, axis=-1, out=sums)
-
-
-@mx.compile
-def _turn(first: mx.array, second: mx.array, cos: mx.array, sin: mx.array) -> list[mx.array]:
-    return [first * cos - second * sin, first * sin + second * cos]
 
 
 def rope(
@@ -179,18 +200,21 @@ def rope(
             a, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs, **more
         )
     offsets: Any = [offset] if isinstance(offset, int) else offset.reshape(-1).tolist()
-    cos, sin = _angles(a.ndim, a.shape[-2], dims, base, scale, tuple(offsets), freqs)
+    turns = _turns(traditional, a.ndim, a.shape[-2], dims, base, scale, tuple(offsets), freqs)
     if traditional:
-        turned = mx.stack(_turn(a[..., 0:dims:2], a[..., 1:dims:2], cos, sin), axis=-1).flatten(-2)
+        turned = (a[..., :dims].view(mx.complex64) * turns[0]).view(mx.float32)
     else:
-        turned = mx.concatenate(_turn(a[..., : dims // 2], a[..., dims // 2 : dims], cos, sin), axis=-1)
+        cos, sin = turns
+        first, second = a[..., : dims // 2], a[..., dims // 2 : dims]
+        turned = mx.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
     return mx.concatenate([turned, a[..., dims:]], axis=-1) if dims < a.shape[-1] else turned
 
 
-_recent_angles: dict[tuple[Any, ...], tuple[mx.array | None, mx.array, mx.array]] = {}
+_recent_turns: dict[tuple[Any, ...], tuple[mx.array | None, tuple[mx.array, ...]]] = {}
 
 
-def _angles(
+def _turns(
+    traditional: bool,
     ndim: int,
     length: int,
     dims: int,
@@ -198,12 +222,12 @@ def _angles(
     scale: float,
     offsets: tuple[int, ...],
     freqs: mx.array | None,
-) -> tuple[mx.array, mx.array]:
-    """Return cosines and sines, `[B or 1, 1..., L, dims / 2]`."""
-    key = (ndim, length, dims, base, scale, offsets, id(freqs))
-    known = _recent_angles.get(key)
+) -> tuple[mx.array, ...]:
+    """Return cosines and sines, `[B or 1, 1..., L, dims / 2]`; where neighbours are a pair, as one complex array."""
+    key = (traditional, ndim, length, dims, base, scale, offsets, id(freqs))
+    known = _recent_turns.get(key)
     if known is not None:
-        return known[1:]
+        return known[1]
     if freqs is None:
         rates = mx.exp(mx.arange(dims // 2, dtype=mx.float32) * (-math.log(base or 1.0) / (dims // 2)))
     else:
@@ -211,34 +235,38 @@ def _angles(
     positions = (mx.arange(length) + mx.array(offsets)[:, None]).astype(mx.float32) * scale
     angles = (positions[..., None] * rates).reshape(len(offsets), *[1] * (ndim - 3), length, dims // 2)
     cos, sin = mx.cos(angles), mx.sin(angles)
-    mx.eval(cos, sin)
-    while len(_recent_angles) >= _ANGLES_KEPT:
-        del _recent_angles[next(iter(_recent_angles))]
+    turns = (cos + 1j * sin,) if traditional else (cos, sin)
+    mx.eval(turns)
+    while len(_recent_turns) >= _TURNS_KEPT:
+        del _recent_turns[next(iter(_recent_turns))]
     # The frequencies are kept too: while they are, nothing else can have their id.
-    _recent_angles[key] = freqs, cos, sin
-    return cos, sin
-
-
-@mx.compile
-def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    return gate / (1.0 + mx.power(2.0, gate * -_LOG2_E)) * x
+    _recent_turns[key] = freqs, turns
+    return turns
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """Return `silu(gate) * x`; types other than float32 are left to the library."""
-    return _swiglu(gate, x) if gate.dtype == mx.float32 else _library_swiglu(gate, x)
-
-
-@mx.compile
-def _gelu_approx(x: mx.array) -> mx.array:
-    # (1 + tanh z) / 2 = 1 / (1 + e^-2z)
-    z = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    return x / (1.0 + mx.power(2.0, z * (-2.0 * _LOG2_E)))
+    if gate.dtype != mx.float32:
+        return _library_swiglu(gate, x)
+    return _begun(gate / (1.0 + _exp_in_place(-gate)) * x)
 
 
 def gelu_approx(x: mx.array) -> mx.array:
     """Return `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`; types other than float32 are left to the library."""
-    return _gelu_approx(x) if x.dtype == mx.float32 else _library_gelu_approx(x)
+    if x.dtype != mx.float32:
+        return _library_gelu_approx(x)
+    # (1 + tanh z) / 2 = 1 / (1 + e^-2z)
+    return _begun(x / (1.0 + _exp_in_place((x + 0.044715 * x * x * x) * (-2.0 * math.sqrt(2.0 / math.pi)))))
+
+
+def _exp_in_place(x: mx.array) -> mx.array:
+    """Return `e ** x`, computed now; `x` must be nobody else's, for it holds the result."""
+    mx.eval(x)
+    view = np.array(x, copy=False)
+    # Infinity is right: it is divided by.
+    with np.errstate(over="ignore"):
+        np.exp(view, out=view)
+    return x
 
 
 def install(model: Any) -> None:

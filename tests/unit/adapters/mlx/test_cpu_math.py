@@ -16,6 +16,7 @@ from tests.fakes.tiny_mlx import BUILDERS
 
 library = mx.fast.scaled_dot_product_attention
 library_rope = mx.fast.rope
+library_gelu_approx = nn.gelu_approx
 SCALE = 0.25
 ROUNDING = 2e-6
 
@@ -144,20 +145,51 @@ def test_gated_activations_are_the_librarys_also_far_from_nought() -> None:
     assert cpu_math.swiglu(gate.astype(mx.float16), x.astype(mx.float16)).dtype == mx.float16
 
 
-@pytest.mark.parametrize("model", ["llama", "qwen3", "gemma3_text", "deepseek_v2", "gpt_oss"], indirect=True)
-def test_a_models_logits_hardly_change(model: Any) -> None:
+@pytest.mark.parametrize("shape", ["broadcast", "column", "turned", "strided", "empty"])
+def test_a_gate_is_read_only(shape: str) -> None:
+    gate = {
+        "broadcast": mx.broadcast_to(mx.array(1.5), (4, 6)),
+        "column": mx.broadcast_to(mx.random.normal((4, 1)), (4, 6)),
+        "turned": mx.random.normal((6, 4)).T,
+        "strided": mx.random.normal((4, 12))[:, ::2],
+        "empty": mx.zeros((0, 6)),
+    }[shape]
+    before = mx.array(gate.tolist()).reshape(gate.shape)
+    x = mx.ones(gate.shape)
+    assert mx.allclose(cpu_math.swiglu(gate, x), nn.silu(before), atol=1e-6)
+    assert mx.allclose(cpu_math.gelu_approx(gate), library_gelu_approx(before), atol=1e-6)
+    assert mx.array_equal(gate, before)
+
+
+def logits_of(model: Any, tokens: mx.array) -> mx.array:
+    """A chunk, and a second one behind it."""
+    cache = make_prompt_cache(model)
+    first = model(tokens[:, :50], cache=cache)
+    both = mx.concatenate([first, model(tokens[:, 50:], cache=cache)], axis=1).astype(mx.float32)
+    mx.eval(both)
+    return both
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen3", "gemma3_text"], indirect=True)
+def test_a_models_logits_are_as_exact_as_the_librarys(model: Any) -> None:
     tokens = mx.random.randint(0, 256, (2, 90))
-
-    def logits() -> mx.array:
-        cache = make_prompt_cache(model)
-        first = model(tokens[:, :50], cache=cache)
-        return mx.concatenate([first, model(tokens[:, 50:], cache=cache)], axis=1)
-
-    expected = logits()
-    mx.eval(expected)
+    librarys = logits_of(model, tokens)
     cpu_math.install(model)
     assert mx.fast.scaled_dot_product_attention is cpu_math.attention
-    assert furthest(logits(), expected) < 2e-5
+    ours = logits_of(model, tokens)
+    cpu_math.uninstall(model)
+    with mx.stream(mx.cpu):
+        model.set_dtype(mx.float64)
+        exact = logits_of(model, tokens)
+    assert furthest(ours, exact) < 2 * furthest(librarys, exact)
+
+
+@pytest.mark.parametrize("model", ["deepseek_v2", "gpt_oss"], indirect=True)
+def test_logits_of_a_mixture_of_experts_hardly_change(model: Any) -> None:
+    tokens = mx.random.randint(0, 256, (2, 90))
+    expected = logits_of(model, tokens)
+    cpu_math.install(model)
+    assert furthest(logits_of(model, tokens), expected) < 2e-5
 
 
 @pytest.mark.parametrize("model", ["llama"], indirect=True)
