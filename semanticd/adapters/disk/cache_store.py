@@ -80,7 +80,7 @@ class DiskCacheStore:
         self._stop = threading.Event()
         self.write_queue = WriteQueue(log=log, on_idle=self._write_touches)
         """All writing to the folder, in order; the agent archive shares it."""
-        self._readers = ThreadPoolExecutor(options.num_readers, thread_name_prefix="semanticd-warm-reader")
+        self._readers = _start_readers(options.num_readers)
         self._recovery = recovery
         storage.on_damaged_index = self._rebuild_soon
         if recovery is not None:
@@ -368,3 +368,13 @@ class DiskCacheStore:
         self._recovery.survey()
         with self._lock:
             self._rebuilding = False
+
+
+def _start_readers(number: int) -> ThreadPoolExecutor:
+    """Return so many threads, all of them started: else the first reads would wait until each of them runs."""
+    readers = ThreadPoolExecutor(number, thread_name_prefix="semanticd-warm-reader")
+    # One that waits is not idle, so that the next is started.
+    all_started = threading.Barrier(number)
+    for _ in range(number):
+        readers.submit(all_started.wait, 10.0)
+    return readers

@@ -97,6 +97,13 @@ def test_everything_is_there_after_a_restart_and_no_file_is_looked_at(
     assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain)
 
 
+def test_all_readers_run_before_the_first_read(open_store: Open) -> None:
+    before = {thread.ident for thread in threading.enumerate()}
+    open_store(num_readers=3)
+    started = [thread for thread in threading.enumerate() if thread.ident not in before]
+    assert sum(thread.name.startswith("semanticd-warm-reader") for thread in started) == 3
+
+
 def test_a_second_owner_is_refused_with_the_folder_and_the_first_ones_pid(open_store: Open) -> None:
     store = open_store()
     with pytest.raises(CacheError) as caught:
