@@ -373,7 +373,7 @@ class DiskCacheStore:
 def _start_readers(number: int) -> ThreadPoolExecutor:
     """Return so many threads, all of them started: else the first reads would wait until each of them runs."""
     readers = ThreadPoolExecutor(number, thread_name_prefix="semanticd-warm-reader")
-    # One that waits is not idle, so that the next is started.
+    # One that waits is not idle, so that the next is started; not for ever, should the system refuse one.
     all_started = threading.Barrier(number)
     for _ in range(number):
         readers.submit(all_started.wait, 10.0)

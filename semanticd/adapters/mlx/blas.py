@@ -4,7 +4,7 @@ MLX's own Linux wheel brings a reference BLAS (about 2 GFLOP/s on two cores); MK
 On macOS, Accelerate is built in and nothing is done.
 
 MKL runs on TBB's threads where it can. OpenMP's, its default, meet at a barrier in every product and spin between
-products: a decode step makes hundreds of small ones while Python describes the next, and takes a third longer.
+products: a decode step makes hundreds of small ones while Python describes the next, and takes a sixth longer.
 """
 
 from __future__ import annotations

@@ -26,6 +26,11 @@ def no_collections() -> Iterator[None]:
     gc.enable()
 
 
+def kept() -> int:
+    mx.synchronize()
+    return mx.get_active_memory()
+
+
 @pytest.mark.parametrize("family", sorted(BUILDERS))
 def test_a_closed_sequence_leaves_nothing_behind(family: str) -> None:
     runner = MlxModelRunner(build(family), fingerprint=ModelFingerprint("00" * 32), block_tokens=16)
@@ -44,10 +49,6 @@ def test_a_closed_sequence_leaves_nothing_behind(family: str) -> None:
         runner.close(sequence)
         return block
 
-    def kept() -> int:
-        mx.synchronize()
-        return mx.get_active_memory()
-
     live(0, [])
     before = kept()
     block = live(1, [])
@@ -61,9 +62,20 @@ def test_warming_up_leaves_nothing_behind_either(family: str) -> None:
     model = build(family)
     runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32), block_tokens=16)
     runner.warm_up()
-    mx.synchronize()
-    before = mx.get_active_memory()
+    before = kept()
     runner.warm_up()
-    mx.synchronize()
     assert (runner.running_bytes(), runner.decode()) == (0, [])
-    assert mx.get_active_memory() - before <= 4096
+    assert kept() - before <= 4096
+
+
+@pytest.mark.parametrize("family", sorted(BUILDERS))
+def test_a_model_that_is_let_go_needs_no_collector(family: str) -> None:
+    """The daemon freezes what was loaded, and a model that is swapped out must go all the same."""
+    before = kept()
+    model = BUILDERS[family]()
+    runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32), block_tokens=16)
+    runner.warm_up()
+    assert kept() - before > 100_000
+    runner.release()
+    del model, runner
+    assert kept() - before <= 4096
