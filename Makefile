@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt contrib/dev/setup.sh
 	@touch $@
 
 demo: setup  ## Two agents, a restart, and what they did not have to compute again
-	@$(PY) contrib/demo/demo.py
+	@$(PY) contrib/examples/demo.py
 
 ifeq ($(strip $(ARGS)),)
 test: setup  ## Run the tests, and hold the coverage of the pure rooms at 90 % of branches
@@ -63,7 +63,7 @@ test-clients: setup  ## Run the tests with third-party SDKs and libraries, and s
 	@$(PY) -m pytest -m "clients and not slow" $(ARGS)
 
 package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac's wheels of all dependencies
-	@$(PY) contrib/checks/packaging.py $(ARGS)
+	@$(PY) contrib/dev/checks/package_check.py $(ARGS)
 
 lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts
 	@$(VENV)/bin/ruff format --check .
@@ -78,7 +78,7 @@ format: setup  ## Format, and fix what ruff can fix
 
 bench: setup  ## Measure semanticd, mlx_lm.server and llama.cpp; writes docs/benchmarks.md (ARGS="--help")
 	@$(PY) -c "import matplotlib" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[bench]"
-	@$(PY) contrib/bench/run.py $(ARGS)
+	@$(PY) contrib/dev/bench/run.py $(ARGS)
 
 docs: setup  ## Build the documentation into site/
 	@$(PY) -c "import material" 2>/dev/null || $(VENV)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
@@ -86,7 +86,7 @@ docs: setup  ## Build the documentation into site/
 	@echo "site/index.html"
 
 screens: setup  ## Draw the dashboard's screens for the documentation into docs/img/
-	@$(PY) -m contrib.dev.screens
+	@$(PY) -m contrib.dev.generators.screens
 
 constraints:  ## Resolve constraints.txt anew from pyproject.toml (needs uv)
 	@bash contrib/dev/constraints.sh

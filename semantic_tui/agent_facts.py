@@ -47,7 +47,7 @@ def turn_row(number: int, turn: Mapping[str, Any]) -> Row:
     return str(turn.get("request_id") or number), tuple(escape(cell) for cell in cells)
 
 
-def miss_told(miss: Any) -> Content:
+def miss_text(miss: Any) -> Content:
     """Return why a turn computed more than its new tokens: where it left the cache, what was kept and what came."""
     if not isinstance(miss, Mapping):
         return Content.styled("No miss: only what was new was computed.", "$success")
@@ -61,7 +61,7 @@ def miss_told(miss: Any) -> Content:
     return Content.assemble(*parts)
 
 
-def blocks_told(row: Mapping[str, Any], width: int) -> Content:
+def blocks_text(row: Mapping[str, Any], width: int) -> Content:
     """Return where an agent's blocks are and with whom it shares them."""
     num_blocks, num_hot = int(row.get("num_blocks") or 0), int(row.get("num_hot_blocks") or 0)
     facts = {

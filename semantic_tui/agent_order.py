@@ -20,7 +20,7 @@ def next_key(sort: str) -> str:
     return keys[(keys.index(sort) + 1) % len(keys)]
 
 
-def order_told(sort: str, reverse: bool) -> str:
+def order_text(sort: str, reverse: bool) -> str:
     """Return the order in words."""
     return f"by {SORT_KEYS[sort]} {'▲' if (sort in _ASCENDING) ^ reverse else '▼'}"
 

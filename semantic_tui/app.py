@@ -20,8 +20,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from semantic_tui.connection import Connection
-from semantic_tui.looks import Look, Looks
-from semantic_tui.model_facts import load_told, swap_told, unload_told
+from semantic_tui.model_facts import load_text, swap_text, unload_text
+from semantic_tui.polling import Look, Polling
 from semantic_tui.screens.agent import AgentScreen
 from semantic_tui.screens.dashboard import DashboardScreen
 from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, WordDialog
@@ -95,7 +95,7 @@ class Dashboard(App[None]):
         self._connect = connect
         self._draw_pending = False
         self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)
-        self._looks = Looks(self.connection, self.state, clock)
+        self._polling = Polling(self.connection, self.state, clock)
 
     def on_mount(self) -> None:
         """Begin to watch."""
@@ -128,7 +128,7 @@ class Dashboard(App[None]):
         screen = next((s for s in reversed(self.screen_stack) if isinstance(s, WatchScreen)), None)
         if screen is not None and screen.is_mounted:
             screen.refresh_from(self.state)
-            look = self._looks.due(self.place, self.chosen) if self._connect else None
+            look = self._polling.due(self.place, self.chosen) if self._connect else None
             if look is not None:
                 self.run_worker(self._look(look), group="look", exclusive=True)
 
@@ -199,7 +199,7 @@ class Dashboard(App[None]):
             model = answer
         else:
             told = {
-                "swap": swap_told, "load": load_told, "unload": unload_told,
+                "swap": swap_text, "load": load_text, "unload": unload_text,
             }[deed](self.state, model)  # fmt: skip
             if not await self.push_screen_wait(ConfirmDialog(f"{deed.title()} {model}?", told)):
                 return
@@ -226,7 +226,7 @@ class Dashboard(App[None]):
 
     async def _look_at(self, agent: str) -> None:
         try:
-            await self._looks.at_agent(agent)
+            await self._polling.at_agent(agent)
         except ControlError as error:
             self.state.details.pop(agent, None)
             if self.state.connected:

@@ -37,7 +37,7 @@ def model_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def changes_told(state: WatchState) -> Content:
+def changes_text(state: WatchState) -> Content:
     """Return a line per change, newest first; a failed one says why and what serves now."""
     lines = []
     for model, change in reversed(state.changes.items()):
@@ -93,7 +93,7 @@ def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
     return f"{told}; {size(free)} are free.", need <= free
 
 
-def swap_told(state: WatchState, model: str) -> str:
+def swap_text(state: WatchState, model: str) -> str:
     """Return what a swap will do: memory, drain, agents affected, rollback."""
     old = state.status.get("model")
     if old == model:
@@ -116,7 +116,7 @@ def swap_told(state: WatchState, model: str) -> str:
     )
 
 
-def load_told(state: WatchState, model: str) -> str:
+def load_text(state: WatchState, model: str) -> str:
     """Return what loading beside the present models will do."""
     memory, fits = _memory(state, model)
     refused = (
@@ -128,7 +128,7 @@ def load_told(state: WatchState, model: str) -> str:
     )
 
 
-def unload_told(state: WatchState, model: str) -> str:
+def unload_text(state: WatchState, model: str) -> str:
     """Return what unloading will do."""
     row = _row(state, model)
     if not row.get("loaded"):

@@ -1,7 +1,7 @@
 # A formula for a tap of your own. A release sets `url` and `sha256`:
 #
 #     make package-check
-#     python contrib/dev/homebrew_formula.py URL-OF-THE-SDIST dist/semanticd-0.1.0.tar.gz
+#     python contrib/dev/generators/homebrew_formula.py URL-OF-THE-SDIST dist/semanticd-0.1.0.tar.gz
 #
 # then: brew tap-new you/semanticd, copy this file into its Formula folder, brew install you/semanticd/semanticd
 class Semanticd < Formula

@@ -13,7 +13,7 @@ from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import DataTable, Static, TabbedContent, TabPane
 
-from semantic_tui.agent_facts import TURN_COLUMNS, blocks_told, miss_told, transcript, turn_row
+from semantic_tui.agent_facts import TURN_COLUMNS, blocks_text, miss_text, transcript, turn_row
 from semantic_tui.plain import number
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
@@ -34,7 +34,7 @@ class Tile(VerticalScroll):
         self.agent = agent
         self.border_title = escape(agent)
         self._shown: tuple[str, int] | None = None
-        self._told = ""
+        self._text = ""
 
     def compose(self) -> Iterable[Widget]:
         """Hold one text."""
@@ -51,8 +51,8 @@ class Tile(VerticalScroll):
             told += f", {number(requests[0]['tokens_per_s'], ' tok/s', digits=1)}"
         if stream is not None:
             told += f", {stream.num_tokens} tokens"
-        if told != self._told:
-            self._told, self.border_subtitle = told, escape(told)
+        if told != self._text:
+            self._text, self.border_subtitle = told, escape(told)
         mark = (stream.request, stream.num_tokens) if stream else None
         if stream is None or mark == self._shown:
             return
@@ -147,7 +147,7 @@ class AgentScreen(AgentActionsScreen):
         self._show_why()
         self.query_one("#transcript", ShownText).show_text(transcript(details, state, agent))
         width = max(20, self.size.width - 6)
-        self.query_one("#blocks", ShownText).show_text(blocks_told({**details, **state.agent(agent)}, width))
+        self.query_one("#blocks", ShownText).show_text(blocks_text({**details, **state.agent(agent)}, width))
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Explain the turn under the cursor."""
@@ -157,7 +157,7 @@ class AgentScreen(AgentActionsScreen):
         details = self.dashboard.state.details.get(self.chosen_agent() or "", {})
         turns = (details.get("turns") or [])[::-1]
         at = self.query_one("#turns", RowsTable).cursor_row
-        told = miss_told(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
+        told = miss_text(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
         self.query_one("#why", ShownText).show_text(told)
 
     def action_step(self, by: int) -> None:

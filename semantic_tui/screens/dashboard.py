@@ -13,7 +13,7 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Input
 
 from semantic_tui.agent_columns import AgentColumn, columns_for
-from semantic_tui.agent_order import SORT_KEYS, listed, next_key, order_told
+from semantic_tui.agent_order import SORT_KEYS, listed, next_key, order_text
 from semantic_tui.screens.panels import activity_lines, pool_lines
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
@@ -104,7 +104,7 @@ class DashboardScreen(AgentActionsScreen):
             [(str(r.get("id")), agent_cells(r, columns, watched=str(r.get("id")) in watched)) for r in rows]
         )
         found = f"{len(rows)} of {len(state.agents)}" if self._words else str(len(rows))
-        table.entitle(f"Agents ({found})", order_told(self._sort, self._reverse))
+        table.entitle(f"Agents ({found})", order_text(self._sort, self._reverse))
         hint.display = not state.agents
         table.display = bool(state.agents)
         if self.focused is None:

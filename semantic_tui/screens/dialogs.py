@@ -49,13 +49,13 @@ class ConfirmDialog(ModalScreen[bool]):
     def __init__(self, title: str, told: str) -> None:
         """Ask about `told`."""
         super().__init__()
-        self._heading, self._told = title, told
+        self._heading, self._text = title, told
 
     def compose(self) -> ComposeResult:
         """Lay out the dialog."""
         with Vertical(classes="dialog"):
             yield Label(Content(self._heading), classes="heading")
-            yield Static(Content(self._told))
+            yield Static(Content(self._text))
             with Horizontal(classes="buttons"):
                 yield Button("Yes (y)", id="yes", variant="warning")
                 yield Button("No (n)", id="no")
@@ -77,13 +77,13 @@ class WordDialog(ModalScreen["str | None"]):
     def __init__(self, title: str, told: str, value: str = "") -> None:
         """Ask, with a suggestion."""
         super().__init__()
-        self._heading, self._told, self._value = title, told, value
+        self._heading, self._text, self._value = title, told, value
 
     def compose(self) -> ComposeResult:
         """Lay out the dialog."""
         with Vertical(classes="dialog"):
             yield Label(Content(self._heading), classes="heading")
-            yield Static(Content(self._told))
+            yield Static(Content(self._text))
             yield Input(self._value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import DataTable
 
-from semantic_tui.model_facts import MODEL_COLUMNS, NARROW_COLUMNS, changes_told, model_cells
+from semantic_tui.model_facts import MODEL_COLUMNS, NARROW_COLUMNS, changes_text, model_cells
 from semantic_tui.plain import size
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
@@ -51,7 +51,7 @@ class ModelsScreen(WatchScreen):
         columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
         table.name_columns(columns)
         table.show_rows([(str(row.get("id")), model_cells(row)[: len(columns)]) for row in state.models])
-        self.query_one("#changes-text", ShownText).show_text(changes_told(state))
+        self.query_one("#changes-text", ShownText).show_text(changes_text(state))
 
     def action_change(self, deed: str) -> None:
         """Ask, and change the model under the cursor."""

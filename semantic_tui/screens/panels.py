@@ -20,7 +20,7 @@ def pool_lines(state: WatchState, width: int, height: int) -> list[Content]:
     budget = float(cache.get("budget_bytes") or 0)
     used = sum(float(cache.get(key) or 0) for key in ("running_bytes", "hot_bytes", "in_flight_bytes"))
     above = [
-        _told(
+        _text(
             "RAM", f"{size(used)} of {size(budget)}", f"{100 * used / budget:.0f} %" if budget else "-", width
         ),
         f.budget_bar(cache, width),
@@ -38,7 +38,7 @@ def pool_lines(state: WatchState, width: int, height: int) -> list[Content]:
     return [*above, *drawn, f.block_legend(blocks, width, rows), *below]
 
 
-def _told(name: str, told: str, right: str, width: int) -> Content:
+def _text(name: str, told: str, right: str, width: int) -> Content:
     if len(told) + len(right) + 11 > width:
         right = ""
     gap = " " * max(1, width - 10 - len(told) - len(right))
@@ -61,7 +61,7 @@ def activity_lines(state: WatchState, width: int, height: int) -> list[Content]:
     newest = {name: points[-1] if points else None for name, points in history.items()}
     itl = newest["itl_ms"]
     lines = [
-        _told("engine", f"{running} running, {waiting} waiting", rate, width),
+        _text("engine", f"{running} running, {waiting} waiting", rate, width),
         f.series_line("TTFT", history["ttft_ms"], duration(newest["ttft_ms"] or None), width),
         f.series_line("ITL", history["itl_ms"], number(itl or None, " ms", digits=1), width),
         f.series_line("tokens/s", history["tokens_per_s"], number(newest["tokens_per_s"], digits=1), width),

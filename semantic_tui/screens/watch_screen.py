@@ -11,8 +11,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer
 
+from semantic_tui.app_protocol import Steering
 from semantic_tui.state import WatchState
-from semantic_tui.steering import Steering
 from semantic_tui.widgets.top_line import ConnectionLine, PlacesLine, TopLine
 
 _PALETTE_FROM = 100

@@ -15,12 +15,12 @@ from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import LOOPBACK_HOSTS, HttpConfig
-from semanticd.adapters.http.services import HttpServices
+from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
+from semanticd.adapters.http.core.services import HttpServices
 from semanticd.adapters.logs import log_context
-from semanticd.adapters.mlx.gguf import convert
-from semanticd.adapters.mlx.heap import limit_buffer_cache
-from semanticd.adapters.mlx.model_loader import MlxModelLoader
+from semanticd.adapters.mlx.model.gguf import convert
+from semanticd.adapters.mlx.model.loader import MlxModelLoader
+from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.application.ports.telemetry import EventBus, Log

@@ -13,24 +13,24 @@ import psutil
 
 from semanticd import __version__
 from semanticd.adapters.config import Settings
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.agent_package import DiskAgentPackage
-from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
-from semanticd.adapters.disk.write_rules import WritePolicy
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.adapters.disk.blocks.write_policy import WritePolicy
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
-from semanticd.application.agent_cache_store import AgentCacheStore
-from semanticd.application.agent_registry import AgentRegistry
-from semanticd.application.agents import AgentsService
-from semanticd.application.batch_engine import BlockPoolBatchEngine
-from semanticd.application.cache import CacheService
-from semanticd.application.gauges import Gauges
-from semanticd.application.generate import GenerateService
-from semanticd.application.models import ModelsService
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.generation.service import GenerateService
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.models import ModelSource
 from semanticd.application.ports.telemetry import EventBus, Log
-from semanticd.application.status import RequestsService, StatusService
+from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.cache import CacheService
+from semanticd.application.services.gauges import Gauges
+from semanticd.application.services.models import ModelsService
+from semanticd.application.services.status import RequestsService, StatusService
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 
@@ -44,7 +44,7 @@ class Daemon:
     """Everything that was put together, for the daemon to start and stop."""
 
     engine: BlockPoolBatchEngine
-    warm: DiskCacheStore
+    warm: DiskWarmStore
     archive: DiskAgentArchive
     generate: GenerateService
     agents: AgentsService
@@ -72,7 +72,7 @@ def build(
     clock = SystemClock()
     metrics = PrometheusMetrics()
     cap_gb, budget_gb = settings.agent.cache_max_gb, settings.agent.write_budget_gb_per_day
-    warm = DiskCacheStore.open(
+    warm = DiskWarmStore.open(
         Path(settings.agent.cache_dir).expanduser(),
         options=WarmOptions(
             cap_bytes=int(cap_gb * _GIB) if cap_gb else None,
@@ -133,7 +133,7 @@ def build(
         warm=warm,
         archive=archive,
         generate=GenerateService(engine=engine, models=models, metrics=metrics, log=log),
-        agents=AgentsService(engine=engine, clock=clock, package=DiskAgentPackage()),
+        agents=AgentsService(engine=engine, clock=clock, package=DiskAgentExportFile()),
         models=models,
         requests=RequestsService(engine=engine, clock=clock),
         status=status,

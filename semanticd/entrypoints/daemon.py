@@ -130,8 +130,8 @@ class _Life:
     async def live(self) -> int:
         """Start in order, wait, stop in reverse."""
         # Only now: these imports take seconds and need the BLAS loaded first.
-        from semanticd.adapters.mlx.blas import load_fast_blas
-        from semanticd.adapters.mlx.heap import return_freed_memory
+        from semanticd.adapters.mlx.platform.blas import load_fast_blas
+        from semanticd.adapters.mlx.platform.heap import return_freed_memory
 
         return_freed_memory(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
         blas = load_fast_blas()
@@ -231,13 +231,13 @@ class _Life:
         gc.freeze()
 
     def _tidy_memory(self) -> None:
-        from semanticd.adapters.mlx.heap import give_back
+        from semanticd.adapters.mlx.platform.heap import give_back
 
         give_back()
         self._reserve_memory()
 
     def _reserve_memory(self) -> None:
-        from semanticd.adapters.mlx.heap import reserve
+        from semanticd.adapters.mlx.platform.heap import reserve
 
         reserve(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
 

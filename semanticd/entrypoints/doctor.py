@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from semanticd.adapters.config import Settings, load_settings
-from semanticd.adapters.mlx.blas import load_fast_blas
+from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.process import bind_listener
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
@@ -131,7 +131,7 @@ def check_mlx(*, touch: bool) -> Finding:
     if not touch:
         return Finding("mlx", "ok", text, facts=dict(versions))
     try:
-        from semanticd.adapters.mlx.probe import probe_mlx
+        from semanticd.adapters.mlx.platform.probe import probe_mlx
 
         probe = probe_mlx()
     except Exception as error:  # noqa: BLE001 (whatever a broken back-end raises is the finding)

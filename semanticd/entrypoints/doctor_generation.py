@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from semanticd.adapters.config import Settings
-from semanticd.application.generate import Generator
+from semanticd.application.generation.service import Generator
 from semanticd.domain.chat import TextPrompt
 from semanticd.domain.generation import GenerationRequest, SamplingParams
 from semanticd.domain.ids import RequestId

@@ -13,7 +13,7 @@ from semanticd.application.ports.models import PullProgress
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Convert a GGUF file; MLX is imported only for this."""
-    from semanticd.adapters.mlx.gguf import convert
+    from semanticd.adapters.mlx.model.gguf import convert
 
     convert(gguf, folder)
 

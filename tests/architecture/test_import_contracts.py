@@ -26,7 +26,8 @@ PACKAGES = ("semanticd", "semantic_tui")
 CONFIGURATION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = {contract["name"]: contract for contract in CONFIGURATION["tool"]["importlinter"]["contracts"]}
 
-# Contract → lines to append, by file. A file that is not there yet is made: its name is one the design gives.
+# Contract → lines to append, by file. A file that is not there yet is made: a layer contract is exhaustive and refuses
+# it. (Most upward imports would also break the contract against cycles; each test here breaks one contract only.)
 VIOLATIONS: Mapping[str, Mapping[str, str]] = {
     "Hexagon: entrypoints > adapters > application > (domain | control)": {
         "semanticd/domain/ids.py": "import semanticd.bench",
@@ -55,24 +56,36 @@ VIOLATIONS: Mapping[str, Mapping[str, str]] = {
     "Domain reading order": {
         "semanticd/domain/stop_matcher.py": "import semanticd.domain.transcript",
     },
-    "Application reading order": {
-        "semanticd/application/status.py": "import semanticd.application.generate",
+    "Application rooms": {
+        "semanticd/application/planted.py": "",
     },
-    "HTTP reading order": {
-        "semanticd/adapters/http/middleware.py": "import semanticd.adapters.http.ops",
-        "semanticd/adapters/http/ops.py": "",
+    "Engine reading order": {
+        "semanticd/application/engine/queue.py": "import semanticd.application.engine.completion",
+    },
+    "Cache reading order": {
+        "semanticd/application/cache/planted.py": "",
+    },
+    "HTTP rooms": {
+        "semanticd/adapters/http/planted.py": "",
+    },
+    "HTTP core reading order": {
+        "semanticd/adapters/http/core/rate_limit.py": "import semanticd.adapters.http.core.config",
+    },
+    "HTTP dialects do not know one another": {
+        "semanticd/adapters/http/openai/chat/resource.py": "import semanticd.adapters.http.anthropic.wire",
+    },
+    "A dialect's reading order": {
+        "semanticd/adapters/http/openai/chat/parse.py": "import semanticd.adapters.http.openai.chat.render",
+    },
+    "Disk rooms": {
+        "semanticd/adapters/disk/planted.py": "",
+    },
+    "MLX rooms": {
+        "semanticd/adapters/mlx/platform/heap.py": "import semanticd.adapters.mlx.constraints.thinking_gate",
     },
     "No cycles among siblings": {
         "semanticd/control/planted_one.py": "import semanticd.control.planted_two",
         "semanticd/control/planted_two.py": "import semanticd.control.planted_one",
-    },
-    "The Anthropic dialect stands alone": {
-        "semanticd/adapters/http/anthropic.py": "import semanticd.adapters.http.openai_chat_wire",
-        "semanticd/adapters/http/openai_chat_wire.py": "",
-    },
-    "The OpenAI dialect stands alone": {
-        "semanticd/adapters/http/openai_chat.py": "import semanticd.adapters.http.anthropic_wire",
-        "semanticd/adapters/http/anthropic_wire.py": "",
     },
 }
 
@@ -147,11 +160,7 @@ def test_every_adapter_room_but_one_is_kept_from_mlx() -> None:
     assert rooms - {"mlx"} <= names_in("MLX lives in one room", "source_modules")
 
 
-def test_every_module_of_a_dialect_is_held_by_its_stand_alone_contract() -> None:
-    modules = {path.stem for path in (REPOSITORY / "semanticd" / "adapters" / "http").glob("*.py")}
-    anthropic = {module for module in modules if module.startswith("anthropic")}
-    openai = {module for module in modules if module.startswith(("openai", "completions"))}
-    assert anthropic <= names_in("The Anthropic dialect stands alone", "source_modules")
-    assert anthropic <= names_in("The OpenAI dialect stands alone", "forbidden_modules")
-    assert openai <= names_in("The OpenAI dialect stands alone", "source_modules")
-    assert openai <= names_in("The Anthropic dialect stands alone", "forbidden_modules")
+def test_every_dialect_is_independent_of_the_others() -> None:
+    http = REPOSITORY / "semanticd" / "adapters" / "http"
+    rooms = {str(path.parent.relative_to(REPOSITORY)).replace("/", ".") for path in http.rglob("resource.py")}
+    assert rooms == set(CONTRACTS["HTTP dialects do not know one another"]["modules"])

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.cache_store import DiskCacheStore
-from semanticd.application.ports.cache_store import AgentArchive
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent
-from tests.fakes.cache_store import MemoryAgentArchive
+from tests.fakes.warm_store import MemoryAgentArchive
 
 
 @pytest.fixture(params=["memory", "disk, still queued", "disk, durable"])
@@ -23,7 +23,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AgentArc
     if request.param == "memory":
         yield MemoryAgentArchive()
         return
-    store = DiskCacheStore.open(tmp_path / "caches")
+    store = DiskWarmStore.open(tmp_path / "caches")
     opened = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
     if request.param == "disk, durable":
         save, delete = opened.save, opened.delete

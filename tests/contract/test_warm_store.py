@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
-from semanticd.application.ports.cache_store import WarmStore
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.block import root_hash
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 from tests.fakes.blocks import LAYOUT, make_chain, make_record, names, same
-from tests.fakes.cache_store import MemoryWarmStore
+from tests.fakes.warm_store import MemoryWarmStore
 
 MakeStore = Callable[..., WarmStore]
 
@@ -38,7 +38,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeS
         if request.param == "memory":
             store = MemoryWarmStore(**options)
         else:
-            store = DiskCacheStore.open(tmp_path / "caches", options=WarmOptions(**options), now=Ticks())
+            store = DiskWarmStore.open(tmp_path / "caches", options=WarmOptions(**options), now=Ticks())
         opened.append(store)
         return store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from semanticd.adapters.http.openapi import OPERATIONS
+from semanticd.adapters.http.operations.openapi import OPERATIONS
 from tests.docs.markdown_page import read_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api-reference.md"

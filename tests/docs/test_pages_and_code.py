@@ -60,7 +60,7 @@ def test_the_architecture_page_of_the_adapters_names_every_room() -> None:
 
 
 def test_the_capacity_tables_are_what_the_script_computes(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(ROOT / "contrib/checks/kv_capacity.py"))["main"]()
+    runpy.run_path(str(ROOT / "contrib/dev/checks/kv_capacity.py"))["main"]()
     computed = [line.replace(" x ", " × ") for line in capsys.readouterr().out.splitlines() if line]
     page = _text(DOCS / "operations.md").splitlines()
     assert [line for line in computed if line not in page] == []

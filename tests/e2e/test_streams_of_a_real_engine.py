@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.http.http_config import HttpConfig
-from semanticd.adapters.mlx.model_runner import MlxModelRunner
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.entrypoints import assembly
 from tests.fakes.asgi_client import Answer, until
 from tests.fakes.tiny_folder import write_tiny_model

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from semanticd.application.ports.cache_store import BlockRecord, TensorBytes
+from semanticd.application.ports.warm_store import BlockRecord, TensorBytes
 from semanticd.domain.block import Block, BlockKind, hash_block, root_hash
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 

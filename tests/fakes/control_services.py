@@ -265,7 +265,7 @@ class FakeLogLevel:
         return {"level": level, "previous": previous}
 
 
-class SilentLog:
+class NullLog:
     """Keeps what was logged."""
 
     def __init__(self) -> None:

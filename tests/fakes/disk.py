@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from semanticd.adapters.disk.atomic import FileSystem
+from semanticd.adapters.disk.files.atomic import FileSystem
 
 
 class FaultyFileSystem(FileSystem):

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from semanticd.application.agent_cache_store import AgentCacheStore
-from semanticd.application.agent_registry import AgentRegistry
-from semanticd.application.batch_engine import BlockPoolBatchEngine
-from semanticd.application.live_sequence import (
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.engine.running_sequence import (
     SequenceEnded,
     SequenceFailed,
     SequenceStarted,
@@ -31,16 +31,17 @@ from semanticd.application.live_sequence import (
     SequenceUpdate,
     Submission,
 )
-from semanticd.application.ports.cache_store import AgentArchive, WarmStore
+from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
 from semanticd.domain.ids import AgentId, RequestId
 from semanticd.domain.scheduler import SchedulerLimits
 from semanticd.domain.transcript import Segment
-from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.model_runner import HashRunner, loaded_model
 from tests.fakes.telemetry import ManualClock, RecordingBus, RecordingLog, RecordingMetrics
 from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 _T = TypeVar("_T")
 

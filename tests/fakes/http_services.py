@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from semanticd.adapters.http.services import HttpServices, Rows
+from semanticd.adapters.http.core.services import HttpServices, Rows
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.errors import AgentNotFoundError, ConflictError, ModelNotFoundError
 from tests.fakes.generator import ScriptedGenerator

@@ -8,9 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from semanticd.adapters.mlx import cpu_math
-from semanticd.adapters.mlx.model_runner import MlxModelRunner
-from semanticd.adapters.mlx.stream_decoder import WindowStreamDecoder
+from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.adapters.mlx.platform import cpu_math
+from semanticd.adapters.mlx.text.stream_decoder import WindowStreamDecoder
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint
 from semanticd.domain.model_cache_spec import StoragePrecision

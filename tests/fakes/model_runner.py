@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from semanticd.application.ports.cache_store import TensorBytes
 from semanticd.application.ports.inference import (
     BlockPayload,
     DecodedToken,
@@ -25,6 +24,7 @@ from semanticd.application.ports.inference import (
     PrefixPart,
     Tokenizer,
 )
+from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.errors import CacheError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId

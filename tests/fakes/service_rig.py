@@ -16,14 +16,14 @@ from typing import Any
 
 from typing_extensions import Self
 
-from semanticd.application.agents import AgentsService
-from semanticd.application.cache import CacheService
-from semanticd.application.engine_stream import EngineStream
-from semanticd.application.generate import GenerateService
-from semanticd.application.models import ModelsService
-from semanticd.application.ports.agent_package import AgentPackage
+from semanticd.application.generation.service import GenerateService
+from semanticd.application.generation.stream import EngineStream
+from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.inference import Tokenizer
-from semanticd.application.status import RequestsService, StatusService
+from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.cache import CacheService
+from semanticd.application.services.models import ModelsService
+from semanticd.application.services.status import RequestsService, StatusService
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
 from semanticd.domain.ids import AgentId, RequestId
@@ -46,7 +46,7 @@ class ServiceRig:
         context_length: int = 4096,
         memory_bytes: int = 1_000_000,
         load_on_demand: bool = False,
-        package: AgentPackage | None = None,
+        package: AgentExportFile | None = None,
         load: bool = True,
         **engine: Any,
     ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import Services
-from tests.fakes.control_services import SilentLog, fake_services
+from tests.fakes.control_services import NullLog, fake_services
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ class ServedHome:
             path=self.folder / "semanticd.sock",
             services=self.services,
             identity=Identity("0.1.0", os.getpid()),
-            log=SilentLog(),
+            log=NullLog(),
         )
         await self._server.start()
 

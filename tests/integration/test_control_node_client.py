@@ -12,7 +12,7 @@ import pytest
 
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.server import ControlServer
-from tests.fakes.control_services import SilentLog, fake_services
+from tests.fakes.control_services import NullLog, fake_services
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = REPOSITORY / "contrib" / "examples" / "control-client.mjs"
@@ -45,7 +45,7 @@ def test_it_shows_status_swaps_and_prints_tokens(short_tmp_path: Path) -> None:
             path=short_tmp_path / "semanticd.sock",
             services=services,
             identity=Identity("0.1.0", os.getpid()),
-            log=SilentLog(),
+            log=NullLog(),
         )
         await server.start()
         try:

@@ -28,7 +28,7 @@ from semanticd.control.client import (
 )
 from semanticd.control.framing import MAX_FRAME_BYTES, FrameReader
 from semanticd.domain.errors import DaemonError
-from tests.fakes.control_services import SilentLog, fake_services
+from tests.fakes.control_services import NullLog, fake_services
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ async def serving(folder: Path, *, services: Services | None = None, **options: 
         path=folder / "semanticd.sock",
         services=services or fake_services(),
         identity=Identity(version="0.1.0", pid=os.getpid()),
-        log=options.pop("log", SilentLog()),
+        log=options.pop("log", NullLog()),
         **options,
     )
     await server.start()
@@ -231,7 +231,7 @@ def test_a_command_that_fails_unexpectedly_answers_and_is_logged(short_tmp_path:
             return {"thing": object()}
 
     async def scenario() -> None:
-        log = SilentLog()
+        log = NullLog()
         services = replace(fake_services(), status=Broken(), cache=NotPlain())
         async with (
             serving(short_tmp_path, services=services, log=log) as server,
@@ -505,7 +505,7 @@ def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many(short_tmp_pa
 
 def test_another_user_is_refused(short_tmp_path: Path) -> None:
     async def scenario() -> None:
-        log = SilentLog()
+        log = NullLog()
         async with serving(short_tmp_path, uid_of=lambda _: os.getuid() + 1, log=log) as server:
             with pytest.raises(CommandFailed) as failed:
                 await AsyncControlClient.connect(server.path)
@@ -581,7 +581,7 @@ def test_a_state_that_cannot_be_taken_once_is_shown_when_it_can(short_tmp_path: 
             return {"state": "ready"}
 
     async def scenario() -> None:
-        log = SilentLog()
+        log = NullLog()
         async with (
             serving(
                 short_tmp_path,

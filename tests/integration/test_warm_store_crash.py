@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.cache_store import DiskCacheStore
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.ids import AgentId
 from tests.fakes.blocks import iter_chain, make_chain, names, same
 from tests.integration.warm_store_writer import BLOCK_BYTES, NUM_AGENTS, agent_after
@@ -84,7 +84,7 @@ def writers(tmp_path: Path) -> Iterator[Writers]:
 
 def check(writers: Writers, *, nothing_pruned: bool) -> int:
     """Open the folder as the next start would and look at everything; returns how many blocks there are."""
-    store = DiskCacheStore.open(writers.folder)
+    store = DiskWarmStore.open(writers.folder)
     archive = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
     try:
         assert store.recovery is not None, "an unclean end was not noticed"
@@ -109,7 +109,7 @@ def check(writers: Writers, *, nothing_pruned: bool) -> int:
         store.close()
 
 
-def check_blocks(store: DiskCacheStore) -> None:
+def check_blocks(store: DiskWarmStore) -> None:
     for start in (*range(NUM_AGENTS), *range(50, 55)):
         for record in iter_chain(start=start, num_bytes=BLOCK_BYTES):
             name = record.block.block_hash
@@ -119,7 +119,7 @@ def check_blocks(store: DiskCacheStore) -> None:
 
 
 def check_agents(
-    store: DiskCacheStore, archive: DiskAgentArchive, acked: list[list[str]], *, nothing_pruned: bool
+    store: DiskWarmStore, archive: DiskAgentArchive, acked: list[list[str]], *, nothing_pruned: bool
 ) -> None:
     for number in range(NUM_AGENTS):
         agent = archive.load(AgentId(f"agent-{number}"))

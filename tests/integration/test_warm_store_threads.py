@@ -6,8 +6,8 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from tests.fakes.agents import full_agent
 from tests.fakes.blocks import make_chain, names, same
 
@@ -18,7 +18,7 @@ NUM_STEPS = 120
 def test_threads_that_write_read_delete_and_prune_at_once_leave_a_sound_store(tmp_path: Path) -> None:
     chains = [make_chain(6, start=start, num_bytes=4096) for start in range(5)]
     options = WarmOptions(cap_bytes=100_000, verify_every_s=0.05)
-    store = DiskCacheStore.open(tmp_path / "caches", options=options)
+    store = DiskWarmStore.open(tmp_path / "caches", options=options)
     archive = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
 
     def work(seed: int) -> int:

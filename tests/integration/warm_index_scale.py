@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from semanticd.adapters.disk.cache_store import DiskCacheStore
-from semanticd.adapters.disk.index_rows import NewBlock
+from semanticd.adapters.disk.blocks.index_rows import NewBlock
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.block import Block, hash_block, root_hash
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
@@ -47,7 +47,7 @@ def chain_of(number: int) -> list[NewBlock]:
 
 def fill(folder: Path, num_records: int) -> None:
     """Make an index of so many rows and close it cleanly."""
-    store = DiskCacheStore.open(folder)
+    store = DiskWarmStore.open(folder)
     store.flush()
     for number in range(num_records // CHAIN):
         store._storage.index.add(chain_of(number))
@@ -74,7 +74,7 @@ def measure(folder: Path, num_records: int) -> None:
     """Open the index and look prefixes up; print figures."""
     forget_pages(folder)
     started = time.perf_counter()
-    store = DiskCacheStore.open(folder)
+    store = DiskWarmStore.open(folder)
     opened_ms = 1000 * (time.perf_counter() - started)
     settled_ms = milliseconds(store.flush)
     print(f"records                     {store.stats().num_blocks:,}")
@@ -96,10 +96,10 @@ def measure(folder: Path, num_records: int) -> None:
         f"one prune of 100 leaves     {milliseconds(lambda: store.prune(target_bytes=freed(store))):8.2f} ms"
     )
     store.close()
-    print(f"open and close, warm pages  {milliseconds(lambda: DiskCacheStore.open(folder).close()):8.2f} ms")
+    print(f"open and close, warm pages  {milliseconds(lambda: DiskWarmStore.open(folder).close()):8.2f} ms")
 
 
-def freed(store: DiskCacheStore) -> int:
+def freed(store: DiskWarmStore) -> int:
     return store.stats().bytes_stored - 100 * 12_004_000
 
 

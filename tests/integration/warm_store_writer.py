@@ -13,8 +13,8 @@ import random
 import sys
 from pathlib import Path
 
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.domain.agent import Agent
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
@@ -45,7 +45,7 @@ def write_until_killed(folder: Path, *, seed: int, cap_bytes: int | None, die_at
             os._exit(9)
 
     fs.before = count
-    store = DiskCacheStore.open(folder, options=WarmOptions(cap_bytes=cap_bytes), fs=fs)
+    store = DiskWarmStore.open(folder, options=WarmOptions(cap_bytes=cap_bytes), fs=fs)
     archive = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
     acks = os.open(folder / "acks", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(acks, b"started\n")

@@ -13,12 +13,12 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from semanticd.application.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.domain.ids import AgentId, BlockHash, SequenceId
 from semanticd.domain.prefix_index import PrefixMatch, next_boundary
-from tests.fakes.cache_store import MemoryWarmStore
 from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation
 from tests.fakes.telemetry import RecordingLog, RecordingMetrics
+from tests.fakes.warm_store import MemoryWarmStore
 
 BLOCK = 4
 AGENTS = [AgentId(name) for name in "abc"]

@@ -16,14 +16,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from semanticd.adapters.disk.block_file import encode
-from semanticd.adapters.disk.cache_store import DiskCacheStore, WarmOptions
-from semanticd.adapters.disk.write_rules import WritePolicy
-from semanticd.application.ports.cache_store import BlockRecord
+from semanticd.adapters.disk.blocks.codec import encode
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.adapters.disk.blocks.write_policy import WritePolicy
+from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.ids import ModelFingerprint
 from tests.fakes.blocks import make_chain, make_record, names, same
-from tests.fakes.cache_store import MemoryWarmStore
 from tests.fakes.disk import FaultyFileSystem
+from tests.fakes.warm_store import MemoryWarmStore
 
 OTHER_MODEL = ModelFingerprint("cd" * 32)
 
@@ -78,7 +78,7 @@ class WarmStoreStates(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.store = DiskCacheStore.open(self.folder, options=self.options, fs=self.fs, now=self.tick)
+        self.store = DiskWarmStore.open(self.folder, options=self.options, fs=self.fs, now=self.tick)
         assert self.store.flush(20)
         assert self.store.recovery is None or self.store.recovery.wait(20)
 

@@ -7,9 +7,7 @@ import falcon.asgi
 import msgspec
 from falcon.asgi import Request, Response
 
-from semanticd.adapters.http import errors
-from semanticd.adapters.http.admin import AdminCaches, AdminModels
-from semanticd.adapters.http.agents import (
+from semanticd.adapters.http.agents.resource import (
     Agent,
     AgentActions,
     AgentFiles,
@@ -18,23 +16,25 @@ from semanticd.adapters.http.agents import (
     AgentStats,
     AgentViews,
 )
-from semanticd.adapters.http.anthropic import CountTokens, Messages
-from semanticd.adapters.http.completions import Completions
-from semanticd.adapters.http.exchange import exchange_of
-from semanticd.adapters.http.gateway import Gateway
-from semanticd.adapters.http.guards import Guards
-from semanticd.adapters.http.http_config import HttpConfig
-from semanticd.adapters.http.middleware import ExchangeWrapper
-from semanticd.adapters.http.openai_chat import ChatCompletions
-from semanticd.adapters.http.openai_responses import Responses, StoredResponses
-from semanticd.adapters.http.ops import Health, Metrics, Model, Models, Root
-from semanticd.adapters.http.reference import Docs, OpenApi
-from semanticd.adapters.http.response_store import ResponseStore
-from semanticd.adapters.http.services import HttpServices
+from semanticd.adapters.http.anthropic.resource import CountTokens, Messages
+from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.guards import Guards
+from semanticd.adapters.http.core.middleware import RequestContextWrapper
+from semanticd.adapters.http.core.request_context import request_context_of
+from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.openai.chat.resource import ChatCompletions
+from semanticd.adapters.http.openai.completions.resource import Completions
+from semanticd.adapters.http.openai.responses.resource import Responses, StoredResponses
+from semanticd.adapters.http.openai.responses.store import ResponseStore
+from semanticd.adapters.http.operations.admin import AdminCaches, AdminModels
+from semanticd.adapters.http.operations.docs import Docs, OpenApi
+from semanticd.adapters.http.operations.health import Health, Metrics, Model, Models, Root
 from semanticd.domain.errors import InvalidRequestError, SemanticError
 
 
-def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
+def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrapper:
     """Return the ASGI application that serves all dialects."""
     gateway = Gateway(services, config)
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
@@ -80,7 +80,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> ExchangeWrapper:
     for action in ("current", "load", "unload", "swap"):
         app.add_route(f"/admin/models/{action}", admin, suffix=action)
     app.add_route("/admin/caches", AdminCaches(services.cache))
-    return ExchangeWrapper(app, Guards(services, config), services)
+    return RequestContextWrapper(app, Guards(services, config), services)
 
 
 class RouteNote:
@@ -90,7 +90,7 @@ class RouteNote:
         self, req: Request, resp: Response, resource: object, params: dict[str, str]
     ) -> None:
         """Note it before the resource begins."""
-        exchange_of(req).route = req.uri_template or "other"
+        request_context_of(req).route = req.uri_template or "other"
 
 
 def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServices) -> None:
@@ -103,7 +103,7 @@ def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServic
             resp.set_headers(error.headers or {})
 
     async def unforeseen(req: Request, resp: Response, error: Exception, params: dict[str, str]) -> None:
-        request_id = exchange_of(req).request_id
+        request_id = request_context_of(req).request_id
         services.log.error("http_request_failed", request_id=request_id, path=req.path, error=repr(error))
         _answer(req, resp, error)
 
@@ -114,7 +114,7 @@ def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServic
 
 def _answer(req: Request, resp: Response, error: BaseException) -> None:
     dialect = errors.dialect_of(req.path, anthropic_version=req.get_header("anthropic-version"))
-    made = errors.answer(error, dialect, request_id=exchange_of(req).echoed_id)
+    made = errors.answer(error, dialect, request_id=request_context_of(req).echoed_id)
     resp.status = made.status
     resp.set_headers(dict(made.headers))
     resp.stream = None

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from semanticd.application.ports.cache_store import TensorBytes
 from semanticd.application.ports.models import InstalledModel
+from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.generation import GenerationEvent, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId

@@ -48,6 +48,35 @@ class Log(Protocol):
         """Something failed."""
 
 
+class NullMetrics:
+    """Metrics that are discarded."""
+
+    def count(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """Discard it."""
+
+    def gauge(self, name: str, value: float, **labels: str) -> None:
+        """Discard it."""
+
+    def forget(self, name: str, **labels: str) -> None:
+        """Discard it."""
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Discard it."""
+
+
+class NullLog:
+    """A log whose lines are discarded."""
+
+    def info(self, event: str, **fields: object) -> None:
+        """Discard it."""
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Discard it."""
+
+    def error(self, event: str, **fields: object) -> None:
+        """Discard it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """A part of a request's life that is over; times are clock readings, or seconds since the epoch for a tracer."""

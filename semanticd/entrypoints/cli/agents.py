@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from semanticd.entrypoints.cli.daemon_link import LONG_S, ask
+from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
 
@@ -101,7 +101,7 @@ def rewind(*, agent: str, turns: int, as_json: bool) -> None:
 @json_option
 def evict(*, agent: str, as_json: bool) -> None:
     """Move an agent's blocks from RAM to disk."""
-    _print(ask("agents.evict", agent=agent, reply_within_s=LONG_S), as_json)
+    _print(ask("agents.evict", agent=agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
 
 
 @commands.command()
@@ -109,7 +109,7 @@ def evict(*, agent: str, as_json: bool) -> None:
 @json_option
 def delete(*, agent: str, as_json: bool) -> None:
     """Forget an agent and the blocks that only it uses."""
-    _print(ask("agents.delete", agent=agent, reply_within_s=LONG_S), as_json)
+    _print(ask("agents.delete", agent=agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
 
 
 @commands.command()
@@ -118,7 +118,7 @@ def delete(*, agent: str, as_json: bool) -> None:
 @json_option
 def export(*, agent: str, path: Path, as_json: bool) -> None:
     """Write an agent and its blocks into one file."""
-    result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_S)
+    result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_COMMAND_TIMEOUT_S)
     _print(result, as_json)
 
 
@@ -128,7 +128,10 @@ def export(*, agent: str, path: Path, as_json: bool) -> None:
 @json_option
 def import_agent(*, path: Path, new_id: str | None, as_json: bool) -> None:
     """Read an exported agent."""
-    _print(ask("agents.import", path=_absolute(path), new_id=new_id, reply_within_s=LONG_S), as_json)
+    _print(
+        ask("agents.import", path=_absolute(path), new_id=new_id, reply_within_s=LONG_COMMAND_TIMEOUT_S),
+        as_json,
+    )
 
 
 def _absolute(path: Path) -> str:

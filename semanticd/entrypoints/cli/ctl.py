@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from semanticd.entrypoints.cli.daemon_link import LONG_S, connect
+from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, connect
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_line
 
@@ -24,7 +24,10 @@ Values are JSON where they are (true, 60, [..], "text"), else text. `ctl subscri
 @json_option
 @click.option("--agent", help="With `subscribe`: only tokens of this agent.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=LONG_S, help="Seconds to wait for the reply."
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=LONG_COMMAND_TIMEOUT_S,
+    help="Seconds to wait for the reply.",
 )
 def ctl(
     *, command: str, arguments: tuple[str, ...], as_json: bool, agent: str | None, timeout: float

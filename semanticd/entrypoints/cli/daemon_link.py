@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from semanticd.adapters.config import Settings
     from semanticd.control.client import ControlClient
 
-LONG_S = 24 * 3600.0
+LONG_COMMAND_TIMEOUT_S = 24 * 3600.0
 """Patience with commands that move gigabytes."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from semanticd.control.errors import DaemonNotRunning
-from semanticd.entrypoints.cli.daemon_link import LONG_S, ask, connect
+from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
 from semanticd.entrypoints.cli.progress import Progress
@@ -119,7 +119,7 @@ def with_progress(cmd: str, model: str, progress: Progress) -> dict[str, Any]:
             return client.call(
                 cmd,
                 model=model,
-                reply_within_s=LONG_S,
+                reply_within_s=LONG_COMMAND_TIMEOUT_S,
                 on_event=lambda event: progress.show(
                     str(event.data.get("stage")), float(event.data.get("progress") or 0)
                 ),

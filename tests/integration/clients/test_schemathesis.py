@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services

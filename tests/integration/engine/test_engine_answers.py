@@ -9,10 +9,10 @@ import pytest
 
 from semanticd.domain.generation import FinishReason, SamplingParams
 from semanticd.domain.scheduler import SchedulerLimits
-from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import EngineRig
 from tests.fakes.model_runner import HashRunner, continuation
 from tests.fakes.tokenizer import EOS, CharTokenizer
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 TOKENS = CharTokenizer()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.cache_store import DiskCacheStore
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.disk import FaultyFileSystem
 from tests.fakes.engine_rig import EngineRig
@@ -31,7 +31,7 @@ def engine(
     folder: Path, *, has_state: bool = False, fs: FaultyFileSystem | None = None, **options: Any
 ) -> Iterator[EngineRig]:
     """Run an engine on this folder, as a daemon would between its start and its end."""
-    warm = DiskCacheStore.open(folder, fs=fs)
+    warm = DiskWarmStore.open(folder, fs=fs)
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue)
     try:
         with EngineRig(runner=HashRunner(has_state=has_state), warm=warm, archive=archive, **options) as rig:

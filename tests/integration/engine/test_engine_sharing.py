@@ -12,11 +12,11 @@ from semanticd.domain.errors import CancelledByCallerError, RequestTooLargeError
 from semanticd.domain.generation import FinishReason, SamplingParams
 from semanticd.domain.ids import AgentId
 from semanticd.domain.scheduler import SchedulerLimits
-from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import EngineRig, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
 from tests.fakes.telemetry import ManualClock
 from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 TOKENS = CharTokenizer()
 

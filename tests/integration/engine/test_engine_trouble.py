@@ -16,10 +16,10 @@ from semanticd.domain.errors import (
     QueueFullError,
 )
 from semanticd.domain.ids import ModelId, RequestId
-from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner, continuation, loaded_model
 from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 TOKENS = CharTokenizer()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from semanticd.application import agent_registry
+from semanticd.application.cache import agent_registry
 from semanticd.domain.agent import Agent
 from semanticd.domain.ids import AgentId
 from tests.fakes.blocks import make_chain
-from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import EngineRig
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 
 def test_an_old_pinned_agent_outlives_a_prune_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt, Message
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.generator import ScriptedGenerator, call_script

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.generation import GenerationRequest
 from tests.fakes.asgi_client import AsgiClient

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.telemetry import PrometheusMetrics
 from tests.fakes.asgi_client import Answer, AsgiClient, until
 from tests.fakes.generator import ScriptedGenerator

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_services import FakeAgents, make_services

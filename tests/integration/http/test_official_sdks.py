@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.errors import EngineError, PromptTooLongError, QueueFullError
 from semanticd.domain.generation import ThinkingDelta
 from tests.fakes.asgi_client import until

@@ -10,8 +10,8 @@ from typing import Any
 import falcon.inspect
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
-from semanticd.adapters.http.openapi import OPERATIONS, make_document
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.operations.openapi import OPERATIONS, make_document
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.http_services import make_services
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.http.app import create_app
-from semanticd.adapters.http.http_config import HttpConfig
+from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.errors import EngineError, QueueFullError
 from semanticd.domain.generation import Finished, FinishReason, ThinkingDelta
 from tests.fakes.asgi_client import Answer, AsgiClient, until

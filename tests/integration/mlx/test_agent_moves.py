@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from semanticd.adapters.disk.agent_archive import DiskAgentArchive
-from semanticd.adapters.disk.agent_package import DiskAgentPackage
-from semanticd.adapters.disk.cache_store import DiskCacheStore
-from semanticd.application.agents import AgentsService
-from semanticd.domain.errors import AgentFileError, ConflictError
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.application.services.agents import AgentsService
+from semanticd.domain.errors import AgentExportError, ConflictError
 from semanticd.domain.ids import AgentId
 from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 def service(rig: MlxRig) -> AgentsService:
-    return AgentsService(engine=rig.engine, clock=rig.clock, package=DiskAgentPackage())
+    return AgentsService(engine=rig.engine, clock=rig.clock, package=DiskAgentExportFile())
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -38,7 +38,7 @@ def test_on_another_machine_the_next_turn_computes_only_what_is_new(family: str,
         exported = run(service(rig).export("a", path))
     assert exported["num_blocks"] >= len(first) // 16
     assert (exported["num_missing_blocks"], exported["bytes"]) == (0, Path(path).stat().st_size)
-    there = DiskCacheStore.open(tmp_path / "there")
+    there = DiskWarmStore.open(tmp_path / "there")
     archive = DiskAgentArchive.open(there.folder, write_queue=there.write_queue)
     prompt = first + said + more
     with MlxRig(family, warm=there, archive=archive) as rig:
@@ -96,7 +96,7 @@ def test_an_agent_of_other_weights_is_refused_with_both_fingerprints(tmp_path: P
         rig.tell(prompt_of(40, 76))
         run(service(rig).export("a", path))
     with MlxRig("llama", seed=1) as rig:
-        with pytest.raises(AgentFileError, match=r"fingerprint llama-0.*fingerprint llama-1.*load"):
+        with pytest.raises(AgentExportError, match=r"fingerprint llama-0.*fingerprint llama-1.*load"):
             run(service(rig).import_(path))
         assert rig.warm.stats().num_blocks == 0
         assert rig.engine.agents.find(AgentId("a")) is None
@@ -110,7 +110,7 @@ def test_an_agent_in_another_storage_precision_is_refused_with_both_layouts(tmp_
     with (
         MlxRig("llama", precision="q8") as rig,
         pytest.raises(
-            AgentFileError, match=r"laid out as v1-exact-b16-.* as v1-q8-b16-.*SEMANTIC_MLX_KV_BITS"
+            AgentExportError, match=r"laid out as v1-exact-b16-.* as v1-q8-b16-.*SEMANTIC_MLX_KV_BITS"
         ),
     ):
         run(service(rig).import_(path))

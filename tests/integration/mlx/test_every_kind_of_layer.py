@@ -11,10 +11,10 @@ import pytest
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.model_cache_spec import StoragePrecision
-from tests.fakes.cache_store import MemoryAgentArchive, MemoryWarmStore
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.mlx_rig import WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
 from tests.fakes.tiny_mlx import BUILDERS, build
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 FAMILIES = sorted(BUILDERS)
 

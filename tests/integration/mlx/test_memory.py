@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import pytest
 
-from semanticd.adapters.mlx.model_runner import MlxModelRunner
+from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.application.ports.inference import PrefixPart
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId

@@ -25,13 +25,13 @@ from tests.fakes.whole_daemon import Samples, WholeDaemon
 
 ELSEWHERE = {
     "preemptions_total": "tests/integration/engine/test_engine_answers.py",
-    "cache_lost_blocks_total": "tests/unit/application/test_agent_cache_store.py",
-    "warm_read_errors_total": "tests/unit/adapters/disk/test_disk_trouble_metrics.py",
-    "warm_write_errors_total": "tests/unit/adapters/disk/test_disk_trouble_metrics.py",
-    "warm_queue_full_total": "tests/unit/adapters/disk/test_disk_trouble_metrics.py",
-    "warm_index_errors_total": "tests/unit/adapters/disk/test_disk_trouble_metrics.py",
-    "agent_save_errors_total": "tests/unit/adapters/disk/test_disk_trouble_metrics.py",
-    "agent_load_errors_total": "tests/unit/adapters/disk/test_disk_trouble_metrics.py",
+    "cache_lost_blocks_total": "tests/unit/application/cache/test_agent_cache_store.py",
+    "warm_read_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
+    "warm_write_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
+    "warm_queue_full_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
+    "warm_index_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
+    "agent_save_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
+    "agent_load_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
 }
 """Metrics of trouble that a healthy run does not have, and the test that makes it."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contrib.bench.page import Target, write
+from contrib.dev.bench.page import Target, write
 from semanticd.bench.result import BenchResult, Figure, time_figure
 
 

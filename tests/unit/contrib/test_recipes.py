@@ -80,7 +80,7 @@ def test_the_formula_is_of_this_version_and_of_a_python_we_support() -> None:
 
 
 def test_a_release_points_the_formula_at_its_sdist_and_changes_nothing_else() -> None:
-    path = ROOT / "contrib" / "dev" / "homebrew_formula.py"
+    path = ROOT / "contrib" / "dev" / "generators" / "homebrew_formula.py"
     spec = importlib.util.spec_from_file_location("homebrew_formula", path)
     assert spec is not None
     assert spec.loader is not None

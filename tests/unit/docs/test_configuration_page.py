@@ -9,10 +9,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_configuration_page_is_made_from_the_settings() -> None:
-    spec = importlib.util.spec_from_file_location("config_docs", ROOT / "contrib/dev/config_docs.py")
+    spec = importlib.util.spec_from_file_location(
+        "config_docs", ROOT / "contrib/dev/generators/config_docs.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     written = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    assert written == module.page(), "run `python contrib/dev/config_docs.py`"
+    assert written == module.page(), "run `python contrib/dev/generators/config_docs.py`"

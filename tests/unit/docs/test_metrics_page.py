@@ -9,10 +9,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_metrics_page_is_made_from_the_catalogue() -> None:
-    spec = importlib.util.spec_from_file_location("metrics_docs", ROOT / "contrib/dev/metrics_docs.py")
+    spec = importlib.util.spec_from_file_location(
+        "metrics_docs", ROOT / "contrib/dev/generators/metrics_docs.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     written = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    assert written == module.page(), "run `python contrib/dev/metrics_docs.py`"
+    assert written == module.page(), "run `python contrib/dev/generators/metrics_docs.py`"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from semanticd.adapters.mlx.loader import load_tokenizer
-from semanticd.adapters.mlx.tokenizer import MlxTokenizer
+from semanticd.adapters.mlx.model.weights import load_tokenizer
+from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from tests.fakes.tiny_folder import write_tiny_model
 
 MakeTokenizer = Callable[..., MlxTokenizer]

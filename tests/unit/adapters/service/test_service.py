@@ -131,7 +131,7 @@ def test_a_program_that_is_not_there_counts_as_failed(tmp_path: Path) -> None:
 
 
 def generated_files() -> dict[Path, str]:
-    path = REPOSITORY / "contrib" / "dev" / "service_files.py"
+    path = REPOSITORY / "contrib" / "dev" / "generators" / "service_files.py"
     spec = importlib.util.spec_from_file_location("service_files", path)
     assert spec is not None
     assert spec.loader is not None
@@ -144,7 +144,7 @@ def generated_files() -> dict[Path, str]:
 def test_the_files_in_contrib_are_what_the_code_writes() -> None:
     for path, content in generated_files().items():
         assert path.read_text() == content, (
-            f"run `python contrib/dev/service_files.py`: {path.name} is out of date"
+            f"run `python contrib/dev/generators/service_files.py`: {path.name} is out of date"
         )
 
 

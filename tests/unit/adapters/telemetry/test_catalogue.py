@@ -186,5 +186,5 @@ def _module(path: Path) -> Any:
 
 def test_the_dashboard_file_is_made_from_its_source() -> None:
     written = (CONTRIB / "grafana" / "semanticd.json").read_text(encoding="utf-8")
-    made = _module(CONTRIB / "dev" / "grafana_dashboard.py").text()
-    assert written == made, "run `python contrib/dev/grafana_dashboard.py`"
+    made = _module(CONTRIB / "dev" / "generators" / "grafana_dashboard.py").text()
+    assert written == made, "run `python contrib/dev/generators/grafana_dashboard.py`"

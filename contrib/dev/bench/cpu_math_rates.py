@@ -1,0 +1,94 @@
+"""What the CPU's own attention and activations bring: prefill and decode with and without, as one line of JSON.
+
+One process, one model, taken in turn. `library` is mlx-lm alone: its batch, its masks, its functions; `off` is our
+runner with `SEMANTIC_MLX_CPU_MATH=false`, `on` our runner as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from semanticd.adapters.mlx.platform.blas import load_fast_blas
+from semanticd.adapters.mlx.platform.heap import return_freed_memory
+
+return_freed_memory(budget_bytes=4 << 30)
+load_fast_blas()
+
+import mlx.core as mx  # noqa: E402
+from mlx_lm.generate import GenerationBatch, PromptProcessingBatch  # noqa: E402
+from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
+from mlx_lm.utils import dequantize_model, load  # noqa: E402
+
+from contrib.dev.bench.raw_mlx import prompts  # noqa: E402
+from contrib.dev.bench.servers import MODEL, models_dir  # noqa: E402
+from semanticd.adapters.mlx.model.runner import MlxModelRunner  # noqa: E402
+from semanticd.adapters.mlx.platform import cpu_math  # noqa: E402
+from semanticd.domain.generation import SamplingParams  # noqa: E402
+from semanticd.domain.ids import ModelFingerprint, SequenceId  # noqa: E402
+
+LENGTH, CHUNK, STEPS, ROUNDS = 1024, 128, 12, 4
+
+
+def library(model: Any, ids: list[int]) -> tuple[float, float]:
+    """Return the seconds of the prefill, and of a decode step behind it, with mlx-lm's own batches."""
+    batch = PromptProcessingBatch(model, [0], [make_prompt_cache(model)])
+    batch.samplers, batch.logits_processors, batch.max_tokens = [None], [[]], [STEPS + 8]
+    began = time.perf_counter()
+    for start in range(0, LENGTH, CHUNK):
+        batch.prompt([ids[start : start + CHUNK]])
+    prefilled = time.perf_counter()
+    generation: GenerationBatch = batch.generate([[ids[-1]]])
+    generation.next()
+    stepping = time.perf_counter()
+    for _ in range(STEPS):
+        generation.next()
+    return prefilled - began, (time.perf_counter() - stepping) / STEPS
+
+
+def ours(runner: MlxModelRunner, ids: list[int], number: int) -> tuple[float, float]:
+    """Return the same with our runner."""
+    sequence = SequenceId(number)
+    runner.open(sequence, prefix=[], state=None, capacity_tokens=LENGTH + STEPS + 8)
+    began = time.perf_counter()
+    for start in range(0, LENGTH, CHUNK):
+        runner.prefill(sequence, ids[start : start + CHUNK])
+    prefilled = time.perf_counter()
+    runner.start_decode(
+        sequence, last_token=ids[-1], context=ids[:LENGTH], num_generated=0, constraint=None, seed=0,
+        sampling=SamplingParams(temperature=0),
+    )  # fmt: skip
+    runner.decode()
+    stepping = time.perf_counter()
+    for _ in range(STEPS):
+        runner.decode()
+    step_s = (time.perf_counter() - stepping) / STEPS
+    runner.close(sequence)
+    return prefilled - began, step_s
+
+
+def main() -> None:
+    """Measure in turn, and print the best of each."""
+    model, tokenizer = load(str(models_dir() / MODEL))[:2]
+    dequantize_model(model)
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    (ids,) = prompts(1, LENGTH + 1, int(tokenizer.vocab_size), seed=7)
+    runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32))
+    taken: dict[str, list[tuple[float, float]]] = {"library": [], "off": [], "on": []}
+    for number in range(ROUNDS):
+        cpu_math.uninstall(model)
+        taken["library"].append(library(model, ids))
+        taken["off"].append(ours(runner, ids, 2 * number))
+        cpu_math.install(model)
+        taken["on"].append(ours(runner, ids, 2 * number + 1))
+    rates = {}
+    for name, pairs in taken.items():
+        rates[f"prefill/{name}"] = LENGTH / min(prefill for prefill, _ in pairs)
+        rates[f"decode/{name}"] = 1 / min(step for _, step in pairs)
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""semanticd's HTTP application over its real services and engine, with a model that costs nothing to run.
+
+Usage: `python -m contrib.dev.bench.instant_server PORT`. What a request costs here is what semanticd adds to the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import nullcontext
+
+import uvicorn
+
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.core.config import HttpConfig
+from tests.fakes.http_services import make_services
+from tests.fakes.service_rig import ServiceRig
+
+
+async def serve(port: int) -> None:
+    """Serve until interrupted."""
+    async with ServiceRig() as rig:
+        services = make_services(
+            generator=rig.generate,  # type: ignore[arg-type]
+            agents=rig.agents,
+            models=rig.models,
+            cache=rig.cache,
+            log_context=lambda **fields: nullcontext(),
+        )
+        app = create_app(services, HttpConfig())
+        config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
+        await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))

@@ -1,0 +1,274 @@
+"""Writes docs/benchmarks.md and docs/benchmarks/*.json from the results: ratios first, then all figures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrib.dev.bench.servers import SMALL_BUDGET_MB
+from semanticd.bench.report import machine_lines, shown, table
+from semanticd.bench.result import BenchResult, load_result
+from semanticd.bench.scenarios import SCENARIOS
+
+OURS, MLX, ORDER = "semanticd", "mlx_lm_float32", ("semanticd", "mlx_lm_float32", "mlx_lm", "llama_cpp")
+NOTES = Path(__file__).with_name("notes.md")
+"""Written by hand: what the figures mean, and why a target is missed."""
+
+BUSY = 3.0
+"""A load average above this, on two cores, means that others worked too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure should reach: at most `limit`, or at least."""
+
+    what: str
+    value: float | None
+    limit: float
+    at_most: bool = True
+    detail: str = ""
+    unit: str = ""
+
+    def row(self) -> list[str]:
+        """Return it as a table row."""
+        sign = "≤" if self.at_most else "≥"
+        limit = f"{sign} {self.limit:g}{self.unit}"
+        if self.value is None:
+            return [self.what, limit, "not measured", "–", self.detail]
+        met = self.value <= self.limit if self.at_most else self.value >= self.limit
+        return [self.what, limit, f"{self.value:.3g}{self.unit}", "met" if met else "**missed**", self.detail]
+
+
+def write(results: Path, docs: Path) -> None:
+    """Write the page and copy the raw data beside it."""
+    loaded = {path.stem: load_result(path) for path in sorted(results.glob("*.json"))}
+    raw = docs / "benchmarks"
+    raw.mkdir(exist_ok=True)
+    for name in loaded:
+        shutil.copyfile(results / f"{name}.json", raw / f"{name}.json")
+    pictures = _pictures([loaded[name] for name in ORDER if name in loaded], raw)
+    (docs / "benchmarks.md").write_text(_page(loaded, pictures), encoding="utf-8")
+
+
+def _pictures(results: Sequence[BenchResult], folder: Path) -> list[Path]:
+    """Draw where matplotlib is installed."""
+    from semanticd.bench.errors import BenchError
+    from semanticd.bench.plots import plot
+
+    try:
+        return plot(results, folder)
+    except BenchError:
+        return sorted(folder.glob("*.svg"))
+
+
+def _page(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        "`make bench` measures semanticd and other servers one after another on the machine where it runs, and writes "
+        "this page. `semanticd bench` measures any one server. Raw data with every sample: "
+        + ", ".join(f"[{name}.json](benchmarks/{name}.json)" for name in loaded)
+        + ".",
+        "",
+        "## On what",
+        "",
+    ]
+    first = loaded.get(OURS) or next(iter(loaded.values()))
+    lines += machine_lines(first.machine)
+    lines += ["- model: SmolLM2-135M-Instruct, 4 bits as published; greedy; answers' end token forbidden", ""]
+    lines += table(
+        ["server", "how it ran", "measured"],
+        [
+            [loaded[name].target, str(loaded[name].server.get("how", "")), loaded[name].began_at]
+            for name in ORDER
+            if name in loaded
+        ],
+    )
+    lines += ["", *_load_lines(loaded)]
+    lines += [
+        "",
+        "## Targets",
+        "",
+        "Ratios of figures of the same run. Smaller is better except where `≥` stands.",
+        "",
+    ]
+    lines += table(["what", "target", "measured", "", "figures"], [t.row() for t in _targets(loaded)])
+    if NOTES.exists():
+        lines += ["", "## What remains, and why", "", NOTES.read_text(encoding="utf-8").strip()]
+    lines += _scenarios(loaded, pictures)
+    lines += _engine(loaded)
+    lines += _missing(loaded)
+    return "\n".join(lines) + "\n"
+
+
+def _load_lines(loaded: Mapping[str, BenchResult]) -> list[str]:
+    busy = [
+        f"{name}/{scenario} ({load:.1f})"
+        for name, result in loaded.items()
+        for scenario, load in result.load_average.items()
+        if load > BUSY
+    ]
+    if not busy:
+        return ["The machine did nothing else meanwhile."]
+    return [
+        "Other programs kept the machine busy when these were measured (load average when the scenario began, where an "
+        f"undisturbed run has up to {BUSY:g}): {', '.join(busy)}. Read their ratios with care."
+    ]
+
+
+def _targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
+    return [*_rival_targets(loaded), *_engine_targets(loaded)]
+
+
+def _rival_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
+    ours, mlx = loaded.get(OURS), loaded.get(MLX)
+
+    def beside(what: str, scenario: str, case: str, metric: str, limit: float) -> Target:
+        a = ours.value(scenario, case, metric) if ours else None
+        b = mlx.value(scenario, case, metric) if mlx else None
+        detail = f"{shown(a, 's')} to {shown(b, 's')}" if a and b else ""
+        return Target(what, a / b if a and b else None, limit, detail=detail, unit="×")
+
+    kept = ours.value("interference", "1500", "kept_share") if ours else None
+    dropped = ours.value("cancel", "2000", "dropped_to_idle") if ours else None
+    return [
+        beside("warm TTFT at 2,048 tokens, to mlx_lm.server (float32)", "warm_ttft", "2048", "ttft", 0.5),
+        beside(
+            "TTFT after a restart at 900 tokens, to mlx_lm.server (float32)",
+            "restart_ttft",
+            "900",
+            "ttft",
+            0.65,
+        ),
+        beside("six agents × three turns, to mlx_lm.server (float32)", "agents", "6x3", "total", 0.7),
+        Target(
+            "a decoder's rate while 1,500 tokens are prefilled, to its own",
+            kept,
+            0.45,
+            at_most=False,
+            unit="×",
+        ),
+        Target("TTFT after a dropped long prompt, to the idle server's", dropped, 1.5, unit="×"),
+    ]
+
+
+def _engine_targets(loaded: Mapping[str, BenchResult]) -> list[Target]:
+    ours, engine = loaded.get(OURS), loaded.get("engine")
+    if ours is None or engine is None:
+        return []
+    rows = []
+    for case, mine in (
+        ("1x900", ours.value("cold_ttft", "900", "prefill_rate")),
+        ("1x2048", ours.value("cold_ttft", "2048", "prefill_rate")),
+        ("4x256", engine.value("prefill_http", "4x256", "rate")),
+        ("8x256", engine.value("prefill_http", "8x256", "rate")),
+    ):
+        raw = engine.value("raw_mlx", case, "prefill_rate")
+        rows.append(
+            _rate(f"prefill {case.replace('x', ' × ')} tokens through HTTP, to raw mlx-lm", mine, raw)
+        )
+    for batch in ("1", "4", "8"):
+        mine = ours.value("concurrent_decode", batch, "rate")
+        raw = engine.value("raw_mlx", batch, "decode_rate")
+        rows.append(_rate(f"decode at batch {batch} through HTTP, to raw mlx-lm", mine, raw))
+    for metric, words, limit in (
+        ("prefill_rate", "prefill of 1,024 tokens", 1.8),
+        ("decode_rate", "decode", 0.95),
+    ):
+        on, library = engine.value("cpu_math", "on", metric), engine.value("cpu_math", "library", metric)
+        rows.append(_rate(f"{words} on the CPU, to mlx-lm's own functions", on, library, at_least=limit))
+    step = engine.value("restore", "all", "decode_step")
+    for length in ("900", "2048", "4096"):
+        read = engine.value("restore", length, "read_and_copy")
+        restore = engine.value("restore", length, "restore")
+        detail = f"{shown(restore, 's')} to {shown(read, 's')}" if restore and read else ""
+        ratio = restore / read if restore and read else None
+        rows.append(
+            Target(
+                f"restoring {length} tokens, to reading and copying the bytes",
+                ratio,
+                2,
+                detail=detail,
+                unit="×",
+            )
+        )
+    for length in ("900", "2048", "4096"):
+        read = engine.value("restore", length, "read_and_copy")
+        cold = ours.value("cold_ttft", length, "ttft")
+        for metric, words in (("hot_ttft", "in process"), ("restart_ttft", "after a restart")):
+            mine = engine.value("restore", length, metric)
+            ratio = mine / (read + step) if mine and read and step else None
+            detail = f"{shown(mine, 's')}; {mine / cold:.3f} of cold" if mine and cold else ""
+            what = f"TTFT {words} at {length} tokens, to read time and one decode step"
+            rows.append(Target(what, ratio, 2, detail=detail, unit="×"))
+    opened = engine.value("store_start", "100GB", "open")
+    http, rate = engine.value("http_overhead", "chat", "p50"), engine.value("http_overhead", "chat", "rate")
+    status = engine.value("control_status", "status", "p50")
+    return [
+        *rows,
+        Target("opening a store of 100 GB (its index)", opened, 1, unit=" s"),
+        Target("HTTP request to an engine that answers at once, p50", http and 1000 * http, 3, unit=" ms"),
+        Target("the same, requests per second", rate, 500, at_most=False, unit="/s"),
+        Target("control `status`, p50", status and 1000 * status, 2, unit=" ms"),
+    ]
+
+
+def _rate(what: str, mine: float | None, raw: float | None, *, at_least: float = 0.95) -> Target:
+    detail = f"{mine:.4g} to {raw:.4g} tok/s" if mine and raw else ""
+    return Target(
+        what, mine / raw if mine and raw else None, at_least, at_most=False, detail=detail, unit="×"
+    )
+
+
+def _scenarios(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> list[str]:
+    names = [name for name in ORDER if name in loaded]
+    lines: list[str] = []
+    for scenario, what in SCENARIOS.items():
+        figures = {
+            figure.key: figure
+            for name in names
+            for figure in loaded[name].figures
+            if figure.scenario == scenario
+        }
+        if not figures:
+            continue
+        lines += ["", f"## {scenario}", "", what[0].upper() + what[1:] + "."]
+        if scenario == "agents":
+            lines += ["", f"Every server had {SMALL_BUDGET_MB} MiB for caches that no request uses."]
+        for picture in pictures:
+            if picture.stem == scenario:
+                lines += ["", f"![{scenario}](benchmarks/{picture.name})"]
+        rows = []
+        for key, figure in figures.items():
+            values = [loaded[name].value(*key) for name in names]
+            row = [figure.case, figure.metric]
+            for value in values:
+                cell = "–" if value is None else shown(value, figure.unit)
+                if value is not None and values[0] and value is not values[0] and figure.unit != "ratio":
+                    cell += f" ({values[0] / value:.2f}×)"
+                row.append(cell)
+            rows.append(row)
+        lines += ["", *table(["case", "figure", *(loaded[name].target for name in names)], rows)]
+    note = "In parentheses: semanticd's figure divided by that server's."
+    return [*lines, "", note] if lines else []
+
+
+def _engine(loaded: Mapping[str, BenchResult]) -> list[str]:
+    if "engine" not in loaded:
+        return []
+    rows = [
+        [figure.scenario, figure.case, figure.metric, shown(figure.value, figure.unit), figure.note]
+        for figure in loaded["engine"].figures
+    ]
+    return ["", "## The engine and its edges", "", *table(["group", "case", "figure", "value", "note"], rows)]
+
+
+def _missing(loaded: Mapping[str, BenchResult]) -> list[str]:
+    items = [
+        f"- {result.target}, {scenario}: not measured: {why}"
+        for result in loaded.values()
+        for scenario, why in result.skipped.items()
+    ]
+    return ["", "## Not measured", "", *items] if items else []

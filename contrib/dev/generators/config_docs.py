@@ -1,0 +1,63 @@
+"""Write docs/configuration.md from the settings: `python contrib/dev/generators/config_docs.py`. A test compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from semanticd.adapters.config.schema import SECTIONS, Settings, declared, read_setting
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
+
+HEAD = """# Configuration
+
+A setting is taken from the first of these that has it:
+
+1. a command-line flag (`semanticd serve --server-port 8080`; `semanticd config --all` lists all),
+2. the environment (`SEMANTIC_SERVER_PORT=8080`),
+3. a file `.env` in the working folder, with the same names,
+4. a TOML file: `config.toml` in the user's configuration folder, or the file that `SEMANTIC_CONFIG_FILE` names
+   (`[server]` with `port = 8080` below it),
+5. the default.
+
+An unknown or bad setting is named together with what was expected, all at once, and the daemon does not start.
+`semanticd config` shows every setting in effect and where it came from, with keys masked. Settings are read once, when
+the daemon starts.
+
+Models of your own are added in the TOML file as `[models.NAME]` tables: see [adding models](model-onboarding.md).
+
+This page is made from the code by `python contrib/dev/generators/config_docs.py`.
+"""
+
+PERSONAL = {"paths.models_dir", "paths.runtime_dir", "paths.log_dir", "agent.cache_dir"}
+FOLDERS = {"agent.cache_dir": "`~/.semantic/caches`"}
+
+
+def page() -> str:
+    """Return the whole page."""
+    lines = [HEAD]
+    for section, cls in SECTIONS.items():
+        lines += [f"## {section}", "", str(cls.__doc__).strip(), ""]
+        lines += ["| variable | flag | default | expected | meaning |", "|---|---|---|---|---|"]
+        for one in declared():
+            if one.section == section:
+                default = _default(one.name, read_setting(Settings(), one.name), one.secret)
+                lines.append(
+                    f"| `{one.env}` | `{one.flag}` | {default} | {one.kind.expected} | {one.meaning} |"
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _default(name: str, value: Any, secret: bool) -> str:
+    if name in PERSONAL:
+        return FOLDERS.get(name, "by platform")
+    if secret or value is None or value == ():
+        return "none"
+    if isinstance(value, tuple):
+        return "`" + ",".join(value) + "`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Writes docs/metrics.md from the catalogue: `python contrib/dev/generators/metrics_docs.py` (a test compares)."""
+# ruff: noqa: E501 (a row of a table is a line)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from semanticd.adapters.telemetry.catalogue import GROUPS, PREFIX, PROCESS, MetricSpec
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+
+HEAD = """# Metrics and traces
+
+## Metrics
+
+`GET /metrics` answers in Prometheus' text form. Where API keys are set, it needs one like every other route.
+Counters start at 0 with the daemon. Gauges are read when the page is asked for.
+
+`contrib/prometheus/` has a scrape configuration and alert rules, `contrib/grafana/semanticd.json` a dashboard.
+To try them:
+
+```sh
+curl -s http://127.0.0.1:8000/metrics | grep semanticd_tokens_total
+prometheus --config.file=contrib/prometheus/scrape.yml
+```
+
+The Python runtime's own `python_…` metrics are on the page too. On Linux and macOS alike the process's numbers come
+from the operating system.
+
+This page is made from the code by `python contrib/dev/generators/metrics_docs.py`.
+"""
+
+TAIL = """## Useful questions
+
+| question | PromQL |
+|---|---|
+| share of prompt tokens that were not computed | `1 - rate(semanticd_tokens_total{kind="prompt_computed"}[5m]) / ignoring(kind) sum without(kind) (rate(semanticd_tokens_total{kind=~"prompt_.*"}[5m]))` |
+| tokens per second | `rate(semanticd_tokens_total{kind="output"}[1m])` |
+| time to first token, 95th percentile | `histogram_quantile(0.95, sum by (le) (rate(semanticd_ttft_seconds_bucket[5m])))` |
+| requests that found nothing cached | `rate(semanticd_cache_requests_total{tier="cold"}[5m])` |
+| why prompts were not found | `topk(3, increase(semanticd_cache_misses_total[1h]))` |
+
+## Traces
+
+With the extra `otel` installed and an endpoint set, the daemon sends one OpenTelemetry trace per generation to a
+collector over OTLP/HTTP:
+
+```sh
+pip install 'semanticd[otel]'
+SEMANTIC_OTLP_ENDPOINT=http://127.0.0.1:4318/v1/traces semanticd start
+```
+
+| span | from | to | attributes besides `semanticd.request_id` |
+|---|---|---|---|
+| `request` | the request's first byte | the answer's last byte | `http.request.method`, `http.route`, `http.response.status_code` |
+| `queue` | submission | its work begins | `semanticd.agent`, `semanticd.model` |
+| `restore` | the first block file is asked for | the last block is back in RAM | `semanticd.tokens.restored_warm` |
+| `prefill` | the sequence starts | the prompt is in the cache | `semanticd.tokens.computed`, `semanticd.tokens.reused_hot` |
+| `decode` | the sequence joins the batch | its last token | `semanticd.tokens.output`, `semanticd.finish_reason` |
+| `persist` | the turn's blocks are handed over | they are durable on disk | `semanticd.tokens.stored` |
+
+`queue` to `persist` are children of `request`. A span that did not happen is not there: no `restore` without a warm
+hit, no `decode` for a request that was cancelled before. A choice of `n > 1` has its own set. A W3C `traceparent`
+header is accepted on every route, so the trace continues the caller's; without one a trace begins here. Log lines of
+the request carry `trace_id`.
+
+The SDK's own environment variables are read as well: `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES`,
+`OTEL_TRACES_SAMPLER` (default: what the caller decided, else all). Spans are sent in the background; a collector that
+is away costs spans, never a request. Off (the default), nothing of OpenTelemetry is imported.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    lines = [HEAD]
+    for title, group in (*GROUPS.items(), ("Process", PROCESS)):
+        lines += [f"### {title}", "", *_table(group), ""]
+    return "\n".join([*lines, TAIL])
+
+
+def _table(group: Mapping[str, MetricSpec]) -> list[str]:
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for name, spec in group.items():
+        rows.append(f"| `{PREFIX}{name}` | {spec.kind} | {_labels(spec)} | {spec.help} |")
+    return rows
+
+
+def _labels(spec: MetricSpec) -> str:
+    labels = ", ".join(f"`{label}`" for label in spec.labels)
+    return f"{labels}: {', '.join(spec.values)}" if spec.values else labels
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

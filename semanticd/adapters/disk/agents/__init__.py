@@ -1,0 +1,1 @@
+"""The agents' records on disk, and agent export files."""

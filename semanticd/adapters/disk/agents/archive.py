@@ -1,0 +1,242 @@
+"""Agents on disk: saved in order with the blocks they name, and readable at once though saving is queued."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from semanticd.adapters.disk.agents.codec import DocumentError
+from semanticd.adapters.disk.agents.tables import AgentTables
+from semanticd.adapters.disk.blocks.repository import is_damage
+from semanticd.adapters.disk.files.folder import CacheFolder
+from semanticd.adapters.disk.files.write_queue import WriteQueue
+from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics
+from semanticd.domain.agent import Agent
+from semanticd.domain.errors import CacheError
+from semanticd.domain.ids import AgentId, BlockHash
+
+_T = TypeVar("_T")
+_MAX_KNOWN = 256
+_LONG_QUEUE = 256
+
+
+class DiskAgentArchive:
+    """`AgentArchive` in a cache folder; make it with `DiskAgentArchive.open`."""
+
+    def __init__(
+        self, tables: AgentTables, *, folder: CacheFolder, write_queue: WriteQueue, metrics: Metrics, log: Log
+    ) -> None:
+        """Take over open tables; all saving goes through `write_queue`."""
+        self._tables = tables
+        self._folder = folder
+        self._queue = write_queue
+        self._metrics = metrics
+        self._log = log
+        self._lock = threading.Lock()
+        self._unsaved: dict[AgentId, Agent | None] = {}
+        """Newest state of agents whose saving (None: forgetting) is queued or has failed."""
+        self._known: OrderedDict[AgentId, Agent] = OrderedDict()
+        """What is stored of the agents saved last: the next save finds the difference without reading."""
+        self._failed: set[AgentId] = set()
+        """Agents to try again once a save succeeds."""
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        folder: CacheFolder,
+        *,
+        write_queue: WriteQueue,
+        metrics: Metrics | None = None,
+        log: Log | None = None,
+    ) -> DiskAgentArchive:
+        """Open the agents of an owned folder, sharing the block store's write queue.
+
+        A damaged database is set aside as `agents.sqlite.damaged` and an empty one begun. Raises CacheError
+        when the file cannot be opened.
+        """
+        log = log or NullLog()
+        try:
+            try:
+                tables = AgentTables(folder.agents)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                _set_aside(folder)
+                log.error("the agents' database was damaged and set aside", error=str(error))
+                tables = AgentTables(folder.agents)
+        except (OSError, sqlite3.Error) as error:
+            raise CacheError(
+                f"cannot open the agents' database {folder.agents}: {error}; check the disk and its permissions"
+            ) from error
+        return cls(tables, folder=folder, write_queue=write_queue, metrics=metrics or NullMetrics(), log=log)
+
+    def save(self, agent: Agent) -> None:
+        """Store the agent soon, after what was queued before; newest wins."""
+        with self._lock:
+            self._unsaved[agent.agent_id] = agent
+        self._queue.put(lambda: self._save(agent))
+
+    def delete(self, agent_id: AgentId) -> None:
+        """Forget the agent, after what was queued before; it is not returned from now on."""
+        with self._lock:
+            self._unsaved[agent_id] = None
+        self._queue.put(lambda: self._delete(agent_id))
+
+    def load(self, agent_id: AgentId) -> Agent | None:
+        """Return the agent, or None if it is not there or cannot be read (then it is logged)."""
+        with self._lock:
+            if agent_id in self._unsaved:
+                return self._unsaved[agent_id]
+        return self._ask(lambda: self._tables.load(agent_id), None, agent=agent_id)
+
+    def load_recent(self, *, max_agents: int) -> list[Agent]:
+        """Return the most recently used readable agents, newest first."""
+        found: list[Agent] = []
+        for agent_id in self.ids():
+            if len(found) >= max_agents:
+                break
+            agent = self.load(agent_id)
+            if agent is not None:
+                found.append(agent)
+        return found
+
+    def pinned(self) -> list[Agent]:
+        """Return the readable agents that are or were pinned, oldest use first."""
+        nothing: list[AgentId] = []
+        stored = self._ask(self._tables.maybe_pinned, nothing)
+        with self._lock:
+            candidates = {*stored, *self._unsaved}
+        found = [agent for agent_id in candidates if (agent := self.load(agent_id)) is not None]
+        found = [agent for agent in found if agent.pinned or agent.pinned_until is not None]
+        return sorted(found, key=lambda agent: agent.last_used_at)
+
+    def ids(self) -> list[AgentId]:
+        """Return all ids, most recently used first."""
+        nothing: dict[AgentId, float] = {}
+        used = self._ask(self._tables.ids, nothing)
+        with self._lock:
+            for agent_id, agent in self._unsaved.items():
+                if agent is None:
+                    used.pop(agent_id, None)
+                else:
+                    used[agent_id] = agent.last_used_at
+        return sorted(used, key=lambda agent_id: used[agent_id], reverse=True)
+
+    def count(self) -> int:
+        """Return how many agents are stored."""
+        return len(self.ids())
+
+    def holders(self, block_hash: BlockHash) -> list[AgentId]:
+        """Return the agents whose block table names this block."""
+        nothing: list[AgentId] = []
+        stored = self._ask(lambda: self._tables.holders(block_hash), nothing)
+        with self._lock:
+            unsaved = dict(self._unsaved)
+        found = [agent_id for agent_id in stored if agent_id not in unsaved]
+        found += [
+            agent_id for agent_id, agent in unsaved.items() if agent and block_hash in agent.block_table
+        ]
+        return found
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything saved so far is durable; False when the time ran out."""
+        return self._queue.flush(timeout_s)
+
+    def close(self) -> None:
+        """Wait for the queue and close the database. Idempotent; before or after the store's own close."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._queue.flush()
+        self._retry()
+        self._tables.close()
+
+    def _save(self, agent: Agent) -> None:
+        with self._lock:
+            newest = self._unsaved.get(agent.agent_id)
+        if newest is not agent and len(self._queue) > _LONG_QUEUE:
+            return  # the newer save is queued too; when there is much to do, one of them is enough
+        if self._settle(agent.agent_id, agent):
+            self._retry()
+
+    def _delete(self, agent_id: AgentId) -> None:
+        if self._settle(agent_id, None):
+            self._retry()
+
+    def _retry(self) -> None:
+        """Try again what failed (the disk was full), now that a save has succeeded or we close."""
+        for agent_id in tuple(self._failed):
+            with self._lock:
+                forgotten = agent_id not in self._unsaved
+                agent = self._unsaved.get(agent_id)
+            if forgotten:
+                self._failed.discard(agent_id)
+            elif not self._settle(agent_id, agent):
+                return
+
+    def _settle(self, agent_id: AgentId, agent: Agent | None) -> bool:
+        """Store an agent's state (None: forget it); returns whether it is durable now."""
+        done = self._try(lambda: self._forget(agent_id) if agent is None else self._write(agent))
+        (self._failed.discard if done else self._failed.add)(agent_id)
+        with self._lock:
+            if done and agent_id in self._unsaved and self._unsaved[agent_id] is agent:
+                del self._unsaved[agent_id]
+        return done
+
+    def _write(self, agent: Agent) -> None:
+        known = self._known.pop(agent.agent_id, None)
+        if known is None:
+            try:
+                known = self._tables.load(agent.agent_id)
+            except DocumentError:
+                known = None  # unreadable: written anew as a whole
+        self._tables.save(agent, known=known)
+        self._known[agent.agent_id] = agent
+        if len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    def _forget(self, agent_id: AgentId) -> None:
+        self._known.pop(agent_id, None)
+        self._tables.delete(agent_id)
+
+    def _try(self, deed: Callable[[], None]) -> bool:
+        try:
+            deed()
+        except (sqlite3.Error, *DocumentError) as error:
+            self._metrics.count("agent_save_errors_total")
+            self._log.error("could not save an agent", error=repr(error))
+            if is_damage(error):
+                self._begin_anew()
+            return False
+        return True
+
+    def _begin_anew(self) -> None:
+        """Set a database that was found damaged aside; agents are stored again as they are saved."""
+        self._known.clear()
+        try:
+            self._tables.close()
+            _set_aside(self._folder)
+            self._tables = AgentTables(self._folder.agents)
+        except (OSError, sqlite3.Error) as error:
+            self._log.error("could not begin a new agents' database", error=str(error))
+
+    def _ask(self, question: Callable[[], _T], nothing: _T, **fields: object) -> _T:
+        try:
+            return question()
+        except (sqlite3.Error, *DocumentError) as error:
+            self._metrics.count("agent_load_errors_total")
+            self._log.warning("could not read stored agents", error=repr(error), **fields)
+            return nothing
+
+
+def _set_aside(folder: CacheFolder) -> None:
+    path = folder.agents
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.replace(path.with_name(path.name + ".damaged" + suffix))

@@ -1,0 +1,292 @@
+"""The agents' database: small rows per agent, and text segments stored once whoever uses them.
+
+Unlike the block index it is the only copy of what it holds, so every transaction is durable before it counts
+(`synchronous=FULL`, and a full flush of the drive on macOS). A save writes what changed since the last one:
+new segments, new turns, new messages, the changed end of the block table, and one short row.
+"""
+
+# ruff: noqa: S608 (queries are put together from this file's constants only; values are always bound)
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from semanticd.adapters.disk.agents import codec as agent_document
+from semanticd.adapters.disk.files.folder import private_file
+from semanticd.domain.agent import Agent
+from semanticd.domain.block import pack_token_ids, unpack_token_ids
+from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.transcript import Segment, Transcript
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+CREATE TABLE agents(
+  id INTEGER PRIMARY KEY, agent_id TEXT NOT NULL UNIQUE, last_used_at REAL NOT NULL, document BLOB NOT NULL);
+CREATE INDEX agents_by_use ON agents(last_used_at);
+CREATE TABLE segments(
+  id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, text BLOB NOT NULL, token_ids BLOB NOT NULL);
+CREATE TABLE agent_segments(
+  agent INTEGER NOT NULL, position INTEGER NOT NULL, segment INTEGER NOT NULL,
+  PRIMARY KEY(agent, position)) WITHOUT ROWID;
+CREATE INDEX agents_by_segment ON agent_segments(segment);
+CREATE TABLE agent_blocks(
+  agent INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL,
+  PRIMARY KEY(agent, position)) WITHOUT ROWID;
+CREATE INDEX agents_by_block ON agent_blocks(hash);
+CREATE TABLE agent_messages(
+  agent INTEGER NOT NULL, position INTEGER NOT NULL, document BLOB NOT NULL, PRIMARY KEY(agent, position));
+CREATE TABLE agent_turns(
+  agent INTEGER NOT NULL, position INTEGER NOT NULL, document BLOB NOT NULL, PRIMARY KEY(agent, position));
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_T = TypeVar("_T")
+
+
+class AgentTables:
+    """Agents in SQLite. Methods raise `sqlite3.Error`; safe to call from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database; raises `sqlite3.DatabaseError` when it is damaged."""
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+        private_file(path)
+        self._writer = _connect(path)
+        try:
+            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            if version not in (0, SCHEMA_VERSION):
+                raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
+            if version == 0:
+                self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self._writer.execute("SELECT agent_id FROM agents LIMIT 1").fetchall()
+            self._reader = _connect(path)
+        except sqlite3.Error:
+            self._writer.close()
+            raise
+
+    def close(self) -> None:
+        """Close both connections. Idempotent."""
+        with self._writing, self._reading:
+            self._reader.close()
+            self._writer.close()
+
+    def ids(self) -> dict[AgentId, float]:
+        """Return all agents with when each was last used."""
+        rows = self._ask("SELECT agent_id, last_used_at FROM agents")
+        return {AgentId(agent_id): last_used_at for agent_id, last_used_at in rows}
+
+    def maybe_pinned(self) -> list[AgentId]:
+        """Return the agents whose stored record may say that they are pinned; few others are among them."""
+        # By the document's bytes, which `agent_document` writes without spaces: a start must not parse them all.
+        rows = self._ask(
+            "SELECT agent_id FROM agents WHERE instr(document, ?) OR NOT instr(document, ?)",
+            b'"pinned":true',
+            b'"pinned_until":null',
+        )
+        return [AgentId(agent_id) for (agent_id,) in rows]
+
+    def holders(self, block_hash: BlockHash) -> list[AgentId]:
+        """Return the agents whose stored block table names a block."""
+        rows = self._ask(
+            "SELECT DISTINCT a.agent_id FROM agent_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?",
+            block_hash,
+        )
+        return [AgentId(agent_id) for (agent_id,) in rows]
+
+    def load(self, agent_id: AgentId) -> Agent | None:
+        """Return a stored agent, None if there is none; raises one of `DocumentError` when unreadable."""
+        with self._reading:
+            self._reader.execute("BEGIN")  # one state for all tables
+            try:
+                return _load(self._reader, agent_id)
+            finally:
+                self._reader.execute("COMMIT")
+
+    def _ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._reading:
+            return self._reader.execute(query, values).fetchall()
+
+    def save(self, agent: Agent, *, known: Agent | None) -> None:
+        """Store an agent durably; `known` is what is stored of it now (None: nothing, or unreadable)."""
+        with self._writing, _Transaction(self._writer):
+            if known is None:
+                self._delete(agent.agent_id)
+            self._writer.execute(
+                "INSERT INTO agents(agent_id, last_used_at, document) VALUES (?, ?, ?) ON CONFLICT(agent_id)"
+                " DO UPDATE SET last_used_at = excluded.last_used_at, document = excluded.document",
+                (agent.agent_id, agent.last_used_at, agent_document.encode_agent(agent)),
+            )
+            query = "SELECT id FROM agents WHERE agent_id = ?"
+            (row_id,) = self._writer.execute(query, (agent.agent_id,)).fetchone()
+            self._save_lists(row_id, agent, known or _without_lists(agent))
+
+    def _save_lists(self, row_id: int, agent: Agent, known: Agent) -> None:
+        old, new = known.transcript.segments, agent.transcript.segments
+        same = _num_same(old, new)
+        if same < len(old):
+            self._drop_segments(row_id, same)
+        links = [(row_id, at, self._segment_id(new[at])) for at in range(same, len(new))]
+        self._writer.executemany("INSERT INTO agent_segments VALUES (?, ?, ?)", links)
+        self._save_tail("agent_blocks", row_id, known.block_table, agent.block_table, bytes)
+        self._save_tail(
+            "agent_messages", row_id, known.messages, agent.messages, agent_document.encode_message
+        )
+        self._save_turns(row_id, agent, known)
+
+    def _save_tail(
+        self, table: str, row_id: int, old: Sequence[_T], new: Sequence[_T], encode: Callable[[_T], bytes]
+    ) -> None:
+        same = _num_same(old, new)
+        if same < len(old):
+            self._writer.execute(f"DELETE FROM {table} WHERE agent = ? AND position >= ?", (row_id, same))
+        rows = [(row_id, at, encode(new[at])) for at in range(same, len(new))]
+        self._writer.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)
+
+    def _save_turns(self, row_id: int, agent: Agent, known: Agent) -> None:
+        # Turns are numbered from the agent's first, so that dropping the oldest rewrites nothing.
+        stored = {known.num_turns - len(known.turns) + at: turn for at, turn in enumerate(known.turns)}
+        first = agent.num_turns - len(agent.turns)
+        changed = [
+            (row_id, first + at, agent_document.encode_turn(turn))
+            for at, turn in enumerate(agent.turns)
+            if stored.get(first + at) != turn
+        ]
+        self._writer.execute(
+            "DELETE FROM agent_turns WHERE agent = ? AND (position < ? OR position >= ?)",
+            (row_id, first, agent.num_turns),
+        )
+        self._writer.executemany("INSERT OR REPLACE INTO agent_turns VALUES (?, ?, ?)", changed)
+
+    def _segment_id(self, segment: Segment) -> int:
+        text, token_ids = _segment_bytes(segment)
+        digest = _digest(text, token_ids)
+        self._writer.execute(
+            "INSERT OR IGNORE INTO segments(digest, text, token_ids) VALUES (?, ?, ?)",
+            (digest, text, token_ids),
+        )
+        row = self._writer.execute("SELECT id FROM segments WHERE digest = ?", (digest,)).fetchone()
+        return int(row[0])
+
+    def delete(self, agent_id: AgentId) -> None:
+        """Forget an agent and the segments that nobody else uses."""
+        with self._writing, _Transaction(self._writer):
+            self._delete(agent_id)
+
+    def _delete(self, agent_id: AgentId) -> None:
+        row = self._writer.execute("SELECT id FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
+        if row is None:
+            return
+        self._drop_segments(row[0], 0)
+        for table in ("agent_blocks", "agent_messages", "agent_turns"):
+            self._writer.execute(f"DELETE FROM {table} WHERE agent = ?", row)
+        self._writer.execute("DELETE FROM agents WHERE id = ?", row)
+
+    def _drop_segments(self, row_id: int, first: int) -> None:
+        where = "WHERE agent = ? AND position >= ?"
+        used = self._writer.execute(
+            f"SELECT DISTINCT segment FROM agent_segments {where}", (row_id, first)
+        ).fetchall()
+        self._writer.execute(f"DELETE FROM agent_segments {where}", (row_id, first))
+        self._writer.executemany(
+            "DELETE FROM segments WHERE id = ?"
+            " AND id NOT IN (SELECT segment FROM agent_segments WHERE segment = ?)",
+            [(segment, segment) for (segment,) in used],
+        )
+
+
+def _without_lists(agent: Agent) -> Agent:
+    return replace(agent, transcript=Transcript(), messages=(), block_table=(), turns=())
+
+
+class _Transaction:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "fullfsync = 1",
+            "checkpoint_fullfsync = 1",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _load(connection: sqlite3.Connection, agent_id: AgentId) -> Agent | None:
+    query = "SELECT id, document FROM agents WHERE agent_id = ?"
+    row = connection.execute(query, (agent_id,)).fetchone()
+    if row is None:
+        return None
+    row_id, document = row
+    agent, lengths = agent_document.decode_agent(agent_id, document)
+
+    def column(table: str) -> list[bytes]:
+        query = f"SELECT * FROM {table} WHERE agent = ? ORDER BY position"
+        return [row[2] for row in connection.execute(query, (row_id,))]
+
+    segments = connection.execute(
+        "SELECT s.digest, s.text, s.token_ids FROM agent_segments a JOIN segments s ON s.id = a.segment"
+        " WHERE a.agent = ? ORDER BY a.position",
+        (row_id,),
+    ).fetchall()
+    agent = replace(
+        agent,
+        transcript=Transcript(tuple(_segment(*row) for row in segments)),
+        messages=tuple(agent_document.decode_message(data) for data in column("agent_messages")),
+        block_table=tuple(BlockHash(data) for data in column("agent_blocks")),
+        turns=tuple(agent_document.decode_turn(data) for data in column("agent_turns")),
+    )
+    if agent_document.lengths(agent) != lengths:
+        raise ValueError(f"parts are missing: {agent_document.lengths(agent)} instead of {dict(lengths)}")
+    return agent
+
+
+def _segment_bytes(segment: Segment) -> tuple[bytes, bytes]:
+    return segment.text.encode("utf-8", "surrogatepass"), pack_token_ids(segment.token_ids)
+
+
+def _segment(digest: bytes, text: bytes, token_ids: bytes) -> Segment:
+    # Text with another text's tokens would be the worst of all mistakes, so this is checked at every load.
+    if _digest(text, token_ids) != digest:
+        raise ValueError("a segment's text or tokens are not what was stored")
+    return Segment(text.decode("utf-8", "surrogatepass"), unpack_token_ids(token_ids))
+
+
+def _digest(text: bytes, token_ids: bytes) -> bytes:
+    return hashlib.sha256(struct.pack("<Q", len(text)) + text + token_ids).digest()
+
+
+def _num_same(old: Sequence[object], new: Sequence[object]) -> int:
+    """Return how many leading items are the same."""
+    for position, (a, b) in enumerate(zip(old, new, strict=False)):
+        if a is not b and a != b:
+            return position
+    return min(len(old), len(new))

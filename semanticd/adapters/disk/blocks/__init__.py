@@ -1,0 +1,1 @@
+"""The warm tier: block files, their index, and what keeps the two together."""

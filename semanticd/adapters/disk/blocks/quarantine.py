@@ -1,0 +1,58 @@
+"""Where broken block files are set aside for whoever wants to look: a few, never many."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from semanticd.adapters.disk.files.atomic import FileSystem
+
+MAX_FILES = 16
+
+
+class Quarantine:
+    """A folder of broken files, newest kept; its bytes count towards the cap and it is emptied first."""
+
+    def __init__(self, folder: Path, *, fs: FileSystem, max_files: int = MAX_FILES) -> None:
+        """Take stock of what an earlier process set aside."""
+        self._folder = folder
+        self._fs = fs
+        self._max_files = max_files
+        self.num_bytes = 0
+        """Bytes of the files held."""
+        self._sizes: dict[Path, int] = {}
+        for name in sorted(fs.list_files(folder)):
+            with contextlib.suppress(OSError):
+                self._hold(folder / name)
+
+    def take(self, path: Path) -> None:
+        """Move a file here (remove it if that fails); the oldest beyond the bound goes. Raises OSError."""
+        # The time in front makes names sort by age.
+        target = self._folder / f"{time.time_ns():020d}-{path.name}"
+        try:
+            self._fs.rename(path, target)
+            self._hold(target)
+        except OSError:
+            self._fs.remove(path)
+            raise
+        while len(self._sizes) > self._max_files:
+            self._drop(min(self._sizes))
+
+    def empty(self) -> int:
+        """Remove all files; returns the bytes freed."""
+        freed = 0
+        for path in list(self._sizes):
+            with contextlib.suppress(OSError):
+                freed += self._drop(path)
+        return freed
+
+    def _hold(self, path: Path) -> None:
+        self._sizes[path] = self._fs.size(path)
+        self.num_bytes += self._sizes[path]
+
+    def _drop(self, path: Path) -> int:
+        self._fs.remove(path)
+        num_bytes = self._sizes.pop(path)
+        self.num_bytes -= num_bytes
+        return num_bytes

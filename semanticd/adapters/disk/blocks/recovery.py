@@ -1,0 +1,216 @@
+"""Bringing files and index together after a crash, a lost index, or for a check.
+
+First a survey, quick and complete: it lists files and rows shard by shard, removes what dead processes left
+half written and rows whose files are gone, and counts the bytes of files without rows. Then, beside normal
+work, those files are adopted: their headers are read and rows made. A file's tensors are verified when they
+are next read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from semanticd.adapters.disk.blocks.codec import BlockHeader, BrokenBlockError, decode_header, header_bytes
+from semanticd.adapters.disk.blocks.index_rows import NewBlock
+from semanticd.adapters.disk.blocks.repository import BlockRepository
+from semanticd.adapters.disk.files.atomic import TEMP_SUFFIX, FileSystem
+from semanticd.adapters.disk.files.folder import SHARDS, hash_of
+from semanticd.application.ports.telemetry import Log
+from semanticd.domain.ids import BlockHash
+
+_FIRST_READ_BYTES = 32 * 1024
+_ROWS_PER_TRANSACTION = 128
+
+
+@dataclass(slots=True)
+class Survey:
+    """How files and rows differ."""
+
+    num_rows: int = 0
+    missing: list[BlockHash] = field(default_factory=list)
+    """Rows without a file."""
+    unindexed: list[Path] = field(default_factory=list)
+    """Block files without a row."""
+    leftover: list[Path] = field(default_factory=list)
+    """Files that are no blocks: half written by a process that died, or not ours."""
+
+
+def survey_shard(storage: BlockRepository, shard: str) -> Survey:
+    """Compare the rows and files of one shard. Raises OSError and sqlite3.Error."""
+    rows = {storage.folder.block_path(s.fingerprint, s.block_hash): s for s in storage.index.shard(shard)}
+    found = Survey(num_rows=len(rows))
+    files = set(storage.folder.shard_files(shard))
+    found.missing = [stored.block_hash for path, stored in rows.items() if path not in files]
+    for path in sorted(files - rows.keys()):
+        (found.leftover if hash_of(path) is None else found.unindexed).append(path)
+    return found
+
+
+def survey(storage: BlockRepository) -> Survey:
+    """Compare everything, remove what is left over and rows without files; the rest is for `adopt_files`."""
+    total = Survey()
+    for shard in SHARDS:
+        with storage.still():
+            found = survey_shard(storage, shard)
+            reconcile(storage, found)
+            for path in found.unindexed:
+                storage.unindexed_bytes += _size(storage.fs, path)
+        total.num_rows += found.num_rows
+        total.missing += found.missing
+        total.unindexed += found.unindexed
+        total.leftover += found.leftover
+    return total
+
+
+def reconcile(storage: BlockRepository, found: Survey) -> None:
+    """Remove temporary files and rows without files."""
+    for path in found.leftover:
+        # Files with other names are not ours to remove.
+        if path.name.endswith(TEMP_SUFFIX):
+            storage.remove_file(path)
+    if found.missing:
+        storage.delete(found.missing)
+
+
+def adopt_files(
+    storage: BlockRepository,
+    paths: list[Path],
+    *,
+    stop: threading.Event,
+    log: Log,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Make rows for files that have none, setting broken ones aside; returns how many were adopted.
+
+    `on_progress` hears (files done, files to do). Ends early when `stop` is set: the next start goes on.
+    Raises sqlite3.Error.
+    """
+    adopted = 0
+    for first in range(0, len(paths), _ROWS_PER_TRANSACTION):
+        if stop.is_set():
+            break
+        part = paths[first : first + _ROWS_PER_TRANSACTION]
+        sizes = sum(_size(storage.fs, path) for path in part)
+        rows = [row for path in part if (row := _read_row(storage, path, log=log)) is not None]
+        with storage.still():
+            adopted += storage.adopt(rows)
+            storage.unindexed_bytes = max(0, storage.unindexed_bytes - sizes)
+        on_progress(first + len(part), len(paths))
+    return adopted
+
+
+def read_header(fs: FileSystem, path: Path, *, expected: BlockHash) -> BlockHeader:
+    """Read and check a block file's header only. Raises OSError and BrokenBlockError."""
+    start, file_bytes = fs.read_start(path, _FIRST_READ_BYTES)
+    end = header_bytes(start)
+    if end > len(start):
+        start, file_bytes = fs.read_start(path, end)
+    return decode_header(start, file_bytes=file_bytes, expected=expected)
+
+
+def _read_row(storage: BlockRepository, path: Path, *, log: Log) -> NewBlock | None:
+    expected = hash_of(path)
+    if expected is None:
+        return None
+    try:
+        header = read_header(storage.fs, path, expected=expected)
+        if path != storage.folder.block_path(header.fingerprint, expected):
+            raise BrokenBlockError("the file lies in another model's folder")
+        used_at = storage.fs.modified_at(path)
+    except BrokenBlockError as error:
+        storage.quarantine(path, block_hash=None, reason=str(error))
+        return None
+    except OSError as error:
+        log.warning("could not read a block file", path=str(path), error=str(error))
+        return None
+    return NewBlock(
+        block=header.block,
+        fingerprint=header.fingerprint,
+        layout=header.layout,
+        file_bytes=header.file_bytes,
+        used_at=used_at,
+    )
+
+
+def _size(fs: FileSystem, path: Path) -> int:
+    try:
+        return fs.size(path)
+    except OSError:
+        return 0
+
+
+class Recovery:
+    """A recovery in the background: survey on the write queue, adoption on a thread of its own."""
+
+    def __init__(
+        self, storage: BlockRepository, *, log: Log, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Prepare; nothing happens before `survey`."""
+        self._storage = storage
+        self._log = log
+        self._on_progress = on_progress
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._done = threading.Event()
+        self._failed = False
+        self.progress: tuple[int, int] = (0, 0)
+        """Files adopted or set aside, and files there were to look at."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether files and index agree as far as recovery can tell."""
+        return self._done.is_set() and not self._failed
+
+    def survey(self) -> None:
+        """Look through all files and start adopting; the write queue's first job, so writes wait for it."""
+        try:
+            found = survey(self._storage)
+        except (OSError, sqlite3.Error) as error:
+            self._fail(error)
+            return
+        self._log.info(
+            "looked through the cache folder",
+            num_rows=found.num_rows,
+            num_missing=len(found.missing),
+            num_unindexed=len(found.unindexed),
+            num_leftover=len(found.leftover),
+        )
+        self.progress = (0, len(found.unindexed))
+        self._thread = threading.Thread(
+            target=self._adopt, args=(found.unindexed,), name="semanticd-warm-recovery", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; False when the time ran out."""
+        return self._done.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Stop adopting; what is left is found again at the next start."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _adopt(self, paths: list[Path]) -> None:
+        try:
+            adopt_files(self._storage, paths, stop=self._stop, log=self._log, on_progress=self._report)
+            if self._stop.is_set() and self.progress[0] < self.progress[1]:
+                self._failed = True
+        except (OSError, sqlite3.Error) as error:
+            self._fail(error)
+        finally:
+            self._done.set()
+
+    def _report(self, done: int, total: int) -> None:
+        self.progress = (done, total)
+        if self._on_progress is not None:
+            self._on_progress(done, total)
+
+    def _fail(self, error: Exception) -> None:
+        self._log.error("could not recover the cache folder; the next start tries again", error=str(error))
+        self._failed = True
+        self._done.set()

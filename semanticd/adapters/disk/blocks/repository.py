@@ -1,0 +1,342 @@
+"""Block files and their index, changed together: every deed of the warm store, one at a time, under one lock.
+
+Order makes it safe to die anywhere: when storing, files are durable before their rows; when removing, rows go
+before their files. So a row always names a whole file, and a file without a row is found by recovery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from semanticd.adapters.disk.blocks.codec import BrokenBlockError, decode
+from semanticd.adapters.disk.blocks.index import BlockIndex
+from semanticd.adapters.disk.blocks.index_rows import NewBlock, StoredBlock
+from semanticd.adapters.disk.blocks.quarantine import Quarantine
+from semanticd.adapters.disk.blocks.write_group import OutgoingBlock, Stored, groups_of, leading, total_bytes
+from semanticd.adapters.disk.blocks.write_policy import utc_day
+from semanticd.adapters.disk.files.atomic import FileSystem, write_group
+from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder
+from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since this process opened the folder."""
+
+    bytes_written: int = 0
+    bytes_read: int = 0
+    num_writes: int = 0
+    num_reads: int = 0
+    num_quarantined: int = 0
+    num_pruned: int = 0
+    num_write_errors: int = 0
+
+
+class BlockRepository:
+    """Blocks on disk under one byte cap. Callable from any thread; may take as long as the disk does."""
+
+    def __init__(
+        self,
+        *,
+        folder: CacheFolder,
+        index: BlockIndex,
+        fs: FileSystem,
+        cap_bytes: int | None = None,
+        write_budget_bytes: int | None = None,
+        metrics: Metrics,
+        log: Log,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Take over an owned folder and its index; `now` gives seconds since the epoch."""
+        self.folder = folder
+        self.index = index
+        self.fs = fs
+        self.cap_bytes = cap_bytes
+        self.write_budget_bytes = write_budget_bytes
+        self.counters = Counters()
+        self.unindexed_bytes = 0
+        """Bytes of files found by recovery whose rows are still to be made: they count towards the cap."""
+        self.on_damaged_index: Callable[[], None] = lambda: None
+        self._metrics = metrics
+        self._log = log
+        self._now = now
+        self._changing = threading.RLock()
+        self._counting = threading.Lock()
+        """For what must not wait for the disk."""
+        self._quarantine = Quarantine(folder.quarantine, fs=fs)
+        self._protected: dict[str, frozenset[BlockHash]] = {}
+        self.totals = index.totals()
+        self._day = utc_day(now())
+        self._written_today = index.written_on(self._day)
+
+    @property
+    def bytes_stored(self) -> int:
+        """All files' bytes: indexed, still to be indexed, and in quarantine."""
+        return self.totals.file_bytes + self.unindexed_bytes + self._quarantine.num_bytes
+
+    @property
+    def written_today_bytes(self) -> int:
+        """Bytes written on this UTC day, by any process."""
+        day = utc_day(self._now())
+        if day != self._day:
+            self._day, self._written_today = day, 0
+        return self._written_today
+
+    def wall(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return self._now()
+
+    def read(self, block_hash: BlockHash) -> BlockRecord | None:
+        """Return a block, or None when missing or broken: then its row goes, the file is set aside."""
+        started = time.monotonic()
+        stored = self.index.stored(block_hash)
+        if stored is None:
+            return None
+        path = self.folder.block_path(stored.fingerprint, block_hash)
+        try:
+            data = self.fs.read(path)
+            record = decode(data, expected=block_hash)
+        except FileNotFoundError:
+            self.forget_missing(block_hash)
+            return None
+        except BrokenBlockError as error:
+            self.quarantine(path, block_hash=block_hash, reason=str(error))
+            return None
+        except OSError as error:
+            # Not proof against the file (too many open files, a sleeping volume): a miss this time, nothing
+            # more.
+            self._metrics.count("warm_read_errors_total")
+            self._log.warning("could not read a block file", path=str(path), error=str(error))
+            return None
+        with self._counting:
+            self.counters.num_reads += 1
+            self.counters.bytes_read += len(data)
+        self._metrics.count("warm_read_bytes_total", len(data))
+        self._metrics.observe("warm_read_seconds", time.monotonic() - started)
+        return record
+
+    def forget_missing(self, block_hash: BlockHash) -> bool:
+        """Remove the row of a block whose file is gone; False when the row is gone or the file is back."""
+        with self._changing:
+            stored = self.index.stored(block_hash)
+            if stored is None or self._exists(self.folder.block_path(stored.fingerprint, block_hash)):
+                return False
+            self._metrics.count("warm_missing_files_total")
+            self._log.warning("a block file is gone; its row is removed", block=block_hash.hex())
+            self.index.remove([block_hash])
+            self._settle()
+            return True
+
+    def quarantine(self, path: Path, *, block_hash: BlockHash | None, reason: str) -> None:
+        """Move a broken file out of the way and remove the row it belonged to."""
+        with self._changing:
+            if block_hash is not None:
+                self.index.remove([block_hash])
+            with contextlib.suppress(OSError):
+                self._quarantine.take(path)
+            self.counters.num_quarantined += 1
+            self._metrics.count("warm_quarantined_total")
+            self._log.warning("a block file is broken and was set aside", path=str(path), reason=reason)
+            self._settle()
+
+    def store(self, records: Sequence[BlockRecord]) -> Stored:
+        """Store records (parents first) that are not there yet; refuse those for which there is no room."""
+        result = Stored()
+        for group in groups_of([OutgoingBlock.of(record, self.folder) for record in records]):
+            if result.refused:
+                # Children of what was refused would be unreachable.
+                result += Stored(refused=tuple(block.block_hash for block in group), reason=result.reason)
+            else:
+                with self._changing:
+                    result += self._store_group(group)
+        return result
+
+    def _store_group(self, group: list[OutgoingBlock]) -> Stored:
+        fresh = [block for block in group if not self.index.has(block.block_hash)]
+        num_present = len(group) - len(fresh)
+        fitting, reason = self._make_room(fresh)
+        num_bytes = total_bytes(fitting)
+        try:
+            self._write(fitting, num_bytes)
+        except (OSError, sqlite3.Error) as error:
+            self.counters.num_write_errors += 1
+            self._metrics.count("warm_write_errors_total")
+            self._log.warning("could not write blocks", folder=str(self.folder.root), error=str(error))
+            if is_damage(error):
+                self.on_damaged_index()
+            everyone = tuple(block.block_hash for block in fresh)
+            return Stored(num_present=num_present, refused=everyone, reason=f"the disk failed: {error}")
+        return Stored(
+            num_written=len(fitting),
+            num_present=num_present,
+            bytes_written=num_bytes,
+            refused=tuple(block.block_hash for block in fresh[len(fitting) :]),
+            reason=reason,
+        )
+
+    def _write(self, group: list[OutgoingBlock], num_bytes: int) -> None:
+        if not group:
+            return
+        started = time.monotonic()
+        write_group(self.fs, [block.file for block in group])
+        now = self._now()
+        written_today = self.written_today_bytes + num_bytes
+        try:
+            with self.index.transaction():
+                self.index.add(NewBlock.of(b.record, file_bytes=b.num_bytes, used_at=now) for b in group)
+                self.index.count_written(self._day, num_bytes)
+        except BaseException:
+            for block in group:
+                self._unlink(block.file.path)
+            raise
+        self._written_today = written_today
+        self.counters.num_writes += len(group)
+        self.counters.bytes_written += num_bytes
+        self._metrics.count("warm_written_bytes_total", num_bytes)
+        self._metrics.observe("warm_write_seconds", time.monotonic() - started)
+        self._settle()
+
+    def _make_room(self, fresh: list[OutgoingBlock]) -> tuple[list[OutgoingBlock], str]:
+        """Return the leading blocks that may be written now, after making room, and why not the others."""
+        reason = ""
+        if self.write_budget_bytes is not None:
+            left = self.write_budget_bytes - self.written_today_bytes
+            if total_bytes(fresh) > left:
+                fresh, reason = leading(fresh, left), "daily write budget"
+        if self.cap_bytes is not None and self.bytes_stored + total_bytes(fresh) > self.cap_bytes:
+            if total_bytes(fresh) > self.cap_bytes:
+                # What can never be stored must not cost what is there.
+                fresh, reason = leading(fresh, self.cap_bytes), "the cap is reached"
+            spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
+            self._prune(self.cap_bytes - total_bytes(fresh), spare=spare)
+            room = self.cap_bytes - self.bytes_stored
+            if total_bytes(fresh) > room:
+                fresh, reason = leading(fresh, room), "the cap is reached"
+        return fresh, reason
+
+    def adopt(self, blocks: Iterable[NewBlock]) -> int:
+        """Add rows for files found without; returns how many there are still."""
+        with self._changing:
+            rows = [
+                new
+                for new in blocks
+                if self._exists(self.folder.block_path(new.fingerprint, new.block.block_hash))
+            ]
+            self.index.add(rows)
+            self._settle()
+            return len(rows)
+
+    def protect(self, hashes: Iterable[BlockHash], *, owner: str) -> None:
+        """Replace what `owner` keeps from being pruned (in memory: owners say it again after a start)."""
+        kept = frozenset(hashes)
+        with self._counting:
+            others = {name: hashes for name, hashes in self._protected.items() if name != owner}
+            self._protected = {**others, owner: kept} if kept else others
+
+    def delete(self, hashes: Iterable[BlockHash]) -> int:
+        """Remove these blocks and no others; returns the bytes freed."""
+        with self._changing:
+            return self._unlink_all(self.index.remove(hashes))
+
+    def prune(self, target_bytes: int) -> int:
+        """Remove least recently used blocks until at most `target_bytes` are stored, if pins allow it."""
+        with self._changing:
+            return self._prune(target_bytes, spare=frozenset())
+
+    def _prune(self, target_bytes: int, *, spare: Iterable[BlockHash]) -> int:
+        freed = 0
+        if self.bytes_stored > target_bytes:
+            freed += self._quarantine.empty()
+        excess = self.bytes_stored - target_bytes
+        if excess > 0:
+            kept = set(spare).union(*self._protected.values())
+            removed = self.index.remove_oldest_leaves(excess, spare=kept)
+            freed += self._unlink_all(removed)
+            self.counters.num_pruned += len(removed)
+            self._metrics.count("warm_pruned_total", len(removed))
+        return freed
+
+    def clear(self, fingerprint: ModelFingerprint | None) -> int:
+        """Remove all blocks (of one model), with files that have no row yet; returns the bytes freed."""
+        with self._changing:
+            before = self.bytes_stored
+            self.index.remove_model(fingerprint)
+            folders = self.folder.model_folders()
+            if fingerprint is not None:
+                # Another fingerprint may share the folder's 16 digits: only what the index does not know
+                # goes.
+                wanted = self.folder.model_name(fingerprint)
+                folders = [folder for folder in folders if folder.name == wanted]
+            for model in folders:
+                for shard in SHARDS:
+                    kept = {s.block_hash.hex() for s in self.index.shard(shard)} if fingerprint else set()
+                    for name in self.fs.list_files(model / shard):
+                        if name[:64] not in kept:
+                            self._unlink(model / shard / name)
+                    with contextlib.suppress(OSError):
+                        (model / shard).rmdir()
+                with contextlib.suppress(OSError):
+                    model.rmdir()
+            if fingerprint is None:
+                self._quarantine.empty()
+                self.unindexed_bytes = 0
+            self._settle()
+            return before - self.bytes_stored
+
+    def _unlink_all(self, removed: Sequence[StoredBlock]) -> int:
+        for stored in removed:
+            self._unlink(self.folder.block_path(stored.fingerprint, stored.block_hash))
+        self._settle()
+        return sum(stored.file_bytes for stored in removed)
+
+    def _unlink(self, path: Path) -> None:
+        try:
+            self.fs.remove(path)
+        except OSError as error:
+            self._log.warning("could not remove a file; recovery will", path=str(path), error=str(error))
+
+    def remove_file(self, path: Path) -> None:
+        """Remove a file that is no block (left by a dead process)."""
+        with self._changing:
+            self._unlink(path)
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Nothing is written or removed while inside."""
+        with self._changing:
+            yield
+
+    def rebuild_index(self) -> None:
+        """Begin an empty index after the old one was found damaged."""
+        with self._changing:
+            self.index.recreate()
+            self.unindexed_bytes = 0
+            self._settle()
+
+    def _exists(self, path: Path) -> bool:
+        try:
+            self.fs.size(path)
+        except OSError:
+            return False
+        return True
+
+    def _settle(self) -> None:
+        self.totals = self.index.totals()
+        self._metrics.gauge("warm_bytes", self.bytes_stored)
+        self._metrics.gauge("warm_blocks", self.totals.num_blocks)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that the database itself is broken (not busy, full or unreadable just now)."""
+    # SQLite's "malformed" and "not a database" come as the base class itself; subclasses tell other things.
+    return type(error) is sqlite3.DatabaseError or (
+        isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
+    )

@@ -1,0 +1,379 @@
+"""The warm store on disk: the port's questions answered from the index, its bytes moved by a small I/O pool.
+
+Lookups touch the index's reading connection only. Reads run beside one another; writes run one after the
+other on the write queue, which agents' records share. Whatever the disk does, callers get a miss or a
+refusal, no exception.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from semanticd.adapters.disk.blocks.index import BlockIndex
+from semanticd.adapters.disk.blocks.recovery import Recovery
+from semanticd.adapters.disk.blocks.repository import BlockRepository, is_damage
+from semanticd.adapters.disk.blocks.verification import BackgroundVerification, verify
+from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites
+from semanticd.adapters.disk.blocks.write_group import Stored
+from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy, parents_first
+from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.adapters.disk.files.folder import CacheFolder
+from semanticd.adapters.disk.files.write_queue import WriteQueue
+from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics
+from semanticd.application.ports.warm_store import BlockRecord, VerifyReport, WarmStats, WriteResult
+from semanticd.domain.block import Block
+from semanticd.domain.errors import CacheError
+from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+_T = TypeVar("_T")
+_MAX_TOUCHES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WarmOptions:
+    """How the warm store behaves; sizes in bytes, None: no limit."""
+
+    cap_bytes: int | None = None
+    write_policy: WritePolicy = "always"
+    write_budget_bytes: int | None = None
+    """Bytes that may be written per UTC day."""
+    max_queue_bytes: int = 512 * 1024 * 1024
+    """Bytes of records waiting to be written; more are refused (any one group fits an empty queue)."""
+    num_readers: int = 4
+    verify_every_s: float | None = 6 * 3600.0
+    """Seconds between background verifications; None: none."""
+    verify_bytes_per_s: float = 16e6
+
+
+class DiskWarmStore:
+    """`WarmStore` in a folder; make it with `DiskWarmStore.open`."""
+
+    def __init__(
+        self,
+        storage: BlockRepository,
+        *,
+        options: WarmOptions,
+        metrics: Metrics,
+        log: Log,
+        recovery: Recovery | None,
+    ) -> None:
+        """Take over an open folder; `recovery` runs before anything is written."""
+        self._storage = storage
+        self._index = storage.index
+        self._options = options
+        self._metrics = metrics
+        self._log = log
+        self._seen = SeenHashes()
+        self._lock = threading.Lock()
+        self._pending = PendingWrites(max_bytes=options.max_queue_bytes)
+        self._touched = PendingTouches()
+        self._closed = False
+        self._rebuilding = False
+        self._stop = threading.Event()
+        self.write_queue = WriteQueue(log=log, on_idle=self._write_touches)
+        """All writing to the folder, in order; the agent archive shares it."""
+        self._readers = _start_readers(options.num_readers)
+        self._recovery = recovery
+        storage.on_damaged_index = self._rebuild_soon
+        if recovery is not None:
+            self.write_queue.put(recovery.survey)
+        else:
+            self.write_queue.put(self._warm_up)
+        self._verification = (
+            BackgroundVerification(
+                storage, log=log, every_s=options.verify_every_s, max_bytes_per_s=options.verify_bytes_per_s
+            )
+            if options.verify_every_s
+            else None
+        )
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        options: WarmOptions | None = None,
+        fs: FileSystem | None = None,
+        metrics: Metrics | None = None,
+        log: Log | None = None,
+        now: Callable[[], float] = time.time,
+        on_recovery: Callable[[int, int], None] | None = None,
+    ) -> DiskWarmStore:
+        """Own the folder and open its index; the files are looked through only after an unclean end.
+
+        `on_recovery` hears (files done, files to do) from a background thread; `now` gives seconds since the
+        epoch. Raises CacheError when the folder cannot be used or another process has it.
+        """
+        options, fs = options or WarmOptions(), fs or FileSystem()
+        metrics, log = metrics or NullMetrics(), log or NullLog()
+        folder = CacheFolder.open(root, fs=fs)
+        try:
+            index = BlockIndex(folder.index)
+            storage = BlockRepository(
+                folder=folder,
+                index=index,
+                fs=fs,
+                cap_bytes=options.cap_bytes,
+                write_budget_bytes=options.write_budget_bytes,
+                metrics=metrics,
+                log=log,
+                now=now,
+            )
+        except (OSError, sqlite3.Error) as error:
+            folder.release(clean=False)
+            raise CacheError(
+                f"cannot open the cache index {folder.index}: {error}; check the disk and its permissions"
+            ) from error
+        needed = folder.was_unclean or index.is_new
+        recovery = Recovery(storage, log=log, on_progress=on_recovery) if needed else None
+        return cls(storage, options=options, metrics=metrics, log=log, recovery=recovery)
+
+    @property
+    def folder(self) -> CacheFolder:
+        """The folder owned."""
+        return self._storage.folder
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """The recovery running or done since the start, if one was needed."""
+        return self._recovery
+
+    def get(self, block_hash: BlockHash) -> Block | None:
+        """Return a block's facts if it is stored (index only)."""
+        return self._ask(lambda: self._index.get(block_hash), None)
+
+    def get_many(self, hashes: Sequence[BlockHash]) -> list[Block]:
+        """Return the facts of the leading hashes that are stored, stopping at the first that is not."""
+        return self._ask(lambda: self._index.get_leading(hashes), [])
+
+    def children(self, parent: BlockHash) -> list[Block]:
+        """Return the stored blocks that directly follow `parent`, most recently used first (at most 512)."""
+        return self._ask(lambda: self._index.children(parent), [])
+
+    def _warm_up(self) -> None:
+        if not self._stop.is_set():
+            self._index.warm_up()
+
+    def _ask(self, question: Callable[[], _T], nothing: _T) -> _T:
+        try:
+            return question()
+        except sqlite3.Error as error:
+            if not self._closed:
+                self._log_index_error(error)
+            return nothing
+
+    def _log_index_error(self, error: sqlite3.Error) -> None:
+        self._metrics.count("warm_index_errors_total")
+        self._log.warning("the cache index did not answer", error=str(error))
+        if is_damage(error):
+            self._rebuild_soon()
+
+    def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
+        try:
+            return self._readers.submit(self._read, block_hash)
+        except RuntimeError:  # closed
+            nothing: Future[BlockRecord | None] = Future()
+            nothing.set_result(None)
+            return nothing
+
+    def _read(self, block_hash: BlockHash) -> BlockRecord | None:
+        try:
+            return self._storage.read(block_hash)
+        except sqlite3.Error as error:
+            self._log_index_error(error)
+        except Exception as error:  # noqa: BLE001 (this thread must live on)
+            self._log.error("reading a block failed", block=block_hash.hex(), error=repr(error))
+        return None
+
+    def wants(self, block_hash: BlockHash) -> bool:
+        """Whether the write policy would take this block now; asking counts as a use of it."""
+        policy = self._options.write_policy
+        if policy == "always" or (policy == "second_use" and self._seen.note(block_hash)):
+            return True
+        self._metrics.count("warm_refused_total", reason=self._policy_reason)
+        return False
+
+    def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
+        """Queue records to be stored durably, parents before children. Never raises through the future."""
+        result: Future[WriteResult] = Future()
+        result.set_running_or_notify_cancel()  # what is queued is written: it cannot be cancelled
+        admitted, refused = self._admit(records)
+        reason = self._policy_reason if refused else ""
+        write = PendingWrite(tuple(parents_first(admitted)), result, tuple(refused), reason)
+        if not self._pending.add(write):
+            self._metrics.count("warm_queue_full_total")
+            self._answer(write, Stored(refused=write.everyone, reason="the write queue is full"))
+        elif not self.write_queue.put(lambda: self._run_write(write)):
+            self._pending.remove(write)
+            self._answer(write, Stored(refused=write.everyone, reason="the store is closed"))
+        return result
+
+    @property
+    def _policy_reason(self) -> str:
+        return f"write policy {self._options.write_policy}"
+
+    def _admit(self, records: Sequence[BlockRecord]) -> tuple[list[BlockRecord], list[BlockHash]]:
+        policy = self._options.write_policy
+        if policy == "always":
+            return list(records), []
+        admitted, refused = [], []
+        for record in records:
+            block_hash = record.block.block_hash
+            if policy == "second_use" and self._seen.note(block_hash):
+                admitted.append(record)
+            else:
+                refused.append(block_hash)
+        return admitted, refused
+
+    def _run_write(self, write: PendingWrite) -> None:
+        try:
+            self._write_touches()
+            done = Stored(refused=write.refused, reason=write.reason) + self._storage.store(write.wanted)
+        except Exception as error:  # noqa: BLE001 (this thread must live on)
+            self._log.error("storing blocks failed", error=repr(error))
+            done = Stored(refused=write.everyone, reason=f"failed: {error}")
+        self._pending.remove(write)
+        self._answer(write, done)
+
+    def _answer(self, write: PendingWrite, done: Stored) -> None:
+        if done.refused:
+            self._metrics.count("warm_refused_total", len(done.refused), reason=done.reason.split(":")[0])
+        write.result.set_result(
+            WriteResult(
+                num_written=done.num_written,
+                num_present=done.num_present,
+                num_refused=len(done.refused),
+                bytes_written=done.bytes_written,
+                reason=done.reason,
+                refused=done.refused,
+            )
+        )
+
+    def touch(self, hashes: Sequence[BlockHash]) -> None:
+        """Mark blocks as just used; written to the index with the next write, or when idle."""
+        if self._options.write_policy == "second_use":
+            for block_hash in hashes:
+                self._seen.note(block_hash)
+        self._touched.add(hashes, when=self._storage.wall())
+        if len(self._touched) > _MAX_TOUCHES_KEPT:
+            self.write_queue.put(self._write_touches)
+
+    def _write_touches(self) -> None:
+        touched = self._touched.take()
+        if touched:
+            try:
+                self._index.touch(touched)
+            except sqlite3.Error as error:
+                self._log_index_error(error)
+
+    def delete(self, hashes: Sequence[BlockHash]) -> int:
+        """Remove blocks and their files, also those still waiting to be written; returns the bytes freed."""
+        doomed = set(hashes)
+        self._pending.cancel(lambda record: record.block.block_hash in doomed)
+        return self._ask(lambda: self._storage.delete(hashes), 0)
+
+    def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
+        """Replace the set of blocks that `owner` pins (kept in memory: say it again after a start)."""
+        self._storage.protect(hashes, owner=owner)
+
+    def verify(self, *, fix: bool) -> VerifyReport:
+        """Check all files against the index and their checksums; with `fix`, quarantine and reconcile. Slow.
+
+        Raises CacheError when the folder or index cannot be read at all.
+        """
+        try:
+            return verify(self._storage, fix=fix, stop=self._stop, log=self._log)
+        except (OSError, sqlite3.Error) as error:
+            raise CacheError(f"cannot verify the cache in {self.folder.root}: {error}") from error
+
+    def prune(self, *, target_bytes: int | None = None) -> int:
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap)."""
+        self._write_touches()
+        target = self._options.cap_bytes if target_bytes is None else target_bytes
+        return 0 if target is None else self._ask(lambda: self._storage.prune(target), 0)
+
+    def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
+        """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed."""
+        self._pending.cancel(lambda record: fingerprint in (None, record.fingerprint))
+        return self._ask(lambda: self._storage.clear(fingerprint), 0)
+
+    def stats(self) -> WarmStats:
+        """Return the store's numbers; waits for nothing."""
+        storage, counters = self._storage, self._storage.counters
+        return WarmStats(
+            num_blocks=storage.totals.num_blocks,
+            bytes_stored=storage.bytes_stored,
+            cap_bytes=self._options.cap_bytes,
+            bytes_written=counters.bytes_written,
+            bytes_read=counters.bytes_read,
+            num_writes=counters.num_writes,
+            num_reads=counters.num_reads,
+            num_quarantined=counters.num_quarantined,
+            num_pruned=counters.num_pruned,
+            num_write_errors=counters.num_write_errors,
+            pending_writes=self._pending.num_records,
+            write_budget_bytes=self._options.write_budget_bytes,
+            written_today_bytes=storage.written_today_bytes,
+        )
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything queued is durable; False when the time ran out."""
+        self.write_queue.put(self._write_touches)
+        return self.write_queue.flush(timeout_s)
+
+    def close(self) -> None:
+        """Flush, stop all threads, and give the folder up. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._stop.set()
+        self._index.stop_warming_up()
+        if self._verification is not None:
+            self._verification.stop()
+        self.write_queue.close()
+        if self._recovery is not None:
+            self._recovery.stop()
+        self._readers.shutdown(wait=True)
+        self._write_touches()
+        clean = not self._rebuilding and (self._recovery is None or self._recovery.complete)
+        self._index.close()
+        self.folder.release(clean=clean)
+
+    def _rebuild_soon(self) -> None:
+        """Throw a damaged index away and make a new one from the files, as soon as the queue gets to it."""
+        with self._lock:
+            if self._rebuilding:
+                return
+            self._rebuilding = True
+        self._log.error(
+            "the cache index is damaged and is made anew from the files", index=str(self.folder.index)
+        )
+        self.write_queue.put(self._rebuild)
+
+    def _rebuild(self) -> None:
+        if self._recovery is not None:
+            self._recovery.stop()
+        self._storage.rebuild_index()
+        self._recovery = Recovery(self._storage, log=self._log)
+        self._recovery.survey()
+        with self._lock:
+            self._rebuilding = False
+
+
+def _start_readers(number: int) -> ThreadPoolExecutor:
+    """Return so many threads, all of them started: else the first reads would wait until each of them runs."""
+    readers = ThreadPoolExecutor(number, thread_name_prefix="semanticd-warm-reader")
+    # One that waits is not idle, so that the next is started; not for ever, should the system refuse one.
+    all_started = threading.Barrier(number)
+    for _ in range(number):
+        readers.submit(all_started.wait, 10.0)
+    return readers

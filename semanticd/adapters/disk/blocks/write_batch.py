@@ -1,0 +1,103 @@
+"""Writes on their way to the disk: bounded in bytes, and cancelled block by block when somebody deletes them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from semanticd.application.ports.warm_store import BlockRecord, WriteResult
+from semanticd.domain.ids import BlockHash
+
+
+@dataclass(slots=True, eq=False)
+class PendingWrite:
+    """Records waiting to be written, and the future that says what became of them."""
+
+    records: tuple[BlockRecord, ...]
+    result: Future[WriteResult]
+    refused: tuple[BlockHash, ...] = ()
+    """What the write policy kept back of the same call."""
+    reason: str = ""
+    cancelled: set[BlockHash] = field(default_factory=set)
+    """Blocks deleted while they waited."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Tensor bytes held."""
+        return sum(record.block.num_bytes for record in self.records)
+
+    @property
+    def wanted(self) -> list[BlockRecord]:
+        """What is still to be written."""
+        return [record for record in self.records if record.block.block_hash not in self.cancelled]
+
+    @property
+    def everyone(self) -> tuple[BlockHash, ...]:
+        """All blocks of the call, kept back or not."""
+        return (*self.refused, *(record.block.block_hash for record in self.records))
+
+
+class PendingWrites:
+    """All writes not yet done. Safe to call from any thread; waits for nothing."""
+
+    def __init__(self, *, max_bytes: int) -> None:
+        """Hold at most `max_bytes`, or any one write when nothing else waits."""
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._writes: list[PendingWrite] = []
+        self._lock = threading.Lock()
+
+    def add(self, write: PendingWrite) -> bool:
+        """Take a write in; False when too much waits already."""
+        with self._lock:
+            if self._num_bytes > 0 and self._num_bytes + write.num_bytes > self._max_bytes:
+                return False
+            self._writes.append(write)
+            self._num_bytes += write.num_bytes
+            return True
+
+    def remove(self, write: PendingWrite) -> None:
+        """Forget a write that is done."""
+        with self._lock:
+            self._writes.remove(write)
+            self._num_bytes -= write.num_bytes
+
+    def cancel(self, doomed: Callable[[BlockRecord], bool]) -> None:
+        """Keep these blocks from being written, as far as that has not begun."""
+        with self._lock:
+            for write in self._writes:
+                write.cancelled.update(r.block.block_hash for r in write.records if doomed(r))
+
+    @property
+    def num_records(self) -> int:
+        """Blocks waiting."""
+        with self._lock:
+            return sum(len(write.records) for write in self._writes)
+
+
+class PendingTouches:
+    """Uses of blocks not yet written to the index."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._uses: dict[BlockHash, tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Count the blocks touched."""
+        return len(self._uses)
+
+    def add(self, hashes: Iterable[BlockHash], *, when: float) -> None:
+        """Note one use of each block, at `when` seconds since the epoch."""
+        with self._lock:
+            for block_hash in hashes:
+                _, uses = self._uses.get(block_hash, (0.0, 0))
+                self._uses[block_hash] = (when, uses + 1)
+
+    def take(self) -> Sequence[tuple[BlockHash, float, int]]:
+        """Hand all over as (block, when last, how often) and begin anew."""
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        return [(block_hash, when, count) for block_hash, (when, count) in uses.items()]

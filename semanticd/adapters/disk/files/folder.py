@@ -1,0 +1,128 @@
+"""The cache folder: where everything lies, who owns it, and whether the last owner left in order.
+
+One process at a time owns a folder, by an advisory lock that the kernel drops when the process dies. The mark
+of an unfinished session is made before anything is written and removed by a clean close: found at the next
+start, it means that files and index may disagree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from semanticd.adapters.disk.files.atomic import FILE_MODE, FileSystem
+from semanticd.domain.errors import CacheError
+from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+BLOCK_SUFFIX = ".safetensors"
+SHARDS = tuple(f"{number:02x}" for number in range(256))
+
+
+class CacheFolder:
+    """An owned cache folder; make it with `CacheFolder.open`."""
+
+    def __init__(self, root: Path, *, fs: FileSystem, lock_fd: int, was_unclean: bool) -> None:
+        """Take over a lock already held."""
+        self.root = root
+        self.blocks = root / "blocks"
+        self.quarantine = root / "quarantine"
+        self.index = root / "index.sqlite"
+        self.agents = root / "agents.sqlite"
+        self.was_unclean = was_unclean
+        """Whether the owner before us did not close the folder."""
+        self._fs = fs
+        self._lock_fd: int | None = lock_fd
+
+    @classmethod
+    def open(cls, root: Path, *, fs: FileSystem) -> CacheFolder:
+        """Create the folder if need be and own it.
+
+        Raises CacheError when it cannot be used or another process (or another store of this one) owns it.
+        """
+        root = root.expanduser().absolute()
+        try:
+            for folder in (root, root / "blocks", root / "quarantine"):
+                fs.make_folder(folder)
+            lock_fd = _lock(root / "lock", root)
+            marker = root / "unclean"
+            was_unclean = marker.exists()
+            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+        except OSError as error:
+            raise CacheError(
+                f"cannot open the cache folder {root}: {error.strerror or error}; "
+                "make it writable or choose another with SEMANTIC_AGENT_CACHE_DIR"
+            ) from error
+        return cls(root, fs=fs, lock_fd=lock_fd, was_unclean=was_unclean)
+
+    def block_path(self, fingerprint: ModelFingerprint, block_hash: BlockHash) -> Path:
+        """Return where a block's file belongs."""
+        name = block_hash.hex()
+        return self.blocks / self.model_name(fingerprint) / name[:2] / f"{name}{BLOCK_SUFFIX}"
+
+    @staticmethod
+    def model_name(fingerprint: ModelFingerprint) -> str:
+        """Return the folder name of a model's blocks (the block's own hash covers the whole fingerprint)."""
+        safe = "".join(char for char in fingerprint[:16] if char.isalnum() or char in "-_")
+        return safe or "model"
+
+    def model_folders(self) -> list[Path]:
+        """Return the folders that hold models' blocks."""
+        return sorted(path for path in self.blocks.iterdir() if path.is_dir() and not path.is_symlink())
+
+    def shard_files(self, shard: str) -> list[Path]:
+        """Return everything that lies in the folders of one two-digit shard, over all models."""
+        found: list[Path] = []
+        for model in self.model_folders():
+            folder = model / shard
+            found.extend(folder / name for name in self._fs.list_files(folder))
+        return found
+
+    def release(self, *, clean: bool) -> None:
+        """Give the folder up; `clean` says that files and index agree. Idempotent."""
+        if self._lock_fd is None:
+            return
+        if clean:
+            with contextlib.suppress(OSError):
+                (self.root / "unclean").unlink(missing_ok=True)
+        os.close(self._lock_fd)
+        self._lock_fd = None
+
+
+def hash_of(path: Path) -> BlockHash | None:
+    """Return the block a file is named for, or None when that is no block's name."""
+    name = path.name
+    if not name.endswith(BLOCK_SUFFIX) or len(name) != 64 + len(BLOCK_SUFFIX):
+        return None
+    try:
+        block_hash = bytes.fromhex(name[:64])
+    except ValueError:
+        return None
+    # fromhex takes upper case and spaces; a name must be exactly what block_path makes.
+    return BlockHash(block_hash) if block_hash.hex() == name[:64] else None
+
+
+def private_file(path: Path) -> Path:
+    """Create a file private to the user unless it is there, and return it. Raises OSError."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+    return path
+
+
+def _lock(path: Path, root: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise CacheError(
+            f"cannot open the cache folder {root}: the process with pid {owner} is using it; "
+            "stop that one, or give this one its own folder with SEMANTIC_AGENT_CACHE_DIR"
+        ) from None
+    except OSError:
+        os.close(fd)
+        raise
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd

@@ -1,0 +1,1 @@
+"""The Direct Agent API: `/v1/agents`."""

@@ -1,0 +1,242 @@
+"""The Direct Agent API's resources: agents as durable things, whose conversation the server keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+
+from semanticd.adapters.http.agents import wire
+from semanticd.adapters.http.core.body import read_object, save_upload
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.request_context import (
+    checked_agent_id,
+    priority_of,
+    request_context_of,
+    show_cache,
+)
+from semanticd.adapters.http.core.services import AgentsService
+from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.ids import AgentId
+
+PAGE = 100
+MAX_PAGE = 1000
+CHUNK_BYTES = 1 << 20
+
+
+class Agents:
+    """`/v1/agents`: create and list."""
+
+    def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
+        """Serve these agents."""
+        self._agents = agents
+        self._config = config
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Create an agent."""
+        body = await read_object(req, wire.CreateAgent, self._config, optional=True)
+        agent_id = None if body.id is None else checked_agent_id(body.id, param="id")
+        made = await self._agents.create(agent_id, wire.parse_create(body), pin=bool(body.pin))
+        resp.status = falcon.HTTP_201
+        resp.set_header("Location", f"/v1/agents/{made['id']}")
+        resp.data = msgspec.json.encode(made)
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List agents, a page at a time: `limit`, and `after` with the last id of the page before."""
+        limit = page_size(req)
+        after = req.get_param("after")
+        found = await self._agents.list()
+        if after is not None:
+            ids = [agent["id"] for agent in found]
+            if after not in ids:
+                raise InvalidRequestError(f"no agent is called {after[:80]!r}", param="after")
+            found = found[ids.index(after) + 1 :]
+        page = found[:limit]
+        has_more = len(found) > limit
+        answer = wire.AgentList(page, has_more, page[-1]["id"] if has_more else None)
+        resp.data = msgspec.json.encode(answer)
+
+
+def page_size(req: Request) -> int:
+    """Return the query's `limit`; raises `InvalidRequestError` outside of 1 to `MAX_PAGE`."""
+    text = req.get_param("limit")
+    if text is None:
+        return PAGE
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_PAGE):
+        raise InvalidRequestError(f"expected a number from 1 to {MAX_PAGE}, got {text[:40]!r}", param="limit")
+    return int(text)
+
+
+class AgentStats:
+    """`/v1/agents/stats`: all agents in one sum."""
+
+    def __init__(self, agents: AgentsService) -> None:
+        """Sum up these agents."""
+        self._agents = agents
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Count agents by state, and their tokens and turns."""
+        found = await self._agents.list()
+        states = Counter(str(agent.get("state", "unknown")) for agent in found)
+        resp.data = msgspec.json.encode(
+            {
+                "num_agents": len(found),
+                "by_state": dict(states),
+                "num_pinned": sum(bool(agent.get("pinned")) for agent in found),
+                "num_tokens": sum(agent.get("num_tokens") or 0 for agent in found),
+                "num_turns": sum(agent.get("num_turns") or 0 for agent in found),
+            }
+        )
+
+
+class Agent:
+    """`/v1/agents/{agent_id}`: show and delete."""
+
+    def __init__(self, agents: AgentsService) -> None:
+        """Serve these agents."""
+        self._agents = agents
+
+    async def on_get(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Show one agent with its statistics."""
+        resp.data = msgspec.json.encode(await self._agents.show(AgentId(agent_id)))
+
+    async def on_delete(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Forget an agent."""
+        resp.data = msgspec.json.encode(await self._agents.delete(AgentId(agent_id)))
+
+
+class AgentViews:
+    """`/v1/agents/{agent_id}/messages` and `/cache`: what it said, and why its cache missed."""
+
+    def __init__(self, agents: AgentsService) -> None:
+        """Serve these agents."""
+        self._agents = agents
+
+    async def on_get_messages(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Return the conversation the server keeps."""
+        resp.data = msgspec.json.encode({"data": await self._agents.messages(AgentId(agent_id))})
+
+    async def on_get_cache(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Return the miss report."""
+        resp.data = msgspec.json.encode(await self._agents.why(AgentId(agent_id)))
+
+
+class AgentActions:
+    """`/v1/agents/{agent_id}/…`: fork, rewind, pin, unpin and evict."""
+
+    def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
+        """Act on these agents."""
+        self._agents = agents
+        self._config = config
+
+    async def on_post_fork(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Make a second agent that shares the conversation so far."""
+        body = await read_object(req, wire.Fork, self._config, optional=True)
+        new_id = None if body.id is None else checked_agent_id(body.id, param="id")
+        made = await self._agents.fork(AgentId(agent_id), new_id)
+        resp.status = falcon.HTTP_201
+        resp.data = msgspec.json.encode(made)
+
+    async def on_post_rewind(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Forget the last turns."""
+        body = await read_object(req, wire.Rewind, self._config, optional=True)
+        resp.data = msgspec.json.encode(await self._agents.rewind(AgentId(agent_id), body.turns))
+
+    async def on_post_pin(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Keep the blocks from eviction."""
+        body = await read_object(req, wire.Pin, self._config, optional=True)
+        resp.data = msgspec.json.encode(await self._agents.pin(AgentId(agent_id), body.ttl_s or body.ttl))
+
+    async def on_post_unpin(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Let the blocks be evicted again."""
+        resp.data = msgspec.json.encode(await self._agents.unpin(AgentId(agent_id)))
+
+    async def on_post_evict(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Demote the blocks to disk now."""
+        resp.data = msgspec.json.encode(await self._agents.evict(AgentId(agent_id)))
+
+
+class AgentGenerate:
+    """`/v1/agents/{agent_id}/generate`."""
+
+    def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
+        """Answer through a gateway."""
+        self._gateway = gateway
+        self._config = config
+
+    async def on_post(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Let the agent take its next turn."""
+        exchange = request_context_of(req)
+        body = await read_object(req, wire.Generate, self._config)
+        if body.messages is not None and len(body.messages) > self._config.max_messages:
+            raise InvalidRequestError(
+                f"expected at most {self._config.max_messages} messages", param="messages"
+            )
+        request = wire.parse_generate(
+            body, agent_id=AgentId(agent_id), request_id=exchange.request_id, priority=priority_of(req)
+        )
+        if body.stream:
+            await self._gateway.respond(resp, exchange, request, wire.AgentStream())
+            return
+        result = await self._gateway.complete(exchange, request)
+        show_cache(resp, result.usage.cache)
+        resp.data = msgspec.json.encode(wire.render(result))
+
+
+class AgentFiles:
+    """`/v1/agents/{agent_id}/export` and `/v1/agents/import`: an agent as a file, by a temporary one here."""
+
+    def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
+        """Read and write these agents."""
+        self._agents = agents
+        self._config = config
+
+    async def on_get_export(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Answer with the agent's file."""
+        exchange = request_context_of(req)
+        path = await temporary_file(exchange.on_end)
+        await self._agents.export(AgentId(agent_id), path)
+        file = await asyncio.to_thread(Path(path).open, "rb")
+        exchange.at_end.callback(file.close)
+        resp.content_type = "application/octet-stream"
+        resp.set_header("Content-Disposition", f'attachment; filename="{agent_id}.agent"')
+        resp.content_length = os.fstat(file.fileno()).st_size
+        resp.stream = file_chunks(file)
+
+    async def on_post_import(self, req: Request, resp: Response) -> None:
+        """Take in an agent's file; `id` in the query renames it."""
+        exchange = request_context_of(req)
+        given = req.get_param("id")
+        new_id = None if given is None else checked_agent_id(given, param="id")
+        path = await temporary_file(exchange.on_end)
+        await save_upload(req, path, limit=self._config.max_import_bytes, stall_s=self._config.body_timeout_s)
+        made = await self._agents.import_(path, new_id)
+        resp.status = falcon.HTTP_201
+        resp.data = msgspec.json.encode(made)
+
+
+async def temporary_file(on_end: Callable[[Callable[[], Awaitable[None]]], None]) -> str:
+    """Return the path of an empty file, readable by us only, that is removed when the exchange ends."""
+    handle, path = tempfile.mkstemp(prefix="semanticd-", suffix=".agent")
+    os.close(handle)
+
+    async def remove() -> None:
+        await asyncio.to_thread(Path(path).unlink, missing_ok=True)
+
+    on_end(remove)
+    return path
+
+
+async def file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield a file's bytes in pieces, read outside of the event loop."""
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk

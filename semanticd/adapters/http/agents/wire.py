@@ -1,0 +1,323 @@
+"""The Direct Agent API: wire types and their translation. Nulls stand for absence."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.sse import COMMENT_PING, frame
+from semanticd.domain.agent import AgentConfig
+from semanticd.domain.chat import (
+    ChatPrompt,
+    Message,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolResultPart,
+    ToolSpec,
+)
+from semanticd.domain.errors import InvalidRequestError, SemanticError
+from semanticd.domain.generation import (
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    OutputConstraint,
+    Priority,
+    SamplingParams,
+    Started,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from semanticd.domain.ids import AgentId, RequestId
+
+MAX = 2**31 - 1
+Seconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
+
+
+class AgentTool(Struct):
+    """A tool the agent may call; `parameters` is a JSON schema of type object."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class CreateAgent(Struct):
+    """Body of `POST /v1/agents`; everything is optional."""
+
+    id: str | None = None
+    model: str | None = None
+    system: str | None = None
+    tools: list[AgentTool] | None = None
+    ttl: Seconds | None = None
+    """Seconds without use after which the agent is deleted."""
+    ttl_s: Seconds | None = None
+    """The same, by the name that it has in the agent's facts."""
+    pin: bool | None = None
+    priority: Priority | None = None
+    metadata: dict[str, str] | None = None
+
+
+class Call(Struct):
+    """A call that the model made."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any] | None = None
+
+
+class AgentMessage(Struct):
+    """One message; a `tool` message answers the call `tool_call_id`."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    is_error: bool | None = None
+
+
+class AnswerFormat(Struct):
+    """The form that the answer must have."""
+
+    type: Literal["text", "json_object", "json_schema", "regex"]
+    schema: dict[str, Any] | None = None
+    pattern: str | None = None
+
+
+class Generate(Struct):
+    """Body of `POST /v1/agents/{id}/generate`: a prompt, or new messages that follow those kept here."""
+
+    prompt: str | None = None
+    messages: list[AgentMessage] | None = None
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: list[str] | None = None
+    tool_choice: Literal["auto", "none", "required"] | None = None
+    format: AnswerFormat | None = None
+
+
+class Fork(Struct):
+    """Body of `POST /v1/agents/{id}/fork`."""
+
+    id: str | None = None
+
+
+class Rewind(Struct):
+    """Body of `POST /v1/agents/{id}/rewind`."""
+
+    turns: Annotated[int, Meta(ge=1, le=MAX)] = 1
+
+
+class Pin(Struct):
+    """Body of `POST /v1/agents/{id}/pin`; without a time (`ttl` or `ttl_s`) the pin stays."""
+
+    ttl: Seconds | None = None
+    ttl_s: Seconds | None = None
+
+
+class AgentList(Struct):
+    """Answer of `GET /v1/agents`."""
+
+    data: list[dict[str, Any]]
+    has_more: bool
+    next: str | None = None
+
+
+class Generated(Struct):
+    """Answer of `POST /v1/agents/{id}/generate`."""
+
+    agent_id: str
+    request_id: str
+    model: str
+    text: str
+    thinking: str
+    tool_calls: list[Call]
+    finish_reason: str
+    stop_sequence: str | None
+    usage: dict[str, Any]
+
+
+def parse_create(body: CreateAgent) -> AgentConfig:
+    """Return what the client fixes for the agent's life."""
+    tools = body.tools or []
+    if len({tool.name for tool in tools}) != len(tools):
+        raise InvalidRequestError("tool names must be unique", param="tools")
+    return AgentConfig(
+        model=body.model,
+        system=body.system,
+        tools=tuple(
+            ToolSpec(
+                tool.name, tool.description or "", tool.parameters or {"type": "object"}, bool(tool.strict)
+            )
+            for tool in tools
+        ),
+        ttl_s=body.ttl_s or body.ttl,
+        priority=body.priority or "interactive",
+        metadata=body.metadata or {},
+    )
+
+
+def parse_generate(
+    body: Generate, *, agent_id: AgentId, request_id: RequestId, priority: Priority
+) -> GenerationRequest:
+    """Return the request; its prompt holds the new messages only, the agent's own come before them."""
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequestError("send either prompt or messages", param="prompt")
+    if body.messages is None:
+        messages: tuple[Message, ...] = (Message.of("user", body.prompt or ""),)
+    else:
+        if not body.messages:
+            raise InvalidRequestError("expected at least one message", param="messages")
+        messages = tuple(
+            _message(message, f"messages.{index}") for index, message in enumerate(body.messages)
+        )
+    return GenerationRequest(
+        request_id=request_id,
+        model=body.model or "",
+        prompt=ChatPrompt(messages, tool_choice=ToolChoice(body.tool_choice or "auto")),
+        sampling=SamplingParams(
+            max_tokens=body.max_tokens,
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_p=body.top_p or 1.0,
+            top_k=body.top_k or 0,
+            min_p=body.min_p or 0.0,
+            repetition_penalty=body.repetition_penalty or 1.0,
+            seed=body.seed,
+            stop=tuple(stop for stop in body.stop or [] if stop),
+        ),
+        agent_id=agent_id,
+        priority=priority,
+        constraint=_constraint(body.format),
+        conversation=True,
+    )
+
+
+def _message(message: AgentMessage, path: str) -> Message:
+    if message.role == "tool":
+        if not message.tool_call_id:
+            raise InvalidRequestError("field required", param=f"{path}.tool_call_id")
+        return Message(
+            "tool", (ToolResultPart(message.tool_call_id, message.content or "", bool(message.is_error)),)
+        )
+    parts: list[Part] = [] if message.content is None else [TextPart(message.content)]
+    if message.tool_calls:
+        if message.role != "assistant":
+            raise InvalidRequestError("only assistant messages call tools", param=f"{path}.tool_calls")
+        parts += [ToolCallPart(call.id, call.name, call.arguments or {}) for call in message.tool_calls]
+    if not parts:
+        raise InvalidRequestError("field required", param=f"{path}.content")
+    return Message(message.role, tuple(parts))
+
+
+def _constraint(form: AnswerFormat | None) -> OutputConstraint | None:
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return OutputConstraint(kind="json_object")
+    if form.type == "regex":
+        if not form.pattern:
+            raise InvalidRequestError("field required", param="format.pattern")
+        return OutputConstraint(kind="regex", grammar=form.pattern)
+    if form.schema is None:
+        raise InvalidRequestError("field required", param="format.schema")
+    return OutputConstraint(kind="json_schema", schema=form.schema)
+
+
+def render_usage(usage: Usage) -> dict[str, Any]:
+    """Return tokens, what the cache saved, the miss if there was one, and durations in milliseconds."""
+    cache, timings = usage.cache, usage.timings
+    shown: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "cache": {
+            "reused_hot_tokens": cache.reused_hot_tokens,
+            "restored_warm_tokens": cache.restored_warm_tokens,
+            "computed_tokens": cache.computed_tokens,
+            "tier": cache.tier,
+            "miss": None,
+            "canonicalized": list(cache.canonicalized),
+        },
+        "timings": {
+            name: round(getattr(timings, name), 3) if math.isfinite(getattr(timings, name)) else None
+            for name in ("queue_ms", "restore_ms", "prefill_ms", "ttft_ms", "decode_ms", "total_ms")
+        },
+    }
+    if cache.miss is not None:
+        miss = cache.miss
+        shown["cache"]["miss"] = {
+            "position": miss.position,
+            "cause": miss.cause,
+            "expected": miss.expected,
+            "found": miss.found,
+        }
+    return shown
+
+
+def render(result: GenerationResult) -> Generated:
+    """Return the whole answer."""
+    choice = result.choices[0]
+    return Generated(
+        agent_id=result.agent_id,
+        request_id=result.request_id,
+        model=result.model,
+        text=choice.text,
+        thinking=choice.thinking,
+        tool_calls=[Call(call.call_id, call.name, dict(call.arguments)) for call in choice.tool_calls],
+        finish_reason=choice.reason.value,
+        stop_sequence=choice.stop_sequence,
+        usage=render_usage(result.usage),
+    )
+
+
+class AgentStream:
+    """Renders events: started, text, thinking, tool_call, tool_arguments, finished and error."""
+
+    ping = COMMENT_PING
+
+    def render(self, event: GenerationEvent) -> bytes:
+        """Return the frame for one event."""
+        if isinstance(event, Started):
+            started = {"request_id": event.request_id, "agent_id": event.agent_id, "model": event.model}
+            return frame(started, event="started")
+        if isinstance(event, TextDelta):
+            return frame({"text": event.text}, event="text") if event.text else b""
+        if isinstance(event, ThinkingDelta):
+            return frame({"text": event.text}, event="thinking")
+        if isinstance(event, ToolCallStarted):
+            return frame({"index": event.index, "id": event.call_id, "name": event.name}, event="tool_call")
+        if isinstance(event, ToolCallDelta):
+            return frame({"index": event.index, "arguments": event.arguments}, event="tool_arguments")
+        return self._finished(event)
+
+    def _finished(self, event: Finished) -> bytes:
+        end = {
+            "finish_reason": event.reason.value,
+            "stop_sequence": event.stop_sequence,
+            "usage": render_usage(event.usage),
+        }
+        return frame(end, event="finished")
+
+    def finish(self) -> bytes:
+        """Nothing follows `finished`."""
+        return b""
+
+    def fail(self, error: SemanticError) -> bytes:
+        """Return the error event."""
+        return frame(errors.body(error, "openai", request_id=""), event="error")

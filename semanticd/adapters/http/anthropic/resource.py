@@ -1,0 +1,75 @@
+"""The Anthropic dialect's resources: messages and token counting."""
+
+from __future__ import annotations
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from semanticd.adapters.http.anthropic import wire
+from semanticd.adapters.http.anthropic.parse import parse, read_conversation
+from semanticd.adapters.http.anthropic.render import MessageStream, render
+from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.request_context import (
+    agent_id_of,
+    make_id,
+    priority_of,
+    request_context_of,
+    show_cache,
+)
+from semanticd.domain.errors import InvalidRequestError
+
+
+class Messages:
+    """`POST /v1/messages`, streaming and not."""
+
+    def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
+        """Answer through a gateway."""
+        self._gateway = gateway
+        self._config = config
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Create a message."""
+        exchange = request_context_of(req)
+        body = await read_object(req, wire.MessagesRequest, self._config)
+        check_count(body, self._config)
+        request = parse(
+            body,
+            request_id=exchange.request_id,
+            agent_id=agent_id_of(req, body.metadata.user_id if body.metadata else None),
+            priority=priority_of(req, service_tier=body.service_tier),
+            version=req.get_header("anthropic-version"),
+        )
+        kept_for_s = request.cache_ttl_s if request.cache_breakpoints else None
+        message_id = make_id("msg_")
+        if not body.stream:
+            result = await self._gateway.complete(exchange, request)
+            show_cache(resp, result.usage.cache)
+            resp.data = msgspec.json.encode(render(result, message_id=message_id, kept_for_s=kept_for_s))
+            return
+        renderer = MessageStream(message_id=message_id, request_id=exchange.echoed_id, kept_for_s=kept_for_s)
+        await self._gateway.respond(resp, exchange, request, renderer)
+
+
+class CountTokens:
+    """`POST /v1/messages/count_tokens`."""
+
+    def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
+        """Count through a gateway."""
+        self._gateway = gateway
+        self._config = config
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Count the prompt's tokens without answering it."""
+        body = await read_object(req, wire.CountTokensRequest, self._config)
+        check_count(body, self._config)
+        conversation = read_conversation(body, version=req.get_header("anthropic-version"))
+        count = await self._gateway.count_tokens(body.model, conversation.prompt)
+        resp.data = msgspec.json.encode(wire.CountTokensResponse(count))
+
+
+def check_count(body: wire.Conversation, config: HttpConfig) -> None:
+    """Raise `InvalidRequestError` for more messages than the limit."""
+    if len(body.messages) > config.max_messages:
+        raise InvalidRequestError(f"expected at most {config.max_messages} messages", param="messages")

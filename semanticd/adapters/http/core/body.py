@@ -1,0 +1,234 @@
+"""Reading a request's body strictly: bounded in bytes and time, one meaning only; a refusal names the field.
+
+JSON is parsed once. Refused are invalid UTF-8, duplicate keys, NaN and infinities, numbers outside 64 bits
+and nesting beyond the limit; fields we do not know are ignored, since clients send beta fields at will.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from falcon.asgi import Request
+
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
+from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
+
+T = TypeVar("T")
+
+LARGE_BYTES = 256 * 1024
+"""Bodies above this size are parsed outside of the event loop."""
+
+_MAX_INTEGER_DIGITS = 20
+_MAX_INTEGER = 2**64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+async def read_object(req: Request, wire_type: type[T], config: HttpConfig, *, optional: bool = False) -> T:
+    """Read, parse and type a JSON body; with `optional` an empty body counts as `{}`.
+
+    Raises:
+        InvalidRequestError: `param` is the field's path, the message says what was expected.
+        MediaTypeError: the body is not declared as JSON.
+        RequestTooLargeError: more bytes than the limit.
+        SlowBodyError: the body took longer than the timeout.
+    """
+    raw = await read_bytes(req, limit=config.max_body_bytes, timeout_s=config.body_timeout_s)
+    if optional and not raw.strip():
+        return to_wire({}, wire_type)
+    content_type = (req.content_type or "").split(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise MediaTypeError(
+            f"the body must be sent as `Content-Type: application/json`, not {content_type or 'nothing'!r}"
+        )
+    if len(raw) > LARGE_BYTES:
+        # Other streams go on meanwhile.
+        return await asyncio.to_thread(_read_large, raw, wire_type, config.max_nesting)
+    return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
+
+
+def _read_large(raw: bytes, wire_type: type[T], max_nesting: int) -> T:
+    return to_wire(parse_json(raw, max_nesting=max_nesting), wire_type)
+
+
+async def read_bytes(req: Request, *, limit: int, timeout_s: float) -> bytes:
+    """Read a whole body of at most `limit` bytes within `timeout_s` seconds."""
+    declared = req.content_length
+    if declared is not None and declared > limit:
+        raise _too_large(limit)
+    try:
+        return await asyncio.wait_for(_read_limited(req, limit), timeout_s)
+    except (asyncio.TimeoutError, TimeoutError):
+        raise SlowBodyError(f"the body did not arrive within {timeout_s:g} seconds; send it faster") from None
+
+
+async def save_upload(req: Request, path: str, *, limit: int, stall_s: float) -> None:
+    """Write a body of at most `limit` bytes into a file as it comes, outside of the event loop.
+
+    `stall_s` seconds may pass without a byte.
+
+    Raises:
+        InvalidRequestError: the body is empty.
+        RequestTooLargeError: more bytes than the limit.
+        SlowBodyError: nothing came for too long.
+    """
+    declared = req.content_length
+    if declared is not None and declared > limit:
+        raise _too_large(limit)
+    size = 0
+    chunks = aiter(req.stream)
+    with await asyncio.to_thread(Path(path).open, "wb") as file:
+        while chunk := await _next_chunk(chunks, stall_s):
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            await asyncio.to_thread(file.write, chunk)
+    if not size:
+        raise InvalidRequestError("the body is empty; send the exported file as it is")
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes], stall_s: float) -> bytes:
+    try:
+        return await asyncio.wait_for(anext(chunks), stall_s)
+    except StopAsyncIteration:
+        return b""
+    except (asyncio.TimeoutError, TimeoutError):
+        raise SlowBodyError(f"no part of the body arrived within {stall_s:g} seconds") from None
+
+
+async def _read_limited(req: Request, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in req.stream:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f"the body is larger than the limit of {limit} bytes; send less, or raise the limit"
+    )
+
+
+def parse_json(raw: bytes, *, max_nesting: int) -> Any:
+    """Parse strict JSON; raises `InvalidRequestError` for everything with no or more than one meaning."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"the body is not valid UTF-8 (byte {error.start})") from None
+    try:
+        parsed = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            parse_int=_bounded_int,
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequestError(f"the body is not valid JSON: {error.msg} ({where})") from None
+    except RecursionError:
+        raise _too_deep(max_nesting) from None
+    _check_nesting(parsed, max_nesting)
+    if _SURROGATE.search(text):
+        _refuse_lone_surrogates(parsed)
+    return parsed
+
+
+def _refuse_lone_surrogates(parsed: Any) -> None:
+    # Half of a surrogate pair is no character: it can be neither tokenized nor sent back.
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            "the body is not valid JSON: a \\u escape is half of a surrogate pair"
+        ) from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise InvalidRequestError(
+                    f"the body names the key {key[:80]!r} twice in one object", param=key[:80]
+                )
+            seen.add(key)
+    return made
+
+
+def _refuse_constant(name: str) -> Any:
+    raise InvalidRequestError(f"the body holds {name}, which is not JSON")
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise InvalidRequestError(f"the number {digits[:40]} is too large")
+    return value
+
+
+def _bounded_int(digits: str) -> int:
+    # The length is looked at first: turning thousands of digits into an int is slow, and refused by Python.
+    if len(digits) > _MAX_INTEGER_DIGITS or not -_MAX_INTEGER < int(digits) < _MAX_INTEGER:
+        raise InvalidRequestError(f"the number {digits[:40]} does not fit into 64 bits")
+    return int(digits)
+
+
+def _check_nesting(parsed: Any, limit: int) -> None:
+    level = [parsed] if isinstance(parsed, (dict, list)) else []
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limit:
+            raise _too_deep(limit)
+        below: list[Any] = []
+        for container in level:
+            children = container.values() if isinstance(container, dict) else container
+            below.extend(child for child in children if isinstance(child, (dict, list)))
+        level = below
+
+
+def _too_deep(limit: int) -> InvalidRequestError:
+    return InvalidRequestError(f"the body is nested deeper than {limit} levels")
+
+
+_PATH = re.compile(r" - at `(key in )?\$?([^`]*)`$")
+_INDEX = re.compile(r"\[(\d+|\.\.\.)\]")
+
+
+def to_wire(parsed: Any, wire_type: type[T], *, prefix: str = "") -> T:
+    """Turn parsed JSON into a wire type; raises `InvalidRequestError` with field path and expectation."""
+    try:
+        return msgspec.convert(parsed, wire_type)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), prefix) from None
+    except RecursionError:
+        raise InvalidRequestError("the body is nested too deeply") from None
+
+
+def _explain(text: str, prefix: str) -> InvalidRequestError:
+    path = prefix
+    match = _PATH.search(text)
+    if match:
+        inside = _INDEX.sub(r".\1", match.group(2)).strip(".")
+        path = ".".join(part for part in (prefix, inside) if part)
+        text = text[: match.start()]
+    missing = re.match(r"Object missing required field `([^`]+)`", text)
+    if missing:
+        path = f"{path}.{missing.group(1)}" if path else missing.group(1)
+        text = "field required"
+    expectation = text[:1].lower() + text[1:]
+    where = path or "the body"
+    return InvalidRequestError(f"{where}: {expectation.replace('`', '')}", param=path or None)

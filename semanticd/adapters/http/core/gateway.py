@@ -1,0 +1,113 @@
+"""The one way from any dialect to the generator: name the model, count requests, open, cancel at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeVar
+
+from falcon.asgi import Response
+
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.rate_limit import RateLimiter
+from semanticd.adapters.http.core.request_context import RequestContext
+from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.core.sse import StreamRenderer, respond
+from semanticd.domain.chat import Prompt
+from semanticd.domain.errors import CancelledByCallerError, ModelNotFoundError
+from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
+
+if TYPE_CHECKING:
+    from semanticd.application.generation.service import GenerationStream
+
+T = TypeVar("T")
+
+CURRENT_MODEL = ""
+"""The generator's name for the model that is in use."""
+
+
+class Gateway:
+    """Opens generations for the dialects' resources."""
+
+    def __init__(self, services: HttpServices, config: HttpConfig) -> None:
+        """Serve from these services within this configuration."""
+        self._services = services
+        self._config = config
+        self._agents = RateLimiter(
+            config.rate_limit_per_agent,
+            what="agent",
+            monotonic=services.monotonic,
+            metrics=services.metrics,
+        )
+
+    async def open(self, exchange: RequestContext, request: GenerationRequest) -> GenerationStream:
+        """Admit a request; its stream is closed, hence cancelled, when the exchange ends.
+
+        Raises:
+            SemanticError: the request was not admitted.
+        """
+        if request.agent_id is not None:
+            self._agents.admit(request.agent_id)
+        generator = self._services.generator
+        if exchange.span is not None:
+            request = replace(request, trace_parent=exchange.span.trace_parent)
+        stream = await self._answering(
+            request.model, lambda name: generator.open(replace(request, model=name))
+        )
+        exchange.on_end(stream.aclose)
+        return stream
+
+    async def complete(self, exchange: RequestContext, request: GenerationRequest) -> GenerationResult:
+        """Answer a request that does not stream."""
+        return await self.result(await self.open(exchange, request))
+
+    async def result(self, stream: GenerationStream) -> GenerationResult:
+        """Collect a whole answer.
+
+        Raises:
+            CancelledByCallerError: somebody cancelled it, so there is no whole answer.
+        """
+        result = await stream.result()
+        if any(choice.reason in (FinishReason.CANCELLED, FinishReason.ERROR) for choice in result.choices):
+            raise CancelledByCallerError("the request was cancelled before its answer was complete")
+        return result
+
+    async def respond(
+        self, resp: Response, exchange: RequestContext, request: GenerationRequest, renderer: StreamRenderer
+    ) -> None:
+        """Answer a request with a stream; what fails before its first event is raised."""
+        await self.follow(resp, exchange, await self.open(exchange, request), renderer)
+
+    async def follow(
+        self, resp: Response, exchange: RequestContext, stream: GenerationStream, renderer: StreamRenderer
+    ) -> None:
+        """Answer with a stream that is open already."""
+
+        def on_error(error: BaseException) -> None:
+            self._services.log.warning(
+                "http_stream_failed", request_id=exchange.request_id, error=repr(error)
+            )
+
+        await respond(
+            resp,
+            exchange,
+            stream,
+            renderer,
+            ping_interval_s=self._config.ping_interval_s,
+            on_error=on_error,
+        )
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """Return the prompt's length in tokens."""
+        generator = self._services.generator
+        return await self._answering(model, lambda name: generator.count_tokens(name, prompt))
+
+    async def _answering(self, name: str, ask: Callable[[str], Awaitable[T]]) -> T:
+        """Ask the model of this name; where none is called so, a pattern such as `claude-*` means the current one."""
+        try:
+            return await ask(name)
+        except ModelNotFoundError:
+            if not any(fnmatchcase(name, pattern) for pattern in self._config.model_patterns):
+                raise
+            return await ask(CURRENT_MODEL)

@@ -1,0 +1,183 @@
+"""Pure-ASGI wrappers around the Falcon app: the exchange with its client, and the guards at the door.
+
+`RequestContextWrapper` keeps reading `receive()` while the app works, because Falcon does not: a client that leaves
+cancels the app's task at once, in prefill as in decode, streaming or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.guards import Guards, header
+from semanticd.adapters.http.core.request_context import SCOPE_KEY, RequestContext, make_request_id
+from semanticd.adapters.http.core.services import HttpServices
+from semanticd.domain.errors import SemanticError
+from semanticd.domain.ids import RequestId
+
+Scope = MutableMapping[str, Any]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+_ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_MAX_UNREAD_PARTS = 8
+_SERVER_ERROR = 500
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class RequestContextWrapper:
+    """Gives every request its ids, watches for its client's leaving, and cleans up however it ends."""
+
+    def __init__(self, app: AsgiApp, guards: Guards, services: HttpServices) -> None:
+        """Wrap an app behind its guards."""
+        self._app = app
+        self._guards = guards
+        self._services = services
+        self._running: set[str] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request; other scopes (lifespan) pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = self._services.monotonic()
+        exchange = self._begin(scope)
+        with self._services.log_context(**_log_fields(exchange)):
+            await self._exchange(scope, receive, send, exchange, begun=begun)
+
+    async def _exchange(
+        self, scope: Scope, receive: Receive, send: Send, exchange: RequestContext, *, begun: float
+    ) -> None:
+        answer = _Answer(exchange, send, self._guards.response_headers(scope))
+        try:
+            await self._work(scope, receive, answer, exchange)
+        except Exception as error:  # noqa: BLE001 - the server's own handler would cut the stream
+            self._services.log.error("http_request_failed", request_id=exchange.request_id, error=repr(error))
+            if not answer.status:
+                await answer.fail(error, scope)
+        finally:
+            self._running.discard(exchange.request_id)
+            await exchange.at_end.aclose()
+            self._note(exchange, answer, scope, seconds=self._services.monotonic() - begun)
+
+    def _note(self, exchange: RequestContext, answer: _Answer, scope: Scope, *, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        metrics = self._services.metrics
+        metrics.count(
+            "http_requests_total", route=exchange.route, method=method, status=str(answer.status or "none")
+        )
+        metrics.observe("http_request_seconds", seconds, route=exchange.route)
+        self._services.log.info(
+            "http_request",
+            request_id=exchange.request_id,
+            caller=exchange.caller,
+            method=method,
+            route=exchange.route,
+            status=answer.status,
+            seconds=round(seconds, 4),
+        )
+        if exchange.span is not None:
+            # A client that leaves gets no status; that is its affair and no failure.
+            exchange.span.end(
+                failed=answer.status >= _SERVER_ERROR,
+                semanticd__request_id=exchange.request_id,
+                http__request__method=method,
+                http__route=exchange.route,
+                http__response__status_code=answer.status,
+            )
+
+    def _begin(self, scope: Scope) -> RequestContext:
+        asked = header(scope, b"x-request-id") or ""
+        echoed = asked if _ECHOABLE.fullmatch(asked) else make_request_id()
+        own = echoed if echoed not in self._running else make_request_id()
+        self._running.add(own)
+        exchange = RequestContext(RequestId(own), echoed, path=scope["path"])
+        if (
+            self._services.tracer is not None
+            and scope["method"] == "POST"
+            and scope["path"].startswith("/v1/")
+        ):
+            headers = {name: header(scope, name.encode("ascii")) or "" for name in _TRACE_HEADERS}
+            exchange.span = self._services.tracer.begin("request", headers=headers)
+        scope[SCOPE_KEY] = exchange
+        return exchange
+
+    async def _work(self, scope: Scope, receive: Receive, answer: _Answer, exchange: RequestContext) -> None:
+        try:
+            early = self._guards.admit(scope, exchange)
+        except SemanticError as error:
+            await answer.fail(error, scope)
+            return
+        if early is not None:
+            await answer.plain(early.status, early.headers, early.body)
+            return
+        inbox: asyncio.Queue[AsgiMessage] = asyncio.Queue(_MAX_UNREAD_PARTS)
+        work = asyncio.ensure_future(self._app(scope, inbox.get, answer.send))
+        watch = asyncio.create_task(_watch(receive, inbox, work))
+        try:
+            await work
+        except asyncio.CancelledError:
+            # Swallowed only if it was the client's leaving; the server's own cancellation goes on.
+            if not (watch.done() and not watch.cancelled()):
+                raise
+            self._services.log.info("http_client_left", request_id=exchange.request_id, path=exchange.path)
+            self._services.metrics.count("http_clients_left_total")
+        finally:
+            watch.cancel()
+            work.cancel()
+            await asyncio.gather(watch, work, return_exceptions=True)
+
+
+def _log_fields(exchange: RequestContext) -> dict[str, str]:
+    ids: dict[str, str] = {"request_id": exchange.request_id}
+    return ids if exchange.span is None else {**ids, "trace_id": exchange.span.trace_id}
+
+
+async def _watch(receive: Receive, inbox: asyncio.Queue[AsgiMessage], work: asyncio.Future[None]) -> None:
+    """Pass the body on, and cancel the work when the client leaves."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            work.cancel()
+            return
+        await inbox.put(message)
+
+
+class _Answer:
+    """The way back to the client: adds the headers every answer has, and knows its status (0: none yet)."""
+
+    def __init__(self, exchange: RequestContext, send: Send, extra: list[tuple[bytes, bytes]]) -> None:
+        self.status = 0
+        self._exchange = exchange
+        self._send = send
+        request_id = exchange.echoed_id.encode("ascii")
+        self._headers = [(b"x-request-id", request_id), (b"request-id", request_id), *extra]
+
+    async def send(self, message: AsgiMessage) -> None:
+        """Pass a message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+        await self._send(message)
+
+    async def plain(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        """Send a complete answer."""
+        length = (b"content-length", str(len(content)).encode("ascii"))
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+        await self.send({"type": "http.response.body", "body": content})
+
+    async def fail(self, error: BaseException, scope: Scope) -> None:
+        """Send an error in the shape of the dialect that lives at the request's path."""
+        dialect = errors.dialect_of(scope["path"], anthropic_version=header(scope, b"anthropic-version"))
+        made = errors.answer(error, dialect, request_id=self._exchange.echoed_id)
+        headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in made.headers.items()]
+        content = b"" if scope["method"] == "HEAD" else msgspec.json.encode(made.body)
+        await self.plain(made.status, [(b"content-type", b"application/json"), *headers], content)

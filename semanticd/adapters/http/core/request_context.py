@@ -1,0 +1,135 @@
+"""What is known of an exchange besides its body: ids, who asks, how urgently, what to undo at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from falcon.asgi import Request, Response
+
+from semanticd.application.ports.telemetry import Span
+from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.generation import CacheReport, Priority
+from semanticd.domain.ids import AgentId, RequestId
+
+SCOPE_KEY = "semanticd.exchange"
+
+AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
+"""What an agent may be called: a name that can stand in a URL and in a file's name."""
+
+RESERVED_AGENT_IDS = ("stats", "import")
+
+_SAFE_ID = re.compile(AGENT_ID_PATTERN)
+
+_TIER_PRIORITY: dict[str, Priority] = {"flex": "background", "batch": "background"}
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request and its answer, from the first byte to the last or to the client's leaving."""
+
+    request_id: RequestId
+    """Ours, never used twice at a time; the engine knows the request by it."""
+    echoed_id: str
+    """What the answer's `x-request-id` says: the client's own id if it sent one."""
+    path: str
+    route: str = "other"
+    """The path's pattern, such as `/v1/agents/{agent_id}`; few enough values for a metric's label."""
+    caller: str = "anonymous"
+    """A name for the key that was used, safe to log."""
+    span: Span | None = None
+    """Its span, when generations are traced."""
+    at_end: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """Run when the exchange ends in any way; an unfinished generation is closed here, which cancels it."""
+
+    def on_end(self, close: Callable[[], Awaitable[Any]]) -> None:
+        """Have `close` awaited when the exchange ends."""
+        self.at_end.push_async_callback(close)
+
+
+def request_context_of(req: Request) -> RequestContext:
+    """Return the exchange that the outermost wrapper put into the scope."""
+    found: RequestContext = req.scope[SCOPE_KEY]
+    return found
+
+
+def make_request_id() -> str:
+    """Return a fresh id in the form that the original services use."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def make_id(prefix: str) -> str:
+    """Return a fresh object id such as `msg_…`; the prefix holds its own separator."""
+    return f"{prefix}{secrets.token_hex(12)}"
+
+
+def agent_id_of(req: Request, *candidates: str | None) -> AgentId | None:
+    """Return who asks: the `X-Session-ID` header, else the first candidate from the body, else nobody.
+
+    A candidate that could not stand in a URL (some clients send a JSON text) is replaced by its digest.
+
+    Raises:
+        InvalidRequestError: the header's value is not usable as an agent id.
+    """
+    header = req.get_header("X-Session-ID")
+    if header:
+        return checked_agent_id(header, param="X-Session-ID")
+    for candidate in candidates:
+        if candidate:
+            return AgentId(candidate if _SAFE_ID.fullmatch(candidate) else _digest(candidate))
+    return None
+
+
+def checked_agent_id(value: str, *, param: str) -> AgentId:
+    """Return the value as an agent id; raises `InvalidRequestError` if it could not stand in a URL."""
+    if not _SAFE_ID.fullmatch(value):
+        raise InvalidRequestError(
+            "an agent id is 1 to 128 letters, digits and . _ : @ + = -, and begins with a letter or digit",
+            param=param,
+        )
+    if value in RESERVED_AGENT_IDS:
+        raise InvalidRequestError(
+            f"{value!r} is a path of the agent API and cannot be an agent's id", param=param
+        )
+    return AgentId(value)
+
+
+def _digest(text: str) -> str:
+    return "user-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def priority_of(
+    req: Request, *, service_tier: str | None = None, default: Priority = "interactive"
+) -> Priority:
+    """Return the class: `X-Priority` (interactive or background), else what the service tier implies.
+
+    Raises:
+        InvalidRequestError: the header names no class.
+    """
+    header = req.get_header("X-Priority")
+    if header is None:
+        return _TIER_PRIORITY.get(service_tier or "", default)
+    word = header.strip().lower()
+    if word == "interactive":
+        return "interactive"
+    if word == "background":
+        return "background"
+    raise InvalidRequestError(f"expected interactive or background, got {word[:40]!r}", param="X-Priority")
+
+
+def show_cache(resp: Response, cache: CacheReport) -> None:
+    """Say in `X-Semantic-Cache` what the prompt cost, in tokens, and where and why it left what was cached."""
+    words = [
+        f"hot={cache.reused_hot_tokens} warm={cache.restored_warm_tokens}",
+        f"computed={cache.computed_tokens} tier={cache.tier}",
+    ]
+    if cache.miss is not None:
+        words.append(f"miss={cache.miss.cause}@{cache.miss.position}")
+    if cache.canonicalized:
+        words.append(f"canonicalized={','.join(cache.canonicalized)}")
+    resp.set_header("X-Semantic-Cache", " ".join(words))

@@ -1,0 +1,182 @@
+"""From an OpenAI chat request to a `GenerationRequest`: pure, and refusing what this server cannot do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from semanticd.adapters.http.openai.chat import wire
+from semanticd.adapters.http.openai.sampling import sampling_of
+from semanticd.domain.chat import (
+    ChatPrompt,
+    Message,
+    Part,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolResultPart,
+    ToolSpec,
+)
+from semanticd.domain.errors import InvalidRequestError, UnsupportedError
+from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority
+from semanticd.domain.ids import AgentId, RequestId
+
+
+def parse(
+    body: wire.ChatRequest, *, request_id: RequestId, agent_id: AgentId | None, priority: Priority
+) -> GenerationRequest:
+    """Return what the client asks for.
+
+    Raises:
+        InvalidRequestError: the request contradicts itself.
+        UnsupportedError: it asks for images, audio, or tools that are no functions.
+    """
+    if body.functions:
+        raise UnsupportedError("functions were replaced by tools; send tools", param="functions")
+    if body.modalities and body.modalities != ["text"]:
+        raise UnsupportedError("this server answers in text only", param="modalities")
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequestError("needs logprobs to be true", param="top_logprobs")
+    tools = read_tools(body.tools or [])
+    return GenerationRequest(
+        request_id=request_id,
+        model=body.model,
+        prompt=ChatPrompt(
+            messages=tuple(_message(message, f"messages.{i}") for i, message in enumerate(body.messages)),
+            tools=tools,
+            tool_choice=_tool_choice(body.tool_choice, tools, parallel=body.parallel_tool_calls is not False),
+            template_options=_template_options(body),
+        ),
+        sampling=sampling_of(
+            body,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            logprobs=bool(body.logprobs),
+            top_logprobs=body.top_logprobs or 0,
+        ),
+        agent_id=agent_id,
+        priority=priority,
+        constraint=_constraint(body.response_format),
+        num_choices=body.n or 1,
+    )
+
+
+def _template_options(body: wire.ChatRequest) -> dict[str, Any]:
+    options: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        options["reasoning_effort"] = body.reasoning_effort
+        options.setdefault("enable_thinking", body.reasoning_effort not in ("none", "minimal"))
+    return options
+
+
+def _constraint(response_format: wire.ResponseFormat | None) -> OutputConstraint | None:
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.type == "json_object":
+        return OutputConstraint(kind="json_object")
+    if response_format.json_schema is None or response_format.json_schema.schema is None:
+        raise InvalidRequestError("field required", param="response_format.json_schema.schema")
+    return OutputConstraint(kind="json_schema", schema=response_format.json_schema.schema)
+
+
+def _message(message: wire.ChatMessage, path: str) -> Message:
+    if message.role in ("tool", "function"):
+        call_id = message.tool_call_id or message.name
+        if not call_id:
+            raise InvalidRequestError("field required", param=f"{path}.tool_call_id")
+        return Message("tool", (ToolResultPart(call_id, _text(message.content, path)),))
+    if message.role == "assistant":
+        return Message("assistant", tuple(_assistant_parts(message, path)))
+    if message.content is None:
+        raise InvalidRequestError("field required", param=f"{path}.content")
+    return Message("user" if message.role == "user" else "system", _parts(message.content, path))
+
+
+def _assistant_parts(message: wire.ChatMessage, path: str) -> list[Part]:
+    parts: list[Part] = []
+    if message.reasoning_content:
+        parts.append(ThinkingPart(message.reasoning_content))
+    parts.extend(_parts(message.content or message.refusal or "", path))
+    for number, call in enumerate(message.tool_calls or []):
+        if call.function is None:
+            raise UnsupportedError("only function calls are known", param=f"{path}.tool_calls.{number}")
+        parts.append(ToolCallPart(call.id, call.function.name, read_arguments(call.function.arguments)))
+    return parts
+
+
+def read_arguments(text: str | None) -> dict[str, Any]:
+    """Return a call's arguments; what is no JSON object (models err) is kept as text."""
+    try:
+        parsed = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        parsed = None
+    return parsed if isinstance(parsed, dict) else {"arguments": text}
+
+
+def _text(content: str | list[wire.Content] | None, path: str) -> str:
+    return "".join(part.text for part in _parts(content or "", path))
+
+
+def _parts(content: str | list[wire.Content], path: str) -> tuple[TextPart, ...]:
+    if isinstance(content, str):
+        return (TextPart(content),) if content else ()
+    return tuple(TextPart(_words(part, f"{path}.content.{number}")) for number, part in enumerate(content))
+
+
+def _words(part: wire.Content, path: str) -> str:
+    if isinstance(part, wire.TextContent):
+        return part.text
+    if isinstance(part, wire.RefusalContent):
+        return part.refusal
+    raise UnsupportedError(
+        "this server's models read text only; images, audio and files are not supported", param=path
+    )
+
+
+def read_tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
+    """Return the tools offered; raises for those that are no functions and for equal names."""
+    specs: list[ToolSpec] = []
+    for index, tool in enumerate(tools):
+        if tool.type != "function":
+            raise UnsupportedError(
+                f"tools of type {tool.type!r} are not offered here", param=f"tools.{index}.type"
+            )
+        function = tool.function
+        if function is None or not function.name:
+            raise InvalidRequestError("field required", param=f"tools.{index}.function.name")
+        if any(spec.name == function.name for spec in specs):
+            raise InvalidRequestError("tool names must be unique", param=f"tools.{index}.function.name")
+        parameters = function.parameters or {"type": "object", "properties": {}}
+        specs.append(ToolSpec(function.name, function.description or "", parameters, bool(function.strict)))
+    return tuple(specs)
+
+
+def _tool_choice(
+    choice: str | wire.ToolChoiceObject | None, tools: tuple[ToolSpec, ...], *, parallel: bool
+) -> ToolChoice:
+    if choice is None or choice == "auto":
+        return ToolChoice("auto", parallel=parallel)
+    if choice == "none":
+        return ToolChoice("none", parallel=parallel)
+    if choice == "required":
+        return checked_choice(ToolChoice("required", parallel=parallel), tools)
+    if isinstance(choice, str):
+        raise InvalidRequestError("expected none, auto, required or an object", param="tool_choice")
+    if choice.type == "function" and choice.function is not None:
+        return checked_choice(ToolChoice("required", (choice.function.name,), parallel), tools)
+    if choice.type == "allowed_tools" and choice.allowed_tools is not None:
+        allowed = choice.allowed_tools
+        names = tuple(tool.function.name if tool.function else tool.name or "" for tool in allowed.tools)
+        return checked_choice(ToolChoice(allowed.mode, names, parallel), tools)
+    raise UnsupportedError("expected a function or allowed_tools", param="tool_choice.type")
+
+
+def checked_choice(choice: ToolChoice, tools: tuple[ToolSpec, ...]) -> ToolChoice:
+    """Return the choice if the tools that it names, or at least any tools, are offered."""
+    if choice.mode == "required" and not tools:
+        raise InvalidRequestError("needs tools to choose from", param="tool_choice")
+    offered = {tool.name for tool in tools}
+    for name in choice.names:
+        if name not in offered:
+            raise InvalidRequestError(f"no tool is called {name[:80]!r}", param="tool_choice")
+    return choice

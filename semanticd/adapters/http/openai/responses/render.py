@@ -1,0 +1,197 @@
+"""From generation results to response objects and their items."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from semanticd.adapters.http.core.request_context import make_id
+from semanticd.adapters.http.openai.responses import wire
+from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox, flat_name_of, read_arguments
+from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart
+from semanticd.domain.generation import Choice, FinishReason, GenerationResult, TokenLogprob, Usage
+
+
+def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model: str) -> wire.Response:
+    """Return the response as it is before any output, repeating what was asked."""
+    form: dict[str, Any] = {"type": "text"}
+    if body.text and body.text.format:
+        form = {
+            key: value for key, value in msgspec.to_builtins(body.text.format).items() if value is not None
+        }
+    return wire.Response(
+        id=response_id,
+        created_at=created,
+        status="in_progress",
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=body.max_tool_calls,
+        model=model,
+        output=[],
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        previous_response_id=body.previous_response_id,
+        prompt_cache_key=body.prompt_cache_key,
+        reasoning={"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+        store=body.store is not False,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        text={"format": form},
+        tool_choice=_shown(body.tool_choice) if body.tool_choice is not None else "auto",
+        tools=[_shown(tool) for tool in body.tools or []],
+        top_logprobs=body.top_logprobs or 0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        user=body.user,
+        metadata=body.metadata or {},
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Return what the client sent, without the fields it left out."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
+    if isinstance(value, dict):
+        return {key: _shown(inner) for key, inner in value.items() if inner is not None}
+    return [_shown(inner) for inner in value] if isinstance(value, list) else value
+
+
+def finish(
+    response: wire.Response,
+    output: list[dict[str, Any]],
+    *,
+    reason: FinishReason,
+    usage: Usage,
+    completed: int,
+) -> wire.Response:
+    """Return the response with its output and its end."""
+    cut = reason is FinishReason.LENGTH
+    return msgspec.structs.replace(
+        response,
+        status="incomplete" if cut else "completed",
+        incomplete_details={"reason": "max_output_tokens"} if cut else None,
+        completed_at=None if cut else completed,
+        output=output,
+        usage=render_usage(usage),
+    )
+
+
+def render_usage(usage: Usage) -> wire.ResponseUsage:
+    """Return the count of tokens."""
+    return wire.ResponseUsage(
+        input_tokens=usage.prompt_tokens,
+        input_tokens_details=wire.InputTokensDetails(usage.cache.cached_tokens, usage.stored_tokens),
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=wire.OutputTokensDetails(usage.reasoning_tokens),
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+    )
+
+
+def render(
+    result: GenerationResult, response: wire.Response, *, tools: ToolBox, completed: int
+) -> wire.Response:
+    """Return the whole response."""
+    choice = result.choices[0]
+    begun = msgspec.structs.replace(response, model=result.model)
+    output = items_of(choice, tools)
+    return finish(begun, output, reason=choice.reason, usage=result.usage, completed=completed)
+
+
+def items_of(choice: Choice, tools: ToolBox) -> list[dict[str, Any]]:
+    """Return an answer's items: thinking, then text, then calls."""
+    status = "incomplete" if choice.reason is FinishReason.LENGTH else "completed"
+    items: list[dict[str, Any]] = []
+    if choice.thinking:
+        items.append(reasoning_item(make_id("rs_"), choice.thinking))
+    if choice.text or not choice.tool_calls:
+        part = text_part(choice.text, choice.logprobs)
+        items.append(message_item(make_id("msg_"), [part], status=status))
+    for call in choice.tool_calls:
+        behind = tools.behind(call.name)
+        item_id = make_id(call_prefix(behind))
+        items.append(
+            call_item(item_id, call.call_id, behind, render_arguments(call.arguments), status=status)
+        )
+    return items
+
+
+def message_of(output: Sequence[Mapping[str, Any]]) -> Message:
+    """Return an answer's items as the one message that a later request goes on from."""
+    parts: list[Part] = []
+    for item in output:
+        if item["type"] == "reasoning":
+            parts.extend(ThinkingPart(part["text"]) for part in item["content"])
+        elif item["type"] == "message":
+            parts.extend(TextPart(part["text"]) for part in item["content"])
+        else:
+            name = flat_name_of(item["name"], item.get("namespace"))
+            custom = item["type"] == "custom_tool_call"
+            arguments = {"input": item["input"]} if custom else read_arguments(item["arguments"])
+            parts.append(ToolCallPart(item["call_id"], name, arguments))
+    return Message("assistant", tuple(parts))
+
+
+def render_arguments(arguments: Mapping[str, Any]) -> str:
+    """Return a call's arguments as JSON text."""
+    return json.dumps(dict(arguments), ensure_ascii=False)
+
+
+def reasoning_item(item_id: str, text: str) -> dict[str, Any]:
+    """Return an item of thinking."""
+    content = [{"type": "reasoning_text", "text": text}] if text else []
+    return {"type": "reasoning", "id": item_id, "summary": [], "content": content}
+
+
+def text_part(text: str, logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
+    """Return a part of a message's content."""
+    return {
+        "type": "output_text",
+        "text": text,
+        "annotations": [],
+        "logprobs": [render_logprob(token) for token in logprobs],
+    }
+
+
+def render_logprob(token: TokenLogprob) -> dict[str, Any]:
+    """Return a token's log-probability with its rivals."""
+    rivals = [_logprob(text, logprob) for _, text, logprob in token.top]
+    return {**_logprob(token.text, token.logprob), "top_logprobs": rivals}
+
+
+def _logprob(text: str, logprob: float) -> dict[str, Any]:
+    # JSON knows no infinity; the original service sends -9999 for "practically never".
+    shown = logprob if math.isfinite(logprob) else -9999.0
+    return {"token": text, "logprob": shown, "bytes": list(text.encode("utf-8", "replace"))}
+
+
+def message_item(item_id: str, content: list[dict[str, Any]], *, status: str) -> dict[str, Any]:
+    """Return the assistant's message."""
+    return {"type": "message", "id": item_id, "role": "assistant", "status": status, "content": content}
+
+
+def call_prefix(behind: ToolBehind) -> str:
+    """Return how the ids of such calls begin."""
+    return "ctc_" if behind.kind == "custom" else "fc_"
+
+
+def call_item(
+    item_id: str, call_id: str, behind: ToolBehind, arguments: str, *, status: str
+) -> dict[str, Any]:
+    """Return a call of a function or a custom tool, under the names that the client gave them."""
+    item: dict[str, Any] = {"id": item_id, "call_id": call_id, "name": behind.name}
+    if behind.namespace is not None:
+        item["namespace"] = behind.namespace
+    if behind.kind == "custom":
+        return {"type": "custom_tool_call", **item, "input": custom_input(arguments)}
+    return {"type": "function_call", **item, "arguments": arguments, "status": status}
+
+
+def custom_input(arguments: str) -> str:
+    """Return a custom tool's input from the one-field object that the model wrote."""
+    try:
+        parsed = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    text = parsed.get("input", "") if isinstance(parsed, dict) else parsed
+    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,92 @@
+"""The OpenAI responses dialect's resources, with the responses kept for later ones to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.request_context import (
+    agent_id_of,
+    make_id,
+    priority_of,
+    request_context_of,
+    show_cache,
+)
+from semanticd.adapters.http.openai.responses import wire
+from semanticd.adapters.http.openai.responses.parse import Parsed, parse
+from semanticd.adapters.http.openai.responses.render import begin, message_of, render
+from semanticd.adapters.http.openai.responses.store import ResponseStore, StoredResponse
+from semanticd.adapters.http.openai.responses.stream import ResponseStream
+from semanticd.domain.errors import InvalidRequestError
+
+
+class Responses:
+    """`POST /v1/responses`, streaming and not."""
+
+    def __init__(
+        self, gateway: Gateway, config: HttpConfig, store: ResponseStore, *, wall: Callable[[], float]
+    ) -> None:
+        """Answer through a gateway and keep what may be gone on from; `wall` gives the date of an answer."""
+        self._gateway = gateway
+        self._config = config
+        self._store = store
+        self._wall = wall
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Create a response."""
+        exchange = request_context_of(req)
+        body = await read_object(req, wire.ResponsesRequest, self._config)
+        if not isinstance(body.input, str) and len(body.input) > self._config.max_messages:
+            raise InvalidRequestError(f"expected at most {self._config.max_messages} items", param="input")
+        previous = self._store.previous(body.previous_response_id) if body.previous_response_id else None
+        parsed = parse(
+            body,
+            earlier=previous.messages if previous else (),
+            request_id=exchange.request_id,
+            agent_id=agent_id_of(
+                req, body.prompt_cache_key, body.user, previous.agent_id if previous else None
+            ),
+            priority=priority_of(req, service_tier=body.service_tier),
+        )
+        begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
+        if body.stream:
+            renderer = ResponseStream(
+                begun,
+                tools=parsed.tools,
+                wall=self._wall,
+                on_complete=lambda response: self._keep(response, parsed),
+            )
+            await self._gateway.respond(resp, exchange, parsed.request, renderer)
+            return
+        result = await self._gateway.complete(exchange, parsed.request)
+        show_cache(resp, result.usage.cache)
+        answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()))
+        self._keep(answer, parsed)
+        resp.data = msgspec.json.encode(answer)
+
+    def _keep(self, response: wire.Response, parsed: Parsed) -> None:
+        if response.store:
+            messages = (*parsed.messages, message_of(response.output))
+            self._store.keep(StoredResponse(response, messages, parsed.request.agent_id))
+
+
+class StoredResponses:
+    """`/v1/responses/{response_id}`: look up and delete."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        """Serve what is kept here."""
+        self._store = store
+
+    async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
+        """Show a response that is kept."""
+        resp.data = msgspec.json.encode(self._store.get(response_id).response)
+
+    async def on_delete(self, req: Request, resp: Response, response_id: str) -> None:
+        """Forget a response."""
+        self._store.forget(response_id)
+        resp.data = msgspec.json.encode({"id": response_id, "object": "response", "deleted": True})

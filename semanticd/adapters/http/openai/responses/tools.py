@@ -1,0 +1,135 @@
+"""Tools of the responses dialect, under the one flat name that a model calls them by.
+
+A function in a namespace is called `namespace__name`; a custom tool takes one string, `input`. Tools that run at
+OpenAI (web search and the like) cannot be called here and are left out: agents send them without need.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from semanticd.adapters.http.openai.responses import wire
+from semanticd.domain.chat import ToolChoice, ToolSpec
+from semanticd.domain.errors import InvalidRequestError, UnsupportedError
+
+HOSTED = ("web_search", "web_search_preview", "image_generation", "tool_search", "local_shell")
+
+_CUSTOM_PARAMETERS = {
+    "type": "object",
+    "properties": {"input": {"type": "string", "description": "The tool's whole input."}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolBehind:
+    """What stands behind a flat name."""
+
+    kind: Literal["function", "custom"]
+    name: str
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolBox:
+    """The tools on offer."""
+
+    specs: tuple[ToolSpec, ...] = ()
+    by_flat_name: dict[str, ToolBehind] = field(default_factory=dict)
+
+    def behind(self, flat_name: str) -> ToolBehind:
+        """Return what a model's call means; an unknown name is a function's."""
+        return self.by_flat_name.get(flat_name, ToolBehind("function", flat_name))
+
+
+def read_arguments(text: str | None) -> dict[str, Any]:
+    """Return a call's arguments; what is no JSON object (models err, clients send it back) is kept as text."""
+    try:
+        parsed = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        parsed = None
+    return parsed if isinstance(parsed, dict) else {"arguments": text}
+
+
+def flat_name_of(name: str, namespace: str | None) -> str:
+    """Return the name that the model knows a tool by."""
+    return f"{namespace}__{name}" if namespace else name
+
+
+def read_tools(tools: Sequence[wire.Tool]) -> ToolBox:
+    """Return the tools on offer.
+
+    Raises:
+        InvalidRequestError: a tool without a name, or two of the same.
+        UnsupportedError: a tool that this server can neither call nor ignore.
+    """
+    specs: list[ToolSpec] = []
+    by_flat_name: dict[str, ToolBehind] = {}
+    todo: list[tuple[wire.Tool, str | None, str]] = [
+        (tool, None, f"tools.{index}") for index, tool in enumerate(tools)
+    ]
+    while todo:
+        tool, namespace, path = todo.pop(0)
+        if tool.type in HOSTED or tool.type.startswith("web_search"):
+            continue
+        if tool.type == "namespace":
+            inner = [(one, tool.name, f"{path}.tools.{index}") for index, one in enumerate(tool.tools or [])]
+            todo = [*inner, *todo]
+            continue
+        spec, behind = _read_tool(tool, namespace, path)
+        if spec.name in by_flat_name:
+            raise InvalidRequestError("tool names must be unique", param=f"{path}.name")
+        by_flat_name[spec.name] = behind
+        specs.append(spec)
+    return ToolBox(tuple(specs), by_flat_name)
+
+
+def _read_tool(tool: wire.Tool, namespace: str | None, path: str) -> tuple[ToolSpec, ToolBehind]:
+    if tool.type not in ("function", "custom"):
+        raise UnsupportedError(f"tools of type {tool.type[:40]!r} are not offered here", param=f"{path}.type")
+    if not tool.name:
+        raise InvalidRequestError("field required", param=f"{path}.name")
+    flat = flat_name_of(tool.name, namespace)
+    description = tool.description or ""
+    if tool.type == "custom":
+        return ToolSpec(flat, description, _CUSTOM_PARAMETERS), ToolBehind("custom", tool.name, namespace)
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    spec = ToolSpec(flat, description, parameters, bool(tool.strict))
+    return spec, ToolBehind("function", tool.name, namespace)
+
+
+def read_choice(choice: str | wire.ToolChoice | None, box: ToolBox, *, parallel: bool) -> ToolChoice:
+    """Return whether and which tools may or must be called; raises for names that are not on offer."""
+    if choice is None or choice == "auto":
+        return ToolChoice("auto", parallel=parallel)
+    if choice == "none":
+        return ToolChoice("none", parallel=parallel)
+    if choice == "required":
+        return _checked(ToolChoice("required", parallel=parallel), box)
+    if isinstance(choice, str):
+        raise InvalidRequestError("expected none, auto, required or an object", param="tool_choice")
+    if choice.type in ("function", "custom"):
+        return _checked(ToolChoice("required", (_flat(choice.name, box),), parallel), box)
+    if choice.type == "allowed_tools":
+        names = tuple(
+            _flat(tool.name, box) for tool in choice.tools or [] if tool.type in ("function", "custom")
+        )
+        return _checked(ToolChoice(choice.mode or "auto", names, parallel), box)
+    raise UnsupportedError("expected a function, a custom tool or allowed_tools", param="tool_choice.type")
+
+
+def _flat(name: str | None, box: ToolBox) -> str:
+    for flat, behind in box.by_flat_name.items():
+        if name in (flat, behind.name):
+            return flat
+    raise InvalidRequestError(f"no tool is called {str(name)[:80]!r}", param="tool_choice")
+
+
+def _checked(choice: ToolChoice, box: ToolBox) -> ToolChoice:
+    if choice.mode == "required" and not box.specs:
+        raise InvalidRequestError("needs tools to choose from", param="tool_choice")
+    return choice

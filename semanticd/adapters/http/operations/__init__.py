@@ -1,0 +1,1 @@
+"""Routes of operators: health, metrics, models, administration, documentation."""

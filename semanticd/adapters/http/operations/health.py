@@ -1,0 +1,159 @@
+"""What is asked about the server itself: health, metrics, and the models on offer in both dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from typing import Any
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.services import ModelsService, model_names
+from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError
+
+
+class Root:
+    """`/`: some clients look here first."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        """Name the version."""
+        self._config = config
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Say what this is."""
+        resp.data = msgspec.json.encode(
+            {"name": "semanticd", "version": self._config.version, "docs": "/docs"}
+        )
+
+    async def on_head(self, req: Request, resp: Response) -> None:
+        """Say that somebody is here."""
+
+
+class Health:
+    """`/health/live`, `/health/ready` or `/health/startup`: 200 or 503, with the reason."""
+
+    def __init__(self, probe: Callable[[], dict[str, Any]]) -> None:
+        """Ask this probe."""
+        self._probe = probe
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Answer a supervisor."""
+        facts = self._probe()
+        resp.set_header("Cache-Control", "no-store")
+        if not facts.get("ok"):
+            resp.status = falcon.HTTP_503
+            resp.set_header("Retry-After", "1")
+        resp.data = msgspec.json.encode(facts)
+
+    async def on_head(self, req: Request, resp: Response) -> None:
+        """Answer with the status alone."""
+        await self.on_get(req, resp)
+
+
+class Metrics:
+    """`/metrics` in Prometheus' text form."""
+
+    def __init__(self, metrics_text: Callable[[], bytes]) -> None:
+        """Show these metrics."""
+        self._metrics_text = metrics_text
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Show the present values."""
+        resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
+        resp.data = self._metrics_text()
+
+
+def in_anthropic_shape(req: Request) -> bool:
+    """Whether the client speaks Anthropic, which it shows by its version header."""
+    return req.get_header("anthropic-version") is not None
+
+
+class Models:
+    """`/v1/models`."""
+
+    def __init__(self, models: ModelsService) -> None:
+        """List these models."""
+        self._models = models
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List the models."""
+        # Only what answers now: a client takes any of these names for granted.
+        found = [model for model in await self._models.list() if model.get("loaded", True)]
+        if in_anthropic_shape(req):
+            resp.data = msgspec.json.encode(_anthropic_page(found, req))
+        else:
+            resp.data = msgspec.json.encode(
+                {"object": "list", "data": [openai_model(model) for model in found]}
+            )
+
+
+class Model:
+    """`/v1/models/{name}`; names may hold slashes, aliases and patterns are followed."""
+
+    def __init__(self, models: ModelsService, config: HttpConfig) -> None:
+        """Show one of these models."""
+        self._models = models
+        self._config = config
+
+    async def on_get(self, req: Request, resp: Response, name: str) -> None:
+        """Show one model."""
+        by_name = model_names(await self._models.list())
+        found = by_name.get(name)
+        if found is None and any(fnmatchcase(name, pattern) for pattern in self._config.model_patterns):
+            found = await self._models.current()
+        if found is None:
+            known = ", ".join(sorted(by_name)) or "none"
+            raise ModelNotFoundError(f"no model is called {name[:80]!r}; there are: {known}", param="model")
+        shape = anthropic_model if in_anthropic_shape(req) else openai_model
+        resp.data = msgspec.json.encode(shape(found))
+
+
+def openai_model(model: dict[str, Any]) -> dict[str, Any]:
+    """Return a model as OpenAI lists it, with the context length that many clients look for."""
+    return {
+        "id": model["id"],
+        "object": "model",
+        "created": int(model.get("created") or 0),
+        "owned_by": str(model.get("owned_by") or "semanticd"),
+        "loaded": bool(model.get("loaded")),
+        "context_length": model.get("context_length"),
+        "max_model_len": model.get("context_length"),
+    }
+
+
+def anthropic_model(model: dict[str, Any]) -> dict[str, Any]:
+    """Return a model as Anthropic lists it."""
+    created = datetime.fromtimestamp(int(model.get("created") or 0), tz=timezone.utc)
+    return {
+        "type": "model",
+        "id": model["id"],
+        "display_name": str(model.get("display_name") or model["id"]),
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
+        "max_input_tokens": model.get("context_length"),
+        "max_tokens": model.get("context_length"),
+    }
+
+
+def _anthropic_page(found: list[dict[str, Any]], req: Request) -> dict[str, Any]:
+    limit = req.get_param("limit") or "20"
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:5]) <= 1000):
+        raise InvalidRequestError(f"expected a number from 1 to 1000, got {limit[:40]!r}", param="limit")
+    ids = [str(model["id"]) for model in found]
+    after, before = req.get_param("after_id"), req.get_param("before_id")
+    if after in ids:
+        found = found[ids.index(after) + 1 :]
+    page = found[: int(limit)]
+    if before in ids:
+        found = found[: ids.index(before)]
+        page = found[-int(limit) :]
+    return {
+        "data": [anthropic_model(model) for model in page],
+        "has_more": len(found) > len(page),
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+    }

@@ -1,0 +1,275 @@
+"""The OpenAPI 3.1 document, made from the wire types themselves; a test compares its paths with the routes.
+
+Unknown fields are allowed everywhere, since clients send beta fields; nulls stand for absence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from semanticd.adapters.http.agents import wire as agents_wire
+from semanticd.adapters.http.anthropic import wire as anthropic_wire
+from semanticd.adapters.http.core.errors import dialect_of
+from semanticd.adapters.http.core.request_context import AGENT_ID_PATTERN
+from semanticd.adapters.http.openai.chat import wire as openai_chat_wire
+from semanticd.adapters.http.openai.completions import wire as completions_wire
+from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
+from semanticd.adapters.http.operations.admin_wire import ModelName
+
+REF_TEMPLATE = "#/components/schemas/{name}"
+
+
+class OpenAIErrorDetail(Struct):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Struct):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorDetail
+
+
+class AnthropicErrorDetail(Struct):
+    """What went wrong."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(Struct):
+    """An error in Anthropic's shape."""
+
+    type: str
+    error: AnthropicErrorDetail
+    request_id: str
+
+
+class Facts(Struct):
+    """Facts as a JSON object; later versions may add to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    summary: str
+    body: type[Struct] | None = None
+    answer: type[Struct] = Facts
+    status: int = 200
+    streams: bool = False
+    optional_body: bool = False
+    query: tuple[str, ...] = ()
+    content_type: str = "application/json"
+
+
+_AGENT = "/v1/agents/{agent_id}"
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "post",
+        "/v1/messages",
+        "Anthropic: create a message",
+        anthropic_wire.MessagesRequest,
+        anthropic_wire.Message,
+        streams=True,
+    ),
+    Operation(
+        "post",
+        "/v1/messages/count_tokens",
+        "Anthropic: count a prompt's tokens",
+        anthropic_wire.CountTokensRequest,
+        anthropic_wire.CountTokensResponse,
+    ),
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "OpenAI: create a chat completion",
+        openai_chat_wire.ChatRequest,
+        openai_chat_wire.ChatCompletion,
+        streams=True,
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "OpenAI: complete plain prompts",
+        completions_wire.CompletionRequest,
+        completions_wire.Completion,
+        streams=True,
+    ),
+    Operation(
+        "post",
+        "/v1/responses",
+        "OpenAI: create a response",
+        openai_responses_wire.ResponsesRequest,
+        openai_responses_wire.Response,
+        streams=True,
+    ),
+    Operation(
+        "get",
+        "/v1/responses/{response_id}",
+        "OpenAI: show a stored response",
+        answer=openai_responses_wire.Response,
+    ),
+    Operation("delete", "/v1/responses/{response_id}", "OpenAI: forget a stored response"),
+    Operation(
+        "get",
+        "/v1/models",
+        "List models, in Anthropic's shape if anthropic-version is sent",
+        query=("limit", "after_id", "before_id"),
+    ),
+    Operation("get", "/v1/models/{name}", "Show a model"),
+    Operation(
+        "post", "/v1/agents", "Create an agent", agents_wire.CreateAgent, status=201, optional_body=True
+    ),
+    Operation("get", "/v1/agents", "List agents", answer=agents_wire.AgentList, query=("limit", "after")),
+    Operation("get", "/v1/agents/stats", "Sum up all agents"),
+    Operation(
+        "post",
+        "/v1/agents/import",
+        "Take in an exported agent",
+        status=201,
+        query=("id",),
+        content_type="application/octet-stream",
+    ),
+    Operation("get", _AGENT, "Show an agent"),
+    Operation("delete", _AGENT, "Forget an agent"),
+    Operation(
+        "post",
+        f"{_AGENT}/generate",
+        "Let an agent take its next turn",
+        agents_wire.Generate,
+        agents_wire.Generated,
+        streams=True,
+    ),
+    Operation("get", f"{_AGENT}/messages", "Show the conversation kept for an agent"),
+    Operation("get", f"{_AGENT}/cache", "Show what an agent's requests reused, and why they missed"),
+    Operation(
+        "get", f"{_AGENT}/export", "Export an agent as a file", content_type="application/octet-stream"
+    ),
+    Operation("post", f"{_AGENT}/fork", "Copy an agent", agents_wire.Fork, status=201, optional_body=True),
+    Operation(
+        "post", f"{_AGENT}/rewind", "Forget an agent's last turns", agents_wire.Rewind, optional_body=True
+    ),
+    Operation("post", f"{_AGENT}/pin", "Keep an agent's blocks", agents_wire.Pin, optional_body=True),
+    Operation("post", f"{_AGENT}/unpin", "Let an agent's blocks be evicted again"),
+    Operation("post", f"{_AGENT}/evict", "Demote an agent's blocks to disk"),
+    Operation("get", "/admin/models", "Admin: list models that could be loaded"),
+    Operation("get", "/admin/models/available", "Admin: list models that could be loaded"),
+    Operation("get", "/admin/models/current", "Admin: show the model in use"),
+    Operation("post", "/admin/models/load", "Admin: load a model", ModelName),
+    Operation("post", "/admin/models/unload", "Admin: unload a model", ModelName),
+    Operation("post", "/admin/models/swap", "Admin: make a model the one in use", ModelName),
+    Operation("delete", "/admin/caches", "Admin: drop all blocks that no request uses"),
+    Operation("get", "/health/live", "Whether the process works"),
+    Operation("get", "/health/ready", "Whether requests are taken"),
+    Operation("get", "/health/startup", "Whether starting has finished"),
+    Operation("get", "/metrics", "Metrics for Prometheus", content_type="text/plain"),
+)
+
+
+def make_document(*, version: str) -> dict[str, Any]:
+    """Return the whole document."""
+    types: list[Any] = [OpenAIError, AnthropicError, Facts]
+    for operation in OPERATIONS:
+        types.extend(kind for kind in (operation.body, operation.answer) if kind and kind not in types)
+    made, components = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
+    schemas = dict(zip(types, made, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "semanticd",
+            "version": version,
+            "description": "Language models for agents, with every agent's KV cache kept.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "admin": {"type": "apiKey", "in": "header", "name": "X-Admin-Key"},
+            },
+        },
+    }
+
+
+def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": _operation_id(operation),
+        "tags": [operation.path.removeprefix("/v1").split("/")[1]],
+        "parameters": _parameters(operation),
+        "responses": _responses(operation, schemas),
+        "security": [{"admin": []}, {}]
+        if operation.path.startswith("/admin")
+        else [{"bearer": []}, {"key": []}, {}],
+    }
+    if operation.body is not None:
+        made["requestBody"] = {
+            "required": not operation.optional_body,
+            "content": {"application/json": {"schema": schemas[operation.body]}},
+        }
+    elif operation.path.endswith("/import"):
+        made["requestBody"] = {"required": True, "content": {operation.content_type: {}}}
+    return made
+
+
+def _operation_id(operation: Operation) -> str:
+    words = re.sub(r"[^a-z]+", "_", operation.path.removeprefix("/v1")).strip("_")
+    return f"{operation.method}_{words}"
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    inside = re.findall(r"{(\w+)}", operation.path)
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in inside
+    ]
+    for name in operation.query:
+        number = {"type": "integer", "minimum": 1, "maximum": 1000}
+        schema = number if name == "limit" else {"type": "string"}
+        parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+    if operation.streams:
+        who = "The agent whose cached conversation this belongs to."
+        urgency = {"type": "string", "enum": ["interactive", "background"]}
+        named = {"type": "string", "pattern": f"^{AGENT_ID_PATTERN}$"}
+        parameters.append({"name": "X-Session-ID", "in": "header", "description": who, "schema": named})
+        parameters.append({"name": "X-Priority", "in": "header", "schema": urgency})
+    return parameters
+
+
+def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
+    answered = operation.content_type if operation.method == "get" else "application/json"
+    content: dict[str, Any] = {answered: {}}
+    if answered == "application/json":
+        content[answered] = {"schema": schemas[operation.answer]}
+    if operation.streams:
+        content["text/event-stream"] = {}
+    error = (
+        AnthropicError if dialect_of(operation.path, anthropic_version=None) == "anthropic" else OpenAIError
+    )
+    failed = {"application/json": {"schema": schemas[error]}}
+    responses: dict[str, Any] = {
+        str(operation.status): {"description": "Done.", "content": content},
+        "default": {"description": "An error in the dialect's shape.", "content": failed},
+    }
+    if operation.path.startswith("/health"):
+        unwell = {"application/json": {"schema": schemas[Facts]}}
+        responses["503"] = {"description": "Not now; `reason` says why.", "content": unwell}
+    return responses

@@ -1,0 +1,1 @@
+"""Weights, running caches, and the steps of a model."""

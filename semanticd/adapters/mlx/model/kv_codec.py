@@ -1,0 +1,390 @@
+"""Moves KV between running batches, blocks and bytes.
+
+A block stacks the layers of equal shape into one tensor each for keys and values, `[layers, heads, tokens, dim]`,
+so a block is a handful of tensors, not one per layer. Layers that cannot be cut by position (sliding window,
+recurrent state) are not in blocks; they go into state snapshots. Everything here is *copied* out: a slice of an
+mlx array would keep its whole parent buffer alive.
+
+MLX's CPU back-end copies strided tensors element by element; there numpy copies them, by the row.
+
+Engine thread only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+)
+
+from semanticd.adapters.mlx.model.batch_cache import UnmaskedBatchKVCache
+from semanticd.application.ports.inference import PrefixPart
+from semanticd.application.ports.warm_store import TensorBytes
+from semanticd.domain.errors import CacheError, ModelLoadError
+from semanticd.domain.model_cache_spec import LayerKind, LayerSpec, StoragePrecision
+
+_BITS: dict[StoragePrecision, int] = {"q8": 8, "q4": 4}
+
+# safetensors' names of types, as (mlx type, numpy type that carries its bits).
+_DTYPES: dict[str, tuple[mx.Dtype, str]] = {
+    "F32": (mx.float32, "<f4"),
+    "F16": (mx.float16, "<f2"),
+    "BF16": (mx.bfloat16, "<u2"),
+    "U32": (mx.uint32, "<u4"),
+    "I64": (mx.int64, "<i8"),
+    "I32": (mx.int32, "<i4"),
+}
+_DTYPE_NAMES = {mlx_type: name for name, (mlx_type, _) in _DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KvPayload:
+    """A block's or snapshot's tensors, contiguous and owned."""
+
+    tensors: dict[str, mx.array]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Attention layers of one shape, by their leaf indices."""
+
+    name: str
+    leaves: tuple[int, ...]
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: mx.Dtype
+    bits: int | None
+
+    def group_size(self, dim: int) -> int | None:
+        """Return the quantization group for rows of this length; None: keep them exact."""
+        if self.bits is None:
+            return None
+        return next((size for size in (64, 32) if dim and dim % size == 0), None)
+
+    def stored_bytes_per_token(self) -> int:
+        """Bytes per token of all its layers in storage precision."""
+        total = 0.0
+        for dim in (self.key_dim, self.value_dim):
+            size = self.group_size(dim)
+            if size is None or self.bits is None:
+                total += dim * self.dtype.size
+            else:
+                total += dim * self.bits / 8 + 2 * self.dtype.size * dim / size
+        return int(total * self.num_heads * len(self.leaves))
+
+
+def flatten(prompt_cache: Sequence[Any]) -> list[Any]:
+    """Return the caches of all layers with `CacheList`s opened up, in order."""
+    leaves: list[Any] = []
+    for cache in prompt_cache:
+        leaves.extend(flatten(cache.caches) if isinstance(cache, CacheList) else [cache])
+    return leaves
+
+
+class KvCodec:
+    """Knows one model's cache shapes."""
+
+    def __init__(self, probed: Sequence[Any], *, precision: StoragePrecision) -> None:
+        """Learn the shapes from single-sequence caches that have seen one token.
+
+        Raises:
+            ModelLoadError: A layer's cache is of a kind that cannot be batched.
+        """
+        self.precision: StoragePrecision = precision
+        self._on_cpu = mx.default_device() == mx.Device(mx.cpu)
+        bits = _BITS.get(precision)
+        shapes: dict[tuple[int, int, int, mx.Dtype], list[int]] = {}
+        self._state_leaves: list[int] = []
+        self._kinds: list[LayerKind] = []
+        leaves = flatten(probed)
+        for index, leaf in enumerate(leaves):
+            if type(leaf) is KVCache:
+                heads, key_dim, value_dim = leaf.keys.shape[1], leaf.keys.shape[3], leaf.values.shape[3]
+                shapes.setdefault((heads, key_dim, value_dim, leaf.keys.dtype), []).append(index)
+                self._kinds.append("attention")
+            elif isinstance(leaf, RotatingKVCache):
+                self._state_leaves.append(index)
+                self._kinds.append("sliding")
+            elif isinstance(leaf, ArraysCache):
+                self._state_leaves.append(index)
+                self._kinds.append("state")
+            else:
+                raise ModelLoadError(
+                    f"cannot serve this model: its layer {index} keeps a {type(leaf).__name__}, "
+                    "which mlx-lm cannot batch; try another model of the same family"
+                )
+        self._groups = [
+            _Group(f"g{number}", tuple(indices), heads, key_dim, value_dim, dtype, bits)
+            for number, ((heads, key_dim, value_dim, dtype), indices) in enumerate(shapes.items())
+        ]
+        self._layers = self._describe(leaves)
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The layers as the domain describes them."""
+        return self._layers
+
+    @property
+    def has_state(self) -> bool:
+        """Whether some layers need snapshots."""
+        return bool(self._state_leaves)
+
+    @property
+    def running_bytes_per_token(self) -> int:
+        """Bytes a position takes in a running batch, over the attention layers."""
+        return sum(
+            len(g.leaves) * g.num_heads * (g.key_dim + g.value_dim) * g.dtype.size for g in self._groups
+        )
+
+    def _describe(self, leaves: Sequence[Any]) -> tuple[LayerSpec, ...]:
+        specs: dict[int, LayerSpec] = {}
+        for group in self._groups:
+            per_layer = group.stored_bytes_per_token() // len(group.leaves)
+            shape = f"{group.num_heads}x{group.key_dim}+{group.value_dim}:{group.dtype}"
+            for index in group.leaves:
+                specs[index] = LayerSpec("attention", shape, bytes_per_token=per_layer)
+        for index in self._state_leaves:
+            leaf = leaves[index]
+            if isinstance(leaf, RotatingKVCache):
+                row = leaf.keys.shape[1] * (leaf.keys.shape[3] + leaf.values.shape[3]) * leaf.keys.dtype.size
+                dims = f"{leaf.keys.shape[1]}x{leaf.keys.shape[3]}+{leaf.values.shape[3]}"
+                shape = f"{dims}w{leaf.max_size}:{leaf.keys.dtype}"
+                specs[index] = LayerSpec("sliding", shape, state_bytes=row * leaf.max_size)
+            else:
+                arrays = [a for a in leaf.cache if a is not None]
+                shape = ",".join(f"{a.shape}:{a.dtype}" for a in arrays)
+                specs[index] = LayerSpec("state", shape, state_bytes=sum(a.nbytes for a in arrays))
+        return tuple(specs[index] for index in range(len(leaves)))
+
+    # Out of a running batch.
+
+    def copy_block(
+        self, prompt_cache: Sequence[Any], *, row: int, length: int, start: int, end: int
+    ) -> KvPayload:
+        """Copy positions [start, end) of one row, whose cache holds `length` tokens, into a block.
+
+        Rows are left-padded, so they all end at the batch's index.
+        """
+        leaves = flatten(prompt_cache)
+        tensors: dict[str, mx.array] = {}
+        for group in self._groups:
+            members = [leaves[index] for index in group.leaves]
+            firsts = [leaf._idx - length for leaf in members]
+            spans = [slice(first + start, first + end) for first in firsts]
+            keys = self._stack([leaf.keys for leaf in members], row, spans, group)
+            values = self._stack([leaf.values for leaf in members], row, spans, group)
+            self._store(tensors, f"{group.name}.k", keys, group)
+            self._store(tensors, f"{group.name}.v", values, group)
+        mx.eval(list(tensors.values()))
+        return KvPayload(tensors)
+
+    def _stack(self, arrays: list[mx.array], row: int, spans: list[slice], group: _Group) -> mx.array:
+        """Return these positions of a row, `[layers, heads, tokens, dim]`."""
+        if not self._numpy_copies(group):
+            return mx.stack([array[row, :, span] for array, span in zip(arrays, spans, strict=True)])
+        views = [np.array(array, copy=False) for array in arrays]
+        return mx.array(np.stack([view[row, :, span] for view, span in zip(views, spans, strict=True)]))
+
+    def _numpy_copies(self, group: _Group) -> bool:
+        return self._on_cpu and group.dtype in (mx.float32, mx.float16)
+
+    def _store(self, tensors: dict[str, mx.array], name: str, array: mx.array, group: _Group) -> None:
+        size = group.group_size(array.shape[-1])
+        if size is None or group.bits is None:
+            tensors[name] = array
+        else:
+            packed = mx.quantize(array, group_size=size, bits=group.bits)
+            tensors[f"{name}.q"], tensors[f"{name}.s"], tensors[f"{name}.b"] = packed
+
+    def copy_state(self, prompt_cache: Sequence[Any], *, row: int) -> KvPayload | None:
+        """Snapshot the layers that cannot be cut; None when there are none."""
+        if not self._state_leaves:
+            return None
+        leaves = flatten(prompt_cache)
+        tensors: dict[str, mx.array] = {}
+        for index in self._state_leaves:
+            single = leaves[index].extract(row)
+            if isinstance(single, RotatingKVCache):
+                # Only the window can ever be looked at again.
+                kept = min(single.keys.shape[2], single.max_size)
+                tensors[f"s{index}.0"] = mx.contiguous(single.keys[:, :, -kept:])
+                tensors[f"s{index}.1"] = mx.contiguous(single.values[:, :, -kept:])
+                tensors[f"s{index}.n"] = mx.array(
+                    [single.offset, single.keep, single.max_size, kept], mx.int64
+                )
+            else:
+                for number, array in enumerate(single.cache):
+                    tensors[f"s{index}.{number}"] = mx.array(mx.contiguous(array))
+        mx.eval(list(tensors.values()))
+        return KvPayload(tensors)
+
+    # Into a running batch.
+
+    def assemble(
+        self, fresh: Sequence[Any], *, prefix: Sequence[PrefixPart], state: KvPayload | None, capacity: int
+    ) -> list[Any]:
+        """Return batch caches of one row that hold the prefix, with room for `capacity` tokens.
+
+        `fresh` are the model's own empty single-sequence caches. Each key and value is copied once.
+        """
+        used = sum(part.num_tokens for part in prefix)
+        attention: dict[int, Any] = {}
+        for group in self._groups:
+            keys = [(self._load(part.payload, f"{group.name}.k", group), part.num_tokens) for part in prefix]
+            values = [
+                (self._load(part.payload, f"{group.name}.v", group), part.num_tokens) for part in prefix
+            ]
+            room = max(capacity - used, 0)
+            joined_keys = self._join(keys, (group.num_heads, room, group.key_dim), group)
+            joined_values = self._join(values, (group.num_heads, room, group.value_dim), group)
+            for index, leaf_keys, leaf_values in zip(group.leaves, joined_keys, joined_values, strict=True):
+                leaf = UnmaskedBatchKVCache([0])
+                leaf.keys, leaf.values = leaf_keys, leaf_values
+                leaf.offset = mx.array([used])
+                leaf._idx = used
+                attention[index] = leaf
+        assembled = self._rebuilt(fresh, attention, state, itertools.count())
+        mx.eval([leaf.state for leaf in flatten(assembled) if not leaf.empty()])
+        return assembled
+
+    def _rebuilt(
+        self,
+        caches: Sequence[Any],
+        attention: dict[int, Any],
+        state: KvPayload | None,
+        positions: Iterator[int],
+    ) -> list[Any]:
+        # A method: a nested function that calls itself is a cycle, which would keep the caches until it is collected.
+        built: list[Any] = []
+        for cache in caches:
+            if isinstance(cache, CacheList):
+                built.append(CacheList(*self._rebuilt(cache.caches, attention, state, positions)))
+                continue
+            position = next(positions)
+            if position in attention:
+                built.append(attention[position])
+            else:
+                built.append(cache.merge([self._restored_state(cache, position, state)]))
+        return built
+
+    def append(self, prompt_cache: Sequence[Any], part: PrefixPart) -> None:
+        """Copy a block behind what caches of one row hold; they have room for it."""
+        leaves = flatten(prompt_cache)
+        for group in self._groups:
+            keys, values = (self._load(part.payload, f"{group.name}.{kind}", group) for kind in "kv")
+            for number, index in enumerate(group.leaves):
+                leaf, start = leaves[index], leaves[index]._idx
+                end = start + part.num_tokens
+                leaf.keys[..., start:end, :] = keys[number, :, : part.num_tokens]
+                leaf.values[..., start:end, :] = values[number, :, : part.num_tokens]
+                leaf.offset += part.num_tokens
+                leaf._idx = end
+                # Layer by layer: while one is written, nothing else is held twice.
+                mx.eval(leaf.keys, leaf.values, leaf.offset)
+
+    def _join(
+        self, parts: Sequence[tuple[mx.array, int]], room: tuple[int, int, int], group: _Group
+    ) -> Iterator[mx.array]:
+        """Return for each layer what the parts hold of it and room behind it, `[1, heads, tokens, dim]`."""
+        if not self._numpy_copies(group):
+            spare = [mx.zeros(room, group.dtype)] if room[1] else []
+            for number in range(len(group.leaves)):
+                pieces = [array[number, :, :num_tokens] for array, num_tokens in parts]
+                yield mx.concatenate(pieces + spare, axis=1)[None]
+            return
+        heads, num_spare, dim = room
+        views = [np.array(array, copy=False)[:, :, :num_tokens] for array, num_tokens in parts]
+        used = sum(num_tokens for _, num_tokens in parts)
+        joined = np.zeros((1, heads, used + num_spare, dim), views[0].dtype if views else np.float32)
+        for number in range(len(group.leaves)):
+            if views:
+                np.concatenate([view[number] for view in views], axis=1, out=joined[0, :, :used])
+            yield mx.array(joined, group.dtype)
+
+    def _load(self, payload: Any, name: str, group: _Group) -> mx.array:
+        tensors = payload.tensors
+        if name in tensors:
+            array: mx.array = tensors[name]
+            return array
+        quantized = tensors[f"{name}.q"]
+        dim = group.key_dim if name.endswith(".k") else group.value_dim
+        return mx.dequantize(
+            quantized,
+            tensors[f"{name}.s"],
+            tensors[f"{name}.b"],
+            group_size=group.group_size(dim) or 64,
+            bits=group.bits or 8,
+        ).astype(group.dtype)
+
+    def _restored_state(self, fresh: Any, index: int, state: KvPayload | None) -> Any:
+        if state is None:
+            return fresh
+        if isinstance(fresh, RotatingKVCache):
+            fresh.keys, fresh.values = state.tensors[f"s{index}.0"], state.tensors[f"s{index}.1"]
+            numbers: Any = state.tensors[f"s{index}.n"].tolist()
+            fresh.offset, fresh.keep, fresh.max_size, fresh._idx = numbers
+        else:
+            fresh.cache = [state.tensors[f"s{index}.{number}"] for number in range(len(fresh.cache))]
+        return fresh
+
+    # Bytes.
+
+    def dump(self, payload: KvPayload) -> tuple[TensorBytes, ...]:
+        """Copy a payload's tensors into bytes."""
+        records = []
+        for name, tensor in payload.tensors.items():
+            dtype = _DTYPE_NAMES[tensor.dtype]
+            bits = tensor.view(mx.uint16) if tensor.dtype == mx.bfloat16 else tensor
+            records.append(TensorBytes(name, dtype, tuple(tensor.shape), np.array(bits).tobytes()))
+        return tuple(records)
+
+    def restore(self, tensors: Sequence[TensorBytes]) -> KvPayload:
+        """Turn bytes into a payload.
+
+        Raises:
+            CacheError: A tensor's type or shape does not belong to this model.
+        """
+        restored: dict[str, mx.array] = {}
+        for tensor in tensors:
+            if tensor.dtype not in _DTYPES:
+                raise CacheError(f"cannot restore tensor {tensor.name}: unknown type {tensor.dtype}")
+            mlx_type, numpy_type = _DTYPES[tensor.dtype]
+            array = mx.array(np.frombuffer(tensor.data, dtype=numpy_type).reshape(tensor.shape))
+            restored[tensor.name] = array.view(mlx_type) if array.dtype != mlx_type else array
+        for group in self._groups:
+            for name, dim in ((f"{group.name}.k", group.key_dim), (f"{group.name}.v", group.value_dim)):
+                self._check(restored, name, group, dim)
+            if not restored:
+                break
+        return KvPayload(restored)
+
+    def _check(self, restored: dict[str, mx.array], name: str, group: _Group, dim: int) -> None:
+        if any(key.startswith("s") for key in restored):
+            return
+        quantized = group.group_size(dim) is not None
+        tensor = restored.get(f"{name}.q" if quantized else name)
+        expected = (len(group.leaves), group.num_heads)
+        if (
+            tensor is None
+            or tuple(tensor.shape[:2]) != expected
+            or (not quantized and tensor.shape[3] != dim)
+        ):
+            found = "nothing" if tensor is None else str(tuple(tensor.shape))
+            raise CacheError(
+                f"cannot restore {name}: expected {expected} layers and heads of {dim}, found {found}"
+            )

@@ -1,0 +1,91 @@
+"""MlxModelLoader: from a model's folder to something the engine can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
+from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+from semanticd.adapters.mlx.platform import cpu_math
+from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
+from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.models import InstalledModel
+from semanticd.domain.generation import OutputConstraint
+from semanticd.domain.ids import ModelId
+from semanticd.domain.model_cache_spec import StoragePrecision
+
+
+class MlxModelLoader:
+    """Loads models for one engine; called on the engine thread."""
+
+    def __init__(
+        self,
+        *,
+        block_tokens: int,
+        precision: StoragePrecision,
+        available_bytes: Callable[[], int],
+        canonicalize: bool = True,
+        cpu_math: bool = True,
+    ) -> None:
+        """`available_bytes` says how much memory weights may take now; `cpu_math` is for models on the CPU."""
+        self._block_tokens = block_tokens
+        self._precision: StoragePrecision = precision
+        self._available_bytes = available_bytes
+        self._canonicalize = canonicalize
+        self._cpu_math = cpu_math
+
+    def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
+        """Load weights and tokenizer; raises `ModelLoadError`."""
+        path = Path(installed.path)
+        device_is_cpu = mx.default_device() == mx.Device(mx.cpu)
+        model, config = load_weights(
+            path,
+            device_is_cpu=device_is_cpu,
+            available_bytes=self._available_bytes(),
+            on_progress=on_progress,
+            trust_remote_code=installed.entry.trust_remote_code,
+        )
+        if device_is_cpu and self._cpu_math:
+            cpu_math.install(model)
+        wrapper = load_tokenizer(path)
+        tokenizer = MlxTokenizer(
+            wrapper,
+            model_type=str(config.get("model_type", "")),
+            tool_parser=installed.entry.tool_parser,
+            canonicalize=self._canonicalize,
+        )
+        runner = MlxModelRunner(
+            model,
+            fingerprint=installed.fingerprint,
+            block_tokens=self._block_tokens,
+            precision=self._precision,
+            constraint_processor=self._processors(tokenizer.constraints),
+        )
+        tokenizer.warm_up()
+        runner.warm_up()
+        weights: Any = tree_flatten(model.parameters())
+        return LoadedModel(
+            model_id=ModelId(installed.model_id),
+            fingerprint=installed.fingerprint,
+            runner=runner,
+            tokenizer=tokenizer,
+            context_length=installed.context_length,
+            weights_bytes=sum(array.nbytes for _, array in weights),
+            description={
+                "device": "cpu" if device_is_cpu else "gpu",
+                "model_type": config.get("model_type"),
+            },
+        )
+
+    @staticmethod
+    def _processors(compiler: ConstraintCompiler) -> Callable[[OutputConstraint, int], Any]:
+        def make(constraint: OutputConstraint, num_context: int) -> Any:
+            return compiler.processor(constraint, num_context=num_context)
+
+        return make

@@ -1,0 +1,298 @@
+"""MlxModelRunner: runs one model over mlx-lm's batch classes; what runs when is decided elsewhere.
+
+Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `GenerationBatch` that
+sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
+a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
+every first token would wait for a second step: it is emitted as soon as it is sampled (`_emits_first_token_early`), and
+its KV is computed by the next step, or when it is asked for.
+
+Engine thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
+from mlx_lm.models.cache import make_prompt_cache
+
+from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
+from semanticd.adapters.mlx.model.output_head import OutputHead
+from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
+from semanticd.application.ports.inference import BlockPayload, DecodedToken, PrefixPart
+from semanticd.application.ports.warm_store import TensorBytes
+from semanticd.domain.generation import OutputConstraint, SamplingParams
+from semanticd.domain.ids import ModelFingerprint, SequenceId
+from semanticd.domain.model_cache_spec import ModelCacheSpec, StoragePrecision
+
+# The library counts tokens itself; ours is the count that decides.
+_NO_LIMIT = 1 << 60
+
+_CAPACITY_STEP = 256
+_WARM_UP_TOKENS = 16
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """What `decode` must know about a row besides what the batch knows."""
+
+    sequence_id: SequenceId
+    wants_logprobs: bool
+    num_top: int
+    first_emitted: bool = False
+    """Whether the token that the next step returns was told already."""
+
+
+class MlxModelRunner:
+    """Runs one model; see the port `ModelRunner`."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        fingerprint: ModelFingerprint,
+        block_tokens: int = 256,
+        precision: StoragePrecision = "exact",
+        constraint_processor: Callable[[OutputConstraint, int], Any] | None = None,
+    ) -> None:
+        """Probe the model's cache with one token and build its layout.
+
+        `constraint_processor` makes, from a constraint and the length of the context that precedes the answer, the
+        logits processor that enforces it.
+        """
+        self._model = model
+        self._head: Any = OutputHead(model)
+        self._codec = KvCodec(self._probe(model), precision=precision)
+        self._spec = ModelCacheSpec(
+            fingerprint=fingerprint,
+            layers=self._codec.layers,
+            block_tokens=block_tokens,
+            precision=precision,
+            running_bytes_per_token=self._codec.running_bytes_per_token,
+        )
+        self._constraint_processor = constraint_processor
+        self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}
+        self._decoding: dict[SequenceId, _Decoding] = {}
+        self._early: list[DecodedToken] = []
+        """Tokens that came without a call of `decode`."""
+        self._batch = GenerationBatch.empty(model, fallback_sampler=greedy)
+        # A snapshot of layers that cannot be cut must hold what was returned, and nothing beyond it.
+        self._emits_first_token_early = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
+
+    @staticmethod
+    def _probe(model: Any) -> list[Any]:
+        caches: list[Any] = make_prompt_cache(model)
+        mx.eval(model(mx.array([[0]]), cache=caches), [c.state for c in caches])
+        return caches
+
+    @property
+    def spec(self) -> ModelCacheSpec:
+        """The model's cache layout."""
+        return self._spec
+
+    def warm_up(self) -> None:
+        """Run a short prompt and a step, so that the first request need not wait for kernels to be made ready."""
+        uid, prompt = SequenceId(0), [0] * _WARM_UP_TOKENS
+        self.open(uid, prefix=(), state=None, capacity_tokens=_WARM_UP_TOKENS + 1)
+        self.prefill(uid, prompt)
+        self.start_decode(
+            uid,
+            last_token=0,
+            context=prompt,
+            num_generated=0,
+            sampling=SamplingParams(temperature=0),
+            constraint=None,
+            seed=0,
+        )
+        self.decode()
+        self.close(uid)
+
+    # Prefill.
+
+    def open(
+        self,
+        sequence_id: SequenceId,
+        *,
+        prefix: Sequence[PrefixPart],
+        state: BlockPayload | None,
+        capacity_tokens: int,
+    ) -> None:
+        """Begin a sequence on a restored prefix."""
+        num_restored = sum(part.num_tokens for part in prefix)
+        capacity = -(-max(capacity_tokens, num_restored + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
+        batch = PromptProcessingBatch(
+            self._model, [sequence_id], [], tokens=[[0] * num_restored], prefill_step_size=_NO_LIMIT
+        )
+        batch.prompt_cache = self._codec.assemble(
+            make_prompt_cache(self._model),
+            prefix=prefix,
+            state=state if isinstance(state, KvPayload) else None,
+            capacity=capacity,
+        )
+        self._prefilling[sequence_id] = batch
+
+    def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
+        """Put a block behind what the sequence holds."""
+        batch = self._prefilling[sequence_id]
+        self._codec.append(batch.prompt_cache, part)
+        batch.tokens[0] += [0] * part.num_tokens
+
+    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
+        """Compute the KV of the next prompt tokens."""
+        batch = self._prefilling[sequence_id]
+        self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)
+        # The batch's own `prompt` would also give the freed buffers back, which the next chunk wants again.
+        mx.eval([c.state for c in batch.prompt_cache])
+        batch.tokens[0] += list(token_ids)
+
+    def prefill_logprobs(
+        self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int
+    ) -> list[DecodedToken]:
+        """Compute KV, and for each token the log-probability of the target that follows it."""
+        batch = self._prefilling[sequence_id]
+        logits = self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)[0].astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        mx.eval(logprobs, [c.state for c in batch.prompt_cache])
+        batch.tokens[0] += list(token_ids)
+        return [self._scored(sequence_id, target, logprobs[row], top) for row, target in enumerate(targets)]
+
+    # Decode.
+
+    def start_decode(
+        self,
+        sequence_id: SequenceId,
+        *,
+        last_token: int,
+        context: Sequence[int],
+        num_generated: int,
+        sampling: SamplingParams,
+        constraint: OutputConstraint | None,
+        seed: int,
+    ) -> None:
+        """Join the decode batch."""
+        batch = self._prefilling.pop(sequence_id)
+        rest = context[len(batch.tokens[0]) :]
+        if rest:
+            batch.model = self._joining(rest)
+        # Penalties and constraints look at token ids, so the placeholders of the restored prefix must go.
+        batch.tokens = [list(context)]
+        batch.samplers = [
+            greedy if sampling.temperature == 0 else SequenceSampler(sampling, seed=seed, step=num_generated)
+        ]
+        processors = logits_processors(sampling)
+        if constraint is not None and self._constraint_processor is not None:
+            processors.append(self._constraint_processor(constraint, len(context) + 1 - num_generated))
+        batch.logits_processors = [processors]
+        batch.max_tokens = [_NO_LIMIT]
+        joined = batch.generate([[last_token]])
+        self._decoding[sequence_id] = _Decoding(sequence_id, sampling.logprobs, sampling.top_logprobs)
+        if self._emits_first_token_early:
+            (token,) = joined._next_tokens.tolist()
+            self._early.append(self._decoded(sequence_id, token, joined._next_logprobs[0]))
+            self._decoding[sequence_id].first_emitted = True
+        self._batch.extend(joined)
+
+    def _joining(self, rest: Sequence[int]) -> Callable[..., mx.array]:
+        """Return the model for a first step that computes the prompt's rest too."""
+        before = mx.array([list(rest)], mx.uint32)
+
+        def step(last: mx.array, cache: Any) -> mx.array:
+            with self._head.last_position_only():
+                logits: mx.array = self._model(mx.concatenate([before, last], axis=1), cache=cache)
+            return logits
+
+        return step
+
+    def decode(self) -> list[DecodedToken]:
+        """Return the next token of every row, or of those only that have one already."""
+        if not self._early:
+            return self._step()
+        tokens: dict[SequenceId, DecodedToken] = {}
+        self._early = [t for t in self._early if tokens.setdefault(t.sequence_id, t) is not t]
+        return list(tokens.values())
+
+    def _step(self) -> list[DecodedToken]:
+        tokens = []
+        for response in self._batch.next():
+            row = self._decoding[SequenceId(response.uid)]
+            if row.first_emitted:
+                row.first_emitted = False
+            else:
+                tokens.append(self._decoded(row.sequence_id, response.token, response.logprobs))
+        return tokens
+
+    def _decoded(self, uid: SequenceId, token: int, logprobs: mx.array) -> DecodedToken:
+        row = self._decoding[uid]
+        if row.wants_logprobs:
+            return self._scored(uid, token, logprobs, row.num_top)
+        return DecodedToken(uid, token)
+
+    @staticmethod
+    def _scored(sequence_id: SequenceId, token_id: int, logprobs: mx.array, top: int) -> DecodedToken:
+        logprobs = logprobs.astype(mx.float32)
+        best: tuple[tuple[int, float], ...] = ()
+        if top:
+            indices = mx.argpartition(-logprobs, top)[:top]
+            ids, values = cast("list[int]", indices.tolist()), cast("list[float]", logprobs[indices].tolist())
+            best = tuple(sorted(zip(ids, values, strict=True), key=lambda pair: -pair[1]))
+        return DecodedToken(sequence_id, token_id, cast("float", logprobs[token_id].item()), best)
+
+    # Blocks.
+
+    def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
+        """Copy positions [start, end) out of the running cache."""
+        batch, row = self._find(sequence_id)
+        if end > len(batch.tokens[row]) and batch is self._batch:
+            self._early += self._step()
+        return self._codec.copy_block(
+            batch.prompt_cache, row=row, length=len(batch.tokens[row]), start=start, end=end
+        )
+
+    def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
+        """Snapshot the layers that cannot be cut."""
+        batch, row = self._find(sequence_id)
+        return self._codec.copy_state(batch.prompt_cache, row=row)
+
+    def num_cached(self, sequence_id: SequenceId) -> int:
+        """Tokens in the running cache."""
+        batch, row = self._find(sequence_id)
+        return len(batch.tokens[row])
+
+    def _find(self, sequence_id: SequenceId) -> tuple[Any, int]:
+        prefilling = self._prefilling.get(sequence_id)
+        if prefilling is not None:
+            return prefilling, 0
+        return self._batch, self._batch.uids.index(sequence_id)
+
+    def close(self, sequence_id: SequenceId) -> None:
+        """Leave the batch and free the running cache."""
+        if self._prefilling.pop(sequence_id, None) is not None:
+            return
+        self._early = [token for token in self._early if token.sequence_id != sequence_id]
+        if self._decoding.pop(sequence_id, None) is not None:
+            self._batch.filter([i for i, uid in enumerate(self._batch.uids) if uid != sequence_id])
+
+    def running_bytes(self) -> int:
+        """Bytes of all running caches, padding and spare room included."""
+        batches = [*self._prefilling.values(), self._batch]
+        return sum(leaf.nbytes for batch in batches for leaf in flatten(batch.prompt_cache))
+
+    def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
+        """Turn a payload into bytes."""
+        assert isinstance(payload, KvPayload)
+        return self._codec.dump(payload)
+
+    def restore(self, tensors: Sequence[TensorBytes]) -> BlockPayload:
+        """Turn bytes into a payload."""
+        return self._codec.restore(tensors)
+
+    def release(self) -> None:
+        """Free weights and caches."""
+        self._prefilling.clear()
+        self._decoding.clear()
+        self._batch = GenerationBatch.empty(None, fallback_sampler=greedy)
+        self._model = self._head = None
+        mx.clear_cache()

@@ -1,0 +1,1 @@
+"""The machine below MLX: BLAS, heap, CPU functions."""

@@ -1,0 +1,149 @@
+"""Reads answers in the channels that gpt-oss speaks in (the harmony format): every message says who it is for.
+
+```
+<|channel|>analysis<|message|>They want rain.<|end|>                                           thinking
+<|start|>assistant<|channel|>final<|message|>It rains.                                         text
+<|start|>assistant<|channel|>commentary to=functions.look <|constrain|>json<|message|>{"at":…} a call
+```
+The prompt ends after `<|start|>assistant`, so an answer begins inside a header. The format: OpenAI, harmony cookbook.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from semanticd.adapters.mlx.text.json_call import JsonObjectReader
+from semanticd.domain.generation import (
+    GenerationEvent,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+
+MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
+"""Special tokens that the parser must see."""
+
+_MARKER = re.compile("|".join(re.escape(marker) for marker in MARKERS))
+_LONGEST = max(map(len, MARKERS))
+_HEADERS = (*MARKERS, "to=", "assistant")
+_LONGEST_HEADER = 256
+_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
+
+Kind = Literal["header", "text", "thinking", "call"]
+
+
+class HarmonyParser:
+    """One answer's parser; see the port `OutputParser`."""
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        choice: int = 0,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
+        """Calls of these tools are calls; a message to anybody else is text."""
+        self._names = frozenset(names)
+        self._choice = choice
+        self._new_id = new_id or (lambda: f"call_{secrets.token_hex(12)}")
+        self._kind: Kind = "header"
+        self._header = ""
+        self._buffer = ""
+        self._arguments = JsonObjectReader()
+        self._num_calls = 0
+        self.num_parse_failures = 0
+
+    @property
+    def num_tool_calls(self) -> int:
+        """Calls begun so far."""
+        return self._num_calls
+
+    def feed(self, text: str) -> list[GenerationEvent]:
+        """Take more text; return the events it completes."""
+        self._buffer += text
+        events: list[GenerationEvent] = []
+        while match := _MARKER.search(self._buffer):
+            before, self._buffer = self._buffer[: match.start()], self._buffer[match.end() :]
+            self._take(before, events)
+            self._mark(match.group(), events)
+        keep = _possible_marker(self._buffer)
+        ready, self._buffer = (
+            self._buffer[: len(self._buffer) - keep],
+            self._buffer[len(self._buffer) - keep :],
+        )
+        self._take(ready, events)
+        return events
+
+    def finish(self) -> list[GenerationEvent]:
+        """Take the end of the text."""
+        events: list[GenerationEvent] = []
+        rest, self._buffer = self._buffer, ""
+        self._take(rest, events)
+        self._end()
+        return events
+
+    def _take(self, text: str, events: list[GenerationEvent]) -> None:
+        if not text:
+            return
+        if self._kind == "header":
+            self._header += text
+            if not self._is_header():
+                # No header at all, as under an enforced form: what comes is said to the user.
+                text, self._header, self._kind = self._header, "", "text"
+        if self._kind == "text":
+            events.append(TextDelta(text, choice=self._choice))
+        elif self._kind == "thinking":
+            events.append(ThinkingDelta(text, self._choice))
+        elif self._kind == "call":
+            taken, _ = self._arguments.feed(text)
+            if taken:
+                events.append(ToolCallDelta(self._num_calls - 1, taken, self._choice))
+
+    def _is_header(self) -> bool:
+        begin = self._header.lstrip()
+        if len(begin) > _LONGEST_HEADER:
+            return False
+        return any(begin.startswith(word) or word.startswith(begin) for word in _HEADERS)
+
+    def _mark(self, marker: str, events: list[GenerationEvent]) -> None:
+        if self._kind == "header":
+            if marker == "<|message|>":
+                self._begin(events)
+            else:
+                self._header = "" if marker in ("<|start|>", "<|end|>") else self._header + marker
+        elif marker in ("<|start|>", "<|end|>", "<|channel|>"):
+            self._end()
+            self._header = marker if marker == "<|channel|>" else ""
+
+    def _begin(self, events: list[GenerationEvent]) -> None:
+        """Begin the message that the header announced."""
+        header, self._header = self._header, ""
+        recipient = _RECIPIENT.search(header)
+        if recipient is not None and recipient.group(1) in self._names:
+            self._kind, self._arguments = "call", JsonObjectReader()
+            events.append(ToolCallStarted(self._num_calls, self._new_id(), recipient.group(1), self._choice))
+            self._num_calls += 1
+        elif "analysis" in header and recipient is None:
+            self._kind = "thinking"
+        else:
+            self.num_parse_failures += recipient is not None
+            self._kind = "text"
+
+    def _end(self) -> None:
+        if self._kind == "call" and not self._arguments.complete:
+            self.num_parse_failures += 1
+        self._kind = "header"
+        self._header = ""
+
+
+def _possible_marker(text: str) -> int:
+    """Return how many characters at the end of `text` could be the beginning of a marker."""
+    for length in range(min(_LONGEST - 1, len(text)), 0, -1):
+        tail = text[-length:]
+        if any(marker.startswith(tail) for marker in MARKERS):
+            return length
+    return 0

@@ -1,0 +1,226 @@
+"""MlxTokenizer: text to ids and back, answers to events; conversations to text is `chat_template`'s business."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mlx_lm import tool_parsers
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
+from semanticd.adapters.mlx.constraints.tool_grammar import (
+    channel_tool_grammar,
+    optional_tool_grammar,
+    tool_grammar,
+)
+from semanticd.adapters.mlx.text.chat_template import SHORTEST, TOOL_END, TOOL_START, ChatTemplate
+from semanticd.adapters.mlx.text.harmony import MARKERS as CHANNEL_MARKERS
+from semanticd.adapters.mlx.text.harmony import HarmonyParser
+from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser
+from semanticd.adapters.mlx.text.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
+from semanticd.application.ports.inference import OutputParser, StreamDecoder
+from semanticd.domain.chat import ChatPrompt
+from semanticd.domain.errors import InvalidRequestError, SemanticError
+from semanticd.domain.generation import OutputConstraint
+
+_ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
+
+
+class MlxTokenizer:
+    """One model's tokenizer and chat template; see the port `Tokenizer`. Callable from any thread."""
+
+    def __init__(
+        self,
+        wrapper: TokenizerWrapper,
+        *,
+        model_type: str = "",
+        tool_parser: str | None = None,
+        canonicalize: bool = True,
+        vocab_size: int | None = None,
+    ) -> None:
+        """Take mlx-lm's wrapper; `tool_parser` names a parser of mlx-lm where the template does not tell."""
+        self._wrapper = wrapper
+        self._model_type = model_type
+        self._template = ChatTemplate(wrapper, canonicalize=canonicalize)
+        self._vocabulary: dict[str, int] = wrapper.get_vocab()
+        self._vocab_size = max(vocab_size or 0, len(self._vocabulary))
+        self._markup = _markup(wrapper, tool_parser)
+        # Some conversions name only the end of the document as EOS; the template's end of turn counts too.
+        turns = {
+            self._vocabulary[m] for m in _ENDS_OF_TURN if m in self._vocabulary and m in self._template.text
+        }
+        self._eos = frozenset(int(token) for token in wrapper.eos_token_ids) | turns
+        self._special = _special_tokens(wrapper)
+        # In a grammar a marker that is one token is named by its id, whether or not the token is called special.
+        self._marker_ids = self._special | {
+            token.content: i for i, token in wrapper.added_tokens_decoder.items()
+        }
+        self._speaks_in_channels = all(
+            marker in self._special and marker in self._template.text
+            for marker in ("<|channel|>", "<|message|>")
+        )
+        self._silent = self._silent_ids()
+        backend = getattr(wrapper, "backend_tokenizer", None)
+        if backend is not None:
+            # The library re-sets these on every call when they are set, and that is not safe between threads.
+            backend.no_truncation()
+            backend.no_padding()
+        byte_level = backend is not None and type(backend.decoder).__name__ == "ByteLevel"
+        self._token_bytes = TokenBytes(backend, silent=self._silent) if byte_level else None
+        self.constraints = ConstraintCompiler(
+            backend,
+            vocab_size=self._vocab_size,
+            eos_token_ids=sorted(self._eos),
+            think_start=self.encode(self._markup.think_start or ""),
+            think_end=self.encode(self._markup.think_end or ""),
+        )
+
+    def warm_up(self) -> None:
+        """Render and tokenize the shortest conversation: the first time, templates are compiled."""
+        with contextlib.suppress(SemanticError):
+            self.encode(self.render(SHORTEST))
+
+    def _silent_ids(self) -> frozenset[int]:
+        """Special tokens produce no text, save those that the output parser must see."""
+        markup = self._markup
+        markers = [m for m in (markup.tool_start, markup.tool_end, markup.think_start, markup.think_end) if m]
+        markers += CHANNEL_MARKERS if self._speaks_in_channels else ()
+        return frozenset(
+            i for text, i in self._special.items() if not any(text in marker for marker in markers)
+        )
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that end the model's turn."""
+        return self._eos
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self._vocab_size
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Return the ids of a text; special tokens written in it are recognised."""
+        ids: list[int] = self._wrapper.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+        text: str = self._wrapper.decode(
+            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
+        """Name what rendering leaves out or puts in order; see the port."""
+        return self._template.changes(prompt)
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a fresh decoder."""
+        if self._token_bytes is not None:
+            return ByteStreamDecoder(self._token_bytes)
+        return WindowStreamDecoder(self.decode, silent=self._silent)
+
+    def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
+        """Apply the chat template; raises `InvalidRequestError` when it refuses the conversation."""
+        return self._template.render(prompt, add_generation_prompt=add_generation_prompt)
+
+    # Answers.
+
+    def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> OutputParser:
+        """Return a fresh parser for an answer to this prompt."""
+        offered = prompt.tools if prompt.tool_choice.mode != "none" else ()
+        if self._speaks_in_channels:
+            return HarmonyParser(names=[tool.name for tool in offered], choice=choice)
+        return MlxOutputParser(
+            self._markup,
+            tools=[self._template.tool(tool) for tool in offered],
+            begins_thinking=self._begins_thinking(prompt),
+            choice=choice,
+        )
+
+    def _begins_thinking(self, prompt: ChatPrompt) -> bool:
+        start, end = self._markup.think_start, self._markup.think_end
+        return bool(start and end) and self._template.opens(str(start), str(end), prompt)
+
+    def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
+        """Return the form that enforces the prompt's tool choice, or None.
+
+        Where the model may choose whether to call, what was promised of its calls still holds: their names when the
+        choice limits them, their arguments when a tool is strict.
+        """
+        choice, names = prompt.tool_choice, prompt.tool_choice.names
+        if choice.mode == "none" or not prompt.tools:
+            return None
+        tools = [tool for tool in prompt.tools if not names or tool.name in names]
+        if not tools:
+            raise InvalidRequestError(
+                f"tool_choice names {', '.join(names)}, which is not among the tools", param="tool_choice"
+            )
+        if self._speaks_in_channels:
+            return channel_tool_grammar(tools, self._special) if choice.mode == "required" else None
+        start, end = self._markup.tool_start or "", self._markup.tool_end or ""
+        if choice.mode == "required":
+            return tool_grammar(
+                tools, start=start, end=end, parallel=choice.parallel, special=self._marker_ids
+            )
+        if not names and not any(tool.strict for tool in tools):
+            return None
+        return optional_tool_grammar(
+            tools,
+            start=start,
+            end=end,
+            parallel=choice.parallel,
+            special=self._marker_ids,
+            thinking=[marker for marker in (self._markup.think_start, self._markup.think_end) if marker],
+        )
+
+    def with_thinking(
+        self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int
+    ) -> OutputConstraint | None:
+        """Return the constraint with the thinking that may come before it, for models that think."""
+        if not self._markup.think_end:
+            return constraint
+        begins = self._begins_thinking(prompt)
+        if constraint is None:
+            if budget is None:
+                return None
+            return OutputConstraint("any", thinking_budget=budget, begins_thinking=begins)
+        if not begins:
+            # The form begins at once.
+            return constraint
+        # Without a budget, thinking leaves half of the room to a form that must come.
+        room = max_tokens if constraint.kind == "optional_call" else max_tokens // 2
+        return replace(
+            constraint, thinking_budget=room if budget is None else min(budget, room), begins_thinking=True
+        )
+
+    def validate_constraint(self, constraint: OutputConstraint) -> None:
+        """Raise when the constraint cannot be compiled."""
+        self.constraints.validate(constraint)
+
+
+def _markup(wrapper: TokenizerWrapper, hint: str | None) -> Markup:
+    start, end, parse = wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser
+    if hint and parse is None:
+        module = _parser_module(hint)
+        start, end, parse = module.tool_call_start, module.tool_call_end, module.parse_tool_call
+    if not start:
+        start, end, parse = TOOL_START, TOOL_END, None
+    return Markup(wrapper.think_start, wrapper.think_end, start, end or None, parse)
+
+
+def _special_tokens(wrapper: TokenizerWrapper) -> dict[str, int]:
+    """Return special tokens with their ids, those too that only the tokenizer's file calls special."""
+    added = {token.content: i for i, token in wrapper.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(wrapper.all_special_tokens, wrapper.all_special_ids, strict=True))
+
+
+@functools.cache
+def _parser_module(name: str) -> Any:
+    return importlib.import_module(f"{tool_parsers.__name__}.{name}")

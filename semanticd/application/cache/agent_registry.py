@@ -1,0 +1,159 @@
+"""AgentRegistry: the agents this daemon knows, in memory as far as they are in use, all of them in the archive.
+
+Callable from any thread; `lock` is the cache store's, so that agents and blocks change together.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.ports.agent_archive import AgentArchive
+from semanticd.application.ports.telemetry import Clock
+from semanticd.domain.agent import Agent, AgentConfig
+from semanticd.domain.errors import AgentNotFoundError
+from semanticd.domain.ids import AgentId, ModelFingerprint
+from semanticd.domain.transcript import TranscriptIndex
+
+MAX_AGENTS_KEPT = 512
+"""Agents whose records stay in memory; older ones are read from the archive when they come back."""
+
+
+class AgentRegistry:
+    """Agents by id, and the transcripts by which texts are recognised."""
+
+    def __init__(self, *, store: AgentCacheStore, archive: AgentArchive | None, clock: Clock) -> None:
+        """Load the most recently used agents, so that their texts are recognised at once, and all that are pinned."""
+        self._store = store
+        self._archive = archive
+        self._clock = clock
+        self._agents: OrderedDict[AgentId, Agent] = OrderedDict()
+        self._transcripts: dict[ModelFingerprint, TranscriptIndex] = {}
+        if archive is not None:
+            recent = archive.load_recent(max_agents=MAX_AGENTS_KEPT)
+            known = {agent.agent_id for agent in recent}
+            # Before anything is written: the disk's cap must not prune what somebody pinned long ago.
+            pinned = [a for a in archive.pinned() if a.is_pinned(clock.wall()) and a.agent_id not in known]
+            for agent in (*pinned, *reversed(recent)):
+                self._remember(agent)
+
+    @property
+    def lock(self) -> Any:
+        """Guards agents and blocks together."""
+        return self._store.lock
+
+    def transcripts(self, fingerprint: ModelFingerprint) -> TranscriptIndex:
+        """Return the known texts of one model (hold `lock` while using it)."""
+        return self._transcripts.setdefault(fingerprint, TranscriptIndex())
+
+    def find(self, agent_id: AgentId) -> Agent | None:
+        """Return the agent, from memory or the archive."""
+        with self.lock:
+            agent = self._agents.get(agent_id)
+            if agent is None and self._archive is not None:
+                agent = self._archive.load(agent_id)
+                if agent is not None:
+                    self._remember(agent)
+            return agent
+
+    def get(self, agent_id: AgentId) -> Agent:
+        """Return the agent; raises `AgentNotFoundError` when there is none."""
+        agent = self.find(agent_id)
+        if agent is None:
+            raise AgentNotFoundError(
+                f"no agent has the id {agent_id!r}; list them with `semanticd agents list`"
+            )
+        return agent
+
+    def get_or_create(self, agent_id: AgentId, *, anonymous: bool = False) -> Agent:
+        """Return the agent, made now if need be (it is archived with its first turn)."""
+        with self.lock:
+            agent = self.find(agent_id)
+            if agent is None:
+                now = self._clock.wall()
+                agent = Agent(agent_id, created_at=now, last_used_at=now, anonymous=anonymous)
+                self._remember(agent)
+            return agent
+
+    def create(self, agent_id: AgentId, config: AgentConfig, *, pinned: bool) -> Agent:
+        """Make and archive an agent with a configuration; the caller checked that the id is free."""
+        now = self._clock.wall()
+        agent = Agent(agent_id, created_at=now, last_used_at=now, config=config, pinned=pinned)
+        self.save(agent)
+        return agent
+
+    def save(self, agent: Agent) -> None:
+        """Keep the agent's new state, in memory and in the archive."""
+        with self.lock:
+            self._remember(agent)
+        if self._archive is not None:
+            self._archive.save(agent)
+
+    def update(self, agent_id: AgentId, change: Callable[[Agent], Agent]) -> Agent:
+        """Replace the agent by what `change` makes of it."""
+        with self.lock:
+            agent = change(self.get(agent_id))
+            self.save(agent)
+            return agent
+
+    def delete(self, agent_id: AgentId) -> None:
+        """Forget the agent everywhere."""
+        with self.lock:
+            self._agents.pop(agent_id, None)
+        if self._archive is not None:
+            self._archive.delete(agent_id)
+
+    def recent(self) -> list[Agent]:
+        """Return the agents in memory, most recently used first."""
+        with self.lock:
+            return list(reversed(self._agents.values()))
+
+    def all_ids(self) -> list[AgentId]:
+        """Return all known ids: those in memory first, then the archive's."""
+        with self.lock:
+            known = dict.fromkeys(agent.agent_id for agent in self.recent())
+        if self._archive is not None:
+            known.update(dict.fromkeys(self._archive.ids()))
+        return list(known)
+
+    def release_pins(self) -> None:
+        """Let go the blocks of agents whose pin had a time that is over."""
+        now = self._clock.wall()
+        with self.lock:
+            for agent in self._agents.values():
+                if self._store.pool.is_pinned_agent(agent.agent_id) and not agent.is_pinned(now):
+                    self._store.set_pinned(agent.agent_id, False)
+
+    def held_elsewhere(self, agent_id: AgentId) -> Callable[[Any], bool]:
+        """Return a test whether a block belongs to another agent than this, in memory or archived."""
+        archive = self._archive
+
+        def held(block_hash: Any) -> bool:
+            if archive is None:
+                return False
+            return any(holder != agent_id for holder in archive.holders(block_hash))
+
+        return held
+
+    def _remember(self, agent: Agent) -> None:
+        self._agents[agent.agent_id] = agent
+        self._agents.move_to_end(agent.agent_id)
+        self._store.set_table(agent.agent_id, agent.block_table, pinned=agent.is_pinned(self._clock.wall()))
+        if agent.model is not None and agent.transcript.segments:
+            self.transcripts(agent.model).add(agent.transcript.segments)
+        while len(self._agents) > MAX_AGENTS_KEPT:
+            oldest = next((a for a in self._agents.values() if not a.is_pinned(self._clock.wall())), None)
+            if oldest is None:
+                return
+            del self._agents[oldest.agent_id]
+            self._store.pool.drop_agent(oldest.agent_id)
+
+
+def renamed(agent: Agent, agent_id: AgentId, *, now: float) -> Agent:
+    """Return a copy of an agent under another id (a fork shares all blocks)."""
+    return replace(
+        agent, agent_id=agent_id, created_at=now, last_used_at=now, pinned=False, pinned_until=None
+    )

@@ -1,0 +1,209 @@
+"""A sequence together with what answering it needs: its submission, text so far, stop strings and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from semanticd.application.ports.inference import DecodedToken, LoadedModel, StreamDecoder
+from semanticd.domain.errors import SemanticError
+from semanticd.domain.generation import (
+    CacheReport,
+    FinishReason,
+    OutputConstraint,
+    SamplingParams,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
+from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
+from semanticd.domain.sequence import Sequence
+from semanticd.domain.stop_matcher import StopMatcher
+from semanticd.domain.transcript import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStarted:
+    """The prompt was matched and restored; its remaining tokens are computed from here on."""
+
+    cache: CacheReport
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceText:
+    """Text that is certain, with the tokens' log-probabilities if they were asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    num_tokens: int = 0
+    """Tokens of the answer so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceEnded:
+    """The answer is complete."""
+
+    reason: FinishReason
+    usage: Usage
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFailed:
+    """The answer ended early."""
+
+    error: SemanticError
+
+
+SequenceUpdate = SequenceStarted | SequenceText | SequenceEnded | SequenceFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One answer to make, as it enters the engine."""
+
+    request_id: RequestId
+    agent_id: AgentId
+    model_id: ModelId
+    segments: tuple[Segment, ...]
+    """The prompt as a chain of text and ids; the last segment is what was tokenized anew."""
+    sampling: SamplingParams
+    max_new_tokens: int
+    seed: int
+    sink: Callable[[SequenceUpdate], None]
+    """Called on the engine thread; must not block."""
+    constraint: OutputConstraint | None = None
+    priority: str = "interactive"
+    snapshot_points: tuple[int, ...] = ()
+    """Prompt positions (tokens) after which the prefix is worth keeping on its own."""
+    score_prompt: bool = False
+    """Report log-probabilities of the prompt's tokens (no cached prefix is used then)."""
+    choice: int = 0
+    cache_ttl_s: float | None = None
+    records_turn: bool = True
+    anonymous: bool = False
+    """Whether the agent was named by us, after how the conversation begins."""
+    system_tokens: int = 0
+    trace_parent: str | None = None
+    """Under which span its phases are traced (W3C trace context); None: it is not traced."""
+    canonicalized: tuple[str, ...] = ()
+    """See `CacheReport.canonicalized`."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """All ids of the prompt."""
+        return tuple(token for segment in self.segments for token in segment.token_ids)
+
+
+@dataclass(slots=True)
+class RunningSequence:
+    """The engine's working record of one answer."""
+
+    submission: Submission
+    sequence: Sequence
+    model: LoadedModel
+    decoder: StreamDecoder
+    stops: StopMatcher
+    submitted_at: float
+    match: PrefixMatch = field(default_factory=PrefixMatch)
+    beyond: tuple[MatchedBlock, ...] = ()
+    """Blocks of the match that do not fit beside the running cache."""
+    prompt_end: BlockHash | None = None
+    """The block whose snapshot was taken when the prompt was computed."""
+    pending_reads: int = 0
+    restore_began_at: float | None = None
+    restore_s: float = 0.0
+    admitted_at: float | None = None
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    decode_began_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    started: bool = False
+    visible_text: list[str] = field(default_factory=list)
+    held_logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[DecodedToken] = field(default_factory=list)
+    num_stored: int = 0
+    stop_sequence: str | None = None
+
+    def send(self, update: SequenceUpdate) -> None:
+        """Hand an update to whoever waits for the answer."""
+        self.submission.sink(update)
+
+    def usage(self, now: float) -> Usage:
+        """Return the usage as of this clock reading (seconds)."""
+        begun = self.admitted_at if self.admitted_at is not None else now
+        first = self.first_token_at if self.first_token_at is not None else now
+        return Usage(
+            prompt_tokens=len(self.sequence.prompt_ids),
+            completion_tokens=len(self.sequence.output_ids),
+            cache=self.sequence.cache,
+            stored_tokens=self.num_stored,
+            timings=Timings(
+                queue_ms=1000 * max(begun - self.submitted_at - self.restore_s, 0.0),
+                restore_ms=1000 * self.restore_s,
+                prefill_ms=1000 * self.prefill_s,
+                ttft_ms=1000 * (first - self.submitted_at),
+                decode_ms=1000 * max(now - first, 0.0),
+                total_ms=1000 * (now - self.submitted_at),
+            ),
+        )
+
+    def take(self, token: DecodedToken) -> tuple[str, bool]:
+        """Add a generated token; returns text that may be sent now, and whether a stop string was completed."""
+        self.sequence.output_ids.append(token.token_id)
+        text = self.decoder.add(token.token_id)
+        if token.logprob is not None:
+            self.held_logprobs.append(self.describe(token))
+        return self._pass_on(text)
+
+    def flush(self) -> tuple[str, bool]:
+        """Return the text still held back, at the end of the answer."""
+        text, stopped = self._pass_on(self.decoder.finish())
+        if stopped:
+            return text, True
+        result = self.stops.finish()
+        if result.matched is not None:
+            self.stop_sequence = result.matched
+        return self._show(text + result.text), result.matched is not None
+
+    def _pass_on(self, text: str) -> tuple[str, bool]:
+        if not text:
+            return "", False
+        result = self.stops.feed(text)
+        if result.matched is not None:
+            self.stop_sequence = result.matched
+        return self._show(result.text), result.matched is not None
+
+    def _show(self, text: str) -> str:
+        if text:
+            self.visible_text.append(text)
+        return text
+
+    def describe(self, token: DecodedToken) -> TokenLogprob:
+        """Return a scored token with its text."""
+        decode = self.model.tokenizer.decode
+        top = tuple((token_id, decode([token_id]), logprob) for token_id, logprob in token.top)
+        return TokenLogprob(token.token_id, decode([token.token_id]), token.logprob or 0.0, top)
+
+    def release_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Return the log-probabilities not yet sent."""
+        released = tuple(self.held_logprobs)
+        self.held_logprobs.clear()
+        return released
+
+    def kept_output(self) -> tuple[tuple[int, ...], str]:
+        """Return the output ids that belong to the conversation, and their text.
+
+        After a stop string the client does not see the last tokens; what it will send back ends where the visible
+        text ends, so ids beyond it must not be taken as known.
+        """
+        ids = tuple(self.sequence.output_ids)
+        decode = self.model.tokenizer.decode
+        if self.stop_sequence is None:
+            return ids, decode(ids)
+        visible = "".join(self.visible_text)
+        while ids and not visible.startswith(decode(ids)):
+            ids = ids[:-1]
+        return ids, decode(ids)

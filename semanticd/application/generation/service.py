@@ -1,0 +1,331 @@
+"""Answering one request: resolve the model, find the agent, render, tokenize, submit, and follow the events."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.engine.running_sequence import (
+    Submission,
+)
+from semanticd.application.generation.stream import EngineStream
+from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.application.services.models import ModelsService
+from semanticd.domain.agent import Agent
+from semanticd.domain.chat import (
+    ChatPrompt,
+    Message,
+    Part,
+    Prompt,
+    TextPart,
+    ThinkingPart,
+    TokenPrompt,
+)
+from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
+from semanticd.domain.generation import (
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    OutputConstraint,
+    Started,
+)
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.transcript import Segment
+
+_TAIL_TOKENS = 8
+"""As far back as a tokenizer looks when it decides where to cut."""
+
+
+class GenerationStream(Protocol):
+    """One request's events, in order; closing it early cancels the request."""
+
+    request_id: RequestId
+    model_id: ModelId
+    agent_id: AgentId
+
+    def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """Iterate once over the events; raises the domain error that ended the request early."""
+
+    async def result(self) -> GenerationResult:
+        """Collect all events into one result."""
+
+    async def aclose(self) -> None:
+        """Cancel what is not finished; idempotent."""
+
+
+class Generator(Protocol):
+    """What the HTTP dialects need; `GenerateService` below is the real one."""
+
+    async def open(self, request: GenerationRequest) -> GenerationStream:
+        """Admit a request; raises a domain error (unknown model, too long, queue full, ...) before any event."""
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """Return the prompt's length in tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request's tokens, and what follows from them; see `Submission`."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    max_new_tokens: int
+    constraint: OutputConstraint | None
+    points: tuple[int, ...]
+    system_tokens: int
+    changes: tuple[str, ...]
+
+
+class GenerateService:
+    """Turns requests into submissions and submissions' updates into events."""
+
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, models: ModelsService, metrics: Metrics, log: Log
+    ) -> None:
+        """Answer with these models on this engine."""
+        self._engine = engine
+        self._models = models
+        self._metrics = metrics
+        self._log = log
+
+    async def open(self, request: GenerationRequest) -> EngineStream:
+        """Admit a request; see `Generator.open`."""
+        if request.agent_id is not None and request.conversation:
+            # First the conversation, for its agent may have a model of its own.
+            request = await asyncio.to_thread(self._with_conversation, request)
+        async with self._models.lease(request.model) as model:
+            return await self._submit(request, model)
+
+    async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
+        # One trip to a worker thread: each costs more than what a short prompt needs done there.
+        ready = await asyncio.to_thread(self._prepare, model, request)
+        agent_id = request.agent_id or self._anonymous_id(request.prompt)
+        stream = EngineStream(
+            request,
+            model=model,
+            agent_id=agent_id,
+            prompt_text=ready.text,
+            cancel=self._engine.cancel,
+            on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
+            on_started=self._note_cache,
+            on_close=self._count_parse_failures,
+        )
+        seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
+        self._engine.submit(
+            *(
+                Submission(
+                    request_id=request.request_id,
+                    agent_id=agent_id,
+                    model_id=model.model_id,
+                    segments=ready.segments,
+                    sampling=request.sampling,
+                    max_new_tokens=ready.max_new_tokens,
+                    seed=seed + choice,
+                    sink=stream.sink(choice),
+                    constraint=ready.constraint,
+                    priority=request.priority,
+                    snapshot_points=ready.points,
+                    score_prompt=request.echo and request.sampling.logprobs,
+                    choice=choice,
+                    cache_ttl_s=request.cache_ttl_s,
+                    records_turn=choice == 0 and not request.echo,
+                    anonymous=request.agent_id is None,
+                    system_tokens=ready.system_tokens,
+                    trace_parent=request.trace_parent,
+                    canonicalized=ready.changes,
+                )
+                for choice in range(request.num_choices)
+            )
+        )
+        return stream
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """Return the prompt's length in tokens."""
+        async with self._models.lease(model) as loaded:
+            _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
+        return sum(len(segment.token_ids) for segment in segments)
+
+    def _note_cache(self, started: Started) -> None:
+        cache, miss = started.cache, started.cache.miss
+        self._log.info(
+            "prompt_cache",
+            request_id=started.request_id,
+            agent=started.agent_id,
+            hot=cache.reused_hot_tokens,
+            warm=cache.restored_warm_tokens,
+            computed=cache.computed_tokens,
+            miss=miss.cause if miss else None,
+            miss_at=miss.position if miss else None,
+            canonicalized=cache.canonicalized,
+        )
+
+    def _count_parse_failures(self, stream: EngineStream) -> None:
+        if num := stream.num_parse_failures:
+            self._metrics.count("tool_parse_failures_total", num)
+            self._log.warning(
+                "tool_call_not_parsed", request_id=stream.request_id, model=stream.model_id, calls=num
+            )
+
+    # Worker threads.
+
+    def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
+        """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
+        prompt = request.prompt
+        text, segments = self._tokenize(model, prompt)
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        if num_tokens == 0:
+            raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
+        if num_tokens >= model.context_length + (request.sampling.max_tokens == 0):
+            raise PromptTooLongError(num_tokens=num_tokens, maximum=model.context_length - 1)
+        room = model.context_length - num_tokens
+        wanted = request.sampling.max_tokens
+        max_new_tokens = room if wanted is None else min(wanted, room)
+        constraint = self._constraint(model, request, max_new_tokens)
+        points, system_tokens = self._snapshot_points(model, prompt, text, segments)
+        return _Prepared(
+            text=text,
+            segments=segments,
+            max_new_tokens=max_new_tokens,
+            constraint=constraint,
+            points=points,
+            system_tokens=system_tokens,
+            changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
+        )
+
+    def _constraint(
+        self, model: LoadedModel, request: GenerationRequest, max_tokens: int
+    ) -> OutputConstraint | None:
+        """Return the form that the answer must have, checked; it is led to its end within `max_tokens`."""
+        tokenizer, constraint = model.tokenizer, request.constraint
+        if isinstance(request.prompt, ChatPrompt):
+            if constraint is None:
+                constraint = tokenizer.tool_constraint(request.prompt)
+            constraint = tokenizer.with_thinking(
+                request.prompt, constraint, budget=request.thinking_budget, max_tokens=max_tokens
+            )
+        if constraint is None:
+            return None
+        tokenizer.validate_constraint(constraint)
+        return replace(constraint, max_tokens=max_tokens)
+
+    def _tokenize(self, model: LoadedModel, prompt: Prompt) -> tuple[str, tuple[Segment, ...]]:
+        tokenizer = model.tokenizer
+        if isinstance(prompt, TokenPrompt):
+            bad = next((t for t in prompt.token_ids if not 0 <= t < tokenizer.vocab_size), None)
+            if bad is not None:
+                raise InvalidRequestError(
+                    f"token id {bad} is outside the model's vocabulary of {tokenizer.vocab_size}",
+                    param="prompt",
+                )
+            text = tokenizer.decode(prompt.token_ids)
+            return text, (Segment(text, prompt.token_ids),)
+        text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else prompt.text
+        with self._engine.agents.lock:
+            segments = self._engine.agents.transcripts(model.fingerprint).match(text).segments
+        while segments:
+            rest = text[sum(len(segment.text) for segment in segments) :]
+            rest_ids = _encode_after(tokenizer, segments[-1], rest)
+            if rest_ids is not None:
+                return text, (*segments, Segment(rest, rest_ids)) if rest else segments
+            segments = segments[:-1]
+        return text, (Segment(text, tuple(tokenizer.encode(text))),) if text else ()
+
+    def _snapshot_points(
+        self, model: LoadedModel, prompt: Prompt, text: str, segments: tuple[Segment, ...]
+    ) -> tuple[tuple[int, ...], int]:
+        """Return positions worth a snapshot, and roughly how many tokens are system text and tools."""
+        if not isinstance(prompt, ChatPrompt):
+            return (), 0
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        if model.runner.spec.cuts_anywhere:
+            said = next((m.text for m in prompt.messages if m.role != "system" and m.text), "")
+            return (), num_tokens * max(text.find(said), 0) // max(len(text), 1) if said else 0
+        system = tuple(message for message in prompt.messages if message.role == "system")
+        if not system:
+            return (), 0
+        try:
+            head = model.tokenizer.render(replace(prompt, messages=system), add_generation_prompt=False)
+        except SemanticError:
+            # Some templates refuse a conversation without a user; then there is no such point.
+            return (), 0
+        if not head or not text.startswith(head):
+            return (), 0
+        ids = tuple(token for segment in segments for token in segment.token_ids)
+        head_ids = tuple(model.tokenizer.encode(head))
+        if ids[: len(head_ids)] != head_ids or len(head_ids) >= len(ids) - 1:
+            return (), 0
+        return (len(head_ids),), len(head_ids)
+
+    def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
+        """Put the kept conversation, system text and tools of a server-side agent before the new messages."""
+        if request.agent_id is None:
+            return request
+        agent = self._engine.agents.find(request.agent_id)
+        if agent is None or not request.conversation or not isinstance(request.prompt, ChatPrompt):
+            return request
+        prompt = request.prompt
+        kept = agent.messages
+        if agent.config.system and not any(m.role == "system" for m in (*kept, *prompt.messages)):
+            kept = (Message.of("system", agent.config.system), *kept)
+        return replace(
+            request,
+            model=request.model or agent.config.model or "",
+            prompt=replace(
+                prompt, messages=(*kept, *prompt.messages), tools=prompt.tools or agent.config.tools
+            ),
+            priority=agent.config.priority,
+        )
+
+    def _conversation_keeper(
+        self, request: GenerationRequest, agent_id: AgentId
+    ) -> Callable[[GenerationResult], None]:
+        def keep(result: GenerationResult) -> None:
+            prompt: Any = request.prompt
+            choice = result.choices[0]
+            parts: list[Part] = [ThinkingPart(choice.thinking)] if choice.thinking else []
+            parts += [TextPart(choice.text)] if choice.text or not choice.tool_calls else []
+            parts += list(choice.tool_calls)
+            answer = Message("assistant", tuple(parts))
+
+            def change(agent: Agent) -> Agent:
+                # The configured system text is put in front each time; what the client sent itself belongs here.
+                configured = Message.of("system", agent.config.system or "")
+                messages = tuple(message for message in prompt.messages if message != configured)
+                return replace(agent, messages=(*messages, answer))
+
+            self._engine.agents.update(agent_id, change)
+
+        return keep
+
+    @staticmethod
+    def _anonymous_id(prompt: Prompt) -> AgentId:
+        """Name an anonymous conversation by how it begins, so that its next turn finds it again."""
+        if isinstance(prompt, ChatPrompt):
+            head: list[str] = []
+            for message in prompt.messages:
+                head.append(f"{message.role}:{message.text}")
+                if message.role == "user":
+                    break
+            text = "\0".join(head)
+        elif isinstance(prompt, TokenPrompt):
+            text = repr(prompt.token_ids[:256])
+        else:
+            text = prompt.text[:1024]
+        return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
+
+
+def _encode_after(tokenizer: Tokenizer, known: Segment, rest: str) -> tuple[int, ...] | None:
+    """Return the ids of text that follows a known segment; None where one token would span both.
+
+    Between the turns of a chat there is a special token, so that never happens there; raw text may be cut anywhere.
+    """
+    tail = tokenizer.decode(known.token_ids[-_TAIL_TOKENS:])
+    before = tokenizer.encode(tail)
+    both = tokenizer.encode(tail + rest)
+    return tuple(both[len(before) :]) if both[: len(before)] == before else None

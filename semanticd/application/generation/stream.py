@@ -1,0 +1,184 @@
+"""One request's events, made of the updates that the engine thread sends for its sequences."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+
+from semanticd.application.engine.running_sequence import (
+    SequenceEnded,
+    SequenceFailed,
+    SequenceStarted,
+    SequenceText,
+    SequenceUpdate,
+)
+from semanticd.application.generation.answer import AnswerBuilder
+from semanticd.application.ports.inference import LoadedModel, OutputParser
+from semanticd.domain.chat import ChatPrompt, TokenPrompt
+from semanticd.domain.generation import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    Started,
+    TextDelta,
+    ThinkingDelta,
+    TokenLogprob,
+)
+from semanticd.domain.ids import AgentId, RequestId
+
+
+class EngineStream:
+    """A `GenerationStream` fed by the engine thread."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        model: LoadedModel,
+        agent_id: AgentId,
+        prompt_text: str,
+        cancel: Callable[[RequestId], None],
+        on_answer: Callable[[GenerationResult], None] | None,
+        on_started: Callable[[Started], None],
+        on_close: Callable[[EngineStream], None],
+    ) -> None:
+        """Prepare one parser per choice; nothing is submitted here."""
+        self.request_id = request.request_id
+        self.model_id = model.model_id
+        self.agent_id = agent_id
+        self._request = request
+        self._cancel = cancel
+        self._on_answer = on_answer
+        self._on_started = on_started
+        self._on_close = on_close
+        self._echo = prompt_text if request.echo else ""
+        self._decode = model.tokenizer.decode
+        self._updates: asyncio.Queue[tuple[int, SequenceUpdate]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._unfinished = set(range(request.num_choices))
+        self._reasoning = [_ReasoningCount() for _ in range(request.num_choices)]
+        self._parsers: dict[int, OutputParser] = {}
+        if request.parse_output and isinstance(request.prompt, ChatPrompt):
+            for choice in range(request.num_choices):
+                self._parsers[choice] = model.tokenizer.output_parser(request.prompt, choice=choice)
+        self._answer = AnswerBuilder(request.num_choices)
+
+    def sink(self, choice: int) -> Callable[[SequenceUpdate], None]:
+        """Return the function that brings a choice's updates from the engine thread into the event loop."""
+
+        def deliver(update: SequenceUpdate) -> None:
+            try:
+                self._loop.call_soon_threadsafe(self._updates.put_nowait, (choice, update))
+            except RuntimeError:
+                # The loop is closed: the process is ending and nobody listens.
+                return
+
+        return deliver
+
+    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """Yield events until every choice is finished."""
+        try:
+            while self._unfinished:
+                choice, update = await self._updates.get()
+                for event in self._translate(choice, update):
+                    self._answer.add(event)
+                    yield event
+            if self._on_answer is not None:
+                self._on_answer(self._result())
+        finally:
+            await self.aclose()
+            self._on_close(self)
+
+    async def result(self) -> GenerationResult:
+        """Collect all events into one result."""
+        async for _ in self:
+            pass
+        return self._result()
+
+    async def aclose(self) -> None:
+        """Cancel what is not finished."""
+        if self._unfinished:
+            self._unfinished.clear()
+            self._cancel(self.request_id)
+
+    def _result(self) -> GenerationResult:
+        return GenerationResult(
+            self.request_id, self.model_id, self.agent_id, self._answer.choices(), self._answer.usage()
+        )
+
+    def _translate(self, choice: int, update: SequenceUpdate) -> list[GenerationEvent]:
+        if isinstance(update, SequenceFailed):
+            self._unfinished.discard(choice)
+            raise update.error
+        if isinstance(update, SequenceStarted):
+            started = Started(self.request_id, self.model_id, self.agent_id, update.cache, choice)
+            self._on_started(started)
+            echo = self._echo if not self._request.sampling.logprobs else ""
+            return [started, TextDelta(echo, choice=choice)] if echo else [started]
+        if isinstance(update, SequenceText):
+            return self._text(choice, update)
+        events = self._parsers[choice].finish() if choice in self._parsers else []
+        self._reasoning[choice].see(events, update.usage.completion_tokens)
+        self._unfinished.discard(choice)
+        return [*events, self._finished(choice, update)]
+
+    def _text(self, choice: int, update: SequenceText) -> list[GenerationEvent]:
+        if self._echo and self._request.sampling.logprobs:
+            # The prompt's scores come first, in one piece.
+            echo, self._echo = self._echo, ""
+            return [TextDelta(echo, self._with_first_token(update.logprobs), choice)]
+        parser = self._parsers.get(choice)
+        if parser is None:
+            return [TextDelta(update.text, update.logprobs, choice)]
+        events = parser.feed(update.text)
+        self._reasoning[choice].see(events, update.num_tokens)
+        if not update.logprobs:
+            return events
+        for index, event in enumerate(events):
+            if isinstance(event, TextDelta):
+                events[index] = replace(event, logprobs=update.logprobs)
+                return events
+        return [*events, TextDelta("", update.logprobs, choice)]
+
+    def _with_first_token(self, logprobs: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        prompt = self._request.prompt
+        if isinstance(prompt, TokenPrompt) and prompt.token_ids:
+            first = prompt.token_ids[0]
+            return (TokenLogprob(first, self._decode([first]), math.nan), *logprobs)
+        text = self._request.prompt.text if hasattr(self._request.prompt, "text") else ""
+        rest = "".join(entry.text for entry in logprobs)
+        return (TokenLogprob(-1, text[: len(text) - len(rest)], math.nan), *logprobs)
+
+    def _finished(self, choice: int, update: SequenceEnded) -> Finished:
+        reason = update.reason
+        parser = self._parsers.get(choice)
+        if reason is FinishReason.STOP and parser is not None and parser.num_tool_calls:
+            reason = FinishReason.TOOL_CALLS
+        usage = replace(update.usage, reasoning_tokens=self._reasoning[choice].num_tokens)
+        return Finished(reason, usage, update.stop_sequence, choice)
+
+    @property
+    def num_parse_failures(self) -> int:
+        """Tool calls so far that could not be read."""
+        return sum(parser.num_parse_failures for parser in self._parsers.values())
+
+
+class _ReasoningCount:
+    """Counts the tokens that an answer's thinking took, as its text comes."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self._counted = 0
+
+    def see(self, events: Sequence[GenerationEvent], num_tokens: int) -> None:
+        """Take the events that the answer's first `num_tokens` tokens have led to since the last ones."""
+        if not events:
+            # A marker that is not complete: its tokens belong to what follows.
+            return
+        if isinstance(events[0], ThinkingDelta):
+            self.num_tokens += num_tokens - self._counted
+        self._counted = num_tokens

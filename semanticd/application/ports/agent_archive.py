@@ -1,0 +1,36 @@
+"""The agents' records as the application sees them: transcripts, turns and block tables by agent id, on disk."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from semanticd.domain.agent import Agent
+from semanticd.domain.ids import AgentId, BlockHash
+
+
+class AgentArchive(Protocol):
+    """Agents and their transcripts on disk."""
+
+    def save(self, agent: Agent) -> None:
+        """Store the agent's record soon (queued, ordered after blocks queued before it); newest wins."""
+
+    def load(self, agent_id: AgentId) -> Agent | None:
+        """Return the agent, or None if it is not there or cannot be read."""
+
+    def load_recent(self, *, max_agents: int) -> list[Agent]:
+        """Return the most recently used agents, newest first."""
+
+    def pinned(self) -> list[Agent]:
+        """Return the agents that are pinned, for good or until some time (past or not), oldest use first."""
+
+    def ids(self) -> list[AgentId]:
+        """Return all ids, most recently used first."""
+
+    def count(self) -> int:
+        """Return how many agents are stored."""
+
+    def delete(self, agent_id: AgentId) -> None:
+        """Forget the agent (its blocks are deleted by whoever knows that nobody else holds them)."""
+
+    def holders(self, block_hash: BlockHash) -> list[AgentId]:
+        """Return the agents whose block table names this block."""

@@ -1,0 +1,53 @@
+"""An agent as a file: what the application asks of whoever writes and reads such files.
+
+The methods block: they are called from a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.agent import Agent
+from semanticd.domain.ids import BlockHash
+
+
+@dataclass(frozen=True, slots=True)
+class PackageWritten:
+    """What went into a file."""
+
+    num_bytes: int
+    num_blocks: int
+    num_missing: int
+    """Blocks that the agent names and that were gone: whoever imports it computes them anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedAgent:
+    """What a checked file holds besides its blocks."""
+
+    agent: Agent
+    layout: str
+    """Layout of its blocks; empty when it has none."""
+    num_blocks: int
+
+
+class AgentExportFile(Protocol):
+    """Writes and reads an agent with its blocks as one checksummed file."""
+
+    def write(
+        self, path: str, agent: Agent, names: list[BlockHash], records: Iterable[BlockRecord | None]
+    ) -> PackageWritten:
+        """Write the file, whole or not at all; `records` come in the order of `names`, None where one is gone.
+
+        Raises `InvalidRequestError` for a path that cannot be, `ConflictError` when something else lies there,
+        `CacheError` when the disk does not take it.
+        """
+
+    def read(self, path: str) -> ExportedAgent:
+        """Check the whole file; raises `CacheError` saying what is wrong with it and what to do."""
+
+    def records(self, path: str) -> Iterator[BlockRecord]:
+        """Yield the blocks of a file that was checked, parents first; raises as `read` does."""

@@ -1,0 +1,131 @@
+"""The warm tier as the application sees it: blocks by hash, on disk.
+
+Index questions are answered at once (memory or SQLite, well under a millisecond each); bytes are read and written
+by the store's own small I/O pool and come back as futures. A missing or broken record is `None`, never an
+exception: the caller computes instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from semanticd.domain.block import Block
+from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBytes:
+    """One tensor as bytes: C order, little-endian; `dtype` in safetensors words (F32, F16, BF16, U32, ...)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecord:
+    """A block with its tensors, as it is stored."""
+
+    block: Block
+    fingerprint: ModelFingerprint
+    layout: str
+    tensors: tuple[TensorBytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of a group of records: written, already there, or refused with the reason."""
+
+    num_written: int
+    num_present: int
+    num_refused: int
+    bytes_written: int
+    reason: str = ""
+    refused: tuple[BlockHash, ...] = ()
+    """Which were refused: the caller still holds the only copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStats:
+    """The warm tier in numbers; bytes are file sizes."""
+
+    num_blocks: int = 0
+    bytes_stored: int = 0
+    cap_bytes: int | None = None
+    bytes_written: int = 0
+    bytes_read: int = 0
+    num_writes: int = 0
+    num_reads: int = 0
+    num_quarantined: int = 0
+    num_pruned: int = 0
+    num_write_errors: int = 0
+    pending_writes: int = 0
+    write_budget_bytes: int | None = None
+    written_today_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check of the stored files found."""
+
+    num_checked: int
+    num_broken: int
+    num_missing: int
+    num_orphaned: int
+
+
+class WarmStore(Protocol):
+    """Blocks on disk, across all models, under one byte cap."""
+
+    def get(self, block_hash: BlockHash) -> Block | None:
+        """Return a block's facts if it is stored (index only)."""
+
+    def get_many(self, hashes: Sequence[BlockHash]) -> list[Block]:
+        """Return the facts of the leading hashes that are stored, stopping at the first that is not."""
+
+    def children(self, parent: BlockHash) -> list[Block]:
+        """Return the stored blocks that directly follow `parent` (any kind, any length)."""
+
+    def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
+
+    def wants(self, block_hash: BlockHash) -> bool:
+        """Whether the write policy would take this block now; asking counts as a use of it."""
+
+    def write(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
+        """Store records durably, parents before children, in one fsync group. Never raises through the future.
+
+        What is already stored is not written again. When the queue is full or the cap, the write policy or the
+        daily budget forbids it, records are refused and counted.
+        """
+
+    def touch(self, hashes: Sequence[BlockHash]) -> None:
+        """Mark blocks as just used, for the cap's LRU order."""
+
+    def delete(self, hashes: Sequence[BlockHash]) -> int:
+        """Remove blocks (and files); returns the bytes freed."""
+
+    def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
+        """Replace the set of blocks that `owner` pins: the cap's pruning leaves them alone."""
+
+    def verify(self, *, fix: bool) -> VerifyReport:
+        """Check files against the index and their checksums; with `fix`, quarantine and reconcile. Slow."""
+
+    def prune(self, *, target_bytes: int | None = None) -> int:
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap); returns bytes freed."""
+
+    def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
+        """Remove all blocks (of one model); returns bytes freed."""
+
+    def stats(self) -> WarmStats:
+        """Return the numbers above."""
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything queued is durable; False when the time ran out."""
+
+    def close(self) -> None:
+        """Flush, stop the I/O pool and close the index. Idempotent."""

@@ -1,0 +1,1 @@
+"""Use cases around the engine: agents, models, cache, status."""

@@ -1,0 +1,164 @@
+"""AgentExporter: an agent and its blocks out of this daemon into a file, and from a file into this daemon.
+
+Blocks travel one at a time, or a few at a time, beside the answers that run: the engine only copies one out between two
+steps, and the event loop waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.ports.agent_export import AgentExportFile, ExportedAgent
+from semanticd.application.ports.telemetry import Clock
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.agent import Agent
+from semanticd.domain.errors import AgentExportError, CacheError
+from semanticd.domain.ids import AgentId, BlockHash
+
+_IMPORT_BYTES = 64 * 1024 * 1024
+"""Tensor bytes that an import reads before it hands them to the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedAgent:
+    """An agent that is known here now, and how many of its file's blocks were kept."""
+
+    agent: Agent
+    num_kept: int
+    num_blocks: int
+
+
+class AgentExporter:
+    """Exports and imports agents of one engine; asyncio thread."""
+
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, clock: Clock, package: AgentExportFile | None = None
+    ) -> None:
+        """Without a `package` every call is refused."""
+        self._engine = engine
+        self._clock = clock
+        self._package = package
+
+    async def export(self, agent: Agent, path: str) -> dict[str, Any]:
+        """Write an agent to a file at an absolute path; blocks that are gone are left out and counted.
+
+        Raises what `AgentExportFile.write` does.
+        """
+        package = self._need_package()
+        store = self._engine.store
+        names = await asyncio.wrap_future(self._engine.call(lambda: _names_to_move(store, agent.block_table)))
+
+        def records() -> Iterator[BlockRecord | None]:
+            # Asked for one by one, so that neither the engine nor the memory is taken by a long conversation.
+            for name in names:
+                yield self._engine.call(partial(store.record, name)).result().result()
+
+        written = await asyncio.to_thread(package.write, path, agent, names, records())
+        return {
+            "id": agent.agent_id,
+            "path": path,
+            "bytes": written.num_bytes,
+            "num_blocks": written.num_blocks,
+            "num_missing_blocks": written.num_missing,
+        }
+
+    async def import_(
+        self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None]
+    ) -> ImportedAgent:
+        """Read an exported agent and keep its blocks; it comes unpinned and as just used.
+
+        `check_free` raises when an id is taken.
+
+        Raises:
+            AgentExportError: The file is damaged, or its model, or that model in this layout, is not loaded here.
+            CacheError: The file cannot be read, or this daemon keeps none.
+        """
+        package = self._need_package()
+        packaged = await asyncio.to_thread(package.read, path)
+        self._check_importable(packaged)
+        agent_id = AgentId(new_id) if new_id else packaged.agent.agent_id
+        check_free(agent_id)
+        records = package.records(path)
+        num_kept = 0
+        while batch := await asyncio.to_thread(_take, records, _IMPORT_BYTES):
+            num_kept += await self._adopt(batch)
+        check_free(agent_id)  # somebody may have come first while blocks were written
+        now = self._clock.wall()
+        agent = replace(
+            packaged.agent,
+            agent_id=agent_id,
+            last_used_at=now,
+            pinned=False,
+            pinned_until=None,
+            anonymous=False,
+        )
+        self._engine.agents.save(agent)
+        return ImportedAgent(agent, num_kept, packaged.num_blocks)
+
+    def _check_importable(self, packaged: ExportedAgent) -> None:
+        agent = packaged.agent
+        if agent.model is None:
+            return
+        loaded = {model.fingerprint: model for model in self._engine.models.values()}
+        if agent.model not in loaded:
+            here = ", ".join(f"{m.model_id} ({_short(name)})" for name, m in loaded.items()) or "none"
+            raise AgentExportError(
+                f"cannot import agent {agent.agent_id!r}: its blocks were computed by {agent.model_id} "
+                f"({_short(agent.model)}), loaded here: {here}; load exactly that model first",
+                param="path",
+            )
+        layout = loaded[agent.model].runner.spec.layout
+        if packaged.layout not in ("", layout):
+            raise AgentExportError(
+                f"cannot import agent {agent.agent_id!r}: its blocks are laid out as {packaged.layout}, this "
+                f"daemon's as {layout}; start it with the same SEMANTIC_MLX_KV_BITS and SEMANTIC_MLX_BLOCK_TOKENS",
+                param="path",
+            )
+
+    async def _adopt(self, batch: list[BlockRecord]) -> int:
+        store = self._engine.store
+        result = await asyncio.wrap_future(store.writes.adopt(batch))
+        refused = set(result.refused)
+        left = [record for record in batch if record.block.block_hash in refused]
+        num_hot = 0
+        if left:
+            num_hot = await asyncio.wrap_future(self._engine.call(lambda: sum(map(store.promote, left))))
+        return result.num_written + result.num_present + num_hot
+
+    def _need_package(self) -> AgentExportFile:
+        if self._package is None:
+            raise CacheError(
+                "this daemon keeps no files (cache folder switched off): it cannot export or import"
+            )
+        return self._package
+
+
+def _take(records: Iterator[BlockRecord], num_bytes: int) -> list[BlockRecord]:
+    """Return the next records, up to so many bytes of tensors but at least one while there are any."""
+    taken: list[BlockRecord] = []
+    for record in records:
+        taken.append(record)
+        num_bytes -= record.block.num_bytes
+        if num_bytes <= 0:
+            break
+    return taken
+
+
+def _short(fingerprint: str) -> str:
+    return f"fingerprint {fingerprint[:12]}…"
+
+
+def _names_to_move(store: AgentCacheStore, table: Sequence[BlockHash]) -> list[BlockHash]:
+    """Return a table's blocks and the snapshots behind them, parents first."""
+    found: dict[BlockHash, None] = {}
+    with store.lock:
+        for name in table:
+            states = [child.block_hash for child in store.children(name) if child.kind == "state"]
+            found |= dict.fromkeys([name, *states])
+    return list(found)

@@ -1,0 +1,336 @@
+"""What can be done with agents: create, look, pin, fork, rewind, evict, delete, move to another machine."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.ports.agent_export import AgentExportFile
+from semanticd.application.ports.telemetry import Clock
+from semanticd.application.services.agent_export import AgentExporter
+from semanticd.domain.agent import Agent, AgentConfig, AgentState, Turn, describe
+from semanticd.domain.chat import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from semanticd.domain.errors import ConflictError, InvalidRequestError
+from semanticd.domain.ids import AgentId
+from semanticd.domain.transcript import Transcript
+
+_T = TypeVar("_T")
+
+
+class AgentsService:
+    """The agents' use cases; asyncio thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        clock: Clock,
+        package: AgentExportFile | None = None,
+    ) -> None:
+        """Work on the engine's agents."""
+        self._engine = engine
+        self._clock = clock
+        self._transfer = AgentExporter(engine=engine, clock=clock, package=package)
+
+    @property
+    def _agents(self) -> AgentRegistry:
+        return self._engine.agents
+
+    async def _on_engine(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.wrap_future(self._engine.call(function))
+
+    # Looking.
+
+    def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return the facts of the agents in memory, then of the archived ones, at most `limit`."""
+        recent = sorted(self._agents.recent(), key=lambda agent: agent.last_used_at, reverse=True)
+        rows = [self._row(agent) for agent in recent[:limit]]
+        known = {agent.agent_id for agent in recent}
+        for agent_id in self._agents.all_ids():
+            if limit is not None and len(rows) >= limit:
+                break
+            if agent_id not in known:
+                agent = self._agents.find(agent_id)
+                if agent is not None:
+                    rows.append(self._row(agent))
+        return rows
+
+    def _row(self, agent: Agent) -> dict[str, Any]:
+        store = self._engine.store
+        with self._agents.lock:
+            hot_bytes = store.pool.agent_bytes(agent.agent_id)
+            num_hot = sum(1 for h in agent.block_table if h in store.pool)
+            shared_with = {o for h in agent.block_table for o in store.pool.holders(h)} - {agent.agent_id}
+        state = self._state(agent, num_hot)
+        return {
+            **describe(agent),
+            "state": state,
+            "tier": "hot" if state == "active" else state,
+            "num_blocks": len(agent.block_table),
+            "num_hot_blocks": num_hot,
+            "hot_bytes": hot_bytes,
+            "warm_bytes": store.warm_bytes(agent.block_table),
+            "pinned": agent.is_pinned(self._clock.wall()),
+            "shared_with": sorted(shared_with),
+            "num_shared_with": len(shared_with),
+        }
+
+    def _state(self, agent: Agent, num_hot: int) -> AgentState:
+        if any(live.submission.agent_id == agent.agent_id for live in self._engine.live()):
+            return "active"
+        if num_hot:
+            return "hot"
+        return "warm" if self._engine.store.warm_bytes(agent.block_table[:1]) else "cold"
+
+    async def show(self, agent_id: str) -> dict[str, Any]:
+        """Return one agent's facts, configuration and turns."""
+        agent = self._agents.get(AgentId(agent_id))
+        config = agent.config
+        return {
+            **self._row(agent),
+            "system": config.system,
+            "tools": [tool.name for tool in config.tools],
+            "metadata": dict(config.metadata),
+            "turns": [_turn(turn) for turn in agent.turns],
+            "sharing": self._sharing(agent),
+        }
+
+    def _sharing(self, agent: Agent) -> list[dict[str, Any]]:
+        """Return with whom hot blocks are shared and how many bytes; who shares most comes first."""
+        pool = self._engine.store.pool
+        blocks: Counter[str] = Counter()
+        num_bytes: Counter[str] = Counter()
+        with self._agents.lock:
+            for name in set(agent.block_table):
+                block = pool.get(name)
+                for other in pool.holders(name):
+                    if block is not None and other != agent.agent_id:
+                        blocks[other] += 1
+                        num_bytes[other] += block.num_bytes
+        return [
+            {"agent": other, "num_blocks": count, "bytes": num_bytes[other]}
+            for other, count in sorted(blocks.items(), key=lambda item: (-item[1], item[0]))
+        ]
+
+    async def get(self, agent_id: str) -> dict[str, Any]:
+        """Return one agent's facts; another name for `show`."""
+        return await self.show(agent_id)
+
+    async def why(self, agent_id: str) -> dict[str, Any]:
+        """Return what its last requests reused, restored and computed, and why."""
+        agent = self._agents.get(AgentId(agent_id))
+        turns = [_turn(turn) for turn in agent.turns[-20:]]
+        return {"id": agent.agent_id, "last": turns[-1] if turns else None, "turns": turns}
+
+    async def messages(self, agent_id: str) -> list[dict[str, Any]]:
+        """Return the conversation: the kept messages, or the transcript's text where clients send it themselves."""
+        agent = self._agents.get(AgentId(agent_id))
+        if agent.messages:
+            return [_message(message) for message in agent.messages]
+        return [{"role": "transcript", "content": segment.text} for segment in agent.transcript.segments]
+
+    # Changing.
+
+    async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> dict[str, Any]:
+        """Make an agent; raises `ConflictError` when the id is taken."""
+        chosen = AgentId(agent_id or f"agent-{secrets.token_hex(6)}")
+        self._check_free(chosen)
+        agent = self._agents.create(chosen, config, pinned=pin)
+        return self._row(agent)
+
+    def _check_free(self, agent_id: AgentId) -> None:
+        if self._agents.find(agent_id) is not None:
+            raise ConflictError(
+                f"an agent with the id {agent_id!r} exists already; choose another or delete it"
+            )
+
+    async def pin(self, agent_id: str, ttl_s: float | None = None) -> dict[str, Any]:
+        """Keep its blocks from eviction, for `ttl_s` seconds or for good."""
+        until = None if ttl_s is None else self._clock.wall() + ttl_s
+        agent = self._agents.update(
+            AgentId(agent_id), lambda a: replace(a, pinned=ttl_s is None, pinned_until=until)
+        )
+        return self._row(agent)
+
+    async def unpin(self, agent_id: str) -> dict[str, Any]:
+        """Let its blocks be evicted again."""
+        agent = self._agents.update(AgentId(agent_id), lambda a: replace(a, pinned=False, pinned_until=None))
+        return self._row(agent)
+
+    async def fork(self, agent_id: str, new_id: str | None = None) -> dict[str, Any]:
+        """Make an agent with the same conversation; all its blocks are shared."""
+        source = self._agents.get(AgentId(agent_id))
+        chosen = AgentId(new_id or f"{agent_id}-fork-{secrets.token_hex(3)}")
+        self._check_free(chosen)
+        now = self._clock.wall()
+        fork = replace(
+            source,
+            agent_id=chosen,
+            created_at=now,
+            last_used_at=now,
+            pinned=False,
+            pinned_until=None,
+            anonymous=False,
+        )
+        self._agents.save(fork)
+        return self._row(fork)
+
+    async def rewind(self, agent_id: str, turns: int = 1) -> dict[str, Any]:
+        """Forget its last `turns` turns; its remaining conversation stays cached."""
+        if turns < 1:
+            raise InvalidRequestError(f"turns must be at least 1, not {turns}", param="turns")
+        self._not_active(agent_id)
+
+        def change(agent: Agent) -> Agent:
+            if turns > len(agent.turns):
+                raise InvalidRequestError(
+                    f"agent {agent_id!r} has {len(agent.turns)} turns to go back, not {turns}", param="turns"
+                )
+            kept = agent.turns[:-turns]
+            segments = agent.transcript.segments[: kept[-1].num_segments] if kept else ()
+            transcript = Transcript(segments)
+            return replace(
+                agent,
+                turns=kept,
+                num_turns=agent.num_turns - turns,
+                transcript=transcript,
+                messages=_without_last_turns(agent.messages, turns),
+                block_table=self._table_up_to(agent, transcript.num_tokens),
+            )
+
+        return self._row(self._agents.update(AgentId(agent_id), change))
+
+    def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[Any, ...]:
+        table = []
+        covered = 0
+        for block_hash in agent.block_table:
+            block = self._engine.store.block(block_hash)
+            if block is None or covered + block.num_tokens > num_tokens:
+                break
+            covered += block.num_tokens
+            table.append(block_hash)
+        return tuple(table)
+
+    async def evict(self, agent_id: str) -> dict[str, Any]:
+        """Demote its blocks to disk; the next turn restores them."""
+        agent = self._agents.get(AgentId(agent_id))
+        freed = await self._on_engine(lambda: self._engine.store.evict_agent(agent.agent_id))
+        return {**self._row(agent), "freed_bytes": freed}
+
+    async def delete(self, agent_id: str) -> dict[str, Any]:
+        """Forget it and the blocks that only it holds, on disk too."""
+        self._not_active(agent_id)
+        agent = self._agents.get(AgentId(agent_id))
+        held = self._agents.held_elsewhere(agent.agent_id)
+        freed = await self._on_engine(
+            lambda: self._engine.store.delete_agent(agent.agent_id, shared_with_others=held)
+        )
+        self._agents.delete(agent.agent_id)
+        return {"id": agent.agent_id, "deleted": True, "freed_bytes": freed}
+
+    def _not_active(self, agent_id: str) -> None:
+        if any(live.submission.agent_id == agent_id for live in self._engine.live()):
+            raise ConflictError(
+                f"agent {agent_id!r} is answering a request; cancel it or wait until it is done"
+            )
+
+    async def expire(self) -> int:
+        """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
+        self._agents.release_pins()
+        now = self._clock.wall()
+        active = {live.submission.agent_id for live in self._engine.live()}
+        over = [a for a in self._agents.recent() if (end := a.expires_at()) is not None and end <= now]
+        over = [agent for agent in over if agent.agent_id not in active]
+        for agent in over:
+            await self.delete(agent.agent_id)
+        return len(over)
+
+    # Moving.
+
+    async def export(self, agent_id: str, path: str) -> dict[str, Any]:
+        """Write it and its blocks into one file; the path is absolute."""
+        return await self._transfer.export(self._agents.get(AgentId(agent_id)), path)
+
+    async def import_(self, path: str, new_id: str | None = None) -> dict[str, Any]:
+        """Read an exported agent; raises `CacheError` when its model is not loaded here or the file is damaged."""
+        imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free)
+        return {
+            **self._row(imported.agent),
+            "num_imported_blocks": imported.num_kept,
+            "num_file_blocks": imported.num_blocks,
+        }
+
+    # Last, because it shadows the built-in name for all that follows in the class body.
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return the facts of all agents, most recently used first."""
+        return self.rows()
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    cache = turn.cache
+    return {
+        "request_id": turn.request_id,
+        "finished_at": turn.finished_at,
+        "prompt_tokens": turn.prompt_tokens,
+        "completion_tokens": turn.completion_tokens,
+        "reused_hot_tokens": cache.reused_hot_tokens,
+        "restored_warm_tokens": cache.restored_warm_tokens,
+        "computed_tokens": cache.computed_tokens,
+        "tier": cache.tier,
+        "miss": asdict(cache.miss) if cache.miss else None,
+        "canonicalized": list(cache.canonicalized),
+        "ttft_ms": turn.timings.ttft_ms,
+        "queue_ms": turn.timings.queue_ms,
+        "restore_ms": turn.timings.restore_ms,
+        "prefill_ms": turn.timings.prefill_ms,
+        "decode_ms": turn.timings.decode_ms,
+        "finish_reason": turn.finish_reason,
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, TextPart):
+            parts.append({"type": "text", "text": part.text})
+        elif isinstance(part, ThinkingPart):
+            parts.append({"type": "thinking", "thinking": part.text})
+        elif isinstance(part, ToolCallPart):
+            parts.append(
+                {
+                    "type": "tool_call",
+                    "id": part.call_id,
+                    "name": part.name,
+                    "arguments": dict(part.arguments),
+                }
+            )
+        elif isinstance(part, ToolResultPart):
+            parts.append(
+                {
+                    "type": "tool_result",
+                    "id": part.call_id,
+                    "content": part.content,
+                    "is_error": part.is_error,
+                }
+            )
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return {"role": message.role, "content": parts[0]["text"]}
+    return {"role": message.role, "content": parts}
+
+
+def _without_last_turns(messages: tuple[Message, ...], turns: int) -> tuple[Message, ...]:
+    """Cut before the user message that began the turns to forget."""
+    remaining = turns
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].role == "user":
+            remaining -= 1
+            if remaining == 0:
+                return messages[:index]
+    return ()

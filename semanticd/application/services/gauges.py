@@ -1,0 +1,62 @@
+"""How things are now, in numbers: read when somebody asks for the metrics, so that a busy engine shows them too."""
+
+from __future__ import annotations
+
+import math
+
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.ports.telemetry import Metrics
+from semanticd.application.ports.warm_store import WarmStats, WarmStore
+from semanticd.domain.ids import ModelId
+from semanticd.domain.sequence import SequenceState
+
+_POOL_STATES = ("hot", "pinned", "dirty", "running", "in_flight")
+_SEQUENCE_STATES = (SequenceState.WAITING, SequenceState.PREFILLING, SequenceState.DECODING)
+
+
+class Gauges:
+    """Sets the gauges of engine, cache and models."""
+
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, warm: WarmStore | None, metrics: Metrics, version: str
+    ) -> None:
+        """Read from these, write into `metrics`; `version` is the daemon's."""
+        self._engine = engine
+        self._warm = warm
+        self._metrics = metrics
+        self._models: set[ModelId] = set()
+        metrics.gauge("build_info", 1, version=version)
+
+    def refresh(self) -> None:
+        """Set all gauges; callable from any one thread, never waits for the engine."""
+        states = [live.sequence.state for live in self._engine.live()]
+        for state in _SEQUENCE_STATES:
+            self._metrics.gauge("sequences", states.count(state), state=state.value)
+        self._refresh_pool()
+        self._refresh_warm(self._warm.stats() if self._warm is not None else WarmStats())
+        self._refresh_models()
+
+    def _refresh_pool(self) -> None:
+        store = self._engine.store
+        ledger = store.ledger()
+        for state in _POOL_STATES:
+            self._metrics.gauge("block_pool_bytes", getattr(ledger, f"{state}_bytes"), state=state)
+        self._metrics.gauge("block_pool_budget_bytes", ledger.budget_bytes)
+        with store.lock:
+            self._metrics.gauge("block_pool_blocks", len(store.pool))
+
+    def _refresh_warm(self, warm: WarmStats) -> None:
+        self._metrics.gauge("warm_written_today_bytes", warm.written_today_bytes)
+        for name, limit in (
+            ("warm_cap_bytes", warm.cap_bytes),
+            ("warm_write_budget_bytes", warm.write_budget_bytes),
+        ):
+            self._metrics.gauge(name, math.inf if limit is None else limit)
+
+    def _refresh_models(self) -> None:
+        models = self._engine.models
+        for gone in self._models - models.keys():
+            self._metrics.forget("model_weights_bytes", model=gone)
+        for model_id, model in models.items():
+            self._metrics.gauge("model_weights_bytes", model.weights_bytes, model=model_id)
+        self._models = set(models)

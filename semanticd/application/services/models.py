@@ -1,0 +1,374 @@
+"""Which models are there and which is in use: pull, load, unload and swap without a failed request.
+
+While a change needs the place of the present model, new requests wait here (their clients get pings); requests that
+were admitted before finish on the model they were admitted to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.ports.inference import LoadedModel, ModelLoader
+from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
+from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
+from semanticd.application.services.model_rows import memory_needed, model_rows
+from semanticd.domain.errors import (
+    ConflictError,
+    ModelLoadError,
+    ModelNotFoundError,
+    OverloadedError,
+    SemanticError,
+)
+from semanticd.domain.ids import ModelId
+
+_DRAIN_POLL_S = 0.02
+
+
+class ModelsService:
+    """The models' use cases; asyncio thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        source: ModelSource,
+        loader: ModelLoader,
+        memory_bytes: Callable[[], int],
+        clock: Clock,
+        bus: EventBus,
+        log: Log,
+        metrics: Metrics,
+        load_on_demand: bool = False,
+    ) -> None:
+        """`memory_bytes` says how many bytes another model may take now."""
+        self._engine = engine
+        self._source = source
+        self._loader = loader
+        self._memory_bytes = memory_bytes
+        self._clock = clock
+        self._bus = bus
+        self._log = log
+        self._metrics = metrics
+        self._load_on_demand = load_on_demand
+        self._current: ModelId | None = None
+        self._installed: dict[ModelId, InstalledModel] = {}
+        self._loaded_at: dict[ModelId, float] = {}
+        self._used_at: dict[ModelId, float] = {}
+        self._leases: Counter[ModelId] = Counter()
+        self._leaving: set[ModelId] = set()
+        self._changing = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._open.set()
+        self.last_error: str | None = None
+        self.stage = "idle"
+        self.progress = 0.0
+
+    # Routing.
+
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[LoadedModel]:
+        """Hold the loaded model that answers to a name (`""`: the current one) until its work is submitted.
+
+        A model that is leased stays; one that is about to leave is not leased any more.
+
+        Raises:
+            ModelNotFoundError: Nothing loaded answers to it.
+            OverloadedError: The first model is still loading.
+        """
+        model = await self._route(name)
+        self._leases[model.model_id] += 1
+        self._used_at[model.model_id] = self._clock.monotonic()
+        try:
+            yield model
+        finally:
+            self._leases[model.model_id] -= 1
+
+    async def _route(self, name: str) -> LoadedModel:
+        await self._open.wait()
+        model = self._by_name(name)
+        if model is None and self._load_on_demand and self._source.find(name) is not None:
+            await self.load(name)
+            model = self._by_name(name)
+        if model is None and not self._engine.models and self._changing.locked():
+            raise OverloadedError(f"the model is still {self.stage} ({self.progress:.0%})", retry_after_s=2.0)
+        if model is None:
+            there = ", ".join(sorted(self._engine.models)) or "none"
+            raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {there}", param="model")
+        return model
+
+    def _by_name(self, name: str) -> LoadedModel | None:
+        models = self._engine.models
+        models = {key: model for key, model in models.items() if key not in self._leaving}
+        if not name:
+            return models.get(self._current) if self._current else None
+        found = models.get(ModelId(name))
+        if found is not None:
+            return found
+        try:
+            return models.get(ModelId(self._source.resolve(name).name))
+        except SemanticError:
+            return None
+
+    @property
+    def current_id(self) -> ModelId | None:
+        """The model that answers requests for the default."""
+        return self._current
+
+    # Showing.
+
+    @property
+    def free_memory_bytes(self) -> int:
+        """Memory that another model may take without another leaving."""
+        return int(self._memory_bytes())
+
+    async def current(self) -> dict[str, Any] | None:
+        """Return the current model's facts, or None."""
+        return next((row for row in await self.list() if row["current"]), None)
+
+    async def info(self, model: str) -> dict[str, Any]:
+        """Return one model's facts."""
+        entry = self._source.resolve(model)
+        there = await asyncio.to_thread(self._source.find, model)
+        if there is not None:
+            # It may be a folder of the user's own, which no list of installed models knows before it is loaded.
+            self._installed[ModelId(there.model_id)] = there
+        found = next((row for row in await self.list() if row["id"] == entry.name), None)
+        if found is None:
+            raise ModelNotFoundError(f"model {model!r} is not here; pull it first", param="model")
+        return found
+
+    # Changing.
+
+    async def pull(
+        self, model: str, on_progress: Callable[[PullProgress], None] | None = None
+    ) -> dict[str, Any]:
+        """Fetch a model's files; returns its facts. Progress also goes to the `models` topic."""
+        loop = asyncio.get_running_loop()
+
+        def report(progress: PullProgress) -> None:
+            loop.call_soon_threadsafe(self._report_pull, model, progress, on_progress)
+
+        installed = await asyncio.to_thread(self._source.pull, model, report)
+        self._installed[ModelId(installed.model_id)] = installed
+        self._tell(model, "pulled", 1.0)
+        return {"id": installed.model_id, "path": installed.path, "size_bytes": installed.size_bytes}
+
+    def _report_pull(
+        self, model: str, progress: PullProgress, on_progress: Callable[[PullProgress], None] | None
+    ) -> None:
+        share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
+        self._tell(model, progress.stage, share)
+        if on_progress is not None:
+            on_progress(progress)
+
+    async def remove(self, model: str) -> dict[str, Any]:
+        """Delete a model's files; raises `ConflictError` while it is loaded."""
+        if self._by_name(model) is not None:
+            raise ConflictError(f"model {model} is loaded; unload it before removing its files")
+        await asyncio.to_thread(self._source.remove, model)
+        self._installed.pop(ModelId(self._source.resolve(model).name), None)
+        return {"id": model, "removed": True}
+
+    async def load(self, model: str) -> dict[str, Any]:
+        """Load a model beside those that are loaded; the first one becomes current.
+
+        Where memory is short, the least recently used others leave first, but never the current one.
+
+        Raises:
+            ModelLoadError: It does not fit beside the current one, or cannot be loaded.
+        """
+        async with self._changing:
+            await self._make_room(await self._find(model))
+            loaded = await self._load(model)
+            if self._current is None:
+                self._current = loaded.model_id
+            self._settled(loaded.model_id)
+        return {"id": loaded.model_id, "loaded": True, "current": loaded.model_id == self._current}
+
+    async def unload(self, model: str) -> dict[str, Any]:
+        """Free a model's memory once its requests are answered; its agents' blocks stay on disk."""
+        async with self._changing:
+            loaded = self._by_name(model)
+            if loaded is None:
+                raise ModelNotFoundError(f"model {model!r} is not loaded", param="model")
+            await self._leave(loaded)
+            self._settled(loaded.model_id)
+        return {"id": loaded.model_id, "loaded": False}
+
+    async def swap(self, model: str) -> dict[str, Any]:
+        """Make a model the current one: beside the old where both fit, else in its place.
+
+        Raises:
+            ModelLoadError: It could not be loaded; the old one serves again.
+        """
+        try:
+            swapped = await self._swap(model)
+        except BaseException:
+            self._metrics.count("model_swaps_total", outcome="failed")
+            raise
+        self._metrics.count("model_swaps_total", outcome="done")
+        return swapped
+
+    async def _swap(self, model: str) -> dict[str, Any]:
+        async with self._changing:
+            old = self._engine.models.get(self._current) if self._current else None
+            target = self._by_name(model)
+            if target is None:
+                target = await self._bring_in(model, old)
+            self._current = target.model_id
+            if old is not None and old.model_id != target.model_id and old.model_id in self._engine.models:
+                await self._leave(old)
+            self._settled(target.model_id)
+        return {"id": target.model_id, "current": True, "previous": old.model_id if old else None}
+
+    async def _make_room(self, installed: InstalledModel) -> None:
+        if not self._engine.models or ModelId(installed.model_id) in self._engine.models:
+            return
+        needed = memory_needed(installed)
+        while needed > self._memory_bytes():
+            others = [model for model in self._engine.models.values() if self._may_go(model.model_id)]
+            if not others:
+                raise ModelLoadError(
+                    f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
+                    f"{self._memory_bytes() / 2**30:.1f} GiB are free beside {self._current}; swap to it instead"
+                )
+            await self._leave(min(others, key=lambda model: self._used_at.get(model.model_id, 0.0)))
+
+    async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
+        installed = await self._find(model)
+        if old is None or memory_needed(installed) <= self._memory_bytes():
+            return await self._load(model)
+        # Both do not fit: requests wait while the old model drains, persists and leaves.
+        self._open.clear()
+        try:
+            await self._leave(old)
+            try:
+                loaded = await self._load(model)
+            except SemanticError:
+                self._current = (await self._load(str(old.model_id))).model_id
+                self.stage = "idle"
+                raise
+            self._current = loaded.model_id
+            return loaded
+        finally:
+            self._open.set()
+
+    async def _leave(self, model: LoadedModel) -> None:
+        """Let a model answer what it was asked, persist its blocks and free its memory."""
+        self._tell(model.model_id, "draining", 0.0)
+        self._leaving.add(model.model_id)
+        if self._current == model.model_id:
+            self._current = next((m for m in self._engine.models if m not in self._leaving), None)
+        try:
+            while not await self._removed(model):  # noqa: ASYNC110 (the engine's thread has no event loop)
+                await asyncio.sleep(_DRAIN_POLL_S)
+        finally:
+            self._leaving.discard(model.model_id)
+        self._loaded_at.pop(model.model_id, None)
+        self._used_at.pop(model.model_id, None)
+        self._tell(model.model_id, "unloaded", 1.0)
+
+    async def _removed(self, model: LoadedModel) -> bool:
+        if self._busy(model):
+            return False
+        try:
+            await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
+        except ConflictError:
+            # A request that was submitted before the door closed has only now been taken in.
+            return False
+        return True
+
+    def _busy(self, model: LoadedModel) -> bool:
+        return bool(self._leases[model.model_id]) or any(live.model is model for live in self._engine.live())
+
+    async def expire(self, ttl_s: float | None) -> None:
+        """Unload models that nobody asked for in their time, or in `ttl_s` seconds where their entry names none.
+
+        The current model and pinned ones stay.
+        """
+        now = self._clock.monotonic()
+        for model_id in list(self._engine.models):
+            limit_s = self._installed[model_id].entry.ttl_s or ttl_s
+            idle_s = now - self._used_at.get(model_id, now)
+            if (
+                limit_s is not None
+                and idle_s >= limit_s
+                and not self._leases[model_id]
+                and self._may_go(model_id)
+            ):
+                await self.unload(model_id)
+
+    def _may_go(self, model_id: ModelId) -> bool:
+        return model_id != self._current and not self._installed[model_id].entry.pinned
+
+    async def _find(self, model: str) -> InstalledModel:
+        found = await asyncio.to_thread(self._source.find, model)
+        if found is None:
+            await self.pull(model)
+            found = await asyncio.to_thread(self._source.find, model)
+        if found is None:
+            raise ModelNotFoundError(f"model {model!r} was pulled but cannot be found", param="model")
+        self._installed[ModelId(found.model_id)] = found
+        return found
+
+    async def _load(self, model: str) -> LoadedModel:
+        installed = await self._find(model)
+        existing = self._engine.models.get(ModelId(installed.model_id))
+        if existing is not None:
+            return existing
+        self._tell(installed.model_id, "loading", 0.0)
+        loop = asyncio.get_running_loop()
+
+        def report(share: float) -> None:
+            loop.call_soon_threadsafe(self._tell, installed.model_id, "loading", share)
+
+        def work() -> LoadedModel:
+            loaded = self._loader.load(installed, on_progress=report)
+            self._engine.add_model(loaded)
+            return loaded
+
+        try:
+            loaded = await asyncio.wrap_future(self._engine.call(work))
+        except SemanticError as error:
+            self._failed(installed.model_id, error.message)
+            raise
+        except Exception as error:
+            self._failed(installed.model_id, str(error))
+            raise ModelLoadError(
+                f"cannot load model {installed.model_id} from {installed.path}: {error}"
+            ) from error
+        self._loaded_at[loaded.model_id] = self._clock.wall()
+        self._used_at[loaded.model_id] = self._clock.monotonic()
+        return loaded
+
+    def _failed(self, model_id: str, reason: str) -> None:
+        self.last_error = f"{model_id}: {reason}"
+        self._tell(model_id, "failed", 0.0, reason=reason)
+        self._log.error("model_load_failed", model=model_id, reason=reason)
+        self.stage = "idle"
+
+    def _settled(self, model_id: str) -> None:
+        self._tell(model_id, "ready", 1.0)
+        self.stage = "idle"
+
+    def _tell(self, model_id: str, stage: str, progress: float, **more: object) -> None:
+        self.stage, self.progress = stage, progress
+        self._bus.publish("models", {"model": model_id, "stage": stage, "progress": progress, **more})
+
+    # Last, because it shadows the built-in name for all that follows in the class body.
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return known models: loaded, installed, and those that can be pulled."""
+        return await asyncio.to_thread(
+            model_rows,
+            self._source,
+            fetched=self._installed,
+            loaded=self._engine.models,
+            loaded_at=self._loaded_at,
+            current=self._current,
+        )

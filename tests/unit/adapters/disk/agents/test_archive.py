@@ -1,0 +1,245 @@
+"""Agents on disk, beyond the contract: small saves, shared text, damage."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.disk.agents import codec as agent_document
+from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.domain.agent import MAX_TURNS_KEPT, Agent
+from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.transcript import Segment, Transcript
+from tests.fakes.agents import full_agent, make_turn
+
+Open = Callable[[], DiskAgentArchive]
+FIXTURE = Path(__file__).resolve().parents[4] / "data" / "disk" / "agents-v1.sql"
+
+
+class ListLog:
+    """A log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, event: str, **fields: object) -> None:
+        self.lines.append(event)
+
+    warning = error = info
+
+
+@pytest.fixture
+def log() -> ListLog:
+    return ListLog()
+
+
+@pytest.fixture
+def open_archive(tmp_path: Path, log: ListLog) -> Iterator[Open]:
+    stores: list[DiskWarmStore] = []
+    archives: list[DiskAgentArchive] = []
+
+    def open_it() -> DiskAgentArchive:
+        for opened in (*archives, *stores):
+            opened.close()
+        store = DiskWarmStore.open(tmp_path / "caches")
+        stores.append(store)
+        archives.append(DiskAgentArchive.open(store.folder, write_queue=store.write_queue, log=log))
+        return archives[-1]
+
+    yield open_it
+    for opened in (*archives, *stores):
+        opened.close()
+
+
+def sql(tmp_path: Path, query: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(tmp_path / "caches" / "agents.sqlite", isolation_level=None)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def test_an_agent_survives_a_restart(open_archive: Open) -> None:
+    agent = full_agent()
+    open_archive().save(agent)
+    archive = open_archive()
+    assert archive.load(agent.agent_id) == agent
+    assert archive.load_recent(max_agents=5) == [agent]
+
+
+def test_a_save_after_a_restart_continues_what_is_stored(open_archive: Open) -> None:
+    agent = full_agent()
+    open_archive().save(agent)
+    longer = replace(agent, transcript=agent.transcript.extended(Segment("!", (6,))), block_table=())
+    open_archive().save(longer)
+    assert open_archive().load(agent.agent_id) == longer
+
+
+def long_agent(num_segments: int) -> Agent:
+    segments = tuple(Segment(f"{n:05d}" * 400, tuple(range(n, n + 500))) for n in range(num_segments))
+    blocks = tuple(BlockHash(n.to_bytes(32, "big")) for n in range(2 * num_segments))
+    turns = tuple(make_turn(n) for n in range(num_segments))[-MAX_TURNS_KEPT:]
+    return Agent(
+        AgentId("long"),
+        1.0,
+        2.0,
+        transcript=Transcript(segments),
+        block_table=blocks,
+        turns=turns,
+        num_turns=num_segments,
+    )
+
+
+def test_a_turn_writes_its_own_text_and_not_the_conversation_again(
+    open_archive: Open, tmp_path: Path
+) -> None:
+    archive = open_archive()
+    agent = long_agent(250)
+    archive.save(agent)
+    assert archive.flush(20)
+    connection = archive._tables._writer
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    wal = tmp_path / "caches" / "agents.sqlite-wal"
+    assert wal.stat().st_size == 0
+    longer = replace(
+        agent.with_turn(make_turn(250), now=3.0),
+        transcript=agent.transcript.extended(Segment("new question", (1,)), Segment("new answer", (2,))),
+        block_table=(*agent.block_table[:-1], BlockHash(b"t" * 32)),
+    )
+    archive.save(longer)
+    assert archive.flush(20)
+    # Whole pages are logged; a handful of them, against some 500 for the whole conversation.
+    assert 0 < wal.stat().st_size < 100_000
+    assert open_archive().load(AgentId("long")) == longer
+
+
+def test_only_the_last_turns_are_kept(open_archive: Open, tmp_path: Path) -> None:
+    archive = open_archive()
+    agent = long_agent(MAX_TURNS_KEPT)
+    archive.save(agent)
+    for number in range(MAX_TURNS_KEPT, MAX_TURNS_KEPT + 3):
+        agent = agent.with_turn(make_turn(number), now=float(number))
+        archive.save(agent)
+    assert open_archive().load(AgentId("long")) == agent
+    assert sql(tmp_path, "SELECT count(*), min(position) FROM agent_turns") == [(MAX_TURNS_KEPT, 3)]
+
+
+def test_equal_text_is_stored_once_and_goes_with_its_last_user(open_archive: Open, tmp_path: Path) -> None:
+    archive = open_archive()
+    shared, own = Segment("system prompt", (1, 2)), Segment("hello", (3,))
+    a = Agent(AgentId("a"), 1.0, 1.0, transcript=Transcript((shared, own, own)))
+    b = Agent(AgentId("b"), 1.0, 1.0, transcript=Transcript((shared,)))
+    archive.save(a)
+    archive.save(b)
+    archive.flush(20)
+    assert sql(tmp_path, "SELECT count(*) FROM segments") == [(2,)]
+    archive.save(replace(a, transcript=Transcript((shared, own))))
+    archive.flush(20)
+    assert sql(tmp_path, "SELECT count(*) FROM segments") == [(2,)]
+    archive.delete(AgentId("a"))
+    archive.flush(20)
+    assert sql(tmp_path, "SELECT text FROM segments") == [(b"system prompt",)]
+    assert archive.load(AgentId("b")) == b
+    archive.delete(AgentId("b"))
+    archive.flush(20)
+    for table in ("agents", "segments", "agent_segments", "agent_blocks", "agent_messages", "agent_turns"):
+        assert sql(tmp_path, f"SELECT count(*) FROM {table}") == [(0,)], table
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE agents SET document = '{'",
+        "UPDATE agents SET document = '[]'",
+        "UPDATE agents SET document = '{\"version\": 99}'",
+        "UPDATE segments SET text = 'other text' WHERE id = 1",
+        "UPDATE segments SET token_ids = x'01' WHERE id = 1",
+        "DELETE FROM agent_segments WHERE position = 1",
+        "DELETE FROM agent_turns WHERE position = 0",
+        'UPDATE agent_messages SET document = \'{"role": "king", "parts": []}\' WHERE position = 0',
+        "UPDATE agent_turns SET document = '{}'",
+    ],
+)
+def test_an_unreadable_agent_is_none_logged_and_can_be_saved_again(
+    open_archive: Open, tmp_path: Path, log: ListLog, damage: str
+) -> None:
+    agent, other = full_agent("a"), Agent(AgentId("other"), 1.0, 1.0)
+    archive = open_archive()
+    archive.save(agent)
+    archive.save(other)
+    archive = open_archive()
+    sql(
+        tmp_path,
+        damage.replace("UPDATE agents SET document = ", "UPDATE agents SET document = iif(agent_id = 'a', ")
+        + (", document)" if "UPDATE agents" in damage else ""),
+    )
+    assert archive.load(AgentId("a")) is None
+    assert log.lines == ["could not read stored agents"]
+    assert archive.load_recent(max_agents=2) == [other]
+    archive.save(agent)
+    assert open_archive().load(AgentId("a")) == agent
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "other schema"])
+def test_a_damaged_database_is_set_aside_and_an_empty_one_begun(
+    open_archive: Open, tmp_path: Path, damage: str
+) -> None:
+    archive = open_archive()
+    archive.save(full_agent())
+    archive.flush(20)
+    archive.close()
+    path = tmp_path / "caches" / "agents.sqlite"
+    if damage == "garbage":
+        path.write_bytes(os.urandom(9000))
+    elif damage == "cut":
+        os.truncate(path, 4096)
+    else:
+        sql(tmp_path, "PRAGMA user_version = 7")
+    archive = open_archive()
+    assert archive.ids() == []
+    assert (tmp_path / "caches" / "agents.sqlite.damaged").exists()
+    archive.save(full_agent())
+    assert open_archive().load(full_agent().agent_id) == full_agent()
+
+
+def test_a_save_that_failed_is_not_lost_and_tried_again(
+    open_archive: Open, tmp_path: Path, log: ListLog
+) -> None:
+    archive = open_archive()
+    sql(tmp_path, "CREATE TRIGGER full BEFORE INSERT ON agents BEGIN SELECT raise(ABORT, 'full'); END")
+    agent = full_agent()
+    archive.save(agent)
+    archive.flush(20)
+    assert "could not save an agent" in log.lines
+    assert archive.load(agent.agent_id) == agent
+    assert archive.ids() == [agent.agent_id]
+    sql(tmp_path, "DROP TRIGGER full")
+    archive.save(Agent(AgentId("next"), 1.0, 1.0))
+    archive.flush(20)
+    assert sql(tmp_path, "SELECT count(*) FROM agents") == [(2,)]
+    assert open_archive().load(agent.agent_id) == agent
+
+
+def test_a_document_of_a_newer_minor_form_still_loads() -> None:
+    agent = full_agent()
+    data = agent_document.encode_agent(agent)[:-1] + b',"unheard_of":[1,2]}'
+    loaded, lengths = agent_document.decode_agent(agent.agent_id, data)
+    assert loaded.config == agent.config
+    assert lengths == agent_document.lengths(agent)
+
+
+def test_agents_of_format_1_still_load(open_archive: Open, tmp_path: Path) -> None:
+    open_archive().close()
+    path = tmp_path / "caches" / "agents.sqlite"
+    for file in path.parent.glob("agents.sqlite*"):
+        file.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(FIXTURE.read_text())
+    connection.close()
+    assert open_archive().load_recent(max_agents=9) == [full_agent()]

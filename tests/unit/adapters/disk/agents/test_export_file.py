@@ -1,0 +1,190 @@
+"""An exported agent: whole when it comes back, refused when a single byte of it is not what was written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.disk.agents.export_file import MAGIC, DiskAgentExportFile
+from semanticd.application.ports.agent_export import PackageWritten
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.agent import Agent
+from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
+from semanticd.domain.ids import AgentId, BlockHash
+from tests.fakes.agents import full_agent
+from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_chain, make_record, same
+from tests.fakes.disk import FaultyFileSystem
+
+FIXTURE = Path(__file__).resolve().parents[4] / "data" / "disk" / "agent-v1.agent"
+
+
+def agent_of(chain: list[BlockRecord]) -> Agent:
+    names = tuple(record.block.block_hash for record in chain)
+    return replace(full_agent(), model=FINGERPRINT, block_table=names)
+
+
+def export(path: Path, chain: list[BlockRecord], *, agent: Agent | None = None) -> PackageWritten:
+    names: list[BlockHash] = [record.block.block_hash for record in chain]
+    return DiskAgentExportFile().write(str(path), agent or agent_of(chain), names, iter(chain))
+
+
+def export_small(path: Path) -> bytearray:
+    """Write an agent with one block and nothing else, and return the file's bytes."""
+    chain = make_chain(1, num_bytes=64)
+    export(path, chain, agent=Agent(AgentId("a"), 1.0, 2.0, model=FINGERPRINT))
+    return bytearray(path.read_bytes())
+
+
+def read_all(path: Path) -> tuple[Agent, list[BlockRecord]]:
+    package = DiskAgentExportFile()
+    return package.read(str(path)).agent, list(package.records(str(path)))
+
+
+def test_an_agent_and_its_blocks_come_back_as_they_were(tmp_path: Path) -> None:
+    chain = make_chain(3)
+    chain.append(make_record((), parent=chain[-1].block.block_hash, kind="state"))
+    path = tmp_path / "a.agent"
+    written = export(path, chain)
+    assert written == PackageWritten(path.stat().st_size, 4, 0)
+    packaged = DiskAgentExportFile().read(str(path))
+    assert (packaged.agent, packaged.layout, packaged.num_blocks) == (agent_of(chain), LAYOUT, 4)
+    records = read_all(path)[1]
+    assert len(records) == 4
+    assert all(same(one, other) for one, other in zip(records, chain, strict=True))
+
+
+def test_the_file_is_its_owners_alone_and_nothing_else_is_left_beside_it(tmp_path: Path) -> None:
+    export(tmp_path / "a.agent", make_chain(1))
+    assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("a.agent", 0o600)]
+
+
+def test_an_agent_that_was_never_asked_is_a_file_without_blocks(tmp_path: Path) -> None:
+    agent = Agent(AgentId("new"), 1.0, 2.0)
+    export(tmp_path / "a.agent", [], agent=agent)
+    assert read_all(tmp_path / "a.agent") == (agent, [])
+
+
+def test_blocks_that_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
+    chain = make_chain(3)
+    names = [record.block.block_hash for record in chain]
+    path = tmp_path / "a.agent"
+    coming = iter([None, chain[1], None])
+    written = DiskAgentExportFile().write(str(path), agent_of(chain), names, coming)
+    assert (written.num_blocks, written.num_missing) == (1, 2)
+    agent, records = read_all(path)
+    assert agent == agent_of(chain)
+    assert [record.block for record in records] == [chain[1].block]
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    data = export_small(path)
+    for position in range(len(data)):
+        data[position] ^= 0x5A
+        path.write_bytes(data)
+        with pytest.raises(AgentExportError, match=r"cannot import .*; .*again"):
+            DiskAgentExportFile().read(str(path))
+        data[position] ^= 0x5A
+    path.write_bytes(data)
+    assert read_all(path)[1]
+
+
+def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    data = export_small(path)
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(AgentExportError, match="export the agent again"):
+            DiskAgentExportFile().read(str(path))
+    path.write_bytes(data + b"\0")
+    with pytest.raises(AgentExportError, match="checksum"):
+        DiskAgentExportFile().read(str(path))
+
+
+def test_a_newer_version_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    path.write_bytes(MAGIC + struct.pack("<IIQ", 2, 0, 0) + b"?" * 100)
+    with pytest.raises(
+        AgentExportError, match="format version 2, this semanticd knows 1 only; update semanticd"
+    ):
+        DiskAgentExportFile().read(str(path))
+
+
+def test_a_block_that_changes_after_the_check_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    export(path, make_chain(2))
+    DiskAgentExportFile().read(str(path))
+    with path.open("r+b") as file:
+        file.seek(-40, os.SEEK_END)
+        file.write(b"!")
+    with pytest.raises(AgentExportError, match="is broken"):
+        list(DiskAgentExportFile().records(str(path)))
+
+
+def test_blocks_of_another_model_are_refused(tmp_path: Path) -> None:
+    chain = make_chain(1)
+    export(tmp_path / "a.agent", chain, agent=replace(agent_of(chain), model=None))
+    with pytest.raises(AgentExportError, match="another model"):
+        read_all(tmp_path / "a.agent")
+
+
+@pytest.mark.parametrize("name", ["missing.agent", "folder", "pipe"])
+def test_what_is_no_file_cannot_be_imported(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CacheError, match=f"cannot import {tmp_path}"):
+        DiskAgentExportFile().read(str(tmp_path / name))
+
+
+def test_an_earlier_export_and_an_empty_file_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    path.touch()
+    export(path, make_chain(1))
+    export(path, make_chain(3))
+    assert len(read_all(path)[1]) == 3
+
+
+def test_other_files_are_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_text("years of work")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "folder").mkdir()
+    for name in ("thesis.txt", "link", "folder"):
+        with pytest.raises(ConflictError, match="choose another name"):
+            export(tmp_path / name, make_chain(1))
+    assert path.read_text() == "years of work"
+
+
+def test_a_path_without_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="create it first"):
+        export(tmp_path / "nowhere" / "a.agent", make_chain(1))
+    with pytest.raises(InvalidRequestError, match="absolute"):
+        export(Path("a.agent"), make_chain(1))
+
+
+def test_a_full_disk_leaves_the_earlier_export_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    export(path, make_chain(1))
+    before = path.read_bytes()
+    disk = FaultyFileSystem()
+    disk.room_bytes = 1000
+    chain = make_chain(5)
+    with pytest.raises(CacheError, match=os.strerror(errno.ENOSPC)):
+        DiskAgentExportFile(disk).write(
+            str(path), agent_of(chain), [r.block.block_hash for r in chain], iter(chain)
+        )
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_version_1_loads_for_ever() -> None:
+    chain = make_chain(2)
+    agent, records = read_all(FIXTURE)
+    assert agent == agent_of(chain)
+    assert len(records) == 1, "the second block was gone when it was written"
+    assert same(records[0], chain[0])

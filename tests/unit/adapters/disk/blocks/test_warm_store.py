@@ -1,0 +1,538 @@
+"""The disk's own promises, beyond the contract: files, damage, full disks, restarts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.disk.blocks.codec import encode
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.errors import CacheError
+from semanticd.domain.ids import ModelFingerprint
+from tests.fakes.blocks import make_chain, make_record, names, same
+from tests.fakes.disk import FaultyFileSystem
+
+Open = Callable[..., DiskWarmStore]
+
+
+@pytest.fixture
+def fs() -> FaultyFileSystem:
+    return FaultyFileSystem()
+
+
+@pytest.fixture
+def open_store(tmp_path: Path, fs: FaultyFileSystem) -> Iterator[Open]:
+    opened: list[DiskWarmStore] = []
+
+    def open_it(*, now: Callable[[], float] = lambda: 1_800_000_000.0, **options: Any) -> DiskWarmStore:
+        store = DiskWarmStore.open(tmp_path / "caches", options=WarmOptions(**options), fs=fs, now=now)
+        opened.append(store)
+        return store
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+def path_of(store: DiskWarmStore, record: BlockRecord) -> Path:
+    return store.folder.block_path(record.fingerprint, record.block.block_hash)
+
+
+def files_in(store: DiskWarmStore) -> list[Path]:
+    return sorted(path for path in store.folder.blocks.rglob("*") if path.is_file())
+
+
+def settle(store: DiskWarmStore) -> None:
+    """Wait for the queue and any recovery."""
+    assert store.flush(20)
+    assert store.recovery is None or store.recovery.wait(20)
+
+
+def crash(store: DiskWarmStore) -> None:
+    """End like a killed process: nothing is tidied up (the kernel gives the lock back)."""
+    store.write_queue.close()
+    store._index.close()
+    store.folder.release(clean=False)
+    store._closed = True
+
+
+# ---- files
+
+
+def test_files_lie_where_the_format_says_and_only_the_user_can_read_them(open_store: Open) -> None:
+    store = open_store()
+    record = make_record()
+    store.write([record]).result(10)
+    name = record.block.block_hash.hex()
+    root = store.folder.root
+    assert path_of(store, record) == root / "blocks" / ("ab" * 8) / name[:2] / f"{name}.safetensors"
+    assert path_of(store, record).read_bytes() == b"".join(encode(record).pieces)
+    for path in [root, *root.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_everything_is_there_after_a_restart_and_no_file_is_looked_at(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    chain = make_chain(5)
+    store = open_store()
+    settle(store)
+    store.write(chain).result(10)
+    store.close()
+
+    fs.list_files = lambda folder: pytest.fail("listed") if "blocks" in str(folder) else []  # type: ignore[method-assign]
+    store = open_store()
+    assert store.recovery is None
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+    assert store.stats().num_blocks == 5
+    assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain)
+
+
+def test_all_readers_run_before_the_first_read(open_store: Open) -> None:
+    before = {thread.ident for thread in threading.enumerate()}
+    open_store(num_readers=3)
+    started = [thread for thread in threading.enumerate() if thread.ident not in before]
+    assert sum(thread.name.startswith("semanticd-warm-reader") for thread in started) == 3
+
+
+def test_a_second_owner_is_refused_with_the_folder_and_the_first_ones_pid(open_store: Open) -> None:
+    store = open_store()
+    with pytest.raises(CacheError) as caught:
+        open_store()
+    assert str(store.folder.root) in caught.value.message
+    assert str(os.getpid()) in caught.value.message
+    store.close()
+    open_store()
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="SEMANTIC_AGENT_CACHE_DIR"):
+        DiskWarmStore.open(tmp_path / "file" / "caches")
+
+
+# ---- damage: always a miss, counted, set aside
+
+
+def flip(position: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[position] ^= 0x10
+        path.write_bytes(data)
+
+    return damage
+
+
+def replace_by_sibling(path: Path) -> None:
+    path.write_bytes(b"".join(encode(make_record((77, 78))).pieces))
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "header length": flip(1),
+    "metadata": flip(60),
+    "checksum": flip(40),
+    "token ids": lambda path: flip(path.read_bytes().index(b'"1 2 3 4"') + 3)(path),
+    "tensor entry": lambda path: flip(path.read_bytes().index(b"data_offsets") + 3)(path),
+    "first tensor": flip(-256),
+    "last tensor": flip(-1),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "halved": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "another block's": replace_by_sibling,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_file_is_a_miss_counted_and_set_aside(open_store: Open, what: str) -> None:
+    store = open_store()
+    record = make_record((1, 2, 3, 4))
+    child = make_record((5,), parent=record.block.block_hash)
+    store.write([record, child]).result(10)
+    path = path_of(store, record)
+    DAMAGE[what](path)
+    assert store.read(record.block.block_hash).result(10) is None
+    assert store.get(record.block.block_hash) is None
+    assert store.stats().num_quarantined == 1
+    assert not path.exists()
+    assert len(list(store.folder.quarantine.iterdir())) == 1
+    assert same(store.read(child.block.block_hash).result(10), child), "its child is not touched"
+    assert store.write([record]).result(10).num_written == 1
+    assert same(store.read(record.block.block_hash).result(10), record)
+
+
+def test_a_missing_file_is_a_miss_and_its_row_goes(open_store: Open) -> None:
+    store = open_store()
+    record = make_record()
+    store.write([record]).result(10)
+    path_of(store, record).unlink()
+    assert store.read(record.block.block_hash).result(10) is None
+    assert store.get(record.block.block_hash) is None
+    assert (store.stats().num_blocks, store.stats().num_quarantined) == (0, 0)
+
+
+def test_a_file_that_cannot_be_read_just_now_stays(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store()
+    record = make_record()
+    store.write([record]).result(10)
+    fs.fail["read"] = errno.EMFILE
+    assert store.read(record.block.block_hash).result(10) is None
+    fs.fail.clear()
+    assert same(store.read(record.block.block_hash).result(10), record)
+
+
+def test_the_quarantine_is_bounded_and_counts_towards_the_cap(open_store: Open) -> None:
+    store = open_store()
+    records = [make_record((n,)) for n in range(20)]
+    store.write(records).result(10)
+    for record in records:
+        flip(-1)(path_of(store, record))
+        assert store.read(record.block.block_hash).result(10) is None
+    held = list(store.folder.quarantine.iterdir())
+    assert len(held) == 16
+    assert store.stats().bytes_stored == sum(path.stat().st_size for path in held)
+    assert store.prune(target_bytes=0) > 0
+    assert list(store.folder.quarantine.iterdir()) == []
+
+
+# ---- files and index that disagree
+
+
+def test_a_deleted_index_is_made_anew_from_the_files(open_store: Open) -> None:
+    chain = make_chain(4)
+    state = make_record((), parent=chain[1].block.block_hash, kind="state")
+    store = open_store()
+    store.write([*chain, state]).result(10)
+    before = store.stats().bytes_stored
+    store.close()
+    for path in store.folder.root.glob("index.sqlite*"):
+        path.unlink()
+
+    store = open_store()
+    settle(store)
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+    assert store.get(state.block.block_hash) == state.block
+    assert store.stats().bytes_stored == before
+    assert store.recovery is not None
+    assert (store.recovery.progress, store.recovery.complete) == ((5, 5), True)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "emptied", "other schema", "cut"])
+def test_a_broken_index_is_made_anew_from_the_files(open_store: Open, damage: str) -> None:
+    chain = make_chain(4)
+    store = open_store()
+    store.write(chain).result(10)
+    store.close()
+    index = store.folder.index
+    if damage == "garbage":
+        index.write_bytes(os.urandom(20_000))
+    elif damage == "emptied":
+        os.truncate(index, 0)
+    elif damage == "cut":
+        os.truncate(index, 4096)
+    else:
+        with sqlite3.connect(index) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    store = open_store()
+    settle(store)
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+    assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain)
+
+
+def test_an_index_damaged_while_running_is_made_anew(open_store: Open) -> None:
+    store = open_store()
+    chain = make_chain(200)
+    store.write(chain).result(10)
+    settle(store)
+    with store._index._writing, store._index._reading:
+        store._index._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = store.folder.index.stat().st_size
+        with store.folder.index.open("r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(size - 4096))
+        for connection in (store._index._reader, store._index._writer):
+            connection.execute("PRAGMA shrink_memory")
+    assert store.get_many(names(chain)) == []
+    settle(store)
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+
+
+def test_rows_without_files_go_after_an_unclean_end(open_store: Open) -> None:
+    chain = make_chain(3)
+    store = open_store()
+    store.write(chain).result(10)
+    path_of(store, chain[2]).unlink()
+    crash(store)
+    store = open_store()
+    settle(store)
+    assert [store.get(name) is not None for name in names(chain)] == [True, True, False]
+    assert store.stats().bytes_stored == sum(path.stat().st_size for path in files_in(store))
+
+
+def test_files_without_rows_are_adopted_and_leftovers_removed_after_an_unclean_end(open_store: Open) -> None:
+    chain = make_chain(3)
+    store = open_store()
+    store.write(chain).result(10)
+    store._index.remove(names(chain[1:]))
+    leftover = path_of(store, chain[0]).with_suffix(".safetensors.123-4.tmp")
+    leftover.write_bytes(b"half")
+    foreign = leftover.with_name("README")
+    foreign.write_text("mine")
+    broken = make_record((55,))
+    path_of(store, broken).parent.mkdir(parents=True, exist_ok=True)
+    path_of(store, broken).write_bytes(b"".join(encode(broken).pieces)[:-1])
+    crash(store)
+
+    store = open_store()
+    settle(store)
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+    assert not leftover.exists()
+    assert foreign.exists(), "what is not ours is left alone"
+    assert store.stats().num_quarantined == 1
+    report = store.verify(fix=False)
+    assert (report.num_checked, report.num_broken, report.num_missing, report.num_orphaned) == (3, 0, 0, 0)
+
+
+def test_a_recovery_cut_short_goes_on_at_the_next_start(open_store: Open, fs: FaultyFileSystem) -> None:
+    chain = make_chain(300)
+    store = open_store()
+    store.write(chain).result(20)
+    store.close()
+    store.folder.index.unlink()
+    reached, go_on = threading.Event(), threading.Event()
+    read_start = fs.read_start
+
+    def slowly(path: Path, num_bytes: int) -> tuple[bytes, int]:
+        reached.set()
+        go_on.wait(20)
+        return read_start(path, num_bytes)
+
+    fs.read_start = slowly  # type: ignore[method-assign]
+    store = open_store()
+    assert reached.wait(20)
+    assert store.stats().bytes_stored == sum(path.stat().st_size for path in files_in(store)), (
+        "counted at once"
+    )
+    assert store.recovery is not None
+    store.recovery._stop.set()
+    go_on.set()
+    store.close()
+    assert not store.recovery.complete
+
+    store = open_store()
+    settle(store)
+    assert len(store.get_many(names(chain))) == 300
+
+
+def test_verify_finds_and_fixes_what_disagrees(open_store: Open) -> None:
+    store = open_store()
+    records = [make_record((n,)) for n in range(6)]
+    store.write(records).result(10)
+    flip(-1)(path_of(store, records[0]))
+    path_of(store, records[1]).unlink()
+    store._index.remove([records[2].block.block_hash])
+    path_of(store, records[3]).with_suffix(".safetensors.9-9.tmp").write_bytes(b"half")
+    report = store.verify(fix=False)
+    assert (report.num_checked, report.num_broken, report.num_missing, report.num_orphaned) == (4, 1, 1, 2)
+    assert store.verify(fix=True) == report
+    after = store.verify(fix=False)
+    assert (after.num_checked, after.num_broken, after.num_missing, after.num_orphaned) == (4, 0, 0, 0)
+    assert store.get(records[2].block.block_hash) == records[2].block
+
+
+def test_the_store_verifies_itself_in_the_background(open_store: Open) -> None:
+    record = make_record()
+    store = open_store(verify_every_s=0.02)
+    store.write([record]).result(10)
+    flip(-1)(path_of(store, record))
+    deadline = threading.Event()
+    for _ in range(1000):
+        if store.stats().num_quarantined:
+            break
+        deadline.wait(0.01)
+    assert store.stats().num_quarantined == 1
+
+
+# ---- writes that cannot be
+
+
+@pytest.mark.parametrize("operation", ["create", "writev", "sync", "rename"])
+def test_a_failing_disk_refuses_leaves_nothing_and_recovers(
+    open_store: Open, fs: FaultyFileSystem, operation: str
+) -> None:
+    store = open_store()
+    chain = make_chain(3)
+    fs.fail[operation] = errno.ENOSPC
+    result = store.write(chain).result(10)
+    assert (result.num_written, result.num_refused, set(result.refused)) == (0, 3, set(names(chain)))
+    assert os.strerror(errno.ENOSPC) in result.reason
+    assert files_in(store) == []
+    assert (store.stats().num_write_errors, store.stats().bytes_stored) == (1, 0)
+    fs.fail.clear()
+    assert store.write(chain).result(10).num_written == 3
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+
+
+def test_a_disk_that_fills_up_keeps_what_was_stored(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store()
+    kept, extra = make_record((1,)), make_record((2,))
+    store.write([kept]).result(10)
+    fs.room_bytes = 100
+    assert store.write([extra]).result(10).num_refused == 1
+    assert files_in(store) == [path_of(store, kept)]
+    fs.room_bytes = None
+    assert store.write([extra]).result(10).num_written == 1
+
+
+def test_an_index_that_cannot_be_written_leaves_no_files(open_store: Open) -> None:
+    store = open_store()
+    settle(store)
+    connection = sqlite3.connect(store.folder.index)
+    connection.execute("CREATE TRIGGER full BEFORE INSERT ON blocks BEGIN SELECT raise(ABORT, 'full'); END")
+    connection.commit()
+    result = store.write(make_chain(2)).result(10)
+    assert (result.num_refused, files_in(store)) == (2, [])
+    connection.execute("DROP TRIGGER full")
+    connection.commit()
+    connection.close()
+    assert store.write(make_chain(2)).result(10).num_written == 2
+
+
+def hold_writes(fs: FaultyFileSystem) -> threading.Event:
+    """Make the disk wait before it creates a file, until the event is set."""
+    go_on = threading.Event()
+
+    def wait(operation: str) -> None:
+        if operation == "create":
+            go_on.wait(20)
+
+    fs.before = wait
+    return go_on
+
+
+def test_a_full_queue_refuses_at_once(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store(max_queue_bytes=600)
+    settle(store)
+    go_on = hold_writes(fs)
+    first, second, third = (make_record((n,), num_bytes=256) for n in range(3))
+    futures = [store.write([record]) for record in (first, second)]
+    refused = store.write([third]).result(0)
+    assert (refused.refused, refused.reason) == ((third.block.block_hash,), "the write queue is full")
+    assert store.stats().pending_writes == 2
+    go_on.set()
+    assert [future.result(10).num_written for future in futures] == [1, 1]
+    assert store.write([third]).result(10).num_written == 1
+
+
+def test_one_group_larger_than_the_queue_is_taken_when_nothing_waits(open_store: Open) -> None:
+    store = open_store(max_queue_bytes=10)
+    assert store.write(make_chain(3)).result(10).num_written == 3
+
+
+def test_what_is_deleted_while_it_waits_is_not_written(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store()
+    settle(store)
+    go_on = hold_writes(fs)
+    store.write([make_record((1,))])
+    doomed, kept = make_record((2,)), make_record((3,))
+    later = store.write([doomed, kept])
+    threading.Timer(0.05, go_on.set).start()
+    store.delete([doomed.block.block_hash])
+    assert later.result(10).num_written == 1
+    assert store.get(doomed.block.block_hash) is None
+    assert store.get(kept.block.block_hash) == kept.block
+
+
+def test_lookups_do_not_wait_for_a_write(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store()
+    record = make_record((1,))
+    store.write([record]).result(10)
+    settle(store)
+    go_on = hold_writes(fs)
+    writing = store.write([make_record((2,))])
+    store.touch([record.block.block_hash])
+    store.protect([record.block.block_hash], owner="a")
+    assert store.get(record.block.block_hash) == record.block
+    assert same(store.read(record.block.block_hash).result(10), record)
+    assert store.stats().num_blocks == 1
+    assert not writing.done()
+    go_on.set()
+    assert writing.result(10).num_written == 1
+
+
+def test_the_daily_budget_holds_over_a_restart_and_ends_with_the_day(open_store: Open) -> None:
+    noon = 1_800_014_400.0 - (1_800_014_400.0 % 86_400) + 43_200
+    chain = make_chain(3)
+    size = encode(chain[0]).num_bytes
+    store = open_store(write_budget_bytes=2 * size + 10, now=lambda: noon)
+    result = store.write(chain).result(10)
+    assert (result.num_written, result.refused, result.reason) == (
+        2,
+        (names(chain)[2],),
+        "daily write budget",
+    )
+    assert store.stats().written_today_bytes == 2 * size
+    store.close()
+    store = open_store(write_budget_bytes=2 * size + 10, now=lambda: noon + 600)
+    assert store.write(chain).result(10).num_refused == 1
+    store.close()
+    store = open_store(write_budget_bytes=2 * size + 10, now=lambda: noon + 86_400)
+    assert store.stats().written_today_bytes == 0
+    assert store.write(chain).result(10).num_written == 1
+
+
+def test_the_cap_holds_before_each_write(open_store: Open, fs: FaultyFileSystem) -> None:
+    size = encode(make_record((1, 1))).num_bytes
+    cap = 5 * size
+    store = open_store(cap_bytes=cap)
+    on_disk: list[int] = []
+
+    def look(operation: str) -> None:
+        if operation in ("writev", "rename"):
+            on_disk.append(sum(path.stat().st_size for path in files_in(store)))
+
+    fs.before = look
+    for n in range(30):
+        assert store.write([make_record((n, n)), make_record((n, n, n))]).result(10).num_refused == 0
+    assert max(on_disk) <= cap
+
+
+def test_least_recent_use_is_remembered_over_a_restart(open_store: Open) -> None:
+    clock = iter(range(1_800_000_000, 1_900_000_000))
+    tick = lambda: float(next(clock))  # noqa: E731
+    store = open_store(now=tick)
+    a, b = make_record((1,)), make_record((2,))
+    store.write([a]).result(10)
+    store.write([b]).result(10)
+    store.touch([a.block.block_hash])
+    store.close()
+    store = open_store(now=tick, cap_bytes=2 * encode(a).num_bytes)
+    store.write([make_record((3,))]).result(10)
+    assert store.get(a.block.block_hash) is not None
+    assert store.get(b.block.block_hash) is None
+
+
+def test_clear_also_takes_files_without_rows_and_spares_other_models(open_store: Open) -> None:
+    store = open_store()
+    ours = make_record((1,))
+    namesake = make_record(
+        (2,), fingerprint=ModelFingerprint("ab" * 8 + "ff" * 24)
+    )  # same folder, another model
+    store.write([ours, namesake]).result(10)
+    lost = make_record((3,))
+    path_of(store, lost).parent.mkdir(parents=True, exist_ok=True)
+    path_of(store, lost).write_bytes(b"".join(encode(lost).pieces))
+    store.clear(ours.fingerprint)
+    assert files_in(store) == [path_of(store, namesake)]
+    store.clear()
+    assert files_in(store) == []

@@ -1,0 +1,287 @@
+"""What OpenAI requests (chat, plain, responses) mean, in the domain's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.http.core.body import to_wire
+from semanticd.adapters.http.openai.chat import parse as openai_chat_parse
+from semanticd.adapters.http.openai.chat.wire import ChatRequest
+from semanticd.adapters.http.openai.completions import parse as completions_parse
+from semanticd.adapters.http.openai.completions.wire import CompletionRequest
+from semanticd.adapters.http.openai.responses import parse as openai_responses_parse
+from semanticd.adapters.http.openai.responses.parse import Parsed
+from semanticd.adapters.http.openai.responses.wire import ResponsesRequest
+from semanticd.domain.chat import (
+    ChatPrompt,
+    Message,
+    TextPart,
+    TextPrompt,
+    ThinkingPart,
+    TokenPrompt,
+    ToolCallPart,
+    ToolChoice,
+    ToolResultPart,
+)
+from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.generation import GenerationRequest
+from semanticd.domain.ids import RequestId
+
+HELLO = [{"role": "user", "content": "hello"}]
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def chat(**fields: Any) -> GenerationRequest:
+    body = to_wire({"model": "tiny", "messages": HELLO, **fields}, ChatRequest)
+    return openai_chat_parse.parse(body, request_id=RequestId("r"), agent_id=None, priority="interactive")
+
+
+def plain(**fields: Any) -> list[GenerationRequest]:
+    body = to_wire({"model": "tiny", "prompt": "once", **fields}, CompletionRequest)
+    return completions_parse.parse(
+        body, request_id=RequestId("r"), agent_id=None, priority="interactive", max_prompts=3
+    )
+
+
+def responses(earlier: tuple[Message, ...] = (), **fields: Any) -> Parsed:
+    body = to_wire({"model": "tiny", "input": "hello", **fields}, ResponsesRequest)
+    return openai_responses_parse.parse(
+        body, earlier=earlier, request_id=RequestId("r"), agent_id=None, priority="interactive"
+    )
+
+
+def chat_messages(request: GenerationRequest) -> tuple[Message, ...]:
+    assert isinstance(request.prompt, ChatPrompt)
+    return request.prompt.messages
+
+
+def test_chat_messages_of_every_role_are_understood() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    turns = [
+        {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "user", "content": "weather?", "name": "ann"},
+        {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "cold"},
+    ]
+    assert chat_messages(chat(messages=turns)) == (
+        Message("system", (TextPart("a"), TextPart("b"))),
+        Message.of("user", "weather?"),
+        Message("assistant", (ThinkingPart("hm"), ToolCallPart("c1", "weather", {"city": "Oslo"}))),
+        Message("tool", (ToolResultPart("c1", "cold"),)),
+    )
+
+
+@pytest.mark.parametrize("arguments", ["{oops", "[1]", "null", "5"])
+def test_arguments_that_a_model_got_wrong_may_be_sent_back(arguments: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    turns = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
+    part = chat_messages(chat(messages=turns))[1].parts[0]
+    assert isinstance(part, ToolCallPart)
+    assert part.arguments == {"arguments": arguments}
+
+
+def test_chat_sampling_is_translated_whole() -> None:
+    sampling = chat(
+        max_completion_tokens=5,
+        max_tokens=9,
+        temperature=0,
+        top_p=0.5,
+        stop=["a", ""],
+        seed=7,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        logit_bias={"12": -100},
+        logprobs=True,
+        top_logprobs=2,
+    ).sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (5, 0, 0.5)
+    assert (sampling.stop, sampling.seed, sampling.logit_bias) == (("a",), 7, {12: -100})
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -1)
+    assert (sampling.logprobs, sampling.top_logprobs) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("choice", "meaning"),
+    [
+        ("auto", ToolChoice()),
+        ("none", ToolChoice("none")),
+        ("required", ToolChoice("required")),
+        ({"type": "function", "function": {"name": "weather"}}, ToolChoice("required", ("weather",))),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "weather"}}],
+                },
+            },
+            ToolChoice("auto", ("weather",)),
+        ),
+    ],
+)
+def test_chat_tool_choice_keeps_its_meaning(choice: object, meaning: ToolChoice) -> None:
+    prompt = chat(tools=[WEATHER], tool_choice=choice).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.tool_choice == meaning
+
+
+def test_parallel_calls_can_be_forbidden() -> None:
+    prompt = chat(tools=[WEATHER], parallel_tool_calls=False).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert not prompt.tool_choice.parallel
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "required"},
+        {"tools": [WEATHER], "tool_choice": "sometimes"},
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+        {"tools": [{"type": "web_search"}]},
+        {"tools": [WEATHER, WEATHER]},
+        {"response_format": {"type": "json_schema"}},
+        {"top_logprobs": 2},
+        {"logit_bias": {"x": 1}},
+        {"logit_bias": {"1": 101}},
+        {"stop": ["x"] * 17},
+        {"functions": [{}]},
+        {"modalities": ["audio"]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "user", "content": None}]},
+    ],
+)
+def test_chat_refuses_what_it_cannot_do_with_the_field(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        chat(**fields)
+    assert caught.value.param
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [({"type": "text"}, None), ({"type": "json_object"}, "json_object")],
+)
+def test_chat_response_format_becomes_a_constraint(given: object, kind: str | None) -> None:
+    constraint = chat(response_format=given).constraint
+    assert (constraint.kind if constraint else None) == kind
+
+
+def test_a_plain_prompt_has_four_forms() -> None:
+    assert [request.prompt for request in plain()] == [TextPrompt("once")]
+    assert [request.prompt for request in plain(prompt=[1, 2])] == [TokenPrompt((1, 2))]
+    several = plain(prompt=["a", [3]])
+    assert [request.prompt for request in several] == [TextPrompt("a"), TokenPrompt((3,))]
+    assert len({request.request_id for request in several}) == 2
+
+
+def test_a_plain_prompt_can_be_scored_alone() -> None:
+    (request,) = plain(echo=True, logprobs=1, max_tokens=0)
+    assert request.echo
+    assert not request.parse_output
+    assert (request.sampling.max_tokens, request.sampling.logprobs, request.sampling.top_logprobs) == (
+        0,
+        True,
+        1,
+    )
+    assert plain(logprobs=0)[0].sampling.logprobs
+    assert plain()[0].sampling.max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"suffix": "end"},
+        {"best_of": 3},
+        {"prompt": []},
+        {"prompt": [[]]},
+        {"prompt": [1, "a"]},
+        {"prompt": [True]},
+        {"prompt": [1, -1]},
+        {"prompt": [{}]},
+        {"prompt": ["a"] * 4},
+    ],
+)
+def test_plain_completions_refuse_what_they_cannot_do(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        plain(**fields)
+    assert caught.value.param
+
+
+def test_the_items_of_one_assistant_turn_become_one_message_again() -> None:
+    items = [
+        {"role": "developer", "content": "be brief"},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "weather?"}]},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "let me see"}]},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "input": "x"},
+        {"type": "function_call_output", "call_id": "c1", "output": "cold"},
+        {
+            "type": "custom_tool_call_output",
+            "call_id": "c2",
+            "output": [{"type": "input_text", "text": "ok"}],
+        },
+        {"type": "web_search_call", "id": "ws", "status": "completed"},
+    ]
+    parsed = responses(input=items, instructions="system")
+    turn = (
+        ThinkingPart("hm"),
+        TextPart("let me see"),
+        ToolCallPart("c1", "weather", {}),
+        ToolCallPart("c2", "patch", {"input": "x"}),
+    )
+    assert parsed.messages == (
+        Message.of("system", "be brief"),
+        Message.of("user", "weather?"),
+        Message("assistant", turn),
+        Message("tool", (ToolResultPart("c1", "cold"),)),
+        Message("tool", (ToolResultPart("c2", "ok"),)),
+    )
+    assert chat_messages(parsed.request)[0] == Message.of("system", "system")
+
+
+def test_an_earlier_conversation_goes_before_the_new_input_but_after_the_instructions() -> None:
+    earlier = (Message.of("user", "a"), Message.of("assistant", "b"))
+    parsed = responses(earlier, instructions="i")
+    assert [message.text for message in chat_messages(parsed.request)] == ["i", "a", "b", "hello"]
+
+
+def test_tools_of_the_responses_dialect_get_flat_names_and_hosted_ones_are_left_out() -> None:
+    tools = [
+        {"type": "function", "name": "f", "parameters": None, "strict": None},
+        {"type": "custom", "name": "patch", "format": {"type": "text"}},
+        {"type": "namespace", "name": "ns", "tools": [{"type": "function", "name": "f"}]},
+        {"type": "web_search"},
+    ]
+    parsed = responses(tools=tools, tool_choice={"type": "custom", "name": "patch"})
+    assert [tool.name for tool in parsed.tools.specs] == ["f", "patch", "ns__f"]
+    assert parsed.tools.behind("ns__f").namespace == "ns"
+    assert isinstance(parsed.request.prompt, ChatPrompt)
+    assert parsed.request.prompt.tool_choice == ToolChoice("required", ("patch",))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": []},
+        {"input": [{"content": "x"}]},
+        {"input": [{"role": "user"}]},
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        {"input": [{"type": "function_call", "name": "f"}]},
+        {"input": [{"type": "function_call_output", "output": "x"}]},
+        {"tools": [{"type": "mcp", "server_label": "x"}]},
+        {"tools": [{"type": "function"}]},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "name": "x"}},
+        {"text": {"format": {"type": "json_schema", "name": "x"}}},
+        {"background": True},
+        {"conversation": "conv_1"},
+    ],
+)
+def test_responses_refuse_what_they_cannot_do_with_the_field(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        responses(**fields)
+    assert caught.value.param

@@ -1,0 +1,113 @@
+"""What is said when a model cannot be loaded, and what loading does to weights on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.utils import quantize_model, save_model
+
+from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+from semanticd.domain.errors import ModelLoadError
+from tests.fakes.tiny_folder import write_tiny_model as write_model
+
+GIB = 1024**3
+
+
+def load(folder: Path, *, cpu: bool = True, available: int = 8 * GIB) -> tuple[object, dict[str, object]]:
+    """Load without telling how far it is."""
+    return load_weights(folder, device_is_cpu=cpu, available_bytes=available, on_progress=lambda share: None)
+
+
+def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
+    told: list[float] = []
+    load_weights(
+        write_model(tmp_path / "m"), device_is_cpu=True, available_bytes=8 * GIB, on_progress=told.append
+    )
+    assert told[0] == 0.0
+    assert told[-1] == 1.0
+    assert told == sorted(told)
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{ not json")
+
+
+def _half(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _unknown(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "nobody_knows"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_without("config.json"), "config.json is missing"),
+        (_without("model.safetensors"), "no model*.safetensors"),
+        (_no_json, "not valid JSON"),
+        (_half, "cannot load"),
+        (_unknown, "does not know the architecture 'nobody_knows'"),
+    ],
+    ids=["no config", "no weights", "no json", "truncated", "unknown architecture"],
+)
+def test_a_folder_that_cannot_be_loaded_says_why(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    folder = write_model(tmp_path / "m")
+    damage(folder)
+    with pytest.raises(ModelLoadError) as refused:
+        load(folder)
+    assert words in refused.value.message
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelLoadError, match="no tokenizer"):
+        load_tokenizer(folder)
+
+
+def quantized_folder(tmp_path: Path) -> Path:
+    """Return a model of 4 bits."""
+    model, config = load(write_model(tmp_path / "m"))
+    quantized, config = quantize_model(model, config, group_size=32, bits=4)
+    folder = tmp_path / "q"
+    folder.mkdir()
+    save_model(folder, quantized)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def dtypes(model: object) -> set[mx.Dtype]:
+    """Return the types of a model's weights."""
+    return {array.dtype for _, array in tree_flatten(model.parameters())}  # type: ignore[attr-defined]
+
+
+def test_on_the_cpu_quantized_weights_become_float32_and_compute_the_same(tmp_path: Path) -> None:
+    folder = quantized_folder(tmp_path)
+    packed, _ = load(folder, cpu=False)
+    wide, _ = load(folder, cpu=True)
+    assert mx.uint32 in dtypes(packed)
+    assert dtypes(wide) == {mx.float32}
+    prompt = mx.array([[1, 2, 3, 4]])
+    expected, found = np.array(packed(prompt)), np.array(wide(prompt))  # type: ignore[operator]
+    assert np.allclose(expected, found, atol=1e-3)
+
+
+def test_where_memory_is_short_weights_stay_as_they_are(tmp_path: Path) -> None:
+    model, _ = load(quantized_folder(tmp_path), available=1000)
+    assert mx.uint32 in dtypes(model)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.cache import agent_registry
+from semanticd.domain.agent import Agent, AgentConfig
+from semanticd.domain.errors import AgentNotFoundError
+from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
+from semanticd.domain.transcript import Segment, Transcript
+from tests.fakes.telemetry import ManualClock, RecordingLog, RecordingMetrics
+from tests.fakes.warm_store import MemoryAgentArchive
+
+MODEL = ModelFingerprint("ab" * 32)
+
+
+def make_store() -> AgentCacheStore:
+    return AgentCacheStore(
+        budget_bytes=1000,
+        max_agents_in_memory=10,
+        warm=None,
+        post=lambda action: None,
+        metrics=RecordingMetrics(),
+        log=RecordingLog(),
+    )
+
+
+def make(archive: MemoryAgentArchive | None, clock: ManualClock | None = None) -> AgentRegistry:
+    return AgentRegistry(store=make_store(), archive=archive, clock=clock or ManualClock())
+
+
+def agent(name: str, **more: object) -> Agent:
+    return Agent(AgentId(name), created_at=1.0, last_used_at=2.0, **more)  # type: ignore[arg-type]
+
+
+def test_an_agent_is_found_again_after_a_restart_with_its_text_and_its_blocks() -> None:
+    archive = MemoryAgentArchive()
+    kept = agent(
+        "a",
+        model=MODEL,
+        transcript=Transcript((Segment("hello", (1, 2)),)),
+        block_table=(BlockHash(b"b" * 32),),
+        pinned=True,
+    )
+    make(archive).save(kept)
+    again = make(archive)
+    assert again.find(AgentId("a")) == kept
+    assert again.transcripts(MODEL).match("hello you").num_chars == 5
+    assert again._store.pool.table(AgentId("a")) == kept.block_table
+    assert again._store.pool.is_pinned_agent(AgentId("a"))
+
+
+def test_an_agent_that_left_memory_is_read_from_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_registry, "MAX_AGENTS_KEPT", 2)
+    archive = MemoryAgentArchive()
+    registry = make(archive)
+    for name in ("a", "b", "c"):
+        registry.save(agent(name, block_table=(BlockHash(name.encode() * 32),)))
+    assert [one.agent_id for one in registry.recent()] == ["c", "b"]
+    assert registry._store.pool.table(AgentId("a")) == ()
+    assert sorted(registry.all_ids()) == ["a", "b", "c"]
+    assert registry.get(AgentId("a")).agent_id == "a"
+    assert [one.agent_id for one in registry.recent()] == ["a", "c"]
+
+
+def test_pinned_agents_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_registry, "MAX_AGENTS_KEPT", 1)
+    registry = make(None)
+    registry.create(AgentId("pinned"), AgentConfig(), pinned=True)
+    registry.create(AgentId("also"), AgentConfig(), pinned=True)
+    assert len(registry.recent()) == 2
+    registry.create(AgentId("plain"), AgentConfig(), pinned=False)
+    assert {one.agent_id for one in registry.recent()} == {"pinned", "also"}
+
+
+def test_without_an_archive_agents_live_in_memory_only() -> None:
+    registry = make(None)
+    made = registry.get_or_create(AgentId("a"), anonymous=True)
+    assert made.anonymous
+    assert registry.get_or_create(AgentId("a")) is made
+    assert registry.all_ids() == ["a"]
+    assert not registry.held_elsewhere(AgentId("a"))(BlockHash(b"x" * 32))
+    registry.delete(AgentId("a"))
+    assert registry.find(AgentId("a")) is None
+    with pytest.raises(AgentNotFoundError, match="'a'"):
+        registry.update(AgentId("a"), lambda one: one)
+
+
+def test_an_unreadable_agent_is_as_if_it_were_not_there() -> None:
+    archive = MemoryAgentArchive()
+    make(archive).save(agent("a"))
+    archive.break_agent(AgentId("a"))
+    assert make(archive).find(AgentId("a")) is None
+
+
+def test_a_block_is_held_elsewhere_when_another_archived_agent_names_it() -> None:
+    archive = MemoryAgentArchive()
+    registry = make(archive)
+    shared, own = BlockHash(b"s" * 32), BlockHash(b"o" * 32)
+    registry.save(agent("a", block_table=(shared, own)))
+    registry.save(agent("b", block_table=(shared,)))
+    held = registry.held_elsewhere(AgentId("a"))
+    assert held(shared)
+    assert not held(own)
+
+
+def test_a_pin_with_a_time_is_let_go_when_it_is_over() -> None:
+    clock = ManualClock()
+    registry = make(None, clock)
+    registry.save(replace(agent("a", block_table=(BlockHash(b"x" * 32),)), pinned_until=clock.wall() + 10.0))
+    registry.release_pins()
+    assert registry._store.pool.is_pinned_agent(AgentId("a"))
+    clock.advance(11.0)
+    registry.release_pins()
+    assert not registry._store.pool.is_pinned_agent(AgentId("a"))
