@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -52,7 +52,7 @@ class AsgiClient:
         answer: Answer | None = None,
     ) -> Answer:
         """Return the whole answer; with `stall` the body's end never comes."""
-        parts = urlsplit(url)
+        path, _, query = url.partition("?")
         given = {"host": "localhost:8000", **self.headers, **(headers or {})}
         chunks = [body] if isinstance(body, bytes) else list(body)
         scope = {
@@ -61,9 +61,9 @@ class AsgiClient:
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": parts.path,
-            "raw_path": parts.path.encode(),
-            "query_string": parts.query.encode(),
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [
                 (name.lower().encode(), value.encode("latin-1")) for name, value in given.items() if value

@@ -23,6 +23,7 @@ from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.guards import Guards
 from semanticd.adapters.http.core.middleware import RequestContextWrapper
 from semanticd.adapters.http.core.request_context import request_context_of
+from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
 from semanticd.adapters.http.openai.chat.resource import ChatCompletions
 from semanticd.adapters.http.openai.completions.resource import Completions
@@ -37,9 +38,8 @@ from semanticd.domain.errors import InvalidRequestError, SemanticError
 def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrapper:
     """Return the ASGI application that serves all dialects."""
     gateway = Gateway(services, config)
-    app = falcon.asgi.App(media_type=falcon.MEDIA_JSON)
-    app.add_middleware(RouteNote())
-    app.req_options.strip_url_path_trailing_slash = True
+    router = DeclaredRouter()
+    app = falcon.asgi.App(media_type=falcon.MEDIA_JSON, router=router)
     _handle_errors(app, services)
 
     app.add_route("/", Root(config))
@@ -80,17 +80,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     for action in ("current", "load", "unload", "swap"):
         app.add_route(f"/admin/models/{action}", admin, suffix=action)
     app.add_route("/admin/caches", AdminCaches(services.cache))
-    return RequestContextWrapper(app, Guards(services, config), services)
-
-
-class RouteNote:
-    """Notes the pattern that a path matched, which only Falcon's router knows."""
-
-    async def process_resource(
-        self, req: Request, resp: Response, resource: object, params: dict[str, str]
-    ) -> None:
-        """Note it before the resource begins."""
-        request_context_of(req).route = req.uri_template or "other"
+    return RequestContextWrapper(app, router, guards=Guards(services, config), services=services)
 
 
 def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServices) -> None:
@@ -113,8 +103,11 @@ def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServic
 
 
 def _answer(req: Request, resp: Response, error: BaseException) -> None:
-    dialect = errors.dialect_of(req.path, anthropic_version=req.get_header("anthropic-version"))
-    made = errors.answer(error, dialect, request_id=request_context_of(req).echoed_id)
+    exchange = request_context_of(req)
+    dialect = errors.dialect_of(
+        exchange.route.template, anthropic_version=req.get_header("anthropic-version")
+    )
+    made = errors.answer(error, dialect, request_id=exchange.echoed_id)
     resp.status = made.status
     resp.set_headers(dict(made.headers))
     resp.stream = None

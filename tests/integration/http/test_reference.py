@@ -7,8 +7,6 @@ import json
 import re
 from typing import Any
 
-import falcon.inspect
-
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.operations.openapi import OPERATIONS, make_document
@@ -25,13 +23,29 @@ def document() -> dict[str, Any]:
 def test_every_route_is_described_and_every_description_has_a_route() -> None:
     app = create_app(make_services(), HttpConfig())
     routes = {
-        (method.method.lower(), re.sub(r":\w+}", "}", route.path))
-        for route in falcon.inspect.inspect_routes(app._app)  # type: ignore[arg-type]
-        for method in route.methods
-        if method.method not in ("HEAD", "OPTIONS") and not method.internal
+        (method.lower(), re.sub(r":\w+}", "}", route.template))
+        for route, methods in app.router.routes.items()
+        for method in methods
+        if method not in ("HEAD", "OPTIONS")
     }
     described = {(operation.method, operation.path) for operation in OPERATIONS}
     assert {route for route in routes if route[1] not in UNDOCUMENTED} == described
+
+
+def test_the_document_asks_for_the_keys_that_the_routes_declare() -> None:
+    described = {
+        (path, method): operation
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    }
+    for route, methods in create_app(make_services(), HttpConfig()).router.routes.items():
+        if route.template in UNDOCUMENTED:
+            assert route.access == "open"
+            continue
+        path = re.sub(r":\w+}", "}", route.template)
+        for method in set(methods) - {"HEAD", "OPTIONS"}:
+            asked = [name for way in described[path, method.lower()]["security"] for name in way]
+            assert asked == {"admin": ["admin"], "key": ["bearer", "key"], "open": []}[route.access], path
 
 
 def test_every_reference_leads_somewhere() -> None:

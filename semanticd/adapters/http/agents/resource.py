@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import falcon
 import msgspec
@@ -24,6 +24,7 @@ from semanticd.adapters.http.core.request_context import (
     request_context_of,
     show_cache,
 )
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.core.services import AgentsService
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
@@ -35,6 +36,8 @@ CHUNK_BYTES = 1 << 20
 
 class Agents:
     """`/v1/agents`: create and list."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
         """Serve these agents."""
@@ -79,6 +82,8 @@ def page_size(req: Request) -> int:
 class AgentStats:
     """`/v1/agents/stats`: all agents in one sum."""
 
+    access: ClassVar[Access] = "key"
+
     def __init__(self, agents: AgentsService) -> None:
         """Sum up these agents."""
         self._agents = agents
@@ -101,6 +106,8 @@ class AgentStats:
 class Agent:
     """`/v1/agents/{agent_id}`: show and delete."""
 
+    access: ClassVar[Access] = "key"
+
     def __init__(self, agents: AgentsService) -> None:
         """Serve these agents."""
         self._agents = agents
@@ -117,6 +124,8 @@ class Agent:
 class AgentViews:
     """`/v1/agents/{agent_id}/messages` and `/cache`: what it said, and why its cache missed."""
 
+    access: ClassVar[Access] = "key"
+
     def __init__(self, agents: AgentsService) -> None:
         """Serve these agents."""
         self._agents = agents
@@ -132,6 +141,8 @@ class AgentViews:
 
 class AgentActions:
     """`/v1/agents/{agent_id}/…`: fork, rewind, pin, unpin and evict."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
         """Act on these agents."""
@@ -168,6 +179,8 @@ class AgentActions:
 class AgentGenerate:
     """`/v1/agents/{agent_id}/generate`."""
 
+    access: ClassVar[Access] = "key"
+
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
         """Answer through a gateway."""
         self._gateway = gateway
@@ -194,6 +207,8 @@ class AgentGenerate:
 
 class AgentFiles:
     """`/v1/agents/{agent_id}/export` and `/v1/agents/import`: an agent as a file, by a temporary one here."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
         """Read and write these agents."""

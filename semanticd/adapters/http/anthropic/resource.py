@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 from falcon.asgi import Request, Response
 
@@ -18,11 +20,14 @@ from semanticd.adapters.http.core.request_context import (
     request_context_of,
     show_cache,
 )
+from semanticd.adapters.http.core.routes import Access
 from semanticd.domain.errors import InvalidRequestError
 
 
 class Messages:
     """`POST /v1/messages`, streaming and not."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
         """Answer through a gateway."""
@@ -54,6 +59,8 @@ class Messages:
 
 class CountTokens:
     """`POST /v1/messages/count_tokens`."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
         """Count through a gateway."""

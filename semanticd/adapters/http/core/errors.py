@@ -30,6 +30,12 @@ class RouteNotFoundError(HttpOnlyError):
     code = "unknown_url"
 
 
+class InvalidPathError(HttpOnlyError):
+    """The path is not spelled the one way that it has."""
+
+    code = "invalid_path"
+
+
 class MethodNotAllowedError(HttpOnlyError):
     """The resource exists, but not for this method."""
 
@@ -76,6 +82,7 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
     domain.RequestTooLargeError: Row(413, "request_too_large", _INVALID),
     HttpOnlyError: Row(400, _INVALID, _INVALID),
     RouteNotFoundError: Row(404, "not_found_error", _INVALID),
+    InvalidPathError: Row(400, _INVALID, _INVALID),
     MethodNotAllowedError: Row(405, _INVALID, _INVALID),
     SlowBodyError: Row(408, "timeout_error", _INVALID, retry=False),
     MediaTypeError: Row(415, _INVALID, _INVALID),
@@ -110,11 +117,11 @@ class ErrorAnswer:
     body: dict[str, Any]
 
 
-def dialect_of(path: str, *, anthropic_version: str | None) -> Dialect:
-    """Return whose error shape a client at this path expects."""
-    if path.startswith("/v1/messages"):
+def dialect_of(route: str, *, anthropic_version: str | None) -> Dialect:
+    """Return whose error shape a client of this route (its template, or `other`) expects."""
+    if route.startswith("/v1/messages"):
         return "anthropic"
-    if path.startswith("/v1/models") and anthropic_version is not None:
+    if anthropic_version is not None and (route.startswith("/v1/models") or route == "other"):
         return "anthropic"
     return "openai"
 

@@ -13,11 +13,9 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.errors import HeadersTooLargeError
 from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.request_context import RequestContext
+from semanticd.adapters.http.core.routes import UNKNOWN
 from semanticd.adapters.http.core.services import HttpServices
 from semanticd.domain.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError
-
-OPEN_PATHS = ("/", "/health/live", "/health/ready", "/health/startup", "/openapi.json", "/docs")
-"""Paths that need no key: they tell nothing about anybody."""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
@@ -67,14 +65,18 @@ class Guards:
         if origin is not None and scope["method"] == "OPTIONS" and self._allows_origin(origin):
             return self._preflight(scope)
         self._check_origin(scope, origin)
-        path = str(scope["path"])
-        if path == "/admin" or path.startswith("/admin/"):
+        if exchange.route.access != "open":
+            self._check_site(scope, origin)
+        route = exchange.route
+        if route.access == "open":
+            return None
+        if route.access == "admin":
             self._check_admin(scope)
             exchange.caller = "admin"
-        elif path not in OPEN_PATHS:
-            exchange.caller = self._check_key(scope)
-            if path.startswith("/v1/"):
-                self._callers.admit(exchange.caller)
+            return None
+        exchange.caller = self._check_key(scope)
+        if route.is_api or route is UNKNOWN:
+            self._callers.admit(exchange.caller)
         return None
 
     def response_headers(self, scope: Mapping[str, Any]) -> Headers:
@@ -114,6 +116,15 @@ class Guards:
         if origin.split("://", 1)[-1] != header(scope, b"host"):
             raise PermissionDeniedError(
                 f"pages from {origin[:80]!r} may not call this server", param="Origin"
+            )
+
+    def _check_site(self, scope: Mapping[str, Any], origin: str | None) -> None:
+        # Browsers say so also where they send no Origin: a picture, a script, a link, a form that asks by GET.
+        if header(scope, b"sec-fetch-site") != "cross-site":
+            return
+        if origin is None or not self._allows_origin(origin):
+            raise PermissionDeniedError(
+                "pages of other sites may not call this server", param="Sec-Fetch-Site"
             )
 
     def _preflight(self, scope: Mapping[str, Any]) -> EarlyAnswer:

@@ -10,12 +10,16 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.errors import InvalidPathError
 from semanticd.adapters.http.core.guards import Guards, header
+from semanticd.adapters.http.core.paths import canonical_path
 from semanticd.adapters.http.core.request_context import SCOPE_KEY, RequestContext, make_request_id
+from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.ids import RequestId
@@ -29,6 +33,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 _ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_UNREAD_PARTS = 8
 _SERVER_ERROR = 500
+_REFUSED = 1008
+"""The WebSocket close code for a policy violation."""
 _TRACE_HEADERS = ("traceparent", "tracestate")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -36,15 +42,22 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class RequestContextWrapper:
     """Gives every request its ids, watches for its client's leaving, and cleans up however it ends."""
 
-    def __init__(self, app: AsgiApp, guards: Guards, services: HttpServices) -> None:
-        """Wrap an app behind its guards."""
+    def __init__(
+        self, app: AsgiApp, router: DeclaredRouter, *, guards: Guards, services: HttpServices
+    ) -> None:
+        """Wrap an app, whose router this is, behind its guards."""
         self._app = app
+        self.router = router
         self._guards = guards
         self._services = services
         self._running: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; other scopes (lifespan) pass through."""
+        """Answer one HTTP request; `lifespan` passes through, and a WebSocket is refused."""
+        if scope["type"] == "websocket":
+            # No resource speaks it, and no guard would be asked.
+            await send({"type": "websocket.close", "code": _REFUSED})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -70,17 +83,16 @@ class RequestContextWrapper:
 
     def _note(self, exchange: RequestContext, answer: _Answer, scope: Scope, *, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = exchange.route.template
         metrics = self._services.metrics
-        metrics.count(
-            "http_requests_total", route=exchange.route, method=method, status=str(answer.status or "none")
-        )
-        metrics.observe("http_request_seconds", seconds, route=exchange.route)
+        metrics.count("http_requests_total", route=route, method=method, status=str(answer.status or "none"))
+        metrics.observe("http_request_seconds", seconds, route=route)
         self._services.log.info(
             "http_request",
             request_id=exchange.request_id,
             caller=exchange.caller,
             method=method,
-            route=exchange.route,
+            route=route,
             status=answer.status,
             seconds=round(seconds, 4),
         )
@@ -90,7 +102,7 @@ class RequestContextWrapper:
                 failed=answer.status >= _SERVER_ERROR,
                 semanticd__request_id=exchange.request_id,
                 http__request__method=method,
-                http__route=exchange.route,
+                http__route=route,
                 http__response__status_code=answer.status,
             )
 
@@ -100,18 +112,28 @@ class RequestContextWrapper:
         own = echoed if echoed not in self._running else make_request_id()
         self._running.add(own)
         exchange = RequestContext(RequestId(own), echoed, path=scope["path"])
-        if (
-            self._services.tracer is not None
-            and scope["method"] == "POST"
-            and scope["path"].startswith("/v1/")
-        ):
+        self._read_path(scope, exchange)
+        if self._services.tracer is not None and scope["method"] == "POST" and exchange.route.is_api:
             headers = {name: header(scope, name.encode("ascii")) or "" for name in _TRACE_HEADERS}
             exchange.span = self._services.tracer.begin("request", headers=headers)
         scope[SCOPE_KEY] = exchange
         return exchange
 
+    def _read_path(self, scope: Scope, exchange: RequestContext) -> None:
+        """Find the route; the app sees the path as it was read here, and in no other spelling."""
+        try:
+            exchange.path = canonical_path(scope)
+        except InvalidPathError as error:
+            exchange.refusal = error
+            return
+        scope["path"] = exchange.path
+        scope["raw_path"] = quote(exchange.path).encode("ascii")
+        exchange.route = self.router.match(exchange.path)
+
     async def _work(self, scope: Scope, receive: Receive, answer: _Answer, exchange: RequestContext) -> None:
         try:
+            if exchange.refusal is not None:
+                raise exchange.refusal
             early = self._guards.admit(scope, exchange)
         except SemanticError as error:
             await answer.fail(error, scope)
@@ -176,7 +198,9 @@ class _Answer:
 
     async def fail(self, error: BaseException, scope: Scope) -> None:
         """Send an error in the shape of the dialect that lives at the request's path."""
-        dialect = errors.dialect_of(scope["path"], anthropic_version=header(scope, b"anthropic-version"))
+        dialect = errors.dialect_of(
+            self._exchange.route.template, anthropic_version=header(scope, b"anthropic-version")
+        )
         made = errors.answer(error, dialect, request_id=self._exchange.echoed_id)
         headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in made.headers.items()]
         content = b"" if scope["method"] == "HEAD" else msgspec.json.encode(made.body)

@@ -12,8 +12,9 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.core.routes import UNKNOWN, Route
 from semanticd.application.ports.telemetry import Span
-from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.errors import InvalidRequestError, SemanticError
 from semanticd.domain.generation import CacheReport, Priority
 from semanticd.domain.ids import AgentId, RequestId
 
@@ -38,8 +39,10 @@ class RequestContext:
     echoed_id: str
     """What the answer's `x-request-id` says: the client's own id if it sent one."""
     path: str
-    route: str = "other"
-    """The path's pattern, such as `/v1/agents/{agent_id}`; few enough values for a metric's label."""
+    route: Route = UNKNOWN
+    """Where the path leads; its template has few enough values for a metric's label."""
+    refusal: SemanticError | None = None
+    """Why its path could not be read, if it could not."""
     caller: str = "anonymous"
     """A name for the key that was used, safe to log."""
     span: Span | None = None

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.core.services import CacheService, ModelsService
 from semanticd.adapters.http.operations.admin_wire import ModelName
 
 
 class AdminModels:
     """`/admin/models…`: available, current, load, unload and swap."""
+
+    access: ClassVar[Access] = "admin"
 
     def __init__(self, models: ModelsService, config: HttpConfig) -> None:
         """Manage these models."""
@@ -45,6 +50,8 @@ class AdminModels:
 
 class AdminCaches:
     """`/admin/caches`."""
+
+    access: ClassVar[Access] = "admin"
 
     def __init__(self, cache: CacheService) -> None:
         """Manage this cache."""

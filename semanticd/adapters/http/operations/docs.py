@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.operations.openapi import make_document
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -27,6 +28,8 @@ summary b { display: inline-block; width: 4.5rem; text-transform: uppercase; }
 class OpenApi:
     """`/openapi.json`."""
 
+    access: ClassVar[Access] = "open"
+
     def __init__(self, config: HttpConfig) -> None:
         """Make the document once."""
         self._content = msgspec.json.encode(make_document(version=config.version))
@@ -38,6 +41,8 @@ class OpenApi:
 
 class Docs:
     """`/docs`: a page for people."""
+
+    access: ClassVar[Access] = "open"
 
     def __init__(self, config: HttpConfig) -> None:
         """Write the page once."""

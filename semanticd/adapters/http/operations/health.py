@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.core.services import ModelsService, model_names
 from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError
 
 
 class Root:
     """`/`: some clients look here first."""
+
+    access: ClassVar[Access] = "open"
 
     def __init__(self, config: HttpConfig) -> None:
         """Name the version."""
@@ -35,6 +38,8 @@ class Root:
 
 class Health:
     """`/health/live`, `/health/ready` or `/health/startup`: 200 or 503, with the reason."""
+
+    access: ClassVar[Access] = "open"
 
     def __init__(self, probe: Callable[[], dict[str, Any]]) -> None:
         """Ask this probe."""
@@ -57,6 +62,8 @@ class Health:
 class Metrics:
     """`/metrics` in Prometheus' text form."""
 
+    access: ClassVar[Access] = "key"
+
     def __init__(self, metrics_text: Callable[[], bytes]) -> None:
         """Show these metrics."""
         self._metrics_text = metrics_text
@@ -74,6 +81,8 @@ def in_anthropic_shape(req: Request) -> bool:
 
 class Models:
     """`/v1/models`."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, models: ModelsService) -> None:
         """List these models."""
@@ -93,6 +102,8 @@ class Models:
 
 class Model:
     """`/v1/models/{name}`; names may hold slashes, aliases and patterns are followed."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, models: ModelsService, config: HttpConfig) -> None:
         """Show one of these models."""

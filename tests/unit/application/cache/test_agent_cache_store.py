@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache import write_behind
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.domain.ids import AgentId, BlockHash, SequenceId
 from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner
 from tests.fakes.telemetry import RecordingLog, RecordingMetrics

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from semanticd.application.cache import agent_registry
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
-from semanticd.application.cache import agent_registry
 from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -17,6 +18,7 @@ from semanticd.adapters.http.core.request_context import (
     request_context_of,
     show_cache,
 )
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.chat.parse import parse
 from semanticd.adapters.http.openai.chat.render import ChatStream, render
@@ -25,6 +27,8 @@ from semanticd.domain.errors import InvalidRequestError
 
 class ChatCompletions:
     """`POST /v1/chat/completions`, streaming and not."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig, *, wall: Callable[[], float]) -> None:
         """Answer through a gateway; `wall` gives the date of an answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -17,6 +18,7 @@ from semanticd.adapters.http.core.request_context import (
     request_context_of,
     show_cache,
 )
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.completions import wire
 from semanticd.adapters.http.openai.completions.parse import parse
 from semanticd.adapters.http.openai.completions.render import (
@@ -29,6 +31,8 @@ from semanticd.adapters.http.openai.completions.render import (
 
 class Completions:
     """`POST /v1/completions`, streaming and not; every prompt of a list is a request of its own below."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig, *, wall: Callable[[], float]) -> None:
         """Answer through a gateway; `wall` gives the date of an answer."""

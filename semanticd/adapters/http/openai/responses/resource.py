@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -17,6 +18,7 @@ from semanticd.adapters.http.core.request_context import (
     request_context_of,
     show_cache,
 )
+from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.parse import Parsed, parse
 from semanticd.adapters.http.openai.responses.render import begin, message_of, render
@@ -27,6 +29,8 @@ from semanticd.domain.errors import InvalidRequestError
 
 class Responses:
     """`POST /v1/responses`, streaming and not."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(
         self, gateway: Gateway, config: HttpConfig, store: ResponseStore, *, wall: Callable[[], float]
@@ -77,6 +81,8 @@ class Responses:
 
 class StoredResponses:
     """`/v1/responses/{response_id}`: look up and delete."""
+
+    access: ClassVar[Access] = "key"
 
     def __init__(self, store: ResponseStore) -> None:
         """Serve what is kept here."""

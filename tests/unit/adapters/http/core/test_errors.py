@@ -142,7 +142,7 @@ def test_an_exception_that_nobody_foresaw_tells_nothing_of_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "version", "dialect"),
+    ("route", "version", "dialect"),
     [
         ("/v1/messages", None, "anthropic"),
         ("/v1/messages/count_tokens", None, "anthropic"),
@@ -150,7 +150,9 @@ def test_an_exception_that_nobody_foresaw_tells_nothing_of_itself() -> None:
         ("/v1/models", None, "openai"),
         ("/v1/chat/completions", "2023-06-01", "openai"),
         ("/v1/agents", None, "openai"),
+        ("other", None, "openai"),
+        ("other", "2023-06-01", "anthropic"),
     ],
 )
-def test_the_path_tells_whose_shape_an_error_has(path: str, version: str | None, dialect: str) -> None:
-    assert errors.dialect_of(path, anthropic_version=version) == dialect
+def test_the_route_tells_whose_shape_an_error_has(route: str, version: str | None, dialect: str) -> None:
+    assert errors.dialect_of(route, anthropic_version=version) == dialect

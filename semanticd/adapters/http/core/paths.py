@@ -1,0 +1,55 @@
+"""The one reading of a request's path: guards, limiter, dialect, traces and router all get what is returned here.
+
+A path has one spelling. Empty and dot segments, encoded slashes, backslashes, control characters and invalid UTF-8 are
+refused before anything is routed, so that no two readers can take one request for two resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from semanticd.adapters.http.core.errors import InvalidPathError
+
+MAX_PATH_BYTES = 8 * 1024
+
+SLASH_IN_NAME = b"/v1/models/"
+"""Below this path a model's name may hold slashes, and SDKs send them encoded (`hf:org%2Fname`)."""
+
+_FIRST_PRINTABLE = 0x20
+_DELETE = 0x7F
+_C1 = range(0x80, 0xA0)
+
+
+def canonical_path(scope: Mapping[str, Any]) -> str:
+    """Return the decoded path of an ASGI scope, without the one slash that may end it.
+
+    Raises:
+        InvalidPathError: the path has an empty or a dot segment, an encoded slash or a character without a meaning.
+    """
+    raw = scope.get("raw_path")
+    encoded = bytes(raw) if raw else str(scope["path"]).encode("utf-8", "surrogatepass")
+    if len(encoded) > MAX_PATH_BYTES:
+        raise InvalidPathError(f"the path is longer than {MAX_PATH_BYTES} bytes")
+    if not encoded.startswith(b"/"):
+        raise InvalidPathError("the request's target must be a path that begins with one slash")
+    if b"%2f" in encoded.lower() and not encoded.startswith(SLASH_IN_NAME):
+        raise InvalidPathError("the path holds an encoded slash")
+    try:
+        path = unquote_to_bytes(encoded).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidPathError("the path is not valid UTF-8") from None
+    if any(_has_no_meaning(character) for character in path):
+        raise InvalidPathError("the path holds a backslash or a control character")
+    if path == "/":
+        return path
+    segments = path.removesuffix("/").split("/")[1:]
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise InvalidPathError("the path has an empty segment or a dot segment; each path has one spelling")
+    return "/" + "/".join(segments)
+
+
+def _has_no_meaning(character: str) -> bool:
+    code = ord(character)
+    return code < _FIRST_PRINTABLE or code == _DELETE or code in _C1 or character == "\\"
