@@ -16,7 +16,9 @@ SCREENSHOT_WITHIN_S = 10.0
 
 def main() -> None:
     """Run the dashboard; status 3 when `--once` or `--screenshot` finds no daemon."""
-    parser = argparse.ArgumentParser(prog="semantic-tui", description="Watch and steer a running semanticd.")
+    parser = argparse.ArgumentParser(
+        prog="semantic-tui", description="Watch and control a running semanticd."
+    )
     parser.add_argument("--socket", type=Path, help="the daemon's control socket (default: this user's)")
     parser.add_argument("--once", action="store_true", help="print the dashboard as text and exit")
     parser.add_argument(

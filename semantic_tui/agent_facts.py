@@ -72,11 +72,11 @@ def blocks_text(row: Mapping[str, Any], width: int) -> Content:
         "class": f"{row.get('class') or '-'}, {'pinned' if row.get('pinned') else 'not pinned'}",
     }
     parts: list[tuple[str, str] | str] = []
-    for name, told in facts.items():
-        parts += [(f"{name:<12}", "$muted"), f"{told}\n"]
+    for name, fact in facts.items():
+        parts += [(f"{name:<12}", "$muted"), f"{fact}\n"]
     sharing = row.get("sharing") or []
     parts.append(
-        (f"\nShared with {'nobody' if not sharing and not row.get('shared_with') else ''}", "$muted")
+        (f"\nShared with {'no other agent' if not sharing and not row.get('shared_with') else ''}", "$muted")
     )
     room = max(4, min(40, width - 50))
     for other in sharing:
@@ -93,15 +93,15 @@ def _words(content: Any) -> str:
     """Return a message's text; a part that is no text is named."""
     if not isinstance(content, list):
         return str(content)
-    told = []
+    texts = []
     for part in content:
         if part.get("type") == "tool_call":
-            told.append(f"[calls {part.get('name')}({part.get('arguments')})]")
+            texts.append(f"[calls {part.get('name')}({part.get('arguments')})]")
         elif part.get("type") == "tool_result":
-            told.append(f"[result: {part.get('content')}]")
+            texts.append(f"[result: {part.get('content')}]")
         else:
-            told.append(str(part.get("text") or part.get("thinking") or ""))
-    return "".join(told)
+            texts.append(str(part.get("text") or part.get("thinking") or ""))
+    return "".join(texts)
 
 
 def transcript(details: Mapping[str, Any], state: WatchState, agent: str) -> Content:
@@ -116,8 +116,4 @@ def transcript(details: Mapping[str, Any], state: WatchState, agent: str) -> Con
     running = {str(row.get("id")) for row in state.requests_of(agent)}
     if stream is not None and (stream.request in running or not messages):
         parts += [(f"assistant, now (request {stream.request})\n", "bold $success"), stream.text]
-    return (
-        Content.assemble(*parts)
-        if parts
-        else Content("The daemon has told nothing of this conversation yet.")
-    )
+    return Content.assemble(*parts) if parts else Content("No transcript yet.")

@@ -27,10 +27,10 @@ def order_text(sort: str, reverse: bool) -> str:
 
 def matches(row: Mapping[str, Any], words: str) -> bool:
     """Whether every word is part of the agent's id, state, tier, class or model."""
-    told = " ".join(str(row.get(key, "")) for key in ("id", "state", "tier", "class", "model")).lower()
+    text = " ".join(str(row.get(key, "")) for key in ("id", "state", "tier", "class", "model")).lower()
     if row.get("pinned"):
-        told += " pinned"
-    return all(word in told for word in words.lower().split())
+        text += " pinned"
+    return all(word in text for word in words.lower().split())
 
 
 def listed(

@@ -21,7 +21,7 @@ from textual.screen import Screen
 
 from semantic_tui.connection import Connection
 from semantic_tui.model_facts import load_text, swap_text, unload_text
-from semantic_tui.polling import Look, Polling
+from semantic_tui.polling import Poll, Polling
 from semantic_tui.screens.agent import AgentScreen
 from semantic_tui.screens.dashboard import DashboardScreen
 from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, WordDialog
@@ -40,7 +40,7 @@ SCREENS = ("dashboard", "agent", "models", "requests", "log", "doctor")
 
 
 class Dashboard(App[None]):
-    """Watches and steers one daemon."""
+    """Watches and controls one daemon."""
 
     TITLE = "semantic-tui"
     CSS_PATH = "dashboard.tcss"
@@ -128,20 +128,20 @@ class Dashboard(App[None]):
         screen = next((s for s in reversed(self.screen_stack) if isinstance(s, WatchScreen)), None)
         if screen is not None and screen.is_mounted:
             screen.refresh_from(self.state)
-            look = self._polling.due(self.place, self.chosen) if self._connect else None
-            if look is not None:
-                self.run_worker(self._look(look), group="look", exclusive=True)
+            poll = self._polling.due(self.place, self.chosen) if self._connect else None
+            if poll is not None:
+                self.run_worker(self._poll(poll), group="poll", exclusive=True)
 
-    async def _look(self, look: Look) -> None:
+    async def _poll(self, poll: Poll) -> None:
         # An agent that was deleted meanwhile is no failure of the user's: its row says that it is gone.
         with contextlib.suppress(ControlError):
-            await look()
+            await poll()
         self.changed()
 
     # What keys do.
 
     def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
-        """Run a command beside the screen; success and failure are told."""
+        """Run a command while the screen goes on; a toast says how it ended."""
         self.run_worker(self._run(cmd, reply_within_s, args))
 
     async def _run(self, cmd: str, reply_within_s: float | None, args: dict[str, Any]) -> None:
@@ -153,57 +153,57 @@ class Dashboard(App[None]):
         else:
             self.notify(f"{cmd} {about}: done", markup=False)
         if "agent" in args and self.chosen == args["agent"]:
-            await self._look_at(args["agent"])
+            await self._poll_agent(args["agent"])
 
-    def act_on_agent(self, deed: str, agent: str) -> None:
+    def act_on_agent(self, action: str, agent: str) -> None:
         """Pin, fork, rewind, evict, delete, export an agent or cancel its requests."""
-        self.run_worker(self._act_on_agent(deed, agent))
+        self.run_worker(self._act_on_agent(action, agent))
 
-    async def _act_on_agent(self, deed: str, agent: str) -> None:
+    async def _act_on_agent(self, action: str, agent: str) -> None:
         row = self.state.agent(agent)
         args: dict[str, Any] = {"agent": agent}
-        if deed == "pin" and row.get("pinned"):
-            deed = "unpin"
-        elif deed == "cancel":
+        if action == "pin" and row.get("pinned"):
+            action = "unpin"
+        elif action == "cancel":
             running = self.state.requests_of(agent)
             if not running:
                 self.notify(f"{agent} has no request to cancel.", severity="warning", markup=False)
             for request in running:
                 self.command("requests.cancel", request=request.get("id"))
             return
-        elif deed == "delete":
-            told = f"{agent} and the blocks that only it uses are forgotten, in RAM and on disk. There is no way back."
-            if not await self.push_screen_wait(ConfirmDialog(f"Delete {agent}?", told)):
+        elif action == "delete":
+            text = f"{agent} and the blocks that only it uses are forgotten, in RAM and on disk. This cannot be undone."
+            if not await self.push_screen_wait(ConfirmDialog(f"Delete {agent}?", text)):
                 return
-        elif deed in ("fork", "rewind", "export"):
-            answer = await self.push_screen_wait(_question(deed, agent))
-            if answer is None or (not answer and deed == "export"):
+        elif action in ("fork", "rewind", "export"):
+            answer = await self.push_screen_wait(_question(action, agent))
+            if answer is None or (not answer and action == "export"):
                 return
             try:
-                args.update(_answered(deed, answer))
+                args.update(_answered(action, answer))
             except ValueError:
-                self.notify(f"{answer!r} is no number of turns.", severity="error", markup=False)
+                self.notify(f"{answer!r} is not a valid number of turns.", severity="error", markup=False)
                 return
-        self.command(f"agents.{deed}", **args)
+        self.command(f"agents.{action}", **args)
 
-    def change_model(self, deed: str, model: str) -> None:
+    def change_model(self, action: str, model: str) -> None:
         """Swap to, load, unload or pull a model, after saying what will happen."""
-        self.run_worker(self._change_model(deed, model))
+        self.run_worker(self._change_model(action, model))
 
-    async def _change_model(self, deed: str, model: str) -> None:
-        if deed == "pull":
+    async def _change_model(self, action: str, model: str) -> None:
+        if action == "pull":
             dialog = WordDialog("Pull a model", "A name from the registry, or hf:org/name.", model)
             answer = await self.push_screen_wait(dialog)
             if not answer:
                 return
             model = answer
         else:
-            told = {
+            text = {
                 "swap": swap_text, "load": load_text, "unload": unload_text,
-            }[deed](self.state, model)  # fmt: skip
-            if not await self.push_screen_wait(ConfirmDialog(f"{deed.title()} {model}?", told)):
+            }[action](self.state, model)  # fmt: skip
+            if not await self.push_screen_wait(ConfirmDialog(f"{action.title()} {model}?", text)):
                 return
-        self.command(f"models.{deed}", reply_within_s=None, model=model)
+        self.command(f"models.{action}", reply_within_s=None, model=model)
 
     def toggle_watched(self, agent: str) -> None:
         """Show an agent in a tile, or no longer."""
@@ -220,11 +220,11 @@ class Dashboard(App[None]):
         if agent not in self.watched:
             self.watched.append(agent)
         self.chosen = agent
-        self.run_worker(self._look_at(agent))
+        self.run_worker(self._poll_agent(agent))
         self.switch_mode("agent")
         self.changed()
 
-    async def _look_at(self, agent: str) -> None:
+    async def _poll_agent(self, agent: str) -> None:
         try:
             await self._polling.at_agent(agent)
         except ControlError as error:
@@ -267,9 +267,9 @@ class Dashboard(App[None]):
         )
         output, _ = await process.communicate()
         if process.returncode:
-            told = output.decode(errors="replace").strip()[-600:]
+            text = output.decode(errors="replace").strip()[-600:]
             self.notify(
-                told or f"status {process.returncode}",
+                text or f"status {process.returncode}",
                 title="semanticd start failed",
                 severity="error",
                 markup=False,
@@ -290,16 +290,16 @@ class Dashboard(App[None]):
         yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
 
 
-def _question(deed: str, agent: str) -> WordDialog:
-    if deed == "fork":
+def _question(action: str, agent: str) -> WordDialog:
+    if action == "fork":
         return WordDialog(f"Fork {agent}", "The copy's id; empty: one is made up. All blocks are shared.")
-    if deed == "rewind":
+    if action == "rewind":
         return WordDialog(f"Rewind {agent}", "How many turns to forget; the rest stays cached.", "1")
     path = str(Path.cwd() / f"{agent}.agent")
     return WordDialog(f"Export {agent}", "Absolute path of the file, on the daemon's machine.", path)
 
 
-def _answered(deed: str, answer: str) -> dict[str, Any]:
-    if deed == "fork":
+def _answered(action: str, answer: str) -> dict[str, Any]:
+    if action == "fork":
         return {"new_id": answer or None}
-    return {"turns": int(answer)} if deed == "rewind" else {"path": answer}
+    return {"turns": int(answer)} if action == "rewind" else {"path": answer}

@@ -1,4 +1,4 @@
-"""Steering: what screens ask of the app that holds them. They know this, never the app, which knows all of them."""
+"""AppProtocol: what screens ask of the app that holds them. They know this, never the app, which knows all of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from semantic_tui.state import WatchState
 
 
-class Steering(Protocol):
-    """The app, as a screen sees it. Each deed runs beside the screen; its failure is told to the user."""
+class AppProtocol(Protocol):
+    """The app, as a screen sees it. Each action runs while the screen goes on; a toast reports its failure."""
 
     state: WatchState
     watched: list[str]
@@ -34,11 +34,11 @@ class Steering(Protocol):
         """Run a control command."""
         ...
 
-    def act_on_agent(self, deed: str, agent: str) -> None:
+    def act_on_agent(self, action: str, agent: str) -> None:
         """Pin, fork, rewind, evict, delete, export an agent or cancel its requests."""
         ...
 
-    def change_model(self, deed: str, model: str) -> None:
+    def change_model(self, action: str, model: str) -> None:
         """Swap to, load, unload or pull a model, after asking."""
         ...
 

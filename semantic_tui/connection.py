@@ -1,6 +1,6 @@
 """The line to the daemon: connect, subscribe, reconnect with back-off, and run commands.
 
-Rule: events only change the `WatchState`; whoever draws is told at most once per `on_change` and decides when.
+Rule: events only change the `WatchState`; `on_change` is called after each, and its owner decides when to draw.
 States and tokens have subscriptions of their own, so that a flood of tokens never pushes a status out of the queue.
 """
 
@@ -80,7 +80,7 @@ class Connection:
             state.daemon = dict(client.daemon)
             states = await client.subscribe(STATE_TOPICS)
             tokens = await client.subscribe(["tokens"])
-            await self._first_look(client)
+            await self._first_poll(client)
             state.connection, state.reason = "connected", ""
             state.last_heard_at = self._clock()
             self._on_change()
@@ -89,7 +89,7 @@ class Connection:
             self._client = None
             await client.close()
 
-    async def _first_look(self, client: AsyncControlClient) -> None:
+    async def _first_poll(self, client: AsyncControlClient) -> None:
         state = self._state
         for cmd, event in (("agents.list", "agents"), ("requests.list", "requests"), ("status", "status")):
             # A daemon that is still starting has no engine yet; its events come later.

@@ -45,11 +45,11 @@ def changes_text(state: WatchState) -> Content:
         name = f"{model:<{_NAME_WIDTH}} "
         if stage == "failed":
             serves = state.status.get("model") or "no model"
-            told = (
+            parts = (
                 (f"failed: {change.get('reason', '')}\n", "$error"),
                 f"{'':<{_NAME_WIDTH}} rolled back: {serves} serves",
             )
-            lines.append(Content.assemble(name, *told))
+            lines.append(Content.assemble(name, *parts))
         elif stage in _STAGE_STYLES:
             lines.append(Content.assemble(name, (stage, _STAGE_STYLES[stage])))
         else:
@@ -87,10 +87,10 @@ def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
     need = row.get("memory_needed_bytes") or row.get("size_bytes")
     if not need:
         return f"what {model} needs is known once its files are here; they are pulled first.", None
-    told = f"{model} needs about {size(need)}"
+    text = f"{model} needs about {size(need)}"
     if free is None:
-        return f"{told}.", None
-    return f"{told}; {size(free)} are free.", need <= free
+        return f"{text}.", None
+    return f"{text}; {size(free)} are free.", need <= free
 
 
 def swap_text(state: WatchState, model: str) -> str:

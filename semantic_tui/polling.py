@@ -1,7 +1,7 @@
-"""Polling: what is only fetched while somebody looks at it, and fetched again when it has moved.
+"""Polling: what is only fetched while a screen shows it, and fetched again when it has changed.
 
-The block map and an agent's turns are too large for every status event. Rule: a look is paid for by a change in what
-the events tell, at most once in `INTERVAL_S`; an idle daemon is not asked again.
+The block map and an agent's turns are too large for every status event. Rule: a poll follows a change in the
+events' facts, at most once in `INTERVAL_S`; an idle daemon is not asked again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ INTERVAL_S = 1.0
 _BLOCK_COUNTS = ("num_hot_blocks", "num_shared_blocks", "num_warm_blocks", "pinned_bytes", "dirty_bytes")
 _AGENT_FACTS = ("num_turns", "state", "num_hot_blocks", "pinned", "num_shared_with", "num_tokens")
 
-Look = Callable[[], Awaitable[None]]
+Poll = Callable[[], Awaitable[None]]
 
 
 class Polling:
-    """Decides which looks are due; the app runs them beside the screen."""
+    """Decides which polls are due; the app runs them while the screen goes on."""
 
     def __init__(self, connection: Connection, state: WatchState, clock: Callable[[], float]) -> None:
         """Fetch over this connection into this state."""
@@ -29,10 +29,10 @@ class Polling:
         self._state = state
         self._clock = clock
         self._marks: dict[str, Any] = {}
-        self._looked_at: dict[str, float] = {}
+        self._polled_at: dict[str, float] = {}
 
-    def due(self, screen: str, agent: str | None) -> Look | None:
-        """Return the look that the screen needs now, if any."""
+    def due(self, screen: str, agent: str | None) -> Poll | None:
+        """Return the poll that the screen needs now, if any."""
         if not self._state.connected:
             self._marks.clear()
             return None
@@ -48,14 +48,14 @@ class Polling:
 
     def _moved(self, what: str, mark: Any) -> bool:
         now = self._clock()
-        if self._marks.get(what) == mark or now - self._looked_at.get(what, -INTERVAL_S) < INTERVAL_S:
+        if self._marks.get(what) == mark or now - self._polled_at.get(what, -INTERVAL_S) < INTERVAL_S:
             return False
         self._marks = {what: mark}
-        self._looked_at = {what: now}
+        self._polled_at = {what: now}
         return True
 
     async def at_blocks(self) -> None:
-        """Fetch each block's tier and sharing; an older daemon, or one without engine, tells only counts."""
+        """Fetch each block's tier and sharing; an older daemon, or one without engine, sends only counts."""
         try:
             self._state.take_blocks(await self._connection.call("cache.stats"))
         except ControlError:

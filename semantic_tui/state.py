@@ -1,6 +1,6 @@
 """What the dashboard knows: the daemon's last words, kept in bounded memory. Pure: no clock, no terminal, no socket.
 
-Rule: every key may be missing (an older daemon tells less), and nothing here grows without bound.
+Rule: every key may be missing (an older daemon sends less), and nothing here grows without bound.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class LogLine:
     @property
     def text(self) -> str:
         """The line as it is searched and shown."""
-        told = " ".join(f"{key}={value}" for key, value in self.fields.items())
-        return f"{self.event}  {told}".rstrip()
+        text = " ".join(f"{key}={value}" for key, value in self.fields.items())
+        return f"{self.event}  {text}".rstrip()
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class WatchState:
     """Everything that is shown; screens read it, the connection writes it."""
 
     connection: str = "connecting"
-    """connecting, connected, lost, absent (nobody listens) or mismatch."""
+    """connecting, connected, lost, absent (no process listens) or mismatch."""
     reason: str = ""
     retry_in_s: float = 0.0
     last_heard_at: float | None = None
@@ -92,7 +92,7 @@ class WatchState:
     requests: list[dict[str, Any]] = field(default_factory=list)
     models: list[dict[str, Any]] = field(default_factory=list)
     blocks: list[tuple[str, int]] | None = None
-    """Per block its state and how many agents hold it; None where the daemon does not tell."""
+    """Per block its state and how many agents hold it; None where the daemon does not send it."""
     changes: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
     """Per model its last progress, newest last."""
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=MAX_LOG_LINES))
@@ -102,7 +102,7 @@ class WatchState:
     num_token_events: int = 0
     doctor: dict[str, Any] | None = None
     details: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
-    """`agents.show` of the agents that were looked at, with their `messages`; the last ones are kept."""
+    """`agents.show` of the agents that were opened, with their `messages`; the last ones are kept."""
     history: dict[str, deque[float]] = field(
         default_factory=lambda: {name: deque(maxlen=HISTORY) for name in SERIES}
     )
@@ -175,14 +175,14 @@ class WatchState:
         self._turns = turns
 
     def take_details(self, agent: str, data: Facts) -> None:
-        """Keep what a look at an agent told."""
+        """Keep the answer about an agent."""
         self.details[agent] = dict(data)
         self.details.move_to_end(agent)
         while len(self.details) > MAX_DETAILS:
             self.details.popitem(last=False)
 
     def take_blocks(self, stats: Facts) -> None:
-        """Take the per-block facts of `cache.stats`, if the daemon tells them."""
+        """Take the per-block facts of `cache.stats`, if the daemon sends them."""
         blocks = stats.get("blocks")
         if isinstance(blocks, list):
             self.blocks = [

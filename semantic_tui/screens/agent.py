@@ -46,13 +46,13 @@ class Tile(VerticalScroll):
         """Show the stream's end, if it moved, and the agent's speed."""
         row, requests = state.agent(self.agent), state.requests_of(self.agent)
         stream = state.streams.get(self.agent)
-        told = str(requests[0].get("state") if requests else row.get("state") or "unknown")
+        text = str(requests[0].get("state") if requests else row.get("state") or "unknown")
         if requests and requests[0].get("tokens_per_s"):
-            told += f", {number(requests[0]['tokens_per_s'], ' tok/s', digits=1)}"
+            text += f", {number(requests[0]['tokens_per_s'], ' tok/s', digits=1)}"
         if stream is not None:
-            told += f", {stream.num_tokens} tokens"
-        if told != self._text:
-            self._text, self.border_subtitle = told, escape(told)
+            text += f", {stream.num_tokens} tokens"
+        if text != self._text:
+            self._text, self.border_subtitle = text, escape(text)
         mark = (stream.request, stream.num_tokens) if stream else None
         if stream is None or mark == self._shown:
             return
@@ -97,8 +97,8 @@ class AgentScreen(AgentActionsScreen):
 
     def on_mount(self) -> None:
         """Focus the turns."""
-        told = "No agent is chosen: press 1, then enter on an agent, or space on several."
-        self.query_one("#hint", Static).update(told)
+        text = "No agent is chosen: press 1, then enter on an agent, or space on several."
+        self.query_one("#hint", Static).update(text)
         self.query_one("#turns").focus()
 
     def chosen_agent(self) -> str | None:
@@ -157,8 +157,8 @@ class AgentScreen(AgentActionsScreen):
         details = self.dashboard.state.details.get(self.chosen_agent() or "", {})
         turns = (details.get("turns") or [])[::-1]
         at = self.query_one("#turns", RowsTable).cursor_row
-        told = miss_text(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
-        self.query_one("#why", ShownText).show_text(told)
+        text = miss_text(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
+        self.query_one("#why", ShownText).show_text(text)
 
     def action_step(self, by: int) -> None:
         """Choose the tile beside."""

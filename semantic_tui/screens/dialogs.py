@@ -46,10 +46,10 @@ class ConfirmDialog(ModalScreen[bool]):
         Binding("n,escape", "answer(False)", "No"),
     ]
 
-    def __init__(self, title: str, told: str) -> None:
-        """Ask about `told`."""
+    def __init__(self, title: str, text: str) -> None:
+        """Ask about `text`."""
         super().__init__()
-        self._heading, self._text = title, told
+        self._heading, self._text = title, text
 
     def compose(self) -> ComposeResult:
         """Lay out the dialog."""
@@ -74,10 +74,10 @@ class WordDialog(ModalScreen["str | None"]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
 
-    def __init__(self, title: str, told: str, value: str = "") -> None:
+    def __init__(self, title: str, text: str, value: str = "") -> None:
         """Ask, with a suggestion."""
         super().__init__()
-        self._heading, self._text, self._value = title, told, value
+        self._heading, self._text, self._value = title, text, value
 
     def compose(self) -> ComposeResult:
         """Lay out the dialog."""

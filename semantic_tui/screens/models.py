@@ -53,11 +53,11 @@ class ModelsScreen(WatchScreen):
         table.show_rows([(str(row.get("id")), model_cells(row)[: len(columns)]) for row in state.models])
         self.query_one("#changes-text", ShownText).show_text(changes_text(state))
 
-    def action_change(self, deed: str) -> None:
+    def action_change(self, action: str) -> None:
         """Ask, and change the model under the cursor."""
         model = self.query_one(RowsTable).current_key
         if model is not None:
-            self.dashboard.change_model(deed, model)
+            self.dashboard.change_model(action, model)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Swap to the model."""

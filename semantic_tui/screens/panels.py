@@ -38,19 +38,19 @@ def pool_lines(state: WatchState, width: int, height: int) -> list[Content]:
     return [*above, *drawn, f.block_legend(blocks, width, rows), *below]
 
 
-def _text(name: str, told: str, right: str, width: int) -> Content:
-    if len(told) + len(right) + 11 > width:
+def _text(name: str, text: str, right: str, width: int) -> Content:
+    if len(text) + len(right) + 11 > width:
         right = ""
-    gap = " " * max(1, width - 10 - len(told) - len(right))
-    return Content.assemble((f"{name:<10}", "$muted"), told, gap, right)
+    gap = " " * max(1, width - 10 - len(text) - len(right))
+    return Content.assemble((f"{name:<10}", "$muted"), text, gap, right)
 
 
 def _disk(cache: Mapping[str, Any], width: int) -> Content:
     warm, cap = float(cache.get("warm_bytes") or 0), float(cache.get("warm_cap_bytes") or 0)
-    told = f"{size(warm)} of {size(cap)}" if cap else f"{size(warm)} (no cap)"
-    room = width - 10 - len(told) - 1
+    text = f"{size(warm)} of {size(cap)}" if cap else f"{size(warm)} (no cap)"
+    room = width - 10 - len(text) - 1
     bar = f.share_bar(warm / cap, room, f.WARM_STYLE) if cap and room > 3 else Content("")
-    return Content.assemble(("disk      ", "$muted"), bar, " " if cap else "", told)
+    return Content.assemble(("disk      ", "$muted"), bar, " " if cap else "", text)
 
 
 def activity_lines(state: WatchState, width: int, height: int) -> list[Content]:
@@ -85,11 +85,11 @@ def request_line(row: Mapping[str, Any], width: int) -> Content:
     if state == "decoding":
         count, rate = row.get("completion_tokens") or 0, row.get("tokens_per_s")
         long = f"{f'{count} tokens':<12} {number(rate, ' tok/s', digits=1)}"
-        told = Content(long if len(long) <= room else f"{count} at {number(rate, digits=1)}/s"[:room])
+        text = Content(long if len(long) <= room else f"{count} at {number(rate, digits=1)}/s"[:room])
     elif state == "waiting":
-        told = Content(f"for {number(row.get('age_s'), ' s', digits=1)}")
+        text = Content(f"for {number(row.get('age_s'), ' s', digits=1)}")
     else:
         share = float(row.get("prefill_progress") or 0)
         percent = f" {100 * share:3.0f} %"
-        told = f.share_bar(share, max(1, min(30, room - len(percent))), "$warning") + Content(percent)
-    return Content.assemble(name, (f"{state:<10} ", _REQUEST_STYLES.get(state, "$muted")), told)
+        text = f.share_bar(share, max(1, min(30, room - len(percent))), "$warning") + Content(percent)
+    return Content.assemble(name, (f"{state:<10} ", _REQUEST_STYLES.get(state, "$muted")), text)

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer
 
-from semantic_tui.app_protocol import Steering
+from semantic_tui.app_protocol import AppProtocol
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.top_line import ConnectionLine, PlacesLine, TopLine
 
@@ -29,9 +29,9 @@ class WatchScreen(Screen[None]):
     ]
 
     @property
-    def dashboard(self) -> Steering:
+    def dashboard(self) -> AppProtocol:
         """The app, as screens may know it."""
-        return cast("Steering", self.app)
+        return cast("AppProtocol", self.app)
 
     def compose(self) -> ComposeResult:
         """Lay out the lines around the screen's own body."""
@@ -84,10 +84,10 @@ class AgentActionsScreen(WatchScreen):
         """Return the agent that actions are about."""
         raise NotImplementedError
 
-    def action_act(self, deed: str) -> None:
+    def action_act(self, action: str) -> None:
         """Pin or unpin, fork, rewind, evict, delete, export the agent, or cancel its requests."""
         agent = self.chosen_agent()
         if agent is None:
             self.notify("There is no agent to act on.", severity="warning")
         else:
-            self.dashboard.act_on_agent(deed, agent)
+            self.dashboard.act_on_agent(action, agent)

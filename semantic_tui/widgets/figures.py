@@ -60,15 +60,15 @@ def budget_bar(cache: Mapping[str, Any], width: int) -> Content:
 
 def budget_legend(cache: Mapping[str, Any], width: int) -> list[Content]:
     """Return the bar's colours with their bytes, in one line or two, as the width allows."""
-    told = _amounts(cache, size)
-    if sum(len(entry.plain) + 2 for entry in told) <= width + 2:
-        return [Content("  ").join(told)]
-    column = max(len(entry.plain) for entry in told[::2])
-    if column + 2 + max(len(entry.plain) for entry in told[1::2]) > width:
-        told = _amounts(cache, short_size)
-        column = max(len(entry.plain) for entry in told[::2])
-    left = [entry + Content(" " * (column + 2 - len(entry.plain))) for entry in told[::2]]
-    return [left[0] + told[1], left[1] + told[3]]
+    entries = _amounts(cache, size)
+    if sum(len(entry.plain) + 2 for entry in entries) <= width + 2:
+        return [Content("  ").join(entries)]
+    column = max(len(entry.plain) for entry in entries[::2])
+    if column + 2 + max(len(entry.plain) for entry in entries[1::2]) > width:
+        entries = _amounts(cache, short_size)
+        column = max(len(entry.plain) for entry in entries[::2])
+    left = [entry + Content(" " * (column + 2 - len(entry.plain))) for entry in entries[::2]]
+    return [left[0] + entries[1], left[1] + entries[3]]
 
 
 def _amounts(cache: Mapping[str, Any], as_text: Callable[[float | None], str]) -> list[Content]:
@@ -78,16 +78,16 @@ def _amounts(cache: Mapping[str, Any], as_text: Callable[[float | None], str]) -
     ]
 
 
-def known_blocks(cache: Mapping[str, Any], told: Sequence[Block] | None) -> list[Block]:
+def known_blocks(cache: Mapping[str, Any], one_by_one: Sequence[Block] | None) -> list[Block]:
     """Return each block's tier and sharing: first pinned, then shared ones, at last those that are only on disk.
 
     Without per-block facts there are as many of each kind as are counted.
     """
     num_warm = int(cache.get("num_warm_blocks") or 0)
-    if told is not None:
+    if one_by_one is not None:
         order = {"pinned": 0, "hot": 1, "dirty": 1}
-        blocks = sorted(told, key=lambda block: (order.get(block[0], 2), -block[1]))
-        num_hot_on_disk = sum(1 for state, _ in told if state != "dirty")
+        blocks = sorted(one_by_one, key=lambda block: (order.get(block[0], 2), -block[1]))
+        num_hot_on_disk = sum(1 for state, _ in one_by_one if state != "dirty")
         return blocks + [("warm", 1)] * max(0, num_warm - num_hot_on_disk)
     hot, shared = int(cache.get("num_hot_blocks") or 0), int(cache.get("num_shared_blocks") or 0)
     warm_only = max(0, num_warm - hot)
@@ -114,20 +114,20 @@ def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
     counts = {"■": 0, "◆": 0, "□": 0}
     for state, num_holders in blocks:
         counts["□" if state == "warm" else "◆" if num_holders > 1 else "■"] += 1
-    told = [
+    entries = [
         Content.assemble(("■", "$success"), f" {counts['■']} own"),
         Content.assemble(("◆", "$success"), f" {counts['◆']} shared"),
         Content.assemble(("□", WARM_STYLE), f" {counts['□']} on disk"),
     ]
     if per_cell > 1 and width >= 50:
-        told.append(Content.styled(f"{per_cell} a cell", "$muted"))
-    gap = 2 if sum(len(entry.plain) + 2 for entry in told) <= width + 2 else 1
-    return Content(" " * gap).join(told)
+        entries.append(Content.styled(f"{per_cell} a cell", "$muted"))
+    gap = 2 if sum(len(entry.plain) + 2 for entry in entries) <= width + 2 else 1
+    return Content(" " * gap).join(entries)
 
 
 def series_line(
-    name: str, values: Iterable[float], told: str, width: int, *, top: float | None = None
+    name: str, values: Iterable[float], text: str, width: int, *, top: float | None = None
 ) -> Content:
-    """Return a named sparkline with what is told of it, `width` characters in all."""
+    """Return a named sparkline with its newest value, `width` characters in all."""
     drawn = sparkline(values, max(1, width - 22), top=top)
-    return Content.assemble((f"{name:<9} ", "$muted"), (drawn, "$accent"), f" {told:>11}")
+    return Content.assemble((f"{name:<9} ", "$muted"), (drawn, "$accent"), f" {text:>11}")

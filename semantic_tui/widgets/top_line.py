@@ -61,12 +61,12 @@ class PlacesLine(Static):
 
     def show(self, places: Sequence[str], here: str) -> None:
         """Mark where we are."""
-        told = []
+        labels = []
         for at, place in enumerate(places, 1):
             label = f"{at} {place.title()}"
             goes = f"[@click=app.switch_mode('{place}')]{label}[/]"
-            told.append(f"[bold $accent]{label}[/]" if place == here else goes)
-        self.update(Content.from_markup("   ".join(told)))
+            labels.append(f"[bold $accent]{label}[/]" if place == here else goes)
+        self.update(Content.from_markup("   ".join(labels)))
 
 
 def complaint(state: WatchState, now: float) -> str:
@@ -75,16 +75,16 @@ def complaint(state: WatchState, now: float) -> str:
         return ""
     if state.connection == "connecting":
         return "Connecting to the daemon…"
-    told = {
+    text = {
         "absent": "No daemon is running. Press S to start one.",
         "lost": f"Lost the daemon: {state.reason}.",
         "mismatch": f"Cannot talk to this daemon: {state.reason}",
     }[state.connection]
     if state.connection != "mismatch":
-        told += f" Trying again every {state.retry_in_s:g} s."
+        text += f" Trying again every {state.retry_in_s:g} s."
     if state.stale and state.last_heard_at is not None:
-        told += f" STALE: what is shown is {span(max(0.0, now - state.last_heard_at))} old."
-    return told
+        text += f" STALE: what is shown is {span(max(0.0, now - state.last_heard_at))} old."
+    return text
 
 
 class ConnectionLine(ShownText):
@@ -92,6 +92,6 @@ class ConnectionLine(ShownText):
 
     def show(self, state: WatchState, now: float) -> None:
         """Show or hide the complaint."""
-        told = complaint(state, now)
-        self.display = bool(told)
-        self.show_text(told)
+        text = complaint(state, now)
+        self.display = bool(text)
+        self.show_text(text)
