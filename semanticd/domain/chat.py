@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """Return texts as one, with a line break between two that no white space keeps apart."""
+    pieces: list[str] = []
+    for text in texts:
+        if pieces and text and not (pieces[-1][-1].isspace() or text[0].isspace()):
+            pieces.append("\n")
+        if text:
+            pieces.append(text)
+    return "".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,13 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All text parts, joined without a separator."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+        """All text parts.
+
+        An assistant's follow one another as the model wrote them. Of other roles each is a text of its own: a line
+        break keeps two apart unless white space does already.
+        """
+        texts = [part.text for part in self.parts if isinstance(part, TextPart)]
+        return "".join(texts) if self.role == "assistant" else join_texts(texts)
 
     @classmethod
     def of(cls, role: Role, text: str) -> Message:

@@ -37,6 +37,7 @@ from semanticd.domain.generation import (
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Segment
+from semanticd.domain.volatile_header import without_volatile_header
 
 _TAIL_TOKENS = 8
 """As far back as a tokenizer looks when it decides where to cut."""
@@ -308,7 +309,7 @@ class GenerateService:
         """Name an anonymous conversation by how it begins, so that its next turn finds it again."""
         if isinstance(prompt, ChatPrompt):
             head: list[str] = []
-            for message in prompt.messages:
+            for message in map(without_volatile_header, prompt.messages):
                 head.append(f"{message.role}:{message.text}")
                 if message.role == "user":
                     break

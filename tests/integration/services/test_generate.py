@@ -203,6 +203,17 @@ def test_an_anonymous_conversation_is_found_again_by_how_it_begins() -> None:
     run(test)
 
 
+def test_a_header_that_changes_does_not_make_another_anonymous_agent() -> None:
+    async def test(rig: ServiceRig) -> None:
+        header = "x-anthropic-billing-header: cc_version=2.1; cch={};"
+        results = [
+            await rig.say([Message.of("system", header.format(mark)), user("hello")]) for mark in ("1a", "2b")
+        ]
+        assert results[0].agent_id == results[1].agent_id
+
+    run(test)
+
+
 def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> None:
     async def test(rig: ServiceRig) -> None:
         sampling = SamplingParams(temperature=1.0, max_tokens=12, seed=5)

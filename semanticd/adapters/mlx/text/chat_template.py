@@ -29,6 +29,7 @@ from semanticd.domain.chat import (
     ToolSpec,
 )
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
+from semanticd.domain.volatile_header import without_volatile_header
 
 TOOL_START, TOOL_END = "<tool_call>", "</tool_call>"
 
@@ -38,9 +39,6 @@ _TOOL_PROMPT = (
     '<tool_call>\n{{"name": "the tool\'s name", "arguments": {{…}}}}\n</tool_call>\n'
     "for each call. Results come back in <tool_response> tags."
 )
-
-# Coding agents put a line like `x-anthropic-billing-header: …; cch=1a2b3` first; its value differs between prompts.
-_VOLATILE_LINE = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?", re.MULTILINE)
 
 _SHORT_CALL_ID = "length 9"
 """Mistral's templates refuse call ids that are not nine letters and digits, and say so in these words."""
@@ -123,7 +121,7 @@ class ChatTemplate:
         if not self._canonicalize:
             return ()
         found = []
-        if any(_VOLATILE_LINE.search(m.text) for m in prompt.messages if m.role == "system"):
+        if any(without_volatile_header(message) is not message for message in prompt.messages):
             found.append("volatile_header")
         if _offered(prompt) and any(_is_unsorted(tool.parameters) for tool in prompt.tools):
             found.append("tool_key_order")
@@ -145,9 +143,12 @@ class ChatTemplate:
         return messages
 
     def _entries(self, message: Message, names: Mapping[str, str]) -> list[Entry]:
+        if self._canonicalize:
+            kept = without_volatile_header(message)
+            if not kept.parts and message.parts:
+                return []
+            message = kept
         text = message.text
-        if message.role == "system" and self._canonicalize:
-            text = _VOLATILE_LINE.sub("", text)
         results = [part for part in message.parts if isinstance(part, ToolResultPart)]
         if results:
             entries = [self._result(result, names) for result in results]

@@ -17,6 +17,7 @@ from semanticd.domain.chat import (
     ToolChoice,
     ToolResultPart,
     ToolSpec,
+    join_texts,
 )
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority
@@ -114,7 +115,7 @@ def read_arguments(text: str | None) -> dict[str, Any]:
 
 
 def _text(content: str | list[wire.Content] | None, path: str) -> str:
-    return "".join(part.text for part in _parts(content or "", path))
+    return join_texts([part.text for part in _parts(content or "", path)])
 
 
 def _parts(content: str | list[wire.Content], path: str) -> tuple[TextPart, ...]:

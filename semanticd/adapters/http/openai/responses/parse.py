@@ -26,6 +26,7 @@ from semanticd.domain.chat import (
     ThinkingPart,
     ToolCallPart,
     ToolResultPart,
+    join_texts,
 )
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority, SamplingParams
@@ -171,7 +172,7 @@ def _output(output: Any, path: str) -> str:
             text = part.get("text")
             kind = str(part.get("type"))
             words.append(_words(kind, text if isinstance(text, str) else None, None, f"{path}.{index}"))
-        return "".join(words)
+        return join_texts(words)
     if output is None:
         return ""
     return json.dumps(output, ensure_ascii=False)

@@ -162,6 +162,46 @@ def test_a_billing_header_that_changes_is_dropped_from_system_text_only() -> Non
     assert tokenizer(canonicalize=False).render(one) != tokenizer(canonicalize=False).render(other)
 
 
+def system_blocks(*texts: str) -> ChatPrompt:
+    return ChatPrompt((Message("system", tuple(map(TextPart, texts))), Message.of("user", "hi")))
+
+
+BILLING = "x-anthropic-billing-header: cc_version=2.1.197.99d; cc_entrypoint=cli; cch={};"
+
+
+def test_a_header_block_without_a_line_break_takes_nothing_of_the_next_block_with_it() -> None:
+    agent = ("You are an agent.", "\nYou help.\nBe brief.")
+    model = tokenizer()
+    for mark in ("1a", "2b"):
+        assert model.render(system_blocks(BILLING.format(mark), *agent)) == model.render(
+            system_blocks(*agent)
+        )
+    text = model.render(system_blocks(BILLING.format("1a"), "You are an agent."))
+    assert "<|im_start|>system\nYou are an agent.<|im_end|>" in text
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_header_is_dropped_wherever_its_block_stands(place: int) -> None:
+    blocks = ["You are an agent.", "You help.", "Be brief."]
+    blocks.insert(place, BILLING.format("1a"))
+    model = tokenizer()
+    text = model.render(system_blocks(*blocks))
+    assert "<|im_start|>system\nYou are an agent.\nYou help.\nBe brief.<|im_end|>" in text
+    assert model.canonical_changes(system_blocks(*blocks)) == ("volatile_header",)
+
+
+def test_a_system_text_of_nothing_but_the_header_is_no_system_text() -> None:
+    model = tokenizer()
+    assert model.render(system_blocks(BILLING.format("1a"))) == model.render(chat(("user", "hi")))
+
+
+def test_blocks_do_not_run_into_one_another_but_an_answer_stays_as_it_was_written() -> None:
+    parts = (TextPart("one"), TextPart("two "), TextPart("three"), TextPart("\nfour"))
+    assert Message("system", parts).text == "one\ntwo three\nfour"
+    assert Message("user", parts).text == "one\ntwo three\nfour"
+    assert Message("assistant", parts).text == "onetwo three\nfour"
+
+
 def test_what_was_made_equal_is_named_and_nothing_is_where_that_is_switched_off() -> None:
     shuffled = ToolSpec("weather", "Tells.", {"type": "object", "properties": {"city": {"type": "string"}}})
     ordered = ToolSpec("weather", "Tells.", {"properties": {"city": {"type": "string"}}, "type": "object"})
