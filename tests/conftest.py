@@ -49,6 +49,12 @@ def _nobodys_settings() -> Iterator[None]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run every `async def test_…` on asyncio, the event loop of the daemon and of its clients."""
+    return "asyncio"
+
+
 @pytest.fixture
 def short_tmp_path() -> Iterator[Path]:
     """A folder like `tmp_path` whose path is short enough for a Unix socket on every platform."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -29,14 +28,14 @@ class Edge:
         )
         self.client = AsgiClient(create_app(services, HttpConfig(**config)))
 
-    def get(self, url: str, **options: Any) -> Answer:
-        return asyncio.run(self.client.get(url, **options))
+    async def get(self, url: str, **options: Any) -> Answer:
+        return await self.client.get(url, **options)
 
-    def post(self, url: str, body: object = b"", **options: Any) -> Answer:
-        return asyncio.run(self.client.post(url, body, **options))
+    async def post(self, url: str, body: object = b"", **options: Any) -> Answer:
+        return await self.client.post(url, body, **options)
 
-    def delete(self, url: str) -> Answer:
-        return asyncio.run(self.client.send("DELETE", url))
+    async def delete(self, url: str) -> Answer:
+        return await self.client.send("DELETE", url)
 
 
 @pytest.fixture
@@ -44,92 +43,94 @@ def edge() -> Edge:
     return Edge()
 
 
-def test_an_agent_lives_from_create_to_delete(edge: Edge) -> None:
-    made = edge.post("/v1/agents", {"id": "ann", "system": "be brief", "ttl": 60, "pin": True})
+async def test_an_agent_lives_from_create_to_delete(edge: Edge) -> None:
+    made = await edge.post("/v1/agents", {"id": "ann", "system": "be brief", "ttl": 60, "pin": True})
     assert (made.status, made.headers["location"]) == (201, "/v1/agents/ann")
     assert made.json["ttl_s"] == 60
-    assert edge.post("/v1/agents", {"id": "ann"}).status == 409
-    assert edge.get("/v1/agents/ann").json["pinned"] is True
-    assert edge.delete("/v1/agents/ann").json == {"id": "ann", "deleted": True}
-    missing = edge.get("/v1/agents/ann")
+    assert (await edge.post("/v1/agents", {"id": "ann"})).status == 409
+    assert (await edge.get("/v1/agents/ann")).json["pinned"] is True
+    assert (await edge.delete("/v1/agents/ann")).json == {"id": "ann", "deleted": True}
+    missing = await edge.get("/v1/agents/ann")
     assert (missing.status, missing.json["error"]["code"]) == (404, "agent_not_found")
 
 
-def test_an_id_is_made_where_none_is_given(edge: Edge) -> None:
-    assert edge.post("/v1/agents").json["id"] == "agent-1"
+async def test_an_id_is_made_where_none_is_given(edge: Edge) -> None:
+    assert (await edge.post("/v1/agents")).json["id"] == "agent-1"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 129, "-a", "stats"])
-def test_an_id_must_be_able_to_stand_in_a_url(edge: Edge, name: str) -> None:
-    assert edge.post("/v1/agents", {"id": name}).status == 400
+async def test_an_id_must_be_able_to_stand_in_a_url(edge: Edge, name: str) -> None:
+    assert (await edge.post("/v1/agents", {"id": name})).status == 400
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
     expected = 400 if name else 200
-    assert edge.post("/v1/chat/completions", body, headers={"x-session-id": name}).status == expected
+    assert (await edge.post("/v1/chat/completions", body, headers={"x-session-id": name})).status == expected
 
 
-def test_agents_are_listed_page_by_page_and_summed_up(edge: Edge) -> None:
+async def test_agents_are_listed_page_by_page_and_summed_up(edge: Edge) -> None:
     for name in ("a", "b", "c"):
-        edge.post("/v1/agents", {"id": name})
-    first = edge.get("/v1/agents?limit=2").json
+        await edge.post("/v1/agents", {"id": name})
+    first = (await edge.get("/v1/agents?limit=2")).json
     assert ([agent["id"] for agent in first["data"]], first["has_more"], first["next"]) == (
         ["a", "b"],
         True,
         "b",
     )
-    second = edge.get("/v1/agents?limit=2&after=b").json
+    second = (await edge.get("/v1/agents?limit=2&after=b")).json
     assert ([agent["id"] for agent in second["data"]], second["has_more"], second["next"]) == (
         ["c"],
         False,
         None,
     )
-    assert edge.get("/v1/agents/stats").json["num_agents"] == 3
+    assert (await edge.get("/v1/agents/stats")).json["num_agents"] == 3
     for query in ("limit=0", "limit=x", "limit=1001", "after=zzz"):
-        assert edge.get(f"/v1/agents?{query}").status == 400
+        assert (await edge.get(f"/v1/agents?{query}")).status == 400
 
 
-def test_every_action_of_an_agent(edge: Edge) -> None:
-    edge.post("/v1/agents", {"id": "ann"})
+async def test_every_action_of_an_agent(edge: Edge) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
     for name in ("ttl", "ttl_s"):
-        assert edge.post("/v1/agents/ann/pin", {name: 5}).json["pin_ttl_s"] == 5
-    assert edge.post("/v1/agents/ann/pin").json["pinned"] is True
-    assert edge.post("/v1/agents/ann/unpin").json["pinned"] is False
-    assert edge.post("/v1/agents/ann/evict").json["state"] == "warm"
-    forked = edge.post("/v1/agents/ann/fork", {"id": "bob"})
+        assert (await edge.post("/v1/agents/ann/pin", {name: 5})).json["pin_ttl_s"] == 5
+    assert (await edge.post("/v1/agents/ann/pin")).json["pinned"] is True
+    assert (await edge.post("/v1/agents/ann/unpin")).json["pinned"] is False
+    assert (await edge.post("/v1/agents/ann/evict")).json["state"] == "warm"
+    forked = await edge.post("/v1/agents/ann/fork", {"id": "bob"})
     assert (forked.status, forked.json["id"]) == (201, "bob")
-    assert edge.post("/v1/agents/ann/rewind", {"turns": 1}).json["num_turns"] == 0
-    assert edge.post("/v1/agents/ann/rewind", {"turns": 0}).status == 400
-    assert edge.get("/v1/agents/ann/messages").json["data"][0]["role"] == "user"
-    assert edge.get("/v1/agents/ann/cache").json["id"] == "ann"
+    assert (await edge.post("/v1/agents/ann/rewind", {"turns": 1})).json["num_turns"] == 0
+    assert (await edge.post("/v1/agents/ann/rewind", {"turns": 0})).status == 400
+    assert (await edge.get("/v1/agents/ann/messages")).json["data"][0]["role"] == "user"
+    assert (await edge.get("/v1/agents/ann/cache")).json["id"] == "ann"
     for action in ("pin", "unpin", "evict", "fork", "rewind"):
-        assert edge.post(f"/v1/agents/nobody/{action}").status == 404
+        assert (await edge.post(f"/v1/agents/nobody/{action}")).status == 404
 
 
-def test_an_agent_travels_as_a_file(edge: Edge) -> None:
-    edge.post("/v1/agents", {"id": "ann"})
-    exported = edge.get("/v1/agents/ann/export")
+async def test_an_agent_travels_as_a_file(edge: Edge) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
+    exported = await edge.get("/v1/agents/ann/export")
     assert (exported.headers["content-type"], exported.content) == ("application/octet-stream", b"agent:ann")
     assert exported.headers["content-length"] == "9"
-    imported = edge.post("/v1/agents/import?id=bob", exported.content)
+    imported = await edge.post("/v1/agents/import?id=bob", exported.content)
     assert (imported.status, imported.json["id"]) == (201, "bob")
-    assert edge.post("/v1/agents/import", exported.content).status == 409
-    assert edge.post("/v1/agents/import", b"").status == 400
-    assert edge.get("/v1/agents/nobody/export").status == 404
+    assert (await edge.post("/v1/agents/import", exported.content)).status == 409
+    assert (await edge.post("/v1/agents/import", b"")).status == 400
+    assert (await edge.get("/v1/agents/nobody/export")).status == 404
     slow = Edge(body_timeout_s=0.01)
-    assert asyncio.run(slow.client.send("POST", "/v1/agents/import", b"agent:", stall=True)).status == 408
-    assert Edge(max_import_bytes=3).post("/v1/agents/import", b"agent:x").status == 413
+    assert (await slow.client.send("POST", "/v1/agents/import", b"agent:", stall=True)).status == 408
+    assert (await Edge(max_import_bytes=3).post("/v1/agents/import", b"agent:x")).status == 413
 
 
-def test_a_large_body_means_the_same(edge: Edge) -> None:
+async def test_a_large_body_means_the_same(edge: Edge) -> None:
     words = "word " * 100_000
-    assert edge.post("/v1/agents/ann/generate", {"prompt": words}).status == 200
+    assert (await edge.post("/v1/agents/ann/generate", {"prompt": words})).status == 200
     assert isinstance(edge.generator.requests[-1].prompt, ChatPrompt)
     assert edge.generator.requests[-1].prompt.messages == (Message.of("user", words),)
-    assert edge.post("/v1/agents/ann/generate", {"prompt": words, "max_tokens": 0}).status == 400
+    assert (await edge.post("/v1/agents/ann/generate", {"prompt": words, "max_tokens": 0})).status == 400
 
 
-def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
+async def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
     edge.generator.script = ["Hi", *call_script("f", {"a": 1})]
-    answer = edge.post("/v1/agents/ann/generate", {"prompt": "hello", "max_tokens": 5, "temperature": 0})
+    answer = await edge.post(
+        "/v1/agents/ann/generate", {"prompt": "hello", "max_tokens": 5, "temperature": 0}
+    )
     request = edge.generator.requests[-1]
     assert request.conversation
     assert (request.agent_id, request.model, request.sampling.max_tokens) == ("ann", "", 5)
@@ -154,8 +155,8 @@ def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
         {"prompt": "a", "format": {"type": "regex"}},
     ],
 )
-def test_generating_refuses_what_says_nothing(edge: Edge, body: dict[str, Any]) -> None:
-    answer = edge.post("/v1/agents/ann/generate", body)
+async def test_generating_refuses_what_says_nothing(edge: Edge, body: dict[str, Any]) -> None:
+    answer = await edge.post("/v1/agents/ann/generate", body)
     assert (answer.status, bool(answer.json["error"]["param"])) == (400, True)
 
 
@@ -168,19 +169,19 @@ def test_generating_refuses_what_says_nothing(edge: Edge, body: dict[str, Any]) 
         ({}, {}, None),
     ],
 )
-def test_who_asks_is_the_header_else_the_bodys_word(
+async def test_who_asks_is_the_header_else_the_bodys_word(
     edge: Edge, headers: dict[str, str], fields: dict[str, str], agent_id: str | None
 ) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **fields}
-    edge.post("/v1/chat/completions", body, headers=headers)
+    await edge.post("/v1/chat/completions", body, headers=headers)
     assert edge.generator.requests[-1].agent_id == agent_id
 
 
-def test_a_user_id_that_is_a_text_of_its_own_becomes_a_digest(edge: Edge) -> None:
+async def test_a_user_id_that_is_a_text_of_its_own_becomes_a_digest(edge: Edge) -> None:
     body: dict[str, Any] = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
     body["metadata"] = {"user_id": '{"device_id": "d", "session_id": "s"}'}
     for _ in range(2):
-        edge.post("/v1/messages", body)
+        await edge.post("/v1/messages", body)
     first, second = (str(request.agent_id) for request in edge.generator.requests)
     assert first == second
     assert first.startswith("user-")
@@ -195,56 +196,56 @@ def test_a_user_id_that_is_a_text_of_its_own_becomes_a_digest(edge: Edge) -> Non
         ({"x-priority": "Interactive"}, "flex", "interactive"),
     ],
 )
-def test_urgency_is_the_headers_else_the_tiers(
+async def test_urgency_is_the_headers_else_the_tiers(
     edge: Edge, headers: dict[str, str], tier: str | None, priority: str
 ) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "service_tier": tier}
-    edge.post("/v1/chat/completions", body, headers=headers)
+    await edge.post("/v1/chat/completions", body, headers=headers)
     assert edge.generator.requests[-1].priority == priority
-    assert edge.post("/v1/chat/completions", body, headers={"x-priority": "soon"}).status == 400
+    assert (await edge.post("/v1/chat/completions", body, headers={"x-priority": "soon"})).status == 400
 
 
-def test_admin_manages_models_and_caches(edge: Edge) -> None:
+async def test_admin_manages_models_and_caches(edge: Edge) -> None:
     for path in ("/admin/models", "/admin/models/available"):
-        assert edge.get(path).json["data"][0]["id"] == "tiny"
-    assert edge.post("/admin/models/unload", {"model": "tiny"}).status == 200
-    assert edge.get("/admin/models/current").json == {"model": None}
-    assert edge.post("/admin/models/swap", {"model": "tiny"}).status == 200
-    assert edge.post("/admin/models/load", {"model": "none"}).status == 404
-    assert edge.post("/admin/models/load", {}).status == 400
-    assert edge.delete("/admin/caches").json["num_blocks"] == 3
+        assert (await edge.get(path)).json["data"][0]["id"] == "tiny"
+    assert (await edge.post("/admin/models/unload", {"model": "tiny"})).status == 200
+    assert (await edge.get("/admin/models/current")).json == {"model": None}
+    assert (await edge.post("/admin/models/swap", {"model": "tiny"})).status == 200
+    assert (await edge.post("/admin/models/load", {"model": "none"})).status == 404
+    assert (await edge.post("/admin/models/load", {})).status == 400
+    assert (await edge.delete("/admin/caches")).json["num_blocks"] == 3
     assert edge.cache.num_cleared == 1
 
 
-def test_health_says_why_it_is_not_ready(edge: Edge) -> None:
-    assert edge.get("/health/ready").status == 200
+async def test_health_says_why_it_is_not_ready(edge: Edge) -> None:
+    assert (await edge.get("/health/ready")).status == 200
     edge.health.is_ready = False
-    answer = edge.get("/health/ready")
+    answer = await edge.get("/health/ready")
     assert (answer.status, answer.json["reason"]) == (503, "draining")
-    assert edge.get("/health/live").status == 200
+    assert (await edge.get("/health/live")).status == 200
 
 
-def test_models_have_either_dialects_shape(edge: Edge) -> None:
-    assert edge.get("/v1/models").json["object"] == "list"
-    page = edge.get("/v1/models?limit=1", headers={"anthropic-version": "2023-06-01"}).json
+async def test_models_have_either_dialects_shape(edge: Edge) -> None:
+    assert (await edge.get("/v1/models")).json["object"] == "list"
+    page = (await edge.get("/v1/models?limit=1", headers={"anthropic-version": "2023-06-01"})).json
     assert (page["data"][0]["type"], page["has_more"], page["first_id"]) == ("model", False, "tiny")
-    missing = edge.get("/v1/models/none", headers={"anthropic-version": "2023-06-01"})
+    missing = await edge.get("/v1/models/none", headers={"anthropic-version": "2023-06-01"})
     assert (missing.status, missing.json["type"]) == (404, "error")
     assert "tiny" in missing.json["error"]["message"]
-    assert edge.get("/v1/models/org/none").status == 404
+    assert (await edge.get("/v1/models/org/none")).status == 404
 
 
-def test_a_pattern_means_the_model_in_use_unless_one_is_called_so(edge: Edge) -> None:
+async def test_a_pattern_means_the_model_in_use_unless_one_is_called_so(edge: Edge) -> None:
     edge.generator.models = ("tiny", "gpt-real")
     body = {"messages": [{"role": "user", "content": "hi"}]}
     for name, asked in (("gpt-5", ["gpt-5", ""]), ("gpt-real", ["gpt-real"]), ("tiny", ["tiny"])):
         edge.generator.requests.clear()
-        assert edge.post("/v1/chat/completions", {**body, "model": name}).status == 200
+        assert (await edge.post("/v1/chat/completions", {**body, "model": name})).status == 200
         assert [request.model for request in edge.generator.requests] == asked
-    assert edge.post("/v1/chat/completions", {**body, "model": "other"}).status == 404
+    assert (await edge.post("/v1/chat/completions", {**body, "model": "other"})).status == 404
 
 
-def test_a_client_may_look_at_the_root_first(edge: Edge) -> None:
-    assert asyncio.run(edge.client.send("HEAD", "/")).status == 200
-    assert edge.get("/").json["name"] == "semanticd"
-    assert b"semanticd_up 1" in edge.get("/metrics").content
+async def test_a_client_may_look_at_the_root_first(edge: Edge) -> None:
+    assert (await edge.client.send("HEAD", "/")).status == 200
+    assert (await edge.get("/")).json["name"] == "semanticd"
+    assert b"semanticd_up 1" in (await edge.get("/metrics")).content

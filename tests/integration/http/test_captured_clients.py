@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,23 @@ from tests.fakes.http_services import make_services
 CAPTURED = sorted((Path(__file__).parents[2] / "data" / "http").glob("*.jsonl"))
 
 
-def replay(path: Path) -> list[GenerationRequest]:
+async def replay(path: Path) -> list[GenerationRequest]:
     """Send a capture's requests in order; return what the generator was asked."""
     generator = ScriptedGenerator()
     client = AsgiClient(create_app(make_services(generator), HttpConfig()))
     captures: list[dict[str, Any]] = [
         json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
     ]
-
-    async def scenario() -> None:
-        for captured in captures:
-            url = f"{captured['path']}?{captured['query']}"
-            answer = await client.post(url, captured["body"], headers=captured["headers"])
-            assert (answer.status, answer.complete) == (200, True), answer.content
-
-    asyncio.run(scenario())
+    for captured in captures:
+        url = f"{captured['path']}?{captured['query']}"
+        answer = await client.post(url, captured["body"], headers=captured["headers"])
+        assert (answer.status, answer.complete) == (200, True), answer.content
     return generator.requests
 
 
 @pytest.mark.parametrize("path", CAPTURED, ids=lambda path: path.stem)
-def test_a_capture_is_answered_and_its_tool_round_trip_understood(path: Path) -> None:
-    requests = replay(path)
+async def test_a_capture_is_answered_and_its_tool_round_trip_understood(path: Path) -> None:
+    requests = await replay(path)
     last = requests[-1].prompt
     assert isinstance(last, ChatPrompt)
     assert [message.role for message in last.messages][-2:] == ["assistant", "tool"]
@@ -49,8 +44,8 @@ def test_a_capture_is_answered_and_its_tool_round_trip_understood(path: Path) ->
 
 
 @pytest.mark.parametrize("path", CAPTURED, ids=lambda path: path.stem)
-def test_every_turn_of_a_capture_extends_the_one_before_for_the_same_agent(path: Path) -> None:
-    turns = [request for request in replay(path) if request.tools_offered]
+async def test_every_turn_of_a_capture_extends_the_one_before_for_the_same_agent(path: Path) -> None:
+    turns = [request for request in await replay(path) if request.tools_offered]
     assert len(turns) == 2
     first, second = (request.prompt for request in turns)
     assert isinstance(first, ChatPrompt)

@@ -46,58 +46,46 @@ async def leave_when(
 @pytest.mark.parametrize("url", ROUTES)
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_leaving_cancels_the_generation(url: str, stream: bool, phase: str) -> None:
-    async def scenario() -> None:
-        never = asyncio.Event()
-        script: Script = [never] if phase == "prefill" else ["Hello", never]
-        generator = ScriptedGenerator(script)
-        body = {**ROUTES[url], "stream": stream}
-        answer, num_active = await leave_when(generator, url, body, begun=stream)
-        assert num_active == 0
-        assert generator.streams
-        assert all(one.closed for one in generator.streams)
-        assert not answer.complete
-
-    asyncio.run(scenario())
+async def test_leaving_cancels_the_generation(url: str, stream: bool, phase: str) -> None:
+    never = asyncio.Event()
+    script: Script = [never] if phase == "prefill" else ["Hello", never]
+    generator = ScriptedGenerator(script)
+    body = {**ROUTES[url], "stream": stream}
+    answer, num_active = await leave_when(generator, url, body, begun=stream)
+    assert num_active == 0
+    assert generator.streams
+    assert all(one.closed for one in generator.streams)
+    assert not answer.complete
 
 
-def test_leaving_while_the_body_is_on_its_way_asks_nothing_of_the_generator() -> None:
-    async def scenario() -> None:
-        generator = ScriptedGenerator()
-        client = AsgiClient(create_app(make_services(generator), HttpConfig()))
-        leave = asyncio.Event()
-        exchange = asyncio.ensure_future(
-            client.send("POST", "/v1/messages", b'{"model": "ti', headers=JSON, stall=True, leave=leave)
-        )
-        await asyncio.sleep(0)
-        leave.set()
-        await asyncio.wait_for(exchange, 10)
-        assert generator.requests == []
-
-    asyncio.run(scenario())
+async def test_leaving_while_the_body_is_on_its_way_asks_nothing_of_the_generator() -> None:
+    generator = ScriptedGenerator()
+    client = AsgiClient(create_app(make_services(generator), HttpConfig()))
+    leave = asyncio.Event()
+    exchange = asyncio.ensure_future(
+        client.send("POST", "/v1/messages", b'{"model": "ti', headers=JSON, stall=True, leave=leave)
+    )
+    await asyncio.sleep(0)
+    leave.set()
+    await asyncio.wait_for(exchange, 10)
+    assert generator.requests == []
 
 
-def test_a_server_that_stops_cancels_the_exchange_itself() -> None:
-    async def scenario() -> None:
-        generator = ScriptedGenerator(["Hello", asyncio.Event()])
-        client = AsgiClient(create_app(make_services(generator), HttpConfig()))
-        exchange = asyncio.ensure_future(client.post("/v1/messages", ROUTES["/v1/messages"]))
-        await until(lambda: bool(generator.streams))
-        exchange.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await exchange
-        assert generator.num_active == 0
-
-    asyncio.run(scenario())
+async def test_a_server_that_stops_cancels_the_exchange_itself() -> None:
+    generator = ScriptedGenerator(["Hello", asyncio.Event()])
+    client = AsgiClient(create_app(make_services(generator), HttpConfig()))
+    exchange = asyncio.ensure_future(client.post("/v1/messages", ROUTES["/v1/messages"]))
+    await until(lambda: bool(generator.streams))
+    exchange.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await exchange
+    assert generator.num_active == 0
 
 
-def test_an_answer_that_is_complete_closes_its_generation_too() -> None:
-    async def scenario() -> None:
-        generator = ScriptedGenerator()
-        client = AsgiClient(create_app(make_services(generator), HttpConfig()))
-        for stream in (True, False):
-            answer = await client.post("/v1/messages", {**ROUTES["/v1/messages"], "stream": stream})
-            assert answer.complete
-        assert [one.closed for one in generator.streams] == [True, True]
-
-    asyncio.run(scenario())
+async def test_an_answer_that_is_complete_closes_its_generation_too() -> None:
+    generator = ScriptedGenerator()
+    client = AsgiClient(create_app(make_services(generator), HttpConfig()))
+    for stream in (True, False):
+        answer = await client.post("/v1/messages", {**ROUTES["/v1/messages"], "stream": stream})
+        assert answer.complete
+    assert [one.closed for one in generator.streams] == [True, True]

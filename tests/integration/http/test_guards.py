@@ -29,12 +29,14 @@ def client_for(*, monotonic: Clock | None = None, **config: Any) -> AsgiClient:
     return AsgiClient(create_app(services, HttpConfig(**config)))
 
 
-def send(client: AsgiClient, method: str, url: str, body: bytes = b"", **options: Any) -> Answer:
-    return asyncio.run(client.send(method, url, body, **options))
+async def send(client: AsgiClient, method: str, url: str, body: bytes = b"", **options: Any) -> Answer:
+    return await client.send(method, url, body, **options)
 
 
-def post(client: AsgiClient, url: str = "/v1/messages", body: object = MESSAGE, **options: Any) -> Answer:
-    return asyncio.run(client.post(url, body, **options))
+async def post(
+    client: AsgiClient, url: str = "/v1/messages", body: object = MESSAGE, **options: Any
+) -> Answer:
+    return await client.post(url, body, **options)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ def post(client: AsgiClient, url: str = "/v1/messages", body: object = MESSAGE, 
         ({"authorization": "Bearer wrong", "x-api-key": "second"}, 200),
     ],
 )
-def test_any_of_several_keys_opens_in_either_header(headers: dict[str, str], status: int) -> None:
-    answer = post(client_for(api_keys=("first", "second")), headers=headers)
+async def test_any_of_several_keys_opens_in_either_header(headers: dict[str, str], status: int) -> None:
+    answer = await post(client_for(api_keys=("first", "second")), headers=headers)
     assert answer.status == status
     if status == 401:
         assert answer.json["error"]["type"] == "authentication_error"
@@ -59,13 +61,13 @@ def test_any_of_several_keys_opens_in_either_header(headers: dict[str, str], sta
 
 
 @pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/health/startup"])
-def test_supervisors_need_no_key(path: str) -> None:
-    assert send(client_for(api_keys=("k",)), "GET", path).status == 200
+async def test_supervisors_need_no_key(path: str) -> None:
+    assert (await send(client_for(api_keys=("k",)), "GET", path)).status == 200
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/v1/agents"])
-def test_everything_else_needs_one(path: str) -> None:
-    assert send(client_for(api_keys=("k",)), "GET", path).status == 401
+async def test_everything_else_needs_one(path: str) -> None:
+    assert (await send(client_for(api_keys=("k",)), "GET", path)).status == 401
 
 
 @pytest.mark.parametrize(
@@ -81,26 +83,29 @@ def test_everything_else_needs_one(path: str) -> None:
         ("", 400),
     ],
 )
-def test_only_hosts_on_the_list_are_answered_for(host: str, status: int) -> None:
-    assert post(client_for(), headers={"host": host}).status == status
+async def test_only_hosts_on_the_list_are_answered_for(host: str, status: int) -> None:
+    assert (await post(client_for(), headers={"host": host})).status == status
 
 
-def test_browsers_of_other_sites_are_refused_unless_configured() -> None:
+async def test_browsers_of_other_sites_are_refused_unless_configured() -> None:
     origin = {"origin": "https://app.example"}
     asked = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
     closed = client_for()
-    assert post(closed, headers=origin).status == 403
-    assert "access-control-allow-origin" not in send(closed, "OPTIONS", "/v1/messages", headers=asked).headers
-    assert post(closed, headers={"origin": "http://localhost:8000"}).status == 200
+    assert (await post(closed, headers=origin)).status == 403
+    assert (
+        "access-control-allow-origin"
+        not in (await send(closed, "OPTIONS", "/v1/messages", headers=asked)).headers
+    )
+    assert (await post(closed, headers={"origin": "http://localhost:8000"})).status == 200
 
     opened = client_for(cors_origins=("https://app.example",), api_keys=("k",))
-    preflight = send(opened, "OPTIONS", "/v1/messages", headers=asked)
+    preflight = await send(opened, "OPTIONS", "/v1/messages", headers=asked)
     assert preflight.status == 204
     assert preflight.headers["access-control-allow-origin"] == "https://app.example"
     assert preflight.headers["access-control-allow-headers"] == "x-api-key"
-    answer = post(opened, headers={**origin, "x-api-key": "k"})
+    answer = await post(opened, headers={**origin, "x-api-key": "k"})
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
-    assert post(opened, headers={"origin": "https://evil.example", "x-api-key": "k"}).status == 403
+    assert (await post(opened, headers={"origin": "https://evil.example", "x-api-key": "k"})).status == 403
 
 
 @pytest.mark.parametrize(
@@ -117,66 +122,66 @@ def test_browsers_of_other_sites_are_refused_unless_configured() -> None:
         ({"admin_key": "a"}, {"x-admin-key": "a"}, ("192.168.1.5", 1), 200),
     ],
 )
-def test_admin_needs_its_key_or_loopback(
+async def test_admin_needs_its_key_or_loopback(
     config: dict[str, Any], headers: dict[str, str], peer: tuple[str, int] | None, status: int
 ) -> None:
     client = client_for(**config)
     client.client = peer
-    assert send(client, "GET", "/admin/models", headers=headers).status == status
-    assert send(client, "DELETE", "/admin/caches", headers=headers).status == status
+    assert (await send(client, "GET", "/admin/models", headers=headers)).status == status
+    assert (await send(client, "DELETE", "/admin/caches", headers=headers)).status == status
 
 
-def test_too_many_requests_of_one_key_are_told_when_to_come_back() -> None:
+async def test_too_many_requests_of_one_key_are_told_when_to_come_back() -> None:
     clock = Clock()
     client = client_for(api_keys=("a", "b"), rate_limit_global=2, monotonic=clock)
-    statuses = [post(client, headers={"x-api-key": key}).status for key in ("a", "a", "b")]
+    statuses = [(await post(client, headers={"x-api-key": key})).status for key in ("a", "a", "b")]
     assert statuses == [200, 200, 200]
-    refused = post(client, headers={"x-api-key": "a"})
+    refused = await post(client, headers={"x-api-key": "a"})
     assert (refused.status, refused.json["error"]["type"]) == (429, "rate_limit_error")
     assert refused.headers["retry-after"] == "30"
     clock.now += 30
-    assert post(client, headers={"x-api-key": "a"}).status == 200
+    assert (await post(client, headers={"x-api-key": "a"})).status == 200
 
 
-def test_too_many_requests_of_one_agent_do_not_stop_another() -> None:
+async def test_too_many_requests_of_one_agent_do_not_stop_another() -> None:
     client = client_for(rate_limit_per_agent=1, monotonic=Clock())
-    assert post(client, headers={"x-session-id": "ann"}).status == 200
-    assert post(client, headers={"x-session-id": "ann"}).status == 429
-    assert post(client, headers={"x-session-id": "bob"}).status == 200
-    assert post(client).status == 200
+    assert (await post(client, headers={"x-session-id": "ann"})).status == 200
+    assert (await post(client, headers={"x-session-id": "ann"})).status == 429
+    assert (await post(client, headers={"x-session-id": "bob"})).status == 200
+    assert (await post(client)).status == 200
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
-def test_a_body_must_be_declared_as_json(content_type: str) -> None:
-    answer = post(client_for(), headers={"content-type": content_type})
+async def test_a_body_must_be_declared_as_json(content_type: str) -> None:
+    answer = await post(client_for(), headers={"content-type": content_type})
     assert answer.status == 415
     assert answer.json["type"] == "error"
 
 
-def test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not() -> None:
+async def test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not() -> None:
     client = client_for(max_body_bytes=100)
-    declared = send(
+    declared = await send(
         client, "POST", "/v1/messages", headers={"content-type": "application/json", "content-length": "101"}
     )
     assert declared.status == 413
     assert declared.json["error"]["type"] == "request_too_large"
-    assert post(client, body=b'{"a": "' + b"x" * 200 + b'"}').status == 413
+    assert (await post(client, body=b'{"a": "' + b"x" * 200 + b'"}')).status == 413
 
 
-def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
+async def test_a_body_that_does_not_arrive_is_refused_in_time() -> None:
     client = client_for(body_timeout_s=0.01)
-    answer = send(
+    answer = await send(
         client, "POST", "/v1/messages", b"{", headers={"content-type": "application/json"}, stall=True
     )
     assert answer.status == 408
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_headers_have_a_limit() -> None:
-    assert post(client_for(max_header_bytes=300), headers={"x-big": "x" * 400}).status == 431
+async def test_headers_have_a_limit() -> None:
+    assert (await post(client_for(max_header_bytes=300), headers={"x-big": "x" * 400})).status == 431
 
 
-def test_messages_have_a_limit_in_every_dialect() -> None:
+async def test_messages_have_a_limit_in_every_dialect() -> None:
     client = client_for(max_messages=1)
     two = [{"role": "user", "content": "a"}] * 2
     bodies: dict[str, dict[str, object]] = {
@@ -188,31 +193,28 @@ def test_messages_have_a_limit_in_every_dialect() -> None:
         "/v1/agents/a/generate": {"messages": two},
     }
     for url, body in bodies.items():
-        answer = post(client, url, body)
+        answer = await post(client, url, body)
         assert (answer.status, "at most 1" in answer.content.decode()) == (400, True), url
 
 
-def test_request_ids_are_echoed_or_made_and_never_used_twice_at_a_time() -> None:
-    async def scenario() -> None:
-        generator = ScriptedGenerator([asyncio.Event()])
-        client = AsgiClient(create_app(make_services(generator), HttpConfig()))
-        headers = {"x-request-id": "mine-1"}
-        first = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
-        second = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
-        await until(lambda: len(generator.streams) == 2)
-        assert len({request.request_id for request in generator.requests}) == 2
-        for stream in generator.streams:
-            assert isinstance(stream.script[0], asyncio.Event)
-            stream.script[0].set()
-        for answer in await asyncio.gather(first, second):
-            assert answer.headers["x-request-id"] == answer.headers["request-id"] == "mine-1"
-
-    asyncio.run(scenario())
-    made = post(client_for(), headers={"x-request-id": "bad id\u00e9"}).headers["x-request-id"]
+async def test_request_ids_are_echoed_or_made_and_never_used_twice_at_a_time() -> None:
+    generator = ScriptedGenerator([asyncio.Event()])
+    client = AsgiClient(create_app(make_services(generator), HttpConfig()))
+    headers = {"x-request-id": "mine-1"}
+    first = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
+    second = asyncio.ensure_future(client.post("/v1/messages", MESSAGE, headers=headers))
+    await until(lambda: len(generator.streams) == 2)
+    assert len({request.request_id for request in generator.requests}) == 2
+    for stream in generator.streams:
+        assert isinstance(stream.script[0], asyncio.Event)
+        stream.script[0].set()
+    for answer in await asyncio.gather(first, second):
+        assert answer.headers["x-request-id"] == answer.headers["request-id"] == "mine-1"
+    made = (await post(client_for(), headers={"x-request-id": "bad id\u00e9"})).headers["x-request-id"]
     assert made.startswith("req_")
 
 
-def test_no_prompt_and_no_key_is_ever_logged() -> None:
+async def test_no_prompt_and_no_key_is_ever_logged() -> None:
     lines: list[str] = []
 
     class Log:
@@ -225,7 +227,7 @@ def test_no_prompt_and_no_key_is_ever_logged() -> None:
     client = AsgiClient(create_app(services, HttpConfig(api_keys=("s3cret",))))
     for stream in (True, False):
         body = {**MESSAGE, "messages": [{"role": "user", "content": "private words"}], "stream": stream}
-        post(client, body=body, headers={"x-api-key": "s3cret"})
+        await post(client, body=body, headers={"x-api-key": "s3cret"})
     logged = "\n".join(lines)
     assert "boom" in logged
     assert "private" not in logged
@@ -241,22 +243,24 @@ def test_no_prompt_and_no_key_is_ever_logged() -> None:
         ("GET", "/x", 404),
     ],
 )
-def test_wrong_paths_and_methods_are_told_in_the_dialects_shape(method: str, url: str, status: int) -> None:
-    answer = send(client_for(), method, url)
+async def test_wrong_paths_and_methods_are_told_in_the_dialects_shape(
+    method: str, url: str, status: int
+) -> None:
+    answer = await send(client_for(), method, url)
     assert answer.status == status
     assert ("type" in answer.json) == url.startswith("/v1/messages")
     assert answer.json["error"]["message"]
 
 
-def test_every_exchange_is_counted_by_its_route_and_not_by_its_path() -> None:
+async def test_every_exchange_is_counted_by_its_route_and_not_by_its_path() -> None:
     metrics = PrometheusMetrics()
     services = make_services(ScriptedGenerator(), metrics=metrics, metrics_text=metrics.text)
     client = AsgiClient(create_app(services, HttpConfig(rate_limit_per_agent=1)))
-    send(client, "GET", "/v1/agents/nobody")
-    send(client, "BREW", "/v1/coffee")
+    await send(client, "GET", "/v1/agents/nobody")
+    await send(client, "BREW", "/v1/coffee")
     for _ in range(2):
-        post(client, headers={"x-session-id": "ann"})
-    text = send(client, "GET", "/metrics").content.decode()
+        await post(client, headers={"x-session-id": "ann"})
+    text = (await send(client, "GET", "/metrics")).content.decode()
     for line in (
         'http_requests_total{method="GET",route="/v1/agents/{agent_id}",status="404"} 1.0',
         'http_requests_total{method="other",route="other",status="404"} 1.0',

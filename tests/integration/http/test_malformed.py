@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import Callable
@@ -139,41 +138,35 @@ def check_shape(url: str, answer: Any) -> None:
 
 
 @pytest.mark.parametrize("url", GOOD)
-def test_broken_bodies_are_refused_in_the_dialects_shape(url: str) -> None:
-    async def scenario() -> None:
-        generator = ScriptedGenerator()
-        agents = FakeAgents()
-        client = AsgiClient(
-            create_app(make_services(generator, agents=agents), HttpConfig(max_body_bytes=250_000))
-        )
-        rng = random.Random(f"malformed {url}")
-        for number in range(NUM_BODIES):
-            breaker = BREAKERS[number % len(BREAKERS)]
-            raw = breaker(rng, GOOD[url])
-            answer = await client.post(url, raw)
-            assert 400 <= answer.status < 500, (breaker.__name__, raw[:200], answer.content)
-            check_shape(url, answer.json)
-        assert generator.requests == []
-        assert (await client.post(url, GOOD[url])).status == 200
-        assert (await client.get("/health/ready")).status == 200
-
-    asyncio.run(scenario())
+async def test_broken_bodies_are_refused_in_the_dialects_shape(url: str) -> None:
+    generator = ScriptedGenerator()
+    agents = FakeAgents()
+    client = AsgiClient(
+        create_app(make_services(generator, agents=agents), HttpConfig(max_body_bytes=250_000))
+    )
+    rng = random.Random(f"malformed {url}")
+    for number in range(NUM_BODIES):
+        breaker = BREAKERS[number % len(BREAKERS)]
+        raw = breaker(rng, GOOD[url])
+        answer = await client.post(url, raw)
+        assert 400 <= answer.status < 500, (breaker.__name__, raw[:200], answer.content)
+        check_shape(url, answer.json)
+    assert generator.requests == []
+    assert (await client.post(url, GOOD[url])).status == 200
+    assert (await client.get("/health/ready")).status == 200
 
 
 @pytest.mark.parametrize("url", GOOD)
-def test_no_value_in_any_place_makes_the_server_fail(url: str) -> None:
-    async def scenario() -> None:
-        client = AsgiClient(create_app(make_services(ScriptedGenerator()), HttpConfig()))
-        rng = random.Random(f"mutated {url}")
-        for _ in range(NUM_BODIES):
-            body = json.loads(json.dumps(GOOD[url]))
-            mutate(rng, body)
-            answer = await client.post(url, body)
-            assert answer.status < 500, (body, answer.content)
-            if answer.status != 200:
-                check_shape(url, answer.json)
-
-    asyncio.run(scenario())
+async def test_no_value_in_any_place_makes_the_server_fail(url: str) -> None:
+    client = AsgiClient(create_app(make_services(ScriptedGenerator()), HttpConfig()))
+    rng = random.Random(f"mutated {url}")
+    for _ in range(NUM_BODIES):
+        body = json.loads(json.dumps(GOOD[url]))
+        mutate(rng, body)
+        answer = await client.post(url, body)
+        assert answer.status < 500, (body, answer.content)
+        if answer.status != 200:
+            check_shape(url, answer.json)
 
 
 def mutate(rng: random.Random, body: Any) -> None:
@@ -191,13 +184,10 @@ def mutate(rng: random.Random, body: Any) -> None:
     node[key] = rng.choice(WRONG_VALUES)
 
 
-def test_a_declared_length_of_64_mib_is_refused_before_a_byte_is_read() -> None:
-    async def scenario() -> None:
-        client = AsgiClient(create_app(make_services(), HttpConfig()))
-        for url in GOOD:
-            headers = {"content-type": "application/json", "content-length": str(64 * 1024 * 1024)}
-            answer = await client.send("POST", url, b"", headers=headers, stall=True)
-            assert answer.status == 413
-            check_shape(url, answer.json)
-
-    asyncio.run(scenario())
+async def test_a_declared_length_of_64_mib_is_refused_before_a_byte_is_read() -> None:
+    client = AsgiClient(create_app(make_services(), HttpConfig()))
+    for url in GOOD:
+        headers = {"content-type": "application/json", "content-length": str(64 * 1024 * 1024)}
+        answer = await client.send("POST", url, b"", headers=headers, stall=True)
+        assert answer.status == 413
+        check_shape(url, answer.json)

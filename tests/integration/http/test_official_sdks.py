@@ -16,7 +16,7 @@ from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.errors import EngineError, PromptTooLongError, QueueFullError
 from semanticd.domain.generation import ThinkingDelta
-from tests.fakes.asgi_client import until
+from tests.fakes.engine_rig import wait_until
 from tests.fakes.generator import ScriptedGenerator, call_script
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
@@ -253,4 +253,4 @@ def test_a_socket_that_closes_stops_the_engine(url: str, generator: ScriptedGene
         lines = answer.iter_lines()
         assert next(lines) == "event: message_start"
         assert generator.num_active == 1
-    asyncio.run(until(lambda: generator.num_active == 0))
+    wait_until(lambda: generator.num_active == 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -51,36 +50,36 @@ def all_routes() -> list[tuple[Route, str, str]]:
     return found
 
 
-def send(client: AsgiClient, method: str, path: str, **options: Any) -> Answer:
-    return asyncio.run(client.send(method, path, **options))
+async def send(client: AsgiClient, method: str, path: str, **options: Any) -> Answer:
+    return await client.send(method, path, **options)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_no_other_spelling_of_any_route_is_answered(spelling: str) -> None:
+async def test_no_other_spelling_of_any_route_is_answered(spelling: str) -> None:
     # With the API key: what is refused here is refused for its spelling.
     client = make_client(api_keys=("k",), admin_key="a")
     for _, method, path in all_routes():
         spelled = SPELLINGS[spelling](path)
-        answer = send(client, method, spelled, headers={"x-api-key": "k"})
+        answer = await send(client, method, spelled, headers={"x-api-key": "k"})
         assert answer.status == 400, (method, spelled, answer.content)
         if method != "HEAD":
             assert answer.json["error"]["code"] == "invalid_path"
 
 
-def test_every_route_asks_for_what_it_declares() -> None:
+async def test_every_route_asks_for_what_it_declares() -> None:
     client = make_client(api_keys=("k",), admin_key="a")
     keys: dict[str, dict[str, str]] = {"open": {}, "key": {"x-api-key": "k"}, "admin": {"x-admin-key": "a"}}
     for route, method, path in all_routes():
         for spelled in (path, path.replace("a", "%61"), path + "/" if path != "/" else path):
             for access, headers in keys.items():
-                refused = send(client, method, spelled, headers=headers).status in (401, 403)
+                refused = (await send(client, method, spelled, headers=headers)).status in (401, 403)
                 assert refused == (route.access not in ("open", access)), (method, spelled, headers)
 
 
-def test_what_leads_nowhere_needs_a_key_too() -> None:
+async def test_what_leads_nowhere_needs_a_key_too() -> None:
     client = make_client(api_keys=("k",))
-    assert send(client, "GET", "/nothing").status == 401
-    assert send(client, "GET", "/nothing", headers={"x-api-key": "k"}).status == 404
+    assert (await send(client, "GET", "/nothing")).status == 401
+    assert (await send(client, "GET", "/nothing", headers={"x-api-key": "k"})).status == 404
 
 
 def test_a_resource_that_declares_no_access_cannot_be_added() -> None:
@@ -92,21 +91,21 @@ def test_a_resource_that_declares_no_access_cannot_be_added() -> None:
         DeclaredRouter().add_route("/secret", Undeclared())
 
 
-def test_no_spelling_evades_the_rate_limit() -> None:
+async def test_no_spelling_evades_the_rate_limit() -> None:
     client = make_client(rate_limit_global=1)
     spellings = ["/v1/agents", "/v1/agents/", "/v1/%61gents", "/v1/nothing", "/nothing"]
-    statuses = [send(client, "GET", path).status for path in spellings]
+    statuses = [(await send(client, "GET", path)).status for path in spellings]
     assert statuses == [200, 429, 429, 429, 429]
 
 
-def test_a_models_name_may_hold_slashes_as_sdks_encode_them() -> None:
+async def test_a_models_name_may_hold_slashes_as_sdks_encode_them() -> None:
     client = make_client()
     for path in ("/v1/models/hf:org/name", "/v1/models/hf:org%2Fname"):
-        answer = send(client, "GET", path)
+        answer = await send(client, "GET", path)
         assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
         assert "hf:org/name" in answer.json["error"]["message"]
     for path in ("/v1/models/..%2f..%2fadmin%2fmodels", "/v1/models/%2fa", "/v1/models/a%2f%2fb"):
-        assert send(client, "GET", path).status == 400
+        assert (await send(client, "GET", path)).status == 400
 
 
 @pytest.mark.parametrize(
@@ -130,32 +129,29 @@ def test_a_target_without_a_meaning_is_refused(raw: bytes) -> None:
         canonical_path({"path": raw.decode(), "raw_path": raw})
 
 
-def test_a_web_socket_is_closed_before_any_resource() -> None:
+async def test_a_web_socket_is_closed_before_any_resource() -> None:
     sent: list[dict[str, Any]] = []
 
-    async def scenario() -> None:
-        async def receive() -> dict[str, Any]:
-            return {"type": "websocket.connect"}
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
 
-        async def send(message: Any) -> None:
-            sent.append(dict(message))
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
 
-        scope = {"type": "websocket", "path": "/admin/models", "headers": [], "asgi": {"version": "3.0"}}
-        await create_app(make_services(), HttpConfig())(scope, receive, send)
-
-    asyncio.run(scenario())
+    scope = {"type": "websocket", "path": "/admin/models", "headers": [], "asgi": {"version": "3.0"}}
+    await create_app(make_services(), HttpConfig())(scope, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-def test_a_page_of_another_site_gets_nothing_even_where_it_sends_no_origin(method: str) -> None:
+async def test_a_page_of_another_site_gets_nothing_even_where_it_sends_no_origin(method: str) -> None:
     client = make_client(cors_origins=("https://app.example",))
     for route, known, path in all_routes():
         if known != method:
             continue
-        answer = send(client, method, path, headers={"sec-fetch-site": "cross-site"})
+        answer = await send(client, method, path, headers={"sec-fetch-site": "cross-site"})
         assert (answer.status == 403) == (route.access != "open"), (method, path)
     asked = {"sec-fetch-site": "cross-site", "origin": "https://app.example"}
-    assert send(client, "GET", "/v1/models", headers=asked).status == 200
+    assert (await send(client, "GET", "/v1/models", headers=asked)).status == 200
     for site in ("same-origin", "same-site", "none"):
-        assert send(client, "GET", "/v1/models", headers={"sec-fetch-site": site}).status == 200
+        assert (await send(client, "GET", "/v1/models", headers={"sec-fetch-site": site})).status == 200

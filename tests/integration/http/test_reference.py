@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import Any
@@ -65,13 +64,13 @@ def test_the_document_is_made_from_the_wire_types() -> None:
     assert {"type": "null"} in schema["properties"]["system"]["anyOf"]
 
 
-def test_the_page_shows_every_path_and_names_no_other_host() -> None:
+async def test_the_page_shows_every_path_and_names_no_other_host() -> None:
     client = AsgiClient(create_app(make_services(), HttpConfig(api_keys=("k",))))
-    page = asyncio.run(client.get("/docs"))
+    page = await client.get("/docs")
     text = page.content.decode()
     assert page.status == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert all(operation.path in text for operation in OPERATIONS)
     assert not re.findall(r"https?://|<script|<link|<img|@import", text)
-    shown = asyncio.run(client.get("/openapi.json")).json
+    shown = (await client.get("/openapi.json")).json
     assert shown["paths"].keys() == document()["paths"].keys()

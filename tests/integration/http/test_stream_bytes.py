@@ -35,9 +35,9 @@ FRAME = re.compile(rb"(?:event: (?P<name>[a-z_.]+)\n)?data: (?P<data>[^\n]+)\n\n
 WORDS = ["Grüße, ", "\N{GRINNING FACE}", "日本", "\n\n", "end\u2028"]
 
 
-def stream(url: str, script: Script, **config: Any) -> Answer:
+async def stream(url: str, script: Script, **config: Any) -> Answer:
     client = AsgiClient(create_app(make_services(ScriptedGenerator(script)), HttpConfig(**config)))
-    return asyncio.run(client.post(url, {**ROUTES[url], "stream": True}))
+    return await client.post(url, {**ROUTES[url], "stream": True})
 
 
 def frames(content: bytes) -> list[tuple[str | None, Any]]:
@@ -72,8 +72,8 @@ def text_of(url: str, found: list[tuple[str | None, Any]]) -> str:
 
 
 @pytest.mark.parametrize("url", ROUTES)
-def test_every_byte_belongs_to_a_frame_and_characters_arrive_whole(url: str) -> None:
-    answer = stream(url, WORDS)
+async def test_every_byte_belongs_to_a_frame_and_characters_arrive_whole(url: str) -> None:
+    answer = await stream(url, WORDS)
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
@@ -87,8 +87,8 @@ def test_every_byte_belongs_to_a_frame_and_characters_arrive_whole(url: str) -> 
 
 
 @pytest.mark.parametrize("url", ROUTES)
-def test_a_failure_after_the_first_byte_is_told_as_an_event(url: str) -> None:
-    answer = stream(url, ["some", EngineError("the step failed")])
+async def test_a_failure_after_the_first_byte_is_told_as_an_event(url: str) -> None:
+    answer = await stream(url, ["some", EngineError("the step failed")])
     assert answer.status == 200
     assert answer.complete
     found = frames(answer.content)
@@ -107,41 +107,38 @@ def test_a_failure_after_the_first_byte_is_told_as_an_event(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ROUTES)
-def test_a_failure_before_the_first_event_is_a_status(url: str) -> None:
-    answer = stream(url, [QueueFullError("too many wait", retry_after_s=3)])
+async def test_a_failure_before_the_first_event_is_a_status(url: str) -> None:
+    answer = await stream(url, [QueueFullError("too many wait", retry_after_s=3)])
     assert answer.status == (529 if url == "/v1/messages" else 503)
     assert answer.headers["retry-after"] == "3"
     assert answer.headers["content-type"].startswith("application/json")
 
 
 @pytest.mark.parametrize("url", ROUTES)
-def test_a_long_prefill_is_bridged_by_pings(url: str) -> None:
-    async def scenario() -> bytes:
-        release = asyncio.Event()
-        generator = ScriptedGenerator([release, "late"])
-        app = create_app(make_services(generator), HttpConfig(ping_interval_s=0.001))
-        answer = Answer()
-        client = AsgiClient(app)
-        sending = asyncio.ensure_future(client.post(url, {**ROUTES[url], "stream": True}, answer=answer))
-        await until(lambda: len(answer.chunks) >= 3)
-        release.set()
-        await sending
-        return answer.content
-
-    content = asyncio.run(scenario())
+async def test_a_long_prefill_is_bridged_by_pings(url: str) -> None:
+    release = asyncio.Event()
+    generator = ScriptedGenerator([release, "late"])
+    app = create_app(make_services(generator), HttpConfig(ping_interval_s=0.001))
+    answer = Answer()
+    client = AsgiClient(app)
+    sending = asyncio.ensure_future(client.post(url, {**ROUTES[url], "stream": True}, answer=answer))
+    await until(lambda: len(answer.chunks) >= 3)
+    release.set()
+    await sending
+    content = answer.content
     ping = b'event: ping\ndata: {"type":"ping"}\n\n' if url == "/v1/messages" else b": ping\n\n"
     assert content.startswith(ping * 3)
     assert text_of(url, frames(content)) == "late"
 
 
-def test_anthropic_blocks_open_fill_and_close_in_order() -> None:
+async def test_anthropic_blocks_open_fill_and_close_in_order() -> None:
     script = [
         ThinkingDelta("hm"),
         "Let me ",
         "see",
         *call_script("weather", {"city": "Oslo"}, call_id="toolu_1"),
     ]
-    found = frames(stream("/v1/messages", script).content)
+    found = frames((await stream("/v1/messages", script)).content)
     names = [name for name, _ in found]
     assert names[0] == "message_start"
     assert names[-2:] == ["message_delta", "message_stop"]
@@ -165,35 +162,35 @@ def test_anthropic_blocks_open_fill_and_close_in_order() -> None:
     assert delta["usage"]["output_tokens"] == 7
 
 
-def test_anthropic_counts_what_a_client_asked_to_keep_apart_so_that_the_three_counts_add_up() -> None:
+async def test_anthropic_counts_what_a_client_asked_to_keep_apart_so_that_the_three_counts_add_up() -> None:
     client = AsgiClient(create_app(make_services(ScriptedGenerator()), HttpConfig()))
     body = {**ROUTES["/v1/messages"], "cache_control": {"type": "ephemeral"}}
-    usage = asyncio.run(client.post("/v1/messages", body)).json["usage"]
+    usage = (await client.post("/v1/messages", body)).json["usage"]
     assert usage["cache_creation_input_tokens"] == 30
     assert usage["cache_read_input_tokens"] == 12
     assert usage["input_tokens"] == 0
     assert usage["cache_creation"] == {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 0}
 
 
-def test_anthropic_counts_the_same_at_the_start_of_a_stream_as_at_its_end() -> None:
+async def test_anthropic_counts_the_same_at_the_start_of_a_stream_as_at_its_end() -> None:
     client = AsgiClient(create_app(make_services(ScriptedGenerator()), HttpConfig()))
     body = {**ROUTES["/v1/messages"], "cache_control": {"type": "ephemeral", "ttl": "1h"}, "stream": True}
-    found = frames(asyncio.run(client.post("/v1/messages", body)).content)
+    found = frames((await client.post("/v1/messages", body)).content)
     first, last = found[0][1]["message"]["usage"], found[-2][1]["usage"]
     # Clients take some counts from the one and some from the other.
     assert {**first, "output_tokens": 0} == {**last, "output_tokens": 0}
     assert last["cache_creation"]["ephemeral_1h_input_tokens"] == last["cache_creation_input_tokens"] == 30
 
 
-def test_an_anthropic_call_without_arguments_is_an_empty_object() -> None:
-    found = frames(stream("/v1/messages", call_script("weather", {})[:1]).content)
+async def test_an_anthropic_call_without_arguments_is_an_empty_object() -> None:
+    found = frames((await stream("/v1/messages", call_script("weather", {})[:1])).content)
     pieces = [data["delta"]["partial_json"] for name, data in found if name == "content_block_delta"]
     assert pieces == ["{}"]
 
 
-def test_openai_chat_says_role_id_and_name_once_and_usage_last() -> None:
+async def test_openai_chat_says_role_id_and_name_once_and_usage_last() -> None:
     script = ["Hi", *call_script("weather", {"city": "Oslo"})]
-    found = [data for _, data in frames(stream("/v1/chat/completions", script).content)]
+    found = [data for _, data in frames((await stream("/v1/chat/completions", script)).content)]
     assert found[-1] == "[DONE]"
     chunks = found[:-1]
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
@@ -210,18 +207,18 @@ def test_openai_chat_says_role_id_and_name_once_and_usage_last() -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_openai_chat_begins_with_choice_zero_whichever_comes_first() -> None:
+async def test_openai_chat_begins_with_choice_zero_whichever_comes_first() -> None:
     generator = ScriptedGenerator(["a"])
     client = AsgiClient(create_app(make_services(generator), HttpConfig()))
     body = {**ROUTES["/v1/chat/completions"], "n": 3, "stream": True}
-    chunks = [data for _, data in frames(asyncio.run(client.post("/v1/chat/completions", body)).content)][:-1]
+    chunks = [data for _, data in frames((await client.post("/v1/chat/completions", body)).content)][:-1]
     assert [chunk["choices"][0]["index"] for chunk in chunks[:3]] == [0, 1, 2]
     assert chunks[-1]["usage"]["completion_tokens"] == 21
 
 
-def test_responses_are_numbered_and_every_item_that_is_added_is_done() -> None:
+async def test_responses_are_numbered_and_every_item_that_is_added_is_done() -> None:
     script = [ThinkingDelta("hm"), "Hi", *call_script("weather", {"city": "Oslo"})]
-    found = [data for _, data in frames(stream("/v1/responses", script).content)]
+    found = [data for _, data in frames((await stream("/v1/responses", script)).content)]
     assert [data["sequence_number"] for data in found] == list(range(len(found)))
     kinds = [data["type"] for data in found]
     assert kinds[:2] == ["response.created", "response.in_progress"]
@@ -246,14 +243,16 @@ def test_responses_are_numbered_and_every_item_that_is_added_is_done() -> None:
         (FinishReason.TOOL_CALLS, "tool_use", "tool_calls"),
     ],
 )
-def test_finish_reasons_are_the_dialects_words(reason: FinishReason, anthropic: str, openai: str) -> None:
+async def test_finish_reasons_are_the_dialects_words(
+    reason: FinishReason, anthropic: str, openai: str
+) -> None:
     stop = "END" if reason is FinishReason.STOP_SEQUENCE else None
     script: Script = ["Hi", Finished(reason, USAGE, stop)]
-    delta = frames(stream("/v1/messages", script).content)[-2][1]["delta"]
+    delta = frames((await stream("/v1/messages", script)).content)[-2][1]["delta"]
     assert delta == {"stop_reason": anthropic, "stop_sequence": stop}
-    chunk = frames(stream("/v1/chat/completions", script).content)[-3][1]
+    chunk = frames((await stream("/v1/chat/completions", script)).content)[-3][1]
     assert chunk["choices"][0]["finish_reason"] == openai
-    response = frames(stream("/v1/responses", script).content)[-1][1]["response"]
+    response = frames((await stream("/v1/responses", script)).content)[-1][1]["response"]
     cut = reason is FinishReason.LENGTH
     assert response["status"] == ("incomplete" if cut else "completed")
     assert response["incomplete_details"] == ({"reason": "max_output_tokens"} if cut else None)
