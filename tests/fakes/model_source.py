@@ -20,10 +20,11 @@ class MemoryModelSource:
 
     def __init__(self, *, installed: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> None:
         """Know these models; each also answers to its name in capitals."""
-        self._entries = {
+        self.known = {
             name: ModelEntry(name=name, source=f"folder:/models/{name}", description=f"model {name}")
             for name in (*installed, *others)
         }
+        """The registry's entries by name."""
         self._installed = set(installed)
         self.unreachable: set[str] = set()
         """Models whose download fails."""
@@ -31,28 +32,28 @@ class MemoryModelSource:
 
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""
-        return list(self._entries.values())
+        return list(self.known.values())
 
     def installed(self) -> list[InstalledModel]:
         """Return the models whose files are here."""
         return [self._describe(name) for name in sorted(self._installed)]
 
     def _describe(self, name: str) -> InstalledModel:
-        number = sorted(self._entries).index(name)
+        number = sorted(self.known).index(name)
         return InstalledModel(
             model_id=name,
             path=f"/models/{name}",
             fingerprint=ModelFingerprint(f"{number:02x}" * 32),
             context_length=4096,
             size_bytes=SIZE_BYTES,
-            entry=self._entries[name],
+            entry=self.known[name],
         )
 
     def resolve(self, name: str) -> ModelEntry:
         """Return the entry a name stands for; whatever begins with `hf:` stands for itself."""
         if name.startswith("hf:"):
             return ModelEntry(name=name, source=name)
-        entry = self._entries.get(name.lower())
+        entry = self.known.get(name.lower())
         if entry is None:
             raise ModelNotFoundError(f"no model is known as {name!r}", param="model")
         return entry

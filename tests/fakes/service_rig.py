@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import Self
@@ -57,7 +57,8 @@ class ServiceRig:
         self.bus = self.engine_rig.bus
         self.source = MemoryModelSource(installed=("one", "two", "three"), others=("four",))
         self.loader = HashLoader(tokenizer=tokenizer, has_state=has_state, context_length=context_length)
-        self.memory_bytes = memory_bytes
+        self.free_memory: Callable[[], int] = lambda: memory_bytes
+        """What the models service is given as the memory (bytes) that is left for models."""
         self._package = package
         self._load = load
         self._load_on_demand = load_on_demand
@@ -69,7 +70,7 @@ class ServiceRig:
             engine=self.engine,
             source=self.source,
             loader=self.loader,
-            memory_bytes=lambda: self.memory_bytes,
+            memory_bytes=lambda: self.free_memory(),
             clock=self.clock,
             bus=self.bus,
             log=self.engine_rig.log,

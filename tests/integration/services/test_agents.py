@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -16,18 +14,10 @@ from semanticd.domain.errors import (
     InvalidRequestError,
     RequestNotFoundError,
 )
-from tests.fakes.engine_rig import PATIENCE_S, wait_until
+from tests.fakes.engine_rig import wait_until
 from tests.fakes.service_rig import ServiceRig
 
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
-
-
-def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
-    async def main() -> None:
-        async with ServiceRig(**options) as rig:
-            await asyncio.wait_for(test(rig), PATIENCE_S)
-
-    asyncio.run(main())
 
 
 async def settled(rig: ServiceRig) -> None:
@@ -40,8 +30,8 @@ def hot(rig: ServiceRig, agent: str) -> int:
 
 
 @pytest.mark.parametrize("has_state", [False, True])
-def test_an_agent_goes_through_its_states(has_state: bool) -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_agent_goes_through_its_states(has_state: bool) -> None:
+    async with ServiceRig(has_state=has_state) as rig:
         created = await rig.agents.create("a", AgentConfig(metadata={"team": "x"}))
         assert (created["state"], created["tier"]) == ("cold", "cold")
         stream = await rig.begin([SYSTEM, Message.of("user", "hi")], agent="a")
@@ -59,50 +49,40 @@ def test_an_agent_goes_through_its_states(has_state: bool) -> None:
         assert (evicted["state"], evicted["hot_bytes"]) == ("warm", 0)
         assert evicted["freed_bytes"] == shown["hot_bytes"]
 
-    run(test, has_state=has_state)
 
-
-def test_a_name_is_taken_once_and_an_unnamed_agent_gets_one() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_name_is_taken_once_and_an_unnamed_agent_gets_one() -> None:
+    async with ServiceRig() as rig:
         await rig.agents.create("a", AgentConfig())
         with pytest.raises(ConflictError, match="'a' exists already"):
             await rig.agents.create("a", AgentConfig())
         assert (await rig.agents.create(None, AgentConfig()))["id"].startswith("agent-")
 
-    run(test)
 
-
-def test_an_unknown_agent_is_not_found() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_unknown_agent_is_not_found() -> None:
+    async with ServiceRig() as rig:
         for call in (rig.agents.show, rig.agents.why, rig.agents.delete, rig.agents.evict, rig.agents.pin):
             with pytest.raises(AgentNotFoundError, match="'nobody'"):
                 await call("nobody")  # type: ignore[operator]
 
-    run(test)
 
-
-def test_agents_are_listed_most_recently_used_first_and_old_ones_from_the_archive() -> None:
-    rigs: list[ServiceRig] = []
-
-    async def first(rig: ServiceRig) -> None:
-        rigs.append(rig)
+async def test_agents_are_listed_most_recently_used_first_and_old_ones_from_the_archive() -> None:
+    async with ServiceRig() as rig:
         for name in ("a", "b", "c"):
             await rig.say("hi", agent=name)
             rig.clock.advance(1.0)
         assert [row["id"] for row in await rig.agents.list()] == ["c", "b", "a"]
         assert [row["id"] for row in rig.agents.rows(2)] == ["c", "b"]
-
-    async def second(rig: ServiceRig) -> None:
-        assert {row["id"] for row in await rig.agents.list()} == {"a", "b", "c"}
-        assert (await rig.agents.show("a"))["state"] == "warm"
-
-    run(first)
-    run(second, warm=rigs[0].engine_rig.warm, archive=rigs[0].engine_rig.archive)
+    kept = rig.engine_rig
+    async with ServiceRig(warm=kept.warm, archive=kept.archive) as restarted:
+        assert {row["id"] for row in await restarted.agents.list()} == {"a", "b", "c"}
+        assert (await restarted.agents.show("a"))["state"] == "warm"
 
 
 @pytest.mark.parametrize("has_state", [False, True])
-def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others_share(has_state: bool) -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others_share(
+    has_state: bool,
+) -> None:
+    async with ServiceRig(has_state=has_state) as rig:
         for name in ("a", "b"):
             await rig.say([SYSTEM, Message.of("user", f"I am {name} and say so at length")], agent=name)
         await settled(rig)
@@ -121,11 +101,9 @@ def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others_share
         with pytest.raises(AgentNotFoundError):
             await rig.agents.show("a")
 
-    run(test, has_state=has_state)
 
-
-def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
+    async with ServiceRig() as rig:
         stream = await rig.begin("hi", agent="a")
         with pytest.raises(ConflictError):
             await rig.agents.delete("a")
@@ -133,11 +111,9 @@ def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
             await rig.agents.rewind("a")
         await stream.aclose()
 
-    run(test)
 
-
-def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
+    async with ServiceRig() as rig:
         await rig.say("hello you", agent="a", conversation=True)
         blocks = len(rig.engine.store.pool)
         fork = await rig.agents.fork("a", "b")
@@ -155,12 +131,10 @@ def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
         with pytest.raises(ConflictError):
             await rig.agents.fork("a", "b")
 
-    run(test)
-
 
 @pytest.mark.parametrize("has_state", [False, True])
-def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bool) -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bool) -> None:
+    async with ServiceRig(has_state=has_state) as rig:
         first = await rig.say("one", agent="a", conversation=True)
         await rig.say("two", agent="a", conversation=True)
         await rig.say("three", agent="a", conversation=True)
@@ -177,11 +151,9 @@ def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bool) ->
         await rig.agents.rewind("a", 2)
         assert await rig.agents.messages("a") == []
 
-    run(test, has_state=has_state)
 
-
-def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over() -> None:
+    async with ServiceRig() as rig:
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
         assert (await rig.agents.pin("a"))["pinned"]
@@ -195,22 +167,18 @@ def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over() -> 
         await rig.agents.expire()
         assert (await rig.agents.evict("a"))["freed_bytes"] > 0
 
-    run(test)
 
-
-def test_an_agent_leaves_when_its_time_to_live_is_over() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_agent_leaves_when_its_time_to_live_is_over() -> None:
+    async with ServiceRig() as rig:
         await rig.agents.create("short", AgentConfig(ttl_s=10.0))
         await rig.agents.create("long", AgentConfig())
         rig.clock.advance(11.0)
         assert await rig.agents.expire() == 1
         assert [row["id"] for row in await rig.agents.list()] == ["long"]
 
-    run(test)
 
-
-def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() -> None:
+    async with ServiceRig() as rig:
         await rig.agents.create("a", AgentConfig(ttl_s=10.0))
         await rig.agents.create("b", AgentConfig(ttl_s=10.0))
         stream = await rig.begin("hi", agent="a")
@@ -220,27 +188,23 @@ def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() -> Non
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
         assert await rig.agents.expire() == 1
 
-    run(test)
 
-
-def test_a_conversation_that_clients_send_themselves_is_shown_as_its_transcript() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_conversation_that_clients_send_themselves_is_shown_as_its_transcript() -> None:
+    async with ServiceRig() as rig:
         await rig.say("hi", agent="a")
         messages = await rig.agents.messages("a")
         assert messages[0] == {"role": "transcript", "content": "<|user|>hi<|end|><|assistant|>"}
 
-    run(test)
 
-
-def test_the_daemon_tells_what_it_does() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_the_daemon_tells_what_it_does() -> None:
+    async with ServiceRig() as rig:
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
         snapshot = await rig.status.snapshot()
         assert (snapshot["version"], snapshot["state"], snapshot["model"]) == ("0", "ready", "one")
         assert snapshot["cache"]["hot_hit_tokens"] > 0
-        assert snapshot["free_memory_bytes"] == rig.memory_bytes
+        assert snapshot["free_memory_bytes"] == rig.free_memory()
         assert snapshot["cache"]["num_hot_blocks"] == len(rig.engine.store.pool)
         assert snapshot["engine"]["num_running"] == 0
         stream = await rig.begin("hello", agent="b")
@@ -251,11 +215,9 @@ def test_the_daemon_tells_what_it_does() -> None:
             await rig.requests.cancel("unknown")
         await stream.aclose()
 
-    run(test)
 
-
-def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:
+    async with ServiceRig() as rig:
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
         stats = await rig.cache.stats()
@@ -272,5 +234,3 @@ def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:
         assert cleared["freed_hot_bytes"] > 0
         assert cleared["freed_warm_bytes"] > 0
         assert (await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")).usage.cache.tier == "cold"
-
-    run(test)

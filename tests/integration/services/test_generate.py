@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -53,20 +51,12 @@ def assistant(text: str) -> Message:
     return Message.of("assistant", text)
 
 
-def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
-    async def main() -> None:
-        async with ServiceRig(**options) as rig:
-            await test(rig)
-
-    asyncio.run(main())
-
-
 def script(rig: ServiceRig, text: str) -> None:
     rig.runner.script = CharTokenizer().encode(text)
 
 
-def test_an_answer_comes_as_events_that_add_up_to_the_result() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_answer_comes_as_events_that_add_up_to_the_result() -> None:
+    async with ServiceRig() as rig:
         stream = await rig.open("hello", agent="a")
         events = [event async for event in stream]
         assert isinstance(events[0], Started)
@@ -78,15 +68,13 @@ def test_an_answer_comes_as_events_that_add_up_to_the_result() -> None:
         ids = CharTokenizer().encode("<|user|>hello<|end|><|assistant|>")
         assert text == CharTokenizer().decode(continuation(ids, 8, seed=1))
 
-    run(test)
-
 
 @pytest.mark.parametrize("has_state", [False, True])
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(), PairTokenizer()])
-def test_no_token_of_an_answer_is_computed_again_when_a_client_sends_it_back_as_text(
+async def test_no_token_of_an_answer_is_computed_again_when_a_client_sends_it_back_as_text(
     tokenizer: CharTokenizer, has_state: bool
 ) -> None:
-    async def test(rig: ServiceRig) -> None:
+    async with ServiceRig(tokenizer=tokenizer, has_state=has_state) as rig:
         script(rig, "an answer that no tokenizer would spell like this")
         talk = [SYSTEM, user("what is it?")]
         for turn in range(4):
@@ -100,30 +88,21 @@ def test_no_token_of_an_answer_is_computed_again_when_a_client_sends_it_back_as_
                 )
             talk += [assistant(answer.choices[0].text), user("and then?")]
 
-    run(test, tokenizer=tokenizer, has_state=has_state)
 
-
-def test_after_a_restart_a_conversation_goes_on_where_it_was() -> None:
-    rigs: list[ServiceRig] = []
+async def test_after_a_restart_a_conversation_goes_on_where_it_was() -> None:
     talk = [SYSTEM, user("what is it?")]
-
-    async def first(rig: ServiceRig) -> None:
-        rigs.append(rig)
+    async with ServiceRig(tokenizer=PairTokenizer()) as rig:
         answer = await rig.say(talk)
-        talk.extend([assistant(answer.choices[0].text), user("and?")])
-
-    async def second(rig: ServiceRig) -> None:
-        answer = await rig.say(talk)
+    talk += [assistant(answer.choices[0].text), user("and?")]
+    kept = rig.engine_rig
+    async with ServiceRig(tokenizer=PairTokenizer(), warm=kept.warm, archive=kept.archive) as restarted:
+        answer = await restarted.say(talk)
         assert answer.usage.cache.tier == "warm"
         assert answer.usage.cache.computed_tokens <= len("uand?ea") + 1
 
-    run(first, tokenizer=PairTokenizer())
-    kept = rigs[0].engine_rig
-    run(second, tokenizer=PairTokenizer(), warm=kept.warm, archive=kept.archive)
 
-
-def test_a_server_side_conversation_needs_only_the_new_message() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_server_side_conversation_needs_only_the_new_message() -> None:
+    async with ServiceRig() as rig:
         await rig.agents.create("a", AgentConfig(system="Be kind.", tools=(TOOL,)))
         first = await rig.say("hello", agent="a", conversation=True)
         second = await rig.say("and now?", agent="a", conversation=True)
@@ -141,21 +120,17 @@ def test_a_server_side_conversation_needs_only_the_new_message() -> None:
         assert [message["role"] for message in messages] == ["user", "assistant"] * 2
         assert messages[1]["content"] == first.choices[0].text
 
-    run(test)
 
-
-def test_a_system_message_of_the_first_request_stays_in_a_server_side_conversation() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_system_message_of_the_first_request_stays_in_a_server_side_conversation() -> None:
+    async with ServiceRig() as rig:
         first = await rig.say([SYSTEM, user("hello")], agent="a", conversation=True)
         second = await rig.say("and now?", agent="a", conversation=True)
         full = ChatPrompt((SYSTEM, user("hello"), assistant(first.choices[0].text), user("and now?")))
         assert second.usage.prompt_tokens == await rig.generate.count_tokens("", full)
 
-    run(test)
 
-
-def test_a_server_side_conversation_keeps_thinking_and_calls() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_server_side_conversation_keeps_thinking_and_calls() -> None:
+    async with ServiceRig() as rig:
         script(rig, "~let me see~it rains")
         sampling = SamplingParams(temperature=0, max_tokens=100)
         result = await rig.say("weather?", agent="a", conversation=True, sampling=sampling)
@@ -170,11 +145,9 @@ def test_a_server_side_conversation_keeps_thinking_and_calls() -> None:
         shown = await rig.agents.messages("a")
         assert shown[3]["content"][0]["type"] == "tool_call"
 
-    run(test)
 
-
-def test_thinking_is_an_event_of_its_own() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_thinking_is_an_event_of_its_own() -> None:
+    async with ServiceRig() as rig:
         script(rig, "~hm~yes")
         stream = await rig.open("hello", sampling=SamplingParams(temperature=0, max_tokens=50))
         events = [event async for event in stream]
@@ -185,11 +158,9 @@ def test_thinking_is_an_event_of_its_own() -> None:
         )
         assert raw.choices[0].text == "~hm~yes"
 
-    run(test)
 
-
-def test_an_anonymous_conversation_is_found_again_by_how_it_begins() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_an_anonymous_conversation_is_found_again_by_how_it_begins() -> None:
+    async with ServiceRig() as rig:
         first = await rig.say([SYSTEM, user("hello")])
         second = await rig.say([SYSTEM, user("hello"), assistant(first.choices[0].text), user("more")])
         other = await rig.say([SYSTEM, user("good evening")])
@@ -200,22 +171,18 @@ def test_an_anonymous_conversation_is_found_again_by_how_it_begins() -> None:
         for prompt in (TextPrompt("once upon"), TokenPrompt((1, 2, 3))):
             assert (await rig.say(prompt)).agent_id == (await rig.say(prompt)).agent_id
 
-    run(test)
 
-
-def test_a_header_that_changes_does_not_make_another_anonymous_agent() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_header_that_changes_does_not_make_another_anonymous_agent() -> None:
+    async with ServiceRig() as rig:
         header = "x-anthropic-billing-header: cc_version=2.1; cch={};"
         results = [
             await rig.say([Message.of("system", header.format(mark)), user("hello")]) for mark in ("1a", "2b")
         ]
         assert results[0].agent_id == results[1].agent_id
 
-    run(test)
 
-
-def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> None:
+    async with ServiceRig() as rig:
         sampling = SamplingParams(temperature=1.0, max_tokens=12, seed=5)
         result = await rig.say([SYSTEM, user("hello")], num_choices=3, sampling=sampling)
         texts = [choice.text for choice in result.choices]
@@ -225,22 +192,18 @@ def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> None:
         assert result.usage.completion_tokens == 36
         assert rig.engine.agents.get(result.agent_id).num_turns == 2
 
-    run(test)
 
-
-def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
+    async with ServiceRig(context_length=100) as rig:
         with pytest.raises(PromptTooLongError, match="prompt is too long: 104 tokens > 99 maximum"):
             await rig.open("x" * 101)
         fitting = await rig.say("x" * 90, sampling=SamplingParams(temperature=0))
         assert fitting.choices[0].reason is FinishReason.LENGTH
         assert fitting.usage.completion_tokens == 100 - 93
 
-    run(test, context_length=100)
 
-
-def test_what_cannot_be_a_prompt_is_refused() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_what_cannot_be_a_prompt_is_refused() -> None:
+    async with ServiceRig() as rig:
         with pytest.raises(InvalidRequestError, match="empty"):
             await rig.open(TextPrompt(""))
         with pytest.raises(InvalidRequestError, match="token id 99999 is outside"):
@@ -253,19 +216,15 @@ def test_what_cannot_be_a_prompt_is_refused() -> None:
             await rig.open("x", model="nobody")
         assert rig.engine.num_live == 0
 
-    run(test)
 
-
-def test_a_model_answers_to_all_its_names() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_model_answers_to_all_its_names() -> None:
+    async with ServiceRig() as rig:
         for name in ("", "one", "ONE"):
             assert (await rig.say("hello", model=name)).model == "one"
 
-    run(test)
 
-
-def test_a_required_tool_is_enforced_while_sampling() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_required_tool_is_enforced_while_sampling() -> None:
+    async with ServiceRig() as rig:
         prompt = ChatPrompt((user("weather?"),), (TOOL,), ToolChoice("required"))
         stream = await rig.begin(prompt, sampling=SamplingParams(temperature=0, max_tokens=100_000))
         room = rig.engine.live()[0].submission.max_new_tokens
@@ -273,11 +232,9 @@ def test_a_required_tool_is_enforced_while_sampling() -> None:
         assert rig.engine.live()[0].submission.constraint == constraint
         await stream.aclose()
 
-    run(test)
 
-
-def test_closing_a_stream_early_cancels_its_request() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_closing_a_stream_early_cancels_its_request() -> None:
+    async with ServiceRig() as rig:
         stream = await rig.open(
             "hello", sampling=SamplingParams(temperature=0, max_tokens=4000), num_choices=2
         )
@@ -288,11 +245,9 @@ def test_closing_a_stream_early_cancels_its_request() -> None:
         await stream.aclose()
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
 
-    run(test)
 
-
-def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
+    async with ServiceRig() as rig:
         stream = await rig.begin("hello")
         rows = await rig.requests.list()
         assert rows[0]["id"] == stream.request_id
@@ -300,11 +255,9 @@ def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
         with pytest.raises(CancelledByCallerError):
             await stream.result()
 
-    run(test)
 
-
-def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> None:
+    async with ServiceRig() as rig:
         rig.runner.fail("start_decode", after=1)
         stream = await rig.open(
             "hello", num_choices=3, sampling=SamplingParams(temperature=0, max_tokens=4000)
@@ -313,50 +266,40 @@ def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> None:
             await stream.result()
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
 
-    run(test)
 
-
-def test_a_full_queue_is_said_before_any_event() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_full_queue_is_said_before_any_event() -> None:
+    async with ServiceRig(max_queue=2) as rig:
         with pytest.raises(QueueFullError):
             await rig.open("hello", num_choices=3)
         assert (await rig.say("hello", num_choices=2)).choices[1].text
 
-    run(test, max_queue=2)
 
-
-def test_log_probabilities_come_with_the_text_of_a_chat() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_log_probabilities_come_with_the_text_of_a_chat() -> None:
+    async with ServiceRig() as rig:
         script(rig, "~hm~yes")
         result = await rig.say("hello", sampling=SamplingParams(temperature=0, max_tokens=50, logprobs=True))
         entries = result.choices[0].logprobs
         assert "".join(entry.text for entry in entries).startswith("~hm~yes")
 
-    run(test)
 
-
-def test_a_kept_prefix_outlives_its_request_for_the_time_the_client_asked_for() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_kept_prefix_outlives_its_request_for_the_time_the_client_asked_for() -> None:
+    async with ServiceRig() as rig:
         await rig.say([SYSTEM, user("hello")], agent="a", cache_ttl_s=300.0)
         assert (await rig.agents.show("a"))["pinned"]
         rig.clock.advance(301.0)
         assert not (await rig.agents.show("a"))["pinned"]
 
-    run(test)
 
-
-def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> None:
+    async with ServiceRig(has_state=True) as rig:
         await rig.say([SYSTEM, user("hello")], agent="a")
         other = await rig.say([SYSTEM, user("good evening")], agent="b")
         assert other.usage.cache.cached_tokens >= len(SYSTEM.text)
         assert rig.runner.calls["copy_state"] >= 2
 
-    run(test, has_state=True)
 
-
-def test_a_miss_is_explained_in_the_clients_words() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_miss_is_explained_in_the_clients_words() -> None:
+    async with ServiceRig() as rig:
         await rig.say([Message.of("system", "Today is 2026-11-23. " + SYSTEM.text), user("hi")], agent="a")
         changed = [Message.of("system", "Today is 2026-11-24. " + SYSTEM.text), user("hi")]
         miss = (await rig.say(changed, agent="a")).usage.cache.miss
@@ -368,66 +311,54 @@ def test_a_miss_is_explained_in_the_clients_words() -> None:
         assert [line["miss"] for line in logged] == ["first_request", "date_changed"]
         assert logged[1]["miss_at"] == miss.position
 
-    run(test)
 
-
-def test_a_conversation_that_goes_on_with_another_model_is_told_why_nothing_was_reused() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_conversation_that_goes_on_with_another_model_is_told_why_nothing_was_reused() -> None:
+    async with ServiceRig() as rig:
         await rig.models.load("two")
         await rig.say("hello", agent="a", model="one")
         miss = (await rig.say("hello", agent="a", model="two")).usage.cache.miss
         assert miss is not None
         assert miss.cause == "model_changed"
 
-    run(test)
 
-
-def test_what_was_made_equal_in_a_prompt_is_reported_with_what_it_cost() -> None:
+async def test_what_was_made_equal_in_a_prompt_is_reported_with_what_it_cost() -> None:
     class Tidy(CharTokenizer):
         def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
             return ("volatile_header",)
 
-    async def test(rig: ServiceRig) -> None:
+    async with ServiceRig(tokenizer=Tidy()) as rig:
         assert (await rig.say("hello", agent="a")).usage.cache.canonicalized == ("volatile_header",)
         assert (await rig.agents.why("a"))["last"]["canonicalized"] == ["volatile_header"]
         raw = await rig.say(TextPrompt("hello"), agent="b")
         assert raw.usage.cache.canonicalized == ()
 
-    run(test, tokenizer=Tidy())
 
-
-def test_tokens_of_thinking_are_counted_apart() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_tokens_of_thinking_are_counted_apart() -> None:
+    async with ServiceRig() as rig:
         script(rig, "~let me see~it rains")
         usage = (await rig.say("weather?", sampling=SamplingParams(temperature=0))).usage
         # A token is a character; the marker that ends the thinking belongs to the thinking or to what follows.
         assert usage.reasoning_tokens in (len("~let me see"), len("~let me see~"))
         assert usage.completion_tokens == len("~let me see~it rains") + 1
 
-    run(test)
 
-
-def test_calls_that_could_not_be_read_are_counted_and_logged() -> None:
+async def test_calls_that_could_not_be_read_are_counted_and_logged() -> None:
     class Unreadable(CharTokenizer):
         def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> PlainParser:
             parser = super().output_parser(prompt, choice=choice)
             parser.num_parse_failures = 2
             return parser
 
-    async def test(rig: ServiceRig) -> None:
+    async with ServiceRig(tokenizer=Unreadable()) as rig:
         await rig.say("hello")
         assert rig.engine_rig.metrics.counters["tool_parse_failures_total",] == 2
         assert "tool_call_not_parsed" in rig.engine_rig.log.events("warning")
 
-    run(test, tokenizer=Unreadable())
 
-
-def test_a_server_side_agent_is_answered_by_the_model_it_was_made_for() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_server_side_agent_is_answered_by_the_model_it_was_made_for() -> None:
+    async with ServiceRig() as rig:
         await rig.models.load("two")
         await rig.agents.create("a", AgentConfig(model="two"))
         assert (await rig.say("hello", agent="a", conversation=True)).model == "two"
         assert (await rig.say("hello", agent="a", conversation=True, model="one")).model == "one"
         assert (await rig.say("hello", agent="b", conversation=True)).model == "one"
-
-    run(test)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -25,20 +23,12 @@ from tests.fakes.service_rig import ServiceRig
 LONG = SamplingParams(temperature=0, max_tokens=1500)
 
 
-def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
-    async def main() -> None:
-        async with ServiceRig(**options) as rig:
-            await asyncio.wait_for(test(rig), PATIENCE_S)
-
-    asyncio.run(main())
-
-
 def loaded(rig: ServiceRig) -> set[str]:
     return {str(name) for name in rig.engine.models}
 
 
-def test_the_first_model_becomes_current_and_others_stand_beside_it() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_the_first_model_becomes_current_and_others_stand_beside_it() -> None:
+    async with ServiceRig() as rig:
         assert await rig.models.load("two") == {"id": "two", "loaded": True, "current": False}
         assert await rig.models.load("two") == {"id": "two", "loaded": True, "current": False}
         assert rig.models.current_id == "one"
@@ -47,31 +37,22 @@ def test_the_first_model_becomes_current_and_others_stand_beside_it() -> None:
         stages = [event["stage"] for event in rig.bus.on("models") if event["model"] == "two"]
         assert stages[:3] == ["loading", "loading", "ready"]
 
-    run(test)
 
-
-def test_where_memory_is_short_the_least_recently_used_model_leaves_but_never_the_current_one() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_where_memory_is_short_the_least_recently_used_model_leaves_but_never_the_current_one() -> None:
+    async with ServiceRig() as rig:
         await rig.models.load("two")
-        freed = rig.memory_bytes
-
-        def free_bytes() -> int:
-            return freed if "two" not in loaded(rig) else 0
-
-        rig.models._memory_bytes = free_bytes
+        rig.free_memory = lambda: 1_000_000 if "two" not in loaded(rig) else 0
         await rig.models.load("three")
         assert loaded(rig) == {"one", "three"}
-        rig.models._memory_bytes = lambda: 0
+        rig.free_memory = lambda: 0
         with pytest.raises(ModelLoadError, match="swap to it instead"):
             await rig.models.load("two")
         assert "one" in loaded(rig), "the current model serves on"
         assert (await rig.say("still there?")).model == "one"
 
-    run(test)
 
-
-def test_models_are_listed_loaded_first_with_their_facts() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_models_are_listed_loaded_first_with_their_facts() -> None:
+    async with ServiceRig() as rig:
         rows = await rig.models.list()
         assert [row["id"] for row in rows] == ["one", "three", "two", "four"]
         assert [(row["loaded"], row["installed"], row["current"]) for row in rows] == [
@@ -91,29 +72,23 @@ def test_models_are_listed_loaded_first_with_their_facts() -> None:
         with pytest.raises(ModelNotFoundError):
             await rig.models.info("hf:somebody/something")
 
-    run(test)
 
-
-def test_a_folder_of_the_users_own_is_described_before_it_is_loaded_for_the_first_time() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_folder_of_the_users_own_is_described_before_it_is_loaded_for_the_first_time() -> None:
+    async with ServiceRig() as rig:
         rig.source.installed = list  # type: ignore[method-assign, assignment]
         assert (await rig.models.info("two"))["path"] == "/models/two"
 
-    run(test)
 
-
-def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed() -> None:
+    async with ServiceRig() as rig:
         await rig.models.pull("four")
         await rig.models.remove("four")
         row = next(row for row in await rig.models.list() if row["id"] == "four")
         assert not row["installed"]
 
-    run(test)
 
-
-def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
+    async with ServiceRig() as rig:
         seen: list[PullProgress] = []
         pulled = await rig.models.pull("four", seen.append)
         assert pulled == {"id": "four", "path": "/models/four", "size_bytes": 1000}
@@ -125,21 +100,17 @@ def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
         with pytest.raises(ModelDownloadError):
             await rig.models.load("three")
 
-    run(test)
 
-
-def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
+    async with ServiceRig() as rig:
         with pytest.raises(ConflictError):
             await rig.models.remove("one")
         assert await rig.models.remove("two") == {"id": "two", "removed": True}
         assert rig.source.removed == ["two"]
 
-    run(test)
 
-
-def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
+    async with ServiceRig() as rig:
         running = await rig.open("hello", sampling=LONG)
         swapping = asyncio.create_task(rig.models.swap("two"))
         answer = await running.result()
@@ -149,19 +120,15 @@ def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
         assert loaded(rig) == {"two"}
         assert (await rig.say("hello")).model == "two"
 
-    run(test)
 
-
-def test_a_swap_to_the_current_model_changes_nothing() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_swap_to_the_current_model_changes_nothing() -> None:
+    async with ServiceRig() as rig:
         assert (await rig.models.swap("one"))["id"] == "one"
         assert loaded(rig) == {"one"}
 
-    run(test)
 
-
-def test_a_swap_in_place_holds_requests_until_the_new_model_is_there() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_swap_in_place_holds_requests_until_the_new_model_is_there() -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
         running = await rig.open("hello", sampling=LONG)
         rig.loader.gate = threading.Event()
         swapping = asyncio.create_task(rig.models.swap("two"))
@@ -175,11 +142,9 @@ def test_a_swap_in_place_holds_requests_until_the_new_model_is_there() -> None:
         assert (await swapping)["id"] == "two"
         assert (await waiting).model == "two"
 
-    run(test, memory_bytes=0)
 
-
-def test_swapping_back_is_warm() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_swapping_back_is_warm() -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
         first = await rig.say("hello, this is long enough to be a block or two", agent="a")
         await rig.models.swap("two")
         await rig.say("hello, this is long enough to be a block or two", agent="a")
@@ -189,13 +154,11 @@ def test_swapping_back_is_warm() -> None:
         assert again.usage.cache.tier == "warm"
         assert again.usage.cache.computed_tokens == 1
 
-    run(test, memory_bytes=0)
-
 
 @pytest.mark.parametrize("error", [ModelLoadError("broken file"), RuntimeError("out of memory")])
 @pytest.mark.parametrize("memory_bytes", [0, 1_000_000])
-def test_a_swap_that_fails_leaves_the_old_model_serving(error: Exception, memory_bytes: int) -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_swap_that_fails_leaves_the_old_model_serving(error: Exception, memory_bytes: int) -> None:
+    async with ServiceRig(memory_bytes=memory_bytes) as rig:
         rig.loader.failures["two"] = error
         with pytest.raises(ModelLoadError):
             await rig.models.swap("two")
@@ -205,11 +168,9 @@ def test_a_swap_that_fails_leaves_the_old_model_serving(error: Exception, memory
         assert "two" in rig.models.last_error
         assert rig.models.stage == "idle"
 
-    run(test, memory_bytes=memory_bytes)
 
-
-def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
         streams = [await rig.open(f"hello {n}", agent=str(n)) for n in range(5)]
         # The engine is busy with something else: what was submitted has not been taken in yet.
         gate = threading.Event()
@@ -222,11 +183,10 @@ def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None:
         assert {answer.model for answer in answers} == {"one"}
         await swapping
 
-    run(test, memory_bytes=0)
 
+async def test_many_requests_during_many_swaps_are_all_answered() -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
 
-def test_many_requests_during_many_swaps_are_all_answered() -> None:
-    async def test(rig: ServiceRig) -> None:
         async def talk(agent: int) -> None:
             for turn in range(6):
                 answer = await rig.say(f"hello {turn}", agent=str(agent))
@@ -237,11 +197,9 @@ def test_many_requests_during_many_swaps_are_all_answered() -> None:
             await rig.models.swap(name)
         await asyncio.gather(*talking)
 
-    run(test, memory_bytes=0)
 
-
-def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
+    async with ServiceRig() as rig:
         await rig.models.load("two")
         running = await rig.open("hello", sampling=LONG)
         unloading = asyncio.create_task(rig.models.unload("one"))
@@ -254,11 +212,9 @@ def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
         with pytest.raises(ModelNotFoundError):
             await rig.open("hello", model="one")
 
-    run(test)
 
-
-def test_without_any_model_requests_are_refused() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_without_any_model_requests_are_refused() -> None:
+    async with ServiceRig(load=False) as rig:
         assert await rig.models.current() is None
         with pytest.raises(ModelNotFoundError, match="loaded: none"):
             await rig.open("hello")
@@ -271,20 +227,16 @@ def test_without_any_model_requests_are_refused() -> None:
         await loading
         assert (await rig.say("hello")).model == "one"
 
-    run(test, load=False)
 
-
-def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
         assert (await rig.say("hello", model="two")).model == "two"
         with pytest.raises(ModelNotFoundError):
             await rig.open("hello", model="four")
 
-    run(test, load_on_demand=True)
 
-
-def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_stays() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_stays() -> None:
+    async with ServiceRig() as rig:
         await rig.models.load("two")
         await rig.models.load("three")
         rig.clock.advance(50.0)
@@ -293,12 +245,10 @@ def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_s
         await rig.models.expire(60.0)
         assert loaded(rig) == {"one", "three"}
 
-    run(test)
 
-
-def test_a_pinned_model_stays_and_one_with_a_time_of_its_own_leaves_when_it_is_over() -> None:
-    async def test(rig: ServiceRig) -> None:
-        entries = rig.source._entries
+async def test_a_pinned_model_stays_and_one_with_a_time_of_its_own_leaves_when_it_is_over() -> None:
+    async with ServiceRig() as rig:
+        entries = rig.source.known
         entries["two"] = replace(entries["two"], pinned=True)
         entries["three"] = replace(entries["three"], ttl_s=10.0)
         await rig.models.load("two")
@@ -309,5 +259,3 @@ def test_a_pinned_model_stays_and_one_with_a_time_of_its_own_leaves_when_it_is_o
         rig.clock.advance(1000.0)
         await rig.models.expire(60.0)
         assert loaded(rig) == {"one", "two"}
-
-    run(test)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from semanticd.domain.chat import TextPrompt, TokenPrompt
 from semanticd.domain.generation import SamplingParams
@@ -13,16 +10,8 @@ from tests.fakes.service_rig import ServiceRig
 from tests.fakes.tokenizer import PairTokenizer
 
 
-def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
-    async def main() -> None:
-        async with ServiceRig(**options) as rig:
-            await test(rig)
-
-    asyncio.run(main())
-
-
-def test_a_text_prompt_is_echoed_with_its_scores() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_text_prompt_is_echoed_with_its_scores() -> None:
+    async with ServiceRig() as rig:
         scored = SamplingParams(temperature=0, max_tokens=3, logprobs=True, top_logprobs=1)
         result = await rig.say(TextPrompt("hello"), echo=True, sampling=scored)
         choice = result.choices[0]
@@ -37,13 +26,9 @@ def test_a_text_prompt_is_echoed_with_its_scores() -> None:
         )
         assert plain.choices[0].text == choice.text
 
-    run(test)
 
-
-def test_a_raw_prompt_is_read_the_same_whoever_asked_before() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_raw_prompt_is_read_the_same_whoever_asked_before() -> None:
+    async with ServiceRig(tokenizer=PairTokenizer()) as rig:
         alone = PairTokenizer().encode("once upon a time")
         await rig.say(TextPrompt("once upon a"))
         assert await rig.generate.count_tokens("", TextPrompt("once upon a time")) == len(alone)
-
-    run(test, tokenizer=PairTokenizer())

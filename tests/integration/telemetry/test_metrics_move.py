@@ -163,35 +163,32 @@ def value_of(samples: Samples, name: str, **labels: str) -> float:
     return samples[PREFIX + name, tuple(sorted(labels.items()))]
 
 
-def test_every_metric_moves_when_its_thing_happens(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        defaults = Settings()
-        settings = replace(
-            defaults,
-            mlx=replace(defaults.mlx, cache_budget_mb=64, block_tokens=64),
-            agent=replace(defaults.agent, cache_max_gb=0.001, write_budget_gb_per_day=0.002),
-            server=replace(defaults.server, rate_limit_per_agent=6),
-        )
-        model = write_tiny_model(tmp_path / "tiny")
-        other = write_tiny_model(tmp_path / "other", seed=1)
-        async with WholeDaemon(tmp_path, model=model, settings=settings) as daemon:
-            before: Samples = {}  # nought for all, as the page begins
-            await prompts_of_every_tier(daemon)
-            busy = await a_client_that_leaves(daemon)
-            await a_tool_call_that_is_none(daemon)
-            await broken_and_missing_files(daemon, tmp_path)
-            await too_many_requests(daemon)
-            connected = await a_control_client(daemon, tmp_path / "run" / "c.sock")
-            await swaps(daemon, other)
-            await more_than_cap_and_budget_hold(daemon)
-            seen = moved(before, await daemon.samples()) | moved(before, busy) | moved(before, connected)
-            assert value_of(busy, "sequences", state="decoding") == 1
-            assert value_of(connected, "control_clients") == 1
-            assert set(CATALOGUE) - seen == set(ELSEWHERE), "metrics that did not move, or that now do"
-            loaded = [key[1] for key in await daemon.samples() if key[0] == "semanticd_model_weights_bytes"]
-            assert loaded == [(("model", "other"),)], "a model that left is off the page"
-
-    asyncio.run(scenario())
+async def test_every_metric_moves_when_its_thing_happens(tmp_path: Path) -> None:
+    defaults = Settings()
+    settings = replace(
+        defaults,
+        mlx=replace(defaults.mlx, cache_budget_mb=64, block_tokens=64),
+        agent=replace(defaults.agent, cache_max_gb=0.001, write_budget_gb_per_day=0.002),
+        server=replace(defaults.server, rate_limit_per_agent=6),
+    )
+    model = write_tiny_model(tmp_path / "tiny")
+    other = write_tiny_model(tmp_path / "other", seed=1)
+    async with WholeDaemon(tmp_path, model=model, settings=settings) as daemon:
+        before: Samples = {}  # nought for all, as the page begins
+        await prompts_of_every_tier(daemon)
+        busy = await a_client_that_leaves(daemon)
+        await a_tool_call_that_is_none(daemon)
+        await broken_and_missing_files(daemon, tmp_path)
+        await too_many_requests(daemon)
+        connected = await a_control_client(daemon, tmp_path / "run" / "c.sock")
+        await swaps(daemon, other)
+        await more_than_cap_and_budget_hold(daemon)
+        seen = moved(before, await daemon.samples()) | moved(before, busy) | moved(before, connected)
+        assert value_of(busy, "sequences", state="decoding") == 1
+        assert value_of(connected, "control_clients") == 1
+        assert set(CATALOGUE) - seen == set(ELSEWHERE), "metrics that did not move, or that now do"
+        loaded = [key[1] for key in await daemon.samples() if key[0] == "semanticd_model_weights_bytes"]
+        assert loaded == [(("model", "other"),)], "a model that left is off the page"
 
 
 def test_trouble_that_a_healthy_run_does_not_have_is_tested_where_it_is_made() -> None:

@@ -43,13 +43,10 @@ async def answer_and_fail(daemon: WholeDaemon) -> None:
     assert (await daemon.client.get("/nothing", headers={"x-request-id": "req-lost"})).status == 404
 
 
-def test_lines_of_a_request_carry_its_id_in_either_form(tmp_path: Path, logs: Logs, form: str) -> None:
-    async def scenario() -> None:
-        model = write_tiny_model(tmp_path / "tiny")
-        async with WholeDaemon(tmp_path, model=model, log=logs.get()) as daemon:
-            await answer_and_fail(daemon)
-
-    asyncio.run(scenario())
+async def test_lines_of_a_request_carry_its_id_in_either_form(tmp_path: Path, logs: Logs, form: str) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    async with WholeDaemon(tmp_path, model=model, log=logs.get()) as daemon:
+        await answer_and_fail(daemon)
     logs.close()
     lines = (tmp_path / "logs" / LOG_FILE).read_text(encoding="utf-8").splitlines()
     events: dict[str, set[str]] = {}
@@ -76,13 +73,15 @@ def event(line: str, form: str) -> str:
     return line.split("]", 1)[1].split()[0]
 
 
-def test_what_other_libraries_log_below_a_request_carries_its_id_too(tmp_path: Path, logs: Logs) -> None:
+async def test_what_other_libraries_log_below_a_request_carries_its_id_too(
+    tmp_path: Path, logs: Logs
+) -> None:
     import logging
 
     from semanticd.adapters.logs import log_context
 
     with log_context(request_id="req-deep"):
-        asyncio.run(asyncio.to_thread(logging.getLogger("somebody.else").warning, "odd: %s", "thing"))
+        await asyncio.to_thread(logging.getLogger("somebody.else").warning, "odd: %s", "thing")
     logging.getLogger("somebody.else").warning("outside")
     below, outside = (line for line in logs.recent() if line["logger"] == "somebody.else")
     assert below["fields"].get("request_id") == "req-deep", below

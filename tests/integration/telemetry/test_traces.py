@@ -70,25 +70,22 @@ def small(home: Path, *, model: Path, collector: Collector | None) -> WholeDaemo
     return WholeDaemon(home, model=model, settings=settings, tracer=collector and collector.tracer)
 
 
-def test_a_warm_request_is_traced_from_its_first_byte_to_the_disk(
+async def test_a_warm_request_is_traced_from_its_first_byte_to_the_disk(
     tmp_path: Path, model: Path, collector: Collector
 ) -> None:
-    async def scenario() -> None:
-        async with small(tmp_path, model=model, collector=collector) as daemon:
-            await daemon.chat(WORDS, agent="a")
-            await daemon.written()
-            await daemon.client.post("/v1/agents/a/evict", {})
-            await until(lambda: "persist" in collector.names())
-            assert "restore" not in collector.names(), "a cold request restores nothing"
-            collector.forget()
+    async with small(tmp_path, model=model, collector=collector) as daemon:
+        await daemon.chat(WORDS, agent="a")
+        await daemon.written()
+        await daemon.client.post("/v1/agents/a/evict", {})
+        await until(lambda: "persist" in collector.names())
+        assert "restore" not in collector.names(), "a cold request restores nothing"
+        collector.forget()
 
-            headers = {"traceparent": TRACE_PARENT, "x-request-id": "asked-by-me"}
-            answer = await daemon.chat(WORDS + "and more", agent="a", headers=headers)
-            await daemon.written()
-            await until(lambda: "persist" in collector.names())
-            check_one_trace(collector, answer)
-
-    asyncio.run(scenario())
+        headers = {"traceparent": TRACE_PARENT, "x-request-id": "asked-by-me"}
+        answer = await daemon.chat(WORDS + "and more", agent="a", headers=headers)
+        await daemon.written()
+        await until(lambda: "persist" in collector.names())
+        check_one_trace(collector, answer)
 
 
 def check_one_trace(collector: Collector, answer: Answer) -> None:
@@ -133,57 +130,50 @@ DIALECTS = {
 }
 
 
-def test_every_dialect_continues_the_callers_trace(tmp_path: Path, model: Path, collector: Collector) -> None:
-    async def scenario() -> None:
-        async with small(tmp_path, model=model, collector=collector) as daemon:
-            await daemon.client.post("/v1/agents", {"agent_id": "traced"})
-            for path, body in DIALECTS.items():
-                collector.forget()
-                answer = await daemon.client.post(path, body, headers={"traceparent": TRACE_PARENT})
-                assert answer.status == 200, (path, answer.content)
-                await daemon.written()
-                await until(lambda: "persist" in collector.names())
-                assert {"request", "queue", "decode"} <= set(collector.names()), path
-                assert {f"{span.context.trace_id:032x}" for span in collector.spans()} == {TRACE}, path
-
-    asyncio.run(scenario())
-
-
-def test_what_the_caller_does_not_sample_is_not_traced(
+async def test_every_dialect_continues_the_callers_trace(
     tmp_path: Path, model: Path, collector: Collector
 ) -> None:
-    async def scenario() -> None:
-        async with small(tmp_path, model=model, collector=collector) as daemon:
-            not_sampled = TRACE_PARENT[:-2] + "00"
-            answer = await daemon.chat("hi", agent="a", headers={"traceparent": not_sampled})
-            assert answer.status == 200
-            for broken in ("", "00-zz-zz-01", "nonsense\x7f" * 50):
-                answer = await daemon.chat("hi", agent="b", headers={"traceparent": broken})
-                assert answer.status == 200
+    async with small(tmp_path, model=model, collector=collector) as daemon:
+        await daemon.client.post("/v1/agents", {"agent_id": "traced"})
+        for path, body in DIALECTS.items():
+            collector.forget()
+            answer = await daemon.client.post(path, body, headers={"traceparent": TRACE_PARENT})
+            assert answer.status == 200, (path, answer.content)
             await daemon.written()
-        traces = {f"{span.context.trace_id:032x}" for span in collector.spans()}
-        assert TRACE not in traces
-        assert len(traces) == 3, "a broken header begins a trace of its own"
-
-    asyncio.run(scenario())
+            await until(lambda: "persist" in collector.names())
+            assert {"request", "queue", "decode"} <= set(collector.names()), path
+            assert {f"{span.context.trace_id:032x}" for span in collector.spans()} == {TRACE}, path
 
 
-def test_a_request_whose_client_leaves_is_traced_as_far_as_it_came(
+async def test_what_the_caller_does_not_sample_is_not_traced(
     tmp_path: Path, model: Path, collector: Collector
 ) -> None:
-    async def scenario() -> None:
-        async with small(tmp_path, model=model, collector=collector) as daemon:
-            leave, answer = asyncio.Event(), Answer()
-            options: dict[str, Any] = {"stream": True, "ignore_eos": True, "leave": leave, "answer": answer}
-            asking = asyncio.create_task(daemon.chat("hi", agent="a", max_tokens=20_000, **options))
-            await until(lambda: len(answer.chunks) > 2)
-            leave.set()
-            await asking
-            await until(lambda: "decode" in collector.names())
-            assert collector.one("decode").attributes["semanticd.finish_reason"] == "cancelled"
-            assert "persist" not in collector.names()
+    async with small(tmp_path, model=model, collector=collector) as daemon:
+        not_sampled = TRACE_PARENT[:-2] + "00"
+        answer = await daemon.chat("hi", agent="a", headers={"traceparent": not_sampled})
+        assert answer.status == 200
+        for broken in ("", "00-zz-zz-01", "nonsense\x7f" * 50):
+            answer = await daemon.chat("hi", agent="b", headers={"traceparent": broken})
+            assert answer.status == 200
+        await daemon.written()
+    traces = {f"{span.context.trace_id:032x}" for span in collector.spans()}
+    assert TRACE not in traces
+    assert len(traces) == 3, "a broken header begins a trace of its own"
 
-    asyncio.run(scenario())
+
+async def test_a_request_whose_client_leaves_is_traced_as_far_as_it_came(
+    tmp_path: Path, model: Path, collector: Collector
+) -> None:
+    async with small(tmp_path, model=model, collector=collector) as daemon:
+        leave, answer = asyncio.Event(), Answer()
+        options: dict[str, Any] = {"stream": True, "ignore_eos": True, "leave": leave, "answer": answer}
+        asking = asyncio.create_task(daemon.chat("hi", agent="a", max_tokens=20_000, **options))
+        await until(lambda: len(answer.chunks) > 2)
+        leave.set()
+        await asking
+        await until(lambda: "decode" in collector.names())
+        assert collector.one("decode").attributes["semanticd.finish_reason"] == "cancelled"
+        assert "persist" not in collector.names()
 
 
 def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
