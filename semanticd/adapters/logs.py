@@ -47,7 +47,7 @@ class LogOptions:
     console: bool = True
     max_bytes: int = 10 * 1024 * 1024
     num_kept: int = 5
-    num_recent: int = 1000
+    num_recent: int = 2000
 
 
 def log_context(**fields: str) -> contextlib.AbstractContextManager[None]:

@@ -20,7 +20,16 @@ import msgpack
 PROTOCOL_VERSION: Final = 1
 """The major version that this package speaks; a newer one is refused with `unsupported_version`."""
 
-FEATURES: Final = ("subscribe", "subscribe.agent", "models.progress", "doctor")
+FEATURES: Final = (
+    "subscribe",
+    "subscribe.agent",
+    "models.progress",
+    "doctor",
+    "doctor.generate",
+    "history",
+    "log.recent",
+    "requests.failures",
+)
 """What this daemon can do beyond the commands themselves; clients test for membership, never for order."""
 
 TOPICS: Final = ("status", "agents", "tokens", "requests", "models", "log")

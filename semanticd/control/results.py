@@ -72,6 +72,61 @@ class CacheStats(TypedDict, total=False):
     num_lost_blocks: int
 
 
+class FailureRow(TypedDict, total=False):
+    """A request that failed (our fault) or was refused; `at` is seconds since 1970, `status` the HTTP answer's."""
+
+    at: float
+    kind: str
+    code: str
+    message: str
+    request: str
+    agent: str | None
+    status: int
+
+
+class FailuresResult(TypedDict, total=False):
+    """`requests.failures`, newest first."""
+
+    failures: list[FailureRow]
+
+
+class OutcomeFacts(TypedDict, total=False):
+    """How requests ended since the start, within `status`; `last` is the newest failure or refusal."""
+
+    num_answered: int
+    num_failed: int
+    num_refused: int
+    num_failed_in_a_row: int
+    num_failed_last_minute: int
+    num_refused_last_minute: int
+    last: FailureRow | None
+
+
+class SavedFacts(TypedDict, total=False):
+    """Prompt tokens from the cache and the prefill they stood for; tokens computed again after an eviction."""
+
+    reused_tokens: int
+    saved_s: float
+    recomputed_tokens: int
+    recomputed_s: float
+
+
+class SavingsFacts(SavedFacts, total=False):
+    """What was saved since the start, and in `today` (UTC) of that."""
+
+    today: SavedFacts
+
+
+class HistoryResult(TypedDict, total=False):
+    """`history`: samples with the numbers `first` to `last`, a value or None (nothing to measure) for each series."""
+
+    step_s: int
+    first: int
+    last: int
+    ended_at: float
+    series: dict[str, list[float | None]]
+
+
 class StatusResult(TypedDict, total=False):
     """`status`, and the data of the event `status`. `state`: starting, ready, draining or stopped."""
 
@@ -89,6 +144,8 @@ class StatusResult(TypedDict, total=False):
     free_memory_bytes: int
     engine: EngineFacts
     cache: CacheStats
+    outcomes: OutcomeFacts
+    savings: SavingsFacts
 
 
 AgentRow = TypedDict(
@@ -104,6 +161,8 @@ AgentRow = TypedDict(
         "num_blocks": int,
         "num_hot_blocks": int,
         "hot_bytes": int,
+        "own_hot_bytes": int,
+        "shared_hot_bytes": int,
         "warm_bytes": int,
         "shared_with": "list[str]",
         "num_shared_with": int,
@@ -115,6 +174,8 @@ AgentRow = TypedDict(
         "last_reuse_ratio": "float | None",
         "last_ttft_ms": "float | None",
         "last_tokens_per_s": "float | None",
+        "num_errors": int,
+        "saved_s": float,
     },
     total=False,
 )
@@ -177,6 +238,9 @@ RequestRow = TypedDict(
         "tokens_per_s": "float | None",
         "cached_tokens": int,
         "num_preemptions": int,
+        "restore_progress": "float | None",
+        "wait_reason": "str | None",
+        "wait_behind": "str | None",
     },
     total=False,
 )

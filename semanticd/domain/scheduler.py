@@ -182,6 +182,10 @@ class Scheduler:
         """Note that a waiting sequence does not fit at present."""
         self._blocked.add(sequence_id)
 
+    def is_blocked(self, sequence_id: SequenceId) -> bool:
+        """Whether the sequence did not fit when it was tried last."""
+        return sequence_id in self._blocked
+
     def unblock(self) -> None:
         """Room may have appeared: try the blocked ones again."""
         self._blocked.clear()

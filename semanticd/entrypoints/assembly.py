@@ -118,6 +118,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         log=log,
         log_context=log_context,
         metrics=daemon.metrics,
+        outcomes=daemon.outcomes,
         tracer=daemon.tracer,
         wall=daemon.clock.wall,
         monotonic=daemon.clock.monotonic,

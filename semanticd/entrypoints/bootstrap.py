@@ -29,8 +29,12 @@ from semanticd.application.ports.telemetry import EventBus, Log
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.gauges import Gauges
+from semanticd.application.services.history import History
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import RequestsService, StatusService
+from semanticd.application.services.waits import Waits
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 
@@ -52,6 +56,8 @@ class Daemon:
     requests: RequestsService
     status: StatusService
     cache: CacheService
+    outcomes: Outcomes
+    history: History
     metrics: PrometheusMetrics
     clock: SystemClock
     tracer: OtelTracer | None
@@ -120,6 +126,9 @@ def build(
         load_on_demand=settings.mlx.load_on_demand,
     )
     metrics.before_text = Gauges(engine=engine, warm=warm, metrics=metrics, version=__version__).refresh
+    outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
+    waits = Waits(engine.scheduler)
+    requests = RequestsService(engine=engine, clock=clock, waits=waits, outcomes=outcomes)
     status = StatusService(
         engine=engine,
         models=models,
@@ -127,17 +136,33 @@ def build(
         clock=clock,
         facts={"version": __version__, "pid": os.getpid(), **facts},
         state=state,
+        outcomes=outcomes,
+        savings=savings,
+    )
+    history = History(
+        status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
     )
     return Daemon(
         engine=engine,
         warm=warm,
         archive=archive,
-        generate=GenerateService(engine=engine, models=models, metrics=metrics, log=log),
-        agents=AgentsService(engine=engine, clock=clock, package=DiskAgentExportFile()),
+        generate=GenerateService(
+            engine=engine, models=models, metrics=metrics, log=log, savings=savings, history=history
+        ),
+        agents=AgentsService(
+            engine=engine,
+            clock=clock,
+            waits=waits,
+            outcomes=outcomes,
+            savings=savings,
+            package=DiskAgentExportFile(),
+        ),
         models=models,
-        requests=RequestsService(engine=engine, clock=clock),
+        requests=requests,
         status=status,
         cache=CacheService(engine=engine, warm=warm, status=status),
+        outcomes=outcomes,
+        history=history,
         metrics=metrics,
         clock=clock,
         tracer=tracer,

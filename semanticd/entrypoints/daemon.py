@@ -168,6 +168,8 @@ class _Life:
                 return failed
             keeping = asyncio.create_task(self._keep())
             stack.callback(keeping.cancel)
+            sampling = asyncio.create_task(self._daemon.history.run())
+            stack.callback(sampling.cancel)
             await self._stop.wait()
             await self._drain()
             end_within(ENDING_LIMIT_S, log=self._log)
@@ -297,6 +299,7 @@ class _Life:
             models=daemon.models,
             cache=daemon.cache,
             requests=daemon.requests,
+            history=daemon.history,
             config=self,
             doctor=self._doctor(),
             lifecycle=self,

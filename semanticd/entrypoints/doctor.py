@@ -59,10 +59,11 @@ class Doctor:
         self._settings = settings
         self._generate = generate
 
-    async def run(self) -> dict[str, Any]:
-        """Return all findings."""
+    async def run(self, generate: bool = True) -> dict[str, Any]:
+        """Return all findings; without `generate` the engine is left alone."""
         findings = await asyncio.to_thread(lambda: list(examine(self._settings, in_daemon=True)))
-        findings.append(await check_generation(self._generate))
+        if generate:
+            findings.append(await check_generation(self._generate))
         return report(findings)
 
 

@@ -211,9 +211,22 @@ class FakeRequests:
         self.ids.remove(request_id)
         return {"id": request_id, "cancelled": True}
 
+    async def failures(self) -> list[Row]:
+        """Return one refusal."""
+        return [{"at": 1.0, "kind": "refused", "code": "queue_full", "message": "full", "agent": "planner"}]
+
     async def list(self) -> list[Row]:
         """Return what is left."""
         return [{"id": one, "state": "decoding"} for one in self.ids]
+
+
+class FakeHistory:
+    """Two samples."""
+
+    def facts(self, *, step_s: int = 1, after: int = -1) -> Row:
+        """Return those after a number."""
+        queue = [0.0, 2.0][after + 1 :]
+        return {"step_s": step_s, "first": after + 1, "last": 1, "ended_at": 1.0, "series": {"queue": queue}}
 
 
 class FakeConfig:
@@ -227,9 +240,13 @@ class FakeConfig:
 class FakeDoctor:
     """All is well."""
 
-    async def run(self) -> Row:
-        """Return one finding."""
-        return {"ok": True, "findings": [{"check": "python", "state": "ok", "message": "3.11", "advice": ""}]}
+    async def run(self, generate: bool = True) -> Row:
+        """Return one finding, and one more if the model is asked too."""
+        generated = [{"check": "generation", "state": "ok", "message": "10 tokens", "advice": ""}] * generate
+        return {
+            "ok": True,
+            "findings": [{"check": "python", "state": "ok", "message": "3.11", "advice": ""}, *generated],
+        }
 
 
 class FakeLifecycle:
@@ -258,6 +275,11 @@ class FakeLogLevel:
     def __init__(self) -> None:
         """Begin at info."""
         self.level = "info"
+        self.lines: list[Row] = [{"level": "info", "event": "daemon_ready", "fields": {}}]
+
+    def recent(self) -> list[Row]:
+        """Return the lines."""
+        return list(self.lines)
 
     async def set_level(self, level: str) -> Row:
         """Set it."""
@@ -294,6 +316,7 @@ def fake_services(*, max_queued: int = 1024, on_shutdown: Callable[[], None] = l
         models=FakeModels(hub),
         cache=FakeCache(),
         requests=FakeRequests(),
+        history=FakeHistory(),
         config=FakeConfig(),
         doctor=FakeDoctor(),
         lifecycle=FakeLifecycle(on_shutdown),

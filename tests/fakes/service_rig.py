@@ -22,8 +22,12 @@ from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.inference import Tokenizer
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
+from semanticd.application.services.history import History
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import RequestsService, StatusService
+from semanticd.application.services.waits import Waits
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
 from semanticd.domain.ids import AgentId, RequestId
@@ -77,14 +81,20 @@ class ServiceRig:
             metrics=self.engine_rig.metrics,
             load_on_demand=self._load_on_demand,
         )
-        self.generate = GenerateService(
+        self.outcomes = Outcomes(clock=self.clock)
+        self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
+        waits = Waits(self.engine.scheduler)
+        self.agents = AgentsService(
             engine=self.engine,
-            models=self.models,
-            metrics=self.engine_rig.metrics,
-            log=self.engine_rig.log,
+            clock=self.clock,
+            waits=waits,
+            outcomes=self.outcomes,
+            savings=self.savings,
+            package=self._package,
         )
-        self.agents = AgentsService(engine=self.engine, clock=self.clock, package=self._package)
-        self.requests = RequestsService(engine=self.engine, clock=self.clock)
+        self.requests = RequestsService(
+            engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes
+        )
         self.status = StatusService(
             engine=self.engine,
             models=self.models,
@@ -92,6 +102,24 @@ class ServiceRig:
             clock=self.clock,
             facts={"version": "0"},
             state=lambda: "ready",
+            outcomes=self.outcomes,
+            savings=self.savings,
+        )
+        self.history = History(
+            status=self.status,
+            requests=self.requests,
+            outcomes=self.outcomes,
+            savings=self.savings,
+            clock=self.clock,
+            log=self.engine_rig.log,
+        )
+        self.generate = GenerateService(
+            engine=self.engine,
+            models=self.models,
+            metrics=self.engine_rig.metrics,
+            log=self.engine_rig.log,
+            savings=self.savings,
+            history=self.history,
         )
         self.cache = CacheService(engine=self.engine, warm=self.engine_rig.warm, status=self.status)
         self.engine.start()

@@ -115,6 +115,9 @@ def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("status", {}, {"state": "ready"}),
         ("config.show", {}, {"settings": [{"name": "server.port", "value": 8000, "origin": "default"}]}),
         ("doctor", {}, {"ok": True}),
+        ("doctor", {"generate": False}, {"ok": True}),
+        ("log.recent", {}, {"lines": [{"level": "info", "event": "daemon_ready", "fields": {}}]}),
+        ("history", {"after": 0}, {"first": 1, "series": {"queue": [2.0]}}),
         ("log.level", {"level": "debug"}, {"level": "debug", "previous": "info"}),
         ("agents.show", {"agent": "planner"}, {"id": "planner"}),
         ("agents.messages", {"agent": "planner"}, {"messages": [{"role": "user", "content": "hello"}]}),
@@ -137,6 +140,21 @@ def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("cache.verify", {"fix": True}, {"num_checked": 3}),
         ("cache.prune", {"target_bytes": 0}, {"freed_bytes": 0}),
         ("cache.clear", {}, {"freed_bytes": 12345}),
+        (
+            "requests.failures",
+            {},
+            {
+                "failures": [
+                    {
+                        "at": 1.0,
+                        "kind": "refused",
+                        "code": "queue_full",
+                        "message": "full",
+                        "agent": "planner",
+                    }
+                ]
+            },
+        ),
         ("requests.cancel", {"request": "req-1"}, {"cancelled": True}),
         ("requests.list", {}, {"requests": []}),
         ("drain", {"timeout_s": 1.5}, {"state": "draining"}),

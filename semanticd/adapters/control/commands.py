@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from semanticd.adapters.control.arguments import Argument
+from semanticd.adapters.control.arguments import Argument, ArgumentError
 from semanticd.adapters.control.services import Facts, Services
 from semanticd.domain.errors import DaemonError
 
@@ -83,10 +83,13 @@ async def config_show(context: CommandContext, args: Mapping[str, Any]) -> Facts
     return await need(context.services.config, "the configuration").show()
 
 
-@command("doctor")
+@command(
+    "doctor",
+    Argument("generate", "flag", "also generate a few tokens with the current model", default=True),
+)
 async def doctor(context: CommandContext, args: Mapping[str, Any]) -> Facts:
     """Examine the installation; every finding says what to do."""
-    return await need(context.services.doctor, "the doctor").run()
+    return await need(context.services.doctor, "the doctor").run(args["generate"])
 
 
 @command("drain", _TIMEOUT)
@@ -105,6 +108,24 @@ async def shutdown(context: CommandContext, args: Mapping[str, Any]) -> Facts:
 async def log_level(context: CommandContext, args: Mapping[str, Any]) -> Facts:
     """Log from this level on, until the daemon ends."""
     return await need(context.services.log, "the log").set_level(args["level"])
+
+
+@command("log.recent")
+async def log_recent(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """The last lines of the log, oldest first."""
+    return {"lines": need(context.services.log, "the log").recent()}
+
+
+@command(
+    "history",
+    Argument("step_s", "integer", "seconds a sample: 1 (ten minutes are kept) or 10 (an hour)", default=1),
+    Argument("after", "integer", "only samples with a larger number", default=-1),
+)
+async def history(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """The last hour in numbers: rates, queue, evictions, failures."""
+    if args["step_s"] not in (1, 10):
+        raise ArgumentError(f"argument 'step_s' is {args['step_s']}: expected 1 or 10")
+    return need(context.services.history, "the history").facts(step_s=args["step_s"], after=args["after"])
 
 
 @command("agents.list")
@@ -266,3 +287,9 @@ async def requests_list(context: CommandContext, args: Mapping[str, Any]) -> Fac
 async def requests_cancel(context: CommandContext, args: Mapping[str, Any]) -> Facts:
     """Cancel a request; what it computed stays cached."""
     return await need(context.services.requests, "the engine").cancel(args["request"])
+
+
+@command("requests.failures")
+async def requests_failures(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """The last requests that failed or were refused, newest first."""
+    return {"failures": await need(context.services.requests, "the engine").failures()}

@@ -113,6 +113,16 @@ class RequestsService(Protocol):
     async def cancel(self, request_id: str) -> Facts:
         """Cancel one; raises `RequestNotFoundError`."""
 
+    async def failures(self) -> Rows:
+        """Return the last requests that failed or were refused, newest first."""
+
+
+class HistoryService(Protocol):
+    """The last hour in numbers."""
+
+    def facts(self, *, step_s: int = 1, after: int = -1) -> Facts:
+        """Return the samples of a step (1 or 10 seconds) with numbers above `after`."""
+
 
 class ConfigService(Protocol):
     """The settings that the daemon runs with."""
@@ -124,8 +134,8 @@ class ConfigService(Protocol):
 class DoctorService(Protocol):
     """Examines the installation from inside."""
 
-    async def run(self) -> Facts:
-        """Return `control.results.DoctorResult`."""
+    async def run(self, generate: bool = True) -> Facts:
+        """Return `control.results.DoctorResult`; without `generate` the engine is left alone."""
 
 
 class LifecycleService(Protocol):
@@ -143,6 +153,9 @@ class LogService(Protocol):
 
     async def set_level(self, level: str) -> Facts:
         """Log from this level on: debug, info, warning or error."""
+
+    def recent(self) -> Rows:
+        """Return the last lines, oldest first, as the topic `log` carries them."""
 
 
 class Subscription(Protocol):
@@ -177,6 +190,7 @@ class Services:
     models: ModelsService | None = None
     cache: CacheService | None = None
     requests: RequestsService | None = None
+    history: HistoryService | None = None
     config: ConfigService | None = None
     doctor: DoctorService | None = None
     lifecycle: LifecycleService | None = None

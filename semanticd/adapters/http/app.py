@@ -104,6 +104,7 @@ def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServic
 
 def _answer(req: Request, resp: Response, error: BaseException) -> None:
     exchange = request_context_of(req)
+    exchange.error = error
     dialect = errors.dialect_of(
         exchange.route.template, anthropic_version=req.get_header("anthropic-version")
     )

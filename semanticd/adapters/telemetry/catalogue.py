@@ -117,6 +117,13 @@ _HOT: Mapping[str, MetricSpec] = {
         ("reason",),
         values=("budget", "max_agents", "command", "deleted", "cleared", "model_unloaded"),
     ),
+    "saved_prefill_seconds_total": MetricSpec(
+        "counter",
+        "Prefill that reused and restored tokens stood for: tokens divided by the measured prefill speed.",
+    ),
+    "recomputed_tokens_total": MetricSpec(
+        "counter", "Prompt tokens computed although they had been cached before: their blocks were evicted."
+    ),
     "cache_lost_blocks_total": MetricSpec("counter", "Blocks dropped from RAM without a copy on disk."),
 }
 

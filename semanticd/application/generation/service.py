@@ -16,7 +16,9 @@ from semanticd.application.engine.running_sequence import (
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.application.services.history import History
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.savings import Savings
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import (
     ChatPrompt,
@@ -87,13 +89,22 @@ class GenerateService:
     """Turns requests into submissions and submissions' updates into events."""
 
     def __init__(
-        self, *, engine: BlockPoolBatchEngine, models: ModelsService, metrics: Metrics, log: Log
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        models: ModelsService,
+        metrics: Metrics,
+        log: Log,
+        savings: Savings,
+        history: History,
     ) -> None:
-        """Answer with these models on this engine."""
+        """Answer with these models on this engine; note in `savings` and `history` what each turn cost."""
         self._engine = engine
         self._models = models
         self._metrics = metrics
         self._log = log
+        self._savings = savings
+        self._history = history
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`."""
@@ -115,6 +126,7 @@ class GenerateService:
             cancel=self._engine.cancel,
             on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
             on_started=self._note_cache,
+            on_finished=lambda finished: self._history.finished(finished.usage),
             on_close=self._count_parse_failures,
         )
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
@@ -154,6 +166,8 @@ class GenerateService:
 
     def _note_cache(self, started: Started) -> None:
         cache, miss = started.cache, started.cache.miss
+        rate = self._engine.scheduler.prefill_rate(started.model)
+        self._savings.started(started.agent_id, cache, prefill_tokens_per_s=rate)
         self._log.info(
             "prompt_cache",
             request_id=started.request_id,

@@ -44,6 +44,7 @@ class EngineStream:
         cancel: Callable[[RequestId], None],
         on_answer: Callable[[GenerationResult], None] | None,
         on_started: Callable[[Started], None],
+        on_finished: Callable[[Finished], None],
         on_close: Callable[[EngineStream], None],
     ) -> None:
         """Prepare one parser per choice; nothing is submitted here."""
@@ -54,6 +55,7 @@ class EngineStream:
         self._cancel = cancel
         self._on_answer = on_answer
         self._on_started = on_started
+        self._on_finished = on_finished
         self._on_close = on_close
         self._echo = prompt_text if request.echo else ""
         self._decode = model.tokenizer.decode
@@ -159,7 +161,9 @@ class EngineStream:
         if reason is FinishReason.STOP and parser is not None and parser.num_tool_calls:
             reason = FinishReason.TOOL_CALLS
         usage = replace(update.usage, reasoning_tokens=self._reasoning[choice].num_tokens)
-        return Finished(reason, usage, update.stop_sequence, choice)
+        finished = Finished(reason, usage, update.stop_sequence, choice)
+        self._on_finished(finished)
+        return finished
 
     @property
     def num_parse_failures(self) -> int:

@@ -14,6 +14,10 @@ from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.services.agent_export import AgentExporter
+from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.savings import Savings
+from semanticd.application.services.verdict import verdict
+from semanticd.application.services.waits import Waits
 from semanticd.domain.agent import Agent, AgentConfig, AgentState, Turn, describe
 from semanticd.domain.chat import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from semanticd.domain.errors import ConflictError, InvalidRequestError
@@ -31,11 +35,17 @@ class AgentsService:
         *,
         engine: BlockPoolBatchEngine,
         clock: Clock,
+        waits: Waits,
+        outcomes: Outcomes,
+        savings: Savings,
         package: AgentExportFile | None = None,
     ) -> None:
-        """Work on the engine's agents."""
+        """Work on the engine's agents; the rest says why they waited, failed, and what they saved."""
         self._engine = engine
         self._clock = clock
+        self._waits = waits
+        self._outcomes = outcomes
+        self._savings = savings
         self._transfer = AgentExporter(engine=engine, clock=clock, package=package)
 
     @property
@@ -65,25 +75,37 @@ class AgentsService:
         store = self._engine.store
         with self._agents.lock:
             hot_bytes = store.pool.agent_bytes(agent.agent_id)
-            num_hot = sum(1 for h in agent.block_table if h in store.pool)
-            shared_with = {o for h in agent.block_table for o in store.pool.holders(h)} - {agent.agent_id}
-        state = self._state(agent, num_hot)
+            shared_bytes = num_hot = 0
+            shared_with: set[AgentId] = set()
+            for name in agent.block_table:
+                others = store.pool.holders(name) - {agent.agent_id}
+                shared_with |= others
+                block = store.pool.get(name)
+                if block is not None:
+                    num_hot += 1
+                    shared_bytes += block.num_bytes if others else 0
+        tier = self._tier(agent, num_hot)
         return {
             **describe(agent),
-            "state": state,
-            "tier": "hot" if state == "active" else state,
+            "state": "active" if self._is_active(agent.agent_id) else tier,
+            "tier": tier,
             "num_blocks": len(agent.block_table),
             "num_hot_blocks": num_hot,
             "hot_bytes": hot_bytes,
+            "own_hot_bytes": hot_bytes - shared_bytes,
+            "shared_hot_bytes": shared_bytes,
             "warm_bytes": store.warm_bytes(agent.block_table),
             "pinned": agent.is_pinned(self._clock.wall()),
             "shared_with": sorted(shared_with),
             "num_shared_with": len(shared_with),
+            "num_errors": self._outcomes.of_agent(agent.agent_id),
+            "saved_s": self._savings.of_agent(agent.agent_id).saved_s,
         }
 
-    def _state(self, agent: Agent, num_hot: int) -> AgentState:
-        if any(live.submission.agent_id == agent.agent_id for live in self._engine.live()):
-            return "active"
+    def _is_active(self, agent_id: str) -> bool:
+        return any(live.submission.agent_id == agent_id for live in self._engine.live())
+
+    def _tier(self, agent: Agent, num_hot: int) -> AgentState:
         if num_hot:
             return "hot"
         return "warm" if self._engine.store.warm_bytes(agent.block_table[:1]) else "cold"
@@ -97,8 +119,9 @@ class AgentsService:
             "system": config.system,
             "tools": [tool.name for tool in config.tools],
             "metadata": dict(config.metadata),
-            "turns": [_turn(turn) for turn in agent.turns],
+            "turns": [self._turn(turn) for turn in agent.turns],
             "sharing": self._sharing(agent),
+            "savings": self._savings.of_agent(agent.agent_id).facts(),
         }
 
     def _sharing(self, agent: Agent) -> list[dict[str, Any]]:
@@ -125,8 +148,18 @@ class AgentsService:
     async def why(self, agent_id: str) -> dict[str, Any]:
         """Return what its last requests reused, restored and computed, and why."""
         agent = self._agents.get(AgentId(agent_id))
-        turns = [_turn(turn) for turn in agent.turns[-20:]]
+        turns = [self._turn(turn) for turn in agent.turns[-20:]]
         return {"id": agent.agent_id, "last": turns[-1] if turns else None, "turns": turns}
+
+    def _turn(self, turn: Turn) -> dict[str, Any]:
+        facts, wait = _turn(turn), self._waits.longest(turn.request_id)
+        reason, behind = (wait.reason, wait.behind) if wait is not None else (None, None)
+        return {
+            **facts,
+            "wait_reason": reason,
+            "wait_behind": behind,
+            "verdict": verdict(facts, reason=reason, behind=behind),
+        }
 
     async def messages(self, agent_id: str) -> list[dict[str, Any]]:
         """Return the conversation: the kept messages, or the transcript's text where clients send it themselves."""
@@ -235,7 +268,7 @@ class AgentsService:
         return {"id": agent.agent_id, "deleted": True, "freed_bytes": freed}
 
     def _not_active(self, agent_id: str) -> None:
-        if any(live.submission.agent_id == agent_id for live in self._engine.live()):
+        if self._is_active(agent_id):
             raise ConflictError(
                 f"agent {agent_id!r} is answering a request; cancel it or wait until it is done"
             )

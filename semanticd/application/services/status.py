@@ -1,15 +1,19 @@
-"""Snapshots of the whole daemon for whoever watches: never waits for the engine, never computes tensors."""
+"""Snapshots of the whole daemon for its watchers: never waits for the engine, never computes tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from semanticd.application.cache.cache_counters import CacheCounters
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.savings import Savings
+from semanticd.application.services.waits import Wait, Waits
 from semanticd.domain.errors import RequestNotFoundError
 from semanticd.domain.ids import RequestId
 from semanticd.domain.sequence import SequenceState
@@ -27,6 +31,8 @@ class StatusService:
         clock: Clock,
         facts: dict[str, Any],
         state: Callable[[], str],
+        outcomes: Outcomes,
+        savings: Savings,
     ) -> None:
         """`facts` never change (version, pid, address, socket, ...); `state` is the daemon's."""
         self._engine = engine
@@ -35,6 +41,8 @@ class StatusService:
         self._clock = clock
         self._facts = facts
         self._state = state
+        self._outcomes = outcomes
+        self._savings = savings
         self._started_at = clock.monotonic()
 
     async def snapshot(self) -> dict[str, Any]:
@@ -62,7 +70,18 @@ class StatusService:
             "free_memory_bytes": self._models.free_memory_bytes,
             "engine": self.engine(),
             "cache": self.cache(),
+            "outcomes": self._outcomes.facts(),
+            "savings": self._savings.facts(),
         }
+
+    def counters(self) -> CacheCounters:
+        """Return the cache's counters since the start."""
+        return self._engine.store.counters
+
+    def used_bytes(self) -> int:
+        """Return what of the byte budget is taken."""
+        ledger = self._engine.store.ledger()
+        return ledger.running_bytes + ledger.hot_bytes + ledger.in_flight_bytes
 
     def engine(self) -> dict[str, Any]:
         """Return what the engine is doing."""
@@ -121,15 +140,29 @@ class StatusService:
 class RequestsService:
     """Requests in the engine now."""
 
-    def __init__(self, *, engine: BlockPoolBatchEngine, clock: Clock) -> None:
-        """Look at this engine."""
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, clock: Clock, waits: Waits, outcomes: Outcomes
+    ) -> None:
+        """Look at this engine; `waits` keeps why its requests waited, `outcomes` those that were not answered."""
         self._engine = engine
         self._clock = clock
+        self._waits = waits
+        self._outcomes = outcomes
+
+    async def failures(self) -> list[dict[str, Any]]:
+        """Return the last requests that failed or were refused, newest first."""
+        return self._outcomes.recent()
 
     async def list(self) -> list[dict[str, Any]]:
         """Return running and waiting requests, oldest first."""
         now = self._clock.monotonic()
-        return [_request(live, now) for live in sorted(self._engine.live(), key=lambda one: one.submitted_at)]
+        lives = sorted(self._engine.live(), key=lambda one: one.submitted_at)
+        waiting = self._waits.look(lives, now)
+        return [_request(live, now, waiting.get(str(live.submission.request_id))) for live in lives]
+
+    def watch_waits(self) -> None:
+        """Note why requests wait now; called every second, also while no client asks."""
+        self._waits.look(self._engine.live(), self._clock.monotonic())
 
     async def cancel(self, request_id: str) -> dict[str, Any]:
         """Cancel a request; what it computed stays cached."""
@@ -139,10 +172,14 @@ class RequestsService:
         return {"id": request_id, "cancelled": True}
 
 
-def _request(live: RunningSequence, now: float) -> dict[str, Any]:
+def _request(live: RunningSequence, now: float, wait: Wait | None) -> dict[str, Any]:
     sequence = live.sequence
     usage = live.usage(now)
     prompt = len(sequence.prompt_ids)
+    # A preempted sequence's running cache is gone, but its published blocks are not computed again.
+    done = sequence.num_cached
+    if sequence.state is SequenceState.WAITING and sequence.num_preemptions:
+        done = max(done, sequence.num_published)
     return {
         "id": live.submission.request_id,
         "agent": sequence.agent_id,
@@ -150,8 +187,8 @@ def _request(live: RunningSequence, now: float) -> dict[str, Any]:
         "state": sequence.state.value,
         "class": sequence.priority,
         "prompt_tokens": prompt,
-        "prefilled_tokens": min(sequence.num_cached, prompt),
-        "prefill_progress": min(sequence.num_cached / prompt, 1.0) if prompt else 1.0,
+        "prefilled_tokens": min(done, prompt),
+        "prefill_progress": min(done / prompt, 1.0) if prompt else 1.0,
         "completion_tokens": len(sequence.output_ids),
         "max_new_tokens": sequence.max_new_tokens,
         "age_s": now - live.submitted_at,
@@ -163,4 +200,13 @@ def _request(live: RunningSequence, now: float) -> dict[str, Any]:
         ),
         "cached_tokens": sequence.cache.cached_tokens,
         "num_preemptions": sequence.num_preemptions,
+        "restore_progress": _restore_progress(live),
+        **(wait.facts() if wait is not None else {"wait_reason": None, "wait_behind": None}),
     }
+
+
+def _restore_progress(live: RunningSequence) -> float | None:
+    """Return the share of the matched blocks that are read, while some are being read; else None."""
+    if not live.pending_reads:
+        return None
+    return max(0.0, 1.0 - live.pending_reads / max(len(live.match.blocks), live.pending_reads, 1))

@@ -89,6 +89,18 @@ def render(status: Mapping[str, Any]) -> str:
             f"tokens   {cache.get('hot_hit_tokens', 0)} reused hot, {cache.get('warm_hit_tokens', 0)} restored warm, "
             f"{cache.get('computed_tokens', 0)} computed"
         )
+    outcomes: Mapping[str, Any] = status.get("outcomes") or {}
+    if outcomes:
+        lines.append(
+            f"requests {outcomes.get('num_answered', 0)} answered, {outcomes.get('num_failed', 0)} failed, "
+            f"{outcomes.get('num_refused', 0)} refused"
+        )
+    savings: Mapping[str, Any] = status.get("savings") or {}
+    if savings:
+        lines.append(
+            f"saved    {in_time(savings.get('saved_s') or 0)} of prefill by {savings.get('reused_tokens', 0)} tokens; "
+            f"{savings.get('recomputed_tokens', 0)} tokens computed again after an eviction"
+        )
     return "\n".join(lines)
 
 

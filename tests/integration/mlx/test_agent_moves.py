@@ -12,7 +12,11 @@ import pytest
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.application.ports.telemetry import NullMetrics
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.savings import Savings
+from semanticd.application.services.waits import Waits
 from semanticd.domain.errors import AgentExportError, ConflictError
 from semanticd.domain.ids import AgentId
 from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
@@ -21,7 +25,14 @@ _T = TypeVar("_T")
 
 
 def service(rig: MlxRig) -> AgentsService:
-    return AgentsService(engine=rig.engine, clock=rig.clock, package=DiskAgentExportFile())
+    return AgentsService(
+        engine=rig.engine,
+        clock=rig.clock,
+        waits=Waits(rig.engine.scheduler),
+        outcomes=Outcomes(clock=rig.clock),
+        savings=Savings(clock=rig.clock, metrics=NullMetrics()),
+        package=DiskAgentExportFile(),
+    )
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:

@@ -36,7 +36,7 @@ async def test_an_agent_goes_through_its_states(has_state: bool) -> None:
         assert (created["state"], created["tier"]) == ("cold", "cold")
         stream = await rig.begin([SYSTEM, Message.of("user", "hi")], agent="a")
         active = await rig.agents.show("a")
-        assert (active["state"], active["tier"]) == ("active", "hot")
+        assert (active["state"], active["tier"]) == ("active", "cold"), "no turn has ended yet"
         await stream.aclose()
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)

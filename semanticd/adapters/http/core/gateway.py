@@ -47,6 +47,7 @@ class Gateway:
         Raises:
             SemanticError: the request was not admitted.
         """
+        exchange.agent_id = request.agent_id
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
         generator = self._services.generator
@@ -55,6 +56,7 @@ class Gateway:
         stream = await self._answering(
             request.model, lambda name: generator.open(replace(request, model=name))
         )
+        exchange.agent_id = stream.agent_id
         exchange.on_end(stream.aclose)
         return stream
 
@@ -85,6 +87,7 @@ class Gateway:
         """Answer with a stream that is open already."""
 
         def on_error(error: BaseException) -> None:
+            exchange.error = error
             self._services.log.warning(
                 "http_stream_failed", request_id=exchange.request_id, error=repr(error)
             )

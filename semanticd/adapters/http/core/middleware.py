@@ -21,7 +21,7 @@ from semanticd.adapters.http.core.paths import canonical_path
 from semanticd.adapters.http.core.request_context import SCOPE_KEY, RequestContext, make_request_id
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
-from semanticd.domain.errors import SemanticError
+from semanticd.domain.errors import CancelledByCallerError, OverloadedError, SemanticError
 from semanticd.domain.ids import RequestId
 
 Scope = MutableMapping[str, Any]
@@ -32,6 +32,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _ECHOABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MAX_UNREAD_PARTS = 8
+_OK = 200
+_CLIENT_ERROR = 400
 _SERVER_ERROR = 500
 _REFUSED = 1008
 """The WebSocket close code for a policy violation."""
@@ -96,6 +98,8 @@ class RequestContextWrapper:
             status=answer.status,
             seconds=round(seconds, 4),
         )
+        if method == "POST":
+            self._note_outcome(exchange, answer, scope)
         if exchange.span is not None:
             # A client that leaves gets no status; that is its affair and no failure.
             exchange.span.end(
@@ -105,6 +109,27 @@ class RequestContextWrapper:
                 http__route=route,
                 http__response__status_code=answer.status,
             )
+
+    def _note_outcome(self, exchange: RequestContext, answer: _Answer, scope: Scope) -> None:
+        """Note how a generation ended, and every request to the API that was refused before it became one."""
+        error = exchange.error
+        if error is None:
+            if exchange.agent_id is not None and answer.status == _OK:
+                self._services.outcomes.answered()
+            return
+        if isinstance(error, CancelledByCallerError) or not exchange.route.is_api:
+            return
+        known = errors.foreseen(error)
+        status = errors.row_for(known).status
+        refused = status < _SERVER_ERROR or isinstance(known, OverloadedError)
+        self._services.outcomes.not_answered(
+            known.code,
+            known.message,
+            kind="refused" if refused else "failed",
+            request_id=exchange.request_id,
+            agent_id=exchange.agent_id or header(scope, b"x-session-id"),
+            status=answer.status if answer.status >= _CLIENT_ERROR else status,
+        )
 
     def _begin(self, scope: Scope) -> RequestContext:
         asked = header(scope, b"x-request-id") or ""
@@ -198,6 +223,7 @@ class _Answer:
 
     async def fail(self, error: BaseException, scope: Scope) -> None:
         """Send an error in the shape of the dialect that lives at the request's path."""
+        self._exchange.error = error
         dialect = errors.dialect_of(
             self._exchange.route.template, anthropic_version=header(scope, b"anthropic-version")
         )

@@ -45,6 +45,10 @@ class RequestContext:
     """Why its path could not be read, if it could not."""
     caller: str = "anonymous"
     """A name for the key that was used, safe to log."""
+    agent_id: AgentId | None = None
+    """The agent of its generation, once that was opened."""
+    error: BaseException | None = None
+    """What was answered instead of a result, or what ended a stream."""
     span: Span | None = None
     """Its span, when generations are traced."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics, Tracer
 from semanticd.domain.agent import AgentConfig
@@ -100,6 +100,44 @@ class HealthService(Protocol):
         """Whether starting has finished."""
 
 
+class Outcomes(Protocol):
+    """Where it is noted how generations ended."""
+
+    def answered(self) -> None:
+        """Count a complete answer."""
+
+    def not_answered(
+        self,
+        error_code: str,
+        message: str,
+        *,
+        kind: Literal["failed", "refused"],
+        request_id: str,
+        agent_id: str | None,
+        status: int,
+    ) -> None:
+        """Count a failure or a refusal; the status is the HTTP answer's."""
+
+
+class NullOutcomes:
+    """Ends that are not noted."""
+
+    def answered(self) -> None:
+        """Discard it."""
+
+    def not_answered(
+        self,
+        error_code: str,
+        message: str,
+        *,
+        kind: Literal["failed", "refused"],
+        request_id: str,
+        agent_id: str | None,
+        status: int,
+    ) -> None:
+        """Discard it."""
+
+
 def no_log_context(**fields: object) -> AbstractContextManager[object]:
     """Return a context in which log lines stay as they are."""
     return nullcontext(fields)
@@ -120,6 +158,7 @@ class HttpServices:
     log_context: Callable[..., AbstractContextManager[object]] = no_log_context
     """Makes every log line written below it carry the fields it is given."""
     metrics: Metrics = field(default_factory=NullMetrics)
+    outcomes: Outcomes = field(default_factory=NullOutcomes)
     tracer: Tracer | None = None
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

@@ -1,0 +1,120 @@
+"""Why requests wait: for RAM, a place in the batch, another's prefix, the disk, or their turn; and behind which agent.
+
+The engine keeps no record of it, so it is seen from outside: each look notes the present reason of every waiting
+request, and the time since the look before is counted under it. Rule: work grows with the requests in the engine
+only; the event loop's thread only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from semanticd.application.engine.running_sequence import RunningSequence
+from semanticd.domain.prefix_index import common_prefix_length
+from semanticd.domain.scheduler import Scheduler
+from semanticd.domain.sequence import SequenceState
+
+Reason = Literal["restore", "place", "leader", "memory", "turn"]
+
+MAX_REQUESTS_KEPT = 1024
+_RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a request waits for, or waited for longest, and which agent it waits for (None: no one in particular)."""
+
+    reason: Reason
+    behind: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"wait_reason": self.reason, "wait_behind": self.behind}
+
+
+@dataclass(slots=True)
+class _Record:
+    seen_at: float
+    seconds: dict[Wait, float] = field(default_factory=dict)
+
+
+class Waits:
+    """Follows the waiting requests of one engine."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        """Ask this scheduler's limits and which sequences do not fit."""
+        self._scheduler = scheduler
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._shared: OrderedDict[tuple[str, str], int] = OrderedDict()
+        """Lengths of common prefixes by request and request; prompts do not change."""
+
+    def look(self, lives: Sequence[RunningSequence], now: float) -> dict[str, Wait]:
+        """Return the present reason of every waiting request by its id, and count the time since the last look."""
+        reasons: dict[str, Wait] = {}
+        for live in lives:
+            if live.sequence.state is SequenceState.WAITING:
+                request_id = str(live.submission.request_id)
+                wait = reasons[request_id] = self._reason(live, lives)
+                record = self._records.setdefault(request_id, _Record(live.submitted_at))
+                record.seconds[wait] = record.seconds.get(wait, 0.0) + max(0.0, now - record.seen_at)
+                record.seen_at = now
+        for live in lives:
+            known = self._records.get(str(live.submission.request_id))
+            if known is not None and live.sequence.state is not SequenceState.WAITING:
+                known.seen_at = now
+        while len(self._records) > MAX_REQUESTS_KEPT:
+            self._records.popitem(last=False)
+        return reasons
+
+    def longest(self, request_id: str) -> Wait | None:
+        """Return what a request waited for longest; None where it was never seen waiting."""
+        record = self._records.get(request_id)
+        if record is None or not record.seconds:
+            return None
+        return max(record.seconds, key=lambda wait: record.seconds[wait])
+
+    def _reason(self, live: RunningSequence, lives: Sequence[RunningSequence]) -> Wait:
+        if live.pending_reads:
+            return Wait("restore")
+        others = [
+            one for one in lives if one is not live and (one.sequence.state in _RUNNING or one.pending_reads)
+        ]
+        leader = next((one for one in others if self._computes_prefix_of(one, live)), None)
+        if leader is not None:
+            return Wait("leader", str(leader.sequence.agent_id))
+        if len(others) >= self._scheduler.limits.max_batch_size:
+            return Wait("place", _oldest(others))
+        blocked = [one for one in lives if self._scheduler.is_blocked(one.sequence.sequence_id)]
+        if blocked:
+            return Wait("memory", _largest(others))
+        return Wait("turn", _oldest(others))
+
+    def _computes_prefix_of(self, other: RunningSequence, live: RunningSequence) -> bool:
+        if other.sequence.model_id != live.sequence.model_id:
+            return False
+        if other.sequence.state is not SequenceState.PREFILLING and not other.pending_reads:
+            return False
+        shared = self._common(other, live)
+        enough = shared - other.sequence.num_published >= self._scheduler.limits.min_shared_tokens
+        return enough and shared > live.sequence.num_published
+
+    def _common(self, one: RunningSequence, other: RunningSequence) -> int:
+        key = (str(one.submission.request_id), str(other.submission.request_id))
+        if key not in self._shared:
+            self._shared[key] = common_prefix_length(one.sequence.prompt_ids, other.sequence.prompt_ids)
+            while len(self._shared) > MAX_REQUESTS_KEPT:
+                self._shared.popitem(last=False)
+        return self._shared[key]
+
+
+def _oldest(running: Sequence[RunningSequence]) -> str | None:
+    oldest = min(running, key=lambda one: one.submitted_at, default=None)
+    return None if oldest is None else str(oldest.sequence.agent_id)
+
+
+def _largest(running: Sequence[RunningSequence]) -> str | None:
+    largest = max(running, key=lambda one: one.sequence.num_tokens, default=None)
+    return None if largest is None else str(largest.sequence.agent_id)

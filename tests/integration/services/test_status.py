@@ -1,0 +1,122 @@
+"""What the daemon says of itself: why requests wait, what the last hour was like, and what the cache saved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from semanticd.domain.chat import Message
+from semanticd.domain.scheduler import SchedulerLimits
+from semanticd.entrypoints.doctor_generation import generate_some
+from tests.fakes.engine_rig import PATIENCE_S, wait_until
+from tests.fakes.model_runner import BYTES_PER_TOKEN
+from tests.fakes.service_rig import LONG, ServiceRig
+
+SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
+
+
+def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
+    async def main() -> None:
+        async with ServiceRig(**options) as rig:
+            await asyncio.wait_for(test(rig), PATIENCE_S)
+
+    asyncio.run(main())
+
+
+async def row_of(rig: ServiceRig, agent: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the agent's request as soon as it is as wanted."""
+    while True:
+        for row in await rig.requests.list():
+            if row["agent"] == agent and ready(row):
+                return row
+        await asyncio.sleep(0.002)
+
+
+def test_a_request_without_a_place_says_so_and_behind_which_agent() -> None:
+    async def test(rig: ServiceRig) -> None:
+        first = await rig.begin("hello", agent="a")
+        waiting = asyncio.create_task(rig.say("something else", agent="b"))
+        row = await row_of(rig, "b", lambda row: row["state"] == "waiting")
+        assert (row["wait_reason"], row["wait_behind"]) == ("place", "a")
+        rig.history.sample()
+        rig.clock.advance(5)
+        rig.history.sample()
+        await first.aclose()
+        await waiting
+        last = (await rig.agents.why("b"))["last"]
+        assert (last["wait_reason"], last["wait_behind"]) == ("place", "a")
+        assert "waiting for a place in the batch behind a" in last["verdict"]
+
+    run(test, limits=SchedulerLimits(max_batch_size=1))
+
+
+def test_a_request_that_finds_no_room_in_ram_says_so() -> None:
+    async def test(rig: ServiceRig) -> None:
+        first = await rig.begin("x" * 900, agent="big", sampling=LONG)
+        second = asyncio.create_task(rig.say("y" * 900, agent="late"))
+        row = await row_of(rig, "late", lambda row: row["wait_reason"] == "memory")
+        assert row["wait_behind"] == "big"
+        await first.aclose()
+        await second
+
+    run(test, budget_bytes=BYTES_PER_TOKEN * 1500)
+
+
+def test_history_has_a_sample_a_second_and_gaps_where_nothing_happened() -> None:
+    async def test(rig: ServiceRig) -> None:
+        rig.history.sample()
+        await rig.say([SYSTEM, Message.of("user", "hello")], agent="a")
+        await rig.say([SYSTEM, Message.of("user", "hello again")], agent="b")
+        rig.history.sample()
+        facts = rig.history.facts()
+        assert (facts["first"], facts["last"]) == (0, 1)
+        series = facts["series"]
+        assert series["ttft_ms"][0] is None
+        assert series["ttft_ms"][1] is not None
+        assert series["hit_rate"][0] is None
+        assert 0 < series["hit_rate"][1] < 1
+        later = rig.history.facts(after=0)
+        assert (later["first"], len(later["series"]["queue"])) == (1, 1)
+        for _ in range(1000):
+            rig.history.sample()
+        assert len(rig.history.facts()["series"]["queue"]) == 600
+        assert rig.history.facts(step_s=10)["last"] == 99
+
+    run(test)
+
+
+def test_status_counts_what_was_saved() -> None:
+    async def test(rig: ServiceRig) -> None:
+        prompt = [SYSTEM, Message.of("user", "hello")]
+        await rig.say(prompt, agent="a")
+        await rig.say(prompt, agent="b")
+        savings = (await rig.status.snapshot())["savings"]
+        assert savings["reused_tokens"] == rig.engine.store.counters.hot_hit_tokens > 0
+        assert savings["today"] == {key: savings[key] for key in savings["today"]}
+        assert (await rig.agents.show("b"))["savings"]["reused_tokens"] == savings["reused_tokens"]
+
+    run(test)
+
+
+def test_own_and_shared_bytes_add_up_to_what_is_hot() -> None:
+    async def test(rig: ServiceRig) -> None:
+        for agent in ("a", "b"):
+            await rig.say(
+                [SYSTEM, Message.of("user", f"I am {agent}, and this is a longer text")], agent=agent
+            )
+        row = await rig.agents.show("a")
+        assert row["own_hot_bytes"] + row["shared_hot_bytes"] == row["hot_bytes"]
+        assert row["own_hot_bytes"] > 0
+        assert row["shared_hot_bytes"] > 0
+
+    run(test)
+
+
+def test_the_doctors_tokens_leave_no_agent_behind() -> None:
+    async def test(rig: ServiceRig) -> None:
+        assert await generate_some(rig.generate) == 10
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+        assert await rig.agents.list() == []
+
+    run(test)
