@@ -66,13 +66,17 @@ class ScriptedStream:
     model_id: ModelId = TINY
     closed: bool = False
     exhausted: bool = False
+    waiting: bool = False
+    """Whether the answer has come to an event of the script that is not set."""
 
     async def _events(self) -> AsyncIterator[GenerationEvent]:
         choices = range(self.request.num_choices)
         started = any(isinstance(step, Started) for step in self.script)
         for step in [*self.script, ""]:
             if isinstance(step, asyncio.Event):
+                self.waiting = True
                 await step.wait()
+                self.waiting = False
                 continue
             if isinstance(step, BaseException):
                 raise step

@@ -38,49 +38,43 @@ async def output(process: asyncio.subprocess.Process) -> tuple[int | None, str, 
     return process.returncode, out.decode(), err.decode()
 
 
-def test_it_shows_status_swaps_and_prints_tokens(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        server = ControlServer(
-            path=short_tmp_path / "semanticd.sock",
-            services=services,
-            identity=Identity("0.1.0", os.getpid()),
-            log=NullLog(),
-        )
-        await server.start()
-        try:
-            code, out, err = await output(await node(server.path, "status"))
-            assert (code, json.loads(out)["state"]) == (0, "ready"), err
-            code, out, err = await output(await node(server.path, "swap", "large"))
-            assert (code, json.loads(out)["previous"]) == (0, "small"), err
-            code, _, err = await output(await node(server.path, "swap", "huge"))
-            assert code != 0
-            assert "huge" in err
+async def test_it_shows_status_swaps_and_prints_tokens(short_tmp_path: Path) -> None:
+    services = fake_services()
+    server = ControlServer(
+        path=short_tmp_path / "semanticd.sock",
+        services=services,
+        identity=Identity("0.1.0", os.getpid()),
+        log=NullLog(),
+    )
+    await server.start()
+    try:
+        code, out, err = await output(await node(server.path, "status"))
+        assert (code, json.loads(out)["state"]) == (0, "ready"), err
+        code, out, err = await output(await node(server.path, "swap", "large"))
+        assert (code, json.loads(out)["previous"]) == (0, "small"), err
+        code, _, err = await output(await node(server.path, "swap", "huge"))
+        assert code != 0
+        assert "huge" in err
 
-            watching = await node(server.path, "tokens")
-            assert watching.stdout is not None
-            while not services.events.wanted("tokens"):
-                assert watching.returncode is None
-                await asyncio.sleep(0.01)
-            for text in ("Grüße, ", "Welt", "!"):
-                services.events.publish("tokens", {"agent": "planner", "text": text, "num_tokens": 1})
-            expected = "Grüße, Welt!".encode()
-            assert await asyncio.wait_for(watching.stdout.readexactly(len(expected)), 30) == expected
-            watching.terminate()
-            await watching.wait()
-        finally:
-            await server.close()
-
-    asyncio.run(scenario())
+        watching = await node(server.path, "tokens")
+        assert watching.stdout is not None
+        while not services.events.wanted("tokens"):
+            assert watching.returncode is None
+            await asyncio.sleep(0.01)
+        for text in ("Grüße, ", "Welt", "!"):
+            services.events.publish("tokens", {"agent": "planner", "text": text, "num_tokens": 1})
+        expected = "Grüße, Welt!".encode()
+        assert await asyncio.wait_for(watching.stdout.readexactly(len(expected)), 30) == expected
+        watching.terminate()
+        await watching.wait()
+    finally:
+        await server.close()
 
 
-def test_it_says_that_nobody_listens(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        code, _, err = await output(await node(short_tmp_path / "none.sock", "status"))
-        assert code == 3
-        assert "none.sock" in err
-
-    asyncio.run(scenario())
+async def test_it_says_that_nobody_listens(short_tmp_path: Path) -> None:
+    code, _, err = await output(await node(short_tmp_path / "none.sock", "status"))
+    assert code == 3
+    assert "none.sock" in err
 
 
 def test_it_is_as_short_as_the_page_promises() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,26 +91,16 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.01)
 
 
-def run(scenario: Awaitable[None]) -> None:
-    async def main() -> None:
-        await asyncio.wait_for(scenario, 60)
-
-    asyncio.run(main())
-
-
-def test_hello_says_who_answers_and_what_it_can_do(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
-            assert client.daemon["server"] == "semanticd"
-            assert client.daemon["protocol"] == 1
-            assert client.daemon["pid"] == os.getpid()
-            assert {"hello", "ping", "status", "subscribe", "models.swap"} <= set(client.daemon["commands"])
-            assert await client.call("ping") == {"pong": True}
-
-    run(scenario())
+async def test_hello_says_who_answers_and_what_it_can_do(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
+        assert client.daemon["server"] == "semanticd"
+        assert client.daemon["protocol"] == 1
+        assert client.daemon["pid"] == os.getpid()
+        assert {"hello", "ping", "status", "subscribe", "models.swap"} <= set(client.daemon["commands"])
+        assert await client.call("ping") == {"pong": True}
 
 
-def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
+async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
     calls: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("status", {}, {"state": "ready"}),
         ("config.show", {}, {"settings": [{"name": "server.port", "value": 8000, "origin": "default"}]}),
@@ -161,40 +151,34 @@ def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("shutdown", {"now": True}, {"state": "draining"}),
     ]
 
-    async def scenario() -> None:
-        services = fake_services()
-        async with (
-            serving(short_tmp_path, services=services) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            assert [row["id"] for row in (await client.call("agents.list"))["agents"]] == [
-                "planner",
-                "coder",
-            ]
-            assert len((await client.call("models.list"))["models"]) == 2
-            for command, args, expected in calls:
-                result = await client.call(command, **args)
-                assert {key: result[key] for key in expected} == expected, command
-            tested = {command for command, _, _ in calls} | {"agents.list", "models.list"}
-            assert tested == set(client.daemon["commands"]) - {
-                "hello",
-                "ping",
-                "subscribe",
-                "unsubscribe",
-            }
-        assert services.lifecycle.told == [("drain", 1.5, False), ("shutdown", None, True)]
-
-    run(scenario())
+    services = fake_services()
+    async with (
+        serving(short_tmp_path, services=services) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        assert [row["id"] for row in (await client.call("agents.list"))["agents"]] == [
+            "planner",
+            "coder",
+        ]
+        assert len((await client.call("models.list"))["models"]) == 2
+        for command, args, expected in calls:
+            result = await client.call(command, **args)
+            assert {key: result[key] for key in expected} == expected, command
+        tested = {command for command, _, _ in calls} | {"agents.list", "models.list"}
+        assert tested == set(client.daemon["commands"]) - {
+            "hello",
+            "ping",
+            "subscribe",
+            "unsubscribe",
+        }
+    assert services.lifecycle.told == [("drain", 1.5, False), ("shutdown", None, True)]
 
 
-def test_domain_errors_arrive_with_their_code_and_text(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
-            with pytest.raises(CommandFailed, match="nobody") as failed:
-                await client.call("agents.show", agent="nobody")
-            assert failed.value.code == "agent_not_found"
-
-    run(scenario())
+async def test_domain_errors_arrive_with_their_code_and_text(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
+        with pytest.raises(CommandFailed, match="nobody") as failed:
+            await client.call("agents.show", agent="nobody")
+        assert failed.value.code == "agent_not_found"
 
 
 @pytest.mark.parametrize(
@@ -213,33 +197,27 @@ def test_domain_errors_arrive_with_their_code_and_text(short_tmp_path: Path) -> 
         ("agents.shwo", {}, "unknown_command", "agents.shwo"),
     ],
 )
-def test_wrong_arguments_are_named(
+async def test_wrong_arguments_are_named(
     short_tmp_path: Path, command: str, args: dict[str, Any], code: str, words: str
 ) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
-            with pytest.raises(CommandFailed, match=words) as failed:
+    async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
+        with pytest.raises(CommandFailed, match=words) as failed:
+            await client.call(command, **args)
+        assert failed.value.code == code
+
+
+async def test_a_missing_service_answers_not_available(short_tmp_path: Path) -> None:
+    async with (
+        serving(short_tmp_path, services=replace(fake_services(), models=None, events=None)) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        for command, args in [("models.list", {}), ("subscribe", {"topics": ["log"]})]:
+            with pytest.raises(CommandFailed) as failed:
                 await client.call(command, **args)
-            assert failed.value.code == code
-
-    run(scenario())
+            assert failed.value.code == "not_available"
 
 
-def test_a_missing_service_answers_not_available(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with (
-            serving(short_tmp_path, services=replace(fake_services(), models=None, events=None)) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            for command, args in [("models.list", {}), ("subscribe", {"topics": ["log"]})]:
-                with pytest.raises(CommandFailed) as failed:
-                    await client.call(command, **args)
-                assert failed.value.code == "not_available"
-
-    run(scenario())
-
-
-def test_a_command_that_fails_unexpectedly_answers_and_is_logged(short_tmp_path: Path) -> None:
+async def test_a_command_that_fails_unexpectedly_answers_and_is_logged(short_tmp_path: Path) -> None:
     class Broken:
         async def snapshot(self) -> dict[str, Any]:
             raise ZeroDivisionError("boom")
@@ -248,192 +226,149 @@ def test_a_command_that_fails_unexpectedly_answers_and_is_logged(short_tmp_path:
         async def stats(self) -> dict[str, Any]:
             return {"thing": object()}
 
-    async def scenario() -> None:
-        log = NullLog()
-        services = replace(fake_services(), status=Broken(), cache=NotPlain())
-        async with (
-            serving(short_tmp_path, services=services, log=log) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            for command in ("status", "cache.stats"):
-                with pytest.raises(CommandFailed) as failed:
-                    await client.call(command)
-                assert failed.value.code == "internal_error"
-            assert await client.call("ping") == {"pong": True}
-        assert [line[1] for line in log.lines] == ["control_command_failed", "control_result_not_encodable"]
-
-    run(scenario())
+    log = NullLog()
+    services = replace(fake_services(), status=Broken(), cache=NotPlain())
+    async with (
+        serving(short_tmp_path, services=services, log=log) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        for command in ("status", "cache.stats"):
+            with pytest.raises(CommandFailed) as failed:
+                await client.call(command)
+            assert failed.value.code == "internal_error"
+        assert await client.call("ping") == {"pong": True}
+    assert [line[1] for line in log.lines] == ["control_command_failed", "control_result_not_encodable"]
 
 
-def test_a_result_larger_than_a_frame_is_an_error_and_not_the_end(short_tmp_path: Path) -> None:
+async def test_a_result_larger_than_a_frame_is_an_error_and_not_the_end(short_tmp_path: Path) -> None:
     class Huge:
         async def stats(self) -> dict[str, Any]:
             return {"text": "x" * (MAX_FRAME_BYTES + 1)}
 
-    async def scenario() -> None:
-        async with (
-            serving(short_tmp_path, services=replace(fake_services(), cache=Huge())) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            with pytest.raises(CommandFailed) as failed:
-                await client.call("cache.stats")
-            assert failed.value.code == "result_too_large"
-            assert await client.call("ping") == {"pong": True}
-
-    run(scenario())
+    async with (
+        serving(short_tmp_path, services=replace(fake_services(), cache=Huge())) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        with pytest.raises(CommandFailed) as failed:
+            await client.call("cache.stats")
+        assert failed.value.code == "result_too_large"
+        assert await client.call("ping") == {"pong": True}
 
 
-def test_commands_of_one_client_run_side_by_side(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        services.models.gate.clear()
-        async with (
-            serving(short_tmp_path, services=services) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            swap = asyncio.create_task(client.call("models.swap", model="large"))
-            assert await client.call("ping") == {"pong": True}
-            assert not swap.done()
-            services.models.gate.set()
-            assert (await swap)["id"] == "large"
-
-    run(scenario())
+async def test_commands_of_one_client_run_side_by_side(short_tmp_path: Path) -> None:
+    services = fake_services()
+    services.models.gate.clear()
+    async with (
+        serving(short_tmp_path, services=services) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        swap = asyncio.create_task(client.call("models.swap", model="large"))
+        assert await client.call("ping") == {"pong": True}
+        assert not swap.done()
+        services.models.gate.set()
+        assert (await swap)["id"] == "large"
 
 
-def test_too_many_commands_at_once_are_refused_by_name(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        services.models.gate.clear()
-        async with serving(short_tmp_path, services=services, limits=ControlLimits(max_commands=2)) as server:
-            client = await RawClient.connect(server)
-            for number in range(1, 4):
-                client.send({"v": 1, "id": number, "cmd": "models.swap", "args": {"model": "large"}})
-            reply = await client.receive()
-            assert (reply["id"], reply["error"]["code"]) == (3, "too_many_commands")
-            services.models.gate.set()
-            assert {(await client.receive())["id"] for _ in range(2)} == {1, 2}
-
-    run(scenario())
+async def test_too_many_commands_at_once_are_refused_by_name(short_tmp_path: Path) -> None:
+    services = fake_services()
+    services.models.gate.clear()
+    async with serving(short_tmp_path, services=services, limits=ControlLimits(max_commands=2)) as server:
+        client = await RawClient.connect(server)
+        for number in range(1, 4):
+            client.send({"v": 1, "id": number, "cmd": "models.swap", "args": {"model": "large"}})
+        reply = await client.receive()
+        assert (reply["id"], reply["error"]["code"]) == (3, "too_many_commands")
+        services.models.gate.set()
+        assert {(await client.receive())["id"] for _ in range(2)} == {1, 2}
 
 
-def test_a_change_runs_to_its_end_although_its_client_left(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        services.models.gate.clear()
-        limits = ControlLimits(linger_s=0.05)
-        async with serving(short_tmp_path, services=services, limits=limits) as server:
-            client = await RawClient.connect(server)
-            hub = services.events
-            listening = hub.subscribe(["models"])
-            client.send({"v": 1, "id": 1, "cmd": "models.swap", "args": {"model": "large"}})
-            assert (await listening.next())[1]["stage"] == "loading"
-            client.writer.close()
-            await until(lambda: server.num_clients == 0, "the client is gone")
-            services.models.gate.set()
-            await until(lambda: services.models.current == "large", "the swap is done")
-
-    run(scenario())
+async def test_a_change_runs_to_its_end_although_its_client_left(short_tmp_path: Path) -> None:
+    services = fake_services()
+    services.models.gate.clear()
+    limits = ControlLimits(linger_s=0.05)
+    async with serving(short_tmp_path, services=services, limits=limits) as server:
+        client = await RawClient.connect(server)
+        hub = services.events
+        listening = hub.subscribe(["models"])
+        client.send({"v": 1, "id": 1, "cmd": "models.swap", "args": {"model": "large"}})
+        assert (await listening.next())[1]["stage"] == "loading"
+        client.writer.close()
+        await until(lambda: server.num_clients == 0, "the client is gone")
+        services.models.gate.set()
+        await until(lambda: services.models.current == "large", "the swap is done")
 
 
-def test_a_client_that_closes_its_sending_side_still_gets_its_replies(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            client = await RawClient.connect(server)
-            client.send({"v": 1, "id": 1, "cmd": "status", "args": {}})
-            client.writer.write_eof()
-            assert (await client.receive())["ok"]
-            assert await client.ended()
-
-    run(scenario())
+async def test_a_client_that_closes_its_sending_side_still_gets_its_replies(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server:
+        client = await RawClient.connect(server)
+        client.send({"v": 1, "id": 1, "cmd": "status", "args": {}})
+        client.writer.write_eof()
+        assert (await client.receive())["ok"]
+        assert await client.ended()
 
 
 # Greeting.
 
 
-def test_a_newer_protocol_is_refused_by_name(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            for hello in (
-                {"v": 2, "id": 7, "cmd": "hello", "args": {}},
-                {"v": 1, "id": 7, "cmd": "hello", "args": {"protocol": 2}},
-            ):
-                client = await RawClient.connect(server, hello=False)
-                client.send(hello)
-                reply = await client.receive()
-                assert (reply["id"], reply["error"]["code"]) == (7, "unsupported_version")
-                assert await client.ended()
-
-    run(scenario())
+async def test_a_newer_protocol_is_refused_by_name(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server:
+        for hello in (
+            {"v": 2, "id": 7, "cmd": "hello", "args": {}},
+            {"v": 1, "id": 7, "cmd": "hello", "args": {"protocol": 2}},
+        ):
+            client = await RawClient.connect(server, hello=False)
+            client.send(hello)
+            reply = await client.receive()
+            assert (reply["id"], reply["error"]["code"]) == (7, "unsupported_version")
+            assert await client.ended()
 
 
-def test_the_client_names_a_version_mismatch(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            monkeypatch.setattr("semanticd.control.async_client.m.PROTOCOL_VERSION", 1)
-            client = await AsyncControlClient.connect(server.path)
-            await client.close()
-            with pytest.raises(ProtocolMismatch, match="semanticd restart"):
-                await client_of_the_future(server.path)
-
-    async def client_of_the_future(path: Path) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        client = AsyncControlClient(reader, writer, path)
+async def test_the_client_names_a_version_mismatch(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server:
+        client = AsyncControlClient(*await asyncio.open_unix_connection(str(server.path)), server.path)
         try:
-            await client.call("hello", client="future", protocol=99)
+            with pytest.raises(ProtocolMismatch, match="semanticd restart"):
+                await client.call("hello", client="future", protocol=99)
         finally:
             await client.close()
 
-    run(scenario())
+
+async def test_anything_before_hello_is_refused_and_ends_the_connection(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server:
+        client = await RawClient.connect(server, hello=False)
+        client.send({"v": 1, "id": 3, "cmd": "status", "args": {}})
+        reply = await client.receive()
+        assert (reply["id"], reply["error"]["code"]) == (3, "hello_first")
+        assert await client.ended()
 
 
-def test_anything_before_hello_is_refused_and_ends_the_connection(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            client = await RawClient.connect(server, hello=False)
-            client.send({"v": 1, "id": 3, "cmd": "status", "args": {}})
-            reply = await client.receive()
-            assert (reply["id"], reply["error"]["code"]) == (3, "hello_first")
-            assert await client.ended()
-
-    run(scenario())
+async def test_a_client_that_never_says_hello_is_hung_up(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path, limits=ControlLimits(hello_timeout_s=0.05)) as server:
+        client = await RawClient.connect(server, hello=False)
+        assert await client.ended()
+        await until(lambda: server.num_clients == 0, "the server forgot it")
 
 
-def test_a_client_that_never_says_hello_is_hung_up(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path, limits=ControlLimits(hello_timeout_s=0.05)) as server:
-            client = await RawClient.connect(server, hello=False)
-            assert await client.ended()
-            await until(lambda: server.num_clients == 0, "the server forgot it")
-
-    run(scenario())
-
-
-def test_a_frame_that_never_ends_is_hung_up_but_silence_is_not(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path, limits=ControlLimits(frame_timeout_s=0.05)) as server:
-            silent = await RawClient.connect(server)
-            half = await RawClient.connect(server)
-            half.writer.write(struct.pack(">I", 100) + b"only a beginning")
-            assert await half.ended()
-            silent.send({"v": 1, "id": 1, "cmd": "ping"})
-            assert (await silent.receive())["result"] == {"pong": True}
-
-    run(scenario())
+async def test_a_frame_that_never_ends_is_hung_up_but_silence_is_not(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path, limits=ControlLimits(frame_timeout_s=0.05)) as server:
+        silent = await RawClient.connect(server)
+        half = await RawClient.connect(server)
+        half.writer.write(struct.pack(">I", 100) + b"only a beginning")
+        assert await half.ended()
+        silent.send({"v": 1, "id": 1, "cmd": "ping"})
+        assert (await silent.receive())["result"] == {"pong": True}
 
 
 # Broken input.
 
 
-def test_an_oversized_frame_is_refused_before_it_is_read(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            client = await RawClient.connect(server)
-            client.writer.write(struct.pack(">I", MAX_FRAME_BYTES + 1))
-            reply = await client.receive()
-            assert (reply["id"], reply["error"]["code"]) == (None, "frame_too_large")
-            assert await client.ended()
-
-    run(scenario())
+async def test_an_oversized_frame_is_refused_before_it_is_read(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server:
+        client = await RawClient.connect(server)
+        client.writer.write(struct.pack(">I", MAX_FRAME_BYTES + 1))
+        reply = await client.receive()
+        assert (reply["id"], reply["error"]["code"]) == (None, "frame_too_large")
+        assert await client.ended()
 
 
 @pytest.mark.parametrize(
@@ -451,144 +386,123 @@ def test_an_oversized_frame_is_refused_before_it_is_read(short_tmp_path: Path) -
         (b"\x91" * 5000, None),
     ],
 )
-def test_a_broken_message_is_answered_and_the_next_one_works(
+async def test_a_broken_message_is_answered_and_the_next_one_works(
     short_tmp_path: Path, payload: bytes, number: int | None
 ) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            client = await RawClient.connect(server)
-            client.send_bytes(payload)
-            reply = await client.receive()
-            assert (reply["id"], reply["error"]["code"]) == (number, "malformed_message")
-            client.send({"v": 1, "id": 5, "cmd": "ping"})
-            assert (await client.receive())["result"] == {"pong": True}
-
-    run(scenario())
+    async with serving(short_tmp_path) as server:
+        client = await RawClient.connect(server)
+        client.send_bytes(payload)
+        reply = await client.receive()
+        assert (reply["id"], reply["error"]["code"]) == (number, "malformed_message")
+        client.send({"v": 1, "id": 5, "cmd": "ping"})
+        assert (await client.receive())["result"] == {"pong": True}
 
 
 # Many, slow and foreign clients.
 
 
-def test_sixty_four_clients_are_served_at_once(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            clients = await asyncio.gather(*(AsyncControlClient.connect(server.path) for _ in range(64)))
-            replies = await asyncio.gather(*(client.call("status") for client in clients for _ in range(3)))
-            assert len(replies) == 192
-            assert server.num_clients == 64
-            await asyncio.gather(*(client.close() for client in clients))
-            await until(lambda: server.num_clients == 0, "all are gone")
-
-    run(scenario())
+async def test_sixty_four_clients_are_served_at_once(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path) as server:
+        clients = await asyncio.gather(*(AsyncControlClient.connect(server.path) for _ in range(64)))
+        replies = await asyncio.gather(*(client.call("status") for client in clients for _ in range(3)))
+        assert len(replies) == 192
+        assert server.num_clients == 64
+        await asyncio.gather(*(client.close() for client in clients))
+        await until(lambda: server.num_clients == 0, "all are gone")
 
 
-def test_one_client_too_many_is_told_so(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path, limits=ControlLimits(max_clients=2)) as server:
-            clients = [await AsyncControlClient.connect(server.path) for _ in range(2)]
-            with pytest.raises(CommandFailed) as failed:
-                await AsyncControlClient.connect(server.path)
-            assert failed.value.code == "too_many_clients"
-            for client in clients:
-                await client.close()
-
-    run(scenario())
+async def test_one_client_too_many_is_told_so(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path, limits=ControlLimits(max_clients=2)) as server:
+        clients = [await AsyncControlClient.connect(server.path) for _ in range(2)]
+        with pytest.raises(CommandFailed) as failed:
+            await AsyncControlClient.connect(server.path)
+        assert failed.value.code == "too_many_clients"
+        for client in clients:
+            await client.close()
 
 
-def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services(max_queued=50)
-        async with serving(short_tmp_path, services=services) as server:
-            slow = await RawClient.connect(server)
-            slow.send({"v": 1, "id": 1, "cmd": "subscribe", "args": {"topics": ["tokens"]}})
-            assert (await slow.receive())["ok"]
-            quick = await AsyncControlClient.connect(server.path)
-            total = 2000
-            for number in range(total):
-                services.events.publish("tokens", {"agent": "planner", "text": "x" * 2000, "number": number})
-                if number % 20 == 0:
-                    assert await quick.call("ping") == {"pong": True}
-            got, dropped, numbers = 0, 0, []
-            while not numbers or numbers[-1] != total - 1:
-                event = await slow.receive()
-                got, dropped = got + 1, dropped + event["dropped"]
-                numbers.append(event["data"]["number"])
-            assert dropped > 0
-            assert got + dropped == total
-            assert numbers == sorted(numbers)
-            await quick.close()
-
-    run(scenario())
+async def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many(short_tmp_path: Path) -> None:
+    services = fake_services(max_queued=50)
+    async with serving(short_tmp_path, services=services) as server:
+        slow = await RawClient.connect(server)
+        slow.send({"v": 1, "id": 1, "cmd": "subscribe", "args": {"topics": ["tokens"]}})
+        assert (await slow.receive())["ok"]
+        quick = await AsyncControlClient.connect(server.path)
+        total = 2000
+        for number in range(total):
+            services.events.publish("tokens", {"agent": "planner", "text": "x" * 2000, "number": number})
+            if number % 20 == 0:
+                assert await quick.call("ping") == {"pong": True}
+        got, dropped, numbers = 0, 0, []
+        while not numbers or numbers[-1] != total - 1:
+            event = await slow.receive()
+            got, dropped = got + 1, dropped + event["dropped"]
+            numbers.append(event["data"]["number"])
+        assert dropped > 0
+        assert got + dropped == total
+        assert numbers == sorted(numbers)
+        await quick.close()
 
 
-def test_another_user_is_refused(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        log = NullLog()
-        async with serving(short_tmp_path, uid_of=lambda _: os.getuid() + 1, log=log) as server:
-            with pytest.raises(CommandFailed) as failed:
-                await AsyncControlClient.connect(server.path)
-            assert failed.value.code == "not_allowed"
-        assert log.lines[0][1] == "control_peer_refused"
+async def test_another_user_is_refused(short_tmp_path: Path) -> None:
+    log = NullLog()
+    async with serving(short_tmp_path, uid_of=lambda _: os.getuid() + 1, log=log) as server:
+        with pytest.raises(CommandFailed) as failed:
+            await AsyncControlClient.connect(server.path)
+        assert failed.value.code == "not_allowed"
+    assert log.lines[0][1] == "control_peer_refused"
 
+
+async def test_a_user_that_the_system_does_not_name_is_refused(short_tmp_path: Path) -> None:
     def unknown(_: object) -> int:
         raise OSError("no credentials")
 
-    async def nobody_knows() -> None:
-        async with serving(short_tmp_path, uid_of=unknown) as server:
-            with pytest.raises(CommandFailed) as failed:
-                await AsyncControlClient.connect(server.path)
-            assert failed.value.code == "not_allowed"
-
-    run(scenario())
-    run(nobody_knows())
+    async with serving(short_tmp_path, uid_of=unknown) as server:
+        with pytest.raises(CommandFailed) as failed:
+            await AsyncControlClient.connect(server.path)
+        assert failed.value.code == "not_allowed"
 
 
 # Subscriptions.
 
 
-def test_token_events_of_one_agent_arrive_in_order(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        async with (
-            serving(short_tmp_path, services=services) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            subscription = await client.subscribe(["tokens"], agent="planner")
-            for number in range(10):
-                services.events.publish("tokens", {"agent": "coder", "text": "no"})
-                await asyncio.to_thread(
-                    services.events.publish, "tokens", {"agent": "planner", "text": str(number)}
-                )
-            events = [await subscription.__anext__() for _ in range(10)]
-            assert [event.data["text"] for event in events] == [str(number) for number in range(10)]
-            assert {event.event for event in events} == {"token"}
-            await subscription.close()
-            await until(lambda: not services.events.wanted("tokens"), "nobody listens")
-
-    run(scenario())
+async def test_token_events_of_one_agent_arrive_in_order(short_tmp_path: Path) -> None:
+    services = fake_services()
+    async with (
+        serving(short_tmp_path, services=services) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        subscription = await client.subscribe(["tokens"], agent="planner")
+        for number in range(10):
+            services.events.publish("tokens", {"agent": "coder", "text": "no"})
+            await asyncio.to_thread(
+                services.events.publish, "tokens", {"agent": "planner", "text": str(number)}
+            )
+        events = [await subscription.__anext__() for _ in range(10)]
+        assert [event.data["text"] for event in events] == [str(number) for number in range(10)]
+        assert {event.event for event in events} == {"token"}
+        await subscription.close()
+        await until(lambda: not services.events.wanted("tokens"), "nobody listens")
 
 
-def test_states_come_at_once_and_again_when_they_change(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        limits = ControlLimits(snapshot_interval_s=0.02)
-        async with (
-            serving(short_tmp_path, services=services, limits=limits) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            agents = await client.subscribe(["agents"])
-            assert len((await agents.__anext__()).data["agents"]) == 2
-            assert len((await agents.__anext__()).data["agents"]) == 2
-            await services.agents.delete("coder")
-            assert len((await agents.__anext__()).data["agents"]) == 1
-            status = await client.subscribe(["status"])
-            first, second = await status.__anext__(), await status.__anext__()
-            assert second.data["uptime_s"] > first.data["uptime_s"]
-
-    run(scenario())
+async def test_states_come_at_once_and_again_when_they_change(short_tmp_path: Path) -> None:
+    services = fake_services()
+    limits = ControlLimits(snapshot_interval_s=0.02)
+    async with (
+        serving(short_tmp_path, services=services, limits=limits) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        agents = await client.subscribe(["agents"])
+        assert len((await agents.__anext__()).data["agents"]) == 2
+        assert len((await agents.__anext__()).data["agents"]) == 2
+        await services.agents.delete("coder")
+        assert len((await agents.__anext__()).data["agents"]) == 1
+        status = await client.subscribe(["status"])
+        first, second = await status.__anext__(), await status.__anext__()
+        assert second.data["uptime_s"] > first.data["uptime_s"]
 
 
-def test_a_state_that_cannot_be_taken_once_is_shown_when_it_can(short_tmp_path: Path) -> None:
+async def test_a_state_that_cannot_be_taken_once_is_shown_when_it_can(short_tmp_path: Path) -> None:
     class Fickle:
         num_asked = 0
 
@@ -598,25 +512,22 @@ def test_a_state_that_cannot_be_taken_once_is_shown_when_it_can(short_tmp_path: 
                 raise ZeroDivisionError("boom")
             return {"state": "ready"}
 
-    async def scenario() -> None:
-        log = NullLog()
-        async with (
-            serving(
-                short_tmp_path,
-                services=replace(fake_services(), status=Fickle()),
-                limits=ControlLimits(snapshot_interval_s=0.01),
-                log=log,
-            ) as server,
-            await AsyncControlClient.connect(server.path) as client,
-        ):
-            status = await client.subscribe(["status"])
-            assert (await status.__anext__()).data == {"state": "ready"}
-        assert [line[1] for line in log.lines] == ["snapshot_failed"] * 3
-
-    run(scenario())
+    log = NullLog()
+    async with (
+        serving(
+            short_tmp_path,
+            services=replace(fake_services(), status=Fickle()),
+            limits=ControlLimits(snapshot_interval_s=0.01),
+            log=log,
+        ) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        status = await client.subscribe(["status"])
+        assert (await status.__anext__()).data == {"state": "ready"}
+    assert [line[1] for line in log.lines] == ["snapshot_failed"] * 3
 
 
-def test_connected_clients_are_counted(short_tmp_path: Path) -> None:
+async def test_connected_clients_are_counted(short_tmp_path: Path) -> None:
     class Gauges:
         values: ClassVar[list[float]] = []
 
@@ -624,34 +535,28 @@ def test_connected_clients_are_counted(short_tmp_path: Path) -> None:
             assert name == "control_clients"
             self.values.append(value)
 
-    async def scenario() -> None:
-        async with serving(short_tmp_path, metrics=Gauges()) as server:
-            client = await AsyncControlClient.connect(server.path)
-            await client.close()
-            await until(lambda: server.num_clients == 0, "it is gone")
-        assert Gauges.values == [1, 0]
-
-    run(scenario())
+    async with serving(short_tmp_path, metrics=Gauges()) as server:
+        client = await AsyncControlClient.connect(server.path)
+        await client.close()
+        await until(lambda: server.num_clients == 0, "it is gone")
+    assert Gauges.values == [1, 0]
 
 
-def test_subscriptions_end_with_their_connection(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        services = fake_services()
-        async with serving(short_tmp_path, services=services) as server:
-            client = await AsyncControlClient.connect(server.path)
-            subscription = await client.subscribe(["log", "models"])
-            assert services.events.wanted("models")
-            await server.close()
-            with pytest.raises(ConnectionLost):
-                await subscription.__anext__()
-            assert not client.connected
-            assert not services.events.wanted("models")
-            await client.close()
-
-    run(scenario())
+async def test_subscriptions_end_with_their_connection(short_tmp_path: Path) -> None:
+    services = fake_services()
+    async with serving(short_tmp_path, services=services) as server:
+        client = await AsyncControlClient.connect(server.path)
+        subscription = await client.subscribe(["log", "models"])
+        assert services.events.wanted("models")
+        await server.close()
+        with pytest.raises(ConnectionLost):
+            await subscription.__anext__()
+        assert not client.connected
+        assert not services.events.wanted("models")
+        await client.close()
 
 
-def test_the_blocking_client_calls_and_subscribes(short_tmp_path: Path) -> None:
+async def test_the_blocking_client_calls_and_subscribes(short_tmp_path: Path) -> None:
     def work(path: Path) -> tuple[list[str], list[Any]]:
         seen: list[str] = []
         with ControlClient.connect(path) as client:
@@ -665,71 +570,55 @@ def test_the_blocking_client_calls_and_subscribes(short_tmp_path: Path) -> None:
             client.call("models.swap", model="large")
             return seen, [next(events).data["stage"], next(events).data["stage"]]
 
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as server:
-            seen, stages = await asyncio.to_thread(work, server.path)
-            assert seen == ["downloading", "downloading"]
-            assert stages == ["loading", "ready"]
-
-    run(scenario())
+    async with serving(short_tmp_path) as server:
+        seen, stages = await asyncio.to_thread(work, server.path)
+        assert seen == ["downloading", "downloading"]
+        assert stages == ["loading", "ready"]
 
 
 # The socket in its folder.
 
 
-def test_folder_and_socket_are_closed_to_others_and_the_socket_goes_away(short_tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with serving(short_tmp_path / "new") as server:
-            assert server.path.parent.stat().st_mode & 0o777 == 0o700
-            assert server.path.stat().st_mode & 0o777 == 0o600
-        assert not server.path.exists()
-
-    run(scenario())
+async def test_folder_and_socket_are_closed_to_others_and_the_socket_goes_away(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path / "new") as server:
+        assert server.path.parent.stat().st_mode & 0o777 == 0o700
+        assert server.path.stat().st_mode & 0o777 == 0o600
+    assert not server.path.exists()
 
 
-def test_a_stale_socket_is_replaced_and_a_living_one_is_not(short_tmp_path: Path) -> None:
+async def test_a_stale_socket_is_replaced_and_a_living_one_is_not(short_tmp_path: Path) -> None:
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(short_tmp_path / "semanticd.sock"))
     stale.close()
     with pytest.raises(DaemonNotRunning, match="stale"):
         ControlClient.connect(short_tmp_path / "semanticd.sock")
 
-    async def scenario() -> None:
-        async with serving(short_tmp_path) as first:
-            with pytest.raises(DaemonError, match="already"):
-                async with serving(short_tmp_path):
-                    raise AssertionError("a second server started")
-            async with await AsyncControlClient.connect(first.path) as client:
-                assert await client.call("ping") == {"pong": True}
-
-    run(scenario())
+    async with serving(short_tmp_path) as first:
+        with pytest.raises(DaemonError, match="already"):
+            async with serving(short_tmp_path):
+                raise AssertionError("a second server started")
+        async with await AsyncControlClient.connect(first.path) as client:
+            assert await client.call("ping") == {"pong": True}
 
 
-def test_an_open_folder_of_other_things_is_refused_and_ours_is_closed(short_tmp_path: Path) -> None:
+async def test_an_open_folder_of_other_things_is_refused_and_ours_is_closed(short_tmp_path: Path) -> None:
     ours, others = short_tmp_path / "ours", short_tmp_path / "others"
     for folder in (ours, others):
         folder.mkdir(mode=0o755)
         folder.chmod(0o755)
     (others / "diary.txt").write_text("dear diary")
 
-    async def scenario() -> None:
-        async with serving(ours):
-            assert ours.stat().st_mode & 0o777 == 0o700
-        with pytest.raises(DaemonError, match="SEMANTIC_RUNTIME_DIR"):
-            async with serving(others):
-                raise AssertionError("started in an open folder")
-        assert others.stat().st_mode & 0o777 == 0o755
-
-    run(scenario())
+    async with serving(ours):
+        assert ours.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(DaemonError, match="SEMANTIC_RUNTIME_DIR"):
+        async with serving(others):
+            raise AssertionError("started in an open folder")
+    assert others.stat().st_mode & 0o777 == 0o755
 
 
-def test_something_that_is_no_socket_is_left_alone(short_tmp_path: Path) -> None:
+async def test_something_that_is_no_socket_is_left_alone(short_tmp_path: Path) -> None:
     (short_tmp_path / "semanticd.sock").write_text("a file")
-
-    async def scenario() -> None:
-        with pytest.raises(DaemonError, match="no socket"):
-            async with serving(short_tmp_path):
-                raise AssertionError("started over a file")
-
-    run(scenario())
+    with pytest.raises(DaemonError, match="no socket"):
+        async with serving(short_tmp_path):
+            raise AssertionError("started over a file")
     assert (short_tmp_path / "semanticd.sock").read_text() == "a file"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
@@ -21,8 +18,6 @@ from semanticd.domain.errors import AgentExportError, ConflictError
 from semanticd.domain.ids import AgentId
 from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
 
-_T = TypeVar("_T")
-
 
 def service(rig: MlxRig) -> AgentsService:
     return AgentsService(
@@ -35,25 +30,23 @@ def service(rig: MlxRig) -> AgentsService:
     )
 
 
-def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    return asyncio.run(coroutine)
-
-
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "mamba2", "deepseek_v2"])
-def test_on_another_machine_the_next_turn_computes_only_what_is_new(family: str, tmp_path: Path) -> None:
+async def test_on_another_machine_the_next_turn_computes_only_what_is_new(
+    family: str, tmp_path: Path
+) -> None:
     first, more = turns(70)
     path = str(tmp_path / "a.agent")
     with MlxRig(family) as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        exported = run(service(rig).export("a", path))
+        exported = await service(rig).export("a", path)
     assert exported["num_blocks"] >= len(first) // 16
     assert (exported["num_missing_blocks"], exported["bytes"]) == (0, Path(path).stat().st_size)
     there = DiskWarmStore.open(tmp_path / "there")
     archive = DiskAgentArchive.open(there.folder, write_queue=there.write_queue)
     prompt = first + said + more
     with MlxRig(family, warm=there, archive=archive) as rig:
-        imported = run(service(rig).import_(path))
+        imported = await service(rig).import_(path)
         assert imported["num_imported_blocks"] == imported["num_file_blocks"] == exported["num_blocks"]
         assert imported["num_tokens"] == len(first) + len(said)
         warm, answer = rig.tell(prompt)
@@ -64,7 +57,7 @@ def test_on_another_machine_the_next_turn_computes_only_what_is_new(family: str,
     assert warm == cold_answer(family, prompt)
 
 
-def test_blocks_that_only_the_disk_has_are_exported_too_and_without_a_disk_they_become_hot(
+async def test_blocks_that_only_the_disk_has_are_exported_too_and_without_a_disk_they_become_hot(
     tmp_path: Path,
 ) -> None:
     first, more = turns(72)
@@ -73,16 +66,16 @@ def test_blocks_that_only_the_disk_has_are_exported_too_and_without_a_disk_they_
         said, _ = rig.tell(first)
         rig.idle()
         rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
-        run(service(rig).export("a", path))
+        await service(rig).export("a", path)
     prompt = first + said + more
     with MlxRig("llama", no_warm=True) as rig:
-        run(service(rig).import_(path, "b"))
+        await service(rig).import_(path, "b")
         warm, answer = rig.tell(prompt, agent="b")
     assert answer.cache.reused_hot_tokens == len(first) + len(said)
     assert warm == cold_answer("llama", prompt)
 
 
-def test_what_was_pruned_meanwhile_is_computed_again_where_the_agent_goes(tmp_path: Path) -> None:
+async def test_what_was_pruned_meanwhile_is_computed_again_where_the_agent_goes(tmp_path: Path) -> None:
     first, more = turns(74)
     path = str(tmp_path / "a.agent")
     with MlxRig("llama") as rig:
@@ -91,52 +84,52 @@ def test_what_was_pruned_meanwhile_is_computed_again_where_the_agent_goes(tmp_pa
         rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
         gone = rig.engine.agents.get(AgentId("a")).block_table[2]
         rig.warm.delete([gone])
-        exported = run(service(rig).export("a", path))
+        exported = await service(rig).export("a", path)
     assert exported["num_missing_blocks"] == 1
     prompt = first + said + more
     with MlxRig("llama") as rig:
-        run(service(rig).import_(path))
+        await service(rig).import_(path)
         warm, answer = rig.tell(prompt)
     assert answer.cache.restored_warm_tokens == 32
     assert warm == cold_answer("llama", prompt)
 
 
-def test_an_agent_of_other_weights_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+async def test_an_agent_of_other_weights_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
     path = str(tmp_path / "a.agent")
     with MlxRig("llama") as rig:
         rig.tell(prompt_of(40, 76))
-        run(service(rig).export("a", path))
+        await service(rig).export("a", path)
     with MlxRig("llama", seed=1) as rig:
         with pytest.raises(AgentExportError, match=r"fingerprint llama-0.*fingerprint llama-1.*load"):
-            run(service(rig).import_(path))
+            await service(rig).import_(path)
         assert rig.warm.stats().num_blocks == 0
         assert rig.engine.agents.find(AgentId("a")) is None
 
 
-def test_an_agent_in_another_storage_precision_is_refused_with_both_layouts(tmp_path: Path) -> None:
+async def test_an_agent_in_another_storage_precision_is_refused_with_both_layouts(tmp_path: Path) -> None:
     path = str(tmp_path / "a.agent")
     with MlxRig("llama") as rig:
         rig.tell(prompt_of(40, 77))
-        run(service(rig).export("a", path))
+        await service(rig).export("a", path)
     with (
         MlxRig("llama", precision="q8") as rig,
         pytest.raises(
             AgentExportError, match=r"laid out as v1-exact-b16-.* as v1-q8-b16-.*SEMANTIC_MLX_KV_BITS"
         ),
     ):
-        run(service(rig).import_(path))
+        await service(rig).import_(path)
 
 
-def test_an_agent_does_not_take_anothers_place(tmp_path: Path) -> None:
+async def test_an_agent_does_not_take_anothers_place(tmp_path: Path) -> None:
     path = str(tmp_path / "a.agent")
     with MlxRig("llama") as rig:
         rig.tell(prompt_of(40, 78))
-        run(service(rig).export("a", path))
+        await service(rig).export("a", path)
         with pytest.raises(ConflictError, match="choose another"):
-            run(service(rig).import_(path))
+            await service(rig).import_(path)
         before = rig.engine.agents.get(AgentId("a"))
-        run(service(rig).pin("a"))
-        run(service(rig).export("a", path))
-        copy = run(service(rig).import_(path, "copy"))
+        await service(rig).pin("a")
+        await service(rig).export("a", path)
+        copy = await service(rig).import_(path, "copy")
         assert (copy["pinned"], copy["shared_with"]) == (False, ["a"])
         assert rig.engine.agents.get(AgentId("copy")).transcript == before.transcript

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -15,23 +14,20 @@ from tests.unit.bench.chat_server import ChatServer
 HELLO = [{"role": "user", "content": "one two three"}]
 
 
-def ask(server: ChatServer, *, suffix: str = "", **options: Any) -> Answer:
-    async def run(url: str) -> Answer:
+async def ask(server: ChatServer, *, suffix: str = "", **options: Any) -> Answer:
+    with serving(server) as url:
         async with ChatClient(url + suffix, model="words", timeout_s=20, **options) as client:
             return await client.ask(HELLO, max_tokens=5, agent="a")
 
-    with serving(server) as url:
-        return asyncio.run(run(url))
-
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
-def test_the_base_url_may_end_in_v1_or_not(suffix: str) -> None:
-    assert ask(ChatServer(), suffix=suffix).text == "word word word word word "
+async def test_the_base_url_may_end_in_v1_or_not(suffix: str) -> None:
+    assert (await ask(ChatServer(), suffix=suffix)).text == "word word word word word "
 
 
-def test_an_answer_has_the_servers_counts_and_a_time_per_piece() -> None:
+async def test_an_answer_has_the_servers_counts_and_a_time_per_piece() -> None:
     server = ChatServer()
-    answer = ask(server)
+    answer = await ask(server)
     assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (3, 5, 0)
     assert len(answer.piece_times) == 5
     assert len(answer.gaps_s) == 4
@@ -58,27 +54,21 @@ def test_the_decode_rate_counts_tokens_after_the_first() -> None:
         (ChatServer(sends_usage=False), "use a server that reports it"),
     ],
 )
-def test_a_refusal_says_what_to_do(server: ChatServer, advice: str) -> None:
+async def test_a_refusal_says_what_to_do(server: ChatServer, advice: str) -> None:
     with pytest.raises(BenchError, match=advice):
-        ask(server)
+        await ask(server)
 
 
-def test_no_server_is_told_apart_from_a_bad_one() -> None:
-    async def run() -> None:
-        async with ChatClient("http://127.0.0.1:9", model="words") as client:
-            with pytest.raises(BenchError, match=r"nothing answers at http://127\.0\.0\.1:9 .*--base-url"):
-                await client.models()
-            with pytest.raises(BenchError, match=r"nothing answers at http://127\.0\.0\.1:9 .*--base-url"):
-                await client.ask(HELLO, max_tokens=1, agent="a")
-
-    asyncio.run(run())
+async def test_no_server_is_told_apart_from_a_bad_one() -> None:
+    async with ChatClient("http://127.0.0.1:9", model="words") as client:
+        with pytest.raises(BenchError, match=r"nothing answers at http://127\.0\.0\.1:9 .*--base-url"):
+            await client.models()
+        with pytest.raises(BenchError, match=r"nothing answers at http://127\.0\.0\.1:9 .*--base-url"):
+            await client.ask(HELLO, max_tokens=1, agent="a")
 
 
-def test_a_silent_server_is_given_up_on_at_the_timeout() -> None:
-    async def run(url: str) -> None:
+async def test_a_silent_server_is_given_up_on_at_the_timeout() -> None:
+    with serving(ChatServer(prefill_s=10)) as url:
         async with ChatClient(url, model="words", timeout_s=0.1) as client:
             with pytest.raises(BenchError, match="--timeout"):
                 await client.ask(HELLO, max_tokens=5, agent="a")
-
-    with serving(ChatServer(prefill_s=10)) as url:
-        asyncio.run(run(url))

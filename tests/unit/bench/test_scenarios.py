@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from semanticd.bench.client import Answer, ChatClient
 from semanticd.bench.errors import BenchError
-from semanticd.bench.result import BenchResult, Figure
+from semanticd.bench.result import Figure
 from semanticd.bench.runner import first_model, new_result, run_scenarios
 from semanticd.bench.scenarios import SCENARIOS, Skipped, scenario
 from semanticd.bench.scenarios.concurrent_decode import aggregate_rate
@@ -34,41 +34,36 @@ SMALL = BenchSettings(
 )
 
 
-def with_session(
-    server: ChatServer, deed: Callable[[BenchSession], Awaitable[Any]], **more: Any
-) -> tuple[Any, list[str]]:
-    """Serve, open a session, do the deed; returns what it returned and what was told."""
-    told: list[str] = []
-
-    async def run(url: str) -> Any:
-        async with ChatClient(url, model="words", stop_token_ids=(2,), timeout_s=20) as client:
-            session = BenchSession(
-                client=client, settings=SMALL, text=TextSource(1), tell=told.append, **more
-            )
-            return await deed(session)
-
+@asynccontextmanager
+async def session_with(
+    server: ChatServer, *, messages: list[str] | None = None, **more: Any
+) -> AsyncIterator[BenchSession]:
+    """Serve, and open a session that adds what it says to `messages`."""
+    tell = [].append if messages is None else messages.append
     with serving(server) as url:
-        return asyncio.run(run(url)), told
+        async with ChatClient(url, model="words", stop_token_ids=(2,), timeout_s=20) as client:
+            yield BenchSession(client=client, settings=SMALL, text=TextSource(1), tell=tell, **more)
 
 
-def run_one(name: str, server: ChatServer, **more: Any) -> dict[tuple[str, str], Figure]:
-    figures, _ = with_session(server, scenario(name), **more)
+async def run_one(name: str, server: ChatServer, **more: Any) -> dict[tuple[str, str], Figure]:
+    async with session_with(server, **more) as session:
+        figures = await scenario(name)(session)
     assert {figure.scenario for figure in figures} == {name}
     return {(figure.case, figure.metric): figure for figure in figures}
 
 
-def test_a_cold_prompt_is_asked_for_once_per_length() -> None:
+async def test_a_cold_prompt_is_asked_for_once_per_length() -> None:
     server = ChatServer()
-    figures = run_one("cold_ttft", server)
+    figures = await run_one("cold_ttft", server)
     assert [len(body["messages"][-1]["content"].split()) for body in server.bodies] == [20, 40]
     assert figures["20", "ttft"].note == "20 tokens, 0 cached"
     assert figures["40", "prefill_rate"].value > 0
     assert not figures["40", "prefill_rate"].lower_is_better
 
 
-def test_warm_turns_continue_the_same_agents_conversation() -> None:
+async def test_warm_turns_continue_the_same_agents_conversation() -> None:
     server = ChatServer()
-    figures = run_one("warm_ttft", server)
+    figures = await run_one("warm_ttft", server)
     assert len(figures["20", "ttft"].samples) == SMALL.repeats
     first, second = server.bodies[0]["messages"], server.bodies[1]["messages"]
     assert second[: len(first)] == first
@@ -77,25 +72,22 @@ def test_warm_turns_continue_the_same_agents_conversation() -> None:
     assert figures["20", "ttft"].note.startswith("20 of ")
 
 
-def test_conversations_are_handed_on_so_that_a_long_prompt_is_computed_once() -> None:
+async def test_conversations_are_handed_on_so_that_a_long_prompt_is_computed_once() -> None:
     server = ChatServer()
-
-    async def both(session: BenchSession) -> None:
+    async with session_with(server) as session:
         await scenario("cold_ttft")(session)
         await scenario("warm_ttft")(session)
-
-    with_session(server, both)
     assert sum(len(body["messages"]) == 1 for body in server.bodies) == len(SMALL.lengths)
 
 
-def test_a_cold_prompt_that_the_server_knew_is_warned_about() -> None:
-    server = ChatServer()
-    with_session(server, scenario("cold_ttft"))
-    _, told = with_session(server, scenario("cold_ttft"))
-    assert any("another --seed" in line for line in told)
+async def test_a_cold_prompt_that_the_server_knew_is_warned_about() -> None:
+    server, messages = ChatServer(), list[str]()
+    await run_one("cold_ttft", server)
+    await run_one("cold_ttft", server, messages=messages)
+    assert any("another --seed" in line for line in messages)
 
 
-def test_a_restart_that_keeps_caches_is_measured_twice_and_one_that_loses_them_once() -> None:
+async def test_a_restart_that_keeps_caches_is_measured_twice_and_one_that_loses_them_once() -> None:
     keeping, losing = ChatServer(), ChatServer()
     restarts = {"keeping": 0, "losing": 0}
 
@@ -106,8 +98,8 @@ def test_a_restart_that_keeps_caches_is_measured_twice_and_one_that_loses_them_o
         restarts["losing"] += 1
         losing.forget()
 
-    assert len(run_one("restart_ttft", keeping, restart=keep)["40", "ttft"].samples) == 2
-    figures = run_one("restart_ttft", losing, restart=lose)
+    assert len((await run_one("restart_ttft", keeping, restart=keep))["40", "ttft"].samples) == 2
+    figures = await run_one("restart_ttft", losing, restart=lose)
     assert len(figures["40", "ttft"].samples) == 1
     assert figures["40", "ttft"].note == "0 tokens cached"
     assert restarts == {"keeping": 2, "losing": 1}
@@ -116,14 +108,14 @@ def test_a_restart_that_keeps_caches_is_measured_twice_and_one_that_loses_them_o
 @pytest.mark.parametrize(
     ("name", "option"), [("restart_ttft", "--restart-command"), ("swap", "--swap-command")]
 )
-def test_what_cannot_be_measured_says_which_option_it_needs(name: str, option: str) -> None:
+async def test_what_cannot_be_measured_says_which_option_it_needs(name: str, option: str) -> None:
     with pytest.raises(Skipped, match=option):
-        with_session(ChatServer(), scenario(name))
+        await run_one(name, ChatServer())
 
 
-def test_agents_take_turns_and_share_the_system_prompt() -> None:
+async def test_agents_take_turns_and_share_the_system_prompt() -> None:
     server = ChatServer()
-    figures = run_one("agents", server)
+    figures = await run_one("agents", server)
     assert len({body["messages"][0]["content"] for body in server.bodies}) == 1
     assert server.agents == [f"bench-1-agent-{number}" for _ in range(2) for number in range(3)]
     assert (
@@ -131,9 +123,9 @@ def test_agents_take_turns_and_share_the_system_prompt() -> None:
     )
 
 
-def test_concurrent_decode_runs_so_many_streams_and_forbids_the_end_token() -> None:
+async def test_concurrent_decode_runs_so_many_streams_and_forbids_the_end_token() -> None:
     server = ChatServer(token_s=0.002)
-    figures = run_one("concurrent_decode", server)
+    figures = await run_one("concurrent_decode", server)
     assert len(server.bodies) == 4
     assert all(body["logit_bias"] == {"2": -100} for body in server.bodies)
     assert figures["3", "rate"].value > 0
@@ -151,44 +143,43 @@ def test_the_aggregate_rate_counts_only_the_time_in_which_all_decode() -> None:
     assert aggregate_rate([Answer("", 0.0, (0.0, 1.0), 1, 8, 0)]) == 4.0
 
 
-def test_interference_drops_the_decoder_once_the_long_prompt_has_its_first_token() -> None:
+async def test_interference_drops_the_decoder_once_the_long_prompt_has_its_first_token() -> None:
     server = ChatServer(token_s=0.002, prefill_s=0.002)
-    figures = run_one("interference", server)
+    figures = await run_one("interference", server)
     assert figures["30", "kept_share"].value > 0
     assert figures["30", "longest_gap"].value > 0
     assert figures["30", "prefill_ttft"].note == "30 tokens"
 
 
-def test_a_decoder_that_ends_early_names_the_option_against_it() -> None:
+async def test_a_decoder_that_ends_early_names_the_option_against_it() -> None:
     with pytest.raises(BenchError, match="--stop-token-id"):
-        with_session(ChatServer(max_answer=3), scenario("interference"))
+        await run_one("interference", ChatServer(max_answer=3))
 
 
-def test_cancel_hangs_up_on_a_long_prompt_before_it_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancel_hangs_up_on_a_long_prompt_before_it_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semanticd.bench.scenarios.cancel.DROPPED_AFTER_S", 0.1)
     server = ChatServer(prefill_s=0.004)
     # 30 tokens would take longer than the client waits; the short requests' 32 tokens are answered all the same.
-    figures = run_one("cancel", server)
+    figures = await run_one("cancel", server)
     assert server.num_dropped == 2
     assert len(figures["30", "idle_ttft"].samples) == 2
     assert figures["30", "dropped_to_idle"].unit == "ratio"
 
 
-def test_a_swap_is_met_by_a_request() -> None:
+async def test_a_swap_is_met_by_a_request() -> None:
     swaps = []
 
     async def swap() -> None:
         swaps.append(1)
 
-    figures = run_one("swap", ChatServer(), swap=swap)
+    figures = await run_one("swap", ChatServer(), swap=swap)
     assert len(swaps) == SMALL.repeats
     assert len(figures["all", "ttft_during_swap"].samples) == SMALL.repeats
 
 
-def test_the_runner_keeps_each_scenario_at_once_and_goes_on_after_one_that_fails() -> None:
-    kept: list[list[str]] = []
-
-    async def run(session: BenchSession) -> BenchResult:
+async def test_the_runner_keeps_each_scenario_at_once_and_goes_on_after_one_that_fails() -> None:
+    kept, messages = list[list[str]](), list[str]()
+    async with session_with(ChatServer(max_answer=3), messages=messages) as session:
         assert await first_model(session.client) == "words"
         result = new_result("fake", session)
         await run_scenarios(
@@ -197,22 +188,17 @@ def test_the_runner_keeps_each_scenario_at_once_and_goes_on_after_one_that_fails
             result,
             keep=lambda r: kept.append(list(r.skipped)),
         )
-        return result
-
-    result, told = with_session(ChatServer(max_answer=3), run)
     assert kept == [["interference"], ["interference", "swap"], ["interference", "swap"]]
     assert "--stop-token-id" in result.skipped["interference"]
     assert {figure.scenario for figure in result.figures} == {"cold_ttft"}
     assert set(result.durations_s) == {"interference", "swap", "cold_ttft"}
-    assert any("not measured" in line for line in told)
+    assert any("not measured" in line for line in messages)
 
 
-def test_the_prompt_length_follows_the_servers_own_count() -> None:
-    async def prepare(session: BenchSession) -> float:
+async def test_the_prompt_length_follows_the_servers_own_count() -> None:
+    async with session_with(ChatServer()) as session:
         await session.prepare()
-        return session.text.tokens_per_word
-
-    assert with_session(ChatServer(), prepare)[0] == 1.0
+        assert session.text.tokens_per_word == 1.0
 
 
 def test_every_scenario_of_the_table_has_its_file() -> None:

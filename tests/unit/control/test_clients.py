@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,78 +85,77 @@ def peer(short_tmp_path: Path) -> Iterator[Callable[..., Peer]]:
         one.close()
 
 
-def blocking(path: Path, cmd: str, **options: Any) -> dict[str, Any]:
+async def blocking(path: Path, cmd: str, **options: Any) -> dict[str, Any]:
     with ControlClient.connect(path) as client:
         return client.call(cmd, **options)
 
 
-def asynchronous(path: Path, cmd: str, **options: Any) -> dict[str, Any]:
-    async def work() -> dict[str, Any]:
-        async with await AsyncControlClient.connect(path) as client:
-            return await client.call(cmd, **options)
-
-    return asyncio.run(work())
+async def asynchronous(path: Path, cmd: str, **options: Any) -> dict[str, Any]:
+    async with await AsyncControlClient.connect(path) as client:
+        return await client.call(cmd, **options)
 
 
 both = pytest.mark.parametrize("call", [blocking, asynchronous])
-Call = Callable[..., dict[str, Any]]
+Call = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @both
-def test_arguments_that_are_none_are_left_out(peer: Callable[..., Peer], call: Call) -> None:
+async def test_arguments_that_are_none_are_left_out(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(echo=lambda c: framed(m.Reply(c.id, result=dict(c.args))))
-    assert call(there.path, "echo", agent="a", ttl_s=None) == {"agent": "a"}
+    assert await call(there.path, "echo", agent="a", ttl_s=None) == {"agent": "a"}
 
 
 @both
-def test_nobody_there_is_told_with_how_to_start(short_tmp_path: Path, call: Call) -> None:
+async def test_nobody_there_is_told_with_how_to_start(short_tmp_path: Path, call: Call) -> None:
     with pytest.raises(DaemonNotRunning, match="semanticd start"):
-        call(short_tmp_path / "none.sock", "status")
+        await call(short_tmp_path / "none.sock", "status")
 
 
 @both
-def test_another_failure_to_connect_is_told_as_it_is(short_tmp_path: Path, call: Call) -> None:
+async def test_another_failure_to_connect_is_told_as_it_is(short_tmp_path: Path, call: Call) -> None:
     (short_tmp_path / "file").write_text("")
     with pytest.raises(ControlError, match="cannot connect") as failed:
-        call(short_tmp_path / "file" / "x.sock", "status")
+        await call(short_tmp_path / "file" / "x.sock", "status")
     assert not isinstance(failed.value, DaemonNotRunning)
 
 
 @both
-def test_a_reply_that_does_not_come_is_a_timeout(peer: Callable[..., Peer], call: Call) -> None:
+async def test_a_reply_that_does_not_come_is_a_timeout(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(slow=lambda c: b"")
     with pytest.raises(ReplyTimeout, match="slow"):
-        call(there.path, "slow", reply_within_s=0.05)
+        await call(there.path, "slow", reply_within_s=0.05)
 
 
 @both
-def test_a_daemon_that_hangs_up_is_told(peer: Callable[..., Peer], call: Call) -> None:
+async def test_a_daemon_that_hangs_up_is_told(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(die=lambda c: None)
     with pytest.raises(ConnectionLost):
-        call(there.path, "die")
+        await call(there.path, "die")
 
 
 @both
 @pytest.mark.parametrize("rubbish", [b"\xff\xff\xff\xff", frame(b"\xc1"), framed(m.Command(1, "you", {}))])
-def test_a_peer_that_is_no_daemon_is_told(peer: Callable[..., Peer], call: Call, rubbish: bytes) -> None:
+async def test_a_peer_that_is_no_daemon_is_told(
+    peer: Callable[..., Peer], call: Call, rubbish: bytes
+) -> None:
     there = peer(odd=lambda c: rubbish)
     with pytest.raises(ConnectionLost, match="not the control protocol"):
-        call(there.path, "odd")
+        await call(there.path, "odd")
 
 
 @both
-def test_an_error_for_nobody_in_particular_ends_the_call(peer: Callable[..., Peer], call: Call) -> None:
+async def test_an_error_for_nobody_in_particular_ends_the_call(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(big=lambda c: framed(m.Reply(None, error=m.ErrorInfo("frame_too_large", "too large"))))
     with pytest.raises(CommandFailed) as failed:
-        call(there.path, "big")
+        await call(there.path, "big")
     assert failed.value.code == "frame_too_large"
 
 
 @both
-def test_another_protocol_is_told_with_what_to_do(peer: Callable[..., Peer], call: Call) -> None:
+async def test_another_protocol_is_told_with_what_to_do(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(hello=lambda c: framed(m.Reply(c.id, error=m.ErrorInfo("unsupported_version", "speaks 0"))))
     with pytest.raises(ProtocolMismatch, match="semanticd restart"):
-        call(there.path, "status")
+        await call(there.path, "status")
 
 
 @both
@@ -164,12 +163,12 @@ def test_another_protocol_is_told_with_what_to_do(peer: Callable[..., Peer], cal
     ("value", "code"),
     [(object(), "invalid_argument"), (2**70, "invalid_argument"), ("x" * 2**24, "frame_too_large")],
 )
-def test_arguments_that_cannot_be_sent_are_refused_here(
+async def test_arguments_that_cannot_be_sent_are_refused_here(
     peer: Callable[..., Peer], call: Call, value: object, code: str
 ) -> None:
     there = peer()
     with pytest.raises(CommandFailed) as failed:
-        call(there.path, "status", thing=value)
+        await call(there.path, "status", thing=value)
     assert failed.value.code == code
     assert [command.cmd for command in there.commands] == ["hello"]
 
@@ -209,7 +208,7 @@ def test_events_that_come_during_a_call_are_kept_for_the_iterator(peer: Callable
         assert [next(events).data["n"] for _ in range(3)] == [1, 2, 3]
 
 
-def test_the_asynchronous_iterator_gets_its_events_even_those_before_the_reply(
+async def test_the_asynchronous_iterator_gets_its_events_even_those_before_the_reply(
     peer: Callable[..., Peer],
 ) -> None:
     there = peer(
@@ -220,46 +219,37 @@ def test_the_asynchronous_iterator_gets_its_events_even_those_before_the_reply(
         die=lambda c: None,
     )
 
-    async def work() -> None:
-        async with await AsyncControlClient.connect(there.path) as client:
-            subscription = await client.subscribe(["tokens"])
-            assert (await subscription.__anext__()).data["n"] == 1
-            await subscription.close()
-            with pytest.raises(ConnectionLost):
-                await client.call("die")
-            with pytest.raises(ConnectionLost):
-                await client.call("status")
-            assert not client.connected
-
-    asyncio.run(work())
+    async with await AsyncControlClient.connect(there.path) as client:
+        subscription = await client.subscribe(["tokens"])
+        assert (await subscription.__anext__()).data["n"] == 1
+        await subscription.close()
+        with pytest.raises(ConnectionLost):
+            await client.call("die")
+        with pytest.raises(ConnectionLost):
+            await client.call("status")
+        assert not client.connected
 
 
-def test_a_subscription_that_is_not_read_loses_the_oldest_and_counts_them() -> None:
-    async def work() -> None:
-        subscription = EventSubscription(client=None, sub=1)  # type: ignore[arg-type]
-        for number in range(MAX_KEPT_EVENTS + 10):
-            subscription.offer(m.Event("token", 1, {"n": number}, dropped=1 if number == 0 else 0))
-        first = await subscription.__anext__()
-        assert (first.data["n"], first.dropped) == (10, 11)
-        assert (await subscription.__anext__()).dropped == 0
-
-    asyncio.run(work())
+async def test_a_subscription_that_is_not_read_loses_the_oldest_and_counts_them() -> None:
+    subscription = EventSubscription(client=None, sub=1)  # type: ignore[arg-type]
+    for number in range(MAX_KEPT_EVENTS + 10):
+        subscription.offer(m.Event("token", 1, {"n": number}, dropped=1 if number == 0 else 0))
+    first = await subscription.__anext__()
+    assert (first.data["n"], first.dropped) == (10, 11)
+    assert (await subscription.__anext__()).dropped == 0
 
 
-def test_hanging_up_ends_waiting_calls_and_iterators(peer: Callable[..., Peer]) -> None:
+async def test_hanging_up_ends_waiting_calls_and_iterators(peer: Callable[..., Peer]) -> None:
     there = peer(slow=lambda c: b"", subscribe=lambda c: framed(m.Reply(c.id, result={"sub": 1})))
 
-    async def work() -> None:
-        client = await AsyncControlClient.connect(there.path)
-        subscription = await client.subscribe(["log"])
-        waiting = asyncio.create_task(client.call("slow"))
-        reading = asyncio.create_task(anext(subscription))
-        while len(there.commands) < 3:  # noqa: ASYNC110 (the peer is a thread)
-            await asyncio.sleep(0.01)
-        await client.close()
-        for task in (waiting, reading):
-            with pytest.raises(ConnectionLost, match="hung up"):
-                await task
-        await client.close()
-
-    asyncio.run(work())
+    client = await AsyncControlClient.connect(there.path)
+    subscription = await client.subscribe(["log"])
+    waiting = asyncio.create_task(client.call("slow"))
+    reading = asyncio.create_task(anext(subscription))
+    while len(there.commands) < 3:  # noqa: ASYNC110 (the peer is a thread)
+        await asyncio.sleep(0.01)
+    await client.close()
+    for task in (waiting, reading):
+        with pytest.raises(ConnectionLost, match="hung up"):
+            await task
+    await client.close()

@@ -10,20 +10,17 @@ from semanticd.entrypoints.daemon import end_within
 from tests.fakes.telemetry import RecordingLog
 
 
-def test_a_write_that_hangs_does_not_keep_the_daemon_from_ending(capsys: pytest.CaptureFixture[str]) -> None:
-    log, left = RecordingLog(), []
+async def test_a_write_that_hangs_does_not_keep_the_daemon_from_ending(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log, left, hangs = RecordingLog(), list[int](), asyncio.Event()
 
-    async def ending() -> None:
-        hangs = asyncio.Event()
+    def leave(status: int) -> None:
+        left.append(status)
+        hangs.set()
 
-        def leave(status: int) -> None:
-            left.append(status)
-            hangs.set()
-
-        end_within(0.01, log=log, leave=leave)
-        await asyncio.wait_for(hangs.wait(), 5)
-
-    asyncio.run(ending())
+    end_within(0.01, log=log, leave=leave)
+    await asyncio.wait_for(hangs.wait(), 5)
     assert left == [1]
     assert log.events("error") == ["ending_gave_up"]
     assert "computed again" in capsys.readouterr().err

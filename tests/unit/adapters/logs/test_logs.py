@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -89,13 +88,13 @@ def test_lines_are_kept_and_published_while_somebody_watches(logs: Logs, bus: Bu
     assert [line["event"] for line in logs.recent()] == ["seen", "unseen"]
 
 
-def test_the_level_can_be_changed_while_it_runs(logs: Logs) -> None:
+async def test_the_level_can_be_changed_while_it_runs(logs: Logs) -> None:
     logs.get().debug("too_quiet")
-    assert asyncio.run(logs.set_level("debug")) == {"level": "debug", "previous": "info"}
+    assert await logs.set_level("debug") == {"level": "debug", "previous": "info"}
     logs.get().debug("heard")
     assert [line["event"] for line in logs.recent() if line["logger"] == "semanticd"] == ["heard"]
     with pytest.raises(InvalidRequestError, match="loud"):
-        asyncio.run(logs.set_level("loud"))
+        await logs.set_level("loud")
 
 
 def test_files_rotate_and_the_oldest_go(tmp_path: Path) -> None:

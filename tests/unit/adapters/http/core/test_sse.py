@@ -47,24 +47,20 @@ def test_a_frame_is_a_name_a_line_of_json_and_an_empty_line() -> None:
     assert frame([1]) == b"data: [1]\n\n"
 
 
-def test_events_come_in_order_and_the_stream_is_closed() -> None:
-    frames, stream = asyncio.run(collected(["Hello", " wörld"]))
+async def test_events_come_in_order_and_the_stream_is_closed() -> None:
+    frames, stream = await collected(["Hello", " wörld"])
     assert frames == [b"Hello", " wörld".encode(), b"end"]
     assert stream.closed
 
 
-def test_silence_is_answered_with_pings_until_the_next_event() -> None:
-    async def scenario() -> list[bytes]:
-        release = asyncio.Event()
-        events = EventStream(await opened([release, "late"]), ping_interval_s=0.001)
-        seen: list[bytes] = []
-        async for chunk in events.frames(Plain(), on_error=lambda _: None):
-            seen.append(chunk)
-            if seen.count(b"ping") == 3:
-                release.set()
-        return seen
-
-    seen = asyncio.run(scenario())
+async def test_silence_is_answered_with_pings_until_the_next_event() -> None:
+    release = asyncio.Event()
+    events = EventStream(await opened([release, "late"]), ping_interval_s=0.001)
+    seen: list[bytes] = []
+    async for chunk in events.frames(Plain(), on_error=lambda _: None):
+        seen.append(chunk)
+        if seen.count(b"ping") == 3:
+            release.set()
     assert seen[:3] == [b"ping"] * 3
     assert [chunk for chunk in seen if chunk != b"ping"] == [b"late", b"end"]
 
@@ -76,50 +72,40 @@ def test_silence_is_answered_with_pings_until_the_next_event() -> None:
         (ValueError("secret"), b"failed: answering"),
     ],
 )
-def test_an_error_after_the_first_byte_is_the_dialects_last_event(error: Exception, words: bytes) -> None:
+async def test_an_error_after_the_first_byte_is_the_dialects_last_event(
+    error: Exception, words: bytes
+) -> None:
     shown: list[BaseException] = []
-
-    async def scenario() -> list[bytes]:
-        events = EventStream(await opened(["some", error]), ping_interval_s=10)
-        return [chunk async for chunk in events.frames(Plain(), on_error=shown.append)]
-
-    frames = asyncio.run(scenario())
+    events = EventStream(await opened(["some", error]), ping_interval_s=10)
+    frames = [chunk async for chunk in events.frames(Plain(), on_error=shown.append)]
     assert frames[0] == b"some"
     assert frames[-1].startswith(words)
     assert b"secret" not in b"".join(frames)
     assert shown == [error]
 
 
-def test_a_cancelled_answer_ends_with_an_error_and_not_with_a_stop() -> None:
-    frames, _ = asyncio.run(collected(["half", Finished(FinishReason.CANCELLED, USAGE)]))
+async def test_a_cancelled_answer_ends_with_an_error_and_not_with_a_stop() -> None:
+    frames, _ = await collected(["half", Finished(FinishReason.CANCELLED, USAGE)])
     assert frames[0] == b"half"
     assert frames[-1].startswith(b"failed: the request was cancelled")
 
 
-def test_an_error_before_the_first_event_is_raised_so_that_it_becomes_a_status() -> None:
-    async def scenario() -> ScriptedStream:
-        stream = await opened([EngineError("no room")])
-        with pytest.raises(EngineError, match="no room"):
-            await EventStream(stream, ping_interval_s=10).first()
-        return stream
-
-    asyncio.run(scenario())
+async def test_an_error_before_the_first_event_is_raised_so_that_it_becomes_a_status() -> None:
+    stream = await opened([EngineError("no room")])
+    with pytest.raises(EngineError, match="no room"):
+        await EventStream(stream, ping_interval_s=10).first()
 
 
-def test_closing_while_waiting_cancels_the_generation() -> None:
-    async def scenario() -> ScriptedStream:
-        stream = await opened([asyncio.Event()])
-        events = EventStream(stream, ping_interval_s=10)
-        frames = events.frames(Plain(), on_error=lambda _: None)
-        waiting = asyncio.ensure_future(frames.__anext__())
-        await until(lambda: events._next is not None)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        await events.aclose()
-        await events.aclose()
-        return stream
-
-    stream = asyncio.run(scenario())
+async def test_closing_while_waiting_cancels_the_generation() -> None:
+    stream = await opened([asyncio.Event()])
+    events = EventStream(stream, ping_interval_s=10)
+    frames = events.frames(Plain(), on_error=lambda _: None)
+    waiting = asyncio.ensure_future(frames.__anext__())
+    await until(lambda: stream.waiting)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await events.aclose()
+    await events.aclose()
     assert stream.closed
     assert not stream.exhausted
 
