@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.stream_decoder import WindowStreamDecoder
@@ -48,8 +49,9 @@ class MlxRig(EngineRig):
     ) -> None:
         """Build the family's model with these weights."""
         model = build(family, seed=seed)
+        latent_attention.install(model)  # as the model loader does
         if mx.default_device() == mx.Device(mx.cpu):
-            cpu_math.install(model)  # as the model loader does
+            cpu_math.install(model)
         runner = MlxModelRunner(
             model,
             fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models import deepseek_v2, gemma3_text, gpt_oss, llama, mamba2, qwen3
+from mlx_lm.models import deepseek_v2, deepseek_v3, gemma3_text, gpt_oss, llama, mamba2, qwen3
 
 VOCAB = 256
 
@@ -55,6 +55,18 @@ def _deepseek_v2() -> Any:
     )  # fmt: skip
 
 
+def _deepseek_v3() -> Any:
+    return deepseek_v3.Model(
+        deepseek_v3.ModelArgs(
+            model_type="deepseek_v3", vocab_size=VOCAB, hidden_size=64, intermediate_size=96,
+            moe_intermediate_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
+            n_shared_experts=1, n_routed_experts=4, routed_scaling_factor=1.0, kv_lora_rank=32, q_lora_rank=24,
+            qk_rope_head_dim=8, v_head_dim=16, qk_nope_head_dim=16, n_group=1, topk_group=1, num_experts_per_tok=2,
+            moe_layer_freq=1, first_k_dense_replace=1, max_position_embeddings=65536, rope_scaling=None,
+        )
+    )  # fmt: skip
+
+
 def _mamba2() -> Any:
     return mamba2.Model(
         mamba2.ModelArgs(
@@ -80,6 +92,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "qwen3": _qwen3,
     "gemma3_text": _gemma3,
     "deepseek_v2": _deepseek_v2,
+    "deepseek_v3": _deepseek_v3,
     "mamba2": _mamba2,
     "gpt_oss": _gpt_oss,
 }

@@ -38,8 +38,8 @@ MODELS = (
     Model("Llama 3.1 8B", 32, 8, 128, 128, 4.5),
     Model("Qwen3 8B", 36, 8, 128, 128, 4.6),
     Model("Qwen3 30B-A3B", 48, 4, 128, 128, 17.2),
-    # mlx-lm 0.32 keeps the keys and values of every head, not the latent they are made from.
-    Model("DeepSeek-Coder-V2-Lite", 27, 16, 192, 128, 8.8),
+    # A latent and a rotary key a layer; see `adapters/mlx/model/latent_attention.py`.
+    Model("DeepSeek-Coder-V2-Lite", 27, 1, 512, 64, 8.8),
     # One layer in six keeps all positions, the others 1,024.
     Model("Gemma 3 12B", 8, 8, 256, 256, 7.4),
     # Every other layer keeps all positions, the others 128.

@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
+from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
 from semanticd.adapters.mlx.platform import cpu_math
@@ -51,6 +52,7 @@ class MlxModelLoader:
             on_progress=on_progress,
             trust_remote_code=installed.entry.trust_remote_code,
         )
+        latent_attention.install(model)
         if device_is_cpu and self._cpu_math:
             cpu_math.install(model)
         wrapper = load_tokenizer(path)

@@ -277,6 +277,16 @@ def install(model: Any) -> None:
     for module in _modules(model):
         if getattr(module, "swiglu", None) is _library_swiglu:
             module.swiglu = swiglu  # type: ignore[attr-defined]
+    _share_frequencies(model)
+
+
+def _share_frequencies(model: Any) -> None:
+    """Let layers whose rotary frequencies are equal hold one array, so that they find one another's turns."""
+    known: dict[tuple[tuple[int, ...], bytes], mx.array] = {}
+    for module in model.modules():
+        freqs = module.get("_freqs")
+        if isinstance(freqs, mx.array):
+            module["_freqs"] = known.setdefault((freqs.shape, np.array(freqs).tobytes()), freqs)
 
 
 def uninstall(model: Any) -> None:

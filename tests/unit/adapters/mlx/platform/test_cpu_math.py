@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx import nn
-from mlx_lm.models import activations, switch_layers
+from mlx_lm.models import activations, llama, switch_layers
 from mlx_lm.models.cache import make_prompt_cache
 
 from semanticd.adapters.mlx.platform import cpu_math
@@ -201,3 +201,20 @@ def test_the_librarys_functions_can_be_given_back(model: Any) -> None:
     assert mx.fast.scaled_dot_product_attention is library
     assert mx.fast.rope is library_rope
     assert (activations.swiglu, switch_layers.swiglu, nn.gelu_approx) == before
+
+
+def test_layers_with_equal_frequencies_share_them_and_compute_their_turns_once() -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192,
+               "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # fmt: skip
+    model = llama.Model(
+        llama.ModelArgs(
+            model_type="llama", hidden_size=32, num_hidden_layers=12, intermediate_size=32, num_attention_heads=2,
+            rms_norm_eps=1e-5, vocab_size=64, rope_scaling=scaling,
+        )
+    )  # fmt: skip
+    expected = logits_of(model, mx.arange(60)[None])
+    cpu_math.install(model)
+    found = logits_of(model, mx.arange(60)[None])
+    cpu_math.uninstall(model)
+    assert len({id(layer.self_attn.rope["_freqs"]) for layer in model.layers}) == 1
+    assert furthest(found, expected) < 2e-5
