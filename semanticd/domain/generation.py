@@ -108,6 +108,8 @@ class GenerationRequest:
     conversation: bool = False
     """True when the server itself keeps the agent's conversation (Direct Agent API)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    adjustments: tuple[str, ...] = ()
+    """What the dialect changed so that it can be answered, such as `image_omitted=1`."""
     trace_parent: str | None = None
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
 

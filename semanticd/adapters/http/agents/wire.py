@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.sse import COMMENT_PING, frame
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import (
@@ -72,7 +73,7 @@ class Call(Struct):
 
     id: str
     name: str
-    arguments: dict[str, Any] | None = None
+    arguments: dict[str, Any] | str | None = None
 
 
 class AgentMessage(Struct):
@@ -219,7 +220,9 @@ def _message(message: AgentMessage, path: str) -> Message:
     if message.tool_calls:
         if message.role != "assistant":
             raise InvalidRequestError("only assistant messages call tools", param=f"{path}.tool_calls")
-        parts += [ToolCallPart(call.id, call.name, call.arguments or {}) for call in message.tool_calls]
+        parts += [
+            ToolCallPart(call.id, call.name, read_arguments(call.arguments)) for call in message.tool_calls
+        ]
     if not parts:
         raise InvalidRequestError("field required", param=f"{path}.content")
     return Message(message.role, tuple(parts))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from semanticd.adapters.http.anthropic import wire
+from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
+from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -35,6 +38,7 @@ def parse(
     agent_id: AgentId | None,
     priority: Priority,
     version: str | None,
+    adjustments: Adjustments | None = None,
 ) -> GenerationRequest:
     """Return what the client asks for.
 
@@ -42,7 +46,8 @@ def parse(
         InvalidRequestError: the request contradicts itself or the API version.
         UnsupportedError: it asks for images, server tools or the like.
     """
-    conversation = read_conversation(body, version=version)
+    adjustments = adjustments or Adjustments()
+    conversation = read_conversation(body, version=version, adjustments=adjustments)
     if body.thinking and body.thinking.budget_tokens and body.thinking.budget_tokens >= body.max_tokens:
         raise InvalidRequestError("must be less than max_tokens", param="thinking.budget_tokens")
     defaults = SamplingParams()
@@ -63,6 +68,7 @@ def parse(
         cache_breakpoints=conversation.breakpoints,
         cache_ttl_s=conversation.ttl_s,
         thinking_budget=body.thinking.budget_tokens if body.thinking else None,
+        adjustments=adjustments.words,
     )
 
 
@@ -105,16 +111,21 @@ class _Breakpoints:
         self.ttl_s = max(self.ttl_s or 0.0, _TTL_S[control.ttl or "5m"])
 
 
-def read_conversation(body: wire.Conversation, *, version: str | None) -> ConversationRead:
+def read_conversation(
+    body: wire.Conversation, *, version: str | None, adjustments: Adjustments | None = None
+) -> ConversationRead:
     """Return the conversation that both creating and counting look at."""
     _refuse(body, version)
+    reader = _Reader(
+        version, adjustments or Adjustments(), asked=asked_now([_speaker(m) for m in body.messages])
+    )
     marks = _Breakpoints()
     messages: list[Message] = []
     system = _system(body.system, marks)
     if system is not None:
         messages.append(system)
     for index, message in enumerate(body.messages):
-        messages.extend(_message(message, index, len(messages), marks=marks, version=version))
+        messages.extend(reader.read(message, index, len(messages), marks=marks))
     for tool in body.tools or []:
         marks.mark(0, tool.cache_control)
     marks.mark(len(messages) - 1, body.cache_control)
@@ -167,88 +178,122 @@ def _system(system: str | list[wire.TextBlock] | None, marks: _Breakpoints) -> M
     return Message("system", tuple(TextPart(block.text) for block in system))
 
 
-def _message(
-    message: wire.InputMessage, index: int, position: int, *, marks: _Breakpoints, version: str | None
-) -> Iterable[Message]:
-    """Return one or more messages: tool results leave a user turn for messages of their own, in order."""
-    if isinstance(message.content, str):
-        return [Message.of(message.role, message.content)]
-    made: list[tuple[str, list[Part]]] = []
-    for number, block in enumerate(message.content):
-        path = f"messages.{index}.content.{number}"
-        part = _part(block, path, role=message.role, version=version)
-        role = "tool" if isinstance(part, ToolResultPart) else message.role
-        if not made or made[-1][0] != role:
-            made.append((role, []))
-        if part is not None:
-            made[-1][1].append(part)
-        if not isinstance(block, (wire.RedactedThinkingBlock,)):
-            marks.mark(position + len(made) - 1, block.cache_control)
-    if not made:
-        made.append((message.role, [TextPart("")]))
-    return [Message(role, tuple(parts)) for role, parts in made]  # type: ignore[arg-type]
+def _speaker(message: wire.InputMessage) -> Speaker:
+    if message.role == "user" and not isinstance(message.content, str):
+        answers = any(isinstance(block, wire.ToolResultBlock) for block in message.content)
+        return "tool" if answers else "user"
+    return message.role
 
 
-def _part(block: wire.ContentBlock, path: str, *, role: str, version: str | None) -> Part | None:
-    if isinstance(block, wire.TextBlock):
-        return TextPart(block.text)
-    if isinstance(block, wire.ToolResultBlock):
-        if role != "user":
-            raise InvalidRequestError("tool_result blocks belong into user messages", param=path)
-        return ToolResultPart(block.tool_use_id, _result_text(block.content, path), bool(block.is_error))
-    if isinstance(block, (wire.ToolUseBlock, wire.ThinkingBlock, wire.RedactedThinkingBlock)):
-        if role != "assistant":
-            raise InvalidRequestError("only assistant messages hold tool_use and thinking blocks", param=path)
-        if isinstance(block, wire.ToolUseBlock):
-            return ToolCallPart(block.id, block.name, block.input or {})
-        if isinstance(block, wire.ThinkingBlock):
-            return ThinkingPart(block.thinking, block.signature or "")
-        return None
-    if isinstance(block, wire.DocumentBlock) and role == "assistant" and (version or "") >= STRICT_SINCE:
-        raise InvalidRequestError(
-            f"version {version} accepts no document blocks in assistant messages", param=path
+class _Reader:
+    """Reads the messages of one request; `asked` is the index of the one that holds what the user asks now."""
+
+    def __init__(self, version: str | None, adjustments: Adjustments, *, asked: int | None) -> None:
+        self._version = version
+        self._adjustments = adjustments
+        self._asked = asked
+
+    def read(
+        self, message: wire.InputMessage, index: int, position: int, *, marks: _Breakpoints
+    ) -> list[Message]:
+        """Return one or more messages: tool results leave a user turn for messages of their own, in order."""
+        if isinstance(message.content, str):
+            return [Message.of(message.role, message.content)]
+        made: list[tuple[str, list[Part]]] = []
+        for number, block in enumerate(message.content):
+            path = f"messages.{index}.content.{number}"
+            part = self._part(block, path, role=message.role, asked=index == self._asked)
+            role = "tool" if isinstance(part, ToolResultPart) else message.role
+            if not made or made[-1][0] != role:
+                made.append((role, []))
+            if part is not None:
+                made[-1][1].append(part)
+            if not isinstance(block, (wire.RedactedThinkingBlock,)):
+                marks.mark(position + len(made) - 1, block.cache_control)
+        if not made:
+            made.append((message.role, [TextPart("")]))
+        return [Message(role, tuple(parts)) for role, parts in made]  # type: ignore[arg-type]
+
+    def _part(self, block: wire.ContentBlock, path: str, *, role: str, asked: bool) -> Part | None:
+        if isinstance(block, wire.TextBlock):
+            return TextPart(block.text)
+        if isinstance(block, wire.ToolResultBlock):
+            if role != "user":
+                raise InvalidRequestError("tool_result blocks belong into user messages", param=path)
+            return ToolResultPart(
+                block.tool_use_id, self._result_text(block.content, path), bool(block.is_error)
+            )
+        if isinstance(block, (wire.ToolUseBlock, wire.ThinkingBlock, wire.RedactedThinkingBlock)):
+            if role != "assistant":
+                raise InvalidRequestError(
+                    "only assistant messages hold tool_use and thinking blocks", param=path
+                )
+            if isinstance(block, wire.ToolUseBlock):
+                return ToolCallPart(block.id, block.name, read_arguments(block.input))
+            if isinstance(block, wire.ThinkingBlock):
+                return ThinkingPart(block.thinking, block.signature or "")
+            return None
+        if (
+            isinstance(block, wire.DocumentBlock)
+            and role == "assistant"
+            and (self._version or "") >= STRICT_SINCE
+        ):
+            raise InvalidRequestError(
+                f"version {self._version} accepts no document blocks in assistant messages", param=path
+            )
+        if isinstance(block, wire.ForeignBlock):
+            return TextPart(self._foreign_text(block))
+        return TextPart(self._text_of(block, path, asked=asked))
+
+    def _foreign_text(self, block: wire.ForeignBlock) -> str:
+        if isinstance(block, wire.Compaction) and isinstance(block.content, str):
+            return block.content
+        fields = msgspec.to_builtins(block)
+        kind = fields.pop("type")
+        for plumbing in ("cache_control", "tool_use_id"):
+            fields.pop(plumbing)
+        return self._adjustments.describe(kind, fields)
+
+    def _result_text(self, content: str | list[wire.ResultContent] | None, path: str) -> str:
+        if content is None or isinstance(content, str):
+            return content or ""
+        return "\n".join(
+            self._text_of(block, f"{path}.content.{number}", asked=False)
+            for number, block in enumerate(content)
         )
-    return TextPart(_text_of(block, path))
+
+    def _text_of(self, block: wire.ResultContent, path: str, *, asked: bool) -> str:
+        """Return what a block says in words; raises `UnsupportedError` for what cannot be read and is asked about."""
+        if isinstance(block, wire.TextBlock):
+            return block.text
+        if isinstance(block, wire.ToolReferenceBlock):
+            return block.tool_name
+        if isinstance(block, wire.SearchResultBlock):
+            return "\n".join([block.title, block.source, *(inner.text for inner in block.content)]).strip()
+        if isinstance(block, wire.DocumentBlock):
+            text = _document_text(block)
+            if text is None:
+                return self._adjustments.omit(
+                    "document", name=block.title or "", path=f"{path}.source", asked=asked
+                )
+            return "\n".join(part for part in (block.title, block.context, text) if part)
+        return self._adjustments.omit("image", path=path, asked=asked)
 
 
-def _result_text(content: str | list[wire.ResultContent] | None, path: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(_text_of(block, f"{path}.content.{number}") for number, block in enumerate(content))
-
-
-def _text_of(block: wire.ResultContent, path: str) -> str:
-    """Return what a block says in words; raises `UnsupportedError` for images and binary documents."""
-    if isinstance(block, wire.TextBlock):
-        return block.text
-    if isinstance(block, wire.ToolReferenceBlock):
-        return block.tool_name
-    if isinstance(block, wire.SearchResultBlock):
-        return "\n".join([block.title, block.source, *(inner.text for inner in block.content)]).strip()
-    if isinstance(block, wire.DocumentBlock):
-        return _document_text(block, path)
-    raise UnsupportedError("this server's models read text only; images are not supported", param=path)
-
-
-def _document_text(block: wire.DocumentBlock, path: str) -> str:
+def _document_text(block: wire.DocumentBlock) -> str | None:
     source = block.source if isinstance(block.source, dict) else {}
     kind = source.get("type")
-    text: str | None = None
     if kind == "text" and isinstance(source.get("data"), str):
-        text = source["data"]
-    elif kind == "content":
+        return str(source["data"])
+    if kind == "content":
         inner = source.get("content")
         if isinstance(inner, str):
-            text = inner
-        elif isinstance(inner, list) and all(
+            return inner
+        if isinstance(inner, list) and all(
             isinstance(part, dict) and part.get("type") == "text" for part in inner
         ):
-            text = "\n".join(str(part.get("text", "")) for part in inner)
-    if text is None:
-        raise UnsupportedError(
-            "this server's models read text only; send documents as text", param=f"{path}.source"
-        )
-    return "\n".join(part for part in (block.title, block.context, text) if part)
+            return "\n".join(str(part.get("text", "")) for part in inner)
+    return None
 
 
 def _tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:

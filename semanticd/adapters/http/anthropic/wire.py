@@ -27,7 +27,7 @@ class TextBlock(Struct, tag_field="type", tag="text"):
 
 
 class ImageBlock(Struct, tag_field="type", tag="image"):
-    """An image; refused."""
+    """An image; refused where the user asks about it, replaced by words elsewhere."""
 
     source: Any = None
     cache_control: CacheControl | None = None
@@ -58,11 +58,11 @@ class ToolReferenceBlock(Struct, tag_field="type", tag="tool_reference"):
 
 
 class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
-    """A call that the model made."""
+    """A call that the model made; `input` may be the JSON text of an object."""
 
     id: str
     name: str
-    input: dict[str, Any] | None = None
+    input: dict[str, Any] | str | None = None
     cache_control: CacheControl | None = None
 
 
@@ -92,6 +92,62 @@ class RedactedThinkingBlock(Struct, tag_field="type", tag="redacted_thinking"):
     data: str | None = None
 
 
+class ForeignBlock(Struct):
+    """What a tool that runs at Anthropic left in the history; described in words."""
+
+    name: str | None = None
+    server_name: str | None = None
+    input: Any = None
+    content: Any = None
+    tool_use_id: str | None = None
+    is_error: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+class ServerToolUse(ForeignBlock, tag_field="type", tag="server_tool_use"):
+    """A call of a tool that runs at Anthropic."""
+
+
+class WebSearchResult(ForeignBlock, tag_field="type", tag="web_search_tool_result"):
+    """What a web search found."""
+
+
+class WebFetchResult(ForeignBlock, tag_field="type", tag="web_fetch_tool_result"):
+    """What a fetched page held."""
+
+
+class CodeExecutionResult(ForeignBlock, tag_field="type", tag="code_execution_tool_result"):
+    """What code printed at Anthropic."""
+
+
+class BashExecutionResult(ForeignBlock, tag_field="type", tag="bash_code_execution_tool_result"):
+    """What a command printed at Anthropic."""
+
+
+class EditorExecutionResult(ForeignBlock, tag_field="type", tag="text_editor_code_execution_tool_result"):
+    """What an edit at Anthropic answered."""
+
+
+class ToolSearchResult(ForeignBlock, tag_field="type", tag="tool_search_tool_result"):
+    """Which tools a search found."""
+
+
+class McpToolUse(ForeignBlock, tag_field="type", tag="mcp_tool_use"):
+    """A call of a tool of an MCP server that Anthropic was connected to."""
+
+
+class McpToolResult(ForeignBlock, tag_field="type", tag="mcp_tool_result"):
+    """What such a tool answered."""
+
+
+class ContainerUpload(ForeignBlock, tag_field="type", tag="container_upload"):
+    """A file in a container at Anthropic."""
+
+
+class Compaction(ForeignBlock, tag_field="type", tag="compaction"):
+    """A summary that stands for the conversation before it."""
+
+
 ContentBlock = (
     TextBlock
     | ImageBlock
@@ -101,6 +157,17 @@ ContentBlock = (
     | ToolResultBlock
     | ThinkingBlock
     | RedactedThinkingBlock
+    | ServerToolUse
+    | WebSearchResult
+    | WebFetchResult
+    | CodeExecutionResult
+    | BashExecutionResult
+    | EditorExecutionResult
+    | ToolSearchResult
+    | McpToolUse
+    | McpToolResult
+    | ContainerUpload
+    | Compaction
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
@@ -58,7 +58,16 @@ class Gateway:
         )
         exchange.agent_id = stream.agent_id
         exchange.on_end(stream.aclose)
+        self._show_adjustments(exchange, request.adjustments)
         return stream
+
+    def _show_adjustments(self, exchange: RequestContext, adjustments: Sequence[str]) -> None:
+        """Say what was changed in the request, to the client and in the log."""
+        if not adjustments:
+            return
+        text = " ".join(adjustments)
+        exchange.answer_headers[b"x-semantic-adjusted"] = text.encode("ascii", "replace")
+        self._services.log.info("request_adjusted", request_id=exchange.request_id, adjustments=text)
 
     async def complete(self, exchange: RequestContext, request: GenerationRequest) -> GenerationResult:
         """Answer a request that does not stream."""

@@ -19,7 +19,7 @@ from semanticd.domain.errors import AuthenticationError, InvalidRequestError, Pe
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
-_CORS_EXPOSED = b"x-request-id, request-id, retry-after, x-semantic-cache"
+_CORS_EXPOSED = b"x-request-id, request-id, retry-after, x-semantic-cache, x-semantic-adjusted"
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -212,7 +212,8 @@ class _Answer:
         """Pass a message on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            own = message.get("headers", ())
+            message = {**message, "headers": [*own, *self._headers, *self._exchange.answer_headers.items()]}
         await self._send(message)
 
     async def plain(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:

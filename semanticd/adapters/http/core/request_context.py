@@ -51,6 +51,8 @@ class RequestContext:
     """What was answered instead of a result, or what ended a stream."""
     span: Span | None = None
     """Its span, when generations are traced."""
+    answer_headers: dict[bytes, bytes] = field(default_factory=dict)
+    """What the answer's headers say besides its own, such as what was changed in the request."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Run when the exchange ends in any way; an unfinished generation is closed here, which cancels it."""
 

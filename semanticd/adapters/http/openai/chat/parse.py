@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
+from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
+from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.sampling import sampling_of
 from semanticd.domain.chat import (
@@ -25,7 +27,12 @@ from semanticd.domain.ids import AgentId, RequestId
 
 
 def parse(
-    body: wire.ChatRequest, *, request_id: RequestId, agent_id: AgentId | None, priority: Priority
+    body: wire.ChatRequest,
+    *,
+    request_id: RequestId,
+    agent_id: AgentId | None,
+    priority: Priority,
+    adjustments: Adjustments | None = None,
 ) -> GenerationRequest:
     """Return what the client asks for.
 
@@ -39,12 +46,14 @@ def parse(
         raise UnsupportedError("this server answers in text only", param="modalities")
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError("needs logprobs to be true", param="top_logprobs")
+    adjustments = adjustments or Adjustments()
     tools = read_tools(body.tools or [])
+    messages = _Reader(adjustments).read(body.messages)
     return GenerationRequest(
         request_id=request_id,
         model=body.model,
         prompt=ChatPrompt(
-            messages=tuple(_message(message, f"messages.{i}") for i, message in enumerate(body.messages)),
+            messages=messages,
             tools=tools,
             tool_choice=_tool_choice(body.tool_choice, tools, parallel=body.parallel_tool_calls is not False),
             template_options=_template_options(body),
@@ -59,6 +68,7 @@ def parse(
         priority=priority,
         constraint=_constraint(body.response_format),
         num_choices=body.n or 1,
+        adjustments=adjustments.words,
     )
 
 
@@ -80,58 +90,80 @@ def _constraint(response_format: wire.ResponseFormat | None) -> OutputConstraint
     return OutputConstraint(kind="json_schema", schema=response_format.json_schema.schema)
 
 
-def _message(message: wire.ChatMessage, path: str) -> Message:
-    if message.role in ("tool", "function"):
-        call_id = message.tool_call_id or message.name
-        if not call_id:
-            raise InvalidRequestError("field required", param=f"{path}.tool_call_id")
-        return Message("tool", (ToolResultPart(call_id, _text(message.content, path)),))
-    if message.role == "assistant":
-        return Message("assistant", tuple(_assistant_parts(message, path)))
-    if message.content is None:
-        raise InvalidRequestError("field required", param=f"{path}.content")
-    return Message("user" if message.role == "user" else "system", _parts(message.content, path))
+def _speaker(message: wire.ChatMessage) -> Speaker:
+    if message.role in ("user", "assistant"):
+        return message.role
+    return "tool" if message.role in ("tool", "function") else "system"
 
 
-def _assistant_parts(message: wire.ChatMessage, path: str) -> list[Part]:
-    parts: list[Part] = []
-    if message.reasoning_content:
-        parts.append(ThinkingPart(message.reasoning_content))
-    parts.extend(_parts(message.content or message.refusal or "", path))
-    for number, call in enumerate(message.tool_calls or []):
-        if call.function is None:
-            raise UnsupportedError("only function calls are known", param=f"{path}.tool_calls.{number}")
-        parts.append(ToolCallPart(call.id, call.function.name, read_arguments(call.function.arguments)))
-    return parts
+class _Reader:
+    """Reads the messages of one request."""
 
+    def __init__(self, adjustments: Adjustments) -> None:
+        self._adjustments = adjustments
+        self._asked = False
 
-def read_arguments(text: str | None) -> dict[str, Any]:
-    """Return a call's arguments; what is no JSON object (models err) is kept as text."""
-    try:
-        parsed = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {"arguments": text}
+    def read(self, messages: Sequence[wire.ChatMessage]) -> tuple[Message, ...]:
+        """Return the conversation."""
+        asked = asked_now([_speaker(message) for message in messages])
+        made = []
+        for index, message in enumerate(messages):
+            self._asked = index == asked
+            made.append(self._message(message, f"messages.{index}"))
+        return tuple(made)
 
+    def _message(self, message: wire.ChatMessage, path: str) -> Message:
+        if message.role in ("tool", "function"):
+            call_id = message.tool_call_id or message.name
+            if not call_id:
+                raise InvalidRequestError("field required", param=f"{path}.tool_call_id")
+            text = join_texts([part.text for part in self._parts(message.content or "", path)])
+            return Message("tool", (ToolResultPart(call_id, text),))
+        if message.role == "assistant":
+            return Message("assistant", tuple(self._assistant_parts(message, path)))
+        if message.content is None:
+            raise InvalidRequestError("field required", param=f"{path}.content")
+        return Message("user" if message.role == "user" else "system", self._parts(message.content, path))
 
-def _text(content: str | list[wire.Content] | None, path: str) -> str:
-    return join_texts([part.text for part in _parts(content or "", path)])
+    def _assistant_parts(self, message: wire.ChatMessage, path: str) -> list[Part]:
+        parts: list[Part] = []
+        thinking = message.reasoning_content or message.reasoning
+        if thinking and isinstance(thinking, str):
+            parts.append(ThinkingPart(thinking))
+        parts.extend(self._parts(message.content or message.refusal or "", path))
+        for number, call in enumerate(message.tool_calls or []):
+            if call.function is None:
+                raise UnsupportedError("only function calls are known", param=f"{path}.tool_calls.{number}")
+            parts.append(
+                ToolCallPart(
+                    call.id or call.function.name, call.function.name, read_arguments(call.function.arguments)
+                )
+            )
+        if message.function_call is not None and not message.tool_calls:
+            # A result in the old form names the function instead of the call.
+            name = message.function_call.name
+            parts.append(ToolCallPart(name, name, read_arguments(message.function_call.arguments)))
+        return parts
 
+    def _parts(self, content: str | list[wire.Content], path: str) -> tuple[TextPart, ...]:
+        if isinstance(content, str):
+            return (TextPart(content),) if content else ()
+        return tuple(
+            TextPart(self._words(part, f"{path}.content.{number}")) for number, part in enumerate(content)
+        )
 
-def _parts(content: str | list[wire.Content], path: str) -> tuple[TextPart, ...]:
-    if isinstance(content, str):
-        return (TextPart(content),) if content else ()
-    return tuple(TextPart(_words(part, f"{path}.content.{number}")) for number, part in enumerate(content))
-
-
-def _words(part: wire.Content, path: str) -> str:
-    if isinstance(part, wire.TextContent):
-        return part.text
-    if isinstance(part, wire.RefusalContent):
-        return part.refusal
-    raise UnsupportedError(
-        "this server's models read text only; images, audio and files are not supported", param=path
-    )
+    def _words(self, part: wire.Content, path: str) -> str:
+        if isinstance(part, wire.TextContent):
+            return part.text
+        if isinstance(part, wire.RefusalContent):
+            return part.refusal
+        name = ""
+        if isinstance(part, wire.FileContent):
+            kind = "file"
+            name = str(part.file.get("filename") or "") if isinstance(part.file, dict) else ""
+        else:
+            kind = "image" if isinstance(part, wire.ImageContent) else "audio"
+        return self._adjustments.omit(kind, name=name, path=path, asked=self._asked)
 
 
 def read_tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:

@@ -23,19 +23,19 @@ class RefusalContent(Struct, tag_field="type", tag="refusal"):
 
 
 class ImageContent(Struct, tag_field="type", tag="image_url"):
-    """An image; refused."""
+    """An image; refused where the user asks about it, replaced by words elsewhere."""
 
     image_url: Any = None
 
 
 class AudioContent(Struct, tag_field="type", tag="input_audio"):
-    """Audio; refused."""
+    """Audio; see `ImageContent`."""
 
     input_audio: Any = None
 
 
 class FileContent(Struct, tag_field="type", tag="file"):
-    """A file; refused."""
+    """A file; see `ImageContent`."""
 
     file: Any = None
 
@@ -44,16 +44,16 @@ Content = TextContent | RefusalContent | ImageContent | AudioContent | FileConte
 
 
 class FunctionCall(Struct):
-    """A function's name and its arguments as JSON text."""
+    """A function's name and its arguments: JSON text, or the object itself."""
 
     name: str
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCall(Struct):
-    """A call that the model made."""
+    """A call that the model made; some clients send no `id`."""
 
-    id: str
+    id: str | None = None
     function: FunctionCall | None = None
     type: str | None = None
 
@@ -67,6 +67,10 @@ class ChatMessage(Struct):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: Any = None
+    """The same, as other servers and their clients call it."""
+    function_call: FunctionCall | None = None
+    """The one call of an assistant, in the form before `tool_calls`."""
     refusal: str | None = None
 
 

@@ -6,15 +6,17 @@ Items that one assistant turn is made of (thinking, text, calls) become one mess
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
+from semanticd.adapters.http.core.arguments import read_arguments
+from semanticd.adapters.http.core.body import to_wire
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.tools import (
     ToolBox,
     flat_name_of,
-    read_arguments,
     read_choice,
     read_tools,
 )
@@ -33,7 +35,53 @@ from semanticd.domain.generation import GenerationRequest, OutputConstraint, Pri
 from semanticd.domain.ids import AgentId, RequestId
 
 _TEXT_TYPES = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
-_IGNORED_ITEMS = ("web_search_call", "additional_tools", "configuration_update", "compaction_trigger")
+_IGNORED_ITEMS = ("additional_tools", "configuration_update", "compaction_trigger")
+_FOREIGN_ITEMS = (
+    "web_search_call",
+    "file_search_call",
+    "image_generation_call",
+    "code_interpreter_call",
+    "tool_search_call",
+    "tool_search_output",
+    "mcp_call",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "program",
+    "program_output",
+)
+"""What ran at OpenAI or between it and an MCP server, told in words."""
+_FOREIGN_CALLS = {
+    "local_shell_call": "local_shell",
+    "shell_call": "shell",
+    "apply_patch_call": "apply_patch",
+    "computer_call": "computer",
+}
+"""Calls of OpenAI's own tools that a client ran: read as calls of a function of this name."""
+_FOREIGN_FIELDS = (
+    "name",
+    "server_label",
+    "action",
+    "queries",
+    "code",
+    "arguments",
+    "input",
+    "results",
+    "outputs",
+    "output",
+    "error",
+    "approve",
+    "reason",
+)
+_KINDS = {
+    "input_image": "image",
+    "computer_screenshot": "image",
+    "input_file": "file",
+    "input_audio": "audio",
+}
+
+LookUp = Callable[[str], Mapping[str, Any] | None]
+"""Returns an earlier response's output item by its id, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +101,12 @@ def parse(
     request_id: RequestId,
     agent_id: AgentId | None,
     priority: Priority,
+    adjustments: Adjustments | None = None,
+    look_up: LookUp = lambda item_id: None,
 ) -> Parsed:
     """Return what the client asks for; `earlier` is the conversation up to the previous response.
+
+    `look_up` finds what an `item_reference` stands for.
 
     Raises:
         InvalidRequestError: the request contradicts itself.
@@ -69,7 +121,8 @@ def parse(
     if not items and not earlier:
         raise InvalidRequestError("expected at least one item", param="input")
     box = read_tools([*(body.tools or []), *(tool for item in items for tool in item.tools or [])])
-    messages = _join_assistant_turns([*earlier, *_messages(items)])
+    adjustments = adjustments or Adjustments()
+    messages = _join_assistant_turns([*earlier, *_Reader(adjustments, look_up).read(items)])
     instructions = [Message.of("system", body.instructions)] if body.instructions else []
     effort = body.reasoning.effort if body.reasoning else None
     options: dict[str, Any] = {}
@@ -94,6 +147,7 @@ def parse(
         agent_id=agent_id,
         priority=priority,
         constraint=_constraint(body.text),
+        adjustments=adjustments.words,
     )
     return Parsed(request, messages, box)
 
@@ -109,73 +163,120 @@ def _constraint(text: wire.TextConfig | None) -> OutputConstraint | None:
     return OutputConstraint(kind="json_schema", schema=form.schema)
 
 
-def _messages(items: Sequence[wire.InputItem]) -> list[Message]:
-    messages: list[Message] = []
-    for index, item in enumerate(items):
-        if item.type in _IGNORED_ITEMS:
-            continue
-        messages.append(_message(item, f"input.{index}"))
-    return messages
-
-
-def _message(item: wire.InputItem, path: str) -> Message:
+def _speaker(item: wire.InputItem) -> Speaker:
     kind = item.type or "message"
     if kind == "message":
-        if item.role is None:
-            raise InvalidRequestError("field required", param=f"{path}.role")
-        role = item.role if item.role in ("user", "assistant") else "system"
-        return Message(role, _parts(item.content, f"{path}.content"))
-    if kind == "reasoning":
-        text = "".join(part.text or "" for part in item.content or [] if isinstance(part, wire.InputContent))
-        return Message("assistant", (ThinkingPart(text),) if text else ())
-    if kind in ("function_call", "custom_tool_call"):
-        if not item.call_id or not item.name:
-            raise InvalidRequestError("call_id and name are required", param=path)
-        arguments = (
-            {"input": item.input or ""} if kind == "custom_tool_call" else read_arguments(item.arguments)
+        return item.role if item.role in ("user", "assistant") else "system"
+    return "tool" if kind.endswith("_output") else "assistant"
+
+
+class _Reader:
+    """Reads the items of one request."""
+
+    def __init__(self, adjustments: Adjustments, look_up: LookUp) -> None:
+        self._adjustments = adjustments
+        self._look_up = look_up
+        self._asked = False
+
+    def read(self, items: Sequence[wire.InputItem]) -> list[Message]:
+        """Return a message for each item that says something."""
+        items = [self._resolved(item, f"input.{index}") for index, item in enumerate(items)]
+        asked = asked_now([_speaker(item) for item in items])
+        messages: list[Message] = []
+        for index, item in enumerate(items):
+            self._asked = index == asked
+            if item.type not in _IGNORED_ITEMS:
+                messages.append(self._message(item, f"input.{index}"))
+        return messages
+
+    def _resolved(self, item: wire.InputItem, path: str) -> wire.InputItem:
+        if item.type != "item_reference":
+            return item
+        found = self._look_up(item.id or "")
+        if found is None:
+            raise InvalidRequestError(
+                f"Item with id '{(item.id or '')[:80]}' not found: this server keeps the latest responses, and those "
+                "with store: false not at all. Send the item itself.",
+                param=f"{path}.id",
+            )
+        return to_wire(found, wire.InputItem)
+
+    def _message(self, item: wire.InputItem, path: str) -> Message:
+        kind = item.type or "message"
+        if kind == "message":
+            if item.role is None:
+                raise InvalidRequestError("field required", param=f"{path}.role")
+            role = item.role if item.role in ("user", "assistant") else "system"
+            return Message(role, self._parts(item.content, f"{path}.content"))
+        if kind == "reasoning":
+            text = "".join(
+                part.text or "" for part in item.content or [] if isinstance(part, wire.InputContent)
+            )
+            return Message("assistant", (ThinkingPart(text),) if text else ())
+        if kind in ("function_call", "custom_tool_call", *_FOREIGN_CALLS):
+            return Message("assistant", (_call(item, kind, path),))
+        if kind in ("function_call_output", "custom_tool_call_output") or (
+            kind.removesuffix("_output") in _FOREIGN_CALLS
+        ):
+            call_id = item.call_id or (item.id if kind == "local_shell_call_output" else None)
+            if not call_id:
+                raise InvalidRequestError("field required", param=f"{path}.call_id")
+            return Message("tool", (ToolResultPart(call_id, self._output(item.output, f"{path}.output")),))
+        if kind in ("compaction", "compaction_summary", *_FOREIGN_ITEMS):
+            return Message("assistant", self._foreign(item, kind))
+        raise UnsupportedError(f"items of type {kind[:40]!r} are not supported", param=f"{path}.type")
+
+    def _foreign(self, item: wire.InputItem, kind: str) -> tuple[Part, ...]:
+        fields = {name: getattr(item, name) for name in _FOREIGN_FIELDS if getattr(item, name) is not None}
+        if kind.startswith("compaction"):
+            return (TextPart(self._adjustments.omit("compaction", path="", asked=False)),)
+        return (TextPart(self._adjustments.describe(kind, fields)),) if fields else ()
+
+    def _parts(self, content: str | list[wire.InputContent] | None, path: str) -> tuple[Part, ...]:
+        if content is None:
+            raise InvalidRequestError("field required", param=path)
+        if isinstance(content, str):
+            return (TextPart(content),)
+        return tuple(
+            TextPart(self._words(part, f"{path}.{index}", asked=self._asked))
+            for index, part in enumerate(content)
         )
-        call = ToolCallPart(item.call_id, flat_name_of(item.name, item.namespace), arguments)
-        return Message("assistant", (call,))
-    if kind in ("function_call_output", "custom_tool_call_output"):
-        if not item.call_id:
-            raise InvalidRequestError("field required", param=f"{path}.call_id")
-        return Message("tool", (ToolResultPart(item.call_id, _output(item.output, f"{path}.output")),))
-    raise UnsupportedError(f"items of type {kind[:40]!r} are not supported", param=f"{path}.type")
+
+    def _words(self, part: wire.InputContent, path: str, *, asked: bool) -> str:
+        if part.type in _TEXT_TYPES:
+            if part.text is None:
+                raise InvalidRequestError("field required", param=f"{path}.text")
+            return part.text
+        if part.type == "refusal":
+            return part.refusal or ""
+        kind = _KINDS.get(part.type, part.type[:40])
+        return self._adjustments.omit(kind, name=part.filename or "", path=path, asked=asked)
+
+    def _output(self, output: Any, path: str) -> str:
+        if output is None or isinstance(output, str):
+            return output or ""
+        parts = output if isinstance(output, list) else [output]
+        if parts and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts):
+            return join_texts(
+                [
+                    self._words(to_wire(part, wire.InputContent, prefix=f"{path}.{index}"), path, asked=False)
+                    for index, part in enumerate(parts)
+                ]
+            )
+        return json.dumps(output, ensure_ascii=False)
 
 
-def _parts(content: str | list[wire.InputContent] | None, path: str) -> tuple[Part, ...]:
-    if content is None:
-        raise InvalidRequestError("field required", param=path)
-    if isinstance(content, str):
-        return (TextPart(content),)
-    return tuple(
-        TextPart(_words(part.type, part.text, part.refusal, f"{path}.{i}")) for i, part in enumerate(content)
-    )
-
-
-def _words(kind: str, text: str | None, refusal: str | None, path: str) -> str:
-    if kind in _TEXT_TYPES:
-        if text is None:
-            raise InvalidRequestError("field required", param=f"{path}.text")
-        return text
-    if kind == "refusal":
-        return refusal or ""
-    raise UnsupportedError(f"this server's models read text only, not {kind[:40]!r}", param=path)
-
-
-def _output(output: Any, path: str) -> str:
-    if isinstance(output, str):
-        return output
-    if isinstance(output, list) and all(isinstance(part, dict) for part in output):
-        words = []
-        for index, part in enumerate(output):
-            text = part.get("text")
-            kind = str(part.get("type"))
-            words.append(_words(kind, text if isinstance(text, str) else None, None, f"{path}.{index}"))
-        return join_texts(words)
-    if output is None:
-        return ""
-    return json.dumps(output, ensure_ascii=False)
+def _call(item: wire.InputItem, kind: str, path: str) -> ToolCallPart:
+    call_id = item.call_id or (item.id if kind in _FOREIGN_CALLS else None)
+    if kind in _FOREIGN_CALLS:
+        if not call_id:
+            raise InvalidRequestError("call_id is required", param=path)
+        return ToolCallPart(call_id, _FOREIGN_CALLS[kind], read_arguments(item.action or item.operation))
+    if not call_id or not item.name:
+        raise InvalidRequestError("call_id and name are required", param=path)
+    custom = kind == "custom_tool_call"
+    arguments = {"input": item.input or ""} if custom else read_arguments(item.arguments)
+    return ToolCallPart(call_id, flat_name_of(item.name, item.namespace), arguments)
 
 
 def _join_assistant_turns(messages: Sequence[Message]) -> tuple[Message, ...]:

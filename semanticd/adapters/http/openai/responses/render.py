@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
-from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox, flat_name_of, read_arguments
+from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox, flat_name_of
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart
 from semanticd.domain.generation import Choice, FinishReason, GenerationResult, TokenLogprob, Usage
 

@@ -56,6 +56,7 @@ class Responses:
                 req, body.prompt_cache_key, body.user, previous.agent_id if previous else None
             ),
             priority=priority_of(req, service_tier=body.service_tier),
+            look_up=self._store.item,
         )
         begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
         if body.stream:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.domain.chat import Message
@@ -35,6 +37,7 @@ class ResponseStore:
         """Keep at most `max_per_agent` responses of each agent; anonymous callers count as one agent."""
         self._max_per_agent = max_per_agent
         self._by_id: dict[str, StoredResponse] = {}
+        self._by_item: dict[str, str] = {}
         self._by_agent: OrderedDict[AgentId | None, OrderedDict[str, None]] = OrderedDict()
 
     def keep(self, stored: StoredResponse) -> None:
@@ -43,13 +46,18 @@ class ResponseStore:
         self._by_agent.move_to_end(stored.agent_id)
         ids[stored.response.id] = None
         self._by_id[stored.response.id] = stored
+        self._by_item.update((item["id"], stored.response.id) for item in stored.response.output)
         while len(ids) > self._max_per_agent:
             oldest, _ = ids.popitem(last=False)
-            del self._by_id[oldest]
+            self._drop(oldest)
         while len(self._by_agent) > MAX_AGENTS:
             _, gone = self._by_agent.popitem(last=False)
             for response_id in gone:
-                del self._by_id[response_id]
+                self._drop(response_id)
+
+    def _drop(self, response_id: str) -> None:
+        for item in self._by_id.pop(response_id).response.output:
+            self._by_item.pop(item["id"], None)
 
     def previous(self, response_id: str) -> StoredResponse:
         """Return the response to go on from; raises `PreviousResponseNotFoundError`."""
@@ -59,6 +67,13 @@ class ResponseStore:
                 f"Previous response with id '{response_id[:80]}' not found.", param="previous_response_id"
             )
         return found
+
+    def item(self, item_id: str) -> Mapping[str, Any] | None:
+        """Return an output item of a response that is kept, or None."""
+        response_id = self._by_item.get(item_id)
+        if response_id is None:
+            return None
+        return next(item for item in self._by_id[response_id].response.output if item["id"] == item_id)
 
     def get(self, response_id: str) -> StoredResponse:
         """Return a response; raises `NotFoundError`."""
@@ -70,5 +85,5 @@ class ResponseStore:
     def forget(self, response_id: str) -> None:
         """Drop a response; raises `NotFoundError`."""
         stored = self.get(response_id)
-        del self._by_id[response_id]
+        self._drop(response_id)
         self._by_agent[stored.agent_id].pop(response_id, None)

@@ -6,10 +6,9 @@ OpenAI (web search and the like) cannot be called here and are left out: agents 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.domain.chat import ToolChoice, ToolSpec
@@ -44,15 +43,6 @@ class ToolBox:
     def behind(self, flat_name: str) -> ToolBehind:
         """Return what a model's call means; an unknown name is a function's."""
         return self.by_flat_name.get(flat_name, ToolBehind("function", flat_name))
-
-
-def read_arguments(text: str | None) -> dict[str, Any]:
-    """Return a call's arguments; what is no JSON object (models err, clients send it back) is kept as text."""
-    try:
-        parsed = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {"arguments": text}
 
 
 def flat_name_of(name: str, namespace: str | None) -> str:

@@ -58,6 +58,7 @@ class InputContent(Struct):
     type: str
     text: str | None = None
     refusal: str | None = None
+    filename: str | None = None
 
 
 class InputItem(Struct):
@@ -70,11 +71,23 @@ class InputItem(Struct):
     call_id: str | None = None
     name: str | None = None
     namespace: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
     input: str | None = None
     output: Any = None
     summary: list[InputContent] | None = None
+    encrypted_content: str | None = None
     tools: list[Tool] | None = None
+    action: Any = None
+    """What a shell, computer or search call does; like the fields below, of calls that ran elsewhere."""
+    operation: Any = None
+    queries: Any = None
+    results: Any = None
+    code: str | None = None
+    outputs: Any = None
+    server_label: str | None = None
+    error: Any = None
+    approve: bool | None = None
+    reason: str | None = None
 
 
 class ResponsesRequest(Struct, kw_only=True):

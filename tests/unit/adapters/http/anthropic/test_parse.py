@@ -118,6 +118,65 @@ def test_text_documents_are_read_and_others_refused() -> None:
         assert (caught.value.param or "").startswith("messages.0.content.0")
 
 
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+PDF = {
+    "type": "document",
+    "title": "a.pdf",
+    "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"},
+}
+UNREAD = "[image omitted: this model reads text only]"
+
+
+def test_what_a_tool_showed_and_what_was_shown_before_is_replaced_by_words() -> None:
+    call = {"type": "tool_use", "id": "t1", "name": "Read", "input": '{"path": "a.png"}'}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [IMAGE, PDF]}
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "see"}, IMAGE]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result, IMAGE]},
+    ]
+    request = read(messages=turns)
+    assert isinstance(request.prompt, ChatPrompt)
+    words = f"{UNREAD}\n[document a.pdf omitted: this model reads text only]"
+    assert request.prompt.messages == (
+        Message("user", (TextPart("see"), TextPart(UNREAD))),
+        Message("assistant", (ToolCallPart("t1", "Read", {"path": "a.png"}),)),
+        Message("tool", (ToolResultPart("t1", words),)),
+        Message.of("user", UNREAD),
+    )
+    assert request.adjustments == ("image_omitted=3", "document_omitted=1")
+
+
+def test_what_the_user_shows_now_is_refused_with_its_place() -> None:
+    turns = [*HELLO, {"role": "assistant", "content": "hi"}, {"role": "user", "content": [IMAGE]}]
+    with pytest.raises(UnsupportedError, match="text only") as caught:
+        read(messages=[*turns, {"role": "system", "content": "be brief"}])
+    assert caught.value.param == "messages.2.content.0"
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        (
+            {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "fish"}},
+            '[server_tool_use {"input": {"query": "fish"}, "name": "web_search"}]',
+        ),
+        (
+            {
+                "type": "web_search_tool_result",
+                "tool_use_id": "s",
+                "content": [{"type": "web_search_result", "url": "u", "encrypted_content": "AAAA"}],
+            },
+            '[web_search_tool_result {"content": [{"type": "web_search_result", "url": "u"}]}]',
+        ),
+        ({"type": "compaction", "content": "They spoke of fish."}, "They spoke of fish."),
+    ],
+)
+def test_what_ran_at_anthropic_is_described_in_words(block: dict[str, Any], words: str) -> None:
+    turns = [*HELLO, {"role": "assistant", "content": [block]}, *HELLO]
+    assert messages(messages=turns)[1] == Message.of("assistant", words)
+
+
 @pytest.mark.parametrize("name", ["temperature", "top_p", "top_k"])
 def test_sampling_is_refused_from_the_new_version_on_and_works_before(name: str) -> None:
     with pytest.raises(InvalidRequestError, match="not accepted"):

@@ -25,7 +25,7 @@ from semanticd.domain.chat import (
     ToolChoice,
     ToolResultPart,
 )
-from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.generation import GenerationRequest
 from semanticd.domain.ids import RequestId
 
@@ -80,6 +80,163 @@ def test_arguments_that_a_model_got_wrong_may_be_sent_back(arguments: str) -> No
     part = chat_messages(chat(messages=turns))[1].parts[0]
     assert isinstance(part, ToolCallPart)
     assert part.arguments == {"arguments": arguments}
+
+
+def test_arguments_may_be_an_object_in_every_dialect() -> None:
+    given = {"city": "Oslo", "days": 2}
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": given}}
+    turns = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
+    part = chat_messages(chat(messages=turns))[1].parts[0]
+    item = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": given}
+    assert part == ToolCallPart("c1", "weather", given) == responses(input=[item]).messages[0].parts[0]
+
+
+def test_thinking_and_calls_are_read_by_their_other_names() -> None:
+    turns = [
+        *HELLO,
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning": "hm",
+            "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+        },
+        {"role": "function", "name": "weather", "content": "cold"},
+    ]
+    assert chat_messages(chat(messages=turns))[1:] == (
+        Message("assistant", (ThinkingPart("hm"), ToolCallPart("weather", "weather", {"city": "Oslo"}))),
+        Message("tool", (ToolResultPart("weather", "cold"),)),
+    )
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+UNREAD = "[image omitted: this model reads text only]"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [{"role": "assistant", "content": "nice"}, *HELLO],
+        [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1", "content": "x"}],
+        HELLO,
+    ],
+)
+def test_chat_replaces_an_image_of_an_earlier_turn_by_words(after: list[dict[str, Any]]) -> None:
+    turns = [{"role": "user", "content": [{"type": "text", "text": "see"}, PICTURE]}, *after]
+    request = chat(messages=turns)
+    assert chat_messages(request)[0].text == f"see\n{UNREAD}"
+    assert request.adjustments == ("image_omitted=1",)
+
+
+def test_chat_replaces_what_a_tool_answered_and_what_a_client_passes_on_for_it() -> None:
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": "AAAA"}}
+    turns = [
+        *HELLO,
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": [PICTURE, file]},
+        {"role": "user", "content": [PICTURE]},
+    ]
+    request = chat(messages=turns)
+    result = ToolResultPart("c1", f"{UNREAD}\n[file a.pdf omitted: this model reads text only]")
+    assert chat_messages(request)[2:] == (Message("tool", (result,)), Message.of("user", UNREAD))
+    assert request.adjustments == ("image_omitted=2", "file_omitted=1")
+
+
+def test_responses_replace_what_a_tool_showed_and_refuse_what_the_user_shows() -> None:
+    shown = [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "see"}, *shown]},
+        {"type": "function_call", "call_id": "c1", "name": "view_image", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": shown},
+    ]
+    parsed = responses(input=items)
+    assert parsed.messages[0].text == f"see\n{UNREAD}"
+    assert parsed.messages[2].parts == (ToolResultPart("c1", UNREAD),)
+    assert parsed.request.adjustments == ("image_omitted=2",)
+    with pytest.raises(UnsupportedError) as caught:
+        responses(input=[*items, {"type": "message", "role": "assistant", "content": "a"}, items[0]])
+    assert caught.value.param == "input.4.content.1"
+
+
+def test_calls_of_openais_own_tools_that_a_client_ran_are_read_as_calls() -> None:
+    items = [
+        {"role": "user", "content": "go"},
+        {
+            "type": "local_shell_call",
+            "call_id": "c1",
+            "status": "completed",
+            "action": {"type": "exec", "command": ["ls"]},
+        },
+        {"type": "local_shell_call_output", "id": "c1", "output": "a.txt"},
+        {"type": "apply_patch_call", "call_id": "c2", "operation": {"type": "delete_file", "path": "a.txt"}},
+        {"type": "apply_patch_call_output", "call_id": "c2", "status": "completed", "output": "done"},
+        {"type": "shell_call", "call_id": "c3", "action": {"commands": ["ls"]}},
+        {"type": "shell_call_output", "call_id": "c3", "output": [{"stdout": "", "stderr": "no"}]},
+    ]
+    assert responses(input=items).messages[1:] == (
+        Message("assistant", (ToolCallPart("c1", "local_shell", {"type": "exec", "command": ["ls"]}),)),
+        Message("tool", (ToolResultPart("c1", "a.txt"),)),
+        Message("assistant", (ToolCallPart("c2", "apply_patch", {"type": "delete_file", "path": "a.txt"}),)),
+        Message("tool", (ToolResultPart("c2", "done"),)),
+        Message("assistant", (ToolCallPart("c3", "shell", {"commands": ["ls"]}),)),
+        Message("tool", (ToolResultPart("c3", '[{"stdout": "", "stderr": "no"}]'),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (
+            {"type": "web_search_call", "id": "w", "action": {"type": "search", "query": "fish"}},
+            '[web_search_call {"action": {"query": "fish", "type": "search"}}]',
+        ),
+        (
+            {
+                "type": "mcp_call",
+                "id": "m",
+                "name": "f",
+                "server_label": "s",
+                "arguments": "{}",
+                "output": "ok",
+            },
+            '[mcp_call {"arguments": "{}", "name": "f", "output": "ok", "server_label": "s"}]',
+        ),
+        (
+            {"type": "mcp_list_tools", "id": "m", "server_label": "s"},
+            '[mcp_list_tools {"server_label": "s"}]',
+        ),
+        (
+            {"type": "code_interpreter_call", "id": "c", "code": "1+1", "outputs": None, "container_id": "x"},
+            '[code_interpreter_call {"code": "1+1"}]',
+        ),
+    ],
+)
+def test_what_ran_at_openai_is_described_in_words(item: dict[str, Any], words: str) -> None:
+    parsed = responses(input=[{"role": "user", "content": "go"}, item, {"role": "user", "content": "on"}])
+    assert parsed.messages[1] == Message.of("assistant", words)
+    assert parsed.request.adjustments == (f"{item['type']}_as_text=1",)
+
+
+def test_an_item_reference_stands_for_the_item_and_an_unknown_one_is_named() -> None:
+    body = to_wire(
+        {
+            "model": "m",
+            "input": [{"type": "item_reference", "id": "msg_1"}, {"role": "user", "content": "on"}],
+        },
+        ResponsesRequest,
+    )
+    kept = {
+        "type": "message",
+        "id": "msg_1",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "a"}],
+    }
+    ids: dict[str, Any] = {"request_id": RequestId("r"), "agent_id": None, "priority": "interactive"}
+    parsed = openai_responses_parse.parse(body, earlier=(), look_up={"msg_1": kept}.get, **ids)
+    assert parsed.messages == (Message.of("assistant", "a"), Message.of("user", "on"))
+    with pytest.raises(InvalidRequestError, match="Item with id 'msg_1' not found") as caught:
+        openai_responses_parse.parse(body, earlier=(), **ids)
+    assert caught.value.param == "input.0.id"
 
 
 def test_chat_sampling_is_translated_whole() -> None:
