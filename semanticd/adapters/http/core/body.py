@@ -18,6 +18,7 @@ import msgspec
 from falcon.asgi import Request
 
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.content_encoding import coding_of, decode
 from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
 
@@ -36,11 +37,14 @@ async def read_object(req: Request, wire_type: type[T], config: HttpConfig, *, o
 
     Raises:
         InvalidRequestError: `param` is the field's path, the message says what was expected.
-        MediaTypeError: the body is not declared as JSON.
+        MediaTypeError: the body is not declared as JSON, or compressed in a way that is not supported.
         RequestTooLargeError: more bytes than the limit.
         SlowBodyError: the body took longer than the timeout.
     """
+    coding = coding_of(req.get_header("Content-Encoding"))
     raw = await read_bytes(req, limit=config.max_body_bytes, timeout_s=config.body_timeout_s)
+    if coding is not None and raw:
+        raw = await asyncio.to_thread(decode, raw, coding, limit=config.max_body_bytes)
     if optional and not raw.strip():
         return to_wire({}, wire_type)
     content_type = (req.content_type or "").split(";")[0].strip().lower()
@@ -76,12 +80,15 @@ async def save_upload(req: Request, path: str, *, limit: int, stall_s: float) ->
 
     Raises:
         InvalidRequestError: the body is empty.
+        MediaTypeError: the body is compressed.
         RequestTooLargeError: more bytes than the limit.
         SlowBodyError: nothing came for too long.
     """
     declared = req.content_length
     if declared is not None and declared > limit:
         raise _too_large(limit)
+    if coding_of(req.get_header("Content-Encoding")) is not None:
+        raise MediaTypeError("send the exported file as it is, without Content-Encoding")
     size = 0
     chunks = aiter(req.stream)
     with await asyncio.to_thread(Path(path).open, "wb") as file:
