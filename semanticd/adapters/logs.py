@@ -7,7 +7,9 @@ client) goes the same way. A log that cannot be written stops nobody.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
 import sys
 import time
 from collections import deque
@@ -19,9 +21,11 @@ from typing import Any, Protocol
 
 import structlog
 
+from semanticd.control.private_files import open_private, prepare_private_folder
 from semanticd.domain.errors import DaemonError, InvalidRequestError
 
 LOG_FILE = "semanticd.log"
+_LOG_FILES = ("semanticd.",)
 LEVELS = ("debug", "info", "warning", "error")
 _SECRETS = ("api_key", "admin_key", "authorization", "x_api_key", "x_admin_key", "token", "password")
 _LEVEL_NUMBERS = {level: getattr(logging, level.upper()) for level in LEVELS}
@@ -122,10 +126,22 @@ class Logs:
                 handler.close()
 
 
+class _PrivateFileHandler(RotatingFileHandler):
+    """A rotating file that nobody else can read, also right after it has rotated."""
+
+    def _open(self) -> io.TextIOWrapper:
+        """Open the file; the handler calls this at its start and after each rotation."""
+        descriptor = open_private(Path(self.baseFilename), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)
+
+
 def _open(file: Path, options: LogOptions) -> logging.Handler:
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = RotatingFileHandler(
+        prepare_private_folder(file.parent, ours=_LOG_FILES)
+        for older in file.parent.glob(f"{LOG_FILE}.*"):
+            # Lines of before this rule; opening closes them to others.
+            os.close(open_private(older, os.O_RDONLY))
+        handler = _PrivateFileHandler(
             file, maxBytes=options.max_bytes, backupCount=options.num_kept, encoding="utf-8"
         )
     except OSError as error:

@@ -18,12 +18,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from semanticd.control.address import SOCKET_NAME
+from semanticd.control.private_files import (
+    UMASK,
+    open_private,
+    prepare_private_folder,
+    prepare_runtime_folder,
+)
 from semanticd.domain.errors import DaemonError
 
 PID_FILE = "semanticd.pid"
 _BACKLOG = 512
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
+_RUNTIME_FILES = (SOCKET_NAME, PID_FILE)
+_LOG_FILES = ("semanticd.",)
+
+
+def prepare_runtime_dir(folder: Path) -> None:
+    """Make the runtime folder, or see that it is this user's alone; raises `DaemonError` saying what is in the way."""
+    try:
+        prepare_runtime_folder(folder, ours=_RUNTIME_FILES)
+    except OSError as error:
+        raise DaemonError(
+            f"cannot use the runtime folder {folder}: {error.strerror or error}; "
+            "set SEMANTIC_RUNTIME_DIR to a folder of your own"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -35,11 +55,15 @@ class PidFile:
 
     @classmethod
     def acquire(cls, path: Path) -> PidFile:
-        """Take the lock and write our pid; raises `DaemonError` if another daemon has it or it is unwritable."""
+        """Take the lock and write our pid, in a folder that is this user's alone.
+
+        Raises:
+            DaemonError: Another daemon has the lock, others can reach the folder, or it cannot be written.
+        """
+        prepare_runtime_dir(path.parent)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             while True:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
                 try:
                     _lock(descriptor)
                 except BlockingIOError:
@@ -71,7 +95,8 @@ class PidFile:
         if self._descriptor < 0:
             return
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            if _is_still_at(self._descriptor, self.path):
+                self.path.unlink()
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -95,9 +120,12 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def running_pid(path: Path) -> int | None:
-    """Return the pid of the daemon that holds the lock; None when nobody does, whatever the file says."""
+    """Return the pid of the daemon that holds the lock; None when nobody does, whatever the file says.
+
+    Another user's file, or a link, says nothing: what it names may be sent a signal.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_private(path, os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -117,7 +145,7 @@ def _read(descriptor: int) -> int | None:
 
 def _is_still_at(descriptor: int, path: Path) -> bool:
     try:
-        there = path.stat()
+        there = path.lstat()
     except FileNotFoundError:
         return False
     ours = os.fstat(descriptor)
@@ -130,25 +158,28 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def spawn_detached(command: Sequence[str], *, output: Path) -> subprocess.Popen[bytes]:
+def spawn_detached(
+    command: Sequence[str], *, output: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that it survives this terminal; what it prints goes to `output`.
 
     Raises:
         DaemonError: The output file or the program cannot be opened.
     """
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open(
-            "ab"
-        ) as stream:  # appending, so that two starts at once do not write over one another
+        prepare_private_folder(output.parent, ours=_LOG_FILES)
+        # Appending, so that two starts at once do not write over one another.
+        with os.fdopen(open_private(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as stream:
             stream.truncate(0)
             return subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                env=None if environ is None else dict(environ),
                 start_new_session=True,
                 close_fds=True,
+                umask=UMASK,
             )
     except OSError as error:
         raise DaemonError(

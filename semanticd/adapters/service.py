@@ -187,7 +187,7 @@ class LaunchdAgent:
     def install(self, *, start: bool) -> Path:
         """Write the property list and load it."""
         logs = self.log_folder or Path.home() / "Library" / "Logs" / "semanticd"
-        logs.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_service_file(self.path, self.text().encode())
         if start:
             self.run(

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from semanticd.control import messages as m
 from semanticd.control.address import default_socket_path
-from semanticd.control.client import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, not_running
+from semanticd.control.client import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, check_listener, not_running
 from semanticd.control.errors import ConnectionLost, ControlError, ReplyTimeout
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
+from semanticd.control.private_files import check_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,15 +101,22 @@ class AsyncControlClient:
 
         Raises:
             DaemonNotRunning: Nobody listens there.
+            UntrustedSocket: The socket, its folder or its listener is another user's.
             ProtocolMismatch: The daemon speaks another major version.
         """
         chosen = default_socket_path() if path is None else Path(path)
         try:
+            check_socket(chosen)
             reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(chosen)), timeout_s)
         except asyncio.TimeoutError:
             raise ReplyTimeout(f"the daemon at {chosen} does not accept connections") from None
         except OSError as error:
             raise not_running(chosen, error) from error
+        try:
+            check_listener(writer.get_extra_info("socket"), chosen)
+        except ControlError:
+            writer.close()
+            raise
         client = cls(reader, writer, chosen)
         try:
             client.daemon = await client.call(

@@ -12,6 +12,7 @@ waits are kept for the subscription's iterator.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections import deque
@@ -29,8 +30,11 @@ from semanticd.control.errors import (
     DaemonNotRunning,
     ProtocolMismatch,
     ReplyTimeout,
+    UntrustedSocket,
 )
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
+from semanticd.control.peer import HasDescriptor, peer_uid
+from semanticd.control.private_files import UnsafePathError, check_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,6 +47,7 @@ __all__ = [
     "DaemonNotRunning",
     "ProtocolMismatch",
     "ReplyTimeout",
+    "UntrustedSocket",
     "default_socket_path",
 ]
 
@@ -76,16 +81,22 @@ class ControlClient:
 
         Raises:
             DaemonNotRunning: Nobody listens there.
+            UntrustedSocket: The socket, its folder or its listener is another user's.
             ProtocolMismatch: The daemon speaks another major version.
         """
         chosen = default_socket_path() if path is None else Path(path)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout_s)
         try:
+            check_socket(chosen)
             connection.connect(str(chosen))
+            check_listener(connection, chosen)
         except OSError as error:
             connection.close()
             raise not_running(chosen, error) from error
+        except UntrustedSocket:
+            connection.close()
+            raise
         client = cls(connection, chosen)
         try:
             client.daemon = client.call(
@@ -177,11 +188,23 @@ class ControlClient:
 
 def not_running(path: Path, error: OSError) -> ControlError:
     """Say why nobody could be reached."""
+    if isinstance(error, UnsafePathError):
+        return UntrustedSocket(path, str(error))
     if isinstance(error, FileNotFoundError):
         return DaemonNotRunning(path, "no socket")
     if isinstance(error, ConnectionRefusedError):
         return DaemonNotRunning(path, "a stale socket")
     return ControlError(f"cannot connect to the daemon at {path}: {error.strerror or error}")
+
+
+def check_listener(connection: HasDescriptor, path: Path) -> None:
+    """Ask the kernel who listens at the other end; raises `UntrustedSocket` unless it is this user."""
+    try:
+        uid = peer_uid(connection)
+    except OSError as error:
+        raise UntrustedSocket(path, f"the system does not say who listens on it ({error})") from error
+    if uid != os.geteuid():
+        raise UntrustedSocket(path, f"user {uid} listens on it, not {os.geteuid()}")
 
 
 def _remaining(deadline: float | None) -> float | None:

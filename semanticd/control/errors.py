@@ -3,6 +3,7 @@
 ```
 ControlError
 ├── DaemonNotRunning      nobody listens on the socket
+├── UntrustedSocket       what lies or listens there is another user's
 ├── ProtocolMismatch      the daemon speaks another major version
 ├── ConnectionLost        the daemon went away, or sent what is not this protocol
 ├── ReplyTimeout          no reply within the time given
@@ -25,6 +26,17 @@ class DaemonNotRunning(ControlError):  # noqa: N818 (the published name says the
     def __init__(self, path: Path, reason: str) -> None:
         """Say where we looked and how to start one."""
         super().__init__(f"no daemon is running ({reason}: {path}); start one with `semanticd start`")
+        self.path = path
+
+
+class UntrustedSocket(ControlError):  # noqa: N818
+    """The socket, its folder, or the process that listens on it belongs to another user: nothing was sent."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Say what is wrong with it and what to do."""
+        super().__init__(
+            f"not talking to the daemon at {path}: {reason}; set SEMANTIC_RUNTIME_DIR to a folder of your own"
+        )
         self.path = path
 
 

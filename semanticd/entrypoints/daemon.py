@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from semanticd import __version__
@@ -34,6 +35,7 @@ from semanticd.adapters.process import (
 )
 from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import socket_path_in
+from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.domain.errors import DaemonError, SemanticError
 
 _DRAIN_POLL_S = 0.05
@@ -49,6 +51,8 @@ def main(flags: Mapping[str, Any] | None = None) -> int:
 
     `flags` are settings by dotted name. Mistakes are told on stderr, one line each, and end with status 1.
     """
+    # Before the first file: what this process and its libraries make is this user's alone.
+    os.umask(UMASK)
     try:
         loaded = load_settings(flags=flags)
         return run(loaded)
@@ -70,6 +74,7 @@ def run(loaded: Loaded) -> int:
         )
         logs = Logs(options, bus=hub)
         stack.callback(logs.close)
+        _check_models_folder(settings.paths.models_dir)
         pid_file = PidFile.acquire(settings.paths.runtime_dir / PID_FILE)
         stack.callback(pid_file.release)
         listener = bind_listener(settings.server.host, settings.server.port)
@@ -85,6 +90,15 @@ def run(loaded: Loaded) -> int:
                 f"the daemon failed: {type(error).__name__}: {error}; the traceback is in "
                 f"{settings.paths.log_dir / LOG_FILE}; please report it"
             ) from error
+
+
+def _check_models_folder(folder: Path) -> None:
+    try:
+        check_shared_folder(folder)
+    except OSError as error:
+        raise DaemonError(
+            f"cannot use the models folder: {error.strerror or error}; or set SEMANTIC_MODELS_DIR to another folder"
+        ) from error
 
 
 def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:

@@ -145,6 +145,33 @@ def test_a_daemon_that_still_loads_and_a_model_that_is_not_loaded_are_told(home:
     assert "loaded: long, tiny" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://192.0.2.1:8000",
+        "http://collector.example.org",
+        "ftp://127.0.0.1:21",
+        "http://127.0.0.1@192.0.2.1",
+    ],
+)
+def test_a_key_is_only_sent_to_this_machine(home: Home, address: str) -> None:
+    home.serve({**STATUS, "address": address})
+    home.install("claude")
+    done = home.launch("claude", SEMANTIC_API_KEY="hush")
+    assert done.returncode == 1
+    assert "not this machine's" in done.stderr
+    assert "hush" not in done.stdout + done.stderr
+
+
+def test_a_socket_that_others_may_replace_is_not_talked_to(home: Home) -> None:
+    home.serve(STATUS)
+    home.install("claude")
+    home.runtime.chmod(0o777)
+    done = home.launch("claude", SEMANTIC_API_KEY="hush")
+    assert done.returncode == 1
+    assert "others may replace" in done.stderr
+
+
 def test_an_unknown_program_is_wrong_usage_and_lists_the_known_ones(home: Home) -> None:
     done = home.launch("emacs")
     assert done.returncode == 2

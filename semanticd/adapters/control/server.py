@@ -15,16 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semanticd.adapters.control.connection import Connection, ControlLimits, Identity
-from semanticd.adapters.control.peer import HasDescriptor, peer_uid
 from semanticd.adapters.control.services import Services
 from semanticd.adapters.control.snapshots import publish_snapshots
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.control import messages as m
-from semanticd.control.address import MAX_SOCKET_PATH_BYTES
+from semanticd.control.address import MAX_SOCKET_PATH_BYTES, SOCKET_NAME
 from semanticd.control.framing import frame
+from semanticd.control.peer import HasDescriptor, peer_uid
+from semanticd.control.private_files import prepare_runtime_folder
 from semanticd.domain.errors import DaemonError
 
-_OURS = {"semanticd.sock", "semanticd.pid"}
+_OURS = (SOCKET_NAME, "semanticd.pid")
 _CLOSE_GRACE_S = 2.0
 _PROBE_TIMEOUT_S = 2.0
 
@@ -148,24 +149,11 @@ async def _turn_away(writer: asyncio.StreamWriter, error: m.ErrorInfo) -> None:
 def prepare_folder(folder: Path) -> None:
     """Make the runtime folder this user's own, closed to others; raises `DaemonError` saying what is in the way."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = folder.lstat()
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-            raise DaemonError(
-                f"cannot use the runtime folder {folder}: it is not a folder of this user's own; "
-                "set SEMANTIC_RUNTIME_DIR to another one"
-            )
-        if info.st_mode & 0o077:
-            if not {entry.name for entry in folder.iterdir()} <= _OURS:
-                raise DaemonError(
-                    f"cannot use the runtime folder {folder}: others can open it and it holds other things; "
-                    f"close it with `chmod 700 {folder}` or set SEMANTIC_RUNTIME_DIR to another one"
-                )
-            folder.chmod(0o700)
+        prepare_runtime_folder(folder, ours=_OURS)
     except OSError as error:
         raise DaemonError(
             f"cannot use the runtime folder {folder}: {error.strerror or error}; "
-            "set SEMANTIC_RUNTIME_DIR to a folder that can be written"
+            "set SEMANTIC_RUNTIME_DIR to a folder of your own"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shlex
 import shutil
@@ -44,7 +45,7 @@ def find_service(model: str | None) -> Service:
 
     Raises:
         DaemonNotRunning: There is none.
-        DaemonError: It has no model yet.
+        DaemonError: It has no model yet, or reports an address that is not this machine's.
         ModelNotFoundError: `model` is not loaded.
     """
     from semanticd.entrypoints.cli.daemon_link import ask, settings_or_defaults
@@ -62,9 +63,15 @@ def find_service(model: str | None) -> Service:
             f"model {chosen!r} is not loaded; loaded: {', '.join(sorted(loaded))}. "
             f"Load it with `semanticd models load {chosen}`"
         )
+    url = reachable(status["address"])
+    if not is_on_this_machine(url):
+        # The key and all prompts would go there.
+        raise DaemonError(
+            f"the daemon reports the address {url}, which is not this machine's; no program is started on it"
+        )
     keys = settings_or_defaults().security.api_key
     return Service(
-        url=reachable(status["address"]),
+        url=url,
         model=chosen,
         context_tokens=int(loaded[chosen]["context_length"]),
         api_key=keys[0] if keys else None,
@@ -78,6 +85,32 @@ def reachable(address: str) -> str:
     if host is None:
         return address.rstrip("/")
     return urlunsplit((parts.scheme, f"{host}:{parts.port}", "", "", ""))
+
+
+def is_on_this_machine(url: str) -> bool:
+    """Whether a URL's host is `localhost` or an address of one of this machine's interfaces; other names are not asked.
+
+    The daemon reports the address that its listener is bound to, which is always a number.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https"):
+        return False
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return True
+    import psutil
+
+    return any(
+        str(address) == one.address.partition("%")[0].lower()
+        for interface in psutil.net_if_addrs().values()
+        for one in interface
+    )
 
 
 def as_commands(made: Launch, arguments: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from semanticd.control import client
 from semanticd.control import messages as m
 from semanticd.control.async_client import MAX_KEPT_EVENTS, AsyncControlClient, EventSubscription
 from semanticd.control.client import (
@@ -21,6 +23,7 @@ from semanticd.control.client import (
     DaemonNotRunning,
     ProtocolMismatch,
     ReplyTimeout,
+    UntrustedSocket,
 )
 from semanticd.control.framing import FrameReader, frame
 
@@ -95,6 +98,10 @@ async def asynchronous(path: Path, cmd: str, **options: Any) -> dict[str, Any]:
         return await client.call(cmd, **options)
 
 
+def unknown_peer(_: object) -> int:
+    raise OSError("the system keeps it to itself")
+
+
 both = pytest.mark.parametrize("call", [blocking, asynchronous])
 Call = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -109,6 +116,31 @@ async def test_arguments_that_are_none_are_left_out(peer: Callable[..., Peer], c
 async def test_nobody_there_is_told_with_how_to_start(short_tmp_path: Path, call: Call) -> None:
     with pytest.raises(DaemonNotRunning, match="semanticd start"):
         await call(short_tmp_path / "none.sock", "status")
+
+
+@both
+async def test_another_users_socket_gets_not_a_byte(
+    peer: Callable[..., Peer], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = peer()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 4242)
+    with pytest.raises(UntrustedSocket, match=r"belongs to user .*SEMANTIC_RUNTIME_DIR"):
+        await call(there.path, "status")
+    assert there.commands == []
+
+
+@both
+async def test_another_users_listener_gets_not_a_byte(
+    peer: Callable[..., Peer], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = peer()
+    monkeypatch.setattr(client, "peer_uid", lambda _: os.getuid() + 4242)
+    with pytest.raises(UntrustedSocket, match="listens on it"):
+        await call(there.path, "status")
+    monkeypatch.setattr(client, "peer_uid", unknown_peer)
+    with pytest.raises(UntrustedSocket, match="does not say who"):
+        await call(there.path, "status")
+    assert there.commands == []
 
 
 @both

@@ -12,11 +12,13 @@ import fcntl
 import os
 from pathlib import Path
 
-from semanticd.adapters.disk.files.atomic import FILE_MODE, FileSystem
+from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.control.private_files import open_private, prepare_private_folder
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 BLOCK_SUFFIX = ".safetensors"
+_OURS = ("blocks", "quarantine", "index.sqlite", "agents.sqlite", "lock", "unclean")
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -43,12 +45,13 @@ class CacheFolder:
         """
         root = root.expanduser().absolute()
         try:
-            for folder in (root, root / "blocks", root / "quarantine"):
+            root = prepare_private_folder(root, ours=_OURS)
+            for folder in (root / "blocks", root / "quarantine"):
                 fs.make_folder(folder)
             lock_fd = _lock(root / "lock", root)
             marker = root / "unclean"
             was_unclean = marker.exists()
-            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+            os.close(open_private(marker, os.O_WRONLY | os.O_CREAT))
         except OSError as error:
             raise CacheError(
                 f"cannot open the cache folder {root}: {error.strerror or error}; "
@@ -105,12 +108,12 @@ def hash_of(path: Path) -> BlockHash | None:
 
 def private_file(path: Path) -> Path:
     """Create a file private to the user unless it is there, and return it. Raises OSError."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+    os.close(open_private(path, os.O_WRONLY | os.O_CREAT))
     return path
 
 
 def _lock(path: Path, root: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    fd = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,37 @@ def test_files_rotate_and_the_oldest_go(tmp_path: Path) -> None:
         "semanticd.log.2",
     ]
     assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
+
+
+def test_files_of_all_ages_are_this_users_alone_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "log"
+    folder.mkdir(parents=True)
+    for name in ("semanticd.log", "semanticd.log.1"):
+        (folder / name).write_text("{}\n")
+        (folder / name).chmod(0o644)
+    folder.chmod(0o755)
+    before = os.umask(0)
+    try:
+        logs = Logs(LogOptions(folder=folder, console=False, max_bytes=200, num_kept=3))
+        for number in range(20):
+            logs.get().info("line", number=number)
+        logs.close()
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())} == {
+        "log": 0o700, "semanticd.log": 0o600, "semanticd.log.1": 0o600, "semanticd.log.2": 0o600,
+        "semanticd.log.3": 0o600,
+    }  # fmt: skip
+
+
+def test_the_log_is_not_written_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep me")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "semanticd.log").symlink_to(victim)
+    with pytest.raises(DaemonError, match="is a link"):
+        Logs(LogOptions(folder=tmp_path / "log", console=False))
+    assert victim.read_text() == "keep me"
 
 
 def test_console_lines_go_to_stderr_and_closing_gives_logging_back(

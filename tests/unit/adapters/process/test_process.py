@@ -79,6 +79,39 @@ def test_a_pid_in_the_file_proves_nothing(tmp_path: Path) -> None:
     assert running_pid(path) is None
 
 
+def test_a_link_in_the_pid_files_place_is_refused_and_its_target_stays(tmp_path: Path) -> None:
+    victim = tmp_path / "authorized_keys"
+    victim.write_text("ssh-ed25519 AAAA\n")
+    path = tmp_path / "run" / "semanticd.pid"
+    path.parent.mkdir(mode=0o700)
+    path.symlink_to(victim)
+    with pytest.raises(DaemonError, match="is a link"):
+        PidFile.acquire(path)
+    assert running_pid(path) is None
+    assert victim.read_text() == "ssh-ed25519 AAAA\n"
+
+
+def test_a_runtime_folder_that_others_can_open_is_refused_before_anything_is_made_in_it(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    folder.chmod(0o755)
+    with pytest.raises(DaemonError, match=r"others can open .*SEMANTIC_RUNTIME_DIR"):
+        PidFile.acquire(folder / "semanticd.pid")
+    assert [entry.name for entry in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_releasing_leaves_the_file_of_another_owner(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "semanticd.pid"
+    file = PidFile.acquire(path)
+    path.unlink()
+    path.write_text("another daemon's")
+    file.release()
+    assert path.read_text() == "another daemon's"
+
+
 def test_a_pid_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -94,6 +127,33 @@ def test_a_spawned_process_leads_its_own_session_and_writes_to_its_file(tmp_path
     assert process.wait(30) == 0
     session, pid = output.read_text().split()
     assert session == pid == str(process.pid)
+
+
+def test_a_spawned_process_and_its_output_are_closed_to_others(tmp_path: Path) -> None:
+    output = tmp_path / "logs" / "out"
+    before = os.umask(0)
+    try:
+        code = "import pathlib; pathlib.Path('made').touch(); pathlib.Path('folder').mkdir()"
+        process = spawn_detached(
+            ["/bin/sh", "-c", f'cd {tmp_path}; {sys.executable} -c "{code}"'], output=output
+        )
+        assert process.wait(30) == 0
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in (output, output.parent, tmp_path / "made", tmp_path / "folder")
+    }
+    assert modes == {"out": 0o600, "logs": 0o700, "made": 0o600, "folder": 0o700}
+
+
+def test_output_is_not_written_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep me")
+    (tmp_path / "out").symlink_to(victim)
+    with pytest.raises(DaemonError, match="is a link"):
+        spawn_detached([sys.executable, "-c", ""], output=tmp_path / "out")
+    assert victim.read_text() == "keep me"
 
 
 def test_a_program_that_is_not_there_is_explained(tmp_path: Path) -> None:

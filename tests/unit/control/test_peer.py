@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.control import peer
+from semanticd.control import peer
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's answer on Linux")
