@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from semanticd.domain.chat import Message, ToolSpec
 from semanticd.domain.generation import CacheReport, Priority, Timings
@@ -80,28 +80,3 @@ class Agent:
     def expires_at(self) -> float | None:
         """When its time to live ends (seconds since the epoch), or None."""
         return None if self.config.ttl_s is None else self.last_used_at + self.config.ttl_s
-
-
-def describe(agent: Agent) -> dict[str, Any]:
-    """Return the agent's plain facts for status displays (no text of the conversation)."""
-    last = agent.turns[-1] if agent.turns else None
-    return {
-        "id": agent.agent_id,
-        "anonymous": agent.anonymous,
-        "model": agent.model_id,
-        "num_tokens": agent.transcript.num_tokens,
-        "num_turns": agent.num_turns,
-        "created_at": agent.created_at,
-        "last_used_at": agent.last_used_at,
-        "class": agent.config.priority,
-        "ttl_s": agent.config.ttl_s,
-        "last_reuse_ratio": (
-            last.cache.cached_tokens / last.cache.prompt_tokens if last and last.cache.prompt_tokens else None
-        ),
-        "last_ttft_ms": last.timings.ttft_ms if last else None,
-        "last_tokens_per_s": (
-            1000.0 * last.completion_tokens / last.timings.decode_ms
-            if last and last.timings.decode_ms
-            else None
-        ),
-    }

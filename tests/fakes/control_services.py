@@ -8,12 +8,8 @@ from typing import Any
 
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.services import Services
-from semanticd.domain.errors import (
-    AgentNotFoundError,
-    ConflictError,
-    ModelNotFoundError,
-    RequestNotFoundError,
-)
+from semanticd.domain.errors import ModelNotFoundError, RequestNotFoundError
+from tests.fakes.agents_service import FakeAgents
 
 Row = dict[str, Any]
 
@@ -31,85 +27,6 @@ class FakeStatus:
         """Return the facts with a changing number."""
         self.num_asked += 1
         return {**self.facts, "state": self.state, "uptime_s": float(self.num_asked), "models": []}
-
-
-class FakeAgents:
-    """Agents as plain rows."""
-
-    def __init__(self, *ids: str) -> None:
-        """Begin with these agents."""
-        self.rows: dict[str, Row] = {
-            one: {"id": one, "state": "hot", "pinned": False, "num_turns": 3} for one in ids
-        }
-
-    def _row(self, agent_id: str) -> Row:
-        try:
-            return self.rows[agent_id]
-        except KeyError:
-            raise AgentNotFoundError(f"no agent has the id {agent_id!r}") from None
-
-    async def show(self, agent_id: str) -> Row:
-        """Return the row."""
-        return dict(self._row(agent_id))
-
-    async def messages(self, agent_id: str) -> list[Row]:
-        """Return one message."""
-        self._row(agent_id)
-        return [{"role": "user", "content": "hello"}]
-
-    async def why(self, agent_id: str) -> Row:
-        """Return a miss report."""
-        self._row(agent_id)
-        return {"id": agent_id, "last": {"tier": "hot"}, "turns": []}
-
-    async def pin(self, agent_id: str, ttl_s: float | None = None) -> Row:
-        """Set the flag."""
-        self._row(agent_id).update(pinned=True, ttl_s=ttl_s)
-        return dict(self._row(agent_id))
-
-    async def unpin(self, agent_id: str) -> Row:
-        """Clear the flag."""
-        self._row(agent_id)["pinned"] = False
-        return dict(self._row(agent_id))
-
-    async def fork(self, agent_id: str, new_id: str | None = None) -> Row:
-        """Copy the row; raises `ConflictError` if the id is taken."""
-        chosen = new_id or f"{agent_id}-fork"
-        if chosen in self.rows:
-            raise ConflictError(f"an agent with the id {chosen!r} exists already")
-        self.rows[chosen] = {**self._row(agent_id), "id": chosen}
-        return dict(self.rows[chosen])
-
-    async def rewind(self, agent_id: str, turns: int = 1) -> Row:
-        """Count down."""
-        self._row(agent_id)["num_turns"] -= turns
-        return dict(self._row(agent_id))
-
-    async def evict(self, agent_id: str) -> Row:
-        """Make it warm."""
-        self._row(agent_id)["state"] = "warm"
-        return dict(self._row(agent_id))
-
-    async def delete(self, agent_id: str) -> Row:
-        """Forget the row."""
-        self._row(agent_id)
-        del self.rows[agent_id]
-        return {"id": agent_id, "deleted": True}
-
-    async def export(self, agent_id: str, path: str) -> Row:
-        """Say where it would be written."""
-        self._row(agent_id)
-        return {"id": agent_id, "path": path, "bytes": 10}
-
-    async def import_(self, path: str, new_id: str | None = None) -> Row:
-        """Make a row named after the file."""
-        chosen = new_id or path.rsplit("/", 1)[-1]
-        self.rows[chosen] = {"id": chosen, "state": "warm"}
-        return dict(self.rows[chosen])
-
-    async def list(self) -> list[Row]:
-        """Return all rows."""
-        return [dict(row) for row in self.rows.values()]
 
 
 class FakeModels:

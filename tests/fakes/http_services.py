@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from semanticd.adapters.http.core.services import HttpServices, Rows
-from semanticd.domain.agent import AgentConfig
-from semanticd.domain.errors import AgentNotFoundError, ConflictError, ModelNotFoundError
+from semanticd.domain.errors import ModelNotFoundError
+from tests.fakes.agents_service import FakeAgents
 from tests.fakes.generator import ScriptedGenerator
 
 MODEL = {
@@ -20,88 +18,6 @@ MODEL = {
     "loaded": True,
     "context_length": 8192,
 }
-
-
-@dataclass(slots=True)
-class FakeAgents:
-    """Agents by id; a turn is a message."""
-
-    by_id: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> dict[str, Any]:
-        """Make an agent."""
-        name = agent_id or f"agent-{len(self.by_id) + 1}"
-        if name in self.by_id:
-            raise ConflictError(f"making agent {name!r}: it exists already", param="id")
-        facts = {"id": name, "model": config.model or "", "system": config.system, "ttl_s": config.ttl_s}
-        facts |= {"state": "cold", "pinned": pin, "num_tokens": 10, "num_turns": 1}
-        self.by_id[name] = facts
-        return facts
-
-    async def list(self) -> Rows:
-        """Return all."""
-        return list(self.by_id.values())
-
-    async def show(self, agent_id: str) -> dict[str, Any]:
-        """Return one."""
-        if agent_id not in self.by_id:
-            raise AgentNotFoundError(f"no agent is called {agent_id!r}")
-        return self.by_id[agent_id]
-
-    async def why(self, agent_id: str) -> dict[str, Any]:
-        """Return an empty report."""
-        return {"id": (await self.show(agent_id))["id"], "requests": []}
-
-    async def messages(self, agent_id: str) -> Rows:
-        """Return one message."""
-        await self.show(agent_id)
-        return [{"role": "user", "content": "hello"}]
-
-    async def pin(self, agent_id: str, ttl_s: float | None = None) -> dict[str, Any]:
-        """Pin."""
-        return self._change(await self.show(agent_id), pinned=True, pin_ttl_s=ttl_s)
-
-    async def unpin(self, agent_id: str) -> dict[str, Any]:
-        """Unpin."""
-        return self._change(await self.show(agent_id), pinned=False)
-
-    def _change(self, facts: dict[str, Any], **changes: object) -> dict[str, Any]:
-        facts.update(changes)
-        return facts
-
-    async def fork(self, agent_id: str, new_id: str | None = None) -> dict[str, Any]:
-        """Copy."""
-        source = await self.show(agent_id)
-        made = {**source, "id": new_id or f"{agent_id}-fork"}
-        self.by_id[made["id"]] = made
-        return made
-
-    async def rewind(self, agent_id: str, turns: int) -> dict[str, Any]:
-        """Subtract turns."""
-        facts = await self.show(agent_id)
-        return self._change(facts, num_turns=facts["num_turns"] - turns)
-
-    async def evict(self, agent_id: str) -> dict[str, Any]:
-        """Make it warm."""
-        return self._change(await self.show(agent_id), state="warm")
-
-    async def delete(self, agent_id: str) -> dict[str, Any]:
-        """Forget it."""
-        await self.show(agent_id)
-        del self.by_id[agent_id]
-        return {"id": agent_id, "deleted": True}
-
-    async def export(self, agent_id: str, path: str) -> dict[str, Any]:
-        """Write its name into the file."""
-        await self.show(agent_id)
-        await asyncio.to_thread(Path(path).write_bytes, b"agent:" + agent_id.encode())
-        return {"id": agent_id, "path": path}
-
-    async def import_(self, path: str, new_id: str | None = None) -> dict[str, Any]:
-        """Read its name from the file."""
-        content = await asyncio.to_thread(Path(path).read_bytes)
-        name = content.removeprefix(b"agent:").decode()
-        return await self.create(new_id or name, AgentConfig())
 
 
 @dataclass(slots=True)

@@ -107,9 +107,8 @@ def test_commands_print_tables_for_people_and_json_for_programs(home: ServedHome
         "coder",
     ]
     assert "ready" in home.run("status").stdout
-    assert (
-        json.loads(home.run("ctl", "agents.pin", "agent=planner", "ttl_s=60", "--json").stdout)["ttl_s"] == 60
-    )
+    assert json.loads(home.run("ctl", "agents.pin", "agent=planner", "ttl_s=60", "--json").stdout)["pinned"]
+    assert home.services.agents.pinned_for == [60]
     assert "pinned:" in home.run("agents", "unpin", "planner").stdout
     assert [row["id"] for row in json.loads(home.run("models", "list", "--json").stdout)["models"]] == [
         "small",

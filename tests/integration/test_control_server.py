@@ -101,6 +101,7 @@ async def test_hello_says_who_answers_and_what_it_can_do(short_tmp_path: Path) -
 
 
 async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
+    file = str(short_tmp_path / "p.agent")
     calls: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("status", {}, {"state": "ready"}),
         ("config.show", {}, {"settings": [{"name": "server.port", "value": 8000, "origin": "default"}]}),
@@ -111,14 +112,14 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("log.level", {"level": "debug"}, {"level": "debug", "previous": "info"}),
         ("agents.show", {"agent": "planner"}, {"id": "planner"}),
         ("agents.messages", {"agent": "planner"}, {"messages": [{"role": "user", "content": "hello"}]}),
-        ("agents.why", {"agent": "planner"}, {"last": {"tier": "hot"}}),
-        ("agents.pin", {"agent": "planner", "ttl_s": 60}, {"pinned": True, "ttl_s": 60}),
+        ("agents.why", {"agent": "planner"}, {"id": "planner"}),
+        ("agents.pin", {"agent": "planner", "ttl_s": 60}, {"pinned": True}),
         ("agents.unpin", {"agent": "planner"}, {"pinned": False}),
         ("agents.fork", {"agent": "planner", "new_id": "copy"}, {"id": "copy"}),
         ("agents.rewind", {"agent": "planner", "turns": 2}, {"num_turns": 1}),
         ("agents.evict", {"agent": "planner"}, {"state": "warm"}),
-        ("agents.export", {"agent": "planner", "path": "/tmp/p.agent"}, {"path": "/tmp/p.agent"}),
-        ("agents.import", {"path": "/tmp/p.agent"}, {"id": "p.agent"}),
+        ("agents.export", {"agent": "planner", "path": file}, {"path": file}),
+        ("agents.import", {"path": file, "new_id": "back"}, {"id": "back"}),
         ("agents.delete", {"agent": "copy"}, {"deleted": True}),
         ("models.info", {"model": "small"}, {"id": "small"}),
         ("models.pull", {"model": "small"}, {"id": "small"}),
@@ -171,6 +172,7 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
             "subscribe",
             "unsubscribe",
         }
+    assert services.agents.pinned_for == [60]
     assert services.lifecycle.told == [("drain", 1.5, False), ("shutdown", None, True)]
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from semanticd.adapters.control.arguments import Argument, ArgumentError
 from semanticd.adapters.control.services import Facts, Services
+from semanticd.application.services.plain import plain
 from semanticd.domain.errors import DaemonError
 
 _T = TypeVar("_T")
@@ -33,7 +34,8 @@ class CommandContext:
     """How the client named itself in `hello`; for the log."""
 
 
-Run = Callable[[CommandContext, Mapping[str, Any]], Awaitable[Facts]]
+Run = Callable[[CommandContext, Mapping[str, Any]], Awaitable[object]]
+"""Returns a result of a service, or a dictionary that holds some; `run_command` makes it plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,12 @@ class CommandSpec:
 
 
 COMMANDS: dict[str, CommandSpec] = {}
+
+
+async def run_command(spec: CommandSpec, context: CommandContext, args: Mapping[str, Any]) -> Facts:
+    """Run a command with checked arguments; returns the result as it is published."""
+    result: Facts = plain(await spec.run(context, args))
+    return result
 
 
 def command(name: str, *arguments: Argument) -> Callable[[Run], Run]:
@@ -72,13 +80,13 @@ _TIMEOUT = Argument("timeout_s", "number", "how long requests may run on", defau
 
 
 @command("status")
-async def status(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def status(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The daemon in numbers: state, address, models, engine, cache."""
     return await need(context.services.status, "status").snapshot()
 
 
 @command("config.show")
-async def config_show(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def config_show(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The settings in effect and where each came from, secrets masked."""
     return await need(context.services.config, "the configuration").show()
 
@@ -87,31 +95,31 @@ async def config_show(context: CommandContext, args: Mapping[str, Any]) -> Facts
     "doctor",
     Argument("generate", "flag", "also generate a few tokens with the current model", default=True),
 )
-async def doctor(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def doctor(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Examine the installation; every finding says what to do."""
     return await need(context.services.doctor, "the doctor").run(args["generate"])
 
 
 @command("drain", _TIMEOUT)
-async def drain(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def drain(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Take no new requests; running ones finish."""
     return await need(context.services.lifecycle, "stopping").drain(args["timeout_s"])
 
 
 @command("shutdown", _TIMEOUT, Argument("now", "flag", "cancel running requests", default=False))
-async def shutdown(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def shutdown(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Drain, persist and exit; the reply comes before the end."""
     return await need(context.services.lifecycle, "stopping").shutdown(args["timeout_s"], args["now"])
 
 
 @command("log.level", Argument("level", choices=("debug", "info", "warning", "error")))
-async def log_level(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def log_level(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Log from this level on, until the daemon ends."""
     return await need(context.services.log, "the log").set_level(args["level"])
 
 
 @command("log.recent")
-async def log_recent(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def log_recent(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The last lines of the log, oldest first."""
     return {"lines": need(context.services.log, "the log").recent()}
 
@@ -121,7 +129,7 @@ async def log_recent(context: CommandContext, args: Mapping[str, Any]) -> Facts:
     Argument("step_s", "integer", "seconds a sample: 1 (ten minutes are kept) or 10 (an hour)", default=1),
     Argument("after", "integer", "only samples with a larger number", default=-1),
 )
-async def history(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The last hour in numbers: rates, queue, evictions, failures."""
     if args["step_s"] not in (1, 10):
         raise ArgumentError(f"argument 'step_s' is {args['step_s']}: expected 1 or 10")
@@ -129,25 +137,25 @@ async def history(context: CommandContext, args: Mapping[str, Any]) -> Facts:
 
 
 @command("agents.list")
-async def agents_list(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_list(context: CommandContext, args: Mapping[str, Any]) -> object:
     """All agents, most recently used first."""
     return {"agents": await need(context.services.agents, "the engine").list()}
 
 
 @command("agents.show", _AGENT)
-async def agents_show(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_show(context: CommandContext, args: Mapping[str, Any]) -> object:
     """One agent: facts, configuration, turns."""
     return await need(context.services.agents, "the engine").show(args["agent"])
 
 
 @command("agents.messages", _AGENT)
-async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> object:
     """One agent's conversation, as far as the daemon keeps it."""
     return {"messages": await need(context.services.agents, "the engine").messages(args["agent"])}
 
 
 @command("agents.why", _AGENT)
-async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> object:
     """What its last requests reused, restored and computed, and for a miss the cause."""
     return await need(context.services.agents, "the engine").why(args["agent"])
 
@@ -157,43 +165,43 @@ async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> Facts:
     _AGENT,
     Argument("ttl_s", "number", "for how long; always if absent", default=None, minimum=0),
 )
-async def agents_pin(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_pin(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Keep an agent's blocks from eviction."""
     return await need(context.services.agents, "the engine").pin(args["agent"], args["ttl_s"])
 
 
 @command("agents.unpin", _AGENT)
-async def agents_unpin(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_unpin(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Let an agent's blocks be evicted again."""
     return await need(context.services.agents, "the engine").unpin(args["agent"])
 
 
 @command("agents.fork", _AGENT, Argument("new_id", meaning="the copy's id; made up if absent", default=None))
-async def agents_fork(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_fork(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Make an agent with the same conversation; the blocks are shared."""
     return await need(context.services.agents, "the engine").fork(args["agent"], args["new_id"])
 
 
 @command("agents.rewind", _AGENT, Argument("turns", "integer", "how many to forget", default=1, minimum=1))
-async def agents_rewind(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_rewind(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Forget an agent's last turns; the rest stays cached."""
     return await need(context.services.agents, "the engine").rewind(args["agent"], args["turns"])
 
 
 @command("agents.evict", _AGENT)
-async def agents_evict(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_evict(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Move an agent's blocks from RAM to disk."""
     return await need(context.services.agents, "the engine").evict(args["agent"])
 
 
 @command("agents.delete", _AGENT)
-async def agents_delete(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_delete(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Forget an agent and the blocks that only it uses."""
     return await need(context.services.agents, "the engine").delete(args["agent"])
 
 
 @command("agents.export", _AGENT, Argument("path", meaning="absolute path of the file to write"))
-async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Write an agent and its blocks into one file."""
     return await need(context.services.agents, "the engine").export(args["agent"], args["path"])
 
@@ -203,61 +211,61 @@ async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> Fac
     Argument("path", meaning="absolute path of an exported file"),
     Argument("new_id", meaning="another id than it had", default=None),
 )
-async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Read an exported agent."""
     return await need(context.services.agents, "the engine").import_(args["path"], args["new_id"])
 
 
 @command("models.list")
-async def models_list(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_list(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Known models: loaded, installed, and those that can be pulled."""
     return {"models": await need(context.services.models, "the model registry").list()}
 
 
 @command("models.info", _MODEL)
-async def models_info(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_info(context: CommandContext, args: Mapping[str, Any]) -> object:
     """One model's facts."""
     return await need(context.services.models, "the model registry").info(args["model"])
 
 
 @command("models.pull", _MODEL)
-async def models_pull(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_pull(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Fetch a model's files; progress on the topic `models`."""
     return await need(context.services.models, "the model registry").pull(args["model"])
 
 
 @command("models.rm", _MODEL)
-async def models_rm(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_rm(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Delete a model's files; not while it is loaded."""
     return await need(context.services.models, "the model registry").remove(args["model"])
 
 
 @command("models.load", _MODEL)
-async def models_load(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_load(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Load a model beside the present ones; progress on the topic `models`."""
     return await need(context.services.models, "the engine").load(args["model"])
 
 
 @command("models.unload", _MODEL)
-async def models_unload(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_unload(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Free a model's memory once its requests are answered."""
     return await need(context.services.models, "the engine").unload(args["model"])
 
 
 @command("models.swap", _MODEL)
-async def models_swap(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def models_swap(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Make a model the current one without failing a request; progress on the topic `models`."""
     return await need(context.services.models, "the engine").swap(args["model"])
 
 
 @command("cache.stats")
-async def cache_stats(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def cache_stats(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The cache's byte ledger, tiers and counters."""
     return await need(context.services.cache, "the cache").stats()
 
 
 @command("cache.verify", Argument("fix", "flag", "put broken blocks aside", default=False))
-async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Check every stored block against the index and its checksum."""
     return await need(context.services.cache, "the cache").verify(args["fix"])
 
@@ -266,30 +274,30 @@ async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> Fact
     "cache.prune",
     Argument("target_bytes", "integer", "size to come down to; the cap if absent", default=None, minimum=0),
 )
-async def cache_prune(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def cache_prune(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Remove the least recently used stored blocks."""
     return await need(context.services.cache, "the cache").prune(args["target_bytes"])
 
 
 @command("cache.clear")
-async def cache_clear(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def cache_clear(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Drop every block that no running request uses, in RAM and on disk."""
     return await need(context.services.cache, "the cache").clear()
 
 
 @command("requests.list")
-async def requests_list(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def requests_list(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Running and waiting requests."""
     return {"requests": await need(context.services.requests, "the engine").list()}
 
 
 @command("requests.cancel", Argument("request", meaning="the request's id"))
-async def requests_cancel(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def requests_cancel(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Cancel a request; what it computed stays cached."""
     return await need(context.services.requests, "the engine").cancel(args["request"])
 
 
 @command("requests.failures")
-async def requests_failures(context: CommandContext, args: Mapping[str, Any]) -> Facts:
+async def requests_failures(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The last requests that failed or were refused, newest first."""
     return {"failures": await need(context.services.requests, "the engine").failures()}

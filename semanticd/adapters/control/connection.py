@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semanticd.adapters.control.arguments import Argument, ArgumentError, check
-from semanticd.adapters.control.commands import COMMANDS, CommandContext, need
+from semanticd.adapters.control.commands import COMMANDS, CommandContext, need, run_command
 from semanticd.adapters.control.services import Facts, Services, Subscription
 from semanticd.adapters.control.snapshots import SNAPSHOTS, take_snapshot
 from semanticd.application.ports.telemetry import Log
@@ -218,7 +218,7 @@ class Connection:
         if spec is None:
             raise _RefusedError(m.UNKNOWN_COMMAND, f"unknown command {command.cmd!r}; `hello` lists them")
         assert self._context is not None
-        return await spec.run(self._context, check(command.args, spec.arguments))
+        return await run_command(spec, self._context, check(command.args, spec.arguments))
 
     # Subscriptions.
 

@@ -1,4 +1,4 @@
-"""What the control edge needs from the rest, as small protocols; results are plain dictionaries of plain values.
+"""What the control edge needs from the rest: the application's services, and small protocols for what is not there.
 
 A service that is None answers its commands with `not_available`. Methods raise domain errors; the server translates
 them once.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from semanticd.application.services.agents import AgentsService
 
 Facts = dict[str, Any]
 """What is known about one thing."""
@@ -21,46 +24,6 @@ class StatusService(Protocol):
 
     async def snapshot(self) -> Facts:
         """Return `control.results.StatusResult`."""
-
-
-class AgentsService(Protocol):
-    """Agents by id; every method raises `AgentNotFoundError` for an unknown one."""
-
-    async def list(self) -> Rows:
-        """Return all agents, most recently used first."""
-
-    async def show(self, agent_id: str) -> Facts:
-        """Return one agent's facts, configuration and turns."""
-
-    async def messages(self, agent_id: str) -> Rows:
-        """Return its conversation: `role` and `content` of each message."""
-
-    async def why(self, agent_id: str) -> Facts:
-        """Return what its last requests reused and computed, and why."""
-
-    async def pin(self, agent_id: str, ttl_s: float | None = None) -> Facts:
-        """Keep its blocks from eviction, for `ttl_s` seconds or for good."""
-
-    async def unpin(self, agent_id: str) -> Facts:
-        """Let its blocks be evicted again."""
-
-    async def fork(self, agent_id: str, new_id: str | None = None) -> Facts:
-        """Make an agent with the same conversation, sharing its blocks."""
-
-    async def rewind(self, agent_id: str, turns: int = 1) -> Facts:
-        """Forget its last turns."""
-
-    async def evict(self, agent_id: str) -> Facts:
-        """Demote its blocks to disk."""
-
-    async def delete(self, agent_id: str) -> Facts:
-        """Forget it and what only it uses."""
-
-    async def export(self, agent_id: str, path: str) -> Facts:
-        """Write it and its blocks into one file of the daemon's machine."""
-
-    async def import_(self, path: str, new_id: str | None = None) -> Facts:
-        """Read an exported agent."""
 
 
 class ModelsService(Protocol):

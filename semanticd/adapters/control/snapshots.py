@@ -8,21 +8,22 @@ from typing import Final
 
 from semanticd.adapters.control.services import Facts, Services
 from semanticd.application.ports.telemetry import Log
+from semanticd.application.services.plain import plain
 
 
-async def _status(services: Services) -> Facts | None:
+async def _status(services: Services) -> object:
     return await services.status.snapshot() if services.status else None
 
 
-async def _agents(services: Services) -> Facts | None:
+async def _agents(services: Services) -> object:
     return {"agents": await services.agents.list()} if services.agents else None
 
 
-async def _requests(services: Services) -> Facts | None:
+async def _requests(services: Services) -> object:
     return {"requests": await services.requests.list()} if services.requests else None
 
 
-SNAPSHOTS: Final[Mapping[str, Callable[[Services], Awaitable[Facts | None]]]] = {
+SNAPSHOTS: Final[Mapping[str, Callable[[Services], Awaitable[object]]]] = {
     "status": _status,
     "agents": _agents,
     "requests": _requests,
@@ -32,7 +33,8 @@ SNAPSHOTS: Final[Mapping[str, Callable[[Services], Awaitable[Facts | None]]]] = 
 async def take_snapshot(services: Services, topic: str, *, log: Log) -> Facts | None:
     """Return the state that a topic shows; None when there is no service for it, or it failed (which is logged)."""
     try:
-        return await SNAPSHOTS[topic](services)
+        state: Facts | None = plain(await SNAPSHOTS[topic](services))
+        return state
     except Exception as error:  # noqa: BLE001 (one failed look must not end a watcher's subscription)
         log.warning("snapshot_failed", topic=topic, reason=repr(error))
         return None

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -26,7 +25,18 @@ _IMPORT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ImportedAgent:
+class AgentExport:
+    """A file that was written: its size, the blocks in it, and those that were gone."""
+
+    id: AgentId
+    path: str
+    bytes: int
+    num_blocks: int
+    num_missing_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentImport:
     """An agent that is known here now, and how many of its file's blocks were kept."""
 
     agent: Agent
@@ -45,7 +55,7 @@ class AgentExporter:
         self._clock = clock
         self._package = package
 
-    async def export(self, agent: Agent, path: str) -> dict[str, Any]:
+    async def export(self, agent: Agent, path: str) -> AgentExport:
         """Write an agent to a file at an absolute path; blocks that are gone are left out and counted.
 
         Raises what `AgentExportFile.write` does.
@@ -60,17 +70,17 @@ class AgentExporter:
                 yield self._engine.call(partial(store.record, name)).result().result()
 
         written = await asyncio.to_thread(package.write, path, agent, names, records())
-        return {
-            "id": agent.agent_id,
-            "path": path,
-            "bytes": written.num_bytes,
-            "num_blocks": written.num_blocks,
-            "num_missing_blocks": written.num_missing,
-        }
+        return AgentExport(
+            id=agent.agent_id,
+            path=path,
+            bytes=written.num_bytes,
+            num_blocks=written.num_blocks,
+            num_missing_blocks=written.num_missing,
+        )
 
     async def import_(
         self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None]
-    ) -> ImportedAgent:
+    ) -> AgentImport:
         """Read an exported agent and keep its blocks; it comes unpinned and as just used.
 
         `check_free` raises when an id is taken.
@@ -99,7 +109,7 @@ class AgentExporter:
             anonymous=False,
         )
         self._engine.agents.save(agent)
-        return ImportedAgent(agent, num_kept, packaged.num_blocks)
+        return AgentImport(agent, num_kept, packaged.num_blocks)
 
     def _check_importable(self, packaged: ExportedAgent) -> None:
         agent = packaged.agent

@@ -6,22 +6,37 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.telemetry import Clock
-from semanticd.application.services.agent_export import AgentExporter
+from semanticd.application.services.agent_export import AgentExport, AgentExporter
+from semanticd.application.services.agent_facts import (
+    AgentDetails,
+    AgentFacts,
+    CacheHistory,
+    DeletedAgent,
+    EvictedAgent,
+    ImportedAgent,
+    SharedBlocks,
+    ShownMessage,
+    TurnReport,
+    last_use,
+    shown_message,
+    turn_facts,
+)
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.verdict import verdict
 from semanticd.application.services.waits import Waits
-from semanticd.domain.agent import Agent, AgentConfig, AgentState, Turn, describe
-from semanticd.domain.chat import Message, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from semanticd.domain.agent import Agent, AgentConfig, Turn
+from semanticd.domain.chat import Message
 from semanticd.domain.errors import ConflictError, InvalidRequestError
-from semanticd.domain.ids import AgentId
+from semanticd.domain.generation import CacheTier
+from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Transcript
 
 _T = TypeVar("_T")
@@ -57,7 +72,7 @@ class AgentsService:
 
     # Looking.
 
-    def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
+    def rows(self, limit: int | None = None) -> list[AgentFacts]:
         """Return the facts of the agents in memory, then of the archived ones, at most `limit`."""
         recent = sorted(self._agents.recent(), key=lambda agent: agent.last_used_at, reverse=True)
         rows = [self._row(agent) for agent in recent[:limit]]
@@ -71,7 +86,7 @@ class AgentsService:
                     rows.append(self._row(agent))
         return rows
 
-    def _row(self, agent: Agent) -> dict[str, Any]:
+    def _row(self, agent: Agent) -> AgentFacts:
         store = self._engine.store
         with self._agents.lock:
             hot_bytes = store.pool.agent_bytes(agent.agent_id)
@@ -84,51 +99,62 @@ class AgentsService:
                 if block is not None:
                     num_hot += 1
                     shared_bytes += block.num_bytes if others else 0
-        tier = self._tier(agent, num_hot)
-        return {
-            **describe(agent),
-            "state": "active" if self._is_active(agent.agent_id) else tier,
-            "tier": tier,
-            "num_blocks": len(agent.block_table),
-            "num_hot_blocks": num_hot,
-            "hot_bytes": hot_bytes,
-            "own_hot_bytes": hot_bytes - shared_bytes,
-            "shared_hot_bytes": shared_bytes,
-            "warm_bytes": store.warm_bytes(agent.block_table),
-            "pinned": agent.is_pinned(self._clock.wall()),
-            "shared_with": sorted(shared_with),
-            "num_shared_with": len(shared_with),
-            "num_errors": self._outcomes.of_agent(agent.agent_id),
-            "saved_s": self._savings.of_agent(agent.agent_id).saved_s,
-        }
+        tier, last = self._tier(agent, num_hot), last_use(agent)
+        return AgentFacts(
+            id=agent.agent_id,
+            anonymous=agent.anonymous,
+            model=agent.model_id,
+            num_tokens=agent.transcript.num_tokens,
+            num_turns=agent.num_turns,
+            created_at=agent.created_at,
+            last_used_at=agent.last_used_at,
+            priority=agent.config.priority,
+            ttl_s=agent.config.ttl_s,
+            last_reuse_ratio=last.reuse_ratio,
+            last_ttft_ms=last.ttft_ms,
+            last_tokens_per_s=last.tokens_per_s,
+            state="active" if self._is_active(agent.agent_id) else tier,
+            tier=tier,
+            num_blocks=len(agent.block_table),
+            num_hot_blocks=num_hot,
+            hot_bytes=hot_bytes,
+            own_hot_bytes=hot_bytes - shared_bytes,
+            shared_hot_bytes=shared_bytes,
+            warm_bytes=store.warm_bytes(agent.block_table),
+            pinned=agent.is_pinned(self._clock.wall()),
+            shared_with=tuple(sorted(shared_with)),
+            num_shared_with=len(shared_with),
+            num_errors=self._outcomes.of_agent(agent.agent_id),
+            saved_s=self._savings.of_agent(agent.agent_id).saved_s,
+        )
 
     def _is_active(self, agent_id: str) -> bool:
         return any(live.submission.agent_id == agent_id for live in self._engine.live())
 
-    def _tier(self, agent: Agent, num_hot: int) -> AgentState:
+    def _tier(self, agent: Agent, num_hot: int) -> CacheTier:
         if num_hot:
             return "hot"
         return "warm" if self._engine.store.warm_bytes(agent.block_table[:1]) else "cold"
 
-    async def show(self, agent_id: str) -> dict[str, Any]:
+    async def show(self, agent_id: str) -> AgentDetails:
         """Return one agent's facts, configuration and turns."""
         agent = self._agents.get(AgentId(agent_id))
         config = agent.config
-        return {
-            **self._row(agent),
-            "system": config.system,
-            "tools": [tool.name for tool in config.tools],
-            "metadata": dict(config.metadata),
-            "turns": [self._turn(turn) for turn in agent.turns],
-            "sharing": self._sharing(agent),
-            "savings": self._savings.of_agent(agent.agent_id).facts(),
-        }
+        return AgentDetails(
+            agent=self._row(agent),
+            system=config.system,
+            tools=tuple(tool.name for tool in config.tools),
+            metadata=config.metadata,
+            turns=tuple(self._turn(turn) for turn in agent.turns),
+            sharing=self._sharing(agent),
+            savings=self._savings.of_agent(agent.agent_id).facts(),
+        )
 
-    def _sharing(self, agent: Agent) -> list[dict[str, Any]]:
+    def _sharing(self, agent: Agent) -> tuple[SharedBlocks, ...]:
         """Return with whom hot blocks are shared and how many bytes; who shares most comes first."""
         pool = self._engine.store.pool
-        blocks: Counter[str] = Counter()
-        num_bytes: Counter[str] = Counter()
+        blocks: Counter[AgentId] = Counter()
+        num_bytes: Counter[AgentId] = Counter()
         with self._agents.lock:
             for name in set(agent.block_table):
                 block = pool.get(name)
@@ -136,41 +162,32 @@ class AgentsService:
                     if block is not None and other != agent.agent_id:
                         blocks[other] += 1
                         num_bytes[other] += block.num_bytes
-        return [
-            {"agent": other, "num_blocks": count, "bytes": num_bytes[other]}
+        return tuple(
+            SharedBlocks(other, count, num_bytes[other])
             for other, count in sorted(blocks.items(), key=lambda item: (-item[1], item[0]))
-        ]
+        )
 
-    async def get(self, agent_id: str) -> dict[str, Any]:
-        """Return one agent's facts; another name for `show`."""
-        return await self.show(agent_id)
-
-    async def why(self, agent_id: str) -> dict[str, Any]:
+    async def why(self, agent_id: str) -> CacheHistory:
         """Return what its last requests reused, restored and computed, and why."""
         agent = self._agents.get(AgentId(agent_id))
-        turns = [self._turn(turn) for turn in agent.turns[-20:]]
-        return {"id": agent.agent_id, "last": turns[-1] if turns else None, "turns": turns}
+        turns = tuple(self._turn(turn) for turn in agent.turns[-20:])
+        return CacheHistory(agent.agent_id, turns[-1] if turns else None, turns)
 
-    def _turn(self, turn: Turn) -> dict[str, Any]:
-        facts, wait = _turn(turn), self._waits.longest(turn.request_id)
+    def _turn(self, turn: Turn) -> TurnReport:
+        facts, wait = turn_facts(turn), self._waits.longest(turn.request_id)
         reason, behind = (wait.reason, wait.behind) if wait is not None else (None, None)
-        return {
-            **facts,
-            "wait_reason": reason,
-            "wait_behind": behind,
-            "verdict": verdict(facts, reason=reason, behind=behind),
-        }
+        return TurnReport(facts, reason, behind, verdict(facts, reason=reason, behind=behind))
 
-    async def messages(self, agent_id: str) -> list[dict[str, Any]]:
+    async def messages(self, agent_id: str) -> tuple[ShownMessage, ...]:
         """Return the conversation: the kept messages, or the transcript's text where clients send it themselves."""
         agent = self._agents.get(AgentId(agent_id))
         if agent.messages:
-            return [_message(message) for message in agent.messages]
-        return [{"role": "transcript", "content": segment.text} for segment in agent.transcript.segments]
+            return tuple(shown_message(message) for message in agent.messages)
+        return tuple(ShownMessage("transcript", segment.text) for segment in agent.transcript.segments)
 
     # Changing.
 
-    async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> dict[str, Any]:
+    async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
         """Make an agent; raises `ConflictError` when the id is taken."""
         chosen = AgentId(agent_id or f"agent-{secrets.token_hex(6)}")
         self._check_free(chosen)
@@ -183,7 +200,7 @@ class AgentsService:
                 f"an agent with the id {agent_id!r} exists already; choose another or delete it"
             )
 
-    async def pin(self, agent_id: str, ttl_s: float | None = None) -> dict[str, Any]:
+    async def pin(self, agent_id: str, ttl_s: float | None = None) -> AgentFacts:
         """Keep its blocks from eviction, for `ttl_s` seconds or for good."""
         until = None if ttl_s is None else self._clock.wall() + ttl_s
         agent = self._agents.update(
@@ -191,12 +208,12 @@ class AgentsService:
         )
         return self._row(agent)
 
-    async def unpin(self, agent_id: str) -> dict[str, Any]:
+    async def unpin(self, agent_id: str) -> AgentFacts:
         """Let its blocks be evicted again."""
         agent = self._agents.update(AgentId(agent_id), lambda a: replace(a, pinned=False, pinned_until=None))
         return self._row(agent)
 
-    async def fork(self, agent_id: str, new_id: str | None = None) -> dict[str, Any]:
+    async def fork(self, agent_id: str, new_id: str | None = None) -> AgentFacts:
         """Make an agent with the same conversation; all its blocks are shared."""
         source = self._agents.get(AgentId(agent_id))
         chosen = AgentId(new_id or f"{agent_id}-fork-{secrets.token_hex(3)}")
@@ -214,7 +231,7 @@ class AgentsService:
         self._agents.save(fork)
         return self._row(fork)
 
-    async def rewind(self, agent_id: str, turns: int = 1) -> dict[str, Any]:
+    async def rewind(self, agent_id: str, turns: int = 1) -> AgentFacts:
         """Forget its last `turns` turns; its remaining conversation stays cached."""
         if turns < 1:
             raise InvalidRequestError(f"turns must be at least 1, not {turns}", param="turns")
@@ -239,7 +256,7 @@ class AgentsService:
 
         return self._row(self._agents.update(AgentId(agent_id), change))
 
-    def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[Any, ...]:
+    def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[BlockHash, ...]:
         table = []
         covered = 0
         for block_hash in agent.block_table:
@@ -250,13 +267,13 @@ class AgentsService:
             table.append(block_hash)
         return tuple(table)
 
-    async def evict(self, agent_id: str) -> dict[str, Any]:
+    async def evict(self, agent_id: str) -> EvictedAgent:
         """Demote its blocks to disk; the next turn restores them."""
         agent = self._agents.get(AgentId(agent_id))
         freed = await self._on_engine(lambda: self._engine.store.evict_agent(agent.agent_id))
-        return {**self._row(agent), "freed_bytes": freed}
+        return EvictedAgent(self._row(agent), freed)
 
-    async def delete(self, agent_id: str) -> dict[str, Any]:
+    async def delete(self, agent_id: str) -> DeletedAgent:
         """Forget it and the blocks that only it holds, on disk too."""
         self._not_active(agent_id)
         agent = self._agents.get(AgentId(agent_id))
@@ -265,7 +282,7 @@ class AgentsService:
             lambda: self._engine.store.delete_agent(agent.agent_id, shared_with_others=held)
         )
         self._agents.delete(agent.agent_id)
-        return {"id": agent.agent_id, "deleted": True, "freed_bytes": freed}
+        return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 
     def _not_active(self, agent_id: str) -> None:
         if self._is_active(agent_id):
@@ -286,76 +303,24 @@ class AgentsService:
 
     # Moving.
 
-    async def export(self, agent_id: str, path: str) -> dict[str, Any]:
+    async def export(self, agent_id: str, path: str) -> AgentExport:
         """Write it and its blocks into one file; the path is absolute."""
         return await self._transfer.export(self._agents.get(AgentId(agent_id)), path)
 
-    async def import_(self, path: str, new_id: str | None = None) -> dict[str, Any]:
+    async def import_(self, path: str, new_id: str | None = None) -> ImportedAgent:
         """Read an exported agent; raises `CacheError` when its model is not loaded here or the file is damaged."""
         imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free)
-        return {
-            **self._row(imported.agent),
-            "num_imported_blocks": imported.num_kept,
-            "num_file_blocks": imported.num_blocks,
-        }
+        return ImportedAgent(
+            self._row(imported.agent),
+            num_imported_blocks=imported.num_kept,
+            num_file_blocks=imported.num_blocks,
+        )
 
     # Last, because it shadows the built-in name for all that follows in the class body.
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def list(self) -> list[AgentFacts]:
         """Return the facts of all agents, most recently used first."""
         return self.rows()
-
-
-def _turn(turn: Turn) -> dict[str, Any]:
-    cache = turn.cache
-    return {
-        "request_id": turn.request_id,
-        "finished_at": turn.finished_at,
-        "prompt_tokens": turn.prompt_tokens,
-        "completion_tokens": turn.completion_tokens,
-        "reused_hot_tokens": cache.reused_hot_tokens,
-        "restored_warm_tokens": cache.restored_warm_tokens,
-        "computed_tokens": cache.computed_tokens,
-        "tier": cache.tier,
-        "miss": asdict(cache.miss) if cache.miss else None,
-        "canonicalized": list(cache.canonicalized),
-        "ttft_ms": turn.timings.ttft_ms,
-        "queue_ms": turn.timings.queue_ms,
-        "restore_ms": turn.timings.restore_ms,
-        "prefill_ms": turn.timings.prefill_ms,
-        "decode_ms": turn.timings.decode_ms,
-        "finish_reason": turn.finish_reason,
-    }
-
-
-def _message(message: Message) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = []
-    for part in message.parts:
-        if isinstance(part, TextPart):
-            parts.append({"type": "text", "text": part.text})
-        elif isinstance(part, ThinkingPart):
-            parts.append({"type": "thinking", "thinking": part.text})
-        elif isinstance(part, ToolCallPart):
-            parts.append(
-                {
-                    "type": "tool_call",
-                    "id": part.call_id,
-                    "name": part.name,
-                    "arguments": dict(part.arguments),
-                }
-            )
-        elif isinstance(part, ToolResultPart):
-            parts.append(
-                {
-                    "type": "tool_result",
-                    "id": part.call_id,
-                    "content": part.content,
-                    "is_error": part.is_error,
-                }
-            )
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return {"role": message.role, "content": parts[0]["text"]}
-    return {"role": message.role, "content": parts}
 
 
 def _without_last_turns(messages: tuple[Message, ...], turns: int) -> tuple[Message, ...]:

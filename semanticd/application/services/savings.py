@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
 
 from semanticd.application.ports.telemetry import Clock, Metrics
+from semanticd.application.services.plain import FLAT
 from semanticd.domain.generation import CacheReport
 
 MAX_AGENTS_COUNTED = 4096
 _DAY_S = 86_400
 
 
+@dataclass(frozen=True, slots=True)
+class SavedFacts:
+    """Totals at one time: prompt tokens that came from the cache, and those computed again because blocks had left."""
+
+    reused_tokens: int
+    saved_s: float
+    recomputed_tokens: int
+    recomputed_s: float
+
+
 @dataclass(slots=True)
 class Saved:
-    """Totals: prompt tokens that came from the cache, and those computed again because their blocks had left."""
+    """The totals while they are counted."""
 
     reused_tokens: int = 0
     saved_s: float = 0.0
@@ -34,14 +44,17 @@ class Saved:
             self.saved_s += reused / tokens_per_s
             self.recomputed_s += recomputed / tokens_per_s
 
-    def facts(self) -> dict[str, Any]:
-        """Return the totals as plain values."""
-        return {
-            "reused_tokens": self.reused_tokens,
-            "saved_s": self.saved_s,
-            "recomputed_tokens": self.recomputed_tokens,
-            "recomputed_s": self.recomputed_s,
-        }
+    def facts(self) -> SavedFacts:
+        """Return the totals as they are now."""
+        return SavedFacts(self.reused_tokens, self.saved_s, self.recomputed_tokens, self.recomputed_s)
+
+
+@dataclass(frozen=True, slots=True)
+class SavingsFacts:
+    """The totals since the start, and those of this day (UTC) since the start."""
+
+    total: SavedFacts = field(metadata=FLAT)
+    today: SavedFacts
 
 
 @dataclass(slots=True)
@@ -81,9 +94,9 @@ class Savings:
         """Return what an agent's requests saved since the start."""
         return self._by_agent.get(agent_id) or Saved()
 
-    def facts(self) -> dict[str, Any]:
-        """Return the totals since the start, and in `today` those of this day (UTC) since the start."""
-        return {**self.total.facts(), "today": self._today().facts()}
+    def facts(self) -> SavingsFacts:
+        """Return the totals as they are now."""
+        return SavingsFacts(self.total.facts(), self._today().facts())
 
     def _today(self) -> Saved:
         number = int(self._clock.wall() // _DAY_S)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from semanticd.application.services.agent_facts import TurnFacts
+from semanticd.domain.generation import CacheMiss
 
 _CAUSES = {
     "first_request": "the first request has nothing to reuse",
@@ -26,10 +26,9 @@ _QUICK_MS = 250.0
 """A first token that comes within this needs no explanation."""
 
 
-def verdict(turn: Mapping[str, Any], *, reason: str | None = None, behind: str | None = None) -> str:
-    """Return the verdict on a turn (a row of `agents.why`); `reason` and `behind` say what it waited for longest."""
-    ttft = _ms(turn, "ttft_ms")
-    queue, restore, prefill = (_ms(turn, key) for key in ("queue_ms", "restore_ms", "prefill_ms"))
+def verdict(turn: TurnFacts, *, reason: str | None = None, behind: str | None = None) -> str:
+    """Return the verdict on a turn; `reason` and `behind` say what it waited for longest."""
+    ttft, queue, restore, prefill = turn.ttft_ms, turn.queue_ms, turn.restore_ms, turn.prefill_ms
     others = max(ttft - queue - restore - prefill, 0.0)
     if ttft <= _QUICK_MS:
         return f"Quick: the first token came after {_time(ttft)}{_work(turn)}."
@@ -39,15 +38,10 @@ def verdict(turn: Mapping[str, Any], *, reason: str | None = None, behind: str |
         after = f" behind {behind}" if behind else ""
         return f"{_share(queue, ttft)} waiting {where}{after}."
     if longest == restore:
-        tokens = int(turn.get("restored_warm_tokens") or 0)
-        return f"{_share(restore, ttft)} reading {tokens:,} tokens from disk."
+        return f"{_share(restore, ttft)} reading {turn.restored_warm_tokens:,} tokens from disk."
     if longest == others:
         return f"{_share(others, ttft)} while the engine computed for other requests."
-    return f"{_share(prefill, ttft)} computing {int(turn.get('computed_tokens') or 0):,} tokens{_why(turn)}."
-
-
-def _ms(turn: Mapping[str, Any], key: str) -> float:
-    return float(turn.get(key) or 0.0)
+    return f"{_share(prefill, ttft)} computing {turn.computed_tokens:,} tokens{_why(turn.miss)}."
 
 
 def _time(ms: float) -> str:
@@ -60,16 +54,12 @@ def _share(part: float, whole: float) -> str:
     return f"{part / 1000:.1f} of {whole / 1000:.1f} s"
 
 
-def _work(turn: Mapping[str, Any]) -> str:
-    computed = int(turn.get("computed_tokens") or 0)
-    return f"; {computed:,} tokens were computed" if computed else ""
+def _work(turn: TurnFacts) -> str:
+    return f"; {turn.computed_tokens:,} tokens were computed" if turn.computed_tokens else ""
 
 
-def _why(turn: Mapping[str, Any]) -> str:
-    miss = turn.get("miss")
-    if not isinstance(miss, Mapping):
+def _why(miss: CacheMiss | None) -> str:
+    if miss is None:
         return " that were new"
-    cause = str(miss.get("cause") or "")
-    text = _CAUSES.get(cause, cause.replace("_", " ") or "the cause is not known")
-    position = miss.get("position")
-    return f": {text}" + (f" at token {position:,}" if isinstance(position, int) and position else "")
+    text = _CAUSES.get(miss.cause, miss.cause.replace("_", " ") or "the cause is not known")
+    return f": {text}" + (f" at token {miss.position:,}" if miss.position else "")

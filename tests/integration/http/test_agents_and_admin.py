@@ -9,9 +9,10 @@ import pytest
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt, Message
+from tests.fakes.agents_service import FakeAgents
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.generator import ScriptedGenerator, call_script
-from tests.fakes.http_services import FakeAgents, FakeCache, FakeHealth, FakeModels, make_services
+from tests.fakes.http_services import FakeCache, FakeHealth, FakeModels, make_services
 
 
 class Edge:
@@ -49,7 +50,7 @@ async def test_an_agent_lives_from_create_to_delete(edge: Edge) -> None:
     assert made.json["ttl_s"] == 60
     assert (await edge.post("/v1/agents", {"id": "ann"})).status == 409
     assert (await edge.get("/v1/agents/ann")).json["pinned"] is True
-    assert (await edge.delete("/v1/agents/ann")).json == {"id": "ann", "deleted": True}
+    assert (await edge.delete("/v1/agents/ann")).json == {"id": "ann", "deleted": True, "freed_bytes": 0}
     missing = await edge.get("/v1/agents/ann")
     assert (missing.status, missing.json["error"]["code"]) == (404, "agent_not_found")
 
@@ -89,7 +90,8 @@ async def test_agents_are_listed_page_by_page_and_summed_up(edge: Edge) -> None:
 async def test_every_action_of_an_agent(edge: Edge) -> None:
     await edge.post("/v1/agents", {"id": "ann"})
     for name in ("ttl", "ttl_s"):
-        assert (await edge.post("/v1/agents/ann/pin", {name: 5})).json["pin_ttl_s"] == 5
+        assert (await edge.post("/v1/agents/ann/pin", {name: 5})).json["pinned"] is True
+        assert edge.agents.pinned_for[-1] == 5
     assert (await edge.post("/v1/agents/ann/pin")).json["pinned"] is True
     assert (await edge.post("/v1/agents/ann/unpin")).json["pinned"] is False
     assert (await edge.post("/v1/agents/ann/evict")).json["state"] == "warm"

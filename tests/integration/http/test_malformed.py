@@ -11,9 +11,10 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from tests.fakes.agents_service import FakeAgents
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.generator import ScriptedGenerator
-from tests.fakes.http_services import FakeAgents, make_services
+from tests.fakes.http_services import make_services
 
 NUM_BODIES = 300
 

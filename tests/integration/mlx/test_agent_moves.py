@@ -40,15 +40,15 @@ async def test_on_another_machine_the_next_turn_computes_only_what_is_new(
         said, _ = rig.tell(first)
         rig.idle()
         exported = await service(rig).export("a", path)
-    assert exported["num_blocks"] >= len(first) // 16
-    assert (exported["num_missing_blocks"], exported["bytes"]) == (0, Path(path).stat().st_size)
+    assert exported.num_blocks >= len(first) // 16
+    assert (exported.num_missing_blocks, exported.bytes) == (0, Path(path).stat().st_size)
     there = DiskWarmStore.open(tmp_path / "there")
     archive = DiskAgentArchive.open(there.folder, write_queue=there.write_queue)
     prompt = first + said + more
     with MlxRig(family, warm=there, archive=archive) as rig:
         imported = await service(rig).import_(path)
-        assert imported["num_imported_blocks"] == imported["num_file_blocks"] == exported["num_blocks"]
-        assert imported["num_tokens"] == len(first) + len(said)
+        assert imported.num_imported_blocks == imported.num_file_blocks == exported.num_blocks
+        assert imported.agent.num_tokens == len(first) + len(said)
         warm, answer = rig.tell(prompt)
     archive.close()
     there.close()
@@ -85,7 +85,7 @@ async def test_what_was_pruned_meanwhile_is_computed_again_where_the_agent_goes(
         gone = rig.engine.agents.get(AgentId("a")).block_table[2]
         rig.warm.delete([gone])
         exported = await service(rig).export("a", path)
-    assert exported["num_missing_blocks"] == 1
+    assert exported.num_missing_blocks == 1
     prompt = first + said + more
     with MlxRig("llama") as rig:
         await service(rig).import_(path)
@@ -131,5 +131,5 @@ async def test_an_agent_does_not_take_anothers_place(tmp_path: Path) -> None:
         await service(rig).pin("a")
         await service(rig).export("a", path)
         copy = await service(rig).import_(path, "copy")
-        assert (copy["pinned"], copy["shared_with"]) == (False, ["a"])
+        assert (copy.agent.pinned, copy.agent.shared_with) == (False, ("a",))
         assert rig.engine.agents.get(AgentId("copy")).transcript == before.transcript

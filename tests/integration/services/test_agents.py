@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import Message
 from semanticd.domain.errors import (
@@ -33,21 +34,21 @@ def hot(rig: ServiceRig, agent: str) -> int:
 async def test_an_agent_goes_through_its_states(has_state: bool) -> None:
     async with ServiceRig(has_state=has_state) as rig:
         created = await rig.agents.create("a", AgentConfig(metadata={"team": "x"}))
-        assert (created["state"], created["tier"]) == ("cold", "cold")
+        assert (created.state, created.tier) == ("cold", "cold")
         stream = await rig.begin([SYSTEM, Message.of("user", "hi")], agent="a")
         active = await rig.agents.show("a")
-        assert (active["state"], active["tier"]) == ("active", "cold"), "no turn has ended yet"
+        assert (active.agent.state, active.agent.tier) == ("active", "cold"), "no turn has ended yet"
         await stream.aclose()
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
-        shown = await rig.agents.get("a")
-        assert shown["state"] == "hot"
-        assert shown["metadata"] == {"team": "x"}
-        assert shown["num_turns"] == 1
-        assert shown["hot_bytes"] == shown["warm_bytes"] > 0
+        shown = await rig.agents.show("a")
+        assert shown.agent.state == "hot"
+        assert shown.metadata == {"team": "x"}
+        assert shown.agent.num_turns == 1
+        assert shown.agent.hot_bytes == shown.agent.warm_bytes > 0
         evicted = await rig.agents.evict("a")
-        assert (evicted["state"], evicted["hot_bytes"]) == ("warm", 0)
-        assert evicted["freed_bytes"] == shown["hot_bytes"]
+        assert (evicted.agent.state, evicted.agent.hot_bytes) == ("warm", 0)
+        assert evicted.freed_bytes == shown.agent.hot_bytes
 
 
 async def test_a_name_is_taken_once_and_an_unnamed_agent_gets_one() -> None:
@@ -55,7 +56,7 @@ async def test_a_name_is_taken_once_and_an_unnamed_agent_gets_one() -> None:
         await rig.agents.create("a", AgentConfig())
         with pytest.raises(ConflictError, match="'a' exists already"):
             await rig.agents.create("a", AgentConfig())
-        assert (await rig.agents.create(None, AgentConfig()))["id"].startswith("agent-")
+        assert (await rig.agents.create(None, AgentConfig())).id.startswith("agent-")
 
 
 async def test_an_unknown_agent_is_not_found() -> None:
@@ -70,12 +71,12 @@ async def test_agents_are_listed_most_recently_used_first_and_old_ones_from_the_
         for name in ("a", "b", "c"):
             await rig.say("hi", agent=name)
             rig.clock.advance(1.0)
-        assert [row["id"] for row in await rig.agents.list()] == ["c", "b", "a"]
-        assert [row["id"] for row in rig.agents.rows(2)] == ["c", "b"]
+        assert [row.id for row in await rig.agents.list()] == ["c", "b", "a"]
+        assert [row.id for row in rig.agents.rows(2)] == ["c", "b"]
     kept = rig.engine_rig
     async with ServiceRig(warm=kept.warm, archive=kept.archive) as restarted:
-        assert {row["id"] for row in await restarted.agents.list()} == {"a", "b", "c"}
-        assert (await restarted.agents.show("a"))["state"] == "warm"
+        assert {row.id for row in await restarted.agents.list()} == {"a", "b", "c"}
+        assert (await restarted.agents.show("a")).agent.state == "warm"
 
 
 @pytest.mark.parametrize("has_state", [False, True])
@@ -89,7 +90,7 @@ async def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others
         store, warm = rig.engine.store, rig.engine_rig.warm
         before = len(store.pool)
         deleted = await rig.agents.delete("a")
-        assert deleted["freed_bytes"] > 0
+        assert deleted.freed_bytes > 0
         await settled(rig)
         assert len(store.pool) < before
         # The snapshot before an answer is not written once there is one after it.
@@ -117,17 +118,17 @@ async def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
         await rig.say("hello you", agent="a", conversation=True)
         blocks = len(rig.engine.store.pool)
         fork = await rig.agents.fork("a", "b")
-        assert fork["shared_with"] == ["a"]
+        assert fork.shared_with == ("a",)
         assert len(rig.engine.store.pool) == blocks
-        (sharing,) = (await rig.agents.show("b"))["sharing"]
-        assert (sharing["agent"], sharing["num_blocks"]) == ("a", blocks)
-        assert sharing["bytes"] == rig.engine.store.pool.hot_bytes
+        (sharing,) = (await rig.agents.show("b")).sharing
+        assert (sharing.agent, sharing.num_blocks) == ("a", blocks)
+        assert sharing.bytes == rig.engine.store.pool.hot_bytes
         one = await rig.say("left", agent="a", conversation=True)
         other = await rig.say("right", agent="b", conversation=True)
         assert one.usage.cache.computed_tokens < 30
         assert other.usage.cache.computed_tokens < 30
-        assert [m["role"] for m in await rig.agents.messages("b")] == ["user", "assistant"] * 2
-        assert (await rig.agents.fork("a"))["id"].startswith("a-fork-")
+        assert [m.role for m in await rig.agents.messages("b")] == ["user", "assistant"] * 2
+        assert (await rig.agents.fork("a")).id.startswith("a-fork-")
         with pytest.raises(ConflictError):
             await rig.agents.fork("a", "b")
 
@@ -139,9 +140,9 @@ async def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bo
         await rig.say("two", agent="a", conversation=True)
         await rig.say("three", agent="a", conversation=True)
         rewound = await rig.agents.rewind("a", 2)
-        assert rewound["num_turns"] == 1
+        assert rewound.num_turns == 1
         messages = await rig.agents.messages("a")
-        assert [m["content"] for m in messages] == ["one", first.choices[0].text]
+        assert [m.content for m in messages] == ["one", first.choices[0].text]
         again = await rig.say("two", agent="a", conversation=True)
         assert again.usage.cache.computed_tokens <= len("euTWOea") + 1
         with pytest.raises(InvalidRequestError, match="has 2 turns to go back, not 5"):
@@ -149,23 +150,23 @@ async def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bo
         with pytest.raises(InvalidRequestError, match="at least 1"):
             await rig.agents.rewind("a", 0)
         await rig.agents.rewind("a", 2)
-        assert await rig.agents.messages("a") == []
+        assert await rig.agents.messages("a") == ()
 
 
 async def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over() -> None:
     async with ServiceRig() as rig:
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
-        assert (await rig.agents.pin("a"))["pinned"]
-        assert (await rig.agents.evict("a"))["freed_bytes"] == 0
-        assert not (await rig.agents.unpin("a"))["pinned"]
-        assert (await rig.agents.evict("a"))["freed_bytes"] > 0
+        assert (await rig.agents.pin("a")).pinned
+        assert (await rig.agents.evict("a")).freed_bytes == 0
+        assert not (await rig.agents.unpin("a")).pinned
+        assert (await rig.agents.evict("a")).freed_bytes > 0
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
         await rig.agents.pin("a", ttl_s=10.0)
         rig.clock.advance(11.0)
         await rig.agents.expire()
-        assert (await rig.agents.evict("a"))["freed_bytes"] > 0
+        assert (await rig.agents.evict("a")).freed_bytes > 0
 
 
 async def test_an_agent_leaves_when_its_time_to_live_is_over() -> None:
@@ -174,7 +175,7 @@ async def test_an_agent_leaves_when_its_time_to_live_is_over() -> None:
         await rig.agents.create("long", AgentConfig())
         rig.clock.advance(11.0)
         assert await rig.agents.expire() == 1
-        assert [row["id"] for row in await rig.agents.list()] == ["long"]
+        assert [row.id for row in await rig.agents.list()] == ["long"]
 
 
 async def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() -> None:
@@ -193,7 +194,7 @@ async def test_a_conversation_that_clients_send_themselves_is_shown_as_its_trans
     async with ServiceRig() as rig:
         await rig.say("hi", agent="a")
         messages = await rig.agents.messages("a")
-        assert messages[0] == {"role": "transcript", "content": "<|user|>hi<|end|><|assistant|>"}
+        assert messages[0] == ShownMessage("transcript", "<|user|>hi<|end|><|assistant|>")
 
 
 async def test_the_daemon_tells_what_it_does() -> None:

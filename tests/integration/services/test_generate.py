@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from semanticd.application.services.agent_facts import ShownToolCall
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import (
     ChatPrompt,
@@ -117,8 +118,8 @@ async def test_a_server_side_conversation_needs_only_the_new_message() -> None:
         )
         assert second.usage.prompt_tokens == await rig.generate.count_tokens("", full)
         messages = await rig.agents.messages("a")
-        assert [message["role"] for message in messages] == ["user", "assistant"] * 2
-        assert messages[1]["content"] == first.choices[0].text
+        assert [message.role for message in messages] == ["user", "assistant"] * 2
+        assert messages[1].content == first.choices[0].text
 
 
 async def test_a_system_message_of_the_first_request_stays_in_a_server_side_conversation() -> None:
@@ -142,8 +143,9 @@ async def test_a_server_side_conversation_keeps_thinking_and_calls() -> None:
         kept = rig.engine.agents.get("a").messages  # type: ignore[arg-type]
         assert kept[1].parts == (ThinkingPart("let me see"), TextPart("it rains"))
         assert kept[3].parts == result.choices[0].tool_calls
+        (call,) = result.choices[0].tool_calls
         shown = await rig.agents.messages("a")
-        assert shown[3]["content"][0]["type"] == "tool_call"
+        assert shown[3].content == (ShownToolCall("tool_call", call.call_id, call.name, call.arguments),)
 
 
 async def test_thinking_is_an_event_of_its_own() -> None:
@@ -166,8 +168,8 @@ async def test_an_anonymous_conversation_is_found_again_by_how_it_begins() -> No
         other = await rig.say([SYSTEM, user("good evening")])
         assert first.agent_id == second.agent_id != other.agent_id
         assert str(first.agent_id).startswith("anon-")
-        rows = {row["id"]: row for row in await rig.agents.list()}
-        assert rows[first.agent_id]["anonymous"]
+        rows = {row.id: row for row in await rig.agents.list()}
+        assert rows[first.agent_id].anonymous
         for prompt in (TextPrompt("once upon"), TokenPrompt((1, 2, 3))):
             assert (await rig.say(prompt)).agent_id == (await rig.say(prompt)).agent_id
 
@@ -285,9 +287,9 @@ async def test_log_probabilities_come_with_the_text_of_a_chat() -> None:
 async def test_a_kept_prefix_outlives_its_request_for_the_time_the_client_asked_for() -> None:
     async with ServiceRig() as rig:
         await rig.say([SYSTEM, user("hello")], agent="a", cache_ttl_s=300.0)
-        assert (await rig.agents.show("a"))["pinned"]
+        assert (await rig.agents.show("a")).agent.pinned
         rig.clock.advance(301.0)
-        assert not (await rig.agents.show("a"))["pinned"]
+        assert not (await rig.agents.show("a")).agent.pinned
 
 
 async def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> None:
@@ -305,8 +307,9 @@ async def test_a_miss_is_explained_in_the_clients_words() -> None:
         miss = (await rig.say(changed, agent="a")).usage.cache.miss
         assert miss is not None
         assert miss.cause == "date_changed"
-        why = await rig.agents.why("a")
-        assert why["last"]["miss"]["cause"] == "date_changed"
+        last = (await rig.agents.why("a")).last
+        assert last is not None
+        assert last.turn.miss == miss
         logged = [fields for _, event, fields in rig.engine_rig.log.lines if event == "prompt_cache"]
         assert [line["miss"] for line in logged] == ["first_request", "date_changed"]
         assert logged[1]["miss_at"] == miss.position
@@ -328,7 +331,9 @@ async def test_what_was_made_equal_in_a_prompt_is_reported_with_what_it_cost() -
 
     async with ServiceRig(tokenizer=Tidy()) as rig:
         assert (await rig.say("hello", agent="a")).usage.cache.canonicalized == ("volatile_header",)
-        assert (await rig.agents.why("a"))["last"]["canonicalized"] == ["volatile_header"]
+        last = (await rig.agents.why("a")).last
+        assert last is not None
+        assert last.turn.canonicalized == ("volatile_header",)
         raw = await rig.say(TextPrompt("hello"), agent="b")
         assert raw.usage.cache.canonicalized == ()
 

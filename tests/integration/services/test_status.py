@@ -44,9 +44,10 @@ def test_a_request_without_a_place_says_so_and_behind_which_agent() -> None:
         rig.history.sample()
         await first.aclose()
         await waiting
-        last = (await rig.agents.why("b"))["last"]
-        assert (last["wait_reason"], last["wait_behind"]) == ("place", "a")
-        assert "waiting for a place in the batch behind a" in last["verdict"]
+        last = (await rig.agents.why("b")).last
+        assert last is not None
+        assert (last.wait_reason, last.wait_behind) == ("place", "a")
+        assert "waiting for a place in the batch behind a" in last.verdict
 
     run(test, limits=SchedulerLimits(max_batch_size=1))
 
@@ -92,9 +93,9 @@ def test_status_counts_what_was_saved() -> None:
         await rig.say(prompt, agent="a")
         await rig.say(prompt, agent="b")
         savings = (await rig.status.snapshot())["savings"]
-        assert savings["reused_tokens"] == rig.engine.store.counters.hot_hit_tokens > 0
-        assert savings["today"] == {key: savings[key] for key in savings["today"]}
-        assert (await rig.agents.show("b"))["savings"]["reused_tokens"] == savings["reused_tokens"]
+        assert savings.total.reused_tokens == rig.engine.store.counters.hot_hit_tokens > 0
+        assert savings.today == savings.total
+        assert (await rig.agents.show("b")).savings.reused_tokens == savings.total.reused_tokens
 
     run(test)
 
@@ -105,10 +106,10 @@ def test_own_and_shared_bytes_add_up_to_what_is_hot() -> None:
             await rig.say(
                 [SYSTEM, Message.of("user", f"I am {agent}, and this is a longer text")], agent=agent
             )
-        row = await rig.agents.show("a")
-        assert row["own_hot_bytes"] + row["shared_hot_bytes"] == row["hot_bytes"]
-        assert row["own_hot_bytes"] > 0
-        assert row["shared_hot_bytes"] > 0
+        row = (await rig.agents.show("a")).agent
+        assert row.own_hot_bytes + row.shared_hot_bytes == row.hot_bytes
+        assert row.own_hot_bytes > 0
+        assert row.shared_hot_bytes > 0
 
     run(test)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from semanticd.domain import errors
-from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, AgentConfig, Turn, describe
+from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, AgentConfig, Turn
 from semanticd.domain.chat import ChatPrompt, Message, TextPart, ThinkingPart, ToolChoice, ToolSpec
 from semanticd.domain.generation import CacheReport, GenerationRequest, Timings
 from semanticd.domain.ids import AgentId, ModelFingerprint, RequestId
@@ -49,19 +49,6 @@ def test_a_pin_holds_for_good_or_until_its_time() -> None:
 def test_an_agent_with_a_time_to_live_ends_that_long_after_its_last_use() -> None:
     assert agent().expires_at() is None
     assert agent(config=AgentConfig(ttl_s=5.0)).expires_at() == 7.0
-
-
-def test_an_agent_is_described_by_its_last_turn() -> None:
-    plain = describe(agent())
-    assert (plain["last_reuse_ratio"], plain["last_ttft_ms"], plain["last_tokens_per_s"]) == (
-        None,
-        None,
-        None,
-    )
-    told = describe(agent(turns=(turn(1),), num_turns=1))
-    assert (told["last_reuse_ratio"], told["last_ttft_ms"], told["last_tokens_per_s"]) == (0.4, 5.0, 200.0)
-    empty = describe(agent(turns=(turn(1, cache=CacheReport(), timings=Timings()),)))
-    assert (empty["last_reuse_ratio"], empty["last_tokens_per_s"]) == (None, None)
 
 
 def test_a_report_names_the_coldest_tier_it_touched() -> None:

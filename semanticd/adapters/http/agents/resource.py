@@ -25,13 +25,19 @@ from semanticd.adapters.http.core.request_context import (
     show_cache,
 )
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import AgentsService
+from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.plain import plain
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
 
 PAGE = 100
 MAX_PAGE = 1000
 CHUNK_BYTES = 1 << 20
+
+
+def _json(result: object) -> bytes:
+    """Return a service's result, or a dictionary that holds some, as JSON."""
+    return msgspec.json.encode(plain(result))
 
 
 class Agents:
@@ -50,8 +56,8 @@ class Agents:
         agent_id = None if body.id is None else checked_agent_id(body.id, param="id")
         made = await self._agents.create(agent_id, wire.parse_create(body), pin=bool(body.pin))
         resp.status = falcon.HTTP_201
-        resp.set_header("Location", f"/v1/agents/{made['id']}")
-        resp.data = msgspec.json.encode(made)
+        resp.set_header("Location", f"/v1/agents/{made.id}")
+        resp.data = _json(made)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List agents, a page at a time: `limit`, and `after` with the last id of the page before."""
@@ -59,13 +65,13 @@ class Agents:
         after = req.get_param("after")
         found = await self._agents.list()
         if after is not None:
-            ids = [agent["id"] for agent in found]
+            ids: list[str] = [agent.id for agent in found]
             if after not in ids:
                 raise InvalidRequestError(f"no agent is called {after[:80]!r}", param="after")
             found = found[ids.index(after) + 1 :]
         page = found[:limit]
         has_more = len(found) > limit
-        answer = wire.AgentList(page, has_more, page[-1]["id"] if has_more else None)
+        answer = wire.AgentList(plain(page), has_more, page[-1].id if has_more else None)
         resp.data = msgspec.json.encode(answer)
 
 
@@ -91,14 +97,14 @@ class AgentStats:
     async def on_get(self, req: Request, resp: Response) -> None:
         """Count agents by state, and their tokens and turns."""
         found = await self._agents.list()
-        states = Counter(str(agent.get("state", "unknown")) for agent in found)
+        states = Counter(agent.state for agent in found)
         resp.data = msgspec.json.encode(
             {
                 "num_agents": len(found),
                 "by_state": dict(states),
-                "num_pinned": sum(bool(agent.get("pinned")) for agent in found),
-                "num_tokens": sum(agent.get("num_tokens") or 0 for agent in found),
-                "num_turns": sum(agent.get("num_turns") or 0 for agent in found),
+                "num_pinned": sum(agent.pinned for agent in found),
+                "num_tokens": sum(agent.num_tokens for agent in found),
+                "num_turns": sum(agent.num_turns for agent in found),
             }
         )
 
@@ -114,11 +120,11 @@ class Agent:
 
     async def on_get(self, req: Request, resp: Response, agent_id: str) -> None:
         """Show one agent with its statistics."""
-        resp.data = msgspec.json.encode(await self._agents.show(AgentId(agent_id)))
+        resp.data = _json(await self._agents.show(AgentId(agent_id)))
 
     async def on_delete(self, req: Request, resp: Response, agent_id: str) -> None:
         """Forget an agent."""
-        resp.data = msgspec.json.encode(await self._agents.delete(AgentId(agent_id)))
+        resp.data = _json(await self._agents.delete(AgentId(agent_id)))
 
 
 class AgentViews:
@@ -132,11 +138,11 @@ class AgentViews:
 
     async def on_get_messages(self, req: Request, resp: Response, agent_id: str) -> None:
         """Return the conversation the server keeps."""
-        resp.data = msgspec.json.encode({"data": await self._agents.messages(AgentId(agent_id))})
+        resp.data = _json({"data": await self._agents.messages(AgentId(agent_id))})
 
     async def on_get_cache(self, req: Request, resp: Response, agent_id: str) -> None:
         """Return the miss report."""
-        resp.data = msgspec.json.encode(await self._agents.why(AgentId(agent_id)))
+        resp.data = _json(await self._agents.why(AgentId(agent_id)))
 
 
 class AgentActions:
@@ -155,25 +161,25 @@ class AgentActions:
         new_id = None if body.id is None else checked_agent_id(body.id, param="id")
         made = await self._agents.fork(AgentId(agent_id), new_id)
         resp.status = falcon.HTTP_201
-        resp.data = msgspec.json.encode(made)
+        resp.data = _json(made)
 
     async def on_post_rewind(self, req: Request, resp: Response, agent_id: str) -> None:
         """Forget the last turns."""
         body = await read_object(req, wire.Rewind, self._config, optional=True)
-        resp.data = msgspec.json.encode(await self._agents.rewind(AgentId(agent_id), body.turns))
+        resp.data = _json(await self._agents.rewind(AgentId(agent_id), body.turns))
 
     async def on_post_pin(self, req: Request, resp: Response, agent_id: str) -> None:
         """Keep the blocks from eviction."""
         body = await read_object(req, wire.Pin, self._config, optional=True)
-        resp.data = msgspec.json.encode(await self._agents.pin(AgentId(agent_id), body.ttl_s or body.ttl))
+        resp.data = _json(await self._agents.pin(AgentId(agent_id), body.ttl_s or body.ttl))
 
     async def on_post_unpin(self, req: Request, resp: Response, agent_id: str) -> None:
         """Let the blocks be evicted again."""
-        resp.data = msgspec.json.encode(await self._agents.unpin(AgentId(agent_id)))
+        resp.data = _json(await self._agents.unpin(AgentId(agent_id)))
 
     async def on_post_evict(self, req: Request, resp: Response, agent_id: str) -> None:
         """Demote the blocks to disk now."""
-        resp.data = msgspec.json.encode(await self._agents.evict(AgentId(agent_id)))
+        resp.data = _json(await self._agents.evict(AgentId(agent_id)))
 
 
 class AgentGenerate:
@@ -236,7 +242,7 @@ class AgentFiles:
         await save_upload(req, path, limit=self._config.max_import_bytes, stall_s=self._config.body_timeout_s)
         made = await self._agents.import_(path, new_id)
         resp.status = falcon.HTTP_201
-        resp.data = msgspec.json.encode(made)
+        resp.data = _json(made)
 
 
 async def temporary_file(on_end: Callable[[Callable[[], Awaitable[None]]], None]) -> str:

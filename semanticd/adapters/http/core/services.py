@@ -1,4 +1,4 @@
-"""What the HTTP edge needs from the application, as small protocols; plain dictionaries come back."""
+"""What the HTTP edge is given: the application's services, and small protocols for what is not there."""
 
 from __future__ import annotations
 
@@ -9,56 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics, Tracer
-from semanticd.domain.agent import AgentConfig
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import Generator
+    from semanticd.application.services.agents import AgentsService
 
 Rows = list[dict[str, Any]]
 """Facts of several things."""
-
-
-class AgentsService(Protocol):
-    """Agents by id; every method raises `AgentNotFoundError` for an unknown one."""
-
-    async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> dict[str, Any]:
-        """Make an agent (with a made-up id if None); raises `ConflictError` if the id is taken."""
-
-    async def list(self) -> Rows:
-        """Return the facts of all agents, most recently used first."""
-
-    async def show(self, agent_id: str) -> dict[str, Any]:
-        """Return one agent's facts and statistics."""
-
-    async def why(self, agent_id: str) -> dict[str, Any]:
-        """Return the miss report of its last requests."""
-
-    async def messages(self, agent_id: str) -> Rows:
-        """Return the conversation the server keeps for it."""
-
-    async def pin(self, agent_id: str, ttl_s: float | None = None) -> dict[str, Any]:
-        """Keep its blocks from eviction, for a time or for good."""
-
-    async def unpin(self, agent_id: str) -> dict[str, Any]:
-        """Let its blocks be evicted again."""
-
-    async def fork(self, agent_id: str, new_id: str | None = None) -> dict[str, Any]:
-        """Make an agent with the same conversation, sharing its blocks."""
-
-    async def rewind(self, agent_id: str, turns: int) -> dict[str, Any]:
-        """Forget its last turns."""
-
-    async def evict(self, agent_id: str) -> dict[str, Any]:
-        """Demote its blocks to disk."""
-
-    async def delete(self, agent_id: str) -> dict[str, Any]:
-        """Forget it and what only it uses."""
-
-    async def export(self, agent_id: str, path: str) -> dict[str, Any]:
-        """Write it and its blocks into one file."""
-
-    async def import_(self, path: str, new_id: str | None = None) -> dict[str, Any]:
-        """Read an exported agent from a file."""
 
 
 class ModelsService(Protocol):

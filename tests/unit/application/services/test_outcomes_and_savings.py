@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from semanticd.application.services.agent_facts import turn_facts
 from semanticd.application.services.history import SERIES, fold
 from semanticd.application.services.outcomes import MAX_FAILURES_KEPT, Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.verdict import verdict
 from semanticd.domain.generation import CacheMiss, CacheReport
+from tests.fakes.agents import make_turn
 from tests.fakes.telemetry import ManualClock, RecordingMetrics
 
 
@@ -64,17 +67,25 @@ def test_reused_tokens_are_worth_the_prefill_they_spare() -> None:
     savings.started("a", CacheReport(300, 150, 50, 100), prefill_tokens_per_s=100.0)
     evicted = CacheReport(100, 0, 0, 100, CacheMiss(0, "evicted"))
     savings.started("b", evicted, prefill_tokens_per_s=100.0)
-    facts = savings.facts()
-    assert (facts["reused_tokens"], facts["saved_s"]) == (400, 2.0)
-    assert (facts["recomputed_tokens"], facts["recomputed_s"]) == (100, 1.0)
+    total = savings.facts().total
+    assert (total.reused_tokens, total.saved_s) == (400, 2.0)
+    assert (total.recomputed_tokens, total.recomputed_s) == (100, 1.0)
     assert savings.of_agent("a").saved_s == 2.0
     assert savings.of_agent("b").recomputed_tokens == 100
     clock.advance(86_400)
-    assert savings.facts()["today"]["reused_tokens"] == 0
-    assert savings.facts()["reused_tokens"] == 400
+    assert savings.facts().today.reused_tokens == 0
+    assert savings.facts().total.reused_tokens == 400
 
 
-TURN = {"ttft_ms": 5400.0, "queue_ms": 0.0, "restore_ms": 0.0, "prefill_ms": 0.0, "computed_tokens": 900}
+TURN = replace(
+    turn_facts(make_turn(1)),
+    ttft_ms=5400.0,
+    queue_ms=0.0,
+    restore_ms=0.0,
+    prefill_ms=0.0,
+    computed_tokens=900,
+    miss=None,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +95,7 @@ TURN = {"ttft_ms": 5400.0, "queue_ms": 0.0, "restore_ms": 0.0, "prefill_ms": 0.0
          "4.3 of 5.4 s waiting for RAM behind coder-2."),
         ({"queue_ms": 4300.0}, {}, "4.3 of 5.4 s waiting before its work began."),
         ({"restore_ms": 5000.0, "restored_warm_tokens": 3072}, {}, "5.0 of 5.4 s reading 3,072 tokens from disk."),
-        ({"prefill_ms": 5000.0, "miss": {"cause": "date_changed", "position": 512}}, {},
+        ({"prefill_ms": 5000.0, "miss": CacheMiss(512, "date_changed")}, {},
          "5.0 of 5.4 s computing 900 tokens: a date or time changed at token 512."),
         ({"prefill_ms": 5000.0, "miss": None}, {}, "5.0 of 5.4 s computing 900 tokens that were new."),
         ({"prefill_ms": 1000.0}, {}, "4.4 of 5.4 s while the engine computed for other requests."),
@@ -95,7 +106,7 @@ TURN = {"ttft_ms": 5400.0, "queue_ms": 0.0, "restore_ms": 0.0, "prefill_ms": 0.0
 def test_the_verdict_names_the_longest_part_and_its_reason(
     facts: dict[str, Any], more: dict[str, Any], said: str
 ) -> None:
-    assert verdict({**TURN, **facts}, **more) == said
+    assert verdict(replace(TURN, **facts), **more) == said
 
 
 def test_ten_samples_become_one_and_gaps_stay_gaps() -> None:

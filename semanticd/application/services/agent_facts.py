@@ -1,0 +1,253 @@
+"""What is shown of an agent: its numbers, its turns, its conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from semanticd.application.services.plain import AS_CLASS, FLAT
+from semanticd.application.services.savings import SavedFacts
+from semanticd.application.services.waits import Reason as WaitReason
+from semanticd.domain.agent import Agent, AgentState, Turn
+from semanticd.domain.chat import Message, Part, Role, TextPart, ThinkingPart, ToolCallPart
+from semanticd.domain.generation import CacheMiss, CacheTier, Priority
+from semanticd.domain.ids import AgentId, RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """One agent in numbers; no text of its conversation. The `last_…` are None before the first turn."""
+
+    id: AgentId
+    anonymous: bool
+    model: str
+    num_tokens: int
+    num_turns: int
+    created_at: float
+    last_used_at: float
+    """Seconds since the epoch, as `created_at`."""
+    priority: Priority = field(metadata=AS_CLASS)
+    ttl_s: float | None
+    last_reuse_ratio: float | None
+    """Share of the last prompt's tokens that were not computed, 0 to 1."""
+    last_ttft_ms: float | None
+    last_tokens_per_s: float | None
+    state: AgentState
+    tier: CacheTier
+    num_blocks: int
+    num_hot_blocks: int
+    hot_bytes: int
+    own_hot_bytes: int
+    shared_hot_bytes: int
+    """Of `hot_bytes`, those of blocks that other agents hold too; `own_hot_bytes` are the rest."""
+    warm_bytes: int
+    pinned: bool
+    shared_with: tuple[AgentId, ...]
+    """Agents that hold some of its hot blocks too."""
+    num_shared_with: int
+    num_errors: int
+    """Requests that failed or were refused since the start."""
+    saved_s: float
+    """Seconds of prefill that the cache saved it since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastUse:
+    """An agent's last turn in numbers; None where there was no turn, or nothing to divide by."""
+
+    reuse_ratio: float | None = None
+    ttft_ms: float | None = None
+    tokens_per_s: float | None = None
+
+
+def last_use(agent: Agent) -> LastUse:
+    """Return the numbers of an agent's last turn."""
+    if not agent.turns:
+        return LastUse()
+    last = agent.turns[-1]
+    cache, decode_ms = last.cache, last.timings.decode_ms
+    return LastUse(
+        reuse_ratio=cache.cached_tokens / cache.prompt_tokens if cache.prompt_tokens else None,
+        ttft_ms=last.timings.ttft_ms,
+        tokens_per_s=1000.0 * last.completion_tokens / decode_ms if decode_ms else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFacts:
+    """One answered request: what its prompt reused, restored and computed (in tokens), and how long it took."""
+
+    request_id: RequestId
+    finished_at: float
+    prompt_tokens: int
+    completion_tokens: int
+    reused_hot_tokens: int
+    restored_warm_tokens: int
+    computed_tokens: int
+    tier: CacheTier
+    miss: CacheMiss | None
+    canonicalized: tuple[str, ...]
+    ttft_ms: float
+    queue_ms: float
+    restore_ms: float
+    prefill_ms: float
+    decode_ms: float
+    finish_reason: str
+
+
+def turn_facts(turn: Turn) -> TurnFacts:
+    """Return a turn as it is shown."""
+    cache, timings = turn.cache, turn.timings
+    return TurnFacts(
+        request_id=turn.request_id,
+        finished_at=turn.finished_at,
+        prompt_tokens=turn.prompt_tokens,
+        completion_tokens=turn.completion_tokens,
+        reused_hot_tokens=cache.reused_hot_tokens,
+        restored_warm_tokens=cache.restored_warm_tokens,
+        computed_tokens=cache.computed_tokens,
+        tier=cache.tier,
+        miss=cache.miss,
+        canonicalized=cache.canonicalized,
+        ttft_ms=timings.ttft_ms,
+        queue_ms=timings.queue_ms,
+        restore_ms=timings.restore_ms,
+        prefill_ms=timings.prefill_ms,
+        decode_ms=timings.decode_ms,
+        finish_reason=turn.finish_reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TurnReport:
+    """A turn, what it waited for longest (None: it never did) and behind which agent, and all of it in a sentence."""
+
+    turn: TurnFacts = field(metadata=FLAT)
+    wait_reason: WaitReason | None
+    wait_behind: str | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBlocks:
+    """Hot blocks that another agent holds too; `bytes` of their tensors."""
+
+    agent: AgentId
+    num_blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDetails:
+    """One agent with its configuration and its turns; who shares most comes first."""
+
+    agent: AgentFacts = field(metadata=FLAT)
+    system: str | None
+    tools: tuple[str, ...]
+    """Names."""
+    metadata: Mapping[str, str]
+    turns: tuple[TurnReport, ...]
+    sharing: tuple[SharedBlocks, ...]
+    savings: SavedFacts
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHistory:
+    """What an agent's last requests reused, restored and computed, and why; `last` is the newest."""
+
+    id: AgentId
+    last: TurnReport | None
+    turns: tuple[TurnReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownText:
+    """Text of a message that has other parts too."""
+
+    type: Literal["text"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownThinking:
+    """What the model thought."""
+
+    type: Literal["thinking"]
+    thinking: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToolCall:
+    """A call that the model made."""
+
+    type: Literal["tool_call"]
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownToolResult:
+    """What the client answered to the call `id`."""
+
+    type: Literal["tool_result"]
+    id: str
+    content: str
+    is_error: bool
+
+
+ShownPart = ShownText | ShownThinking | ShownToolCall | ShownToolResult
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMessage:
+    """One message of a conversation; `role` is `transcript` where the clients keep the conversation themselves."""
+
+    role: Role | Literal["transcript"]
+    content: str | tuple[ShownPart, ...]
+    """The text, where the message is nothing else; else its parts."""
+
+
+def shown_message(message: Message) -> ShownMessage:
+    """Return a message as it is shown."""
+    parts = tuple(_shown_part(part) for part in message.parts)
+    if len(parts) == 1 and isinstance(parts[0], ShownText):
+        return ShownMessage(message.role, parts[0].text)
+    return ShownMessage(message.role, parts)
+
+
+def _shown_part(part: Part) -> ShownPart:
+    if isinstance(part, TextPart):
+        return ShownText("text", part.text)
+    if isinstance(part, ThinkingPart):
+        return ShownThinking("thinking", part.text)
+    if isinstance(part, ToolCallPart):
+        return ShownToolCall("tool_call", part.call_id, part.name, part.arguments)
+    return ShownToolResult("tool_result", part.call_id, part.content, part.is_error)
+
+
+@dataclass(frozen=True, slots=True)
+class EvictedAgent:
+    """An agent whose blocks are on disk only, and the bytes of RAM that this freed."""
+
+    agent: AgentFacts = field(metadata=FLAT)
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedAgent:
+    """An agent that is no more, and the bytes that its own blocks took in RAM."""
+
+    id: AgentId
+    deleted: bool
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedAgent:
+    """An agent that came out of an export, and how many of the export's blocks were kept."""
+
+    agent: AgentFacts = field(metadata=FLAT)
+    num_imported_blocks: int
+    num_file_blocks: int

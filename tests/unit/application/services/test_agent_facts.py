@@ -1,0 +1,40 @@
+"""What is shown of an agent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from semanticd.application.services.agent_facts import (
+    LastUse,
+    ShownText,
+    ShownThinking,
+    ShownToolCall,
+    ShownToolResult,
+    last_use,
+    shown_message,
+)
+from semanticd.domain.chat import Message
+from semanticd.domain.generation import CacheReport, Timings
+from tests.fakes.agents import full_agent, make_turn
+
+
+def test_an_agent_is_described_by_its_last_turn() -> None:
+    agent = full_agent()
+    cache = CacheReport(prompt_tokens=10, reused_hot_tokens=4, computed_tokens=6)
+    turn = replace(make_turn(2), completion_tokens=20, cache=cache, timings=Timings(ttft_ms=5, decode_ms=100))
+    assert last_use(replace(agent, turns=())) == LastUse(None, None, None)
+    assert last_use(replace(agent, turns=(make_turn(1), turn))) == LastUse(0.4, 5.0, 200.0)
+    nothing = replace(turn, cache=CacheReport(), timings=Timings())
+    assert last_use(replace(agent, turns=(nothing,))) == LastUse(None, 0.0, None)
+
+
+def test_a_message_that_is_one_text_is_shown_as_text_and_any_other_by_its_parts() -> None:
+    said, answered, found = full_agent().messages
+    assert shown_message(said).content == said.text
+    assert shown_message(answered).content == (
+        ShownThinking("thinking", "hm"),
+        ShownText("text", "so"),
+        ShownToolCall("tool_call", "call-1", "search", {"q": "x", "n": [1, 2.5, None]}),
+    )
+    assert shown_message(found).content == (ShownToolResult("tool_result", "call-1", "found", is_error=True),)
+    assert shown_message(Message("assistant", ())).content == ()
