@@ -86,42 +86,39 @@ async def streamed(address: str, words: str, *, agent: str) -> str:
     return text
 
 
-def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_screen_completes(
+async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_screen_completes(
     daemon: tuple[Path, list[Path]],
 ) -> None:
     socket, models = daemon
 
-    async def story() -> None:
-        app = Dashboard(socket)
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: app.state.connected and app.state.status.get("address"))
-            address = str(app.state.status["address"])
-            await streamed(address, "tell me of the sea", agent="ada")
-            await until(pilot, lambda: app.screen.query_one(RowsTable).current_key == "ada")
-            await pilot.press("enter")
-            await until(pilot, lambda: isinstance(app.screen, AgentScreen) and app.screen.query(Tile))
-            got = await streamed(address, "tell me of the water", agent="ada")
-            assert got.strip()
-            await until(pilot, lambda: app.state.streams["ada"].text == got)
-            tile = app.screen.query_one(Tile).query_one(Static)
-            await until(pilot, lambda: str(tile.content) == got)
-            # The turn that has just ended is there without a key being pressed.
-            await until(pilot, lambda: app.screen.query_one("#turns", RowsTable).row_count == 2)
+    app = Dashboard(socket)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: app.state.connected and app.state.status.get("address"))
+        address = str(app.state.status["address"])
+        await streamed(address, "tell me of the sea", agent="ada")
+        await until(pilot, lambda: app.screen.query_one(RowsTable).current_key == "ada")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, AgentScreen) and app.screen.query(Tile))
+        got = await streamed(address, "tell me of the water", agent="ada")
+        assert got.strip()
+        await until(pilot, lambda: app.state.streams["ada"].text == got)
+        tile = app.screen.query_one(Tile).query_one(Static)
+        await until(pilot, lambda: str(tile.content) == got)
+        # The turn that has just ended is there without a key being pressed.
+        await until(pilot, lambda: app.screen.query_one("#turns", RowsTable).row_count == 2)
 
-            await pilot.press("3")
-            with ControlClient.connect(socket) as client:
-                client.call("models.pull", model=str(models[1]), reply_within_s=PATIENCE_S)
-            await until(pilot, lambda: [row["id"] for row in app.state.models][:2] == ["one", "two"])
-            table = app.screen.query_one(RowsTable)
-            await until(pilot, lambda: "two" in table.rows)
-            await pilot.press("down")
-            await until(pilot, lambda: table.current_key == "two")
-            await pilot.press("w")
-            await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
-            await pilot.press("y")
-            await until(pilot, lambda: app.state.status.get("model") == "two")
-            await until(pilot, lambda: app.state.changes["two"]["stage"] == "ready")
-            assert await streamed(address, "tell me of the sea", agent="bob") != ""
-            await until(pilot, lambda: app.state.agent("bob").get("model") == "two")
-
-    asyncio.run(story())
+        await pilot.press("3")
+        with ControlClient.connect(socket) as client:
+            client.call("models.pull", model=str(models[1]), reply_within_s=PATIENCE_S)
+        await until(pilot, lambda: [row["id"] for row in app.state.models][:2] == ["one", "two"])
+        table = app.screen.query_one(RowsTable)
+        await until(pilot, lambda: "two" in table.rows)
+        await pilot.press("down")
+        await until(pilot, lambda: table.current_key == "two")
+        await pilot.press("w")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
+        await pilot.press("y")
+        await until(pilot, lambda: app.state.status.get("model") == "two")
+        await until(pilot, lambda: app.state.changes["two"]["stage"] == "ready")
+        assert await streamed(address, "tell me of the sea", agent="bob") != ""
+        await until(pilot, lambda: app.state.agent("bob").get("model") == "two")

@@ -14,7 +14,7 @@ import pytest
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.entrypoints import assembly
-from tests.fakes.asgi_client import Answer, until
+from tests.fakes.asgi_client import until
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
 from tests.integration.http.test_stream_bytes import frames, text_of
@@ -68,13 +68,10 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("url", FORMS)
-def test_characters_of_several_tokens_arrive_whole(url: str, tiny: Path, tmp_path: Path) -> None:
-    async def scenario() -> Answer:
-        async with WholeDaemon(tmp_path, model=tiny) as daemon:
-            body = body_of(url, "Greet.", max_tokens=200, stream=True)
-            return await daemon.client.post(url, {**body, **FORMS[url]})
-
-    answer = asyncio.run(scenario())
+async def test_characters_of_several_tokens_arrive_whole(url: str, tiny: Path, tmp_path: Path) -> None:
+    async with WholeDaemon(tmp_path, model=tiny) as daemon:
+        body = body_of(url, "Greet.", max_tokens=200, stream=True)
+        answer = await daemon.client.post(url, {**body, **FORMS[url]})
     for chunk in answer.chunks:
         chunk.decode("utf-8")
     found = frames(answer.content)
@@ -84,17 +81,13 @@ def test_characters_of_several_tokens_arrive_whole(url: str, tiny: Path, tmp_pat
 
 
 @pytest.mark.parametrize("url", ["/v1/messages", "/v1/chat/completions", "/v1/completions", "/v1/responses"])
-def test_a_long_prompt_is_bridged_by_pings(
+async def test_a_long_prompt_is_bridged_by_pings(
     url: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: Counter[str]
 ) -> None:
     monkeypatch.setattr(assembly, "HttpConfig", partial(HttpConfig, ping_interval_s=0.01))
-
-    async def scenario() -> Answer:
-        async with WholeDaemon(tmp_path, model=tiny) as daemon:
-            body = body_of(url, "the and of to " * 600, max_tokens=2, stream=True)
-            return await daemon.client.post(url, body)
-
-    answer = asyncio.run(scenario())
+    async with WholeDaemon(tmp_path, model=tiny) as daemon:
+        body = body_of(url, "the and of to " * 600, max_tokens=2, stream=True)
+        answer = await daemon.client.post(url, body)
     assert steps["prefill"] > 5
     ping = b'event: ping\ndata: {"type":"ping"}\n\n' if url == "/v1/messages" else b": ping\n\n"
     assert answer.content.count(ping) >= 2
@@ -104,26 +97,23 @@ def test_a_long_prompt_is_bridged_by_pings(
 @pytest.mark.parametrize("url", ["/v1/messages", "/v1/chat/completions"])
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_the_engine_is_idle_within_a_step_of_a_client_that_left(
+async def test_the_engine_is_idle_within_a_step_of_a_client_that_left(
     url: str, stream: bool, phase: str, tiny: Path, tmp_path: Path, steps: Counter[str]
 ) -> None:
-    async def scenario() -> None:
-        async with WholeDaemon(tmp_path, model=tiny) as daemon:
-            question = "the and of to " * 2000 if phase == "prefill" else "Hello"
-            leave = asyncio.Event()
-            body = body_of(url, question, max_tokens=4000, stream=stream)
-            exchange = asyncio.ensure_future(daemon.client.post(url, body, leave=leave))
-            await until(lambda: steps[phase] >= 3)
-            leave.set()
-            await asyncio.wait_for(exchange, 10)
-            # One step was under way when the client was gone, and one may have begun before the engine heard of it.
-            begun = sum(steps.values())
-            await until(lambda: daemon.parts.engine.num_live == 0)
-            assert sum(steps.values()) <= begun + 1
-            assert steps["decode"] < 1000
-            # The next client is answered.
-            again = await daemon.client.post(url, body_of(url, "Hi", max_tokens=2, stream=stream))
-            assert again.complete
-            assert again.status == 200
-
-    asyncio.run(scenario())
+    async with WholeDaemon(tmp_path, model=tiny) as daemon:
+        question = "the and of to " * 2000 if phase == "prefill" else "Hello"
+        leave = asyncio.Event()
+        body = body_of(url, question, max_tokens=4000, stream=stream)
+        exchange = asyncio.ensure_future(daemon.client.post(url, body, leave=leave))
+        await until(lambda: steps[phase] >= 3)
+        leave.set()
+        await asyncio.wait_for(exchange, 10)
+        # One step was under way when the client was gone, and one may have begun before the engine heard of it.
+        begun = sum(steps.values())
+        await until(lambda: daemon.parts.engine.num_live == 0)
+        assert sum(steps.values()) <= begun + 1
+        assert steps["decode"] < 1000
+        # The next client is answered.
+        again = await daemon.client.post(url, body_of(url, "Hi", max_tokens=2, stream=stream))
+        assert again.complete
+        assert again.status == 200

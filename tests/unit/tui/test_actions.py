@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,20 @@ Deed = tuple[str, dict[str, Any]]
 
 
 def notices(app: Dashboard) -> list[str]:
-    return [f"{one.title} {one.message}" for one in app._notifications]
+    """Return what the notifications on the screen say."""
+    return [str(toast.render()) for toast in app.screen.query("Toast")]
 
 
-def play(socket: Path, story: Callable[[Dashboard, FakeControlDaemon, Pilot[Any]], Awaitable[None]]) -> None:
-    """Run a story with a connected dashboard."""
-
-    async def run() -> None:
-        async with FakeControlDaemon(socket, control_script.answers()) as daemon:
-            app = Dashboard(socket)
-            async with app.run_test(size=(120, 40)) as pilot:
-                loop = asyncio.get_running_loop()
-                deadline = loop.time() + 40
-                while not (app.state.connected and app.screen.query_one(RowsTable).row_count):
-                    assert loop.time() < deadline
-                    await pilot.pause(0.02)
-                await story(app, daemon, pilot)
-
-    asyncio.run(run())
+@asynccontextmanager
+async def dashboard(
+    socket: Path, until: Until
+) -> AsyncIterator[tuple[Dashboard, FakeControlDaemon, Pilot[Any]]]:
+    """Run a dashboard that is connected to a daemon and shows its agents."""
+    async with FakeControlDaemon(socket, control_script.answers()) as daemon:
+        app = Dashboard(socket)
+        async with app.run_test(size=(120, 40), notifications=True) as pilot:
+            await until(pilot, lambda: app.state.connected and app.screen.query_one(RowsTable).row_count > 0)
+            yield app, daemon, pilot
 
 
 AGENT_DEEDS: list[tuple[list[str], Deed]] = [
@@ -78,20 +74,18 @@ async def press(app: Dashboard, pilot: Pilot[Any], keys: list[str], until: Until
 @pytest.mark.parametrize(
     ("keys", "deed"), AGENT_DEEDS, ids=[deed[0] + "-" + "".join(k) for k, deed in AGENT_DEEDS]
 )
-def test_a_key_sends_its_command_and_a_failure_is_shown(
+async def test_a_key_sends_its_command_and_a_failure_is_shown(
     keys: list[str], deed: Deed, socket_path: Path, until: Until
 ) -> None:
-    async def story(app: Dashboard, daemon: FakeControlDaemon, pilot: Pilot[Any]) -> None:
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
         daemon.failures[deed[0]] = ("conflict", "the daemon says no, and why")
         await press(app, pilot, keys, until)
         await until(pilot, lambda: deed in daemon.deeds())
         await until(pilot, lambda: any("the daemon says no, and why" in told for told in notices(app)))
 
-    play(socket_path, story)
 
-
-def test_export_sends_the_path_and_its_success_is_told(socket_path: Path, until: Until) -> None:
-    async def story(app: Dashboard, daemon: FakeControlDaemon, pilot: Pilot[Any]) -> None:
+async def test_export_sends_the_path_and_its_success_is_told(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, WordDialog))
         app.screen.query_one(Input).value = "/somewhere/planner.agent"
@@ -100,22 +94,18 @@ def test_export_sends_the_path_and_its_success_is_told(socket_path: Path, until:
         await until(pilot, lambda: wanted in daemon.deeds())
         await until(pilot, lambda: any("done" in told for told in notices(app)))
 
-    play(socket_path, story)
 
-
-def test_no_means_no(socket_path: Path, until: Until) -> None:
-    async def story(app: Dashboard, daemon: FakeControlDaemon, pilot: Pilot[Any]) -> None:
+async def test_no_means_no(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
         await pilot.press("d")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
         await pilot.press("n")
         await until(pilot, lambda: not isinstance(app.screen, ConfirmDialog))
         assert daemon.deeds() == []
 
-    play(socket_path, story)
 
-
-def test_streams_of_two_agents_run_side_by_side(socket_path: Path, until: Until) -> None:
-    async def story(app: Dashboard, daemon: FakeControlDaemon, pilot: Pilot[Any]) -> None:
+async def test_streams_of_two_agents_run_side_by_side(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
         await pilot.press("space", "down", "enter")
         await until(pilot, lambda: len(app.screen.query(Tile)) == 2)
         for at in range(50):
@@ -125,50 +115,40 @@ def test_streams_of_two_agents_run_side_by_side(socket_path: Path, until: Until)
         await until(pilot, lambda: app.state.num_token_events == 100)
         assert app.state.streams["coder"].text == "".join(f"coder{at} " for at in range(50))
 
-    play(socket_path, story)
 
-
-def test_a_restarted_daemon_is_found_again_and_between_data_is_stale(socket_path: Path, until: Until) -> None:
-    async def story(app: Dashboard, daemon: FakeControlDaemon, pilot: Pilot[Any]) -> None:
+async def test_a_restarted_daemon_is_found_again_and_between_data_is_stale(
+    socket_path: Path, until: Until
+) -> None:
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
         await daemon.stop()
         await until(pilot, lambda: app.state.stale and app.screen.has_class("stale"))
         assert app.screen.query_one(RowsTable).row_count == 8
         async with FakeControlDaemon(socket_path, control_script.answers()):
             await until(pilot, lambda: app.state.connected and not app.screen.has_class("stale"))
 
-    play(socket_path, story)
+
+async def test_another_protocol_is_explained(socket_path: Path, until: Until) -> None:
+    async with FakeControlDaemon(socket_path) as daemon:
+        daemon.failures["hello"] = ("unsupported_version", "protocol version 1 is not spoken here")
+        app = Dashboard(socket_path)
+        async with app.run_test() as pilot:
+            await until(pilot, lambda: app.state.connection == "mismatch")
+            assert "restart the daemon after upgrading" in app.state.reason
 
 
-def test_another_protocol_is_explained(socket_path: Path, until: Until) -> None:
-    async def run() -> None:
-        async with FakeControlDaemon(socket_path) as daemon:
-            daemon.failures["hello"] = ("unsupported_version", "protocol version 1 is not spoken here")
-            app = Dashboard(socket_path)
-            async with app.run_test() as pilot:
-                await until(pilot, lambda: app.state.connection == "mismatch")
-                assert "restart the daemon after upgrading" in app.state.reason
-
-    asyncio.run(run())
-
-
-def test_the_daemon_is_started_from_the_dashboard_and_a_failed_start_is_shown(
+async def test_the_daemon_is_started_from_the_dashboard_and_a_failed_start_is_shown(
     socket_path: Path, until: Until
 ) -> None:
-    async def run() -> None:
-        app = Dashboard(socket_path, start_command=("sh", "-c", "echo no model fits; exit 1"))
-        async with app.run_test() as pilot:
-            await until(pilot, lambda: app.state.connection == "absent")
-            await pilot.press("S")
-            await until(pilot, lambda: any("no model fits" in told for told in notices(app)))
-
-    asyncio.run(run())
+    app = Dashboard(socket_path, start_command=("sh", "-c", "echo no model fits; exit 1"))
+    async with app.run_test(notifications=True) as pilot:
+        await until(pilot, lambda: app.state.connection == "absent")
+        await pilot.press("S")
+        await until(pilot, lambda: any("no model fits" in told for told in notices(app)))
 
 
-def test_typing_a_filter_leaves_the_agents_that_match(socket_path: Path, until: Until) -> None:
-    async def story(app: Dashboard, daemon: FakeControlDaemon, pilot: Pilot[Any]) -> None:
+async def test_typing_a_filter_leaves_the_agents_that_match(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, _, pilot):
         await pilot.press("slash", *"cold")
         await until(pilot, lambda: app.screen.query_one(RowsTable).row_count == 1)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen.query_one(RowsTable).row_count == 8)
-
-    play(socket_path, story)
