@@ -82,6 +82,8 @@ class OutputConstraint:
     """Tokens the model may think before it must answer."""
     begins_thinking: bool = False
     """Whether the prompt itself opens the thinking, so that the form begins after it."""
+    compiled: Any = field(default=None, compare=False, repr=False)
+    """What the tokenizer made of the form before the request was admitted; only the model's adapter reads it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,13 +96,18 @@ class CharTokenizer:
         """Nobody bounds this model's thinking."""
         return constraint
 
-    def validate_constraint(self, constraint: OutputConstraint) -> None:
+    def find_constraint(self, constraint: OutputConstraint) -> OutputConstraint | None:
+        """Know no form from before."""
+        return None
+
+    def compile_constraint(self, constraint: OutputConstraint) -> OutputConstraint:
         """Refuse a regular expression that Python cannot compile."""
         if constraint.kind == "regex":
             try:
                 re.compile(constraint.grammar or "")
             except re.error as error:
                 raise InvalidRequestError(f"the pattern cannot be compiled: {error}") from error
+        return constraint
 
 
 class PairTokenizer(CharTokenizer):

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -105,6 +106,8 @@ class GenerateService:
         self._log = log
         self._savings = savings
         self._history = history
+        # One thread of its own: forms that take long must not take the threads that read prompts.
+        self._compiling = ThreadPoolExecutor(1, thread_name_prefix="semanticd-forms")
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`."""
@@ -117,6 +120,7 @@ class GenerateService:
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
         ready = await asyncio.to_thread(self._prepare, model, request)
+        constraint = await self._compiled(model, ready.constraint)
         agent_id = request.agent_id or self._anonymous_id(request.prompt)
         stream = EngineStream(
             request,
@@ -141,7 +145,7 @@ class GenerateService:
                     max_new_tokens=ready.max_new_tokens,
                     seed=seed + choice,
                     sink=stream.sink(choice),
-                    constraint=ready.constraint,
+                    constraint=constraint,
                     priority=request.priority,
                     snapshot_points=ready.points,
                     score_prompt=request.echo and request.sampling.logprobs,
@@ -157,6 +161,15 @@ class GenerateService:
             )
         )
         return stream
+
+    async def _compiled(
+        self, model: LoadedModel, constraint: OutputConstraint | None
+    ) -> OutputConstraint | None:
+        """Return the constraint with its form; a new form waits for its turn, and holds up nothing but new forms."""
+        if constraint is None or constraint.compiled is not None:
+            return constraint
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compiling, model.tokenizer.compile_constraint, constraint)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
@@ -216,7 +229,7 @@ class GenerateService:
     def _constraint(
         self, model: LoadedModel, request: GenerationRequest, max_tokens: int
     ) -> OutputConstraint | None:
-        """Return the form that the answer must have, checked; it is led to its end within `max_tokens`."""
+        """Return the form that the answer must have, led to its end within `max_tokens`; a known one is compiled."""
         tokenizer, constraint = model.tokenizer, request.constraint
         if isinstance(request.prompt, ChatPrompt):
             if constraint is None:
@@ -226,8 +239,8 @@ class GenerateService:
             )
         if constraint is None:
             return None
-        tokenizer.validate_constraint(constraint)
-        return replace(constraint, max_tokens=max_tokens)
+        constraint = replace(constraint, max_tokens=max_tokens)
+        return tokenizer.find_constraint(constraint) or constraint
 
     def _tokenize(self, model: LoadedModel, prompt: Prompt) -> tuple[str, tuple[Segment, ...]]:
         tokenizer = model.tokenizer

@@ -196,8 +196,17 @@ class Tokenizer(Protocol):
         `budget` is how many tokens the client allows for thinking, `max_tokens` how many the whole answer may have.
         """
 
-    def validate_constraint(self, constraint: OutputConstraint) -> None:
-        """Raise `InvalidRequestError` when the constraint cannot be compiled."""
+    def find_constraint(self, constraint: OutputConstraint) -> OutputConstraint | None:
+        """Return the constraint with its form if that was compiled before; None if it has to be compiled.
+
+        Raises `InvalidRequestError` when it is known that it cannot be compiled.
+        """
+
+    def compile_constraint(self, constraint: OutputConstraint) -> OutputConstraint:
+        """Return the constraint with its compiled form; this may take seconds.
+
+        Raises `InvalidRequestError` when the constraint cannot be compiled.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """Compiles the form an answer must have: JSON, a JSON schema, a regular expression, a grammar, or a call of a tool.
 
 The grammar engine is llguidance. What cannot be compiled is refused with the engine's reason before anything runs;
-what was compiled once is kept, so that the engine thread only copies it.
+what was compiled is kept and carried by the constraint, so that the engine thread only copies it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -18,15 +21,36 @@ from semanticd.adapters.mlx.constraints.processor import ConstraintProcessor, Sh
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
 from semanticd.adapters.mlx.constraints.tool_grammar import SPACING, closed, enforceable
+from semanticd.adapters.mlx.constraints.trial import TooComplexError, TrialProcess, is_plain
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
+from semanticd.domain.limits import LIMITS, Limits
 
-_MAX_KEPT = 64
-_MAX_COUNTED = 64
+_MAX_REFUSALS = 256
+_MAX_REASON = 500
+_FORM_BYTES = 32 * 1024
+_BYTES_PER_BYTE = 100
+"""A compiled form takes 30 to 160 bytes for each of its grammar (measured: objects of 300 and 3,000 members)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledForm:
+    """A form ready to be followed: what the engine thread needs of it, all computed before."""
+
+    matcher: LLMatcher
+    """Never advanced: each answer follows a copy."""
+    samples: tuple[str, ...]
+    keys: tuple[str, ...]
+    opening: int | None
+    num_bytes: int
 
 
 class ConstraintCompiler:
-    """Compiles constraints for one tokenizer; callable from any thread."""
+    """Compiles constraints for one tokenizer; callable from any thread.
+
+    What was compiled is kept up to a number of bytes, what was refused up to a number of refusals. A compiled
+    constraint carries its form with it, so that the engine thread looks nothing up and compiles nothing.
+    """
 
     def __init__(
         self,
@@ -36,6 +60,7 @@ class ConstraintCompiler:
         eos_token_ids: Sequence[int],
         think_start: Sequence[int] = (),
         think_end: Sequence[int] = (),
+        limits: Limits = LIMITS,
     ) -> None:
         """`backend` is the fast tokenizer of the `tokenizers` library; the grammar tables are made on first use.
 
@@ -45,19 +70,72 @@ class ConstraintCompiler:
         self._vocab_size = vocab_size
         self._eos = sorted(eos_token_ids)
         self._think_start, self._think_end = tuple(think_start), tuple(think_end)
+        self._limits = limits
+        self._trial = TrialProcess(timeout_s=limits.form_compile_s)
         self._lock = threading.Lock()
+        self._compiling = threading.Lock()
+        """Held by one compilation at a time, so that equal forms are compiled once; the engine thread never asks."""
         self._tables: LLTokenizer | None = None
         self._ending: ShortestEnding | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[bytes, CompiledForm] = OrderedDict()
+        self._compiled_bytes = 0
+        self._refused: OrderedDict[bytes, str] = OrderedDict()
 
-    def validate(self, constraint: OutputConstraint) -> None:
-        """Raise `UnsupportedError` when the constraint cannot be compiled."""
-        if constraint.kind != "any":
-            self._matcher(constraint)
+    @property
+    def num_cached_bytes(self) -> int:
+        """Bytes of the forms that are kept, by estimate."""
+        return self._compiled_bytes
+
+    def find(self, constraint: OutputConstraint) -> OutputConstraint | None:
+        """Return the constraint with its form if that was compiled before; None if it has to be compiled.
+
+        Raises:
+            UnsupportedError: the form was refused before, or is too large.
+        """
+        if constraint.kind == "any" or constraint.compiled is not None:
+            return constraint
+        digest = self._digest(constraint)
+        with self._lock:
+            if reason := self._refused.get(digest):
+                raise _refused(reason, constraint)
+            form = self._compiled.get(digest)
+            if form is None:
+                return None
+            self._compiled.move_to_end(digest)
+        return replace(constraint, compiled=form)
+
+    def compile(self, constraint: OutputConstraint) -> OutputConstraint:
+        """Return the constraint with its compiled form; takes its time, up to the limit.
+
+        Raises:
+            UnsupportedError: the form cannot be compiled, or is too complex.
+        """
+        with self._compiling:
+            return self.find(constraint) or self._compile(constraint)
+
+    def _compile(self, constraint: OutputConstraint) -> OutputConstraint:
+        digest = self._digest(constraint)
+        try:
+            form = self._make(constraint)
+        except UnsupportedError as error:
+            with self._lock:
+                self._refused[digest] = error.message.removeprefix(_CANNOT)
+                if len(self._refused) > _MAX_REFUSALS:
+                    self._refused.popitem(last=False)
+            raise
+        with self._lock:
+            self._compiled[digest] = form
+            self._compiled_bytes += form.num_bytes
+            while self._compiled_bytes > self._limits.form_cache_bytes:
+                _, oldest = self._compiled.popitem(last=False)
+                self._compiled_bytes -= oldest.num_bytes
+        return replace(constraint, compiled=form)
 
     def processor(self, constraint: OutputConstraint, *, num_context: int) -> ConstraintProcessor:
         """Return the logits processor for an answer that follows `num_context` tokens."""
-        matcher = self._matcher(constraint) if constraint.kind != "any" else None
+        form: CompiledForm | None = None
+        if constraint.kind != "any":
+            form = self.compile(constraint).compiled
         gate = None
         if constraint.thinking_budget is not None and self._think_end:
             gate = ThinkingGate(
@@ -67,59 +145,95 @@ class ConstraintCompiler:
                 budget=constraint.thinking_budget,
             )
         return ConstraintProcessor(
-            matcher,
+            None if form is None else form.matcher.deep_copy(),
             num_context=num_context,
             eos_token_ids=self._eos,
             gate=gate,
             ending=self._ending,
             max_tokens=constraint.max_tokens,
             may_be_cut=constraint.kind == "optional_call",
-            samples=samples(constraint),
-            keys=keys(constraint),
-            opening=largest_opening(constraint),
+            samples=() if form is None else form.samples,
+            keys=() if form is None else form.keys,
+            opening=None if form is None else form.opening,
         )
 
-    def _matcher(self, constraint: OutputConstraint) -> LLMatcher:
-        """Return a fresh matcher of the constraint's form."""
-        param = "tools" if constraint.kind in ("tool_call", "optional_call") else "response_format"
+    def _digest(self, constraint: OutputConstraint) -> bytes:
+        """Return a name for the form; equal forms have the same one."""
+        text = constraint.grammar or ""
+        if constraint.kind == "json_schema":
+            try:
+                # The order of keys counts: members come in the order of their schema.
+                text = json.dumps(constraint.schema or {})
+            except (ValueError, TypeError, RecursionError) as error:
+                raise _refused(error, constraint) from error
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if size > self._limits.form_bytes:
+            raise _refused(
+                f"it has {size} bytes, and {self._limits.form_bytes} is the most; ask for less", constraint
+            )
+        return hashlib.sha256(f"{constraint.kind}:{text}".encode("utf-8", "surrogatepass")).digest()
+
+    def _make(self, constraint: OutputConstraint) -> CompiledForm:
         try:
+            parts = list(schemas(constraint))
+            self._check_size(parts, constraint)
             grammar = _grammar(constraint)
         except (ValueError, TypeError, RecursionError) as error:
-            raise _refused(error, param) from error
+            raise _refused(error, constraint) from error
         with self._lock:
-            compiled = self._compiled.get(grammar)
-            tables = self._tables or self._make_tables(param)
-        if compiled is None:
-            if any(_takes_for_ever(schema) for schema in schemas(constraint)):
-                raise _refused(f"minProperties is taken with at most {_MAX_COUNTED} properties", param)
-            # Outside the lock: a large form takes its time, and the engine must not wait for it.
-            compiled = LLMatcher(tables, grammar, log_level=0, limits=_limits())
-            if compiled.is_error():
-                raise _refused(compiled.get_error(), param)
-        with self._lock:
-            self._compiled[grammar] = compiled
-            self._compiled.move_to_end(grammar)
-            if len(self._compiled) > _MAX_KEPT:
-                self._compiled.popitem(last=False)
-            return compiled.deep_copy()
+            tables = self._tables or self._make_tables(constraint)
+        if constraint.kind in ("regex", "lark") or not all(map(is_plain, parts)):
+            self._try(grammar, constraint)
+        # Outside the lock: a large form takes its time, and the engine must not wait for it.
+        matcher = LLMatcher(tables, grammar, log_level=0, limits=_limits())
+        if matcher.is_error():
+            raise _refused(matcher.get_error(), constraint)
+        return CompiledForm(
+            matcher,
+            samples=samples(constraint),
+            keys=keys(constraint),
+            opening=largest_opening(constraint, max_steps=self._limits.form_steps),
+            num_bytes=_FORM_BYTES + _BYTES_PER_BYTE * len(grammar),
+        )
 
-    def _make_tables(self, param: str) -> LLTokenizer:
+    def _try(self, grammar: str, constraint: OutputConstraint) -> None:
+        try:
+            reason = self._trial.refusal(grammar)
+        except TooComplexError:
+            raise _refused(
+                f"it is too complex: it was not compiled within {self._limits.form_compile_s:g} s; use fewer patterns "
+                "and fewer combinations",
+                constraint,
+            ) from None
+        if reason:
+            raise _refused(reason, constraint)
+
+    def _check_size(self, parts: Iterable[Any], constraint: OutputConstraint) -> None:
+        left = list(parts)
+        while left:
+            part = left.pop()
+            if isinstance(part, Mapping):
+                properties = part.get("properties")
+                count = len(properties) if isinstance(properties, Mapping) else 0
+                if count > self._limits.form_properties:
+                    raise _refused(
+                        f"an object has {count} properties, and {self._limits.form_properties} are the most",
+                        constraint,
+                    )
+                if "minProperties" in part and count > self._limits.form_counted_properties:
+                    most = self._limits.form_counted_properties
+                    raise _refused(f"minProperties is taken with at most {most} properties", constraint)
+                left += part.values()
+            elif isinstance(part, list):
+                left += part
+
+    def _make_tables(self, constraint: OutputConstraint) -> LLTokenizer:
         if self._backend is None:
-            raise _refused("this model's tokenizer is not one of the fast kind", param)
+            raise _refused("this model's tokenizer is not one of the fast kind", constraint)
         eos = self._eos or [0]
         self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
         self._ending = ShortestEnding(self._tables)
         return self._tables
-
-
-def _takes_for_ever(schema: Any) -> bool:
-    """Counting properties makes a grammar that grows with the third power of their number: minutes for a thousand."""
-    if isinstance(schema, Mapping):
-        properties = schema.get("properties")
-        if "minProperties" in schema and isinstance(properties, Mapping) and len(properties) > _MAX_COUNTED:
-            return True
-        schema = list(schema.values())
-    return isinstance(schema, list) and any(map(_takes_for_ever, schema))
 
 
 def _limits() -> LLParserLimits:
@@ -130,9 +244,13 @@ def _limits() -> LLParserLimits:
     return LLParserLimits(max_items_in_row=50_000, step_max_items=500_000, verbose_errors=False)
 
 
-def _refused(reason: object, param: str) -> UnsupportedError:
+_CANNOT = "the requested output form cannot be enforced: "
+
+
+def _refused(reason: object, constraint: OutputConstraint) -> UnsupportedError:
     text = " ".join(str(reason).split())
-    return UnsupportedError(f"the requested output form cannot be enforced: {text}", param=param)
+    param = "tools" if constraint.kind in ("tool_call", "optional_call") else "response_format"
+    return UnsupportedError(f"{_CANNOT}{text[:_MAX_REASON]}", param=param)
 
 
 def _grammar(constraint: OutputConstraint) -> str:

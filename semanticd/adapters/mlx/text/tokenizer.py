@@ -200,9 +200,13 @@ class MlxTokenizer:
             constraint, thinking_budget=room if budget is None else min(budget, room), begins_thinking=True
         )
 
-    def validate_constraint(self, constraint: OutputConstraint) -> None:
-        """Raise when the constraint cannot be compiled."""
-        self.constraints.validate(constraint)
+    def find_constraint(self, constraint: OutputConstraint) -> OutputConstraint | None:
+        """Return the constraint with its form if that was compiled before."""
+        return self.constraints.find(constraint)
+
+    def compile_constraint(self, constraint: OutputConstraint) -> OutputConstraint:
+        """Return the constraint with its compiled form."""
+        return self.constraints.compile(constraint)
 
 
 def _markup(wrapper: TokenizerWrapper, hint: str | None) -> Markup:

@@ -130,7 +130,7 @@ def test_a_form_that_cannot_be_compiled_is_refused_with_the_reason(
     tokenizer: MlxTokenizer, constraint: OutputConstraint, reason: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=reason) as refusal:
-        tokenizer.validate_constraint(constraint)
+        tokenizer.compile_constraint(constraint)
     assert refusal.value.param == ("tools" if constraint.kind == "tool_call" else "response_format")
 
 
@@ -191,7 +191,7 @@ def test_a_form_of_very_many_keys_is_not_given_up_half_way(tokenizer: MlxTokeniz
     many = {f"key{n}": {"type": "string", "maxLength": 3} for n in range(1500)}
     schema = {"type": "object", "properties": many, "additionalProperties": False}
     with pytest.raises(UnsupportedError, match="minProperties"):
-        tokenizer.validate_constraint(OutputConstraint("json_schema", schema={**schema, "minProperties": 1}))
+        tokenizer.compile_constraint(OutputConstraint("json_schema", schema={**schema, "minProperties": 1}))
     constraint = replace(OutputConstraint("json_schema", schema=schema), max_tokens=40)
     process = tokenizer.constraints.processor(constraint, num_context=1)
     row = process(mx.array([0, *tokenizer.encode('{"')]), mx.zeros((1, tokenizer.vocab_size)))
@@ -205,7 +205,9 @@ def test_many_threads_compile_at_once(tokenizer: MlxTokenizer) -> None:
         for number in range(32)
     ]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(tokenizer.validate_constraint, forms)) == [None] * 32
+        compiled = list(pool.map(tokenizer.compile_constraint, forms))
+    assert compiled == forms
+    assert len({id(form.compiled) for form in compiled}) == 8
 
 
 @pytest.mark.parametrize(
@@ -236,10 +238,10 @@ def test_names_that_are_said_to_be_strings_are_no_reason_to_refuse(tokenizer: Ml
     }
     tool = tool_grammar([ToolSpec("a", parameters=schema)], start="<", end=">", parallel=False)
     for constraint in (tool, OutputConstraint("json_schema", schema=schema)):
-        tokenizer.validate_constraint(constraint)
+        tokenizer.compile_constraint(constraint)
     named = {"type": "object", "propertyNames": {"pattern": "^a"}}
     with pytest.raises(UnsupportedError, match="propertyNames"):
-        tokenizer.validate_constraint(OutputConstraint("json_schema", schema=named))
+        tokenizer.compile_constraint(OutputConstraint("json_schema", schema=named))
     own = {"properties": {"propertyNames": {"type": "string", "maxLength": 2}}, "additionalProperties": False}
     own = {**own, "type": "object", "required": ["propertyNames"]}
     assert '"propertyNames": "' in babble(tokenizer, OutputConstraint("json_schema", schema=own))[0]

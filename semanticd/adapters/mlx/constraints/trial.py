@@ -1,0 +1,169 @@
+"""Tries a grammar in a process of its own, which can be ended: the grammar engine cannot be interrupted.
+
+A few hundred bytes (fifteen patterns under `allOf`) make the engine work for hours. Plain schemas compile in time that
+grows with their size and are not tried. The process is started for the first form that needs it, and kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from semanticd.domain.limits import LIMITS
+
+_PROGRAM = Path(__file__).with_name("trial_process.py")
+_STARTING_S = 10.0
+"""What the process may take to start."""
+_MAX_REASON_BYTES = 1 << 20
+
+_PLAIN = frozenset(
+    (
+        *("type", "properties", "required", "items", "enum", "const", "anyOf", "additionalProperties"),
+        *(
+            "$ref",
+            "$defs",
+            "definitions",
+            "minItems",
+            "maxItems",
+            "minimum",
+            "maximum",
+            "minLength",
+            "maxLength",
+        ),
+        *(
+            "title",
+            "description",
+            "default",
+            "examples",
+            "example",
+            "$schema",
+            "$id",
+            "$comment",
+            "deprecated",
+        ),
+        *("nullable", "readOnly", "writeOnly", "x-guidance", "propertyNames", "strict"),
+    )
+)
+"""Words of a schema that compile in time that grows with its size."""
+_NAMED = ("properties", "$defs", "definitions")
+_DATA = ("enum", "const", "default", "examples", "example", "required", "x-guidance")
+
+
+class TooComplexError(Exception):
+    """The form could not be compiled within the limits."""
+
+
+def is_plain(schema: Any) -> bool:
+    """Whether a schema has no words but those whose cost is known."""
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, Mapping):
+            if not _PLAIN.issuperset(part):
+                return False
+            for key, value in part.items():
+                if key in _NAMED and isinstance(value, Mapping):
+                    left += value.values()
+                elif key not in _DATA:
+                    left.append(value)
+    return True
+
+
+class TrialProcess:
+    """One process that compiles one grammar at a time; callable from any thread."""
+
+    def __init__(self, *, timeout_s: float = LIMITS.form_compile_s) -> None:
+        """Give each grammar `timeout_s` seconds; nothing is started yet."""
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[..., Any] | None = None
+
+    def refusal(self, grammar: str) -> str:
+        """Return why the grammar does not compile; empty when it does.
+
+        Raises:
+            TooComplexError: it took too long or too much memory; the process was ended.
+        """
+        content = grammar.encode()
+        with self._lock:
+            try:
+                child = self._child or self._start()
+                deadline = time.monotonic() + self._timeout_s
+                return _ask(child, content, deadline).decode("utf-8", "replace")
+            except (OSError, EOFError, TimeoutError):
+                self.close()
+                raise TooComplexError from None
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        self._child, end, self._end = None, self._end, None
+        if end is not None:
+            end()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Settings of the daemon, keys among them, are none of the child's business.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SEMANTIC_")}
+        child = self._child = subprocess.Popen(
+            [sys.executable, str(_PROGRAM), str(LIMITS.form_compile_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            # A key press that interrupts the daemon is not for it: it ends with its standard input.
+            start_new_session=True,
+        )
+        self._end = weakref.finalize(self, _end, child)
+        _receive(child, time.monotonic() + _STARTING_S)
+        return child
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    child.wait()
+
+
+def _ask(child: subprocess.Popen[bytes], content: bytes, deadline: float) -> bytes:
+    assert child.stdin is not None
+    child.stdin.write(struct.pack(">I", len(content)) + content)
+    child.stdin.flush()
+    return _receive(child, deadline)
+
+
+def _receive(child: subprocess.Popen[bytes], deadline: float) -> bytes:
+    size: int = struct.unpack(">I", _read(child, 4, deadline))[0]
+    if size > _MAX_REASON_BYTES:
+        raise EOFError
+    return _read(child, size, deadline)
+
+
+def _read(child: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
+    assert child.stdout is not None
+    descriptor = child.stdout.fileno()
+    content = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while len(content) < size:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            part = os.read(descriptor, size - len(content))
+            if not part:
+                raise EOFError
+            content += part
+    return content
