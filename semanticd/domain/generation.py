@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from semanticd.domain.chat import ChatPrompt, Prompt, ToolCallPart
@@ -64,6 +64,58 @@ class SamplingParams:
     logprobs: bool = False
     top_logprobs: int = 0
     ignore_eos: bool = False
+    given: frozenset[str] | None = field(default=None, compare=False)
+    """Fields that the client set, which a model's defaults leave alone; None: all of them."""
+
+    @classmethod
+    def of(cls, **fields: Any) -> SamplingParams:
+        """Build the parameters of a request, in which None means that the client did not say."""
+        known = {name: value for name, value in fields.items() if value is not None}
+        return cls(**known, given=frozenset(known))
+
+    def with_defaults(self, defaults: ModelDefaults) -> SamplingParams:
+        """Return these parameters with a model's own values where the client gave none."""
+        if self.given is None:
+            return self
+        values = {name: getattr(defaults, name) for name in SAMPLING_DEFAULTS if name not in self.given}
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDefaults:
+    """What a model's publisher or its registry entry recommends for what a request leaves open; None: nothing.
+
+    Ranges as in `SamplingParams`. `thinking` is the template option `enable_thinking`.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = None
+    thinking: bool | None = None
+
+    def or_else(self, others: ModelDefaults) -> ModelDefaults:
+        """Return these defaults, and the others where these say nothing."""
+        return replace(others, **{name: value for name, value in asdict(self).items() if value is not None})
+
+    def of_prompt(self, prompt: Prompt) -> Prompt:
+        """Return the prompt, which thinks as these defaults say where it does not say itself."""
+        if self.thinking is None or not isinstance(prompt, ChatPrompt):
+            return prompt
+        options = {"enable_thinking": self.thinking, **prompt.template_options}
+        return replace(prompt, template_options=options)
+
+    def of_request(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the request with these values where it gave none."""
+        sampling = request.sampling.with_defaults(self)
+        return replace(request, prompt=self.of_prompt(request.prompt), sampling=sampling)
+
+
+SAMPLING_DEFAULTS = tuple(f.name for f in fields(ModelDefaults) if f.name != "thinking")
 
 
 @dataclass(frozen=True, slots=True)

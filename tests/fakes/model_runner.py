@@ -26,7 +26,7 @@ from semanticd.application.ports.inference import (
 )
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.errors import CacheError
-from semanticd.domain.generation import OutputConstraint, SamplingParams
+from semanticd.domain.generation import ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import LayerSpec, ModelCacheSpec
 from tests.fakes.telemetry import ManualClock
@@ -368,6 +368,7 @@ def loaded_model(
     model_id: str = "tiny",
     tokenizer: Tokenizer | None = None,
     context_length: int = 100_000,
+    defaults: ModelDefaults = ModelDefaults(),  # noqa: B008 (frozen)
 ) -> LoadedModel:
     """Return a model in memory that runs on this runner."""
     return LoadedModel(
@@ -378,6 +379,7 @@ def loaded_model(
         context_length=context_length,
         weights_bytes=1000,
         description={"quantization": "none"},
+        defaults=defaults,
     )
 
 

@@ -47,6 +47,7 @@ class MemoryModelSource:
             context_length=4096,
             size_bytes=SIZE_BYTES,
             entry=self.known[name],
+            defaults=self.known[name].defaults,
         )
 
     def resolve(self, name: str) -> ModelEntry:
@@ -113,4 +114,5 @@ class HashLoader:
             model_id=installed.model_id,
             tokenizer=self._tokenizer,
             context_length=self._context_length,
+            defaults=installed.defaults,
         )

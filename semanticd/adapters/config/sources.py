@@ -33,6 +33,7 @@ MODEL_KEYS = (
     "trust_remote_code",
     "pinned",
     "ttl_s",
+    "defaults",
 )
 """What a `[models.NAME]` table may hold."""
 

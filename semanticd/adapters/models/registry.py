@@ -7,7 +7,6 @@ appears whole or not at all; two processes that pull the same model wait for one
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from semanticd.adapters.models.fingerprint import fingerprint_of
+from semanticd.adapters.models.folder_facts import context_of, read_defaults, recommended
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
@@ -31,7 +31,6 @@ else:
     import tomli as tomllib  # the same library, before it entered the standard one
 
 _REPO = re.compile(r"^[\w.-]+/[\w.-]+$")
-_DEFAULT_CONTEXT = 4096
 _LARGE_MACHINE_BYTES = 16_000_000_000
 _COMPLETE = ".complete"
 
@@ -65,6 +64,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "trust_remote_code": bool,
     "pinned": bool,
     "ttl_s": (int, float),
+    "defaults": dict,
 }
 
 
@@ -80,8 +80,14 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
         raise ConfigurationError(
             f"{origin}: models.{name} names no sources (hf:…, wheel:…, a folder, a .gguf file)"
         )
-    known = {key: value for key, value in table.items() if key not in {"sources", "aliases"}}
-    entry = ModelEntry(name=name, source=sources[0], aliases=tuple(table.get("aliases", ())), **known)
+    known = {key: value for key, value in table.items() if key not in {"sources", "aliases", "defaults"}}
+    entry = ModelEntry(
+        name=name,
+        source=sources[0],
+        aliases=tuple(table.get("aliases", ())),
+        defaults=read_defaults(table.get("defaults", {}), where=f"{origin}: models.{name}.defaults"),
+        **known,
+    )
     return entry, sources
 
 
@@ -165,18 +171,15 @@ class ModelRegistry:
         return self._dir / re.sub(r"[^\w.-]+", "--", entry.name)
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            config = {}
-        context = entry.context_length or config.get("max_position_embeddings") or _DEFAULT_CONTEXT
+        context = entry.context_length or context_of(folder)
         return InstalledModel(
             model_id=entry.name,
             path=str(folder),
             fingerprint=fingerprint_of(folder),
-            context_length=int(context),
+            context_length=context,
             size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
-            entry=replace(entry, context_length=int(context)),
+            entry=replace(entry, context_length=context),
+            defaults=entry.defaults.or_else(recommended(folder)),
         )
 
     # Getting and removing.

@@ -118,6 +118,7 @@ class GenerateService:
             return await self._submit(request, model)
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
+        request = model.defaults.of_request(request)
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
         ready = await asyncio.to_thread(self._prepare, model, request)
         constraint = await self._compiled(model, ready.constraint)
@@ -174,7 +175,7 @@ class GenerateService:
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
         async with self._models.lease(model) as loaded:
-            _, segments = await asyncio.to_thread(self._tokenize, loaded, prompt)
+            _, segments = await asyncio.to_thread(self._tokenize, loaded, loaded.defaults.of_prompt(prompt))
         return sum(len(segment.token_ids) for segment in segments)
 
     def _note_cache(self, started: Started) -> None:

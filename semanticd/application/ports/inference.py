@@ -7,13 +7,13 @@ called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from semanticd.application.ports.models import InstalledModel
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chat import ChatPrompt
-from semanticd.domain.generation import GenerationEvent, OutputConstraint, SamplingParams
+from semanticd.domain.generation import GenerationEvent, ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 
@@ -220,6 +220,8 @@ class LoadedModel:
     context_length: int
     weights_bytes: int
     description: Mapping[str, Any]
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
+    """For what a request leaves open."""
 
 
 class ModelLoader(Protocol):

@@ -6,9 +6,10 @@ A `ModelSource` may be called from any thread; `pull` blocks for as long as the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from semanticd.domain.generation import ModelDefaults
 from semanticd.domain.ids import ModelFingerprint
 
 
@@ -33,6 +34,8 @@ class ModelEntry:
     """Never unloaded to make room or because nobody asked for it."""
     ttl_s: float | None = None
     """Seconds without a request after which it is unloaded; None: the daemon's own setting."""
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
+    """For what a request leaves open; before what the model's own files recommend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class InstalledModel:
     context_length: int
     size_bytes: int
     entry: ModelEntry
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
+    """For what a request leaves open: the entry's, else those of the model's `generation_config.json`."""
 
 
 @dataclass(frozen=True, slots=True)

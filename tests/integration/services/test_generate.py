@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,7 @@ from semanticd.domain.errors import (
 from semanticd.domain.generation import (
     Finished,
     FinishReason,
+    ModelDefaults,
     OutputConstraint,
     SamplingParams,
     Started,
@@ -367,3 +369,30 @@ async def test_a_server_side_agent_is_answered_by_the_model_it_was_made_for() ->
         assert (await rig.say("hello", agent="a", conversation=True)).model == "two"
         assert (await rig.say("hello", agent="a", conversation=True, model="one")).model == "one"
         assert (await rig.say("hello", agent="b", conversation=True)).model == "one"
+
+
+async def test_a_models_defaults_hold_for_what_a_request_leaves_open_and_only_for_that() -> None:
+    async with ServiceRig(load=False) as rig:
+        greedy = ModelDefaults(temperature=0.0, max_tokens=5)
+        rig.source.known["one"] = replace(rig.source.known["one"], defaults=greedy)
+        await rig.models.load("one")
+        text = "hello"
+        ids = CharTokenizer().encode(f"<|user|>{text}<|end|><|assistant|>")
+        open_ = await rig.say(text, sampling=SamplingParams.of(seed=3))
+        assert open_.choices[0].text == CharTokenizer().decode(continuation(ids, 5, seed=1))
+        said = SamplingParams.of(seed=3, temperature=1.0, max_tokens=7)
+        assert (await rig.say(text, sampling=said)).choices[0].text == CharTokenizer().decode(
+            continuation(ids, 7, seed=1, sampling=SamplingParams(temperature=1.0), sampler_seed=3)
+        )
+
+
+def test_a_neutral_value_that_a_client_sends_is_its_own_and_not_open() -> None:
+    defaults = ModelDefaults(temperature=0.2, top_k=20, min_p=0.1, thinking=False)
+    sampling = SamplingParams.of(temperature=1.0, top_k=0, min_p=None).with_defaults(defaults)
+    assert (sampling.temperature, sampling.top_k, sampling.min_p) == (1.0, 0, 0.1)
+    assert SamplingParams(temperature=1.0).with_defaults(defaults) == SamplingParams(temperature=1.0)
+    asks = ChatPrompt((user("x"),), template_options={"enable_thinking": True})
+    assert defaults.of_prompt(asks) == asks
+    silent = defaults.of_prompt(ChatPrompt((user("x"),)))
+    assert isinstance(silent, ChatPrompt)
+    assert silent.template_options == {"enable_thinking": False}

@@ -50,16 +50,15 @@ def parse(
     conversation = read_conversation(body, version=version, adjustments=adjustments)
     if body.thinking and body.thinking.budget_tokens and body.thinking.budget_tokens >= body.max_tokens:
         raise InvalidRequestError("must be less than max_tokens", param="thinking.budget_tokens")
-    defaults = SamplingParams()
     return GenerationRequest(
         request_id=request_id,
         model=body.model,
         prompt=conversation.prompt,
-        sampling=SamplingParams(
+        sampling=SamplingParams.of(
             max_tokens=body.max_tokens,
-            temperature=defaults.temperature if body.temperature is None else body.temperature,
-            top_p=body.top_p or defaults.top_p,
-            top_k=body.top_k or defaults.top_k,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
             stop=_stop_sequences(body.stop_sequences or []),
         ),
         agent_id=agent_id,

@@ -55,19 +55,19 @@ class Sampled(Struct, kw_only=True):
 def sampling_of(
     body: Sampled, *, max_tokens: int | None, logprobs: bool = False, top_logprobs: int = 0
 ) -> SamplingParams:
-    """Return how to sample; what is absent has OpenAI's (neutral) default."""
+    """Return how to sample; what is absent has the model's default, else OpenAI's (neutral) one."""
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if len(stops) > MAX_STOPS:
         raise InvalidRequestError(f"expected at most {MAX_STOPS} stop strings", param="stop")
-    return SamplingParams(
+    return SamplingParams.of(
         max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
-        min_p=body.min_p or 0.0,
-        repetition_penalty=body.repetition_penalty or 1.0,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
         logit_bias=_logit_bias(body.logit_bias or {}),
         seed=body.seed,
         stop=tuple(stop for stop in stops if stop),

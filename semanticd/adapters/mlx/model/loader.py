@@ -78,6 +78,7 @@ class MlxModelLoader:
             runner=runner,
             tokenizer=tokenizer,
             context_length=installed.context_length,
+            defaults=installed.defaults,
             weights_bytes=sum(array.nbytes for _, array in weights),
             description={
                 "device": "cpu" if device_is_cpu else "gpu",

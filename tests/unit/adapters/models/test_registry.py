@@ -15,6 +15,7 @@ from semanticd.adapters.models import wheel as wheel_module
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.application.ports.models import PullProgress
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
+from semanticd.domain.generation import ModelDefaults
 
 GIB = 1024**3
 
@@ -226,3 +227,15 @@ def test_an_unknown_package_is_refused(tmp_path: Path) -> None:
 def _file(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def test_an_entrys_defaults_come_before_what_the_models_files_recommend(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    fake_convert(_file(tmp_path / "w", b"weights"), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_k": 20}))
+    (folder / "config.json").write_text(json.dumps({"text_config": {"max_position_embeddings": 9999}}))
+    table = {"sources": [str(folder)], "defaults": {"temperature": 0.2, "thinking": False}}
+    found = registry(tmp_path, user_models={"mine": table}).find("mine")
+    assert found is not None
+    assert found.defaults == ModelDefaults(temperature=0.2, top_k=20, thinking=False)
+    assert found.context_length == 9999

@@ -137,10 +137,10 @@ def parse(
             tool_choice=read_choice(body.tool_choice, box, parallel=body.parallel_tool_calls is not False),
             template_options=options,
         ),
-        sampling=SamplingParams(
+        sampling=SamplingParams.of(
             max_tokens=body.max_output_tokens,
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
+            temperature=body.temperature,
+            top_p=body.top_p,
             logprobs=bool(body.top_logprobs),
             top_logprobs=body.top_logprobs or 0,
         ),

@@ -1,0 +1,111 @@
+"""What a model's own files say about it: how much context it has, and how its publisher samples from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from semanticd.domain.errors import ConfigurationError
+from semanticd.domain.generation import ModelDefaults
+
+DEFAULT_CONTEXT = 4096
+
+_NESTED = ("text_config", "language_config", "llm_config")
+"""Where models that see or hear keep the settings of their language part."""
+_LONGEST_CONTEXT = 1 << 27
+"""Longer ones mean "no limit": tokenizers write 1e30."""
+
+
+def context_of(folder: Path) -> int:
+    """Return the tokens that a model in this folder was made for; 4,096 where it does not say.
+
+    YaRN settings count as their original length times their factor, as the model computes them; other scalings are
+    part of what the published length already counts.
+    """
+    config = _read(folder / "config.json")
+    parts = [config, *(config[key] for key in _NESTED if isinstance(config.get(key), dict))]
+    lengths = [
+        _length(part.get(key)) for part in parts for key in ("max_position_embeddings", "model_max_length")
+    ]
+    lengths += [_yarn(part) for part in parts]
+    longest = max(lengths, default=0)
+    if not longest:
+        longest = _length(_read(folder / "tokenizer_config.json").get("model_max_length"))
+    return longest or DEFAULT_CONTEXT
+
+
+def _length(value: Any) -> int:
+    """Return a length in tokens; 0 for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST_CONTEXT:
+        return 0
+    return int(value)
+
+
+def _yarn(config: Mapping[str, Any]) -> int:
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if not isinstance(scaling, dict):
+        return 0
+    # Newer configs have one table per kind of layer.
+    tables = [scaling, *(table for table in scaling.values() if isinstance(table, dict))]
+    lengths = [0]
+    for table in tables:
+        if (table.get("rope_type") or table.get("type")) == "yarn":
+            original = table.get("original_max_position_embeddings")
+            factor = table.get("factor")
+            if _length(original) and isinstance(factor, (int, float)):
+                lengths.append(_length(_length(original) * factor))
+    return max(lengths)
+
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "temperature": lambda v: 0 <= v <= 2,
+    "top_p": lambda v: 0 < v <= 1,
+    "top_k": lambda v: 0 <= v <= 1 << 31,
+    "min_p": lambda v: 0 <= v <= 1,
+    "repetition_penalty": lambda v: 0 < v <= 100,
+    "presence_penalty": lambda v: -2 <= v <= 2,
+    "frequency_penalty": lambda v: -2 <= v <= 2,
+    "max_tokens": lambda v: 1 <= v < 1 << 31,
+}
+_WHOLE = {"top_k", "max_tokens"}
+
+
+def recommended(folder: Path) -> ModelDefaults:
+    """Return the sampling of `generation_config.json`; values out of range are ignored, it is not the user's file.
+
+    `max_new_tokens` is not taken: published values are those of a demonstration, and would cut answers short.
+    """
+    published = _read(folder / "generation_config.json")
+    names = [name for name in _RANGES if name != "max_tokens"]
+    return ModelDefaults(**{name: published[name] for name in names if _fits(name, published.get(name))})
+
+
+def read_defaults(table: Mapping[str, Any], *, where: str) -> ModelDefaults:
+    """Return what a registry entry's table `defaults` says.
+
+    Raises:
+        ConfigurationError: A key is unknown, or a value is out of range.
+    """
+    for key, value in table.items():
+        if key != "thinking" and key not in _RANGES:
+            raise ConfigurationError(f"{where}.{key} is unknown; known: {', '.join([*_RANGES, 'thinking'])}")
+        if not (isinstance(value, bool) if key == "thinking" else _fits(key, value)):
+            raise ConfigurationError(f"{where}.{key} cannot be {value!r}: it is out of range")
+    return ModelDefaults(**table)
+
+
+def _fits(name: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
+        return False
+    return _RANGES[name](value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object; empty where there is none to read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
