@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from semanticd.domain.chat import Message
 from semanticd.domain.scheduler import SchedulerLimits
 from semanticd.entrypoints.doctor_generation import generate_some
-from tests.fakes.engine_rig import PATIENCE_S, wait_until
+from tests.fakes.engine_rig import wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN
 from tests.fakes.service_rig import LONG, ServiceRig
 
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
-
-
-def run(test: Callable[[ServiceRig], Awaitable[Any]], **options: Any) -> None:
-    async def main() -> None:
-        async with ServiceRig(**options) as rig:
-            await asyncio.wait_for(test(rig), PATIENCE_S)
-
-    asyncio.run(main())
 
 
 async def row_of(rig: ServiceRig, agent: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -33,8 +25,8 @@ async def row_of(rig: ServiceRig, agent: str, ready: Callable[[dict[str, Any]], 
         await asyncio.sleep(0.002)
 
 
-def test_a_request_without_a_place_says_so_and_behind_which_agent() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_request_without_a_place_says_so_and_behind_which_agent() -> None:
+    async with ServiceRig(limits=SchedulerLimits(max_batch_size=1)) as rig:
         first = await rig.begin("hello", agent="a")
         waiting = asyncio.create_task(rig.say("something else", agent="b"))
         row = await row_of(rig, "b", lambda row: row["state"] == "waiting")
@@ -49,11 +41,9 @@ def test_a_request_without_a_place_says_so_and_behind_which_agent() -> None:
         assert (last.wait_reason, last.wait_behind) == ("place", "a")
         assert "waiting for a place in the batch behind a" in last.verdict
 
-    run(test, limits=SchedulerLimits(max_batch_size=1))
 
-
-def test_a_request_that_finds_no_room_in_ram_says_so() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_a_request_that_finds_no_room_in_ram_says_so() -> None:
+    async with ServiceRig(budget_bytes=BYTES_PER_TOKEN * 1500) as rig:
         first = await rig.begin("x" * 900, agent="big", sampling=LONG)
         second = asyncio.create_task(rig.say("y" * 900, agent="late"))
         row = await row_of(rig, "late", lambda row: row["wait_reason"] == "memory")
@@ -61,11 +51,9 @@ def test_a_request_that_finds_no_room_in_ram_says_so() -> None:
         await first.aclose()
         await second
 
-    run(test, budget_bytes=BYTES_PER_TOKEN * 1500)
 
-
-def test_history_has_a_sample_a_second_and_gaps_where_nothing_happened() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_history_has_a_sample_a_second_and_gaps_where_nothing_happened() -> None:
+    async with ServiceRig() as rig:
         rig.history.sample()
         await rig.say([SYSTEM, Message.of("user", "hello")], agent="a")
         await rig.say([SYSTEM, Message.of("user", "hello again")], agent="b")
@@ -84,11 +72,9 @@ def test_history_has_a_sample_a_second_and_gaps_where_nothing_happened() -> None
         assert len(rig.history.facts()["series"]["queue"]) == 600
         assert rig.history.facts(step_s=10)["last"] == 99
 
-    run(test)
 
-
-def test_status_counts_what_was_saved() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_status_counts_what_was_saved() -> None:
+    async with ServiceRig() as rig:
         prompt = [SYSTEM, Message.of("user", "hello")]
         await rig.say(prompt, agent="a")
         await rig.say(prompt, agent="b")
@@ -97,11 +83,9 @@ def test_status_counts_what_was_saved() -> None:
         assert savings.today == savings.total
         assert (await rig.agents.show("b")).savings.reused_tokens == savings.total.reused_tokens
 
-    run(test)
 
-
-def test_own_and_shared_bytes_add_up_to_what_is_hot() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_own_and_shared_bytes_add_up_to_what_is_hot() -> None:
+    async with ServiceRig() as rig:
         for agent in ("a", "b"):
             await rig.say(
                 [SYSTEM, Message.of("user", f"I am {agent}, and this is a longer text")], agent=agent
@@ -111,13 +95,9 @@ def test_own_and_shared_bytes_add_up_to_what_is_hot() -> None:
         assert row.own_hot_bytes > 0
         assert row.shared_hot_bytes > 0
 
-    run(test)
 
-
-def test_the_doctors_tokens_leave_no_agent_behind() -> None:
-    async def test(rig: ServiceRig) -> None:
+async def test_the_doctors_tokens_leave_no_agent_behind() -> None:
+    async with ServiceRig() as rig:
         assert await generate_some(rig.generate) == 10
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
         assert await rig.agents.list() == []
-
-    run(test)
