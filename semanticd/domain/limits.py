@@ -16,6 +16,9 @@ GIB = 1024 * MIB
 class Limits:
     """One row per limit; the first word says of what, the last one in which unit (counts have none)."""
 
+    name_characters: int = 256
+    """A model's name."""
+
     form_bytes: int = 512 * KIB
     """A JSON schema, or all schemas and rules of a grammar together, as JSON text."""
     form_properties: int = 2_000

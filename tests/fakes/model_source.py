@@ -29,6 +29,8 @@ class MemoryModelSource:
         self.unreachable: set[str] = set()
         """Models whose download fails."""
         self.removed: list[str] = []
+        self.paths_asked: list[str] = []
+        """Paths that somebody wanted looked at."""
 
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""
@@ -59,8 +61,17 @@ class MemoryModelSource:
             raise ModelNotFoundError(f"no model is known as {name!r}", param="model")
         return entry
 
+    def known_name(self, name: str) -> str | None:
+        """Return the name to find it by; None for whatever looks like a path."""
+        if name.startswith(("/", "~", ".")):
+            return None
+        entry = self.known.get(name.lower())
+        return entry.name if entry is not None else name if name.startswith("hf:") else None
+
     def find(self, name: str) -> InstalledModel | None:
         """Return the model if its files are here."""
+        if name.startswith(("/", "~", ".")):
+            self.paths_asked.append(name)
         known = self.resolve(name).name
         return self._describe(known) if known in self._installed else None
 

@@ -22,7 +22,7 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.guards import Guards
 from semanticd.adapters.http.core.middleware import RequestContextWrapper
-from semanticd.adapters.http.core.request_context import request_context_of
+from semanticd.adapters.http.core.request_context import checked_ids, request_context_of
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
 from semanticd.adapters.http.openai.chat.resource import ChatCompletions
@@ -40,6 +40,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     gateway = Gateway(services, config)
     router = DeclaredRouter()
     app = falcon.asgi.App(media_type=falcon.MEDIA_JSON, router=router)
+    app.add_middleware(NamesInPaths())
     _handle_errors(app, services)
 
     app.add_route("/", Root(config))
@@ -81,6 +82,16 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
         app.add_route(f"/admin/models/{action}", admin, suffix=action)
     app.add_route("/admin/caches", AdminCaches(services.cache))
     return RequestContextWrapper(app, router, guards=Guards(services, config), services=services)
+
+
+class NamesInPaths:
+    """Checks ids and names in the path before any resource sees them."""
+
+    async def process_resource(
+        self, req: Request, resp: Response, resource: object, params: dict[str, str]
+    ) -> None:
+        """Refuse what cannot be a name."""
+        checked_ids(params)
 
 
 def _handle_errors(app: falcon.asgi.App[Request, Response], services: HttpServices) -> None:

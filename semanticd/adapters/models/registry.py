@@ -113,16 +113,35 @@ class ModelRegistry:
         return [entry for entry, _ in self._entries.values()]
 
     def resolve(self, name: str) -> ModelEntry:
-        """Return the entry that a name stands for."""
+        """Return the entry that a name stands for; the name may be a path, so ask for administrators only."""
         return self._resolve(name)[0]
 
-    def _resolve(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
+    def known_name(self, name: str) -> str | None:
+        """Return the name to find a model by that a client named; None for folders and files, whatever they hold."""
+        entry = self._known(name)
+        if entry is not None:
+            return entry[0].name
+        repo = name.removeprefix("hf:")
+        return f"hf:{repo}" if _REPO.fullmatch(repo) else None
+
+    def _known(self, name: str) -> tuple[ModelEntry, tuple[str, ...]] | None:
         found = self._entries.get(name)
         if found is not None:
             return found
+        source = f"hf:{name.removeprefix('hf:')}"
         for entry, sources in self._entries.values():
-            if name in entry.aliases or f"hf:{name.removeprefix('hf:')}" in sources:
+            if name in entry.aliases or source in sources:
                 return entry, sources
+        return None
+
+    def _resolve(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
+        try:
+            return self._known(name) or self._look_up(name)
+        except (OSError, RuntimeError, ValueError) as error:
+            # No such user behind `~`, a name that is too long for the system, a NUL in it.
+            raise ModelNotFoundError(f"{name[:80]!r} is no model: {error}", param="model") from error
+
+    def _look_up(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
         repo = name.removeprefix("hf:")
         if name.startswith("hf:") or (_REPO.match(name) and not Path(name).expanduser().exists()):
             if not _REPO.match(repo):

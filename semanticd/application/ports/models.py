@@ -73,6 +73,9 @@ class ModelSource(Protocol):
     def resolve(self, name: str) -> ModelEntry:
         """Return the entry a name stands for (alias, `org/name`, folder, file); raises `ModelNotFoundError`."""
 
+    def known_name(self, name: str) -> str | None:
+        """Return the name to `find` a model by that a client named; None for folders and files. Reads no file."""
+
     def find(self, name: str) -> InstalledModel | None:
         """Return the model if its files are here."""
 

@@ -90,25 +90,49 @@ class ModelsService:
 
     async def _route(self, name: str) -> LoadedModel:
         await self._open.wait()
-        model = self._by_name(name)
-        if model is None and self._load_on_demand and self._source.find(name) is not None:
-            await self.load(name)
-            model = self._by_name(name)
+        model = self._named(name)
+        if model is None and self._load_on_demand:
+            model = await self._on_demand(name)
         if model is None and not self._engine.models and self._changing.locked():
             raise OverloadedError(f"the model is still {self.stage} ({self.progress:.0%})", retry_after_s=2.0)
         if model is None:
             there = ", ".join(sorted(self._engine.models)) or "none"
-            raise ModelNotFoundError(f"model {name!r} is not loaded; loaded: {there}", param="model")
+            raise ModelNotFoundError(f"model {name[:80]!r} is not loaded; loaded: {there}", param="model")
         return model
 
-    def _by_name(self, name: str) -> LoadedModel | None:
-        models = self._engine.models
-        models = {key: model for key, model in models.items() if key not in self._leaving}
+    async def _on_demand(self, name: str) -> LoadedModel | None:
+        """Load a model that is here under a name we know; a client names no folders and starts no downloads."""
+        known = self._source.known_name(name)
+        if known is None or await asyncio.to_thread(self._source.find, known) is None:
+            return None
+        await self.load(known)
+        return self._named(name)
+
+    def _serving(self) -> dict[ModelId, LoadedModel]:
+        return {key: model for key, model in self._engine.models.items() if key not in self._leaving}
+
+    def _named(self, name: str) -> LoadedModel | None:
+        """Return the loaded model that a client's name stands for; no file is looked at."""
+        models = self._serving()
         if not name:
             return models.get(self._current) if self._current else None
         found = models.get(ModelId(name))
+        if found is None and (known := self._source.known_name(name)) is not None:
+            found = models.get(ModelId(known)) or models.get(ModelId(known.removeprefix("hf:")))
         if found is not None:
             return found
+        # One that an administrator loaded from a folder answers to that folder's path too, as it was written.
+        paths = ((key, self._installed.get(key)) for key in models)
+        return next(
+            (models[key] for key, there in paths if there and name in (there.path, there.entry.source)), None
+        )
+
+    def _by_name(self, name: str) -> LoadedModel | None:
+        """Return the loaded model that an administrator's name stands for, which may be a path."""
+        found = self._named(name)
+        if found is not None or not name:
+            return found
+        models = self._serving()
         try:
             return models.get(ModelId(self._source.resolve(name).name))
         except SemanticError:

@@ -251,3 +251,52 @@ async def test_a_client_may_look_at_the_root_first(edge: Edge) -> None:
     assert (await edge.client.send("HEAD", "/")).status == 200
     assert (await edge.get("/")).json["name"] == "semanticd"
     assert b"semanticd_up 1" in (await edge.get("/metrics")).content
+
+
+ODD_NAMES = [
+    "%E2%98%83",
+    "a%0Ab",
+    "a%22;%20x=%22b",
+    "~nosuchuser",
+    "x" * 300,
+    "a%00",
+    "-a",
+    "stats%20",
+    "%C2%9bm",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_what_cannot_be_a_name_is_refused_on_every_route(edge: Edge, name: str) -> None:
+    for route, methods in edge.client.app.router.routes.items():  # type: ignore[attr-defined]
+        path = route.template.replace("{agent_id}", name).replace("{response_id}", name)
+        if path == route.template:
+            continue
+        for method in methods:
+            answer = await edge.client.send(method, path, b"{}", headers={"content-type": "application/json"})
+            assert answer.status in (400, 404), (method, path)
+    assert (await edge.get(f"/v1/models/{name}")).status in (400, 404)
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 300, "\0", "/etc", "../x", "☃", "hf:", "a\nb"])
+async def test_no_name_of_a_model_makes_the_server_fail(edge: Edge, name: str) -> None:
+    message = {"role": "user", "content": "hi"}
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/messages": {"messages": [message], "max_tokens": 1},
+        "/v1/messages/count_tokens": {"messages": [message]},
+        "/v1/chat/completions": {"messages": [message]},
+        "/v1/completions": {"prompt": "hi"},
+        "/v1/responses": {"input": "hi"},
+        "/v1/agents/ann/generate": {"prompt": "hi"},
+        "/admin/models/load": {},
+        "/admin/models/swap": {},
+    }
+    for url, body in bodies.items():
+        answer = await edge.post(url, {"model": name, **body})
+        assert answer.status in (400, 404), (url, answer.content)
+
+
+async def test_an_exported_file_is_named_as_rfc_6266_says(edge: Edge) -> None:
+    await edge.post("/v1/agents", {"id": "ann@home=1"})
+    answer = await edge.get("/v1/agents/ann@home=1/export")
+    assert answer.headers["content-disposition"] == 'attachment; filename="ann@home=1.agent"'

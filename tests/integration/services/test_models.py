@@ -235,6 +235,23 @@ async def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> Non
             await rig.open("hello", model="four")
 
 
+async def test_a_folder_is_not_loaded_because_a_request_names_it() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        rig.source.known["/models/three"] = rig.source.known["three"]
+        rig.source.paths_asked.clear()
+        for name in ("/models/three", "~nosuchuser/x", "../three"):
+            with pytest.raises(ModelNotFoundError):
+                await rig.open("hello", model=name)
+        assert rig.source.paths_asked == []
+        assert loaded(rig) == {"one"}
+
+
+async def test_a_model_that_an_administrator_loaded_answers_to_its_path() -> None:
+    async with ServiceRig() as rig:
+        await rig.models.load("two")
+        assert (await rig.say("hello", model="/models/two")).model == "two"
+
+
 async def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_stays() -> None:
     async with ServiceRig() as rig:
         await rig.models.load("two")

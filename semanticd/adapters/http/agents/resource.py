@@ -229,7 +229,7 @@ class AgentFiles:
         file = await asyncio.to_thread(Path(path).open, "rb")
         exchange.at_end.callback(file.close)
         resp.content_type = "application/octet-stream"
-        resp.set_header("Content-Disposition", f'attachment; filename="{agent_id}.agent"')
+        resp.downloadable_as = f"{agent_id}.agent"
         resp.content_length = os.fstat(file.fileno()).st_size
         resp.stream = file_chunks(file)
 

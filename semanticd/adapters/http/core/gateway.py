@@ -17,6 +17,7 @@ from semanticd.adapters.http.core.sse import StreamRenderer, respond
 from semanticd.domain.chat import Prompt
 from semanticd.domain.errors import CancelledByCallerError, ModelNotFoundError
 from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
+from semanticd.domain.limits import LIMITS
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import GenerationStream
@@ -117,6 +118,10 @@ class Gateway:
 
     async def _answering(self, name: str, ask: Callable[[str], Awaitable[T]]) -> T:
         """Ask the model of this name; where none is called so, a pattern such as `claude-*` means the current one."""
+        if len(name) > LIMITS.name_characters:
+            raise ModelNotFoundError(
+                f"a model's name has at most {LIMITS.name_characters} characters", param="model"
+            )
         try:
             return await ask(name)
         except ModelNotFoundError:

@@ -14,9 +14,10 @@ from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.routes import UNKNOWN, Route
 from semanticd.application.ports.telemetry import Span
-from semanticd.domain.errors import InvalidRequestError, SemanticError
+from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError, NotFoundError, SemanticError
 from semanticd.domain.generation import CacheReport, Priority
 from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.limits import LIMITS
 
 SCOPE_KEY = "semanticd.exchange"
 
@@ -24,6 +25,8 @@ AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
 """What an agent may be called: a name that can stand in a URL and in a file's name."""
 
 RESERVED_AGENT_IDS = ("stats", "import")
+
+_RESPONSE_ID = re.compile("[A-Za-z0-9_-]{1,128}")
 
 _SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
@@ -106,6 +109,23 @@ def checked_agent_id(value: str, *, param: str) -> AgentId:
             f"{value!r} is a path of the agent API and cannot be an agent's id", param=param
         )
     return AgentId(value)
+
+
+def checked_ids(params: dict[str, str]) -> None:
+    """Check the names that stand in a path, whatever route it is.
+
+    Raises:
+        InvalidRequestError: an agent's id could not be one.
+        NotFoundError: a response or a model cannot have this name.
+    """
+    if "agent_id" in params:
+        checked_agent_id(params["agent_id"], param="agent_id")
+    if not _RESPONSE_ID.fullmatch(params.get("response_id", "resp")):
+        raise NotFoundError("no response has such an id", param="response_id")
+    if len(params.get("name", "")) > LIMITS.name_characters:
+        raise ModelNotFoundError(
+            f"a model's name has at most {LIMITS.name_characters} characters", param="model"
+        )
 
 
 def _digest(text: str) -> str:

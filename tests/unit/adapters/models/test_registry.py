@@ -64,10 +64,34 @@ def test_a_model_is_found_by_name_alias_and_source(tmp_path: Path, name: str, ex
     assert registry(tmp_path).resolve(name).name == expected
 
 
-@pytest.mark.parametrize("name", ["nobody", "hf:no-slash", "/no/such/file.gguf"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nobody",
+        "hf:no-slash",
+        "/no/such/file.gguf",
+        "~nosuchuser/x",
+        "x" * 300,
+        "/" + "x" * 5000,
+        "a\0b",
+        "\ud800",
+    ],
+)
 def test_an_unknown_name_is_refused_and_says_what_there_is(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError):
         registry(tmp_path).resolve(name)
+
+
+def test_a_client_names_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_convert(_file(tmp_path / "w", b"weights"), tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    models = registry(tmp_path)
+    assert models.find("org/name") is not None, "an administrator's name may be a path"
+    assert models.known_name("org/name") == "hf:org/name"
+    assert models.find("hf:org/name") is None, "the folder is not taken for the repository"
+    assert models.known_name("smollm2") == "smollm2-135m"
+    for name in (str(tmp_path / "org" / "name"), "./org/name", "~/org/name", "org/name/", "../x/..", ""):
+        assert models.known_name(name) is None, name
 
 
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
