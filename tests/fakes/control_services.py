@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.services import Services
-from semanticd.domain.errors import ModelNotFoundError, RequestNotFoundError
+from semanticd.domain.errors import RequestNotFoundError
 from tests.fakes.agents_service import FakeAgents
+from tests.fakes.models_service import FakeModels
 
 Row = dict[str, Any]
 
@@ -27,64 +27,6 @@ class FakeStatus:
         """Return the facts with a changing number."""
         self.num_asked += 1
         return {**self.facts, "state": self.state, "uptime_s": float(self.num_asked), "models": []}
-
-
-class FakeModels:
-    """Two known models; a swap reports progress and waits for `gate`."""
-
-    def __init__(self, hub: EventHub) -> None:
-        """Begin with the first one current."""
-        self._hub = hub
-        self.current = "small"
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    def _known(self, model: str) -> None:
-        if model not in {"small", "large"}:
-            raise ModelNotFoundError(f"no model is called {model!r}")
-
-    async def info(self, model: str) -> Row:
-        """Return the row."""
-        self._known(model)
-        return {
-            "id": model,
-            "loaded": model == self.current,
-            "installed": True,
-            "current": model == self.current,
-        }
-
-    async def pull(self, model: str) -> Row:
-        """Report two steps."""
-        self._known(model)
-        for progress in (0.5, 1.0):
-            self._hub.publish("models", {"model": model, "stage": "downloading", "progress": progress})
-        return {"id": model}
-
-    async def remove(self, model: str) -> Row:
-        """Say so."""
-        self._known(model)
-        return {"id": model, "removed": True}
-
-    async def load(self, model: str) -> Row:
-        """Say so."""
-        return await self.info(model)
-
-    async def unload(self, model: str) -> Row:
-        """Say so."""
-        return await self.info(model)
-
-    async def swap(self, model: str) -> Row:
-        """Change the current model once the gate is open."""
-        self._known(model)
-        self._hub.publish("models", {"model": model, "stage": "loading", "progress": 0.0})
-        await self.gate.wait()
-        previous, self.current = self.current, model
-        self._hub.publish("models", {"model": model, "stage": "ready", "progress": 1.0})
-        return {"id": model, "current": True, "previous": previous}
-
-    async def list(self) -> list[Row]:
-        """Return both."""
-        return [await self.info(model) for model in ("small", "large")]
 
 
 class FakeCache:
@@ -230,7 +172,7 @@ def fake_services(*, max_queued: int = 1024, on_shutdown: Callable[[], None] = l
     return Services(
         status=FakeStatus(),
         agents=FakeAgents("planner", "coder"),
-        models=FakeModels(hub),
+        models=FakeModels("small", "large", hub=hub),
         cache=FakeCache(),
         requests=FakeRequests(),
         history=FakeHistory(),

@@ -5,50 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from semanticd.adapters.http.core.services import HttpServices, Rows
-from semanticd.domain.errors import ModelNotFoundError
+from semanticd.adapters.http.core.services import HttpServices
 from tests.fakes.agents_service import FakeAgents
 from tests.fakes.generator import ScriptedGenerator
-
-MODEL = {
-    "id": "tiny",
-    "aliases": ["small"],
-    "created": 1_750_000_000,
-    "owned_by": "semanticd",
-    "loaded": True,
-    "context_length": 8192,
-}
-
-
-@dataclass(slots=True)
-class FakeModels:
-    """One model that can be swapped by name."""
-
-    name: str | None = "tiny"
-
-    async def list(self) -> Rows:
-        """Return it."""
-        return [dict(MODEL)]
-
-    async def current(self) -> dict[str, Any] | None:
-        """Return it while loaded."""
-        return dict(MODEL) if self.name else None
-
-    async def load(self, model: str) -> dict[str, Any]:
-        """Load it."""
-        if model != MODEL["id"]:
-            raise ModelNotFoundError(f"no model is called {model!r}", param="model")
-        self.name = model
-        return {"model": model}
-
-    async def unload(self, model: str) -> dict[str, Any]:
-        """Unload it."""
-        self.name = None
-        return {"model": model}
-
-    async def swap(self, model: str) -> dict[str, Any]:
-        """Load it."""
-        return await self.load(model)
+from tests.fakes.models_service import FakeModels
 
 
 class FakeCache:
@@ -86,7 +46,7 @@ def make_services(generator: ScriptedGenerator | None = None, **changes: Any) ->
     given: dict[str, Any] = {
         "generator": generator or ScriptedGenerator(),
         "agents": FakeAgents(),
-        "models": FakeModels(),
+        "models": FakeModels("tiny", aliases=("small",)),
         "cache": FakeCache(),
         "health": FakeHealth(),
         "metrics_text": lambda: b"# HELP semanticd_up 1 while up\nsemanticd_up 1\n",

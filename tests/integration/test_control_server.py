@@ -125,8 +125,8 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("models.pull", {"model": "small"}, {"id": "small"}),
         ("models.rm", {"model": "large"}, {"removed": True}),
         ("models.load", {"model": "small"}, {"id": "small"}),
-        ("models.unload", {"model": "small"}, {"id": "small"}),
         ("models.swap", {"model": "large"}, {"previous": "small"}),
+        ("models.unload", {"model": "small"}, {"id": "small"}),
         ("cache.stats", {}, {"hot_bytes": 12345}),
         ("cache.verify", {"fix": True}, {"num_checked": 3}),
         ("cache.prune", {"target_bytes": 0}, {"freed_bytes": 0}),
@@ -297,7 +297,7 @@ async def test_a_change_runs_to_its_end_although_its_client_left(short_tmp_path:
         client.writer.close()
         await until(lambda: server.num_clients == 0, "the client is gone")
         services.models.gate.set()
-        await until(lambda: services.models.current == "large", "the swap is done")
+        await until(lambda: services.models.current_id == "large", "the swap is done")
 
 
 async def test_a_client_that_closes_its_sending_side_still_gets_its_replies(short_tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from semanticd.application.services.agents import AgentsService
+    from semanticd.application.services.models import ModelsService
 
 Facts = dict[str, Any]
 """What is known about one thing."""
@@ -24,31 +25,6 @@ class StatusService(Protocol):
 
     async def snapshot(self) -> Facts:
         """Return `control.results.StatusResult`."""
-
-
-class ModelsService(Protocol):
-    """Models that are known, here, and in use. Long changes report on the topic `models`."""
-
-    async def list(self) -> Rows:
-        """Return known models."""
-
-    async def info(self, model: str) -> Facts:
-        """Return one model's facts."""
-
-    async def pull(self, model: str) -> Facts:
-        """Fetch a model's files."""
-
-    async def remove(self, model: str) -> Facts:
-        """Delete a model's files."""
-
-    async def load(self, model: str) -> Facts:
-        """Load a model beside the present ones."""
-
-    async def unload(self, model: str) -> Facts:
-        """Free a model's memory."""
-
-    async def swap(self, model: str) -> Facts:
-        """Make a model the current one."""
 
 
 class CacheService(Protocol):

@@ -10,13 +10,21 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
 from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
 from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
-from semanticd.application.services.model_rows import memory_needed, model_rows
+from semanticd.application.services.model_facts import (
+    ModelFacts,
+    ModelInUse,
+    PulledModel,
+    RemovedModel,
+    SwappedModel,
+    UnloadedModel,
+    memory_needed,
+    model_facts,
+)
 from semanticd.domain.errors import (
     ConflictError,
     ModelLoadError,
@@ -150,18 +158,18 @@ class ModelsService:
         """Memory that another model may take without another leaving."""
         return int(self._memory_bytes())
 
-    async def current(self) -> dict[str, Any] | None:
+    async def current(self) -> ModelFacts | None:
         """Return the current model's facts, or None."""
-        return next((row for row in await self.list() if row["current"]), None)
+        return next((one for one in await self.list() if one.current), None)
 
-    async def info(self, model: str) -> dict[str, Any]:
+    async def info(self, model: str) -> ModelFacts:
         """Return one model's facts."""
         entry = self._source.resolve(model)
         there = await asyncio.to_thread(self._source.find, model)
         if there is not None:
             # It may be a folder of the user's own, which no list of installed models knows before it is loaded.
             self._installed[ModelId(there.model_id)] = there
-        found = next((row for row in await self.list() if row["id"] == entry.name), None)
+        found = next((one for one in await self.list() if one.id == entry.name), None)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} is not here; pull it first", param="model")
         return found
@@ -170,7 +178,7 @@ class ModelsService:
 
     async def pull(
         self, model: str, on_progress: Callable[[PullProgress], None] | None = None
-    ) -> dict[str, Any]:
+    ) -> PulledModel:
         """Fetch a model's files; returns its facts. Progress also goes to the `models` topic."""
         loop = asyncio.get_running_loop()
 
@@ -180,7 +188,7 @@ class ModelsService:
         installed = await asyncio.to_thread(self._source.pull, model, report)
         self._installed[ModelId(installed.model_id)] = installed
         self._tell(model, "pulled", 1.0)
-        return {"id": installed.model_id, "path": installed.path, "size_bytes": installed.size_bytes}
+        return PulledModel(installed.model_id, installed.path, installed.size_bytes)
 
     def _report_pull(
         self, model: str, progress: PullProgress, on_progress: Callable[[PullProgress], None] | None
@@ -190,15 +198,15 @@ class ModelsService:
         if on_progress is not None:
             on_progress(progress)
 
-    async def remove(self, model: str) -> dict[str, Any]:
+    async def remove(self, model: str) -> RemovedModel:
         """Delete a model's files; raises `ConflictError` while it is loaded."""
         if self._by_name(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
         await asyncio.to_thread(self._source.remove, model)
         self._installed.pop(ModelId(self._source.resolve(model).name), None)
-        return {"id": model, "removed": True}
+        return RemovedModel(model, removed=True)
 
-    async def load(self, model: str) -> dict[str, Any]:
+    async def load(self, model: str) -> ModelInUse:
         """Load a model beside those that are loaded; the first one becomes current.
 
         Where memory is short, the least recently used others leave first, but never the current one.
@@ -212,9 +220,9 @@ class ModelsService:
             if self._current is None:
                 self._current = loaded.model_id
             self._settled(loaded.model_id)
-        return {"id": loaded.model_id, "loaded": True, "current": loaded.model_id == self._current}
+        return ModelInUse(loaded.model_id, loaded=True, current=loaded.model_id == self._current)
 
-    async def unload(self, model: str) -> dict[str, Any]:
+    async def unload(self, model: str) -> UnloadedModel:
         """Free a model's memory once its requests are answered; its agents' blocks stay on disk."""
         async with self._changing:
             loaded = self._by_name(model)
@@ -222,9 +230,9 @@ class ModelsService:
                 raise ModelNotFoundError(f"model {model!r} is not loaded", param="model")
             await self._leave(loaded)
             self._settled(loaded.model_id)
-        return {"id": loaded.model_id, "loaded": False}
+        return UnloadedModel(loaded.model_id, loaded=False)
 
-    async def swap(self, model: str) -> dict[str, Any]:
+    async def swap(self, model: str) -> SwappedModel:
         """Make a model the current one: beside the old where both fit, else in its place.
 
         Raises:
@@ -238,7 +246,7 @@ class ModelsService:
         self._metrics.count("model_swaps_total", outcome="done")
         return swapped
 
-    async def _swap(self, model: str) -> dict[str, Any]:
+    async def _swap(self, model: str) -> SwappedModel:
         async with self._changing:
             old = self._engine.models.get(self._current) if self._current else None
             target = self._by_name(model)
@@ -248,7 +256,7 @@ class ModelsService:
             if old is not None and old.model_id != target.model_id and old.model_id in self._engine.models:
                 await self._leave(old)
             self._settled(target.model_id)
-        return {"id": target.model_id, "current": True, "previous": old.model_id if old else None}
+        return SwappedModel(target.model_id, current=True, previous=old.model_id if old else None)
 
     async def _make_room(self, installed: InstalledModel) -> None:
         if not self._engine.models or ModelId(installed.model_id) in self._engine.models:
@@ -386,10 +394,10 @@ class ModelsService:
 
     # Last, because it shadows the built-in name for all that follows in the class body.
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def list(self) -> list[ModelFacts]:
         """Return known models: loaded, installed, and those that can be pulled."""
         return await asyncio.to_thread(
-            model_rows,
+            model_facts,
             self._source,
             fetched=self._installed,
             loaded=self._engine.models,

@@ -12,7 +12,8 @@ from semanticd.domain.chat import ChatPrompt, Message
 from tests.fakes.agents_service import FakeAgents
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.generator import ScriptedGenerator, call_script
-from tests.fakes.http_services import FakeCache, FakeHealth, FakeModels, make_services
+from tests.fakes.http_services import FakeCache, FakeHealth, make_services
+from tests.fakes.models_service import FakeModels
 
 
 class Edge:
@@ -21,7 +22,7 @@ class Edge:
     def __init__(self, **config: Any) -> None:
         self.generator = ScriptedGenerator()
         self.agents = FakeAgents()
-        self.models = FakeModels()
+        self.models = FakeModels("tiny", aliases=("small",))
         self.cache = FakeCache()
         self.health = FakeHealth()
         services = make_services(

@@ -11,8 +11,9 @@ import zstandard
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from tests.fakes.agents_service import FakeAgents
 from tests.fakes.asgi_client import AsgiClient
-from tests.fakes.http_services import FakeAgents, make_services
+from tests.fakes.http_services import make_services
 
 HELLO = [{"role": "user", "content": "hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -32,7 +33,7 @@ ENCODERS = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress}
 
 
 def client(**config: Any) -> AsgiClient:
-    agents = FakeAgents({"bob": {"id": "bob", "num_turns": 1}})
+    agents = FakeAgents("bob")
     return AsgiClient(create_app(make_services(agents=agents), HttpConfig(**config)))
 
 

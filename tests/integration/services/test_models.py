@@ -8,7 +8,15 @@ from dataclasses import replace
 
 import pytest
 
+from semanticd.adapters.http.core.services import model_names
 from semanticd.application.ports.models import PullProgress
+from semanticd.application.services.model_facts import (
+    ModelInUse,
+    PulledModel,
+    RemovedModel,
+    SwappedModel,
+    UnloadedModel,
+)
 from semanticd.domain.errors import (
     ConflictError,
     ModelDownloadError,
@@ -17,6 +25,7 @@ from semanticd.domain.errors import (
     OverloadedError,
 )
 from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import ModelId
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.service_rig import ServiceRig
 
@@ -29,8 +38,8 @@ def loaded(rig: ServiceRig) -> set[str]:
 
 async def test_the_first_model_becomes_current_and_others_stand_beside_it() -> None:
     async with ServiceRig() as rig:
-        assert await rig.models.load("two") == {"id": "two", "loaded": True, "current": False}
-        assert await rig.models.load("two") == {"id": "two", "loaded": True, "current": False}
+        assert await rig.models.load("two") == ModelInUse(ModelId("two"), loaded=True, current=False)
+        assert await rig.models.load("two") == ModelInUse(ModelId("two"), loaded=True, current=False)
         assert rig.models.current_id == "one"
         assert (await rig.say("hello")).model == "one"
         assert (await rig.say("hello", model="two")).model == "two"
@@ -54,19 +63,19 @@ async def test_where_memory_is_short_the_least_recently_used_model_leaves_but_ne
 async def test_models_are_listed_loaded_first_with_their_facts() -> None:
     async with ServiceRig() as rig:
         rows = await rig.models.list()
-        assert [row["id"] for row in rows] == ["one", "three", "two", "four"]
-        assert [(row["loaded"], row["installed"], row["current"]) for row in rows] == [
+        assert [row.id for row in rows] == ["one", "three", "two", "four"]
+        assert [(row.loaded, row.installed, row.current) for row in rows] == [
             (True, True, True),
             (False, True, False),
             (False, True, False),
             (False, False, False),
         ]
-        assert rows[0]["created"] > 0
-        assert rows[0]["quantization"] == "none"
+        assert rows[0].created > 0
+        assert rows[0].details == {"quantization": "none"}
         current = await rig.models.current()
         assert current is not None
-        assert current["id"] == "one"
-        assert (await rig.models.info("TWO"))["path"] == "/models/two"
+        assert current.id == "one"
+        assert (await rig.models.info("TWO")).path == "/models/two"
         with pytest.raises(ModelNotFoundError):
             await rig.models.info("nobody")
         with pytest.raises(ModelNotFoundError):
@@ -76,25 +85,25 @@ async def test_models_are_listed_loaded_first_with_their_facts() -> None:
 async def test_a_folder_of_the_users_own_is_described_before_it_is_loaded_for_the_first_time() -> None:
     async with ServiceRig() as rig:
         rig.source.installed = list  # type: ignore[method-assign, assignment]
-        assert (await rig.models.info("two"))["path"] == "/models/two"
+        assert (await rig.models.info("two")).path == "/models/two"
 
 
 async def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed() -> None:
     async with ServiceRig() as rig:
         await rig.models.pull("four")
         await rig.models.remove("four")
-        row = next(row for row in await rig.models.list() if row["id"] == "four")
-        assert not row["installed"]
+        row = next(row for row in await rig.models.list() if row.id == "four")
+        assert not row.installed
 
 
 async def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
     async with ServiceRig() as rig:
         seen: list[PullProgress] = []
         pulled = await rig.models.pull("four", seen.append)
-        assert pulled == {"id": "four", "path": "/models/four", "size_bytes": 1000}
+        assert pulled == PulledModel("four", "/models/four", 1000)
         await asyncio.sleep(0)
         assert [progress.done_bytes for progress in seen] == [0, 500]
-        assert (await rig.models.load("four"))["loaded"]
+        assert (await rig.models.load("four")).loaded
         rig.source.unreachable.add("three")
         rig.source.remove("three")
         with pytest.raises(ModelDownloadError):
@@ -105,7 +114,7 @@ async def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
     async with ServiceRig() as rig:
         with pytest.raises(ConflictError):
             await rig.models.remove("one")
-        assert await rig.models.remove("two") == {"id": "two", "removed": True}
+        assert await rig.models.remove("two") == RemovedModel("two", removed=True)
         assert rig.source.removed == ["two"]
 
 
@@ -116,14 +125,14 @@ async def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
         answer = await running.result()
         assert answer.model == "one"
         assert answer.usage.completion_tokens == 1500
-        assert await swapping == {"id": "two", "current": True, "previous": "one"}
+        assert await swapping == SwappedModel(ModelId("two"), current=True, previous=ModelId("one"))
         assert loaded(rig) == {"two"}
         assert (await rig.say("hello")).model == "two"
 
 
 async def test_a_swap_to_the_current_model_changes_nothing() -> None:
     async with ServiceRig() as rig:
-        assert (await rig.models.swap("one"))["id"] == "one"
+        assert (await rig.models.swap("one")).id == "one"
         assert loaded(rig) == {"one"}
 
 
@@ -139,7 +148,7 @@ async def test_a_swap_in_place_holds_requests_until_the_new_model_is_there() -> 
         await asyncio.sleep(0.02)
         assert not waiting.done()
         rig.loader.gate.set()
-        assert (await swapping)["id"] == "two"
+        assert (await swapping).id == "two"
         assert (await waiting).model == "two"
 
 
@@ -204,7 +213,7 @@ async def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
         running = await rig.open("hello", sampling=LONG)
         unloading = asyncio.create_task(rig.models.unload("one"))
         assert (await running.result()).usage.completion_tokens == 1500
-        assert await unloading == {"id": "one", "loaded": False}
+        assert await unloading == UnloadedModel(ModelId("one"), loaded=False)
         assert rig.models.current_id == "two"
         assert rig.runner.released
         with pytest.raises(ModelNotFoundError):
@@ -276,3 +285,11 @@ async def test_a_pinned_model_stays_and_one_with_a_time_of_its_own_leaves_when_i
         rig.clock.advance(1000.0)
         await rig.models.expire(60.0)
         assert loaded(rig) == {"one", "two"}
+
+
+async def test_a_model_is_looked_up_by_its_other_names_too() -> None:
+    async with ServiceRig() as rig:
+        entries = rig.source.known
+        entries["two"] = replace(entries["two"], aliases=("deux",))
+        by_name = model_names(await rig.models.list())
+    assert (by_name["deux"].id, by_name["two"].id) == ("two", "two")

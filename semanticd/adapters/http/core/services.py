@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -13,28 +13,8 @@ from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMet
 if TYPE_CHECKING:
     from semanticd.application.generation.service import Generator
     from semanticd.application.services.agents import AgentsService
-
-Rows = list[dict[str, Any]]
-"""Facts of several things."""
-
-
-class ModelsService(Protocol):
-    """Models that are known, and which is in use."""
-
-    async def list(self) -> Rows:
-        """Return models as `{id, created, owned_by, loaded, context_length, ...}`."""
-
-    async def current(self) -> dict[str, Any] | None:
-        """Return the model that answers requests for the default, or None."""
-
-    async def load(self, model: str) -> dict[str, Any]:
-        """Load a model beside the present one."""
-
-    async def unload(self, model: str) -> dict[str, Any]:
-        """Free a model's memory."""
-
-    async def swap(self, model: str) -> dict[str, Any]:
-        """Make a model the current one, freeing the other if both do not fit."""
+    from semanticd.application.services.model_facts import ModelFacts
+    from semanticd.application.services.models import ModelsService
 
 
 class CacheService(Protocol):
@@ -121,11 +101,10 @@ class HttpServices:
     monotonic: Callable[[], float] = time.monotonic
 
 
-def model_names(models: list[dict[str, Any]]) -> Mapping[str, dict[str, Any]]:
+def model_names(models: Iterable[ModelFacts]) -> dict[str, ModelFacts]:
     """Return the models by every name they go by."""
-    by_name: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, ModelFacts] = {}
     for model in models:
-        by_name.setdefault(str(model["id"]), model)
-        for alias in model.get("aliases") or ():
-            by_name.setdefault(str(alias), model)
+        for name in (model.id, *model.aliases):
+            by_name.setdefault(name, model)
     return by_name

@@ -13,7 +13,9 @@ from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import ModelsService, model_names
+from semanticd.adapters.http.core.services import model_names
+from semanticd.application.services.model_facts import ModelFacts
+from semanticd.application.services.models import ModelsService
 from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError
 
 
@@ -91,7 +93,7 @@ class Models:
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the models."""
         # Only what answers now: a client takes any of these names for granted.
-        found = [model for model in await self._models.list() if model.get("loaded", True)]
+        found = [model for model in await self._models.list() if model.loaded]
         if in_anthropic_shape(req):
             resp.data = msgspec.json.encode(_anthropic_page(found, req))
         else:
@@ -123,38 +125,38 @@ class Model:
         resp.data = msgspec.json.encode(shape(found))
 
 
-def openai_model(model: dict[str, Any]) -> dict[str, Any]:
+def openai_model(model: ModelFacts) -> dict[str, Any]:
     """Return a model as OpenAI lists it, with the context length that many clients look for."""
     return {
-        "id": model["id"],
+        "id": model.id,
         "object": "model",
-        "created": int(model.get("created") or 0),
-        "owned_by": str(model.get("owned_by") or "semanticd"),
-        "loaded": bool(model.get("loaded")),
-        "context_length": model.get("context_length"),
-        "max_model_len": model.get("context_length"),
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "loaded": model.loaded,
+        "context_length": model.context_length,
+        "max_model_len": model.context_length,
     }
 
 
-def anthropic_model(model: dict[str, Any]) -> dict[str, Any]:
+def anthropic_model(model: ModelFacts) -> dict[str, Any]:
     """Return a model as Anthropic lists it."""
-    created = datetime.fromtimestamp(int(model.get("created") or 0), tz=timezone.utc)
+    created = datetime.fromtimestamp(model.created, tz=timezone.utc)
     return {
         "type": "model",
-        "id": model["id"],
-        "display_name": str(model.get("display_name") or model["id"]),
+        "id": model.id,
+        "display_name": model.id,
         "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lifecycle": "active",
-        "max_input_tokens": model.get("context_length"),
-        "max_tokens": model.get("context_length"),
+        "max_input_tokens": model.context_length,
+        "max_tokens": model.context_length,
     }
 
 
-def _anthropic_page(found: list[dict[str, Any]], req: Request) -> dict[str, Any]:
+def _anthropic_page(found: list[ModelFacts], req: Request) -> dict[str, Any]:
     limit = req.get_param("limit") or "20"
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:5]) <= 1000):
         raise InvalidRequestError(f"expected a number from 1 to 1000, got {limit[:40]!r}", param="limit")
-    ids = [str(model["id"]) for model in found]
+    ids = [model.id for model in found]
     after, before = req.get_param("after_id"), req.get_param("before_id")
     if after in ids:
         found = found[ids.index(after) + 1 :]
@@ -165,6 +167,6 @@ def _anthropic_page(found: list[dict[str, Any]], req: Request) -> dict[str, Any]
     return {
         "data": [anthropic_model(model) for model in page],
         "has_more": len(found) > len(page),
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
     }

@@ -1,0 +1,152 @@
+"""What is shown of models: those that can be pulled, those that are installed, those that are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelSource
+from semanticd.application.services.plain import FLAT, HIDDEN, IF_KNOWN
+from semanticd.domain.ids import ModelFingerprint, ModelId
+from semanticd.domain.model_cache_spec import StoragePrecision
+
+_MEMORY_PER_FILE_BYTE = 1.2
+"""Memory a model takes per byte of its files, where the registry gives no estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One model; what only an installed or a loaded one has is None of others."""
+
+    id: str
+    created: int = 0
+    """When it was loaded, seconds since the epoch; 0: it is not."""
+    owned_by: str = "semanticd"
+    loaded: bool = False
+    installed: bool = False
+    current: bool = False
+    description: str = ""
+    context_length: int | None = None
+    path: str | None = field(default=None, metadata=IF_KNOWN)
+    size_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    memory_needed_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    fingerprint: ModelFingerprint | None = field(default=None, metadata=IF_KNOWN)
+    weights_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    bytes_per_token: int | None = field(default=None, metadata=IF_KNOWN)
+    """Bytes of cache that a token takes in RAM."""
+    precision: StoragePrecision | None = field(default=None, metadata=IF_KNOWN)
+    details: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    """What its loader says of it: the device, its kind."""
+    aliases: tuple[str, ...] = field(default=(), metadata=HIDDEN)
+    """Other names that it answers to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModel:
+    """A model whose files are here now."""
+
+    id: str
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedModel:
+    """A model whose files are gone; `id` as it was asked for."""
+
+    id: str
+    removed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInUse:
+    """A model that is loaded now, and whether it answers requests for the default."""
+
+    id: ModelId
+    loaded: bool
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadedModel:
+    """A model that left memory."""
+
+    id: ModelId
+    loaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SwappedModel:
+    """The model that answers requests for the default now, and the one that did before (None: none did)."""
+
+    id: ModelId
+    current: bool
+    previous: ModelId | None
+
+
+def memory_needed(installed: InstalledModel) -> float:
+    """Return the bytes a model takes: the registry's estimate, else a guess from its files."""
+    return installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE
+
+
+def model_facts(
+    source: ModelSource,
+    *,
+    fetched: Mapping[ModelId, InstalledModel],
+    loaded: Mapping[ModelId, LoadedModel],
+    loaded_at: Mapping[ModelId, float],
+    current: ModelId | None,
+) -> list[ModelFacts]:
+    """Return all models, loaded ones first, then installed ones; reads folders, so not on the event loop.
+
+    `fetched` are models found outside the source's folder; `loaded_at` is in seconds since the epoch.
+    """
+    installed = {model.model_id: model for model in source.installed()}
+    installed.update({str(model_id): model for model_id, model in list(fetched.items())})
+    found = {entry.name: _known(entry) for entry in source.entries()}
+    for name, model in installed.items():
+        found[name] = _installed(found.get(name) or ModelFacts(name), model)
+    for model_id, loaded_model in loaded.items():
+        found[model_id] = replace(
+            _loaded(found.get(model_id) or ModelFacts(model_id), loaded_model),
+            created=int(loaded_at.get(model_id, 0)),
+            current=model_id == current,
+        )
+    return sorted(found.values(), key=lambda one: (not one.loaded, not one.installed, one.id))
+
+
+def _known(entry: ModelEntry) -> ModelFacts:
+    return ModelFacts(
+        entry.name,
+        description=entry.description,
+        context_length=entry.context_length,
+        aliases=entry.aliases,
+    )
+
+
+def _installed(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
+    return replace(
+        facts,
+        installed=True,
+        path=model.path,
+        size_bytes=model.size_bytes,
+        memory_needed_bytes=int(memory_needed(model)),
+        context_length=model.context_length,
+        fingerprint=model.fingerprint,
+    )
+
+
+def _loaded(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
+    return replace(
+        facts,
+        loaded=True,
+        installed=True,
+        context_length=model.context_length,
+        fingerprint=model.fingerprint,
+        weights_bytes=model.weights_bytes,
+        bytes_per_token=model.runner.spec.bytes_per_token,
+        precision=model.runner.spec.precision,
+        details=model.description,
+    )
