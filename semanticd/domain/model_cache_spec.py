@@ -39,13 +39,16 @@ class ModelCacheSpec:
     precision: StoragePrecision
     running_bytes_per_token: int
     """Bytes per position in a running batch (the model's own dtype)."""
+    compute_revision: str = ""
+    """Short name of the software and the kind of chip that compute the KV: other ones round otherwise."""
 
     @property
     def layout(self) -> str:
         """Short stable name of everything that decides how stored bytes are read."""
         text = "|".join(f"{layer.kind}:{layer.shape}" for layer in self.layers)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return f"v1-{self.precision}-b{self.block_tokens}-{digest}"
+        parts = [f"v1-{self.precision}-b{self.block_tokens}-{digest}", self.compute_revision]
+        return "-".join(part for part in parts if part)
 
     @property
     def root(self) -> BlockHash:

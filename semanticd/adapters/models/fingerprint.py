@@ -1,7 +1,11 @@
-"""Names a model by its content: weights, config, tokenizer and chat template.
+"""Names a model by its content: every file that a loader may read.
+
+What a loader reads is not listed anywhere: models bring code, vocabularies of many kinds, templates in folders. So all
+files count, save those that cannot matter (documents, pictures, weights in formats that are not loaded).
 
 Reading gigabytes takes a while, so a fingerprint is computed once per set of files and remembered by their paths,
-sizes and times of change.
+sizes, times of change and inodes. A file that was put in another's place with its size and time of modification
+differs in its inode and in the time of its change, which programs cannot set.
 """
 
 from __future__ import annotations
@@ -9,35 +13,35 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semanticd.domain.ids import ModelFingerprint
 
-_PATTERNS = (
-    "*.safetensors",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.*",
+_DOCUMENTS = frozenset({".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".html"})
+_OTHER_FORMATS = frozenset({".gguf", ".bin", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".pyc"})
+_INERT_NAMES = frozenset(
+    {"license", "license.txt", "notice", "notice.txt", "use_policy", "readme", "readme.txt"}
 )
 _CHUNK = 4 * 1024 * 1024
 _MEMORY = ".fingerprint.json"
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files that decide what the model computes, in a fixed order."""
-    return sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
+    """Return the files that may decide what the model computes, in a fixed order; hidden ones are not the model's."""
+    return sorted(path for path in folder.rglob("*") if _counts(path.relative_to(folder)) and path.is_file())
+
+
+def _counts(path: Path) -> bool:
+    if any(part.startswith(".") or part == "__pycache__" for part in path.parts):
+        return False
+    return path.suffix.lower() not in _DOCUMENTS | _OTHER_FORMATS and path.name.lower() not in _INERT_NAMES
 
 
 def fingerprint_of(folder: Path, on_progress: Callable[[int, int], None] | None = None) -> ModelFingerprint:
     """Return the model's fingerprint; `on_progress` hears (bytes read, all bytes)."""
     files = model_files(folder)
-    facts = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    facts = [_facts(path, path.relative_to(folder).as_posix()) for path in files]
     memory = folder / _MEMORY
     try:
         remembered = json.loads(memory.read_text(encoding="utf-8"))
@@ -46,13 +50,19 @@ def fingerprint_of(folder: Path, on_progress: Callable[[int, int], None] | None 
     except (OSError, ValueError, KeyError, TypeError):
         # Nothing is remembered, or not for these files: compute.
         pass
-    fingerprint = _compute(files, on_progress)
+    fingerprint = _compute(folder, files, on_progress)
     _remember(memory, {"files": facts, "fingerprint": fingerprint})
     return fingerprint
 
 
-def _compute(files: Iterable[Path], on_progress: Callable[[int, int], None] | None) -> ModelFingerprint:
-    paths = list(files)
+def _facts(path: Path, name: str) -> list[str | int]:
+    stat = path.stat()
+    return [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _compute(
+    folder: Path, paths: Sequence[Path], on_progress: Callable[[int, int], None] | None
+) -> ModelFingerprint:
     total = sum(path.stat().st_size for path in paths)
     done = 0
     whole = hashlib.sha256(b"semanticd.model.v1\0")
@@ -64,7 +74,7 @@ def _compute(files: Iterable[Path], on_progress: Callable[[int, int], None] | No
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, total)
-        whole.update(path.name.encode() + b"\0" + one.digest())
+        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + one.digest())
     return ModelFingerprint(whole.hexdigest())
 
 

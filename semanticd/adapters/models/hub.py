@@ -17,6 +17,8 @@ _PATTERNS = [
     "*.txt",
     "*.jinja",
     "*.py",
+    "*.tiktoken",
+    "*.tekken",
 ]
 _REACH_TIMEOUT_S = 2.5
 _POLL_S = 0.5

@@ -127,7 +127,8 @@ class AgentExporter:
         if packaged.layout not in ("", layout):
             raise AgentExportError(
                 f"cannot import agent {agent.agent_id!r}: its blocks are laid out as {packaged.layout}, this "
-                f"daemon's as {layout}; start it with the same SEMANTIC_MLX_KV_BITS and SEMANTIC_MLX_BLOCK_TOKENS",
+                f"daemon's as {layout}; start it with the same SEMANTIC_MLX_KV_BITS and "
+                "SEMANTIC_MLX_BLOCK_TOKENS, on the same kind of chip and with the same mlx and mlx-lm",
                 param="path",
             )
 

@@ -81,8 +81,10 @@ def test_a_layout_is_another_for_every_precision_block_size_and_shape() -> None:
         spec(LayerSpec("sliding", "h4d64")).layout,
         spec(ATTENTION, precision="q8").layout,
         spec(ATTENTION, block_tokens=128).layout,
+        spec(ATTENTION, compute_revision="mlx0.32").layout,
+        spec(ATTENTION, compute_revision="mlx0.33").layout,
     }
-    assert len(layouts) == 6
+    assert len(layouts) == 8
     assert (
         spec(ATTENTION).layout == "v1-exact-b256-" + spec(ATTENTION, precision="q4").layout.rpartition("-")[2]
     )

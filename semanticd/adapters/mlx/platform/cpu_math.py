@@ -30,6 +30,9 @@ import numpy.typing as npt
 from mlx import nn
 from mlx_lm.models import activations, switch_layers
 
+REVISION = 1
+"""Counts changes of what these functions compute."""
+
 _MASKED = -1e30
 """Far below any score, and finite: a row that is all padding must not become NaN."""
 _SCORES_BYTES = 32 << 20

@@ -35,6 +35,55 @@ def test_equal_files_in_another_place_have_the_same_one(
     assert fingerprint_of(other) == fingerprint_of(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modeling_mine.py",
+        "qwen.tiktoken",
+        "added_tokens.json",
+        "code/layers.py",
+        "chat_templates/tool.jinja",
+        "tekken.json",
+    ],
+)
+def test_it_covers_every_file_that_a_loader_may_read(folder: Path, name: str) -> None:
+    before = fingerprint_of(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("one")
+    added = fingerprint_of(folder)
+    (folder / name).write_text("two")
+    assert len({before, added, fingerprint_of(folder)}) == 3
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_read_again(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    before, stat = fingerprint_of(folder), weights.stat()
+    replacement = folder / "other"
+    replacement.write_text("x" * stat.st_size)
+    replacement.replace(weights)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert fingerprint_of(folder) != before
+
+
+def test_a_file_rewritten_in_place_with_its_old_time_is_read_again(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    before, stat = fingerprint_of(folder), weights.stat()
+    weights.write_text("x" * stat.st_size)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint_of(folder) != before
+
+
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "picture.png", ".cache/download.json", "model.gguf", "__pycache__/a.pyc"]
+)
+def test_what_no_loader_reads_does_not_matter(folder: Path, name: str) -> None:
+    before = fingerprint_of(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("hello")
+    assert fingerprint_of(folder) == before
+
+
 def test_a_readme_does_not_matter(folder: Path) -> None:
     before = fingerprint_of(folder)
     (folder / "README.md").write_text("hello")
