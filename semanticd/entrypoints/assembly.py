@@ -132,6 +132,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         rate_limit_global=server.rate_limit_global,
         rate_limit_per_agent=server.rate_limit_per_agent,
         model_patterns=server.model_patterns,
+        strict=server.strict,
         version=__version__,
     )
     return _Server(

@@ -125,9 +125,15 @@ class ServerSettings:
         "Names accepted in the Host header, against DNS rebinding; `*`: any.",
     )
     model_patterns: tuple[str, ...] = setting(
-        ("claude-*", "gpt-*", "default"),
+        ("claude-*", "gpt-*", "haiku*", "sonnet*", "opus*", "default"),
         texts("shell patterns, separated by commas"),
-        "Model names in requests that stand for the default model.",
+        "Model names in requests that stand for the default model; capitals make no difference.",
+    )
+    strict: bool = setting(
+        False,
+        flag(),
+        "Refuse with 400 what the vendors refuse, and schemas that can be enforced in part only; otherwise such "
+        "requests are answered, and the log and a header say what was changed.",
     )
     drain_timeout_s: float = setting(
         30.0, number(minimum=0, maximum=3600), "Seconds that running requests may take when the daemon stops."

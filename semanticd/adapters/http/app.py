@@ -44,6 +44,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     _handle_errors(app, services)
 
     app.add_route("/", Root(config))
+    app.add_route("/health", Health(services.health.ready))
     app.add_route("/health/live", Health(services.health.live))
     app.add_route("/health/ready", Health(services.health.ready))
     app.add_route("/health/startup", Health(services.health.startup))

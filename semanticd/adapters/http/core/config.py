@@ -37,12 +37,14 @@ class HttpConfig:
     """Requests per minute and API key."""
     rate_limit_per_agent: int = 0
     """Requests per minute and agent."""
-    model_patterns: tuple[str, ...] = ("default", "claude-*", "gpt-*")
+    model_patterns: tuple[str, ...] = ("default", "claude-*", "gpt-*", "haiku*", "sonnet*", "opus*")
     """Shell patterns of model names that stand for the current model, unless a model is really called so."""
     ping_interval_s: float = 10.0
     """Silence in a stream after which a ping is sent."""
     max_stored_responses: int = 200
     """Responses kept for `previous_response_id`, per agent."""
+    strict: bool = False
+    """Whether what agents send without need is refused as the vendors refuse it."""
     version: str = "0"
     """The daemon's version, shown in the OpenAPI document."""
 

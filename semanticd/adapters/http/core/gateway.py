@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from falcon.asgi import Response
 
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.model_names import among, means_current, spellings
 from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.request_context import RequestContext
-from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.core.services import HttpServices, model_names
 from semanticd.adapters.http.core.sse import StreamRenderer, respond
 from semanticd.domain.chat import Prompt
 from semanticd.domain.errors import CancelledByCallerError, ModelNotFoundError
@@ -117,14 +118,21 @@ class Gateway:
         return await self._answering(model, lambda name: generator.count_tokens(name, prompt))
 
     async def _answering(self, name: str, ask: Callable[[str], Awaitable[T]]) -> T:
-        """Ask the model of this name; where none is called so, a pattern such as `claude-*` means the current one."""
+        """Ask the model of this name; one that is not there may be meant by a plainer spelling or a pattern."""
         if len(name) > LIMITS.name_characters:
             raise ModelNotFoundError(
                 f"a model's name has at most {LIMITS.name_characters} characters", param="model"
             )
         try:
             return await ask(name)
-        except ModelNotFoundError:
-            if not any(fnmatchcase(name, pattern) for pattern in self._config.model_patterns):
-                raise
+        except ModelNotFoundError as error:
+            refusal = error
+        for spelling in spellings(name)[1:]:
+            with suppress(ModelNotFoundError):
+                return await ask(spelling)
+        if means_current(name, self._config.model_patterns):
             return await ask(CURRENT_MODEL)
+        meant = among(name, model_names(await self._services.models.list()))
+        if meant is None:
+            raise refusal
+        return await ask(meant)

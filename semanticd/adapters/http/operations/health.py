@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timezone
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import falcon
@@ -12,6 +11,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.model_names import among, means_current
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.core.services import model_names
 from semanticd.application.services.model_facts import ModelFacts
@@ -39,7 +39,7 @@ class Root:
 
 
 class Health:
-    """`/health/live`, `/health/ready` or `/health/startup`: 200 or 503, with the reason."""
+    """`/health` (the same as `/health/ready`), `/health/live` or `/health/startup`: 200 or 503, with the reason."""
 
     access: ClassVar[Access] = "open"
 
@@ -115,8 +115,9 @@ class Model:
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show one model."""
         by_name = model_names(await self._models.list())
-        found = by_name.get(name)
-        if found is None and any(fnmatchcase(name, pattern) for pattern in self._config.model_patterns):
+        meant = among(name, by_name)
+        found = by_name.get(name) or (by_name[meant] if meant else None)
+        if found is None and means_current(name, self._config.model_patterns):
             found = await self._models.current()
         if found is None:
             known = ", ".join(sorted(by_name)) or "none"

@@ -173,6 +173,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("post", "/admin/models/unload", "Admin: unload a model", ModelName),
     Operation("post", "/admin/models/swap", "Admin: make a model the one in use", ModelName),
     Operation("delete", "/admin/caches", "Admin: drop all blocks that no request uses"),
+    Operation("get", "/health", "Whether requests are taken"),
     Operation("get", "/health/live", "Whether the process works"),
     Operation("get", "/health/ready", "Whether requests are taken"),
     Operation("get", "/health/startup", "Whether starting has finished"),
@@ -230,7 +231,7 @@ def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
 
 def _security(path: str) -> list[dict[str, list[str]]]:
     """Return the ways to be admitted; without configured keys nothing is asked for (`{}`)."""
-    if path.startswith("/health/"):
+    if path.startswith("/health"):
         return [{}]
     return [{"admin": []}, {}] if path.startswith("/admin/") else [{"bearer": []}, {"key": []}, {}]
 

@@ -148,7 +148,8 @@ class ChatStream:
         self._head["model"] = event.model
         # Clients expect choice 0 in the first chunk, whichever choice begins first.
         return b"".join(
-            self._chunk(choice, {"role": "assistant", "content": "", "refusal": None})
+            # An empty text would be a part of the answer to some clients, where only calls follow.
+            self._chunk(choice, {"role": "assistant", "content": None, "refusal": None})
             for choice in range(self._num_choices)
         )
 

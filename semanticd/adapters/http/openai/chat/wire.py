@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from semanticd.adapters.http.openai.sampling import Sampled, TokenLimit
+from semanticd.adapters.http.openai.sampling import Effort, Sampled, TokenLimit, Verbosity
 from semanticd.adapters.http.openai.usage import CompletionUsage
 
 
@@ -147,7 +147,8 @@ class ChatRequest(Sampled, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: str | ToolChoiceObject | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Effort | None = None
+    verbosity: Verbosity | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
     functions: list[Any] | None = None

@@ -19,11 +19,6 @@ from semanticd.domain.generation import Choice, FinishReason, GenerationResult, 
 
 def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model: str) -> wire.Response:
     """Return the response as it is before any output, repeating what was asked."""
-    form: dict[str, Any] = {"type": "text"}
-    if body.text and body.text.format:
-        form = {
-            key: value for key, value in msgspec.to_builtins(body.text.format).items() if value is not None
-        }
     return wire.Response(
         id=response_id,
         created_at=created,
@@ -37,16 +32,40 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
         reasoning={"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        safety_identifier=body.safety_identifier,
+        truncation=body.truncation or "disabled",
         store=body.store is not False,
         temperature=1.0 if body.temperature is None else body.temperature,
-        text={"format": form},
+        text=_text_config(body.text),
         tool_choice=_shown(body.tool_choice) if body.tool_choice is not None else "auto",
-        tools=[_shown(tool) for tool in body.tools or []],
+        tools=[_tool(tool) for tool in body.tools or []],
         top_logprobs=body.top_logprobs or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
         user=body.user,
         metadata=body.metadata or {},
     )
+
+
+def _text_config(config: wire.TextConfig | None) -> dict[str, Any]:
+    form = config.format if config else None
+    shown: dict[str, Any] = {"type": form.type if form else "text"}
+    if form is not None and form.type == "json_schema":
+        shown |= {"name": form.name or "", "description": form.description, "schema": form.schema}
+        shown["strict"] = bool(form.strict)
+    verbosity = config.verbosity if config else None
+    return {"format": shown, **({"verbosity": verbosity} if verbosity else {})}
+
+
+def _tool(tool: wire.Tool) -> dict[str, Any]:
+    """Return a tool as it was sent; of a function all fields are shown, also those that were left out."""
+    shown: dict[str, Any] = _shown(tool)
+    if tool.type == "function":
+        shown |= {"description": tool.description, "parameters": tool.parameters, "strict": bool(tool.strict)}
+    if tool.tools is not None:
+        shown["tools"] = [_tool(inner) for inner in tool.tools]
+    return shown
 
 
 def _shown(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
@@ -12,6 +13,7 @@ from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
+    RequestContext,
     agent_id_of,
     make_id,
     priority_of,
@@ -24,7 +26,12 @@ from semanticd.adapters.http.openai.responses.parse import Parsed, parse
 from semanticd.adapters.http.openai.responses.render import begin, message_of, render
 from semanticd.adapters.http.openai.responses.store import ResponseStore, StoredResponse
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
-from semanticd.domain.errors import InvalidRequestError
+from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
+from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
+from semanticd.domain.generation import GenerationRequest
+
+if TYPE_CHECKING:
+    from semanticd.application.generation.service import GenerationStream
 
 
 class Responses:
@@ -66,13 +73,43 @@ class Responses:
                 wall=self._wall,
                 on_complete=lambda response: self._keep(response, parsed),
             )
-            await self._gateway.respond(resp, exchange, parsed.request, renderer)
+            stream = await self._open(exchange, parsed.request, truncates=body.truncation == "auto")
+            await self._gateway.follow(resp, exchange, stream, renderer)
             return
-        result = await self._gateway.complete(exchange, parsed.request)
+        stream = await self._open(exchange, parsed.request, truncates=body.truncation == "auto")
+        result = await self._gateway.result(stream)
         show_cache(resp, result.usage.cache)
         answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()))
         self._keep(answer, parsed)
         resp.data = msgspec.json.encode(answer)
+
+    async def _open(
+        self, exchange: RequestContext, request: GenerationRequest, *, truncates: bool
+    ) -> GenerationStream:
+        """Open a generation; with `truncates` the oldest turns are dropped until the prompt fits."""
+        num_dropped = 0
+        while True:
+            opened = await self._try(exchange, request)
+            if not isinstance(opened, PromptTooLongError):
+                return opened
+            num_turns = 0
+            if truncates:
+                request, num_turns = without_oldest_turns(
+                    request, num_tokens=opened.num_tokens, maximum=opened.maximum
+                )
+            if not num_turns:
+                raise opened
+            num_dropped += num_turns
+            words = [word for word in request.adjustments if not word.startswith("turns_dropped=")]
+            request = replace(request, adjustments=(*words, f"turns_dropped={num_dropped}"))
+
+    async def _try(
+        self, exchange: RequestContext, request: GenerationRequest
+    ) -> GenerationStream | PromptTooLongError:
+        try:
+            return await self._gateway.open(exchange, request)
+        except PromptTooLongError as error:
+            return error
 
     def _keep(self, response: wire.Response, parsed: Parsed) -> None:
         if response.store:

@@ -6,7 +6,26 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from semanticd.adapters.http.openai.sampling import MAX_TOKENS, Temperature, TokenLimit, TopP
+from semanticd.adapters.http.openai.sampling import (
+    MAX_TOKENS,
+    Effort,
+    Penalty,
+    Temperature,
+    TokenLimit,
+    TopP,
+    Verbosity,
+)
+
+Includable = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
 
 
 class Tool(Struct):
@@ -18,6 +37,8 @@ class Tool(Struct):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     tools: list[Tool] | None = None
+    format: Any = None
+    """A custom tool's form of input."""
 
 
 class ToolChoice(Struct):
@@ -34,6 +55,7 @@ class TextFormat(Struct):
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
+    description: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -42,14 +64,16 @@ class TextConfig(Struct):
     """Settings of the answer's text."""
 
     format: TextFormat | None = None
-    verbosity: str | None = None
+    verbosity: Verbosity | None = None
 
 
 class Reasoning(Struct):
     """Settings of the thinking."""
 
-    effort: str | None = None
-    summary: str | None = None
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    """The old name of `summary`."""
 
 
 class InputContent(Struct):
@@ -113,7 +137,11 @@ class ResponsesRequest(Struct, kw_only=True):
     user: str | None = None
     prompt_cache_key: str | None = None
     service_tier: str | None = None
-    truncation: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    include: list[Includable] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    safety_identifier: str | None = None
     background: bool | None = None
     conversation: Any = None
     prompt: Any = None
@@ -159,9 +187,12 @@ class Response(Struct, kw_only=True):
     model: str
     output: list[dict[str, Any]]
     parallel_tool_calls: bool
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
     reasoning: dict[str, Any]
+    safety_identifier: str | None = None
     service_tier: str = "default"
     store: bool
     temperature: float
@@ -170,7 +201,7 @@ class Response(Struct, kw_only=True):
     tools: list[dict[str, Any]]
     top_logprobs: int = 0
     top_p: float
-    truncation: str = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
     user: str | None = None
     metadata: dict[str, str]

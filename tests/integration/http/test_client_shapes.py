@@ -1,0 +1,221 @@
+"""What real clients send and read, over HTTP: model names, health, the Response object, values that are refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.domain.chat import ChatPrompt
+from semanticd.domain.errors import PromptTooLongError
+from semanticd.domain.generation import GenerationRequest
+from tests.fakes.asgi_client import Answer, AsgiClient
+from tests.fakes.generator import Script, ScriptedGenerator, call_script
+from tests.fakes.http_services import FakeHealth, make_services
+
+HELLO = [{"role": "user", "content": "hello"}]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/messages": {"max_tokens": 10, "messages": HELLO},
+    "/v1/messages/count_tokens": {"messages": HELLO},
+    "/v1/chat/completions": {"messages": HELLO},
+    "/v1/completions": {"prompt": "a"},
+    "/v1/responses": {"input": "hello"},
+}
+CHAT_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def client(generator: ScriptedGenerator | None = None, **more: Any) -> AsgiClient:
+    config = more.pop("config", HttpConfig())
+    return AsgiClient(create_app(make_services(generator or ScriptedGenerator(), **more), config))
+
+
+def events(answer: Answer) -> list[dict[str, Any]]:
+    lines = answer.content.decode().splitlines()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+@pytest.mark.parametrize("url", BODIES)
+@pytest.mark.parametrize("name", ["TINY", "tiny:latest", "openai/tiny", "ollama/Tiny:latest", "small"])
+async def test_a_model_answers_by_any_spelling_of_its_names(url: str, name: str) -> None:
+    generator = ScriptedGenerator(models=("tiny", "small"))
+    answer = await client(generator).post(url, {"model": name, **BODIES[url]})
+    assert answer.status == 200, answer.content
+    shown = await client().get(f"/v1/models/{name}")
+    assert (shown.status, shown.json["id"]) == (200, "tiny")
+
+
+@pytest.mark.parametrize("name", ["openai/default", "haiku", "sonnet", "opus", "Claude-Sonnet-5"])
+async def test_names_of_the_vendors_are_answered_by_the_current_model(name: str) -> None:
+    answer = await client().post("/v1/chat/completions", {"model": name, "messages": HELLO})
+    assert (answer.status, answer.json["model"]) == (200, "tiny")
+    assert (await client().get(f"/v1/models/{name}")).json["id"] == "tiny"
+
+
+async def test_another_name_is_refused_with_the_names_that_there_are() -> None:
+    answer = await client().post("/v1/chat/completions", {"model": "nobody/here", "messages": HELLO})
+    assert answer.status == 404
+    assert "tiny" in answer.json["error"]["message"]
+
+
+async def test_health_needs_no_key_and_says_whether_requests_are_taken() -> None:
+    health = FakeHealth()
+    asked = client(health=health, config=HttpConfig(api_keys=("key",)))
+    assert (await asked.get("/health")).status == 200
+    assert (await asked.send("HEAD", "/health")).status == 200
+    health.is_ready = False
+    answer = await asked.get("/health")
+    assert (answer.status, answer.json["reason"]) == (503, "draining")
+
+
+@pytest.mark.parametrize("script", [("Hi",), call_script("f", {"a": 1})])
+async def test_a_streamed_chat_begins_without_text(script: Script) -> None:
+    body = {"model": "tiny", "messages": HELLO, "tools": [CHAT_TOOL], "tool_choice": "required"}
+    answer = await client(ScriptedGenerator(script)).post("/v1/chat/completions", {**body, "stream": True})
+    deltas = [event["choices"][0]["delta"] for event in events(answer)]
+    assert deltas[0] == {"role": "assistant", "content": None, "refusal": None}
+    assert [delta["content"] for delta in deltas[1:] if "content" in delta] == (
+        ["Hi"] if script == ("Hi",) else []
+    )
+
+
+# Open Responses, `ResponseResource`: every field is required, where null is written too.
+REQUIRED = {
+    "id": str,
+    "object": str,
+    "created_at": int,
+    "completed_at": (int, type(None)),
+    "status": str,
+    "incomplete_details": (dict, type(None)),
+    "model": str,
+    "previous_response_id": (str, type(None)),
+    "instructions": (str, type(None)),
+    "output": list,
+    "error": (dict, type(None)),
+    "tools": list,
+    "tool_choice": (str, dict),
+    "truncation": str,
+    "parallel_tool_calls": bool,
+    "text": dict,
+    "top_p": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "top_logprobs": int,
+    "temperature": float,
+    "reasoning": (dict, type(None)),
+    "usage": (dict, type(None)),
+    "max_output_tokens": (int, type(None)),
+    "max_tool_calls": (int, type(None)),
+    "store": bool,
+    "background": bool,
+    "service_tier": str,
+    "metadata": dict,
+    "safety_identifier": (str, type(None)),
+    "prompt_cache_key": (str, type(None)),
+}
+
+
+async def test_a_response_has_every_required_field_plain_streamed_and_by_id() -> None:
+    function = {"type": "function", "name": "f"}
+    form = {"type": "json_schema", "name": "s", "schema": {"type": "object"}}
+    body = {"model": "tiny", "input": "hello", "tools": [function], "text": {"format": form}}
+    body |= {"presence_penalty": 0.5, "safety_identifier": "me"}
+    asked = client()
+    plain = (await asked.post("/v1/responses", body)).json
+    last = events(await asked.post("/v1/responses", {**body, "stream": True}))[-1]
+    by_id = (await asked.get(f"/v1/responses/{plain['id']}")).json
+    assert last["type"] == "response.completed"
+    for response in (plain, last["response"], by_id):
+        wrong = {
+            name: response.get(name, "missing")
+            for name, kind in REQUIRED.items()
+            if name not in response or not isinstance(response[name], kind)
+        }
+        assert wrong == {}
+        assert response["tools"] == [{**function, "description": None, "parameters": None, "strict": False}]
+        assert response["text"]["format"] == {**form, "description": None, "strict": False}
+        assert (response["presence_penalty"], response["safety_identifier"]) == (0.5, "me")
+    assert by_id == plain
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "param"),
+    [
+        ("/v1/responses", {"truncation": "banana"}, "truncation"),
+        ("/v1/responses", {"reasoning": {"effort": "banana"}}, "reasoning.effort"),
+        ("/v1/responses", {"reasoning": {"summary": "banana"}}, "reasoning.summary"),
+        ("/v1/responses", {"include": ["nope"]}, "include.0"),
+        ("/v1/responses", {"text": {"verbosity": "huge"}}, "text.verbosity"),
+        ("/v1/chat/completions", {"reasoning_effort": "banana"}, "reasoning_effort"),
+        ("/v1/chat/completions", {"verbosity": "huge"}, "verbosity"),
+    ],
+)
+async def test_a_value_that_no_sdk_knows_is_refused(url: str, fields: dict[str, Any], param: str) -> None:
+    answer = await client().post(url, {"model": "tiny", **BODIES[url], **fields})
+    assert answer.status == 400, answer.content
+    assert answer.json["error"]["param"].startswith(param)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"truncation": "auto"},
+        {"truncation": "disabled"},
+        {"reasoning": {"effort": "xhigh", "summary": "auto"}},
+        {"include": ["reasoning.encrypted_content", "message.output_text.logprobs"]},
+        {"text": {"verbosity": "low"}},
+    ],
+)
+async def test_values_that_the_sdks_know_are_accepted_and_echoed(fields: dict[str, Any]) -> None:
+    answer = await client().post("/v1/responses", {"model": "tiny", "input": "hello", **fields})
+    assert answer.status == 200, answer.content
+    if "truncation" in fields:
+        assert answer.json["truncation"] == fields["truncation"]
+    if "text" in fields:
+        assert answer.json["text"] == {"format": {"type": "text"}, **fields["text"]}
+
+
+class Short(ScriptedGenerator):
+    """Has room for 40 characters."""
+
+    async def open(self, request: GenerationRequest) -> Any:
+        assert isinstance(request.prompt, ChatPrompt)
+        size = sum(len(message.text) for message in request.prompt.messages)
+        if size > 40:
+            self.requests.append(request)
+            raise PromptTooLongError(num_tokens=size, maximum=40)
+        return await ScriptedGenerator.open(self, request)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_automatic_truncation_drops_the_oldest_turns_and_says_how_many(stream: bool) -> None:
+    turns = [
+        turn
+        for number in range(6)
+        for turn in (
+            {"role": "user", "content": f"question {number}"},
+            {"type": "message", "role": "assistant", "content": f"answer {number}"},
+        )
+    ]
+    body = {"model": "tiny", "instructions": "Be brief.", "input": [*turns, *HELLO], "stream": stream}
+    generator = Short()
+    answer = await client(generator).post("/v1/responses", {**body, "truncation": "auto"})
+    assert answer.status == 200, answer.content
+    prompt = generator.requests[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    texts = [message.text for message in prompt.messages]
+    assert texts[0] == "Be brief."
+    assert texts[-1] == "hello"
+    assert texts[1].startswith("question")
+    num_dropped = 6 - sum(text.startswith("question") for text in texts)
+    assert num_dropped > 0
+    assert answer.headers["x-semantic-adjusted"] == f"turns_dropped={num_dropped}"
+    assert (await client(Short()).post("/v1/responses", body)).status == 400
+
+
+async def test_a_newest_turn_that_is_too_long_alone_is_refused() -> None:
+    body = {"model": "tiny", "input": "x" * 100, "truncation": "auto"}
+    answer = await client(Short()).post("/v1/responses", body)
+    assert answer.json["error"]["code"] == "context_length_exceeded"
