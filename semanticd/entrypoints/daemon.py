@@ -51,10 +51,10 @@ def main(flags: Mapping[str, Any] | None = None) -> int:
 
     `flags` are settings by dotted name. Mistakes are told on stderr, one line each, and end with status 1.
     """
-    # Before the first file: what this process and its libraries make is this user's alone.
-    os.umask(UMASK)
     try:
         loaded = load_settings(flags=flags)
+        for line in loaded.explained():
+            _tell(f"semanticd: {line}")
         return run(loaded)
     except SemanticError as error:
         _tell(f"semanticd: {error.message}")
@@ -379,4 +379,6 @@ def end_within(seconds: float, *, log: Log, leave: Callable[[int], None] = leave
 
 def serve(flags: Mapping[str, Any] | None = None) -> None:
     """Run the daemon and end the process with its status."""
+    # Before the first file: what this process and its libraries make is this user's alone.
+    os.umask(UMASK)
     leave(main(flags))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from semanticd.adapters.process import running_pid
@@ -152,6 +153,38 @@ def test_a_day_in_the_life(home: Home) -> None:
     assert "stopped" in stopped.stderr
     assert not home.socket.exists()
     assert home.run("stop").returncode == 0
+
+
+def test_what_a_daemon_makes_is_its_users_alone_and_its_keys_are_in_no_process_list(home: Home) -> None:
+    (home.folder / ".env").write_text("SEMANTIC_ADMIN_KEY=hush-admin\nSEMANTIC_SERVER_HOST=0.0.0.0\n")
+    for words in (["init"], ["add", ".env"]):
+        subprocess.run(["git", *words], cwd=home.folder, check=True, capture_output=True, timeout=60)
+    refused = home.run("start", "--security-api-key", "hush-flag")
+    assert refused.returncode == 2
+    assert "SEMANTIC_API_KEY" in refused.stderr
+    assert home.pid is None
+    before = os.umask(0)
+    try:
+        ran = home.run("start", SEMANTIC_API_KEY="hush-api", SEMANTIC_SCHOLAR_API_KEY="another's")
+    finally:
+        os.umask(before)
+    assert ran.returncode == 0, ran.stderr
+    assert "SEMANTIC_SCHOLAR_API_KEY" in ran.stderr
+    assert f"{home.folder / '.env'} may not set server.host, security.admin_key: git tracks it" in ran.stderr
+    assert "127.0.0.1" in ran.stdout
+    arguments = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not any("hush" in one for one in arguments)
+    home.run("ctl", "cache.verify")
+    made = [home.folder / name for name in ("run", "logs", ".semantic")]
+    made += [path for folder in made for path in folder.rglob("*")]
+    assert {path.name for path in made} >= {
+        "semanticd.sock",
+        "semanticd.pid",
+        "semanticd.log",
+        "index.sqlite",
+        "blocks",
+    }
+    assert [(path, oct(path.stat().st_mode)) for path in made if path.stat().st_mode & 0o077] == []
 
 
 def test_status_without_a_daemon_exits_3_and_says_how_to_start_one(home: Home) -> None:

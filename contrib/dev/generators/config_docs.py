@@ -15,14 +15,22 @@ A setting is taken from the first of these that has it:
 
 1. a command-line flag (`semanticd serve --server-port 8080`; `semanticd config --all` lists all),
 2. the environment (`SEMANTIC_SERVER_PORT=8080`),
-3. a file `.env` in the working folder, with the same names,
+3. a file `.env` in the working folder, with the same names (within limits, see below),
 4. a TOML file: `config.toml` in the user's configuration folder, or the file that `SEMANTIC_CONFIG_FILE` names
    (`[server]` with `port = 8080` below it),
 5. the default.
 
-An unknown or bad setting is named together with what was expected, all at once, and the daemon does not start.
-`semanticd config` shows every setting in effect and where it came from, with keys masked. Settings are read once, when
-the daemon starts.
+An unknown or bad setting is named together with what was expected, all at once, and the daemon does not start. An
+unknown variable that begins with `SEMANTIC_` may be another program's: it is pointed out, with the closest name of
+ours, and passed over. `semanticd start` and `serve` name every file that was read and what it set. `semanticd config`
+shows every setting in effect and where it came from, with keys masked. Settings are read once, when the daemon
+starts.
+
+Keys have no flag, because other users can read a program's arguments.
+
+A `.env` file that git tracks, that belongs to another user, or that others may write to decides nothing about
+security, because it may have come with a repository. From such a file these are not applied, and a warning says so:
+keys, host, allowed hosts, CORS origins, the trace endpoint, all folders, `load_on_demand`, and a model given by path.
 
 Models of your own are added in the TOML file as `[models.NAME]` tables: see [adding models](model-onboarding.md).
 
@@ -42,9 +50,8 @@ def page() -> str:
         for one in declared():
             if one.section == section:
                 default = _default(one.name, read_setting(Settings(), one.name), one.secret)
-                lines.append(
-                    f"| `{one.env}` | `{one.flag}` | {default} | {one.kind.expected} | {one.meaning} |"
-                )
+                flag = f"`{one.flag}`" if one.flag else "none"
+                lines.append(f"| `{one.env}` | {flag} | {default} | {one.kind.expected} | {one.meaning} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -12,10 +12,12 @@ from semanticd.adapters.config.schema import (
     ServerSettings,
     Settings,
 )
+from semanticd.adapters.config.sources import FileRead
 
 __all__ = [
     "AgentSettings",
     "Effective",
+    "FileRead",
     "Loaded",
     "MlxSettings",
     "PathSettings",

@@ -11,8 +11,9 @@ from typing import Any
 
 import platformdirs
 
+from semanticd.adapters.config.dotenv import from_dotenv
 from semanticd.adapters.config.schema import APP, SECTIONS, Declared, Settings, declared, read_setting
-from semanticd.adapters.config.sources import Source, from_dotenv, from_environment, from_flags, from_toml
+from semanticd.adapters.config.sources import FileRead, Source, from_environment, from_flags, from_toml
 from semanticd.domain.errors import ConfigurationError
 
 MASK = "********"
@@ -25,6 +26,15 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, str]
     config_file: Path
+    files: tuple[FileRead, ...] = ()
+    """The files that were read, and what each set."""
+    warnings: tuple[str, ...] = ()
+    """What was passed over: variables that are not ours, settings that a file may not set."""
+
+    def explained(self) -> list[str]:
+        """Return a line per file that was read, with the names of what it set, and one per warning; no values."""
+        lines = [f"settings from {file.path}: {', '.join(file.names) or 'none'}" for file in self.files]
+        return lines + [f"warning: {warning}" for warning in self.warnings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +84,18 @@ def load_settings(
         **{section: cls(**values.get(section, {})) for section, cls in SECTIONS.items()},
     )
     complaints += _contradictions(settings)
+    warnings = [warning for source in sources for warning in source.warnings]
     if complaints:
+        # What was passed over may be the cause: a variable with a typing mistake.
+        complaints += warnings
         raise ConfigurationError("cannot use the settings:\n" + "\n".join(f"  - {one}" for one in complaints))
-    return Loaded(settings, origins, path)
+    files = tuple(source.file for source in sources if source.file is not None)
+    warnings += [
+        f"{file.path} may not set {', '.join(file.ignored)}: {file.reason}; set it in the environment or in {path}"
+        for file in files
+        if file.ignored
+    ]
+    return Loaded(settings, origins, path, files, tuple(warnings))
 
 
 def _merge(sources: list[Source], complaints: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

@@ -20,9 +20,15 @@ from semanticd.control.address import default_runtime_dir
 APP = "semanticd"
 
 
-def setting(default: Any, kind: Kind, meaning: str, *, env: str = "", secret: bool = False) -> Any:
-    """Declare a setting; a callable default is asked when the settings are read."""
-    metadata = {"kind": kind, "meaning": meaning, "env": env, "secret": secret}
+def setting(
+    default: Any, kind: Kind, meaning: str, *, env: str = "", secret: bool = False, guarded: bool = False
+) -> Any:
+    """Declare a setting; a callable default is asked when the settings are read.
+
+    A secret has no flag, for other users can read a program's arguments. A guarded one (each secret too) decides about
+    security: a `.env` file that is not trusted may not set it.
+    """
+    metadata = {"kind": kind, "meaning": meaning, "env": env, "secret": secret, "guarded": guarded or secret}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -67,7 +73,10 @@ class MlxSettings:
         True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
     )
     load_on_demand: bool = setting(
-        False, flag(), "Load an installed model when a request names it, instead of answering 404."
+        False,
+        flag(),
+        "Load an installed model when a request names it, instead of answering 404.",
+        guarded=True,
     )
     model_ttl_s: float | None = setting(
         None, number(minimum=1), "Unload a model that nobody asked for so many seconds; none: never."
@@ -80,7 +89,7 @@ class AgentSettings:
 
     max_agents_in_memory: int = setting(5, whole(minimum=1), "Agents whose blocks stay hot; others are warm.")
     cache_dir: Path = setting(
-        lambda: Path("~/.semantic/caches").expanduser(), folder(), "Folder of the warm tier."
+        lambda: Path("~/.semantic/caches").expanduser(), folder(), "Folder of the warm tier.", guarded=True
     )
     cache_max_gb: float | None = setting(
         None, number(minimum=0.001), "Largest size of the warm tier in GiB; none: no limit."
@@ -97,7 +106,7 @@ class AgentSettings:
 class ServerSettings:
     """The HTTP server and the log."""
 
-    host: str = setting("127.0.0.1", text("an address or host name"), "Address to listen on.")
+    host: str = setting("127.0.0.1", text("an address or host name"), "Address to listen on.", guarded=True)
     port: int = setting(8000, whole(minimum=0, maximum=65535), "Port to listen on; 0: any free one.")
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), "Least level that is logged."
@@ -113,16 +122,21 @@ class ServerSettings:
         text("a URL"),
         "Where traces go: a collector's OTLP/HTTP URL (needs the extra `otel`); none: no tracing.",
         env="SEMANTIC_OTLP_ENDPOINT",
+        guarded=True,
     )
     rate_limit_per_agent: int = setting(0, whole(minimum=0), "Requests per minute and agent; 0: no limit.")
     rate_limit_global: int = setting(0, whole(minimum=0), "Requests per minute and key; 0: no limit.")
     cors_origins: tuple[str, ...] = setting(
-        (), texts("origins, separated by commas"), "Origins that browsers may call from; none: CORS is off."
+        (),
+        texts("origins, separated by commas"),
+        "Origins that browsers may call from; none: CORS is off.",
+        guarded=True,
     )
     allowed_hosts: tuple[str, ...] = setting(
         ("localhost", "127.0.0.1", "[::1]"),
         texts("host names, separated by commas"),
         "Names accepted in the Host header, against DNS rebinding; `*`: any.",
+        guarded=True,
     )
     model_patterns: tuple[str, ...] = setting(
         ("claude-*", "gpt-*", "haiku*", "sonnet*", "opus*", "default"),
@@ -165,18 +179,21 @@ class PathSettings:
         folder(),
         "Folder of models.",
         env="SEMANTIC_MODELS_DIR",
+        guarded=True,
     )
     runtime_dir: Path = setting(
         default_runtime_dir,
         folder(),
         "Folder of the control socket and the pid file.",
         env="SEMANTIC_RUNTIME_DIR",
+        guarded=True,
     )
     log_dir: Path = setting(
         lambda: Path(platformdirs.user_log_dir(APP, appauthor=False)),
         folder(),
         "Folder of the log files.",
         env="SEMANTIC_LOG_DIR",
+        guarded=True,
     )
 
 
@@ -211,6 +228,8 @@ class Declared:
     kind: Kind
     meaning: str
     secret: bool
+    guarded: bool
+    """Whether it decides about security."""
 
     @property
     def section(self) -> str:
@@ -224,7 +243,12 @@ class Declared:
 
     @property
     def flag(self) -> str:
-        """Its command-line flag."""
+        """Its command-line flag; empty for a secret, which a command line would show to other users."""
+        return "" if self.secret else self.as_flag
+
+    @property
+    def as_flag(self) -> str:
+        """The spelling of its name on a command line, whether it is taken there or not."""
         return "--" + self.name.replace(".", "-").replace("_", "-")
 
 
@@ -234,7 +258,9 @@ def declared() -> Iterator[Declared]:
         for one in fields(cls):
             meta = one.metadata
             env = meta["env"] or f"SEMANTIC_{section}_{one.name}".upper()
-            yield Declared(f"{section}.{one.name}", env, meta["kind"], meta["meaning"], meta["secret"])
+            yield Declared(
+                f"{section}.{one.name}", env, meta["kind"], meta["meaning"], meta["secret"], meta["guarded"]
+            )
 
 
 def read_setting(settings: Settings, name: str) -> Any:

@@ -1,13 +1,13 @@
-"""Where values come from: flags, environment, `.env`, TOML. Each source gives raw values by dotted name.
+"""Where values come from: flags, environment, TOML (`.env` is next door). Each source gives raw values by dotted name.
 
-Nothing here judges a value; an unknown name is complained about with the closest known one.
+Nothing here judges a value. An unknown name is a mistake on a command line and in our own file, and the closest known
+one is named; an unknown variable `SEMANTIC_…` may be another program's, and is only pointed out.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +37,15 @@ MODEL_KEYS = (
 )
 """What a `[models.NAME]` table may hold."""
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
-_QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
+
+@dataclass(frozen=True, slots=True)
+class FileRead:
+    """A file that was read: the settings that it set, those that it may not set, and why not."""
+
+    path: Path
+    names: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -49,11 +56,17 @@ class Source:
     origins: dict[str, str] = field(default_factory=dict)
     models: dict[str, Any] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    file: FileRead | None = None
 
     def add(self, name: str, value: Any, origin: str) -> None:
         """Keep a value."""
         self.values[name] = value
         self.origins[name] = origin
+
+    def drop(self, name: str) -> None:
+        """Forget a value."""
+        del self.values[name], self.origins[name]
 
 
 def from_flags(flags: Mapping[str, Any]) -> Source:
@@ -63,7 +76,9 @@ def from_flags(flags: Mapping[str, Any]) -> Source:
     for name, value in flags.items():
         if value is None:
             continue
-        if name in known:
+        if name in known and known[name].secret:
+            source.complaints.append(_no_flag(known[name]))
+        elif name in known:
             source.add(name, value, f"flag {known[name].flag}")
         else:
             source.complaints.append(_unknown("flag setting", name, list(known)))
@@ -72,7 +87,7 @@ def from_flags(flags: Mapping[str, Any]) -> Source:
 
 def parse_flags(arguments: Sequence[str]) -> dict[str, str]:
     """Read `--section-name value` and `--section-name=value`; raises `ValueError` naming what is unknown."""
-    known: dict[str, Declared] = {one.flag: one for one in declared()}
+    known: dict[str, Declared] = {one.as_flag: one for one in declared()}
     result: dict[str, str] = {}
     rest = iter(arguments)
     for argument in rest:
@@ -80,7 +95,9 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, str]:
         if not flag.startswith("--"):
             raise ValueError(f"unexpected argument {argument!r}; settings are given as --section-name VALUE")
         if flag not in known:
-            raise ValueError(_unknown("flag", flag, list(known)))
+            raise ValueError(_unknown("flag", flag, [name for name, one in known.items() if not one.secret]))
+        if known[flag].secret:
+            raise ValueError(_no_flag(known[flag]))
         if not equals:
             following = next(rest, None)
             if following is None:
@@ -98,31 +115,10 @@ def from_environment(environ: Mapping[str, str], *, where: str = "environment") 
         if not variable.startswith(ENV_PREFIX) or variable in OTHER_VARIABLES:
             continue
         if variable not in known:
-            source.complaints.append(_unknown(f"variable ({where})", variable, list(known)))
+            source.warnings.append(_unknown(f"variable ({where})", variable, list(known)))
         elif value.strip():
             source.add(known[variable].name, value, f"{where} {variable}")
     return source
-
-
-def from_dotenv(path: Path) -> Source:
-    """Values of a `.env` file, if there is one: `NAME=value` lines, quotes, `export` and comments."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return Source()
-    except (OSError, UnicodeDecodeError) as error:
-        return Source(complaints=[f"cannot read {path}: {error}"])
-    variables = {}
-    for line in lines:
-        match = _ASSIGNMENT.fullmatch(line)
-        if match:
-            variables[match[1]] = _unquoted(match[2])
-    return from_environment(variables, where=".env")
-
-
-def _unquoted(value: str) -> str:
-    quoted = _QUOTED.fullmatch(value)
-    return quoted[2] if quoted else re.split(r"\s#", value, maxsplit=1)[0].strip()
 
 
 def from_toml(path: Path, *, required: bool) -> Source:
@@ -143,6 +139,7 @@ def from_toml(path: Path, *, required: bool) -> Source:
         return source
     for section, content in document.items():
         _read_table(source, path, section, content)
+    source.file = FileRead(path, (*source.values, *(f"models.{name}" for name in source.models)))
     return source
 
 
@@ -173,6 +170,13 @@ def _read_model(source: Source, path: Path, name: str, entry: object) -> None:
         if key not in MODEL_KEYS:
             source.complaints.append(_unknown(f"key in [models.{name}] of {path}", key, list(MODEL_KEYS)))
     source.models[name] = entry
+
+
+def _no_flag(one: Declared) -> str:
+    return (
+        f"{one.as_flag} is not taken: other users can read a program's arguments; set the variable {one.env}, or "
+        f"`{one.key}` under [{one.section}] in the configuration file"
+    )
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:

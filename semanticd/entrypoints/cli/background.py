@@ -32,6 +32,8 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     """Start the daemon, or find it running; returns the exit status."""
     flags = {**_QUIET_FLAGS, **flags}
     loaded = load_settings(flags=flags)
+    for line in loaded.explained():
+        narrate(line)
     settings = loaded.settings
     socket = socket_path_in(settings.paths.runtime_dir)
     pid_file = settings.paths.runtime_dir / PID_FILE

@@ -176,7 +176,8 @@ def test_secrets_are_masked_and_everything_else_is_plain(tmp_path: Path) -> None
 
 def test_every_setting_has_a_flag_a_variable_and_a_meaning() -> None:
     settings = list(declared())
-    assert len({one.flag for one in settings}) == len({one.env for one in settings}) == len(settings)
+    assert len({one.as_flag for one in settings}) == len({one.env for one in settings}) == len(settings)
+    assert {one.flag for one in settings} == {"" if one.secret else one.as_flag for one in settings}
     for one in settings:
         assert re.fullmatch(r"SEMANTIC_[A-Z_]+", one.env)
         assert one.meaning.endswith(".")
@@ -192,6 +193,44 @@ def test_flags_are_read_in_both_forms_and_mistakes_named() -> None:
     ]:
         with pytest.raises(ValueError, match=words):
             parse_flags(arguments)
+
+
+@pytest.mark.parametrize("flag", ["--security-api-key", "--security-admin-key"])
+def test_a_key_is_not_taken_from_the_command_line_and_its_value_not_repeated(
+    tmp_path: Path, flag: str
+) -> None:
+    for arguments in ([flag, "hush"], [f"{flag}=hush"]):
+        with pytest.raises(ValueError, match=r"set the variable SEMANTIC_A\w+_KEY") as refused:
+            parse_flags(arguments)
+        assert "hush" not in str(refused.value)
+    assert "hush" not in complaint(tmp_path, security__api_key="hush")
+
+
+def test_a_variable_of_another_program_is_pointed_out_and_passed_over(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        env={"SEMANTIC_SCHOLAR_API_KEY": "hush", "SEMANTIC_SERVER_PORT": "81"},
+        dotenv="SEMANTIC_SERVER_PROT=9\nSEMANTIC_XYZZY=1",
+    )
+    assert loaded.settings.server.port == 81
+    assert loaded.warnings == (
+        "unknown variable (environment): SEMANTIC_SCHOLAR_API_KEY; did you mean SEMANTIC_API_KEY?",
+        "unknown variable (.env): SEMANTIC_SERVER_PROT; did you mean SEMANTIC_SERVER_PORT?",
+        "unknown variable (.env): SEMANTIC_XYZZY; `semanticd config --all` lists every setting",
+    )
+
+
+def test_every_file_that_was_read_is_named_with_what_it_set_and_no_value(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        toml="[server]\nport = 81\n[security]\nadmin_key = 'hush'\n[models.mine]\nsources = ['hf:a/b']",
+        dotenv="SEMANTIC_API_KEY=hush\nSEMANTIC_SERVER_PORT=82",
+    )
+    assert loaded.explained() == [
+        f"settings from {tmp_path / '.env'}: security.api_key, server.port",
+        f"settings from {tmp_path / 'config.toml'}: server.port, security.admin_key, models.mine",
+    ]
+    assert load_settings(environ={"SEMANTIC_SERVER_PORT": "1"}, folder=tmp_path / "empty").explained() == []
 
 
 def test_an_unknown_flag_setting_is_a_mistake(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""A `.env` file of the working folder, and how far it is trusted.
+
+Rule: a working folder may be anything that the user has cloned or unpacked. A `.env` file that git tracks, that belongs
+to another user, or that others may change sets nothing with effect on security: address, keys, origins, hosts,
+endpoints, folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from semanticd.adapters.config.git_index import is_tracked
+from semanticd.adapters.config.schema import Declared, declared
+from semanticd.adapters.config.sources import FileRead, Source, from_environment
+
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+_QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
+_MAX_BYTES = 1024 * 1024
+
+
+def from_dotenv(path: Path, *, uid: int | None = None) -> Source:
+    """Values of a `.env` file, if there is one: `NAME=value` lines, quotes, `export` and comments."""
+    uid = os.geteuid() if uid is None else uid
+    try:
+        text, info = _read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Source()
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        return Source(complaints=[f"cannot read {path}: {error}"])
+    source = from_environment(_variables(text), where=".env")
+    if not source.values:
+        return source
+    guarded = [
+        one.name
+        for one in declared()
+        if one.name in source.values
+        and (one.guarded or _is_model_path(one, source.values[one.name], path.parent))
+    ]
+    reason = why_not_trusted(path, info, uid=uid) if guarded else ""
+    ignored = guarded if reason else []
+    for name in ignored:
+        source.drop(name)
+    source.file = FileRead(path, tuple(source.values), tuple(ignored), reason)
+    return source
+
+
+def why_not_trusted(path: Path, info: os.stat_result, *, uid: int) -> str:
+    """Return why a file with these facts may not decide about security; empty if it may."""
+    for one in (path.lstat(), info):
+        if one.st_uid != uid:
+            return f"it belongs to user {one.st_uid}"
+    if _others_may_write(info, uid=uid):
+        return "others may write to it"
+    if is_tracked(path) or is_tracked(path.resolve()):
+        return "git tracks it, so it may have come with the repository"
+    return ""
+
+
+def _others_may_write(info: os.stat_result, *, uid: int) -> bool:
+    if info.st_mode & stat.S_IWOTH:
+        return True
+    return bool(info.st_mode & stat.S_IWGRP) and not _is_private_group(info.st_gid, uid=uid)
+
+
+def _is_private_group(gid: int, *, uid: int) -> bool:
+    """Whether a group is one user's own, as many systems make one per user (files are then made group-writable)."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _is_model_path(one: Declared, value: str, folder: Path) -> bool:
+    """Whether a value makes the daemon read a model from a path; other names are the registry's and the hub's."""
+    if one.name != "mlx.model_id" or value.startswith("hf:"):
+        return False
+    return value.startswith("~") or os.path.lexists(folder / value)
+
+
+def _read(path: Path) -> tuple[str, os.stat_result]:
+    # What is judged is what is read: facts and content come from one descriptor. A pipe must not make us wait.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_BYTES:
+            raise ValueError("it is not a regular file of at most 1 MiB")
+        return file.read(_MAX_BYTES).decode("utf-8"), info
+
+
+def _variables(text: str) -> dict[str, str]:
+    matches = (_ASSIGNMENT.fullmatch(line) for line in text.splitlines())
+    return {match[1]: _unquoted(match[2]) for match in matches if match}
+
+
+def _unquoted(value: str) -> str:
+    quoted = _QUOTED.fullmatch(value)
+    return quoted[2] if quoted else re.split(r"\s#", value, maxsplit=1)[0].strip()
