@@ -47,6 +47,12 @@ class DaemonProcess:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The id of the process that was started last."""
+        assert self._process is not None, "the daemon was not started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until it is ready."""
         with self.log.open("ab") as output:

@@ -1,13 +1,26 @@
-"""A disk with misfortunes: the real file system, which fails when a test says so."""
+"""A disk with misfortunes: the real file system, which fails when a test says so, and a store that is killed."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.adapters.disk.files.atomic import FileSystem
+
+
+def crash(store: DiskWarmStore) -> None:
+    """End a store as if its process were killed: the next one finds the files as they are at this moment."""
+    assert store.flush(20)
+    root = store.folder.root
+    left = root.with_name(f"{root.name}-left")
+    shutil.copytree(root, left, symlinks=True)
+    store.close()
+    shutil.rmtree(root)
+    left.rename(root)
 
 
 class FaultyFileSystem(FileSystem):

@@ -88,6 +88,12 @@ class ScheduledEngine:
         self.scheduler.add(sequence)
         return sequence
 
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence now, whatever it does."""
+        sequence.apply(SequenceEvent.ENDED)
+        self._restoring.pop(sequence.sequence_id, None)
+        self.scheduler.remove(sequence.sequence_id)
+
     @property
     def used(self) -> int:
         """Tokens of the running sequences."""

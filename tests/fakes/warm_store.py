@@ -71,6 +71,15 @@ class MemoryWarmStore:
         """Make a stored block disappear."""
         del self._entries[block_hash]
 
+    def restart(self) -> None:
+        """Forget what a store keeps for one process only: pins, and the hashes it was asked about."""
+        self._protected.clear()
+        self._seen.clear()
+
+    def stored(self) -> list[BlockHash]:
+        """Return the blocks that are stored, in the order of their hashes."""
+        return sorted(self._entries)
+
     def catch_up(self) -> None:
         """Let all writes held so far become durable."""
         waiting, self._waiting = self._waiting, []

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.index_rows import NewBlock
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.block import Block, hash_block, root_hash
@@ -47,11 +48,11 @@ def chain_of(number: int) -> list[NewBlock]:
 
 def fill(folder: Path, num_records: int) -> None:
     """Make an index of so many rows and close it cleanly."""
-    store = DiskWarmStore.open(folder)
-    store.flush()
+    DiskWarmStore.open(folder).close()
+    index = BlockIndex(folder / "index.sqlite")
     for number in range(num_records // CHAIN):
-        store._storage.index.add(chain_of(number))
-    store.close()
+        index.add(chain_of(number))
+    index.close()
 
 
 def forget_pages(folder: Path) -> None:

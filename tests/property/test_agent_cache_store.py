@@ -250,7 +250,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.calm and self.warm.stats().num_blocks)
     @rule(data=st.data(), broken=st.booleans())
     def misfortune(self, data: st.DataObject, broken: bool) -> None:
-        name = data.draw(st.sampled_from(sorted(self.warm._entries)))
+        name = data.draw(st.sampled_from(self.warm.stored()))
         (self.warm.break_block if broken else self.warm.lose_block)(name)
         self.gone.add(name)
         # A hot copy is believed to be on disk: when it leaves RAM it is gone.

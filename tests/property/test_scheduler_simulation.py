@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from semanticd.domain.ids import SequenceId
 from semanticd.domain.scheduler import Decode, Prefill, SchedulerLimits
-from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
+from semanticd.domain.sequence import Sequence, SequenceState
 from tests.fakes.scheduled_engine import Job, ScheduledEngine
 
 BUDGET = 600
@@ -51,9 +51,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(self.engine.scheduler.sequences()))
-        sequence.apply(SequenceEvent.ENDED)
-        self.engine._restoring.pop(sequence.sequence_id, None)
-        self.engine.scheduler.remove(sequence.sequence_id)
+        self.engine.cancel(sequence)
         self.cancelled.add(sequence.sequence_id)
 
     @invariant()

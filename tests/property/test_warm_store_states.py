@@ -22,7 +22,7 @@ from semanticd.adapters.disk.blocks.write_policy import WritePolicy
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.ids import ModelFingerprint
 from tests.fakes.blocks import make_chain, make_record, names, same
-from tests.fakes.disk import FaultyFileSystem
+from tests.fakes.disk import FaultyFileSystem, crash
 from tests.fakes.warm_store import MemoryWarmStore
 
 OTHER_MODEL = ModelFingerprint("cd" * 32)
@@ -174,13 +174,8 @@ class WarmStoreStates(RuleBasedStateMachine):
         if clean:
             self.store.close()
         else:
-            self.store.write_queue.close()
-            self.store._readers.shutdown()
-            self.store._index.close()
-            self.store.folder.release(clean=False)
-        for owner in "ab":
-            self.model.protect([], owner=owner)  # pins are said again after a start
-        self.model._seen.clear()
+            crash(self.store)
+        self.model.restart()
         self.open()
         assert (self.store.recovery is None) == clean
 

@@ -279,8 +279,7 @@ class Soak:
 
     def resident(self) -> int:
         """Return the daemon's resident bytes."""
-        assert self.daemon._process is not None
-        return int(psutil.Process(self.daemon._process.pid).memory_info().rss)
+        return int(psutil.Process(self.daemon.pid).memory_info().rss)
 
     def verify(self) -> None:
         """Check every stored block; the engine checks its own books whenever it idles, and logs if they are wrong."""

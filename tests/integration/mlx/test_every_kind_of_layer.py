@@ -8,6 +8,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
+from semanticd.adapters.mlx.model.kv_codec import end_of_rows
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.model_cache_spec import StoragePrecision
@@ -199,4 +200,4 @@ def test_the_library_still_has_the_surface_we_build_on() -> None:
     caches = [cache.merge([cache]) for cache in make_prompt_cache(model)]
     model(mx.array([[1, 2, 3]]), cache=caches)
     assert isinstance(caches[0], BatchKVCache)
-    assert caches[0]._idx == 3, "rows end at the batch's index"
+    assert end_of_rows(caches[0]) == 3, "rows end at the batch's index"

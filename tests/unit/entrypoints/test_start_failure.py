@@ -13,10 +13,10 @@ from semanticd.entrypoints import daemon
 def test_an_unexpected_error_at_the_start_is_one_line_and_its_traceback_is_in_the_log(
     short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def broken(life: object) -> int:
+    def broken(**options: object) -> None:
         raise ZeroDivisionError("nobody expected this")
 
-    monkeypatch.setattr(daemon._Life, "live", broken)
+    monkeypatch.setattr(daemon, "ControlServer", broken)
     logs = short_tmp_path / "logs"
     status = daemon.main(
         {

@@ -189,10 +189,10 @@ class Recovery:
         """Wait for the end; False when the time ran out."""
         return self._done.wait(timeout_s)
 
-    def stop(self) -> None:
-        """Stop adopting; what is left is found again at the next start."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Stop adopting; what is left is found again at the next start. `wait` for the thread's end."""
         self._stop.set()
-        if self._thread is not None:
+        if wait and self._thread is not None:
             self._thread.join()
 
     def _adopt(self, paths: list[Path]) -> None:

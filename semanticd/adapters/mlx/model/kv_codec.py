@@ -96,6 +96,15 @@ def flatten(prompt_cache: Sequence[Any]) -> list[Any]:
     return leaves
 
 
+def end_of_rows(cache: Any) -> int:
+    """Return where the rows of one layer's batch cache end: all end together, as they are padded on the left.
+
+    Source: the library's own index of the next position; it shows this nowhere else.
+    """
+    end: int = cache._idx
+    return end
+
+
 class KvCodec:
     """Knows one model's cache shapes."""
 
@@ -184,7 +193,7 @@ class KvCodec:
         tensors: dict[str, mx.array] = {}
         for group in self._groups:
             members = [leaves[index] for index in group.leaves]
-            firsts = [leaf._idx - length for leaf in members]
+            firsts = [end_of_rows(leaf) - length for leaf in members]
             spans = [slice(first + start, first + end) for first in firsts]
             keys = self._stack([leaf.keys for leaf in members], row, spans, group)
             values = self._stack([leaf.values for leaf in members], row, spans, group)
@@ -288,7 +297,7 @@ class KvCodec:
         for group in self._groups:
             keys, values = (self._load(part.payload, f"{group.name}.{kind}", group) for kind in "kv")
             for number, index in enumerate(group.leaves):
-                leaf, start = leaves[index], leaves[index]._idx
+                leaf, start = leaves[index], end_of_rows(leaves[index])
                 end = start + part.num_tokens
                 leaf.keys[..., start:end, :] = keys[number, :, : part.num_tokens]
                 leaf.values[..., start:end, :] = values[number, :, : part.num_tokens]

@@ -35,7 +35,7 @@ REVISION = 1
 
 _MASKED = -1e30
 """Far below any score, and finite: a row that is all padding must not become NaN."""
-_SCORES_BYTES = 32 << 20
+SCORES_BYTES = 32 << 20
 """Largest tensor of scores; longer queries are taken in parts."""
 _ROWS = 64
 """Rows of scores handled at once: with 1,024 keys 256 KiB, which fits into a core's own cache."""
@@ -86,7 +86,7 @@ def attention(
         return _library_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks, **more)
     batch, num_heads, length, _ = queries.shape
     positions = keys.shape[2]
-    rows = max(16, _SCORES_BYTES // (batch * num_heads * positions * 4))
+    rows = max(16, SCORES_BYTES // (batch * num_heads * positions * 4))
     causal = isinstance(mask, str)
     parts = []
     for start in range(0, length, rows):

@@ -28,8 +28,12 @@ def make_store() -> AgentCacheStore:
     )
 
 
-def make(archive: MemoryAgentArchive | None, clock: ManualClock | None = None) -> AgentRegistry:
-    return AgentRegistry(store=make_store(), archive=archive, clock=clock or ManualClock())
+def make(
+    archive: MemoryAgentArchive | None,
+    clock: ManualClock | None = None,
+    store: AgentCacheStore | None = None,
+) -> AgentRegistry:
+    return AgentRegistry(store=store or make_store(), archive=archive, clock=clock or ManualClock())
 
 
 def agent(name: str, **more: object) -> Agent:
@@ -46,21 +50,22 @@ def test_an_agent_is_found_again_after_a_restart_with_its_text_and_its_blocks() 
         pinned=True,
     )
     make(archive).save(kept)
-    again = make(archive)
+    store = make_store()
+    again = make(archive, store=store)
     assert again.find(AgentId("a")) == kept
     assert again.transcripts(MODEL).match("hello you").num_chars == 5
-    assert again._store.pool.table(AgentId("a")) == kept.block_table
-    assert again._store.pool.is_pinned_agent(AgentId("a"))
+    assert store.pool.table(AgentId("a")) == kept.block_table
+    assert store.pool.is_pinned_agent(AgentId("a"))
 
 
 def test_an_agent_that_left_memory_is_read_from_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_registry, "MAX_AGENTS_KEPT", 2)
-    archive = MemoryAgentArchive()
-    registry = make(archive)
+    archive, store = MemoryAgentArchive(), make_store()
+    registry = make(archive, store=store)
     for name in ("a", "b", "c"):
         registry.save(agent(name, block_table=(BlockHash(name.encode() * 32),)))
     assert [one.agent_id for one in registry.recent()] == ["c", "b"]
-    assert registry._store.pool.table(AgentId("a")) == ()
+    assert store.pool.table(AgentId("a")) == ()
     assert sorted(registry.all_ids()) == ["a", "b", "c"]
     assert registry.get(AgentId("a")).agent_id == "a"
     assert [one.agent_id for one in registry.recent()] == ["a", "c"]
@@ -109,10 +114,11 @@ def test_a_block_is_held_elsewhere_when_another_archived_agent_names_it() -> Non
 
 def test_a_pin_with_a_time_is_let_go_when_it_is_over() -> None:
     clock = ManualClock()
-    registry = make(None, clock)
+    store = make_store()
+    registry = make(None, clock, store)
     registry.save(replace(agent("a", block_table=(BlockHash(b"x" * 32),)), pinned_until=clock.wall() + 10.0))
     registry.release_pins()
-    assert registry._store.pool.is_pinned_agent(AgentId("a"))
+    assert store.pool.is_pinned_agent(AgentId("a"))
     clock.advance(11.0)
     registry.release_pins()
-    assert not registry._store.pool.is_pinned_agent(AgentId("a"))
+    assert not store.pool.is_pinned_agent(AgentId("a"))

@@ -103,8 +103,8 @@ def test_a_turn_writes_its_own_text_and_not_the_conversation_again(
     agent = long_agent(250)
     archive.save(agent)
     assert archive.flush(20)
-    connection = archive._tables._writer
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (busy, *_) = sql(tmp_path, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
+    assert not busy
     wal = tmp_path / "caches" / "agents.sqlite-wal"
     assert wal.stat().st_size == 0
     longer = replace(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.agents.tables import AgentTables
+from semanticd.adapters.disk.blocks.index import BlockIndex
+from semanticd.adapters.disk.blocks.repository import BlockRepository
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.adapters.disk.files.folder import CacheFolder
 from tests.fakes.agents import full_agent
 from tests.fakes.blocks import make_chain, make_record
 from tests.fakes.disk import FaultyFileSystem
-from tests.fakes.telemetry import RecordingMetrics
+from tests.fakes.telemetry import RecordingLog, RecordingMetrics
 
 
 class Disk:
@@ -71,17 +76,34 @@ def test_blocks_that_a_full_queue_does_not_take_are_counted(disk: Disk) -> None:
     assert under_way.result(10).num_written == 1
 
 
-def test_an_index_that_does_not_answer_is_counted(disk: Disk) -> None:
-    disk.store._index.close()
-    assert disk.store.get(make_record().block.block_hash) is None
-    assert disk.counted("warm_index_errors_total") >= 1
+def test_an_index_that_does_not_answer_is_counted(tmp_path: Path) -> None:
+    metrics, log, fs = RecordingMetrics(), RecordingLog(), FaultyFileSystem()
+    folder = CacheFolder.open(tmp_path / "caches", fs=fs)
+    index = BlockIndex(folder.index)
+    storage = BlockRepository(
+        folder=folder,
+        index=index,
+        fs=fs,
+        cap_bytes=None,
+        write_budget_bytes=None,
+        metrics=metrics,
+        log=log,
+        now=time.time,
+    )
+    store = DiskWarmStore(storage, options=WarmOptions(), metrics=metrics, log=log, recovery=None)
+    index.close()
+    assert store.get(make_record().block.block_hash) is None
+    assert metrics.counters["warm_index_errors_total",] >= 1
+    store.close()
 
 
 def test_agents_that_cannot_be_saved_or_read_are_counted(disk: Disk) -> None:
-    archive = DiskAgentArchive.open(
-        disk.store.folder, write_queue=disk.store.write_queue, metrics=disk.metrics
+    folder, queue = disk.store.folder, disk.store.write_queue
+    tables = AgentTables(folder.agents)
+    archive = DiskAgentArchive(
+        tables, folder=folder, write_queue=queue, metrics=disk.metrics, log=RecordingLog()
     )
-    archive._tables.close()
+    tables.close()
     agent = full_agent()
     assert archive.load(agent.agent_id) is None
     assert disk.counted("agent_load_errors_total") == 1

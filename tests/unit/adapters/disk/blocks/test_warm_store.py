@@ -8,18 +8,20 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from semanticd.adapters.disk.blocks.codec import encode
+from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.errors import CacheError
-from semanticd.domain.ids import ModelFingerprint
+from semanticd.domain.ids import BlockHash, ModelFingerprint
 from tests.fakes.blocks import make_chain, make_record, names, same
-from tests.fakes.disk import FaultyFileSystem
+from tests.fakes.disk import FaultyFileSystem, crash
 
 Open = Callable[..., DiskWarmStore]
 
@@ -57,12 +59,10 @@ def settle(store: DiskWarmStore) -> None:
     assert store.recovery is None or store.recovery.wait(20)
 
 
-def crash(store: DiskWarmStore) -> None:
-    """End like a killed process: nothing is tidied up (the kernel gives the lock back)."""
-    store.write_queue.close()
-    store._index.close()
-    store.folder.release(clean=False)
-    store._closed = True
+def forget_rows(store: DiskWarmStore, hashes: list[BlockHash]) -> None:
+    """Remove rows and leave their files."""
+    with closing(BlockIndex(store.folder.index)) as index:
+        index.remove(hashes)
 
 
 # ---- files
@@ -254,14 +254,15 @@ def test_an_index_damaged_while_running_is_made_anew(open_store: Open) -> None:
     chain = make_chain(200)
     store.write(chain).result(10)
     settle(store)
-    with store._index._writing, store._index._reading:
-        store._index._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with closing(sqlite3.connect(store.folder.index, isolation_level=None)) as other:
+        # What another connection has changed, the store's own no longer have in their page caches.
+        other.execute("UPDATE blocks SET last_used_at = last_used_at + 1")
+        (busy, *_) = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert not busy
         size = store.folder.index.stat().st_size
         with store.folder.index.open("r+b") as file:
             file.seek(4096)
             file.write(os.urandom(size - 4096))
-        for connection in (store._index._reader, store._index._writer):
-            connection.execute("PRAGMA shrink_memory")
     assert store.get_many(names(chain)) == []
     settle(store)
     assert store.get_many(names(chain)) == [record.block for record in chain]
@@ -283,7 +284,7 @@ def test_files_without_rows_are_adopted_and_leftovers_removed_after_an_unclean_e
     chain = make_chain(3)
     store = open_store()
     store.write(chain).result(10)
-    store._index.remove(names(chain[1:]))
+    forget_rows(store, names(chain[1:]))
     leftover = path_of(store, chain[0]).with_suffix(".safetensors.123-4.tmp")
     leftover.write_bytes(b"half")
     foreign = leftover.with_name("README")
@@ -324,7 +325,7 @@ def test_a_recovery_cut_short_goes_on_at_the_next_start(open_store: Open, fs: Fa
         "counted at once"
     )
     assert store.recovery is not None
-    store.recovery._stop.set()
+    store.recovery.stop(wait=False)
     go_on.set()
     store.close()
     assert not store.recovery.complete
@@ -340,7 +341,7 @@ def test_verify_finds_and_fixes_what_disagrees(open_store: Open) -> None:
     store.write(records).result(10)
     flip(-1)(path_of(store, records[0]))
     path_of(store, records[1]).unlink()
-    store._index.remove([records[2].block.block_hash])
+    forget_rows(store, [records[2].block.block_hash])
     path_of(store, records[3]).with_suffix(".safetensors.9-9.tmp").write_bytes(b"half")
     report = store.verify(fix=False)
     assert (report.num_checked, report.num_broken, report.num_missing, report.num_orphaned) == (4, 1, 1, 2)

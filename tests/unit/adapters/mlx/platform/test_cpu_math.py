@@ -68,7 +68,7 @@ def test_attention_is_the_librarys(kind: str, length: int, positions: int) -> No
 
 
 def test_long_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_math, "_SCORES_BYTES", 1 << 16)
+    monkeypatch.setattr(cpu_math, "SCORES_BYTES", 1 << 16)
     queries, keys, values = tensors(length=100, positions=150)
     seen = mx.arange(50, 150)[:, None] >= mx.arange(150)[None]
     expected = library(queries, keys, values, scale=SCALE, mask=seen)
