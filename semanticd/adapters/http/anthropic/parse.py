@@ -63,7 +63,7 @@ def parse(
         ),
         agent_id=agent_id,
         priority=priority,
-        constraint=_constraint(body.output_config),
+        constraint=_constraint(body),
         cache_breakpoints=conversation.breakpoints,
         cache_ttl_s=conversation.ttl_s,
         thinking_budget=body.thinking.budget_tokens if body.thinking else None,
@@ -80,10 +80,10 @@ def _stop_sequences(sequences: list[str]) -> tuple[str, ...]:
     return tuple(sequences)
 
 
-def _constraint(config: wire.OutputConfig | None) -> OutputConstraint | None:
-    if config is None or config.format is None:
-        return None
-    return OutputConstraint(kind="json_schema", schema=config.format.schema)
+def _constraint(body: wire.Conversation) -> OutputConstraint | None:
+    form = body.output_config.format if body.output_config else None
+    form = form or body.output_format
+    return None if form is None else OutputConstraint(kind="json_schema", schema=form.schema)
 
 
 @dataclass(frozen=True, slots=True)

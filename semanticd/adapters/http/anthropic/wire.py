@@ -234,6 +234,8 @@ class Conversation(Struct):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    """The old place of `output_config.format`."""
     cache_control: CacheControl | None = None
     mcp_servers: list[Any] | None = None
     temperature: UnitInterval | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import SamplingParams
 
@@ -31,7 +32,7 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class Sampled(Struct, kw_only=True):
+class Sampled(Formed, kw_only=True):
     """What chat and plain completions have in common."""
 
     model: str

@@ -8,6 +8,7 @@ from typing import Any
 from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
 from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.openai.chat import wire
+from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.sampling import sampling_of
 from semanticd.domain.chat import (
     ChatPrompt,
@@ -22,7 +23,7 @@ from semanticd.domain.chat import (
     join_texts,
 )
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
-from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority
+from semanticd.domain.generation import GenerationRequest, Priority
 from semanticd.domain.ids import AgentId, RequestId
 
 
@@ -66,7 +67,7 @@ def parse(
         ),
         agent_id=agent_id,
         priority=priority,
-        constraint=_constraint(body.response_format),
+        constraint=constraint_of(body),
         num_choices=body.n or 1,
         adjustments=adjustments.words,
     )
@@ -78,16 +79,6 @@ def _template_options(body: wire.ChatRequest) -> dict[str, Any]:
         options["reasoning_effort"] = body.reasoning_effort
         options.setdefault("enable_thinking", body.reasoning_effort not in ("none", "minimal"))
     return options
-
-
-def _constraint(response_format: wire.ResponseFormat | None) -> OutputConstraint | None:
-    if response_format is None or response_format.type == "text":
-        return None
-    if response_format.type == "json_object":
-        return OutputConstraint(kind="json_object")
-    if response_format.json_schema is None or response_format.json_schema.schema is None:
-        raise InvalidRequestError("field required", param="response_format.json_schema.schema")
-    return OutputConstraint(kind="json_schema", schema=response_format.json_schema.schema)
 
 
 def _speaker(message: wire.ChatMessage) -> Speaker:

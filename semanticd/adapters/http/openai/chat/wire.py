@@ -119,22 +119,6 @@ class ToolChoiceObject(Struct):
     allowed_tools: AllowedTools | None = None
 
 
-class JsonSchema(Struct):
-    """A named schema for the answer."""
-
-    name: str = ""
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-    description: str | None = None
-
-
-class ResponseFormat(Struct):
-    """The form that the answer must have."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
 class ChatRequest(Sampled, kw_only=True):
     """Body of `POST /v1/chat/completions`."""
 
@@ -143,7 +127,6 @@ class ChatRequest(Sampled, kw_only=True):
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
     tool_choice: str | ToolChoiceObject | None = None
     parallel_tool_calls: bool | None = None

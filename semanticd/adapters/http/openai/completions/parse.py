@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from semanticd.adapters.http.openai.completions import wire
+from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.sampling import sampling_of
 from semanticd.domain.chat import Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
@@ -42,6 +43,7 @@ def parse(
         logprobs=body.logprobs is not None,
         top_logprobs=body.logprobs or 0,
     )
+    constraint = constraint_of(body)
     return [
         GenerationRequest(
             request_id=request_id if len(prompts) == 1 else RequestId(f"{request_id}-{index}"),
@@ -53,6 +55,7 @@ def parse(
             num_choices=body.n or 1,
             echo=bool(body.echo),
             parse_output=False,
+            constraint=constraint,
         )
         for index, prompt in enumerate(prompts)
     ]

@@ -13,6 +13,7 @@ from typing import Any
 from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
 from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.body import to_wire
+from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.tools import (
     ToolBox,
@@ -148,16 +149,21 @@ def parse(
         ),
         agent_id=agent_id,
         priority=priority,
-        constraint=_constraint(body.text),
+        constraint=_constraint(body),
         adjustments=adjustments.words,
     )
     return Parsed(request, messages, box)
 
 
-def _constraint(text: wire.TextConfig | None) -> OutputConstraint | None:
-    form = text.format if text else None
+def _constraint(body: wire.ResponsesRequest) -> OutputConstraint | None:
+    form = body.text.format if body.text else None
+    elsewhere = constraint_of(body)
     if form is None or form.type == "text":
-        return None
+        return elsewhere
+    if elsewhere is not None:
+        raise InvalidRequestError(
+            "contradicts another field: ask for one form of the answer", param="text.format"
+        )
     if form.type == "json_object":
         return OutputConstraint(kind="json_object")
     if form.schema is None:

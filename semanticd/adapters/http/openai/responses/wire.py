@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.adapters.http.openai.sampling import (
     MAX_TOKENS,
     Effort,
@@ -114,7 +115,7 @@ class InputItem(Struct):
     reason: str | None = None
 
 
-class ResponsesRequest(Struct, kw_only=True):
+class ResponsesRequest(Formed, kw_only=True):
     """Body of `POST /v1/responses`."""
 
     model: str

@@ -247,6 +247,8 @@ def test_thinking_is_asked_of_the_template_and_bounded() -> None:
 
 def test_an_output_format_is_enforced() -> None:
     schema = {"type": "object"}
-    constraint = read(output_config={"format": {"type": "json_schema", "schema": schema}}).constraint
-    assert constraint is not None
-    assert (constraint.kind, constraint.schema) == ("json_schema", schema)
+    form = {"type": "json_schema", "schema": schema}
+    for fields in ({"output_config": {"format": form}}, {"output_format": form}):
+        constraint = read(**fields).constraint
+        assert constraint is not None
+        assert (constraint.kind, constraint.schema) == ("json_schema", schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -323,6 +324,62 @@ def test_chat_refuses_what_it_cannot_do_with_the_field(fields: dict[str, Any]) -
 def test_chat_response_format_becomes_a_constraint(given: object, kind: str | None) -> None:
     constraint = chat(response_format=given).constraint
     assert (constraint.kind if constraint else None) == kind
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "form"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json_object", None),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "json_schema", SCHEMA),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+            "json_schema",
+            SCHEMA,
+        ),
+        ({"guided_json": SCHEMA}, "json_schema", SCHEMA),
+        ({"guided_json": json.dumps(SCHEMA)}, "json_schema", SCHEMA),
+        ({"json_schema": SCHEMA}, "json_schema", SCHEMA),
+        ({"structured_outputs": {"json": SCHEMA}}, "json_schema", SCHEMA),
+        ({"structured_outputs": {"json_object": True}}, "json_object", None),
+        ({"guided_regex": "[ab]+"}, "regex", "[ab]+"),
+        ({"structured_outputs": {"regex": "[ab]+"}}, "regex", "[ab]+"),
+        ({"guided_choice": ["yes", 'n"o']}, "lark", 'start: "yes" | "n\\"o"\n'),
+        ({"structured_outputs": {"choice": ["yes"]}}, "lark", 'start: "yes"\n'),
+        ({"guided_grammar": 'root ::= "a"'}, "lark", 'root ::= "a"'),
+        ({"grammar": 'root ::= "a"'}, "lark", 'root ::= "a"'),
+        ({"structured_outputs": {"grammar": 'start: "a"'}}, "lark", 'start: "a"'),
+    ],
+)
+def test_a_form_is_enforced_by_whatever_name_it_is_asked_for(
+    fields: dict[str, Any], kind: str, form: object
+) -> None:
+    for request in (chat(**fields), plain(**fields)[0], responses(**fields).request):
+        constraint = request.constraint
+        assert constraint is not None
+        assert constraint.kind == kind
+        assert form in (constraint.schema, constraint.grammar)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": "[]"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"structural_tag": {}}}, "structured_outputs.structural_tag"),
+        ({"guided_json": SCHEMA, "guided_regex": "a"}, "guided_regex"),
+        ({"response_format": {"type": "json_object"}, "grammar": "start: A"}, "grammar"),
+    ],
+)
+def test_a_form_that_is_none_or_two_is_refused(fields: dict[str, Any], param: str) -> None:
+    for read in (chat, plain, responses):
+        with pytest.raises(InvalidRequestError) as caught:
+            read(**fields)  # type: ignore[operator]
+        assert caught.value.param == param
 
 
 def test_a_plain_prompt_has_four_forms() -> None:

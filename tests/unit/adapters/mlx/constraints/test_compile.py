@@ -75,6 +75,26 @@ def test_a_pattern_is_matched_in_full(tokenizer: MlxTokenizer) -> None:
     assert re.fullmatch("(ja|nein)[0-9]{3}", text)
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'root ::= ("yes" | "no") [0-9]\n',
+        'start: ("yes" | "no") /[0-9]/\n',
+        "start: WORD\nWORD: /(yes|no)[0-9]/",
+    ],
+)
+def test_a_grammar_is_followed_in_either_notation(tokenizer: MlxTokenizer, grammar: str) -> None:
+    text, ended = babble(tokenizer, OutputConstraint("lark", grammar=grammar))
+    assert ended
+    assert re.fullmatch("(yes|no)[0-9]", text)
+
+
+@pytest.mark.parametrize("grammar", ['root ::= "a', "root ::= (((", "start: nowhere", "{}"])
+def test_a_grammar_that_is_none_is_refused_with_the_reason(tokenizer: MlxTokenizer, grammar: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"cannot be enforced: ."):
+        tokenizer.compile_constraint(OutputConstraint("lark", grammar=grammar))
+
+
 def test_what_cannot_fit_is_cut_but_never_wrong(tokenizer: MlxTokenizer) -> None:
     text, ended = babble(tokenizer, OutputConstraint("json_schema", schema=SCHEMA, max_tokens=12), most=12)
     assert not ended
