@@ -16,7 +16,7 @@ from semanticd.adapters.config import Settings
 from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
-from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from semanticd.adapters.logs import log_context
 from semanticd.adapters.mlx.model.gguf import convert
 from semanticd.adapters.mlx.model.loader import MlxModelLoader
@@ -78,21 +78,23 @@ class _Health:
         self._daemon = daemon
         self._state = state
 
-    def live(self) -> dict[str, Any]:
+    def live(self) -> HealthAnswer:
         """The process works if it answers at all."""
-        return {"ok": True}
+        return HealthAnswer(ok=True)
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self) -> HealthAnswer:
         """Requests are taken while at least one model serves and nobody asked us to stop."""
         if self._state() == "ready" and self._daemon.engine.models:
-            return {"ok": True}
-        return {"ok": False, "reason": f"the daemon is {self._state()}"}
+            return HealthAnswer(ok=True)
+        return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
 
-    def startup(self) -> dict[str, Any]:
+    def startup(self) -> HealthAnswer:
         """Starting is over once the first model is loaded."""
         if self._state() == "starting":
-            return {"ok": False, "reason": f"{self._daemon.models.stage}: {self._daemon.models.progress:.0%}"}
-        return {"ok": True}
+            return HealthAnswer(
+                ok=False, reason=f"{self._daemon.models.stage}: {self._daemon.models.progress:.0%}"
+            )
+        return HealthAnswer(ok=True)
 
 
 class _Server(uvicorn.Server):

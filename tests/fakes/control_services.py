@@ -7,8 +7,20 @@ from typing import Any
 
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.services import Services
+from semanticd.application.services.history import HistoryFacts
+from semanticd.application.services.outcomes import Failure, OutcomeFacts
+from semanticd.application.services.savings import SavedFacts, SavingsFacts
+from semanticd.application.services.status_facts import (
+    CancelledRequest,
+    DaemonStatus,
+    EngineFacts,
+    RequestFacts,
+)
 from semanticd.domain.errors import RequestNotFoundError
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.sequence import SequenceState
 from tests.fakes.agents_service import FakeAgents
+from tests.fakes.cache_service import CACHE, FakeCache
 from tests.fakes.models_service import FakeModels
 
 Row = dict[str, Any]
@@ -23,37 +35,25 @@ class FakeStatus:
         self.num_asked = 0
         self.facts: Row = {"version": "0.1.0", "pid": 4711, "address": "http://127.0.0.1:8000"}
 
-    async def snapshot(self) -> Row:
+    async def snapshot(self) -> DaemonStatus:
         """Return the facts with a changing number."""
         self.num_asked += 1
-        return {**self.facts, "state": self.state, "uptime_s": float(self.num_asked), "models": []}
-
-
-class FakeCache:
-    """A cache that remembers what it was told."""
-
-    def __init__(self) -> None:
-        """Begin untouched."""
-        self.told: list[tuple[str, object]] = []
-
-    async def stats(self) -> Row:
-        """Return numbers."""
-        return {"budget_bytes": 1 << 30, "hot_bytes": 12345, "num_hot_blocks": 3}
-
-    async def verify(self, fix: bool = False) -> Row:
-        """Remember `fix`."""
-        self.told.append(("verify", fix))
-        return {"num_checked": 3, "num_broken": 0}
-
-    async def prune(self, target_bytes: int | None = None) -> Row:
-        """Remember the target."""
-        self.told.append(("prune", target_bytes))
-        return {"freed_bytes": 0}
-
-    async def clear(self) -> Row:
-        """Remember it."""
-        self.told.append(("clear", None))
-        return {"freed_bytes": 12345}
+        saved = SavedFacts(0, 0.0, 0, 0.0)
+        return DaemonStatus(
+            fixed=self.facts,
+            state=self.state,
+            uptime_s=float(self.num_asked),
+            model=None,
+            models=(),
+            model_stage="idle",
+            model_progress=0.0,
+            model_error=None,
+            free_memory_bytes=1 << 30,
+            engine=EngineFacts(0, 0, 0, 0, 8, 0.0, 0.0, 0.0, draining=False),
+            cache=CACHE,
+            outcomes=OutcomeFacts(0, 0, 0, 0, 0, 0, None),
+            savings=SavingsFacts(saved, saved),
+        )
 
 
 class FakeRequests:
@@ -63,29 +63,52 @@ class FakeRequests:
         """Begin with it."""
         self.ids = ["req-1"]
 
-    async def cancel(self, request_id: str) -> Row:
+    async def cancel(self, request_id: str) -> CancelledRequest:
         """Forget it."""
         if request_id not in self.ids:
             raise RequestNotFoundError(f"no request has the id {request_id!r}")
         self.ids.remove(request_id)
-        return {"id": request_id, "cancelled": True}
+        return CancelledRequest(request_id, cancelled=True)
 
-    async def failures(self) -> list[Row]:
+    async def failures(self) -> tuple[Failure, ...]:
         """Return one refusal."""
-        return [{"at": 1.0, "kind": "refused", "code": "queue_full", "message": "full", "agent": "planner"}]
+        return (Failure(1.0, "refused", "queue_full", "full", request="req-0", agent="planner", status=429),)
 
-    async def list(self) -> list[Row]:
+    async def list(self) -> list[RequestFacts]:
         """Return what is left."""
-        return [{"id": one, "state": "decoding"} for one in self.ids]
+        return [_request(one) for one in self.ids]
+
+
+def _request(request_id: str) -> RequestFacts:
+    return RequestFacts(
+        id=RequestId(request_id),
+        agent=AgentId("planner"),
+        model=ModelId("small"),
+        state=SequenceState.DECODING,
+        priority="interactive",
+        prompt_tokens=10,
+        prefilled_tokens=10,
+        prefill_progress=1.0,
+        completion_tokens=1,
+        max_new_tokens=100,
+        age_s=1.0,
+        ttft_ms=100.0,
+        tokens_per_s=10.0,
+        cached_tokens=0,
+        num_preemptions=0,
+        restore_progress=None,
+        wait_reason=None,
+        wait_behind=None,
+    )
 
 
 class FakeHistory:
     """Two samples."""
 
-    def facts(self, *, step_s: int = 1, after: int = -1) -> Row:
+    def facts(self, *, step_s: int = 1, after: int = -1) -> HistoryFacts:
         """Return those after a number."""
-        queue = [0.0, 2.0][after + 1 :]
-        return {"step_s": step_s, "first": after + 1, "last": 1, "ended_at": 1.0, "series": {"queue": queue}}
+        queue = (0.0, 2.0)[after + 1 :]
+        return HistoryFacts(step_s, first=after + 1, last=1, ended_at=1.0, series={"queue": queue})
 
 
 class FakeConfig:

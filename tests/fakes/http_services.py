@@ -5,21 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from tests.fakes.agents_service import FakeAgents
+from tests.fakes.cache_service import FakeCache
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.models_service import FakeModels
-
-
-class FakeCache:
-    """Counts how often it was cleared."""
-
-    num_cleared = 0
-
-    async def clear(self) -> dict[str, Any]:
-        """Count."""
-        self.num_cleared += 1
-        return {"num_blocks": 3, "num_bytes": 300}
 
 
 @dataclass(slots=True)
@@ -28,17 +18,17 @@ class FakeHealth:
 
     is_ready: bool = True
 
-    def live(self) -> dict[str, Any]:
+    def live(self) -> HealthAnswer:
         """Answer yes."""
-        return {"ok": True}
+        return HealthAnswer(ok=True)
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self) -> HealthAnswer:
         """Answer as told."""
-        return {"ok": True} if self.is_ready else {"ok": False, "reason": "draining"}
+        return HealthAnswer(ok=True) if self.is_ready else HealthAnswer(ok=False, reason="draining")
 
-    def startup(self) -> dict[str, Any]:
+    def startup(self) -> HealthAnswer:
         """Answer yes."""
-        return {"ok": True}
+        return HealthAnswer(ok=True)
 
 
 def make_services(generator: ScriptedGenerator | None = None, **changes: Any) -> HttpServices:

@@ -130,7 +130,7 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("cache.stats", {}, {"hot_bytes": 12345}),
         ("cache.verify", {"fix": True}, {"num_checked": 3}),
         ("cache.prune", {"target_bytes": 0}, {"freed_bytes": 0}),
-        ("cache.clear", {}, {"freed_bytes": 12345}),
+        ("cache.clear", {}, {"freed_hot_bytes": 12345}),
         (
             "requests.failures",
             {},
@@ -141,7 +141,9 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
                         "kind": "refused",
                         "code": "queue_full",
                         "message": "full",
+                        "request": "req-0",
                         "agent": "planner",
+                        "status": 429,
                     }
                 ]
             },

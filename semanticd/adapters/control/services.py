@@ -12,55 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from semanticd.application.services.agents import AgentsService
+    from semanticd.application.services.cache import CacheService
+    from semanticd.application.services.history import History
     from semanticd.application.services.models import ModelsService
+    from semanticd.application.services.status import RequestsService, StatusService
 
 Facts = dict[str, Any]
 """What is known about one thing."""
 Rows = list[dict[str, Any]]
 """Facts of several things."""
-
-
-class StatusService(Protocol):
-    """The daemon in numbers."""
-
-    async def snapshot(self) -> Facts:
-        """Return `control.results.StatusResult`."""
-
-
-class CacheService(Protocol):
-    """The KV cache as a whole."""
-
-    async def stats(self) -> Facts:
-        """Return `control.results.CacheStats`."""
-
-    async def verify(self, fix: bool = False) -> Facts:
-        """Check stored blocks against index and checksums; with `fix`, put broken ones aside."""
-
-    async def prune(self, target_bytes: int | None = None) -> Facts:
-        """Remove least recently used stored blocks down to `target_bytes` (None: the cap)."""
-
-    async def clear(self) -> Facts:
-        """Drop every block that no running request uses, in RAM and on disk."""
-
-
-class RequestsService(Protocol):
-    """Requests in the engine now."""
-
-    async def list(self) -> Rows:
-        """Return running and waiting requests."""
-
-    async def cancel(self, request_id: str) -> Facts:
-        """Cancel one; raises `RequestNotFoundError`."""
-
-    async def failures(self) -> Rows:
-        """Return the last requests that failed or were refused, newest first."""
-
-
-class HistoryService(Protocol):
-    """The last hour in numbers."""
-
-    def facts(self, *, step_s: int = 1, after: int = -1) -> Facts:
-        """Return the samples of a step (1 or 10 seconds) with numbers above `after`."""
 
 
 class ConfigService(Protocol):
@@ -129,7 +89,7 @@ class Services:
     models: ModelsService | None = None
     cache: CacheService | None = None
     requests: RequestsService | None = None
-    history: HistoryService | None = None
+    history: History | None = None
     config: ConfigService | None = None
     doctor: DoctorService | None = None
     lifecycle: LifecycleService | None = None

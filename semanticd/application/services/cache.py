@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
-from typing import Any
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
-from semanticd.application.ports.warm_store import WarmStore
+from semanticd.application.ports.warm_store import VerifyReport, WarmStore
 from semanticd.application.services.status import StatusService
+from semanticd.application.services.status_facts import CacheStats, ClearedCache, HotBlock, PrunedCache
 
 _WRITES_POLL_S = 0.02
 
@@ -22,33 +21,32 @@ class CacheService:
         self._warm = warm
         self._status = status
 
-    async def stats(self) -> dict[str, Any]:
-        """Return the ledger, the counters, and every hot block as (state, sharing, bytes)."""
-        return {**self._status.cache(), "blocks": self.blocks()}
+    async def stats(self) -> CacheStats:
+        """Return the ledger, the counters, and the hot blocks."""
+        return CacheStats(self._status.cache(), self.blocks())
 
-    def blocks(self, limit: int = 4096) -> list[list[Any]]:
-        """Return hot blocks as `[state, number of agents that hold it, bytes]`, at most `limit`."""
+    def blocks(self, limit: int = 4096) -> tuple[HotBlock, ...]:
+        """Return hot blocks, at most `limit`."""
         pool = self._engine.store.pool
         with self._engine.store.lock:
-            rows: list[list[Any]] = []
+            rows: list[HotBlock] = []
             for block in pool:
                 name = block.block_hash
                 state = "pinned" if pool.is_pinned(name) else "dirty" if pool.is_dirty(name) else "hot"
-                rows.append([state, len(pool.holders(name)), block.num_bytes])
+                rows.append(HotBlock(state, len(pool.holders(name)), block.num_bytes))
                 if len(rows) >= limit:
                     break
-            return rows
+            return tuple(rows)
 
-    async def verify(self, fix: bool = False) -> dict[str, Any]:
+    async def verify(self, fix: bool = False) -> VerifyReport:
         """Check stored blocks against index and checksums; with `fix`, put broken ones aside."""
-        return asdict(await asyncio.to_thread(self._warm.verify, fix=fix))
+        return await asyncio.to_thread(self._warm.verify, fix=fix)
 
-    async def prune(self, target_bytes: int | None = None) -> dict[str, Any]:
+    async def prune(self, target_bytes: int | None = None) -> PrunedCache:
         """Remove least recently used stored blocks down to `target_bytes` (None: the cap)."""
-        freed = await asyncio.to_thread(self._warm.prune, target_bytes=target_bytes)
-        return {"freed_bytes": freed}
+        return PrunedCache(await asyncio.to_thread(self._warm.prune, target_bytes=target_bytes))
 
-    async def clear(self) -> dict[str, Any]:
+    async def clear(self) -> ClearedCache:
         """Drop every block that no running request uses, in RAM and on disk; agents start cold."""
         store = self._engine.store
         hot = await asyncio.wrap_future(self._engine.call(store.clear))
@@ -57,4 +55,4 @@ class CacheService:
             await asyncio.sleep(_WRITES_POLL_S)
             hot += await asyncio.wrap_future(self._engine.call(store.clear))
         warm = await asyncio.to_thread(self._warm.clear)
-        return {"freed_hot_bytes": hot, "freed_warm_bytes": warm}
+        return ClearedCache(freed_hot_bytes=hot, freed_warm_bytes=warm)

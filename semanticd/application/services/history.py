@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.application.services.outcomes import Outcomes
@@ -40,6 +41,17 @@ SERIES: dict[str, Fold] = {
 """What is kept, and how ten samples become one; rates are shares or per second, counts are those of the interval."""
 
 Sample = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFacts:
+    """Samples with the numbers `first` to `last`, oldest first; `ended_at` is the last one's time since the epoch."""
+
+    step_s: int
+    first: int
+    last: int
+    ended_at: float
+    series: Mapping[str, tuple[float | None, ...]]
 
 
 class History:
@@ -91,21 +103,18 @@ class History:
             folded, self._pending = fold(self._pending), []
             self._add(10, folded)
 
-    def facts(self, *, step_s: int = 1, after: int = -1) -> dict[str, Any]:
-        """Return the samples of a step (1 or 10 seconds) with numbers above `after`, oldest first.
-
-        `last` is the number of the newest sample and `ended_at` its time (seconds since the epoch).
-        """
+    def facts(self, *, step_s: int = 1, after: int = -1) -> HistoryFacts:
+        """Return the samples of a step (1 or 10 seconds) with numbers above `after`."""
         ring, num_taken = self._rings[step_s], self._num_taken[step_s]
         first = max(num_taken - len(ring), min(after + 1, num_taken))
         samples = list(ring)[len(ring) - (num_taken - first) :] if num_taken > first else []
-        return {
-            "step_s": step_s,
-            "first": first,
-            "last": num_taken - 1,
-            "ended_at": self._ended_at[step_s],
-            "series": {name: [sample[name] for sample in samples] for name in SERIES},
-        }
+        return HistoryFacts(
+            step_s=step_s,
+            first=first,
+            last=num_taken - 1,
+            ended_at=self._ended_at[step_s],
+            series={name: tuple(sample[name] for sample in samples) for name in SERIES},
+        )
 
     def _add(self, step_s: int, sample: Sample) -> None:
         self._rings[step_s].append(sample)
@@ -130,18 +139,18 @@ class History:
         moved = {name: max(0.0, value - before[name]) for name, value in self._counted.items()}
         asked = moved["reused"] + moved["computed"]
         engine = self._status.engine()
-        decoding, prefilling = engine["batch_size"], engine["num_prefilling"]
+        decoding, prefilling = engine.batch_size, engine.num_prefilling
         ttfts, self._ttfts = self._ttfts, []
         return {
             "hit_rate": moved["reused"] / asked if asked else None,
             "evictions": moved["evictions"],
             "recomputed_tokens": moved["recomputed_tokens"],
             "ttft_ms": sum(ttfts) / len(ttfts) if ttfts else None,
-            "itl_ms": engine["decode_step_ms"] if decoding else None,
-            "tokens_per_s": engine["decode_tokens_per_s"] if decoding else None,
-            "prefill_tokens_per_s": engine["prefill_tokens_per_s"] if prefilling else None,
-            "running": float(engine["num_running"]),
-            "queue": float(engine["num_waiting"]),
+            "itl_ms": engine.decode_step_ms if decoding else None,
+            "tokens_per_s": engine.decode_tokens_per_s if decoding else None,
+            "prefill_tokens_per_s": engine.prefill_tokens_per_s if prefilling else None,
+            "running": float(engine.num_running),
+            "queue": float(engine.num_waiting),
             "used_bytes": float(self._status.used_bytes()),
             "failed": moved["failed"],
             "refused": moved["refused"],

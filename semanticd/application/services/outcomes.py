@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from semanticd.application.ports.telemetry import Clock
 
@@ -28,10 +28,23 @@ class Failure:
     kind: Kind
     code: str
     message: str
-    request_id: str
-    agent_id: str | None
+    request: str
+    agent: str | None
     status: int
     """The HTTP status; of a stream that failed after its beginning, what it would have been."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFacts:
+    """The counters since the start; `last` is the newest failure or refusal."""
+
+    num_answered: int
+    num_failed: int
+    num_refused: int
+    num_failed_in_a_row: int
+    num_failed_last_minute: int
+    num_refused_last_minute: int
+    last: Failure | None
 
 
 class Outcomes:
@@ -66,8 +79,8 @@ class Outcomes:
                 kind=kind,
                 code=error_code,
                 message=message[:_MAX_MESSAGE_CHARS],
-                request_id=request_id,
-                agent_id=agent_id,
+                request=request_id,
+                agent=agent_id,
                 status=status,
             )
         )
@@ -86,36 +99,24 @@ class Outcomes:
         """Return how many requests of an agent failed or were refused since the start."""
         return self._by_agent.get(agent_id, 0)
 
-    def facts(self) -> dict[str, Any]:
-        """Return the counters for `status`; `last` is the newest failure or refusal."""
-        return {
-            "num_answered": self.num_answered,
-            "num_failed": self.num_failed,
-            "num_refused": self.num_refused,
-            "num_failed_in_a_row": self._num_failed_in_a_row,
-            "num_failed_last_minute": self._in_last_minute("failed"),
-            "num_refused_last_minute": self._in_last_minute("refused"),
-            "last": _facts(self._kept[-1]) if self._kept else None,
-        }
+    def facts(self) -> OutcomeFacts:
+        """Return the counters as they are now."""
+        return OutcomeFacts(
+            num_answered=self.num_answered,
+            num_failed=self.num_failed,
+            num_refused=self.num_refused,
+            num_failed_in_a_row=self._num_failed_in_a_row,
+            num_failed_last_minute=self._in_last_minute("failed"),
+            num_refused_last_minute=self._in_last_minute("refused"),
+            last=self._kept[-1] if self._kept else None,
+        )
 
-    def recent(self) -> list[dict[str, Any]]:
+    def recent(self) -> tuple[Failure, ...]:
         """Return the last failures and refusals, newest first."""
-        return [_facts(one) for one in reversed(self._kept)]
+        return tuple(reversed(self._kept))
 
     def _in_last_minute(self, kind: Kind) -> int:
         times, since = self._minutes[kind], self._clock.monotonic() - _MINUTE_S
         while times and times[0] < since:
             times.popleft()
         return len(times)
-
-
-def _facts(one: Failure) -> dict[str, Any]:
-    return {
-        "at": one.at,
-        "kind": one.kind,
-        "code": one.code,
-        "message": one.message,
-        "request": one.request_id,
-        "agent": one.agent_id,
-        "status": one.status,
-    }

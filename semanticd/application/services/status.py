@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from semanticd.application.cache.cache_counters import CacheCounters
@@ -11,8 +11,16 @@ from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.models import ModelsService
-from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.outcomes import Failure, Outcomes
 from semanticd.application.services.savings import Savings
+from semanticd.application.services.status_facts import (
+    CacheFacts,
+    CancelledRequest,
+    DaemonStatus,
+    EngineFacts,
+    LoadedModelFacts,
+    RequestFacts,
+)
 from semanticd.application.services.waits import Wait, Waits
 from semanticd.domain.errors import RequestNotFoundError
 from semanticd.domain.ids import RequestId
@@ -29,7 +37,7 @@ class StatusService:
         models: ModelsService,
         warm: WarmStore | None,
         clock: Clock,
-        facts: dict[str, Any],
+        facts: Mapping[str, Any],
         state: Callable[[], str],
         outcomes: Outcomes,
         savings: Savings,
@@ -45,34 +53,34 @@ class StatusService:
         self._savings = savings
         self._started_at = clock.monotonic()
 
-    async def snapshot(self) -> dict[str, Any]:
+    async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""
         current = self._models.current_id
-        return {
-            **self._facts,
-            "state": self._state(),
-            "uptime_s": self._clock.monotonic() - self._started_at,
-            "model": current,
-            "models": [
-                {
-                    "id": model_id,
-                    "current": model_id == current,
-                    "context_length": model.context_length,
-                    "weights_bytes": model.weights_bytes,
-                    "bytes_per_token": model.runner.spec.bytes_per_token,
-                    "precision": model.runner.spec.precision,
-                }
+        return DaemonStatus(
+            fixed=self._facts,
+            state=self._state(),
+            uptime_s=self._clock.monotonic() - self._started_at,
+            model=current,
+            models=tuple(
+                LoadedModelFacts(
+                    id=model_id,
+                    current=model_id == current,
+                    context_length=model.context_length,
+                    weights_bytes=model.weights_bytes,
+                    bytes_per_token=model.runner.spec.bytes_per_token,
+                    precision=model.runner.spec.precision,
+                )
                 for model_id, model in self._engine.models.items()
-            ],
-            "model_stage": self._models.stage,
-            "model_progress": self._models.progress,
-            "model_error": self._models.last_error,
-            "free_memory_bytes": self._models.free_memory_bytes,
-            "engine": self.engine(),
-            "cache": self.cache(),
-            "outcomes": self._outcomes.facts(),
-            "savings": self._savings.facts(),
-        }
+            ),
+            model_stage=self._models.stage,
+            model_progress=self._models.progress,
+            model_error=self._models.last_error,
+            free_memory_bytes=self._models.free_memory_bytes,
+            engine=self.engine(),
+            cache=self.cache(),
+            outcomes=self._outcomes.facts(),
+            savings=self._savings.facts(),
+        )
 
     def counters(self) -> CacheCounters:
         """Return the cache's counters since the start."""
@@ -83,7 +91,7 @@ class StatusService:
         ledger = self._engine.store.ledger()
         return ledger.running_bytes + ledger.hot_bytes + ledger.in_flight_bytes
 
-    def engine(self) -> dict[str, Any]:
+    def engine(self) -> EngineFacts:
         """Return what the engine is doing."""
         live = self._engine.live()
         states = [one.sequence.state for one in live]
@@ -91,19 +99,19 @@ class StatusService:
         scheduler = self._engine.scheduler
         step_s = scheduler.decode_step_s(current) if current else 0.0
         decoding = states.count(SequenceState.DECODING)
-        return {
-            "num_running": decoding + states.count(SequenceState.PREFILLING),
-            "num_waiting": states.count(SequenceState.WAITING),
-            "num_prefilling": states.count(SequenceState.PREFILLING),
-            "batch_size": decoding,
-            "max_batch_size": scheduler.limits.max_batch_size,
-            "prefill_tokens_per_s": scheduler.prefill_rate(current) if current else 0.0,
-            "decode_tokens_per_s": decoding / step_s if step_s else 0.0,
-            "decode_step_ms": 1000 * step_s,
-            "draining": self._engine.draining,
-        }
+        return EngineFacts(
+            num_running=decoding + states.count(SequenceState.PREFILLING),
+            num_waiting=states.count(SequenceState.WAITING),
+            num_prefilling=states.count(SequenceState.PREFILLING),
+            batch_size=decoding,
+            max_batch_size=scheduler.limits.max_batch_size,
+            prefill_tokens_per_s=scheduler.prefill_rate(current) if current else 0.0,
+            decode_tokens_per_s=decoding / step_s if step_s else 0.0,
+            decode_step_ms=1000 * step_s,
+            draining=self._engine.draining,
+        )
 
-    def cache(self) -> dict[str, Any]:
+    def cache(self) -> CacheFacts:
         """Return the cache's ledger and counters."""
         store = self._engine.store
         ledger = store.ledger()
@@ -112,29 +120,29 @@ class StatusService:
         with store.lock:
             num_hot, num_shared = len(store.pool), store.pool.num_shared()
             evictions = dict(counters.evictions)
-        return {
-            "budget_bytes": ledger.budget_bytes,
-            "running_bytes": ledger.running_bytes,
-            "hot_bytes": ledger.hot_bytes,
-            "pinned_bytes": ledger.pinned_bytes,
-            "dirty_bytes": ledger.dirty_bytes,
-            "in_flight_bytes": ledger.in_flight_bytes,
-            "free_bytes": ledger.free_bytes,
-            "num_hot_blocks": num_hot,
-            "num_shared_blocks": num_shared,
-            "warm_bytes": warm.bytes_stored,
-            "warm_cap_bytes": warm.cap_bytes,
-            "num_warm_blocks": warm.num_blocks,
-            "num_quarantined": warm.num_quarantined,
-            "written_today_bytes": warm.written_today_bytes,
-            "write_budget_bytes": warm.write_budget_bytes,
-            "hot_hit_tokens": counters.hot_hit_tokens,
-            "warm_hit_tokens": counters.warm_hit_tokens,
-            "computed_tokens": counters.computed_tokens,
-            "evictions": evictions,
-            "num_evictions": sum(evictions.values()),
-            "num_lost_blocks": counters.lost_blocks,
-        }
+        return CacheFacts(
+            budget_bytes=ledger.budget_bytes,
+            running_bytes=ledger.running_bytes,
+            hot_bytes=ledger.hot_bytes,
+            pinned_bytes=ledger.pinned_bytes,
+            dirty_bytes=ledger.dirty_bytes,
+            in_flight_bytes=ledger.in_flight_bytes,
+            free_bytes=ledger.free_bytes,
+            num_hot_blocks=num_hot,
+            num_shared_blocks=num_shared,
+            warm_bytes=warm.bytes_stored,
+            warm_cap_bytes=warm.cap_bytes,
+            num_warm_blocks=warm.num_blocks,
+            num_quarantined=warm.num_quarantined,
+            written_today_bytes=warm.written_today_bytes,
+            write_budget_bytes=warm.write_budget_bytes,
+            hot_hit_tokens=counters.hot_hit_tokens,
+            warm_hit_tokens=counters.warm_hit_tokens,
+            computed_tokens=counters.computed_tokens,
+            evictions=evictions,
+            num_evictions=sum(evictions.values()),
+            num_lost_blocks=counters.lost_blocks,
+        )
 
 
 class RequestsService:
@@ -149,11 +157,11 @@ class RequestsService:
         self._waits = waits
         self._outcomes = outcomes
 
-    async def failures(self) -> list[dict[str, Any]]:
+    async def failures(self) -> tuple[Failure, ...]:
         """Return the last requests that failed or were refused, newest first."""
         return self._outcomes.recent()
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def list(self) -> list[RequestFacts]:
         """Return running and waiting requests, oldest first."""
         now = self._clock.monotonic()
         lives = sorted(self._engine.live(), key=lambda one: one.submitted_at)
@@ -164,15 +172,15 @@ class RequestsService:
         """Note why requests wait now; called every second, also while no client asks."""
         self._waits.look(self._engine.live(), self._clock.monotonic())
 
-    async def cancel(self, request_id: str) -> dict[str, Any]:
+    async def cancel(self, request_id: str) -> CancelledRequest:
         """Cancel a request; what it computed stays cached."""
         if not any(live.submission.request_id == request_id for live in self._engine.live()):
             raise RequestNotFoundError(f"no running or waiting request has the id {request_id!r}")
         self._engine.cancel(RequestId(request_id))
-        return {"id": request_id, "cancelled": True}
+        return CancelledRequest(request_id, cancelled=True)
 
 
-def _request(live: RunningSequence, now: float, wait: Wait | None) -> dict[str, Any]:
+def _request(live: RunningSequence, now: float, wait: Wait | None) -> RequestFacts:
     sequence = live.sequence
     usage = live.usage(now)
     prompt = len(sequence.prompt_ids)
@@ -180,29 +188,30 @@ def _request(live: RunningSequence, now: float, wait: Wait | None) -> dict[str, 
     done = sequence.num_cached
     if sequence.state is SequenceState.WAITING and sequence.num_preemptions:
         done = max(done, sequence.num_published)
-    return {
-        "id": live.submission.request_id,
-        "agent": sequence.agent_id,
-        "model": sequence.model_id,
-        "state": sequence.state.value,
-        "class": sequence.priority,
-        "prompt_tokens": prompt,
-        "prefilled_tokens": min(done, prompt),
-        "prefill_progress": min(done / prompt, 1.0) if prompt else 1.0,
-        "completion_tokens": len(sequence.output_ids),
-        "max_new_tokens": sequence.max_new_tokens,
-        "age_s": now - live.submitted_at,
-        "ttft_ms": usage.timings.ttft_ms if live.first_token_at is not None else None,
-        "tokens_per_s": (
+    return RequestFacts(
+        id=live.submission.request_id,
+        agent=sequence.agent_id,
+        model=sequence.model_id,
+        state=sequence.state,
+        priority=sequence.priority,
+        prompt_tokens=prompt,
+        prefilled_tokens=min(done, prompt),
+        prefill_progress=min(done / prompt, 1.0) if prompt else 1.0,
+        completion_tokens=len(sequence.output_ids),
+        max_new_tokens=sequence.max_new_tokens,
+        age_s=now - live.submitted_at,
+        ttft_ms=usage.timings.ttft_ms if live.first_token_at is not None else None,
+        tokens_per_s=(
             len(sequence.output_ids) / (now - live.first_token_at)
             if live.first_token_at is not None and now > live.first_token_at
             else None
         ),
-        "cached_tokens": sequence.cache.cached_tokens,
-        "num_preemptions": sequence.num_preemptions,
-        "restore_progress": _restore_progress(live),
-        **(wait.facts() if wait is not None else {"wait_reason": None, "wait_behind": None}),
-    }
+        cached_tokens=sequence.cache.cached_tokens,
+        num_preemptions=sequence.num_preemptions,
+        restore_progress=_restore_progress(live),
+        wait_reason=wait.reason if wait is not None else None,
+        wait_behind=wait.behind if wait is not None else None,
+    )
 
 
 def _restore_progress(live: RunningSequence) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.domain.prefix_index import common_prefix_length
@@ -29,10 +29,6 @@ class Wait:
 
     reason: Reason
     behind: str | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {"wait_reason": self.reason, "wait_behind": self.behind}
 
 
 @dataclass(slots=True)

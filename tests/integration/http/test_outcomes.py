@@ -42,26 +42,26 @@ async def test_what_the_engine_raises_is_noted_with_agent_and_reason(
     client, outcomes = served(ScriptedGenerator(["some text", error]))
     await client.post(url, {**MESSAGE, "stream": stream}, headers=AGENT)
     (noted,) = outcomes.recent()
-    assert (noted["kind"], noted["agent"], noted["message"]) == (kind, "coder", str(error))
+    assert (noted.kind, noted.agent, noted.message) == (kind, "coder", str(error))
 
 
 async def test_an_answer_is_counted_once() -> None:
     client, outcomes = served(ScriptedGenerator())
     await client.post("/v1/messages", MESSAGE, headers=AGENT)
     await client.post("/v1/messages", {**MESSAGE, "stream": True}, headers=AGENT)
-    assert outcomes.facts()["num_answered"] == 2
-    assert outcomes.recent() == []
+    assert outcomes.facts().num_answered == 2
+    assert outcomes.recent() == ()
 
 
 async def test_a_rate_limited_and_a_malformed_request_are_refusals_of_their_agent() -> None:
     client, outcomes = served(ScriptedGenerator(), rate_limit_per_agent=1)
     for body in (MESSAGE, MESSAGE, {"model": "tiny"}):
         await client.post("/v1/messages", body, headers=AGENT)
-    facts = [(one["kind"], one["status"], one["agent"]) for one in outcomes.recent()]
+    facts = [(one.kind, one.status, one.agent) for one in outcomes.recent()]
     assert facts == [("refused", 400, "coder"), ("refused", 429, "coder")]
 
 
 async def test_a_path_that_leads_nowhere_is_no_refusal_of_a_request() -> None:
     client, outcomes = served(ScriptedGenerator())
     await client.send("POST", "/elsewhere", json.dumps(MESSAGE).encode())
-    assert outcomes.recent() == []
+    assert outcomes.recent() == ()

@@ -203,15 +203,15 @@ async def test_the_daemon_tells_what_it_does() -> None:
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
         snapshot = await rig.status.snapshot()
-        assert (snapshot["version"], snapshot["state"], snapshot["model"]) == ("0", "ready", "one")
-        assert snapshot["cache"]["hot_hit_tokens"] > 0
-        assert snapshot["free_memory_bytes"] == rig.free_memory()
-        assert snapshot["cache"]["num_hot_blocks"] == len(rig.engine.store.pool)
-        assert snapshot["engine"]["num_running"] == 0
+        assert (snapshot.fixed, snapshot.state, snapshot.model) == ({"version": "0"}, "ready", "one")
+        assert snapshot.cache.hot_hit_tokens > 0
+        assert snapshot.free_memory_bytes == rig.free_memory()
+        assert snapshot.cache.num_hot_blocks == len(rig.engine.store.pool)
+        assert snapshot.engine.num_running == 0
         stream = await rig.begin("hello", agent="b")
-        assert (await rig.status.snapshot())["engine"]["num_running"] == 1
+        assert (await rig.status.snapshot()).engine.num_running == 1
         (row,) = await rig.requests.list()
-        assert (row["agent"], row["model"]) == ("b", "one")
+        assert (row.agent, row.model) == ("b", "one")
         with pytest.raises(RequestNotFoundError):
             await rig.requests.cancel("unknown")
         await stream.aclose()
@@ -222,16 +222,16 @@ async def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
         stats = await rig.cache.stats()
-        assert len(stats["blocks"]) == stats["num_hot_blocks"]
-        assert {row[0] for row in stats["blocks"]} == {"hot"}
+        assert len(stats.blocks) == stats.cache.num_hot_blocks
+        assert {block.state for block in stats.blocks} == {"hot"}
         await rig.agents.pin("a")
-        assert {row[0] for row in rig.cache.blocks()} == {"pinned"}
+        assert {block.state for block in rig.cache.blocks()} == {"pinned"}
         assert len(rig.cache.blocks(limit=2)) == 2
         report = await rig.cache.verify()
-        assert (report["num_checked"], report["num_broken"]) == (stats["num_warm_blocks"], 0)
-        assert (await rig.cache.prune())["freed_bytes"] == 0
+        assert (report.num_checked, report.num_broken) == (stats.cache.num_warm_blocks, 0)
+        assert (await rig.cache.prune()).freed_bytes == 0
         await rig.agents.unpin("a")
         cleared = await rig.cache.clear()
-        assert cleared["freed_hot_bytes"] > 0
-        assert cleared["freed_warm_bytes"] > 0
+        assert cleared.freed_hot_bytes > 0
+        assert cleared.freed_warm_bytes > 0
         assert (await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")).usage.cache.tier == "cold"

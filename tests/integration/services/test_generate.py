@@ -254,7 +254,7 @@ async def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
     async with ServiceRig() as rig:
         stream = await rig.begin("hello")
         rows = await rig.requests.list()
-        assert rows[0]["id"] == stream.request_id
+        assert rows[0].id == stream.request_id
         await rig.requests.cancel(str(stream.request_id))
         with pytest.raises(CancelledByCallerError):
             await stream.result()

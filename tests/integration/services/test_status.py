@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
+from semanticd.application.services.status_facts import RequestFacts
 from semanticd.domain.chat import Message
 from semanticd.domain.scheduler import SchedulerLimits
+from semanticd.domain.sequence import SequenceState
 from semanticd.entrypoints.doctor_generation import generate_some
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN
@@ -16,11 +17,11 @@ from tests.fakes.service_rig import LONG, ServiceRig
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
 
 
-async def row_of(rig: ServiceRig, agent: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+async def row_of(rig: ServiceRig, agent: str, ready: Callable[[RequestFacts], bool]) -> RequestFacts:
     """Return the agent's request as soon as it is as wanted."""
     while True:
         for row in await rig.requests.list():
-            if row["agent"] == agent and ready(row):
+            if row.agent == agent and ready(row):
                 return row
         await asyncio.sleep(0.002)
 
@@ -29,8 +30,8 @@ async def test_a_request_without_a_place_says_so_and_behind_which_agent() -> Non
     async with ServiceRig(limits=SchedulerLimits(max_batch_size=1)) as rig:
         first = await rig.begin("hello", agent="a")
         waiting = asyncio.create_task(rig.say("something else", agent="b"))
-        row = await row_of(rig, "b", lambda row: row["state"] == "waiting")
-        assert (row["wait_reason"], row["wait_behind"]) == ("place", "a")
+        row = await row_of(rig, "b", lambda row: row.state is SequenceState.WAITING)
+        assert (row.wait_reason, row.wait_behind) == ("place", "a")
         rig.history.sample()
         rig.clock.advance(5)
         rig.history.sample()
@@ -46,8 +47,8 @@ async def test_a_request_that_finds_no_room_in_ram_says_so() -> None:
     async with ServiceRig(budget_bytes=BYTES_PER_TOKEN * 1500) as rig:
         first = await rig.begin("x" * 900, agent="big", sampling=LONG)
         second = asyncio.create_task(rig.say("y" * 900, agent="late"))
-        row = await row_of(rig, "late", lambda row: row["wait_reason"] == "memory")
-        assert row["wait_behind"] == "big"
+        row = await row_of(rig, "late", lambda row: row.wait_reason == "memory")
+        assert row.wait_behind == "big"
         await first.aclose()
         await second
 
@@ -59,18 +60,18 @@ async def test_history_has_a_sample_a_second_and_gaps_where_nothing_happened() -
         await rig.say([SYSTEM, Message.of("user", "hello again")], agent="b")
         rig.history.sample()
         facts = rig.history.facts()
-        assert (facts["first"], facts["last"]) == (0, 1)
-        series = facts["series"]
+        assert (facts.first, facts.last) == (0, 1)
+        series = facts.series
         assert series["ttft_ms"][0] is None
         assert series["ttft_ms"][1] is not None
         assert series["hit_rate"][0] is None
         assert 0 < series["hit_rate"][1] < 1
         later = rig.history.facts(after=0)
-        assert (later["first"], len(later["series"]["queue"])) == (1, 1)
+        assert (later.first, len(later.series["queue"])) == (1, 1)
         for _ in range(1000):
             rig.history.sample()
-        assert len(rig.history.facts()["series"]["queue"]) == 600
-        assert rig.history.facts(step_s=10)["last"] == 99
+        assert len(rig.history.facts().series["queue"]) == 600
+        assert rig.history.facts(step_s=10).last == 99
 
 
 async def test_status_counts_what_was_saved() -> None:
@@ -78,7 +79,7 @@ async def test_status_counts_what_was_saved() -> None:
         prompt = [SYSTEM, Message.of("user", "hello")]
         await rig.say(prompt, agent="a")
         await rig.say(prompt, agent="b")
-        savings = (await rig.status.snapshot())["savings"]
+        savings = (await rig.status.snapshot()).savings
         assert savings.total.reused_tokens == rig.engine.store.counters.hot_hit_tokens > 0
         assert savings.today == savings.total
         assert (await rig.agents.show("b")).savings.reused_tokens == savings.total.reused_tokens

@@ -50,7 +50,12 @@ class Edges:
 
     def __init__(self, rig: ServiceRig) -> None:
         services = Services(
-            status=rig.status, agents=rig.agents, models=rig.models, cache=rig.cache, requests=rig.requests
+            status=rig.status,
+            agents=rig.agents,
+            models=rig.models,
+            cache=rig.cache,
+            requests=rig.requests,
+            history=rig.history,
         )
         self._context = CommandContext(services)
         http = make_services(agents=rig.agents, models=rig.models, cache=rig.cache)
@@ -97,7 +102,11 @@ async def ask_everything(rig: ServiceRig, folder: Path) -> dict[str, Any]:
 
 async def _looks(edges: Edges, rig: ServiceRig) -> None:
     await edges.control("agents.fork", agent="a", new_id="b")
+    rig.outcomes.not_answered("queue_full", "full", kind="refused", request_id="r", agent_id="a", status=429)
+    rig.history.sample()
     for command in ("status", "agents.list", "models.list", "cache.stats", "cache.verify", "requests.list"):
+        await edges.control(command)
+    for command in ("requests.failures", "history"):
         await edges.control(command)
     for command in ("agents.show", "agents.why", "agents.messages"):
         await edges.control(command, agent="a")

@@ -6,34 +6,37 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics, Tracer
+from semanticd.application.services.plain import IF_KNOWN
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import Generator
     from semanticd.application.services.agents import AgentsService
+    from semanticd.application.services.cache import CacheService
     from semanticd.application.services.model_facts import ModelFacts
     from semanticd.application.services.models import ModelsService
 
 
-class CacheService(Protocol):
-    """The KV cache as a whole."""
+@dataclass(frozen=True, slots=True)
+class HealthAnswer:
+    """Whether all is well and, if not, the reason."""
 
-    async def clear(self) -> dict[str, Any]:
-        """Drop all blocks, hot and warm, that no running request uses."""
+    ok: bool
+    reason: str | None = field(default=None, metadata=IF_KNOWN)
 
 
 class HealthService(Protocol):
-    """The three questions of a supervisor; each answer has `ok` and, if not, `reason`."""
+    """The three questions of a supervisor."""
 
-    def live(self) -> dict[str, Any]:
+    def live(self) -> HealthAnswer:
         """Whether the process works at all."""
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self) -> HealthAnswer:
         """Whether requests are taken now."""
 
-    def startup(self) -> dict[str, Any]:
+    def startup(self) -> HealthAnswer:
         """Whether starting has finished."""
 
 

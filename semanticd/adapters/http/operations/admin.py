@@ -10,8 +10,8 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import CacheService
 from semanticd.adapters.http.operations.admin_wire import ModelName
+from semanticd.application.services.cache import CacheService
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
 

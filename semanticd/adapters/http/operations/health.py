@@ -13,9 +13,10 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.model_names import among, means_current
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import model_names
+from semanticd.adapters.http.core.services import HealthAnswer, model_names
 from semanticd.application.services.model_facts import ModelFacts
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.plain import plain
 from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError
 
 
@@ -43,18 +44,18 @@ class Health:
 
     access: ClassVar[Access] = "open"
 
-    def __init__(self, probe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, probe: Callable[[], HealthAnswer]) -> None:
         """Ask this probe."""
         self._probe = probe
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer a supervisor."""
-        facts = self._probe()
+        answer = self._probe()
         resp.set_header("Cache-Control", "no-store")
-        if not facts.get("ok"):
+        if not answer.ok:
             resp.status = falcon.HTTP_503
             resp.set_header("Retry-After", "1")
-        resp.data = msgspec.json.encode(facts)
+        resp.data = msgspec.json.encode(plain(answer))
 
     async def on_head(self, req: Request, resp: Response) -> None:
         """Answer with the status alone."""

@@ -29,26 +29,25 @@ def test_a_failure_is_kept_with_its_agent_and_reason_and_counted_for_a_minute() 
     refuse(outcomes)
     refuse(outcomes, kind="failed", status=500)
     facts = outcomes.facts()
-    assert (facts["num_answered"], facts["num_failed"], facts["num_refused"]) == (1, 1, 1)
-    assert (facts["num_failed_last_minute"], facts["num_refused_last_minute"]) == (1, 1)
-    assert (facts["last"]["agent"], facts["last"]["code"], facts["last"]["status"]) == (
-        "a", "rate_limited", 500,
-    )  # fmt: skip
+    assert (facts.num_answered, facts.num_failed, facts.num_refused) == (1, 1, 1)
+    assert (facts.num_failed_last_minute, facts.num_refused_last_minute) == (1, 1)
+    assert facts.last is not None
+    assert (facts.last.agent, facts.last.code, facts.last.status) == ("a", "rate_limited", 500)
     assert outcomes.of_agent("a") == 2
     clock.advance(61)
-    assert outcomes.facts()["num_failed_last_minute"] == 0
-    assert outcomes.facts()["num_failed"] == 1
+    assert outcomes.facts().num_failed_last_minute == 0
+    assert outcomes.facts().num_failed == 1
 
 
 def test_failures_in_a_row_end_with_an_answer() -> None:
     outcomes = Outcomes(clock=ManualClock())
     for _ in range(3):
         refuse(outcomes, kind="failed")
-    assert outcomes.facts()["num_failed_in_a_row"] == 3
+    assert outcomes.facts().num_failed_in_a_row == 3
     refuse(outcomes)
-    assert outcomes.facts()["num_failed_in_a_row"] == 3, "a refusal says nothing of the engine"
+    assert outcomes.facts().num_failed_in_a_row == 3, "a refusal says nothing of the engine"
     outcomes.answered()
-    assert outcomes.facts()["num_failed_in_a_row"] == 0
+    assert outcomes.facts().num_failed_in_a_row == 0
 
 
 def test_only_the_last_failures_are_kept_newest_first() -> None:
@@ -57,7 +56,7 @@ def test_only_the_last_failures_are_kept_newest_first() -> None:
         refuse(outcomes, agent=f"agent-{at}")
     recent = outcomes.recent()
     assert len(recent) == MAX_FAILURES_KEPT
-    assert recent[0]["agent"] == f"agent-{MAX_FAILURES_KEPT + 4}"
+    assert recent[0].agent == f"agent-{MAX_FAILURES_KEPT + 4}"
 
 
 def test_reused_tokens_are_worth_the_prefill_they_spare() -> None:

@@ -1,0 +1,161 @@
+"""What is shown of the daemon: its state, its engine, its cache, and the requests in the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from semanticd.application.services.outcomes import OutcomeFacts
+from semanticd.application.services.plain import AS_CLASS, FLAT
+from semanticd.application.services.savings import SavingsFacts
+from semanticd.application.services.waits import Reason as WaitReason
+from semanticd.domain.generation import Priority
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.model_cache_spec import StoragePrecision
+from semanticd.domain.sequence import SequenceState
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModelFacts:
+    """One loaded model."""
+
+    id: ModelId
+    current: bool
+    context_length: int
+    weights_bytes: int
+    bytes_per_token: int
+    precision: StoragePrecision
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine is doing; speeds are of the current model, 0 where none was measured."""
+
+    num_running: int
+    num_waiting: int
+    num_prefilling: int
+    batch_size: int
+    max_batch_size: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    decode_step_ms: float
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """The byte ledger, both tiers, and counters since the start; a cap or budget of None is none."""
+
+    budget_bytes: int
+    running_bytes: int
+    hot_bytes: int
+    pinned_bytes: int
+    dirty_bytes: int
+    in_flight_bytes: int
+    free_bytes: int
+    num_hot_blocks: int
+    num_shared_blocks: int
+    warm_bytes: int
+    warm_cap_bytes: int | None
+    num_warm_blocks: int
+    num_quarantined: int
+    written_today_bytes: int
+    write_budget_bytes: int | None
+    hot_hit_tokens: int
+    warm_hit_tokens: int
+    computed_tokens: int
+    evictions: Mapping[str, int]
+    """By reason."""
+    num_evictions: int
+    num_lost_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon in numbers."""
+
+    fixed: Mapping[str, Any] = field(metadata=FLAT)
+    """What never changes: version, process id, address, socket."""
+    state: str
+    """starting, ready, draining or stopped."""
+    uptime_s: float
+    model: ModelId | None
+    models: tuple[LoadedModelFacts, ...]
+    model_stage: str
+    model_progress: float
+    """Of the stage, 0 to 1."""
+    model_error: str | None
+    free_memory_bytes: int
+    """Of the machine, for another model."""
+    engine: EngineFacts
+    cache: CacheFacts
+    outcomes: OutcomeFacts
+    savings: SavingsFacts
+
+
+class HotBlock(NamedTuple):
+    """A hot block in the map of blocks: published as a list, for there are thousands."""
+
+    state: str
+    """pinned, dirty or hot."""
+    num_agents: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """The cache in numbers, and its hot blocks (up to a limit)."""
+
+    cache: CacheFacts = field(metadata=FLAT)
+    blocks: tuple[HotBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedCache:
+    """Bytes of files that were removed."""
+
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClearedCache:
+    """Bytes of blocks that were dropped: of tensors in RAM, and of files."""
+
+    freed_hot_bytes: int
+    freed_warm_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """One request in the engine; `ttft_ms` and `tokens_per_s` are None before its first token."""
+
+    id: RequestId
+    agent: AgentId
+    model: ModelId
+    state: SequenceState
+    priority: Priority = field(metadata=AS_CLASS)
+    prompt_tokens: int
+    prefilled_tokens: int
+    prefill_progress: float
+    """0 to 1."""
+    completion_tokens: int
+    max_new_tokens: int
+    age_s: float
+    ttft_ms: float | None
+    tokens_per_s: float | None
+    cached_tokens: int
+    num_preemptions: int
+    restore_progress: float | None
+    """Share of its blocks that are read, while some are being read; else None."""
+    wait_reason: WaitReason | None
+    wait_behind: str | None
+    """The agent that it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledRequest:
+    """A request that was cancelled; what it computed stays cached."""
+
+    id: str
+    cancelled: bool
