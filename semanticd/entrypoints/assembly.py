@@ -57,6 +57,7 @@ def assemble(
         precision=precision_of(settings),
         available_bytes=available_bytes,
         canonicalize=settings.mlx.canonicalize,
+        literal_content=settings.mlx.literal_content,
         cpu_math=settings.mlx.cpu_math,
     )
     return build(

@@ -73,6 +73,10 @@ class CharTokenizer:
         text = tools + "".join(f"<|{m.role}|>{_content(m)}<|end|>" for m in prompt.messages)
         return text + "<|assistant|>" if add_generation_prompt else text
 
+    def raw_text(self, text: str) -> str:
+        """Nothing goes before it."""
+        return text
+
     def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
         """Nothing is changed."""
         return ()

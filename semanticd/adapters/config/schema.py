@@ -72,6 +72,9 @@ class MlxSettings:
     canonicalize: bool = setting(
         True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
     )
+    literal_content: bool = setting(
+        True, flag(), "Control tokens in what users wrote (`<|im_end|>`, ...) are plain text to the model."
+    )
     load_on_demand: bool = setting(
         False,
         flag(),

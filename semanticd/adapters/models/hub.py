@@ -18,7 +18,7 @@ _PATTERNS = [
     "*.jinja",
     "*.py",
     "*.tiktoken",
-    "*.tekken",
+    "*.jsonl",
 ]
 _REACH_TIMEOUT_S = 2.5
 _POLL_S = 0.5

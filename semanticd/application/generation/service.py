@@ -27,6 +27,7 @@ from semanticd.domain.chat import (
     Part,
     Prompt,
     TextPart,
+    TextPrompt,
     ThinkingPart,
     TokenPrompt,
 )
@@ -127,7 +128,7 @@ class GenerateService:
             request,
             model=model,
             agent_id=agent_id,
-            prompt_text=ready.text,
+            prompt_text=request.prompt.text if isinstance(request.prompt, TextPrompt) else ready.text,
             cancel=self._engine.cancel,
             on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
             on_started=self._note_cache,
@@ -254,7 +255,7 @@ class GenerateService:
                 )
             text = tokenizer.decode(prompt.token_ids)
             return text, (Segment(text, prompt.token_ids),)
-        text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else prompt.text
+        text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else tokenizer.raw_text(prompt.text)
         with self._engine.agents.lock:
             segments = self._engine.agents.transcripts(model.fingerprint).match(text).segments
         while segments:

@@ -165,13 +165,16 @@ class Tokenizer(Protocol):
         """Number of ids."""
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Return the ids of a text; special tokens written in it are recognised."""
+        """Return the ids of a text; special tokens in it are recognised, save in contents that `render` put there."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""
 
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
         """Apply the chat template; raises `InvalidRequestError` when the template refuses the conversation."""
+
+    def raw_text(self, text: str) -> str:
+        """Return a raw prompt's text as it is to be encoded: behind the BOS, if the tokenizer wants one."""
 
     def canonical_changes(self, prompt: ChatPrompt) -> tuple[str, ...]:
         """Name what `render` leaves out or puts in order so that equal conversations give equal text.

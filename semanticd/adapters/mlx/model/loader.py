@@ -32,6 +32,7 @@ class MlxModelLoader:
         precision: StoragePrecision,
         available_bytes: Callable[[], int],
         canonicalize: bool = True,
+        literal_content: bool = True,
         cpu_math: bool = True,
     ) -> None:
         """`available_bytes` says how much memory weights may take now; `cpu_math` is for models on the CPU."""
@@ -39,6 +40,7 @@ class MlxModelLoader:
         self._precision: StoragePrecision = precision
         self._available_bytes = available_bytes
         self._canonicalize = canonicalize
+        self._literal_content = literal_content
         self._cpu_math = cpu_math
 
     def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
@@ -55,12 +57,13 @@ class MlxModelLoader:
         latent_attention.install(model)
         if device_is_cpu and self._cpu_math:
             cpu_math.install(model)
-        wrapper = load_tokenizer(path)
+        wrapper = load_tokenizer(path, config=config, trust_remote_code=installed.entry.trust_remote_code)
         tokenizer = MlxTokenizer(
             wrapper,
             model_type=str(config.get("model_type", "")),
             tool_parser=installed.entry.tool_parser,
             canonicalize=self._canonicalize,
+            literal_content=self._literal_content,
         )
         runner = MlxModelRunner(
             model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, load_model
 from mlx_lm.utils import load_tokenizer as load_wrapped_tokenizer
+from transformers import __version__ as transformers_version
 
 from semanticd.domain.errors import ModelLoadError
 
@@ -110,13 +111,58 @@ def _cause(path: Path, error: Exception) -> str:
     return f"cannot load the {model_type!r} model in {path}: {error}"
 
 
-def load_tokenizer(path: Path) -> Any:
-    """Return mlx-lm's tokenizer wrapper; raises `ModelLoadError` when there is none."""
+_MISTRAL_FAMILY = frozenset({"mistral", "mistral3", "voxtral", "ministral", "ministral3", "pixtral"})
+"""Models whose published tokenizer.json splits words by a wrong pattern; the library puts it right when asked."""
+
+_ROUND_TRIPS = (
+    "two words, and then some more.",
+    "def f(x):\n    return {'a': [x,  1]}\n\n\tend",
+    "emoji 🦊👩‍💻 and 中文汉字 日本語 한국어",
+    "3141592653589793238462643383279502884197",
+)
+"""What every conversation holds; no normalization that a tokenizer may apply changes any of it."""
+
+
+def load_tokenizer(
+    path: Path, *, config: Mapping[str, Any] | None = None, trust_remote_code: bool = False
+) -> Any:
+    """Return mlx-lm's tokenizer wrapper, checked to read text as it is written.
+
+    Raises:
+        ModelLoadError: There is no tokenizer, it brings code that may not be run, or it does not keep text.
+    """
     if not any(
         (path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     ):
         raise ModelLoadError(f"cannot load a model from {path}: it has no tokenizer; pull the model again")
+    config = config or {}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if config.get("model_type") in _MISTRAL_FAMILY:
+        options["fix_mistral_regex"] = True
     try:
-        return load_wrapped_tokenizer(path)
+        wrapper = load_wrapped_tokenizer(path, options, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelLoadError(
+                f"cannot load the tokenizer in {path}: it brings Python code of its own, which is not run unless the "
+                "model's entry in your configuration says `trust_remote_code = true`"
+            ) from error
         raise ModelLoadError(f"cannot load the tokenizer in {path}: {error}") from error
+    _check_round_trips(path, wrapper)
+    return wrapper
+
+
+def _check_round_trips(path: Path, wrapper: Any) -> None:
+    for text in _ROUND_TRIPS:
+        ids = wrapper.encode(text, add_special_tokens=False)
+        if wrapper.unk_token_id is not None and wrapper.unk_token_id in ids:
+            # The vocabulary lacks some of its characters, which the model was trained without.
+            continue
+        back = wrapper.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        # Some write a space before the first word.
+        if back.removeprefix(" ") != text:
+            raise ModelLoadError(
+                f"cannot use the tokenizer in {path}: it reads {text!r} as {back!r}, so that the model would not see "
+                f"what was written; transformers {transformers_version} may not know this tokenizer: install another "
+                "version, or take another conversion of the model"
+            )

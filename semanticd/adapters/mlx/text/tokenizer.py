@@ -21,6 +21,7 @@ from semanticd.adapters.mlx.constraints.tool_grammar import (
 from semanticd.adapters.mlx.text.chat_template import SHORTEST, TOOL_END, TOOL_START, ChatTemplate
 from semanticd.adapters.mlx.text.harmony import MARKERS as CHANNEL_MARKERS
 from semanticd.adapters.mlx.text.harmony import HarmonyParser
+from semanticd.adapters.mlx.text.literal_content import MARK, ControlTokens, pieces, protected
 from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser
 from semanticd.adapters.mlx.text.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
 from semanticd.application.ports.inference import OutputParser, StreamDecoder
@@ -29,6 +30,9 @@ from semanticd.domain.errors import InvalidRequestError, SemanticError
 from semanticd.domain.generation import OutputConstraint
 
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
+
+_ANCHOR = "\n"
+"""Text that no tokenizer joins with a letter or a bracket after it."""
 
 
 class MlxTokenizer:
@@ -41,9 +45,13 @@ class MlxTokenizer:
         model_type: str = "",
         tool_parser: str | None = None,
         canonicalize: bool = True,
+        literal_content: bool = True,
         vocab_size: int | None = None,
     ) -> None:
-        """Take mlx-lm's wrapper; `tool_parser` names a parser of mlx-lm where the template does not tell."""
+        """Take mlx-lm's wrapper; `tool_parser` names a parser of mlx-lm where the template does not tell.
+
+        With `literal_content` control tokens in what users wrote are text.
+        """
         self._wrapper = wrapper
         self._model_type = model_type
         self._template = ChatTemplate(wrapper, canonicalize=canonicalize)
@@ -65,6 +73,9 @@ class MlxTokenizer:
             for marker in ("<|channel|>", "<|message|>")
         )
         self._silent = self._silent_ids()
+        self._control = self._control_tokens() if literal_content else None
+        self._anchor = self._plain_ids(_ANCHOR)
+        self._bos = self._added_before_text()
         backend = getattr(wrapper, "backend_tokenizer", None)
         if backend is not None:
             # The library re-sets these on every call when they are set, and that is not safe between threads.
@@ -94,6 +105,19 @@ class MlxTokenizer:
             i for text, i in self._special.items() if not any(text in marker for marker in markers)
         )
 
+    def _control_tokens(self) -> ControlTokens:
+        markup = self._markup
+        markers = [markup.tool_start, markup.tool_end, markup.think_start, markup.think_end, *CHANNEL_MARKERS]
+        single = {token.content for token in self._wrapper.added_tokens_decoder.values()}
+        return ControlTokens(special=self._special, structural=[m for m in markers if m and m in single])
+
+    def _added_before_text(self) -> str:
+        """Return the text of what the tokenizer puts before a text of its own accord (BOS), as its file says."""
+        plain = self._plain_ids(_ANCHOR)
+        ids: list[int] = self._wrapper.encode(_ANCHOR, add_special_tokens=True)
+        starts = [i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain]
+        return self.decode(ids[: starts[0]]) if starts and starts[0] else ""
+
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """Ids that end the model's turn."""
@@ -105,9 +129,31 @@ class MlxTokenizer:
         return self._vocab_size
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Return the ids of a text; special tokens written in it are recognised."""
+        """Return the ids of a text; special tokens written in it are recognised, save those that `render` marked."""
+        if MARK in text:
+            return [
+                token_id
+                for i, piece in enumerate(pieces(text))
+                for token_id in self._piece(piece, first=i == 0)
+            ]
+        return self._plain_ids(text, add_special_tokens=add_special_tokens)
+
+    def _plain_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         ids: list[int] = self._wrapper.encode(text, add_special_tokens=add_special_tokens)
         return ids
+
+    def _piece(self, text: str, *, first: bool) -> list[int]:
+        """Return the ids of a piece that continues a text: some tokenizers put a space before the first word."""
+        if first:
+            return self._plain_ids(text)
+        ids = self._plain_ids(_ANCHOR + text)
+        size = len(self._anchor)
+        return ids[size:] if ids[:size] == self._anchor else self._plain_ids(text)
+
+    def raw_text(self, text: str) -> str:
+        """Return raw text as it is encoded: behind the BOS that the tokenizer wants, unless it is written there."""
+        text = protected(text)
+        return text if text.startswith(self._bos) else self._bos + text
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""
@@ -128,6 +174,8 @@ class MlxTokenizer:
 
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
         """Apply the chat template; raises `InvalidRequestError` when it refuses the conversation."""
+        if self._control is not None:
+            prompt = self._control.marked(prompt)
         return self._template.render(prompt, add_generation_prompt=add_generation_prompt)
 
     # Answers.

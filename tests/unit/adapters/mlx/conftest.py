@@ -26,6 +26,8 @@ def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
         tokens: tuple[str, ...] = (),
         special: bool = False,
         canonicalize: bool = True,
+        literal_content: bool = True,
+        around: tuple[str, str] | None = None,
     ) -> MlxTokenizer:
         folder = tmp_path_factory.mktemp("tokenizer")
         for path in Path(source).iterdir():
@@ -40,10 +42,24 @@ def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
             for number, token in enumerate(tokens):
                 one = {**data["added_tokens"][0], "id": size + number, "content": token, "special": special}
                 data["added_tokens"].append(one)
+            if around is not None:
+                data["post_processor"] = _around(
+                    *around, ids={t["content"]: t["id"] for t in data["added_tokens"]}
+                )
             (folder / "tokenizer.json").write_text(json.dumps(data))
-        return MlxTokenizer(load_tokenizer(folder), canonicalize=canonicalize)
+        return MlxTokenizer(
+            load_tokenizer(folder), canonicalize=canonicalize, literal_content=literal_content
+        )
 
     return make
+
+
+def _around(before: str, after: str, *, ids: dict[str, int]) -> dict[str, object]:
+    """Return the post-processor that puts these tokens around every text."""
+    steps = [{"SpecialToken": {"id": before, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    steps.append({"SpecialToken": {"id": after, "type_id": 0}})
+    tokens = {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in (before, after)}
+    return {"type": "TemplateProcessing", "single": steps, "pair": steps, "special_tokens": tokens}
 
 
 @pytest.fixture(scope="session")

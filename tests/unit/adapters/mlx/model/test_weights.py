@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.utils import quantize_model, save_model
 
+from semanticd.adapters.mlx.model import weights
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
 from semanticd.domain.errors import ModelLoadError
 from tests.fakes.tiny_folder import write_tiny_model as write_model
@@ -111,3 +113,62 @@ def test_on_the_cpu_quantized_weights_become_float32_and_compute_the_same(tmp_pa
 def test_where_memory_is_short_weights_stay_as_they_are(tmp_path: Path) -> None:
     model, _ = load(quantized_folder(tmp_path), available=1000)
     assert mx.uint32 in dtypes(model)
+
+
+def _edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    data = json.loads((folder / "tokenizer.json").read_text())
+    change(data)
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    return folder
+
+
+def _without_spaces(data: dict[str, Any]) -> None:
+    data["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": ""}
+
+
+def _without_line_ends(data: dict[str, Any]) -> None:
+    data["normalizer"] = {"type": "Replace", "pattern": {"String": "\n"}, "content": " "}
+
+
+@pytest.mark.parametrize("change", [_without_spaces, _without_line_ends])
+def test_a_tokenizer_that_loses_text_is_refused_with_what_it_made_of_it(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    folder = _edited(write_model(tmp_path / "m"), change)
+    with pytest.raises(ModelLoadError, match="the model would not see what was written"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_that_brings_code_needs_permission(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "mine.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class Mine(PreTrainedTokenizerFast):\n    is_mine = True\n"
+    )
+    with pytest.raises(ModelLoadError, match="trust_remote_code = true"):
+        load_tokenizer(folder)
+    assert load_tokenizer(folder, trust_remote_code=True).is_mine
+
+
+@pytest.mark.parametrize(("model_type", "asked"), [("mistral", True), ("llama", False)])
+def test_the_librarys_correction_of_mistrals_pattern_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, asked: bool
+) -> None:
+    seen: list[dict[str, Any]] = []
+    load = weights.load_wrapped_tokenizer
+
+    def see(path: Path, options: dict[str, Any], **more: Any) -> Any:
+        seen.append(options)
+        return load(path, options, **more)
+
+    monkeypatch.setattr(weights, "load_wrapped_tokenizer", see)
+    load_tokenizer(write_model(tmp_path / "m"), config={"model_type": model_type})
+    assert ("fix_mistral_regex" in seen[0]) is asked
+
+
+def test_ends_of_turn_that_the_config_names_end_a_turn(tmp_path: Path) -> None:
+    wrapper = load_tokenizer(write_model(tmp_path / "m"), config={"eos_token_id": [3, 5]})
+    assert {3, 5} <= set(wrapper.eos_token_ids)
