@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import structlog
 
 from semanticd.control.private_files import open_private, prepare_private_folder
+from semanticd.control.terminal_text import many_lines, one_line
 from semanticd.domain.errors import DaemonError, InvalidRequestError
 
 LOG_FILE = "semanticd.log"
@@ -161,6 +162,14 @@ def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     return event
 
 
+def _made_safe(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Let no field steer the terminal that shows the line, nor look like a line of its own."""
+    for name, value in event.items():
+        event[name] = many_lines(value) if name in _OF_MANY_LINES else one_line(value)
+    return event
+
+
+_OF_MANY_LINES = ("exception", "stack")
 _PROCESSORS: list[Any] = [
     structlog.contextvars.merge_contextvars,  # request ids
     structlog.stdlib.add_log_level,
@@ -176,7 +185,12 @@ _PROCESSORS: list[Any] = [
 def _formatter(form: str, *, colors: bool) -> logging.Formatter:
     render: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if form == "console":
-        render.append(structlog.dev.ConsoleRenderer(colors=colors))
+        plain = structlog.dev.plain_traceback
+        render += [
+            structlog.processors.format_exc_info,
+            _made_safe,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+        ]
     else:
         render += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_PROCESSORS, processors=render)

@@ -36,6 +36,7 @@ from semanticd.adapters.process import (
 from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import socket_path_in
 from semanticd.control.private_files import UMASK, check_shared_folder
+from semanticd.control.terminal_text import many_lines
 from semanticd.domain.errors import DaemonError, SemanticError
 
 _DRAIN_POLL_S = 0.05
@@ -122,7 +123,7 @@ def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
 
 def _tell(text: str) -> None:
     """Narrate to whoever watches the terminal."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{many_lines(text)}\n")
 
 
 class _Life:

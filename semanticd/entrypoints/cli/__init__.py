@@ -6,8 +6,13 @@ in under 0.3 s, so what a command needs is imported when it runs.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from click import ClickException
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -30,7 +35,7 @@ def main() -> None:
         program(standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except DaemonNotRunning as error:
         _end(str(error), EXIT_NOT_RUNNING)
@@ -46,7 +51,18 @@ def main() -> None:
         sys.exit(0)
 
 
+def _show(error: ClickException) -> None:
+    """Print a usage mistake, which repeats what was typed or what the shell found in a folder."""
+    from semanticd.entrypoints.cli.output import narrate
+
+    text = io.StringIO()
+    error.show(text)
+    narrate(text.getvalue().rstrip("\n"))
+
+
 def _end(message: str, status: int) -> None:
+    from semanticd.entrypoints.cli.output import narrate
+
     sys.stdout.flush()
-    sys.stderr.write(f"semanticd: {message}\n")
+    narrate(f"semanticd: {message}")
     sys.exit(status)

@@ -15,7 +15,7 @@ from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.options import as_arguments
-from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.output import narrate, print_text
 from semanticd.entrypoints.cli.progress import Progress
 
 OUTPUT_FILE = "semanticd.out"
@@ -68,7 +68,7 @@ def _already_running(
     there: Mapping[str, Any], socket: Path, wanted: Mapping[str, Any], asked_for: Collection[str]
 ) -> int:
     """Say so; the status is a failure only if it runs with other settings than were asked for."""
-    print(f"already running (pid {there.get('pid')}) at {there.get('address')}")
+    print_text(f"already running (pid {there.get('pid')}) at {there.get('address')}")
     with ControlClient.connect(socket, name="semanticd-cli") as client:
         shown = {row["name"]: row for row in client.call("config.show")["settings"]}
     different = [
@@ -118,11 +118,11 @@ def _status(socket: Path) -> dict[str, Any] | None:
 
 
 def _announce(status: Mapping[str, Any], settings: Settings, socket: Path) -> None:
-    print(f"ready (pid {status.get('pid')})")
-    print(f"address: {status.get('address')}")
-    print(f"model:   {status.get('model')}")
-    print(f"socket:  {socket}")
-    print(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
+    print_text(f"ready (pid {status.get('pid')})")
+    print_text(f"address: {status.get('address')}")
+    print_text(f"model:   {status.get('model')}")
+    print_text(f"socket:  {socket}")
+    print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
 
 
 def _died(process: subprocess.Popen[bytes], settings: Settings, output: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semanticd.bench.scenarios import SCENARIOS
-from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.output import narrate, print_json, print_text
 
 if TYPE_CHECKING:
     from semanticd.bench.result import BenchResult
@@ -161,7 +160,7 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
 
     try:
         loaded = [load_result(path) for path in results]
-        click.echo(table_of(loaded), nl=False)
+        print_text(table_of(loaded).rstrip("\n"))
         _draw(loaded, plots, png=png)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
@@ -189,9 +188,9 @@ def _measure(
             require_matplotlib()
         result = asyncio.run(_run(scenarios or tuple(SCENARIOS), output, **options))
         if as_json:
-            click.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+            print_json(asdict(result))
         else:
-            click.echo(markdown(result), nl=False)
+            print_text(markdown(result).rstrip("\n"))
         _draw([result], plots, png=png)
     except BenchError as error:
         raise click.ClickException(str(error)) from error

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import click
 
+from semanticd.entrypoints.cli.output import print_script
+
 SHELLS = ("bash", "zsh", "fish")
 PROGRAMS = ("semanticd", "semantic")
 
@@ -19,7 +21,7 @@ PROGRAMS = ("semanticd", "semantic")
 @click.pass_context
 def completion(context: click.Context, *, shell: str) -> None:
     """Print a completion script: `eval "$(semanticd completion bash)"`."""
-    print(script(shell, context.find_root().command), end="")
+    print_script(script(shell, context.find_root().command))
 
 
 @dataclass(frozen=True, slots=True)

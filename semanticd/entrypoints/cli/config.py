@@ -9,7 +9,7 @@ import click
 
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import print_json, shown
+from semanticd.entrypoints.cli.output import print_json, print_text, shown
 
 
 @click.command()
@@ -25,9 +25,10 @@ def config(*, as_json: bool, everything: bool, daemon: bool) -> None:
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         origin = "" if row["origin"] == "default" else f"   ({row['origin']})"
-        print(f"{row['name']:<{width}} = {shown(row['name'], row['value'])}{origin}")
+        print_text(f"{row['name']:<{width}} = {shown(row['name'], row['value'])}{origin}")
         if everything:
-            print(f"    {row['meaning']} Expected: {row['expected']}.\n    {row['env']}   {row['flag']}\n")
+            names = f"{row['env']}   {row['flag']}".rstrip()
+            print_text(f"    {row['meaning']} Expected: {row['expected']}.\n    {names}\n")
 
 
 def _local() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from semanticd.control.errors import CommandFailed, DaemonNotRunning
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import narrate, print_json
+from semanticd.entrypoints.cli.output import narrate, print_json, print_text
 
 _PATIENCE_S = 300.0
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
@@ -73,8 +73,8 @@ def _in_child(*, generate: bool) -> dict[str, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     for finding in report.get("findings", []):
-        print(
+        print_text(
             f"{_MARKS.get(finding['state'], finding['state'])}  {finding['check']:<12} {finding['message']}"
         )
         if finding.get("advice") and finding["state"] != "ok":
-            print(f"{'':<22}-> {finding['advice']}")
+            print_text(f"{'':<22}-> {finding['advice']}")

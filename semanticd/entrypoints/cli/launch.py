@@ -14,7 +14,7 @@ import click
 
 from semanticd.domain.errors import DaemonError, ModelNotFoundError
 from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service
-from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.output import narrate, print_script
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
@@ -35,7 +35,7 @@ def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str
     made = program.launch(service)
     _warn_of_short_context(name, program, service)
     if as_shell:
-        print(as_commands(made, arguments))
+        print_script(as_commands(made, arguments) + "\n")
         return
     start(made, arguments, install=program.install)
 
@@ -63,15 +63,15 @@ def find_service(model: str | None) -> Service:
             f"model {chosen!r} is not loaded; loaded: {', '.join(sorted(loaded))}. "
             f"Load it with `semanticd models load {chosen}`"
         )
-    url = reachable(status["address"])
-    if not is_on_this_machine(url):
+    address = str(status.get("address"))
+    if not is_on_this_machine(address):
         # The key and all prompts would go there.
         raise DaemonError(
-            f"the daemon reports the address {url}, which is not this machine's; no program is started on it"
+            f"the daemon reports the address {address}, which is not this machine's; no program is started on it"
         )
     keys = settings_or_defaults().security.api_key
     return Service(
-        url=url,
+        url=reachable(address),
         model=chosen,
         context_tokens=int(loaded[chosen]["context_length"]),
         api_key=keys[0] if keys else None,
@@ -88,17 +88,17 @@ def reachable(address: str) -> str:
 
 
 def is_on_this_machine(url: str) -> bool:
-    """Whether a URL's host is `localhost` or an address of one of this machine's interfaces; other names are not asked.
+    """Whether a URL's host is `localhost`, all addresses, or one of this machine's; no other name is looked up.
 
     The daemon reports the address that its listener is bound to, which is always a number.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https"):
-        return False
-    if host == "localhost":
-        return True
     try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme not in ("http", "https"):
+            return False
+        if host == "localhost" or host in _ANYWHERE:
+            return True
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False

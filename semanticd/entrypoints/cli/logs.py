@@ -10,8 +10,10 @@ from typing import Any, TextIO
 
 import click
 
+from semanticd.control.terminal_text import one_line
 from semanticd.domain.errors import DaemonError
 from semanticd.entrypoints.cli.daemon_link import settings_or_defaults
+from semanticd.entrypoints.cli.output import print_json_text, print_text
 
 _POLL_S = 0.2
 _KNOWN = ("timestamp", "level", "event", "logger")
@@ -33,7 +35,7 @@ def logs(*, follow: bool, lines: int, as_json: bool, path: bool) -> None:
     """Show the end of the daemon's log."""
     file = settings_or_defaults().paths.log_dir / "semanticd.log"
     if path:
-        print(file)
+        print_text(str(file))
         return
     if not file.exists() and not follow:
         raise DaemonError(f"there is no log yet at {file}; the daemon writes it when it starts")
@@ -77,18 +79,23 @@ def _same(file: Path, stream: TextIO) -> bool:
 
 
 def _print(line: str, as_json: bool) -> None:
-    print(line.rstrip("\n") if as_json else pretty(line), flush=True)
+    if as_json:
+        print_json_text(line.rstrip("\r\n"))
+    else:
+        print_text(pretty(line), at_once=True)
 
 
 def pretty(line: str) -> str:
-    """Return a JSON line as people read it; any other line as it is."""
+    """Return a JSON line as people read it, each field in the line; any other line as it is."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        head = f"{str(fields['timestamp'])[:23]:<23} {fields['level']:<7} {fields['event']}"
+        head = f"{str(fields['timestamp'])[:23]:<23} {fields['level']:<7} {one_line(fields['event'])}"
     except (ValueError, KeyError, TypeError):
         return line.rstrip("\n")
     rest = " ".join(
-        f"{name}={value}" for name, value in fields.items() if name not in _KNOWN and name != "exception"
+        f"{name}={one_line(value)}"
+        for name, value in fields.items()
+        if name not in _KNOWN and name != "exception"
     )
     trace = f"\n{fields['exception']}" if fields.get("exception") else ""
     return f"{head}{' ' if rest else ''}{rest}{trace}"

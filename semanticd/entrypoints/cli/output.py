@@ -1,4 +1,7 @@
-"""How results look: JSON for programs, aligned columns for people."""
+"""How results look: JSON for programs, aligned columns for people. All that the command line prints passes here.
+
+Rule: text of clients, models and files passes the sanitizer; what steers the terminal is written in this file only.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from semanticd.control.terminal_text import many_lines, one_line, safe_json
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def print_json(value: object) -> None:
     """Print indented JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(safe_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
 
 
 def print_line(value: object) -> None:
     """Print one line of JSON on stdout, at once."""
-    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+    print_json_text(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_json_text(document: str) -> None:
+    """Print a line of JSON that is written already, on stdout, at once."""
+    print(safe_json(document), flush=True)
+
+
+def print_text(text: str, *, at_once: bool = False) -> None:
+    """Print lines on stdout; `at_once` where more comes only later."""
+    print(many_lines(text), flush=at_once)
+
+
+def print_script(text: str) -> None:
+    """Print what a shell or a file is to take, on stdout: unchanged there, made safe where a terminal shows it."""
+    print(many_lines(text) if sys.stdout.isatty() else text, end="")
 
 
 def narrate(text: str) -> None:
-    """Tell people what goes on; never part of the data."""
-    sys.stderr.write(f"{text}\n")
+    """Say to people what happens; never part of the data."""
+    sys.stderr.write(f"{many_lines(text)}\n")
+    sys.stderr.flush()
+
+
+def clear_screen() -> None:
+    """Empty the terminal on stdout; nothing where it is none."""
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
+
+
+def overwrite_line(text: str) -> None:
+    """Show a text in place of the line on stderr, which is a terminal."""
+    sys.stderr.write(f"\r\x1b[K{one_line(text)}")
     sys.stderr.flush()
 
 
@@ -51,14 +83,14 @@ def _fact_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     width = max((len(name) for name in facts), default=0) + 1
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
-            yield f"{name}:"
+            yield f"{one_line(name)}:"
             yield from (f"  {line}" for line in _fact_lines(value))
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            yield f"{name}:"
+            yield f"{one_line(name)}:"
             for item in value:
                 yield from (f"  {' ' if at else '-'} {line}" for at, line in enumerate(_fact_lines(item)))
         else:
-            yield f"{name + ':':<{width}} {shown(name, value)}"
+            yield f"{one_line(name) + ':':<{width}} {shown(name, value)}"
 
 
 def _heading(column: str) -> str:
@@ -82,12 +114,8 @@ def shown(name: str, value: Any) -> str:
         return f"{value:.0%}" if name.endswith("_ratio") else f"{value:.1f}".removesuffix(".0")
     if isinstance(value, list | tuple):
         return ", ".join(shown(name, item) for item in value) or "-"
-    return "".join(character if character.isprintable() else _escaped(character) for character in str(value))
-
-
-def _escaped(character: str) -> str:
-    """A line break inside a value would look like a line of its own, an escape sequence would steer the terminal."""
-    return character.encode("unicode_escape").decode("ascii")
+    # A line break inside a value would look like a line of its own.
+    return one_line(value)
 
 
 def in_bytes(number: float) -> str:

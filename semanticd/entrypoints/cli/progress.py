@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.output import narrate, overwrite_line
 
 
 class Progress:
@@ -24,13 +24,11 @@ class Progress:
             return
         self._last = text
         if self._terminal:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
+            overwrite_line(text)
         else:
             narrate(text)
 
     def end(self) -> None:
         """Leave the line."""
         if self._terminal and self._last:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            overwrite_line("")

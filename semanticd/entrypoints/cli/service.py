@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import narrate, print_facts, print_json
+from semanticd.entrypoints.cli.output import narrate, print_facts, print_json, print_script, print_text
 
 
 @click.group("service")
@@ -22,9 +22,9 @@ def install(*, start: bool, show: bool) -> None:
 
     service = service_for_this_machine()
     if show:
-        print(service.text(), end="")
+        print_script(service.text())
         return
-    print(service.install(start=start))
+    print_text(str(service.install(start=start)))
     narrate("it takes its settings from the configuration file, not from this shell's environment")
 
 

@@ -13,7 +13,15 @@ from semanticd.control.errors import DaemonNotRunning
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import in_bytes, in_time, narrate, print_json, print_line
+from semanticd.entrypoints.cli.output import (
+    clear_screen,
+    in_bytes,
+    in_time,
+    narrate,
+    print_json,
+    print_line,
+    print_text,
+)
 
 
 @click.command()
@@ -35,9 +43,9 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 if as_json:
                     (print_line if watch else print_json)(snapshot)
                 else:
-                    if watch and sys.stdout.isatty():
-                        sys.stdout.write("\x1b[H\x1b[2J")
-                    print(render(snapshot), flush=True)
+                    if watch:
+                        clear_screen()
+                    print_text(render(snapshot), at_once=True)
                 if not watch:
                     return
                 time.sleep(interval)

@@ -12,12 +12,13 @@ from semanticd.entrypoints.cli.options import json_option
 @json_option
 def version(*, as_json: bool) -> None:
     """Show the version of this program."""
+    from semanticd.entrypoints.cli.output import print_json, print_text
+
     if not as_json:
-        print(f"semanticd {__version__}")
+        print_text(f"semanticd {__version__}")
         return
     import platform
 
     from semanticd.control.messages import PROTOCOL_VERSION
-    from semanticd.entrypoints.cli.output import print_json
 
     print_json({"version": __version__, "protocol": PROTOCOL_VERSION, "python": platform.python_version()})

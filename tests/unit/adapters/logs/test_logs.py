@@ -13,7 +13,9 @@ import pytest
 import structlog
 
 from semanticd.adapters.logs import LogOptions, Logs
+from semanticd.control.terminal_text import one_line
 from semanticd.domain.errors import DaemonError, InvalidRequestError
+from tests.fakes.hostile_text import HOSTILE
 
 
 class Bus:
@@ -153,6 +155,19 @@ def test_console_lines_go_to_stderr_and_closing_gives_logging_back(
     assert out == ""
     assert "careful" in err
     assert logging.root.handlers == before
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_line_for_people_is_one_line_and_steers_no_terminal(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = Logs(LogOptions(format="console", folder=tmp_path))
+    logs.get().warning("odd", agent=text, reason=[text])
+    logging.getLogger("some_library").warning("other %s", text)
+    logs.close()
+    for shown in (capsys.readouterr().err, (tmp_path / "semanticd.log").read_text()):
+        assert [line.split()[3] for line in shown.splitlines()] == ["odd", "other"]
+        assert one_line(shown.replace("\n", "")) == shown.replace("\n", "")
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
