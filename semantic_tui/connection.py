@@ -14,7 +14,7 @@ from typing import Any
 
 from semantic_tui.state import WatchState
 from semanticd.control.async_client import AsyncControlClient, EventSubscription
-from semanticd.control.errors import ControlError, DaemonNotRunning, ProtocolMismatch
+from semanticd.control.errors import ControlError, DaemonNotRunningError, ProtocolMismatchError
 
 BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 NAME = "semantic-tui"
@@ -63,9 +63,9 @@ class Connection:
 
     def _lost(self, error: ControlError, retry_in_s: float) -> None:
         state = self._state
-        if isinstance(error, DaemonNotRunning):
+        if isinstance(error, DaemonNotRunningError):
             state.connection = "absent"
-        elif isinstance(error, ProtocolMismatch):
+        elif isinstance(error, ProtocolMismatchError):
             state.connection = "mismatch"
         else:
             state.connection = "lost"

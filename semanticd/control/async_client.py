@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from semanticd.control import messages as m
 from semanticd.control.address import default_socket_path
 from semanticd.control.client import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, check_listener, not_running
-from semanticd.control.errors import ConnectionLost, ControlError, ReplyTimeout
+from semanticd.control.errors import ConnectionLostError, ControlError, ReplyTimeoutError
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
 from semanticd.control.private_files import check_socket
 
@@ -100,16 +100,16 @@ class AsyncControlClient:
         """Connect and say hello; `path` defaults to this user's socket.
 
         Raises:
-            DaemonNotRunning: Nobody listens there.
-            UntrustedSocket: The socket, its folder or its listener is another user's.
-            ProtocolMismatch: The daemon speaks another major version.
+            DaemonNotRunningError: Nobody listens there.
+            UntrustedSocketError: The socket, its folder or its listener is another user's.
+            ProtocolMismatchError: The daemon speaks another major version.
         """
         chosen = default_socket_path() if path is None else Path(path)
         try:
             check_socket(chosen)
             reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(chosen)), timeout_s)
         except asyncio.TimeoutError:
-            raise ReplyTimeout(f"the daemon at {chosen} does not accept connections") from None
+            raise ReplyTimeoutError(f"the daemon at {chosen} does not accept connections") from None
         except OSError as error:
             raise not_running(chosen, error) from error
         try:
@@ -138,9 +138,9 @@ class AsyncControlClient:
         """Run a command and return its result.
 
         Raises:
-            CommandFailed: The daemon says no.
-            ReplyTimeout: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
-            ConnectionLost: The daemon went away.
+            CommandFailedError: The daemon says no.
+            ReplyTimeoutError: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
+            ConnectionLostError: The daemon went away.
         """
         if self._failure is not None:
             raise self._failure
@@ -153,7 +153,7 @@ class AsyncControlClient:
                 await self._writer.drain()
             return result_of(await asyncio.wait_for(future, reply_within_s))
         except asyncio.TimeoutError:
-            raise ReplyTimeout(f"the daemon has not answered {cmd!r} in {reply_within_s:g} s") from None
+            raise ReplyTimeoutError(f"the daemon has not answered {cmd!r} in {reply_within_s:g} s") from None
         finally:
             self._waiting.pop(number, None)
 
@@ -178,11 +178,11 @@ class AsyncControlClient:
             while data := await self._reader.read(64 * 1024):
                 for message in self._exchange.receive(data):
                     self._deliver(message)
-            self._fail(ConnectionLost(f"the daemon at {self.path} closed the connection"))
+            self._fail(ConnectionLostError(f"the daemon at {self.path} closed the connection"))
         except ControlError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(ConnectionLost(f"lost the daemon at {self.path}: {error}"))
+            self._fail(ConnectionLostError(f"lost the daemon at {self.path}: {error}"))
 
     def _deliver(self, message: m.Reply | m.Event) -> None:
         if isinstance(message, m.Event):
@@ -209,7 +209,7 @@ class AsyncControlClient:
         with contextlib.suppress(asyncio.CancelledError):
             await self._reading
         if self._failure is None:
-            self._fail(ConnectionLost("this client has hung up"))
+            self._fail(ConnectionLostError("this client has hung up"))
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 from semanticd.control import messages as m
 from semanticd.control.address import default_socket_path
 from semanticd.control.errors import (
-    CommandFailed,
-    ConnectionLost,
+    CommandFailedError,
+    ConnectionLostError,
     ControlError,
-    DaemonNotRunning,
-    ProtocolMismatch,
-    ReplyTimeout,
-    UntrustedSocket,
+    DaemonNotRunningError,
+    ProtocolMismatchError,
+    ReplyTimeoutError,
+    UntrustedSocketError,
 )
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
 from semanticd.control.peer import HasDescriptor, peer_uid
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "CommandFailed",
-    "ConnectionLost",
+    "CommandFailedError",
+    "ConnectionLostError",
     "ControlClient",
     "ControlError",
-    "DaemonNotRunning",
-    "ProtocolMismatch",
-    "ReplyTimeout",
-    "UntrustedSocket",
+    "DaemonNotRunningError",
+    "ProtocolMismatchError",
+    "ReplyTimeoutError",
+    "UntrustedSocketError",
     "default_socket_path",
 ]
 
@@ -80,9 +80,9 @@ class ControlClient:
         """Connect and say hello; `path` defaults to this user's socket.
 
         Raises:
-            DaemonNotRunning: Nobody listens there.
-            UntrustedSocket: The socket, its folder or its listener is another user's.
-            ProtocolMismatch: The daemon speaks another major version.
+            DaemonNotRunningError: Nobody listens there.
+            UntrustedSocketError: The socket, its folder or its listener is another user's.
+            ProtocolMismatchError: The daemon speaks another major version.
         """
         chosen = default_socket_path() if path is None else Path(path)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -94,7 +94,7 @@ class ControlClient:
         except OSError as error:
             connection.close()
             raise not_running(chosen, error) from error
-        except UntrustedSocket:
+        except UntrustedSocketError:
             connection.close()
             raise
         client = cls(connection, chosen)
@@ -118,9 +118,9 @@ class ControlClient:
         """Run a command and return its result; `on_event` sees events of subscriptions while it waits.
 
         Raises:
-            CommandFailed: The daemon says no.
-            ReplyTimeout: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
-            ConnectionLost: The daemon went away.
+            CommandFailedError: The daemon says no.
+            ReplyTimeoutError: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
+            ConnectionLostError: The daemon went away.
         """
         number, data = self._exchange.command(cmd, args)
         deadline = None if reply_within_s is None else time.monotonic() + reply_within_s
@@ -153,7 +153,7 @@ class ControlClient:
         try:
             self._socket.sendall(data)
         except TimeoutError as error:
-            raise ConnectionLost(f"the daemon at {self.path} does not read") from error
+            raise ConnectionLostError(f"the daemon at {self.path} does not read") from error
         except OSError:
             # It hung up; why may stand in what it sent before, which the caller reads next.
             return
@@ -164,11 +164,15 @@ class ControlClient:
             try:
                 data = self._socket.recv(64 * 1024)
             except (TimeoutError, BlockingIOError) as error:
-                raise ReplyTimeout(f"the daemon has not answered {waiting_for!r} in time") from error
+                raise ReplyTimeoutError(f"the daemon has not answered {waiting_for!r} in time") from error
             except OSError as error:
-                raise ConnectionLost(f"lost the daemon while waiting for {waiting_for!r}: {error}") from error
+                raise ConnectionLostError(
+                    f"lost the daemon while waiting for {waiting_for!r}: {error}"
+                ) from error
             if not data:
-                raise ConnectionLost(f"the daemon closed the connection while we waited for {waiting_for!r}")
+                raise ConnectionLostError(
+                    f"the daemon closed the connection while we waited for {waiting_for!r}"
+                )
             self._incoming.extend(self._exchange.receive(data))
         return self._incoming.popleft()
 
@@ -189,22 +193,22 @@ class ControlClient:
 def not_running(path: Path, error: OSError) -> ControlError:
     """Say why nobody could be reached."""
     if isinstance(error, UnsafePathError):
-        return UntrustedSocket(path, str(error))
+        return UntrustedSocketError(path, str(error))
     if isinstance(error, FileNotFoundError):
-        return DaemonNotRunning(path, "no socket")
+        return DaemonNotRunningError(path, "no socket")
     if isinstance(error, ConnectionRefusedError):
-        return DaemonNotRunning(path, "a stale socket")
+        return DaemonNotRunningError(path, "a stale socket")
     return ControlError(f"cannot connect to the daemon at {path}: {error.strerror or error}")
 
 
 def check_listener(connection: HasDescriptor, path: Path) -> None:
-    """Ask the kernel who listens at the other end; raises `UntrustedSocket` unless it is this user."""
+    """Ask the kernel who listens at the other end; raises `UntrustedSocketError` unless it is this user."""
     try:
         uid = peer_uid(connection)
     except OSError as error:
-        raise UntrustedSocket(path, f"the system does not say who listens on it ({error})") from error
+        raise UntrustedSocketError(path, f"the system does not say who listens on it ({error})") from error
     if uid != os.geteuid():
-        raise UntrustedSocket(path, f"user {uid} listens on it, not {os.geteuid()}")
+        raise UntrustedSocketError(path, f"user {uid} listens on it, not {os.geteuid()}")
 
 
 def _remaining(deadline: float | None) -> float | None:

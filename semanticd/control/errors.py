@@ -2,12 +2,12 @@
 
 ```
 ControlError
-├── DaemonNotRunning      nobody listens on the socket
-├── UntrustedSocket       what lies or listens there is another user's
-├── ProtocolMismatch      the daemon speaks another major version
-├── ConnectionLost        the daemon went away, or sent what is not this protocol
-├── ReplyTimeout          no reply within the time given
-└── CommandFailed         the daemon says no: `code` and `message`
+├── DaemonNotRunningError    nobody listens on the socket
+├── UntrustedSocketError     what lies or listens there is another user's
+├── ProtocolMismatchError    the daemon speaks another major version
+├── ConnectionLostError      the daemon went away, or sent what is not this protocol
+├── ReplyTimeoutError        no reply within the time given
+└── CommandFailedError       the daemon says no: `code` and `message`
 ```
 """
 
@@ -20,7 +20,7 @@ class ControlError(Exception):
     """Root of the control client's errors; the text is for people."""
 
 
-class DaemonNotRunning(ControlError):  # noqa: N818 (the published name says the state)
+class DaemonNotRunningError(ControlError):
     """Nobody listens on the socket."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -29,7 +29,7 @@ class DaemonNotRunning(ControlError):  # noqa: N818 (the published name says the
         self.path = path
 
 
-class UntrustedSocket(ControlError):  # noqa: N818
+class UntrustedSocketError(ControlError):
     """The socket, its folder, or the process that listens on it belongs to another user: nothing was sent."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -40,19 +40,19 @@ class UntrustedSocket(ControlError):  # noqa: N818
         self.path = path
 
 
-class ProtocolMismatch(ControlError):  # noqa: N818
+class ProtocolMismatchError(ControlError):
     """The daemon speaks another major version of the protocol."""
 
 
-class ConnectionLost(ControlError):  # noqa: N818
+class ConnectionLostError(ControlError):
     """The daemon closed the connection, or sent something that is not this protocol."""
 
 
-class ReplyTimeout(ControlError):  # noqa: N818
+class ReplyTimeoutError(ControlError):
     """The daemon did not reply in the time given; the command may still be running."""
 
 
-class CommandFailed(ControlError):  # noqa: N818
+class CommandFailedError(ControlError):
     """The daemon answered with an error; `code` is stable and for programs."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -9,7 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from semanticd.control import messages as m
-from semanticd.control.errors import CommandFailed, ConnectionLost, ControlError, ProtocolMismatch
+from semanticd.control.errors import (
+    CommandFailedError,
+    ConnectionLostError,
+    ControlError,
+    ProtocolMismatchError,
+)
 from semanticd.control.framing import FrameError, FrameReader, FrameTooLargeError, frame
 
 
@@ -25,21 +30,21 @@ class ClientExchange:
         """Return a new command's id and its frame; arguments that are None are left out.
 
         Raises:
-            CommandFailed: The arguments cannot be encoded or are larger than a frame.
+            CommandFailedError: The arguments cannot be encoded or are larger than a frame.
         """
         number, self._next_id = self._next_id, self._next_id + 1
         given = {name: value for name, value in args.items() if value is not None}
         try:
             return number, frame(m.encode(m.Command(number, cmd, given)))
         except FrameTooLargeError as error:
-            raise CommandFailed(m.FRAME_TOO_LARGE, f"cannot send {cmd}: {error}") from error
+            raise CommandFailedError(m.FRAME_TOO_LARGE, f"cannot send {cmd}: {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
-            raise CommandFailed(
+            raise CommandFailedError(
                 m.INVALID_ARGUMENT, f"cannot send {cmd}: an argument cannot be encoded: {error}"
             ) from error
 
     def receive(self, data: bytes) -> Iterator[m.Reply | m.Event]:
-        """Yield the replies and events that bytes complete; raises `ConnectionLost` if they are not this protocol."""
+        """Yield the replies and events that bytes complete; raises `ConnectionLostError` for any other bytes."""
         try:
             for payload in self._frames.feed(data):
                 message = m.decode(payload)
@@ -47,7 +52,7 @@ class ClientExchange:
                     raise m.MalformedMessageError("a command came from the daemon's side")
                 yield message
         except (FrameError, m.MalformedMessageError) as error:
-            raise ConnectionLost(
+            raise ConnectionLostError(
                 f"the daemon sent something that is not the control protocol: {error}"
             ) from error
 
@@ -62,8 +67,8 @@ def result_of(reply: m.Reply) -> dict[str, Any]:
 def as_exception(error: m.ErrorInfo) -> ControlError:
     """Return the exception that an error stands for."""
     if error.code == m.UNSUPPORTED_VERSION:
-        return ProtocolMismatch(
+        return ProtocolMismatchError(
             f"this client speaks control protocol {m.PROTOCOL_VERSION}, the daemon another: {error.message}; "
             "restart the daemon after upgrading: `semanticd restart`"
         )
-    return CommandFailed(error.code, error.message)
+    return CommandFailedError(error.code, error.message)

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from semanticd.adapters.process import running_pid
-from semanticd.control.client import ControlClient, DaemonNotRunning
+from semanticd.control.client import ControlClient, DaemonNotRunningError
 from tests.fakes.tiny_folder import write_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -352,7 +352,7 @@ def test_stopping_now_does_not_wait_for_a_long_answer(home: Home) -> None:
         ran = home.run("stop", "--now")
     assert ran.returncode == 0, ran.stderr
     assert home.pid is None
-    with pytest.raises(DaemonNotRunning):
+    with pytest.raises(DaemonNotRunningError):
         ControlClient.connect(home.socket)
 
 

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from semanticd.adapters.process import running_pid
-from semanticd.control.client import CommandFailed, ControlClient
+from semanticd.control.client import CommandFailedError, ControlClient
 from tests.fakes.tiny_folder import write_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_loaded_is_rolled_back_with_its_cause(
         (folder / "tokenizer.json").unlink()
         (folder / "tokenizer_config.json").unlink()
     before = daemon.ask("hello", agent="ada")
-    with pytest.raises(CommandFailed) as failed:
+    with pytest.raises(CommandFailedError) as failed:
         daemon.call("models.swap", model=str(folder))
     assert failed.value.code == "model_load_failed"
     assert str(folder) in failed.value.message
@@ -192,7 +192,7 @@ def test_a_model_for_which_memory_runs_out_is_rolled_back_with_that_cause(daemon
         "        raise RuntimeError('[malloc] Unable to allocate 1099511627776 bytes.')\n"
     )
     before = daemon.ask("hello", agent="ada")
-    with pytest.raises(CommandFailed) as failed:
+    with pytest.raises(CommandFailedError) as failed:
         daemon.call("models.swap", model="starved")
     assert failed.value.code == "model_load_failed"
     assert "not enough memory" in failed.value.message

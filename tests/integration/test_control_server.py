@@ -20,11 +20,11 @@ from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import Services
 from semanticd.control.async_client import AsyncControlClient
 from semanticd.control.client import (
-    CommandFailed,
-    ConnectionLost,
+    CommandFailedError,
+    ConnectionLostError,
     ControlClient,
-    DaemonNotRunning,
-    ProtocolMismatch,
+    DaemonNotRunningError,
+    ProtocolMismatchError,
 )
 from semanticd.control.framing import MAX_FRAME_BYTES, FrameReader
 from semanticd.domain.errors import DaemonError
@@ -180,7 +180,7 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
 
 async def test_domain_errors_arrive_with_their_code_and_text(short_tmp_path: Path) -> None:
     async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
-        with pytest.raises(CommandFailed, match="nobody") as failed:
+        with pytest.raises(CommandFailedError, match="nobody") as failed:
             await client.call("agents.show", agent="nobody")
         assert failed.value.code == "agent_not_found"
 
@@ -205,7 +205,7 @@ async def test_wrong_arguments_are_named(
     short_tmp_path: Path, command: str, args: dict[str, Any], code: str, words: str
 ) -> None:
     async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
-        with pytest.raises(CommandFailed, match=words) as failed:
+        with pytest.raises(CommandFailedError, match=words) as failed:
             await client.call(command, **args)
         assert failed.value.code == code
 
@@ -216,7 +216,7 @@ async def test_a_missing_service_answers_not_available(short_tmp_path: Path) -> 
         await AsyncControlClient.connect(server.path) as client,
     ):
         for command, args in [("models.list", {}), ("subscribe", {"topics": ["log"]})]:
-            with pytest.raises(CommandFailed) as failed:
+            with pytest.raises(CommandFailedError) as failed:
                 await client.call(command, **args)
             assert failed.value.code == "not_available"
 
@@ -237,7 +237,7 @@ async def test_a_command_that_fails_unexpectedly_answers_and_is_logged(short_tmp
         await AsyncControlClient.connect(server.path) as client,
     ):
         for command in ("status", "cache.stats"):
-            with pytest.raises(CommandFailed) as failed:
+            with pytest.raises(CommandFailedError) as failed:
                 await client.call(command)
             assert failed.value.code == "internal_error"
         assert await client.call("ping") == {"pong": True}
@@ -253,7 +253,7 @@ async def test_a_result_larger_than_a_frame_is_an_error_and_not_the_end(short_tm
         serving(short_tmp_path, services=replace(fake_services(), cache=Huge())) as server,
         await AsyncControlClient.connect(server.path) as client,
     ):
-        with pytest.raises(CommandFailed) as failed:
+        with pytest.raises(CommandFailedError) as failed:
             await client.call("cache.stats")
         assert failed.value.code == "result_too_large"
         assert await client.call("ping") == {"pong": True}
@@ -331,7 +331,7 @@ async def test_the_client_names_a_version_mismatch(short_tmp_path: Path) -> None
     async with serving(short_tmp_path) as server:
         client = AsyncControlClient(*await asyncio.open_unix_connection(str(server.path)), server.path)
         try:
-            with pytest.raises(ProtocolMismatch, match="semanticd restart"):
+            with pytest.raises(ProtocolMismatchError, match="semanticd restart"):
                 await client.call("hello", client="future", protocol=99)
         finally:
             await client.close()
@@ -418,7 +418,7 @@ async def test_sixty_four_clients_are_served_at_once(short_tmp_path: Path) -> No
 async def test_one_client_too_many_is_told_so(short_tmp_path: Path) -> None:
     async with serving(short_tmp_path, limits=ControlLimits(max_clients=2)) as server:
         clients = [await AsyncControlClient.connect(server.path) for _ in range(2)]
-        with pytest.raises(CommandFailed) as failed:
+        with pytest.raises(CommandFailedError) as failed:
             await AsyncControlClient.connect(server.path)
         assert failed.value.code == "too_many_clients"
         for client in clients:
@@ -451,7 +451,7 @@ async def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many(short_
 async def test_another_user_is_refused(short_tmp_path: Path) -> None:
     log = NullLog()
     async with serving(short_tmp_path, uid_of=lambda _: os.getuid() + 1, log=log) as server:
-        with pytest.raises(CommandFailed) as failed:
+        with pytest.raises(CommandFailedError) as failed:
             await AsyncControlClient.connect(server.path)
         assert failed.value.code == "not_allowed"
     assert log.lines[0][1] == "control_peer_refused"
@@ -462,7 +462,7 @@ async def test_a_user_that_the_system_does_not_name_is_refused(short_tmp_path: P
         raise OSError("no credentials")
 
     async with serving(short_tmp_path, uid_of=unknown) as server:
-        with pytest.raises(CommandFailed) as failed:
+        with pytest.raises(CommandFailedError) as failed:
             await AsyncControlClient.connect(server.path)
         assert failed.value.code == "not_allowed"
 
@@ -553,7 +553,7 @@ async def test_subscriptions_end_with_their_connection(short_tmp_path: Path) -> 
         subscription = await client.subscribe(["log", "models"])
         assert services.events.wanted("models")
         await server.close()
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await subscription.__anext__()
         assert not client.connected
         assert not services.events.wanted("models")
@@ -594,7 +594,7 @@ async def test_a_stale_socket_is_replaced_and_a_living_one_is_not(short_tmp_path
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(short_tmp_path / "semanticd.sock"))
     stale.close()
-    with pytest.raises(DaemonNotRunning, match="stale"):
+    with pytest.raises(DaemonNotRunningError, match="stale"):
         ControlClient.connect(short_tmp_path / "semanticd.sock")
 
     async with serving(short_tmp_path) as first:

@@ -27,7 +27,7 @@ def main() -> None:
     """
     import click
 
-    from semanticd.control.errors import ControlError, DaemonNotRunning
+    from semanticd.control.errors import ControlError, DaemonNotRunningError
     from semanticd.domain.errors import ConfigurationError, SemanticError
     from semanticd.entrypoints.cli.program import program
 
@@ -37,7 +37,7 @@ def main() -> None:
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
-    except DaemonNotRunning as error:
+    except DaemonNotRunningError as error:
         _end(str(error), EXIT_NOT_RUNNING)
     except ConfigurationError as error:
         _end(error.message, EXIT_USAGE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semanticd.control.address import default_runtime_dir, socket_path_in
-from semanticd.control.errors import DaemonNotRunning
+from semanticd.control.errors import DaemonNotRunningError
 from semanticd.domain.errors import ConfigurationError
 from semanticd.entrypoints.cli.output import narrate
 
@@ -39,11 +39,11 @@ def socket_path() -> Path:
 
 
 def connect() -> ControlClient:
-    """Connect to the running daemon; raises `DaemonNotRunning`."""
+    """Connect to the running daemon; raises `DaemonNotRunningError`."""
     path = socket_path()
     # Asked first, because it spares the commonest failure the import of the client.
     if not is_socket(path):
-        raise DaemonNotRunning(path, "no socket")
+        raise DaemonNotRunningError(path, "no socket")
     from semanticd.control.client import ControlClient
 
     return ControlClient.connect(path, name="semanticd-cli")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from semanticd.control.errors import CommandFailed, DaemonNotRunning
+from semanticd.control.errors import CommandFailedError, DaemonNotRunningError
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.options import json_option
@@ -42,9 +42,9 @@ def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
 def _from_daemon() -> dict[str, Any] | None:
     try:
         return ask("doctor", reply_within_s=_PATIENCE_S)
-    except DaemonNotRunning:
+    except DaemonNotRunningError:
         narrate("no daemon is running; examining the installation itself")
-    except CommandFailed as error:
+    except CommandFailedError as error:
         if error.code != "not_available":
             raise
     return None

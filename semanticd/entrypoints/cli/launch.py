@@ -44,7 +44,7 @@ def find_service(model: str | None) -> Service:
     """Return the running daemon as a program sees it.
 
     Raises:
-        DaemonNotRunning: There is none.
+        DaemonNotRunningError: There is none.
         DaemonError: It has no model yet, or reports an address that is not this machine's.
         ModelNotFoundError: `model` is not loaded.
     """

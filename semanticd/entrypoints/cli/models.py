@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from semanticd.control.errors import DaemonNotRunning
+from semanticd.control.errors import DaemonNotRunningError
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
@@ -107,7 +107,7 @@ def _either(online: Callable[[], Any], offline: Callable[[Any], Any]) -> Any:
     """Ask the daemon, else look at the disk ourselves; that part is heavy and is loaded by name."""
     try:
         return online()
-    except DaemonNotRunning:
+    except DaemonNotRunningError:
         return offline(importlib.import_module("semanticd.entrypoints.offline_models").open_models())
 
 

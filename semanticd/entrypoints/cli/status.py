@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from semanticd.control.errors import DaemonNotRunning
+from semanticd.control.errors import DaemonNotRunningError
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import json_option
@@ -49,7 +49,7 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 if not watch:
                     return
                 time.sleep(interval)
-    except DaemonNotRunning as error:
+    except DaemonNotRunningError as error:
         if as_json:
             print_json({"state": "stopped"})
         narrate(f"semanticd: {error}")

@@ -16,14 +16,14 @@ from semanticd.control import client
 from semanticd.control import messages as m
 from semanticd.control.async_client import MAX_KEPT_EVENTS, AsyncControlClient, EventSubscription
 from semanticd.control.client import (
-    CommandFailed,
-    ConnectionLost,
+    CommandFailedError,
+    ConnectionLostError,
     ControlClient,
     ControlError,
-    DaemonNotRunning,
-    ProtocolMismatch,
-    ReplyTimeout,
-    UntrustedSocket,
+    DaemonNotRunningError,
+    ProtocolMismatchError,
+    ReplyTimeoutError,
+    UntrustedSocketError,
 )
 from semanticd.control.framing import FrameReader, frame
 
@@ -114,7 +114,7 @@ async def test_arguments_that_are_none_are_left_out(peer: Callable[..., Peer], c
 
 @both
 async def test_nobody_there_is_told_with_how_to_start(short_tmp_path: Path, call: Call) -> None:
-    with pytest.raises(DaemonNotRunning, match="semanticd start"):
+    with pytest.raises(DaemonNotRunningError, match="semanticd start"):
         await call(short_tmp_path / "none.sock", "status")
 
 
@@ -124,7 +124,7 @@ async def test_another_users_socket_gets_not_a_byte(
 ) -> None:
     there = peer()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 4242)
-    with pytest.raises(UntrustedSocket, match=r"belongs to user .*SEMANTIC_RUNTIME_DIR"):
+    with pytest.raises(UntrustedSocketError, match=r"belongs to user .*SEMANTIC_RUNTIME_DIR"):
         await call(there.path, "status")
     assert there.commands == []
 
@@ -135,10 +135,10 @@ async def test_another_users_listener_gets_not_a_byte(
 ) -> None:
     there = peer()
     monkeypatch.setattr(client, "peer_uid", lambda _: os.getuid() + 4242)
-    with pytest.raises(UntrustedSocket, match="listens on it"):
+    with pytest.raises(UntrustedSocketError, match="listens on it"):
         await call(there.path, "status")
     monkeypatch.setattr(client, "peer_uid", unknown_peer)
-    with pytest.raises(UntrustedSocket, match="does not say who"):
+    with pytest.raises(UntrustedSocketError, match="does not say who"):
         await call(there.path, "status")
     assert there.commands == []
 
@@ -148,20 +148,20 @@ async def test_another_failure_to_connect_is_told_as_it_is(short_tmp_path: Path,
     (short_tmp_path / "file").write_text("")
     with pytest.raises(ControlError, match="cannot connect") as failed:
         await call(short_tmp_path / "file" / "x.sock", "status")
-    assert not isinstance(failed.value, DaemonNotRunning)
+    assert not isinstance(failed.value, DaemonNotRunningError)
 
 
 @both
 async def test_a_reply_that_does_not_come_is_a_timeout(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(slow=lambda c: b"")
-    with pytest.raises(ReplyTimeout, match="slow"):
+    with pytest.raises(ReplyTimeoutError, match="slow"):
         await call(there.path, "slow", reply_within_s=0.05)
 
 
 @both
 async def test_a_daemon_that_hangs_up_is_told(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(die=lambda c: None)
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLostError):
         await call(there.path, "die")
 
 
@@ -171,14 +171,14 @@ async def test_a_peer_that_is_no_daemon_is_told(
     peer: Callable[..., Peer], call: Call, rubbish: bytes
 ) -> None:
     there = peer(odd=lambda c: rubbish)
-    with pytest.raises(ConnectionLost, match="not the control protocol"):
+    with pytest.raises(ConnectionLostError, match="not the control protocol"):
         await call(there.path, "odd")
 
 
 @both
 async def test_an_error_for_nobody_in_particular_ends_the_call(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(big=lambda c: framed(m.Reply(None, error=m.ErrorInfo("frame_too_large", "too large"))))
-    with pytest.raises(CommandFailed) as failed:
+    with pytest.raises(CommandFailedError) as failed:
         await call(there.path, "big")
     assert failed.value.code == "frame_too_large"
 
@@ -186,7 +186,7 @@ async def test_an_error_for_nobody_in_particular_ends_the_call(peer: Callable[..
 @both
 async def test_another_protocol_is_told_with_what_to_do(peer: Callable[..., Peer], call: Call) -> None:
     there = peer(hello=lambda c: framed(m.Reply(c.id, error=m.ErrorInfo("unsupported_version", "speaks 0"))))
-    with pytest.raises(ProtocolMismatch, match="semanticd restart"):
+    with pytest.raises(ProtocolMismatchError, match="semanticd restart"):
         await call(there.path, "status")
 
 
@@ -199,7 +199,7 @@ async def test_arguments_that_cannot_be_sent_are_refused_here(
     peer: Callable[..., Peer], call: Call, value: object, code: str
 ) -> None:
     there = peer()
-    with pytest.raises(CommandFailed) as failed:
+    with pytest.raises(CommandFailedError) as failed:
         await call(there.path, "status", thing=value)
     assert failed.value.code == code
     assert [command.cmd for command in there.commands] == ["hello"]
@@ -219,7 +219,7 @@ def test_replies_of_calls_given_up_are_skipped(peer: Callable[..., Peer]) -> Non
 
     there = peer(slow=slow, quick=quick)
     with ControlClient.connect(there.path) as client:
-        with pytest.raises(ReplyTimeout):
+        with pytest.raises(ReplyTimeoutError):
             client.call("slow", reply_within_s=0.05)
         assert client.call("quick") == {"late": False}
 
@@ -255,9 +255,9 @@ async def test_the_asynchronous_iterator_gets_its_events_even_those_before_the_r
         subscription = await client.subscribe(["tokens"])
         assert (await subscription.__anext__()).data["n"] == 1
         await subscription.close()
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await client.call("die")
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await client.call("status")
         assert not client.connected
 
@@ -282,6 +282,6 @@ async def test_hanging_up_ends_waiting_calls_and_iterators(peer: Callable[..., P
         await asyncio.sleep(0.01)
     await client.close()
     for task in (waiting, reading):
-        with pytest.raises(ConnectionLost, match="hung up"):
+        with pytest.raises(ConnectionLostError, match="hung up"):
             await task
     await client.close()
