@@ -134,6 +134,10 @@ class OutputConstraint:
     """Tokens the model may think before it must answer."""
     begins_thinking: bool = False
     """Whether the prompt itself opens the thinking, so that the form begins after it."""
+    may_relax: bool = False
+    """Whether words of a schema that cannot be enforced are left out, instead of refusing the form."""
+    not_enforced: tuple[str, ...] = field(default=(), compare=False)
+    """The words that were left out when it was compiled."""
     compiled: Any = field(default=None, compare=False, repr=False)
     """What the tokenizer made of the form before the request was admitted; only the model's adapter reads it."""
 
@@ -162,6 +166,8 @@ class GenerationRequest:
     conversation: bool = False
     """True when the server itself keeps the agent's conversation (Direct Agent API)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    relax_form: bool = False
+    """Whether a form that can be enforced in part only is, instead of being refused."""
     adjustments: tuple[str, ...] = ()
     """What the dialect changed so that it can be answered, such as `image_omitted=1`."""
     trace_parent: str | None = None

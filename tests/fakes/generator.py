@@ -69,6 +69,11 @@ class ScriptedStream:
     waiting: bool = False
     """Whether the answer has come to an event of the script that is not set."""
 
+    @property
+    def adjustments(self) -> tuple[str, ...]:
+        """What the request itself says."""
+        return self.request.adjustments
+
     async def _events(self) -> AsyncIterator[GenerationEvent]:
         choices = range(self.request.num_choices)
         started = any(isinstance(step, Started) for step in self.script)

@@ -54,6 +54,10 @@ class GenerationStream(Protocol):
     model_id: ModelId
     agent_id: AgentId
 
+    @property
+    def adjustments(self) -> tuple[str, ...]:
+        """What was changed in the request so that it can be answered, as `name=detail`."""
+
     def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """Iterate once over the events; raises the domain error that ended the request early."""
 
@@ -123,6 +127,9 @@ class GenerateService:
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
         ready = await asyncio.to_thread(self._prepare, model, request)
         constraint = await self._compiled(model, ready.constraint)
+        if constraint is not None and constraint.not_enforced:
+            words = f"not_enforced={','.join(constraint.not_enforced)}"
+            request = replace(request, adjustments=(*request.adjustments, words))
         agent_id = request.agent_id or self._anonymous_id(request.prompt)
         stream = EngineStream(
             request,
@@ -241,7 +248,7 @@ class GenerateService:
             )
         if constraint is None:
             return None
-        constraint = replace(constraint, max_tokens=max_tokens)
+        constraint = replace(constraint, max_tokens=max_tokens, may_relax=request.relax_form)
         return tokenizer.find_constraint(constraint) or constraint
 
     def _tokenize(self, model: LoadedModel, prompt: Prompt) -> tuple[str, tuple[Segment, ...]]:

@@ -69,6 +69,11 @@ class EngineStream:
                 self._parsers[choice] = model.tokenizer.output_parser(request.prompt, choice=choice)
         self._answer = AnswerBuilder(request.num_choices)
 
+    @property
+    def adjustments(self) -> tuple[str, ...]:
+        """What was changed in the request so that it can be answered."""
+        return self._request.adjustments
+
     def sink(self, choice: int) -> Callable[[SequenceUpdate], None]:
         """Return the function that brings a choice's updates from the engine thread into the event loop."""
 

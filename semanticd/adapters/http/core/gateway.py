@@ -53,6 +53,7 @@ class Gateway:
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
         generator = self._services.generator
+        request = replace(request, relax_form=not self._config.strict)
         if exchange.span is not None:
             request = replace(request, trace_parent=exchange.span.trace_parent)
         stream = await self._answering(
@@ -60,7 +61,7 @@ class Gateway:
         )
         exchange.agent_id = stream.agent_id
         exchange.on_end(stream.aclose)
-        self._show_adjustments(exchange, request.adjustments)
+        self._show_adjustments(exchange, stream.adjustments)
         return stream
 
     def _show_adjustments(self, exchange: RequestContext, adjustments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ what was compiled is kept and carried by the constraint, so that the engine thre
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -17,9 +18,10 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark, is_lark_syntax
 
-from semanticd.adapters.mlx.constraints.pattern_sample import keys, samples, schemas
+from semanticd.adapters.mlx.constraints.pattern_sample import keys, samples, schemas, with_schemas
 from semanticd.adapters.mlx.constraints.processor import ConstraintProcessor, ShortestEnding
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
+from semanticd.adapters.mlx.constraints.schema_words import Relaxation
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
 from semanticd.adapters.mlx.constraints.tool_grammar import SPACING, closed, enforceable
 from semanticd.adapters.mlx.constraints.trial import TooComplexError, TrialProcess, is_plain
@@ -44,6 +46,8 @@ class CompiledForm:
     keys: tuple[str, ...]
     opening: int | None
     num_bytes: int
+    not_enforced: tuple[str, ...] = ()
+    """Words of its schemas that were left out or changed."""
 
 
 class ConstraintCompiler:
@@ -103,7 +107,7 @@ class ConstraintCompiler:
             if form is None:
                 return None
             self._compiled.move_to_end(digest)
-        return replace(constraint, compiled=form)
+        return replace(constraint, compiled=form, not_enforced=form.not_enforced)
 
     def compile(self, constraint: OutputConstraint) -> OutputConstraint:
         """Return the constraint with its compiled form; takes its time, up to the limit.
@@ -117,7 +121,7 @@ class ConstraintCompiler:
     def _compile(self, constraint: OutputConstraint) -> OutputConstraint:
         digest = self._digest(constraint)
         try:
-            form = self._make(constraint)
+            form = self._make_or_relax(constraint)
         except UnsupportedError as error:
             with self._lock:
                 self._refused[digest] = error.message.removeprefix(_CANNOT)
@@ -130,7 +134,7 @@ class ConstraintCompiler:
             while self._compiled_bytes > self._limits.form_cache_bytes:
                 _, oldest = self._compiled.popitem(last=False)
                 self._compiled_bytes -= oldest.num_bytes
-        return replace(constraint, compiled=form)
+        return replace(constraint, compiled=form, not_enforced=form.not_enforced)
 
     def processor(self, constraint: OutputConstraint, *, num_context: int) -> ConstraintProcessor:
         """Return the logits processor for an answer that follows `num_context` tokens."""
@@ -172,7 +176,24 @@ class ConstraintCompiler:
             raise _refused(
                 f"it has {size} bytes, and {self._limits.form_bytes} is the most; ask for less", constraint
             )
-        return hashlib.sha256(f"{constraint.kind}:{text}".encode("utf-8", "surrogatepass")).digest()
+        kind = f"{constraint.kind}~" if constraint.may_relax else constraint.kind
+        return hashlib.sha256(f"{kind}:{text}".encode("utf-8", "surrogatepass")).digest()
+
+    def _make_or_relax(self, constraint: OutputConstraint) -> CompiledForm:
+        """Compile a form; where it allows that, without the words of its schemas that cannot be compiled."""
+        try:
+            return self._make(constraint)
+        except UnsupportedError as error:
+            if not constraint.may_relax or isinstance(error.__cause__, TooComplexError):
+                raise
+            refusal = error
+        for one_of, patterns in ((False, False), (True, False), (True, True)):
+            relaxation = Relaxation(one_of=one_of, patterns=patterns)
+            relaxed = with_schemas(constraint, relaxation.apply)
+            if relaxed != constraint:
+                with contextlib.suppress(UnsupportedError):
+                    return replace(self._make(relaxed), not_enforced=tuple(relaxation.names))
+        raise refusal
 
     def _make(self, constraint: OutputConstraint) -> CompiledForm:
         try:
@@ -200,12 +221,12 @@ class ConstraintCompiler:
     def _try(self, grammar: str, constraint: OutputConstraint) -> None:
         try:
             reason = self._trial.refusal(grammar)
-        except TooComplexError:
+        except TooComplexError as error:
             raise _refused(
                 f"it is too complex: it was not compiled within {self._limits.form_compile_s:g} s; use fewer patterns "
                 "and fewer combinations",
                 constraint,
-            ) from None
+            ) from error
         if reason:
             raise _refused(reason, constraint)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from semanticd.domain.generation import OutputConstraint
@@ -76,6 +77,19 @@ def schemas(constraint: OutputConstraint) -> Iterator[Any]:
             _, found, schema = line.partition(": %json ")
             if found:
                 yield json.loads(schema)
+
+
+def with_schemas(constraint: OutputConstraint, change: Callable[[Any], Any]) -> OutputConstraint:
+    """Return a form with each of its JSON schemas changed."""
+    if constraint.schema is not None:
+        return replace(constraint, schema=change(constraint.schema))
+    if not constraint.grammar or constraint.kind not in ("tool_call", "optional_call"):
+        return constraint
+    lines = []
+    for line in constraint.grammar.splitlines():
+        head, found, schema = line.partition(": %json ")
+        lines.append(f"{head}{found}{json.dumps(change(json.loads(schema)))}" if found else line)
+    return replace(constraint, grammar="\n".join(lines) + "\n")
 
 
 def texts(schema: Any) -> Iterator[str]:

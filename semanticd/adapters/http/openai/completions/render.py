@@ -113,6 +113,11 @@ class PromptsStream:
         self.model_id = streams[0].model_id
         self.agent_id = streams[0].agent_id
 
+    @property
+    def adjustments(self) -> tuple[str, ...]:
+        """What was changed in the requests; of equal forms the same is said once."""
+        return tuple(dict.fromkeys(word for stream in self._streams for word in stream.adjustments))
+
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """Yield the events of each prompt in turn."""
         for index, stream in enumerate(self._streams):

@@ -154,6 +154,63 @@ def test_a_form_that_cannot_be_compiled_is_refused_with_the_reason(
     assert refusal.value.param == ("tools" if constraint.kind == "tool_call" else "response_format")
 
 
+EMAIL = r"^(?=.{3,9}$)[a-z]+@[a-z]+$"
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "mail": {"type": "string", "pattern": EMAIL, "maxLength": 5},
+        "tags": {"type": "array", "items": {"enum": ["x", "y"]}, "uniqueItems": True, "maxItems": 2},
+        "blob": {"type": "string", "format": "byte"},
+        "num": {"type": "integer", "format": "int64", "not": {"const": 3}},
+        "either": {"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 2}]},
+    },
+    "required": ["mail", "tags", "blob", "num", "either"],
+    "if": {"properties": {"num": {"const": 1}}},
+    "then": {"required": ["blob"]},
+}
+LEFT_OUT = ["pattern", "uniqueItems", "format:byte", "not", "if", "then", "oneOf"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_schema_is_enforced_but_for_the_words_that_cannot_be_and_these_are_named(
+    tokenizer: MlxTokenizer, seed: int
+) -> None:
+    wanted = OutputConstraint("json_schema", schema=ODD, max_tokens=300)
+    with pytest.raises(UnsupportedError):
+        tokenizer.compile_constraint(wanted)
+    constraint = tokenizer.compile_constraint(replace(wanted, may_relax=True))
+    assert sorted(constraint.not_enforced) == sorted(LEFT_OUT)
+    text, ended = babble(tokenizer, constraint, seed=seed, most=300)
+    assert ended
+    said = json.loads(text)
+    assert list(said) == ODD["required"]
+    assert len(said["mail"]) <= 5
+    assert len(said["tags"]) <= 2
+    assert {"x", "y"}.issuperset(said["tags"])
+    assert isinstance(said["num"], int)
+    assert isinstance(said["either"], int)
+
+
+def test_a_strict_tools_schema_is_enforced_but_for_the_words_that_cannot_be(tokenizer: MlxTokenizer) -> None:
+    wanted = tool_grammar([ToolSpec("a", parameters=ODD)], start="<", end=">", parallel=False)
+    constraint = tokenizer.compile_constraint(replace(wanted, may_relax=True, max_tokens=300))
+    assert sorted(constraint.not_enforced) == sorted(LEFT_OUT)
+    again = tokenizer.compile_constraint(replace(wanted, may_relax=True, max_tokens=200))
+    assert again.not_enforced == constraint.not_enforced
+    text, ended = babble(tokenizer, constraint, most=300)
+    assert ended
+    call = json.loads(text.removeprefix("<").removesuffix(">"))
+    assert list(call["arguments"]) == ODD["required"]
+
+
+def test_a_form_that_can_be_enforced_whole_is_not_relaxed(tokenizer: MlxTokenizer) -> None:
+    constraint = OutputConstraint("json_schema", schema=SCHEMA, may_relax=True)
+    assert tokenizer.compile_constraint(constraint).not_enforced == ()
+    for schema in ({"type": "foo"}, {"type": "string", "minLength": 2, "maxLength": 1}):
+        with pytest.raises(UnsupportedError):
+            tokenizer.compile_constraint(OutputConstraint("json_schema", schema=schema, may_relax=True))
+
+
 def test_a_sequence_that_was_preempted_goes_on_where_it_was(tokenizer: MlxTokenizer) -> None:
     constraint = OutputConstraint("json_schema", schema=SCHEMA)
     said = tokenizer.encode('{"a": "x", "b": [')
