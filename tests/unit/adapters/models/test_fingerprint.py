@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,16 @@ FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
     for name in FILES:
-        (tmp_path / name).write_text(f"content of {name}")
-    return tmp_path
+        (made / name).write_text(f"content of {name}")
+    return made
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Path:
+    return tmp_path / "models" / ".fingerprints"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -90,19 +98,41 @@ def test_a_readme_does_not_matter(folder: Path) -> None:
     assert fingerprint_of(folder) == before
 
 
-def test_it_is_computed_once_per_set_of_files(folder: Path) -> None:
+def test_it_is_computed_once_per_set_of_files(folder: Path, memory: Path) -> None:
     read: list[int] = []
-    first = fingerprint_of(folder, lambda done, total: read.append(done))
+
+    def again(of: Path = folder) -> str:
+        read.clear()
+        return fingerprint_of(of, lambda done, total: read.append(done), memory_dir=memory)
+
+    first = again()
     assert read
-    read.clear()
-    assert fingerprint_of(folder, lambda done, total: read.append(done)) == first
+    assert again() == first
     assert read == []
     os.utime(folder / "config.json", ns=(1, 1))
-    assert fingerprint_of(folder, lambda done, total: read.append(done)) == first
+    assert again() == first
     assert read, "a file that may have changed is read again"
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    assert again(other) == first
+    assert read, "a copy has facts of its own"
 
 
-def test_a_damaged_memory_is_ignored(folder: Path) -> None:
-    first = fingerprint_of(folder)
-    (folder / ".fingerprint.json").write_text("{ damaged")
-    assert fingerprint_of(folder) == first
+def test_nothing_is_written_into_the_models_folder(folder: Path, memory: Path) -> None:
+    before = sorted(folder.rglob("*")), folder.stat().st_mtime_ns
+    fingerprint_of(folder, memory_dir=memory)
+    fingerprint_of(folder)
+    assert (sorted(folder.rglob("*")), folder.stat().st_mtime_ns) == before
+    assert [path.stat().st_size > 0 for path in memory.iterdir()] == [True]
+
+
+def test_a_damaged_memory_is_ignored(folder: Path, memory: Path) -> None:
+    first = fingerprint_of(folder, memory_dir=memory)
+    for path in memory.iterdir():
+        path.write_text("{ damaged")
+    assert fingerprint_of(folder, memory_dir=memory) == first
+
+
+def test_a_memory_that_cannot_be_written_costs_time_only(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert fingerprint_of(folder, memory_dir=tmp_path / "file") == fingerprint_of(folder)
