@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from semanticd.control.errors import ControlError
 
 NO_DAEMON = 3
 SCREENSHOT_WITHIN_S = 10.0
+_DUMB = ("dumb", "unknown", "")
 
 
 def main() -> None:
@@ -38,7 +40,9 @@ def main() -> None:
         metavar="S",
         help="seconds to watch before the picture (default: 1)",
     )
-    parser.add_argument("--theme", choices=("dark", "light"), default="dark", help="colours (default: dark)")
+    parser.add_argument(
+        "--theme", choices=("dark", "light"), help="colours (default: as last time, else dark)"
+    )
     options = parser.parse_args()
     try:
         if options.once:
@@ -46,12 +50,25 @@ def main() -> None:
         elif options.screenshot is not None:
             asyncio.run(_screenshot(options, _columns_and_rows(options.size)))
         else:
-            from semantic_tui.app import Dashboard
-
-            Dashboard(options.socket, screen=options.screen, theme=options.theme).run()
+            _run(options)
     except (ControlError, ValueError) as error:
         sys.stderr.write(f"semantic-tui: {error}\n")
         sys.exit(NO_DAEMON if isinstance(error, ControlError) else 2)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if os.environ.get("TERM") in _DUMB or not sys.stdout.isatty():
+        sys.stderr.write(
+            "semantic-tui: this terminal cannot show a screen (TERM is dumb, or the output is no terminal); "
+            "here is the dashboard as text, as with --once\n"
+        )
+        _once(options.socket)
+        return
+    from semantic_tui.app import Dashboard
+    from semantic_tui.preferences import Preferences, default_file
+
+    preferences = Preferences(default_file())
+    Dashboard(options.socket, screen=options.screen, theme=options.theme, preferences=preferences).run()
 
 
 def _columns_and_rows(size: str) -> tuple[int, int]:

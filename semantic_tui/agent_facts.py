@@ -1,30 +1,61 @@
-"""What is known about one agent, as cells and text: its turns with their misses, its words, its blocks."""
+"""What is known about one agent, as cells and text: its turns with their times and misses, its blocks, its speed."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from textual.content import Content
-from textual.markup import escape
 
-from semantic_tui.plain import bar, duration, shortened, size
-from semantic_tui.state import WatchState
-from semantic_tui.widgets.rows_table import Row
+from semantic_tui.plain import bar, duration, short_duration, shortened, size
+from semantic_tui.widgets.figures import graph, waterfall
+from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, Row
 
-TURN_COLUMNS = (
-    ("turn", 4), ("prompt", 6), ("answer", 6), ("hot", 6), ("warm", 6), ("computed", 8), ("tier", 0), ("TTFT", 7),
-    ("queue", 7), ("finish", 0), ("why it missed", 0),
-)  # fmt: skip
+PHASES = (
+    ("queue_ms", "queue", "░", "$muted"),
+    ("restore_ms", "restore", "▒", "$primary"),
+    ("prefill_ms", "prefill", "▓", "$warning"),
+    ("decode_ms", "decode", "█", "$success"),
+)
+"""A turn's phases in order: key, name, character and colour."""
 _CAUSES = {
     "first_request": "first request",
     "evicted": "blocks were evicted",
     "system_changed": "system text changed",
     "tools_changed": "tools changed",
+    "tools_reordered": "tools in another order",
     "date_changed": "a date or time changed",
     "history_changed": "history changed",
+    "model_changed": "another model",
+}
+_SHORT_CAUSES = {
+    "first_request": "first",
+    "evicted": "evicted",
+    "system_changed": "system",
+    "tools_changed": "tools",
+    "tools_reordered": "tool order",
+    "date_changed": "date",
+    "history_changed": "history",
+    "model_changed": "model",
 }
 _CONTEXT_CHARS = 160
+_MISS = "why it missed"
+_WIDE_MISS = 26
+_BAR = "queue│restore│prefill│decode"
+
+
+def turn_columns(width: int) -> tuple[Column, ...]:
+    """Return the columns of the turns for a terminal of `width` characters; the miss gets what the others leave."""
+    wide = width >= 112
+    columns = [
+        Column("turn", 4), Column("prompt", 6), Column("answer", 6),
+        *([Column("hot", 6), Column("warm", 6)] if wide else [Column("cached", 6)]),
+        Column("new", 6), Column("TTFT", 6), Column(_BAR if wide else "time", 28 if wide else 10, right=False),
+        *([Column("finish", 10, right=False)] if wide else []),
+    ]  # fmt: skip
+    taken = sum(column.width for column in columns) + 2 * CELL_PADDING * (len(columns) + 1) + 3
+    return (*columns, Column(_MISS, max(10, width - taken), right=False))
 
 
 def _cause(miss: Mapping[str, Any]) -> str:
@@ -32,25 +63,62 @@ def _cause(miss: Mapping[str, Any]) -> str:
     return _CAUSES.get(cause, cause.replace("_", " "))
 
 
-def turn_row(number: int, turn: Mapping[str, Any]) -> Row:
-    """Return a turn's cells."""
-    miss = turn.get("miss")
-    cells = (
-        str(number),
-        *(str(turn.get(key, "-")) for key in ("prompt_tokens", "completion_tokens", "reused_hot_tokens")),
-        *(str(turn.get(key, "-")) for key in ("restored_warm_tokens", "computed_tokens", "tier")),
-        duration(turn.get("ttft_ms")),
-        duration(turn.get("queue_ms")),
-        str(turn.get("finish_reason") or "-"),
-        f"{_cause(miss)} at {miss.get('position', '?')}" if isinstance(miss, Mapping) else "",
-    )
-    return str(turn.get("request_id") or number), tuple(escape(cell) for cell in cells)
+def turn_row(number: int, turn: Mapping[str, Any], columns: tuple[Column, ...]) -> Row:
+    """Return a turn's cells for these columns."""
+    miss, hot, warm = turn.get("miss"), turn.get("reused_hot_tokens"), turn.get("restored_warm_tokens")
+    bar_width = next((column.width for column in columns if column.title in (_BAR, "time")), 10)
+    missed = ""
+    if isinstance(miss, Mapping):
+        words = (
+            _cause(miss)
+            if columns[-1].width >= _WIDE_MISS
+            else _SHORT_CAUSES.get(str(miss.get("cause")), "miss")
+        )
+        missed = f"{words} at {miss.get('position', '?')}"
+    cells: dict[str, Cell] = {
+        "turn": str(number),
+        "prompt": str(turn.get("prompt_tokens", "-")),
+        "answer": str(turn.get("completion_tokens", "-")),
+        "hot": str("-" if hot is None else hot),
+        "warm": str("-" if warm is None else warm),
+        "cached": str((hot or 0) + (warm or 0)),
+        "new": str(turn.get("computed_tokens", "-")),
+        "TTFT": duration(turn.get("ttft_ms")),
+        "finish": str(turn.get("finish_reason") or "-"),
+        _MISS: (missed, "$warning"),
+    }
+    drawn = waterfall([(_phase(turn, key), char, style) for key, _, char, style in PHASES], bar_width)
+    cells[_BAR] = cells["time"] = drawn
+    return str(turn.get("request_id") or number), tuple(cells[column.title] for column in columns)
+
+
+def _phase(turn: Mapping[str, Any], key: str) -> float:
+    """Return the milliseconds of a phase; between restore and first token everything counts as prefill."""
+    if key == "prefill_ms":
+        ttft = float(turn.get("ttft_ms") or 0)
+        return max(ttft - float(turn.get("queue_ms") or 0) - float(turn.get("restore_ms") or 0), 0.0)
+    return float(turn.get(key) or 0)
+
+
+def turn_text(turn: Mapping[str, Any], *, short: bool = False) -> Content:
+    """Return a turn's phases in figures, the verdict, and what is known of a miss; `short` takes three lines."""
+    parts: list[tuple[str, str] | str] = []
+    for key, name, character, style in PHASES:
+        parts += [
+            (f"{' │ ' if parts else ''}", "$faint"),
+            (character, style),
+            f" {name} {duration(_phase(turn, key))}",
+        ]
+    if turn.get("verdict"):
+        parts += ["\n", (str(turn["verdict"]), "bold")]
+    missed = miss_text(turn.get("miss"))
+    return Content.assemble(*parts, "\n") + (missed.split("\n")[0] if short else missed)
 
 
 def miss_text(miss: Any) -> Content:
     """Return why a turn computed more than its new tokens: where it left the cache, what was kept and what came."""
     if not isinstance(miss, Mapping):
-        return Content.styled("No miss: only what was new was computed.", "$success")
+        return Content.styled("No miss: only what was new was computed.", "$muted")
     parts: list[tuple[str, str] | str] = [
         (f"Missed from token {miss.get('position', '?')} on: {_cause(miss)}.", "$warning")
     ]
@@ -61,15 +129,75 @@ def miss_text(miss: Any) -> Content:
     return Content.assemble(*parts)
 
 
+def difference(turn: Mapping[str, Any]) -> Content:
+    """Return where a turn's prompt left what was cached, word by word: what was gone is struck, what came is marked."""
+    parts: list[tuple[str, str] | str] = []
+    if turn.get("verdict"):
+        parts += [(f"{turn['verdict']}\n\n", "bold")]
+    miss = turn.get("miss")
+    if not isinstance(miss, Mapping):
+        return Content.assemble(
+            *parts, "The prompt continued what was cached; only what was new was computed."
+        )
+    before, after = (str(miss.get(key) or "") for key in ("expected", "found"))
+    parts += [(f"From token {miss.get('position', '?')} on: {_cause(miss)}.\n\n", "$warning")]
+    old, new = before.split(" "), after.split(" ")
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            parts.append(" ".join(old[i:j]) + " ")
+            continue
+        if i < j:
+            parts += [(f"-{' '.join(old[i:j])}-", "$error strike"), " "]
+        if k < m:
+            parts += [(f"+{' '.join(new[k:m])}+", "bold $success"), " "]
+    return Content.assemble(*parts, ("\n\n-cached- +asked for+", "$muted"))
+
+
+def speed_text(details: Mapping[str, Any], width: int, height: int) -> Content:
+    """Return the agent's times to the first token and its decode speed, turn by turn."""
+    turns = details.get("turns") or []
+    if not turns:
+        return Content.styled("No turn has ended yet.", "$muted")
+    ttfts = [turn.get("ttft_ms") for turn in turns]
+    speeds = [
+        1000.0 * (turn.get("completion_tokens") or 0) / turn["decode_ms"] if turn.get("decode_ms") else None
+        for turn in turns
+    ]
+    rows = max(4, (height - 4) // 2)
+    above = graph(ttfts, width, rows, wanted=len(turns), axis=_turn_axis(len(turns)), show=duration)
+    below = graph(
+        speeds,
+        width,
+        rows,
+        wanted=len(turns),
+        axis=_turn_axis(len(turns)),
+        show=lambda value: f"{value:.1f}/s",
+    )
+    return Content.assemble(
+        ("time to the first token, by turn\n", "$muted"),
+        above,
+        ("\ntokens per second, by turn\n", "$muted"),
+        below,
+    )
+
+
+def _turn_axis(num_turns: int) -> tuple[str, str, str]:
+    return f"-{num_turns} turns", "", "newest"
+
+
 def blocks_text(row: Mapping[str, Any], width: int) -> Content:
-    """Return where an agent's blocks are and with whom it shares them."""
+    """Return where an agent's blocks are, with which agents it shares them, and what they saved."""
     num_blocks, num_hot = int(row.get("num_blocks") or 0), int(row.get("num_hot_blocks") or 0)
+    savings = row.get("savings") or {}
     facts = {
         "blocks": f"{num_blocks}, of which {num_hot} in RAM",
-        "hot": size(row.get("hot_bytes")),
+        "in RAM": f"{size(row.get('hot_bytes'))}: own {size(row.get('own_hot_bytes'))}, "
+        f"shared {size(row.get('shared_hot_bytes'))}",
         "on disk": size(row.get("warm_bytes")),
         "model": f"{row.get('model') or '-'}, {row.get('num_tokens') or 0} tokens",
         "class": f"{row.get('class') or '-'}, {'pinned' if row.get('pinned') else 'not pinned'}",
+        "saved": f"{short_duration(savings.get('saved_s') or 0)} of prefill by {savings.get('reused_tokens') or 0:,} "
+        f"tokens; {savings.get('recomputed_tokens') or 0:,} computed again after an eviction",
     }
     parts: list[tuple[str, str] | str] = []
     for name, fact in facts.items():
@@ -87,33 +215,3 @@ def blocks_text(row: Mapping[str, Any], width: int) -> Content:
     if not sharing:
         parts += [f"\n  {other}" for other in row.get("shared_with") or []]
     return Content.assemble(*parts)
-
-
-def _words(content: Any) -> str:
-    """Return a message's text; a part that is no text is named."""
-    if not isinstance(content, list):
-        return str(content)
-    texts = []
-    for part in content:
-        if part.get("type") == "tool_call":
-            texts.append(f"[calls {part.get('name')}({part.get('arguments')})]")
-        elif part.get("type") == "tool_result":
-            texts.append(f"[result: {part.get('content')}]")
-        else:
-            texts.append(str(part.get("text") or part.get("thinking") or ""))
-    return "".join(texts)
-
-
-def transcript(details: Mapping[str, Any], state: WatchState, agent: str) -> Content:
-    """Return the conversation as the daemon keeps it, then what the agent is saying now."""
-    parts: list[tuple[str, str] | str] = []
-    messages = details.get("messages") or []
-    if details.get("system") and not any(message.get("role") == "system" for message in messages):
-        messages = [{"role": "system", "content": details["system"]}, *messages]
-    for message in messages:
-        parts += [(f"{message.get('role', '?')}\n", "bold $primary"), _words(message.get("content")), "\n\n"]
-    stream = state.streams.get(agent)
-    running = {str(row.get("id")) for row in state.requests_of(agent)}
-    if stream is not None and (stream.request in running or not messages):
-        parts += [(f"assistant, now (request {stream.request})\n", "bold $success"), stream.text]
-    return Content.assemble(*parts) if parts else Content("No transcript yet.")

@@ -19,20 +19,25 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from semantic_tui.actions import AGENT_ACTIONS, MODEL_ACTIONS, arguments, done_text, failed_text, question
+from semantic_tui.alarms import alarms
 from semantic_tui.connection import Connection
 from semantic_tui.model_facts import load_text, swap_text, unload_text
 from semantic_tui.polling import Poll, Polling
+from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import AgentScreen
 from semantic_tui.screens.dashboard import DashboardScreen
-from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, WordDialog
+from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, TextDialog, WordDialog
 from semantic_tui.screens.doctor import DoctorScreen
+from semantic_tui.screens.graphs import GraphDialog
 from semantic_tui.screens.log import LogScreen
 from semantic_tui.screens.models import ModelsScreen
 from semantic_tui.screens.requests import RequestsScreen
-from semantic_tui.screens.watch_screen import WatchScreen
+from semantic_tui.screens.watch_screen import AgentActionsScreen, WatchScreen
 from semantic_tui.state import WatchState
 from semantic_tui.themes import DARK, LIGHT
 from semanticd.control.errors import ControlError
+from semanticd.control.terminal_text import many_lines
 
 MAX_DRAWS_PER_S = 10
 START_COMMAND = (sys.executable, "-m", "semanticd", "start")
@@ -60,6 +65,7 @@ class Dashboard(App[None]):
         ),
         Binding("t", "theme", "Theme", show=False),
         Binding("S", "start_daemon", "Start", show=False),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False),
     ]
 
     def __init__(
@@ -69,13 +75,15 @@ class Dashboard(App[None]):
         state: WatchState | None = None,
         connect: bool = True,
         screen: str = SCREENS[0],
-        theme: str = "dark",
+        theme: str | None = None,
+        preferences: Preferences | None = None,
         clock: Callable[[], float] = time.monotonic,
         start_command: tuple[str, ...] = START_COMMAND,
     ) -> None:
         """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`.
 
-        `screen` is the one to begin with; raises `ValueError` when there is none of this name.
+        `screen` is the one to begin with; raises `ValueError` when there is none of this name. `theme` (dark or
+        light) and what else is not given come from the preferences, which without a file are the defaults.
         """
         if screen not in SCREENS:
             raise ValueError(f"no screen is called {screen!r}; there are {', '.join(SCREENS)}")
@@ -84,12 +92,15 @@ class Dashboard(App[None]):
         super().__init__()
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        self.theme = LIGHT.name if theme == "light" else DARK.name
+        self.preferences = preferences or Preferences()
+        self.theme = LIGHT.name if (theme or self.preferences.theme) == "light" else DARK.name
         self.state = state or WatchState()
         self._clock = clock
         self.watched: list[str] = []
         """Agents in tiles; the last ones are shown."""
         self.chosen: str | None = None
+        self.log_words = ""
+        """What the log screen searches for when it is opened next."""
         self.num_draws = 0
         self._start_command = start_command
         self._connect = connect
@@ -128,14 +139,17 @@ class Dashboard(App[None]):
         screen = next((s for s in reversed(self.screen_stack) if isinstance(s, WatchScreen)), None)
         if screen is not None and screen.is_mounted:
             screen.refresh_from(self.state)
-            poll = self._polling.due(self.place, self.chosen) if self._connect else None
-            if poll is not None:
-                self.run_worker(self._poll(poll), group="poll", exclusive=True)
+            if isinstance(self.screen, GraphDialog):
+                self.screen.refresh_from(self.state)
+            polls = self._polling.due(self.place, self.chosen) if self._connect else []
+            if polls:
+                self.run_worker(self._poll(polls), group="poll")
 
-    async def _poll(self, poll: Poll) -> None:
-        # An agent that was deleted meanwhile is no failure of the user's: its row says that it is gone.
-        with contextlib.suppress(ControlError):
-            await poll()
+    async def _poll(self, polls: list[Poll]) -> None:
+        for poll in polls:
+            # An agent that was deleted meanwhile is no failure of the user's: its row says that it is gone.
+            with contextlib.suppress(ControlError):
+                await poll()
         self.changed()
 
     # What keys do.
@@ -145,13 +159,13 @@ class Dashboard(App[None]):
         self.run_worker(self._run(cmd, reply_within_s, args))
 
     async def _run(self, cmd: str, reply_within_s: float | None, args: dict[str, Any]) -> None:
-        about = " ".join(str(value) for value in args.values() if value is not None)
         try:
             await self.connection.call(cmd, reply_within_s=reply_within_s, **args)
         except ControlError as error:
-            self.notify(str(error), title=f"{cmd} {about} failed", severity="error", timeout=12, markup=False)
+            title = failed_text(cmd, args)
+            self.notify(many_lines(error), title=title, severity="error", timeout=12, markup=False)
         else:
-            self.notify(f"{cmd} {about}: done", markup=False)
+            self.notify(done_text(cmd, args), markup=False)
         if "agent" in args and self.chosen == args["agent"]:
             await self._poll_agent(args["agent"])
 
@@ -176,11 +190,11 @@ class Dashboard(App[None]):
             if not await self.push_screen_wait(ConfirmDialog(f"Delete {agent}?", text)):
                 return
         elif action in ("fork", "rewind", "export"):
-            answer = await self.push_screen_wait(_question(action, agent))
+            answer = await self.push_screen_wait(WordDialog(*question(action, agent)))
             if answer is None or (not answer and action == "export"):
                 return
             try:
-                args.update(_answered(action, answer))
+                args.update(arguments(action, answer))
             except ValueError:
                 self.notify(f"{answer!r} is not a valid number of turns.", severity="error", markup=False)
                 return
@@ -214,6 +228,8 @@ class Dashboard(App[None]):
         else:
             self.watched.append(agent)
             self.chosen = self.chosen or agent
+            if self._connect and agent not in self.state.details and self.state.agent(agent):
+                self.run_worker(self._poll_agent(agent))
 
     def open_agent(self, agent: str) -> None:
         """Show an agent's screen."""
@@ -226,23 +242,37 @@ class Dashboard(App[None]):
 
     async def _poll_agent(self, agent: str) -> None:
         try:
-            await self._polling.at_agent(agent)
+            await self._polling.agent(agent)
         except ControlError as error:
             self.state.details.pop(agent, None)
-            if self.state.connected:
-                self.notify(str(error), severity="error", markup=False)
+            # In its first turn an agent has requests and no facts yet.
+            if self.state.connected and not self.state.requests_of(agent):
+                self.notify(many_lines(error), severity="error", markup=False)
         self.changed()
 
-    def run_doctor(self) -> None:
-        """Let the daemon examine its installation."""
-        self.run_worker(self._run_doctor())
+    def open_log(self, words: str) -> None:
+        """Show the log's lines that have these words."""
+        self.log_words = words
+        self.switch_mode("log")
 
-    async def _run_doctor(self) -> None:
+    def run_doctor(self, *, generate: bool) -> None:
+        """Let the daemon examine its installation; with `generate`, its model too."""
+        self.run_worker(self._run_doctor(generate=generate))
+
+    async def _run_doctor(self, *, generate: bool) -> None:
         try:
-            self.state.doctor = await self.connection.call("doctor", reply_within_s=120.0)
+            self.state.take_doctor(
+                await self.connection.call("doctor", reply_within_s=120.0, generate=generate)
+            )
         except ControlError as error:
-            self.notify(str(error), title="doctor failed", severity="error", markup=False)
+            self.notify(many_lines(error), title="The doctor failed", severity="error", markup=False)
         self.changed()
+
+    def action_alarms(self) -> None:
+        """List what needs attention, each with what to do."""
+        found = alarms(self.state)
+        text = "\n\n".join(f"▲ {alarm.detail}" for alarm in found) or "Nothing needs attention."
+        self.push_screen(TextDialog("Alarms", text))
 
     def action_help(self) -> None:
         """Show the keys."""
@@ -251,6 +281,7 @@ class Dashboard(App[None]):
     def action_theme(self) -> None:
         """Go from dark to light or back."""
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+        self.preferences.change(theme="dark" if self.current_theme.dark else "light")
         self.changed()
 
     def action_start_daemon(self) -> None:
@@ -267,7 +298,7 @@ class Dashboard(App[None]):
         )
         output, _ = await process.communicate()
         if process.returncode:
-            text = output.decode(errors="replace").strip()[-600:]
+            text = many_lines(output.decode(errors="replace").strip()[-600:])
             self.notify(
                 text or f"status {process.returncode}",
                 title="semanticd start failed",
@@ -287,19 +318,33 @@ class Dashboard(App[None]):
             "Dark or light", "Change from the dark theme to the light one or back", self.action_theme
         )
         yield SystemCommand("Help", "Show the keys and what the figures mean", self.action_help)
+        yield SystemCommand("Alarms", "List what needs attention", self.action_alarms)
+        yield SystemCommand("Graphs", "Show the last hour", lambda: self.push_screen(GraphDialog(self)))
         yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
+        yield from self._agent_commands(screen)
+        for model in (str(row.get("id")) for row in self.state.models):
+            for action, words in MODEL_ACTIONS.items():
+                yield SystemCommand(
+                    f"{words} {model}", "Model", lambda a=action, m=model: self.change_model(a, m)
+                )
+        for request in self.state.requests:
+            name = str(request.get("id"))
+            yield SystemCommand(
+                f"Cancel request {name}",
+                f"A request of {request.get('agent')}",
+                lambda name=name: self.command("requests.cancel", request=name),
+            )
 
-
-def _question(action: str, agent: str) -> WordDialog:
-    if action == "fork":
-        return WordDialog(f"Fork {agent}", "The copy's id; empty: one is made up. All blocks are shared.")
-    if action == "rewind":
-        return WordDialog(f"Rewind {agent}", "How many turns to forget; the rest stays cached.", "1")
-    path = str(Path.cwd() / f"{agent}.agent")
-    return WordDialog(f"Export {agent}", "Absolute path of the file, on the daemon's machine.", path)
-
-
-def _answered(action: str, answer: str) -> dict[str, Any]:
-    if action == "fork":
-        return {"new_id": answer or None}
-    return {"turns": int(answer)} if action == "rewind" else {"path": answer}
+    def _agent_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Yield every action on every agent, those on the agent under the cursor first."""
+        chosen = screen.chosen_agent() if isinstance(screen, AgentActionsScreen) else None
+        names = [str(row.get("id")) for row in self.state.rows()]
+        for agent in sorted(names, key=lambda name: name != chosen):
+            yield SystemCommand(
+                f"Open {agent}", "Its stream, turns and transcript", lambda a=agent: self.open_agent(a)
+            )
+            for action, words in AGENT_ACTIONS.items():
+                yield SystemCommand(
+                    f"{words} {agent}", "Agent", lambda a=agent, what=action: self.act_on_agent(what, a)
+                )
+            yield SystemCommand(f"Log of {agent}", "Its lines of the log", lambda a=agent: self.open_log(a))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from semantic_tui.preferences import Preferences
 from semantic_tui.state import WatchState
 
 
@@ -15,6 +16,11 @@ class AppProtocol(Protocol):
     """Agents in tiles, the newest last."""
     chosen: str | None
     """The agent that the agent screen is about."""
+
+    log_words: str
+    """What the log screen searches for when it is opened next."""
+    preferences: Preferences
+    """What is remembered from run to run; screens read and change it."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -50,6 +56,10 @@ class AppProtocol(Protocol):
         """Show an agent's screen."""
         ...
 
-    def run_doctor(self) -> None:
-        """Let the daemon examine its installation."""
+    def run_doctor(self, *, generate: bool) -> None:
+        """Let the daemon examine its installation; with `generate`, its model too."""
+        ...
+
+    def open_log(self, words: str) -> None:
+        """Show the log's lines that have these words."""
         ...

@@ -37,6 +37,7 @@ class Connection:
     ) -> None:
         """Watch the daemon at a socket (None: this user's)."""
         self._socket = socket
+        state.where = "" if socket is None else f" at {socket}"
         self._state = state
         self._on_change = on_change
         self._clock = clock
@@ -64,7 +65,7 @@ class Connection:
     def _lost(self, error: ControlError, retry_in_s: float) -> None:
         state = self._state
         if isinstance(error, DaemonNotRunningError):
-            state.connection = "absent"
+            state.connection = "refused" if isinstance(error.__cause__, PermissionError) else "absent"
         elif isinstance(error, ProtocolMismatchError):
             state.connection = "mismatch"
         else:
@@ -77,7 +78,7 @@ class Connection:
         self._client = client
         try:
             state = self._state
-            state.daemon = dict(client.daemon)
+            state.begin(client.daemon)
             states = await client.subscribe(STATE_TOPICS)
             tokens = await client.subscribe(["tokens"])
             await self._first_poll(client)
@@ -95,11 +96,13 @@ class Connection:
             # A daemon that is still starting has no engine yet; its events come later.
             with contextlib.suppress(ControlError):
                 state.take(event, await client.call(cmd))
+        with contextlib.suppress(ControlError):
+            state.take_recent_log((await client.call("log.recent")).get("lines") or [])
         await self._refresh_models(client)
 
     async def _refresh_models(self, client: AsyncControlClient) -> None:
         with contextlib.suppress(ControlError):
-            self._state.models = list((await client.call("models.list")).get("models") or [])
+            self._state.take_models((await client.call("models.list")).get("models") or [])
         self._on_change()
 
     async def _follow(self, *subscriptions: EventSubscription) -> None:

@@ -6,48 +6,55 @@ from collections.abc import Mapping
 from typing import Any
 
 from textual.content import Content
-from textual.markup import escape
 
-from semantic_tui.plain import size
+from semantic_tui.plain import shortened, size
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.figures import share_bar
+from semantic_tui.widgets.rows_table import Cell, Column
 
 MODEL_COLUMNS = (
-    ("model", 0), ("state", 0), ("weights", 10), ("on disk", 10), ("context", 7), ("precision", 0), ("about", 0),
+    Column("model", 26, right=False), Column("state", 13, right=False), Column("weights", 10), Column("on disk", 10),
+    Column("context", 9), Column("precision", 9, right=False), Column("about", 24, right=False),
 )  # fmt: skip
-NARROW_COLUMNS = MODEL_COLUMNS[:5]
+NARROW_COLUMNS = MODEL_COLUMNS[:4]
 """The columns for terminals of less than 100."""
 _STYLES = {"current": "bold $success", "loaded": "$success", "installed": "$primary"}
 _STAGE_STYLES = {"ready": "$success", "pulled": "$success", "unloaded": "$muted"}
+_ENDED = (*_STAGE_STYLES, "failed")
 _NAME_WIDTH = 24
 
 
-def model_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a model's cells as markup."""
+def model_cells(row: Mapping[str, Any], change: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
+    """Return a model's cells; while it changes, its state is the stage of the change."""
     state = "current" if row.get("current") else "loaded" if row.get("loaded") else ""
     state = state or ("installed" if row.get("installed") else "can be pulled")
+    style = _STYLES.get(state, "$muted")
+    stage = str((change or {}).get("stage") or "")
+    if stage and stage not in _ENDED:
+        state, style = stage, "bold $warning"
+    context = row.get("context_length")
     return (
-        escape(str(row.get("id", ""))),
-        f"[{_STYLES.get(state, 'dim')}]{state}[/]",
+        str(row.get("id", "")),
+        (state, style),
         size(row["weights_bytes"]) if row.get("weights_bytes") else "-",
         size(row["size_bytes"]) if row.get("size_bytes") else "-",
-        str(row.get("context_length") or "-"),
-        escape(str(row.get("precision") or "-")),
-        escape(str(row.get("description") or "")),
+        f"{context:,}" if isinstance(context, int) else "-",
+        str(row.get("precision") or "-"),
+        str(row.get("description") or ""),
     )
 
 
 def changes_text(state: WatchState) -> Content:
-    """Return a line per change, newest first; a failed one says why and what serves now."""
+    """Return a line per change, newest first; a failed one says why and what served afterwards."""
     lines = []
     for model, change in reversed(state.changes.items()):
         stage, share = str(change.get("stage", "")), float(change.get("progress") or 0)
-        name = f"{model:<{_NAME_WIDTH}} "
+        name = f"{shortened(model, _NAME_WIDTH):<{_NAME_WIDTH}} "
         if stage == "failed":
-            serves = state.status.get("model") or "no model"
+            serves = change.get("served") or "no model"
             parts = (
                 (f"failed: {change.get('reason', '')}\n", "$error"),
-                f"{'':<{_NAME_WIDTH}} rolled back: {serves} serves",
+                f"{'':<{_NAME_WIDTH}} rolled back: {serves} served",
             )
             lines.append(Content.assemble(name, *parts))
         elif stage in _STAGE_STYLES:

@@ -35,6 +35,15 @@ def duration(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
 
 
+def short_duration(seconds: float) -> str:
+    """Return seconds in at most six characters."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
 def shortened(text: str, width: int) -> str:
     """Return a text of at most `width` characters, its middle left out where it is longer."""
     if len(text) <= width:

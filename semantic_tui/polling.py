@@ -1,7 +1,7 @@
 """Polling: what is only fetched while a screen shows it, and fetched again when it has changed.
 
-The block map and an agent's turns are too large for every status event. Rule: a poll follows a change in the
-events' facts, at most once in `INTERVAL_S`; an idle daemon is not asked again.
+The block map, an agent's turns and the failures are too large for every status event. Rule: a poll follows a change in
+the events' facts, at most once in `INTERVAL_S`; an idle daemon is asked for new samples of its history only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from semantic_tui.connection import Connection
+from semantic_tui.history import SAMPLES_KEPT
 from semantic_tui.state import WatchState
 from semanticd.control.errors import ControlError
 
@@ -31,38 +32,58 @@ class Polling:
         self._marks: dict[str, Any] = {}
         self._polled_at: dict[str, float] = {}
 
-    def due(self, screen: str, agent: str | None) -> Poll | None:
-        """Return the poll that the screen needs now, if any."""
+    def due(self, screen: str, agent: str | None) -> list[Poll]:
+        """Return the polls that the screen needs now."""
         if not self._state.connected:
             self._marks.clear()
-            return None
+            return []
+        polls: list[Poll] = []
+        outcomes = self._state.status.get("outcomes") or {}
+        if self._changed("failures", (outcomes.get("num_failed"), outcomes.get("num_refused"))) and outcomes:
+            polls.append(self.failures)
         if screen == "dashboard":
             cache = self._state.cache
-            if self._moved("blocks", tuple(cache.get(key) for key in _BLOCK_COUNTS)):
-                return self.at_blocks
+            if self._changed("blocks", tuple(cache.get(key) for key in _BLOCK_COUNTS)):
+                polls.append(self.blocks)
         elif screen == "agent" and agent is not None:
             row = self._state.agent(agent)
-            if self._moved(f"agent {agent}", tuple(row.get(key) for key in _AGENT_FACTS)):
-                return lambda: self.at_agent(agent)
-        return None
+            if row and self._changed(f"agent {agent}", tuple(row.get(key) for key in _AGENT_FACTS)):
+                polls.append(lambda: self.agent(agent))
+        if self._changed("history", self._state.status.get("uptime_s")):
+            polls.append(self.history)
+        return polls
 
-    def _moved(self, what: str, mark: Any) -> bool:
+    def _changed(self, what: str, mark: Any) -> bool:
         now = self._clock()
         if self._marks.get(what) == mark or now - self._polled_at.get(what, -INTERVAL_S) < INTERVAL_S:
             return False
-        self._marks = {what: mark}
-        self._polled_at = {what: now}
+        if what.startswith("agent "):
+            # One agent is shown at a time; what was known of others is fetched again when they are.
+            self._marks = {key: value for key, value in self._marks.items() if not key.startswith("agent ")}
+            self._polled_at = {key: at for key, at in self._polled_at.items() if not key.startswith("agent ")}
+        self._marks[what] = mark
+        self._polled_at[what] = now
         return True
 
-    async def at_blocks(self) -> None:
+    async def history(self) -> None:
+        """Fetch the samples that are new."""
+        for step_s in SAMPLES_KEPT:
+            after = self._state.history.last(step_s)
+            self._state.history.take(await self._connection.call("history", step_s=step_s, after=after))
+
+    async def failures(self) -> None:
+        """Fetch the last failures and refusals."""
+        self._state.take_failures((await self._connection.call("requests.failures")).get("failures") or [])
+
+    async def blocks(self) -> None:
         """Fetch each block's tier and sharing; an older daemon, or one without engine, sends only counts."""
         try:
             self._state.take_blocks(await self._connection.call("cache.stats"))
         except ControlError:
             self._state.blocks = None
 
-    async def at_agent(self, agent: str) -> None:
-        """Fetch an agent's facts, turns and words; raises `ControlError` when there is no such agent."""
+    async def agent(self, agent: str) -> None:
+        """Fetch an agent's facts, turns and messages; raises `ControlError` when there is no such agent."""
         facts = await self._connection.call("agents.show", agent=agent)
         try:
             messages = (await self._connection.call("agents.messages", agent=agent)).get("messages") or []

@@ -1,26 +1,27 @@
-"""What the dashboard knows: the daemon's last words, kept in bounded memory. Pure: no clock, no terminal, no socket.
+"""What the dashboard knows: the daemon's last facts, kept in bounded memory. Pure: no clock, no terminal, no socket.
 
-Rule: every key may be missing (an older daemon sends less), and nothing here grows without bound.
+Rule: every key may be missing (an older daemon sends less), nothing here grows without bound, and all text from the
+daemon passes the sanitizer as it is taken, so that screens may show whatever is here.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from semantic_tui.history import History
+from semantic_tui.live import first_turn_row
+from semanticd.control.terminal_text import safe_values
+
 Facts = Mapping[str, Any]
 
-HISTORY = 120
-"""Points that a sparkline remembers; one per `status` event."""
 MAX_LOG_LINES = 2000
 MAX_STREAM_CHARS = 64_000
 MAX_STREAMS = 256
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
-
-SERIES = ("hit_rate", "evictions", "ttft_ms", "itl_ms", "tokens_per_s", "queue")
 
 
 @dataclass(slots=True)
@@ -82,8 +83,10 @@ class WatchState:
     """Everything that is shown; screens read it, the connection writes it."""
 
     connection: str = "connecting"
-    """connecting, connected, lost, absent (no process listens) or mismatch."""
+    """connecting, connected, lost, absent (no process listens), mismatch (of versions) or refused (no access)."""
     reason: str = ""
+    where: str = ""
+    """Which socket, in words, where it was given; empty for this user's own."""
     retry_in_s: float = 0.0
     last_heard_at: float | None = None
     daemon: dict[str, Any] = field(default_factory=dict)
@@ -103,12 +106,11 @@ class WatchState:
     doctor: dict[str, Any] | None = None
     details: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
     """`agents.show` of the agents that were opened, with their `messages`; the last ones are kept."""
-    history: dict[str, deque[float]] = field(
-        default_factory=lambda: {name: deque(maxlen=HISTORY) for name in SERIES}
-    )
-    _counted: tuple[float, float, float] | None = None
-    _turns: dict[str, Any] = field(default_factory=dict)
-    _ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    history: History = field(default_factory=History)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    """The last requests that failed or were refused, newest first."""
+    _fetched_until: str = ""
+    """Timestamp of the newest line of the log that was fetched."""
 
     @property
     def connected(self) -> bool:
@@ -123,12 +125,13 @@ class WatchState:
     def take(self, event: str, data: Facts, dropped: int = 0) -> None:
         """Take one event of a subscription; unknown ones are ignored."""
         self.num_dropped += dropped
+        data = safe_values(dict(data))
         if event == "token":
             self._take_token(data)
         elif event == "status":
-            self.take_status(data)
+            self.status = dict(data)
         elif event == "agents":
-            self._take_agents([dict(row) for row in data.get("agents") or []])
+            self.agents = [dict(row) for row in data.get("agents") or []]
         elif event == "requests":
             self.requests = [dict(row) for row in data.get("requests") or []]
         elif event == "model":
@@ -136,47 +139,39 @@ class WatchState:
         elif event == "log":
             self._take_log(data)
 
-    def take_status(self, data: Facts) -> None:
-        """Take a snapshot of the daemon and add a point to every sparkline."""
-        self.status = dict(data)
-        cache, engine = self.cache, self.engine
-        now = (
-            float((cache.get("hot_hit_tokens") or 0) + (cache.get("warm_hit_tokens") or 0)),
-            float(cache.get("computed_tokens") or 0),
-            float(cache.get("num_evictions") or 0),
-        )
-        before, self._counted = self._counted or (0.0, 0.0, now[2]), now
-        reused, computed, evicted = (max(0.0, b - a) for a, b in zip(before, now, strict=True))
-        if reused + computed:
-            self.history["hit_rate"].append(reused / (reused + computed))
-        else:
-            self._repeat("hit_rate")
-        self.history["evictions"].append(evicted)
-        if self._ttfts:
-            self.history["ttft_ms"].append(sum(self._ttfts) / len(self._ttfts))
-            self._ttfts.clear()
-        else:
-            self._repeat("ttft_ms")
-        self.history["itl_ms"].append(float(engine.get("decode_step_ms") or 0))
-        self.history["tokens_per_s"].append(float(engine.get("decode_tokens_per_s") or 0))
-        self.history["queue"].append(float(engine.get("num_waiting") or 0))
+    def begin(self, daemon: Facts) -> None:
+        """A connection begins: what was dropped before is of no interest, another process has another history."""
+        if daemon.get("pid") != self.daemon.get("pid"):
+            self.history.forget()
+            self.changes.clear()
+            self.failures = []
+        self.daemon = safe_values(dict(daemon))
+        self.num_dropped = 0
 
-    def _repeat(self, series: str) -> None:
-        """Keep in step with the other series where nothing new was measured."""
-        points = self.history[series]
-        points.append(points[-1] if points else 0.0)
+    def take_recent_log(self, lines: Iterable[Facts]) -> None:
+        """Take the lines that were logged before the connection; those known already are left out."""
+        newest = self.log[-1].timestamp if self.log else ""
+        for line in lines:
+            if str(line.get("timestamp", "")) > newest:
+                self._take_log(safe_values(dict(line)))
+        if self.log:
+            self._fetched_until = self.log[-1].timestamp
 
-    def _take_agents(self, rows: list[dict[str, Any]]) -> None:
-        self.agents = rows
-        turns = {str(row.get("id")): row.get("num_turns") for row in rows}
-        for row in rows:
-            if turns[str(row.get("id"))] != self._turns.get(str(row.get("id"))) and row.get("last_ttft_ms"):
-                self._ttfts.append(float(row["last_ttft_ms"]))
-        self._turns = turns
+    def take_failures(self, rows: Iterable[Facts]) -> None:
+        """Take an answer of `requests.failures`."""
+        self.failures = [safe_values(dict(row)) for row in rows]
+
+    def take_models(self, rows: Iterable[Facts]) -> None:
+        """Take an answer of `models.list`."""
+        self.models = [safe_values(dict(row)) for row in rows]
+
+    def take_doctor(self, report: Facts) -> None:
+        """Take an answer of `doctor`."""
+        self.doctor = safe_values(dict(report))
 
     def take_details(self, agent: str, data: Facts) -> None:
         """Keep the answer about an agent."""
-        self.details[agent] = dict(data)
+        self.details[agent] = safe_values(dict(data))
         self.details.move_to_end(agent)
         while len(self.details) > MAX_DETAILS:
             self.details.popitem(last=False)
@@ -202,17 +197,21 @@ class WatchState:
 
     def _take_change(self, data: Facts) -> None:
         model = str(data.get("model", "?"))
-        self.changes[model] = dict(data)
+        # What served when it failed stays what is shown, whatever serves later.
+        self.changes[model] = {**data, "served": self.status.get("model")}
         self.changes.move_to_end(model)
         while len(self.changes) > 16:
             self.changes.popitem(last=False)
 
     def _take_log(self, data: Facts) -> None:
-        fields = data.get("fields")
+        fields, timestamp = data.get("fields"), str(data.get("timestamp", ""))
+        if timestamp and timestamp <= self._fetched_until:
+            # It was among the lines that were fetched when the connection began.
+            return
         self.log.append(
             LogLine(
                 self.num_log_lines,
-                str(data.get("timestamp", "")),
+                timestamp,
                 str(data.get("level", "info")).lower(),
                 str(data.get("event", "")),
                 fields if isinstance(fields, Mapping) else {},
@@ -237,3 +236,11 @@ class WatchState:
     def requests_of(self, agent_id: str) -> list[dict[str, Any]]:
         """Return the agent's requests in the engine."""
         return [row for row in self.requests if row.get("agent") == agent_id]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the agents, each with its `requests`; first those in their first turn, which are not listed yet."""
+        running: dict[str, list[dict[str, Any]]] = {}
+        for request in self.requests:
+            running.setdefault(str(request.get("agent")), []).append(request)
+        listed = [{**row, "requests": running.pop(str(row.get("id")), [])} for row in self.agents]
+        return [{**first_turn_row(requests), "requests": requests} for requests in running.values()] + listed

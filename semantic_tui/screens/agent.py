@@ -11,22 +11,26 @@ from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.markup import escape
 from textual.widget import Widget
-from textual.widgets import DataTable, Static, TabbedContent, TabPane
+from textual.widgets import DataTable, Input, Static, TabbedContent, TabPane
 
-from semantic_tui.agent_facts import TURN_COLUMNS, blocks_text, miss_text, transcript, turn_row
-from semantic_tui.plain import number
+from semantic_tui.agent_facts import blocks_text, difference, speed_text, turn_columns, turn_row, turn_text
+from semantic_tui.live import agent_state
+from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
+from semantic_tui.transcript import entries
 from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.shown_text import ShownText
+from semantic_tui.widgets.transcript_view import TranscriptView
 
 MAX_TILES = 6
 _MIN_TILE_COLUMNS = 38
 _TILE_CHARS = 4000
+_SHORT_SCREEN = 30
 
 
 class Tile(VerticalScroll):
-    """One agent's stream; follows its end."""
+    """One agent's stream; follows its end until it is scrolled away from it."""
 
     def __init__(self, agent: str) -> None:
         """Show this agent."""
@@ -38,27 +42,33 @@ class Tile(VerticalScroll):
 
     def compose(self) -> Iterable[Widget]:
         """Hold one text."""
-        yield Static(
-            Content.styled("Nothing was heard of this agent since the dashboard was opened.", "$muted")
-        )
+        yield Static(Content.styled("No answer yet.", "$muted"))
 
     def show(self, state: WatchState) -> None:
-        """Show the stream's end, if it moved, and the agent's speed."""
-        row, requests = state.agent(self.agent), state.requests_of(self.agent)
+        """Show the stream's end, if it moved, and what the agent does; without a stream, its last answer."""
         stream = state.streams.get(self.agent)
-        text = str(requests[0].get("state") if requests else row.get("state") or "unknown")
-        if requests and requests[0].get("tokens_per_s"):
-            text += f", {number(requests[0]['tokens_per_s'], ' tok/s', digits=1)}"
+        text = agent_state(state.agent(self.agent), state.requests_of(self.agent))[0]
         if stream is not None:
             text += f", {stream.num_tokens} tokens"
+        follows = self.max_scroll_y - self.scroll_y <= 1
+        text += "" if follows else ", paused (end follows)"
         if text != self._text:
             self._text, self.border_subtitle = text, escape(text)
-        mark = (stream.request, stream.num_tokens) if stream else None
-        if stream is None or mark == self._shown:
+        if stream is not None:
+            mark, said = (stream.request, stream.num_tokens), stream.tail(_TILE_CHARS)
+        else:
+            details = state.details.get(self.agent, {})
+            answers = [
+                entry.text for entry in entries(details, state, self.agent) if entry.role == "assistant"
+            ]
+            mark, said = ("", len(answers)), answers[-1][-_TILE_CHARS:] if answers else ""
+        texts = self.query(Static)
+        if mark == self._shown or not said or not texts:
             return
         self._shown = mark
-        self.query_one(Static).update(Content(stream.tail(_TILE_CHARS)))
-        self.scroll_end(animate=False)
+        texts.first().update(Content(said) if stream else Content.styled(f"Last answer:\n{said}", "$muted"))
+        if follows:
+            self.scroll_end(animate=False)
 
     def on_click(self, event: events.Click) -> None:
         """Choose this agent."""
@@ -74,6 +84,8 @@ class AgentScreen(AgentActionsScreen):
         Binding("left_square_bracket", "step(-1)", "Previous", key_display="[", show=False),
         Binding("right_square_bracket", "step(1)", "Next tile", key_display="]"),
         Binding("minus", "untile", "Close tile", key_display="-"),
+        Binding("slash", "search", "Search", key_display="/"),
+        Binding("escape", "close_search", show=False),
     ]
 
     def __init__(self) -> None:
@@ -88,10 +100,13 @@ class AgentScreen(AgentActionsScreen):
         yield Container(id="tiles")
         with TabbedContent(id="facts"):
             with TabPane("Turns", id="turns-pane"):
-                yield RowsTable(TURN_COLUMNS, id="turns")
+                yield RowsTable(turn_columns(80), id="turns")
                 yield ShownText(id="why")
             with TabPane("Transcript", id="transcript-pane"):
-                yield VerticalScroll(ShownText(id="transcript"))
+                yield Input(placeholder="search", id="search")
+                yield TranscriptView(id="transcript")
+            with TabPane("Speed", id="speed-pane"):
+                yield ShownText(id="speed")
             with TabPane("Blocks", id="blocks-pane"):
                 yield VerticalScroll(ShownText(id="blocks"))
 
@@ -99,6 +114,7 @@ class AgentScreen(AgentActionsScreen):
         """Focus the turns."""
         text = "No agent is chosen: press 1, then enter on an agent, or space on several."
         self.query_one("#hint", Static).update(text)
+        self.query_one("#search").display = False
         self.query_one("#turns").focus()
 
     def chosen_agent(self) -> str | None:
@@ -136,32 +152,86 @@ class AgentScreen(AgentActionsScreen):
         columns = max(1, min(num_tiles, self.size.width // _MIN_TILE_COLUMNS))
         rows = -(-num_tiles // columns)
         # As even as can be: four tiles are two by two, not three and one.
-        self.query_one("#tiles").styles.grid_size_columns = max(1, -(-num_tiles // max(1, rows)))
+        wanted = max(1, -(-num_tiles // max(1, rows)))
+        tiles = self.query_one("#tiles")
+        if tiles.styles.grid_size_columns != wanted:
+            tiles.styles.grid_size_columns = wanted
 
     def _show_facts(self, state: WatchState, agent: str) -> None:
         details = state.details.get(agent, {})
         turns = details.get("turns") or []
-        table = self.query_one("#turns", RowsTable)
-        table.show_rows([turn_row(at, turn) for at, turn in enumerate(turns, 1)][::-1])
-        table.entitle(f"Turns of {escape(agent)} ({len(turns)})")
-        self._show_why()
-        self.query_one("#transcript", ShownText).show_text(transcript(details, state, agent))
-        width = max(20, self.size.width - 6)
-        self.query_one("#blocks", ShownText).show_text(blocks_text({**details, **state.agent(agent)}, width))
+        tab, width = self.query_one(TabbedContent).active, self.size.width
+        if tab == "turns-pane":
+            table, columns = self.query_one("#turns", RowsTable), turn_columns(width)
+            table.name_columns(columns)
+            table.show_rows([turn_row(at, turn, columns) for at, turn in enumerate(turns, 1)][::-1])
+            table.entitle(f"Turns of {escape(agent)} ({len(turns)})", "enter shows the difference")
+            self._show_why()
+        elif tab == "transcript-pane":
+            self.query_one(TranscriptView).show_entries(entries(details, state, agent))
+        elif tab == "speed-pane":
+            pane = self.query_one("#speed-pane").size
+            self.query_one("#speed", ShownText).show_text(
+                speed_text(details, max(20, width - 6), pane.height or 12)
+            )
+        else:
+            facts = {**details, **state.agent(agent)}
+            self.query_one("#blocks", ShownText).show_text(blocks_text(facts, max(20, width - 6)))
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        """Fill the tab that is shown now."""
+        agent = self.chosen_agent()
+        if agent is not None:
+            self.call_after_refresh(lambda: self._show_facts(self.dashboard.state, agent))
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Explain the turn under the cursor."""
         self._show_why()
 
-    def _show_why(self) -> None:
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Show where the turn's prompt differed from what was cached."""
+        turn = self._turn()
+        if turn:
+            self.app.push_screen(TextDialog("Where the prompt differed", difference(turn)))
+
+    def _turn(self) -> dict[str, object]:
+        """Return the turn under the cursor; empty when there is none."""
         details = self.dashboard.state.details.get(self.chosen_agent() or "", {})
         turns = (details.get("turns") or [])[::-1]
         at = self.query_one("#turns", RowsTable).cursor_row
-        text = miss_text(turns[at].get("miss")) if 0 <= at < len(turns) else Content("No turn has ended yet.")
+        return turns[at] if 0 <= at < len(turns) else {}
+
+    def _show_why(self) -> None:
+        turn = self._turn()
+        short = self.size.height < _SHORT_SCREEN
+        text = turn_text(turn, short=short) if turn else Content.styled("No turn has ended yet.", "$muted")
         self.query_one("#why", ShownText).show_text(text)
 
+    def action_search(self) -> None:
+        """Search in the transcript."""
+        self.query_one(TabbedContent).active = "transcript-pane"
+        box = self.query_one("#search", Input)
+        box.display = True
+        box.focus()
+
+    def action_close_search(self) -> None:
+        """Close the search."""
+        box = self.query_one("#search", Input)
+        if box.display:
+            box.value, box.display = "", False
+            self.query_one(TranscriptView).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Search while typing."""
+        num_found = self.query_one(TranscriptView).search(event.value)
+        event.input.border_subtitle = f"{num_found} lines; enter, then n and N" if event.value else ""
+
+    def on_input_submitted(self) -> None:
+        """Go on to the matches."""
+        self.query_one(TranscriptView).focus()
+
     def action_step(self, by: int) -> None:
-        """Choose the tile beside."""
+        """Choose the next tile."""
         watched = self.dashboard.watched[-MAX_TILES:]
         if watched:
             at = watched.index(self.dashboard.chosen) if self.dashboard.chosen in watched else 0

@@ -3,66 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import DataTable, Input
 
-from semantic_tui.agent_columns import AgentColumn, columns_for
-from semantic_tui.agent_order import SORT_KEYS, listed, next_key, order_text
+from semantic_tui.agent_columns import columns_for, titles
+from semantic_tui.agent_order import listed, next_key, order_text
+from semantic_tui.history import SPANS_S
+from semantic_tui.screens.graphs import GraphDialog
 from semantic_tui.screens.panels import activity_lines, pool_lines
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
-from semantic_tui.widgets.rows_table import Column, RowsTable
+from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.shown_text import ShownText
 
-_STATE_STYLES = {"active": "bold $success", "hot": "$success", "warm": "$primary", "cold": "dim"}
-_MIN_PANEL_ROWS, _MAX_PANEL_ROWS = 11, 22
-
-
-def agent_cells(row: Any, columns: Iterable[AgentColumn], *, watched: bool) -> tuple[str, ...]:
-    """Return an agent's cells as markup; agents that are shown in tiles have a mark."""
-    cells = []
-    for column in columns:
-        cell = escape(column.cell(row))
-        style = _STATE_STYLES.get(str(row.get("state"))) if column.sort_key == "state" else None
-        if column.sort_key == "id" and watched:
-            cell = f"▸ {cell}"
-        cells.append(f"[{style}]{cell}[/]" if style else cell)
-    return tuple(cells)
-
-
-def titles(columns: Iterable[AgentColumn]) -> tuple[Column, ...]:
-    """Return the columns as a table names them."""
-    return tuple((column.title, column.width) for column in columns)
+_MIN_PANEL_ROWS = 11
 
 
 class DashboardScreen(AgentActionsScreen):
     """Who runs, how fast, and whose cache is where."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Open"),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("s", "sort", "Sort"),
         Binding("r", "reverse", "Reverse", show=False),
         Binding("space", "watch", "Tile"),
+        Binding("z", "zoom", "Graphs"),
+        Binding("plus,equals_sign", "span(1)", "Longer", key_display="+", show=False),
+        Binding("minus", "span(-1)", "Shorter", key_display="-", show=False),
         Binding("escape", "clear_filter", show=False),
     ]
 
     def __init__(self) -> None:
         """Begin with the agents that were used last."""
         super().__init__()
-        self._words, self._sort, self._reverse = "", next(iter(SORT_KEYS)), False
+        self._words = ""
         self._panel_rows = 0
 
     def body(self) -> Iterable[Widget]:
         """Lay out table and panels."""
         yield Input(placeholder="id, state, tier, class, model or pinned", id="filter")
         yield ShownText(id="hint")
-        yield RowsTable(titles(columns_for(0)), id="agents")
+        yield RowsTable(titles(columns_for(0), 0), id="agents")
         yield Horizontal(
             VerticalScroll(ShownText(id="pool-text"), id="pool", can_focus=False),
             VerticalScroll(ShownText(id="activity-text"), id="activity", can_focus=False),
@@ -74,8 +61,6 @@ class DashboardScreen(AgentActionsScreen):
         filter_box = self.query_one("#filter")
         filter_box.border_title, filter_box.display = "Filter", False
         self.query_one("#hint").border_title = "Agents (0)"
-        self.query_one("#pool").border_title = "Block pool"
-        self.query_one("#activity").border_title = "Activity"
         self.query_one("#agents").focus()
 
     def chosen_agent(self) -> str | None:
@@ -86,38 +71,52 @@ class DashboardScreen(AgentActionsScreen):
         """Fill table and panels."""
         self._show_agents(state)
         panels = self.query_one("#panels")
-        rows = max(_MIN_PANEL_ROWS, min(_MAX_PANEL_ROWS, self.size.height * 2 // 5))
+        # The table takes what its rows need, up to its share; the panels fill the rest.
+        table_rows = min(len(state.rows()) + 6, self.size.height * 3 // 5)
+        rows = max(_MIN_PANEL_ROWS, self.size.height - table_rows - 3)
         if self._panel_rows != rows:
             self._panel_rows = panels.styles.height = rows
-        width = max(20, (self.size.width - 8) // 2)
-        pool, activity = pool_lines(state, width, rows - 2), activity_lines(state, width, rows - 2)
+        width, span_s = max(20, (self.size.width - 8) // 2), self.dashboard.preferences.span_s
+        pool = pool_lines(state, width, rows - 2, span_s=span_s)
+        activity = activity_lines(state, width, rows - 2, span_s=span_s)
+        title = f"the last {span_s // 60} min" if span_s > 60 else "the last minute"
+        for name, panel in (("Block pool", "#pool"), ("Activity", "#activity")):
+            if self.query_one(panel).border_subtitle != title:
+                self.query_one(panel).border_title, self.query_one(panel).border_subtitle = name, title
         self.query_one("#pool-text", ShownText).show_text(Content("\n").join(pool))
         self.query_one("#activity-text", ShownText).show_text(Content("\n").join(activity))
 
     def _show_agents(self, state: WatchState) -> None:
-        rows = listed(state.agents, words=self._words, sort=self._sort, reverse=self._reverse)
+        known, chosen = state.rows(), self.dashboard.preferences
+        rows = listed(known, words=self._words, sort=chosen.sort, reverse=chosen.reverse)
         columns = columns_for(self.size.width)
         table, hint = self.query_one(RowsTable), self.query_one("#hint", ShownText)
-        table.name_columns(titles(columns))
+        table.name_columns(titles(columns, self.size.width))
         watched = self.dashboard.watched
         table.show_rows(
-            [(str(r.get("id")), agent_cells(r, columns, watched=str(r.get("id")) in watched)) for r in rows]
+            [
+                (
+                    str(row.get("id")),
+                    tuple(c.cell({**row, "watched": row.get("id") in watched}) for c in columns),
+                )
+                for row in rows
+            ]
         )
-        found = f"{len(rows)} of {len(state.agents)}" if self._words else str(len(rows))
-        table.entitle(f"Agents ({found})", order_text(self._sort, self._reverse))
-        hint.display = not state.agents
-        table.display = bool(state.agents)
+        found = f"{len(rows)} of {len(known)}" if self._words else str(len(rows))
+        table.entitle(f"Agents ({found})", order_text(chosen.sort, chosen.reverse))
+        hint.display = not known
+        table.display = bool(known)
         if self.focused is None:
             # What is not displayed cannot have the focus: it comes with the first agent.
             table.focus()
-        if not state.agents:
+        if not known:
             address = state.status.get("address")
             hint.show_text(
                 Content(
                     f"No agents yet. Send a request to {address}/v1/chat/completions or {address}/v1/messages; "
                     "the header X-Session-ID names the agent."
                     if address
-                    else "Nothing is known of any agent yet."
+                    else "No agent is known yet."
                 )
             )
 
@@ -144,23 +143,24 @@ class DashboardScreen(AgentActionsScreen):
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        self._sort_by(next_key(self._sort))
+        self._sort_by(next_key(self.dashboard.preferences.sort))
 
     def action_reverse(self) -> None:
         """Turn the order around."""
-        self._reverse = not self._reverse
+        chosen = self.dashboard.preferences
+        chosen.change(reverse=not chosen.reverse)
         self.show(self.dashboard.state)
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
         """Sort by the column that was clicked; a second click turns the order around."""
         key = columns_for(self.size.width)[event.column_index].sort_key
-        if key == self._sort:
+        if key == self.dashboard.preferences.sort:
             self.action_reverse()
         else:
             self._sort_by(key)
 
     def _sort_by(self, key: str) -> None:
-        self._sort, self._reverse = key, False
+        self.dashboard.preferences.change(sort=key, reverse=False)
         self.show(self.dashboard.state)
 
     def action_watch(self) -> None:
@@ -171,6 +171,23 @@ class DashboardScreen(AgentActionsScreen):
             self.show(self.dashboard.state)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Open the agent."""
+        """Open the agent that was clicked."""
         if event.row_key.value is not None:
             self.dashboard.open_agent(event.row_key.value)
+
+    def action_open(self) -> None:
+        """Open the agent under the cursor."""
+        agent = self.chosen_agent()
+        if agent is not None:
+            self.dashboard.open_agent(agent)
+
+    def action_span(self, by: int) -> None:
+        """Show a longer or shorter part of the history."""
+        chosen = self.dashboard.preferences
+        at = SPANS_S.index(chosen.span_s) + by
+        chosen.change(span_s=SPANS_S[max(0, min(at, len(SPANS_S) - 1))])
+        self.show(self.dashboard.state)
+
+    def action_zoom(self) -> None:
+        """Show the series of the panels as large graphs."""
+        self.app.push_screen(GraphDialog(self.dashboard))

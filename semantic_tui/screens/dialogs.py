@@ -13,26 +13,27 @@ from textual.widgets import Button, Input, Label, Static
 
 HELP = """\
 Everywhere  1 Dashboard 2 Agent 3 Models 4 Requests 5 Log 6 Doctor
-            ctrl+p palette  t dark or light  S start the daemon
-            ? this page  q quit  tab next part  mouse: click anything
+            ctrl+p palette: every action  t dark or light
+            ! alarms  ? this page  S start the daemon  q quit
 
-Agents      / filter: id, state, tier, class, model, pinned
-            esc all  s sort by the next column  r reverse
-            enter open  space show in a tile beside others
-            p pin or unpin  f fork  w rewind  e evict to disk
-            d delete  x export to a file  c cancel its requests
-Agent       the same, and [ ] other tile  - close the tile
-Models      enter or w swap  l load beside  u unload  p pull by name
-Requests    c cancel
-Log         / search  l next level  f follow or stay
-Doctor      r run again
+Agents      enter open  / filter  s sort  r reverse  esc all
+            space tile  z graphs  + - longer or shorter time
+            p pin  f fork  w rewind  e evict  d delete  x export
+            c cancel its requests  L its lines of the log
+Agent       the same; [ ] other tile  - close the tile
+            enter on a turn shows where its prompt differed
+Models      enter or w swap  l load also  u unload  p pull
+Requests    enter opens the agent, or a failure  c cancel
+Log         / search  l level  f follow or stay
+Doctor      r run again  g also generate with the model
 
-Budget bar  running requests, hot, pinned, in flight to disk; rest free
+State       decode 27/s, prefill 43 %, restore 61 %, wait 3.9 s (why)
+            why: RAM, batch full, prefix (another computes it), disk
+Waterfall   ░ queue ▒ restore ▓ prefill █ decode
+Budget bar  █ running ▓ hot ▚ pinned ▒ on its way to disk · free
 Block map   ■ of one agent  ◆ shared by several  □ only on disk
-            green hot, violet pinned, blue on disk
-Words       TTFT time to the first token, ITL time between tokens
+Words       TTFT time to the first token  ITL time between tokens
             reuse: the share of the prompt that was cached
-            tier: where it was cached; class: int(eractive), bg
 """
 
 
@@ -101,3 +102,21 @@ class HelpPage(ModalScreen[None]):
         with VerticalScroll(classes="dialog wide"):
             yield Label("Keys", classes="heading")
             yield Static(Content(HELP))
+
+
+class TextDialog(ModalScreen[None]):
+    """Shows a text that is too long for its place."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "dismiss", "Close")]
+
+    def __init__(self, title: str, text: Content | str) -> None:
+        """Show this text."""
+        super().__init__()
+        self._heading, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        """Lay out the text."""
+        with VerticalScroll(classes="dialog wide"):
+            yield Label(Content(self._heading), classes="heading")
+            yield Static(self._text if isinstance(self._text, Content) else Content(self._text))
+            yield Static(Content.styled("esc closes", "$muted"))

@@ -20,22 +20,25 @@ _MARKS = {"ok": ("âœ“", "$success"), "warning": ("!", "$warning"), "error": ("âœ
 class DoctorScreen(WatchScreen):
     """What `semanticd doctor` finds."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "run", "Run again")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "run(False)", "Run again"),
+        Binding("g", "run(True)", "Also generate"),
+    ]
 
     def body(self) -> Iterable[Widget]:
         """Lay out the findings."""
         yield VerticalScroll(ShownText(id="findings"), id="doctor")
 
     def on_mount(self) -> None:
-        """Examine at once."""
+        """Examine at once, but leave the engine alone: opening a screen must cost no one anything."""
         self.query_one("#doctor").border_title = "Doctor"
         self.query_one("#doctor").focus()
         if self.dashboard.state.doctor is None:
-            self.action_run()
+            self.action_run(generate=False)
 
-    def action_run(self) -> None:
-        """Examine again."""
-        self.dashboard.run_doctor()
+    def action_run(self, generate: bool) -> None:
+        """Examine again; with `generate` the model computes a few tokens too."""
+        self.dashboard.run_doctor(generate=generate)
 
     def show(self, state: WatchState) -> None:
         """Show the findings."""

@@ -1,4 +1,4 @@
-"""The log screen: follow the daemon's log, from a level on, with a search."""
+"""The log screen: the daemon's log, also of before the dashboard was opened, from a level on, with a search."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import Input, RichLog
 
+from semantic_tui.preferences import LOG_LEVELS as LEVELS
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import LogLine, WatchState
 
-LEVELS = ("debug", "info", "warning", "error")
 _COLOURS = {"debug": "muted", "info": "primary", "warning": "warning", "error": "error", "critical": "error"}
 
 
 def wanted(line: LogLine, level: str, words: str) -> bool:
-    """Whether a line is at least of a level and has the words."""
+    """Whether a line is at least of a level and has every word: of its event, its fields, an agent or a request."""
     rank = LEVELS.index(line.level) if line.level in LEVELS else len(LEVELS)
-    return rank >= LEVELS.index(level) and words.lower() in f"{line.level} {line.text}".lower()
+    if rank < LEVELS.index(level):
+        return False
+    text = f"{line.level} {line.text}".lower()
+    return all(word in text for word in words.lower().split())
 
 
 def line_markup(line: LogLine, colours: Mapping[str, str]) -> str:
@@ -33,7 +36,7 @@ class LogScreen(WatchScreen):
     """The daemon's log."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "search", "Search", key_display="/"),
+        Binding("slash", "search", "Search: words, an agent, a request", key_display="/"),
         Binding("l", "level", "Level"),
         Binding("f", "follow", "Follow"),
         Binding("escape", "close", show=False),
@@ -42,11 +45,12 @@ class LogScreen(WatchScreen):
     def __init__(self) -> None:
         """Begin with all lines."""
         super().__init__()
-        self._level, self._words, self._next = LEVELS[0], "", 0
+        self._words, self._next = "", 0
+        self._titles: tuple[str, str] | None = None
 
     def body(self) -> Iterable[Widget]:
         """Lay out the lines."""
-        yield Input(placeholder="search", id="search")
+        yield Input(placeholder="search: words, an agent, a request", id="search")
         yield RichLog(id="lines", markup=True, max_lines=2000, wrap=True)
 
     def on_mount(self) -> None:
@@ -54,14 +58,26 @@ class LogScreen(WatchScreen):
         self.query_one("#search").display = False
         self.query_one("#lines").focus()
 
+    def on_screen_resume(self) -> None:
+        """Search for what another screen asked for."""
+        words, self.dashboard.log_words = self.dashboard.log_words, ""
+        if words:
+            box = self.query_one("#search", Input)
+            box.display, box.value = True, words
+        super().on_screen_resume()
+
     def show(self, state: WatchState) -> None:
-        """Append what is new."""
-        lines = self.query_one(RichLog)
+        """Append what is new; an idle log is not drawn again."""
+        lines, level = self.query_one(RichLog), self.dashboard.preferences.log_level
         words = f" with {escape(self._words)!r}" if self._words else ""
-        lines.border_title = f"Log: {self._level} and above{words}"
-        lines.border_subtitle = "following" if lines.auto_scroll else "staying"
+        titles = (f"Log: {level} and above{words}", "following" if lines.auto_scroll else "staying")
+        if titles != self._titles:
+            self._titles = titles
+            lines.border_title, lines.border_subtitle = titles
+        if self._next >= state.num_log_lines:
+            return
         for line in state.log:
-            if line.number >= self._next and wanted(line, self._level, self._words):
+            if line.number >= self._next and wanted(line, level, self._words):
                 lines.write(line_markup(line, self.app.theme_variables))
         self._next = state.num_log_lines
 
@@ -72,7 +88,8 @@ class LogScreen(WatchScreen):
 
     def action_level(self) -> None:
         """Show from the next level on."""
-        self._level = LEVELS[(LEVELS.index(self._level) + 1) % len(LEVELS)]
+        chosen = self.dashboard.preferences
+        chosen.change(log_level=LEVELS[(LEVELS.index(chosen.log_level) + 1) % len(LEVELS)])
         self._again()
 
     def action_follow(self) -> None:
@@ -97,3 +114,7 @@ class LogScreen(WatchScreen):
         """Search while typing."""
         self._words = event.value
         self._again()
+
+    def on_input_submitted(self) -> None:
+        """Go on to the lines."""
+        self.query_one("#lines").focus()

@@ -25,7 +25,7 @@ class ModelsScreen(WatchScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("w", "change('swap')", "Swap to"),
-        Binding("l", "change('load')", "Load beside"),
+        Binding("l", "change('load')", "Load also"),
         Binding("u", "change('unload')", "Unload"),
         Binding("p", "pull", "Pull"),
     ]
@@ -33,7 +33,7 @@ class ModelsScreen(WatchScreen):
     def body(self) -> Iterable[Widget]:
         """Lay out table and progress."""
         yield RowsTable(MODEL_COLUMNS, id="models")
-        yield VerticalScroll(ShownText(id="changes-text"), id="changes", can_focus=False)
+        yield VerticalScroll(ShownText(id="changes-text"), id="changes")
 
     def on_mount(self) -> None:
         """Name the parts."""
@@ -50,7 +50,11 @@ class ModelsScreen(WatchScreen):
         )
         columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
         table.name_columns(columns)
-        table.show_rows([(str(row.get("id")), model_cells(row)[: len(columns)]) for row in state.models])
+        rows = [
+            (str(row.get("id")), model_cells(row, state.changes.get(str(row.get("id")))))
+            for row in state.models
+        ]
+        table.show_rows([(key, cells[: len(columns)]) for key, cells in rows])
         self.query_one("#changes-text", ShownText).show_text(changes_text(state))
 
     def action_change(self, action: str) -> None:

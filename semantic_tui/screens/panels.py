@@ -7,15 +7,19 @@ from typing import Any
 
 from textual.content import Content
 
-from semantic_tui.plain import duration, number, shortened, size
+from semantic_tui.history import wanted
+from semantic_tui.live import request_state, wait_text
+from semantic_tui.plain import short_duration, shortened, size
+from semantic_tui.series import BY_KEY
 from semantic_tui.state import WatchState
 from semantic_tui.widgets import figures as f
 
-_REQUEST_STYLES = {"decoding": "$success", "prefilling": "$warning"}
+_MIN_GRAPH_ROWS = 7
+_GOOD_GRAPH_ROWS = 9
 
 
-def pool_lines(state: WatchState, width: int, height: int) -> list[Content]:
-    """Return the block pool: budget, block map, disk, hit rate and evictions; the map takes what rows are left."""
+def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> list[Content]:
+    """Return the block pool: budget, block map, disk, savings, hit rate and evictions; the map takes the rows left."""
     cache = state.cache
     budget = float(cache.get("budget_bytes") or 0)
     used = sum(float(cache.get(key) or 0) for key in ("running_bytes", "hot_bytes", "in_flight_bytes"))
@@ -26,16 +30,20 @@ def pool_lines(state: WatchState, width: int, height: int) -> list[Content]:
         f.budget_bar(cache, width),
         *f.budget_legend(cache, width),
     ]
-    hits, evictions = state.history["hit_rate"], state.history["evictions"]
     below = [
         _disk(cache, width),
-        f.series_line("hit rate", hits, number(100 * hits[-1] if hits else None, " %"), width, top=1.0),
-        f.series_line("evictions", evictions, f"{cache.get('num_evictions') or 0:,}", width),
+        *_savings(state, width),
+        series(state, "hit_rate", width, span_s),
+        series(state, "evictions", width, span_s),
     ]
+    below = below[: max(1, height - len(above) - 2)]
     blocks = f.known_blocks(cache, state.blocks)
     rows = max(1, height - len(above) - len(below) - 1)
     drawn = [f.block_map(blocks, width, rows)] if blocks else []
-    return [*above, *drawn, f.block_legend(blocks, width, rows), *below]
+    lines = [*above, *drawn, f.block_legend(blocks, width, rows), *below]
+    map_rows = -(-len(blocks) // width) if blocks else 0
+    spare = height - len(above) - len(below) - 1 - max(1, min(map_rows, rows))
+    return [*lines, *graphs(state, ("used_bytes", "hit_rate"), width, spare, span_s)]
 
 
 def _text(name: str, text: str, right: str, width: int) -> Content:
@@ -53,43 +61,84 @@ def _disk(cache: Mapping[str, Any], width: int) -> Content:
     return Content.assemble(("disk      ", "$muted"), bar, " " if cap else "", text)
 
 
-def activity_lines(state: WatchState, width: int, height: int) -> list[Content]:
-    """Return rates, sparklines, and as many requests as fit."""
-    engine, history = state.engine, state.history
+def _savings(state: WatchState, width: int) -> list[Content]:
+    savings = state.status.get("savings")
+    if not isinstance(savings, Mapping):
+        return []
+    today = savings.get("today") or {}
+    saved = f"{short_duration(savings.get('saved_s') or 0)} of prefill"
+    if width >= 60:
+        saved += f" by {savings.get('reused_tokens') or 0:,} tokens"
+    again = savings.get("recomputed_tokens") or 0
+    right = f"again {again:,}" if again else f"today {short_duration(today.get('saved_s') or 0)}"
+    return [_text("saved", saved, right, width)]
+
+
+def series(state: WatchState, key: str, width: int, span_s: int) -> Content:
+    """Return one series of the history as a line; a dash while nothing is measured."""
+    about = BY_KEY[key]
+    values = state.history.values(key, span_s)
+    newest = values[-1] if values else None
+    if newest is None and about.holds:
+        newest = next((value for value in reversed(values) if value is not None), None)
+    if about.is_count:
+        newest = sum(value for value in values if value is not None) if values else None
+    text = "-" if newest is None else about.show(newest)
+    return f.series_line(
+        about.title, values, text, width, wanted=wanted(span_s), top=about.top, show=about.show
+    )
+
+
+def graphs(state: WatchState, keys: tuple[str, ...], width: int, spare: int, span_s: int) -> list[Content]:
+    """Return graphs for the rows that are left over, as many of these as fit; none where fewer than a few are."""
+    if spare < _MIN_GRAPH_ROWS:
+        return []
+    shown = keys[: max(1, spare // _GOOD_GRAPH_ROWS)]
+    lines = []
+    for key in shown:
+        about, values = BY_KEY[key], state.history.values(key, span_s)
+        lines.append(Content.styled(f"{about.title}: {about.meaning}", "$muted"))
+        rows = spare // len(shown) - 1
+        lines.append(
+            f.graph(values, width, rows, wanted=wanted(span_s), axis=f.time_axis(span_s), show=about.show)
+        )
+    return lines
+
+
+def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -> list[Content]:
+    """Return counts, series over the span, and as many requests as fit."""
+    engine = state.engine
     running, waiting = engine.get("num_running") or 0, engine.get("num_waiting") or 0
-    rate = f"prefill {float(engine.get('prefill_tokens_per_s') or 0):.0f} tok/s"
-    newest = {name: points[-1] if points else None for name, points in history.items()}
-    itl = newest["itl_ms"]
+    places = engine.get("max_batch_size")
+    text = f"{running} of {places} running" if places else f"{running} running"
+    keys = ("ttft_ms", "itl_ms", "tokens_per_s", "prefill_tokens_per_s", "queue")
     lines = [
-        _text("engine", f"{running} running, {waiting} waiting", rate, width),
-        f.series_line("TTFT", history["ttft_ms"], duration(newest["ttft_ms"] or None), width),
-        f.series_line("ITL", history["itl_ms"], number(itl or None, " ms", digits=1), width),
-        f.series_line("tokens/s", history["tokens_per_s"], number(newest["tokens_per_s"], digits=1), width),
-        f.series_line("queue", history["queue"], number(newest["queue"]), width),
+        _text("engine", text, f"{waiting} waiting", width),
+        *(series(state, key, width, span_s) for key in keys),
     ]
     room = height - len(lines)
-    shown = state.requests if len(state.requests) <= room else state.requests[: room - 1]
+    shown = state.requests if len(state.requests) <= room else state.requests[: max(0, room - 1)]
     lines += [request_line(row, width) for row in shown]
     if len(shown) < len(state.requests):
         more = f"and {len(state.requests) - len(shown)} more: press 4"
         lines.append(Content.styled(more, "$muted"))
-    return lines
+    return [*lines, *graphs(state, ("ttft_ms", "tokens_per_s"), width, height - len(lines), span_s)]
 
 
 def request_line(row: Mapping[str, Any], width: int) -> Content:
-    """Return a request: whose, its state, and how far it is."""
-    state = str(row.get("state") or "-")
-    name_width = max(8, min(20, width - 30))
+    """Return a request: whose, what it does, and how far it is."""
+    name_width = max(8, min(24, width - 30))
     name = f"{shortened(str(row.get('agent') or '-'), name_width):<{name_width}} "
-    room = max(1, width - name_width - 12)
-    if state == "decoding":
-        count, rate = row.get("completion_tokens") or 0, row.get("tokens_per_s")
-        long = f"{f'{count} tokens':<12} {number(rate, ' tok/s', digits=1)}"
-        text = Content(long if len(long) <= room else f"{count} at {number(rate, digits=1)}/s"[:room])
-    elif state == "waiting":
-        text = Content(f"for {number(row.get('age_s'), ' s', digits=1)}")
+    state, style = request_state(row)
+    room = max(1, width - name_width - 21)
+    if row.get("state") == "decoding":
+        detail = Content(
+            f"{row.get('completion_tokens') or 0} of {row.get('max_new_tokens') or '?'} tokens"[:room]
+        )
+    elif row.get("state") == "waiting" and row.get("restore_progress") is None:
+        detail = Content(shortened(wait_text(row), room))
     else:
-        share = float(row.get("prefill_progress") or 0)
-        percent = f" {100 * share:3.0f} %"
-        text = f.share_bar(share, max(1, min(30, room - len(percent))), "$warning") + Content(percent)
-    return Content.assemble(name, (f"{state:<10} ", _REQUEST_STYLES.get(state, "$muted")), text)
+        share = row.get("restore_progress")
+        share = float(row.get("prefill_progress") or 0) if share is None else float(share)
+        detail = f.share_bar(share, min(30, room), style.removeprefix("bold "))
+    return Content.assemble(name, (f"{shortened(state, 19):<19} ", style), detail)

@@ -1,59 +1,96 @@
-"""The requests screen: what runs and waits, and cancelling it."""
+"""The requests screen: what runs and waits, and below what failed or was refused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.markup import escape
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import DataTable, Static
 
-from semantic_tui.plain import bar, duration, number, shortened
+from semantic_tui.live import request_state, wait_text
+from semantic_tui.plain import duration, number
+from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
-from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, RowsTable
 
 WIDE_FROM = 116
-"""Columns of the terminal from which a request's id, class, cached tokens and preemptions are there too."""
-NARROW = (
-    ("agent", 0), ("state", 0), ("prefill", 7), ("prompt", 6), ("output", 9), ("TTFT", 6), ("tok/s", 5), ("age", 7),
+"""Columns of the terminal from which a request's model, reason, cached tokens and id are there too."""
+_NARROW = (
+    Column("agent", 0, right=False), Column("state", 20, right=False), Column("prompt", 7), Column("output", 11),
+    Column("TTFT", 6), Column("age", 7),
 )  # fmt: skip
-WIDE = (
-    ("agent", 0), ("state", 0), ("prefill", 0), ("prompt", 6), ("cached", 6), ("output", 9), ("TTFT", 6), ("tok/s", 5),
-    ("age", 6), ("class", 0), ("preempt", 7), ("request", 0),
+_WIDE = (
+    Column("agent", 0, right=False), Column("state", 22, right=False), Column("waits for", 20, right=False),
+    Column("prompt", 7), Column("cached", 7), Column("output", 11), Column("TTFT", 6), Column("age", 7),
+    Column("class", 5, right=False),
 )  # fmt: skip
-_STYLES = {"decoding": "$success", "prefilling": "$warning"}
+_FAILED = (
+    Column("when", 8), Column("agent", 16, right=False), Column("HTTP", 4), Column("reason", 18, right=False),
+    Column("message", 0, right=False),
+)  # fmt: skip
+_MIN_FLEXIBLE = 8
 
 
-def request_cells(row: Mapping[str, Any], *, wide: bool) -> tuple[str, ...]:
-    """Return a request's cells as markup."""
-    state, share = str(row.get("state") or "-"), float(row.get("prefill_progress") or 0)
-    percent = f"{100 * share:3.0f} %"
+def fill(columns: tuple[Column, ...], width: int) -> tuple[Column, ...]:
+    """Give the column without a width what the others leave of a table as wide as the terminal."""
+    taken = sum(column.width for column in columns) + 2 * CELL_PADDING * len(columns) + 3
+    return tuple(
+        column if column.width else column._replace(width=max(_MIN_FLEXIBLE, width - taken))
+        for column in columns
+    )
+
+
+def request_cells(row: Mapping[str, Any], *, wide: bool) -> tuple[Cell, ...]:
+    """Return a request's cells."""
+    agent, state = str(row.get("agent") or "-"), request_state(row)
     output = f"{row.get('completion_tokens', 0)}/{row.get('max_new_tokens', 0)}"
-    speed = (duration(row.get("ttft_ms")), number(row.get("tokens_per_s"), digits=1))
-    age, prompt = number(row.get("age_s"), " s", digits=1), str(row.get("prompt_tokens", "-"))
-    agent = escape(shortened(str(row.get("agent") or "-"), 24 if wide else 12))
-    styled = f"[{_STYLES.get(state, 'dim')}]{escape(state)}[/]"
+    prompt, age = f"{row.get('prompt_tokens') or 0:,}", number(row.get("age_s"), " s", digits=1)
+    ttft = duration(row.get("ttft_ms"))
     if not wide:
-        return (agent, styled, percent, prompt, output, *speed, age)
+        return (agent, state, prompt, output, ttft, age)
+    short = {"interactive": "int", "background": "bg"}.get(
+        str(row.get("class")), str(row.get("class") or "-")
+    )
+    cached = f"{row.get('cached_tokens') or 0:,}"
+    return (agent, state, wait_text(row), prompt, cached, output, ttft, age, short)
+
+
+def failure_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Return the cells of a request that was not answered."""
+    at = row.get("at")
+    when = (
+        datetime.fromtimestamp(float(at), tz=timezone.utc).astimezone().strftime("%H:%M:%S")
+        if isinstance(at, int | float)
+        else "-"
+    )
+    style = "$error" if row.get("kind") == "failed" else "$warning"
     return (
-        agent, styled, f"{bar(share, 6)} {percent}", prompt, str(row.get("cached_tokens", "-")), output, *speed, age,
-        escape(str(row.get("class") or "-")), str(row.get("num_preemptions") or "-"),
-        escape(shortened(str(row.get("id") or ""), 12)),
-    )  # fmt: skip
+        when,
+        str(row.get("agent") or "-"),
+        str(row.get("status") or "-"),
+        (str(row.get("code") or "-"), style),
+        " ".join(str(row.get("message") or "").split()),
+    )
 
 
 class RequestsScreen(WatchScreen):
-    """Running and waiting requests."""
+    """Running and waiting requests, and those that were not answered."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("c", "cancel", "Cancel request")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Open agent", show=False),
+        Binding("c", "cancel", "Cancel request"),
+        Binding("L", "log", "Log"),
+    ]
 
     def body(self) -> Iterable[Widget]:
-        """Lay out the table."""
+        """Lay out the tables."""
         yield Static("No request runs or waits.", id="hint")
-        yield RowsTable(NARROW, id="requests")
+        yield RowsTable(fill(_NARROW, 80), id="requests")
+        yield RowsTable(fill(_FAILED, 80), id="failures")
 
     def on_mount(self) -> None:
         """Focus the table."""
@@ -62,18 +99,49 @@ class RequestsScreen(WatchScreen):
 
     def show(self, state: WatchState) -> None:
         """Show the requests."""
-        table = self.query_one(RowsTable)
-        table.entitle(f"Requests ({len(state.requests)})")
+        table, failures = self.query_one("#requests", RowsTable), self.query_one("#failures", RowsTable)
+        table.entitle(f"Requests ({len(state.requests)})", "enter opens the agent")
         wide = self.size.width >= WIDE_FROM
-        table.name_columns(WIDE if wide else NARROW)
+        table.name_columns(fill(_WIDE if wide else _NARROW, self.size.width))
         table.show_rows([(str(row.get("id")), request_cells(row, wide=wide)) for row in state.requests])
         self.query_one("#hint").display = not state.requests
         table.display = bool(state.requests)
+        failures.display = bool(state.failures)
+        failures.name_columns(fill(_FAILED, self.size.width))
+        failures.entitle(f"Not answered ({len(state.failures)})", "enter shows the message")
+        failures.show_rows(
+            [(f"{at} {row.get('request')}", failure_cells(row)) for at, row in enumerate(state.failures)]
+        )
         if self.focused is None:
-            table.focus()
+            (table if state.requests else failures).focus()
+
+    def _row(self) -> Mapping[str, Any]:
+        """Return the request, or the failure, under the cursor of the table that has the focus."""
+        state = self.dashboard.state
+        if self.focused is self.query_one("#failures"):
+            at = self.query_one("#failures", RowsTable).cursor_row
+            return state.failures[at] if 0 <= at < len(state.failures) else {}
+        key = self.query_one("#requests", RowsTable).current_key
+        return next((row for row in state.requests if row.get("id") == key), {})
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        """Open the request's agent, also in its first turn; of a failure, its message."""
+        row = self._row()
+        if event.data_table.id == "failures":
+            text = f"{row.get('message')}\n\nrequest {row.get('request')}, agent {row.get('agent') or 'anonymous'}"
+            self.app.push_screen(TextDialog(f"{row.get('code')} (HTTP {row.get('status')})", text))
+        elif row.get("agent"):
+            self.dashboard.open_agent(str(row["agent"]))
+
+    def action_log(self) -> None:
+        """Show the log's lines about the request."""
+        row = self._row()
+        name = row.get("id") or row.get("request")
+        if name:
+            self.dashboard.open_log(str(name))
 
     def action_cancel(self) -> None:
         """Cancel the request under the cursor."""
-        request = self.query_one(RowsTable).current_key
+        request = self.query_one("#requests", RowsTable).current_key
         if request is not None:
             self.dashboard.command("requests.cancel", request=request)

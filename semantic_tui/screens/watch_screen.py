@@ -1,4 +1,4 @@
-"""WatchScreen: what all screens share: the lines on top, the footer, and `show`, called when the state changed."""
+"""WatchScreen: what all screens share: the lines on top, the keys below, and `show`, called when the state changed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer
 
 from semantic_tui.app_protocol import AppProtocol
 from semantic_tui.state import WatchState
-from semantic_tui.widgets.top_line import ConnectionLine, PlacesLine, TopLine
+from semantic_tui.widgets.keys_line import Key, KeysLine
+from semantic_tui.widgets.top_line import AlarmLine, ConnectionLine, PlacesLine, TopLine
 
-_PALETTE_FROM = 100
-"""Terminal columns from which the footer names the command palette beside a screen's own keys."""
+_COMMON_KEYS: list[Key] = [
+    ("q", "q", "Quit"),
+    ("ctrl+p", "ctrl+p", "Palette"),
+    ("question_mark", "?", "Help"),
+]
 
 
 class WatchScreen(Screen[None]):
     """A screen that shows the watch state."""
 
-    # First in the footer, where a narrow terminal does not cut them off.
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "app.help", "Help", key_display="?"),
-        Binding("q", "app.quit", "Quit"),
+        Binding("question_mark", "app.help", "Help", show=False),
+        Binding("q", "app.quit", "Quit", show=False),
+        Binding("exclamation_mark", "app.alarms", "Alarms", show=False),
     ]
 
     @property
@@ -38,17 +41,32 @@ class WatchScreen(Screen[None]):
         yield TopLine(id="top")
         yield PlacesLine(id="places")
         yield ConnectionLine(id="connection")
+        yield AlarmLine(id="alarms")
         yield from self.body()
-        yield Footer(compact=True)
+        yield KeysLine(id="keys")
 
     def body(self) -> Iterable[Widget]:
         """Return the screen's own widgets."""
         raise NotImplementedError
 
+    def keys(self) -> list[Key]:
+        """Return the keys that work here: the screen's own first, then those of every screen."""
+        own = [
+            binding
+            for cls in type(self).__mro__
+            for binding in cls.__dict__.get("BINDINGS", ())
+            if isinstance(binding, Binding) and binding.show and binding.description
+        ]
+        return [
+            *((b.key.split(",")[0], b.key_display or b.key, b.description) for b in own),
+            *_COMMON_KEYS,
+        ]
+
     def refresh_from(self, state: WatchState) -> None:
         """Show the state; called at most ten times a second, and only while the screen is seen."""
         self.query_one(TopLine).show(state)
         self.query_one(ConnectionLine).show(state, self.dashboard.clock())
+        self.query_one(AlarmLine).show(state, self.size.width - 2)
         self.set_class(state.stale, "stale")
         self.show(state)
 
@@ -59,11 +77,14 @@ class WatchScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         """Catch up with what happened while another screen was seen."""
         self.query_one(PlacesLine).show(self.dashboard.places, self.dashboard.place)
-        self.call_after_refresh(lambda: self.refresh_from(self.dashboard.state))
+        self._draw_soon()
 
     def on_resize(self) -> None:
         """Draw bars and sparklines at their new width."""
-        self.query_one(Footer).show_command_palette = self.size.width >= _PALETTE_FROM
+        self._draw_soon()
+
+    def _draw_soon(self) -> None:
+        self.query_one(KeysLine).show(self.keys(), self.size.width)
         self.call_after_refresh(lambda: self.refresh_from(self.dashboard.state))
 
 
@@ -76,8 +97,9 @@ class AgentActionsScreen(WatchScreen):
         Binding("w", "act('rewind')", "Rewind"),
         Binding("e", "act('evict')", "Evict"),
         Binding("d", "act('delete')", "Delete"),
-        Binding("x", "act('export')", "Export"),
         Binding("c", "act('cancel')", "Cancel"),
+        Binding("x", "act('export')", "Export"),
+        Binding("L", "log", "Log"),
     ]
 
     def chosen_agent(self) -> str | None:
@@ -91,3 +113,9 @@ class AgentActionsScreen(WatchScreen):
             self.notify("There is no agent to act on.", severity="warning")
         else:
             self.dashboard.act_on_agent(action, agent)
+
+    def action_log(self) -> None:
+        """Show the log's lines about the agent."""
+        agent = self.chosen_agent()
+        if agent is not None:
+            self.dashboard.open_log(agent)

@@ -2,35 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from textual.content import Content
 
+from semantic_tui.history import resampled
 from semantic_tui.plain import short_size, size
 
 _TICKS = "▁▂▃▄▅▆▇█"
 
 BUDGET_PARTS = (
-    ("running_bytes", "running", "$warning"),
-    ("hot_bytes", "hot", "$success"),
-    ("pinned_bytes", "pinned", "$secondary"),
-    ("in_flight_bytes", "in flight", "$accent"),
+    ("running_bytes", "running", "$warning", "█"),
+    ("hot_bytes", "hot", "$success", "▓"),
+    ("pinned_bytes", "pinned", "$secondary", "▚"),
+    ("in_flight_bytes", "in flight", "$accent", "▒"),
 )
+"""Key, name, colour, and a character of its own: without colours the parts must differ too."""
+_FREE = "·"
 WARM_STYLE = "$primary"
 BLOCK_STYLES = {"pinned": "$secondary", "hot": "$success", "dirty": "$success", "warm": WARM_STYLE}
 """Colours by tier; a dirty block is hot and not yet on disk."""
 Block = tuple[str, int]
+Axis = tuple[str, str, str]
+"""What stands below a graph: at its left, in its middle, at its right."""
 
 
-def sparkline(values: Iterable[float], width: int, *, top: float | None = None) -> str:
-    """Return the last `width` values as bars; `top` is the value of a full bar (default: the largest)."""
+def sparkline(values: Sequence[float | None], width: int, *, top: float | None = None) -> str:
+    """Return the last `width` values as bars, a gap for None; `top` (default: the largest) is a full bar."""
     shown = list(values)[-width:]
-    highest = top if top is not None else max(shown, default=0.0)
-    if not shown or highest <= 0:
-        return (_TICKS[0] * len(shown)).rjust(width)
-    steps = (round(max(0.0, min(value / highest, 1.0)) * (len(_TICKS) - 1)) for value in shown)
-    return "".join(_TICKS[step] for step in steps).rjust(width)
+    highest = top if top is not None else max((value for value in shown if value is not None), default=0.0)
+    return "".join(_tick(value, highest) for value in shown).rjust(width)
+
+
+def _tick(value: float | None, highest: float) -> str:
+    if value is None:
+        return " "
+    share = max(0.0, min(value / highest, 1.0)) if highest > 0 else 0.0
+    return _TICKS[round(share * (len(_TICKS) - 1))]
+
+
+def graph(
+    values: Sequence[float | None],
+    width: int,
+    height: int,
+    *,
+    wanted: int,
+    axis: Axis,
+    show: Callable[[float], str],
+) -> Content:
+    """Return a graph with its axes: the largest and smallest value at the left, the time below, gaps where none was.
+
+    Its right end is the newest of `wanted` samples; it begins at zero; `show` writes a value.
+    """
+    known = [value for value in values if value is not None]
+    highest = max(known, default=0.0) or 1.0
+    labels = (show(highest), show(highest / 2), show(0.0))
+    margin = max(len(label) for label in labels) + 1
+    columns, rows = max(8, width - margin - 1), max(2, height - 2)
+    points = resampled(values, columns, max(wanted, 1))
+    lines: list[Content] = []
+    for row in range(rows):
+        floor, ceiling = (rows - row - 1) / rows, (rows - row) / rows
+        label = labels[0] if row == 0 else labels[1] if row == rows // 2 and rows > 3 else ""
+        cells = "".join(_column(point, highest, floor, ceiling) for point in points)
+        lines.append(
+            Content.assemble(
+                (f"{label:>{margin}}", "$muted"), ("┤" if label else "│", "$faint"), (cells, "$accent")
+            )
+        )
+    lines.append(Content.assemble((f"{labels[2]:>{margin}}", "$muted"), ("└" + "─" * columns, "$faint")))
+    left, middle, right = axis
+    middle = middle if columns > 40 else ""
+    gap = columns - len(left) - len(right) - len(middle)
+    below = f"{left}{' ' * (gap // 2)}{middle}{' ' * (gap - gap // 2)}{right}"
+    lines.append(Content.styled(" " * (margin + 1) + below, "$muted"))
+    return Content("\n").join(lines)
+
+
+def _column(point: float | None, highest: float, floor: float, ceiling: float) -> str:
+    if point is None:
+        return " "
+    share = point / highest
+    if share >= ceiling:
+        return "█"
+    if share <= floor:
+        # A measured zero is a line on the axis, no gap.
+        return "▁" if floor == 0 else " "
+    return _TICKS[
+        max(0, min(len(_TICKS) - 1, round((share - floor) / (ceiling - floor) * (len(_TICKS) - 1))))
+    ]
+
+
+def time_axis(span_s: int) -> Axis:
+    """Return the labels of a graph over the last seconds."""
+    return f"-{_span(span_s)}", f"-{_span(span_s // 2)}", "now"
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
+
+
+def waterfall(parts: Sequence[tuple[float, str, str]], width: int) -> list[tuple[str, str]]:
+    """Return a bar of `width` characters cut by the parts' amounts, each with its character and style."""
+    whole = sum(amount for amount, _, _ in parts)
+    if whole <= 0:
+        return [(" " * width, "")]
+    cells: list[tuple[str, str]] = []
+    drawn, passed = 0, 0.0
+    for amount, character, style in parts:
+        passed += amount
+        end = round(passed / whole * width)
+        cells.append((character * (end - drawn), style))
+        drawn = end
+    return cells
 
 
 def share_bar(share: float, width: int, style: str) -> Content:
@@ -44,18 +129,18 @@ def share_bar(share: float, width: int, style: str) -> Content:
 def budget_bar(cache: Mapping[str, Any], width: int) -> Content:
     """Return a bar split into running, hot, pinned and in flight; what is left is free."""
     budget = float(cache.get("budget_bytes") or 0)
-    amounts = {key: float(cache.get(key) or 0) for key, _, _ in BUDGET_PARTS}
+    amounts = {key: float(cache.get(key) or 0) for key, _, _, _ in BUDGET_PARTS}
     # The ledger counts pinned blocks as hot ones too; in the bar each byte has one colour.
     amounts["hot_bytes"] = max(0.0, amounts["hot_bytes"] - amounts["pinned_bytes"])
     parts: list[tuple[str, str]] = []
     left = width
-    for key, _, style in BUDGET_PARTS:
+    for key, _, style, character in BUDGET_PARTS:
         cells = min(left, round(amounts[key] / budget * width) if budget else 0)
         if amounts[key] and budget and not cells and left:
             cells = 1
         left -= cells
-        parts.append(("█" * cells, style))
-    return Content.assemble(*parts, ("░" * left, "$faint"))
+        parts.append((character * cells, style))
+    return Content.assemble(*parts, (_FREE * left, "$faint"))
 
 
 def budget_legend(cache: Mapping[str, Any], width: int) -> list[Content]:
@@ -73,8 +158,8 @@ def budget_legend(cache: Mapping[str, Any], width: int) -> list[Content]:
 
 def _amounts(cache: Mapping[str, Any], as_text: Callable[[float | None], str]) -> list[Content]:
     return [
-        Content.assemble(("■", style), f" {name} {as_text(cache.get(key))}")
-        for key, name, style in BUDGET_PARTS
+        Content.assemble((character, style), f" {name} {as_text(cache.get(key))}")
+        for key, name, style, character in BUDGET_PARTS
     ]
 
 
@@ -126,8 +211,20 @@ def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
 
 
 def series_line(
-    name: str, values: Iterable[float], text: str, width: int, *, top: float | None = None
+    name: str,
+    values: Sequence[float | None],
+    newest: str,
+    width: int,
+    *,
+    wanted: int,
+    top: float | None = None,
+    show: Callable[[float], str] | None = None,
 ) -> Content:
-    """Return a named sparkline with its newest value, `width` characters in all."""
-    drawn = sparkline(values, max(1, width - 22), top=top)
-    return Content.assemble((f"{name:<9} ", "$muted"), (drawn, "$accent"), f" {text:>11}")
+    """Return a named sparkline of the last `wanted` samples, its newest value, and where there is room its bounds."""
+    known = [value for value in values if value is not None]
+    around = f"{show(min(known))} to {show(max(known))}" if show and known else ""
+    room = width - 10 - 12 - (20 if width >= 70 else 0)
+    points = resampled(values, max(1, room), wanted)
+    drawn = sparkline(points, max(1, room), top=top)
+    line = Content.assemble((f"{name:<9} ", "$muted"), (drawn, "$accent"), f" {newest:>11}")
+    return line + Content.styled(f"  {around:<18}"[:20], "$muted") if width >= 70 else line

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widgets import Static
 
+from semantic_tui.alarms import Alarm, alarms, is_failing
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.shown_text import ShownText
 
+_CONNECTIONS = {
+    "connecting": "connecting",
+    "absent": "not running",
+    "lost": "lost",
+    "mismatch": "other version",
+    "refused": "no access",
+}
 _STATES = {"ready": "$success", "starting": "$warning", "draining": "$warning", "stopped": "$error"}
 
 
@@ -34,21 +42,19 @@ class TopLine(ShownText):
 def headline(state: WatchState) -> Content:
     """Return the daemon's facts in a line; what needs attention comes before what is always there."""
     status = state.status
-    name = str(status.get("state") or state.connection)
     version = status.get("version") or state.daemon.get("version") or ""
     parts: list[tuple[str, str] | str] = [
-        ("semanticd", "bold $accent"), (f" {version}", "$muted"),
-        (f"  ● {name}", _STATES.get(name, "$warning") if state.connected else "$faint"),
+        ("semanticd", "bold $accent"), (f" {version}", "$muted"), _health(state),
     ]  # fmt: skip
     if status:
         parts += ["  ", (str(status.get("model") or "no model"), "bold")]
     stage = str(status.get("model_stage") or "idle")
-    if stage != "idle":
+    if stage != "idle" and state.connected:
         share = float(status.get("model_progress") or 0)
         parts.append((f"  {stage} {100 * share:.0f} %", "$warning"))
     if state.num_dropped:
         parts.append((f"  {state.num_dropped:,} events dropped", "$warning"))
-    if status:
+    if status and state.connected:
         parts += [
             f"  up {span(float(status.get('uptime_s') or 0))}",
             (f"  {status.get('address') or ''}", "$muted"),
@@ -56,11 +62,51 @@ def headline(state: WatchState) -> Content:
     return Content.assemble(*parts)
 
 
+def _health(state: WatchState) -> tuple[str, str]:
+    """Return the daemon's state as it is for its clients: ready only while it answers."""
+    if not state.connected:
+        return f"  ○ {_CONNECTIONS.get(state.connection, state.connection)}", "$warning"
+    if is_failing(state):
+        return "  ● failing", "bold $error"
+    name = str(state.status.get("state") or "connected")
+    return f"  ● {name}", _STATES.get(name, "$warning")
+
+
+class AlarmLine(ShownText):
+    """What needs attention, in a line; not there while nothing does."""
+
+    def show(self, state: WatchState, width: int) -> None:
+        """Show or hide the present alarms."""
+        found = alarms(state)
+        self.display = bool(found)
+        if found:
+            self.set_class(found[0].level == "error", "error")
+            self.show_text(strip(found, width))
+
+
+def strip(found: Sequence[Alarm], width: int) -> Content:
+    """Return as many alarms as fit, and the key that lists all."""
+    key = "  ! lists them"
+    text, shown = "", 0
+    for alarm in found:
+        longer = f"{text}  ·  {alarm.short}" if text else alarm.short
+        if shown and len(longer) + len(key) + 8 > width:
+            break
+        text, shown = longer, shown + 1
+    more = f"  +{len(found) - shown}" if shown < len(found) else ""
+    return Content(f"▲ {text[: max(10, width - len(key) - len(more) - 4)]}{more}{key}")
+
+
 class PlacesLine(Static):
     """The screens with their keys; a click goes there."""
 
+    _here = ""
+
     def show(self, places: Sequence[str], here: str) -> None:
         """Mark where we are."""
+        if self._here == here:
+            return
+        self._here = here
         labels = []
         for at, place in enumerate(places, 1):
             label = f"{at} {place.title()}"
@@ -76,11 +122,13 @@ def complaint(state: WatchState, now: float) -> str:
     if state.connection == "connecting":
         return "Connecting to the daemon…"
     text = {
-        "absent": "No daemon is running. Press S to start one.",
+        "absent": f"No daemon is running{state.where}. Press S to start one.",
         "lost": f"Lost the daemon: {state.reason}.",
         "mismatch": f"Cannot talk to this daemon: {state.reason}",
+        "refused": f"Cannot open the daemon's socket{state.where}: {state.reason}. It belongs to another user; "
+        "run the dashboard as that user, or give --socket.",
     }[state.connection]
-    if state.connection != "mismatch":
+    if state.connection not in ("mismatch", "refused"):
         text += f" Trying again every {state.retry_in_s:g} s."
     if state.stale and state.last_heard_at is not None:
         text += f" STALE: what is shown is {span(max(0.0, now - state.last_heard_at))} old."

@@ -49,7 +49,16 @@ class FakeControlDaemon:
 
     def deeds(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the commands that change something or look at one thing, in order."""
-        looks = {"hello", "subscribe", "unsubscribe", "status", "cache.stats"}
+        looks = {
+            "hello",
+            "subscribe",
+            "unsubscribe",
+            "status",
+            "cache.stats",
+            "history",
+            "requests.failures",
+            "log.recent",
+        }
         ends = (".list", ".show", ".messages")
         return [one for one in self.commands if one[0] not in looks and not one[0].endswith(ends)]
 

@@ -22,21 +22,40 @@ def busy() -> WatchState:
     """Eight agents, three requests, a minute of measurements."""
     state = WatchState(connection="connected", last_heard_at=NOW)
     state.take("requests", {"requests": control_script.requests()})
-    for step in range(1, 120):
-        agents = control_script.agents()
-        # Each turn that ends adds a point to the time to the first token.
-        agents[step % 8].update(num_turns=100 + step, last_ttft_ms=80.0 + 37 * (step % 9))
-        state.take("agents", {"agents": agents})
-        state.take("status", control_script.status(step))
+    state.take("status", control_script.status(119))
+    for step_s in (1, 10):
+        state.history.take(control_script.history(step_s=step_s))
+    state.take_failures(control_script.failures())
     state.take("agents", {"agents": control_script.agents()})
     state.take_blocks({"blocks": control_script.blocks()})
     for line in control_script.log_lines():
         state.take("log", line)
     for token in control_script.tokens():
         state.take("token", token)
-    state.models = control_script.models()
-    state.doctor = control_script.doctor()
+    state.take_models(control_script.models())
+    state.take_doctor(control_script.doctor())
     state.take_details("planner", {**control_script.show("planner"), "messages": control_script.messages()})
+    return state
+
+
+def failing() -> WatchState:
+    """The engine fails every request, and a limit refuses others."""
+    state = busy()
+    state.status["outcomes"] = {
+        "num_answered": 118, "num_failed": 14, "num_refused": 31, "num_failed_in_a_row": 12,
+        "num_failed_last_minute": 12, "num_refused_last_minute": 31, "last": control_script.failures()[0],
+    }  # fmt: skip
+    state.status["cache"]["warm_bytes"] = 19.5 * control_script.GIB
+    return state
+
+
+def first_turn() -> WatchState:
+    """An agent's first request decodes; the daemon does not list the agent before its turn has ended."""
+    state = empty()
+    request = {**control_script.requests()[0], "agent": "newcomer", "prefilled_tokens": 2048}
+    state.take("requests", {"requests": [request]})
+    text = "I begin with the tests."
+    state.take("token", {"agent": "newcomer", "request": "req-1", "text": text, "num_tokens": 6})
     return state
 
 

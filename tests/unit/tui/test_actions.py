@@ -52,7 +52,8 @@ AGENT_DEEDS: list[tuple[list[str], Deed]] = [
     (["3", "u", "y"], ("models.unload", {"model": "smollm2-135m"})),
     (["3", "p", "enter"], ("models.pull", {"model": "smollm2-135m"})),
     (["4", "down", "c"], ("requests.cancel", {"request": "req-2"})),
-    (["6"], ("doctor", {})),
+    (["6"], ("doctor", {"generate": False})),
+    (["6", "g"], ("doctor", {"generate": True})),
 ]
 
 
@@ -92,7 +93,7 @@ async def test_export_sends_the_path_and_its_success_is_told(socket_path: Path, 
         await pilot.press("enter")
         wanted = ("agents.export", {"agent": "planner", "path": "/somewhere/planner.agent"})
         await until(pilot, lambda: wanted in daemon.deeds())
-        await until(pilot, lambda: any("done" in told for told in notices(app)))
+        await until(pilot, lambda: any("planner was exported" in told for told in notices(app)))
 
 
 async def test_no_means_no(socket_path: Path, until: Until) -> None:

@@ -5,6 +5,7 @@ Nothing here moves: the state is given, the clock stands still, cursors do not b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ Compare = Callable[..., bool]
 def _nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "TEXTUAL_ANIMATIONS", "none")
     monkeypatch.setattr(Input, "cursor_blink", False)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
 
 
 def looks_as_before(
@@ -118,7 +121,34 @@ def test_a_failed_swap_is_rolled_back(snap_compare: Compare) -> None:
     assert looks_as_before(snap_compare, watch_states.rolled_back(), "models")
 
 
-def test_dropped_events_are_told_on_top(snap_compare: Compare) -> None:
+def test_an_engine_that_fails_every_request(snap_compare: Compare) -> None:
+    assert looks_as_before(snap_compare, watch_states.failing(), size=NARROW)
+
+
+def test_alarms_are_listed_with_what_to_do(snap_compare: Compare) -> None:
+    assert looks_as_before(snap_compare, watch_states.failing(), size=NARROW, keys=("exclamation_mark",))
+
+
+def test_an_agent_in_its_first_turn(snap_compare: Compare) -> None:
+    assert looks_as_before(snap_compare, watch_states.first_turn(), size=NARROW)
+
+
+def test_a_graph_as_large_as_the_screen(snap_compare: Compare) -> None:
+    assert looks_as_before(snap_compare, watch_states.busy(), keys=("plus", "z"))
+
+
+def test_without_colours_parts_differ_by_their_characters(
+    snap_compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert looks_as_before(snap_compare, watch_states.failing())
+
+
+def test_where_a_prompt_differed(snap_compare: Compare) -> None:
+    assert looks_as_before(snap_compare, watch_states.busy(), "agent", size=NARROW, keys=("enter",))
+
+
+def test_dropped_events_are_counted_on_top(snap_compare: Compare) -> None:
     state = watch_states.busy()
     state.num_dropped = 12345
     assert looks_as_before(snap_compare, state, size=NARROW)
@@ -133,8 +163,13 @@ def test_the_agents_transcript(snap_compare: Compare) -> None:
     assert looks_as_before(snap_compare, watch_states.busy(), "agent", keys=("shift+tab", "right"))
 
 
-def test_the_agents_blocks(snap_compare: Compare) -> None:
+def test_the_agents_speed(snap_compare: Compare) -> None:
     assert looks_as_before(snap_compare, watch_states.busy(), "agent", keys=("shift+tab", "right", "right"))
+
+
+def test_the_agents_blocks(snap_compare: Compare) -> None:
+    keys = ("shift+tab", "right", "right", "right")
+    assert looks_as_before(snap_compare, watch_states.busy(), "agent", keys=keys)
 
 
 def test_the_log_from_a_level_on_with_a_search(snap_compare: Compare) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import pytest
+
 from semantic_tui.agent_order import listed, matches
+from semantic_tui.alarms import alarms
+from semantic_tui.history import SAMPLES_KEPT, resampled
+from semantic_tui.live import agent_state, request_state
 from semantic_tui.screens.log import wanted
 from semantic_tui.state import (
-    HISTORY,
     MAX_DETAILS,
     MAX_LOG_LINES,
     MAX_STREAM_CHARS,
@@ -14,7 +21,8 @@ from semantic_tui.state import (
     WatchState,
 )
 from semantic_tui.widgets.figures import block_map, budget_bar, known_blocks, sparkline
-from semantic_tui.widgets.top_line import complaint, span
+from semantic_tui.widgets.top_line import complaint, headline, span
+from tests.fakes import watch_states
 
 
 def token(agent: str, text: str, num_tokens: int, request: str = "r") -> dict[str, object]:
@@ -38,12 +46,12 @@ def test_nothing_grows_without_bound() -> None:
         state.take("token", token("long", "y" * 1000, 1))
     for _ in range(MAX_LOG_LINES + 5):
         state.take("log", {"event": "e"})
-    for _ in range(HISTORY + 5):
-        state.take("status", {})
+    for at in range(1000):
+        state.history.take({"step_s": 1, "first": at, "last": at, "series": {"queue": [1.0]}})
     assert len(state.streams) == MAX_STREAMS
     assert len(state.streams["long"].text) <= MAX_STREAM_CHARS
     assert len(state.log) == MAX_LOG_LINES
-    assert all(len(points) == HISTORY for points in state.history.values())
+    assert len(state.history.values("queue", 600)) == SAMPLES_KEPT[1]
 
 
 def test_dropped_events_are_counted() -> None:
@@ -51,17 +59,6 @@ def test_dropped_events_are_counted() -> None:
     state.take("token", token("a", "x", 1), 7)
     state.take("status", {}, 2)
     assert state.num_dropped == 9
-
-
-def test_the_time_to_the_first_token_is_that_of_turns_that_ended() -> None:
-    state = WatchState()
-    state.take("agents", {"agents": [{"id": "a", "num_turns": 1, "last_ttft_ms": 100.0}]})
-    state.take("status", {})
-    state.take("agents", {"agents": [{"id": "a", "num_turns": 1, "last_ttft_ms": 100.0, "state": "active"}]})
-    state.take("status", {})
-    state.take("agents", {"agents": [{"id": "a", "num_turns": 2, "last_ttft_ms": 300.0}]})
-    state.take("status", {})
-    assert list(state.history["ttft_ms"]) == [100.0, 100.0, 300.0]
 
 
 def test_only_the_agents_looked_at_last_are_kept_in_detail() -> None:
@@ -72,11 +69,112 @@ def test_only_the_agents_looked_at_last_are_kept_in_detail() -> None:
     assert "agent-2" not in state.details
 
 
-def test_the_hit_rate_is_that_of_the_tokens_between_two_snapshots() -> None:
+def test_history_grows_by_what_is_new_and_begins_again_after_a_gap() -> None:
     state = WatchState()
-    state.take("status", {"cache": {"hot_hit_tokens": 1000, "computed_tokens": 0}})
-    state.take("status", {"cache": {"hot_hit_tokens": 1030, "computed_tokens": 10}})
-    assert state.history["hit_rate"][-1] == 0.75
+    state.history.take({"step_s": 1, "first": 0, "last": 1, "series": {"ttft_ms": [None, 80.0]}})
+    state.history.take({"step_s": 1, "first": 2, "last": 2, "series": {"ttft_ms": [120.0]}})
+    assert state.history.values("ttft_ms", 60) == [None, 80.0, 120.0]
+    state.history.take({"step_s": 1, "first": 9, "last": 9, "series": {"ttft_ms": [1.0]}})
+    assert state.history.values("ttft_ms", 60) == [1.0]
+
+
+def test_points_that_are_drawn_keep_the_largest_value_and_the_gaps() -> None:
+    assert resampled([1.0, 5.0, None, None, 2.0, 3.0], 3, 6) == [5.0, None, 3.0]
+    assert resampled([4.0], 2, 4) == [None, 4.0]
+    assert resampled([], 2, 4) == [None, None]
+
+
+def test_dropped_events_are_forgotten_with_the_connection_and_history_with_the_daemon() -> None:
+    state = WatchState()
+    state.begin({"pid": 1})
+    state.take("status", {}, 94_417)
+    state.history.take({"step_s": 1, "first": 0, "last": 0, "series": {"queue": [1.0]}})
+    state.begin({"pid": 1})
+    assert (state.num_dropped, state.history.last(1)) == (0, 0)
+    state.begin({"pid": 2})
+    assert state.history.last(1) == -1
+
+
+def test_an_agent_in_its_first_turn_has_a_row_from_its_requests_arrival_on() -> None:
+    state = WatchState()
+    state.take("agents", {"agents": [{"id": "old", "state": "hot"}]})
+    request = {"id": "r", "agent": "new", "state": "waiting", "age_s": 3.94, "wait_reason": "memory"}
+    state.take("requests", {"requests": [request]})
+    new, old = state.rows()
+    assert (new["id"], new["requests"], old["id"], old["requests"]) == ("new", [request], "old", [])
+    assert agent_state(new, new["requests"])[0] == "wait 3.9 s (RAM)"
+
+
+def test_lines_that_were_fetched_are_not_taken_again_when_they_come_as_events() -> None:
+    state = WatchState()
+    lines = [{"timestamp": f"2026-11-28T08:00:0{at}Z", "event": f"e{at}"} for at in range(3)]
+    state.take_recent_log(lines[:2])
+    for line in lines:
+        state.take("log", line)
+    assert [line.event for line in state.log] == ["e0", "e1", "e2"]
+    state.take_recent_log(lines)
+    assert len(state.log) == 3
+
+
+def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
+    state, hostile = WatchState(), "a\x1b[2Jb\u202ec"
+    state.take("agents", {"agents": [{"id": hostile}]})
+    state.take("requests", {"requests": [{"agent": hostile}]})
+    state.take("token", {"agent": "a", "request": "r", "text": hostile, "num_tokens": 1})
+    state.take("log", {"event": hostile, "fields": {hostile: hostile}})
+    state.take("model", {"model": "m", "reason": hostile})
+    state.take_recent_log([{"timestamp": "1", "event": hostile}])
+    state.take_failures([{"message": hostile}])
+    state.take_models([{"description": hostile}])
+    state.take_doctor({"findings": [{"message": hostile}]})
+    state.take_details("a", {"messages": [{"content": hostile}]})
+    facts = (
+        state.agents,
+        state.requests,
+        state.changes,
+        state.failures,
+        state.models,
+        state.doctor,
+        state.details,
+    )
+    shown = (
+        json.dumps(facts, ensure_ascii=False)
+        + state.streams["a"].text
+        + "".join(line.text for line in state.log)
+    )
+    assert not set(shown) & {"\x1b", "\u202e"}
+    assert r"\u001b" not in shown, "JSON's own escape of a control that was let through"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"state": "decoding", "tokens_per_s": 27.4}, "decode 27/s"),
+        ({"state": "decoding", "completion_tokens": 3}, "decode 3 tokens"),
+        ({"state": "prefilling", "prefill_progress": 0.43}, "prefill 43 %"),
+        ({"state": "waiting", "restore_progress": 0.61, "wait_reason": "restore"}, "restore 61 %"),
+        ({"state": "waiting", "age_s": 3.9, "wait_reason": "place"}, "wait 3.9 s (batch full)"),
+        ({"state": "waiting", "age_s": 3.9, "wait_reason": "memory", "num_preemptions": 1}, "preempted 3.9 s (RAM)"),
+        ({"state": "waiting"}, "wait 0.0 s"),
+    ],
+)  # fmt: skip
+def test_what_a_request_does_is_said_in_words(row: dict[str, Any], text: str) -> None:
+    assert request_state(row)[0] == text
+
+
+def test_alarms_name_the_agent_and_the_reason_errors_first() -> None:
+    assert alarms(watch_states.busy()) == []
+    found = alarms(watch_states.failing())
+    assert [alarm.level for alarm in found] == ["error", "warning", "warning"]
+    assert found[0].short == "engine failing: 12 in a row (tester: engine_error)"
+    assert "out of memory" in found[0].detail
+    assert "● failing" in headline(watch_states.failing()).plain
+
+
+def test_a_daemon_that_is_gone_is_not_called_ready() -> None:
+    line = headline(watch_states.disconnected()).plain
+    assert "ready" not in line
+    assert "up " not in line
 
 
 def test_what_is_malformed_or_unknown_does_no_harm() -> None:
@@ -109,6 +207,7 @@ def test_a_sparkline_has_its_width_and_its_top() -> None:
     assert sparkline([], 4) == "    "
     assert sparkline([0, 1], 4) == "  ▁█"
     assert sparkline([0.5], 1, top=1.0) == "▅"
+    assert sparkline([1.0, None, 1.0], 3) == "█ █", "what was not measured is a gap"
 
 
 def test_the_budget_bar_has_exactly_its_width_even_beyond_the_budget() -> None:

@@ -1,0 +1,62 @@
+"""The series of the history as screens show them: what each is called and how its values are written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from semantic_tui.plain import duration, size
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series: its name in the history, its title, and its values in words; `top` is the value of a full bar."""
+
+    key: str
+    title: str
+    meaning: str
+    show: Callable[[float], str]
+    top: float | None = None
+    holds: bool = False
+    """Whether the last measured value still says something while nothing is measured."""
+    is_count: bool = False
+    """Whether samples are counts of their interval, so that the span's sum says more than the newest."""
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}/s" if value < 100 else f"{value:,.0f}/s"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f} ms"
+
+
+SERIES = (
+    Series("ttft_ms", "TTFT", "time to the first token of turns that ended", duration, holds=True),
+    Series("itl_ms", "ITL", "time between two tokens of an answer", _ms),
+    Series("tokens_per_s", "decode", "tokens decoded a second, all answers together", _rate),
+    Series("prefill_tokens_per_s", "prefill", "prompt tokens computed a second", _rate, holds=True),
+    Series("queue", "queue", "requests that wait", _count),
+    Series(
+        "hit_rate",
+        "hit rate",
+        "share of prompt tokens that came from the cache",
+        _percent,
+        top=1.0,
+        holds=True,
+    ),
+    Series("evictions", "evicted", "blocks that left RAM", _count, is_count=True),
+    Series("recomputed_tokens", "again", "tokens computed again after an eviction", _count, is_count=True),
+    Series("used_bytes", "RAM", "bytes of the cache's budget that are taken", size),
+    Series("failed", "failed", "requests that failed", _count, is_count=True),
+    Series("refused", "refused", "requests that were refused", _count, is_count=True),
+)
+BY_KEY = {series.key: series for series in SERIES}

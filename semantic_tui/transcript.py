@@ -1,0 +1,172 @@
+"""A conversation as entries with roles, also where only the prompt's text is kept, in a model's chat template. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.cells import cell_len, chop_cells
+
+from semantic_tui.state import WatchState
+
+COLLAPSED_ROLES = ("system", "tools", "tool", "developer")
+"""Roles whose text is long and seldom read: shown as one line until asked for."""
+_NAMES = {"model": "assistant", "ipython": "tool"}
+# The starts of a message in the templates of the common families; what stands before the first is a preamble.
+_START = re.compile(
+    r"<\|im_start\|>(\w+)\n"  # ChatML: SmolLM, Qwen, Yi
+    r"|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*"  # Llama 3
+    r"|<start_of_turn>(\w+)\n"  # Gemma
+    r"|<\|(system|user|assistant|tool)\|>\n?"  # Phi, Zephyr
+    r"|<｜(User|Assistant)｜>"  # DeepSeek 3
+    r"|(?:^|(?<=\n\n)|(?<=<｜end▁of▁sentence｜>))(User|Assistant): "  # DeepSeek 2
+    r"|(\[/?INST\])\s?"  # Mistral, Llama 2
+)
+_END = re.compile(
+    r"<\|(?:im_end|eot_id|end|endoftext|begin_of_text)\|>\n?|<end_of_turn>\n?|</?s>|<bos>|<｜(?:begin|end)▁of▁sentence｜>"
+)
+_FENCE = "```"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message; `num_cached` of its characters came from the cache in the last turn (None: not known)."""
+
+    role: str
+    text: str
+    num_cached: int | None = None
+    now: bool = False
+    """Whether it is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the view: its text, what kind of text it is, and whether it came from the cache."""
+
+    text: str
+    kind: str = "text"
+    """text, role, heading or code."""
+    cached: bool | None = None
+    entry: int = 0
+
+
+def entries(details: Mapping[str, Any], state: WatchState, agent: str) -> list[Entry]:
+    """Return the conversation as the daemon keeps it, then what the agent is writing now."""
+    messages = details.get("messages") or []
+    if any(message.get("role") == "transcript" for message in messages):
+        found = parsed("".join(str(message.get("content") or "") for message in messages))
+        num_cached = _cached_chars(details, messages)
+        found = _marked(found, num_cached) if num_cached is not None else found
+    else:
+        found = [Entry(str(m.get("role", "?")), words_of(m.get("content"))) for m in messages]
+    if details.get("system") and not any(entry.role == "system" for entry in found):
+        found.insert(0, Entry("system", str(details["system"])))
+    stream = state.streams.get(agent)
+    running = {str(row.get("id")) for row in state.requests_of(agent)}
+    if stream is not None and (stream.request in running or not messages):
+        found.append(Entry("assistant", stream.text, now=stream.request in running))
+    return [entry for entry in found if entry.text or entry.now]
+
+
+def words_of(content: Any) -> str:
+    """Return a message's text; a part that is no text is named."""
+    if not isinstance(content, list):
+        return str(content)
+    texts = []
+    for part in content:
+        if part.get("type") == "tool_call":
+            texts.append(f"[calls {part.get('name')}({part.get('arguments')})]")
+        elif part.get("type") == "tool_result":
+            texts.append(f"[result: {part.get('content')}]")
+        else:
+            texts.append(str(part.get("text") or part.get("thinking") or ""))
+    return "".join(texts)
+
+
+def parsed(text: str) -> list[Entry]:
+    """Return the messages in a prompt's text; one entry of all of it where no template is recognised."""
+    starts = list(_START.finditer(text))
+    if not starts:
+        return [Entry("transcript", text)]
+    found = [Entry("system", _plain(text[: starts[0].start()]))]
+    for at, start in enumerate(starts):
+        end = starts[at + 1].start() if at + 1 < len(starts) else len(text)
+        role = next(group for group in start.groups() if group)
+        role = {"[INST]": "user", "[/INST]": "assistant"}.get(role, role.lower())
+        found.append(Entry(_NAMES.get(role, role), _plain(text[start.end() : end])))
+    return [entry for entry in found if entry.text]
+
+
+def _plain(text: str) -> str:
+    return _END.sub("", text).strip("\n")
+
+
+def _cached_chars(details: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many characters of the conversation came from the cache in the last turn, by its segments' tokens."""
+    turns = details.get("turns") or []
+    if not turns or any("num_tokens" not in message for message in messages):
+        return None
+    left = (turns[-1].get("reused_hot_tokens") or 0) + (turns[-1].get("restored_warm_tokens") or 0)
+    chars = 0
+    for message in messages:
+        tokens, length = int(message["num_tokens"]), len(str(message.get("content") or ""))
+        if tokens > left:
+            return chars + (length * left // tokens if tokens else 0)
+        left -= tokens
+        chars += length
+    return chars
+
+
+def _marked(found: Sequence[Entry], num_cached: int) -> list[Entry]:
+    """Spread the cached characters over the entries, in order; the template's own characters are few."""
+    marked = []
+    for entry in found:
+        marked.append(replace(entry, num_cached=max(0, min(len(entry.text), num_cached))))
+        num_cached -= len(entry.text)
+    return marked
+
+
+def lines(found: Iterable[Entry], width: int, *, open_all: bool) -> list[Line]:
+    """Return the view's lines, wrapped; system text and tool results are one line each unless all are open."""
+    made: list[Line] = []
+    for number, entry in enumerate(found):
+        name = f"{entry.role}, now" if entry.now else entry.role
+        if entry.role in COLLAPSED_ROLES and not open_all:
+            first = " ".join(entry.text.split())[: max(10, width - len(name) - 24)]
+            made.append(
+                Line(f"{name}: {first}… {len(entry.text):,} characters (o opens)", "role", entry=number)
+            )
+            made.append(Line("", entry=number))
+            continue
+        made.append(Line(name, "role", entry=number))
+        passed, code = 0, False
+        for paragraph in entry.text.split("\n"):
+            fence = paragraph.lstrip().startswith(_FENCE)
+            kind = "code" if code or fence else "heading" if re.match(r"#{1,6} ", paragraph) else "text"
+            code ^= fence
+            cached = None if entry.num_cached is None else passed < entry.num_cached
+            made += [Line(piece, kind, cached, number) for piece in wrapped(paragraph, width)]
+            passed += len(paragraph) + 1
+        made.append(Line("", entry=number))
+    return made
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a paragraph as lines of at most `width` terminal cells, cut at spaces where there are any."""
+    text = text.expandtabs(4)
+    if cell_len(text) <= width:
+        return [text]
+    pieces: list[str] = []
+    line = ""
+    for word in re.split(r"(?<= )", text):
+        if line and cell_len(line) + cell_len(word) > width:
+            pieces.append(line.rstrip())
+            line = ""
+        if cell_len(word) > width:
+            *full, line = chop_cells(word, width)
+            pieces += full
+        else:
+            line += word
+    return [*pieces, line]

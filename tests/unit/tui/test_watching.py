@@ -1,0 +1,200 @@
+"""What a watcher finds: agents in their first turn, requests that were not answered, the past, and no leak."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import Input, RichLog
+
+from semantic_tui.app import SCREENS, Dashboard
+from semantic_tui.preferences import Preferences
+from semantic_tui.screens.agent import Tile
+from semantic_tui.screens.dialogs import TextDialog
+from semantic_tui.screens.graphs import GraphDialog
+from semantic_tui.widgets.rows_table import RowsTable, fitted
+from semantic_tui.widgets.transcript_view import TranscriptView
+from tests.fakes import control_script, watch_states
+from tests.fakes.control_daemon import FakeControlDaemon
+
+Until = Callable[[Pilot[Any], Callable[[], object]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def dashboard(
+    socket: Path, until: Until
+) -> AsyncIterator[tuple[Dashboard, FakeControlDaemon, Pilot[Any]]]:
+    """Run a dashboard that is connected to a daemon."""
+    async with FakeControlDaemon(socket, control_script.answers()) as daemon:
+        app = Dashboard(socket)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.state.connected)
+            yield app, daemon, pilot
+
+
+async def go_to(app: Dashboard, pilot: Pilot[Any], until: Until, name: str) -> None:
+    """Press a screen's key, and wait until it is shown."""
+    await pilot.press(str(SCREENS.index(name) + 1))
+    await until(pilot, lambda: app.place == name and app.screen.query("#keys"))
+
+
+def seen(app: Dashboard) -> str:
+    """Return the text on the screen."""
+    return app.export_screenshot().replace("&#160;", " ")
+
+
+async def test_the_stream_of_an_agent_in_its_first_turn_is_opened_from_its_request(
+    socket_path: Path, until: Until
+) -> None:
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
+        daemon.failures["agents.show"] = ("agent_not_found", "no agent is called newcomer")
+        request = {**control_script.requests()[0], "id": "req-9", "agent": "newcomer"}
+        await daemon.publish("agents", {"agents": []})
+        await daemon.publish("requests", {"requests": [request]})
+        await until(pilot, lambda: app.screen.query_one(RowsTable).current_key == "newcomer")
+        await go_to(app, pilot, until, "requests")
+        await until(pilot, lambda: app.screen.query_one("#requests", RowsTable).current_key == "req-9")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.place == "agent" and app.screen.query(Tile))
+        await daemon.publish(
+            "tokens", {"agent": "newcomer", "request": "req-9", "text": "hello", "num_tokens": 1}
+        )
+        await until(pilot, lambda: "hello" in seen(app))
+        assert "no agent is called" not in seen(app)
+
+
+async def test_requests_that_were_not_answered_are_listed_and_their_message_is_opened(
+    socket_path: Path, until: Until
+) -> None:
+    async with dashboard(socket_path, until) as (app, _daemon, pilot):
+        await go_to(app, pilot, until, "requests")
+        await until(pilot, lambda: app.screen.query("#failures"))
+        await until(pilot, lambda: app.screen.query_one("#failures", RowsTable).row_count == 3)
+        app.screen.query_one("#failures").focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog))
+        await until(pilot, lambda: "out of memory" in seen(app))
+
+
+async def test_the_log_begins_with_what_was_logged_before(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, _daemon, pilot):
+        await go_to(app, pilot, until, "log")
+        await until(pilot, lambda: app.screen.query_one(RichLog).lines)
+        assert len(app.state.log) == 15
+
+
+async def test_the_log_of_an_agent_is_opened_from_its_row(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, _daemon, pilot):
+        await until(pilot, lambda: app.screen.query_one(RowsTable).current_key == "planner")
+        await pilot.press("L")
+        await until(pilot, lambda: app.place == "log")
+        await until(pilot, lambda: app.screen.query_one("#search", Input).value == "planner")
+
+
+async def test_the_palette_has_every_action_on_every_object() -> None:
+    app = Dashboard(state=watch_states.busy(), connect=False)
+    async with app.run_test() as pilot:
+        await pilot.pause()
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+    for title in ("Fork coder", "Delete archivist", "Swap to qwen3-4b", "Cancel request req-2", "Graphs"):
+        assert title in titles
+
+
+async def test_graphs_are_zoomed_and_the_span_is_changed() -> None:
+    app = Dashboard(state=watch_states.busy(), connect=False)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("plus", "z")
+        await pilot.pause()
+        assert isinstance(app.screen, GraphDialog)
+        assert app.preferences.span_s == 300
+        assert "-5 min" in seen(app)
+        await pilot.press("minus", "minus", "right")
+        await pilot.pause()
+        assert "-1 min" in seen(app)
+        assert "time between two tokens" in seen(app)
+
+
+async def test_a_turns_difference_is_opened_with_its_verdict(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, _daemon, pilot):
+        app.open_agent("planner")
+        await until(pilot, lambda: app.place == "agent" and app.screen.query("#turns"))
+        await until(pilot, lambda: app.screen.query_one("#turns", RowsTable).row_count == 3)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog))
+        await until(pilot, lambda: "4.3 of 5.4 s waiting for RAM behind coder." in seen(app))
+
+
+async def test_a_transcript_is_searched_and_copied(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, _daemon, pilot):
+        app.open_agent("planner")
+        await until(pilot, lambda: app.screen.query("#search") and "planner" in app.state.details)
+        await pilot.press("slash", *"which")
+        view = app.screen.query_one(TranscriptView)
+        await until(pilot, lambda: "1 lines" in str(app.screen.query_one("#search", Input).border_subtitle))
+        await pilot.press("enter", "n", "y")
+        await until(pilot, lambda: app.clipboard == "Which test fails, and why?")
+        assert view.has_focus
+
+
+async def test_choices_are_remembered_from_run_to_run(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "dashboard.json"
+
+    async def run(*keys: str) -> Dashboard:
+        app = Dashboard(state=watch_states.busy(), connect=False, preferences=Preferences(file))
+        async with app.run_test() as pilot:
+            await pilot.press(*keys)
+        return app
+
+    await run("s", "t", "plus", "r")
+    kept = await run()
+    assert (kept.preferences.sort, kept.preferences.reverse, kept.preferences.span_s) == ("id", True, 300)
+    assert kept.theme == "semantic-light"
+    for broken in ("", "[]", '{"sort": "nothing", "span_s": [], "theme": 7}', json.dumps({"sort": {}})):
+        file.write_text(broken)
+        assert Preferences(file).sort == "last_used_at"
+
+
+async def test_switching_screens_keeps_no_widget_alive() -> None:
+    app, counts = Dashboard(state=watch_states.busy(), connect=False), []
+    app.toggle_watched("planner")
+    async with app.run_test() as pilot:
+        for at in range(6 * 8):
+            await pilot.press(str(at % 6 + 1))
+            if at % 6 == 5:
+                gc.collect()
+                counts.append(sum(isinstance(one, Widget) for one in gc.get_objects()))
+    assert counts[-1] <= counts[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("short", 8, "short"),
+        ("a-rather-long-name", 8, "a-ra…ame"),
+        ("模型模型模型", 8, "模型…型"),
+        ("x" * 95, 5, "xx…xx"),
+    ],
+)
+def test_a_cell_never_takes_more_than_its_width(text: str, width: int, shown: str) -> None:
+    assert fitted(text, width) == shown
+
+
+async def test_columns_do_not_move_with_their_content() -> None:
+    async def widths(name: str) -> list[int]:
+        state = watch_states.busy()
+        rows = [{**row, "id": name} if at == 0 else row for at, row in enumerate(state.agents)]
+        state.take("agents", {"agents": rows})
+        app = Dashboard(state=state, connect=False)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await pilot.pause()
+            table = app.screen.query_one(RowsTable)
+            return [column.get_render_width(table) for column in table.ordered_columns]
+
+    assert await widths("a") == await widths("模" * 95)
