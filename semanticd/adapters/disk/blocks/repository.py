@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from semanticd.adapters.disk.blocks.codec import BrokenBlockError, decode
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.index_rows import NewBlock, StoredBlock
 from semanticd.adapters.disk.blocks.quarantine import Quarantine
-from semanticd.adapters.disk.blocks.write_group import OutgoingBlock, Stored, groups_of, leading, total_bytes
-from semanticd.adapters.disk.blocks.write_policy import utc_day
+from semanticd.adapters.disk.blocks.write_batch import OutgoingBlock, Stored, groups_of, leading, total_bytes
 from semanticd.adapters.disk.files.atomic import FileSystem, write_group
 from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder
 from semanticd.application.ports.telemetry import Log, Metrics
@@ -74,7 +74,7 @@ class BlockRepository:
         self._quarantine = Quarantine(folder.quarantine, fs=fs)
         self._protected: dict[str, frozenset[BlockHash]] = {}
         self.totals = index.totals()
-        self._day = utc_day(now())
+        self._day = _utc_day(now())
         self._written_today = index.written_on(self._day)
 
     @property
@@ -85,7 +85,7 @@ class BlockRepository:
     @property
     def written_today_bytes(self) -> int:
         """Bytes written on this UTC day, by any process."""
-        day = utc_day(self._now())
+        day = _utc_day(self._now())
         if day != self._day:
             self._day, self._written_today = day, 0
         return self._written_today
@@ -340,3 +340,8 @@ def is_damage(error: BaseException) -> bool:
     return type(error) is sqlite3.DatabaseError or (
         isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
     )
+
+
+def _utc_day(now: float) -> str:
+    """Return the date of a time in seconds since the epoch, as `YYYY-MM-DD`."""
+    return datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y-%m-%d")

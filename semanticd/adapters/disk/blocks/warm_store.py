@@ -20,9 +20,8 @@ from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.recovery import Recovery
 from semanticd.adapters.disk.blocks.repository import BlockRepository, is_damage
 from semanticd.adapters.disk.blocks.verification import BackgroundVerification, verify
-from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites
-from semanticd.adapters.disk.blocks.write_group import Stored
-from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy, parents_first
+from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites, Stored
+from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.write_queue import WriteQueue
@@ -207,7 +206,7 @@ class DiskWarmStore:
         result.set_running_or_notify_cancel()  # what is queued is written: it cannot be cancelled
         admitted, refused = self._admit(records)
         reason = self._policy_reason if refused else ""
-        write = PendingWrite(tuple(parents_first(admitted)), result, tuple(refused), reason)
+        write = PendingWrite(tuple(_parents_first(admitted)), result, tuple(refused), reason)
         if not self._pending.add(write):
             self._metrics.count("warm_queue_full_total")
             self._answer(write, Stored(refused=write.everyone, reason="the write queue is full"))
@@ -377,3 +376,18 @@ def _start_readers(number: int) -> ThreadPoolExecutor:
     for _ in range(number):
         readers.submit(all_started.wait, 10.0)
     return readers
+
+
+def _parents_first(records: Sequence[BlockRecord]) -> list[BlockRecord]:
+    """Return the records so that each comes after its parent where both are given; duplicates are dropped."""
+    by_hash = {record.block.block_hash: record for record in records}
+    ordered: dict[BlockHash, BlockRecord] = {}
+    for record in by_hash.values():
+        chain: list[BlockRecord] = []
+        current: BlockRecord | None = record
+        while current is not None and current.block.block_hash not in ordered:
+            chain.append(current)
+            current = by_hash.get(current.block.parent)
+        for link in reversed(chain):
+            ordered[link.block.block_hash] = link
+    return list(ordered.values())

@@ -1,14 +1,11 @@
-"""What may be written: the policy that spares the disk blocks nobody asks for twice, and the daily budget."""
+"""What may be written: the policy that spares the disk blocks which are used only once."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Literal
 
-from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.ids import BlockHash
 
 WritePolicy = Literal["always", "second_use", "off"]
@@ -35,23 +32,3 @@ class SeenHashes:
             if len(self._seen) > self._max_hashes:
                 self._seen.popitem(last=False)
             return known
-
-
-def utc_day(now: float) -> str:
-    """Return the date of a time in seconds since the epoch, as `YYYY-MM-DD`."""
-    return datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y-%m-%d")
-
-
-def parents_first(records: Sequence[BlockRecord]) -> list[BlockRecord]:
-    """Return the records so that each comes after its parent where both are given; duplicates are dropped."""
-    by_hash = {record.block.block_hash: record for record in records}
-    ordered: dict[BlockHash, BlockRecord] = {}
-    for record in by_hash.values():
-        chain: list[BlockRecord] = []
-        current: BlockRecord | None = record
-        while current is not None and current.block.block_hash not in ordered:
-            chain.append(current)
-            current = by_hash.get(current.block.parent)
-        for link in reversed(chain):
-            ordered[link.block.block_hash] = link
-    return list(ordered.values())
