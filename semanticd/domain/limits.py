@@ -16,6 +16,46 @@ GIB = 1024 * MIB
 class Limits:
     """One row per limit; the first word says of what, the last one in which unit (counts have none)."""
 
+    connections: int = 1_024
+    """Connections in all; beyond it the one that waited longest for its client is closed."""
+    connections_per_peer: int = 768
+    """Connections from one address; programs of the same machine share one."""
+    header_timeout_s: float = 10.0
+    """From a request's first byte (or the connection's beginning) to the end of its head."""
+    idle_timeout_s: float = 60.0
+    """Between two requests of a connection."""
+    write_timeout_s: float = 30.0
+    """A client that reads nothing of its answer for so long is dropped."""
+    write_progress_bytes: int = 16 * KIB
+    """What counts as reading something, in that time."""
+    stream_bytes: int = 4 * MIB
+    """Events of one answer that wait to be sent, by estimate; beyond it the answer is cancelled."""
+
+    path_bytes: int = 8 * KIB
+    """A request's path, as it was sent."""
+    header_bytes: int = 64 * KIB
+    """All headers of a request."""
+    body_bytes: int = 32 * MIB
+    """A request's body, unpacked."""
+    body_timeout_s: float = 30.0
+    """From a request's head to the end of its body; for an uploaded agent, between two parts of it."""
+    import_bytes: int = 64 * GIB
+    """An uploaded agent export, which is written to disk as it comes."""
+    nesting: int = 64
+    """How deep objects and arrays of a body are nested."""
+    messages: int = 10_000
+    """Messages, input items or prompts in one request."""
+    stored_responses_per_agent: int = 200
+    """Responses kept for `previous_response_id`, of one agent; anonymous callers count as one."""
+    stored_responses_bytes: int = 64 * MIB
+    """Responses kept in all, with their conversations, by estimate."""
+    metadata_characters: int = 16 * KIB
+    """Metadata of a response or an agent, names and values."""
+    agent_bytes: int = 1 * MIB
+    """What creates an agent: its system text, tools and metadata, which are kept for its life."""
+    rate_limited_callers: int = 10_000
+    """Keys or agents that a rate limiter remembers."""
+
     name_characters: int = 256
     """A model's name."""
 

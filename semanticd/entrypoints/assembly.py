@@ -17,6 +17,7 @@ from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
+from semanticd.adapters.http.server import server_config, within_descriptors
 from semanticd.adapters.logs import log_context
 from semanticd.adapters.mlx.model.gguf import convert
 from semanticd.adapters.mlx.model.loader import MlxModelLoader
@@ -24,6 +25,7 @@ from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.application.ports.telemetry import EventBus, Log
+from semanticd.domain.limits import LIMITS
 from semanticd.entrypoints.bootstrap import MIB, Daemon, available_bytes, build, precision_of
 
 _HTTP_GRACE_S = 2
@@ -139,15 +141,11 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         version=__version__,
     )
     return _Server(
-        uvicorn.Config(
+        server_config(
             create_app(services, config),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
+            log=log,
+            metrics=daemon.metrics,
+            limits=within_descriptors(LIMITS),
             timeout_graceful_shutdown=_HTTP_GRACE_S,
-            timeout_keep_alive=60,
-            server_header=False,
-            # The admin routes ask where a client is: nobody may say so in a header.
-            proxy_headers=False,
         )
     )

@@ -12,12 +12,12 @@ import uvicorn
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Serve an application and yield its URL; stops at the end."""
+def serving(app: Any, *, config: uvicorn.Config | None = None) -> Iterator[str]:
+    """Serve an application and yield its URL, with uvicorn's `config` if it is not to be a plain one."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    plain = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config or plain)
     started = threading.Event()
     startup = server.startup
 

@@ -82,7 +82,13 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     for action in ("current", "load", "unload", "swap"):
         app.add_route(f"/admin/models/{action}", admin, suffix=action)
     app.add_route("/admin/caches", AdminCaches(services.cache))
-    return RequestContextWrapper(app, router, guards=Guards(services, config), services=services)
+    return RequestContextWrapper(
+        app,
+        router,
+        guards=Guards(services, config),
+        services=services,
+        body_timeout_s=config.body_timeout_s,
+    )
 
 
 class NamesInPaths:

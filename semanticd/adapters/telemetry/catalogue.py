@@ -51,6 +51,12 @@ _REQUESTS: Mapping[str, MetricSpec] = {
     "http_clients_left_total": MetricSpec(
         "counter", "Clients that hung up before their answer was complete."
     ),
+    "http_connections_dropped_total": MetricSpec(
+        "counter",
+        "Connections closed because their client was too slow, or to make room.",
+        ("reason",),
+        values=("head", "write", "room", "full"),
+    ),
     "rate_limited_total": MetricSpec(
         "counter", "Requests refused by a rate limit, by scope.", ("scope",), values=("key", "agent")
     ),

@@ -17,6 +17,7 @@ from semanticd.application.engine.running_sequence import (
 from semanticd.application.generation.answer import AnswerBuilder
 from semanticd.application.ports.inference import LoadedModel, OutputParser
 from semanticd.domain.chat import ChatPrompt, TokenPrompt
+from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import (
     Finished,
     FinishReason,
@@ -29,6 +30,20 @@ from semanticd.domain.generation import (
     TokenLogprob,
 )
 from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.limits import LIMITS
+
+_FEW = 64
+"""Updates that may wait whatever their size: a prompt's scores come in one."""
+_UPDATE_BYTES = 256
+_LOGPROB_BYTES = 128
+"""What Python's objects take besides the text (estimated)."""
+
+
+def _size(update: SequenceUpdate) -> int:
+    if not isinstance(update, SequenceText):
+        return _UPDATE_BYTES
+    rivals = sum(1 + len(logprob.top) for logprob in update.logprobs)
+    return _UPDATE_BYTES + len(update.text) + rivals * _LOGPROB_BYTES
 
 
 class EngineStream:
@@ -60,6 +75,7 @@ class EngineStream:
         self._echo = prompt_text if request.echo else ""
         self._decode = model.tokenizer.decode
         self._updates: asyncio.Queue[tuple[int, SequenceUpdate]] = asyncio.Queue()
+        self._num_waiting_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._unfinished = set(range(request.num_choices))
         self._reasoning = [_ReasoningCount() for _ in range(request.num_choices)]
@@ -79,18 +95,38 @@ class EngineStream:
 
         def deliver(update: SequenceUpdate) -> None:
             try:
-                self._loop.call_soon_threadsafe(self._updates.put_nowait, (choice, update))
+                self._loop.call_soon_threadsafe(self._put, choice, update)
             except RuntimeError:
                 # The loop is closed: the process is ending and nobody listens.
                 return
 
         return deliver
 
+    def _put(self, choice: int, update: SequenceUpdate) -> None:
+        """Queue an update, unless so much waits already that its reader cannot be reading."""
+        unread = self._updates
+        if (
+            self._num_waiting_bytes > LIMITS.stream_bytes
+            and unread.qsize() > _FEW
+            and choice in self._unfinished
+        ):
+            self._cancel(self.request_id)
+            # What waits is dropped: the answer is not whole any more.
+            while not unread.empty():
+                unread.get_nowait()
+            self._num_waiting_bytes = 0
+            update = SequenceFailed(
+                CancelledByCallerError("the answer was cancelled: its client does not read it")
+            )
+        self._num_waiting_bytes += _size(update)
+        unread.put_nowait((choice, update))
+
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """Yield events until every choice is finished."""
         try:
             while self._unfinished:
                 choice, update = await self._updates.get()
+                self._num_waiting_bytes = max(0, self._num_waiting_bytes - _size(update))
                 for event in self._translate(choice, update):
                     self._answer.add(event)
                     yield event

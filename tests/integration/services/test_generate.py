@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from semanticd.application.generation import stream as stream_module
 from semanticd.application.services.agent_facts import ShownToolCall
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import (
@@ -37,6 +38,8 @@ from semanticd.domain.generation import (
     TextDelta,
     ThinkingDelta,
 )
+from semanticd.domain.limits import LIMITS
+from tests.fakes.asgi_client import until
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.model_runner import continuation
 from tests.fakes.service_rig import ServiceRig
@@ -396,3 +399,19 @@ def test_a_neutral_value_that_a_client_sends_is_its_own_and_not_open() -> None:
     silent = defaults.of_prompt(ChatPrompt((user("x"),)))
     assert isinstance(silent, ChatPrompt)
     assert silent.template_options == {"enable_thinking": False}
+
+
+async def test_an_answer_that_is_not_read_is_cancelled_when_too_much_of_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream_module, "LIMITS", replace(LIMITS, stream_bytes=1))
+    async with ServiceRig() as rig:
+        script(rig, "abc" * 100)
+        opened = await rig.generate.open(
+            rig.request("hello", sampling=SamplingParams(max_tokens=300, temperature=0))
+        )
+        await until(lambda: rig.engine.num_live == 0)
+        with pytest.raises(CancelledByCallerError, match="does not read"):
+            await opened.result()
+        # One that reads is not in the way of it.
+        assert (await rig.say("hello")).choices[0].text

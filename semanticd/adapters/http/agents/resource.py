@@ -29,6 +29,7 @@ from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.plain import plain
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
+from semanticd.domain.limits import LIMITS
 
 PAGE = 100
 MAX_PAGE = 1000
@@ -52,7 +53,9 @@ class Agents:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Create an agent."""
-        body = await read_object(req, wire.CreateAgent, self._config, optional=True)
+        body = await read_object(
+            req, wire.CreateAgent, self._config, optional=True, max_bytes=LIMITS.agent_bytes
+        )
         agent_id = None if body.id is None else checked_agent_id(body.id, param="id")
         made = await self._agents.create(agent_id, wire.parse_create(body), pin=bool(body.pin))
         resp.status = falcon.HTTP_201

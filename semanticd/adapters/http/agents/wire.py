@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.arguments import read_arguments
+from semanticd.adapters.http.core.body import check_metadata
 from semanticd.adapters.http.core.sse import COMMENT_PING, frame
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import (
@@ -156,6 +157,7 @@ class Generated(Struct):
 
 def parse_create(body: CreateAgent) -> AgentConfig:
     """Return what the client fixes for the agent's life."""
+    check_metadata(body.metadata)
     tools = body.tools or []
     if len({tool.name for tool in tools}) != len(tools):
         raise InvalidRequestError("tool names must be unique", param="tools")

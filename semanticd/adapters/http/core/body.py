@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.content_encoding import coding_of, decode
 from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
+from semanticd.domain.limits import LIMITS
 
 T = TypeVar("T")
 
@@ -32,8 +33,17 @@ _MAX_INTEGER = 2**64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-async def read_object(req: Request, wire_type: type[T], config: HttpConfig, *, optional: bool = False) -> T:
+async def read_object(
+    req: Request,
+    wire_type: type[T],
+    config: HttpConfig,
+    *,
+    optional: bool = False,
+    max_bytes: int | None = None,
+) -> T:
     """Read, parse and type a JSON body; with `optional` an empty body counts as `{}`.
+
+    `max_bytes` is a limit below the one of all bodies.
 
     Raises:
         InvalidRequestError: `param` is the field's path, the message says what was expected.
@@ -42,9 +52,10 @@ async def read_object(req: Request, wire_type: type[T], config: HttpConfig, *, o
         SlowBodyError: the body took longer than the timeout.
     """
     coding = coding_of(req.get_header("Content-Encoding"))
-    raw = await read_bytes(req, limit=config.max_body_bytes, timeout_s=config.body_timeout_s)
+    limit = min(config.max_body_bytes, max_bytes or config.max_body_bytes)
+    raw = await read_bytes(req, limit=limit, timeout_s=config.body_timeout_s)
     if coding is not None and raw:
-        raw = await asyncio.to_thread(decode, raw, coding, limit=config.max_body_bytes)
+        raw = await asyncio.to_thread(decode, raw, coding, limit=limit)
     if optional and not raw.strip():
         return to_wire({}, wire_type)
     content_type = (req.content_type or "").split(";")[0].strip().lower()
@@ -209,6 +220,15 @@ def _check_nesting(parsed: Any, limit: int) -> None:
 
 def _too_deep(limit: int) -> InvalidRequestError:
     return InvalidRequestError(f"the body is nested deeper than {limit} levels")
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Refuse more metadata than the limit: it is kept and sent back with what it belongs to."""
+    size = sum(len(key) + len(value) for key, value in (metadata or {}).items())
+    if size > LIMITS.metadata_characters:
+        raise InvalidRequestError(
+            f"expected at most {LIMITS.metadata_characters} characters, got {size}", param="metadata"
+        )
 
 
 _PATH = re.compile(r" - at `(key in )?\$?([^`]*)`$")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+from semanticd.domain.limits import LIMITS
 
-MIB = 1024 * 1024
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,15 @@ class HttpConfig:
     """Names accepted in the Host header, without port (`*`: any); guards against DNS rebinding."""
     cors_origins: tuple[str, ...] = ()
     """Origins that browsers may call from (`*`: any); none: CORS is off."""
-    max_body_bytes: int = 32 * MIB
-    max_import_bytes: int = 64 * 1024 * MIB
+    max_body_bytes: int = LIMITS.body_bytes
+    max_import_bytes: int = LIMITS.import_bytes
     """Limit for an uploaded agent export, which is streamed to disk."""
-    max_nesting: int = 64
+    max_nesting: int = LIMITS.nesting
     """How deep JSON objects and arrays of a body may be nested."""
-    max_messages: int = 10_000
+    max_messages: int = LIMITS.messages
     """Messages, input items or prompts in one request."""
-    max_header_bytes: int = 64 * 1024
-    body_timeout_s: float = 30.0
+    max_header_bytes: int = LIMITS.header_bytes
+    body_timeout_s: float = LIMITS.body_timeout_s
     """A body that has not arrived whole after this time is refused with 408."""
     rate_limit_global: int = 0
     """Requests per minute and API key."""
@@ -41,7 +41,7 @@ class HttpConfig:
     """Shell patterns of model names that stand for the current model, unless a model is really called so."""
     ping_interval_s: float = 10.0
     """Silence in a stream after which a ping is sent."""
-    max_stored_responses: int = 200
+    max_stored_responses: int = LIMITS.stored_responses_per_agent
     """Responses kept for `previous_response_id`, per agent."""
     strict: bool = False
     """Whether what agents send without need is refused as the vendors refuse it."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from semanticd.adapters.http.core import errors
-from semanticd.adapters.http.core.errors import InvalidPathError
+from semanticd.adapters.http.core.errors import InvalidPathError, SlowBodyError
 from semanticd.adapters.http.core.guards import Guards, header
 from semanticd.adapters.http.core.paths import canonical_path
 from semanticd.adapters.http.core.request_context import SCOPE_KEY, RequestContext, make_request_id
@@ -45,9 +45,16 @@ class RequestContextWrapper:
     """Gives every request its ids, watches for its client's leaving, and cleans up however it ends."""
 
     def __init__(
-        self, app: AsgiApp, router: DeclaredRouter, *, guards: Guards, services: HttpServices
+        self,
+        app: AsgiApp,
+        router: DeclaredRouter,
+        *,
+        guards: Guards,
+        services: HttpServices,
+        body_timeout_s: float,
     ) -> None:
-        """Wrap an app, whose router this is, behind its guards."""
+        """Wrap an app, whose router this is, behind its guards; a body begins within `body_timeout_s`."""
+        self._body_timeout_s = body_timeout_s
         self._app = app
         self.router = router
         self._guards = guards
@@ -166,7 +173,18 @@ class RequestContextWrapper:
         if early is not None:
             await answer.plain(early.status, early.headers, early.body)
             return
+        try:
+            first = await asyncio.wait_for(receive(), self._body_timeout_s)
+        except (asyncio.TimeoutError, TimeoutError):
+            # Falcon waits for the first part of a body without a limit.
+            late = SlowBodyError(f"the body did not begin within {self._body_timeout_s:g} seconds")
+            await answer.fail(late, scope)
+            return
+        if first["type"] == "http.disconnect":
+            self._note_left(exchange)
+            return
         inbox: asyncio.Queue[AsgiMessage] = asyncio.Queue(_MAX_UNREAD_PARTS)
+        inbox.put_nowait(first)
         work = asyncio.ensure_future(self._app(scope, inbox.get, answer.send))
         watch = asyncio.create_task(_watch(receive, inbox, work))
         try:
@@ -175,12 +193,15 @@ class RequestContextWrapper:
             # Swallowed only if it was the client's leaving; the server's own cancellation goes on.
             if not (watch.done() and not watch.cancelled()):
                 raise
-            self._services.log.info("http_client_left", request_id=exchange.request_id, path=exchange.path)
-            self._services.metrics.count("http_clients_left_total")
+            self._note_left(exchange)
         finally:
             watch.cancel()
             work.cancel()
             await asyncio.gather(watch, work, return_exceptions=True)
+
+    def _note_left(self, exchange: RequestContext) -> None:
+        self._services.log.info("http_client_left", request_id=exchange.request_id, path=exchange.path)
+        self._services.metrics.count("http_clients_left_total")
 
 
 def _log_fields(exchange: RequestContext) -> dict[str, str]:

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from semanticd.adapters.http.core.errors import InvalidPathError
-
-MAX_PATH_BYTES = 8 * 1024
+from semanticd.domain.limits import LIMITS
 
 SLASH_IN_NAME = b"/v1/models/"
 """Below this path a model's name may hold slashes, and SDKs send them encoded (`hf:org%2Fname`)."""
@@ -30,8 +29,8 @@ def canonical_path(scope: Mapping[str, Any]) -> str:
     """
     raw = scope.get("raw_path")
     encoded = bytes(raw) if raw else str(scope["path"]).encode("utf-8", "surrogatepass")
-    if len(encoded) > MAX_PATH_BYTES:
-        raise InvalidPathError(f"the path is longer than {MAX_PATH_BYTES} bytes")
+    if len(encoded) > LIMITS.path_bytes:
+        raise InvalidPathError(f"the path is longer than {LIMITS.path_bytes} bytes")
     if not encoded.startswith(b"/"):
         raise InvalidPathError("the request's target must be a path that begins with one slash")
     if b"%2f" in encoded.lower() and not encoded.startswith(SLASH_IN_NAME):

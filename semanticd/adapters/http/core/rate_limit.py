@@ -7,17 +7,23 @@ from collections.abc import Callable
 
 from semanticd.application.ports.telemetry import Metrics
 from semanticd.domain.errors import RateLimitedError
-
-MAX_CALLERS = 10_000
+from semanticd.domain.limits import LIMITS
 
 
 class RateLimiter:
     """A token bucket per name: `per_minute` requests may come at once, and as many again each minute."""
 
     def __init__(
-        self, per_minute: int, *, what: str, monotonic: Callable[[], float], metrics: Metrics
+        self,
+        per_minute: int,
+        *,
+        what: str,
+        monotonic: Callable[[], float],
+        metrics: Metrics,
+        max_callers: int = LIMITS.rate_limited_callers,
     ) -> None:
         """Limit to `per_minute` requests (0: no limit); `what` names the callers in messages and metrics."""
+        self._max_callers = max_callers
         self._metrics = metrics
         self._per_minute = per_minute
         self._what = what
@@ -38,7 +44,7 @@ class RateLimiter:
         tokens = min(float(self._per_minute), tokens + (now - then) * rate)
         admitted = tokens >= 1.0
         self._buckets[name] = (tokens - 1.0 if admitted else tokens, now)
-        if len(self._buckets) > MAX_CALLERS:
+        if len(self._buckets) > self._max_callers:
             self._buckets.popitem(last=False)
         if not admitted:
             self._metrics.count("rate_limited_total", scope=self._what)

@@ -12,7 +12,7 @@ from typing import Any
 
 from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
 from semanticd.adapters.http.core.arguments import read_arguments
-from semanticd.adapters.http.core.body import to_wire
+from semanticd.adapters.http.core.body import check_metadata, to_wire
 from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.tools import (
@@ -116,6 +116,7 @@ def parse(
     for name in ("background", "conversation", "prompt"):
         if getattr(body, name):
             raise UnsupportedError("this server does not offer it", param=name)
+    check_metadata(body.metadata)
     items = (
         body.input if not isinstance(body.input, str) else [wire.InputItem(role="user", content=body.input)]
     )

@@ -24,7 +24,7 @@ from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.parse import Parsed, parse
 from semanticd.adapters.http.openai.responses.render import begin, message_of, render
-from semanticd.adapters.http.openai.responses.store import ResponseStore, StoredResponse
+from semanticd.adapters.http.openai.responses.store import ResponseStore, StoredResponse, estimated_bytes
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
@@ -114,7 +114,8 @@ class Responses:
     def _keep(self, response: wire.Response, parsed: Parsed) -> None:
         if response.store:
             messages = (*parsed.messages, message_of(response.output))
-            self._store.keep(StoredResponse(response, messages, parsed.request.agent_id))
+            size = estimated_bytes(messages, len(msgspec.json.encode(response)))
+            self._store.keep(StoredResponse(response, messages, parsed.request.agent_id, size))
 
 
 class StoredResponses:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from semanticd.adapters.http.core import rate_limit
 from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.services import NullMetrics
 from semanticd.domain.errors import RateLimitedError
@@ -36,9 +35,8 @@ def test_zero_means_no_limit() -> None:
         limiter.admit("a")
 
 
-def test_the_table_of_callers_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "MAX_CALLERS", 2)
-    limiter = RateLimiter(1, what="key", monotonic=Clock(), metrics=NullMetrics())
+def test_the_table_of_callers_stays_small() -> None:
+    limiter = RateLimiter(1, what="key", monotonic=Clock(), metrics=NullMetrics(), max_callers=2)
     for name in ("a", "b", "c"):
         limiter.admit(name)
     limiter.admit("a")  # forgotten, hence new
