@@ -241,8 +241,7 @@ class GenerateService:
         """Return the form that the answer must have, led to its end within `max_tokens`; a known one is compiled."""
         tokenizer, constraint = model.tokenizer, request.constraint
         if isinstance(request.prompt, ChatPrompt):
-            if constraint is None:
-                constraint = tokenizer.tool_constraint(request.prompt)
+            constraint = tokenizer.tool_constraint(request.prompt, constraint)
             constraint = tokenizer.with_thinking(
                 request.prompt, constraint, budget=request.thinking_budget, max_tokens=max_tokens
             )
