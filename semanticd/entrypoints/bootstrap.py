@@ -155,7 +155,7 @@ def build(
             waits=waits,
             outcomes=outcomes,
             savings=savings,
-            package=DiskAgentExportFile(),
+            export_file=DiskAgentExportFile(),
         ),
         models=models,
         requests=requests,

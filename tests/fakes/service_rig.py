@@ -50,7 +50,7 @@ class ServiceRig:
         context_length: int = 4096,
         memory_bytes: int = 1_000_000,
         load_on_demand: bool = False,
-        package: AgentExportFile | None = None,
+        export_file: AgentExportFile | None = None,
         load: bool = True,
         **engine: Any,
     ) -> None:
@@ -63,7 +63,7 @@ class ServiceRig:
         self.loader = HashLoader(tokenizer=tokenizer, has_state=has_state, context_length=context_length)
         self.free_memory: Callable[[], int] = lambda: memory_bytes
         """What the models service is given as the memory (bytes) that is left for models."""
-        self._package = package
+        self._export_file = export_file
         self._load = load
         self._load_on_demand = load_on_demand
         self._ids = itertools.count(1)
@@ -90,7 +90,7 @@ class ServiceRig:
             waits=waits,
             outcomes=self.outcomes,
             savings=self.savings,
-            package=self._package,
+            export_file=self._export_file,
         )
         self.requests = RequestsService(
             engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes

@@ -26,7 +26,7 @@ def service(rig: MlxRig) -> AgentsService:
         waits=Waits(rig.engine.scheduler),
         outcomes=Outcomes(clock=rig.clock),
         savings=Savings(clock=rig.clock, metrics=NullMetrics()),
-        package=DiskAgentExportFile(),
+        export_file=DiskAgentExportFile(),
     )
 
 
