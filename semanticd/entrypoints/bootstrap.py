@@ -147,7 +147,14 @@ def build(
         warm=warm,
         archive=archive,
         generate=GenerateService(
-            engine=engine, models=models, metrics=metrics, log=log, savings=savings, history=history
+            engine=engine,
+            models=models,
+            metrics=metrics,
+            log=log,
+            savings=savings,
+            history=history,
+            max_queue=settings.mlx.max_queue,
+            max_queue_per_agent=settings.mlx.max_queue_per_agent,
         ),
         agents=AgentsService(
             engine=engine,

@@ -56,6 +56,8 @@ class ServiceRig:
     ) -> None:
         """Wire it; `engine` goes to the `EngineRig`."""
         self.engine_rig = EngineRig(**engine)
+        self._queue = {"max_queue": 100, "max_queue_per_agent": 20}
+        self._queue |= {name: engine[name] for name in self._queue if name in engine}
         self.engine = self.engine_rig.engine
         self.clock = self.engine_rig.clock
         self.bus = self.engine_rig.bus
@@ -120,6 +122,7 @@ class ServiceRig:
             log=self.engine_rig.log,
             savings=self.savings,
             history=self.history,
+            **self._queue,
         )
         self.cache = CacheService(engine=self.engine, warm=self.engine_rig.warm, status=self.status)
         self.engine.start()

@@ -299,11 +299,13 @@ def _document_text(block: wire.DocumentBlock) -> str | None:
 
 def _tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
     specs: list[ToolSpec] = []
+    names: set[str] = set()
     for index, tool in enumerate(tools):
         path = f"tools.{index}"
         spec = _custom_tool(tool, path) if tool.type in (None, "custom") else _named_tool(tool, path)
-        if any(spec.name == other.name for other in specs):
+        if spec.name in names:
             raise InvalidRequestError("tool names must be unique", param=f"{path}.name")
+        names.add(spec.name)
         specs.append(spec)
     return tuple(specs)
 
