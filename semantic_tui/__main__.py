@@ -10,6 +10,7 @@ from pathlib import Path
 
 from semanticd.control.client import ControlClient
 from semanticd.control.errors import ControlError
+from semanticd.control.terminal_text import safe_values
 
 NO_DAEMON = 3
 SCREENSHOT_WITHIN_S = 10.0
@@ -82,9 +83,9 @@ def _once(socket: Path | None) -> None:
     from semantic_tui.plain import dashboard
 
     with ControlClient.connect(socket, name="semantic-tui") as client:
-        status = client.call("status")
-        agents = client.call("agents.list")["agents"]
-        requests = client.call("requests.list")["requests"]
+        status = safe_values(client.call("status"))
+        agents = safe_values(client.call("agents.list")["agents"])
+        requests = safe_values(client.call("requests.list")["requests"])
     sys.stdout.write(dashboard(status, agents, requests) + "\n")
 
 

@@ -32,15 +32,6 @@ def request_state(row: Row) -> Cell:
     return f"{word} {float(row.get('age_s') or 0):.1f} s" + (f" ({reason})" if reason else ""), "$warning"
 
 
-def wait_text(row: Row) -> str:
-    """Return why a request waits and behind which agent, for wide screens; empty when it does not wait."""
-    reason = _REASONS.get(str(row.get("wait_reason")), "")
-    if row.get("state") != "waiting" or not reason:
-        return ""
-    behind = row.get("wait_behind")
-    return f"{reason}, behind {behind}" if behind else reason
-
-
 def agent_state(row: Row, requests: Sequence[Row]) -> Cell:
     """Return what an agent's furthest request does, and how many more it has; without requests, its tier."""
     if not requests:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semantic_tui.live import agent_state, first_turn_row, request_state
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -63,15 +65,28 @@ def bar(share: float, width: int) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-AGENT_COLUMNS = ("agent", "state", "tokens", "hot", "warm", "reuse", "TTFT", "tok/s", "class", "pin")
+AGENT_COLUMNS = (
+    "agent",
+    "state",
+    "tokens",
+    "hot",
+    "warm",
+    "reuse",
+    "TTFT",
+    "tok/s",
+    "class",
+    "pin",
+    "err",
+    "saved",
+)
 
 
-def agent_row(agent: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return an agent's cells, in the order of `AGENT_COLUMNS`."""
+def agent_row(agent: Mapping[str, Any], requests: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+    """Return an agent's cells, in the order of `AGENT_COLUMNS`; its requests say what it does."""
     reuse = agent.get("last_reuse_ratio")
     return (
         str(agent.get("id", "")),
-        str(agent.get("state", "")),
+        agent_state(agent, requests)[0],
         str(agent.get("num_tokens", 0)),
         size(agent.get("hot_bytes")),
         size(agent.get("warm_bytes")),
@@ -80,6 +95,8 @@ def agent_row(agent: Mapping[str, Any]) -> tuple[str, ...]:
         number(agent.get("last_tokens_per_s"), digits=1),
         str(agent.get("class", "")),
         "yes" if agent.get("pinned") else "",
+        number(agent.get("num_errors")),
+        number(agent.get("saved_s"), " s", digits=1),
     )
 
 
@@ -91,7 +108,7 @@ def request_row(request: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(request.get("id", "")),
         str(request.get("agent", "")),
-        str(request.get("state", "")),
+        request_state(request)[0],
         f"{bar(float(request.get('prefill_progress') or 0), 10)} {request.get('prompt_tokens', 0)}",
         f"{request.get('completion_tokens', 0)}/{request.get('max_new_tokens', 0)}",
         number(request.get("age_s"), " s", digits=1),
@@ -119,7 +136,24 @@ def header(status: Mapping[str, Any]) -> list[str]:
         + f"; evictions {cache.get('num_evictions', 0)}",
         f"tokens  {cache.get('hot_hit_tokens', 0)} reused hot, {cache.get('warm_hit_tokens', 0)} restored warm, "
         f"{cache.get('computed_tokens', 0)} computed",
+        *_ends(status),
     ]
+
+
+def _ends(status: Mapping[str, Any]) -> list[str]:
+    """Return how requests ended and what the cache saved, as far as the daemon says it."""
+    lines = []
+    if outcomes := status.get("outcomes"):
+        lines.append(
+            f"ended   {outcomes.get('num_answered', 0)} answered, {outcomes.get('num_failed', 0)} failed, "
+            f"{outcomes.get('num_refused', 0)} refused"
+        )
+    if savings := status.get("savings"):
+        lines.append(
+            f"saved   {short_duration(savings.get('saved_s') or 0)} of prefill by {savings.get('reused_tokens', 0)} "
+            f"tokens; {savings.get('recomputed_tokens', 0)} computed again after an eviction"
+        )
+    return lines
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -137,7 +171,13 @@ def dashboard(
     status: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], requests: Sequence[Mapping[str, Any]]
 ) -> str:
     """Return the whole dashboard."""
-    lines = [*header(status), "", *table(AGENT_COLUMNS, [agent_row(agent) for agent in agents])]
+    running: dict[str, list[Mapping[str, Any]]] = {}
+    for request in requests:
+        running.setdefault(str(request.get("agent")), []).append(request)
+    rows = [agent_row(agent, running.pop(str(agent.get("id")), ())) for agent in agents]
+    # An agent in its first turn is listed by its request; the daemon does not know it yet.
+    rows = [*(agent_row(first_turn_row(new), new) for new in running.values()), *rows]
+    lines = [*header(status), "", *table(AGENT_COLUMNS, rows)]
     if requests:
         lines += ["", *table(REQUEST_COLUMNS, [request_row(request) for request in requests])]
     return "\n".join(lines)

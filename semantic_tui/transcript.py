@@ -39,6 +39,8 @@ class Entry:
     num_cached: int | None = None
     now: bool = False
     """Whether it is being written."""
+    start: int = 0
+    """Where its text begins in the prompt's text, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +92,17 @@ def parsed(text: str) -> list[Entry]:
     starts = list(_START.finditer(text))
     if not starts:
         return [Entry("transcript", text)]
-    found = [Entry("system", _plain(text[: starts[0].start()]))]
+    found = [_entry("system", text, 0, starts[0].start())]
     for at, start in enumerate(starts):
         end = starts[at + 1].start() if at + 1 < len(starts) else len(text)
         role = next(group for group in start.groups() if group)
         role = {"[INST]": "user", "[/INST]": "assistant"}.get(role, role.lower())
-        found.append(Entry(_NAMES.get(role, role), _plain(text[start.end() : end])))
+        found.append(_entry(_NAMES.get(role, role), text, start.end(), end))
     return [entry for entry in found if entry.text]
 
 
-def _plain(text: str) -> str:
-    return _END.sub("", text).strip("\n")
+def _entry(role: str, text: str, start: int, end: int) -> Entry:
+    return Entry(role, _END.sub("", text[start:end]).strip("\n"), start=start)
 
 
 def _cached_chars(details: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> int | None:
@@ -120,12 +122,10 @@ def _cached_chars(details: Mapping[str, Any], messages: Sequence[Mapping[str, An
 
 
 def _marked(found: Sequence[Entry], num_cached: int) -> list[Entry]:
-    """Spread the cached characters over the entries, in order; the template's own characters are few."""
-    marked = []
-    for entry in found:
-        marked.append(replace(entry, num_cached=max(0, min(len(entry.text), num_cached))))
-        num_cached -= len(entry.text)
-    return marked
+    """Return the entries with how much of each lies within the cached characters of the prompt's text."""
+    return [
+        replace(entry, num_cached=max(0, min(len(entry.text), num_cached - entry.start))) for entry in found
+    ]
 
 
 def lines(found: Iterable[Entry], width: int, *, open_all: bool) -> list[Line]:

@@ -8,7 +8,7 @@ from typing import Any
 from textual.content import Content
 
 from semantic_tui.history import wanted
-from semantic_tui.live import request_state, wait_text
+from semantic_tui.live import request_state
 from semantic_tui.plain import short_duration, shortened, size
 from semantic_tui.series import BY_KEY
 from semantic_tui.state import WatchState
@@ -127,18 +127,19 @@ def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -
 
 def request_line(row: Mapping[str, Any], width: int) -> Content:
     """Return a request: whose, what it does, and how far it is."""
-    name_width = max(8, min(24, width - 30))
+    name_width = max(8, min(20, width - 34))
     name = f"{shortened(str(row.get('agent') or '-'), name_width):<{name_width}} "
     state, style = request_state(row)
-    room = max(1, width - name_width - 21)
+    room = max(1, width - name_width - 25)
     if row.get("state") == "decoding":
         detail = Content(
             f"{row.get('completion_tokens') or 0} of {row.get('max_new_tokens') or '?'} tokens"[:room]
         )
     elif row.get("state") == "waiting" and row.get("restore_progress") is None:
-        detail = Content(shortened(wait_text(row), room))
+        behind = row.get("wait_behind")
+        detail = Content(shortened(f"behind {behind}", room) if behind else "")
     else:
         share = row.get("restore_progress")
         share = float(row.get("prefill_progress") or 0) if share is None else float(share)
         detail = f.share_bar(share, min(30, room), style.removeprefix("bold "))
-    return Content.assemble(name, (f"{shortened(state, 19):<19} ", style), detail)
+    return Content.assemble(name, (f"{shortened(state, 23):<23} ", style), detail)

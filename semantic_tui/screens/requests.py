@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
-from semantic_tui.live import request_state, wait_text
+from semantic_tui.live import request_state
 from semantic_tui.plain import duration, number
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
@@ -24,7 +24,7 @@ _NARROW = (
     Column("TTFT", 6), Column("age", 7),
 )  # fmt: skip
 _WIDE = (
-    Column("agent", 0, right=False), Column("state", 22, right=False), Column("waits for", 20, right=False),
+    Column("agent", 0, right=False), Column("state", 22, right=False), Column("behind", 20, right=False),
     Column("prompt", 7), Column("cached", 7), Column("output", 11), Column("TTFT", 6), Column("age", 7),
     Column("class", 5, right=False),
 )  # fmt: skip
@@ -56,7 +56,7 @@ def request_cells(row: Mapping[str, Any], *, wide: bool) -> tuple[Cell, ...]:
         str(row.get("class")), str(row.get("class") or "-")
     )
     cached = f"{row.get('cached_tokens') or 0:,}"
-    return (agent, state, wait_text(row), prompt, cached, output, ttft, age, short)
+    return (agent, state, str(row.get("wait_behind") or ""), prompt, cached, output, ttft, age, short)
 
 
 def failure_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:

@@ -57,7 +57,7 @@ def graph(
     """
     known = [value for value in values if value is not None]
     highest = max(known, default=0.0) or 1.0
-    labels = (show(highest), show(highest / 2), show(0.0))
+    labels = (show(highest), show(highest / 2), show(0.0)) if any(known) else ("", "", show(0.0))
     margin = max(len(label) for label in labels) + 1
     columns, rows = max(8, width - margin - 1), max(2, height - 2)
     points = resampled(values, columns, max(wanted, 1))

@@ -47,7 +47,7 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def show_entries(self, entries: Sequence[Entry]) -> None:
         """Show these entries, if they are others."""
-        if list(entries) == self._entries and self._width == self.size.width:
+        if list(entries) == self._entries and self._width == self.size.width and self._lines:
             return
         follow = self.following
         self._entries = list(entries)
@@ -60,7 +60,11 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def _lay(self, *, follow: bool) -> None:
         self._width = self.size.width
-        self._lines = lines(self._entries, max(10, self._width - 3), open_all=self._open or bool(self._words))
+        self._lines = (
+            [Line("No transcript yet.")]
+            if not self._entries
+            else lines(self._entries, max(10, self._width - 3), open_all=self._open or bool(self._words))
+        )
         self.virtual_size = Size(self._width, len(self._lines))
         if follow:
             self.scroll_end(animate=False)
@@ -100,7 +104,7 @@ class TranscriptView(ScrollView, can_focus=True):
     def action_copy(self) -> None:
         """Copy the message at the match, else the one at the top of what is seen."""
         at = self._match if self._match is not None else int(self.scroll_offset.y)
-        if 0 <= at < len(self._lines):
+        if self._entries and 0 <= at < len(self._lines):
             entry = self._entries[self._lines[at].entry]
             self.app.copy_to_clipboard(entry.text)
             self.notify(f"Copied the message of {entry.role} ({len(entry.text):,} characters).", markup=False)

@@ -22,6 +22,7 @@ from semanticd.adapters.tracing import OtelTracer
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.models import ModelSource
@@ -51,6 +52,7 @@ class Daemon:
     warm: DiskWarmStore
     archive: DiskAgentArchive
     generate: GenerateService
+    chat: Chat
     agents: AgentsService
     models: ModelsService
     requests: RequestsService
@@ -142,28 +144,24 @@ def build(
     history = History(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
     )
+    generate = GenerateService(
+        engine=engine, models=models, metrics=metrics, log=log, savings=savings, history=history
+    )
+    agents = AgentsService(
+        engine=engine,
+        clock=clock,
+        waits=waits,
+        outcomes=outcomes,
+        savings=savings,
+        package=DiskAgentExportFile(),
+    )
     return Daemon(
         engine=engine,
         warm=warm,
         archive=archive,
-        generate=GenerateService(
-            engine=engine,
-            models=models,
-            metrics=metrics,
-            log=log,
-            savings=savings,
-            history=history,
-            max_queue=settings.mlx.max_queue,
-            max_queue_per_agent=settings.mlx.max_queue_per_agent,
-        ),
-        agents=AgentsService(
-            engine=engine,
-            clock=clock,
-            waits=waits,
-            outcomes=outcomes,
-            savings=savings,
-            export_file=DiskAgentExportFile(),
-        ),
+        generate=generate,
+        chat=Chat(generate=generate, agents=agents, models=models),
+        agents=agents,
         models=models,
         requests=requests,
         status=status,

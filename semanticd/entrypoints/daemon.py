@@ -311,6 +311,7 @@ class _Life:
         return Services(
             status=daemon.status,
             agents=daemon.agents,
+            chat=daemon.chat,
             models=daemon.models,
             cache=daemon.cache,
             requests=daemon.requests,

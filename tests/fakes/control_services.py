@@ -102,6 +102,25 @@ def _request(request_id: str) -> RequestFacts:
     )
 
 
+class FakeChat:
+    """Says it back, word by word."""
+
+    def __init__(self, hub: EventHub) -> None:
+        """Publish the words there."""
+        self._hub = hub
+
+    async def say(
+        self, agent_id: str, text: str, *, fork: bool = False, max_tokens: int | None = None
+    ) -> Row:
+        """Answer with the same words, at most `max_tokens` of them."""
+        agent, words = f"{agent_id}-fork" if fork else agent_id, text.split()[:max_tokens]
+        for at, word in enumerate(words, 1):
+            data = {"agent": agent, "request": "say-1", "text": f"{word} ", "num_tokens": at}
+            self._hub.publish("tokens", data)
+        return {"agent": agent, "request": "say-1", "text": " ".join(words), "ttft_ms": 12.0, "cached_tokens": 3,
+                "prompt_tokens": 5, "completion_tokens": len(words), "model": "small"}  # fmt: skip
+
+
 class FakeHistory:
     """Two samples."""
 
@@ -195,6 +214,7 @@ def fake_services(*, max_queued: int = 1024, on_shutdown: Callable[[], None] = l
     return Services(
         status=FakeStatus(),
         agents=FakeAgents("planner", "coder"),
+        chat=FakeChat(hub),
         models=FakeModels("small", "large", hub=hub),
         cache=FakeCache(),
         requests=FakeRequests(),

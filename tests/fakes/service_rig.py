@@ -16,6 +16,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.agent_export import AgentExportFile
@@ -50,14 +51,12 @@ class ServiceRig:
         context_length: int = 4096,
         memory_bytes: int = 1_000_000,
         load_on_demand: bool = False,
-        export_file: AgentExportFile | None = None,
+        package: AgentExportFile | None = None,
         load: bool = True,
         **engine: Any,
     ) -> None:
         """Wire it; `engine` goes to the `EngineRig`."""
         self.engine_rig = EngineRig(**engine)
-        self._queue = {"max_queue": 100, "max_queue_per_agent": 20}
-        self._queue |= {name: engine[name] for name in self._queue if name in engine}
         self.engine = self.engine_rig.engine
         self.clock = self.engine_rig.clock
         self.bus = self.engine_rig.bus
@@ -65,7 +64,7 @@ class ServiceRig:
         self.loader = HashLoader(tokenizer=tokenizer, has_state=has_state, context_length=context_length)
         self.free_memory: Callable[[], int] = lambda: memory_bytes
         """What the models service is given as the memory (bytes) that is left for models."""
-        self._export_file = export_file
+        self._package = package
         self._load = load
         self._load_on_demand = load_on_demand
         self._ids = itertools.count(1)
@@ -92,7 +91,7 @@ class ServiceRig:
             waits=waits,
             outcomes=self.outcomes,
             savings=self.savings,
-            export_file=self._export_file,
+            package=self._package,
         )
         self.requests = RequestsService(
             engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes
@@ -122,8 +121,8 @@ class ServiceRig:
             log=self.engine_rig.log,
             savings=self.savings,
             history=self.history,
-            **self._queue,
         )
+        self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
         self.cache = CacheService(engine=self.engine, warm=self.engine_rig.warm, status=self.status)
         self.engine.start()
         if self._load:

@@ -89,12 +89,10 @@ class CharTokenizer:
         """Return a fresh parser."""
         return PlainParser(choice)
 
-    def tool_constraint(
-        self, prompt: ChatPrompt, answer: OutputConstraint | None = None
-    ) -> OutputConstraint | None:
-        """Enforce nothing but a required tool call, else the answer's form."""
+    def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
+        """Enforce nothing but a required tool call."""
         required = bool(prompt.tools) and prompt.tool_choice.mode == "required"
-        return OutputConstraint("tool_call") if required else answer
+        return OutputConstraint("tool_call") if required else None
 
     def with_thinking(
         self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int

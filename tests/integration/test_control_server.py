@@ -113,6 +113,7 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("agents.show", {"agent": "planner"}, {"id": "planner"}),
         ("agents.messages", {"agent": "planner"}, {"messages": [{"role": "user", "content": "hello"}]}),
         ("agents.why", {"agent": "planner"}, {"id": "planner"}),
+        ("agents.say", {"agent": "planner", "text": "a b c", "max_tokens": 2}, {"text": "a b"}),
         ("agents.pin", {"agent": "planner", "ttl_s": 60}, {"pinned": True}),
         ("agents.unpin", {"agent": "planner"}, {"pinned": False}),
         ("agents.fork", {"agent": "planner", "new_id": "copy"}, {"id": "copy"}),

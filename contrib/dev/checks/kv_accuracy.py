@@ -7,19 +7,21 @@ was restored. Prints a Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
-from semanticd.application.ports.inference import DecodedToken, PrefixPart
-from semanticd.domain.ids import ModelFingerprint, SequenceId
-from semanticd.domain.model_cache_spec import StoragePrecision
 
-if TYPE_CHECKING:
-    from semanticd.adapters.mlx.model.runner import MlxModelRunner
+load_fast_blas()  # before MLX is imported, or it is not used
+
+from semanticd.adapters.mlx.model.runner import MlxModelRunner  # noqa: E402
+from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights  # noqa: E402
+from semanticd.application.ports.inference import DecodedToken, PrefixPart  # noqa: E402
+from semanticd.domain.ids import ModelFingerprint, SequenceId  # noqa: E402
+from semanticd.domain.model_cache_spec import StoragePrecision  # noqa: E402
 
 BLOCK = 256
 PRECISIONS: tuple[StoragePrecision, ...] = ("exact", "q8", "q4")
@@ -61,14 +63,7 @@ is seven minutes slow.
 def main() -> int:
     """Measure and print."""
     models = Path(os.environ.get("SEMANTIC_MODELS_DIR", "~/.semantic/models")).expanduser()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "folder", type=Path, nargs="?", default=models / "smollm2-135m", help="a model's folder"
-    )
-    folder = parser.parse_args().folder
-    load_fast_blas()  # before MLX is imported, or it is not used
-    from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
-
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else models / "smollm2-135m"
     model, _ = load_weights(
         folder, device_is_cpu=_is_cpu(), available_bytes=8 << 30, on_progress=lambda _: None
     )
@@ -100,8 +95,6 @@ def _is_cpu() -> bool:
 
 
 def _runner(model: Any, precision: StoragePrecision) -> MlxModelRunner:
-    from semanticd.adapters.mlx.model.runner import MlxModelRunner
-
     return MlxModelRunner(
         model, fingerprint=ModelFingerprint("0" * 64), block_tokens=BLOCK, precision=precision
     )

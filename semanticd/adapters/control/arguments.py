@@ -19,7 +19,6 @@ _EXPECTED: dict[Kind, str] = {
     "flag": "true or false",
     "texts": "a list of texts",
 }
-_MAX_TEXT = 4096
 _REQUIRED = object()
 
 
@@ -37,6 +36,8 @@ class Argument:
     default: Any = _REQUIRED
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    max_chars: int = 4096
+    """The longest text."""
 
     @property
     def required(self) -> bool:
@@ -73,7 +74,7 @@ def _value(given: Mapping[str, Any], argument: Argument) -> Any:
         if argument.required:
             raise ArgumentError(f"argument {argument.name!r} is missing: expected {argument.expected()}")
         return argument.default
-    fits = _fits(value, argument.kind) and (not argument.choices or value in argument.choices)
+    fits = _fits(value, argument) and (not argument.choices or value in argument.choices)
     if not fits or (argument.minimum is not None and value < argument.minimum):
         shown = repr(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
@@ -81,11 +82,16 @@ def _value(given: Mapping[str, Any], argument: Argument) -> Any:
     return value
 
 
-def _fits(value: object, kind: Kind) -> bool:
+def _fits(value: object, argument: Argument) -> bool:
+    kind, longest = argument.kind, argument.max_chars
     if kind == "text":
-        return _is_text(value)
+        return _is_text(value, longest)
     if kind == "texts":
-        return isinstance(value, list) and 0 < len(value) <= 64 and all(_is_text(item) for item in value)
+        return (
+            isinstance(value, list)
+            and 0 < len(value) <= 64
+            and all(_is_text(item, longest) for item in value)
+        )
     if kind == "flag":
         return isinstance(value, bool)
     if isinstance(value, bool):
@@ -95,5 +101,5 @@ def _fits(value: object, kind: Kind) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and value - value == 0)  # finite
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MAX_TEXT
+def _is_text(value: object, longest: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= longest

@@ -154,6 +154,19 @@ async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> o
     return {"messages": await need(context.services.agents, "the engine").messages(args["agent"])}
 
 
+@command(
+    "agents.say",
+    _AGENT,
+    Argument("text", meaning="what to say", max_chars=1_000_000),
+    Argument("fork", "flag", "say it to a fork, which is made first", default=False),
+    Argument("max_tokens", "integer", "longest answer; what fits if absent", default=None, minimum=1),
+)
+async def agents_say(context: CommandContext, args: Mapping[str, Any]) -> object:
+    """Say something to an agent (a new id makes one) and wait for the answer; its text comes on the topic `tokens`."""
+    chat = need(context.services.chat, "the engine")
+    return await chat.say(args["agent"], args["text"], fork=args["fork"], max_tokens=args["max_tokens"])
+
+
 @command("agents.why", _AGENT)
 async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> object:
     """What its last requests reused, restored and computed, and for a miss the cause."""
@@ -202,17 +215,17 @@ async def agents_delete(context: CommandContext, args: Mapping[str, Any]) -> obj
 
 @command("agents.export", _AGENT, Argument("path", meaning="absolute path of the file to write"))
 async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """Write an agent export: the agent and its blocks in one file."""
+    """Write an agent and its blocks into one file."""
     return await need(context.services.agents, "the engine").export(args["agent"], args["path"])
 
 
 @command(
     "agents.import",
-    Argument("path", meaning="absolute path of an agent export"),
+    Argument("path", meaning="absolute path of an exported file"),
     Argument("new_id", meaning="another id than it had", default=None),
 )
 async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """Read an agent export."""
+    """Read an exported agent."""
     return await need(context.services.agents, "the engine").import_(args["path"], args["new_id"])
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from semanticd.application.generation.say import Chat
     from semanticd.application.services.agents import AgentsService
     from semanticd.application.services.cache import CacheService
     from semanticd.application.services.history import History
@@ -86,6 +87,7 @@ class Services:
 
     status: StatusService | None = None
     agents: AgentsService | None = None
+    chat: Chat | None = None
     models: ModelsService | None = None
     cache: CacheService | None = None
     requests: RequestsService | None = None

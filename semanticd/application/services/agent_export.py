@@ -1,4 +1,4 @@
-"""AgentExporter: agent exports, that is an agent and its blocks in one file, written and read.
+"""AgentExporter: an agent and its blocks out of this daemon into a file, and from a file into this daemon.
 
 Blocks travel one at a time, or a few at a time, beside the answers that run: the engine only copies one out between two
 steps, and the event loop waits for nothing.
@@ -26,7 +26,7 @@ _IMPORT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AgentExport:
-    """An agent export that was written: its size, the blocks in it, and those that were gone."""
+    """A file that was written: its size, the blocks in it, and those that were gone."""
 
     id: AgentId
     path: str
@@ -37,7 +37,7 @@ class AgentExport:
 
 @dataclass(frozen=True, slots=True)
 class AgentImport:
-    """An agent that is known here now, and how many of its export's blocks were kept."""
+    """An agent that is known here now, and how many of its file's blocks were kept."""
 
     agent: Agent
     num_kept: int
@@ -48,19 +48,19 @@ class AgentExporter:
     """Exports and imports agents of one engine; asyncio thread."""
 
     def __init__(
-        self, *, engine: BlockPoolBatchEngine, clock: Clock, export_file: AgentExportFile | None = None
+        self, *, engine: BlockPoolBatchEngine, clock: Clock, package: AgentExportFile | None = None
     ) -> None:
-        """Without an `export_file` every call is refused."""
+        """Without a `package` every call is refused."""
         self._engine = engine
         self._clock = clock
-        self._file = export_file
+        self._package = package
 
     async def export(self, agent: Agent, path: str) -> AgentExport:
-        """Write an agent export at an absolute path; blocks that are gone are left out and counted.
+        """Write an agent to a file at an absolute path; blocks that are gone are left out and counted.
 
         Raises what `AgentExportFile.write` does.
         """
-        file = self._need_file()
+        package = self._need_package()
         store = self._engine.store
         names = await asyncio.wrap_future(self._engine.call(lambda: _names_to_move(store, agent.block_table)))
 
@@ -69,7 +69,7 @@ class AgentExporter:
             for name in names:
                 yield self._engine.call(partial(store.record, name)).result().result()
 
-        written = await asyncio.to_thread(file.write, path, agent, names, records())
+        written = await asyncio.to_thread(package.write, path, agent, names, records())
         return AgentExport(
             id=agent.agent_id,
             path=path,
@@ -81,7 +81,7 @@ class AgentExporter:
     async def import_(
         self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None]
     ) -> AgentImport:
-        """Read an agent export and keep its blocks; it comes unpinned and as just used.
+        """Read an exported agent and keep its blocks; it comes unpinned and as just used.
 
         `check_free` raises when an id is taken.
 
@@ -89,19 +89,19 @@ class AgentExporter:
             AgentExportError: The file is damaged, or its model, or that model in this layout, is not loaded here.
             CacheError: The file cannot be read, or this daemon keeps none.
         """
-        file = self._need_file()
-        exported = await asyncio.to_thread(file.read, path)
-        self._check_importable(exported)
-        agent_id = AgentId(new_id) if new_id else exported.agent.agent_id
+        package = self._need_package()
+        packaged = await asyncio.to_thread(package.read, path)
+        self._check_importable(packaged)
+        agent_id = AgentId(new_id) if new_id else packaged.agent.agent_id
         check_free(agent_id)
-        records = file.records(path)
+        records = package.records(path)
         num_kept = 0
         while batch := await asyncio.to_thread(_take, records, _IMPORT_BYTES):
             num_kept += await self._adopt(batch)
         check_free(agent_id)  # somebody may have come first while blocks were written
         now = self._clock.wall()
         agent = replace(
-            exported.agent,
+            packaged.agent,
             agent_id=agent_id,
             last_used_at=now,
             pinned=False,
@@ -109,10 +109,10 @@ class AgentExporter:
             anonymous=False,
         )
         self._engine.agents.save(agent)
-        return AgentImport(agent, num_kept, exported.num_blocks)
+        return AgentImport(agent, num_kept, packaged.num_blocks)
 
-    def _check_importable(self, exported: ExportedAgent) -> None:
-        agent = exported.agent
+    def _check_importable(self, packaged: ExportedAgent) -> None:
+        agent = packaged.agent
         if agent.model is None:
             return
         loaded = {model.fingerprint: model for model in self._engine.models.values()}
@@ -124,9 +124,9 @@ class AgentExporter:
                 param="path",
             )
         layout = loaded[agent.model].runner.spec.layout
-        if exported.layout not in ("", layout):
+        if packaged.layout not in ("", layout):
             raise AgentExportError(
-                f"cannot import agent {agent.agent_id!r}: its blocks are laid out as {exported.layout}, this "
+                f"cannot import agent {agent.agent_id!r}: its blocks are laid out as {packaged.layout}, this "
                 f"daemon's as {layout}; start it with the same SEMANTIC_MLX_KV_BITS and "
                 "SEMANTIC_MLX_BLOCK_TOKENS, on the same kind of chip and with the same mlx and mlx-lm",
                 param="path",
@@ -142,12 +142,12 @@ class AgentExporter:
             num_hot = await asyncio.wrap_future(self._engine.call(lambda: sum(map(store.promote, left))))
         return result.num_written + result.num_present + num_hot
 
-    def _need_file(self) -> AgentExportFile:
-        if self._file is None:
+    def _need_package(self) -> AgentExportFile:
+        if self._package is None:
             raise CacheError(
                 "this daemon keeps no files (cache folder switched off): it cannot export or import"
             )
-        return self._file
+        return self._package
 
 
 def _take(records: Iterator[BlockRecord], num_bytes: int) -> list[BlockRecord]:

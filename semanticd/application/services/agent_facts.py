@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from semanticd.application.services.plain import AS_CLASS, FLAT
+from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
 from semanticd.application.services.savings import SavedFacts
 from semanticd.application.services.waits import Reason as WaitReason
 from semanticd.domain.agent import Agent, AgentState, Turn
@@ -207,6 +207,8 @@ class ShownMessage:
     role: Role | Literal["transcript"]
     content: str | tuple[ShownPart, ...]
     """The text, where the message is nothing else; else its parts."""
+    num_tokens: int | None = field(default=None, metadata=IF_KNOWN)
+    """Tokens of a part of the transcript: with them a watcher sees where the cached part of a prompt ended."""
 
 
 def shown_message(message: Message) -> ShownMessage:

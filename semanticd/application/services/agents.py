@@ -1,4 +1,4 @@
-"""What can be done with agents: create, look, pin, fork, rewind, evict, delete, export and import."""
+"""What can be done with agents: create, look, pin, fork, rewind, evict, delete, move to another machine."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class AgentsService:
         waits: Waits,
         outcomes: Outcomes,
         savings: Savings,
-        export_file: AgentExportFile | None = None,
+        package: AgentExportFile | None = None,
     ) -> None:
         """Work on the engine's agents; the rest says why they waited, failed, and what they saved."""
         self._engine = engine
@@ -61,7 +61,7 @@ class AgentsService:
         self._waits = waits
         self._outcomes = outcomes
         self._savings = savings
-        self._exporter = AgentExporter(engine=engine, clock=clock, export_file=export_file)
+        self._transfer = AgentExporter(engine=engine, clock=clock, package=package)
 
     @property
     def _agents(self) -> AgentRegistry:
@@ -136,6 +136,10 @@ class AgentsService:
             return "hot"
         return "warm" if self._engine.store.warm_bytes(agent.block_table[:1]) else "cold"
 
+    def agent(self, agent_id: str) -> Agent:
+        """Return an agent as it is kept; raises `AgentNotFoundError`."""
+        return self._agents.get(AgentId(agent_id))
+
     async def show(self, agent_id: str) -> AgentDetails:
         """Return one agent's facts, configuration and turns."""
         agent = self._agents.get(AgentId(agent_id))
@@ -183,7 +187,10 @@ class AgentsService:
         agent = self._agents.get(AgentId(agent_id))
         if agent.messages:
             return tuple(shown_message(message) for message in agent.messages)
-        return tuple(ShownMessage("transcript", segment.text) for segment in agent.transcript.segments)
+        return tuple(
+            ShownMessage("transcript", segment.text, len(segment.token_ids))
+            for segment in agent.transcript.segments
+        )
 
     # Changing.
 
@@ -301,15 +308,15 @@ class AgentsService:
             await self.delete(agent.agent_id)
         return len(over)
 
-    # Exports.
+    # Moving.
 
     async def export(self, agent_id: str, path: str) -> AgentExport:
-        """Write an agent export; the path is absolute."""
-        return await self._exporter.export(self._agents.get(AgentId(agent_id)), path)
+        """Write it and its blocks into one file; the path is absolute."""
+        return await self._transfer.export(self._agents.get(AgentId(agent_id)), path)
 
     async def import_(self, path: str, new_id: str | None = None) -> ImportedAgent:
-        """Read an agent export; raises `CacheError` when its model is not loaded here or the file is damaged."""
-        imported = await self._exporter.import_(path, new_id=new_id, check_free=self._check_free)
+        """Read an exported agent; raises `CacheError` when its model is not loaded here or the file is damaged."""
+        imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free)
         return ImportedAgent(
             self._row(imported.agent),
             num_imported_blocks=imported.num_kept,

@@ -14,7 +14,7 @@ from semanticd.entrypoints.cli.output import print_facts, print_json, print_tabl
 
 @click.group("agents")
 def commands() -> None:
-    """Look at agents; pin, fork, rewind, evict, export, import or delete them."""
+    """Look at agents; pin, fork, rewind, evict, move or delete them."""
 
 
 _COLUMNS = (
@@ -117,7 +117,7 @@ def delete(*, agent: str, as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def export(*, agent: str, path: Path, as_json: bool) -> None:
-    """Write an agent export: the agent and its blocks in one file."""
+    """Write an agent and its blocks into one file."""
     result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_COMMAND_TIMEOUT_S)
     _print(result, as_json)
 
@@ -127,7 +127,7 @@ def export(*, agent: str, path: Path, as_json: bool) -> None:
 @click.option("--as", "new_id", help="Another id than it had.")
 @json_option
 def import_agent(*, path: Path, new_id: str | None, as_json: bool) -> None:
-    """Read an agent export."""
+    """Read an exported agent."""
     _print(
         ask("agents.import", path=_absolute(path), new_id=new_id, reply_within_s=LONG_COMMAND_TIMEOUT_S),
         as_json,

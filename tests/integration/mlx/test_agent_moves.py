@@ -26,7 +26,7 @@ def service(rig: MlxRig) -> AgentsService:
         waits=Waits(rig.engine.scheduler),
         outcomes=Outcomes(clock=rig.clock),
         savings=Savings(clock=rig.clock, metrics=NullMetrics()),
-        export_file=DiskAgentExportFile(),
+        package=DiskAgentExportFile(),
     )
 
 

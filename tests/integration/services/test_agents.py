@@ -194,7 +194,8 @@ async def test_a_conversation_that_clients_send_themselves_is_shown_as_its_trans
     async with ServiceRig() as rig:
         await rig.say("hi", agent="a")
         messages = await rig.agents.messages("a")
-        assert messages[0] == ShownMessage("transcript", "<|user|>hi<|end|><|assistant|>")
+        text = "<|user|>hi<|end|><|assistant|>"
+        assert messages[0] == ShownMessage("transcript", text, messages[0].num_tokens)
 
 
 async def test_the_daemon_tells_what_it_does() -> None:

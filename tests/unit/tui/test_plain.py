@@ -60,7 +60,13 @@ def test_what_a_daemon_does_not_tell_is_a_dash() -> None:
     row = agent_row({"id": "new"})
     assert row[5:8] == ("-", "-", "-")
     assert agent_row(AGENT)[5] == "50 %"
-    assert agent_row(AGENT)[-1] == "yes"
+    assert agent_row(AGENT)[9:] == ("yes", "-", "-")
+
+
+def test_an_agent_in_its_first_turn_is_in_the_text_too() -> None:
+    request = {"id": "r", "agent": "newcomer", "state": "prefilling", "prefill_progress": 0.5}
+    text = dashboard(STATUS, [AGENT], [request])
+    assert any("newcomer" in line and "prefill 50 %" in line for line in text.splitlines())
 
 
 def test_a_table_is_as_wide_as_its_widest_cells() -> None:

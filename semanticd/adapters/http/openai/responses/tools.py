@@ -6,7 +6,6 @@ OpenAI (web search and the like) cannot be called here and are left out: agents 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -60,16 +59,16 @@ def read_tools(tools: Sequence[wire.Tool]) -> ToolBox:
     """
     specs: list[ToolSpec] = []
     by_flat_name: dict[str, ToolBehind] = {}
-    todo: deque[tuple[wire.Tool, str | None, str]] = deque(
+    todo: list[tuple[wire.Tool, str | None, str]] = [
         (tool, None, f"tools.{index}") for index, tool in enumerate(tools)
-    )
+    ]
     while todo:
-        tool, namespace, path = todo.popleft()
+        tool, namespace, path = todo.pop(0)
         if tool.type in HOSTED or tool.type.startswith("web_search"):
             continue
         if tool.type == "namespace":
             inner = [(one, tool.name, f"{path}.tools.{index}") for index, one in enumerate(tool.tools or [])]
-            todo.extendleft(reversed(inner))
+            todo = [*inner, *todo]
             continue
         spec, behind = _read_tool(tool, namespace, path)
         if spec.name in by_flat_name:

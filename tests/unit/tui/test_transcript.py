@@ -1,0 +1,70 @@
+"""A transcript as people read it: roles out of a chat template, lines that fit, and what came from the cache."""
+
+from __future__ import annotations
+
+import pytest
+
+from semantic_tui.state import WatchState
+from semantic_tui.transcript import entries, lines, parsed, wrapped
+
+TEMPLATES = {
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
+    "<|im_start|>assistant\nHo.<|im_end|>\n",
+    "llama 3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nHi?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHo.",
+    "gemma": "<bos><start_of_turn>system\nBe brief.<end_of_turn>\n"
+    "<start_of_turn>user\nHi?<end_of_turn>\n<start_of_turn>model\nHo.",
+    "phi": "<|system|>\nBe brief.<|end|>\n<|user|>\nHi?<|end|>\n<|assistant|>\nHo.<|end|>",
+    "deepseek 2": "Be brief.\n\nUser: Hi?\n\nAssistant: Ho.<｜end▁of▁sentence｜>",
+    "mistral": "<s>Be brief.[INST] Hi?[/INST] Ho.</s>",
+}
+
+
+ANSWER = "<|im_end|>\n<|im_start|>assistant\n# Head\n```\nx = 1\n```\nend"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_roles_are_found_in_the_templates_of_the_common_families(template: str) -> None:
+    found = [(entry.role, entry.text) for entry in parsed(TEMPLATES[template])]
+    assert found == [("system", "Be brief."), ("user", "Hi?"), ("assistant", "Ho.")]
+
+
+def test_text_without_a_template_stays_as_it_is() -> None:
+    assert [(entry.role, entry.text) for entry in parsed("once upon a time")] == [
+        ("transcript", "once upon a time")
+    ]
+
+
+def test_the_cached_part_ends_where_the_last_turns_cached_tokens_end() -> None:
+    messages = [
+        {"role": "transcript", "content": "<|im_start|>user\none<|im_end|>\n", "num_tokens": 10},
+        {"role": "transcript", "content": "<|im_start|>assistant\ntwo<|im_end|>\n", "num_tokens": 10},
+    ]
+    details = {"messages": messages, "turns": [{"reused_hot_tokens": 4, "restored_warm_tokens": 6}]}
+    found = entries(details, WatchState(), "a")
+    assert [entry.text for entry in found] == ["one", "two"]
+    shown = lines(found, 40, open_all=True)
+    assert [line.cached for line in shown if line.text in ("one", "two")] == [True, False]
+
+
+def test_system_text_is_one_line_until_all_are_open_and_code_is_told_from_text() -> None:
+    found = parsed(
+        "<|im_start|>system\n"
+        + "rule\n" * 50
+        + "<|im_end|>\n<|im_start|>assistant\n# Head\n```\nx = 1\n```\nend"
+    )
+    closed = lines(found, 60, open_all=False)
+    assert sum(line.entry == 0 and bool(line.text) for line in closed) == 1
+    assert [line.kind for line in closed if line.entry == 1 and line.text] == [
+        "role", "heading", "code", "code", "code", "text",
+    ]  # fmt: skip
+    assert len(lines(found, 60, open_all=True)) > len(closed) + 40
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "many words that do not fit", "模" * 40, "x" * 95, "a  b", "", "\ttab"]
+)
+def test_wrapped_lines_fit_and_lose_no_letter(text: str) -> None:
+    pieces = wrapped(text, 10)
+    assert all(sum(2 if ord(c) > 0x2FFF else 1 for c in piece) <= 10 for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
