@@ -60,6 +60,8 @@ class Agent:
     """Seconds since the epoch until which it counts as pinned, for clients that asked for a time."""
     model: ModelFingerprint | None = None
     model_id: str = ""
+    salt: str = ""
+    """Where it came from a file that nobody vouched for: what keeps its blocks and transcript apart from all others."""
     transcript: Transcript = field(default_factory=Transcript)
     messages: tuple[Message, ...] = ()
     """The conversation the server keeps for it (Direct Agent API only)."""

@@ -19,9 +19,13 @@ BlockKind = Literal["kv", "state"]
 (sliding window, recurrent), taken right after its parent block's last token; it holds no tokens of its own."""
 
 
-def root_hash(fingerprint: ModelFingerprint, layout: str) -> BlockHash:
-    """Return the parent of every first block of this model in this layout (32 bytes)."""
-    return BlockHash(hashlib.sha256(f"semanticd.root\0{fingerprint}\0{layout}".encode()).digest())
+def root_hash(fingerprint: ModelFingerprint, layout: str, *, salt: str = "") -> BlockHash:
+    """Return the parent of every first block of this model in this layout (32 bytes).
+
+    With a `salt` it is a root that only those who know the salt share: no block below it has a name that others make.
+    """
+    private = f"\0{salt}" if salt else ""
+    return BlockHash(hashlib.sha256(f"semanticd.root\0{fingerprint}\0{layout}{private}".encode()).digest())
 
 
 def pack_token_ids(token_ids: Sequence[int]) -> bytes:

@@ -55,6 +55,10 @@ class ModelCacheSpec:
         """The parent of every first block."""
         return root_hash(self.fingerprint, self.layout)
 
+    def root_of(self, salt: str) -> BlockHash:
+        """The parent of every first block of agents with this salt; without one, of all others."""
+        return root_hash(self.fingerprint, self.layout, salt=salt)
+
     @property
     def num_layers(self) -> int:
         """Layers with a cache."""

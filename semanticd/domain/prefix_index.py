@@ -79,8 +79,9 @@ def match_prefix(
     limit: int,
     get: Callable[[BlockHash], Block | None],
     children: Callable[[BlockHash], Sequence[Block]],
+    root: BlockHash | None = None,
 ) -> PrefixMatch:
-    """Return the longest usable match of at most `limit` tokens.
+    """Return the longest usable match of at most `limit` tokens below `root` (None: the root that all share).
 
     Where a layer cannot be cut, the match ends at the last block that has a state snapshot.
     """
@@ -89,7 +90,7 @@ def match_prefix(
     diverged: Block | None = None
     diverged_at = -1
     # Ways still to follow, the most promising last: where the way stands, and how it got there.
-    ways: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = [(0, spec.root, ())]
+    ways: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = [(0, root or spec.root, ())]
     while ways and best_tokens < limit:
         position, parent, path = ways.pop()
         if position and not spec.cuts_anywhere and position > best_tokens:

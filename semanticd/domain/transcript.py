@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -19,6 +19,15 @@ class Segment:
 
     text: str
     token_ids: tuple[int, ...]
+
+
+def outside_vocabulary(token_ids: Sequence[int], vocab_size: int) -> int | None:
+    """Return an id that no table of `vocab_size` rows holds, or None."""
+    if not token_ids:
+        return None
+    # Two passes in C; a conversation may have a hundred thousand ids.
+    low, high = min(token_ids), max(token_ids)
+    return low if low < 0 else high if high >= vocab_size else None
 
 
 @dataclass(frozen=True, slots=True)

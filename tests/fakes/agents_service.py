@@ -142,7 +142,7 @@ class FakeAgents:
         await asyncio.to_thread(Path(path).write_bytes, content)
         return AgentExport(row.id, path, len(content), num_blocks=0, num_missing_blocks=0)
 
-    async def import_(self, path: str, new_id: str | None = None) -> ImportedAgent:
+    async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
         """Read its name from the file."""
         content = await asyncio.to_thread(Path(path).read_bytes)
         name = new_id or content.removeprefix(b"agent:").decode()

@@ -35,7 +35,7 @@ from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
-from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.ids import AgentId, BlockHash, RequestId
 from semanticd.domain.scheduler import SchedulerLimits
 from semanticd.domain.transcript import Segment
 from tests.fakes.model_runner import HashRunner, loaded_model
@@ -283,9 +283,13 @@ class EngineRig:
             max_new_tokens=max_tokens,
             seed=seed,
             sink=ask,
-            **more,
+            **{"root": self._root_of(AgentId(agent)), **more},
         )
         return ask, submission
+
+    def _root_of(self, agent: AgentId) -> BlockHash:
+        """Return below which root the agent's blocks lie, as the service looks it up."""
+        return self.model.runner.spec.root_of(self.engine.agents.salt_of(agent))
 
     def segment(self, token_ids: Sequence[int]) -> Segment:
         """Return ids with their text."""

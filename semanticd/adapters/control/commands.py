@@ -223,10 +223,12 @@ async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> obj
     "agents.import",
     Argument("path", meaning="absolute path of an exported file"),
     Argument("new_id", meaning="another id than it had", default=None),
+    Argument("trust", "flag", "let other agents share its blocks and texts", default=False),
 )
 async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Read an exported agent."""
-    return await need(context.services.agents, "the engine").import_(args["path"], args["new_id"])
+    agents = need(context.services.agents, "the engine")
+    return await agents.import_(args["path"], args["new_id"], trust=args["trust"])
 
 
 @command("models.list")

@@ -78,10 +78,14 @@ class AgentCacheStore:
 
     # Finding.
 
-    def match(self, spec: ModelCacheSpec, token_ids: tuple[int, ...], *, limit: int) -> PrefixMatch:
-        """Return the longest prefix of at most `limit` tokens that is hot or warm."""
+    def match(
+        self, spec: ModelCacheSpec, token_ids: tuple[int, ...], *, limit: int, root: BlockHash | None = None
+    ) -> PrefixMatch:
+        """Return the longest prefix of at most `limit` tokens that is hot or warm, below `root` (None: the shared)."""
         with self.lock:
-            return match_prefix(token_ids, spec=spec, limit=limit, get=self._get, children=self.children)
+            return match_prefix(
+                token_ids, spec=spec, limit=limit, get=self._get, children=self.children, root=root
+            )
 
     def _get(self, block_hash: BlockHash) -> Block | None:
         hot = self.pool.get(block_hash)

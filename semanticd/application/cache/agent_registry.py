@@ -31,7 +31,7 @@ class AgentRegistry:
         self._archive = archive
         self._clock = clock
         self._agents: OrderedDict[AgentId, Agent] = OrderedDict()
-        self._transcripts: dict[ModelFingerprint, TranscriptIndex] = {}
+        self._transcripts: dict[tuple[ModelFingerprint, str], TranscriptIndex] = {}
         if archive is not None:
             recent = archive.load_recent(max_agents=MAX_AGENTS_KEPT)
             known = {agent.agent_id for agent in recent}
@@ -45,9 +45,17 @@ class AgentRegistry:
         """Guards agents and blocks together."""
         return self._store.lock
 
-    def transcripts(self, fingerprint: ModelFingerprint) -> TranscriptIndex:
-        """Return the known texts of one model (hold `lock` while using it)."""
-        return self._transcripts.setdefault(fingerprint, TranscriptIndex())
+    def transcripts(self, fingerprint: ModelFingerprint, *, salt: str = "") -> TranscriptIndex:
+        """Return the known texts of one model (hold `lock` while using it).
+
+        With a `salt`, those of the agents that have it; the others' hold nothing of them.
+        """
+        return self._transcripts.setdefault((fingerprint, salt), TranscriptIndex())
+
+    def salt_of(self, agent_id: AgentId) -> str:
+        """Return the agent's salt; empty where it has none or is not known. May read the archive."""
+        agent = self.find(agent_id)
+        return agent.salt if agent is not None else ""
 
     def find(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, from memory or the archive."""
@@ -102,7 +110,9 @@ class AgentRegistry:
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent everywhere."""
         with self.lock:
-            self._agents.pop(agent_id, None)
+            agent = self._agents.pop(agent_id, None)
+            if agent is not None:
+                self._forget_private(agent.salt)
         if self._archive is not None:
             self._archive.delete(agent_id)
 
@@ -143,13 +153,20 @@ class AgentRegistry:
         self._agents.move_to_end(agent.agent_id)
         self._store.set_table(agent.agent_id, agent.block_table, pinned=agent.is_pinned(self._clock.wall()))
         if agent.model is not None and agent.transcript.segments:
-            self.transcripts(agent.model).add(agent.transcript.segments)
+            self.transcripts(agent.model, salt=agent.salt).add(agent.transcript.segments)
         while len(self._agents) > MAX_AGENTS_KEPT:
             oldest = next((a for a in self._agents.values() if not a.is_pinned(self._clock.wall())), None)
             if oldest is None:
                 return
             del self._agents[oldest.agent_id]
             self._store.pool.drop_agent(oldest.agent_id)
+            self._forget_private(oldest.salt)
+
+    def _forget_private(self, salt: str) -> None:
+        """Let go the texts of a salt that no agent in memory has; they come back with an agent from the archive."""
+        if salt and all(agent.salt != salt for agent in self._agents.values()):
+            for key in [key for key in self._transcripts if key[1] == salt]:
+                del self._transcripts[key]
 
 
 def renamed(agent: Agent, agent_id: AgentId, *, now: float) -> Agent:

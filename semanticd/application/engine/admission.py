@@ -86,7 +86,7 @@ class Admission:
         sequence, spec = live.sequence, live.model.runner.spec
         token_ids = sequence.token_ids
         limit = 0 if live.submission.score_prompt else len(token_ids) - 1
-        live.match = self._store.match(spec, token_ids, limit=limit)
+        live.match = self._store.match(spec, token_ids, limit=limit, root=live.submission.root)
         self._refuse_what_never_fits(live)
         if not self._others_run(live):
             # Nobody else's end would make more room: what leaves none for the running cache is brought into it later.

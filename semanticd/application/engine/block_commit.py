@@ -40,7 +40,8 @@ class BlockCommit:
                 if not with_tail:
                     return
                 end = up_to
-            parent = sequence.block_table[-1] if sequence.block_table else spec.root
+            root = live.submission.root or spec.root
+            parent = sequence.block_table[-1] if sequence.block_table else root
             name = self._store.publish(
                 runner, sequence.sequence_id, parent=parent, token_ids=token_ids[start:end], start=start
             )

@@ -89,6 +89,8 @@ class Submission:
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
     canonicalized: tuple[str, ...] = ()
     """See `CacheReport.canonicalized`."""
+    root: BlockHash | None = None
+    """Below which its blocks are looked for and kept; None: the root that all agents of the model share."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Protocol
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -39,8 +40,8 @@ from semanticd.domain.generation import (
     OutputConstraint,
     Started,
 )
-from semanticd.domain.ids import AgentId, ModelId, RequestId
-from semanticd.domain.transcript import Segment
+from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
+from semanticd.domain.transcript import Segment, outside_vocabulary
 from semanticd.domain.volatile_header import without_volatile_header
 
 _TAIL_TOKENS = 8
@@ -89,6 +90,7 @@ class _Prepared:
     points: tuple[int, ...]
     system_tokens: int
     changes: tuple[str, ...]
+    root: BlockHash
 
 
 class GenerateService:
@@ -124,13 +126,13 @@ class GenerateService:
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
         request = model.defaults.of_request(request)
+        agent_id = request.agent_id or self._anonymous_id(request.prompt)
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
-        ready = await asyncio.to_thread(self._prepare, model, request)
+        ready = await asyncio.to_thread(self._prepare, model, request, agent_id)
         constraint = await self._compiled(model, ready.constraint)
         if constraint is not None and constraint.not_enforced:
             words = f"not_enforced={','.join(constraint.not_enforced)}"
             request = replace(request, adjustments=(*request.adjustments, words))
-        agent_id = request.agent_id or self._anonymous_id(request.prompt)
         stream = EngineStream(
             request,
             model=model,
@@ -165,6 +167,7 @@ class GenerateService:
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
+                    root=ready.root,
                 )
                 for choice in range(request.num_choices)
             )
@@ -211,10 +214,11 @@ class GenerateService:
 
     # Worker threads.
 
-    def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
+    def _prepare(self, model: LoadedModel, request: GenerationRequest, agent_id: AgentId) -> _Prepared:
         """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
         prompt = request.prompt
-        text, segments = self._tokenize(model, prompt)
+        salt = self._engine.agents.salt_of(agent_id)
+        text, segments = self._tokenize(model, prompt, salt=salt)
         num_tokens = sum(len(segment.token_ids) for segment in segments)
         if num_tokens == 0:
             raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
@@ -233,6 +237,7 @@ class GenerateService:
             points=points,
             system_tokens=system_tokens,
             changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
+            root=model.runner.spec.root_of(salt),
         )
 
     def _constraint(
@@ -251,10 +256,12 @@ class GenerateService:
         constraint = replace(constraint, max_tokens=max_tokens, may_relax=request.relax_form)
         return tokenizer.find_constraint(constraint) or constraint
 
-    def _tokenize(self, model: LoadedModel, prompt: Prompt) -> tuple[str, tuple[Segment, ...]]:
+    def _tokenize(
+        self, model: LoadedModel, prompt: Prompt, *, salt: str = ""
+    ) -> tuple[str, tuple[Segment, ...]]:
         tokenizer = model.tokenizer
         if isinstance(prompt, TokenPrompt):
-            bad = next((t for t in prompt.token_ids if not 0 <= t < tokenizer.vocab_size), None)
+            bad = outside_vocabulary(prompt.token_ids, tokenizer.vocab_size)
             if bad is not None:
                 raise InvalidRequestError(
                     f"token id {bad} is outside the model's vocabulary of {tokenizer.vocab_size}",
@@ -264,7 +271,11 @@ class GenerateService:
             return text, (Segment(text, prompt.token_ids),)
         text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else tokenizer.raw_text(prompt.text)
         with self._engine.agents.lock:
-            segments = self._engine.agents.transcripts(model.fingerprint).match(text).segments
+            segments = self._engine.agents.transcripts(model.fingerprint, salt=salt).match(text).segments
+        # What an earlier version imported may hold any numbers: the model would read beyond its tables.
+        segments = tuple(
+            takewhile(lambda one: outside_vocabulary(one.token_ids, tokenizer.vocab_size) is None, segments)
+        )
         while segments:
             rest = text[sum(len(segment.text) for segment in segments) :]
             rest_ids = _encode_after(tokenizer, segments[-1], rest)

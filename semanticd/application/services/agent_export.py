@@ -7,19 +7,25 @@ steps, and the event loop waits for nothing.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.agent_export import AgentExportFile, ExportedAgent
+from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
+from semanticd.domain.block import hash_block
 from semanticd.domain.errors import AgentExportError, CacheError
 from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.transcript import outside_vocabulary
 
+_MAX_ID_CHARS = 256
 _IMPORT_BYTES = 64 * 1024 * 1024
 """Tensor bytes that an import reads before it hands them to the store."""
 
@@ -79,29 +85,43 @@ class AgentExporter:
         )
 
     async def import_(
-        self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None]
+        self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None], trust: bool = False
     ) -> AgentImport:
         """Read an exported agent and keep its blocks; it comes unpinned and as just used.
 
+        A file's tensors and ids are its maker's word. Unless an administrator says `trust`, they are kept below a root
+        of the agent's own, where no other agent's prompt finds them, and every text must be what its ids decode to.
         `check_free` raises when an id is taken.
 
         Raises:
-            AgentExportError: The file is damaged, or its model, or that model in this layout, is not loaded here.
+            AgentExportError: The file is damaged, or its model, or that model in this layout, is not loaded here, or
+                its token ids are not the model's or not those of their text.
             CacheError: The file cannot be read, or this daemon keeps none.
         """
         package = self._need_package()
         packaged = await asyncio.to_thread(package.read, path)
-        self._check_importable(packaged)
+        model = self._check_importable(packaged)
+        await asyncio.to_thread(_check_transcript, packaged.agent, model, trust=trust)
         agent_id = AgentId(new_id) if new_id else packaged.agent.agent_id
+        _check_id(agent_id)
         check_free(agent_id)
-        records = package.records(path)
+        agent, records = packaged.agent, package.records(path)
+        names: dict[BlockHash, BlockHash] = {}
+        if model is not None and not trust:
+            agent = replace(agent, salt=secrets.token_hex(16))
+            spec = model.runner.spec
+            names[spec.root_of(packaged.agent.salt)] = spec.root_of(agent.salt)
+            records = _rerooted(records, names)
         num_kept = 0
         while batch := await asyncio.to_thread(_take, records, _IMPORT_BYTES):
             num_kept += await self._adopt(batch)
         check_free(agent_id)  # somebody may have come first while blocks were written
         now = self._clock.wall()
+        if agent.salt != packaged.agent.salt:
+            table = takewhile(names.__contains__, packaged.agent.block_table)
+            agent = replace(agent, block_table=tuple(names[name] for name in table))
         agent = replace(
-            packaged.agent,
+            agent,
             agent_id=agent_id,
             last_used_at=now,
             pinned=False,
@@ -111,10 +131,10 @@ class AgentExporter:
         self._engine.agents.save(agent)
         return AgentImport(agent, num_kept, packaged.num_blocks)
 
-    def _check_importable(self, packaged: ExportedAgent) -> None:
+    def _check_importable(self, packaged: ExportedAgent) -> LoadedModel | None:
         agent = packaged.agent
         if agent.model is None:
-            return
+            return None
         loaded = {model.fingerprint: model for model in self._engine.models.values()}
         if agent.model not in loaded:
             here = ", ".join(f"{m.model_id} ({_short(name)})" for name, m in loaded.items()) or "none"
@@ -131,6 +151,7 @@ class AgentExporter:
                 "SEMANTIC_MLX_BLOCK_TOKENS, on the same kind of chip and with the same mlx and mlx-lm",
                 param="path",
             )
+        return loaded[agent.model]
 
     async def _adopt(self, batch: list[BlockRecord]) -> int:
         store = self._engine.store
@@ -148,6 +169,66 @@ class AgentExporter:
                 "this daemon keeps no files (cache folder switched off): it cannot export or import"
             )
         return self._package
+
+
+def _check_id(agent_id: AgentId) -> None:
+    if not agent_id.isprintable() or not 0 < len(agent_id) <= _MAX_ID_CHARS:
+        raise AgentExportError(
+            f"cannot import an agent with the id {agent_id[:80]!r}: an id is 1 to {_MAX_ID_CHARS} printable "
+            "characters; give it another (`--as`, `?id=`, `new_id`)",
+            param="path",
+        )
+
+
+def _check_transcript(agent: Agent, model: LoadedModel | None, *, trust: bool) -> None:
+    """Refuse ids that the model does not have, whoever vouches for them, and ids of another text than they stand by."""
+
+    def refused(at: int, reason: str) -> AgentExportError:
+        return AgentExportError(
+            f"cannot import agent {agent.agent_id!r}: segment {at} of its transcript {reason}; export the agent again",
+            param="path",
+        )
+
+    if model is None:
+        if agent.transcript.segments or agent.block_table:
+            raise refused(0, "is of no model")
+        return
+    tokenizer = model.tokenizer
+    for at, segment in enumerate(agent.transcript.segments):
+        bad = outside_vocabulary(segment.token_ids, tokenizer.vocab_size)
+        if bad is not None:
+            raise refused(
+                at, f"has token id {bad}, and the model's vocabulary ends at {tokenizer.vocab_size - 1}"
+            )
+        if trust:
+            continue
+        decoded = tokenizer.decode(segment.token_ids)
+        # Not every tokenizer gives a text back as it was, so the text's own ids may be asked what they decode to.
+        if decoded != segment.text and decoded != tokenizer.decode(tokenizer.encode(segment.text)):
+            raise refused(
+                at, "has token ids that stand for another text (an administrator may import with `--trust`)"
+            )
+
+
+def _rerooted(records: Iterator[BlockRecord], names: dict[BlockHash, BlockHash]) -> Iterator[BlockRecord]:
+    """Yield blocks under the names that they have below another root, and note old and new in `names`.
+
+    A block is left out where the one before it was: no prompt would find it.
+    """
+    for record in records:
+        block = record.block
+        parent = names.get(block.parent)
+        if parent is None:
+            continue
+        name = hash_block(
+            fingerprint=record.fingerprint,
+            layout=record.layout,
+            parent=parent,
+            token_ids=block.token_ids,
+            kind=block.kind,
+        )
+        names[block.block_hash] = name
+        yield replace(record, block=replace(block, block_hash=name, parent=parent))
 
 
 def _take(records: Iterator[BlockRecord], num_bytes: int) -> list[BlockRecord]:

@@ -314,9 +314,9 @@ class AgentsService:
         """Write it and its blocks into one file; the path is absolute."""
         return await self._transfer.export(self._agents.get(AgentId(agent_id)), path)
 
-    async def import_(self, path: str, new_id: str | None = None) -> ImportedAgent:
-        """Read an exported agent; raises `CacheError` when its model is not loaded here or the file is damaged."""
-        imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free)
+    async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
+        """Read an exported agent; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
+        imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
         return ImportedAgent(
             self._row(imported.agent),
             num_imported_blocks=imported.num_kept,

@@ -125,13 +125,22 @@ def export(*, agent: str, path: Path, as_json: bool) -> None:
 @commands.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--as", "new_id", help="Another id than it had.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Let other agents share its blocks. Only for files of your own: who made one decides what they hold.",
+)
 @json_option
-def import_agent(*, path: Path, new_id: str | None, as_json: bool) -> None:
-    """Read an exported agent."""
-    _print(
-        ask("agents.import", path=_absolute(path), new_id=new_id, reply_within_s=LONG_COMMAND_TIMEOUT_S),
-        as_json,
+def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) -> None:
+    """Read an exported agent; its blocks stay its own unless the file is trusted."""
+    imported = ask(
+        "agents.import",
+        path=_absolute(path),
+        new_id=new_id,
+        trust=trust,
+        reply_within_s=LONG_COMMAND_TIMEOUT_S,
     )
+    _print(imported, as_json)
 
 
 def _absolute(path: Path) -> str:

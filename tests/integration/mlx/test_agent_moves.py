@@ -16,6 +16,7 @@ from semanticd.application.services.savings import Savings
 from semanticd.application.services.waits import Waits
 from semanticd.domain.errors import AgentExportError, ConflictError
 from semanticd.domain.ids import AgentId
+from tests.fakes.agent_file import forge, with_zeros
 from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
 
 
@@ -130,6 +131,23 @@ async def test_an_agent_does_not_take_anothers_place(tmp_path: Path) -> None:
         before = rig.engine.agents.get(AgentId("a"))
         await service(rig).pin("a")
         await service(rig).export("a", path)
-        copy = await service(rig).import_(path, "copy")
+        copy = await service(rig).import_(path, "copy", trust=True)
         assert (copy.agent.pinned, copy.agent.shared_with) == (False, ("a",))
         assert rig.engine.agents.get(AgentId("copy")).transcript == before.transcript
+
+
+async def test_tensors_of_a_forged_file_change_no_other_agents_answer(tmp_path: Path) -> None:
+    first, _ = turns(79)
+    path = tmp_path / "a.agent"
+    with MlxRig("llama") as rig:
+        rig.tell(first)
+        rig.idle()
+        await service(rig).export("a", str(path))
+    forge(path, edit_block=with_zeros)
+    honest = cold_answer("llama", first)
+    for trust in (False, True):
+        with MlxRig("llama") as rig:
+            await service(rig).import_(str(path), "forged", trust=trust)
+            said, answer = rig.tell(first, agent="victim")
+            assert (said == honest) is not trust, "only an administrator's word lets a file speak for others"
+            assert (answer.cache.computed_tokens == len(first)) is not trust

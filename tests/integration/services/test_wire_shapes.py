@@ -130,7 +130,7 @@ async def _changes(edges: Edges, folder: Path) -> None:
     await edges.control("agents.rewind", agent="kept", turns=1)
     path = str(folder / "kept.agent")
     await edges.control("agents.export", agent="kept", path=path)
-    await edges.control("agents.import", path=path, new_id="moved")
+    await edges.control("agents.import", path=path, new_id="moved", trust=True)
     await edges.control("agents.delete", agent="moved")
     for action in ("fork", "rewind", "pin", "unpin", "evict"):
         await edges.http("POST", f"/v1/agents/kept/{action}", {})

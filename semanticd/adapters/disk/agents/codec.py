@@ -45,6 +45,7 @@ def encode_agent(agent: Agent) -> bytes:
             "model": agent.model,
             "model_id": agent.model_id,
             "num_turns": agent.num_turns,
+            "salt": agent.salt,
             "lengths": lengths(agent),
         }
     )
@@ -77,6 +78,7 @@ def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, in
         model=None if model is None else ModelFingerprint(str(model)),
         model_id=str(document["model_id"]),
         num_turns=int(document["num_turns"]),
+        salt=str(document.get("salt", "")),
     )
     return agent, msgspec.convert(document["lengths"], dict[str, int])
 
