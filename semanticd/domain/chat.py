@@ -42,6 +42,8 @@ class ToolCallPart:
     call_id: str
     name: str
     arguments: Mapping[str, Any]
+    cut: str | None = None
+    """What the model had written of the arguments, where its answer ended before they were complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,20 @@ class ChatPrompt:
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
+    continues: bool = True
+    """Whether an assistant's text that stands last is continued, instead of a new message begun after it."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking` or `reasoning_effort`."""
+
+    @property
+    def prefill(self) -> str | None:
+        """The beginning of the answer, which the client wrote and the model continues; None where there is none."""
+        if not self.continues or len(self.messages) < 2 or self.messages[-1].role != "assistant":
+            return None
+        last = self.messages[-1]
+        if any(isinstance(part, ToolCallPart) for part in last.parts):
+            return None
+        return last.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from semanticd.domain.chat import ChatPrompt, Prompt, ToolCallPart
 from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.stop_matcher import VisibleStops
 
 Priority = Literal["interactive", "background"]
 CacheTier = Literal["hot", "warm", "cold"]
@@ -60,7 +61,7 @@ class SamplingParams:
     penalty_window: int = 64
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | VisibleStops = ()
     logprobs: bool = False
     top_logprobs: int = 0
     ignore_eos: bool = False

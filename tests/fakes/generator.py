@@ -158,13 +158,20 @@ class _Collected:
 
     def finish(self) -> Choice:
         calls = tuple(
-            ToolCallPart(call_id, name, json.loads(self.arguments.get(index) or "{}"))
+            _call(call_id, name, self.arguments.get(index) or "{}")
             for index, (call_id, name) in enumerate(self.names)
         )
         assert self.end is not None
         return Choice(
             self.text, self.thinking, calls, self.end.reason, self.end.stop_sequence, tuple(self.logprobs)
         )
+
+
+def _call(call_id: str, name: str, text: str) -> ToolCallPart:
+    try:
+        return ToolCallPart(call_id, name, json.loads(text))
+    except ValueError:
+        return ToolCallPart(call_id, name, {}, cut=text)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from semanticd.domain.generation import (
     ToolCallDelta,
     ToolCallStarted,
 )
+from semanticd.domain.stop_matcher import VisibleStops
 
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 SPECIALS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|tools|>")
@@ -70,8 +71,10 @@ class CharTokenizer:
         if prompt.messages and prompt.messages[0].role == "tool":
             raise InvalidRequestError("a conversation cannot begin with a tool result", param="messages")
         tools = "".join(f"<|tools|>{tool.name}: {tool.description}<|end|>" for tool in prompt.tools)
-        text = tools + "".join(f"<|{m.role}|>{_content(m)}<|end|>" for m in prompt.messages)
-        return text + "<|assistant|>" if add_generation_prompt else text
+        prefill = prompt.prefill if add_generation_prompt else None
+        messages = prompt.messages if prefill is None else prompt.messages[:-1]
+        text = tools + "".join(f"<|{m.role}|>{_content(m)}<|end|>" for m in messages)
+        return f"{text}<|assistant|>{(prefill or '').rstrip()}" if add_generation_prompt else text
 
     def raw_text(self, text: str) -> str:
         """Nothing goes before it."""
@@ -93,6 +96,12 @@ class CharTokenizer:
         """Enforce nothing but a required tool call."""
         required = bool(prompt.tools) and prompt.tool_choice.mode == "required"
         return OutputConstraint("tool_call") if required else None
+
+    def visible_stops(
+        self, prompt: ChatPrompt, stops: tuple[str, ...], *, formed: bool
+    ) -> tuple[str, ...] | VisibleStops:
+        """Stop outside of thinking only."""
+        return VisibleStops(stops, (("~", "~"),))
 
     def with_thinking(
         self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int
@@ -180,7 +189,7 @@ class PlainParser:
                 )
         return events
 
-    def finish(self) -> list[GenerationEvent]:
+    def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
         """Take the end of the text; what does not parse becomes text."""
         if not self._seen:
             return []

@@ -89,5 +89,5 @@ def _call(call: _Call) -> ToolCallPart:
     try:
         arguments = json.loads(text) if text else {}
     except ValueError:
-        arguments = {}
+        return ToolCallPart(call.call_id, call.name, {}, cut=text)
     return ToolCallPart(call.call_id, call.name, arguments if isinstance(arguments, dict) else {})

@@ -130,6 +130,7 @@ class GenerateService:
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
         ready = await asyncio.to_thread(self._prepare, model, request, agent_id)
         constraint = await self._compiled(model, ready.constraint)
+        request = _stopped_where_visible(model, request, constraint)
         if constraint is not None and constraint.not_enforced:
             words = f"not_enforced={','.join(constraint.not_enforced)}"
             request = replace(request, adjustments=(*request.adjustments, words))
@@ -345,6 +346,11 @@ class GenerateService:
                 # The configured system text is put in front each time; what the client sent itself belongs here.
                 configured = Message.of("system", agent.config.system or "")
                 messages = tuple(message for message in prompt.messages if message != configured)
+                if prompt.prefill is not None:
+                    begun = messages[-1]
+                    return replace(
+                        agent, messages=(*messages[:-1], replace(begun, parts=(*begun.parts, *answer.parts)))
+                    )
                 return replace(agent, messages=(*messages, answer))
 
             self._engine.agents.update(agent_id, change)
@@ -366,6 +372,23 @@ class GenerateService:
         else:
             text = prompt.text[:1024]
         return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
+
+
+_BARE_FORMS = ("json_object", "json_schema", "regex", "lark")
+
+
+def _stopped_where_visible(
+    model: LoadedModel, request: GenerationRequest, constraint: OutputConstraint | None
+) -> GenerationRequest:
+    """Return the request with stop strings that count only in text that the client sees."""
+    sampling, prompt = request.sampling, request.prompt
+    if not isinstance(sampling.stop, tuple) or not sampling.stop:
+        return request
+    if not isinstance(prompt, ChatPrompt) or not request.parse_output:
+        return request
+    formed = constraint is not None and constraint.kind in _BARE_FORMS
+    stops = model.tokenizer.visible_stops(prompt, sampling.stop, formed=formed)
+    return replace(request, sampling=replace(sampling, stop=stops))
 
 
 def _encode_after(tokenizer: Tokenizer, known: Segment, rest: str) -> tuple[int, ...] | None:

@@ -84,6 +84,9 @@ class EngineStream:
             for choice in range(request.num_choices):
                 self._parsers[choice] = model.tokenizer.output_parser(request.prompt, choice=choice)
         self._answer = AnswerBuilder(request.num_choices)
+        prefill = request.prompt.prefill if isinstance(request.prompt, ChatPrompt) else None
+        ends_in_space = bool(prefill) and prefill != (prefill or "").rstrip()
+        self._trimming = set(range(request.num_choices)) if ends_in_space else set()
 
     @property
     def adjustments(self) -> tuple[str, ...]:
@@ -164,7 +167,9 @@ class EngineStream:
             return [started, TextDelta(echo, choice=choice)] if echo else [started]
         if isinstance(update, SequenceText):
             return self._text(choice, update)
-        events = self._parsers[choice].finish() if choice in self._parsers else []
+        cut = update.reason is FinishReason.LENGTH
+        events = self._parsers[choice].finish(cut=cut) if choice in self._parsers else []
+        events = self._joined_to_prefill(choice, events)
         self._reasoning[choice].see(events, update.usage.completion_tokens)
         self._unfinished.discard(choice)
         return [*events, self._finished(choice, update)]
@@ -177,7 +182,7 @@ class EngineStream:
         parser = self._parsers.get(choice)
         if parser is None:
             return [TextDelta(update.text, update.logprobs, choice)]
-        events = parser.feed(update.text)
+        events = self._joined_to_prefill(choice, parser.feed(update.text))
         self._reasoning[choice].see(events, update.num_tokens)
         if not update.logprobs:
             return events
@@ -186,6 +191,20 @@ class EngineStream:
                 events[index] = replace(event, logprobs=update.logprobs)
                 return events
         return [*events, TextDelta("", update.logprobs, choice)]
+
+    def _joined_to_prefill(self, choice: int, events: list[GenerationEvent]) -> list[GenerationEvent]:
+        """Leave out white space that the client's own beginning of the answer ends with already."""
+        if choice not in self._trimming:
+            return events
+        joined: list[GenerationEvent] = []
+        for event in events:
+            if choice in self._trimming and isinstance(event, TextDelta):
+                event = replace(event, text=event.text.lstrip())
+                if not event.text:
+                    continue
+            self._trimming.discard(choice)
+            joined.append(event)
+        return joined
 
     def _with_first_token(self, logprobs: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
         prompt = self._request.prompt

@@ -16,6 +16,7 @@ from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.generation import GenerationEvent, ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
+from semanticd.domain.stop_matcher import VisibleStops
 
 
 class BlockPayload(Protocol):
@@ -141,8 +142,8 @@ class OutputParser(Protocol):
     def feed(self, text: str) -> list[GenerationEvent]:
         """Take more text; return the events it completes."""
 
-    def finish(self) -> list[GenerationEvent]:
-        """Take the end of the text; what does not parse becomes text."""
+    def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
+        """Take the end of the text; what does not parse becomes text, but for a call that was `cut` by its room."""
 
     @property
     def num_tool_calls(self) -> int:
@@ -190,6 +191,14 @@ class Tokenizer(Protocol):
 
     def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
         """Return the form that enforces the prompt's tool choice, or None when nothing is to be enforced."""
+
+    def visible_stops(
+        self, prompt: ChatPrompt, stops: tuple[str, ...], *, formed: bool
+    ) -> tuple[str, ...] | VisibleStops:
+        """Return stop strings that do not stop inside of thinking and calls.
+
+        `formed` says that the answer has a form of its own from its first token, without markup before it.
+        """
 
     def with_thinking(
         self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int

@@ -11,9 +11,15 @@ from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.errors import PromptTooLongError
-from semanticd.domain.generation import GenerationRequest
+from semanticd.domain.generation import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    ToolCallDelta,
+    ToolCallStarted,
+)
 from tests.fakes.asgi_client import Answer, AsgiClient
-from tests.fakes.generator import Script, ScriptedGenerator, call_script
+from tests.fakes.generator import USAGE, Script, ScriptedGenerator, call_script
 from tests.fakes.http_services import FakeHealth, make_services
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -219,3 +225,56 @@ async def test_a_newest_turn_that_is_too_long_alone_is_refused() -> None:
     body = {"model": "tiny", "input": "x" * 100, "truncation": "auto"}
     answer = await client(Short()).post("/v1/responses", body)
     assert answer.json["error"]["code"] == "context_length_exceeded"
+
+
+CUT: Script = [
+    ToolCallStarted(0, "c1", "f"),
+    ToolCallDelta(0, '{"a": "x", "b": "the s'),
+    Finished(FinishReason.LENGTH, USAGE),
+]
+
+
+async def test_a_call_that_was_cut_ends_with_length_and_keeps_its_raw_arguments() -> None:
+    asked = client(ScriptedGenerator(CUT))
+    chat = (await asked.post("/v1/chat/completions", {"model": "tiny", "messages": HELLO})).json["choices"][0]
+    assert chat["finish_reason"] == "length"
+    assert chat["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": "x", "b": "the s'
+    response = (await asked.post("/v1/responses", {"model": "tiny", "input": "hello"})).json
+    assert (response["status"], response["output"][0]["status"]) == ("incomplete", "incomplete")
+    assert response["output"][0]["arguments"] == '{"a": "x", "b": "the s'
+    message = (await asked.post("/v1/messages", {"model": "tiny", "max_tokens": 9, "messages": HELLO})).json
+    assert message["stop_reason"] == "max_tokens"
+    assert message["content"][0]["input"] == {"a": "x"}
+    told = (await asked.post("/v1/agents/ann/generate", {"prompt": "hello"})).json
+    assert (told["finish_reason"], told["tool_calls"][0]["arguments"]) == ("length", '{"a": "x", "b": "the s')
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "sampled"),
+    [
+        ("/v1/chat/completions", {"max_tokens": -1, "top_k": -1, "seed": -1}, (None, 0, None)),
+        ("/v1/chat/completions", {"max_completion_tokens": -1}, (None, 0, None)),
+        ("/v1/completions", {"max_tokens": -1, "top_k": -1, "seed": 5}, (None, 0, 5)),
+        ("/v1/responses", {"max_output_tokens": -1}, (None, 0, None)),
+        ("/v1/messages", {"top_k": -1}, (10, 0, None)),
+        ("/v1/agents/ann/generate", {"max_tokens": -1, "top_k": -1}, (None, 0, None)),
+    ],
+)
+async def test_minus_one_stands_for_no_limit(
+    url: str, fields: dict[str, Any], sampled: tuple[int | None, ...]
+) -> None:
+    generator = ScriptedGenerator()
+    body = {"prompt": "hello"} if "agents" in url else {"model": "tiny", **BODIES[url]}
+    answer = await client(generator).post(url, {**body, **fields})
+    assert answer.status == 200, answer.content
+    sampling = generator.requests[0].sampling
+    assert (sampling.max_tokens, sampling.top_k, sampling.seed) == sampled
+
+
+async def test_a_text_that_was_cut_inside_a_character_is_taken() -> None:
+    generator = ScriptedGenerator()
+    body = b'{"model": "tiny", "messages": [{"role": "user", "content": "cut \\ud83d"}]}'
+    assert (await client(generator).post("/v1/chat/completions", body)).status == 200
+    prompt = generator.requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages[0].text == "cut \N{REPLACEMENT CHARACTER}"

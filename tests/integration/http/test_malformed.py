@@ -101,8 +101,8 @@ def no_object(rng: random.Random, body: dict[str, Any]) -> bytes:
     return rng.choice([b"[]", b"null", b'"x"', b"1", b"true", b"", b" ", b"\x00", b"{}{}", b"{},"])
 
 
-def half_a_pair(rng: random.Random, body: dict[str, Any]) -> bytes:
-    return json.dumps(body).encode()[:-1] + b', "extra": "\\ud83d"}'
+def broken_escape(rng: random.Random, body: dict[str, Any]) -> bytes:
+    return json.dumps(body).encode()[:-1] + b', "extra": "\\ud83"}'
 
 
 def missing(rng: random.Random, body: dict[str, Any]) -> bytes:
@@ -123,7 +123,7 @@ BREAKERS: list[Breaker] = [
     no_number,
     key_twice,
     no_object,
-    half_a_pair,
+    broken_escape,
     missing,
     too_big,
 ]

@@ -188,6 +188,26 @@ async def test_a_header_that_changes_does_not_make_another_anonymous_agent() -> 
         assert results[0].agent_id == results[1].agent_id
 
 
+async def test_a_stop_string_does_not_stop_inside_of_thinking() -> None:
+    async with ServiceRig() as rig:
+        script(rig, "~first STOP then~go on STOP here")
+        sampling = SamplingParams(temperature=0, max_tokens=60, stop=("STOP",))
+        choice = (await rig.say("hello", sampling=sampling)).choices[0]
+        assert (choice.thinking, choice.text) == ("first STOP then", "go on ")
+        assert (choice.reason, choice.stop_sequence) == (FinishReason.STOP_SEQUENCE, "STOP")
+
+
+async def test_an_answer_that_the_client_began_is_continued_without_doubled_white_space() -> None:
+    async with ServiceRig() as rig:
+        script(rig, " fine<|end|>")
+        for begun, rest in (("It is ", "fine"), ("It is", " fine")):
+            stream = await rig.open([user("how?"), assistant(begun)], agent=f"a{len(begun)}")
+            result = await stream.result()
+            assert result.choices[0].text == rest
+            prompt = CharTokenizer().encode("<|user|>how?<|end|><|assistant|>It is")
+            assert result.usage.prompt_tokens == len(prompt)
+
+
 async def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> None:
     async with ServiceRig() as rig:
         sampling = SamplingParams(temperature=1.0, max_tokens=12, seed=5)

@@ -102,10 +102,10 @@ class Generate(Struct):
     messages: list[AgentMessage] | None = None
     model: str | None = None
     stream: bool | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX)] | None = None
+    max_tokens: Annotated[int, Meta(ge=-1, le=MAX)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=MAX)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
@@ -180,6 +180,8 @@ def parse_generate(
     body: Generate, *, agent_id: AgentId, request_id: RequestId, priority: Priority
 ) -> GenerationRequest:
     """Return the request; its prompt holds the new messages only, the agent's own come before them."""
+    if body.max_tokens == 0:
+        raise InvalidRequestError("expected a number >= 1, or -1 for no limit of its own", param="max_tokens")
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequestError("send either prompt or messages", param="prompt")
     if body.messages is None:
@@ -195,10 +197,10 @@ def parse_generate(
         model=body.model or "",
         prompt=ChatPrompt(messages, tool_choice=ToolChoice(body.tool_choice or "auto")),
         sampling=SamplingParams.of(
-            max_tokens=body.max_tokens,
+            max_tokens=None if body.max_tokens == -1 else body.max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
-            top_k=body.top_k,
+            top_k=0 if body.top_k == -1 else body.top_k,
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
             seed=body.seed,
@@ -284,7 +286,10 @@ def render(result: GenerationResult) -> Generated:
         model=result.model,
         text=choice.text,
         thinking=choice.thinking,
-        tool_calls=[Call(call.call_id, call.name, dict(call.arguments)) for call in choice.tool_calls],
+        tool_calls=[
+            Call(call.call_id, call.name, dict(call.arguments) if call.cut is None else call.cut)
+            for call in choice.tool_calls
+        ],
         finish_reason=choice.reason.value,
         stop_sequence=choice.stop_sequence,
         usage=render_usage(result.usage),

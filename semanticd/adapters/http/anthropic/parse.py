@@ -58,7 +58,7 @@ def parse(
             max_tokens=body.max_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
-            top_k=body.top_k,
+            top_k=0 if body.top_k == -1 else body.top_k,
             stop=_stop_sequences(body.stop_sequences or []),
         ),
         agent_id=agent_id,

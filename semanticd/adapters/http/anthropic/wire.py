@@ -240,7 +240,7 @@ class Conversation(Struct):
     mcp_servers: list[Any] | None = None
     temperature: UnitInterval | None = None
     top_p: UnitInterval | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None = None
 
 
 class CountTokensRequest(Conversation):

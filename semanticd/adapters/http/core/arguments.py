@@ -16,3 +16,34 @@ def read_arguments(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         parsed = None
     return parsed if isinstance(parsed, dict) else {"arguments": given}
+
+
+def complete_members(text: str) -> dict[str, Any]:
+    """Return the members of an object whose text was cut, as far as they are complete; nothing is made up."""
+    decoder = json.JSONDecoder()
+    members: dict[str, Any] = {}
+    position = _after_space(text, 0)
+    if text[position : position + 1] != "{":
+        return members
+    try:
+        while True:
+            key, position = decoder.raw_decode(text, _after_space(text, position + 1))
+            position = _after_space(text, position)
+            if not isinstance(key, str) or text[position : position + 1] != ":":
+                return members
+            value, position = decoder.raw_decode(text, _after_space(text, position + 1))
+            position = _after_space(text, position)
+            if position == len(text) and isinstance(value, (int, float)) and not isinstance(value, bool):
+                # More digits might have come.
+                return members
+            members[key] = value
+            if text[position : position + 1] != ",":
+                return members
+    except (ValueError, RecursionError):
+        return members
+
+
+def _after_space(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
+        position += 1
+    return position

@@ -31,6 +31,7 @@ LARGE_BYTES = 256 * 1024
 _MAX_INTEGER_DIGITS = 20
 _MAX_INTEGER = 2**64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 async def read_object(
@@ -158,19 +159,16 @@ def parse_json(raw: bytes, *, max_nesting: int) -> Any:
     except RecursionError:
         raise _too_deep(max_nesting) from None
     _check_nesting(parsed, max_nesting)
-    if _SURROGATE.search(text):
-        _refuse_lone_surrogates(parsed)
-    return parsed
+    # Half of a surrogate pair, as clients leave it where they cut a text, is no character: it cannot be tokenized.
+    return _without_halves(parsed) if _SURROGATE.search(text) else parsed
 
 
-def _refuse_lone_surrogates(parsed: Any) -> None:
-    # Half of a surrogate pair is no character: it can be neither tokenized nor sent back.
-    try:
-        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidRequestError(
-            "the body is not valid JSON: a \\u escape is half of a surrogate pair"
-        ) from None
+def _without_halves(parsed: Any) -> Any:
+    if isinstance(parsed, str):
+        return _HALF.sub("\N{REPLACEMENT CHARACTER}", parsed)
+    if isinstance(parsed, dict):
+        return {_without_halves(key): _without_halves(value) for key, value in parsed.items()}
+    return [_without_halves(value) for value in parsed] if isinstance(parsed, list) else parsed
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

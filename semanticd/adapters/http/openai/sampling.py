@@ -14,7 +14,8 @@ from semanticd.domain.generation import SamplingParams
 MAX_TOKENS = 2**31 - 1
 INT64 = 2**63 - 1
 
-TokenLimit = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+TokenLimit = Annotated[int, Meta(ge=-1, le=MAX_TOKENS)]
+"""-1: as many as there is room for, as llama.cpp's clients say it."""
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -49,7 +50,7 @@ class Sampled(Formed, kw_only=True):
     user: str | None = None
     prompt_cache_key: str | None = None
     service_tier: str | None = None
-    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     ignore_eos: bool | None = None
@@ -66,18 +67,26 @@ def sampling_of(
         max_tokens=max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
-        top_k=body.top_k,
+        top_k=0 if body.top_k == -1 else body.top_k,
         min_p=body.min_p,
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         logit_bias=_logit_bias(body.logit_bias or {}),
-        seed=body.seed,
+        # -1 asks for a seed of chance.
+        seed=None if body.seed == -1 else body.seed,
         stop=tuple(stop for stop in stops if stop),
         logprobs=logprobs,
         top_logprobs=top_logprobs,
         ignore_eos=bool(body.ignore_eos),
     )
+
+
+def token_limit(given: int | None, param: str) -> int | None:
+    """Return how many tokens the answer may have; None: as many as there is room for."""
+    if given == 0:
+        raise InvalidRequestError("expected a number >= 1, or -1 for no limit of its own", param=param)
+    return None if given == -1 else given
 
 
 def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:

@@ -66,6 +66,8 @@ class ChatTemplate:
             InvalidRequestError: The template refuses the conversation in every form we know.
             UnsupportedError: The model has no template.
         """
+        if add_generation_prompt and prompt.prefill is not None:
+            return self._continued(prompt)
         if not self._wrapper.has_chat_template:
             raise UnsupportedError(
                 "this model has no chat template: it continues text, so use /v1/completions", param="messages"
@@ -83,6 +85,18 @@ class ChatTemplate:
         raise InvalidRequestError(
             f"the model's chat template refuses this conversation: {refusal}", param="messages"
         ) from refusal
+
+    def _continued(self, prompt: ChatPrompt) -> str:
+        """Return the text up to and with the beginning of the answer, which the client wrote.
+
+        White space at its end is left out: the model would put the word after it together differently.
+        """
+        options = {**prompt.template_options, "enable_thinking": False}
+        text = self.render(replace(prompt, messages=prompt.messages[:-1], template_options=options))
+        start, end = self._wrapper.think_start, self._wrapper.think_end
+        if start and end and text.rfind(start) > text.rfind(end):
+            text = f"{text.rstrip()}\n\n{end}\n\n"
+        return text + (prompt.prefill or "").rstrip()
 
     def _options(self, prompt: ChatPrompt) -> Entry:
         options = {key: value for key, value in prompt.template_options.items() if key in self.text}

@@ -27,6 +27,9 @@ from semanticd.domain.generation import (
 MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
 """Special tokens that the parser must see."""
 
+FINAL, ENDS = "<|channel|>final<|message|>", ("<|end|>", "<|start|>")
+"""What begins the text for the user, and what ends a message."""
+
 _MARKER = re.compile("|".join(re.escape(marker) for marker in MARKERS))
 _LONGEST = max(map(len, MARKERS))
 _HEADERS = (*MARKERS, "to=", "assistant")
@@ -78,8 +81,8 @@ class HarmonyParser:
         self._take(ready, events)
         return events
 
-    def finish(self) -> list[GenerationEvent]:
-        """Take the end of the text."""
+    def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
+        """Take the end of the text; a call that is `cut` was passed on as far as it came."""
         events: list[GenerationEvent] = []
         rest, self._buffer = self._buffer, ""
         self._take(rest, events)

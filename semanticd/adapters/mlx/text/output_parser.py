@@ -8,6 +8,7 @@ parser for the model's family.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from semanticd.domain.generation import (
     ToolCallDelta,
     ToolCallStarted,
 )
+
+_CUT_CALL = re.compile(
+    r'(?:"name"\s*:\s*"|<function=)(?P<name>[^"\\>\s]+)(?:"(?:\s*,\s*"(?:arguments|parameters)"\s*:)?|>)'
+)
+"""The beginning of a call in the forms that say the name first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,16 @@ class MlxOutputParser:
             pass
         return events
 
-    def finish(self) -> list[GenerationEvent]:
-        """Take the end of the text."""
+    def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
+        """Take the end of the text; a call that is `cut` by its room is kept as far as it came, and is no text."""
         events: list[GenerationEvent] = []
         rest, self._buffer = self._buffer, ""
         if self._state == "tool":
             self._take_call(rest, events)
-            self._end_call(events)
+            if cut and not self._parse_whole("".join(self._raw)):
+                self._cut_call(events)
+            else:
+                self._end_call(events)
         elif rest:
             self._emit(rest, events)
         return events
@@ -174,6 +183,21 @@ class MlxOutputParser:
             self._num_calls += 1
         if not calls:
             self._fail(raw, events)
+
+    def _cut_call(self, events: list[GenerationEvent]) -> None:
+        """Keep what there is of a call whose name is known; of another one nothing can be said."""
+        call, raw = self._call, "".join(self._raw)
+        self._call, self._raw = None, []
+        if call is not None and call.name is not None:
+            return
+        self.num_parse_failures += 1
+        named = _CUT_CALL.search(raw)
+        if named is None or not any(tool["function"]["name"] == named["name"] for tool in self._tools):
+            return
+        events.append(ToolCallStarted(self._num_calls, self._new_id(), named["name"], self._choice))
+        if arguments := raw[named.end() :].lstrip():
+            events.append(ToolCallDelta(self._num_calls, arguments, self._choice))
+        self._num_calls += 1
 
     def _fail(self, text: str, events: list[GenerationEvent]) -> None:
         self.num_parse_failures += 1

@@ -19,6 +19,8 @@ from semanticd.adapters.mlx.constraints.tool_grammar import (
     tool_grammar,
 )
 from semanticd.adapters.mlx.text.chat_template import SHORTEST, TOOL_END, TOOL_START, ChatTemplate
+from semanticd.adapters.mlx.text.harmony import ENDS as CHANNEL_ENDS
+from semanticd.adapters.mlx.text.harmony import FINAL as CHANNEL_FINAL
 from semanticd.adapters.mlx.text.harmony import MARKERS as CHANNEL_MARKERS
 from semanticd.adapters.mlx.text.harmony import HarmonyParser
 from semanticd.adapters.mlx.text.literal_content import MARK, ControlTokens, pieces, protected
@@ -28,6 +30,7 @@ from semanticd.application.ports.inference import OutputParser, StreamDecoder
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.errors import InvalidRequestError, SemanticError
 from semanticd.domain.generation import OutputConstraint
+from semanticd.domain.stop_matcher import VisibleStops
 
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
 
@@ -192,7 +195,28 @@ class MlxTokenizer:
             choice=choice,
         )
 
+    def visible_stops(
+        self, prompt: ChatPrompt, stops: tuple[str, ...], *, formed: bool
+    ) -> tuple[str, ...] | VisibleStops:
+        """Return stop strings that do not stop inside of thinking and calls; see the port."""
+        if self._speaks_in_channels:
+            return VisibleStops(
+                stops,
+                tuple((mark, CHANNEL_FINAL) for mark in CHANNEL_ENDS),
+                None if formed else CHANNEL_FINAL,
+            )
+        hidden = []
+        markup = self._markup
+        if markup.think_start and markup.think_end:
+            hidden.append((markup.think_start, markup.think_end))
+        if markup.tool_start and prompt.tools and prompt.tool_choice.mode != "none":
+            hidden.append((markup.tool_start, markup.tool_end or ""))
+        begins = markup.think_end if self._begins_thinking(prompt) else None
+        return VisibleStops(stops, tuple(hidden), begins) if hidden else stops
+
     def _begins_thinking(self, prompt: ChatPrompt) -> bool:
+        if prompt.prefill:
+            return False
         start, end = self._markup.think_start, self._markup.think_end
         return bool(start and end) and self._template.opens(str(start), str(end), prompt)
 

@@ -51,6 +51,13 @@ def test_arguments_that_are_no_json_object_are_empty() -> None:
         assert builder.choices()[0].tool_calls[0].arguments == {}
 
 
+def test_arguments_that_were_cut_are_kept_as_they_are() -> None:
+    builder = AnswerBuilder(1)
+    builder.add(ToolCallStarted(0, "c", "look"))
+    builder.add(ToolCallDelta(0, '{"at": "the s'))
+    assert builder.choices()[0].tool_calls[0].cut == '{"at": "the s'
+
+
 def test_an_answer_that_never_ended_counts_as_cancelled() -> None:
     builder = AnswerBuilder(1)
     builder.add(TextDelta("half"))

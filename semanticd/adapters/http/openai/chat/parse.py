@@ -9,7 +9,7 @@ from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked
 from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.constraint import constraint_of
-from semanticd.adapters.http.openai.sampling import sampling_of
+from semanticd.adapters.http.openai.sampling import sampling_of, token_limit
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -57,11 +57,13 @@ def parse(
             messages=messages,
             tools=tools,
             tool_choice=_tool_choice(body.tool_choice, tools, parallel=body.parallel_tool_calls is not False),
+            continues=body.continue_final_message is not False,
             template_options=_template_options(body),
         ),
         sampling=sampling_of(
             body,
-            max_tokens=body.max_completion_tokens or body.max_tokens,
+            max_tokens=token_limit(body.max_completion_tokens, "max_completion_tokens")
+            or token_limit(body.max_tokens, "max_tokens"),
             logprobs=bool(body.logprobs),
             top_logprobs=body.top_logprobs or 0,
         ),

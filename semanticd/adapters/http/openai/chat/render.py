@@ -57,8 +57,8 @@ def _logprob(text: str, logprob: float) -> dict[str, Any]:
 
 
 def render_call(call: ToolCallPart) -> dict[str, Any]:
-    """Return a tool call with its arguments as JSON text."""
-    arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+    """Return a tool call with its arguments as JSON text, or as much of it as there is."""
+    arguments = json.dumps(dict(call.arguments), ensure_ascii=False) if call.cut is None else call.cut
     return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 

@@ -132,6 +132,8 @@ class ChatRequest(Sampled, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     verbosity: Verbosity | None = None
+    continue_final_message: bool | None = None
+    """Whether an assistant's text that stands last is continued (the default), as vLLM calls it."""
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
     functions: list[Any] | None = None

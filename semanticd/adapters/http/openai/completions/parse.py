@@ -39,7 +39,7 @@ def parse(
         raise InvalidRequestError(f"expected at most {max_prompts} prompts", param="prompt")
     sampling = sampling_of(
         body,
-        max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        max_tokens=_max_tokens(body.max_tokens),
         logprobs=body.logprobs is not None,
         top_logprobs=body.logprobs or 0,
     )
@@ -59,6 +59,12 @@ def parse(
         )
         for index, prompt in enumerate(prompts)
     ]
+
+
+def _max_tokens(given: int | None) -> int | None:
+    if given is None:
+        return DEFAULT_MAX_TOKENS
+    return None if given == -1 else given
 
 
 def _prompts(prompt: str | list[Any]) -> list[Prompt]:

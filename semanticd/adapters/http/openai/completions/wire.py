@@ -14,7 +14,7 @@ class CompletionRequest(Sampled, kw_only=True):
     """Body of `POST /v1/completions`; the prompt is text, token ids, or a list of either."""
 
     prompt: str | list[Any]
-    max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+    max_tokens: Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     suffix: str | None = None

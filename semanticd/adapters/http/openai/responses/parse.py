@@ -21,6 +21,7 @@ from semanticd.adapters.http.openai.responses.tools import (
     read_choice,
     read_tools,
 )
+from semanticd.adapters.http.openai.sampling import token_limit
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -140,7 +141,7 @@ def parse(
             template_options=options,
         ),
         sampling=SamplingParams.of(
-            max_tokens=body.max_output_tokens,
+            max_tokens=token_limit(body.max_output_tokens, "max_output_tokens"),
             temperature=body.temperature,
             top_p=body.top_p,
             presence_penalty=body.presence_penalty,

@@ -24,7 +24,7 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         created_at=created,
         status="in_progress",
         instructions=body.instructions,
-        max_output_tokens=body.max_output_tokens,
+        max_output_tokens=None if body.max_output_tokens == -1 else body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
         model=model,
         output=[],
@@ -130,9 +130,7 @@ def items_of(choice: Choice, tools: ToolBox) -> list[dict[str, Any]]:
     for call in choice.tool_calls:
         behind = tools.behind(call.name)
         item_id = make_id(call_prefix(behind))
-        items.append(
-            call_item(item_id, call.call_id, behind, render_arguments(call.arguments), status=status)
-        )
+        items.append(call_item(item_id, call.call_id, behind, render_arguments(call), status=status))
     return items
 
 
@@ -152,9 +150,9 @@ def message_of(output: Sequence[Mapping[str, Any]]) -> Message:
     return Message("assistant", tuple(parts))
 
 
-def render_arguments(arguments: Mapping[str, Any]) -> str:
-    """Return a call's arguments as JSON text."""
-    return json.dumps(dict(arguments), ensure_ascii=False)
+def render_arguments(call: ToolCallPart) -> str:
+    """Return a call's arguments as JSON text, or as much of it as there is."""
+    return json.dumps(dict(call.arguments), ensure_ascii=False) if call.cut is None else call.cut
 
 
 def reasoning_item(item_id: str, text: str) -> dict[str, Any]:

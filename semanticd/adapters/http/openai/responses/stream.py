@@ -161,7 +161,7 @@ class ResponseStream:
             frames += self._item_event("response.content_part.done", content_index=0, part=part)
             return frames + self._done(reasoning_item(self._item_id, text))
         if self._kind == "call":
-            return self._close_call(text or "{}", status)
+            return self._close_call(text if status == "incomplete" else text or "{}", status)
         return b""
 
     def _close_call(self, arguments: str, status: str) -> bytes:

@@ -24,7 +24,6 @@ from semanticd.domain.errors import InvalidRequestError
         (b'{"a": 1e999}', "too large"),
         (b'{"a": 123456789012345678901234567890}', "64 bits"),
         (b'{"a": ' + b"9" * 5000 + b"}", "64 bits"),
-        (b'{"a": "\\ud800"}', "surrogate"),
         (b"[" * 65 + b"]" * 65, "deeper than 64"),
         (b"[" * 100_000, "deeper than 64"),
         (b"", "not valid JSON"),
@@ -33,6 +32,14 @@ from semanticd.domain.errors import InvalidRequestError
 def test_json_with_no_or_more_than_one_meaning_is_refused(raw: bytes, words: str) -> None:
     with pytest.raises(InvalidRequestError, match=words):
         parse_json(raw, max_nesting=64)
+
+
+def test_half_of_a_surrogate_pair_is_read_as_the_character_for_what_cannot_be_shown() -> None:
+    raw = b'{"a": "cut \\ud83d", "\\ude00": ["\\ud83d\\ude00\\ud83d", 1]}'
+    assert parse_json(raw, max_nesting=2) == {
+        "a": "cut \N{REPLACEMENT CHARACTER}",
+        "\N{REPLACEMENT CHARACTER}": ["\N{GRINNING FACE}\N{REPLACEMENT CHARACTER}", 1],
+    }
 
 
 def test_whole_surrogate_pairs_and_64_bit_numbers_are_fine() -> None:

@@ -268,6 +268,33 @@ def test_thinking_goes_where_the_template_knows_it_and_is_dropped_elsewhere() ->
     assert "hmm" not in tokenizer().render(prompt)
 
 
+@pytest.mark.parametrize("template", [CHATML, WITH_TOOLS])
+def test_an_answer_that_the_client_began_is_continued(template: str) -> None:
+    model = tokenizer(template)
+    asked = model.render(chat(("user", "Weather?")))
+    for begun in ("The weather is", "The weather is ", "The weather is\n\n"):
+        assert model.render(chat(("user", "Weather?"), ("assistant", begun))) == f"{asked}The weather is"
+    assert model.render(chat(("user", "Weather?"), ("assistant", ""))) == asked
+    closed = model.render(chat(("user", "Weather?"), ("assistant", "Fine."), continues=False))
+    assert closed == f"{asked}Fine.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_call_that_stands_last_is_not_continued() -> None:
+    called = Message("assistant", (TextPart("Wait."), ToolCallPart("c1", "weather", {})))
+    text = tokenizer(WITH_TOOLS).render(ChatPrompt((Message.of("user", "?"), called), tools=(WEATHER,)))
+    assert text.endswith("</tool_call><|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_continued_answer_is_past_its_thinking() -> None:
+    begun = chat(("user", "?"), ("assistant", "It is"))
+    model = tokenizer(THINKING)
+    assert model.render(begun).endswith("<think>\n\n</think>\n\nIt is")
+    parser = model.output_parser(begun)
+    assert [type(event).__name__ for event in parser.feed(" fine.")] == ["TextDelta"]
+    always = THINKING.replace("enable_thinking is defined and not enable_thinking", "false")
+    assert tokenizer(always).render(begun).endswith("<think>\n\n</think>\n\nIt is")
+
+
 def test_a_parser_knows_whether_the_prompt_ends_inside_thinking() -> None:
     model = tokenizer(THINKING)
     for options, thinks in (({}, True), ({"enable_thinking": False}, False)):

@@ -42,7 +42,14 @@ FAMILIES = {"json": JSON, "xml": markup(qwen3_coder), "python": markup(pythonic)
 Seen = tuple[list[tuple[str, ...]], int]
 
 
-def read(pieces: Iterable[str], form: Markup = JSON, *, tools: bool = True, thinking: bool = False) -> Seen:
+def read(
+    pieces: Iterable[str],
+    form: Markup = JSON,
+    *,
+    tools: bool = True,
+    thinking: bool = False,
+    cut: bool = False,
+) -> Seen:
     """Return what a client puts together, neighbours of a kind joined, and the number of failures."""
     ids = count(1)
     parser = MlxOutputParser(
@@ -51,7 +58,7 @@ def read(pieces: Iterable[str], form: Markup = JSON, *, tools: bool = True, thin
     events: list[GenerationEvent] = []
     for piece in pieces:
         events += parser.feed(piece)
-    events += parser.finish()
+    events += parser.finish(cut=cut)
     seen: list[tuple[str, ...]] = []
     for event in events:
         if isinstance(event, TextDelta):
@@ -274,3 +281,38 @@ def test_text_is_passed_on_unless_it_could_begin_a_marker() -> None:
     assert parser.feed("b") == [TextDelta("<b")]
     assert parser.feed("<tool_cal") == []
     assert parser.finish() == [TextDelta("<tool_cal")]
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        (
+            '<tool_call>\n{"name": "look", "arguments": {"at": "the s',
+            [("call", "0", "c1", "look"), ("arguments", '{"at": "the s')],
+        ),
+        ('<tool_call>\n{"name": "look", "arguments": ', [("call", "0", "c1", "look")]),
+        ('<tool_call>\n{"name": "look"', [("call", "0", "c1", "look")]),
+        ('<tool_call>\n{"name": "lo', []),
+        ('I look.<tool_call>\n{"na', [("text", "I look.")]),
+        ('<tool_call>\n{"name": "swim", "arg', []),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_call_that_is_cut_by_its_room_is_kept_as_far_as_it_came_and_is_no_text(
+    text: str, seen: list[tuple[str, ...]], size: int
+) -> None:
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    assert read(pieces, cut=True)[0] == seen
+
+
+def test_a_call_in_another_form_that_is_cut_is_no_text_either() -> None:
+    cut = "<tool_call>\n<function=look>\n<parameter=at>\nthe s"
+    seen, _ = read([cut], FAMILIES["xml"], cut=True)
+    assert seen[0] == ("call", "0", "c1", "look")
+    assert not any(entry[0] == "text" for entry in seen)
+
+
+def test_a_call_that_was_complete_when_its_room_ended_is_whole() -> None:
+    seen, failures = read([CALL.removesuffix("\n</tool_call>")], cut=True)
+    assert seen == [("call", "0", "c1", "look"), ("arguments", ARGUMENTS)]
+    assert failures == 0
