@@ -44,6 +44,7 @@ class EngineFacts(TypedDict, total=False):
     decode_tokens_per_s: float
     decode_step_ms: float
     draining: bool
+    failure: str | None
 
 
 class CacheStats(TypedDict, total=False):
@@ -55,6 +56,7 @@ class CacheStats(TypedDict, total=False):
     pinned_bytes: int
     dirty_bytes: int
     in_flight_bytes: int
+    promised_bytes: int
     free_bytes: int
     num_hot_blocks: int
     num_shared_blocks: int
@@ -70,6 +72,7 @@ class CacheStats(TypedDict, total=False):
     evictions: dict[str, int]
     num_evictions: int
     num_lost_blocks: int
+    num_skipped_blocks: int
 
 
 class FailureRow(TypedDict, total=False):
@@ -171,6 +174,7 @@ AgentRow = TypedDict(
         "class": str,
         "ttl_s": "float | None",
         "pinned": bool,
+        "kept": bool,
         "last_reuse_ratio": "float | None",
         "last_ttft_ms": "float | None",
         "last_tokens_per_s": "float | None",

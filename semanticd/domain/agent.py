@@ -57,7 +57,9 @@ class Agent:
     anonymous: bool = False
     pinned: bool = False
     pinned_until: float | None = None
-    """Seconds since the epoch until which it counts as pinned, for clients that asked for a time."""
+    """Seconds since the epoch until which an operator pinned it."""
+    kept_until: float | None = None
+    """Seconds since the epoch until which a client asked to keep its blocks: they are evicted after those of others."""
     model: ModelFingerprint | None = None
     model_id: str = ""
     salt: str = ""
@@ -78,6 +80,10 @@ class Agent:
     def is_pinned(self, now: float) -> bool:
         """Whether eviction must leave its blocks alone at this time."""
         return self.pinned or (self.pinned_until is not None and now < self.pinned_until)
+
+    def is_kept(self, now: float) -> bool:
+        """Whether its blocks are evicted after those of others at this time."""
+        return self.kept_until is not None and now < self.kept_until
 
     def expires_at(self) -> float | None:
         """When its time to live ends (seconds since the epoch), or None."""

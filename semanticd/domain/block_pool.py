@@ -4,14 +4,16 @@ Pure metadata: tensors are kept beside it by whoever owns the pool, under the sa
 everything that competes for the byte budget:
 
 ```
-budget = hot blocks (pinned | locked | evictable) + running batches as padded + writes in flight + free
+budget = hot blocks (pinned | locked | evictable) + running batches as padded + promised + writes in flight + free
 ```
 Least recently used goes first. Uses are stamped tail first, so that of one conversation the tail goes before the
-shared head.
+shared head. Blocks of *kept* agents (a client asked to cache them) go after all others; blocks of *pinned* agents (an
+operator's choice) never go.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,11 +40,13 @@ class PoolLedger:
     dirty_bytes: int
     running_bytes: int
     in_flight_bytes: int
+    promised_bytes: int = 0
+    """Set aside for sequences that are being restored."""
 
     @property
     def used_bytes(self) -> int:
         """All that counts against the budget."""
-        return self.hot_bytes + self.running_bytes + self.in_flight_bytes
+        return self.hot_bytes + self.running_bytes + self.in_flight_bytes + self.promised_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -58,12 +62,20 @@ class BlockPool:
         self.budget_bytes = budget_bytes
         self.running_bytes = 0
         self.in_flight_bytes = 0
-        self._entries: dict[BlockHash, _Entry] = {}
+        self.promised_bytes = 0
+        """Set aside by reservations."""
+        self._entries: OrderedDict[BlockHash, _Entry] = OrderedDict()
+        """Hot blocks, least recently used first."""
+        self._dirty: dict[BlockHash, None] = {}
+        """Blocks that are not on disk, oldest first."""
         self._children: dict[BlockHash, set[BlockHash]] = {}
         self._tables: dict[AgentId, tuple[BlockHash, ...]] = {}
         self._holders: dict[BlockHash, set[AgentId]] = {}
         self._pinned: set[AgentId] = set()
+        self._kept: set[AgentId] = set()
         self._hot_bytes = 0
+        self._locked_bytes = 0
+        self._dirty_bytes = 0
         self._tick = 0
 
     def __len__(self) -> int:
@@ -75,7 +87,7 @@ class BlockPool:
         return block_hash in self._entries
 
     def __iter__(self) -> Iterator[Block]:
-        """Iterate over the hot blocks, in no order."""
+        """Iterate over the hot blocks, least recently used first."""
         return (entry.block for entry in self._entries.values())
 
     # What is hot.
@@ -98,6 +110,9 @@ class BlockPool:
         self._entries[block.block_hash] = entry
         self._children.setdefault(block.parent, set()).add(block.block_hash)
         self._hot_bytes += block.num_bytes
+        if dirty:
+            self._dirty[block.block_hash] = None
+            self._dirty_bytes += block.num_bytes
         self.touch([block.block_hash])
         return True
 
@@ -106,6 +121,7 @@ class BlockPool:
         entry = self._entries[block_hash]
         if entry.num_locks:
             raise ValueError(f"block {block_hash.hex()[:12]} is locked by {entry.num_locks} user(s)")
+        self.mark_clean(block_hash)
         del self._entries[block_hash]
         siblings = self._children[entry.block.parent]
         siblings.discard(block_hash)
@@ -122,13 +138,24 @@ class BlockPool:
     def mark_clean(self, block_hash: BlockHash) -> None:
         """Note that the block is on disk."""
         entry = self._entries.get(block_hash)
-        if entry:
+        if entry and entry.dirty:
             entry.dirty = False
+            del self._dirty[block_hash]
+            self._dirty_bytes -= entry.block.num_bytes
+
+    def mark_dirty(self, block_hash: BlockHash) -> None:
+        """Note that a hot block is not on disk any more."""
+        entry = self._entries.get(block_hash)
+        if entry and not entry.dirty:
+            entry.dirty = True
+            self._dirty[block_hash] = None
+            self._dirty_bytes += entry.block.num_bytes
 
     def dirty_blocks(self) -> list[Block]:
-        """Return blocks that are not on disk, parents before children."""
+        """Return blocks that are not on disk, oldest first and parents before children."""
         ordered: dict[BlockHash, Block] = {}
-        for entry in self._entries.values():
+        for block_hash in self._dirty:
+            entry = self._entries[block_hash]
             chain: list[Block] = []
             current: _Entry | None = entry if entry.dirty else None
             while current and current.dirty and current.block.block_hash not in ordered:
@@ -146,11 +173,15 @@ class BlockPool:
             if entry:
                 self._tick += 1
                 entry.last_used = self._tick
+                self._entries.move_to_end(block_hash)
 
     def lock(self, hashes: Iterable[BlockHash]) -> None:
         """Keep these hot blocks from leaving while they are copied or written; counts nest."""
         for block_hash in hashes:
-            self._entries[block_hash].num_locks += 1
+            entry = self._entries[block_hash]
+            if not entry.num_locks:
+                self._locked_bytes += entry.block.num_bytes
+            entry.num_locks += 1
 
     def unlock(self, hashes: Iterable[BlockHash]) -> None:
         """Undo `lock`; raises `ValueError` when a block was not locked."""
@@ -159,6 +190,8 @@ class BlockPool:
             if entry.num_locks < 1:
                 raise ValueError(f"block {block_hash.hex()[:12]} is not locked")
             entry.num_locks -= 1
+            if not entry.num_locks:
+                self._locked_bytes -= entry.block.num_bytes
 
     def is_locked(self, block_hash: BlockHash) -> bool:
         """Whether the block is in use and must stay."""
@@ -190,6 +223,12 @@ class BlockPool:
         """Forget the agent's table and pin; its blocks stay until room is needed."""
         self.set_table(agent, ())
         self._pinned.discard(agent)
+        self._kept.discard(agent)
+
+    @property
+    def num_agents(self) -> int:
+        """Agents with a table."""
+        return len(self._tables)
 
     def agents(self) -> list[AgentId]:
         """Return the agents with a table."""
@@ -206,6 +245,22 @@ class BlockPool:
     def unpin(self, agent: AgentId) -> None:
         """Let the agent's blocks go again."""
         self._pinned.discard(agent)
+
+    def keep(self, agent: AgentId) -> None:
+        """Let the agent's blocks go after those of agents that are not kept."""
+        self._kept.add(agent)
+
+    def release(self, agent: AgentId) -> None:
+        """Undo `keep`."""
+        self._kept.discard(agent)
+
+    def is_kept_agent(self, agent: AgentId) -> bool:
+        """Whether the agent's blocks go after others."""
+        return agent in self._kept
+
+    def is_kept(self, block_hash: BlockHash) -> bool:
+        """Whether a kept agent holds this block."""
+        return bool(self._kept) and not self._kept.isdisjoint(self._holders.get(block_hash, ()))
 
     def is_pinned_agent(self, agent: AgentId) -> bool:
         """Whether the agent is pinned."""
@@ -248,19 +303,28 @@ class BlockPool:
     @property
     def free_bytes(self) -> int:
         """Bytes left in the budget; negative when overdrawn."""
-        return self.budget_bytes - self._hot_bytes - self.running_bytes - self.in_flight_bytes
+        used = self._hot_bytes + self.running_bytes + self.in_flight_bytes + self.promised_bytes
+        return self.budget_bytes - used
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes of hot blocks that a pinned agent holds."""
+        if not self._pinned:
+            return 0
+        names = {name for agent in self._pinned for name in self._tables.get(agent, ())}
+        return sum(self._entries[name].block.num_bytes for name in names if name in self._entries)
 
     def ledger(self) -> PoolLedger:
         """Return the budget's parts."""
-        entries = self._entries.values()
         return PoolLedger(
             budget_bytes=self.budget_bytes,
             hot_bytes=self._hot_bytes,
-            pinned_bytes=sum(e.block.num_bytes for h, e in self._entries.items() if self.is_pinned(h)),
-            locked_bytes=sum(e.block.num_bytes for e in entries if e.num_locks),
-            dirty_bytes=sum(e.block.num_bytes for e in entries if e.dirty),
+            pinned_bytes=self.pinned_bytes,
+            locked_bytes=self._locked_bytes,
+            dirty_bytes=self._dirty_bytes,
             running_bytes=self.running_bytes,
             in_flight_bytes=self.in_flight_bytes,
+            promised_bytes=self.promised_bytes,
         )
 
     def num_shared(self) -> int:
@@ -269,20 +333,21 @@ class BlockPool:
 
     def evictable_bytes(self) -> int:
         """Bytes of hot blocks that may leave now."""
+        if not self._pinned:
+            return self._hot_bytes - self._locked_bytes
         return sum(e.block.num_bytes for e in self._entries.values() if self._may_leave(e))
 
     def victims(self, num_bytes: int) -> list[Block]:
-        """Choose least recently used blocks worth at least `num_bytes`, as far as there are any."""
-        if num_bytes <= 0:
-            return []
-        chosen, total = [], 0
-        for entry in sorted(
-            (e for e in self._entries.values() if self._may_leave(e)), key=lambda entry: entry.last_used
-        ):
-            chosen.append(entry.block)
-            total += entry.block.num_bytes
-            if total >= num_bytes:
-                break
+        """Choose least recently used blocks worth at least `num_bytes`, as far as there are any; kept ones last."""
+        chosen: list[Block] = []
+        total = 0
+        for want_kept in (False, True) if self._kept else (False,):
+            for block_hash, entry in self._entries.items():
+                if total >= num_bytes:
+                    return chosen
+                if self.is_kept(block_hash) is want_kept and self._may_leave(entry):
+                    chosen.append(entry.block)
+                    total += entry.block.num_bytes
         return chosen
 
     def can_leave(self, block_hash: BlockHash) -> bool:
@@ -297,6 +362,14 @@ class BlockPool:
         """Raise `AssertionError` naming the first broken invariant. Runs when the engine idles and in tests."""
         total = sum(entry.block.num_bytes for entry in self._entries.values())
         assert total == self._hot_bytes, f"hot bytes {self._hot_bytes} != sum of blocks {total}"
+        dirty = {name for name, entry in self._entries.items() if entry.dirty}
+        assert dirty == set(self._dirty), "dirty blocks differ from the dirty list"
+        for what, counted, entries in (
+            ("dirty", self._dirty_bytes, [self._entries[name] for name in dirty]),
+            ("locked", self._locked_bytes, [e for e in self._entries.values() if e.num_locks]),
+        ):
+            expected_bytes = sum(entry.block.num_bytes for entry in entries)
+            assert counted == expected_bytes, f"{what} bytes {counted} != {expected_bytes}"
         for block_hash, entry in self._entries.items():
             name = block_hash.hex()[:12]
             assert entry.block.block_hash == block_hash, f"{name} filed under another hash"
@@ -313,3 +386,4 @@ class BlockPool:
                 assert child in self._entries, f"child {child.hex()[:12]} is not hot"
         assert self.running_bytes >= 0, f"running bytes {self.running_bytes}"
         assert self.in_flight_bytes >= 0, f"in-flight bytes {self.in_flight_bytes}"
+        assert self.promised_bytes >= 0, f"promised bytes {self.promised_bytes}"

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from semanticd.domain.ids import AgentId, ModelId, SequenceId
+from semanticd.domain.ids import ModelId, SequenceId
 from semanticd.domain.prefix_index import common_prefix_length, next_boundary
 from semanticd.domain.sequence import Sequence, SequenceState
 
@@ -63,9 +63,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Compute one token for every decoding sequence of this model."""
+    """Compute one token for every decoding sequence of this model in this decode batch."""
 
     model_id: ModelId
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +115,23 @@ class Scheduler:
     _blocked: set[SequenceId] = field(default_factory=set)
     _followers: dict[SequenceId, SequenceId] = field(default_factory=dict)
     """For a sequence that others wait for, the one of them that comes first."""
-    _shares: dict[AgentId, _AgentShare] = field(default_factory=dict)
+    _shares: dict[str, _AgentShare] = field(default_factory=dict)
     _rates: dict[ModelId, _Rates] = field(default_factory=dict)
     _balance_s: float = 0.0
     """Decode's credit against its share while both kinds of work wait; below zero it is decode's turn."""
     _stall_s: float = 0.0
     """Engine time since the last decode step."""
-    _last_decoded: ModelId | None = None
+    _last_decoded: tuple[ModelId, int] | None = None
 
     # Membership.
 
     def add(self, sequence: Sequence) -> None:
         """Take a new waiting sequence. An agent new to the scene starts level with the least served one."""
         self._sequences[sequence.sequence_id] = sequence
-        share = self._shares.get(sequence.agent_id)
+        share = self._shares.get(_share_of(sequence))
         if share is None:
             level = min((s.used_s for s in self._shares.values()), default=0.0)
-            share = self._shares[sequence.agent_id] = _AgentShare(level)
+            share = self._shares[_share_of(sequence)] = _AgentShare(level)
         share.num_sequences += 1
 
     def remove(self, sequence_id: SequenceId) -> None:
@@ -140,10 +141,10 @@ class Scheduler:
             return
         self._held.discard(sequence_id)
         self._followers.pop(sequence_id, None)
-        share = self._shares[sequence.agent_id]
+        share = self._shares[_share_of(sequence)]
         share.num_sequences -= 1
         if share.num_sequences == 0:
-            del self._shares[sequence.agent_id]
+            del self._shares[_share_of(sequence)]
         self.unblock()
 
     def __contains__(self, sequence_id: SequenceId) -> bool:
@@ -238,7 +239,7 @@ class Scheduler:
 
     def _charge(self, sequences: list[Sequence], seconds: float) -> None:
         for sequence in sequences:
-            share = self._shares.get(sequence.agent_id)
+            share = self._shares.get(_share_of(sequence))
             if share:
                 share.used_s += seconds / len(sequences)
 
@@ -248,10 +249,10 @@ class Scheduler:
         """Return the next step at this clock reading (seconds)."""
         decoding = self.in_state(SequenceState.DECODING)
         if decoding and self._stall_s > self.limits.max_stall_s * (1 - _MARGIN):
-            return Decode(self._next_model(decoding))
+            return Decode(*self._next_batch(decoding))
         candidate = self._next_admission(now)
         if candidate is not None:
-            self._shares[candidate.agent_id].served_at = now
+            self._shares[_share_of(candidate)].served_at = now
             return Admit(candidate.sequence_id)
         prefillable = self._prefillable()
         if not decoding and not prefillable:
@@ -263,9 +264,9 @@ class Scheduler:
         if joining is not None:
             return Join(joining.sequence_id)
         if decoding and (not prefillable or self._balance_s < 0.0):
-            return Decode(self._next_model(decoding))
+            return Decode(*self._next_batch(decoding))
         sequence = min(prefillable, key=lambda s: self._rank(s, now))
-        self._shares[sequence.agent_id].served_at = now
+        self._shares[_share_of(sequence)].served_at = now
         return Prefill(sequence.sequence_id, self._chunk(sequence, contended=bool(decoding)))
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
@@ -296,9 +297,9 @@ class Scheduler:
         return [s for s in self.in_state(SequenceState.PREFILLING) if s.sequence_id not in self._held]
 
     def _num_running(self) -> int:
-        """Count the places taken in the batch; a sequence that is being restored has its own already."""
+        """Count the places taken in the batch; a sequence that waits for its blocks takes none."""
         running = (SequenceState.PREFILLING, SequenceState.DECODING)
-        return sum(1 for s in self._sequences.values() if s.state in running or s.sequence_id in self._held)
+        return sum(1 for s in self._sequences.values() if s.state in running)
 
     def _next_admission(self, now: float) -> Sequence | None:
         if self._num_running() >= self.limits.max_batch_size:
@@ -326,20 +327,18 @@ class Scheduler:
     def _own_rank(self, sequence: Sequence, now: float) -> tuple[int, float, float, int]:
         aged = now - sequence.arrived_at >= self.limits.aging_s
         late = sequence.priority == "background" and not aged
-        share = self._shares[sequence.agent_id]
+        share = self._shares[_share_of(sequence)]
         unserved = now - max(sequence.arrived_at, share.served_at)
         used = share.used_s - max(unserved - self.limits.aging_s, 0.0)
         return (1 if late else 0, used, sequence.arrived_at, sequence.sequence_id)
 
-    def _next_model(self, decoding: list[Sequence]) -> ModelId:
-        models = list(dict.fromkeys(s.model_id for s in decoding))
-        if self._last_decoded in models:
-            models = (
-                models[models.index(self._last_decoded) + 1 :]
-                + models[: models.index(self._last_decoded) + 1]
-            )
-        self._last_decoded = models[0]
-        return models[0]
+    def _next_batch(self, decoding: list[Sequence]) -> tuple[ModelId, int]:
+        batches = list(dict.fromkeys((s.model_id, s.group) for s in decoding))
+        if self._last_decoded in batches:
+            after = batches.index(self._last_decoded) + 1
+            batches = batches[after:] + batches[:after]
+        self._last_decoded = batches[0]
+        return batches[0]
 
     def _chunk(self, sequence: Sequence, *, contended: bool) -> int:
         rates = self._rates.get(sequence.model_id, _Rates())
@@ -357,3 +356,7 @@ class Scheduler:
             num_chunks = -(-boundary // min(chunk, fitting))
             chunk = -(-boundary // num_chunks)
         return min(chunk, boundary, sequence.num_to_prefill)
+
+
+def _share_of(sequence: Sequence) -> str:
+    return sequence.share or sequence.agent_id

@@ -67,6 +67,10 @@ class Sequence:
     cache: CacheReport = field(default_factory=CacheReport)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
+    share: str = ""
+    """Whose share of engine time it uses; empty: its agent's."""
+    group: int = 0
+    """The decode batch that it is in: rows of similar length."""
 
     def apply(self, event: SequenceEvent) -> None:
         """Move to the next state; an illegal move raises `ValueError` naming sequence, state and event."""
@@ -79,6 +83,12 @@ class Sequence:
     def token_ids(self) -> tuple[int, ...]:
         """Prompt and output so far."""
         return self.prompt_ids + tuple(self.output_ids)
+
+    def token_slice(self, start: int, end: int) -> tuple[int, ...]:
+        """Return the tokens at positions [start, end) of prompt and output, without building the whole."""
+        num_prompt = len(self.prompt_ids)
+        head = self.prompt_ids[start:end]
+        return head + tuple(self.output_ids[max(start - num_prompt, 0) : max(end - num_prompt, 0)])
 
     @property
     def full_table(self) -> tuple[BlockHash, ...]:

@@ -22,11 +22,13 @@ from semanticd.adapters.tracing import OtelTracer
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.models import ModelSource
 from semanticd.application.ports.telemetry import EventBus, Log
+from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.gauges import Gauges
@@ -37,7 +39,7 @@ from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import RequestsService, StatusService
 from semanticd.application.services.waits import Waits
 from semanticd.domain.model_cache_spec import StoragePrecision
-from semanticd.domain.scheduler import SchedulerLimits
+from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 
 MIB = 1024 * 1024
 _GIB = 1024**3
@@ -49,6 +51,7 @@ class Daemon:
     """Everything that was put together, for the daemon to start and stop."""
 
     engine: BlockPoolBatchEngine
+    store: AgentCacheStore
     warm: DiskWarmStore
     archive: DiskAgentArchive
     generate: GenerateService
@@ -91,25 +94,30 @@ def build(
         log=log,
     )
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
+    queue = EngineQueue(
+        max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
+    )
+    store = AgentCacheStore(
+        budget_bytes=settings.mlx.cache_budget_mb * MIB,
+        max_agents_in_memory=settings.agent.max_agents_in_memory,
+        warm=warm,
+        post=queue.post,
+        metrics=metrics,
+        log=log,
+    )
+    registry = AgentRegistry(store=store, archive=archive, clock=clock)
+    limits = SchedulerLimits(
+        max_batch_size=settings.mlx.max_batch_size,
+        prefill_chunk=settings.mlx.prefill_chunk,
+        decode_share=settings.mlx.decode_share,
+        max_stall_s=settings.mlx.max_stall_ms / 1000,
+    )
+    scheduler = Scheduler(limits=limits, block_tokens=settings.mlx.block_tokens)
     engine = BlockPoolBatchEngine(
-        limits=SchedulerLimits(
-            max_batch_size=settings.mlx.max_batch_size,
-            prefill_chunk=settings.mlx.prefill_chunk,
-            decode_share=settings.mlx.decode_share,
-            max_stall_s=settings.mlx.max_stall_ms / 1000,
-        ),
-        block_tokens=settings.mlx.block_tokens,
-        max_queue=settings.mlx.max_queue,
-        max_queue_per_agent=settings.mlx.max_queue_per_agent,
-        make_store=lambda post: AgentCacheStore(
-            budget_bytes=settings.mlx.cache_budget_mb * MIB,
-            max_agents_in_memory=settings.agent.max_agents_in_memory,
-            warm=warm,
-            post=post,
-            metrics=metrics,
-            log=log,
-        ),
-        make_agents=lambda store: AgentRegistry(store=store, archive=archive, clock=clock),
+        queue=queue,
+        store=store,
+        agents=registry,
+        scheduler=scheduler,
         clock=clock,
         metrics=metrics,
         log=log,
@@ -127,12 +135,14 @@ def build(
         metrics=metrics,
         load_on_demand=settings.mlx.load_on_demand,
     )
-    metrics.before_text = Gauges(engine=engine, warm=warm, metrics=metrics, version=__version__).refresh
+    gauges = Gauges(engine=engine, store=store, warm=warm, metrics=metrics, version=__version__)
+    metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
-    waits = Waits(engine.scheduler)
+    waits = Waits(scheduler)
     requests = RequestsService(engine=engine, clock=clock, waits=waits, outcomes=outcomes)
     status = StatusService(
         engine=engine,
+        store=store,
         models=models,
         warm=warm,
         clock=clock,
@@ -144,19 +154,31 @@ def build(
     history = History(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
     )
+    exporter = AgentExporter(
+        engine=engine, agents=registry, store=store, clock=clock, package=DiskAgentExportFile()
+    )
     generate = GenerateService(
-        engine=engine, models=models, metrics=metrics, log=log, savings=savings, history=history
+        engine=engine,
+        agents=registry,
+        models=models,
+        metrics=metrics,
+        log=log,
+        savings=savings,
+        history=history,
     )
     agents = AgentsService(
         engine=engine,
+        agents=registry,
+        store=store,
+        exporter=exporter,
         clock=clock,
         waits=waits,
         outcomes=outcomes,
         savings=savings,
-        package=DiskAgentExportFile(),
     )
     return Daemon(
         engine=engine,
+        store=store,
         warm=warm,
         archive=archive,
         generate=generate,
@@ -165,7 +187,7 @@ def build(
         models=models,
         requests=requests,
         status=status,
-        cache=CacheService(engine=engine, warm=warm, status=status),
+        cache=CacheService(engine=engine, store=store, warm=warm, status=status),
         outcomes=outcomes,
         history=history,
         metrics=metrics,

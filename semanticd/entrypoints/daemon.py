@@ -178,6 +178,9 @@ class _Life:
             http = assembly.http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
             serving = asyncio.create_task(http.serve(sockets=[self._listener]))
             stack.push_async_callback(self._end_http, http, serving)
+            if (interval_s := watchdog_interval_s()) is not None:
+                pinging = asyncio.create_task(self._ping(interval_s))
+                stack.callback(pinging.cancel)
             failed = await self._load()
             if failed is not None:
                 return failed
@@ -216,28 +219,31 @@ class _Life:
         return None
 
     async def _keep(self) -> None:
-        """Tell the supervisor that we live, let agents, models and freed memory go, retry refused writes."""
+        """Let agents, models and freed memory go, and retry refused writes."""
         tidied = self._work_done()
-        every = min(watchdog_interval_s() or _EXPIRE_EVERY_S, _EXPIRE_EVERY_S)
         while True:
-            await asyncio.sleep(every)
-            notify_supervisor("WATCHDOG=1")
+            await asyncio.sleep(_EXPIRE_EVERY_S)
             try:
                 await self._daemon.agents.expire()
                 await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
-                await asyncio.wrap_future(
-                    self._daemon.engine.call(self._daemon.engine.store.writes.retry_refused)
-                )
+                await asyncio.wrap_future(self._daemon.engine.call(self._daemon.store.retry_refused))
                 done = self._work_done()
-                if self._daemon.engine.num_live == 0 and done != tidied:
+                if self._daemon.engine.num_unanswered == 0 and done != tidied:
                     tidied = done
                     await asyncio.to_thread(self._tidy_memory)
-            except SemanticError as error:
-                self._log.warning("upkeep_failed", reason=error.message)
+            except Exception as error:  # noqa: BLE001 (upkeep goes on, whatever failed this time)
+                self._log.warning("upkeep_failed", reason=repr(error))
+
+    @staticmethod
+    async def _ping(every_s: float) -> None:
+        """Report to the supervisor that the process is alive; waits for nothing but the time."""
+        while True:
+            await asyncio.sleep(every_s)
+            notify_supervisor("WATCHDOG=1")
 
     def _work_done(self) -> tuple[int, int, int]:
         """Return something that differs when memory may have been freed in between."""
-        counters = self._daemon.engine.store.counters
+        counters = self._daemon.store.counters
         return counters.computed_tokens, counters.restored_bytes, len(self._daemon.engine.models)
 
     def _settle(self) -> None:
@@ -285,10 +291,10 @@ class _Life:
         if self._stop_now:
             return
         deadline = asyncio.get_running_loop().time() + self._drain_timeout_s
-        while self._daemon.engine.num_live and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 (a thread's count)
+        while self._daemon.engine.num_unanswered and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 (a thread's count)
             await asyncio.sleep(_DRAIN_POLL_S)
-        if self._daemon.engine.num_live:
-            self._log.warning("drain_timed_out", num_requests=self._daemon.engine.num_live)
+        if self._daemon.engine.num_unanswered:
+            self._log.warning("drain_timed_out", num_requests=self._daemon.engine.num_unanswered)
 
     async def _end_http(self, http: Any, serving: asyncio.Task[None]) -> None:
         # Streams that still run end with their dialect's error before the server lets go of them.
@@ -340,7 +346,7 @@ class _Life:
         self.state = "draining"
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
-        return {"state": self.state, "num_requests": self._daemon.engine.num_live}
+        return {"state": self.state, "num_requests": self._daemon.engine.num_unanswered}
 
     async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> dict[str, Any]:
         """Drain (not if `now`), persist and exit."""
@@ -348,7 +354,7 @@ class _Life:
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
         self._stop.set()
-        return {"state": "draining", "num_requests": self._daemon.engine.num_live}
+        return {"state": "draining", "num_requests": self._daemon.engine.num_unanswered}
 
 
 def leave(status: int) -> None:

@@ -74,7 +74,7 @@ def test_an_unknown_block_is_a_miss_everywhere(store: WarmStore) -> None:
     assert store.get_many([unknown]) == []
     assert store.children(unknown) == []
     assert store.read(unknown).result(10) is None
-    assert store.delete([unknown]) == 0
+    assert store.delete([unknown]).result() == 0
 
 
 def test_facts_are_known_once_the_write_is_done(store: WarmStore) -> None:
@@ -88,7 +88,7 @@ def test_facts_are_known_once_the_write_is_done(store: WarmStore) -> None:
 def test_get_many_stops_at_the_first_gap(store: WarmStore) -> None:
     chain = make_chain(40)
     store.write(chain).result(10)
-    store.delete([chain[17].block.block_hash])
+    store.delete([chain[17].block.block_hash]).result()
     assert store.get_many(names(chain)) == [record.block for record in chain[:17]]
     assert store.get_many([]) == []
 
@@ -137,7 +137,7 @@ def test_delete_removes_only_what_is_named(store: WarmStore) -> None:
     chain = make_chain(3)
     store.write(chain).result(10)
     before = store.stats().bytes_stored
-    freed = store.delete([chain[1].block.block_hash])
+    freed = store.delete([chain[1].block.block_hash]).result()
     assert store.stats().bytes_stored == before - freed
     assert freed > 0
     assert [store.get(name) is not None for name in names(chain)] == [True, False, True]

@@ -50,6 +50,7 @@ def agent_facts(agent_id: str, **changes: Any) -> AgentFacts:
         shared_hot_bytes=0,
         warm_bytes=0,
         pinned=False,
+        kept=False,
         shared_with=(),
         num_shared_with=0,
         num_errors=0,

@@ -18,6 +18,7 @@ CACHE = CacheFacts(
     pinned_bytes=0,
     dirty_bytes=0,
     in_flight_bytes=0,
+    promised_bytes=0,
     free_bytes=(1 << 30) - 12345,
     num_hot_blocks=1,
     num_shared_blocks=0,
@@ -33,6 +34,7 @@ CACHE = CacheFacts(
     evictions={},
     num_evictions=0,
     num_lost_blocks=0,
+    num_skipped_blocks=0,
 )
 
 

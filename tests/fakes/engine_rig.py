@@ -23,6 +23,7 @@ from typing_extensions import Self
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import (
     SequenceEnded,
     SequenceFailed,
@@ -36,9 +37,9 @@ from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
-from semanticd.domain.scheduler import SchedulerLimits
+from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 from semanticd.domain.transcript import Segment
-from tests.fakes.model_runner import HashRunner, loaded_model
+from tests.fakes.model_runner import HashRunner, already_loaded, loaded_model
 from tests.fakes.telemetry import ManualClock, RecordingBus, RecordingLog, RecordingMetrics
 from tests.fakes.tokenizer import CharTokenizer
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
@@ -98,7 +99,9 @@ class Ask:
     def wait(self) -> None:
         """Wait for the end."""
         if not self._over.wait(PATIENCE_S):
-            raise AssertionError(f"request {self.request_id} was not answered; it saw {self.updates}")
+            raise AssertionError(
+                f"request {self.request_id} was not answered; it saw {len(self.updates)} updates"
+            )
 
     def answer(self) -> Answer:
         """Wait for the answer; raises the error that ended it early."""
@@ -151,6 +154,7 @@ class EngineRig:
         no_warm: bool = False,
         archive: AgentArchive | None = None,
         limits: SchedulerLimits | None = None,
+        scheduler: Scheduler | None = None,
         max_queue: int = 100,
         max_queue_per_agent: int = 20,
         clock: ManualClock | None = None,
@@ -172,26 +176,27 @@ class EngineRig:
             self.runner, tokenizer=self.tokenizer, context_length=context_length
         )
 
-        def make_store(post: Callable[[Callable[[], None]], None]) -> AgentCacheStore:
-            return AgentCacheStore(
-                budget_bytes=budget_bytes,
-                max_agents_in_memory=max_agents,
-                warm=self.warm,
-                post=post,
-                metrics=self.metrics,
-                log=self.log,
+        self.queue = EngineQueue(max_queue=max_queue, max_queue_per_agent=max_queue_per_agent)
+        self.store = AgentCacheStore(
+            budget_bytes=budget_bytes,
+            max_agents_in_memory=max_agents,
+            warm=self.warm,
+            post=self.queue.post,
+            metrics=self.metrics,
+            log=self.log,
+        )
+        self.agents = AgentRegistry(store=self.store, archive=self.archive, clock=self.clock)
+        if scheduler is None:
+            scheduler = Scheduler(
+                limits=limits or SchedulerLimits(prefill_chunk=64, min_chunk=16),
+                block_tokens=self.runner.spec.block_tokens,
             )
-
-        def make_agents(store: AgentCacheStore) -> AgentRegistry:
-            return AgentRegistry(store=store, archive=self.archive, clock=self.clock)
-
+        self.scheduler = scheduler
         self.engine = BlockPoolBatchEngine(
-            limits=limits or SchedulerLimits(prefill_chunk=64, min_chunk=16),
-            block_tokens=self.runner.spec.block_tokens,
-            max_queue=max_queue,
-            max_queue_per_agent=max_queue_per_agent,
-            make_store=make_store,
-            make_agents=make_agents,
+            queue=self.queue,
+            store=self.store,
+            agents=self.agents,
+            scheduler=self.scheduler,
             clock=self.clock,
             metrics=self.metrics,
             log=self.log,
@@ -201,7 +206,7 @@ class EngineRig:
     def __enter__(self) -> Self:
         """Start the engine and give it the model."""
         self.engine.start()
-        self.on_engine(lambda: self.engine.add_model(self.model))
+        self.add_model(self.model)
         return self
 
     def __exit__(
@@ -217,13 +222,19 @@ class EngineRig:
 
     def check(self) -> None:
         """Raise `AssertionError` when a stopped engine left something behind."""
-        store = self.engine.store
+        store = self.store
         store.check_integrity()
-        assert self.expects_defect or "engine_failed" not in self.log.events("error"), self.log.lines
+        defects = {"engine_failed", "engine_action_failed", "cache_integrity_broken"}
+        assert self.expects_defect or not defects & set(self.log.events("error")), self.log.lines
         assert self.runner.num_open == 0, f"{self.runner.num_open} running caches were not closed"
-        assert self.engine.num_live == 0, "submissions are still counted"
+        assert self.engine.num_unanswered == 0, "submissions are still counted"
         assert store.ledger().locked_bytes == 0, "blocks are still locked"
         assert store.ledger().in_flight_bytes == 0, "writes are still in flight"
+        assert store.ledger().promised_bytes == 0, "bytes are still promised"
+
+    def add_model(self, model: LoadedModel) -> None:
+        """Serve one more model."""
+        self.engine.load_model(already_loaded(model)).result(PATIENCE_S)
 
     def on_engine(self, function: Callable[[], _T]) -> _T:
         """Run a function on the engine thread and return its result."""
@@ -289,7 +300,7 @@ class EngineRig:
 
     def _root_of(self, agent: AgentId) -> BlockHash:
         """Return below which root the agent's blocks lie, as the service looks it up."""
-        return self.model.runner.spec.root_of(self.engine.agents.salt_of(agent))
+        return self.model.runner.spec.root_of(self.agents.salt_of(agent))
 
     def segment(self, token_ids: Sequence[int]) -> Segment:
         """Return ids with their text."""
@@ -298,6 +309,6 @@ class EngineRig:
     def idle(self) -> None:
         """Wait until the engine has nothing to do and nothing is on its way to the disk."""
         wait_until(
-            lambda: self.engine.num_live == 0 and not self.on_engine(lambda: self.engine.store.num_writing),
+            lambda: self.engine.num_unanswered == 0 and not self.on_engine(lambda: self.store.num_writing),
             "the engine's rest",
         )

@@ -63,9 +63,9 @@ class MlxRig(EngineRig):
 
     def check(self) -> None:
         """Look for what was left behind."""
-        self.engine.store.check_integrity()
+        self.store.check_integrity()
         assert self.expects_defect or "engine_failed" not in self.log.events("error"), self.log.lines
-        assert self.engine.store.ledger().locked_bytes == 0
+        assert self.store.ledger().locked_bytes == 0
         assert self.runner.running_bytes() == 0
 
     def tell(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from semanticd.application.ports.inference import (
@@ -66,6 +66,7 @@ class _Row:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     sampler_seed: int = 0
     num_generated: int = 0
+    group: int = 0
     pending: int = 0
     """The token that comes out of the next decode step."""
 
@@ -139,6 +140,8 @@ class HashRunner:
         self.restored: Counter[SequenceId] = Counter()
         """Tokens taken from blocks, by sequence."""
         self.batch_sizes: list[int] = []
+        self.broken_rows: dict[SequenceId, Exception] = {}
+        """Rows whose sampling fails at the next decode step."""
         self.released = False
 
     # For tests.
@@ -249,8 +252,9 @@ class HashRunner:
         sampling: SamplingParams,
         constraint: OutputConstraint | None,
         seed: int,
+        group: int = 0,
     ) -> None:
-        """Join the decode batch."""
+        """Join a decode batch."""
         self._called("start_decode")
         row = self._prefilling.pop(sequence_id)
         rest = context[len(row.kv) :]
@@ -260,19 +264,23 @@ class HashRunner:
         self.prefilled[sequence_id] += len(rest)
         for token in rest:
             row.feed(token)
-        row.sampling, row.sampler_seed, row.num_generated = sampling, seed, num_generated
+        row.sampling, row.sampler_seed, row.num_generated, row.group = sampling, seed, num_generated, group
         row.feed(last_token)
         row.pending = row.sample(self.script, self._num_ids)
         self._decoding[sequence_id] = row
 
-    def decode(self) -> list[DecodedToken]:
-        """Run one step; one token for every row."""
+    def decode(self, group: int = 0) -> list[DecodedToken]:
+        """Run one step; one token for every row of the batch."""
         self._called("decode")
-        self.batch_sizes.append(len(self._decoding))
+        rows = {sequence_id: row for sequence_id, row in self._decoding.items() if row.group == group}
+        self.batch_sizes.append(len(rows))
         self._spend(self._decode_step_s)
         tokens = []
-        for sequence_id, row in self._decoding.items():
+        for sequence_id, row in rows.items():
             token = row.pending
+            if sequence_id in self.broken_rows:
+                tokens.append(DecodedToken(sequence_id, token, error=self.broken_rows.pop(sequence_id)))
+                continue
             row.feed(token)
             row.pending = row.sample(self.script, self._num_ids)
             scored = row.sampling.logprobs
@@ -312,10 +320,12 @@ class HashRunner:
         self._decoding.pop(sequence_id, None)
 
     def running_bytes(self) -> int:
-        """Bytes of all running caches: each prefill by itself, the decode batch as long as its longest row."""
+        """Bytes of all running caches: each prefill by itself, each decode batch as long as its longest row."""
         tokens = sum(_capacity(row) for row in self._prefilling.values())
-        if self._decoding:
-            tokens += len(self._decoding) * max(_capacity(row) for row in self._decoding.values())
+        groups: dict[int, list[int]] = {}
+        for row in self._decoding.values():
+            groups.setdefault(row.group, []).append(_capacity(row))
+        tokens += sum(len(rows) * max(rows) for rows in groups.values())
         return BYTES_PER_TOKEN * tokens
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
@@ -381,6 +391,12 @@ def loaded_model(
         description={"quantization": "none"},
         defaults=defaults,
     )
+
+
+def already_loaded(model: LoadedModel) -> Generator[None, None, LoadedModel]:
+    """Return a loader's generator that has nothing left to do."""
+    return model
+    yield
 
 
 def _capacity(row: _Row) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
@@ -107,11 +107,14 @@ class HashLoader:
         self.gate: threading.Event | None = None
         """When set, loading waits for it."""
 
-    def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
-        """Load it."""
+    def load(
+        self, installed: InstalledModel, *, on_progress: Callable[[float], None]
+    ) -> Generator[None, None, LoadedModel]:
+        """Load it, in slices; while `gate` is set and closed, slice after slice without getting on."""
         on_progress(0.5)
-        if self.gate is not None:
-            self.gate.wait(5.0)
+        yield
+        while self.gate is not None and not self.gate.wait(0.001):
+            yield
         if installed.model_id in self.failures:
             raise self.failures[installed.model_id]
         runner = HashRunner(

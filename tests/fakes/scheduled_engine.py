@@ -158,7 +158,6 @@ class ScheduledEngine:
             if at <= self.now:
                 del self._restoring[sequence_id]
                 self.scheduler.release(sequence_id)
-                self._start(self._get(sequence_id))
 
     def _start(self, sequence: Sequence) -> None:
         ids = sequence.token_ids

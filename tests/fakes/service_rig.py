@@ -21,6 +21,7 @@ from semanticd.application.generation.service import GenerateService
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.inference import Tokenizer
+from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.history import History
@@ -58,6 +59,7 @@ class ServiceRig:
         """Wire it; `engine` goes to the `EngineRig`."""
         self.engine_rig = EngineRig(**engine)
         self.engine = self.engine_rig.engine
+        self.store = self.engine_rig.store
         self.clock = self.engine_rig.clock
         self.bus = self.engine_rig.bus
         self.source = MemoryModelSource(installed=("one", "two", "three"), others=("four",))
@@ -84,20 +86,29 @@ class ServiceRig:
         )
         self.outcomes = Outcomes(clock=self.clock)
         self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
-        waits = Waits(self.engine.scheduler)
+        waits = Waits(self.engine_rig.scheduler)
         self.agents = AgentsService(
             engine=self.engine,
+            agents=self.engine_rig.agents,
+            store=self.store,
+            exporter=AgentExporter(
+                engine=self.engine,
+                agents=self.engine_rig.agents,
+                store=self.store,
+                clock=self.clock,
+                package=self._package,
+            ),
             clock=self.clock,
             waits=waits,
             outcomes=self.outcomes,
             savings=self.savings,
-            package=self._package,
         )
         self.requests = RequestsService(
             engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes
         )
         self.status = StatusService(
             engine=self.engine,
+            store=self.store,
             models=self.models,
             warm=self.engine_rig.warm,
             clock=self.clock,
@@ -116,6 +127,7 @@ class ServiceRig:
         )
         self.generate = GenerateService(
             engine=self.engine,
+            agents=self.engine_rig.agents,
             models=self.models,
             metrics=self.engine_rig.metrics,
             log=self.engine_rig.log,
@@ -123,7 +135,9 @@ class ServiceRig:
             history=self.history,
         )
         self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
-        self.cache = CacheService(engine=self.engine, warm=self.engine_rig.warm, status=self.status)
+        self.cache = CacheService(
+            engine=self.engine, store=self.store, warm=self.engine_rig.warm, status=self.status
+        )
         self.engine.start()
         if self._load:
             await self.models.load("one")
@@ -134,7 +148,7 @@ class ServiceRig:
         await asyncio.to_thread(self.engine.stop)
         if error[0] is None:
             assert "engine_failed" not in self.engine_rig.log.events("error"), self.engine_rig.log.lines
-            self.engine.store.check_integrity()
+            self.store.check_integrity()
 
     @property
     def runner(self) -> HashRunner:
@@ -177,7 +191,7 @@ class ServiceRig:
 
         self.runner.before = dawdle
         stream = await self.open(prompt, **{"sampling": LONG, **more})
-        answering = lambda: any(live.sequence.output_ids for live in self.engine.live())  # noqa: E731
+        answering = lambda: any(live.sequence.output_ids for live in self.engine.running())  # noqa: E731
         await asyncio.to_thread(wait_until, answering, "an answer's beginning")
         return stream
 

@@ -226,8 +226,13 @@ class MemoryWarmStore:
             if block_hash in self._entries:
                 self._entries[block_hash].last_used = self._time
 
-    def delete(self, hashes: Sequence[BlockHash]) -> int:
+    def delete(self, hashes: Sequence[BlockHash]) -> Future[int]:
         """Remove these blocks and no others, also those whose write is held."""
+        freed: Future[int] = Future()
+        freed.set_result(self._delete(hashes))
+        return freed
+
+    def _delete(self, hashes: Sequence[BlockHash]) -> int:
         for write in self._waiting:
             write.records = [record for record in write.records if record.block.block_hash not in set(hashes)]
         before = self._bytes()
@@ -246,7 +251,7 @@ class MemoryWarmStore:
             num_checked=len(self._entries), num_broken=len(broken), num_missing=0, num_orphaned=0
         )
         if fix:
-            self.delete(broken)
+            self._delete(broken)
             self._count(num_quarantined=len(broken))
         return report
 
@@ -259,7 +264,7 @@ class MemoryWarmStore:
         """Remove all blocks (of one model), also those whose write is held."""
         for write in self._waiting:
             write.records = [r for r in write.records if fingerprint not in (None, r.fingerprint)]
-        return self.delete(
+        return self._delete(
             [name for name, entry in self._entries.items() if fingerprint in (None, entry.record.fingerprint)]
         )
 

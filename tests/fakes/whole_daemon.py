@@ -81,5 +81,5 @@ class WholeDaemon:
 
     async def written(self) -> None:
         """Wait until nothing is on its way to the disk."""
-        store = self.parts.engine.store
-        await until(lambda: self.parts.engine.num_live == 0 and store.num_writing == 0)
+        store = self.parts.store
+        await until(lambda: self.parts.engine.num_unanswered == 0 and store.num_writing == 0)

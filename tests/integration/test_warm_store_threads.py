@@ -41,7 +41,7 @@ def test_threads_that_write_read_delete_and_prune_at_once_leave_a_sound_store(tm
                 store.get_many(names(chain))
                 store.children(chain[0].block.block_hash)
             elif deed == 6 and choose.random() < 0.5:
-                store.delete(names(chain[-2:]))
+                store.delete(names(chain[-2:])).result()
             elif deed == 6:
                 store.prune(target_bytes=50_000)
                 store.stats()

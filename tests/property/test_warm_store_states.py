@@ -113,7 +113,7 @@ class WarmStoreStates(RuleBasedStateMachine):
 
     @rule(chosen=SOME)
     def delete(self, chosen: list[int]) -> None:
-        freed = {store.delete([ALL[at] for at in chosen]) for store in (self.store, self.model)}
+        freed = {store.delete([ALL[at] for at in chosen]).result() for store in (self.store, self.model)}
         assert len(freed) == 1
 
     @rule(chosen=st.lists(st.sampled_from(range(len(FOREST))), max_size=3), owner=st.sampled_from("ab"))

@@ -19,7 +19,7 @@ load_fast_blas()  # before MLX is imported, or it is not used
 
 from semanticd.adapters.mlx.model.runner import MlxModelRunner  # noqa: E402
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights  # noqa: E402
-from semanticd.application.ports.inference import DecodedToken, PrefixPart  # noqa: E402
+from semanticd.application.ports.inference import DecodedToken, PrefixPart, finish_loading  # noqa: E402
 from semanticd.domain.ids import ModelFingerprint, SequenceId  # noqa: E402
 from semanticd.domain.model_cache_spec import StoragePrecision  # noqa: E402
 
@@ -64,9 +64,8 @@ def main() -> int:
     """Measure and print."""
     models = Path(os.environ.get("SEMANTIC_MODELS_DIR", "~/.semantic/models")).expanduser()
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else models / "smollm2-135m"
-    model, _ = load_weights(
-        folder, device_is_cpu=_is_cpu(), available_bytes=8 << 30, on_progress=lambda _: None
-    )
+    steps = load_weights(folder, device_is_cpu=_is_cpu(), available_bytes=8 << 30, on_progress=lambda _: None)
+    model, _ = finish_loading(steps)
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in TEXT.split("\n\n"))
     ids: list[int] = load_tokenizer(folder).encode(text)
     runners = {precision: _runner(model, precision) for precision in PRECISIONS}

@@ -94,6 +94,18 @@ _ENGINE: Mapping[str, MetricSpec] = {
         "gauge", "Sequences in the engine now, by state.", ("state",), values=SEQUENCE_STATES
     ),
     "preemptions_total": MetricSpec("counter", "Sequences set back to waiting because memory ran short."),
+    "prefilled_tokens_total": MetricSpec(
+        "counter", "Prompt tokens computed in prefill chunks, whatever became of their requests."
+    ),
+    "unanswered_tokens_total": MetricSpec(
+        "counter",
+        "Tokens computed for requests that were cancelled or failed; their blocks may be used again.",
+        ("reason",),
+        values=("cancelled", "error"),
+    ),
+    "restore_timeouts_total": MetricSpec(
+        "counter", "Sequences that stopped waiting for their blocks because the disk did not answer in time."
+    ),
 }
 
 _HOT: Mapping[str, MetricSpec] = {
@@ -105,6 +117,9 @@ _HOT: Mapping[str, MetricSpec] = {
     ),
     "block_pool_blocks": MetricSpec("gauge", "Blocks in RAM."),
     "block_pool_budget_bytes": MetricSpec("gauge", "The cache budget."),
+    "cache_skipped_blocks_total": MetricSpec(
+        "counter", "Blocks that were computed and not kept, because unwritten blocks filled the budget."
+    ),
     "cache_requests_total": MetricSpec(
         "counter",
         "Requests by the coldest cache tier they used; cold: nothing of the prompt was cached.",

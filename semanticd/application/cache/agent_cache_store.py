@@ -1,23 +1,26 @@
 """AgentCacheStore: every agent's KV blocks, hot in RAM and warm on disk, as one store.
 
-The pool knows what is hot; tensors lie beside it under the same hashes; the warm store keeps what was written.
+The pool knows what is hot; tensors lie next to it under the same hashes; the warm store keeps what was written.
 A block enters dirty (`publish`), becomes clean when its bytes are durable, and leaves RAM only when clean, unless it
 can never be written (the store refused it), which is counted as lost.
 
-Changes happen on the engine thread only. Readers on other threads take `lock`, which is held for book-keeping alone.
+Changes happen on the engine thread only, and none of them waits for the disk. Readers on other threads take `lock`,
+which is held for book-keeping alone, never while tensors are copied.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 
-from semanticd.application.cache.cache_counters import CacheCounters
-from semanticd.application.cache.write_behind import WriteBehind
+from semanticd.application.cache.reservation import Reservation
+from semanticd.application.cache.write_behind import LEAVES_UNWRITTEN, WriteBehind
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
 from semanticd.application.ports.telemetry import Log, Metrics
-from semanticd.application.ports.warm_store import BlockRecord, WarmStore
+from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_pool import BlockPool, PoolLedger
 from semanticd.domain.errors import CacheError
@@ -25,9 +28,27 @@ from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceI
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.prefix_index import PrefixMatch, match_prefix
 
+PERSIST_STEP_BYTES = 32 * 1024 * 1024
+"""Tensor bytes that are handed to the disk between two steps of the engine, at most (and one block at least)."""
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """What the cache saved and lost; totals since the start."""
+
+    hot_hit_tokens: int = 0
+    warm_hit_tokens: int = 0
+    computed_tokens: int = 0
+    evictions: dict[str, int] = field(default_factory=dict)
+    lost_blocks: int = 0
+    skipped_blocks: int = 0
+    """Blocks that were computed and not kept, because what is dirty filled the budget."""
+    restored_bytes: int = 0
+    restore_s: float = 0.0
+
 
 class AgentCacheStore:
-    """The hot and the warm tier behind one door."""
+    """The hot and the warm tier behind one interface."""
 
     def __init__(
         self,
@@ -35,7 +56,7 @@ class AgentCacheStore:
         budget_bytes: int,
         max_agents_in_memory: int,
         warm: WarmStore | None,
-        post: Callable[[Callable[[], None]], None],
+        post: Callable[[Callable[[], None]], object],
         metrics: Metrics,
         log: Log,
     ) -> None:
@@ -45,36 +66,54 @@ class AgentCacheStore:
         self.counters = CacheCounters()
         self._max_agents = max_agents_in_memory
         self._warm = warm
+        self._post = post
         self._metrics = metrics
         self._log = log
         self._payloads: dict[BlockHash, BlockPayload] = {}
-        self._runners: dict[ModelFingerprint, ModelRunner] = {}
+        self._runners: dict[ModelFingerprint, list[ModelRunner]] = {}
+        """Loaded runners by fingerprint: two models with equal weights share their blocks."""
         self._owner: dict[BlockHash, ModelFingerprint] = {}
-        self.on_room: Callable[[], None] = lambda: None
-        """Called on the engine thread when writes are done, so that what waits for room is tried again."""
-        self.writes = WriteBehind(
-            pool=self.pool,
-            lock=self.lock,
-            warm=warm,
-            post=post,
-            log=log,
-            record_of=self._record_of,
-            let_go=self._let_go,
-            on_room=lambda: self.on_room(),
-        )
+        self._writes = WriteBehind(pool=self.pool, warm=warm) if warm is not None else None
+        self._writes_ended = False
+        self.disk_stalled = False
+        """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
 
     # Models.
 
     def register_model(self, runner: ModelRunner) -> None:
         """Let blocks of this model be restored and written."""
-        self._runners[runner.spec.fingerprint] = runner
+        self._runners.setdefault(runner.spec.fingerprint, []).append(runner)
 
-    def forget_model(self, fingerprint: ModelFingerprint) -> None:
-        """Drop the model's hot blocks (persisted before by `persist`); its warm blocks stay."""
+    def forget_model(self, runner: ModelRunner) -> None:
+        """Drop a model's hot blocks (write them before by `persist`); its warm blocks stay. Never raises.
+
+        Blocks that another loaded model with equal weights uses stay hot; what is locked leaves when it is unlocked or
+        room is needed.
+        """
+        fingerprint = runner.spec.fingerprint
+        others = [other for other in self._runners.get(fingerprint, ()) if other is not runner]
+        if others:
+            self._runners[fingerprint] = others
+            return
+        self._runners.pop(fingerprint, None)
         with self.lock:
             for block in [b for b in self.pool if self._owner.get(b.block_hash) == fingerprint]:
-                self._remove(block, "model_unloaded")
-            self._runners.pop(fingerprint, None)
+                if self._writes is not None and self._writes.is_writing(block.block_hash):
+                    self._writes.leave_once_written(block.block_hash, "model_unloaded")
+                elif not self.pool.is_locked(block.block_hash):
+                    self._remove(block, "model_unloaded")
+
+    def num_unwritten(self, fingerprint: ModelFingerprint) -> int:
+        """Count a model's hot blocks that are on their way to the disk or could still be handed over."""
+        if self._writes is None:
+            return 0
+        with self.lock:
+            return sum(
+                1
+                for block in self.pool.dirty_blocks()
+                if self._owner[block.block_hash] == fingerprint
+                and not self._writes.is_refused(block.block_hash)
+            )
 
     # Finding.
 
@@ -94,8 +133,9 @@ class AgentCacheStore:
         return self._warm.get(block_hash)
 
     def children(self, parent: BlockHash) -> list[Block]:
-        """Return the known blocks that directly follow `parent`, hot or warm; to be called under `lock`."""
-        found = {block.block_hash: block for block in self.pool.children(parent)}
+        """Return the known blocks that directly follow `parent`, hot or warm."""
+        with self.lock:
+            found = {block.block_hash: block for block in self.pool.children(parent)}
         if self._warm is not None:
             for block in self._warm.children(parent):
                 found.setdefault(block.block_hash, block)
@@ -110,6 +150,10 @@ class AgentCacheStore:
         """Whether the block's tensors are in RAM."""
         return block_hash in self._payloads
 
+    def reserve(self) -> Reservation:
+        """Return an empty reservation for a sequence."""
+        return Reservation(self.pool, self.lock)
+
     # Restoring.
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
@@ -119,6 +163,18 @@ class AgentCacheStore:
             future.set_result(None)
             return future
         return self._warm.read(block_hash)
+
+    def verify_soon(self, names: Iterable[BlockHash]) -> None:
+        """Read blocks in the background, so that damaged ones are found and written again when they are computed."""
+        for name in names:
+            self.read(name).add_done_callback(
+                lambda done, name=name: self._post(partial(self._on_verified, name, done.result()))  # type: ignore[misc]
+            )
+
+    def _on_verified(self, block_hash: BlockHash, record: BlockRecord | None) -> None:
+        if record is None and self._warm is not None and self._warm.get(block_hash) is None:
+            with self.lock:
+                self.pool.mark_dirty(block_hash)
 
     def promote(self, record: BlockRecord) -> bool:
         """Make a block that was read hot; False when it does not fit its model or the budget."""
@@ -132,7 +188,7 @@ class AgentCacheStore:
 
     def load(self, record: BlockRecord) -> BlockPayload | None:
         """Return the tensors of a block that was read; None when it does not fit its model or the budget."""
-        runner = self._runners.get(record.fingerprint)
+        runner = self._runner_of(record.fingerprint)
         if runner is None or not self.make_room(record.block.num_bytes):
             return None
         try:
@@ -152,10 +208,11 @@ class AgentCacheStore:
     def record(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Return a block with its bytes, hot or warm; None when it is gone. Engine thread."""
         block = self.pool.get(block_hash)
-        if block is None:
+        record = self._record_of(block) if block is not None else None
+        if record is None:
             return self.read(block_hash)
         future: Future[BlockRecord | None] = Future()
-        future.set_result(self._record_of(block))
+        future.set_result(record)
         return future
 
     # Publishing.
@@ -168,17 +225,20 @@ class AgentCacheStore:
         parent: BlockHash,
         token_ids: tuple[int, ...],
         start: int,
-    ) -> BlockHash:
-        """Keep the KV of `token_ids`, which lie at positions `start`… of the running sequence; returns its name."""
+    ) -> BlockHash | None:
+        """Keep the KV of `token_ids`, which lie at positions `start`… of the running sequence; returns its name.
+
+        None: there is no room before the disk has caught up. What others left behind makes room. The budget is
+        overdrawn by one block at most, so that a sequence which fills it alone can be kept piece by piece.
+        """
         spec = runner.spec
         name = hash_block(
             fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids
         )
         if name not in self.pool:
+            if not self._has_room(spec.stored_bytes(len(token_ids))):
+                return None
             payload = runner.copy_block(sequence_id, start, start + len(token_ids))
-            # What others left behind makes room. If there is nothing to evict the block is kept all the same: the
-            # budget is overdrawn by at most what the running sequence computed, and the next admission waits.
-            self.make_room(payload.num_bytes)
             durable = self._warm is not None and self._warm.get(name) is not None
             block = Block(name, parent, token_ids, payload.num_bytes)
             self._insert(block, payload, spec.fingerprint, dirty=not durable)
@@ -187,7 +247,10 @@ class AgentCacheStore:
     def publish_state(
         self, runner: ModelRunner, sequence_id: SequenceId, *, parent: BlockHash
     ) -> BlockHash | None:
-        """Keep a snapshot of the layers that cannot be cut, taken right after block `parent`; returns its name."""
+        """Keep a snapshot of the layers that cannot be cut, taken right after block `parent`; returns its name.
+
+        None: the model needs none, or there is no room; see `publish`.
+        """
         spec = runner.spec
         if spec.cuts_anywhere:
             return None
@@ -196,13 +259,22 @@ class AgentCacheStore:
         )
         if self._get(name) is not None:
             return name
+        if not self._has_room(spec.state_bytes):
+            return None
         payload = runner.copy_state(sequence_id)
         if payload is None:
             return None
-        self.make_room(payload.num_bytes)
         block = Block(name, parent, (), payload.num_bytes, kind="state")
         self._insert(block, payload, spec.fingerprint, dirty=True)
         return name
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return self.make_room(num_bytes) or self.pool.free_bytes >= 0
+
+    def note_skipped(self, num_blocks: int) -> None:
+        """Count blocks that were computed and could not be kept."""
+        self.counters.skipped_blocks += num_blocks
+        self._metrics.count("cache_skipped_blocks_total", num_blocks)
 
     def _insert(self, block: Block, payload: BlockPayload, owner: ModelFingerprint, *, dirty: bool) -> None:
         with self.lock:
@@ -211,31 +283,110 @@ class AgentCacheStore:
             self._owner[block.block_hash] = owner
 
     def _remove(self, block: Block, reason: str) -> None:
-        if self.pool.is_dirty(block.block_hash):
+        name = block.block_hash
+        if self.pool.is_dirty(name) and reason not in ("deleted", "cleared"):
             self.counters.lost_blocks += 1
             self._metrics.count("cache_lost_blocks_total")
-        self.pool.remove(block.block_hash)
-        del self._payloads[block.block_hash]
-        del self._owner[block.block_hash]
-        self.writes.used_again(block.block_hash)
+        self.pool.remove(name)
+        del self._payloads[name]
+        del self._owner[name]
+        if self._writes is not None:
+            self._writes.forget(name)
         self.counters.evictions[reason] = self.counters.evictions.get(reason, 0) + 1
         self._metrics.count("cache_evictions_total", reason=reason)
 
     # Writing behind.
 
-    def persist(self, *, limit_bytes: int | None = None) -> int:
+    def persist(self, *, limit_bytes: int | None = PERSIST_STEP_BYTES) -> int:
         """Hand dirty blocks to the warm store, parents first; returns how many bytes were handed over."""
-        return self.writes.persist(limit_bytes=limit_bytes)
+        if self._writes is None or self._warm is None:
+            return 0
+        if self.disk_stalled:
+            return 0
+        with self.lock:
+            blocks = self._writes.next_batch(limit_bytes=limit_bytes)
+        records, failed = [], []
+        for block in blocks:
+            record = self._record_of(block)
+            if record is None:
+                failed.append(block.block_hash)
+            else:
+                records.append(record)
+        if failed:
+            with self.lock:
+                self._writes.ended(failed)
+        if records:
+            names = [record.block.block_hash for record in records]
+            written = self._warm.write(records)
+            written.add_done_callback(
+                lambda done: self._post(partial(self._on_written, names, done.result()))
+            )
+        return sum(record.block.num_bytes for record in records)
+
+    def _on_written(self, names: Sequence[BlockHash], result: WriteResult) -> None:
+        assert self._writes is not None, "something was written, so there is a warm store"
+        with self.lock:
+            for block, reason in self._writes.ended(names):
+                self._remove(block, reason)
+            more = self._writes.has_leaving
+        self._writes_ended = True
+        if result.num_refused:
+            self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
+        if more:
+            self.persist()
+
+    def take_writes_ended(self) -> bool:
+        """Whether writes have ended since the last call, so that there may be room now."""
+        ended, self._writes_ended = self._writes_ended, False
+        return ended
 
     @property
     def num_writing(self) -> int:
         """Blocks handed to the warm store and not yet durable."""
-        return len(self.writes.writing)
+        return self._writes.num_writing if self._writes is not None else 0
 
-    def _record_of(self, block: Block) -> BlockRecord:
+    def is_writing(self, block_hash: BlockHash) -> bool:
+        """Whether the block was handed to the warm store and is not yet durable."""
+        return self._writes is not None and self._writes.is_writing(block_hash)
+
+    def cancel_write(self, block_hash: BlockHash) -> bool:
+        """Give up the writing of a block, if it has not begun; it stays in RAM until room is needed."""
+        if self._writes is None:
+            return False
+        with self.lock:
+            return self._writes.cancel_write(block_hash)
+
+    def retry_refused(self) -> None:
+        """Offer blocks that the warm store refused again: a disk has room again, a new day a new budget."""
+        if self._writes is not None:
+            with self.lock:
+                self._writes.retry_refused()
+            self.persist()
+
+    def adopt(self, records: Sequence[BlockRecord]) -> Future[WriteResult]:
+        """Hand blocks from elsewhere to the warm store; what it refuses may be promoted. Any thread."""
+        if self._warm is not None:
+            return self._warm.write(records)
+        names = tuple(record.block.block_hash for record in records)
+        future: Future[WriteResult] = Future()
+        future.set_result(WriteResult(0, 0, len(names), 0, "there is no warm store", names))
+        return future
+
+    def _runner_of(self, fingerprint: ModelFingerprint) -> ModelRunner | None:
+        runners = self._runners.get(fingerprint)
+        return runners[0] if runners else None
+
+    def _record_of(self, block: Block) -> BlockRecord | None:
+        """Return a hot block with its bytes; None when its tensors cannot be read."""
         fingerprint = self._owner[block.block_hash]
-        runner = self._runners[fingerprint]
-        tensors = runner.dump(self._payloads[block.block_hash])
+        runner = self._runner_of(fingerprint)
+        if runner is None:
+            return None
+        try:
+            tensors = runner.dump(self._payloads[block.block_hash])
+        except Exception as error:  # noqa: BLE001 (one block that cannot be copied must not stop the engine)
+            self._log.error("block_not_copied", block=block.block_hash.hex(), error=repr(error))
+            return None
         return BlockRecord(block, fingerprint, runner.spec.layout, tensors)
 
     # Room.
@@ -246,104 +397,128 @@ class AgentCacheStore:
             missing = num_bytes - self.pool.free_bytes
             if missing <= 0:
                 return True
-            self._evict(self.pool.victims(missing), "budget")
-            return self.pool.free_bytes >= num_bytes
+            blocks = self.pool.victims(missing)
+            waiting = self._evict(blocks, "budget")
+        if waiting:
+            self.persist()
+            with self.lock:
+                # What has just turned out never to be written need not wait for a write to end.
+                for name in waiting:
+                    block = self.pool.get(name)
+                    if block is not None and self._is_refused(name) and self.pool.can_leave(name):
+                        self._let_go(block, "budget")
+        return self.pool.free_bytes >= num_bytes
 
     def could_free(self) -> int:
         """Bytes that eviction could make free, now or once writes are done."""
-        return self.pool.free_bytes + self.pool.evictable_bytes() + self.writes.in_flight_bytes
+        return self.pool.free_bytes + self.pool.evictable_bytes() + self.pool.in_flight_bytes
 
-    def _evict(self, blocks: Sequence[Block], reason: str) -> int:
-        freed = 0
-        waiting = False
-        for block in blocks:
-            if self._let_go(block, reason):
-                freed += block.num_bytes
-            else:
-                waiting = True
-        if waiting:
-            self.persist()
-            for block in blocks:
-                # What has just turned out never to be written need not wait for a write to end.
-                refused = block.block_hash in self.writes.refused and self.pool.can_leave(block.block_hash)
-                if refused and self._let_go(block, reason):
-                    freed += block.num_bytes
-        return freed
+    def _is_refused(self, block_hash: BlockHash) -> bool:
+        return self._writes is None or self._writes.is_refused(block_hash)
+
+    def _evict(self, blocks: Iterable[Block], reason: str) -> list[BlockHash]:
+        """Let blocks go; returns those that must be written before."""
+        return [block.block_hash for block in blocks if not self._let_go(block, reason)]
 
     def _let_go(self, block: Block, reason: str) -> bool:
         """Take a block out of RAM if it is on disk; if not, once it is. Only need of room justifies a loss."""
         name = block.block_hash
-        if self.pool.is_dirty(name):
-            if name not in self.writes.refused:
-                self.writes.leaving[name] = reason
+        if self.pool.is_dirty(name) and reason not in LEAVES_UNWRITTEN:
+            given_up = self.disk_stalled and not self.is_writing(name)
+            if not given_up and not self._is_refused(name):
+                self._leave_once_written(name, reason)
                 return False
             if reason != "budget":
                 return False
         self._remove(block, reason)
         return True
 
+    def _leave_once_written(self, block_hash: BlockHash, reason: str) -> None:
+        if self._writes is not None:
+            self._writes.leave_once_written(block_hash, reason)
+
     def evict_agent(self, agent_id: AgentId, *, reason: str = "command") -> int:
         """Demote the agent's blocks that no other agent holds; returns the bytes that left at once."""
+        freed = 0
+        waiting = False
         with self.lock:
-            blocks = []
             for block in self.pool.exclusive_blocks(agent_id):
-                if block.block_hash in self.writes.writing:
-                    self.writes.leaving[block.block_hash] = reason
+                if self._writes is not None and self._writes.is_writing(block.block_hash):
+                    self._writes.leave_once_written(block.block_hash, reason)
                 elif self.pool.can_leave(block.block_hash):
-                    blocks.append(block)
-            return self._evict(blocks, reason)
+                    gone = self._let_go(block, reason)
+                    freed += block.num_bytes if gone else 0
+                    waiting = waiting or not gone
+        if waiting:
+            self.persist()
+        return freed
 
     def limit_agents(self, *, sparing: frozenset[AgentId] = frozenset()) -> None:
         """Demote the least recently used agents until at most the configured number is hot."""
         with self.lock:
+            if self.pool.num_agents <= self._max_agents:
+                return
             hot = self.pool.hot_agents()
-            excess = len(hot) - self._max_agents
-            for agent_id in hot:
-                if excess <= 0:
-                    return
-                if agent_id in sparing or any(self.pool.is_pinned(h) for h in self.pool.table(agent_id)):
-                    continue
-                self.evict_agent(agent_id, reason="max_agents")
-                excess -= 1
+        excess = len(hot) - self._max_agents
+        for agent_id in hot:
+            if excess <= 0:
+                return
+            if agent_id in sparing or any(self.pool.is_pinned(h) for h in self.pool.table(agent_id)):
+                continue
+            self.evict_agent(agent_id, reason="max_agents")
+            excess -= 1
 
-    def delete_agent(self, agent_id: AgentId, *, shared_with_others: Callable[[BlockHash], bool]) -> int:
-        """Drop the agent's table and the blocks that nobody else holds, on disk too; returns bytes freed."""
+    def blocks_of(self, agent_id: AgentId) -> list[BlockHash]:
+        """Return the agent's blocks and the snapshots behind them, as far as no agent in memory shares them.
+
+        Asks the index for every block: not on the engine thread.
+        """
         with self.lock:
             table = self.pool.table(agent_id)
-            own = [h for h in table if self.pool.holders(h) <= {agent_id} and not shared_with_others(h)]
-            # Snapshots of earlier turns are in nobody's table any more: they go with the block they follow.
-            own += [
-                c.block_hash
-                for h in own
-                for c in self.children(h)
-                if c.kind == "state" and c.block_hash not in own
-            ]
+            own = [name for name in table if self.pool.holders(name) <= {agent_id}]
+        known = set(own)
+        # Snapshots of earlier turns are in nobody's table any more: they go with the block they follow.
+        return own + [
+            child.block_hash
+            for name in own
+            for child in self.children(name)
+            if child.kind == "state" and child.block_hash not in known
+        ]
+
+    def delete_agent(self, agent_id: AgentId, names: Sequence[BlockHash]) -> tuple[int, Future[int]]:
+        """Drop the agent's table and these blocks of it, as far as no other agent holds them by now.
+
+        Returns the bytes that left RAM, and the bytes that leave the disk once they have.
+        """
+        freed = 0
+        with self.lock:
+            own = [name for name in names if self.pool.holders(name) <= {agent_id}]
             self.set_pinned(agent_id, False)
             self.pool.drop_agent(agent_id)
-            freed = 0
             for name in own:
                 block = self.pool.get(name)
                 if block is None:
                     continue
-                if name in self.writes.writing:
-                    self.writes.leaving[name] = "deleted"
-                    self.writes.called_off.add(name)
+                if self._writes is not None and self._writes.is_writing(name):
+                    self._writes.call_off(name)
                     continue
                 self.pool.mark_clean(name)
-                # One that is being copied for somebody at this moment leaves when room is needed.
+                # One that is being copied for a sequence at this moment leaves when room is needed.
                 if self.pool.can_leave(name):
                     self._remove(block, "deleted")
                     freed += block.num_bytes
-            if self._warm is not None:
-                freed += self._warm.delete(own)
-            return freed
+        if self._warm is not None:
+            return freed, self._warm.delete(own)
+        nothing: Future[int] = Future()
+        nothing.set_result(0)
+        return freed, nothing
 
     def clear(self) -> int:
         """Drop every hot block that is not in use, without writing it; returns the bytes freed."""
         freed = 0
         with self.lock:
             for block in list(self.pool):
-                if block.block_hash not in self.writes.writing and not self.pool.is_locked(block.block_hash):
+                if not self.is_writing(block.block_hash) and not self.pool.is_locked(block.block_hash):
                     self.pool.mark_clean(block.block_hash)
                     self._remove(block, "cleared")
                     freed += block.num_bytes
@@ -351,11 +526,27 @@ class AgentCacheStore:
 
     # Agents' tables.
 
-    def set_table(self, agent_id: AgentId, table: Sequence[BlockHash], *, pinned: bool) -> None:
-        """Note which blocks an agent holds."""
+    def set_table(
+        self, agent_id: AgentId, table: Sequence[BlockHash], *, pinned: bool, kept: bool = False
+    ) -> None:
+        """Note which blocks an agent holds, whether an operator pinned them, and whether a client wants them kept."""
         with self.lock:
             self.pool.set_table(agent_id, table)
             self.set_pinned(agent_id, pinned)
+            (self.pool.keep if kept else self.pool.release)(agent_id)
+
+    def drop_table(self, agent_id: AgentId) -> None:
+        """Forget which blocks an agent holds; they stay until room is needed."""
+        with self.lock:
+            self.pool.drop_agent(agent_id)
+
+    def is_pinned(self, agent_id: AgentId) -> bool:
+        """Whether an operator pinned the agent's blocks."""
+        return self.pool.is_pinned_agent(agent_id)
+
+    def is_kept(self, agent_id: AgentId) -> bool:
+        """Whether the agent's blocks are evicted after those of others."""
+        return self.pool.is_kept_agent(agent_id)
 
     def touch_hot(self, table: Sequence[BlockHash]) -> None:
         """Stamp a chain of blocks as just used in RAM only."""
@@ -366,10 +557,10 @@ class AgentCacheStore:
         """Stamp a chain of blocks (first to last) as just used, in both tiers."""
         with self.lock:
             self.pool.touch(table)
-            for name in table:
-                self.writes.used_again(name)
-            if self._warm is not None:
-                self._warm.touch(table)
+            if self._writes is not None:
+                self._writes.used_again(table)
+        if self._warm is not None:
+            self._warm.touch(table)
 
     def set_pinned(self, agent_id: AgentId, pinned: bool) -> None:
         """Pin or unpin an agent's blocks in both tiers."""
@@ -394,7 +585,7 @@ class AgentCacheStore:
             self.pool.check_integrity()
             assert set(self._payloads) == {block.block_hash for block in self.pool}, "tensors and pool differ"
             assert set(self._owner) == set(self._payloads), "owners and tensors differ"
-            in_flight = self.writes.in_flight_bytes
+            in_flight = self._writes.in_flight_bytes if self._writes is not None else 0
             assert self.pool.in_flight_bytes == in_flight, (
                 f"in flight {self.pool.in_flight_bytes} != {in_flight}"
             )

@@ -15,7 +15,7 @@ from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.telemetry import Clock
 from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.errors import AgentNotFoundError
-from semanticd.domain.ids import AgentId, ModelFingerprint
+from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 from semanticd.domain.transcript import TranscriptIndex
 
 MAX_AGENTS_KEPT = 512
@@ -107,6 +107,15 @@ class AgentRegistry:
             self.save(agent)
             return agent
 
+    def update_or_create(
+        self, agent_id: AgentId, change: Callable[[Agent], Agent], *, anonymous: bool
+    ) -> Agent:
+        """Replace the agent, made now if need be, by what `change` makes of it."""
+        with self.lock:
+            agent = change(self.get_or_create(agent_id, anonymous=anonymous))
+            self.save(agent)
+            return agent
+
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent everywhere."""
         with self.lock:
@@ -130,28 +139,34 @@ class AgentRegistry:
         return list(known)
 
     def release_pins(self) -> None:
-        """Let go the blocks of agents whose pin had a time that is over."""
+        """Release the blocks of agents that were pinned, or kept, for a time that is over."""
         now = self._clock.wall()
         with self.lock:
             for agent in self._agents.values():
-                if self._store.pool.is_pinned_agent(agent.agent_id) and not agent.is_pinned(now):
-                    self._store.set_pinned(agent.agent_id, False)
+                pinned, kept = agent.is_pinned(now), agent.is_kept(now)
+                if (self._store.is_pinned(agent.agent_id) and not pinned) or (
+                    self._store.is_kept(agent.agent_id) and not kept
+                ):
+                    self._store.set_table(agent.agent_id, agent.block_table, pinned=pinned, kept=kept)
 
-    def held_elsewhere(self, agent_id: AgentId) -> Callable[[Any], bool]:
-        """Return a test whether a block belongs to another agent than this, in memory or archived."""
+    def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
+        """Return the agent's blocks and snapshots that no other agent holds, in memory or archived.
+
+        Asks the archive and the index about every block: not on the engine thread.
+        """
+        names = self._store.blocks_of(agent_id)
         archive = self._archive
-
-        def held(block_hash: Any) -> bool:
-            if archive is None:
-                return False
-            return any(holder != agent_id for holder in archive.holders(block_hash))
-
-        return held
+        if archive is None:
+            return names
+        return [name for name in names if all(holder == agent_id for holder in archive.holders(name))]
 
     def _remember(self, agent: Agent) -> None:
         self._agents[agent.agent_id] = agent
         self._agents.move_to_end(agent.agent_id)
-        self._store.set_table(agent.agent_id, agent.block_table, pinned=agent.is_pinned(self._clock.wall()))
+        now = self._clock.wall()
+        self._store.set_table(
+            agent.agent_id, agent.block_table, pinned=agent.is_pinned(now), kept=agent.is_kept(now)
+        )
         if agent.model is not None and agent.transcript.segments:
             self.transcripts(agent.model, salt=agent.salt).add(agent.transcript.segments)
         while len(self._agents) > MAX_AGENTS_KEPT:
@@ -159,7 +174,7 @@ class AgentRegistry:
             if oldest is None:
                 return
             del self._agents[oldest.agent_id]
-            self._store.pool.drop_agent(oldest.agent_id)
+            self._store.drop_table(oldest.agent_id)
             self._forget_private(oldest.salt)
 
     def _forget_private(self, salt: str) -> None:
@@ -172,5 +187,11 @@ class AgentRegistry:
 def renamed(agent: Agent, agent_id: AgentId, *, now: float) -> Agent:
     """Return a copy of an agent under another id (a fork shares all blocks)."""
     return replace(
-        agent, agent_id=agent_id, created_at=now, last_used_at=now, pinned=False, pinned_until=None
+        agent,
+        agent_id=agent_id,
+        created_at=now,
+        last_used_at=now,
+        pinned=False,
+        pinned_until=None,
+        kept_until=None,
     )

@@ -5,50 +5,57 @@ match ──> hot blocks: locked            ──┐
      └──> warm blocks: read (I/O pool) ──> promoted ──> room? ──> running cache assembled ──> prefilling
                                                                         └──> blocks beyond the budget (StreamingRestore)
 ```
-While blocks are read the sequence is held and the engine works for others. What cannot be read is computed.
+While blocks are read the sequence waits without a place in the batch, and the engine works for others. What cannot be
+read, or is not read in time, is computed. All that a sequence locks, reads or is promised belongs to its reservation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.metrics import SequenceMetrics
+from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceStarted
 from semanticd.application.engine.streaming_restore import StreamingRestore
-from semanticd.application.ports.telemetry import Clock
+from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.block import Block
-from semanticd.domain.errors import RequestTooLargeError
+from semanticd.domain.errors import OverloadedError, RequestTooLargeError
 from semanticd.domain.generation import CacheReport
-from semanticd.domain.ids import BlockHash
+from semanticd.domain.ids import BlockHash, SequenceId
 from semanticd.domain.miss import explain_miss
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceEvent, SequenceState
 
+READ_WINDOW = 8
+"""Blocks of one sequence that are read at the same time."""
+READ_DEADLINE_S = 10.0
+"""How long a sequence waits for the next block before what is missing is computed."""
 _CAPACITY_STEP = 256
 _SLOW_DISK_DECAY = 0.8
-"""How much of a bad opinion of the disk is left after each time it decided."""
+"""Share of the slow-disk penalty that is left after each time it decided."""
 
 
 @dataclass(slots=True)
-class _Reading:
+class _Restoring:
     """Blocks on their way from the disk for one sequence."""
 
-    hot: list[BlockHash]
-    """What was hot already and is locked until the rest is there."""
+    running: RunningSequence
+    to_read: deque[BlockHash]
+    progress_at: float
+    """When the last block arrived (clock reading)."""
+    reading: set[BlockHash] = field(default_factory=set)
     restored: list[BlockHash] = field(default_factory=list)
-    """What has been brought into the pool so far and is locked likewise."""
+    """What has been brought into the pool so far."""
     records: dict[BlockHash, BlockRecord] = field(default_factory=dict)
-    """What was read and waits for its turn; let go once it was copied, for its memory is wanted for the next."""
+    """What was read and waits for the blocks before it; let go once it was copied."""
     num_bytes: int = 0
-    ended_at: float = 0.0
-    stuck: bool = False
-    """A block that was read did not fit; what follows it is of no use."""
 
 
 class Admission:
@@ -60,98 +67,119 @@ class Admission:
         store: AgentCacheStore,
         agents: AgentRegistry,
         scheduler: Scheduler,
+        queue: EngineQueue,
         clock: Clock,
         metrics: SequenceMetrics,
-        post: Callable[[Callable[[], None]], None],
-        guarded: Callable[[RunningSequence, Callable[[], None]], None],
+        log: Log,
     ) -> None:
-        """`post` runs something on the engine thread soon; `guarded` does it for a sequence so that it fails alone."""
+        """Take blocks from this store; reads that end come back through `queue`."""
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
+        self._queue = queue
         self._clock = clock
         self._metrics = metrics
-        self._post = post
-        self._guarded = guarded
-        self._late = StreamingRestore(
-            store=store, scheduler=scheduler, clock=clock, post=post, guarded=guarded
-        )
+        self._log = log
+        self._restoring: dict[SequenceId, _Restoring] = {}
+        self._ready: dict[SequenceId, RunningSequence] = {}
+        """Restored sequences that wait for a place in the batch."""
+        self._streaming = StreamingRestore(store=store, scheduler=scheduler, queue=queue, clock=clock)
 
-    def try_start(self, live: RunningSequence) -> None:
+    def try_start(self, running: RunningSequence) -> None:
         """Match, and either begin to restore, start, or mark the sequence as not fitting now.
 
         Raises:
             RequestTooLargeError: It can never fit the budget.
+            OverloadedError: It does not fit as long as the disk takes no blocks.
         """
-        sequence, spec = live.sequence, live.model.runner.spec
-        token_ids = sequence.token_ids
-        limit = 0 if live.submission.score_prompt else len(token_ids) - 1
-        live.match = self._store.match(spec, token_ids, limit=limit, root=live.submission.root)
-        self._refuse_what_never_fits(live)
-        if not self._others_run(live):
-            # Nobody else's end would make more room: what leaves none for the running cache is brought into it later.
-            live.match, live.beyond = self._fitting_part(live)
-        wanted = [m.block for m in live.match.blocks] + ([live.match.state] if live.match.state else [])
-        cold = [block for block in wanted if not self._store.is_hot(block.block_hash)]
-        if cold and not self._worth_restoring(live, cold):
-            live.match = self._hot_part(live.match)
-            live.beyond = ()
-            cold = []
-        hot = [b.block_hash for b in wanted if self._store.is_hot(b.block_hash)]
-        self._store.pool.lock(hot)
-        fits = self._store.make_room(self._bytes_needed(live) + sum(block.num_bytes for block in cold))
-        self._store.pool.unlock(hot)
-        if not fits:
-            self._scheduler.block(sequence.sequence_id)
-            return
-        if cold:
-            self._restore(live, cold)
+        cold: list[Block] = []
+        if not running.restored:
+            running.reservation = self._store.reserve()
+            cold = self._find(running)
+        elif not all(self._store.is_hot(block.block_hash) for block in _blocks(running.match)):
+            running.match = self._hot_part(running.match)
+        running.reservation.use(running.reservation.promised_bytes)
+        if not running.restored:
+            running.reservation.lock_blocks(
+                b.block_hash for b in _blocks(running.match) if self._store.is_hot(b.block_hash)
+            )
+        if not self._store.make_room(self._bytes_needed(running) + sum(block.num_bytes for block in cold)):
+            # Others may need what it locked in order to end; it is matched anew when there is room.
+            self._give_up_room(running)
+            if self._store.disk_stalled and not self._others_run(running):
+                raise OverloadedError(
+                    "the cache's disk does not answer, and blocks that wait for it fill the memory; check the disk "
+                    "(`semanticd doctor`)",
+                    retry_after_s=10.0,
+                )
+            if not self._release_ready():
+                self._scheduler.block(running.sequence_id)
+        elif cold:
+            self._restore(running, cold)
         else:
-            self._start(live, restored=frozenset())
+            self._start(running)
+
+    def _find(self, running: RunningSequence) -> list[Block]:
+        """Match the prompt; returns the blocks of the match that are to be read."""
+        token_ids = running.sequence.token_ids
+        limit = 0 if running.submission.score_prompt else len(token_ids) - 1
+        running.match = self._store.match(running.spec, token_ids, limit=limit, root=running.submission.root)
+        running.beyond = ()
+        self._refuse_what_never_fits(running)
+        if not self._others_run(running):
+            # No other sequence will make room by ending: what leaves none for the running cache is read into it later.
+            running.match, running.beyond = self._fitting_part(running)
+        cold = [b for b in _blocks(running.match) if not self._store.is_hot(b.block_hash)]
+        if cold and (running.disk_failed or not self._worth_restoring(running, cold)):
+            running.match = self._hot_part(running.match)
+            running.beyond = ()
+            cold = []
+        return cold
+
+    def _give_up_room(self, running: RunningSequence) -> None:
+        running.reservation.end()
+        running.restored = frozenset()
+        self._ready.pop(running.sequence_id, None)
+
+    def _release_ready(self) -> bool:
+        """Take back what restored sequences hold that wait for a place in the batch; False when there are none."""
+        ready = list(self._ready.values())
+        for running in ready:
+            self._give_up_room(running)
+        return bool(ready)
 
     # Bytes.
 
-    def _others_run(self, live: RunningSequence) -> bool:
+    def _others_run(self, running: RunningSequence) -> bool:
         """Whether another sequence runs or is being restored."""
         return any(
-            other is not live.sequence
+            other is not running.sequence
             and (other.state is not SequenceState.WAITING or self._scheduler.is_held(other.sequence_id))
             for other in self._scheduler.sequences()
         )
 
-    def _bytes_alone(self, live: RunningSequence) -> int:
+    def _bytes_alone(self, running: RunningSequence) -> int:
         """Bytes of the running cache if no other sequence is in the batch."""
-        spec = live.model.runner.spec
-        length = -(-(live.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
+        spec = running.spec
+        length = -(-(running.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
         return length * spec.running_bytes_per_token + spec.state_bytes
 
-    def _bytes_needed(self, live: RunningSequence) -> int:
-        """Bytes the running cache and the new blocks of this sequence will take, padding of the batch included.
+    def _bytes_needed(self, running: RunningSequence) -> int:
+        """Bytes the running cache and the new blocks of this sequence will take.
 
-        A sequence that runs alone may start without room for its blocks: they make room for one another.
+        A sequence that runs alone may start without room for its blocks: they make room for one another. Padding is
+        decided on when it joins a decode batch, see `decode_groups`.
         """
-        spec = live.model.runner.spec
-        own = self._bytes_alone(live)
-        if not self._others_run(live):
+        own = self._bytes_alone(running)
+        if not self._others_run(running):
             return own
-        length = -(-(live.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
-        batch = [
-            s.num_tokens
-            for s in self._scheduler.sequences()
-            if s.state is not SequenceState.WAITING and s.model_id == live.sequence.model_id
-        ]
-        longest = max(batch, default=0)
-        if batch and length > longest:
-            own += len(batch) * (length - longest) * spec.running_bytes_per_token
-        elif longest > length:
-            own += (longest - length) * spec.running_bytes_per_token
-        return own + spec.stored_bytes(live.sequence.num_tokens - live.match.num_tokens)
+        return own + running.spec.stored_bytes(running.sequence.num_tokens - running.match.num_tokens)
 
-    def _fitting_part(self, live: RunningSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
+    def _fitting_part(self, running: RunningSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
         """Cut the match where its blocks leave no room for the running cache: what fits, and what follows."""
-        match = live.match
+        match = running.match
         ledger = self._store.ledger()
-        room = ledger.budget_bytes - ledger.pinned_bytes - self._bytes_alone(live)
+        room = ledger.budget_bytes - ledger.pinned_bytes - self._bytes_alone(running)
         blocks = []
         for matched in match.blocks:
             # What is pinned and hot was taken off already; a pinned agent's block on disk needs room like any other.
@@ -168,23 +196,23 @@ class Admission:
             return PrefixMatch((), None, match.diverged), ()
         return PrefixMatch(tuple(blocks), None, match.diverged), match.blocks[len(blocks) :]
 
-    def _refuse_what_never_fits(self, live: RunningSequence) -> None:
+    def _refuse_what_never_fits(self, running: RunningSequence) -> None:
         ledger = self._store.ledger()
-        alone = self._bytes_alone(live)
+        alone = self._bytes_alone(running)
         available = ledger.budget_bytes - ledger.pinned_bytes
         if alone > available:
             raise RequestTooLargeError(
-                f"this prompt of {live.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, but the "
-                f"budget leaves {available / 2**20:.0f} MiB of {ledger.budget_bytes / 2**20:.0f} MiB "
+                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, but "
+                f"the budget leaves {available / 2**20:.0f} MiB of {ledger.budget_bytes / 2**20:.0f} MiB "
                 f"({ledger.pinned_bytes / 2**20:.0f} MiB are pinned); raise SEMANTIC_MLX_CACHE_BUDGET_MB, unpin "
                 "agents or shorten the prompt",
                 param="messages",
             )
 
-    def _worth_restoring(self, live: RunningSequence, cold: list[Block]) -> bool:
+    def _worth_restoring(self, running: RunningSequence, cold: list[Block]) -> bool:
         """Whether reading these blocks beats computing their tokens, by what was measured so far."""
         counters = self._store.counters
-        rate = self._scheduler.prefill_rate(live.sequence.model_id)
+        rate = self._scheduler.prefill_rate(running.sequence.model_id)
         if not rate or not counters.restored_bytes:
             return True
         restore_s = sum(block.num_bytes for block in cold) * counters.restore_s / counters.restored_bytes
@@ -194,113 +222,164 @@ class Admission:
             counters.restore_s *= _SLOW_DISK_DECAY
         return worth
 
+    # Restoring.
+
+    def _restore(self, running: RunningSequence, cold: list[Block]) -> None:
+        self._scheduler.hold(running.sequence_id)
+        now = self._clock.monotonic()
+        running.restore_began_at = now
+        # Sequences that share more than this with it wait until it is computed, but none waits for the reading.
+        running.sequence.num_published = running.match.num_tokens
+        running.reservation.promise(sum(block.num_bytes for block in cold) + self._bytes_alone(running))
+        restoring = _Restoring(running, deque(block.block_hash for block in cold), progress_at=now)
+        self._restoring[running.sequence_id] = restoring
+        running.pending_reads = len(cold)
+        self._read_more(restoring)
+
+    def _read_more(self, restoring: _Restoring) -> None:
+        while restoring.to_read and len(restoring.reading) < READ_WINDOW:
+            name = restoring.to_read.popleft()
+            restoring.reading.add(name)
+            read = self._store.read(name)
+            restoring.running.reservation.add_read(read)
+            read.add_done_callback(partial(self._read_ended, restoring, name))
+
+    def _read_ended(self, restoring: _Restoring, name: BlockHash, done: Future[BlockRecord | None]) -> None:
+        # On the reader's thread: the engine may be busy for a while, which says nothing about the disk.
+        if done.cancelled():
+            return
+        now = self._clock.monotonic()
+        self._queue.post(
+            lambda: self._take_block(restoring, name, done.result(), now),
+            sequence_id=restoring.running.sequence_id,
+        )
+
+    def _take_block(
+        self, restoring: _Restoring, name: BlockHash, record: BlockRecord | None, read_at: float
+    ) -> None:
+        running = restoring.running
+        if self._restoring.get(running.sequence_id) is not restoring:
+            return  # It ended, or no longer waits for the disk.
+        restoring.reading.discard(name)
+        running.pending_reads -= 1
+        if record is None:
+            # Where one block is missing or damaged, more may be; what follows is computed and must be written again.
+            self._store.verify_soon([*restoring.reading, *restoring.to_read])
+            self._end_restoring(restoring, read_until=read_at)
+            return
+        restoring.records[record.block.block_hash] = record
+        restoring.num_bytes += record.block.num_bytes
+        restoring.progress_at = max(restoring.progress_at, read_at)
+        # While the disk reads the next block, this one is copied.
+        fits = self._bring_match(restoring)
+        if not fits or not (restoring.to_read or restoring.reading):
+            self._end_restoring(restoring, read_until=restoring.progress_at)
+        else:
+            self._read_more(restoring)
+
+    def _bring_match(self, restoring: _Restoring) -> bool:
+        """Bring what was read into the pool, in order, up to the first block that is not there yet.
+
+        Returns False when a block that was read did not fit: what follows it is of no use.
+        """
+        for block in _blocks(restoring.running.match):
+            name = block.block_hash
+            if self._store.is_hot(name):
+                if name in restoring.records:  # Another sequence brought it meanwhile.
+                    del restoring.records[name]
+                    restoring.running.reservation.lock_blocks([name])
+                    restoring.restored.append(name)
+                continue
+            record = restoring.records.pop(name, None)
+            if record is None:
+                return True
+            restoring.running.reservation.use(block.num_bytes)
+            if not self._store.promote(record):
+                return False
+            # Locked at once: making room for the next block must not take this one away.
+            restoring.running.reservation.lock_blocks([name])
+            restoring.restored.append(name)
+        return True
+
+    def _end_restoring(self, restoring: _Restoring, *, read_until: float) -> None:
+        """Go on with what is hot by now: the sequence waits for its place in the batch."""
+        running = restoring.running
+        del self._restoring[running.sequence_id]
+        running.pending_reads = 0
+        if restoring.num_bytes and running.restore_began_at is not None:
+            counters = self._store.counters
+            counters.restore_s += read_until - running.restore_began_at
+            counters.restored_bytes += restoring.num_bytes
+        running.restore_s += self._clock.monotonic() - (running.restore_began_at or 0.0)
+        wanted, running.match = running.match, self._hot_part(running.match)
+        if running.match is not wanted:
+            running.beyond = ()
+        running.restored = frozenset(restoring.restored)
+        if running.restored:
+            self._ready[running.sequence_id] = running
+        else:
+            # Nothing to keep: it is matched anew, and nothing is read for it a second time.
+            running.reservation.end()
+            running.disk_failed = True
+        self._scheduler.release(running.sequence_id)
+
+    def check_deadlines(self) -> None:
+        """Stop waiting for blocks that do not come; what they hold is computed."""
+        if not self._restoring and not self._streaming.is_busy:
+            return
+        now = self._clock.monotonic()
+        for restoring in list(self._restoring.values()):
+            if now - restoring.progress_at >= READ_DEADLINE_S:
+                self._log.warning(
+                    "restore_timed_out",
+                    request_id=restoring.running.submission.request_id,
+                    num_blocks_missing=len(restoring.to_read) + len(restoring.reading),
+                    waited_s=now - restoring.progress_at,
+                )
+                self._metrics.restore_timed_out()
+                restoring.running.disk_failed = True
+                self._end_restoring(restoring, read_until=now)
+        self._streaming.check_deadlines(now, READ_DEADLINE_S)
+
+    @property
+    def is_restoring(self) -> bool:
+        """Whether a sequence waits for the disk."""
+        return bool(self._restoring) or self._streaming.is_busy
+
+    def forget(self, sequence_id: SequenceId) -> None:
+        """Drop what is noted of a sequence that ended or was preempted; its reservation ends by itself."""
+        self._restoring.pop(sequence_id, None)
+        self._ready.pop(sequence_id, None)
+        self._streaming.forget(sequence_id)
+
     def _hot_part(self, match: PrefixMatch) -> PrefixMatch:
+        """Return the part of a match that is hot; the match itself when all of it is."""
+        if all(self._store.is_hot(block.block_hash) for block in _blocks(match)):
+            return match
+        if match.state is not None:
+            return PrefixMatch((), None, match.diverged)
         blocks = []
         for matched in match.blocks:
             if not self._store.is_hot(matched.block.block_hash):
                 break
             blocks.append(matched)
-        if match.state is not None:
-            return PrefixMatch((), None, match.diverged)
         return PrefixMatch(tuple(blocks), None, match.diverged)
-
-    # Restoring.
-
-    def _restore(self, live: RunningSequence, cold: list[Block]) -> None:
-        sequence_id = live.sequence.sequence_id
-        self._scheduler.hold(sequence_id)
-        live.restore_began_at = self._clock.monotonic()
-        live.pending_reads = len(cold)
-        # Whoever shares more than this with it waits until it is computed, but nobody waits for the reading.
-        live.sequence.num_published = live.match.num_tokens
-        hot = [m.block.block_hash for m in live.match.blocks if self._store.is_hot(m.block.block_hash)]
-        if live.match.state is not None and self._store.is_hot(live.match.state.block_hash):
-            hot.append(live.match.state.block_hash)
-        self._store.pool.lock(hot)
-        reading = _Reading(hot)
-        for block in cold:
-            future = self._store.read(block.block_hash)
-            future.add_done_callback(lambda done: self._take_record(live, done, reading))
-
-    def _take_record(
-        self, live: RunningSequence, done: Future[BlockRecord | None], reading: _Reading
-    ) -> None:
-        # On the reader's thread: the engine may be busy for a while, which says nothing about the disk.
-        now = self._clock.monotonic()
-        self._post(lambda: self._guarded(live, lambda: self._read(live, done, reading, now)))
-
-    def _read(
-        self, live: RunningSequence, done: Future[BlockRecord | None], reading: _Reading, at: float
-    ) -> None:
-        record = done.result()
-        if record is not None:
-            reading.records[record.block.block_hash] = record
-            reading.num_bytes += record.block.num_bytes
-        reading.ended_at = max(reading.ended_at, at)
-        live.pending_reads -= 1
-        alive = live.sequence.sequence_id in self._scheduler
-        try:
-            if alive and not reading.stuck:
-                # While the disk reads the next block, this one is copied.
-                self._bring_match(live.match, reading)
-        finally:
-            if not live.pending_reads:
-                self._store.pool.unlock(reading.hot)
-                self._store.pool.unlock(reading.restored)
-        if live.pending_reads:
-            return
-        if reading.num_bytes and live.restore_began_at is not None:
-            counters = self._store.counters
-            counters.restore_s += reading.ended_at - live.restore_began_at
-            counters.restored_bytes += reading.num_bytes
-        if not alive:
-            return
-        live.restore_s += self._clock.monotonic() - (live.restore_began_at or 0.0)
-        self._scheduler.release(live.sequence.sequence_id)
-        wanted, live.match = live.match, self._hot_part_with_state(live.match)
-        if live.match is not wanted:
-            live.beyond = ()
-        self._start(live, restored=frozenset(reading.restored))
-
-    def _bring_match(self, match: PrefixMatch, reading: _Reading) -> None:
-        """Bring what was read into the pool, in order, up to the first block that is not there yet."""
-        for matched in match.blocks:
-            if not self._bring(matched.block.block_hash, reading):
-                return
-        if match.state is not None:
-            self._bring(match.state.block_hash, reading)
-
-    def _bring(self, block_hash: BlockHash, reading: _Reading) -> bool:
-        if self._store.is_hot(block_hash):
-            return True
-        record = reading.records.pop(block_hash, None)
-        if record is None:
-            return False
-        if not self._store.promote(record):
-            reading.stuck = True
-            return False
-        # Locked at once: making room for the next block must not take this one away.
-        self._store.pool.lock([block_hash])
-        reading.restored.append(block_hash)
-        return True
-
-    def _hot_part_with_state(self, match: PrefixMatch) -> PrefixMatch:
-        wanted = [m.block for m in match.blocks] + ([match.state] if match.state else [])
-        if all(self._store.is_hot(block.block_hash) for block in wanted):
-            return match
-        return self._hot_part(match)
 
     # Starting.
 
-    def _start(self, live: RunningSequence, *, restored: frozenset[BlockHash]) -> None:
-        sequence, runner, match = live.sequence, live.model.runner, live.match
-        runner.open(
-            sequence.sequence_id,
+    def _start(self, running: RunningSequence) -> None:
+        sequence, match = running.sequence, running.match
+        running.runner.open(
+            running.sequence_id,
             prefix=self._store.prefix_parts(match),
             state=self._store.payload(match.state.block_hash) if match.state else None,
             capacity_tokens=sequence.num_tokens + 1,
         )
-        live.admitted_at = live.admitted_at or self._clock.monotonic()
+        # What it reused lies in its running cache now.
+        running.reservation.end()
+        running.reservation = self._store.reserve()
+        self._ready.pop(running.sequence_id, None)
+        running.admitted_at = running.admitted_at or self._clock.monotonic()
         whole = [m for m in match.blocks if m.whole]
         sequence.num_cached = match.num_tokens
         sequence.num_published = sum(m.num_tokens for m in whole)
@@ -308,45 +387,47 @@ class Admission:
         if match.state is not None:
             sequence.snapshots[match.state.parent] = match.state.block_hash
         sequence.apply(SequenceEvent.ADMITTED)
-        beyond, live.beyond = live.beyond, ()
-        if beyond and self._worth_restoring(live, [m.block for m in beyond]):
-            live.restore_began_at = live.restore_began_at or self._clock.monotonic()
-            self._late.begin(live, beyond, lambda more: self._started(live, restored | more))
-        else:
-            self._started(live, restored)
+        beyond, running.beyond = running.beyond, ()
+        if beyond and self._worth_restoring(running, [m.block for m in beyond]):
+            running.restore_began_at = running.restore_began_at or self._clock.monotonic()
+            self._streaming.begin(running, beyond)
+        self._store.touch(sequence.block_table)
 
-    def _started(self, live: RunningSequence, restored: frozenset[BlockHash]) -> None:
-        self._store.touch([m.block.block_hash for m in live.match.blocks])
-        if not live.started:
-            self._announce(live, restored)
-
-    def _announce(self, live: RunningSequence, restored: frozenset[BlockHash]) -> None:
-        sequence, match = live.sequence, live.match
-        warm = sum(m.num_tokens for m in match.blocks if m.block.block_hash in restored)
+    def announce(self, running: RunningSequence) -> None:
+        """Report what the cache was good for, before the first step of a sequence; later calls do nothing."""
+        if running.started:
+            return
+        sequence, match = running.sequence, running.match
+        warm = sum(m.num_tokens for m in match.blocks if m.block.block_hash in running.restored)
         report = CacheReport(
             prompt_tokens=len(sequence.prompt_ids),
             reused_hot_tokens=match.num_tokens - warm,
             restored_warm_tokens=warm,
             computed_tokens=len(sequence.prompt_ids) - match.num_tokens,
-            canonicalized=live.submission.canonicalized,
+            canonicalized=running.submission.canonicalized,
         )
         agent = self._agents.find(sequence.agent_id)
         previous = agent.transcript.token_ids if agent and agent.num_turns else None
         miss = None
-        if not live.submission.score_prompt:
+        if not running.submission.score_prompt:
             miss = explain_miss(
                 sequence.prompt_ids,
                 previous_ids=previous,
                 num_matched=match.num_tokens,
-                decode=live.model.tokenizer.decode,
-                system_tokens=live.submission.system_tokens,
-                same_model=agent is None or agent.model in (None, live.model.fingerprint),
+                decode=running.model.tokenizer.decode,
+                system_tokens=running.submission.system_tokens,
+                same_model=agent is None or agent.model in (None, running.model.fingerprint),
             )
         sequence.cache = replace(report, miss=miss)
-        live.started = True
+        running.started = True
         counters = self._store.counters
         counters.hot_hit_tokens += report.reused_hot_tokens
         counters.warm_hit_tokens += report.restored_warm_tokens
         counters.computed_tokens += report.computed_tokens
-        self._metrics.started(live)
-        live.send(SequenceStarted(sequence.cache))
+        self._metrics.started(running)
+        running.send(SequenceStarted(sequence.cache))
+
+
+def _blocks(match: PrefixMatch) -> list[Block]:
+    """Return a match's blocks in order, its snapshot last."""
+    return [m.block for m in match.blocks] + ([match.state] if match.state else [])

@@ -12,9 +12,10 @@ from dataclasses import replace
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.running_sequence import RunningSequence
-from semanticd.application.ports.telemetry import Clock
-from semanticd.domain.agent import Turn
+from semanticd.application.ports.telemetry import Clock, Log
+from semanticd.domain.agent import Agent, Turn
 from semanticd.domain.generation import FinishReason
+from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.transcript import Segment, Transcript
 
@@ -22,87 +23,125 @@ from semanticd.domain.transcript import Segment, Transcript
 class BlockCommit:
     """Publishes blocks and records turns; engine thread only."""
 
-    def __init__(self, *, store: AgentCacheStore, agents: AgentRegistry, clock: Clock) -> None:
+    def __init__(self, *, store: AgentCacheStore, agents: AgentRegistry, clock: Clock, log: Log) -> None:
         """Work on this store and these agents."""
+        self._log = log
         self._store = store
         self._agents = agents
         self._clock = clock
 
-    def publish(self, live: RunningSequence, *, up_to: int, with_tail: bool) -> None:
-        """Publish positions not yet published, up to `up_to`; the last, partial block only `with_tail`."""
-        sequence, runner = live.sequence, live.model.runner
-        spec = runner.spec
-        token_ids = sequence.token_ids
+    def publish(self, running: RunningSequence, *, up_to: int, with_tail: bool) -> None:
+        """Publish positions not yet published, up to `up_to`; the last, partial block only `with_tail`.
+
+        Where there is no room before the disk has caught up, the rest is left for the next call.
+        """
+        sequence, spec = running.sequence, running.spec
+        first = sequence.num_published
         while sequence.num_published < up_to:
             start = sequence.num_published
             end = next_boundary(start, spec.block_tokens)
             if end > up_to:
                 if not with_tail:
-                    return
+                    break
                 end = up_to
-            root = live.submission.root or spec.root
-            parent = sequence.block_table[-1] if sequence.block_table else root
-            name = self._store.publish(
-                runner, sequence.sequence_id, parent=parent, token_ids=token_ids[start:end], start=start
-            )
+            name = self._publish_block(running, start, end)
+            if name is None:
+                break
             sequence.block_table.append(name)
             sequence.num_published = end
-            live.num_stored += max(min(end, len(sequence.prompt_ids)) - max(start, live.match.num_tokens), 0)
+            running.num_stored += max(
+                min(end, len(sequence.prompt_ids)) - max(start, running.match.num_tokens), 0
+            )
+        if sequence.num_published > first:
             # Head last: what begins this chain must outlive what follows it.
             self._store.touch_hot(sequence.block_table)
 
-    def snapshot(self, live: RunningSequence) -> None:
+    def _publish_block(self, running: RunningSequence, start: int, end: int) -> BlockHash | None:
+        """Publish positions [start, end); None where there is no room, or where they cannot be copied."""
+        sequence = running.sequence
+        root = running.submission.root or running.spec.root
+        try:
+            return self._store.publish(
+                running.runner,
+                sequence.sequence_id,
+                parent=sequence.block_table[-1] if sequence.block_table else root,
+                token_ids=sequence.token_slice(start, end),
+                start=start,
+            )
+        except Exception as error:
+            # Keeping a block saves work later; the answer does not depend on it.
+            self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
+            return None
+
+    def publish_decoded(self, running: RunningSequence) -> None:
+        """Publish the block that decoding has just filled, if it has filled one."""
+        sequence = running.sequence
+        # The last token's KV may still be to be computed.
+        up_to = sequence.num_cached - 1
+        if up_to >= next_boundary(sequence.num_published, running.spec.block_tokens):
+            self.publish(running, up_to=up_to, with_tail=False)
+            self._store.persist(limit_bytes=1)
+
+    def snapshot(self, running: RunningSequence) -> None:
         """Publish everything up to now, and a snapshot of the layers that cannot be cut."""
-        sequence = live.sequence
-        self.publish(live, up_to=sequence.num_cached, with_tail=True)
-        if sequence.block_table:
+        sequence = running.sequence
+        self.publish(running, up_to=sequence.num_cached, with_tail=True)
+        if sequence.block_table and sequence.num_published == sequence.num_cached:
             parent = sequence.block_table[-1]
-            name = self._store.publish_state(live.model.runner, sequence.sequence_id, parent=parent)
+            name = self._store.publish_state(running.runner, sequence.sequence_id, parent=parent)
             if name is not None:
                 sequence.snapshots[parent] = name
 
-    def begin_answer(self, live: RunningSequence) -> None:
+    def begin_answer(self, running: RunningSequence) -> None:
         """Keep the whole prompt: what comes next may be asked for again with another answer."""
-        if live.model.runner.spec.cuts_anywhere:
-            self.publish(live, up_to=live.sequence.num_cached, with_tail=True)
+        if running.spec.cuts_anywhere:
+            self.publish(running, up_to=running.sequence.num_cached, with_tail=True)
             return
-        known = set(live.sequence.snapshots)
-        self.snapshot(live)
-        live.prompt_end = next((parent for parent in live.sequence.snapshots if parent not in known), None)
+        known = set(running.sequence.snapshots)
+        self.snapshot(running)
+        running.prompt_end = next(
+            (parent for parent in running.sequence.snapshots if parent not in known), None
+        )
 
-    def leave(self, live: RunningSequence) -> None:
+    def keep_unfinished(self, running: RunningSequence) -> None:
         """Keep what a sequence computed that is cancelled or preempted."""
-        if live.model.runner.spec.cuts_anywhere:
-            self.publish(live, up_to=live.sequence.num_cached, with_tail=True)
+        if running.spec.cuts_anywhere:
+            self.publish(running, up_to=running.sequence.num_cached, with_tail=True)
         else:
-            self.snapshot(live)
+            self.snapshot(running)
 
-    def finish(self, live: RunningSequence, *, reason: FinishReason) -> None:
+    def finish(self, running: RunningSequence, *, reason: FinishReason) -> None:
         """Keep the whole turn, and record it with the agent."""
-        sequence, submission = live.sequence, live.submission
-        kept, text = live.kept_output()
+        sequence, submission = running.sequence, running.submission
+        kept, text = running.kept_output()
         keep_to = min(len(sequence.prompt_ids) + len(kept), sequence.num_cached)
-        if live.model.runner.spec.cuts_anywhere or keep_to < sequence.num_cached:
+        if running.spec.cuts_anywhere or keep_to < sequence.num_cached:
             # A snapshot holds all tokens or none: after a cut answer the prompt's own snapshot is the last good one.
-            self.publish(live, up_to=keep_to, with_tail=True)
+            self.publish(running, up_to=keep_to, with_tail=True)
         else:
-            self.snapshot(live)
-            self._spare_prompt_end(live)
+            self.snapshot(running)
+            self._spare_prompt_end(running)
+        if sequence.num_published < keep_to:
+            missing = keep_to - sequence.num_published
+            self._store.note_skipped(-(-missing // running.spec.block_tokens))
         if submission.records_turn:
-            self._record(live, kept, text, reason)
-        self._store.persist()
+            self._record(running, kept, text, reason)
+        else:
+            self._store.persist()
 
-    def _spare_prompt_end(self, live: RunningSequence) -> None:
+    def _spare_prompt_end(self, running: RunningSequence) -> None:
         """Write one snapshot a turn: the next turn goes on from its end, not from where the answer began."""
-        snapshots, parent = live.sequence.snapshots, live.prompt_end
-        if parent is not None and len(snapshots) > 1 and self._store.writes.cancel_write(snapshots[parent]):
+        snapshots, parent = running.sequence.snapshots, running.prompt_end
+        if parent is not None and len(snapshots) > 1 and self._store.cancel_write(snapshots[parent]):
             del snapshots[parent]
 
-    def _record(self, live: RunningSequence, kept: tuple[int, ...], text: str, reason: FinishReason) -> None:
-        sequence, submission = live.sequence, live.submission
+    def _record(
+        self, running: RunningSequence, kept: tuple[int, ...], text: str, reason: FinishReason
+    ) -> None:
+        sequence, submission = running.sequence, running.submission
         now = self._clock.wall()
         segments = submission.segments + ((Segment(text, kept),) if kept else ())
-        usage = live.usage(self._clock.monotonic())
+        usage = running.usage(self._clock.monotonic())
         turn = Turn(
             request_id=submission.request_id,
             finished_at=now,
@@ -113,21 +152,23 @@ class BlockCommit:
             timings=usage.timings,
             finish_reason=reason.value,
         )
-        with self._agents.lock:
-            agent = self._agents.get_or_create(submission.agent_id, anonymous=submission.anonymous)
-            pinned_until = agent.pinned_until
+        table = sequence.full_table
+        self._store.touch(table)
+        # The blocks go to the writer's queue before the record that names them.
+        self._store.persist()
+
+        def change(agent: Agent) -> Agent:
+            kept_until = agent.kept_until
             if submission.cache_ttl_s:
-                pinned_until = max(pinned_until or 0.0, now + submission.cache_ttl_s)
-            agent = replace(
+                kept_until = max(kept_until or 0.0, now + submission.cache_ttl_s)
+            return replace(
                 agent.with_turn(turn, now=now),
-                model=live.model.fingerprint,
-                model_id=live.model.model_id,
+                model=running.model.fingerprint,
+                model_id=running.model.model_id,
                 transcript=Transcript(segments),
-                block_table=sequence.full_table,
-                pinned_until=pinned_until,
+                block_table=table,
+                kept_until=kept_until,
             )
-            self._store.touch(agent.block_table)
-            # The blocks go to the writer's queue before the record that names them.
-            self._store.persist()
-            self._agents.save(agent)
-            self._store.limit_agents(sparing=frozenset([submission.agent_id]))
+
+        self._agents.update_or_create(submission.agent_id, change, anonymous=submission.anonymous)
+        self._store.limit_agents(sparing=frozenset([submission.agent_id]))

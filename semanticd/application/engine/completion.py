@@ -1,13 +1,19 @@
-"""Completion: how sequences leave the engine, in whatever way they end; engine thread only."""
+"""Completion: how sequences end, in whatever way; engine thread only.
+
+A sequence ends once, step by step: what it computed is kept, what it holds is given back, its client gets one last
+update. A step that fails is logged and the next one is taken all the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
+from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
 from semanticd.application.engine.metrics import SequenceMetrics
+from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import (
+    Running,
     RunningSequence,
     SequenceEnded,
     SequenceFailed,
@@ -17,105 +23,113 @@ from semanticd.application.engine.trace import SequenceTrace
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.errors import CancelledByCallerError, EngineError, SemanticError
 from semanticd.domain.generation import FinishReason
-from semanticd.domain.ids import RequestId, SequenceId
+from semanticd.domain.ids import RequestId
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceEvent, SequenceState
 
-Running: TypeAlias = dict[SequenceId, RunningSequence]
-"""The sequences in the engine, in order of arrival."""
-
-RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
+RUNNING_STATES = (SequenceState.PREFILLING, SequenceState.DECODING)
 
 
 class Completion:
-    """Ends sequences: settles what they computed, frees what they hold, has the last word."""
+    """Ends sequences."""
 
     def __init__(
         self,
         *,
-        roster: Running,
+        running: Running,
+        queue: EngineQueue,
         scheduler: Scheduler,
-        settlement: BlockCommit,
-        leave: Callable[[Submission], None],
+        admission: Admission,
+        commit: BlockCommit,
         clock: Clock,
         metrics: SequenceMetrics,
         trace: SequenceTrace,
         log: Log,
     ) -> None:
-        """Take sequences off this roster; `leave` gives a submission's place in the queue back."""
-        self._roster = roster
+        """Remove sequences from `running`, and give their places in the queue back."""
+        self._running = running
+        self._queue = queue
         self._scheduler = scheduler
-        self._settlement = settlement
-        self._leave = leave
+        self._admission = admission
+        self._commit = commit
         self._clock = clock
         self._metrics = metrics
         self._trace = trace
         self._log = log
 
-    def end(self, live: RunningSequence, reason: FinishReason) -> None:
-        """An answer is complete."""
-        live.sequence.finish_reason = reason
+    def end(self, running: RunningSequence, reason: FinishReason) -> None:
+        """Finish an answer that is complete."""
+        if running.has_ended:
+            return
+        running.sequence.finish_reason = reason
         settled_from = self._clock.monotonic()
-        # Settling and leaving come first: whoever was told that a turn ended may ask for the next one at once.
-        self._settlement.finish(live, reason=reason)
-        usage = live.usage(self._clock.monotonic())
-        self._retire(live)
-        self.tell(live.submission, SequenceEnded(reason, usage, live.stop_sequence))
+        # Committing comes first: a client that sees the end of a turn may ask for the next one at once.
+        self._try(running, "turn_not_kept", lambda: self._commit.finish(running, reason=reason))
+        usage = running.usage(self._clock.monotonic())
+        self._retire(running)
+        self._emit_last(running.submission, SequenceEnded(reason, usage, running.stop_sequence))
         self._metrics.answered(usage)
-        self._trace.ended(live, settled_from=settled_from)
+        self._trace.ended(running, settled_from=settled_from)
 
     def cancel(self, request_id: RequestId) -> None:
-        """The client left; what was computed is kept."""
-        for live in [one for one in self._roster.values() if one.submission.request_id == request_id]:
-            self.keep(live)
-            live.sequence.finish_reason = FinishReason.CANCELLED
-            self._retire(live)
+        """End the sequences of a request whose client left; what was computed is kept."""
+        for running in [one for one in self._running.values() if one.submission.request_id == request_id]:
+            running.sequence.finish_reason = FinishReason.CANCELLED
             cancelled = CancelledByCallerError(f"request {request_id} was cancelled")
-            self.tell(live.submission, SequenceFailed(cancelled))
-            self._trace.ended(live, settled_from=None)
+            self._end_early(running, cancelled, keep=True)
 
-    def fail(self, live: RunningSequence, error: Exception) -> None:
-        """One sequence broke; harmless when it is gone already."""
-        if live.sequence.sequence_id not in self._roster:
+    def fail(self, running: RunningSequence, error: Exception, *, keep: bool = False) -> None:
+        """End a sequence with an error; with `keep`, what it computed stays cached. Harmless when it has ended."""
+        if running.has_ended:
             return
-        if not isinstance(error, SemanticError):
-            self._log.error("sequence_failed", request_id=live.submission.request_id, error=repr(error))
-            error = EngineError(f"computing request {live.submission.request_id} failed: {error}")
-        live.sequence.finish_reason = FinishReason.ERROR
-        self._retire(live)
-        self.tell(live.submission, SequenceFailed(error))
-        self._trace.ended(live, settled_from=None)
+        running.sequence.finish_reason = FinishReason.ERROR
+        self._end_early(running, self._translate(running.submission, error), keep=keep)
 
-    def fail_all(self, error: SemanticError) -> None:
-        """The engine broke, or ends."""
-        for live in list(self._roster.values()):
-            self.fail(live, error)
+    def fail_all(self, error: SemanticError, *, keep: bool = False) -> None:
+        """End every sequence with this error."""
+        for running in list(self._running.values()):
+            self.fail(running, error, keep=keep)
 
-    def keep(self, live: RunningSequence) -> None:
-        """Publish what a sequence computed that ends early."""
-        try:
-            if live.sequence.state in RUNNING:
-                self._settlement.leave(live)
-        except Exception as error:
-            self._log.warning(
-                "cancelled_blocks_lost", request_id=live.submission.request_id, error=repr(error)
-            )
+    def refuse(self, submission: Submission, error: Exception) -> None:
+        """Answer a submission that never became a sequence."""
+        self._queue.release_place(submission)
+        self._emit_last(submission, SequenceFailed(self._translate(submission, error)))
 
-    def tell(self, submission: Submission, update: SequenceEnded | SequenceFailed) -> None:
-        """Hand over the last word; a listener that breaks harms nobody else."""
+    def _end_early(self, running: RunningSequence, error: SemanticError, *, keep: bool) -> None:
+        if keep and running.sequence.state in RUNNING_STATES:
+            self._try(running, "cancelled_blocks_lost", lambda: self._commit.keep_unfinished(running))
+        self._metrics.ended_early(running)
+        self._retire(running)
+        self._emit_last(running.submission, SequenceFailed(error))
+        self._trace.ended(running, settled_from=None)
+
+    def _translate(self, submission: Submission, error: Exception) -> SemanticError:
+        if isinstance(error, SemanticError):
+            return error
+        self._log.error("sequence_failed", request_id=submission.request_id, error=repr(error))
+        return EngineError(f"computing request {submission.request_id} failed: {error}")
+
+    def _emit_last(self, submission: Submission, update: SequenceEnded | SequenceFailed) -> None:
         try:
             submission.sink(update)
         except Exception as error:
             self._log.error("listener_failed", request_id=submission.request_id, error=repr(error))
 
-    def _retire(self, live: RunningSequence) -> None:
-        sequence = live.sequence
-        try:
-            live.model.runner.close(sequence.sequence_id)
-        except Exception as error:
-            self._log.error("running_cache_not_closed", sequence=sequence.sequence_id, error=repr(error))
-        sequence.apply(SequenceEvent.ENDED)
-        self._scheduler.remove(sequence.sequence_id)
-        del self._roster[sequence.sequence_id]
-        self._leave(live.submission)
+    def _retire(self, running: RunningSequence) -> None:
+        """Give back everything that a sequence holds, each thing even if giving back another failed."""
+        sequence = running.sequence
+        running.has_ended = True
+        self._running.pop(running.sequence_id, None)
+        self._try(running, "running_cache_not_closed", lambda: running.runner.close(running.sequence_id))
+        self._try(running, "reservation_not_ended", running.reservation.end)
+        self._admission.forget(running.sequence_id)
+        self._try(running, "state_not_changed", lambda: sequence.apply(SequenceEvent.ENDED))
+        self._try(running, "not_unscheduled", lambda: self._scheduler.remove(running.sequence_id))
+        self._queue.release_place(running.submission)
         self._metrics.retired(sequence)
+
+    def _try(self, running: RunningSequence, failure: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            self._log.error(failure, request_id=running.submission.request_id, error=repr(error))

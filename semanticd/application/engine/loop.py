@@ -1,11 +1,11 @@
 """BlockPoolBatchEngine: the one thread that touches the models.
 
 ```
-inbox (submissions, cancels, commands, finished reads and writes)
-   └─> loop:  take what came  →  scheduler decides  →  run the step  →  settle, publish, tell the clients
+queue (submissions, cancels, actions: finished reads and writes, commands)
+   └─> loop:  take what came  →  models come and go  →  scheduler decides  →  run the step  →  commit, emit
 ```
-No exception leaves the thread: a failing sequence fails alone, a failing decode step fails the sequences that were in
-it, and the loop goes on. The inbox is bounded; what does not fit is refused with a time to retry.
+No exception leaves the thread. A failing item, sequence or row fails alone; if the loop itself fails, every sequence
+gets an error, the loop backs off, and the engine is unhealthy until it works again. The thread never waits for a disk.
 """
 
 from __future__ import annotations
@@ -20,36 +20,38 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
-from semanticd.application.engine.completion import Completion, Running
+from semanticd.application.engine.completion import Completion
 from semanticd.application.engine.metrics import SequenceMetrics
+from semanticd.application.engine.model_changes import WRITE_DEADLINE_S, LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
-from semanticd.application.engine.queue import Action, EngineQueue
-from semanticd.application.engine.running_sequence import (
-    RunningSequence,
-    SequenceFailed,
-    Submission,
-)
+from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
+from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
 from semanticd.application.engine.trace import SequenceTrace
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics, Tracer
-from semanticd.domain.errors import (
-    ConflictError,
-    DrainingError,
-    EngineError,
-)
+from semanticd.domain.decode_groups import DecodeGroup, choose_group
+from semanticd.domain.errors import ConflictError, DrainingError, EngineError
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import ModelId, RequestId, SequenceId
-from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits
+from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 from semanticd.domain.stop_matcher import StopMatcher
 
 _T = TypeVar("_T")
 
-_BLOCKED_RETRY_S = 0.05
+_BUSY_WAIT_S = 0.05
+"""How long an idle engine waits for an event while something outside is under way."""
 _IDLE_WAIT_S = 1.0
+STALLED_AFTER_S = 10.0
+"""How long no write may end before blocks that are not written yet may be dropped to make room."""
+_CHECK_EVERY_S = 60.0
+"""How often an idle engine checks that pool, tensors and writes agree."""
+_MAX_BACKOFF_S = 2.0
+_UNHEALTHY_AFTER = 3
+"""Failures of the loop in a row after which the engine counts as unhealthy."""
 _MAX_JOINING = 32
-"""Tokens that cost little more than one where nobody waits for the step: the logits of all of them are computed."""
+"""Tokens that cost little more than one where no sequence waits for the step: the logits of all are computed."""
 
 
 class BlockPoolBatchEngine:
@@ -58,61 +60,70 @@ class BlockPoolBatchEngine:
     def __init__(
         self,
         *,
-        limits: SchedulerLimits,
-        block_tokens: int,
-        max_queue: int,
-        max_queue_per_agent: int,
-        make_store: Callable[[Callable[[Callable[[], None]], None]], AgentCacheStore],
-        make_agents: Callable[[AgentCacheStore], AgentRegistry],
+        queue: EngineQueue,
+        store: AgentCacheStore,
+        agents: AgentRegistry,
+        scheduler: Scheduler,
         clock: Clock,
         metrics: Metrics,
         log: Log,
         bus: EventBus,
         tracer: Tracer | None = None,
     ) -> None:
-        """Wire the engine; `make_store` gets the function that runs something on the engine thread soon."""
+        """Serve what comes through `queue`, with the blocks of `store`; nothing runs before `start`."""
+        self._queue = queue
+        self._store = store
+        self._scheduler = scheduler
         self._clock = clock
-        self._metrics = SequenceMetrics(metrics)
         self._log = log
-        self._inbox = EngineQueue(max_queue=max_queue, max_queue_per_agent=max_queue_per_agent)
+        self._metrics = SequenceMetrics(metrics)
         self._thread: threading.Thread | None = None
         self._ids = itertools.count(1)
-        self.store = make_store(self._post)
-        self.agents = make_agents(self.store)
-        self.scheduler = Scheduler(limits=limits, block_tokens=block_tokens)
-        self.store.on_room = self.scheduler.unblock
         self._models: dict[ModelId, LoadedModel] = {}
-        self._live: Running = {}
-        self._settlement = BlockCommit(store=self.store, agents=self.agents, clock=clock)
-        self._departure = Completion(
-            roster=self._live,
-            scheduler=self.scheduler,
-            settlement=self._settlement,
-            leave=self._inbox.leave,
-            clock=clock,
-            metrics=self._metrics,
-            trace=SequenceTrace(tracer, store=self.store, clock=clock),
-            log=log,
+        self._running: Running = {}
+        self._num_failures = 0
+        self._last_failure = ""
+        self._pause = threading.Event()
+        self._next_check_at = float("-inf")
+        self._writes_progress_at = float("-inf")
+        self._changes = ModelChanges(
+            models=self._models, running=self._running, store=store, clock=clock, log=log
         )
-        self._delivery = OutputProcessor(departure=self._departure, metrics=self._metrics, bus=bus)
-        self._preemption = Preemption(
-            roster=self._live,
-            store=self.store,
-            scheduler=self.scheduler,
-            settlement=self._settlement,
-            delivery=self._delivery,
-            runners=lambda: [model.runner for model in self._models.values()],
-            metrics=self._metrics,
-            log=log,
-        )
+        self._commit = BlockCommit(store=store, agents=agents, clock=clock, log=log)
         self._admission = Admission(
-            store=self.store,
-            agents=self.agents,
-            scheduler=self.scheduler,
+            store=store,
+            agents=agents,
+            scheduler=scheduler,
+            queue=queue,
             clock=clock,
             metrics=self._metrics,
-            post=self._post,
-            guarded=self._guarded,
+            log=log,
+        )
+        self._trace = SequenceTrace(tracer, store=store, clock=clock)
+        self._completion = Completion(
+            running=self._running,
+            queue=queue,
+            scheduler=scheduler,
+            admission=self._admission,
+            commit=self._commit,
+            clock=clock,
+            metrics=self._metrics,
+            trace=self._trace,
+            log=log,
+        )
+        self._output = OutputProcessor(
+            completion=self._completion, commit=self._commit, metrics=self._metrics, bus=bus
+        )
+        self._preemption = Preemption(
+            running=self._running,
+            models=self._models,
+            store=store,
+            scheduler=scheduler,
+            admission=self._admission,
+            commit=self._commit,
+            output=self._output,
+            metrics=self._metrics,
+            log=log,
         )
 
     # From other threads.
@@ -127,149 +138,218 @@ class BlockPoolBatchEngine:
         thread = self._thread
         if thread is None:
             return
-        self._inbox.stop()
+        self._queue.stop()
+        self._pause.set()
         thread.join()
         self._thread = None
 
     def drain(self) -> None:
         """Take no new submissions; what was taken goes on."""
-        self._inbox.draining = True
+        self._queue.draining = True
 
     @property
     def draining(self) -> bool:
         """Whether new submissions are refused."""
-        return self._inbox.draining
+        return self._queue.draining
 
     @property
-    def num_live(self) -> int:
+    def num_unanswered(self) -> int:
         """Submissions not yet answered in full."""
-        return self._inbox.num_live
+        return self._queue.num_unanswered
 
     @property
     def models(self) -> dict[ModelId, LoadedModel]:
         """The loaded models (a copy)."""
         return dict(self._models)
 
-    def submit(self, *submissions: Submission) -> None:
-        """Take answers to make, all or none.
+    @property
+    def failure(self) -> str | None:
+        """Why the engine does not work, if its loop failed several times in a row."""
+        return self._last_failure if self._num_failures >= _UNHEALTHY_AFTER else None
 
-        Raises:
-            QueueFullError: The queue, or the agent's part of it, is full.
-            DrainingError: The daemon is stopping.
-        """
-        self._inbox.submit(submissions, self._take)
+    def submit(self, *submissions: Submission) -> None:
+        """Take the submissions of one request, all or none; raises what `EngineQueue.submit` does."""
+        self._queue.submit(*submissions)
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""
-        self._post(lambda: self._cancel(request_id))
+        self._queue.cancel(request_id)
 
     def call(self, function: Callable[[], _T]) -> Future[_T]:
         """Run a function on the engine thread between two steps; after the end the future holds a `DrainingError`."""
-        return self._inbox.call(function)
+        return self._queue.call(function)
 
-    def live(self) -> list[RunningSequence]:
+    def load_model(self, steps: LoadSteps) -> Future[LoadedModel]:
+        """Load a model between other steps; the future gets it when it is served, or the error."""
+        return self._change(lambda future: self._changes.begin_load(steps, future))
+
+    def remove_model(self, model_id: ModelId) -> Future[None]:
+        """Stop serving a model, persist its blocks and free its memory; see `ModelChanges.begin_removal`."""
+        return self._change(lambda future: self._changes.begin_removal(model_id, future))
+
+    def _change(self, begin: Callable[[Future[_T]], None]) -> Future[_T]:
+        future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()
+        if not self._queue.post(lambda: begin(future)):
+            future.set_exception(DrainingError("the engine has stopped", retry_after_s=5.0))
+        return future
+
+    def running(self) -> list[RunningSequence]:
         """Return the sequences in the engine (a copy; read only)."""
-        return list(self._live.values())
+        return list(self._running.values())
 
-    def _post(self, action: Action) -> None:
-        self._inbox.post(action)
+    def prefill_rate(self, model_id: ModelId) -> float:
+        """Return the tokens per second of recent prefill chunks (0: nothing was measured)."""
+        return self._scheduler.prefill_rate(model_id)
 
-    # On the engine thread: models.
+    def decode_step_s(self, model_id: ModelId) -> float:
+        """Return the seconds of recent decode steps (0: nothing was measured)."""
+        return self._scheduler.decode_step_s(model_id)
 
-    def add_model(self, model: LoadedModel) -> None:
-        """Serve a model that was loaded on this thread."""
-        self.store.register_model(model.runner)
-        self._models = {**self._models, model.model_id: model}
-
-    def remove_model(self, model_id: ModelId) -> None:
-        """Stop serving a model: its sequences fail, its blocks are persisted, its memory is freed.
-
-        Raises:
-            ConflictError: The model has running sequences.
-        """
-        model = self._models[model_id]
-        if any(live.model is model for live in self._live.values()):
-            raise ConflictError(f"model {model_id} still answers requests; drain it first")
-        self._persist_all()
-        self._models = {key: value for key, value in self._models.items() if key != model_id}
-        self.store.forget_model(model.fingerprint)
-        model.runner.release()
-
-    def _persist_all(self) -> None:
-        while self.store.persist() or self.store.num_writing:
-            self._work_inbox(wait_s=_IDLE_WAIT_S, even_stopping=True)
+    @property
+    def max_batch_size(self) -> int:
+        """Sequences that run at the same time, at most."""
+        return self._scheduler.limits.max_batch_size
 
     # On the engine thread: the loop.
 
     def _run(self) -> None:
-        while not self._inbox.stopping:
+        while not self._queue.stopping:
             try:
                 self._cycle()
+                self._num_failures = 0
             except Exception as error:
                 self._survive(error)
         self._wind_up()
 
     def _survive(self, error: Exception) -> None:
-        # Only a defect gets here; no client may be left waiting because of it.
-        self._log.error("engine_failed", error=repr(error))
-        self._departure.fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+        """Fail all sequences after a defect of the loop itself, and wait before trying again. Never raises."""
+        self._num_failures += 1
+        self._last_failure = repr(error)
+        if self._num_failures & (self._num_failures - 1) == 0:
+            # The first, second, fourth …: a defect that repeats must not fill the log.
+            self._log.error("engine_failed", error=repr(error), num_failures=self._num_failures)
+        try:
+            self._completion.fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+        except Exception as second:
+            self._log.error("engine_failed", error=repr(second), num_failures=self._num_failures)
+        self._pause.wait(min(0.01 * 2**self._num_failures, _MAX_BACKOFF_S))
 
     def _wind_up(self) -> None:
-        # Submissions are refused from here on, so after this all that were taken are alive.
-        self._work_inbox(wait_s=None)
-        for live in self._live.values():
-            self._departure.keep(live)
-        self._departure.fail_all(
-            DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0)
-        )
+        """End every submission, write what is dirty, and answer what came too late. Never raises."""
+        stopped = DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0)
+        self._work_queue()
+        self._completion.fail_all(stopped, keep=True)
+        self._changes.close()
         try:
-            self._persist_all()
+            self._write_all()
         except Exception as error:
             self._log.error("persist_failed_at_stop", error=repr(error))
-        self._inbox.close()
-        self._work_inbox(wait_s=None)
+        for item in self._queue.close():
+            self._handle(item)
+        self._completion.fail_all(stopped)
+
+    def _write_all(self) -> None:
+        """Hand everything dirty to the disk, and wait while it makes progress."""
+        progress_at, num_writing = self._clock.monotonic(), -1
+        while self._store.persist() or self._store.num_writing:
+            self._work_queue(wait_s=_BUSY_WAIT_S)
+            now = self._clock.monotonic()
+            if self._store.num_writing != num_writing:
+                progress_at, num_writing = now, self._store.num_writing
+            elif now - progress_at > WRITE_DEADLINE_S:
+                self._log.warning("stopped_unwritten", num_blocks=num_writing)
+                return
 
     def _cycle(self) -> None:
         began = self._clock.monotonic()
-        self._work_inbox(wait_s=None)
-        self.scheduler.record_stall(self._clock.monotonic() - began)
-        step = self.scheduler.decide(self._clock.monotonic())
+        self._work_queue()
+        self._note_writes()
+        self._admission.check_deadlines()
+        self._changes.step()
+        self._scheduler.record_stall(self._clock.monotonic() - began)
+        step = self._scheduler.decide(self._clock.monotonic())
         if isinstance(step, Admit):
-            self._admit(self._live[step.sequence_id])
+            self._admit(self._running[step.sequence_id])
         elif isinstance(step, Prefill):
-            self._prefill(self._live[step.sequence_id], step.num_tokens)
+            self._prefill(self._running[step.sequence_id], step.num_tokens)
         elif isinstance(step, Join):
-            self._join(self._live[step.sequence_id])
+            self._join(self._running[step.sequence_id])
         elif isinstance(step, Decode):
-            self._decode(step.model_id)
+            self._decode(step.model_id, step.group)
         elif isinstance(step, Idle):
             self._rest()
 
-    def _rest(self) -> None:
-        self.store.persist()
-        self.store.check_integrity()
-        blocked = bool(self.scheduler.in_state(SequenceState.WAITING))
-        self._work_inbox(wait_s=_BLOCKED_RETRY_S if blocked else _IDLE_WAIT_S)
-        if blocked:
-            self.scheduler.unblock()
+    def _note_writes(self) -> None:
+        now = self._clock.monotonic()
+        if self._store.take_writes_ended():
+            self._scheduler.unblock()
+            self._trace.writes_ended()
+            self._writes_progress_at = now
+            self._store.disk_stalled = False
+        elif not self._store.num_writing:
+            self._writes_progress_at = now
+        elif now - self._writes_progress_at > STALLED_AFTER_S and not self._store.disk_stalled:
+            self._store.disk_stalled = True
+            self._scheduler.unblock()
+            self._log.warning("disk_stalled", num_blocks=self._store.num_writing, after_s=STALLED_AFTER_S)
 
-    def _work_inbox(self, *, wait_s: float | None, even_stopping: bool = False) -> None:
-        for action in self._inbox.take(wait_s=wait_s, even_stopping=even_stopping):
-            # What came in together with a broken action is not lost with it.
-            try:
-                action()
-            except Exception as error:
-                self._survive(error)
+    def _rest(self) -> None:
+        if self._changes.is_loading:
+            return
+        self._store.persist()
+        self._check_integrity()
+        blocked = bool(self._scheduler.in_state(SequenceState.WAITING)) or self._changes.is_removing
+        self._work_queue(wait_s=_BUSY_WAIT_S if blocked else _IDLE_WAIT_S)
+        if blocked:
+            self._scheduler.unblock()
+
+    def _check_integrity(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._next_check_at:
+            return
+        self._next_check_at = now + _CHECK_EVERY_S
+        try:
+            self._store.check_integrity()
+        except AssertionError as error:
+            # A defect, but none that a request should pay for.
+            self._log.error("cache_integrity_broken", error=str(error))
+
+    def _work_queue(self, *, wait_s: float = 0.0) -> None:
+        for item in self._queue.take(wait_s=wait_s):
+            self._handle(item)
+
+    def _handle(self, item: QueueItem) -> None:
+        """Do what an item asks for; what it raises concerns that item alone."""
+        try:
+            if isinstance(item, Submission):
+                self._take(item)
+            elif isinstance(item, Cancel):
+                self._completion.cancel(item.request_id)
+                self._preemption.measure()
+            else:
+                item.run()
+        except Exception as error:
+            self._blame(item, error)
+
+    def _blame(self, item: QueueItem, error: Exception) -> None:
+        if isinstance(item, Submission):
+            taken = [one for one in self._running.values() if one.submission is item]
+            for running in taken:
+                self._completion.fail(running, error)
+            if not taken:
+                self._completion.refuse(item, error)
+        elif isinstance(item, Action) and item.sequence_id in self._running:
+            self._completion.fail(self._running[item.sequence_id], error)
+        else:
+            self._log.error("engine_action_failed", error=repr(error))
 
     # On the engine thread: the life of a sequence.
 
     def _take(self, submission: Submission) -> None:
         model = self._models.get(submission.model_id)
-        if model is None:
-            self._inbox.leave(submission)
-            gone = ConflictError(f"model {submission.model_id} was unloaded meanwhile")
-            self._departure.tell(submission, SequenceFailed(gone))
-            return
+        if model is None or self._changes.is_leaving(model):
+            raise ConflictError(f"model {submission.model_id} was unloaded meanwhile")
         sequence = Sequence(
             sequence_id=SequenceId(next(self._ids)),
             agent_id=submission.agent_id,
@@ -278,85 +358,88 @@ class BlockPoolBatchEngine:
             max_new_tokens=submission.max_new_tokens,
             arrived_at=self._clock.monotonic(),
             priority="background" if submission.priority == "background" else "interactive",
+            share=submission.share,
         )
-        live = RunningSequence(
+        running = RunningSequence(
             submission=submission,
             sequence=sequence,
             model=model,
             decoder=model.tokenizer.stream_decoder(),
             stops=StopMatcher(submission.sampling.stop),
             submitted_at=sequence.arrived_at,
+            reservation=self._store.reserve(),
         )
-        self._live[sequence.sequence_id] = live
-        if model.runner.spec.cuts_anywhere and sequence.max_new_tokens and not submission.score_prompt:
+        if running.spec.cuts_anywhere and sequence.max_new_tokens and not submission.score_prompt:
             last_point = max(submission.snapshot_points, default=0)
-            sequence.max_joining = min(_MAX_JOINING, max(len(submission.prompt_ids) - 1 - last_point, 0))
-        self.scheduler.add(sequence)
+            sequence.max_joining = min(_MAX_JOINING, max(len(sequence.prompt_ids) - 1 - last_point, 0))
+        self._scheduler.add(sequence)
+        self._running[sequence.sequence_id] = running
 
-    def _guarded(self, live: RunningSequence, action: Callable[[], None]) -> None:
-        """Do something for one sequence; if it breaks, that one fails alone."""
+    def _guarded(self, running: RunningSequence, action: Callable[[], None]) -> None:
+        """Do something for one sequence; if it fails, that one fails alone."""
+        began = self._clock.monotonic()
         try:
             action()
         except Exception as error:
-            self._departure.fail(live, error)
+            self._completion.fail(running, error)
         self._preemption.measure()
+        self._scheduler.record_stall(self._clock.monotonic() - began)
 
-    def _admit(self, live: RunningSequence) -> None:
-        began = self._clock.monotonic()
-        self._guarded(live, lambda: self._admission.try_start(live))
-        self.scheduler.record_stall(self._clock.monotonic() - began)
+    def _admit(self, running: RunningSequence) -> None:
+        self._guarded(running, lambda: self._admission.try_start(running))
 
-    def _join(self, live: RunningSequence) -> None:
-        began = self._clock.monotonic()
-        self._guarded(live, lambda: self._begin_decode(live))
-        self.scheduler.record_stall(self._clock.monotonic() - began)
+    def _join(self, running: RunningSequence) -> None:
+        self._guarded(running, lambda: self._begin_decode(running))
 
-    def _prefill(self, live: RunningSequence, num_tokens: int) -> None:
-        sequence, runner = live.sequence, live.model.runner
+    def _prefill(self, running: RunningSequence, num_tokens: int) -> None:
+        sequence, runner = running.sequence, running.runner
         start = sequence.num_cached
-        stop = min([start + num_tokens, *(p for p in live.submission.snapshot_points if p > start)])
-        ids = sequence.token_ids[start:stop]
+        stop = min([start + num_tokens, *(p for p in running.submission.snapshot_points if p > start)])
+        ids = sequence.token_slice(start, stop)
         began = self._clock.monotonic()
         try:
-            if live.submission.score_prompt:
-                targets = sequence.token_ids[start + 1 : stop + 1]
-                live.prompt_logprobs += runner.prefill_logprobs(
-                    sequence.sequence_id, ids, targets=targets, top=live.submission.sampling.top_logprobs
+            self._admission.announce(running)
+            if running.submission.score_prompt:
+                targets = sequence.token_slice(start + 1, stop + 1)
+                running.prompt_logprobs += runner.prefill_logprobs(
+                    sequence.sequence_id, ids, targets=targets, top=running.submission.sampling.top_logprobs
                 )
             else:
                 runner.prefill(sequence.sequence_id, ids)
             seconds = self._clock.monotonic() - began
-            live.prefill_s += seconds
+            running.prefill_s += seconds
             sequence.num_cached = stop
-            self.scheduler.record_prefill(sequence, num_tokens=len(ids), seconds=seconds)
-            self._metrics.prefilled(seconds)
-            if stop in live.submission.snapshot_points:
-                self._settlement.snapshot(live)
+            self._scheduler.record_prefill(sequence, num_tokens=len(ids), seconds=seconds)
+            self._metrics.prefilled(seconds, num_tokens=len(ids))
+            if stop in running.submission.snapshot_points:
+                self._commit.snapshot(running)
             else:
-                self._settlement.publish(live, up_to=stop, with_tail=False)
+                self._commit.publish(running, up_to=stop, with_tail=False)
             # A block at a time is written while the next one is computed: all at the end would hold everybody up.
-            self.store.persist(limit_bytes=1)
-            self.scheduler.record_stall(self._clock.monotonic() - began - seconds)
+            self._store.persist(limit_bytes=1)
+            self._scheduler.record_stall(self._clock.monotonic() - began - seconds)
         except Exception as error:
-            self._departure.fail(live, error)
+            self._completion.fail(running, error)
         self._preemption.keep_within_budget()
 
-    def _begin_decode(self, live: RunningSequence) -> None:
-        """Move a sequence whose prompt is in the cache (but for its last tokens) to the decode batch."""
-        sequence, submission = live.sequence, live.submission
-        if live.decode_began_at is None:
-            live.decode_began_at = self._clock.monotonic()
+    def _begin_decode(self, running: RunningSequence) -> None:
+        """Move a sequence whose prompt is in the cache (but for its last tokens) to a decode batch."""
+        self._admission.announce(running)
+        sequence, submission = running.sequence, running.submission
+        if running.decode_began_at is None:
+            running.decode_began_at = self._clock.monotonic()
         num_joining = sequence.num_to_prefill
         if not num_joining:
-            self._settlement.begin_answer(live)
+            self._commit.begin_answer(running)
         sequence.apply(SequenceEvent.PREFILLED)
         if sequence.max_new_tokens == 0:
-            self._delivery.prompt_scores(live)
-            self._departure.end(live, FinishReason.LENGTH)
+            self._output.prompt_scores(running)
+            self._completion.end(running, FinishReason.LENGTH)
             return
         token_ids = sequence.token_ids
+        sequence.group = self._group_for(running)
         began = self._clock.monotonic()
-        live.model.runner.start_decode(
+        running.runner.start_decode(
             sequence.sequence_id,
             last_token=token_ids[-1],
             context=token_ids[:-1],
@@ -364,37 +447,54 @@ class BlockPoolBatchEngine:
             sampling=submission.sampling,
             constraint=submission.constraint,
             seed=submission.seed,
+            group=sequence.group,
         )
         if num_joining:
-            live.prefill_s += self._clock.monotonic() - began
+            running.prefill_s += self._clock.monotonic() - began
             sequence.num_cached += num_joining
-            self._settlement.begin_answer(live)
-        self._delivery.prompt_scores(live)
+            self._commit.begin_answer(running)
+        self._output.prompt_scores(running)
 
-    def _decode(self, model_id: ModelId) -> None:
-        members = [s for s in self.scheduler.in_state(SequenceState.DECODING) if s.model_id == model_id]
+    def _group_for(self, running: RunningSequence) -> int:
+        lengths: dict[int, list[int]] = {}
+        for other in self._scheduler.in_state(SequenceState.DECODING):
+            if other is not running.sequence and other.model_id == running.sequence.model_id:
+                lengths.setdefault(other.group, []).append(other.num_tokens)
+        bytes_per_token = max(running.spec.running_bytes_per_token, 1)
+        return choose_group(
+            running.sequence.num_tokens,
+            [DecodeGroup(group, tuple(rows)) for group, rows in lengths.items()],
+            room_tokens=max(self._store.could_free(), 0) // bytes_per_token,
+        )
+
+    def _decode(self, model_id: ModelId, group: int) -> None:
+        members = [
+            s
+            for s in self._scheduler.in_state(SequenceState.DECODING)
+            if s.model_id == model_id and s.group == group
+        ]
         began = self._clock.monotonic()
         try:
-            tokens = self._models[model_id].runner.decode()
+            tokens = self._models[model_id].runner.decode(group)
         except Exception as error:
             for sequence in members:
-                self._departure.fail(self._live[sequence.sequence_id], error)
+                self._completion.fail(self._running[sequence.sequence_id], error)
             return
         now = self._clock.monotonic()
+        rows = [
+            (running, token)
+            for token in tokens
+            if (running := self._running.get(token.sequence_id)) is not None
+        ]
         # First tokens may cost no step of their own, and the step after them may bring none.
-        stepped = any(self._live[token.sequence_id].first_token_at is not None for token in tokens)
+        stepped = any(running.first_token_at is not None for running, _ in rows)
         if stepped and len(tokens) == len(members):
-            self.scheduler.record_decode(members, model_id=model_id, seconds=now - began)
+            self._scheduler.record_decode(members, model_id=model_id, seconds=now - began)
         if tokens:
             self._metrics.decoded(now - began, batch_size=len(tokens))
-        for token in tokens:
-            live = self._live[token.sequence_id]
+        for running, token in rows:
             try:
-                self._delivery.token(live, token, now)
+                self._output.token(running, token, now)
             except Exception as error:
-                self._departure.fail(live, error)
+                self._completion.fail(running, error)
         self._preemption.keep_within_budget()
-
-    def _cancel(self, request_id: RequestId) -> None:
-        self._departure.cancel(request_id)
-        self._preemption.measure()

@@ -15,31 +15,32 @@ class SequenceMetrics:
         """Write into these metrics."""
         self._metrics = metrics
 
-    def started(self, live: RunningSequence) -> None:
+    def started(self, running: RunningSequence) -> None:
         """The prompt was matched and what is warm was restored: this is what the cache was good for."""
-        cache = live.sequence.cache
+        cache = running.sequence.cache
         self._metrics.count("cache_requests_total", tier=cache.tier)
         if cache.miss is not None:
             self._metrics.count("cache_misses_total", cause=cache.miss.cause)
 
-    def prefilled(self, seconds: float) -> None:
+    def prefilled(self, seconds: float, *, num_tokens: int) -> None:
         """A chunk of a prompt was computed."""
         self._metrics.observe("prefill_chunk_seconds", seconds)
+        self._metrics.count("prefilled_tokens_total", num_tokens)
 
     def decoded(self, seconds: float, *, batch_size: int) -> None:
         """Every sequence of a batch got a token."""
         self._metrics.observe("decode_step_seconds", seconds)
         self._metrics.observe("batch_size", batch_size)
 
-    def token(self, live: RunningSequence, now: float) -> None:
+    def token(self, running: RunningSequence, now: float) -> None:
         """A sequence got a token at this clock reading; called before it is noted there."""
-        if live.last_token_at is not None:
-            self._metrics.observe("itl_seconds", now - live.last_token_at)
+        if running.last_token_at is not None:
+            self._metrics.observe("itl_seconds", now - running.last_token_at)
             return
-        timings = live.usage(now).timings
-        self._metrics.observe("ttft_seconds", now - live.submitted_at, tier=live.sequence.cache.tier)
+        timings = running.usage(now).timings
+        self._metrics.observe("ttft_seconds", now - running.submitted_at, tier=running.sequence.cache.tier)
         self._metrics.observe("queue_seconds", timings.queue_ms / 1000)
-        if live.restore_began_at is not None:
+        if running.restore_began_at is not None:
             self._metrics.observe("restore_seconds", timings.restore_ms / 1000)
 
     def preempted(self) -> None:
@@ -56,6 +57,18 @@ class SequenceMetrics:
             ("prompt_computed", cache.computed_tokens),
         ):
             self._metrics.count("tokens_total", num_tokens, kind=kind)
+
+    def restore_timed_out(self) -> None:
+        """A sequence no longer waits for the disk."""
+        self._metrics.count("restore_timeouts_total")
+
+    def ended_early(self, running: RunningSequence) -> None:
+        """A sequence was cancelled or failed: what it computed was for no answer (its blocks may be used again)."""
+        sequence = running.sequence
+        reason = sequence.finish_reason.value if sequence.finish_reason else "error"
+        computed = max(sequence.num_cached - running.match.num_tokens, 0)
+        if computed:
+            self._metrics.count("unanswered_tokens_total", computed, reason=reason)
 
     def retired(self, sequence: Sequence) -> None:
         """A sequence left the engine, however it ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semanticd.application.engine.block_commit import BlockCommit
 from semanticd.application.engine.completion import Completion
 from semanticd.application.engine.metrics import SequenceMetrics
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceText
@@ -13,65 +14,76 @@ from semanticd.domain.generation import FinishReason
 class OutputProcessor:
     """Turns tokens into text for the client and the watchers, and sees where an answer ends."""
 
-    def __init__(self, *, departure: Completion, metrics: SequenceMetrics, bus: EventBus) -> None:
-        """End answers by way of `departure`."""
-        self._departure = departure
+    def __init__(
+        self, *, completion: Completion, commit: BlockCommit, metrics: SequenceMetrics, bus: EventBus
+    ) -> None:
+        """End answers through `completion`."""
+        self._completion = completion
+        self._commit = commit
         self._metrics = metrics
         self._bus = bus
 
-    def prompt_scores(self, live: RunningSequence) -> None:
+    def prompt_scores(self, running: RunningSequence) -> None:
         """Send the prompt's log-probabilities, if they were asked for."""
-        if live.submission.score_prompt:
-            live.send(SequenceText("", tuple(live.describe(token) for token in live.prompt_logprobs)))
-            live.prompt_logprobs.clear()
+        if running.submission.score_prompt:
+            running.send(
+                SequenceText("", tuple(running.describe(token) for token in running.prompt_logprobs))
+            )
+            running.prompt_logprobs.clear()
 
-    def token(self, live: RunningSequence, token: DecodedToken, now: float) -> None:
+    def token(self, running: RunningSequence, token: DecodedToken, now: float) -> None:
         """Take a sequence's next token, decoded by this clock reading (seconds)."""
-        sequence = live.sequence
-        self._metrics.token(live, now)
-        live.first_token_at = now if live.first_token_at is None else live.first_token_at
-        live.last_token_at = now
+        if token.error is not None:
+            self._completion.fail(running, token.error, keep=True)
+            return
+        sequence = running.sequence
+        self._metrics.token(running, now)
+        running.first_token_at = now if running.first_token_at is None else running.first_token_at
+        running.last_token_at = now
         sequence.num_cached = sequence.num_tokens + 1
         ended_turn = (
-            token.token_id in live.model.tokenizer.eos_token_ids and not live.submission.sampling.ignore_eos
+            token.token_id in running.model.tokenizer.eos_token_ids
+            and not running.submission.sampling.ignore_eos
         )
         if ended_turn:
             sequence.output_ids.append(token.token_id)
-            if live.submission.score_prompt and token.logprob is not None:
+            if running.submission.score_prompt and token.logprob is not None:
                 # Who asks for a prompt's scores counts on one more for every token, this one too.
-                live.held_logprobs.append(live.describe(token))
-            text, stopped = live.flush()
+                running.held_logprobs.append(running.describe(token))
+            text, stopped = running.flush()
         else:
-            text, stopped = live.take(token)
+            text, stopped = running.take(token)
         full = len(sequence.output_ids) >= sequence.max_new_tokens
         if full and not stopped and not ended_turn:
-            more, stopped = live.flush()
+            more, stopped = running.flush()
             text += more
-        self._send(live, text)
+        self._send(running, text)
         if stopped:
-            self._departure.end(live, FinishReason.STOP_SEQUENCE)
+            self._completion.end(running, FinishReason.STOP_SEQUENCE)
         elif ended_turn:
-            self._departure.end(live, FinishReason.STOP)
+            self._completion.end(running, FinishReason.STOP)
         elif full:
-            self._departure.end(live, FinishReason.LENGTH)
+            self._completion.end(running, FinishReason.LENGTH)
+        else:
+            self._commit.publish_decoded(running)
 
-    def cut_short(self, live: RunningSequence) -> None:
+    def cut_short(self, running: RunningSequence) -> None:
         """End an answer that has no room to go on."""
-        text, stopped = live.flush()
-        self._send(live, text)
-        self._departure.end(live, FinishReason.STOP_SEQUENCE if stopped else FinishReason.LENGTH)
+        text, stopped = running.flush()
+        self._send(running, text)
+        self._completion.end(running, FinishReason.STOP_SEQUENCE if stopped else FinishReason.LENGTH)
 
-    def _send(self, live: RunningSequence, text: str) -> None:
-        logprobs = live.release_logprobs()
+    def _send(self, running: RunningSequence, text: str) -> None:
+        logprobs = running.release_logprobs()
         if text or logprobs:
-            live.send(SequenceText(text, logprobs, len(live.sequence.output_ids)))
+            running.send(SequenceText(text, logprobs, len(running.sequence.output_ids)))
         if text and self._bus.wanted("tokens"):
             self._bus.publish(
                 "tokens",
                 {
-                    "agent": live.submission.agent_id,
-                    "request": live.submission.request_id,
+                    "agent": running.submission.agent_id,
+                    "request": running.submission.request_id,
                     "text": text,
-                    "num_tokens": len(live.sequence.output_ids),
+                    "num_tokens": len(running.sequence.output_ids),
                 },
             )

@@ -6,16 +6,18 @@ that is alone and outgrows the budget all the same has its answer ended there: n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
-from semanticd.application.engine.completion import RUNNING, Running
+from semanticd.application.engine.completion import RUNNING_STATES
 from semanticd.application.engine.metrics import SequenceMetrics
 from semanticd.application.engine.output_processor import OutputProcessor
-from semanticd.application.engine.running_sequence import RunningSequence
-from semanticd.application.ports.inference import ModelRunner
+from semanticd.application.engine.running_sequence import Running, RunningSequence
+from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Log
+from semanticd.domain.ids import ModelId
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 
@@ -26,52 +28,66 @@ class Preemption:
     def __init__(
         self,
         *,
-        roster: Running,
+        running: Running,
+        models: Mapping[ModelId, LoadedModel],
         store: AgentCacheStore,
         scheduler: Scheduler,
-        settlement: BlockCommit,
-        delivery: OutputProcessor,
-        runners: Callable[[], Iterable[ModelRunner]],
+        admission: Admission,
+        commit: BlockCommit,
+        output: OutputProcessor,
         metrics: SequenceMetrics,
         log: Log,
     ) -> None:
-        """Look after the sequences on this roster; `runners` returns those of all loaded models."""
-        self._roster = roster
+        """Look after the `running` sequences of the loaded `models`; both are read at every call."""
+        self._running = running
+        self._models = models
         self._store = store
         self._scheduler = scheduler
-        self._settlement = settlement
-        self._delivery = delivery
-        self._runners = runners
+        self._admission = admission
+        self._commit = commit
+        self._output = output
         self._metrics = metrics
         self._log = log
 
     def measure(self) -> None:
         """Note in the ledger what the running caches take."""
-        self._store.pool.running_bytes = sum(runner.running_bytes() for runner in self._runners())
+        self._store.pool.running_bytes = sum(model.runner.running_bytes() for model in self._models.values())
 
     def keep_within_budget(self) -> None:
         """Evict, preempt or cut short until what runs fits, or the disk is about to make it fit."""
         self.measure()
         while self._store.pool.free_bytes < 0 and not self._store.make_room(0):
-            if self._store.could_free() >= 0:
+            if self._store.could_free() >= 0 and -self._store.pool.free_bytes <= self._slack():
                 return
-            running = [s for s in self._scheduler.sequences() if s.state in RUNNING]
+            running = [s for s in self._scheduler.sequences() if s.state in RUNNING_STATES]
             oldest = min(running, key=lambda s: s.arrived_at, default=None)
             if oldest is None:
                 return
             victim = self._scheduler.preemption_victim(sparing=oldest.sequence_id)
             if victim is not None:
-                self.preempt(self._roster[victim.sequence_id])
+                self.preempt(self._running[victim.sequence_id])
             else:
                 if oldest.state is SequenceState.DECODING and self._outgrew(oldest):
-                    self._cut_short(self._roster[oldest.sequence_id])
+                    self._cut_short(self._running[oldest.sequence_id])
                 return
 
-    def preempt(self, live: RunningSequence) -> None:
+    def _slack(self) -> int:
+        """Bytes by which the budget may be overdrawn while the disk catches up: a block for each running sequence."""
+        return sum(
+            running.spec.stored_bytes(running.spec.block_tokens)
+            for running in self._running.values()
+            if running.sequence.state in RUNNING_STATES
+        )
+
+    def preempt(self, running: RunningSequence) -> None:
         """Set a running sequence back to waiting; what it computed stays in the pool."""
-        sequence = live.sequence
-        self._settlement.leave(live)
-        live.model.runner.close(sequence.sequence_id)
+        sequence = running.sequence
+        self._commit.keep_unfinished(running)
+        running.runner.close(sequence.sequence_id)
+        running.reservation.end()
+        running.restored = frozenset()
+        self._admission.forget(sequence.sequence_id)
+        self._scheduler.release(sequence.sequence_id)
         sequence.apply(SequenceEvent.PREEMPTED)
         sequence.num_preemptions += 1
         sequence.num_cached = sequence.num_published = 0
@@ -87,15 +103,15 @@ class Preemption:
         own = pool.agent_bytes(sequence.agent_id) if pool.is_pinned_agent(sequence.agent_id) else 0
         return ledger.running_bytes + max(ledger.pinned_bytes - own, 0) > ledger.budget_bytes
 
-    def _cut_short(self, live: RunningSequence) -> None:
+    def _cut_short(self, running: RunningSequence) -> None:
         ledger = self._store.ledger()
         self._log.warning(
             "answer_cut_short",
-            request_id=live.submission.request_id,
-            num_tokens=live.sequence.num_tokens,
+            request_id=running.submission.request_id,
+            num_tokens=running.sequence.num_tokens,
             running_bytes=ledger.running_bytes,
             pinned_bytes=ledger.pinned_bytes,
             budget_bytes=ledger.budget_bytes,
         )
-        self._delivery.cut_short(live)
+        self._output.cut_short(running)
         self.measure()

@@ -1,4 +1,8 @@
-"""What other threads want of the engine, in the order in which it came: bounded, and open until the engine's end."""
+"""EngineQueue: what other threads want of the engine, in the order in which it came, until the engine's end.
+
+Submissions are bounded: each takes a place and gives it back when it was answered. Cancels and actions are always
+taken, for they make room.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,45 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
 from semanticd.application.engine.running_sequence import Submission
 from semanticd.domain.errors import DrainingError, QueueFullError
+from semanticd.domain.ids import RequestId, SequenceId
 
 _T = TypeVar("_T")
 
-Action = Callable[[], None]
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End this request's sequences."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Run this on the engine thread; what it raises is the fault of `sequence_id`, if one is given."""
+
+    run: Callable[[], None]
+    sequence_id: SequenceId | None = None
+
+
+QueueItem = Submission | Cancel | Action
 
 
 class EngineQueue:
-    """Actions for the engine thread, and the places of submissions that are not answered yet."""
+    """Items for the engine thread, and the places of submissions that are not answered yet."""
 
     def __init__(self, *, max_queue: int, max_queue_per_agent: int) -> None:
-        """Hold so many unanswered submissions, in all and of one agent; other actions are always taken."""
+        """Hold at most so many unanswered submissions, in all and of one agent."""
         self._max_queue = max_queue
         self._max_queue_per_agent = max_queue_per_agent
         self._condition = threading.Condition()
-        self._actions: deque[Action] = deque()
+        self._items: deque[QueueItem] = deque()
         self._queued: dict[str, int] = {}
+        self._num_unanswered = 0
         self._stopping = False
         self._closed = False
         self.draining = False
@@ -34,54 +57,57 @@ class EngineQueue:
     # Any thread.
 
     @property
-    def num_live(self) -> int:
+    def num_unanswered(self) -> int:
         """Submissions not yet answered in full."""
-        return sum(self._queued.values())
+        return self._num_unanswered
 
     @property
     def stopping(self) -> bool:
-        """Whether the engine was told to end."""
+        """Whether the engine was asked to end."""
         return self._stopping
 
-    def submit(self, submissions: tuple[Submission, ...], take: Callable[[Submission], None]) -> None:
-        """Give each submission a place and hand it to `take`, all or none.
+    def submit(self, *submissions: Submission) -> None:
+        """Take the submissions of one request, all or none.
 
         Raises:
             QueueFullError: The queue, or the agent's part of it, is full.
             DrainingError: The daemon is stopping.
         """
-        agent = submissions[0].agent_id
+        share = submissions[0].share or submissions[0].agent_id
         with self._condition:
             if self.draining or self._stopping:
                 raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
-            if self.num_live + len(submissions) > self._max_queue:
+            if self._num_unanswered + len(submissions) > self._max_queue:
                 raise QueueFullError(f"the queue is full: {self._max_queue} requests are running or waiting")
-            if self._queued.get(agent, 0) + len(submissions) > self._max_queue_per_agent:
+            if self._queued.get(share, 0) + len(submissions) > self._max_queue_per_agent:
                 raise QueueFullError(
-                    f"agent {agent!r} has {self._max_queue_per_agent} requests running or waiting already"
+                    f"agent {submissions[0].agent_id!r} has {self._max_queue_per_agent} requests running or waiting "
+                    "already"
                 )
-            self._queued[agent] = self._queued.get(agent, 0) + len(submissions)
-            for submission in submissions:
-                self._actions.append(lambda submission=submission: take(submission))  # type: ignore[misc]
+            self._queued[share] = self._queued.get(share, 0) + len(submissions)
+            self._num_unanswered += len(submissions)
+            self._items.extend(submissions)
             self._condition.notify()
 
-    def leave(self, submission: Submission) -> None:
+    def release_place(self, submission: Submission) -> None:
         """Give a submission's place back."""
         with self._condition:
-            self._queued[submission.agent_id] -= 1
-            if not self._queued[submission.agent_id]:
-                del self._queued[submission.agent_id]
+            self._num_unanswered -= 1
+            share = submission.share or submission.agent_id
+            self._queued[share] -= 1
+            if not self._queued[share]:
+                del self._queued[share]
 
-    def post(self, action: Action) -> bool:
-        """Have something done soon; False after the end."""
-        with self._condition:
-            if not self._closed:
-                self._actions.append(action)
-                self._condition.notify()
-            return not self._closed
+    def cancel(self, request_id: RequestId) -> None:
+        """Cancel a request's sequences soon; unknown ids are ignored."""
+        self._put(Cancel(request_id))
+
+    def post(self, run: Callable[[], None], *, sequence_id: SequenceId | None = None) -> bool:
+        """Run something on the engine thread soon; False after the engine's end. See `Action`."""
+        return self._put(Action(run, sequence_id))
 
     def call(self, function: Callable[[], _T]) -> Future[_T]:
-        """Have something done and its result brought; after the end the future holds a `DrainingError`."""
+        """Run a function on the engine thread between two steps; after the end the future holds a `DrainingError`."""
         future: Future[_T] = Future()
 
         def run() -> None:
@@ -102,18 +128,26 @@ class EngineQueue:
             self._stopping = True
             self._condition.notify()
 
+    def _put(self, item: QueueItem) -> bool:
+        with self._condition:
+            if not self._closed:
+                self._items.append(item)
+                self._condition.notify()
+            return not self._closed
+
     # Engine thread.
 
-    def take(self, *, wait_s: float | None, even_stopping: bool = False) -> list[Action]:
-        """Return what came, at once or after waiting for it (seconds); once told to stop there is no waiting."""
+    def take(self, *, wait_s: float = 0.0) -> list[QueueItem]:
+        """Return what came, after waiting for the first item for at most so long (seconds)."""
         with self._condition:
-            if wait_s is not None and not self._actions and (even_stopping or not self._stopping):
+            if wait_s and not self._items:
                 self._condition.wait(wait_s)
-            actions = list(self._actions)
-            self._actions.clear()
-        return actions
+            items = list(self._items)
+            self._items.clear()
+        return items
 
-    def close(self) -> None:
-        """Take nothing any more."""
+    def close(self) -> list[QueueItem]:
+        """Take nothing any more; returns what had come by then."""
         with self._condition:
             self._closed = True
+        return self.take()

@@ -1,11 +1,14 @@
-"""A sequence together with what answering it needs: its submission, text so far, stop strings and times."""
+"""A sequence with all that it holds while the engine works on it: submission, reservation, text so far, times."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from semanticd.application.ports.inference import DecodedToken, LoadedModel, StreamDecoder
+from semanticd.application.cache.reservation import Reservation
+from semanticd.application.ports.inference import DecodedToken, LoadedModel, ModelRunner, StreamDecoder
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
     CacheReport,
@@ -16,11 +19,15 @@ from semanticd.domain.generation import (
     TokenLogprob,
     Usage,
 )
-from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
+from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId, SequenceId
+from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.sequence import Sequence
 from semanticd.domain.stop_matcher import StopMatcher
 from semanticd.domain.transcript import Segment
+
+_TAIL_TOKENS = 8
+"""Tokens whose text tells whether the last of them ends inside a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class Submission:
     records_turn: bool = True
     anonymous: bool = False
     """Whether the agent was named by us, after how the conversation begins."""
+    share: str = ""
+    """Whose quota and share of engine time it uses; empty: its agent's. An anonymous request has a share of its own."""
     system_tokens: int = 0
     trace_parent: str | None = None
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
@@ -108,12 +117,19 @@ class RunningSequence:
     decoder: StreamDecoder
     stops: StopMatcher
     submitted_at: float
+    reservation: Reservation
+    """Locks, reads and promised bytes; ended with the sequence."""
     match: PrefixMatch = field(default_factory=PrefixMatch)
+    restored: frozenset[BlockHash] = frozenset()
+    """Blocks of the match that were read from the disk for this sequence."""
+    disk_failed: bool = False
+    """Whether the disk did not bring its blocks (in time), so that they are computed."""
     beyond: tuple[MatchedBlock, ...] = ()
-    """Blocks of the match that do not fit beside the running cache."""
+    """Blocks of the match that do not fit next to the running cache."""
     prompt_end: BlockHash | None = None
     """The block whose snapshot was taken when the prompt was computed."""
     pending_reads: int = 0
+    """Blocks that are still to arrive from the disk."""
     restore_began_at: float | None = None
     restore_s: float = 0.0
     admitted_at: float | None = None
@@ -128,9 +144,29 @@ class RunningSequence:
     prompt_logprobs: list[DecodedToken] = field(default_factory=list)
     num_stored: int = 0
     stop_sequence: str | None = None
+    has_ended: bool = False
+    """Whether its last update was sent."""
+    _text_ends: list[int] = field(default_factory=list)
+    """For each generated token, the characters of text that are certain once it is there."""
+    _num_characters: int = 0
+
+    @property
+    def sequence_id(self) -> SequenceId:
+        """The sequence's id."""
+        return self.sequence.sequence_id
+
+    @property
+    def runner(self) -> ModelRunner:
+        """The runner of its model."""
+        return self.model.runner
+
+    @property
+    def spec(self) -> ModelCacheSpec:
+        """The cache layout of its model."""
+        return self.model.runner.spec
 
     def send(self, update: SequenceUpdate) -> None:
-        """Hand an update to whoever waits for the answer."""
+        """Hand an update to the client's stream."""
         self.submission.sink(update)
 
     def usage(self, now: float) -> Usage:
@@ -156,6 +192,8 @@ class RunningSequence:
         """Add a generated token; returns text that may be sent now, and whether a stop string was completed."""
         self.sequence.output_ids.append(token.token_id)
         text = self.decoder.add(token.token_id)
+        self._num_characters += len(text)
+        self._text_ends.append(self._num_characters)
         if token.logprob is not None:
             self.held_logprobs.append(self.describe(token))
         return self._pass_on(text)
@@ -205,7 +243,13 @@ class RunningSequence:
         decode = self.model.tokenizer.decode
         if self.stop_sequence is None:
             return ids, decode(ids)
-        visible = "".join(self.visible_text)
-        while ids and not visible.startswith(decode(ids)):
-            ids = ids[:-1]
-        return ids, decode(ids)
+        num_visible = sum(len(text) for text in self.visible_text)
+        num_kept = bisect_right(self._text_ends, num_visible)
+        # A token that ends inside a character belongs to the text that follows.
+        while num_kept and decode(ids[max(num_kept - _TAIL_TOKENS, 0) : num_kept]).endswith("\ufffd"):
+            num_kept -= 1
+        return ids[:num_kept], decode(ids[:num_kept])
+
+
+Running: TypeAlias = dict[SequenceId, RunningSequence]
+"""The sequences in the engine, in order of arrival."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Protocol
 
+from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import (
     Submission,
@@ -100,6 +101,7 @@ class GenerateService:
         self,
         *,
         engine: BlockPoolBatchEngine,
+        agents: AgentRegistry,
         models: ModelsService,
         metrics: Metrics,
         log: Log,
@@ -108,6 +110,7 @@ class GenerateService:
     ) -> None:
         """Answer with these models on this engine; note in `savings` and `history` what each turn cost."""
         self._engine = engine
+        self._agents = agents
         self._models = models
         self._metrics = metrics
         self._log = log
@@ -192,7 +195,7 @@ class GenerateService:
 
     def _note_cache(self, started: Started) -> None:
         cache, miss = started.cache, started.cache.miss
-        rate = self._engine.scheduler.prefill_rate(started.model)
+        rate = self._engine.prefill_rate(started.model)
         self._savings.started(started.agent_id, cache, prefill_tokens_per_s=rate)
         self._log.info(
             "prompt_cache",
@@ -218,7 +221,7 @@ class GenerateService:
     def _prepare(self, model: LoadedModel, request: GenerationRequest, agent_id: AgentId) -> _Prepared:
         """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
         prompt = request.prompt
-        salt = self._engine.agents.salt_of(agent_id)
+        salt = self._agents.salt_of(agent_id)
         text, segments = self._tokenize(model, prompt, salt=salt)
         num_tokens = sum(len(segment.token_ids) for segment in segments)
         if num_tokens == 0:
@@ -271,8 +274,8 @@ class GenerateService:
             text = tokenizer.decode(prompt.token_ids)
             return text, (Segment(text, prompt.token_ids),)
         text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else tokenizer.raw_text(prompt.text)
-        with self._engine.agents.lock:
-            segments = self._engine.agents.transcripts(model.fingerprint, salt=salt).match(text).segments
+        with self._agents.lock:
+            segments = self._agents.transcripts(model.fingerprint, salt=salt).match(text).segments
         # What an earlier version imported may hold any numbers: the model would read beyond its tables.
         segments = tuple(
             takewhile(lambda one: outside_vocabulary(one.token_ids, tokenizer.vocab_size) is None, segments)
@@ -315,7 +318,7 @@ class GenerateService:
         """Put the kept conversation, system text and tools of a server-side agent before the new messages."""
         if request.agent_id is None:
             return request
-        agent = self._engine.agents.find(request.agent_id)
+        agent = self._agents.find(request.agent_id)
         if agent is None or not request.conversation or not isinstance(request.prompt, ChatPrompt):
             return request
         prompt = request.prompt
@@ -353,7 +356,7 @@ class GenerateService:
                     )
                 return replace(agent, messages=(*messages, answer))
 
-            self._engine.agents.update(agent_id, change)
+            self._agents.update(agent_id, change)
 
         return keep
 

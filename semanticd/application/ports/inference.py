@@ -6,9 +6,9 @@ called from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from semanticd.application.ports.models import InstalledModel
 from semanticd.application.ports.warm_store import TensorBytes
@@ -17,6 +17,8 @@ from semanticd.domain.generation import GenerationEvent, ModelDefaults, OutputCo
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.stop_matcher import VisibleStops
+
+_T = TypeVar("_T")
 
 
 class BlockPayload(Protocol):
@@ -46,6 +48,8 @@ class DecodedToken:
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    error: Exception | None = None
+    """Why this row cannot go on, where its own sampling failed; the other rows are not concerned."""
 
 
 class ModelRunner(Protocol):
@@ -86,8 +90,9 @@ class ModelRunner(Protocol):
         sampling: SamplingParams,
         constraint: OutputConstraint | None,
         seed: int,
+        group: int = 0,
     ) -> None:
-        """Join the decode batch: `last_token` is fed first; `context` holds all earlier ids.
+        """Join the decode batch of this number: `last_token` is fed first; `context` holds all earlier ids.
 
         What the cache does not hold of `context` is computed together with `last_token`.
 
@@ -95,8 +100,8 @@ class ModelRunner(Protocol):
         goes on where it was.
         """
 
-    def decode(self) -> list[DecodedToken]:
-        """Return the next token of every sequence in the decode batch, mostly by running a step.
+    def decode(self, group: int = 0) -> list[DecodedToken]:
+        """Return the next token of every sequence in this decode batch, mostly by running a step.
 
         A runner that has the first tokens of sequences that just joined may return those alone, and none after them.
         """
@@ -237,7 +242,25 @@ class LoadedModel:
 
 
 class ModelLoader(Protocol):
-    """Brings a model's weights into memory; called on the engine thread."""
+    """Brings a model's weights into memory, in slices between which the engine does other things."""
 
-    def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
-        """Load it; progress in [0, 1]. Raises `ModelLoadError` with the cause."""
+    def load(
+        self, installed: InstalledModel, *, on_progress: Callable[[float], None]
+    ) -> Generator[None, None, LoadedModel]:
+        """Return a generator that loads a part each time it is advanced, on the engine thread, and returns the model.
+
+        Progress is in [0, 1]. Closing the generator early frees what was loaded. It raises `ModelLoadError` with the
+        cause.
+        """
+
+
+def finish_loading(steps: Generator[None, None, _T]) -> _T:
+    """Advance a generator such as `ModelLoader.load` to its end, and return what it returns."""
+    result: list[_T] = []
+
+    def run() -> Generator[None, None, None]:
+        result.append((yield from steps))
+
+    for _ in run():
+        pass
+    return result[0]

@@ -106,8 +106,11 @@ class WarmStore(Protocol):
     def touch(self, hashes: Sequence[BlockHash]) -> None:
         """Mark blocks as just used, for the cap's LRU order."""
 
-    def delete(self, hashes: Sequence[BlockHash]) -> int:
-        """Remove blocks (and files); returns the bytes freed."""
+    def delete(self, hashes: Sequence[BlockHash]) -> Future[int]:
+        """Remove blocks and their files soon, after the writes queued before; they are not found from now on.
+
+        The future gets the bytes freed, never an exception.
+        """
 
     def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
         """Replace the set of blocks that `owner` pins: the cap's pruning leaves them alone."""

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import takewhile
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.agent_export import AgentExportFile, ExportedAgent
 from semanticd.application.ports.inference import LoadedModel
@@ -54,10 +55,18 @@ class AgentExporter:
     """Exports and imports agents of one engine; asyncio thread."""
 
     def __init__(
-        self, *, engine: BlockPoolBatchEngine, clock: Clock, package: AgentExportFile | None = None
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        agents: AgentRegistry,
+        store: AgentCacheStore,
+        clock: Clock,
+        package: AgentExportFile | None = None,
     ) -> None:
         """Without a `package` every call is refused."""
         self._engine = engine
+        self._agents = agents
+        self._store = store
         self._clock = clock
         self._package = package
 
@@ -67,7 +76,7 @@ class AgentExporter:
         Raises what `AgentExportFile.write` does.
         """
         package = self._need_package()
-        store = self._engine.store
+        store = self._store
         names = await asyncio.wrap_future(self._engine.call(lambda: _names_to_move(store, agent.block_table)))
 
         def records() -> Iterator[BlockRecord | None]:
@@ -128,7 +137,7 @@ class AgentExporter:
             pinned_until=None,
             anonymous=False,
         )
-        self._engine.agents.save(agent)
+        self._agents.save(agent)
         return AgentImport(agent, num_kept, packaged.num_blocks)
 
     def _check_importable(self, packaged: ExportedAgent) -> LoadedModel | None:
@@ -154,8 +163,8 @@ class AgentExporter:
         return loaded[agent.model]
 
     async def _adopt(self, batch: list[BlockRecord]) -> int:
-        store = self._engine.store
-        result = await asyncio.wrap_future(store.writes.adopt(batch))
+        store = self._store
+        result = await asyncio.wrap_future(store.adopt(batch))
         refused = set(result.refused)
         left = [record for record in batch if record.block.block_hash in refused]
         num_hot = 0

@@ -43,6 +43,9 @@ class AgentFacts:
     """Of `hot_bytes`, those of blocks that other agents hold too; `own_hot_bytes` are the rest."""
     warm_bytes: int
     pinned: bool
+    """Whether an operator keeps its blocks from eviction."""
+    kept: bool
+    """Whether a client asked to keep its blocks: they are evicted after those of others."""
     shared_with: tuple[AgentId, ...]
     """Agents that hold some of its hot blocks too."""
     num_shared_with: int

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
-from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.services.agent_export import AgentExport, AgentExporter
 from semanticd.application.services.agent_facts import (
@@ -49,23 +49,26 @@ class AgentsService:
         self,
         *,
         engine: BlockPoolBatchEngine,
+        agents: AgentRegistry,
+        store: AgentCacheStore,
+        exporter: AgentExporter,
         clock: Clock,
         waits: Waits,
         outcomes: Outcomes,
         savings: Savings,
-        package: AgentExportFile | None = None,
     ) -> None:
-        """Work on the engine's agents; the rest says why they waited, failed, and what they saved."""
+        """Work on these agents, whose blocks are in `store` and whose requests run on `engine`.
+
+        The rest says why they waited, failed, and what they saved.
+        """
         self._engine = engine
+        self._agents = agents
+        self._store = store
         self._clock = clock
+        self._exporter = exporter
         self._waits = waits
         self._outcomes = outcomes
         self._savings = savings
-        self._transfer = AgentExporter(engine=engine, clock=clock, package=package)
-
-    @property
-    def _agents(self) -> AgentRegistry:
-        return self._engine.agents
 
     async def _on_engine(self, function: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._engine.call(function))
@@ -87,7 +90,7 @@ class AgentsService:
         return rows
 
     def _row(self, agent: Agent) -> AgentFacts:
-        store = self._engine.store
+        store = self._store
         with self._agents.lock:
             hot_bytes = store.pool.agent_bytes(agent.agent_id)
             shared_bytes = num_hot = 0
@@ -122,6 +125,7 @@ class AgentsService:
             shared_hot_bytes=shared_bytes,
             warm_bytes=store.warm_bytes(agent.block_table),
             pinned=agent.is_pinned(self._clock.wall()),
+            kept=agent.is_kept(self._clock.wall()),
             shared_with=tuple(sorted(shared_with)),
             num_shared_with=len(shared_with),
             num_errors=self._outcomes.of_agent(agent.agent_id),
@@ -129,12 +133,12 @@ class AgentsService:
         )
 
     def _is_active(self, agent_id: str) -> bool:
-        return any(live.submission.agent_id == agent_id for live in self._engine.live())
+        return any(one.submission.agent_id == agent_id for one in self._engine.running())
 
     def _tier(self, agent: Agent, num_hot: int) -> CacheTier:
         if num_hot:
             return "hot"
-        return "warm" if self._engine.store.warm_bytes(agent.block_table[:1]) else "cold"
+        return "warm" if self._store.warm_bytes(agent.block_table[:1]) else "cold"
 
     def agent(self, agent_id: str) -> Agent:
         """Return an agent as it is kept; raises `AgentNotFoundError`."""
@@ -156,7 +160,7 @@ class AgentsService:
 
     def _sharing(self, agent: Agent) -> tuple[SharedBlocks, ...]:
         """Return with whom hot blocks are shared and how many bytes; who shares most comes first."""
-        pool = self._engine.store.pool
+        pool = self._store.pool
         blocks: Counter[AgentId] = Counter()
         num_bytes: Counter[AgentId] = Counter()
         with self._agents.lock:
@@ -267,7 +271,7 @@ class AgentsService:
         table = []
         covered = 0
         for block_hash in agent.block_table:
-            block = self._engine.store.block(block_hash)
+            block = self._store.block(block_hash)
             if block is None or covered + block.num_tokens > num_tokens:
                 break
             covered += block.num_tokens
@@ -277,18 +281,17 @@ class AgentsService:
     async def evict(self, agent_id: str) -> EvictedAgent:
         """Demote its blocks to disk; the next turn restores them."""
         agent = self._agents.get(AgentId(agent_id))
-        freed = await self._on_engine(lambda: self._engine.store.evict_agent(agent.agent_id))
+        freed = await self._on_engine(lambda: self._store.evict_agent(agent.agent_id))
         return EvictedAgent(self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
         """Forget it and the blocks that only it holds, on disk too."""
         self._not_active(agent_id)
         agent = self._agents.get(AgentId(agent_id))
-        held = self._agents.held_elsewhere(agent.agent_id)
-        freed = await self._on_engine(
-            lambda: self._engine.store.delete_agent(agent.agent_id, shared_with_others=held)
-        )
+        names = await asyncio.to_thread(self._agents.own_blocks, agent.agent_id)
+        freed, warm = await self._on_engine(lambda: self._store.delete_agent(agent.agent_id, names))
         self._agents.delete(agent.agent_id)
+        freed += await asyncio.wrap_future(warm)
         return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 
     def _not_active(self, agent_id: str) -> None:
@@ -301,7 +304,7 @@ class AgentsService:
         """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
         self._agents.release_pins()
         now = self._clock.wall()
-        active = {live.submission.agent_id for live in self._engine.live()}
+        active = {one.submission.agent_id for one in self._engine.running()}
         over = [a for a in self._agents.recent() if (end := a.expires_at()) is not None and end <= now]
         over = [agent for agent in over if agent.agent_id not in active]
         for agent in over:
@@ -312,11 +315,11 @@ class AgentsService:
 
     async def export(self, agent_id: str, path: str) -> AgentExport:
         """Write it and its blocks into one file; the path is absolute."""
-        return await self._transfer.export(self._agents.get(AgentId(agent_id)), path)
+        return await self._exporter.export(self._agents.get(AgentId(agent_id)), path)
 
     async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
         """Read an exported agent; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
-        imported = await self._transfer.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
+        imported = await self._exporter.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
         return ImportedAgent(
             self._row(imported.agent),
             num_imported_blocks=imported.num_kept,

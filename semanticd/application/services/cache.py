@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.warm_store import VerifyReport, WarmStore
 from semanticd.application.services.status import StatusService
@@ -15,9 +16,12 @@ _WRITES_POLL_S = 0.02
 class CacheService:
     """The cache's use cases; asyncio thread."""
 
-    def __init__(self, *, engine: BlockPoolBatchEngine, warm: WarmStore, status: StatusService) -> None:
-        """Work on the engine's blocks and the warm store's files."""
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, store: AgentCacheStore, warm: WarmStore, status: StatusService
+    ) -> None:
+        """Work on the blocks of `store` and the warm store's files."""
         self._engine = engine
+        self._store = store
         self._warm = warm
         self._status = status
 
@@ -27,8 +31,8 @@ class CacheService:
 
     def blocks(self, limit: int = 4096) -> tuple[HotBlock, ...]:
         """Return hot blocks, at most `limit`."""
-        pool = self._engine.store.pool
-        with self._engine.store.lock:
+        pool = self._store.pool
+        with self._store.lock:
             rows: list[HotBlock] = []
             for block in pool:
                 name = block.block_hash
@@ -48,7 +52,7 @@ class CacheService:
 
     async def clear(self) -> ClearedCache:
         """Drop every block that no running request uses, in RAM and on disk; agents start cold."""
-        store = self._engine.store
+        store = self._store
         hot = await asyncio.wrap_future(self._engine.call(store.clear))
         while store.num_writing:
             # Blocks on their way to the disk stay in RAM until they are there.

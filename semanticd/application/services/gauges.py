@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Metrics
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
@@ -18,10 +19,17 @@ class Gauges:
     """Sets the gauges of engine, cache and models."""
 
     def __init__(
-        self, *, engine: BlockPoolBatchEngine, warm: WarmStore | None, metrics: Metrics, version: str
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        store: AgentCacheStore,
+        warm: WarmStore | None,
+        metrics: Metrics,
+        version: str,
     ) -> None:
         """Read from these, write into `metrics`; `version` is the daemon's."""
         self._engine = engine
+        self._store = store
         self._warm = warm
         self._metrics = metrics
         self._models: set[ModelId] = set()
@@ -29,7 +37,7 @@ class Gauges:
 
     def refresh(self) -> None:
         """Set all gauges; callable from any one thread, never waits for the engine."""
-        states = [live.sequence.state for live in self._engine.live()]
+        states = [one.sequence.state for one in self._engine.running()]
         for state in _SEQUENCE_STATES:
             self._metrics.gauge("sequences", states.count(state), state=state.value)
         self._refresh_pool()
@@ -37,7 +45,7 @@ class Gauges:
         self._refresh_models()
 
     def _refresh_pool(self) -> None:
-        store = self._engine.store
+        store = self._store
         ledger = store.ledger()
         for state in _POOL_STATES:
             self._metrics.gauge("block_pool_bytes", getattr(ledger, f"{state}_bytes"), state=state)

@@ -309,14 +309,14 @@ class ModelsService:
         if self._busy(model):
             return False
         try:
-            await asyncio.wrap_future(self._engine.call(lambda: self._engine.remove_model(model.model_id)))
+            await asyncio.wrap_future(self._engine.remove_model(model.model_id))
         except ConflictError:
             # A request that was submitted before the door closed has only now been taken in.
             return False
         return True
 
     def _busy(self, model: LoadedModel) -> bool:
-        return bool(self._leases[model.model_id]) or any(live.model is model for live in self._engine.live())
+        return bool(self._leases[model.model_id]) or any(one.model is model for one in self._engine.running())
 
     async def expire(self, ttl_s: float | None) -> None:
         """Unload models that nobody asked for in their time, or in `ttl_s` seconds where their entry names none.
@@ -359,13 +359,9 @@ class ModelsService:
         def report(share: float) -> None:
             loop.call_soon_threadsafe(self._tell, installed.model_id, "loading", share)
 
-        def work() -> LoadedModel:
-            loaded = self._loader.load(installed, on_progress=report)
-            self._engine.add_model(loaded)
-            return loaded
-
         try:
-            loaded = await asyncio.wrap_future(self._engine.call(work))
+            steps = self._loader.load(installed, on_progress=report)
+            loaded = await asyncio.wrap_future(self._engine.load_model(steps))
         except SemanticError as error:
             self._failed(installed.model_id, error.message)
             raise

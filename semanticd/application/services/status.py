@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from semanticd.application.cache.cache_counters import CacheCounters
+from semanticd.application.cache.agent_cache_store import AgentCacheStore, CacheCounters
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
@@ -34,6 +34,7 @@ class StatusService:
         self,
         *,
         engine: BlockPoolBatchEngine,
+        store: AgentCacheStore,
         models: ModelsService,
         warm: WarmStore | None,
         clock: Clock,
@@ -44,6 +45,7 @@ class StatusService:
     ) -> None:
         """`facts` never change (version, pid, address, socket, ...); `state` is the daemon's."""
         self._engine = engine
+        self._store = store
         self._models = models
         self._warm = warm
         self._clock = clock
@@ -84,36 +86,34 @@ class StatusService:
 
     def counters(self) -> CacheCounters:
         """Return the cache's counters since the start."""
-        return self._engine.store.counters
+        return self._store.counters
 
     def used_bytes(self) -> int:
         """Return what of the byte budget is taken."""
-        ledger = self._engine.store.ledger()
-        return ledger.running_bytes + ledger.hot_bytes + ledger.in_flight_bytes
+        return self._store.ledger().used_bytes
 
     def engine(self) -> EngineFacts:
         """Return what the engine is doing."""
-        live = self._engine.live()
-        states = [one.sequence.state for one in live]
+        states = [one.sequence.state for one in self._engine.running()]
         current = self._models.current_id
-        scheduler = self._engine.scheduler
-        step_s = scheduler.decode_step_s(current) if current else 0.0
+        step_s = self._engine.decode_step_s(current) if current else 0.0
         decoding = states.count(SequenceState.DECODING)
         return EngineFacts(
             num_running=decoding + states.count(SequenceState.PREFILLING),
             num_waiting=states.count(SequenceState.WAITING),
             num_prefilling=states.count(SequenceState.PREFILLING),
             batch_size=decoding,
-            max_batch_size=scheduler.limits.max_batch_size,
-            prefill_tokens_per_s=scheduler.prefill_rate(current) if current else 0.0,
+            max_batch_size=self._engine.max_batch_size,
+            prefill_tokens_per_s=self._engine.prefill_rate(current) if current else 0.0,
             decode_tokens_per_s=decoding / step_s if step_s else 0.0,
             decode_step_ms=1000 * step_s,
             draining=self._engine.draining,
+            failure=self._engine.failure,
         )
 
     def cache(self) -> CacheFacts:
         """Return the cache's ledger and counters."""
-        store = self._engine.store
+        store = self._store
         ledger = store.ledger()
         warm = self._warm.stats() if self._warm is not None else WarmStats()
         counters = store.counters
@@ -127,6 +127,7 @@ class StatusService:
             pinned_bytes=ledger.pinned_bytes,
             dirty_bytes=ledger.dirty_bytes,
             in_flight_bytes=ledger.in_flight_bytes,
+            promised_bytes=ledger.promised_bytes,
             free_bytes=ledger.free_bytes,
             num_hot_blocks=num_hot,
             num_shared_blocks=num_shared,
@@ -142,6 +143,7 @@ class StatusService:
             evictions=evictions,
             num_evictions=sum(evictions.values()),
             num_lost_blocks=counters.lost_blocks,
+            num_skipped_blocks=counters.skipped_blocks,
         )
 
 
@@ -164,32 +166,32 @@ class RequestsService:
     async def list(self) -> list[RequestFacts]:
         """Return running and waiting requests, oldest first."""
         now = self._clock.monotonic()
-        lives = sorted(self._engine.live(), key=lambda one: one.submitted_at)
-        waiting = self._waits.look(lives, now)
-        return [_request(live, now, waiting.get(str(live.submission.request_id))) for live in lives]
+        running = sorted(self._engine.running(), key=lambda one: one.submitted_at)
+        waiting = self._waits.look(running, now)
+        return [_request(one, now, waiting.get(str(one.submission.request_id))) for one in running]
 
     def watch_waits(self) -> None:
         """Note why requests wait now; called every second, also while no client asks."""
-        self._waits.look(self._engine.live(), self._clock.monotonic())
+        self._waits.look(self._engine.running(), self._clock.monotonic())
 
     async def cancel(self, request_id: str) -> CancelledRequest:
         """Cancel a request; what it computed stays cached."""
-        if not any(live.submission.request_id == request_id for live in self._engine.live()):
+        if not any(one.submission.request_id == request_id for one in self._engine.running()):
             raise RequestNotFoundError(f"no running or waiting request has the id {request_id!r}")
         self._engine.cancel(RequestId(request_id))
         return CancelledRequest(request_id, cancelled=True)
 
 
-def _request(live: RunningSequence, now: float, wait: Wait | None) -> RequestFacts:
-    sequence = live.sequence
-    usage = live.usage(now)
+def _request(running: RunningSequence, now: float, wait: Wait | None) -> RequestFacts:
+    sequence = running.sequence
+    usage = running.usage(now)
     prompt = len(sequence.prompt_ids)
     # A preempted sequence's running cache is gone, but its published blocks are not computed again.
     done = sequence.num_cached
     if sequence.state is SequenceState.WAITING and sequence.num_preemptions:
         done = max(done, sequence.num_published)
     return RequestFacts(
-        id=live.submission.request_id,
+        id=running.submission.request_id,
         agent=sequence.agent_id,
         model=sequence.model_id,
         state=sequence.state,
@@ -199,23 +201,23 @@ def _request(live: RunningSequence, now: float, wait: Wait | None) -> RequestFac
         prefill_progress=min(done / prompt, 1.0) if prompt else 1.0,
         completion_tokens=len(sequence.output_ids),
         max_new_tokens=sequence.max_new_tokens,
-        age_s=now - live.submitted_at,
-        ttft_ms=usage.timings.ttft_ms if live.first_token_at is not None else None,
+        age_s=now - running.submitted_at,
+        ttft_ms=usage.timings.ttft_ms if running.first_token_at is not None else None,
         tokens_per_s=(
-            len(sequence.output_ids) / (now - live.first_token_at)
-            if live.first_token_at is not None and now > live.first_token_at
+            len(sequence.output_ids) / (now - running.first_token_at)
+            if running.first_token_at is not None and now > running.first_token_at
             else None
         ),
         cached_tokens=sequence.cache.cached_tokens,
         num_preemptions=sequence.num_preemptions,
-        restore_progress=_restore_progress(live),
+        restore_progress=_restore_progress(running),
         wait_reason=wait.reason if wait is not None else None,
         wait_behind=wait.behind if wait is not None else None,
     )
 
 
-def _restore_progress(live: RunningSequence) -> float | None:
+def _restore_progress(running: RunningSequence) -> float | None:
     """Return the share of the matched blocks that are read, while some are being read; else None."""
-    if not live.pending_reads:
+    if not running.pending_reads:
         return None
-    return max(0.0, 1.0 - live.pending_reads / max(len(live.match.blocks), live.pending_reads, 1))
+    return max(0.0, 1.0 - running.pending_reads / max(len(running.match.blocks), running.pending_reads, 1))

@@ -41,6 +41,7 @@ class EngineFacts:
     decode_tokens_per_s: float
     decode_step_ms: float
     draining: bool
+    failure: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class CacheFacts:
     pinned_bytes: int
     dirty_bytes: int
     in_flight_bytes: int
+    promised_bytes: int
     free_bytes: int
     num_hot_blocks: int
     num_shared_blocks: int
@@ -69,6 +71,7 @@ class CacheFacts:
     """By reason."""
     num_evictions: int
     num_lost_blocks: int
+    num_skipped_blocks: int
 
 
 @dataclass(frozen=True, slots=True)

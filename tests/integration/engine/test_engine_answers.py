@@ -80,7 +80,7 @@ def test_after_an_eviction_the_agent_resumes_from_disk(has_state: bool) -> None:
     with EngineRig(runner=HashRunner(has_state=has_state)) as rig:
         rig.ask(ids).answer()
         rig.idle()
-        rig.on_engine(lambda: rig.engine.store.evict_agent("a"))  # type: ignore[arg-type]
+        rig.on_engine(lambda: rig.store.evict_agent("a"))  # type: ignore[arg-type]
         again = rig.ask(ids).answer()
         assert again.text == truth(ids, has_state=has_state)
         assert again.cache.restored_warm_tokens == 99
@@ -90,12 +90,12 @@ def test_agents_that_share_a_prefix_share_its_blocks() -> None:
     shared = prompt(160)
     with EngineRig() as rig:
         rig.ask(shared + prompt(40, 1), agent="a").answer()
-        num_blocks = len(rig.engine.store.pool)
+        num_blocks = len(rig.store.pool)
         second = shared + prompt(40, 2)
         answer = rig.ask(second, agent="b").answer()
         assert answer.text == truth(second)
         assert answer.cache.reused_hot_tokens >= 160
-        own = len(rig.engine.store.pool) - num_blocks
+        own = len(rig.store.pool) - num_blocks
         assert own <= 4
 
 

@@ -79,8 +79,8 @@ def test_many_agents_at_once_with_little_room_are_answered_correctly(tmp_path: P
                 assert answer.text == TOKENS.decode(expected)
                 talks[name] += expected
         rig.idle()
-        assert rig.engine.store.counters.lost_blocks == 0
-        assert rig.on_engine(rig.engine.store.ledger).free_bytes >= 0
+        assert rig.store.counters.lost_blocks == 0
+        assert rig.on_engine(rig.store.ledger).free_bytes >= 0
 
 
 def test_damaged_files_are_computed_again(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_eight_agents_in_round_robin_with_room_for_two_compute_only_what_is_new(
                     assert answer.cache.computed_tokens == len(new)
                     assert rig.runner.num_prefilled - before == len(new) - 1
                 talks[agent] += TOKENS.encode(answer.text)
-                assert rig.on_engine(rig.engine.store.ledger).free_bytes >= 0
-        assert rig.engine.store.counters.lost_blocks == 0
+                assert rig.on_engine(rig.store.ledger).free_bytes >= 0
+        assert rig.store.counters.lost_blocks == 0
 
 
 def test_no_more_agents_stay_hot_than_allowed() -> None:
@@ -99,7 +99,7 @@ def test_no_more_agents_stay_hot_than_allowed() -> None:
         for n in range(5):
             rig.ask(prompt(50, seed=n), agent=f"agent-{n}").answer()
             rig.idle()
-        assert len(rig.engine.store.pool.hot_agents()) <= 2
+        assert len(rig.store.pool.hot_agents()) <= 2
         again = rig.ask(prompt(50, seed=0), agent="agent-0").answer()
         assert again.cache.restored_warm_tokens == 49
 
@@ -123,7 +123,7 @@ def test_an_answer_that_outgrows_the_budget_ends_there_and_its_conversation_goes
         assert 0 <= len(ids) + answer.usage.completion_tokens - 2 * CAPACITY_STEP <= 1
         assert answer.text == truth(ids, answer.usage.completion_tokens)
         assert "answer_cut_short" in rig.log.events("warning")
-        assert rig.engine.store.ledger().free_bytes >= 0
+        assert rig.store.ledger().free_bytes >= 0
         assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
 
 
@@ -150,13 +150,13 @@ def test_a_request_that_waits_for_the_disk_starts_while_another_still_decodes() 
     warm = MemoryWarmStore(hold_writes=True)
     long_running = prompt(20, seed=1)
     # Room for two running caches and little else.
-    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (2 * 256 + 500), warm=warm) as rig:
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (2 * 256 + 450), warm=warm) as rig:
         slow_down(rig)
         first = rig.ask(long_running, agent="b", max_tokens=100_000)
         wait_until(lambda: bool(first.text))
         rig.ask(prompt(200)).answer()
         second = rig.ask(prompt(150, seed=2), agent="c")
-        wait_until(lambda: len(rig.engine.live()) == 2)
+        wait_until(lambda: len(rig.engine.running()) == 2)
         assert not second.started
         warm.hold_writes = False
         rig.on_engine(warm.catch_up)
@@ -179,7 +179,7 @@ def test_a_pinned_agent_stays_hot_when_room_is_needed() -> None:
     budget = BYTES_PER_TOKEN * (1500 + CAPACITY_STEP)
     with EngineRig(budget_bytes=budget) as rig:
         rig.ask(prompt(200), agent="pinned").answer()
-        rig.engine.agents.update("pinned", lambda agent: replace(agent, pinned=True))
+        rig.agents.update("pinned", lambda agent: replace(agent, pinned=True))
         for n in range(1, 12):
             rig.ask(prompt(200, seed=n), agent=f"agent-{n}").answer()
         answer = rig.ask(prompt(200), agent="pinned").answer()
@@ -193,12 +193,12 @@ def test_what_is_faster_computed_than_read_is_computed_and_the_disk_gets_another
     with EngineRig(runner=runner, clock=clock) as rig:
         rig.ask(ids).answer()
         rig.idle()
-        counters = rig.engine.store.counters
+        counters = rig.store.counters
         # Reading a block took a second where computing it takes 16 ms.
         counters.restored_bytes, counters.restore_s = 16 * BYTES_PER_TOKEN, 1.0
         computed_until = None
         for attempt in range(40):
-            rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
+            rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
             answer = rig.ask(ids).answer()
             assert answer.text == truth(ids)
             if answer.cache.restored_warm_tokens:
@@ -215,7 +215,7 @@ def test_a_first_read_that_failed_says_nothing_about_the_disks_speed() -> None:
     ids = prompt(100)
     with EngineRig(warm=warm, archive=archive) as rig:
         rig.ask(ids).answer()
-        table = rig.engine.agents.get("a").block_table  # type: ignore[arg-type]
+        table = rig.agents.get("a").block_table  # type: ignore[arg-type]
     warm.break_block(table[0])
     with EngineRig(
         runner=HashRunner(clock=clock, prefill_token_s=0.001), clock=clock, warm=warm, archive=archive
@@ -224,7 +224,7 @@ def test_a_first_read_that_failed_says_nothing_about_the_disks_speed() -> None:
         for _ in range(3):
             assert rig.ask(ids).answer().text == truth(ids)
             rig.idle()
-            rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
+            rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
 
 
 def test_without_a_warm_store_blocks_live_in_memory_only() -> None:
@@ -236,8 +236,8 @@ def test_without_a_warm_store_blocks_live_in_memory_only() -> None:
         for seed in range(1, 6):
             assert rig.ask(prompt(100, seed), agent=str(seed)).answer().text == truth(prompt(100, seed))
         assert rig.ask(ids).answer().text == truth(ids)
-        assert rig.engine.store.counters.lost_blocks == 0
-        assert rig.engine.store.counters.evictions["budget"] > 0
+        assert rig.store.counters.lost_blocks == 0
+        assert rig.store.counters.evictions["budget"] > 0
 
 
 def test_a_conversation_that_fills_the_budget_alone_is_reused_entirely() -> None:
@@ -254,17 +254,17 @@ def test_a_conversation_that_fills_the_budget_alone_is_reused_entirely() -> None
         assert again.cache.computed_tokens <= 11
         assert again.cache.restored_warm_tokens >= 600
         rig.idle()
-        assert rig.engine.store.ledger().used_bytes <= rig.engine.store.ledger().budget_bytes
+        assert rig.store.ledger().used_bytes <= rig.store.ledger().budget_bytes
 
 
 def test_a_long_conversation_whose_blocks_are_damaged_is_computed_from_there_on() -> None:
     ids = prompt(700)
     with EngineRig(budget_bytes=BYTES_PER_TOKEN * (768 + 100)) as rig:
         rig.ask(ids, agent="a").answer()
-        agent = rig.engine.agents.find(AgentId("a"))
+        agent = rig.agents.find(AgentId("a"))
         assert agent is not None
         rig.idle()
-        rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
+        rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
         rig.idle()
         rig.warm.break_block(agent.block_table[25])
         again = rig.ask(ids, agent="b").answer()
@@ -288,7 +288,7 @@ def test_a_pinned_agent_whose_blocks_are_on_disk_is_answered_where_they_do_not_f
     warm, archive = MemoryWarmStore(), MemoryAgentArchive()
     with EngineRig(warm=warm, archive=archive) as rig:
         rig.ask(ids, agent="pinned").answer()
-        rig.engine.agents.update("pinned", lambda agent: replace(agent, pinned=True))  # type: ignore[arg-type]
+        rig.agents.update("pinned", lambda agent: replace(agent, pinned=True))  # type: ignore[arg-type]
     with EngineRig(warm=warm, archive=archive, budget_bytes=BYTES_PER_TOKEN * (512 + 200)) as rig:
         answer = rig.ask(ids, agent="pinned").answer()
         assert answer.text == truth(ids)

@@ -15,7 +15,8 @@ from semanticd.domain.errors import (
     EngineError,
     QueueFullError,
 )
-from semanticd.domain.ids import ModelId, RequestId
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+from semanticd.domain.scheduler import Scheduler, SchedulerLimits, Step
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner, continuation, loaded_model
 from tests.fakes.tokenizer import CharTokenizer
@@ -123,14 +124,14 @@ def test_blocks_being_read_for_one_request_may_be_evicted_or_deleted_by_name() -
     with EngineRig(warm=warm, archive=archive) as rig:
         rig.ask(ids).answer()
         rig.idle()
-        store = rig.engine.store
-        hot = rig.engine.agents.get("a").block_table  # type: ignore[arg-type]
+        store = rig.store
+        hot = rig.agents.get("a").block_table  # type: ignore[arg-type]
         rig.on_engine(lambda: [store._remove(store.pool.get(h), "test") for h in hot[3:]])  # type: ignore[arg-type]
         warm.hold_reads = True
         ask = rig.ask(ids, agent="b")
         wait_until(lambda: bool(warm.waiting), "the reads")
         rig.on_engine(lambda: store.evict_agent("a"))  # type: ignore[arg-type]
-        rig.on_engine(lambda: store.delete_agent("a", shared_with_others=lambda _: False))  # type: ignore[arg-type]
+        rig.on_engine(lambda: store.delete_agent(AgentId("a"), store.blocks_of(AgentId("a"))))
         warm.let_go()
         assert ask.answer().text == truth(ids)
 
@@ -140,7 +141,7 @@ def test_a_block_that_cannot_be_read_is_computed() -> None:
     ids = prompt(100)
     with EngineRig(warm=warm, archive=archive) as rig:
         rig.ask(ids).answer()
-        table = rig.engine.agents.get("a").block_table  # type: ignore[arg-type]
+        table = rig.agents.get("a").block_table  # type: ignore[arg-type]
     warm.break_block(table[2])
     with EngineRig(warm=warm, archive=archive) as rig:
         answer = rig.ask(ids).answer()
@@ -163,7 +164,7 @@ def test_a_block_with_foreign_tensors_is_computed() -> None:
         assert "block_not_restored" in rig.log.events("warning")
 
 
-@pytest.mark.parametrize("operation", ["open", "prefill", "start_decode", "copy_block"])
+@pytest.mark.parametrize("operation", ["open", "prefill", "start_decode"])
 def test_a_sequence_that_fails_fails_alone(operation: str) -> None:
     with EngineRig() as rig:
         other = rig.ask(prompt(30, seed=9), agent="b", max_tokens=400)
@@ -174,6 +175,17 @@ def test_a_sequence_that_fails_fails_alone(operation: str) -> None:
         assert f"{operation} broke" in broken.message
         assert other.answer().text == truth(prompt(30, seed=9), 400)
         assert rig.ask(prompt(200)).answer().text == truth(prompt(200))
+
+
+def test_a_block_that_cannot_be_copied_costs_no_answer() -> None:
+    with EngineRig() as rig:
+        for after in (0, 3, 8):
+            rig.runner.fail("copy_block", after=after)
+        asks = [rig.ask(prompt(100, seed=n), agent=str(n), max_tokens=60) for n in range(3)]
+        for n, ask in enumerate(asks):
+            assert ask.answer().text == truth(prompt(100, seed=n), 60)
+        assert rig.ask(prompt(100)).answer().cache.cached_tokens > 80
+        assert "block_not_kept" in rig.log.events("warning")
 
 
 def test_a_failing_decode_step_fails_those_in_it_and_the_engine_goes_on() -> None:
@@ -196,7 +208,7 @@ def test_a_listener_that_breaks_harms_nobody_else() -> None:
         bad.on_update = refuse
         good = rig.ask(prompt(30, seed=1), agent="good", max_tokens=50)
         assert good.answer().text == truth(prompt(30, seed=1), 50)
-        wait_until(lambda: rig.engine.num_live == 0)
+        wait_until(lambda: rig.engine.num_unanswered == 0)
         assert rig.ask(prompt(30)).answer().text == truth(prompt(30))
 
 
@@ -213,19 +225,44 @@ def test_an_action_that_breaks_is_reported_to_whoever_asked_for_it() -> None:
         assert rig.ask(prompt(30)).answer().text == truth(prompt(30))
 
 
+class BrokenScheduler(Scheduler):
+    """A scheduler with a defect: its next decisions raise."""
+
+    num_failures = 0
+
+    def decide(self, now: float) -> Step:
+        """Fail as often as the test says."""
+        if self.num_failures:
+            type(self).num_failures -= 1
+            raise AssertionError("an invariant broke")
+        return super().decide(now)
+
+
 def test_an_engine_defect_fails_every_request_and_the_engine_goes_on() -> None:
+    with EngineRig(scheduler=BrokenScheduler(limits=SchedulerLimits(), block_tokens=16)) as rig:
+        rig.expects_defect = True
+        asks = [rig.ask(prompt(30, seed=n), agent=str(n), max_tokens=1_000_000) for n in range(3)]
+        wait_until(lambda: all(ask.started for ask in asks))
+        BrokenScheduler.num_failures = 5
+        for ask in asks:
+            assert isinstance(ask.error(), EngineError)
+        wait_until(lambda: rig.engine.failure is not None, "the engine's illness")
+        wait_until(lambda: rig.engine.failure is None, "its recovery")
+        assert rig.ask(prompt(30)).answer().text == truth(prompt(30))
+        assert rig.log.events("error").count("engine_failed") == 3, "the 1st, 2nd and 4th failure are logged"
+
+
+def test_a_broken_action_harms_no_request() -> None:
     with EngineRig() as rig:
         rig.expects_defect = True
-        asks = [rig.ask(prompt(30, seed=n), agent=str(n), max_tokens=5000) for n in range(3)]
-        wait_until(lambda: all(ask.started for ask in asks))
+        asks = [rig.ask(prompt(30, seed=n), agent=str(n), max_tokens=200) for n in range(3)]
 
         def broken() -> None:
             raise AssertionError("an invariant broke")
 
-        rig.engine._post(broken)
-        for ask in asks:
-            assert isinstance(ask.error(), EngineError)
-        assert rig.ask(prompt(30)).answer().text == truth(prompt(30))
+        rig.queue.post(broken)
+        for n, ask in enumerate(asks):
+            assert ask.answer().text == truth(prompt(30, seed=n), 200)
 
 
 def test_what_arrives_beside_a_broken_action_is_not_lost() -> None:
@@ -236,7 +273,7 @@ def test_what_arrives_beside_a_broken_action_is_not_lost() -> None:
             raise AssertionError("an invariant broke")
 
         with rig.held():
-            rig.engine._post(broken)
+            rig.queue.post(broken)
             ask = rig.ask(prompt(30))
             number = rig.engine.call(lambda: 42)
         assert number.result(PATIENCE_S) == 42
@@ -290,7 +327,7 @@ def test_nobody_waits_for_ever_when_the_engine_stops() -> None:
         ask = rig.ask(prompt(30), max_tokens=1_000_000)
         number = rig.engine.call(lambda: 42)
         stopper.start()
-        wait_until(lambda: rig.engine._inbox.stopping)
+        wait_until(lambda: rig.queue.stopping)
         gate.set()
         stopper.join(PATIENCE_S)
         assert isinstance(ask.error(), DrainingError)
@@ -304,23 +341,23 @@ def test_a_model_leaves_when_its_requests_are_done_and_its_blocks_stay_on_disk()
         ask = rig.ask(prompt(50), max_tokens=1_000_000)
         wait_until(lambda: ask.started)
         with pytest.raises(ConflictError):
-            rig.on_engine(lambda: rig.engine.remove_model(ModelId("tiny")))
+            rig.engine.remove_model(ModelId("tiny")).result(PATIENCE_S)
         rig.engine.cancel(ask.request_id)
         ask.wait()
         rig.idle()
-        rig.on_engine(lambda: rig.engine.remove_model(ModelId("tiny")))
+        rig.engine.remove_model(ModelId("tiny")).result(PATIENCE_S)
         assert rig.runner.released
-        assert len(rig.engine.store.pool) == 0
+        assert len(rig.store.pool) == 0
         assert isinstance(rig.ask(prompt(50)).error(), ConflictError)
         fresh = HashRunner()
-        rig.on_engine(lambda: rig.engine.add_model(loaded_model(fresh)))
+        rig.add_model(loaded_model(fresh))
         assert rig.ask(prompt(50)).answer().cache.restored_warm_tokens == 49
 
 
 def test_two_models_of_one_shape_share_no_block() -> None:
     with EngineRig() as rig:
         other = HashRunner(fingerprint="cd" * 32, seed=5)
-        rig.on_engine(lambda: rig.engine.add_model(loaded_model(other, model_id="other")))
+        rig.add_model(loaded_model(other, model_id="other"))
         ids = prompt(100)
         with rig.held():
             asks = [rig.ask(ids, max_tokens=40), rig.ask(ids, max_tokens=40, model="other")]
@@ -350,4 +387,5 @@ class SlowReads(MemoryWarmStore):
         """Let held reads, and all later ones, end."""
         self.hold_reads = False
         for future, block_hash in self.waiting:
-            future.set_result(super().read(block_hash).result())  # type: ignore[attr-defined]
+            if future.set_running_or_notify_cancel():  # type: ignore[attr-defined]
+                future.set_result(super().read(block_hash).result())  # type: ignore[attr-defined]

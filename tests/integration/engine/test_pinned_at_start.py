@@ -29,6 +29,6 @@ def test_an_old_pinned_agent_outlives_a_prune_after_a_restart(monkeypatch: pytes
         archive.save(Agent(AgentId(f"recent-{number}"), 1.0, 100.0 + number))
     with EngineRig(warm=warm, archive=archive) as rig:
         warm.prune(target_bytes=0)
-        assert {agent.agent_id for agent in rig.engine.agents.recent()} >= {"pinned", "timed", "recent-4"}
+        assert {agent.agent_id for agent in rig.agents.recent()} >= {"pinned", "timed", "recent-4"}
     for chain, kept in ((pinned, True), (timed, True), (over, False), (other, False)):
         assert [warm.get(record.block.block_hash) is not None for record in chain] == [kept, kept]

@@ -10,6 +10,7 @@ from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.application.ports.telemetry import NullMetrics
+from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
@@ -21,13 +22,22 @@ from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
 
 
 def service(rig: MlxRig) -> AgentsService:
+    exporter = AgentExporter(
+        engine=rig.engine,
+        agents=rig.agents,
+        store=rig.store,
+        clock=rig.clock,
+        package=DiskAgentExportFile(),
+    )
     return AgentsService(
         engine=rig.engine,
+        agents=rig.agents,
+        store=rig.store,
+        exporter=exporter,
         clock=rig.clock,
-        waits=Waits(rig.engine.scheduler),
+        waits=Waits(rig.scheduler),
         outcomes=Outcomes(clock=rig.clock),
         savings=Savings(clock=rig.clock, metrics=NullMetrics()),
-        package=DiskAgentExportFile(),
     )
 
 
@@ -66,7 +76,7 @@ async def test_blocks_that_only_the_disk_has_are_exported_too_and_without_a_disk
     with MlxRig("llama") as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
+        rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
         await service(rig).export("a", path)
     prompt = first + said + more
     with MlxRig("llama", no_warm=True) as rig:
@@ -82,8 +92,8 @@ async def test_what_was_pruned_meanwhile_is_computed_again_where_the_agent_goes(
     with MlxRig("llama") as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.engine.store.evict_agent(AgentId("a")))
-        gone = rig.engine.agents.get(AgentId("a")).block_table[2]
+        rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
+        gone = rig.agents.get(AgentId("a")).block_table[2]
         rig.warm.delete([gone])
         exported = await service(rig).export("a", path)
     assert exported.num_missing_blocks == 1
@@ -104,7 +114,7 @@ async def test_an_agent_of_other_weights_is_refused_with_both_fingerprints(tmp_p
         with pytest.raises(AgentExportError, match=r"fingerprint llama-0.*fingerprint llama-1.*load"):
             await service(rig).import_(path)
         assert rig.warm.stats().num_blocks == 0
-        assert rig.engine.agents.find(AgentId("a")) is None
+        assert rig.agents.find(AgentId("a")) is None
 
 
 async def test_an_agent_in_another_storage_precision_is_refused_with_both_layouts(tmp_path: Path) -> None:
@@ -128,12 +138,12 @@ async def test_an_agent_does_not_take_anothers_place(tmp_path: Path) -> None:
         await service(rig).export("a", path)
         with pytest.raises(ConflictError, match="choose another"):
             await service(rig).import_(path)
-        before = rig.engine.agents.get(AgentId("a"))
+        before = rig.agents.get(AgentId("a"))
         await service(rig).pin("a")
         await service(rig).export("a", path)
         copy = await service(rig).import_(path, "copy", trust=True)
         assert (copy.agent.pinned, copy.agent.shared_with) == (False, ("a",))
-        assert rig.engine.agents.get(AgentId("copy")).transcript == before.transcript
+        assert rig.agents.get(AgentId("copy")).transcript == before.transcript
 
 
 async def test_tensors_of_a_forged_file_change_no_other_agents_answer(tmp_path: Path) -> None:

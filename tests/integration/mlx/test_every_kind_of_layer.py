@@ -52,7 +52,7 @@ def test_after_eviction_the_next_turn_is_warm_and_the_same(family: str) -> None:
     with MlxRig(family) as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.engine.store.evict_agent(rig.engine.agents.get("a").agent_id))  # type: ignore[arg-type]
+        rig.on_engine(lambda: rig.store.evict_agent(rig.agents.get("a").agent_id))  # type: ignore[arg-type]
         prompt = first + said + more
         warm, answer = rig.tell(prompt)
     assert answer.cache.restored_warm_tokens == len(first) + len(said)
@@ -115,7 +115,7 @@ def _preempt_youngest(rig: MlxRig) -> bool:
     """Do what the engine does when memory runs short, once the youngest has said something."""
     live = [
         one
-        for one in rig.engine.live()
+        for one in rig.engine.running()
         if one.submission.agent_id == "young" and len(one.sequence.output_ids) > 5
     ]
     if live:
@@ -128,7 +128,7 @@ def test_a_prefill_that_was_cancelled_is_taken_up_again(family: str) -> None:
     prompt = prompt_of(480, 30)
     with MlxRig(family) as rig:
         ask = rig.ask(prompt, agent="a", max_tokens=4, sampling=WITHOUT_END)
-        wait_until(lambda: any(one.sequence.num_cached >= 96 for one in rig.engine.live()), "some prefill")
+        wait_until(lambda: any(one.sequence.num_cached >= 96 for one in rig.engine.running()), "some prefill")
         rig.engine.cancel(ask.request_id)
         assert isinstance(ask.error(), CancelledByCallerError)
         assert not ask.started or not ask.text
@@ -160,8 +160,8 @@ def test_quantized_blocks_are_smaller_and_restored_close_to_what_they_were(
             _, answer = rig.tell(first + said + more)
             sizes[kind] = rig.runner.spec.bytes_per_token
             assert answer.cache.computed_tokens == len(more)
-            held = sum(block.num_bytes for block in rig.engine.store.pool)
-            tokens = sum(block.num_tokens for block in rig.engine.store.pool)
+            held = sum(block.num_bytes for block in rig.store.pool)
+            tokens = sum(block.num_tokens for block in rig.store.pool)
             assert held == pytest.approx(tokens * sizes[kind], rel=0.01)
     assert sizes[precision] < sizes["exact"] / (2 if precision == "q8" else 3)
 

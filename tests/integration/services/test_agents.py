@@ -27,7 +27,7 @@ async def settled(rig: ServiceRig) -> None:
 
 
 def hot(rig: ServiceRig, agent: str) -> int:
-    return rig.engine.store.pool.agent_bytes(agent)  # type: ignore[arg-type]
+    return rig.store.pool.agent_bytes(agent)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("has_state", [False, True])
@@ -87,7 +87,7 @@ async def test_a_deleted_agent_takes_its_own_blocks_along_and_leaves_what_others
         for name in ("a", "b"):
             await rig.say([SYSTEM, Message.of("user", f"I am {name} and say so at length")], agent=name)
         await settled(rig)
-        store, warm = rig.engine.store, rig.engine_rig.warm
+        store, warm = rig.store, rig.engine_rig.warm
         before = len(store.pool)
         deleted = await rig.agents.delete("a")
         assert deleted.freed_bytes > 0
@@ -116,13 +116,13 @@ async def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
 async def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
     async with ServiceRig() as rig:
         await rig.say("hello you", agent="a", conversation=True)
-        blocks = len(rig.engine.store.pool)
+        blocks = len(rig.store.pool)
         fork = await rig.agents.fork("a", "b")
         assert fork.shared_with == ("a",)
-        assert len(rig.engine.store.pool) == blocks
+        assert len(rig.store.pool) == blocks
         (sharing,) = (await rig.agents.show("b")).sharing
         assert (sharing.agent, sharing.num_blocks) == ("a", blocks)
-        assert sharing.bytes == rig.engine.store.pool.hot_bytes
+        assert sharing.bytes == rig.store.pool.hot_bytes
         one = await rig.say("left", agent="a", conversation=True)
         other = await rig.say("right", agent="b", conversation=True)
         assert one.usage.cache.computed_tokens < 30
@@ -186,7 +186,7 @@ async def test_an_agent_whose_time_is_over_while_it_answers_leaves_afterwards() 
         rig.clock.advance(11.0)
         assert await rig.agents.expire() == 1
         await stream.aclose()
-        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
         assert await rig.agents.expire() == 1
 
 
@@ -207,7 +207,7 @@ async def test_the_daemon_tells_what_it_does() -> None:
         assert (snapshot.fixed, snapshot.state, snapshot.model) == ({"version": "0"}, "ready", "one")
         assert snapshot.cache.hot_hit_tokens > 0
         assert snapshot.free_memory_bytes == rig.free_memory()
-        assert snapshot.cache.num_hot_blocks == len(rig.engine.store.pool)
+        assert snapshot.cache.num_hot_blocks == len(rig.store.pool)
         assert snapshot.engine.num_running == 0
         stream = await rig.begin("hello", agent="b")
         assert (await rig.status.snapshot()).engine.num_running == 1

@@ -145,7 +145,7 @@ async def test_a_server_side_conversation_keeps_thinking_and_calls() -> None:
         result = await rig.say("and in Ulm?", agent="a", conversation=True, sampling=sampling)
         assert result.choices[0].reason is FinishReason.TOOL_CALLS
         assert result.choices[0].tool_calls[0].arguments == {"city": "Ulm"}
-        kept = rig.engine.agents.get("a").messages  # type: ignore[arg-type]
+        kept = rig.engine_rig.agents.get("a").messages  # type: ignore[arg-type]
         assert kept[1].parts == (ThinkingPart("let me see"), TextPart("it rains"))
         assert kept[3].parts == result.choices[0].tool_calls
         (call,) = result.choices[0].tool_calls
@@ -217,7 +217,7 @@ async def test_several_choices_share_the_prompt_and_differ_by_their_seed() -> No
         again = await rig.say([SYSTEM, user("hello")], num_choices=3, sampling=sampling)
         assert [choice.text for choice in again.choices] == texts
         assert result.usage.completion_tokens == 36
-        assert rig.engine.agents.get(result.agent_id).num_turns == 2
+        assert rig.engine_rig.agents.get(result.agent_id).num_turns == 2
 
 
 async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
@@ -241,7 +241,7 @@ async def test_what_cannot_be_a_prompt_is_refused() -> None:
             await rig.open("x", constraint=OutputConstraint("regex", grammar="("))
         with pytest.raises(ModelNotFoundError, match="loaded: one"):
             await rig.open("x", model="nobody")
-        assert rig.engine.num_live == 0
+        assert rig.engine.num_unanswered == 0
 
 
 async def test_a_model_answers_to_all_its_names() -> None:
@@ -254,9 +254,9 @@ async def test_a_required_tool_is_enforced_while_sampling() -> None:
     async with ServiceRig() as rig:
         prompt = ChatPrompt((user("weather?"),), (TOOL,), ToolChoice("required"))
         stream = await rig.begin(prompt, sampling=SamplingParams(temperature=0, max_tokens=100_000))
-        room = rig.engine.live()[0].submission.max_new_tokens
+        room = rig.engine.running()[0].submission.max_new_tokens
         constraint = OutputConstraint("tool_call", max_tokens=room)
-        assert rig.engine.live()[0].submission.constraint == constraint
+        assert rig.engine.running()[0].submission.constraint == constraint
         await stream.aclose()
 
 
@@ -270,7 +270,7 @@ async def test_closing_a_stream_early_cancels_its_request() -> None:
                 break
         await stream.aclose()
         await stream.aclose()
-        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
 
 
 async def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
@@ -291,7 +291,7 @@ async def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> 
         )
         with pytest.raises(EngineError):
             await stream.result()
-        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
 
 
 async def test_a_full_queue_is_said_before_any_event() -> None:
@@ -312,9 +312,10 @@ async def test_log_probabilities_come_with_the_text_of_a_chat() -> None:
 async def test_a_kept_prefix_outlives_its_request_for_the_time_the_client_asked_for() -> None:
     async with ServiceRig() as rig:
         await rig.say([SYSTEM, user("hello")], agent="a", cache_ttl_s=300.0)
-        assert (await rig.agents.show("a")).agent.pinned
+        agent = (await rig.agents.show("a")).agent
+        assert (agent.kept, agent.pinned) == (True, False)
         rig.clock.advance(301.0)
-        assert not (await rig.agents.show("a")).agent.pinned
+        assert not (await rig.agents.show("a")).agent.kept
 
 
 async def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> None:
@@ -430,7 +431,7 @@ async def test_an_answer_that_is_not_read_is_cancelled_when_too_much_of_it_waits
         opened = await rig.generate.open(
             rig.request("hello", sampling=SamplingParams(max_tokens=300, temperature=0))
         )
-        await until(lambda: rig.engine.num_live == 0)
+        await until(lambda: rig.engine.num_unanswered == 0)
         with pytest.raises(CancelledByCallerError, match="does not read"):
             await opened.result()
         # One that reads is not in the way of it.

@@ -76,8 +76,8 @@ async def test_another_agents_prompt_never_matches_imported_blocks_and_the_agent
     ]
     await rig.say(more, agent="copy")
     await rig.say(more, agent="third")
-    table = rig.engine.agents.get(AgentId("copy")).block_table
-    assert not set(table) & set(rig.engine.agents.get(AgentId("third")).block_table)
+    table = rig.engine_rig.agents.get(AgentId("copy")).block_table
+    assert not set(table) & set(rig.engine_rig.agents.get(AgentId("third")).block_table)
 
 
 async def test_a_fork_of_an_imported_agent_shares_with_it_and_with_nobody_else(
@@ -110,7 +110,7 @@ async def test_ids_that_the_model_does_not_have_are_refused_whoever_vouches_for_
     forge(Path(path), lambda manifest: manifest["segments"][0][1].__setitem__(1, bad))
     with pytest.raises(AgentExportError, match=rf"segment 0 .* token id {bad}, .*vocabulary"):
         await rig.agents.import_(path, "copy", trust=trust)
-    assert rig.engine.agents.find(AgentId("copy")) is None
+    assert rig.engine_rig.agents.find(AgentId("copy")) is None
 
 
 async def test_ids_of_another_text_are_refused(rig: ServiceRig, tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ async def test_ids_outside_the_vocabulary_that_are_known_from_before_are_not_com
 ) -> None:
     # An earlier version took them in; they lie in the archive.
     said = await rig.say(WORDS, agent="a")
-    poisoned = rig.engine.agents.get(AgentId("a")).transcript
+    poisoned = rig.engine_rig.agents.get(AgentId("a")).transcript
     first = poisoned.segments[0]
     bad = Segment(first.text, (2_000_000, *first.token_ids[1:]))
-    rig.engine.agents.update(AgentId("a"), lambda agent: replace(agent, transcript=Transcript((bad,))))
+    rig.engine_rig.agents.update(AgentId("a"), lambda agent: replace(agent, transcript=Transcript((bad,))))
     again = await rig.say(WORDS, agent="b")
     assert (again.choices, again.usage.prompt_tokens) == (said.choices, said.usage.prompt_tokens)

@@ -80,7 +80,7 @@ async def test_status_counts_what_was_saved() -> None:
         await rig.say(prompt, agent="a")
         await rig.say(prompt, agent="b")
         savings = (await rig.status.snapshot()).savings
-        assert savings.total.reused_tokens == rig.engine.store.counters.hot_hit_tokens > 0
+        assert savings.total.reused_tokens == rig.store.counters.hot_hit_tokens > 0
         assert savings.today == savings.total
         assert (await rig.agents.show("b")).savings.reused_tokens == savings.total.reused_tokens
 
@@ -100,5 +100,5 @@ async def test_own_and_shared_bytes_add_up_to_what_is_hot() -> None:
 async def test_the_doctors_tokens_leave_no_agent_behind() -> None:
     async with ServiceRig() as rig:
         assert await generate_some(rig.generate) == 10
-        await asyncio.to_thread(wait_until, lambda: rig.engine.num_live == 0)
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
         assert await rig.agents.list() == []

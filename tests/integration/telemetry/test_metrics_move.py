@@ -25,6 +25,8 @@ from tests.fakes.whole_daemon import Samples, WholeDaemon
 
 ELSEWHERE = {
     "preemptions_total": "tests/integration/engine/test_engine_answers.py",
+    "restore_timeouts_total": "tests/integration/engine/test_ownership.py",
+    "cache_skipped_blocks_total": "tests/integration/engine/test_ownership.py",
     "cache_lost_blocks_total": "tests/unit/application/cache/test_agent_cache_store.py",
     "warm_read_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
     "warm_write_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",

@@ -73,6 +73,8 @@ class DiskWarmStore:
         self._lock = threading.Lock()
         self._pending = PendingWrites(max_bytes=options.max_queue_bytes)
         self._touched = PendingTouches()
+        self._doomed: list[frozenset[BlockHash]] = []
+        """Blocks whose deletion is queued, a set for each call."""
         self._closed = False
         self._rebuilding = False
         self._stop = threading.Event()
@@ -146,15 +148,21 @@ class DiskWarmStore:
 
     def get(self, block_hash: BlockHash) -> Block | None:
         """Return a block's facts if it is stored (index only)."""
-        return self._ask(lambda: self._index.get(block_hash), None)
+        found = self._ask(lambda: self._index.get(block_hash), None)
+        return None if found is None or self._is_doomed(block_hash) else found
 
     def get_many(self, hashes: Sequence[BlockHash]) -> list[Block]:
         """Return the facts of the leading hashes that are stored, stopping at the first that is not."""
-        return self._ask(lambda: self._index.get_leading(hashes), [])
+        nothing: list[Block] = []
+        found = self._ask(lambda: self._index.get_leading(hashes), nothing)
+        doomed = next((i for i, block in enumerate(found) if self._is_doomed(block.block_hash)), len(found))
+        return found[:doomed]
 
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent`, most recently used first (at most 512)."""
-        return self._ask(lambda: self._index.children(parent), [])
+        nothing: list[Block] = []
+        found = self._ask(lambda: self._index.children(parent), nothing)
+        return [block for block in found if not self._is_doomed(block.block_hash)]
 
     def _warm_up(self) -> None:
         if not self._stop.is_set():
@@ -273,11 +281,34 @@ class DiskWarmStore:
             except sqlite3.Error as error:
                 self._log_index_error(error)
 
-    def delete(self, hashes: Sequence[BlockHash]) -> int:
-        """Remove blocks and their files, also those still waiting to be written; returns the bytes freed."""
-        doomed = set(hashes)
+    def delete(self, hashes: Sequence[BlockHash]) -> Future[int]:
+        """Remove blocks and their files soon, also those waiting to be written; the future gets the bytes freed."""
+        doomed = frozenset(hashes)
         self._pending.cancel(lambda record: record.block.block_hash in doomed)
-        return self._ask(lambda: self._storage.delete(hashes), 0)
+        freed: Future[int] = Future()
+        freed.set_running_or_notify_cancel()
+        with self._lock:
+            self._doomed.append(doomed)
+
+        def remove() -> None:
+            num_bytes = 0
+            try:
+                num_bytes = self._ask(lambda: self._storage.delete(hashes), 0)
+            except Exception as error:  # noqa: BLE001 (this thread must live on)
+                self._log.error("deleting blocks failed", error=repr(error))
+            with self._lock:
+                self._doomed.remove(doomed)
+            freed.set_result(num_bytes)
+
+        if not self.write_queue.put(remove):
+            with self._lock:
+                self._doomed.remove(doomed)
+            freed.set_result(0)
+        return freed
+
+    def _is_doomed(self, block_hash: BlockHash) -> bool:
+        """Whether the block is about to be deleted: it is not to be found any more."""
+        return any(block_hash in doomed for doomed in self._doomed)
 
     def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:
         """Replace the set of blocks that `owner` pins (kept in memory: say it again after a start)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ class MlxModelLoader:
         self._literal_content = literal_content
         self._cpu_math = cpu_math
 
-    def load(self, installed: InstalledModel, *, on_progress: Callable[[float], None]) -> LoadedModel:
-        """Load weights and tokenizer; raises `ModelLoadError`."""
+    def load(
+        self, installed: InstalledModel, *, on_progress: Callable[[float], None]
+    ) -> Generator[None, None, LoadedModel]:
+        """Load weights and tokenizer, a slice each time it is advanced; raises `ModelLoadError`."""
         path = Path(installed.path)
         device_is_cpu = mx.default_device() == mx.Device(mx.cpu)
-        model, config = load_weights(
+        model, config = yield from load_weights(
             path,
             device_is_cpu=device_is_cpu,
             available_bytes=self._available_bytes(),
@@ -58,6 +60,7 @@ class MlxModelLoader:
         if device_is_cpu and self._cpu_math:
             cpu_math.install(model)
         wrapper = load_tokenizer(path, config=config, trust_remote_code=installed.entry.trust_remote_code)
+        yield
         tokenizer = MlxTokenizer(
             wrapper,
             model_type=str(config.get("model_type", "")),
@@ -72,7 +75,9 @@ class MlxModelLoader:
             precision=self._precision,
             constraint_processor=self._processors(tokenizer.constraints),
         )
+        yield
         tokenizer.warm_up()
+        yield
         runner.warm_up()
         weights: Any = tree_flatten(model.parameters())
         return LoadedModel(

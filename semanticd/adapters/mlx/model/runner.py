@@ -43,8 +43,37 @@ class _Decoding:
     sequence_id: SequenceId
     wants_logprobs: bool
     num_top: int
+    group: int = 0
     first_emitted: bool = False
-    """Whether the token that the next step returns was told already."""
+    """Whether the token that the next step returns was emitted already."""
+    error: Exception | None = None
+    """What its sampler or a logits processor raised: the row cannot go on, the others can."""
+
+    def guarded_processor(self, process: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        """Return a logits processor that notes what it raises, and then leaves the logits as they are."""
+
+        def guarded(tokens: Any, logits: mx.array) -> mx.array:
+            if self.error is None:
+                try:
+                    return process(tokens, logits)
+                except Exception as error:  # noqa: BLE001 (handed to the engine, which ends this row)
+                    self.error = error
+            return logits
+
+        return guarded
+
+    def guarded_sampler(self, sample: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+        """Return a sampler that notes what it raises, and then takes the likeliest token."""
+
+        def guarded(logprobs: mx.array) -> mx.array:
+            if self.error is None:
+                try:
+                    return sample(logprobs)
+                except Exception as error:  # noqa: BLE001 (handed to the engine, which ends this row)
+                    self.error = error
+            return greedy(logprobs)
+
+        return guarded
 
 
 class MlxModelRunner:
@@ -80,7 +109,8 @@ class MlxModelRunner:
         self._decoding: dict[SequenceId, _Decoding] = {}
         self._early: list[DecodedToken] = []
         """Tokens that came without a call of `decode`."""
-        self._batch = GenerationBatch.empty(model, fallback_sampler=greedy)
+        self._batches: dict[int, GenerationBatch] = {}
+        """Decode batches by number; rows of one are padded to the same length."""
         # A snapshot of layers that cannot be cut must hold what was returned, and nothing beyond it.
         self._emits_first_token_early = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
 
@@ -173,29 +203,38 @@ class MlxModelRunner:
         sampling: SamplingParams,
         constraint: OutputConstraint | None,
         seed: int,
+        group: int = 0,
     ) -> None:
-        """Join the decode batch."""
+        """Join a decode batch."""
         batch = self._prefilling.pop(sequence_id)
         rest = context[len(batch.tokens[0]) :]
         if rest:
             batch.model = self._joining(rest)
         # Penalties and constraints look at token ids, so the placeholders of the restored prefix must go.
         batch.tokens = [list(context)]
-        batch.samplers = [
+        row = _Decoding(sequence_id, sampling.logprobs, sampling.top_logprobs, group=group)
+        sampler = (
             greedy if sampling.temperature == 0 else SequenceSampler(sampling, seed=seed, step=num_generated)
-        ]
+        )
+        batch.samplers = [sampler if sampler is greedy else row.guarded_sampler(sampler)]
         processors = logits_processors(sampling)
         if constraint is not None and self._constraint_processor is not None:
             processors.append(self._constraint_processor(constraint, len(context) + 1 - num_generated))
-        batch.logits_processors = [processors]
+        batch.logits_processors = [[row.guarded_processor(processor) for processor in processors]]
         batch.max_tokens = [_NO_LIMIT]
         joined = batch.generate([[last_token]])
-        self._decoding[sequence_id] = _Decoding(sequence_id, sampling.logprobs, sampling.top_logprobs)
+        joined.model = self._model
+        if row.error is not None:
+            raise row.error
+        self._decoding[sequence_id] = row
         if self._emits_first_token_early:
             (token,) = joined._next_tokens.tolist()
             self._early.append(self._decoded(sequence_id, token, joined._next_logprobs[0]))
-            self._decoding[sequence_id].first_emitted = True
-        self._batch.extend(joined)
+            row.first_emitted = True
+        if group in self._batches:
+            self._batches[group].extend(joined)
+        else:
+            self._batches[group] = joined
 
     def _joining(self, rest: Sequence[int]) -> Callable[..., mx.array]:
         """Return the model for a first step that computes the prompt's rest too."""
@@ -208,19 +247,24 @@ class MlxModelRunner:
 
         return step
 
-    def decode(self) -> list[DecodedToken]:
-        """Return the next token of every row, or of those only that have one already."""
-        if not self._early:
-            return self._step()
+    def decode(self, group: int = 0) -> list[DecodedToken]:
+        """Return the next token of every row of a batch, or of those only that have one already."""
+        early = [token for token in self._early if self._decoding[token.sequence_id].group == group]
+        if not early:
+            return self._step(group)
         tokens: dict[SequenceId, DecodedToken] = {}
-        self._early = [t for t in self._early if tokens.setdefault(t.sequence_id, t) is not t]
+        for token in early:
+            if tokens.setdefault(token.sequence_id, token) is token:
+                self._early.remove(token)
         return list(tokens.values())
 
-    def _step(self) -> list[DecodedToken]:
+    def _step(self, group: int) -> list[DecodedToken]:
         tokens = []
-        for response in self._batch.next():
+        for response in self._batches[group].next() if group in self._batches else ():
             row = self._decoding[SequenceId(response.uid)]
-            if row.first_emitted:
+            if row.error is not None:
+                tokens.append(DecodedToken(row.sequence_id, response.token, error=row.error))
+            elif row.first_emitted:
                 row.first_emitted = False
             else:
                 tokens.append(self._decoded(row.sequence_id, response.token, response.logprobs))
@@ -247,8 +291,8 @@ class MlxModelRunner:
     def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
         """Copy positions [start, end) out of the running cache."""
         batch, row = self._find(sequence_id)
-        if end > len(batch.tokens[row]) and batch is self._batch:
-            self._early += self._step()
+        if end > len(batch.tokens[row]) and sequence_id in self._decoding:
+            self._early += self._step(self._decoding[sequence_id].group)
         return self._codec.copy_block(
             batch.prompt_cache, row=row, length=len(batch.tokens[row]), start=start, end=end
         )
@@ -267,19 +311,27 @@ class MlxModelRunner:
         prefilling = self._prefilling.get(sequence_id)
         if prefilling is not None:
             return prefilling, 0
-        return self._batch, self._batch.uids.index(sequence_id)
+        batch = self._batches[self._decoding[sequence_id].group]
+        return batch, batch.uids.index(sequence_id)
 
     def close(self, sequence_id: SequenceId) -> None:
         """Leave the batch and free the running cache."""
         if self._prefilling.pop(sequence_id, None) is not None:
             return
         self._early = [token for token in self._early if token.sequence_id != sequence_id]
-        if self._decoding.pop(sequence_id, None) is not None:
-            self._batch.filter([i for i, uid in enumerate(self._batch.uids) if uid != sequence_id])
+        row = self._decoding.pop(sequence_id, None)
+        if row is None:
+            return
+        batch = self._batches[row.group]
+        others = [i for i, uid in enumerate(batch.uids) if uid != sequence_id]
+        if others:
+            batch.filter(others)
+        else:
+            del self._batches[row.group]
 
     def running_bytes(self) -> int:
         """Bytes of all running caches, padding and spare room included."""
-        batches = [*self._prefilling.values(), self._batch]
+        batches = [*self._prefilling.values(), *self._batches.values()]
         return sum(leaf.nbytes for batch in batches for leaf in flatten(batch.prompt_cache))
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
@@ -295,6 +347,6 @@ class MlxModelRunner:
         """Free weights and caches."""
         self._prefilling.clear()
         self._decoding.clear()
-        self._batch = GenerationBatch.empty(None, fallback_sampler=greedy)
+        self._batches.clear()
         self._model = self._head = None
         mx.clear_cache()

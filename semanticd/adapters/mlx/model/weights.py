@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from transformers import __version__ as transformers_version
 from semanticd.domain.errors import ModelLoadError
 
 _FLOAT32 = 4
+_SLICE_BYTES = 128 * 1024 * 1024
+"""Weights that are read between two steps of the engine."""
 
 
 def load_weights(
@@ -26,8 +28,8 @@ def load_weights(
     available_bytes: int,
     on_progress: Callable[[float], None],
     trust_remote_code: bool = False,
-) -> tuple[Any, dict[str, Any]]:
-    """Return the model and its config; progress in [0, 1].
+) -> Generator[None, None, tuple[Any, dict[str, Any]]]:
+    """Load a model in slices of about `_SLICE_BYTES`, and return it with its config; progress in [0, 1].
 
     On the CPU back-end float32 matrices run through BLAS and beat quantized ones, so weights are dequantized where
     they fit into two thirds of `available_bytes`.
@@ -47,10 +49,11 @@ def load_weights(
     except Exception as error:
         raise ModelLoadError(_cause(path, error)) from error
     on_progress(0.3)
+    yield
     try:
         if device_is_cpu:
             _widen(model, available_bytes)
-        mx.eval(model.parameters())
+        yield from _evaluate(model, on_progress=lambda share: on_progress(0.3 + 0.7 * share))
         # What the conversion left behind has no size that a step asks for.
         mx.clear_cache()
     except Exception as error:
@@ -59,6 +62,21 @@ def load_weights(
         raise ModelLoadError(f"cannot load the weights in {path}: {error}; pull the model again") from error
     on_progress(1.0)
     return model, config
+
+
+def _evaluate(model: Any, *, on_progress: Callable[[float], None]) -> Generator[None, None, None]:
+    """Read and convert the weights, which are lazy until now, a slice at a time."""
+    leaves: Any = tree_flatten(model.parameters())
+    num_bytes = max(sum(array.nbytes for _, array in leaves), 1)
+    done_bytes = slice_bytes = 0
+    for _, array in leaves:
+        mx.eval(array)
+        done_bytes += array.nbytes
+        slice_bytes += array.nbytes
+        if slice_bytes >= _SLICE_BYTES:
+            slice_bytes = 0
+            on_progress(done_bytes / num_bytes)
+            yield
 
 
 def _load_lazily(path: Path, *, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:

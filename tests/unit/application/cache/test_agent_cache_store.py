@@ -147,7 +147,7 @@ def test_a_block_that_is_being_copied_when_it_should_leave_stays() -> None:
     rig.warm.catch_up()
     rig.pump()
     assert [name in rig.store.pool for name in table] == [True, False]
-    rig.store.delete_agent(A, shared_with_others=lambda name: False)
+    rig.store.delete_agent(A, rig.store.blocks_of(A))
     assert table[0] in rig.store.pool
     rig.store.pool.unlock(table[:1])
     assert rig.warm.get(table[0]) is None
@@ -196,7 +196,7 @@ def test_deleting_takes_blocks_that_are_on_their_way_to_disk_along() -> None:
     rig.publish(A, list(range(8)))
     rig.publish(B, [0, 1, 2, 3, 9, 9])
     rig.store.persist()
-    rig.store.delete_agent(A, shared_with_others=lambda name: False)
+    rig.store.delete_agent(A, rig.store.blocks_of(A))
     rig.warm.catch_up()
     rig.pump()
     assert len(rig.store.pool) == 2
@@ -233,7 +233,7 @@ def test_a_model_that_leaves_takes_its_hot_blocks_along_and_they_stay_on_disk() 
     rig.store.persist()
     rig.pump()
     record = rig.store.read(table[0]).result()
-    rig.store.forget_model(rig.runner.spec.fingerprint)
+    rig.store.forget_model(rig.runner)
     assert len(rig.store.pool) == 0
     assert rig.store.warm_bytes(table) == 8 * BYTES_PER_TOKEN
     assert record is not None
@@ -245,7 +245,7 @@ def test_a_block_that_is_used_again_after_its_writing_was_called_off_is_written_
     rig.warm.hold_writes = True
     table = rig.publish(A, list(range(8)))
     rig.store.persist()
-    rig.store.delete_agent(A, shared_with_others=lambda name: False)
+    rig.store.delete_agent(A, rig.store.blocks_of(A))
     rig.store.touch(table)
     rig.warm.hold_writes = False
     rig.warm.catch_up()
@@ -263,7 +263,7 @@ def test_what_was_called_off_and_should_leave_is_written_first() -> None:
     rig.warm.hold_writes = True
     table = rig.publish(A, list(range(8)))
     rig.store.persist()
-    rig.store.delete_agent(A, shared_with_others=lambda name: False)
+    rig.store.delete_agent(A, rig.store.blocks_of(A))
     rig.store.touch(table)
     rig.store.set_table(B, table, pinned=False)
     rig.store.evict_agent(B)

@@ -87,7 +87,7 @@ def test_without_an_archive_agents_live_in_memory_only() -> None:
     assert made.anonymous
     assert registry.get_or_create(AgentId("a")) is made
     assert registry.all_ids() == ["a"]
-    assert not registry.held_elsewhere(AgentId("a"))(BlockHash(b"x" * 32))
+    assert registry.own_blocks(AgentId("a")) == []
     registry.delete(AgentId("a"))
     assert registry.find(AgentId("a")) is None
     with pytest.raises(AgentNotFoundError, match="'a'"):
@@ -101,15 +101,13 @@ def test_an_unreadable_agent_is_as_if_it_were_not_there() -> None:
     assert make(archive).find(AgentId("a")) is None
 
 
-def test_a_block_is_held_elsewhere_when_another_archived_agent_names_it() -> None:
+def test_an_agents_own_blocks_are_those_that_no_archived_agent_names() -> None:
     archive = MemoryAgentArchive()
     registry = make(archive)
     shared, own = BlockHash(b"s" * 32), BlockHash(b"o" * 32)
     registry.save(agent("a", block_table=(shared, own)))
     registry.save(agent("b", block_table=(shared,)))
-    held = registry.held_elsewhere(AgentId("a"))
-    assert held(shared)
-    assert not held(own)
+    assert registry.own_blocks(AgentId("a")) == [own]
 
 
 def test_a_pin_with_a_time_is_let_go_when_it_is_over() -> None:

@@ -448,7 +448,7 @@ def test_what_is_deleted_while_it_waits_is_not_written(open_store: Open, fs: Fau
     doomed, kept = make_record((2,)), make_record((3,))
     later = store.write([doomed, kept])
     threading.Timer(0.05, go_on.set).start()
-    store.delete([doomed.block.block_hash])
+    store.delete([doomed.block.block_hash]).result()
     assert later.result(10).num_written == 1
     assert store.get(doomed.block.block_hash) is None
     assert store.get(kept.block.block_hash) == kept.block

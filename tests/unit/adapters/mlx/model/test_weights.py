@@ -15,6 +15,7 @@ from mlx_lm.utils import quantize_model, save_model
 
 from semanticd.adapters.mlx.model import weights
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+from semanticd.application.ports.inference import finish_loading
 from semanticd.domain.errors import ModelLoadError
 from tests.fakes.tiny_folder import write_tiny_model as write_model
 
@@ -23,14 +24,16 @@ GIB = 1024**3
 
 def load(folder: Path, *, cpu: bool = True, available: int = 8 * GIB) -> tuple[object, dict[str, object]]:
     """Load without telling how far it is."""
-    return load_weights(folder, device_is_cpu=cpu, available_bytes=available, on_progress=lambda share: None)
+    steps = load_weights(folder, device_is_cpu=cpu, available_bytes=available, on_progress=lambda share: None)
+    return finish_loading(steps)
 
 
 def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
     told: list[float] = []
-    load_weights(
+    steps = load_weights(
         write_model(tmp_path / "m"), device_is_cpu=True, available_bytes=8 * GIB, on_progress=told.append
     )
+    finish_loading(steps)
     assert told[0] == 0.0
     assert told[-1] == 1.0
     assert told == sorted(told)

@@ -1,0 +1,148 @@
+"""ModelChanges: models that come and go, as steps between the engine's other steps; engine thread only.
+
+```
+load     slice ─> slice ─> … ─> served                             (a failure at any slice: nothing has changed)
+removal  no sequence runs ─> blocks written, or time is up ─> gone (the last step cannot fail)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.running_sequence import Running
+from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.telemetry import Clock, Log
+from semanticd.domain.errors import ConflictError, DrainingError, ModelNotFoundError
+from semanticd.domain.ids import ModelId
+
+WRITE_DEADLINE_S = 30.0
+"""How long a model that leaves waits for the disk without progress; what is not written by then is computed again."""
+
+LoadSteps = Generator[None, None, LoadedModel]
+"""See `ModelLoader.load`."""
+
+
+@dataclass(slots=True)
+class _Load:
+    steps: LoadSteps
+    loaded: Future[LoadedModel]
+
+
+@dataclass(slots=True)
+class _Removal:
+    model: LoadedModel
+    removed: Future[None]
+    progress_at: float
+    num_unwritten: int
+
+
+class ModelChanges:
+    """Loads and removes the models that the engine serves."""
+
+    def __init__(
+        self,
+        *,
+        models: dict[ModelId, LoadedModel],
+        running: Running,
+        store: AgentCacheStore,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        """Change `models` in place; a model with `running` sequences stays."""
+        self._models = models
+        self._running = running
+        self._store = store
+        self._clock = clock
+        self._log = log
+        self._loads: list[_Load] = []
+        self._removals: list[_Removal] = []
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is being loaded."""
+        return bool(self._loads)
+
+    @property
+    def is_removing(self) -> bool:
+        """Whether a model is leaving."""
+        return bool(self._removals)
+
+    def is_leaving(self, model: LoadedModel) -> bool:
+        """Whether this model is being removed."""
+        return any(removal.model is model for removal in self._removals)
+
+    def begin_load(self, steps: LoadSteps, loaded: Future[LoadedModel]) -> None:
+        """Load a model; the future gets it when it is served."""
+        self._loads.append(_Load(steps, loaded))
+
+    def begin_removal(self, model_id: ModelId, removed: Future[None]) -> None:
+        """Stop serving a model; the future gets a result when its memory is free.
+
+        It gets a `ConflictError` while the model has running sequences, which stay what they were.
+        """
+        model = self._models.get(model_id)
+        if model is None or self.is_leaving(model):
+            removed.set_exception(ModelNotFoundError(f"model {model_id!r} is not loaded", param="model"))
+        elif any(one.model is model for one in self._running.values()):
+            removed.set_exception(ConflictError(f"model {model_id} still answers requests; drain it first"))
+        else:
+            unwritten = self._store.num_unwritten(model.fingerprint)
+            self._removals.append(_Removal(model, removed, self._clock.monotonic(), unwritten))
+
+    def step(self) -> None:
+        """Take every change one step further."""
+        for load in list(self._loads):
+            self._step_load(load)
+        for removal in list(self._removals):
+            self._step_removal(removal)
+
+    def close(self) -> None:
+        """Give up every change, because the engine ends."""
+        stopped = DrainingError("the engine has stopped", retry_after_s=5.0)
+        for load in self._loads:
+            load.steps.close()
+            load.loaded.set_exception(stopped)
+        for removal in self._removals:
+            removal.removed.set_exception(stopped)
+        self._loads.clear()
+        self._removals.clear()
+
+    def _step_load(self, load: _Load) -> None:
+        try:
+            next(load.steps)
+        except StopIteration as finished:
+            self._loads.remove(load)
+            model: LoadedModel = finished.value
+            self._store.register_model(model.runner)
+            self._models[model.model_id] = model
+            load.loaded.set_result(model)
+        except Exception as error:
+            self._loads.remove(load)
+            load.loaded.set_exception(error)
+
+    def _step_removal(self, removal: _Removal) -> None:
+        model, now = removal.model, self._clock.monotonic()
+        shared = any(
+            other is not model and other.fingerprint == model.fingerprint for other in self._models.values()
+        )
+        if not shared:
+            self._store.persist()
+            unwritten = self._store.num_unwritten(model.fingerprint)
+            if unwritten < removal.num_unwritten:
+                removal.progress_at, removal.num_unwritten = now, unwritten
+            if unwritten and now - removal.progress_at < WRITE_DEADLINE_S:
+                return
+            if unwritten:
+                self._log.warning("model_left_unwritten", model=model.model_id, num_blocks=unwritten)
+        self._removals.remove(removal)
+        del self._models[model.model_id]
+        self._store.forget_model(model.runner)
+        try:
+            model.runner.release()
+        except Exception as error:
+            self._log.error("model_not_released", model=model.model_id, error=repr(error))
+        removal.removed.set_result(None)

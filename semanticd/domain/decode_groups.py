@@ -1,0 +1,52 @@
+"""Which sequences decode together: rows of a batch are padded to the longest, so lengths should be alike.
+
+A step costs nearly the same for one row and for several, which speaks for large batches; padding costs memory and
+attention, which speaks against mixing lengths. Rows share a batch while the longest is at most `MAX_RATIO` times the
+shortest, or all are short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MAX_RATIO = 4
+SHORT_TOKENS = 1024
+"""Rows up to this length (tokens) are never kept apart: padding them is cheaper than a second step."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """A decode batch: its number, and the lengths of its rows (tokens)."""
+
+    group: int
+    lengths: tuple[int, ...]
+
+    def padding_for(self, length: int) -> int:
+        """Return the tokens of padding that one more row of this length would add."""
+        longest = max(self.lengths)
+        if length > longest:
+            return len(self.lengths) * (length - longest)
+        return longest - length
+
+
+def choose_group(length: int, groups: Iterable[DecodeGroup], *, room_tokens: int) -> int:
+    """Return the batch that a row of this length (tokens) joins: one that exists, or the lowest free number.
+
+    `room_tokens` is how much padding memory has room for.
+    """
+    groups = list(groups)
+    fitting = [
+        group
+        for group in groups
+        if _alike((*group.lengths, length)) and group.padding_for(length) <= max(room_tokens, 0)
+    ]
+    if fitting:
+        return min(fitting, key=lambda group: group.padding_for(length)).group
+    taken = {group.group for group in groups}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def _alike(lengths: tuple[int, ...]) -> bool:
+    longest = max(lengths)
+    return longest <= SHORT_TOKENS or longest <= MAX_RATIO * min(lengths)

@@ -1,0 +1,411 @@
+"""One client's cancel, one slow disk, one swap or one broken request costs another request nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.application.engine.admission import READ_DEADLINE_S, READ_WINDOW
+from semanticd.application.engine.queue import EngineQueue
+from semanticd.application.ports.inference import StreamDecoder
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.errors import CancelledByCallerError, EngineError
+from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import AgentId, BlockHash, ModelId
+from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
+from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation, loaded_model
+from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
+
+TOKENS = CharTokenizer()
+ENDLESS = 1_000_000
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    """Return ids that differ from those of other seeds from the first one on."""
+    return [(7 + seed * 13 + i * (seed + 1)) % 90 for i in range(length)]
+
+
+def truth(ids: list[int], num_tokens: int = 8) -> str:
+    """Return what the model answers without any cache."""
+    return TOKENS.decode(continuation(ids, num_tokens))
+
+
+class HungReads(MemoryWarmStore):
+    """A warm store whose disk stops answering when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hung = False
+        self.asked: list[BlockHash] = []
+        self.pending: list[Future[BlockRecord | None]] = []
+
+    def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Never end while the disk hangs."""
+        self.asked.append(block_hash)
+        if not self.hung:
+            return super().read(block_hash)
+        future: Future[BlockRecord | None] = Future()
+        self.pending.append(future)
+        return future
+
+
+@pytest.fixture
+def cold() -> tuple[HungReads, MemoryAgentArchive]:
+    """A warm store that holds the blocks of six agents' prompts of 640 tokens, and the agents' records."""
+    warm, archive = HungReads(), MemoryAgentArchive()
+    with EngineRig(warm=warm, archive=archive) as rig:
+        for seed in range(6):
+            rig.ask(prompt(640, seed), agent=str(seed)).answer()
+    warm.asked.clear()
+    return warm, archive
+
+
+Cold = tuple[HungReads, MemoryAgentArchive]
+
+
+def test_a_model_can_leave_after_a_client_hung_up_during_its_restore(cold: Cold) -> None:
+    warm, archive = cold
+    with EngineRig(warm=warm, archive=archive) as rig:
+        warm.hung = True
+        ask = rig.ask(prompt(640), agent="0")
+        wait_until(lambda: bool(warm.pending), "the reads")
+        rig.engine.cancel(ask.request_id)
+        assert isinstance(ask.error(), CancelledByCallerError)
+        rig.engine.remove_model(ModelId("tiny")).result(PATIENCE_S)
+        assert rig.runner.released
+        warm.hung = False
+        rig.add_model(loaded_model(HashRunner()))
+        assert rig.ask(prompt(640), agent="0").answer().cache.restored_warm_tokens == 639
+
+
+def test_a_cancelled_restore_reads_no_more_than_its_window(cold: Cold) -> None:
+    warm, archive = cold
+    with EngineRig(warm=warm, archive=archive) as rig:
+        warm.hung = True
+        ask = rig.ask(prompt(640), agent="0")
+        wait_until(lambda: len(warm.pending) == READ_WINDOW, "the window")
+        rig.engine.cancel(ask.request_id)
+        ask.wait()
+        rig.idle()
+        assert len(warm.asked) == READ_WINDOW
+        assert all(read.cancelled() for read in warm.pending)
+
+
+def test_reads_that_never_return_cost_other_requests_nothing(cold: Cold) -> None:
+    warm, archive = cold
+    with EngineRig(warm=warm, archive=archive) as rig:
+        warm.hung = True
+        stuck = [rig.ask(prompt(640, seed), agent=str(seed)) for seed in range(6)]
+        wait_until(lambda: len(warm.pending) == 6 * READ_WINDOW, "the reads")
+        assert rig.ask(prompt(20, 50), agent="other").answer().text == truth(prompt(20, 50))
+        rig.clock.advance(READ_DEADLINE_S + 1)
+        for seed, ask in enumerate(stuck):
+            answer = ask.answer()
+            assert answer.text == truth(prompt(640, seed))
+            assert answer.cache.computed_tokens == 640
+        assert rig.metrics.counters["restore_timeouts_total",] == 6
+
+
+def test_two_models_with_equal_weights_share_blocks_and_leave_one_by_one() -> None:
+    with EngineRig() as rig:
+        copy = HashRunner()
+        rig.add_model(loaded_model(copy, model_id="copy"))
+        ids = prompt(200)
+        assert rig.ask(ids).answer().text == truth(ids)
+        assert rig.ask(ids, model="copy").answer().cache.reused_hot_tokens == 199
+        rig.engine.remove_model(ModelId("copy")).result(PATIENCE_S)
+        assert rig.ask(ids).answer().cache.reused_hot_tokens == 199
+        assert rig.ask(prompt(300, 1)).answer().text == truth(prompt(300, 1))
+        rig.add_model(loaded_model(HashRunner(), model_id="copy"))
+        rig.engine.remove_model(ModelId("tiny")).result(PATIENCE_S)
+        assert rig.ask(ids, model="copy").answer().text == truth(ids)
+
+
+def test_a_cancel_that_comes_while_a_model_leaves_reaches_its_request() -> None:
+    with EngineRig() as rig:
+        rig.add_model(loaded_model(HashRunner(fingerprint="cd" * 32), model_id="leaving"))
+        rig.ask(prompt(200), model="leaving").answer()
+        rig.warm.hold_writes = True
+        rig.ask(prompt(200, 1), model="leaving").answer()
+        with rig.held():
+            removed = rig.engine.remove_model(ModelId("leaving"))
+            asks = [rig.ask(prompt(2000, n), agent=str(n), max_tokens=ENDLESS) for n in range(3)]
+            for ask in asks:
+                rig.engine.cancel(ask.request_id)
+        for ask in asks:
+            assert isinstance(ask.error(), CancelledByCallerError)
+        rig.warm.hold_writes = False
+        rig.warm.catch_up()
+        removed.result(PATIENCE_S)
+
+
+def test_a_submission_that_cannot_be_taken_fails_alone() -> None:
+    class BrokenDecoder(CharTokenizer):
+        broken = False
+
+        def stream_decoder(self) -> StreamDecoder:
+            if self.broken:
+                raise RuntimeError("no decoder")
+            return super().stream_decoder()
+
+    tokenizer = BrokenDecoder()
+    with EngineRig(tokenizer=tokenizer) as rig:
+        other = rig.ask(prompt(30), agent="b", max_tokens=300)
+        wait_until(lambda: other.started)
+        tokenizer.broken = True
+        assert isinstance(rig.ask(prompt(40, 1)).error(), EngineError)
+        tokenizer.broken = False
+        assert other.answer().text == truth(prompt(30), 300)
+        assert rig.engine.num_unanswered == 0
+
+
+@contextmanager
+def ticking(tick: Callable[[], object]) -> Iterator[None]:
+    """Do something every few milliseconds, in another thread."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.005):
+            tick()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("disk", ["slow", "hung"])
+def test_memory_stays_within_the_budget_behind_a_disk_that_is_slower_than_prefill(disk: str) -> None:
+    budget = 2048 * BYTES_PER_TOKEN
+    # One block that is published while others wait for the disk, and what a running cache grows by at once.
+    slack = (16 + CAPACITY_STEP) * BYTES_PER_TOKEN
+    largest = 0
+    with EngineRig(budget_bytes=budget) as rig:
+        rig.warm.hold_writes = True
+
+        def measure(operation: str) -> None:
+            nonlocal largest
+            largest = max(largest, rig.store.ledger().used_bytes)
+
+        def tick() -> None:
+            rig.clock.advance(1.0)
+            if disk == "slow":
+                rig.engine.call(rig.warm.catch_up)
+
+        rig.runner.before = measure
+        with ticking(tick):
+            for seed in range(8):
+                ids = prompt(700, seed)
+                assert rig.ask(ids, agent=str(seed), max_tokens=100).answer().text == truth(ids, 100)
+        rig.runner.before = None
+        if disk == "hung":
+            assert rig.metrics.counters["cache_skipped_blocks_total",] > 0
+    assert largest <= budget + slack
+
+
+def test_a_short_request_does_not_wait_for_a_long_answer_to_end() -> None:
+    with EngineRig(budget_bytes=16_000 * BYTES_PER_TOKEN) as rig:
+        long = rig.ask(prompt(1000), agent="long", max_tokens=ENDLESS)
+        wait_until(lambda: len(long.updates) > 8000, "a long answer")
+        assert rig.ask(prompt(20, 1), agent="short", max_tokens=20).answer().text == truth(prompt(20, 1), 20)
+        assert not long.over
+        rig.engine.cancel(long.request_id)
+        long.wait()
+
+
+class CallingThreads(FileSystem):
+    """Real files; notes the threads that write, sync and remove, and takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[str] = set()
+
+    def sync(self, fd: int, *, full: bool) -> None:
+        """Note the thread."""
+        self.threads.add(threading.current_thread().name)
+        super().sync(fd, full=full)
+
+    def read(self, path: Path) -> bytes:
+        """Note the thread."""
+        self.threads.add(threading.current_thread().name)
+        return super().read(path)
+
+    def remove(self, path: Path) -> None:
+        """Note the thread."""
+        self.threads.add(threading.current_thread().name)
+        super().remove(path)
+
+
+def test_the_engine_thread_touches_no_block_file(tmp_path: Path) -> None:
+    fs = CallingThreads()
+    warm = DiskWarmStore.open(tmp_path / "caches", options=WarmOptions(verify_every_s=None), fs=fs)
+    with EngineRig(warm=warm, budget_bytes=1024 * BYTES_PER_TOKEN) as rig:
+        for seed in range(4):
+            rig.ask(prompt(500, seed), agent=str(seed), max_tokens=40).answer()
+        rig.ask(prompt(500), agent="0").answer()
+        names = rig.store.blocks_of(AgentId("0"))
+        _, freed = rig.on_engine(lambda: rig.store.delete_agent(AgentId("0"), names))
+        assert freed.result(PATIENCE_S) > 0
+    warm.close()
+    assert len(fs.threads) > 1
+    assert "engine" not in fs.threads
+
+
+def test_deleting_an_agent_waits_for_no_write_that_is_under_way(tmp_path: Path) -> None:
+    class StuckSync(FileSystem):
+        gate = threading.Event()
+
+        def sync(self, fd: int, *, full: bool) -> None:
+            self.gate.wait(PATIENCE_S)
+            super().sync(fd, full=full)
+
+    StuckSync.gate.set()
+    warm = DiskWarmStore.open(tmp_path / "caches", options=WarmOptions(verify_every_s=None), fs=StuckSync())
+    with EngineRig(warm=warm) as rig:
+        rig.ask(prompt(300), agent="old").answer()
+        rig.idle()
+        StuckSync.gate.clear()
+        try:
+            rig.ask(prompt(300, 1), agent="new").answer()
+            names = rig.store.blocks_of(AgentId("old"))
+            freed_hot, freed = rig.on_engine(lambda: rig.store.delete_agent(AgentId("old"), names))
+            assert freed_hot > 0
+            assert not freed.done()
+            assert rig.ask(prompt(300), agent="again").answer().cache.computed_tokens == 300
+        finally:
+            StuckSync.gate.set()
+        assert freed.result(PATIENCE_S) > 0
+    warm.close()
+
+
+def test_what_clients_ask_to_keep_makes_room_for_others() -> None:
+    with EngineRig(budget_bytes=2048 * BYTES_PER_TOKEN) as rig:
+        for seed in range(6):
+            rig.ask(prompt(400, seed), agent=str(seed), cache_ttl_s=3600.0).answer()
+        assert rig.ask(prompt(1500, 9), agent="plain").answer().text == truth(prompt(1500, 9))
+
+
+def test_what_clients_ask_to_keep_is_evicted_after_the_rest() -> None:
+    with EngineRig(budget_bytes=2048 * BYTES_PER_TOKEN) as rig:
+        rig.ask(prompt(400), agent="kept", cache_ttl_s=3600.0).answer()
+        for seed in range(1, 8):
+            rig.ask(prompt(400, seed), agent=str(seed)).answer()
+        assert rig.ask(prompt(400), agent="kept").answer().cache.reused_hot_tokens == 399
+
+
+def test_blocks_of_a_long_answer_are_kept_as_decoding_fills_them() -> None:
+    with EngineRig() as rig:
+        ask = rig.ask(prompt(50), max_tokens=ENDLESS)
+        wait_until(lambda: len(ask.updates) > 500, "a long answer")
+        kept = len(rig.store.pool)
+        assert kept > 500 // 16 // 2
+        before = rig.runner.calls["copy_block"]
+        rig.engine.cancel(ask.request_id)
+        ask.wait()
+        assert rig.runner.calls["copy_block"] - before <= 2 + (len(ask.updates) - 500) // 16
+
+
+def test_a_row_whose_sampling_fails_ends_alone() -> None:
+    with EngineRig() as rig:
+        asks = [rig.ask(prompt(30, seed), agent=str(seed), max_tokens=400) for seed in range(3)]
+        wait_until(lambda: all(len(ask.updates) > 3 for ask in asks), "all answers' beginning")
+        broken = next(one for one in rig.engine.running() if one.submission.agent_id == "1")
+        rig.on_engine(lambda: rig.runner.broken_rows.update({broken.sequence_id: ValueError("no such rule")}))
+        assert "no such rule" in str(asks[1].error())
+        for seed in (0, 2):
+            assert asks[seed].answer().text == truth(prompt(30, seed), 400)
+
+
+def test_a_model_loads_between_the_steps_of_another() -> None:
+    gate = threading.Event()
+
+    def slowly():  # type: ignore[no-untyped-def]
+        while not gate.wait(0.001):
+            yield
+        return loaded_model(HashRunner(fingerprint="cd" * 32, seed=3), model_id="second")
+
+    with EngineRig() as rig:
+        loading = rig.engine.load_model(slowly())
+        assert rig.ask(prompt(100)).answer().text == truth(prompt(100))
+        assert not loading.done()
+        gate.set()
+        assert loading.result(PATIENCE_S).model_id == "second"
+        assert rig.ask(prompt(50), model="second").answer().usage.completion_tokens == 8
+
+
+def test_the_engine_stops_while_a_model_loads() -> None:
+    def forever():  # type: ignore[no-untyped-def]
+        while True:
+            yield
+
+    with EngineRig() as rig:
+        loading = rig.engine.load_model(forever())
+    with pytest.raises(Exception, match="stopped"):
+        loading.result(PATIENCE_S)
+
+
+def test_a_model_that_fails_to_load_changes_nothing() -> None:
+    def failing():  # type: ignore[no-untyped-def]
+        yield
+        raise ValueError("bad weights")
+
+    with EngineRig() as rig:
+        with pytest.raises(ValueError, match="bad weights"):
+            rig.engine.load_model(failing()).result(PATIENCE_S)
+        assert rig.ask(prompt(100)).answer().text == truth(prompt(100))
+
+
+def test_the_text_up_to_a_stop_string_is_kept_although_a_special_token_was_silent() -> None:
+    class WithSilentToken(CharTokenizer):
+        """Decodes id 5 to a marker that no client sees."""
+
+        def decode(self, token_ids):  # type: ignore[no-untyped-def]
+            return "".join(
+                "<|silent|>" if token == 5 else super(WithSilentToken, self).decode([token])
+                for token in token_ids
+            )
+
+        def stream_decoder(self) -> StreamDecoder:
+            inner = super().stream_decoder()
+
+            class Silent:
+                def add(self, token_id: int) -> str:
+                    return "" if token_id == 5 else inner.add(token_id)
+
+                def finish(self) -> str:
+                    return inner.finish()
+
+            return Silent()
+
+    tokenizer = WithSilentToken()
+    script = [10, 5, *[20 + i % 40 for i in range(300)], 70, 71, 72]
+    stop = tokenizer.decode([70, 71])
+    with EngineRig(runner=HashRunner(script=script), tokenizer=tokenizer) as rig:
+        answer = rig.ask(
+            prompt(50), max_tokens=400, sampling=SamplingParams(temperature=0, stop=(stop,))
+        ).answer()
+        assert answer.stop_sequence == stop
+        rig.idle()
+        assert rig.agents.get(AgentId("a")).transcript.num_tokens == 50 + 302
+
+
+def test_anonymous_clients_have_a_quota_of_their_own() -> None:
+    queue = EngineQueue(max_queue=100, max_queue_per_agent=2)
+    with EngineRig(max_queue_per_agent=2) as rig, rig.held():
+        for number in range(6):
+            _, submission = rig.submission(
+                prompt(20), agent="anon-1", max_tokens=2, anonymous=True, share=f"request-{number}"
+            )
+            queue.submit(submission)
+        assert queue.num_unanswered == 6
