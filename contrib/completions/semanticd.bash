@@ -32,7 +32,7 @@ _semanticd() {
         "agents evict") words="--json --help" ;;
         "agents export") words="--json --help" ;;
         "agents fork") words="--json --help" ;;
-        "agents import") words="--as --json --help" ;;
+        "agents import") words="--as --trust --json --help" ;;
         "agents list") words="--json --help" ;;
         "agents pin") words="--ttl --json --help" ;;
         "agents rewind") words="--turns --json --help" ;;

@@ -83,7 +83,10 @@ def test_an_agent_goes_on_where_it_was_on_another_daemon(
     assert written.returncode == 0, written.stderr
     read = command(there, "import", str(path), "--as", "bob")
     assert read.returncode == 0, read.stderr
-    assert httpx.get(f"{there.url}/v1/agents/bob").json()["shared_with"] == ["ada"]
+    assert httpx.get(f"{there.url}/v1/agents/bob").json()["shared_with"] == []
+    for name in ("carol", "dave"):
+        assert command(there, "import", str(path), "--as", name, "--trust").returncode == 0
+    assert httpx.get(f"{there.url}/v1/agents/dave").json()["shared_with"] == ["carol"]
     again = command(there, "import", str(path), "--as", "bob")
     assert again.returncode == 1
     assert "exists already" in again.stderr
