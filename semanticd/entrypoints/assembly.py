@@ -19,7 +19,7 @@ from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from semanticd.adapters.http.server import server_config, within_descriptors
 from semanticd.adapters.logs import log_context
-from semanticd.adapters.mlx.model.gguf import convert
+from semanticd.adapters.mlx.model.gguf.convert import convert
 from semanticd.adapters.mlx.model.loader import MlxModelLoader
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.models.registry import ModelRegistry, default_model
@@ -33,7 +33,12 @@ _HTTP_GRACE_S = 2
 
 def registry(settings: Settings) -> ModelRegistry:
     """Return the models' registry with the user's own entries."""
-    return ModelRegistry(settings.paths.models_dir, convert_gguf=convert, user_models=settings.models)
+    return ModelRegistry(
+        settings.paths.models_dir,
+        convert_gguf=convert,
+        user_models=settings.models,
+        gguf_bits=settings.mlx.gguf_bits,
+    )
 
 
 def default_model_name() -> str:

@@ -301,7 +301,7 @@ async def _generation_here(settings: Settings) -> Finding:
 
 
 def _registry(settings: Settings) -> ModelRegistry:
-    def never(gguf: Path, folder: Path) -> None:
+    def never(gguf: Path, folder: Path, **_: object) -> None:
         raise AssertionError("the doctor fetches nothing")
 
     return ModelRegistry(settings.paths.models_dir, convert_gguf=never, user_models=settings.models)

@@ -11,11 +11,11 @@ from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
 
 
-def convert_gguf(gguf: Path, folder: Path) -> None:
+def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]) -> None:
     """Convert a GGUF file; MLX is imported only for this."""
-    from semanticd.adapters.mlx.model.gguf import convert
+    from semanticd.adapters.mlx.model.gguf.convert import convert
 
-    convert(gguf, folder)
+    convert(gguf, folder, bits=bits, on_progress=on_progress)
 
 
 class OfflineModels:
@@ -64,5 +64,10 @@ def open_models() -> OfflineModels:
     """Return the models of this user's settings."""
     settings = load_settings().settings
     return OfflineModels(
-        ModelRegistry(settings.paths.models_dir, convert_gguf=convert_gguf, user_models=settings.models)
+        ModelRegistry(
+            settings.paths.models_dir,
+            convert_gguf=convert_gguf,
+            user_models=settings.models,
+            gguf_bits=settings.mlx.gguf_bits,
+        )
     )

@@ -72,6 +72,11 @@ class MlxSettings:
     canonicalize: bool = setting(
         True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
     )
+    gguf_bits: int | None = setting(
+        None,
+        whole(minimum=4, choices=(4, 8, 16)),
+        "Bits of the matrices of converted GGUF files, 16 for floats; none: their own where MLX has that form, else 8.",
+    )
     literal_content: bool = setting(
         True, flag(), "Control tokens in what users wrote (`<|im_end|>`, ...) are plain text to the model."
     )

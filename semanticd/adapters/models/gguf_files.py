@@ -1,0 +1,112 @@
+"""GGUF files on this machine: the names of their models, and the hashes of their content.
+
+A conversion belongs to a content: a file that was replaced is another one, a copy is the same one, and two files whose
+names end alike share nothing. Hashes of large files take a while, so they are remembered by path, size, times of
+change and inode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+_CHUNK = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """One file as it was when it was last hashed; `name` is its model's."""
+
+    name: str
+    digest: str
+    facts: tuple[int, ...]
+
+
+class GgufFiles:
+    """The memory of one models' folder."""
+
+    def __init__(self, memory: Path) -> None:
+        """Remember in this file; what is wrong with it costs a hash and nothing else."""
+        self._memory = memory
+
+    def name_of(self, path: Path) -> str:
+        """Return the name of a file's model: its stem, unless that is another file's."""
+        known = self._read()
+        here = _key(path)
+        if here in known:
+            return known[here].name
+        if any(file.name == path.stem for file in known.values()):
+            return f"{path.stem}-{hashlib.sha256(here.encode()).hexdigest()[:6]}"
+        return path.stem
+
+    def named(self, name: str) -> Path | None:
+        """Return the file whose model has this name."""
+        return next((Path(path) for path, file in self._read().items() if file.name == name), None)
+
+    def known_digest(self, path: Path) -> str | None:
+        """Return the SHA-256 of a file's content if it was computed of the file as it is now, or as it was last."""
+        known = self._read().get(_key(path))
+        if known is None or (path.is_file() and known.facts != _facts(path)):
+            return None
+        return known.digest
+
+    def digest(self, path: Path, on_progress: Callable[[int, int], None]) -> tuple[str, str | None]:
+        """Return the SHA-256 of a file's content, and the one it had before if it was replaced; raises `OSError`."""
+        found = self.known_digest(path)
+        if found is not None:
+            return found, None
+        facts, name = _facts(path), self.name_of(path)
+        found = _hash(path, on_progress)
+        before = self._update(_key(path), GgufFile(name, found, facts))
+        return found, before.digest if before is not None and before.digest != found else None
+
+    def has(self, digest: str) -> bool:
+        """Whether any known file has this content."""
+        return any(file.digest == digest for file in self._read().values())
+
+    def _update(self, key: str, file: GgufFile) -> GgufFile | None:
+        with FileLock(f"{self._memory}.lock"):
+            known = self._read()
+            before = known.get(key)
+            known[key] = file
+            partial = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
+            content = {path: [one.name, one.digest, *one.facts] for path, one in known.items()}
+            partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            partial.replace(self._memory)
+        return before
+
+    def _read(self) -> dict[str, GgufFile]:
+        try:
+            content: dict[str, Any] = json.loads(self._memory.read_text(encoding="utf-8"))
+            return {
+                path: GgufFile(str(name), str(digest), tuple(int(fact) for fact in facts))
+                for path, (name, digest, *facts) in content.items()
+            }
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _key(path: Path) -> str:
+    return str(path.expanduser().absolute())
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _hash(path: Path, on_progress: Callable[[int, int], None]) -> str:
+    size, done, digest = path.stat().st_size, 0, hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            on_progress(done, size)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""A conversion belongs to a file's content: it is made once, and never taken for another file's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.models.registry import ModelRegistry
+from semanticd.application.ports.models import PullProgress
+from semanticd.domain.errors import ModelDownloadError, ModelLoadError, ModelNotFoundError
+
+
+def silent(progress: PullProgress) -> None:
+    """Show nothing."""
+
+
+class Converter:
+    """Makes a model folder of a file's bytes, and counts."""
+
+    def __init__(self) -> None:
+        self.converted: list[tuple[str, int | None]] = []
+        self.fails = False
+
+    def __call__(self, gguf: Path, folder: Path, *, bits: int | None, on_progress: object) -> None:
+        if self.fails:
+            raise ModelLoadError(f"cannot convert {gguf}: it is damaged")
+        self.converted.append((gguf.read_text(), bits))
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text(gguf.read_text())
+
+
+@pytest.fixture
+def converter() -> Converter:
+    return Converter()
+
+
+def registry(tmp_path: Path, converter: Converter, **more: object) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "models", convert_gguf=converter, **more)  # type: ignore[arg-type]
+
+
+def file(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def test_two_files_with_one_stem_are_two_models_in_two_folders(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    one = models.pull(file(tmp_path / "a" / "model.gguf", "one"), silent)
+    two = models.pull(file(tmp_path / "b" / "model.gguf", "two"), silent)
+    assert one.path != two.path
+    assert one.fingerprint != two.fingerprint
+    assert one.model_id != two.model_id
+    assert models.find(str(tmp_path / "a" / "model.gguf")) == one
+    assert models.find(two.model_id) == two
+    assert {model.model_id for model in models.installed()} == {one.model_id, two.model_id}
+
+
+def test_a_replaced_file_is_converted_again_and_its_old_conversion_goes(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    path = tmp_path / "model.gguf"
+    before = models.pull(file(path, "one"), silent)
+    stat = path.stat()
+    replacement = Path(file(tmp_path / "new", "two"))
+    replacement.replace(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert models.find(str(path)) is None, "it is not installed as it is now"
+    after = models.pull(str(path), silent)
+    assert [text for text, _ in converter.converted] == ["one", "two"]
+    assert after.fingerprint != before.fingerprint
+    assert not Path(before.path).exists()
+    assert len(models.installed()) == 1
+
+
+def test_a_copy_and_a_touched_file_are_not_converted_again(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    path = file(tmp_path / "model.gguf", "one")
+    first = models.pull(path, silent)
+    os.utime(path, ns=(1, 1))
+    assert models.pull(path, silent).path == first.path
+    assert models.pull(file(tmp_path / "copy.gguf", "one"), silent).path == first.path
+    assert len(converter.converted) == 1
+
+
+def test_other_bits_are_another_conversion(tmp_path: Path, converter: Converter) -> None:
+    path = file(tmp_path / "model.gguf", "one")
+    own = registry(tmp_path, converter).pull(path, silent)
+    four = registry(tmp_path, converter, gguf_bits=4).pull(path, silent)
+    assert own.path != four.path
+    assert converter.converted == [("one", None), ("one", 4)]
+
+
+def test_a_conversion_that_fails_leaves_no_folder_and_may_be_tried_again(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    path = file(tmp_path / "model.gguf", "one")
+    converter.fails = True
+    with pytest.raises(ModelLoadError, match="it is damaged"):
+        models.pull(path, silent)
+    assert models.installed() == []
+    assert not list((tmp_path / "models").glob("gguf-*"))
+    converter.fails = False
+    assert models.pull(path, silent).model_id == "model"
+
+
+def test_reading_and_converting_are_told_with_their_bytes(tmp_path: Path, converter: Converter) -> None:
+    told: list[PullProgress] = []
+    registry(tmp_path, converter).pull(file(tmp_path / "model.gguf", "four"), told.append)
+    assert [(p.stage, p.total_bytes) for p in told] == [
+        ("reading", 4),
+        ("converting", 4),
+        ("fingerprinting", 0),
+    ]
+
+
+def test_a_converted_file_that_is_gone_is_still_found_by_its_models_name(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    path = file(tmp_path / "model.gguf", "one")
+    pulled = models.pull(path, silent)
+    Path(path).unlink()
+    with pytest.raises(ModelNotFoundError):
+        models.find(path)
+    assert models.find("model") == pulled
+    assert models.installed() == [pulled]
+
+
+def test_a_damaged_memory_costs_a_hash_and_no_conversion(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    path = file(tmp_path / "model.gguf", "one")
+    first = models.pull(path, silent)
+    (tmp_path / "models" / ".gguf.json").write_text("[1, {")
+    assert models.pull(path, silent) == first
+    assert len(converter.converted) == 1
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, converter: Converter) -> None:
+    folder = tmp_path / "model.gguf"
+    folder.mkdir()
+    with pytest.raises(ModelDownloadError, match="cannot read"):
+        registry(tmp_path, converter).pull(str(folder), silent)
