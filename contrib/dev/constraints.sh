@@ -2,6 +2,11 @@
 # Resolve constraints.txt anew for every Python and platform at once. Run it after a change to the dependencies.
 set -euo pipefail
 
+if [[ "${1:-}" == --help ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+
 if ! command -v uv >/dev/null; then
   echo "constraints: uv is not installed (pipx install uv): pip cannot resolve for several Pythons at once." >&2
   exit 1

@@ -4,6 +4,11 @@
 # An environment that exists and is new enough is kept: pip then installs what is missing and nothing else.
 set -euo pipefail
 
+if [[ "${1:-}" == --help ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+
 venv="$1"
 extras="$2"
 wanted="${PYTHON:-}"

@@ -6,6 +6,7 @@ tokens after the restart, or when its answer differs from the same conversation 
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import socket
@@ -248,6 +249,9 @@ def replay_cold(talk: Conversation, daemon: Daemon) -> Turn:
 
 def main() -> int:
     """Run the demo; returns the exit status."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     home = Path(tempfile.mkdtemp(prefix="semd-"))
     talks = [Conversation("ada", "anthropic"), Conversation("bob", "openai")]
     daemon = Daemon(home / "one")

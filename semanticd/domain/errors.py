@@ -22,7 +22,7 @@ SemanticError
 │   ├── ModelDownloadError
 │   └── ModelLoadError
 ├── CacheError                   the cache could not do what was asked (disk full)
-│   └── AgentExportError           a file that is no whole agent's, or of a model that is not loaded here
+│   └── AgentExportError         a file that is not a whole agent export, or of a model that is not loaded
 ├── EngineError                  the engine failed while it worked on this request
 ├── ConfigurationError           a setting is unknown, badly formed or contradicts another
 └── DaemonError                  starting, stopping or finding the daemon failed
@@ -177,7 +177,7 @@ class CacheError(SemanticError):
 
 
 class AgentExportError(CacheError):
-    """The file is no exported agent, is damaged, or belongs to a model or layout that is not loaded here."""
+    """The file is not an agent export, is damaged, or belongs to a model or layout that is not loaded here."""
 
     code = "agent_file_refused"
 

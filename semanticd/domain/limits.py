@@ -56,6 +56,16 @@ class Limits:
     rate_limited_callers: int = 10_000
     """Keys or agents that a rate limiter remembers."""
 
+    tools: int = 2_048
+    """Tools offered in one request."""
+    stop_strings: int = 64
+    """Stop strings of one request."""
+    stop_characters: int = 4 * KIB
+    """All stop strings of a request together: each new token is compared with all of them."""
+    logit_biases: int = 1_024
+    """Token ids with a bias in one request."""
+    prompt_characters_per_token: int = 16
+    """A prompt with more characters than this for each token of the model's context is refused unread."""
     name_characters: int = 256
     """A model's name."""
 

@@ -155,7 +155,7 @@ def build(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
     )
     exporter = AgentExporter(
-        engine=engine, agents=registry, store=store, clock=clock, package=DiskAgentExportFile()
+        engine=engine, agents=registry, store=store, clock=clock, export_file=DiskAgentExportFile()
     )
     generate = GenerateService(
         engine=engine,
@@ -165,6 +165,8 @@ def build(
         log=log,
         savings=savings,
         history=history,
+        max_queue=settings.mlx.max_queue,
+        max_queue_per_agent=settings.mlx.max_queue_per_agent,
     )
     agents = AgentsService(
         engine=engine,

@@ -52,12 +52,14 @@ class ServiceRig:
         context_length: int = 4096,
         memory_bytes: int = 1_000_000,
         load_on_demand: bool = False,
-        package: AgentExportFile | None = None,
+        export_file: AgentExportFile | None = None,
         load: bool = True,
         **engine: Any,
     ) -> None:
         """Wire it; `engine` goes to the `EngineRig`."""
         self.engine_rig = EngineRig(**engine)
+        self._queue = {"max_queue": 100, "max_queue_per_agent": 20}
+        self._queue |= {name: engine[name] for name in self._queue if name in engine}
         self.engine = self.engine_rig.engine
         self.store = self.engine_rig.store
         self.clock = self.engine_rig.clock
@@ -66,7 +68,7 @@ class ServiceRig:
         self.loader = HashLoader(tokenizer=tokenizer, has_state=has_state, context_length=context_length)
         self.free_memory: Callable[[], int] = lambda: memory_bytes
         """What the models service is given as the memory (bytes) that is left for models."""
-        self._package = package
+        self._export_file = export_file
         self._load = load
         self._load_on_demand = load_on_demand
         self._ids = itertools.count(1)
@@ -96,7 +98,7 @@ class ServiceRig:
                 agents=self.engine_rig.agents,
                 store=self.store,
                 clock=self.clock,
-                package=self._package,
+                export_file=self._export_file,
             ),
             clock=self.clock,
             waits=waits,
@@ -133,6 +135,7 @@ class ServiceRig:
             log=self.engine_rig.log,
             savings=self.savings,
             history=self.history,
+            **self._queue,
         )
         self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
         self.cache = CacheService(

@@ -92,10 +92,12 @@ class CharTokenizer:
         """Return a fresh parser."""
         return PlainParser(choice)
 
-    def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
-        """Enforce nothing but a required tool call."""
+    def tool_constraint(
+        self, prompt: ChatPrompt, answer: OutputConstraint | None = None
+    ) -> OutputConstraint | None:
+        """Enforce nothing but a required tool call, else the answer's form."""
         required = bool(prompt.tools) and prompt.tool_choice.mode == "required"
-        return OutputConstraint("tool_call") if required else None
+        return OutputConstraint("tool_call") if required else answer
 
     def visible_stops(
         self, prompt: ChatPrompt, stops: tuple[str, ...], *, formed: bool

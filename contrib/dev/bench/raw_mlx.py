@@ -1,26 +1,19 @@
 """What mlx-lm itself reaches, without a server: prefill and decode rates by batch size, as one line of JSON.
 
-Same BLAS, same float32 weights and same chunk as semanticd. Runs in a process of its own, so that nothing of ours that
-changes the library is loaded.
+Usage: `python -m contrib.dev.bench.raw_mlx '[900, 2048]' '[[4, 256]]'`. Same BLAS, same float32 weights and same chunk
+as semanticd. Runs in a process of its own, so that nothing of ours that changes the library is loaded.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 import time
 from typing import Any
 
+from contrib.dev.bench.servers import MODEL, PREFILL_CHUNK, models_dir
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
-
-load_fast_blas()
-
-import mlx.core as mx  # noqa: E402
-from mlx_lm.generate import BatchGenerator  # noqa: E402
-from mlx_lm.utils import dequantize_model, load  # noqa: E402
-
-from contrib.dev.bench.servers import MODEL, PREFILL_CHUNK, models_dir  # noqa: E402
 
 DECODE_PROMPT_TOKENS = 52
 DECODE_STEPS = 40
@@ -34,6 +27,8 @@ def prompts(batch: int, length: int, vocabulary: int, seed: int) -> list[list[in
 
 def measure(model: Any, *, batch: int, length: int, vocabulary: int, steps: int) -> tuple[float, float]:
     """Return prefill and decode rates of the whole batch in tokens per second."""
+    from mlx_lm.generate import BatchGenerator
+
     generator = BatchGenerator(
         model, max_tokens=steps + 8, prefill_batch_size=batch, prefill_step_size=PREFILL_CHUNK
     )
@@ -52,6 +47,14 @@ def measure(model: Any, *, batch: int, length: int, vocabulary: int, steps: int)
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lengths", type=json.loads, help="prompts in tokens, one at a time: a JSON list")
+    parser.add_argument("batches", type=json.loads, help="[prompts, tokens] at a time: a JSON list of pairs")
+    options = parser.parse_args()
+    load_fast_blas()  # before MLX is imported, or it is not used
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load
+
     model, tokenizer = load(str(models_dir() / MODEL))[:2]
     dequantize_model(model)
     model.set_dtype(mx.float32)
@@ -59,11 +62,11 @@ def main() -> None:
     vocabulary = int(tokenizer.vocab_size)
     measure(model, batch=1, length=64, vocabulary=vocabulary, steps=4)
     rates: dict[str, float] = {}
-    for length in json.loads(sys.argv[1]):
+    for length in options.lengths:
         rates[f"prefill/1x{length}"] = measure(model, batch=1, length=length, vocabulary=vocabulary, steps=0)[
             0
         ]
-    for batch, length in json.loads(sys.argv[2]):
+    for batch, length in options.batches:
         rates[f"prefill/{batch}x{length}"] = measure(
             model, batch=batch, length=length, vocabulary=vocabulary, steps=0
         )[0]

@@ -6,10 +6,10 @@ decoder's rate alone and under contention (tokens per second), their ratio, and 
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import random
-import sys
 import threading
 import time
 from typing import Any
@@ -69,8 +69,11 @@ def rate(times: list[float]) -> float:
 
 def main() -> int:
     """Measure and print."""
-    url = sys.argv[1].rstrip("/")
-    num_tokens = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="the daemon's address")
+    parser.add_argument("prompt_tokens", type=int, nargs="?", default=2000, help="the other agent's prompt")
+    options = parser.parse_args()
+    url, num_tokens = options.url.rstrip("/"), options.prompt_tokens
     source = random.Random(time.time())
     prompt = " ".join(source.choice(WORDS) for _ in range(num_tokens * 9 // 10))
     done, times = threading.Event(), []

@@ -7,21 +7,19 @@ was restored. Prints a Markdown table.
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
+from semanticd.application.ports.inference import DecodedToken, PrefixPart
+from semanticd.domain.ids import ModelFingerprint, SequenceId
+from semanticd.domain.model_cache_spec import StoragePrecision
 
-load_fast_blas()  # before MLX is imported, or it is not used
-
-from semanticd.adapters.mlx.model.runner import MlxModelRunner  # noqa: E402
-from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights  # noqa: E402
-from semanticd.application.ports.inference import DecodedToken, PrefixPart, finish_loading  # noqa: E402
-from semanticd.domain.ids import ModelFingerprint, SequenceId  # noqa: E402
-from semanticd.domain.model_cache_spec import StoragePrecision  # noqa: E402
+if TYPE_CHECKING:
+    from semanticd.adapters.mlx.model.runner import MlxModelRunner
 
 BLOCK = 256
 PRECISIONS: tuple[StoragePrecision, ...] = ("exact", "q8", "q4")
@@ -63,7 +61,15 @@ is seven minutes slow.
 def main() -> int:
     """Measure and print."""
     models = Path(os.environ.get("SEMANTIC_MODELS_DIR", "~/.semantic/models")).expanduser()
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else models / "smollm2-135m"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=models / "smollm2-135m", help="a model's folder"
+    )
+    folder = parser.parse_args().folder
+    load_fast_blas()  # before MLX is imported, or it is not used
+    from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+    from semanticd.application.ports.inference import finish_loading
+
     steps = load_weights(folder, device_is_cpu=_is_cpu(), available_bytes=8 << 30, on_progress=lambda _: None)
     model, _ = finish_loading(steps)
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in TEXT.split("\n\n"))
@@ -94,6 +100,8 @@ def _is_cpu() -> bool:
 
 
 def _runner(model: Any, precision: StoragePrecision) -> MlxModelRunner:
+    from semanticd.adapters.mlx.model.runner import MlxModelRunner
+
     return MlxModelRunner(
         model, fingerprint=ModelFingerprint("0" * 64), block_tokens=BLOCK, precision=precision
     )

@@ -1,5 +1,8 @@
 """How many tokens of KV fit beside a model: prints Markdown tables for well-known models, from their published configs.
 
+Usage: `python contrib/dev/checks/kv_capacity.py`, and for a model of your own the same with its shape, which is in its
+`config.json`: `--name NAME --layers 32 --heads 8 --key 128 --value 128 --weights-gb 4.5`.
+
 A token costs, in every layer that keeps all positions, `heads x (key + value)` numbers. Exact means 16 bits a
 number; q8 and q4 add a scale and an offset of 16 bits for every 64 numbers. Layers with a window keep a snapshot
 instead, which does not grow.
@@ -7,7 +10,9 @@ instead, which does not grow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 GIB = 1024**3
 BITS = {"exact": 16.0, "q8": 8 + 32 / 64, "q4": 4 + 32 / 64}
@@ -54,17 +59,35 @@ def fitting(model: Model, precision: str, memory: int) -> str:
     return f"{1000 * tokens:,}" if tokens >= 8 else "-"
 
 
-def main() -> int:
+def show(models: Sequence[Model]) -> None:
     """Print both tables."""
     print("| model | layers x heads x (key + value) | exact | q8 | q4 |\n|---|---|---|---|---|")
-    for model in MODELS:
+    for model in models:
         costs = " | ".join(f"{model.bytes_per_token(p):,}" for p in BITS)
         print(f"| {model.name} | {model.layers} x {model.heads} x ({model.key} + {model.value}) | {costs} |")
     heads = " | ".join(f"{memory} GB, {p}" for memory in USABLE for p in ("exact", "q4"))
     print(f"\n| model (weights) | {heads} |\n|---|{'---|' * 6}")
-    for model in MODELS:
+    for model in models:
         cells = " | ".join(fitting(model, p, memory) for memory in USABLE for p in ("exact", "q4"))
         print(f"| {model.name} ({model.weights_gb} GB) | {cells} |")
+
+
+def main() -> int:
+    """Show the well-known models, or the one that the options describe."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--name", default="yours")
+    parser.add_argument("--layers", type=int, help="layers that keep all positions")
+    parser.add_argument("--heads", type=int, help="KV heads")
+    parser.add_argument("--key", type=int, help="numbers of a head's key")
+    parser.add_argument("--value", type=int, help="numbers of a head's value")
+    parser.add_argument("--weights-gb", type=float, help="size of the weights")
+    shape = vars(parser.parse_args())
+    given = [name for name, value in shape.items() if name != "name" and value is not None]
+    if given and len(given) < len(fields(Model)) - 1:
+        parser.error("a model needs --layers, --heads, --key, --value and --weights-gb")
+    show([Model(**shape)] if given else MODELS)
     return 0
 
 

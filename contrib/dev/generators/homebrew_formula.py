@@ -1,10 +1,13 @@
-"""Points contrib/homebrew/semanticd.rb at a released sdist: `homebrew_formula.py URL dist/semanticd-X.Y.Z.tar.gz`."""
+"""Points contrib/homebrew/semanticd.rb at a released sdist.
+
+Usage: `python contrib/dev/generators/homebrew_formula.py URL dist/semanticd-X.Y.Z.tar.gz`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 FORMULA = Path(__file__).resolve().parents[2] / "homebrew" / "semanticd.rb"
@@ -17,9 +20,12 @@ def pointed_at(formula: str, *, url: str, digest: str) -> str:
 
 
 if __name__ == "__main__":
-    url, sdist = sys.argv[1:]
-    digest = hashlib.sha256(Path(sdist).read_bytes()).hexdigest()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="where the sdist can be fetched")
+    parser.add_argument("sdist", type=Path, help="the same file here")
+    options = parser.parse_args()
+    digest = hashlib.sha256(options.sdist.read_bytes()).hexdigest()
     FORMULA.write_text(
-        pointed_at(FORMULA.read_text(encoding="utf-8"), url=url, digest=digest), encoding="utf-8"
+        pointed_at(FORMULA.read_text(encoding="utf-8"), url=options.url, digest=digest), encoding="utf-8"
     )
-    print(f"{FORMULA.name}: {url}, sha256 {digest}")
+    print(f"{FORMULA.name}: {options.url}, sha256 {digest}")

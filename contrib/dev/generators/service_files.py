@@ -1,7 +1,11 @@
-"""Write what lies generated under `contrib/`: service files and shell completions, from the code that installs them."""
+"""Write the files under `contrib/` that code makes: service files and shell completions, from what installs them.
+
+Usage: `python contrib/dev/generators/service_files.py` (tests compare).
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from semanticd.adapters.service import LABEL, UNIT, LaunchdAgent, SystemdUnit
@@ -25,6 +29,7 @@ def files() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for path, content in files().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)

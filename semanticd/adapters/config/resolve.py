@@ -124,6 +124,11 @@ def _contradictions(settings: Settings) -> list[str]:
             f"server.host = {server.host!r} can be reached from other machines and no API key is set: "
             "set SEMANTIC_API_KEY, or listen on 127.0.0.1"
         )
+    if "*" in server.cors_origins and not settings.security.api_key:
+        found.append(
+            "server.cors_origins = '*' lets every web page that the user opens call this server, and no API key is "
+            "set: set SEMANTIC_API_KEY, or name the origins"
+        )
     if mlx.max_queue_per_agent > mlx.max_queue:
         found.append(
             f"mlx.max_queue_per_agent = {mlx.max_queue_per_agent} is larger than mlx.max_queue = {mlx.max_queue}"

@@ -215,18 +215,18 @@ async def agents_delete(context: CommandContext, args: Mapping[str, Any]) -> obj
 
 @command("agents.export", _AGENT, Argument("path", meaning="absolute path of the file to write"))
 async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """Write an agent and its blocks into one file."""
+    """Write an agent export: the agent and its blocks in one file."""
     return await need(context.services.agents, "the engine").export(args["agent"], args["path"])
 
 
 @command(
     "agents.import",
-    Argument("path", meaning="absolute path of an exported file"),
+    Argument("path", meaning="absolute path of an agent export"),
     Argument("new_id", meaning="another id than it had", default=None),
     Argument("trust", "flag", "let other agents share its blocks and texts", default=False),
 )
 async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """Read an exported agent."""
+    """Read an agent export."""
     agents = need(context.services.agents, "the engine")
     return await agents.import_(args["path"], args["new_id"], trust=args["trust"])
 

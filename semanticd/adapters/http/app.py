@@ -10,7 +10,7 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.agents.resource import (
     Agent,
     AgentActions,
-    AgentFiles,
+    AgentExports,
     AgentGenerate,
     Agents,
     AgentStats,
@@ -64,15 +64,15 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
 
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)
-    files = AgentFiles(services.agents, config)
+    exports = AgentExports(services.agents, config)
     app.add_route("/v1/agents", Agents(services.agents, config))
     app.add_route("/v1/agents/stats", AgentStats(services.agents))
-    app.add_route("/v1/agents/import", files, suffix="import")
+    app.add_route("/v1/agents/import", exports, suffix="import")
     app.add_route("/v1/agents/{agent_id}", Agent(services.agents))
     app.add_route("/v1/agents/{agent_id}/generate", AgentGenerate(gateway, config))
     app.add_route("/v1/agents/{agent_id}/messages", views, suffix="messages")
     app.add_route("/v1/agents/{agent_id}/cache", views, suffix="cache")
-    app.add_route("/v1/agents/{agent_id}/export", files, suffix="export")
+    app.add_route("/v1/agents/{agent_id}/export", exports, suffix="export")
     for action in ("fork", "rewind", "pin", "unpin", "evict"):
         app.add_route(f"/v1/agents/{{agent_id}}/{action}", actions, suffix=action)
 

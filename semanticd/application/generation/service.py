@@ -16,6 +16,7 @@ from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import (
     Submission,
 )
+from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.telemetry import Log, Metrics
@@ -32,6 +33,8 @@ from semanticd.domain.chat import (
     TextPrompt,
     ThinkingPart,
     TokenPrompt,
+    ToolCallPart,
+    ToolResultPart,
 )
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
 from semanticd.domain.generation import (
@@ -42,6 +45,7 @@ from semanticd.domain.generation import (
     Started,
 )
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
+from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, outside_vocabulary
 from semanticd.domain.volatile_header import without_volatile_header
 
@@ -84,6 +88,7 @@ class Generator(Protocol):
 class _Prepared:
     """A request's tokens, and what follows from them; see `Submission`."""
 
+    agent_id: AgentId
     text: str
     segments: tuple[Segment, ...]
     max_new_tokens: int
@@ -107,8 +112,18 @@ class GenerateService:
         log: Log,
         savings: Savings,
         history: History,
+        max_queue: int,
+        max_queue_per_agent: int,
     ) -> None:
-        """Answer with these models on this engine; note in `savings` and `history` what each turn cost."""
+        """Answer with these models on this engine; note in `savings` and `history` what each turn cost.
+
+        `max_queue` and `max_queue_per_agent` are the engine's: prompts are read for so many requests at most.
+        """
+        self._places = ReadingPlaces(
+            max_queue=max_queue,
+            max_queue_per_agent=max_queue_per_agent,
+            num_live=lambda: engine.num_unanswered,
+        )
         self._engine = engine
         self._agents = agents
         self._models = models
@@ -120,23 +135,24 @@ class GenerateService:
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="semanticd-forms")
 
     async def open(self, request: GenerationRequest) -> EngineStream:
-        """Admit a request; see `Generator.open`."""
-        if request.agent_id is not None and request.conversation:
-            # First the conversation, for its agent may have a model of its own.
-            request = await asyncio.to_thread(self._with_conversation, request)
-        async with self._models.lease(request.model) as model:
-            return await self._submit(request, model)
+        """Admit a request; see `Generator.open`. Its place in the queue comes first, the work after."""
+        with self._places.take(request.agent_id, request.num_choices):
+            if request.agent_id is not None and request.conversation:
+                # First the conversation, for its agent may have a model of its own.
+                request = await asyncio.to_thread(self._with_conversation, request)
+            async with self._models.lease(request.model) as model:
+                return await self._submit(request, model)
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
         request = model.defaults.of_request(request)
-        agent_id = request.agent_id or self._anonymous_id(request.prompt)
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
-        ready = await asyncio.to_thread(self._prepare, model, request, agent_id)
+        ready = await asyncio.to_thread(self._prepare, model, request)
         constraint = await self._compiled(model, ready.constraint)
         request = _stopped_where_visible(model, request, constraint)
         if constraint is not None and constraint.not_enforced:
             words = f"not_enforced={','.join(constraint.not_enforced)}"
             request = replace(request, adjustments=(*request.adjustments, words))
+        agent_id = ready.agent_id
         stream = EngineStream(
             request,
             model=model,
@@ -189,8 +205,11 @@ class GenerateService:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
-        async with self._models.lease(model) as loaded:
-            _, segments = await asyncio.to_thread(self._tokenize, loaded, loaded.defaults.of_prompt(prompt))
+        with self._places.take(None, 1):
+            async with self._models.lease(model) as loaded:
+                _, segments = await asyncio.to_thread(
+                    self._tokenize, loaded, loaded.defaults.of_prompt(prompt)
+                )
         return sum(len(segment.token_ids) for segment in segments)
 
     def _note_cache(self, started: Started) -> None:
@@ -218,9 +237,10 @@ class GenerateService:
 
     # Worker threads.
 
-    def _prepare(self, model: LoadedModel, request: GenerationRequest, agent_id: AgentId) -> _Prepared:
+    def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
         """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
         prompt = request.prompt
+        agent_id = request.agent_id or self._anonymous_id(prompt)
         salt = self._agents.salt_of(agent_id)
         text, segments = self._tokenize(model, prompt, salt=salt)
         num_tokens = sum(len(segment.token_ids) for segment in segments)
@@ -234,6 +254,7 @@ class GenerateService:
         constraint = self._constraint(model, request, max_new_tokens)
         points, system_tokens = self._snapshot_points(model, prompt, text, segments)
         return _Prepared(
+            agent_id=agent_id,
             text=text,
             segments=segments,
             max_new_tokens=max_new_tokens,
@@ -250,8 +271,7 @@ class GenerateService:
         """Return the form that the answer must have, led to its end within `max_tokens`; a known one is compiled."""
         tokenizer, constraint = model.tokenizer, request.constraint
         if isinstance(request.prompt, ChatPrompt):
-            if constraint is None:
-                constraint = tokenizer.tool_constraint(request.prompt)
+            constraint = tokenizer.tool_constraint(request.prompt, constraint)
             constraint = tokenizer.with_thinking(
                 request.prompt, constraint, budget=request.thinking_budget, max_tokens=max_tokens
             )
@@ -264,6 +284,7 @@ class GenerateService:
         self, model: LoadedModel, prompt: Prompt, *, salt: str = ""
     ) -> tuple[str, tuple[Segment, ...]]:
         tokenizer = model.tokenizer
+        _check_length(prompt, model.context_length)
         if isinstance(prompt, TokenPrompt):
             bad = outside_vocabulary(prompt.token_ids, tokenizer.vocab_size)
             if bad is not None:
@@ -274,6 +295,7 @@ class GenerateService:
             text = tokenizer.decode(prompt.token_ids)
             return text, (Segment(text, prompt.token_ids),)
         text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else tokenizer.raw_text(prompt.text)
+        _check_characters(len(text), model.context_length)
         with self._agents.lock:
             segments = self._agents.transcripts(model.fingerprint, salt=salt).match(text).segments
         # What an earlier version imported may hold any numbers: the model would read beyond its tables.
@@ -392,6 +414,30 @@ def _stopped_where_visible(
     formed = constraint is not None and constraint.kind in _BARE_FORMS
     stops = model.tokenizer.visible_stops(prompt, sampling.stop, formed=formed)
     return replace(request, sampling=replace(sampling, stop=stops))
+
+
+def _check_length(prompt: Prompt, context_length: int) -> None:
+    """Refuse a prompt that cannot fit before it is rendered or read: both take time and memory."""
+    if isinstance(prompt, TokenPrompt):
+        if len(prompt.token_ids) > context_length:
+            raise PromptTooLongError(num_tokens=len(prompt.token_ids), maximum=context_length - 1)
+    elif isinstance(prompt, ChatPrompt):
+        parts = (part for message in prompt.messages for part in message.parts)
+        _check_characters(sum(map(_num_characters, parts)), context_length)
+    else:
+        _check_characters(len(prompt.text), context_length)
+
+
+def _check_characters(count: int, context_length: int) -> None:
+    at_least = count // LIMITS.prompt_characters_per_token
+    if at_least > context_length:
+        raise PromptTooLongError(num_tokens=at_least, maximum=context_length - 1)
+
+
+def _num_characters(part: Part) -> int:
+    if isinstance(part, ToolCallPart):
+        return 0  # its arguments are rendered first, and counted then
+    return len(part.content if isinstance(part, ToolResultPart) else part.text)
 
 
 def _encode_after(tokenizer: Tokenizer, known: Segment, rest: str) -> tuple[int, ...] | None:

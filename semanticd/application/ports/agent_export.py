@@ -1,4 +1,4 @@
-"""An agent as a file: what the application asks of whoever writes and reads such files.
+"""Agent exports: what the application asks of an adapter that writes and reads these files.
 
 The methods block: they are called from a worker thread.
 """
@@ -15,18 +15,18 @@ from semanticd.domain.ids import BlockHash
 
 
 @dataclass(frozen=True, slots=True)
-class PackageWritten:
-    """What went into a file."""
+class ExportWritten:
+    """What went into an export."""
 
     num_bytes: int
     num_blocks: int
     num_missing: int
-    """Blocks that the agent names and that were gone: whoever imports it computes them anew."""
+    """Blocks that the agent names and that were gone: they are computed again after the import."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedAgent:
-    """What a checked file holds besides its blocks."""
+    """What a checked export holds besides its blocks."""
 
     agent: Agent
     layout: str
@@ -39,7 +39,7 @@ class AgentExportFile(Protocol):
 
     def write(
         self, path: str, agent: Agent, names: list[BlockHash], records: Iterable[BlockRecord | None]
-    ) -> PackageWritten:
+    ) -> ExportWritten:
         """Write the file, whole or not at all; `records` come in the order of `names`, None where one is gone.
 
         Raises `InvalidRequestError` for a path that cannot be, `ConflictError` when something else lies there,

@@ -194,8 +194,13 @@ class Tokenizer(Protocol):
     def output_parser(self, prompt: ChatPrompt, *, choice: int = 0) -> OutputParser:
         """Return a fresh parser for an answer to this prompt."""
 
-    def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
-        """Return the form that enforces the prompt's tool choice, or None when nothing is to be enforced."""
+    def tool_constraint(
+        self, prompt: ChatPrompt, answer: OutputConstraint | None = None
+    ) -> OutputConstraint | None:
+        """Return the form that enforces the prompt's tool choice, or None when nothing is to be enforced.
+
+        `answer` is the form of an answer that is not a call: either may come where the choice allows both.
+        """
 
     def visible_stops(
         self, prompt: ChatPrompt, stops: tuple[str, ...], *, formed: bool

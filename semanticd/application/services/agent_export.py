@@ -1,4 +1,4 @@
-"""AgentExporter: an agent and its blocks out of this daemon into a file, and from a file into this daemon.
+"""AgentExporter: agent exports, that is an agent and its blocks in one file, written and read.
 
 Blocks travel one at a time, or a few at a time, beside the answers that run: the engine only copies one out between two
 steps, and the event loop waits for nothing.
@@ -33,7 +33,7 @@ _IMPORT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AgentExport:
-    """A file that was written: its size, the blocks in it, and those that were gone."""
+    """An agent export that was written: its size, the blocks in it, and those that were gone."""
 
     id: AgentId
     path: str
@@ -44,7 +44,7 @@ class AgentExport:
 
 @dataclass(frozen=True, slots=True)
 class AgentImport:
-    """An agent that is known here now, and how many of its file's blocks were kept."""
+    """An agent that is known here now, and how many of its export's blocks were kept."""
 
     agent: Agent
     num_kept: int
@@ -61,21 +61,21 @@ class AgentExporter:
         agents: AgentRegistry,
         store: AgentCacheStore,
         clock: Clock,
-        package: AgentExportFile | None = None,
+        export_file: AgentExportFile | None = None,
     ) -> None:
-        """Without a `package` every call is refused."""
+        """Without an `export_file` every call is refused."""
         self._engine = engine
         self._agents = agents
         self._store = store
         self._clock = clock
-        self._package = package
+        self._file = export_file
 
     async def export(self, agent: Agent, path: str) -> AgentExport:
-        """Write an agent to a file at an absolute path; blocks that are gone are left out and counted.
+        """Write an agent export at an absolute path; blocks that are gone are left out and counted.
 
         Raises what `AgentExportFile.write` does.
         """
-        package = self._need_package()
+        file = self._need_file()
         store = self._store
         names = await asyncio.wrap_future(self._engine.call(lambda: _names_to_move(store, agent.block_table)))
 
@@ -84,7 +84,7 @@ class AgentExporter:
             for name in names:
                 yield self._engine.call(partial(store.record, name)).result().result()
 
-        written = await asyncio.to_thread(package.write, path, agent, names, records())
+        written = await asyncio.to_thread(file.write, path, agent, names, records())
         return AgentExport(
             id=agent.agent_id,
             path=path,
@@ -96,7 +96,7 @@ class AgentExporter:
     async def import_(
         self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None], trust: bool = False
     ) -> AgentImport:
-        """Read an exported agent and keep its blocks; it comes unpinned and as just used.
+        """Read an agent export and keep its blocks; it comes unpinned and as just used.
 
         A file's tensors and ids are its maker's word. Unless an administrator says `trust`, they are kept below a root
         of the agent's own, where no other agent's prompt finds them, and every text must be what its ids decode to.
@@ -107,27 +107,27 @@ class AgentExporter:
                 its token ids are not the model's or not those of their text.
             CacheError: The file cannot be read, or this daemon keeps none.
         """
-        package = self._need_package()
-        packaged = await asyncio.to_thread(package.read, path)
-        model = self._check_importable(packaged)
-        await asyncio.to_thread(_check_transcript, packaged.agent, model, trust=trust)
-        agent_id = AgentId(new_id) if new_id else packaged.agent.agent_id
+        file = self._need_file()
+        exported = await asyncio.to_thread(file.read, path)
+        model = self._check_importable(exported)
+        await asyncio.to_thread(_check_transcript, exported.agent, model, trust=trust)
+        agent_id = AgentId(new_id) if new_id else exported.agent.agent_id
         _check_id(agent_id)
         check_free(agent_id)
-        agent, records = packaged.agent, package.records(path)
+        agent, records = exported.agent, file.records(path)
         names: dict[BlockHash, BlockHash] = {}
         if model is not None and not trust:
             agent = replace(agent, salt=secrets.token_hex(16))
             spec = model.runner.spec
-            names[spec.root_of(packaged.agent.salt)] = spec.root_of(agent.salt)
+            names[spec.root_of(exported.agent.salt)] = spec.root_of(agent.salt)
             records = _rerooted(records, names)
         num_kept = 0
         while batch := await asyncio.to_thread(_take, records, _IMPORT_BYTES):
             num_kept += await self._adopt(batch)
         check_free(agent_id)  # somebody may have come first while blocks were written
         now = self._clock.wall()
-        if agent.salt != packaged.agent.salt:
-            table = takewhile(names.__contains__, packaged.agent.block_table)
+        if agent.salt != exported.agent.salt:
+            table = takewhile(names.__contains__, exported.agent.block_table)
             agent = replace(agent, block_table=tuple(names[name] for name in table))
         agent = replace(
             agent,
@@ -138,10 +138,10 @@ class AgentExporter:
             anonymous=False,
         )
         self._agents.save(agent)
-        return AgentImport(agent, num_kept, packaged.num_blocks)
+        return AgentImport(agent, num_kept, exported.num_blocks)
 
-    def _check_importable(self, packaged: ExportedAgent) -> LoadedModel | None:
-        agent = packaged.agent
+    def _check_importable(self, exported: ExportedAgent) -> LoadedModel | None:
+        agent = exported.agent
         if agent.model is None:
             return None
         loaded = {model.fingerprint: model for model in self._engine.models.values()}
@@ -153,9 +153,9 @@ class AgentExporter:
                 param="path",
             )
         layout = loaded[agent.model].runner.spec.layout
-        if packaged.layout not in ("", layout):
+        if exported.layout not in ("", layout):
             raise AgentExportError(
-                f"cannot import agent {agent.agent_id!r}: its blocks are laid out as {packaged.layout}, this "
+                f"cannot import agent {agent.agent_id!r}: its blocks are laid out as {exported.layout}, this "
                 f"daemon's as {layout}; start it with the same SEMANTIC_MLX_KV_BITS and "
                 "SEMANTIC_MLX_BLOCK_TOKENS, on the same kind of chip and with the same mlx and mlx-lm",
                 param="path",
@@ -172,12 +172,12 @@ class AgentExporter:
             num_hot = await asyncio.wrap_future(self._engine.call(lambda: sum(map(store.promote, left))))
         return result.num_written + result.num_present + num_hot
 
-    def _need_package(self) -> AgentExportFile:
-        if self._package is None:
+    def _need_file(self) -> AgentExportFile:
+        if self._file is None:
             raise CacheError(
                 "this daemon keeps no files (cache folder switched off): it cannot export or import"
             )
-        return self._package
+        return self._file
 
 
 def _check_id(agent_id: AgentId) -> None:

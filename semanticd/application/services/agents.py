@@ -1,4 +1,4 @@
-"""What can be done with agents: create, look, pin, fork, rewind, evict, delete, move to another machine."""
+"""What can be done with agents: create, look, pin, fork, rewind, evict, delete, export and import."""
 
 from __future__ import annotations
 
@@ -311,14 +311,14 @@ class AgentsService:
             await self.delete(agent.agent_id)
         return len(over)
 
-    # Moving.
+    # Exports.
 
     async def export(self, agent_id: str, path: str) -> AgentExport:
-        """Write it and its blocks into one file; the path is absolute."""
+        """Write an agent export; the path is absolute."""
         return await self._exporter.export(self._agents.get(AgentId(agent_id)), path)
 
     async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
-        """Read an exported agent; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
+        """Read an agent export; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
         imported = await self._exporter.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
         return ImportedAgent(
             self._row(imported.agent),

@@ -14,7 +14,7 @@ from semanticd.entrypoints.cli.output import print_facts, print_json, print_tabl
 
 @click.group("agents")
 def commands() -> None:
-    """Look at agents; pin, fork, rewind, evict, move or delete them."""
+    """Look at agents; pin, fork, rewind, evict, export, import or delete them."""
 
 
 _COLUMNS = (
@@ -117,7 +117,7 @@ def delete(*, agent: str, as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def export(*, agent: str, path: Path, as_json: bool) -> None:
-    """Write an agent and its blocks into one file."""
+    """Write an agent export: the agent and its blocks in one file."""
     result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_COMMAND_TIMEOUT_S)
     _print(result, as_json)
 
@@ -132,7 +132,7 @@ def export(*, agent: str, path: Path, as_json: bool) -> None:
 )
 @json_option
 def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) -> None:
-    """Read an exported agent; its blocks stay its own unless the file is trusted."""
+    """Read an agent export; its blocks stay its own unless the file is trusted."""
     imported = ask(
         "agents.import",
         path=_absolute(path),

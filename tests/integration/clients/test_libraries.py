@@ -17,6 +17,7 @@ from tests.integration.clients.python_libraries import LIBRARIES, SCHEMA
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
 HERE = Path(__file__).parent
+RECIPES = HERE.parents[2] / "contrib" / "recipes"
 
 
 def check_weather(call: list[Any]) -> None:
@@ -60,6 +61,19 @@ def test_pydantic_ai_makes_a_tool_round_trip_and_reads_a_typed_answer(
     )
     assert [name for name, _ in read["calls"]] == ["weather"]
     assert -50 <= read["answers"][0] <= 50
+
+
+def test_the_langchain_recipe_is_answered(
+    python_libraries: Path, daemon: DaemonProcess, run: Callable[..., str]
+) -> None:
+    recipe = RECIPES / "langchain_openai_chat.py"
+    assert run([python_libraries / "python", recipe], SEMANTICD_URL=daemon.url).strip()
+
+
+def test_the_node_recipe_is_answered(node_sdks: Path, daemon: DaemonProcess, run: Callable[..., str]) -> None:
+    # It imports what is installed beside it.
+    recipe = shutil.copy(RECIPES / "openai_sdk.mjs", node_sdks)
+    assert run(["node", recipe], SEMANTICD_URL=daemon.url).strip()
 
 
 def test_every_library_that_the_script_knows_is_tried() -> None:

@@ -107,7 +107,7 @@ async def test_every_action_of_an_agent(edge: Edge) -> None:
         assert (await edge.post(f"/v1/agents/nobody/{action}")).status == 404
 
 
-async def test_an_agent_travels_as_a_file(edge: Edge) -> None:
+async def test_an_agent_export_is_written_and_read(edge: Edge) -> None:
     await edge.post("/v1/agents", {"id": "ann"})
     exported = await edge.get("/v1/agents/ann/export")
     assert (exported.headers["content-type"], exported.content) == ("application/octet-stream", b"agent:ann")

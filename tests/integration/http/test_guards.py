@@ -9,7 +9,10 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.openai.chat import wire as chat_wire
+from semanticd.adapters.http.openai.chat.parse import read_tools
 from semanticd.adapters.telemetry import PrometheusMetrics
+from semanticd.domain.errors import InvalidRequestError
 from tests.fakes.asgi_client import Answer, AsgiClient, until
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_services import make_services
@@ -270,3 +273,63 @@ async def test_every_exchange_is_counted_by_its_route_and_not_by_its_path() -> N
         assert f"semanticd_{line}" in text
     assert "nobody" not in text
     assert "coffee" not in text
+
+
+TOOL = {"name": "t", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"tools": [{"type": "function", "function": {**TOOL, "name": f"t{n}"}} for n in range(2049)]},
+            "tools",
+        ),
+        ({"stop": ["x" * 4097]}, "stop"),
+        ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
+    ],
+)
+async def test_what_a_request_may_name_is_counted(fields: dict[str, Any], param: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **fields}
+    answer = await client_for().post("/v1/chat/completions", body)
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    assert "expected at most" in answer.json["error"]["message"]
+
+
+async def test_stop_sequences_are_counted_in_the_other_dialects_too() -> None:
+    answer = await client_for().post(
+        "/v1/messages", {**MESSAGE, "stop_sequences": [f"s{n}" for n in range(65)]}
+    )
+    assert (answer.status, "at most 64" in answer.json["error"]["message"]) == (400, True)
+
+
+async def test_metadata_and_agents_have_a_size() -> None:
+    client = client_for()
+    many = {"a": "x" * 20_000}
+    for url, body in (
+        ("/v1/responses", {"model": "tiny", "input": "hi", "metadata": many}),
+        ("/v1/agents", {"metadata": many}),
+    ):
+        answer = await client.post(url, body)
+        assert (answer.status, answer.json["error"]["param"]) == (400, "metadata")
+    assert (await client.post("/v1/agents", {"system": "x" * 2_000_000})).status == 413
+
+
+class CountedName(str):
+    """A name that counts how often it is compared."""
+
+    num_compared = 0
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.num_compared += 1
+        return str.__eq__(self, other)
+
+
+def test_equal_names_of_tools_are_found_without_comparing_each_with_each() -> None:
+    tools = [chat_wire.Tool("function", chat_wire.Function(CountedName(f"t{n}"))) for n in range(500)]
+    assert len(read_tools(tools)) == 500
+    assert CountedName.num_compared < 5_000
+    with pytest.raises(InvalidRequestError, match="unique"):
+        read_tools([*tools, tools[0]])

@@ -27,7 +27,7 @@ def service(rig: MlxRig) -> AgentsService:
         agents=rig.agents,
         store=rig.store,
         clock=rig.clock,
-        package=DiskAgentExportFile(),
+        export_file=DiskAgentExportFile(),
     )
     return AgentsService(
         engine=rig.engine,

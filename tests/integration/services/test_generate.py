@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.application.generation import stream as stream_module
+from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.services.agent_facts import ShownToolCall
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import (
@@ -38,6 +39,7 @@ from semanticd.domain.generation import (
     TextDelta,
     ThinkingDelta,
 )
+from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 from tests.fakes.asgi_client import until
 from tests.fakes.engine_rig import wait_until
@@ -436,3 +438,70 @@ async def test_an_answer_that_is_not_read_is_cancelled_when_too_much_of_it_waits
             await opened.result()
         # One that reads is not in the way of it.
         assert (await rig.say("hello")).choices[0].text
+
+
+class CountingTokenizer(CharTokenizer):
+    """Counts what it is asked to read."""
+
+    num_read = 0
+
+    def encode(self, text: str) -> list[int]:
+        """Count, and read."""
+        self.num_read += 1
+        return super().encode(text)
+
+
+async def test_a_full_queue_refuses_a_prompt_unread() -> None:
+    tokenizer = CountingTokenizer()
+    async with ServiceRig(tokenizer=tokenizer, max_queue=1) as rig:
+        with rig.engine_rig.held():
+            running = await rig.open("hello")
+            read = tokenizer.num_read
+            with pytest.raises(QueueFullError):
+                await rig.open("hello")
+            with pytest.raises(QueueFullError):
+                await rig.generate.count_tokens("one", TextPrompt("hello"))
+            assert tokenizer.num_read == read
+        await running.aclose()
+        await until(lambda: rig.engine.num_unanswered == 0)
+        assert await rig.generate.count_tokens("one", TextPrompt("hello")) == 5
+
+
+@pytest.mark.parametrize(
+    "prompt", [TextPrompt("a" * 2000), TokenPrompt((1,) * 65), ChatPrompt((user("b" * 2000),))]
+)
+async def test_a_prompt_that_cannot_fit_is_refused_unread(
+    prompt: TextPrompt | TokenPrompt | ChatPrompt,
+) -> None:
+    tokenizer = CountingTokenizer()
+    async with ServiceRig(tokenizer=tokenizer, context_length=64) as rig:
+        read = tokenizer.num_read
+        with pytest.raises(PromptTooLongError) as refusal:
+            await rig.generate.open(rig.request(prompt))
+        assert refusal.value.num_tokens > refusal.value.maximum == 63
+        assert tokenizer.num_read == read
+
+
+async def test_a_place_is_given_back_however_a_request_ends() -> None:
+    async with ServiceRig(max_queue=1, context_length=64) as rig:
+        for _ in range(3):
+            with pytest.raises(PromptTooLongError):
+                await rig.open("a" * 5000)
+            with pytest.raises(ModelNotFoundError):
+                await rig.open("hello", model="nobody")
+            assert (await rig.say("hello")).choices
+
+
+def test_places_are_counted_in_all_and_by_agent() -> None:
+    live = 0
+    places = ReadingPlaces(max_queue=4, max_queue_per_agent=2, num_live=lambda: live)
+    ann = AgentId("ann")
+    with places.take(ann, 2):
+        with pytest.raises(QueueFullError, match="agent 'ann'"), places.take(ann, 1):
+            pass
+        with places.take(None, 2), pytest.raises(QueueFullError, match="queue is full"), places.take(None, 1):
+            pass
+    assert places.num_taken == 0
+    live = 4
+    with pytest.raises(QueueFullError), places.take(ann, 1):
+        pass

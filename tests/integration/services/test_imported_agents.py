@@ -24,7 +24,7 @@ WORDS = "A text of a length that fills some blocks of sixteen tokens. " * 3
 @pytest.fixture
 async def rig() -> AsyncIterator[ServiceRig]:
     # Each text has many spellings in this tokenizer's ids, as in those of real models.
-    async with ServiceRig(tokenizer=PairTokenizer(), package=DiskAgentExportFile()) as made:
+    async with ServiceRig(tokenizer=PairTokenizer(), export_file=DiskAgentExportFile()) as made:
         yield made
 
 

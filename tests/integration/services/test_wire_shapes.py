@@ -149,6 +149,6 @@ async def _changes(edges: Edges, folder: Path) -> None:
 
 
 async def test_clients_find_every_key_in_its_place(tmp_path: Path) -> None:
-    async with ServiceRig(package=DiskAgentExportFile()) as rig:
+    async with ServiceRig(export_file=DiskAgentExportFile()) as rig:
         found = await ask_everything(rig, tmp_path)
     assert [json.dumps({asked: made}) for asked, made in found.items()] == SHAPES.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""DiskAgentExportFile: an agent and its blocks as one file that another machine can take in.
+"""DiskAgentExportFile: agent exports, one file with an agent and its blocks that another machine can import.
 
 The file is specified in docs/formats/agent-export.md. Rule: nothing that a file says is believed before the checksum
 over all of its bytes agreed, and every block is checked once more by its own name and checksum when it is read.
@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from semanticd.adapters.disk.agents import codec as agent_document
+from semanticd.adapters.disk.agents import codec as agent_codec
 from semanticd.adapters.disk.blocks import codec as block_file
 from semanticd.adapters.disk.files.atomic import FileSystem, NewFile, write_group
-from semanticd.application.ports.agent_export import ExportedAgent, PackageWritten
+from semanticd.application.ports.agent_export import ExportedAgent, ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
 from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
@@ -56,12 +56,12 @@ class DiskAgentExportFile:
 
     def write(
         self, path: str, agent: Agent, names: list[BlockHash], records: Iterable[BlockRecord | None]
-    ) -> PackageWritten:
+    ) -> ExportWritten:
         """Write the file, whole or not at all; `records` come in the order of `names`, None where one is gone.
 
         Raises:
             InvalidRequestError: The path is not that of a file in an existing folder.
-            ConflictError: Something else than an exported agent lies there.
+            ConflictError: Something other than an agent export lies there.
             CacheError: The disk does not take it.
         """
         target = self._target(Path(path))
@@ -73,7 +73,7 @@ class DiskAgentExportFile:
                 f"cannot write agent {agent.agent_id!r} to {target}: {error.strerror or error}; "
                 "make room, or choose another folder"
             ) from error
-        return PackageWritten(writing.num_bytes, writing.num_blocks, writing.num_missing)
+        return ExportWritten(writing.num_bytes, writing.num_blocks, writing.num_missing)
 
     def _target(self, path: Path) -> Path:
         if not path.is_absolute():
@@ -84,11 +84,11 @@ class DiskAgentExportFile:
                     f"cannot write to {path}: there is no folder {path.parent}; create it first", param="path"
                 )
             if path.is_symlink() or path.exists():
-                # Whoever mistypes a name must not lose a file by it; an earlier export may be replaced.
+                # A mistyped name must not cost a file; an earlier export may be replaced.
                 start = b"" if path.is_dir() or path.is_symlink() else self._fs.read_start(path, len(MAGIC))
                 if not start or (start[1] and start[0] != MAGIC):
                     raise ConflictError(
-                        f"cannot write to {path}: something is there that is no exported agent; "
+                        f"cannot write to {path}: something is there that is not an agent export; "
                         "choose another name or remove it"
                     )
         except OSError as error:
@@ -205,10 +205,10 @@ class _Writing:
 def _encode_manifest(agent: Agent, names: list[BlockHash], layout: str) -> bytes:
     document = {
         "agent_id": agent.agent_id,
-        "agent": json.loads(agent_document.encode_agent(agent)),
+        "agent": json.loads(agent_codec.encode_agent(agent)),
         "segments": [[segment.text, segment.token_ids] for segment in agent.transcript.segments],
-        "messages": [json.loads(agent_document.encode_message(message)) for message in agent.messages],
-        "turns": [json.loads(agent_document.encode_turn(turn)) for turn in agent.turns],
+        "messages": [json.loads(agent_codec.encode_message(message)) for message in agent.messages],
+        "turns": [json.loads(agent_codec.encode_turn(turn)) for turn in agent.turns],
         "block_table": [name.hex() for name in agent.block_table],
         "layout": layout,
         "blocks": [name.hex() for name in names],
@@ -223,7 +223,7 @@ def _check_bytes(file: BinaryIO, path: str) -> None:
     file.seek(0)
     head = file.read(_HEAD.size)
     if head[: len(MAGIC)] != MAGIC[: len(head)] or not head:
-        raise _refused(path, "it is no exported agent")
+        raise _refused(path, "it is not an agent export")
     if len(head) < _HEAD.size or size < _HEAD.size + _DIGEST_BYTES:
         raise _refused(path, f"it is cut off after {size} bytes")
     _, version, _, _ = _HEAD.unpack(head)
@@ -258,7 +258,7 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
         layout = document["layout"]
         if len(blocks) != num_blocks or not isinstance(layout, str):
             raise ValueError("the list of blocks does not agree with the head")
-    except agent_document.DocumentError as error:
+    except agent_codec.DocumentError as error:
         raise _refused(path, f"its manifest cannot be read: {error!r}") from error
     return _Manifest(agent, layout, blocks, _HEAD.size + num_bytes)
 
@@ -267,18 +267,16 @@ def _decode_agent(document: dict[str, Any]) -> Agent:
     def encoded(part: object) -> bytes:
         return json.dumps(part).encode("ascii")
 
-    agent, lengths = agent_document.decode_agent(
-        AgentId(str(document["agent_id"])), encoded(document["agent"])
-    )
+    agent, lengths = agent_codec.decode_agent(AgentId(str(document["agent_id"])), encoded(document["agent"]))
     segments = (Segment(str(text), tuple(map(int, ids))) for text, ids in document["segments"])
     agent = replace(
         agent,
         transcript=Transcript(tuple(segments)),
-        messages=tuple(agent_document.decode_message(encoded(part)) for part in document["messages"]),
-        turns=tuple(agent_document.decode_turn(encoded(part)) for part in document["turns"]),
+        messages=tuple(agent_codec.decode_message(encoded(part)) for part in document["messages"]),
+        turns=tuple(agent_codec.decode_turn(encoded(part)) for part in document["turns"]),
         block_table=tuple(BlockHash(bytes.fromhex(name)) for name in document["block_table"]),
     )
-    if agent_document.lengths(agent) != lengths:
+    if agent_codec.lengths(agent) != lengths:
         raise ValueError("parts of the agent are missing")
     return agent
 

@@ -214,8 +214,8 @@ class AgentGenerate:
         resp.data = msgspec.json.encode(wire.render(result))
 
 
-class AgentFiles:
-    """`/v1/agents/{agent_id}/export` and `/v1/agents/import`: an agent as a file, by a temporary one here."""
+class AgentExports:
+    """`/v1/agents/{agent_id}/export` and `/v1/agents/import`: agent exports, by a temporary file here."""
 
     access: ClassVar[Access] = "key"
 
@@ -225,7 +225,7 @@ class AgentFiles:
         self._config = config
 
     async def on_get_export(self, req: Request, resp: Response, agent_id: str) -> None:
-        """Answer with the agent's file."""
+        """Answer with the agent export."""
         exchange = request_context_of(req)
         path = await temporary_file(exchange.on_end)
         await self._agents.export(AgentId(agent_id), path)
@@ -237,7 +237,7 @@ class AgentFiles:
         resp.stream = file_chunks(file)
 
     async def on_post_import(self, req: Request, resp: Response) -> None:
-        """Take in an agent's file; `id` in the query renames it."""
+        """Read an agent export; `id` in the query renames the agent."""
         exchange = request_context_of(req)
         given = req.get_param("id")
         new_id = None if given is None else checked_agent_id(given, param="id")

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from semanticd.adapters.http.anthropic import wire
+from semanticd.adapters.http.anthropic.client_tools import client_tool
 from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked_now
 from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.domain.chat import (
@@ -128,10 +129,11 @@ def read_conversation(
     for tool in body.tools or []:
         marks.mark(0, tool.cache_control)
     marks.mark(len(messages) - 1, body.cache_control)
+    tools = _tools(body.tools or [])
     prompt = ChatPrompt(
         messages=tuple(messages),
-        tools=_tools(body.tools or []),
-        tool_choice=_tool_choice(body.tool_choice, body.tools or []),
+        tools=tools,
+        tool_choice=_tool_choice(body.tool_choice, tools),
         template_options=_template_options(body),
     )
     return ConversationRead(prompt, tuple(sorted(marks.indices)), marks.ttl_s)
@@ -297,24 +299,38 @@ def _document_text(block: wire.DocumentBlock) -> str | None:
 
 def _tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
     specs: list[ToolSpec] = []
+    names: set[str] = set()
     for index, tool in enumerate(tools):
         path = f"tools.{index}"
-        if tool.type not in (None, "custom"):
-            raise UnsupportedError(
-                f"tools of type {tool.type!r} run at Anthropic; this server offers custom tools only",
-                param=f"{path}.type",
-            )
-        if not tool.name:
-            raise InvalidRequestError("field required", param=f"{path}.name")
-        if tool.input_schema is None:
-            raise InvalidRequestError("field required", param=f"{path}.input_schema")
-        if any(spec.name == tool.name for spec in specs):
+        spec = _custom_tool(tool, path) if tool.type in (None, "custom") else _named_tool(tool, path)
+        if spec.name in names:
             raise InvalidRequestError("tool names must be unique", param=f"{path}.name")
-        specs.append(ToolSpec(tool.name, tool.description or "", tool.input_schema, bool(tool.strict)))
+        names.add(spec.name)
+        specs.append(spec)
     return tuple(specs)
 
 
-def _tool_choice(choice: wire.ToolChoice | None, tools: list[wire.Tool]) -> ToolChoice:
+def _custom_tool(tool: wire.Tool, path: str) -> ToolSpec:
+    if not tool.name:
+        raise InvalidRequestError("field required", param=f"{path}.name")
+    if tool.input_schema is None:
+        raise InvalidRequestError("field required", param=f"{path}.input_schema")
+    return ToolSpec(tool.name, tool.description or "", tool.input_schema, bool(tool.strict))
+
+
+def _named_tool(tool: wire.Tool, path: str) -> ToolSpec:
+    spec = client_tool(tool.type or "", tool.name)
+    if spec is None:
+        needs = "needs images" if str(tool.type).startswith("computer_") else "runs at Anthropic"
+        raise UnsupportedError(
+            f"a tool of type {str(tool.type)[:40]!r} {needs}; this server offers custom tools and those that clients "
+            "run (bash, text_editor, memory)",
+            param=f"{path}.type",
+        )
+    return spec
+
+
+def _tool_choice(choice: wire.ToolChoice | None, specs: tuple[ToolSpec, ...]) -> ToolChoice:
     if choice is None:
         return ToolChoice()
     parallel = not choice.disable_parallel_tool_use
@@ -322,10 +338,10 @@ def _tool_choice(choice: wire.ToolChoice | None, tools: list[wire.Tool]) -> Tool
         return ToolChoice("none", parallel=parallel)
     if choice.type == "auto":
         return ToolChoice("auto", parallel=parallel)
-    if not tools:
+    if not specs:
         raise InvalidRequestError(f"type {choice.type!r} needs tools to choose from", param="tool_choice")
     if choice.type == "any":
         return ToolChoice("required", parallel=parallel)
-    if choice.name not in {tool.name for tool in tools}:
+    if choice.name not in {tool.name for tool in specs}:
         raise InvalidRequestError(f"no tool is called {choice.name!r}", param="tool_choice.name")
     return ToolChoice("required", (str(choice.name),), parallel)

@@ -15,8 +15,8 @@ from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.request_context import RequestContext
 from semanticd.adapters.http.core.services import HttpServices, model_names
 from semanticd.adapters.http.core.sse import StreamRenderer, respond
-from semanticd.domain.chat import Prompt
-from semanticd.domain.errors import CancelledByCallerError, ModelNotFoundError
+from semanticd.domain.chat import ChatPrompt, Prompt
+from semanticd.domain.errors import CancelledByCallerError, InvalidRequestError, ModelNotFoundError
 from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
 from semanticd.domain.limits import LIMITS
 
@@ -50,6 +50,7 @@ class Gateway:
             SemanticError: the request was not admitted.
         """
         exchange.agent_id = request.agent_id
+        check_counts(request)
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
         generator = self._services.generator
@@ -137,3 +138,22 @@ class Gateway:
         if meant is None:
             raise refusal
         return await ask(meant)
+
+
+def check_counts(request: GenerationRequest) -> None:
+    """Refuse more of anything than the limits, in whatever dialect it came.
+
+    Raises:
+        InvalidRequestError: too many tools, stop strings or biases.
+    """
+    sampling, prompt = request.sampling, request.prompt
+    stops = sampling.stop if isinstance(sampling.stop, tuple) else sampling.stop.stops
+    num_tools = len(prompt.tools) if isinstance(prompt, ChatPrompt) else 0
+    for what, count, most, param in (
+        ("tools", num_tools, LIMITS.tools, "tools"),
+        ("stop strings", len(stops), LIMITS.stop_strings, "stop"),
+        ("characters in all stop strings", sum(map(len, stops)), LIMITS.stop_characters, "stop"),
+        ("biased tokens", len(sampling.logit_bias), LIMITS.logit_biases, "logit_bias"),
+    ):
+        if count > most:
+            raise InvalidRequestError(f"expected at most {most} {what}, got {count}", param=param)

@@ -139,7 +139,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "post",
         "/v1/agents/import",
-        "Take in an exported agent",
+        "Read an agent export",
         status=201,
         query=("id",),
         content_type="application/octet-stream",
@@ -156,9 +156,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("get", f"{_AGENT}/messages", "Show the conversation kept for an agent"),
     Operation("get", f"{_AGENT}/cache", "Show what an agent's requests reused, and why they missed"),
-    Operation(
-        "get", f"{_AGENT}/export", "Export an agent as a file", content_type="application/octet-stream"
-    ),
+    Operation("get", f"{_AGENT}/export", "Write an agent export", content_type="application/octet-stream"),
     Operation("post", f"{_AGENT}/fork", "Copy an agent", agents_wire.Fork, status=201, optional_body=True),
     Operation(
         "post", f"{_AGENT}/rewind", "Forget an agent's last turns", agents_wire.Rewind, optional_body=True

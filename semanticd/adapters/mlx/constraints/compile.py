@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark, is_lark_syntax
 
 from semanticd.adapters.mlx.constraints.pattern_sample import keys, samples, schemas, with_schemas
 from semanticd.adapters.mlx.constraints.processor import ConstraintProcessor, ShortestEnding
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
 from semanticd.adapters.mlx.constraints.schema_words import Relaxation
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
-from semanticd.adapters.mlx.constraints.tool_grammar import SPACING, closed, enforceable
+from semanticd.adapters.mlx.constraints.tool_grammar import SPACING, as_lark, closed, enforceable
 from semanticd.adapters.mlx.constraints.trial import TooComplexError, TrialProcess, is_plain
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
@@ -285,15 +284,5 @@ def _grammar(constraint: OutputConstraint) -> str:
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.grammar or "")
     if constraint.kind == "lark":
-        return LLMatcher.grammar_from_lark(_as_lark(constraint.grammar or ""))
+        return LLMatcher.grammar_from_lark(as_lark(constraint.grammar or ""))
     return LLMatcher.grammar_from_lark(constraint.grammar or "")
-
-
-def _as_lark(grammar: str) -> str:
-    """Return a grammar in Lark's notation; llama.cpp's (GBNF), known by its `::=`, is translated."""
-    if is_lark_syntax(grammar):
-        return grammar
-    try:
-        return gbnf_to_lark(grammar)
-    except GbnfToLarkError as error:
-        raise ValueError(str(error)) from None

@@ -7,9 +7,12 @@ Lark with llguidance's extensions (`%json`, `<[token id]>`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark, is_lark_syntax
 
 from semanticd.domain.chat import ToolSpec
 from semanticd.domain.generation import OutputConstraint
@@ -17,6 +20,7 @@ from semanticd.domain.generation import OutputConstraint
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 _MAX_CALLS = 8
+_SLASH = "\\/"
 _NOTHING: Mapping[str, Any] = {"type": "object", "properties": {}}
 _ANYTHING: Mapping[str, Any] = {"type": "object"}
 _COMBINED = frozenset(
@@ -84,13 +88,89 @@ def optional_tool_grammar(
     return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
 
 
-def channel_tool_grammar(tools: Sequence[ToolSpec], special: Mapping[str, int]) -> OutputConstraint:
+def call_or_answer_grammar(
+    tools: Sequence[ToolSpec],
+    answer: OutputConstraint,
+    *,
+    start: str,
+    end: str,
+    parallel: bool,
+    special: Mapping[str, int] | None = None,
+) -> OutputConstraint:
+    """Return the form of either calls of these tools or an answer that has a form of its own.
+
+    Calls of strict tools follow their schemas; others were promised nothing.
+    """
+    offered = [tool if tool.strict else replace(tool, parameters=_ANYTHING) for tool in tools]
+    calls = tool_grammar(offered, start=start, end=end, parallel=parallel, special=special)
+    rules = (calls.grammar or "").removeprefix("start:")
+    return OutputConstraint("tool_call", grammar=f"start: calls | {_answer(answer)}calls:{rules}")
+
+
+def no_call_grammar(
+    *, start: str, special: Mapping[str, int] | None = None, thinking: Sequence[str] = ()
+) -> OutputConstraint:
+    """Return the form of text without the marker that begins a call; thinking may stand in it."""
+    ids = special or {}
+    # As text a marker that is a token is never matched; another one must not be spelled.
+    spelled = "" if start in ids else f" & ~/(.|\\n)*{_pattern(start)}(.|\\n)*/"
+    return _text_between([marker for marker in thinking if marker in ids], ids, f"/(.|\\n)+/{spelled}")
+
+
+def channel_no_call_grammar(special: Mapping[str, int], markers: Sequence[str]) -> OutputConstraint:
+    """Return the form of messages as gpt-oss writes them, none of which is for a function."""
+    known = [marker for marker in markers if marker in special]
+    return _text_between(known, special, "/(.|\\n)+/ & ~/(.|\\n)*to=functions(.|\\n)*/")
+
+
+def _text_between(markers: Sequence[str], special: Mapping[str, int], text: str) -> OutputConstraint:
+    # Between two markers there is one text: of two, the second could begin in the middle of what is forbidden.
+    between = " | ".join(_literal(marker, special) for marker in markers)
+    start = f"start: TEXT? (({between}) TEXT?)*" if between else "start: TEXT?"
+    return OutputConstraint("optional_call", grammar=f"{start}\nTEXT: {text}\n")
+
+
+def _answer(answer: OutputConstraint) -> str:
+    """Return what stands for an answer's form in a rule, and the rules for it."""
+    if answer.kind in ("json_object", "json_schema"):
+        schema = (
+            {"type": "object"} if answer.kind == "json_object" else closed(enforceable(answer.schema or {}))
+        )
+        return f"answer\nanswer: %json {json.dumps({**schema, 'x-guidance': SPACING})}\n"
+    if answer.kind == "regex":
+        return f"ANSWER\nANSWER: /{(answer.grammar or '').replace('/', _SLASH)}/\n"
+    return f"answer\nanswer: %lark {{\n{as_lark(answer.grammar or '')}\n}}\n"
+
+
+def as_lark(grammar: str) -> str:
+    """Return a grammar in Lark's notation; llama.cpp's (GBNF), known by its `::=`, is translated.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if is_lark_syntax(grammar):
+        return grammar
+    try:
+        return gbnf_to_lark(grammar)
+    except GbnfToLarkError as error:
+        raise ValueError(str(error)) from None
+
+
+def _pattern(text: str) -> str:
+    return re.escape(text).replace("/", _SLASH)
+
+
+def channel_tool_grammar(
+    tools: Sequence[ToolSpec], special: Mapping[str, int], *, answer: OutputConstraint | None = None
+) -> OutputConstraint:
     """Return the form of one call of one of these tools as gpt-oss makes it, spelled as its template spells it.
 
-    The form has room for one call: its end ends the turn.
+    The form has room for one call: its end ends the turn. With `answer` an answer of that form may come instead.
     """
     channel, message = _literal("<|channel|>", special), _literal("<|message|>", special)
     rules = ["start: " + " | ".join(f"call_{number}" for number in range(len(tools)))]
+    if answer is not None:
+        rules[0] += f" | {_answer(answer).rstrip()}"
     for number, tool in enumerate(tools):
         recipient = json.dumps(f" to=functions.{tool.name}", ensure_ascii=False)
         rules.append(f'call_{number}: {recipient} {channel} "commentary json" {message} arguments_{number}')

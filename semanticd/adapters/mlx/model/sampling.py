@@ -85,13 +85,18 @@ def logits_processors(sampling: SamplingParams) -> list[LogitsProcessor]:
 
 
 def _logit_bias(bias: dict[int, float]) -> LogitsProcessor:
+    added: mx.array | None = None
+
     def process(_: mx.array, logits: mx.array) -> mx.array:
-        # Clients send ids of other models' vocabularies, and MLX writes wherever an index points.
-        known = {token_id: value for token_id, value in bias.items() if 0 <= token_id < logits.shape[-1]}
-        if not known:
-            return logits
-        values = mx.array(list(known.values())).astype(logits.dtype)
-        return logits.at[:, mx.array(list(known))].add(values)
+        nonlocal added
+        if added is None:
+            # Once, not at each token. Clients send ids of other models' vocabularies, and MLX writes wherever an
+            # index points.
+            known = {token_id: value for token_id, value in bias.items() if 0 <= token_id < logits.shape[-1]}
+            added = mx.zeros((logits.shape[-1],), dtype=mx.float32)
+            if known:
+                added = added.at[mx.array(list(known))].add(mx.array(list(known.values())))
+        return logits + added.astype(logits.dtype)
 
     return process
 

@@ -73,7 +73,7 @@ class ChatTemplate:
                 "this model has no chat template: it continues text, so use /v1/completions", param="messages"
             )
         options = self._options(prompt)
-        if self.knows_tools and _offered(prompt):
+        if self.knows_tools and prompt.tools:
             options["tools"] = [self.tool(tool) for tool in prompt.tools]
         options |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
         refusal: Exception | None = None
@@ -137,7 +137,7 @@ class ChatTemplate:
         found = []
         if any(without_volatile_header(message) is not message for message in prompt.messages):
             found.append("volatile_header")
-        if _offered(prompt) and any(_is_unsorted(tool.parameters) for tool in prompt.tools):
+        if any(_is_unsorted(tool.parameters) for tool in prompt.tools):
             found.append("tool_key_order")
         return tuple(found)
 
@@ -146,7 +146,7 @@ class ChatTemplate:
     def _messages(self, prompt: ChatPrompt) -> list[Entry]:
         names = {p.call_id: p.name for m in prompt.messages for p in m.parts if isinstance(p, ToolCallPart)}
         messages = [entry for message in prompt.messages for entry in self._entries(message, names)]
-        if self.knows_tools or not _offered(prompt):
+        if self.knows_tools or not prompt.tools:
             return messages
         tools = "\n".join(json.dumps(self.tool(t)["function"], ensure_ascii=False) for t in prompt.tools)
         described = _TOOL_PROMPT.format(tools=tools)
@@ -207,10 +207,6 @@ def _template_text(wrapper: TokenizerWrapper) -> str:
     # Some families are rendered by Python code: its parameters are the variables.
     renderer = vars(wrapper).get("_chat_template")
     return " ".join(inspect.signature(renderer).parameters) if callable(renderer) else ""
-
-
-def _offered(prompt: ChatPrompt) -> bool:
-    return bool(prompt.tools) and prompt.tool_choice.mode != "none"
 
 
 def _written(call: ToolCallPart) -> str:

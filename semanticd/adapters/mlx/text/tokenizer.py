@@ -14,7 +14,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.constraints.tool_grammar import (
+    call_or_answer_grammar,
+    channel_no_call_grammar,
     channel_tool_grammar,
+    no_call_grammar,
     optional_tool_grammar,
     tool_grammar,
 )
@@ -220,37 +223,51 @@ class MlxTokenizer:
         start, end = self._markup.think_start, self._markup.think_end
         return bool(start and end) and self._template.opens(str(start), str(end), prompt)
 
-    def tool_constraint(self, prompt: ChatPrompt) -> OutputConstraint | None:
-        """Return the form that enforces the prompt's tool choice, or None.
+    def tool_constraint(
+        self, prompt: ChatPrompt, answer: OutputConstraint | None = None
+    ) -> OutputConstraint | None:
+        """Return the form that enforces the prompt's tool choice, or None; `answer` is the form of other answers.
 
         Where the model may choose whether to call, what was promised of its calls still holds: their names when the
-        choice limits them, their arguments when a tool is strict.
+        choice limits them, their number, their arguments when a tool is strict.
         """
         choice, names = prompt.tool_choice, prompt.tool_choice.names
-        if choice.mode == "none" or not prompt.tools:
-            return None
+        if not prompt.tools:
+            return answer
+        if choice.mode == "none":
+            return answer or self._no_call()
         tools = [tool for tool in prompt.tools if not names or tool.name in names]
         if not tools:
             raise InvalidRequestError(
                 f"tool_choice names {', '.join(names)}, which is not among the tools", param="tool_choice"
             )
-        if self._speaks_in_channels:
-            return channel_tool_grammar(tools, self._special) if choice.mode == "required" else None
-        start, end = self._markup.tool_start or "", self._markup.tool_end or ""
         if choice.mode == "required":
-            return tool_grammar(
-                tools, start=start, end=end, parallel=choice.parallel, special=self._marker_ids
-            )
-        if not names and not any(tool.strict for tool in tools):
+            answer = None
+        elif answer is None and not names and choice.parallel and not any(tool.strict for tool in tools):
             return None
-        return optional_tool_grammar(
-            tools,
-            start=start,
-            end=end,
-            parallel=choice.parallel,
+        if self._speaks_in_channels:
+            if answer is None and choice.mode != "required":
+                return None
+            return channel_tool_grammar(tools, self._special, answer=answer)
+        markup: dict[str, Any] = {"start": self._markup.tool_start or "", "end": self._markup.tool_end or ""}
+        markup |= {"parallel": choice.parallel, "special": self._marker_ids}
+        if choice.mode == "required":
+            return tool_grammar(tools, **markup)
+        if answer is not None:
+            return call_or_answer_grammar(tools, answer, **markup)
+        return optional_tool_grammar(tools, **markup, thinking=self._thinking_markers())
+
+    def _no_call(self) -> OutputConstraint:
+        if self._speaks_in_channels:
+            return channel_no_call_grammar(self._special, CHANNEL_MARKERS)
+        return no_call_grammar(
+            start=self._markup.tool_start or TOOL_START,
             special=self._marker_ids,
-            thinking=[marker for marker in (self._markup.think_start, self._markup.think_end) if marker],
+            thinking=self._thinking_markers(),
         )
+
+    def _thinking_markers(self) -> list[str]:
+        return [marker for marker in (self._markup.think_start, self._markup.think_end) if marker]
 
     def with_thinking(
         self, prompt: ChatPrompt, constraint: OutputConstraint | None, *, budget: int | None, max_tokens: int

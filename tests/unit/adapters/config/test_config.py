@@ -163,6 +163,7 @@ def test_loopback_needs_no_key(tmp_path: Path, host: str) -> None:
 
 
 def test_contradictions_are_named(tmp_path: Path) -> None:
+    assert "cors_origins = '*'" in complaint(tmp_path, server__cors_origins="*")
     assert "max_queue_per_agent = 9" in complaint(tmp_path, mlx__max_queue=5, mlx__max_queue_per_agent=9)
 
 

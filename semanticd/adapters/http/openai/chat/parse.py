@@ -162,6 +162,7 @@ class _Reader:
 def read_tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
     """Return the tools offered; raises for those that are no functions and for equal names."""
     specs: list[ToolSpec] = []
+    names: set[str] = set()
     for index, tool in enumerate(tools):
         if tool.type != "function":
             raise UnsupportedError(
@@ -170,8 +171,9 @@ def read_tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
         function = tool.function
         if function is None or not function.name:
             raise InvalidRequestError("field required", param=f"tools.{index}.function.name")
-        if any(spec.name == function.name for spec in specs):
+        if function.name in names:
             raise InvalidRequestError("tool names must be unique", param=f"tools.{index}.function.name")
+        names.add(function.name)
         parameters = function.parameters or {"type": "object", "properties": {}}
         specs.append(ToolSpec(function.name, function.description or "", parameters, bool(function.strict)))
     return tuple(specs)

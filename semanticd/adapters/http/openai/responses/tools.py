@@ -6,6 +6,7 @@ OpenAI (web search and the like) cannot be called here and are left out: agents 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -59,16 +60,16 @@ def read_tools(tools: Sequence[wire.Tool]) -> ToolBox:
     """
     specs: list[ToolSpec] = []
     by_flat_name: dict[str, ToolBehind] = {}
-    todo: list[tuple[wire.Tool, str | None, str]] = [
+    todo: deque[tuple[wire.Tool, str | None, str]] = deque(
         (tool, None, f"tools.{index}") for index, tool in enumerate(tools)
-    ]
+    )
     while todo:
-        tool, namespace, path = todo.pop(0)
+        tool, namespace, path = todo.popleft()
         if tool.type in HOSTED or tool.type.startswith("web_search"):
             continue
         if tool.type == "namespace":
             inner = [(one, tool.name, f"{path}.tools.{index}") for index, one in enumerate(tool.tools or [])]
-            todo = [*inner, *todo]
+            todo.extendleft(reversed(inner))
             continue
         spec, behind = _read_tool(tool, namespace, path)
         if spec.name in by_flat_name:

@@ -1,4 +1,4 @@
-"""An exported agent: whole when it comes back, refused when a single byte of it is not what was written."""
+"""Agent exports: whole when it comes back, refused when a single byte of it is not what was written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from semanticd.adapters.disk.agents.export_file import MAGIC, DiskAgentExportFile
-from semanticd.application.ports.agent_export import PackageWritten
+from semanticd.application.ports.agent_export import ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
 from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
@@ -28,7 +28,7 @@ def agent_of(chain: list[BlockRecord]) -> Agent:
     return replace(full_agent(), model=FINGERPRINT, block_table=names)
 
 
-def export(path: Path, chain: list[BlockRecord], *, agent: Agent | None = None) -> PackageWritten:
+def export(path: Path, chain: list[BlockRecord], *, agent: Agent | None = None) -> ExportWritten:
     names: list[BlockHash] = [record.block.block_hash for record in chain]
     return DiskAgentExportFile().write(str(path), agent or agent_of(chain), names, iter(chain))
 
@@ -41,8 +41,8 @@ def export_small(path: Path) -> bytearray:
 
 
 def read_all(path: Path) -> tuple[Agent, list[BlockRecord]]:
-    package = DiskAgentExportFile()
-    return package.read(str(path)).agent, list(package.records(str(path)))
+    file = DiskAgentExportFile()
+    return file.read(str(path)).agent, list(file.records(str(path)))
 
 
 def test_an_agent_and_its_blocks_come_back_as_they_were(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ def test_an_agent_and_its_blocks_come_back_as_they_were(tmp_path: Path) -> None:
     chain.append(make_record((), parent=chain[-1].block.block_hash, kind="state"))
     path = tmp_path / "a.agent"
     written = export(path, chain)
-    assert written == PackageWritten(path.stat().st_size, 4, 0)
-    packaged = DiskAgentExportFile().read(str(path))
-    assert (packaged.agent, packaged.layout, packaged.num_blocks) == (agent_of(chain), LAYOUT, 4)
+    assert written == ExportWritten(path.stat().st_size, 4, 0)
+    exported = DiskAgentExportFile().read(str(path))
+    assert (exported.agent, exported.layout, exported.num_blocks) == (agent_of(chain), LAYOUT, 4)
     records = read_all(path)[1]
     assert len(records) == 4
     assert all(same(one, other) for one, other in zip(records, chain, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 
 from semanticd.adapters.http.anthropic.parse import parse
@@ -211,8 +212,43 @@ def test_tool_choice_keeps_its_meaning(choice: object, meaning: ToolChoice) -> N
 
 
 @pytest.mark.parametrize(
+    ("tool", "name", "arguments"),
+    [
+        ({"type": "bash_20250124", "name": "bash"}, "bash", {"command": "ls"}),
+        ({"type": "bash_20250124"}, "bash", {"restart": True}),
+        (
+            {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool", "max_characters": 9},
+            "str_replace_based_edit_tool",
+            {"command": "view", "path": "a.py", "view_range": [1, -1]},
+        ),
+        (
+            {"type": "text_editor_20250124", "name": "str_replace_editor"},
+            "str_replace_editor",
+            {"command": "undo_edit", "path": "a.py"},
+        ),
+        (
+            {"type": "memory_20250818", "name": "memory"},
+            "memory",
+            {"command": "rename", "old_path": "/memories/a", "new_path": "/memories/b"},
+        ),
+    ],
+)
+def test_tools_that_the_client_runs_are_offered_with_their_arguments(
+    tool: dict[str, Any], name: str, arguments: dict[str, Any]
+) -> None:
+    prompt = read(tools=[tool, WEATHER], tool_choice={"type": "tool", "name": name}).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [spec.name for spec in prompt.tools] == [name, "weather"]
+    assert prompt.tools[0].description
+    jsonschema.validate(arguments, dict(prompt.tools[0].parameters))
+    assert prompt.tool_choice == ToolChoice("required", (name,))
+
+
+@pytest.mark.parametrize(
     "fields",
     [
+        {"tools": [{"type": "computer_20250124", "name": "computer"}]},
+        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
         {"tool_choice": {"type": "any"}},
         {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}},
         {"tools": [WEATHER, WEATHER]},

@@ -92,6 +92,62 @@ def test_tools_that_are_not_strict_cost_nothing(tokenizer: MlxTokenizer) -> None
     assert tokenizer.tool_constraint(prompt(LOOSE)) is None
 
 
+def test_one_call_at_a_time_holds_for_tools_that_are_not_strict(tokenizer: MlxTokenizer) -> None:
+    constraint = tokenizer.tool_constraint(prompt(LOOSE, choice=ToolChoice(parallel=False)))
+    assert constraint is not None
+    one = call("rest", '{"whatever": 1}')
+    assert accepted(tokenizer, constraint, "Yes: " + one)
+    assert accepted(tokenizer, constraint, "No.")
+    assert not accepted(tokenizer, constraint, one + "\n" + one)
+
+
+def test_no_call_is_made_where_none_is_allowed(tokenizer: MlxTokenizer) -> None:
+    constraint = tokenizer.tool_constraint(prompt(STRICT, LOOSE, choice=ToolChoice("none")))
+    assert constraint is not None
+    assert accepted(tokenizer, constraint, "Nothing to call.\nReally, a < b.")
+    assert accepted(tokenizer, constraint, "")
+    assert not accepted(tokenizer, constraint, call("rest", "{}"))
+    assert not accepted(tokenizer, constraint, "I look.\n" + call("rest", "{}"))
+
+
+SCHEMA = OutputConstraint(
+    "json_schema",
+    schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+)
+ANSWERS = [
+    (SCHEMA, '{"n": 3}', '{"n": "3"}'),
+    (OutputConstraint("json_object"), '{"m": [1]}', "[1]"),
+    (OutputConstraint("regex", grammar="a/[bc]+"), "a/bcb", "a/d"),
+    (OutputConstraint("lark", grammar='start: "yes" | B\nB: /x+/'), "xxx", "no"),
+    (OutputConstraint("lark", grammar='root ::= "yes" | [x]+'), "xxx", "no"),
+]
+
+
+@pytest.mark.parametrize(("form", "right", "wrong"), ANSWERS)
+def test_with_tools_and_a_form_the_answer_is_a_call_or_has_the_form(
+    tokenizer: MlxTokenizer, form: OutputConstraint, right: str, wrong: str
+) -> None:
+    constraint = tokenizer.tool_constraint(prompt(STRICT, LOOSE), form)
+    assert constraint is not None
+    assert accepted(tokenizer, constraint, right)
+    assert not accepted(tokenizer, constraint, wrong)
+    assert accepted(tokenizer, constraint, call("look", '{"at": "sea"}'))
+    assert accepted(tokenizer, constraint, call("rest", '{"a": 1}') + "\n" + call("look", '{"at": "sky"}'))
+    assert not accepted(tokenizer, constraint, call("look", "{}"))
+    assert not accepted(tokenizer, constraint, "Let me see.")
+
+
+def test_with_a_form_a_call_that_is_required_still_is_and_one_that_is_forbidden_does_not_come(
+    tokenizer: MlxTokenizer,
+) -> None:
+    required = tokenizer.tool_constraint(prompt(STRICT, choice=ToolChoice("required")), SCHEMA)
+    assert required is not None
+    assert accepted(tokenizer, required, call("look", '{"at": "sea"}'))
+    assert not accepted(tokenizer, required, '{"n": 3}')
+    assert tokenizer.tool_constraint(prompt(STRICT, choice=ToolChoice("none")), SCHEMA) == SCHEMA
+    assert tokenizer.tool_constraint(prompt(), SCHEMA) == SCHEMA
+
+
 def test_text_is_cut_by_its_room_and_not_ended_early(tokenizer: MlxTokenizer) -> None:
     constraint = tokenizer.tool_constraint(prompt(STRICT))
     assert constraint is not None
