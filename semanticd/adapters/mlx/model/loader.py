@@ -59,6 +59,7 @@ class MlxModelLoader:
         latent_attention.install(model)
         if device_is_cpu and self._cpu_math:
             cpu_math.install(model)
+        yield
         wrapper = load_tokenizer(path, config=config, trust_remote_code=installed.entry.trust_remote_code)
         yield
         tokenizer = MlxTokenizer(

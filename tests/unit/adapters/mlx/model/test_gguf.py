@@ -16,6 +16,7 @@ from semanticd.adapters.mlx.model.gguf.convert import convert
 from semanticd.adapters.mlx.model.gguf.tensors import as_matrix
 from semanticd.adapters.mlx.model.gguf.vocabulary import tokenizer_of
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+from semanticd.application.ports.inference import finish_loading
 from semanticd.domain.errors import ModelLoadError
 from tests.fakes import tiny_gguf
 
@@ -24,7 +25,8 @@ PROMPT = mx.array([[1, 50, 3, 200, 7, 7, 90, 12]])
 
 
 def load(folder: Path) -> tuple[Any, dict[str, Any]]:
-    return load_weights(folder, device_is_cpu=True, available_bytes=8 << 30, on_progress=lambda share: None)
+    steps = load_weights(folder, device_is_cpu=True, available_bytes=8 << 30, on_progress=lambda share: None)
+    return finish_loading(steps)
 
 
 def furthest(found: mx.array, expected: mx.array) -> float:
