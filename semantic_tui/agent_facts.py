@@ -27,6 +27,7 @@ _CAUSES = {
     "tools_reordered": "tools in another order",
     "date_changed": "a date or time changed",
     "history_changed": "history changed",
+    "thinking_dropped": "thinking left out",
     "model_changed": "another model",
 }
 _SHORT_CAUSES = {
@@ -37,6 +38,7 @@ _SHORT_CAUSES = {
     "tools_reordered": "tool order",
     "date_changed": "date",
     "history_changed": "history",
+    "thinking_dropped": "thinking",
     "model_changed": "model",
 }
 _CONTEXT_CHARS = 160

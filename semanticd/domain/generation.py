@@ -24,6 +24,7 @@ MissCause = Literal[
     "tools_reordered",
     "system_changed",
     "history_changed",
+    "thinking_dropped",
 ]
 """The likely reason why a prompt left what was cached."""
 

@@ -11,6 +11,12 @@ from semanticd.domain.prefix_index import common_prefix_length
 _CONTEXT_TOKENS = 12
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b|\b20\d\d\b")
 
+_MARKER_TOKENS = 12
+"""Tokens that a marker of thinking takes at most."""
+_THOUGHT = re.compile(
+    r"(?:<think(?:ing)?>|<\|channel\|>analysis<\|message\|>|\[THINK\]|<seed:think>|<\|START_THINKING\|>)\s*\w"
+)
+
 
 def explain_miss(
     prompt_ids: Sequence[int],
@@ -35,6 +41,9 @@ def explain_miss(
     if not same_model:
         return CacheMiss(num_matched, "model_changed", "", _around(prompt_ids, num_matched, decode))
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
+    if num_matched > shared:
+        # Another conversation's beginning was found, longer than what this one shares with its own last prompt.
+        return None
     if shared >= len(previous_ids) or shared >= len(prompt_ids) - 1:
         if num_matched + 1 >= min(shared, len(prompt_ids)):
             return None
@@ -43,6 +52,8 @@ def explain_miss(
     if num_matched + 1 < shared:
         return CacheMiss(num_matched, "evicted", expected, found)
     cause = _cause(shared, system_tokens, expected, found)
+    if cause == "history_changed" and _dropped_thinking(previous_ids, prompt_ids, shared, decode):
+        cause = "thinking_dropped"
     if cause == "tools_changed" and _same_tokens(previous_ids, prompt_ids, system_tokens):
         cause = "tools_reordered"
     return CacheMiss(shared, cause, expected, found)
@@ -50,6 +61,20 @@ def explain_miss(
 
 def _around(token_ids: Sequence[int], position: int, decode: Callable[[Sequence[int]], str]) -> str:
     return decode(token_ids[max(position - _CONTEXT_TOKENS, 0) : position + _CONTEXT_TOKENS])
+
+
+def _dropped_thinking(
+    previous_ids: Sequence[int],
+    prompt_ids: Sequence[int],
+    position: int,
+    decode: Callable[[Sequence[int]], str],
+) -> bool:
+    """Whether the prompts part where the earlier one thinks: templates leave thinking out of turns that are over."""
+    around = slice(max(position - _MARKER_TOKENS, 0), position + _MARKER_TOKENS)
+    # An empty thought in its place is none.
+    return bool(_THOUGHT.search(decode(previous_ids[around]))) and not _THOUGHT.search(
+        decode(prompt_ids[around])
+    )
 
 
 def _same_tokens(left: Sequence[int], right: Sequence[int], num_tokens: int) -> bool:

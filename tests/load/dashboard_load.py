@@ -24,7 +24,6 @@ from typing import Any
 from textual.events import Key
 
 from semantic_tui.app import Dashboard
-from semantic_tui.state import HISTORY
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.control import messages as m
 from semanticd.control.framing import FrameReader, frame
@@ -33,6 +32,10 @@ from tests.fakes import control_script
 NUM_AGENTS, TOKENS_PER_S, STATES_PER_S = 50, 1000, 2
 TICK_S = 0.02
 _ANSWERS = control_script.answers()
+
+
+HISTORY = 120
+"""Readings that fill a sparkline."""
 
 
 def agents(step: int) -> list[dict[str, Any]]:

@@ -49,6 +49,9 @@ from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, outside_vocabulary
 from semanticd.domain.volatile_header import without_volatile_header
 
+_SAID = "\N{OBJECT REPLACEMENT CHARACTER} said \N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands for what the user says, to find where in a prompt that is."""
+_MAX_HEADS = 256
 _TAIL_TOKENS = 8
 """As far back as a tokenizer looks when it decides where to cut."""
 
@@ -131,6 +134,7 @@ class GenerateService:
         self._log = log
         self._savings = savings
         self._history = history
+        self._head_tokens: dict[bytes, int] = {}
         # One thread of its own: forms that take long must not take the threads that read prompts.
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="semanticd-forms")
 
@@ -313,13 +317,11 @@ class GenerateService:
     def _snapshot_points(
         self, model: LoadedModel, prompt: Prompt, text: str, segments: tuple[Segment, ...]
     ) -> tuple[tuple[int, ...], int]:
-        """Return positions worth a snapshot, and roughly how many tokens are system text and tools."""
+        """Return positions worth a snapshot, and how many tokens are system text and tools."""
         if not isinstance(prompt, ChatPrompt):
             return (), 0
-        num_tokens = sum(len(segment.token_ids) for segment in segments)
         if model.runner.spec.cuts_anywhere:
-            said = next((m.text for m in prompt.messages if m.role != "system" and m.text), "")
-            return (), num_tokens * max(text.find(said), 0) // max(len(text), 1) if said else 0
+            return (), self._num_system_tokens(model, prompt, text, segments)
         system = tuple(message for message in prompt.messages if message.role == "system")
         if not system:
             return (), 0
@@ -335,6 +337,38 @@ class GenerateService:
         if ids[: len(head_ids)] != head_ids or len(head_ids) >= len(ids) - 1:
             return (), 0
         return (len(head_ids),), len(head_ids)
+
+    def _num_system_tokens(
+        self, model: LoadedModel, prompt: ChatPrompt, text: str, segments: tuple[Segment, ...]
+    ) -> int:
+        """Return how many of the prompt's tokens are system text and tools; equal heads are counted once."""
+        leading = tuple(takewhile(lambda message: message.role == "system", prompt.messages))
+        marked = replace(prompt, messages=(*leading, Message.of("user", _SAID)))
+        try:
+            rendered = model.tokenizer.render(marked, add_generation_prompt=False)
+        except SemanticError:
+            return 0
+        head = rendered[: max(rendered.find(_SAID), 0)]
+        if not text.startswith(head):
+            # A template that says something else of a conversation as short as that.
+            return 0
+        num_tokens = 0
+        for segment in segments:
+            if len(segment.text) > len(head):
+                return num_tokens + self._num_tokens(model, head)
+            num_tokens += len(segment.token_ids)
+            head = head[len(segment.text) :]
+        return num_tokens
+
+    def _num_tokens(self, model: LoadedModel, text: str) -> int:
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        key += model.fingerprint.encode()
+        known = self._head_tokens.get(key)
+        if known is None:
+            known = self._head_tokens[key] = len(model.tokenizer.encode(text))
+            while len(self._head_tokens) > _MAX_HEADS:
+                self._head_tokens.pop(next(iter(self._head_tokens)), None)
+        return known
 
     def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
         """Put the kept conversation, system text and tools of a server-side agent before the new messages."""

@@ -12,6 +12,7 @@ _CAUSES = {
     "tools_changed": "the tools changed",
     "date_changed": "a date or time changed",
     "history_changed": "the history changed",
+    "thinking_dropped": "the template left out the thinking of a turn that is over",
     "model_changed": "another model answers",
     "tools_reordered": "the tools came in another order",
 }

@@ -328,6 +328,33 @@ async def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> N
         assert rig.runner.calls["copy_state"] >= 2
 
 
+async def test_how_much_of_a_prompt_is_system_text_is_counted_exactly() -> None:
+    async with ServiceRig() as rig:
+        for messages, head in (
+            ([SYSTEM, user("hi")], f"<|system|>{SYSTEM.text}<|end|><|user|>"),
+            (
+                [SYSTEM, user("You"), assistant("0" * 900), user("x")],
+                f"<|system|>{SYSTEM.text}<|end|><|user|>",
+            ),
+            ([user("x" * 500)], "<|user|>"),
+        ):
+            stream = await rig.begin(messages, agent=f"a{len(messages)}")
+            submission = rig.engine.running()[-1].submission
+            assert submission.system_tokens == len(CharTokenizer().encode(head))
+            await stream.aclose()
+
+
+async def test_the_conversation_goes_on_after_a_title_without_a_miss() -> None:
+    async with ServiceRig() as rig:
+        main = [SYSTEM, user("what is it?")]
+        answer = await rig.say(main, agent="a")
+        await rig.say([Message.of("system", "Write a title."), user("what is it?")], agent="a")
+        main += [assistant(answer.choices[0].text), user("and?")]
+        cache = (await rig.say(main, agent="a")).usage.cache
+        assert cache.miss is None
+        assert cache.reused_hot_tokens > cache.computed_tokens
+
+
 async def test_a_miss_is_explained_in_the_clients_words() -> None:
     async with ServiceRig() as rig:
         await rig.say([Message.of("system", "Today is 2026-11-23. " + SYSTEM.text), user("hi")], agent="a")

@@ -92,5 +92,34 @@ def test_a_change_behind_the_system_text_is_the_histories() -> None:
     assert miss.cause == "history_changed"
 
 
+@pytest.mark.parametrize(
+    ("previous", "prompt"),
+    [
+        ("sys user: hi bot: <think>hm, hi</think>hello", "sys user: hi bot: hello user: more"),
+        (
+            "sys user: hi bot: <think>\nhm</think>\n\nhello",
+            "sys user: hi bot: <think>\n\n</think>\n\nhello user",
+        ),
+        ("sys user: hi bot: [THINK]hm[/THINK]hello", "sys user: hi bot: hello user: more"),
+    ],
+)
+def test_thinking_that_a_template_leaves_out_is_a_cause_of_its_own(previous: str, prompt: str) -> None:
+    shared = next(i for i, (a, b) in enumerate(zip(prompt, previous, strict=False)) if a != b)
+    miss = explain(prompt, previous, matched=shared, system_tokens=4)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (shared, "thinking_dropped")
+
+
+def test_thinking_that_was_edited_is_the_histories() -> None:
+    miss = explain("sys bot: <think>no</think>a", "sys bot: <think>hm</think>a", matched=16, system_tokens=4)
+    assert miss is not None
+    assert miss.cause == "history_changed"
+
+
+def test_a_prompt_that_another_conversation_had_begun_missed_nothing() -> None:
+    # The agent's last request was a title; the main conversation was found up to its new words.
+    assert explain("sys user: hello there, friend", "title of this talk", matched=24) is None
+
+
 def test_a_prompt_that_left_its_own_history_but_was_found_entirely_missed_nothing() -> None:
     assert explain("sys user: hello there", "sys user: hullo there", matched=20) is None
