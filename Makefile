@@ -26,7 +26,7 @@ export SEMANTIC_MODELS_DIR
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
-.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint format bench docs screens constraints clean
+.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint audit format bench docs screens constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,11 @@ lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import cont
 	@$(VENV)/bin/mypy --platform linux
 	@$(VENV)/bin/mypy --platform darwin
 	@$(VENV)/bin/lint-imports --no-logo
+
+# In an environment of its own, so that nothing of it gets into .venv. Asks the package index's database of vulnerabilities.
+audit:  ## Look for known vulnerabilities in the pinned dependencies
+	@test -x .cache/audit/bin/pip-audit || { $(PY) -m venv .cache/audit && .cache/audit/bin/pip install --quiet "pip-audit>=2.10,<3"; }
+	@.cache/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 format: setup  ## Format, and fix what ruff can fix
 	@$(VENV)/bin/ruff check --fix-only --quiet .

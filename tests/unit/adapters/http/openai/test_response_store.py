@@ -39,6 +39,15 @@ def test_the_oldest_responses_of_the_agent_that_kept_one_least_recently_go_first
     assert store.previous("d").num_bytes == 100
 
 
+def test_an_agent_has_so_many_responses_at_most() -> None:
+    store = ResponseStore(max_per_agent=2)
+    for name, agent in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("a3", "a")):
+        store.keep(stored(name, 1, agent))
+    assert [store.previous(name).response.id for name in ("b1", "a2", "a3")] == ["b1", "a2", "a3"]
+    with pytest.raises(PreviousResponseNotFoundError):
+        store.previous("a1")
+
+
 def test_a_response_that_is_larger_than_all_room_is_not_kept_and_pushes_nothing_out() -> None:
     store = ResponseStore(max_per_agent=10, max_bytes=100)
     store.keep(stored("small", 10))

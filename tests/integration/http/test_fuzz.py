@@ -1,0 +1,358 @@
+"""Seeded random requests over paths, headers, bodies and schemas: refused or answered, never a failure of the server.
+
+20,000 cases against the edge with scripted answers, and schemas against the real grammar engine. A failing case is
+found again by its number, which the message says.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.middleware import RequestContextWrapper
+from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
+from semanticd.adapters.mlx.model.weights import load_tokenizer
+from semanticd.domain.errors import UnsupportedError
+from semanticd.domain.generation import OutputConstraint
+from tests.fakes.agents_service import FakeAgents
+from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.generator import ScriptedGenerator
+from tests.fakes.http_services import make_services
+from tests.fakes.telemetry import RecordingLog
+from tests.fakes.tiny_folder import write_tiny_model
+
+NUM_PATHS = 6_000
+NUM_HEADERS = 5_000
+NUM_BODIES = 8_000
+NUM_SCHEMAS = 1_000
+SLICES = 4
+
+PIECES = [
+    "/",
+    "//",
+    ".",
+    "..",
+    "%2f",
+    "%2F",
+    "%5c",
+    "%00",
+    "%0a",
+    "%0d%0a",
+    "%c3",
+    "%E2%98%83",
+    "%25",
+    "~",
+    ";x=1",
+]
+PIECES += ["ann", "stats", "import", "x" * 200, "%22", "<script>", "{agent_id}", "*", " ", "\u00e9", "?", "#"]
+HEADER_NAMES = ["host", "origin", "authorization", "x-api-key", "x-admin-key", "x-session-id", "x-priority"]
+HEADER_NAMES += [
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "anthropic-version",
+    "content-type",
+    "content-length",
+]
+HEADER_NAMES += [
+    "content-encoding",
+    "sec-fetch-site",
+    "access-control-request-headers",
+    "accept",
+    "if-none-match",
+]
+HEADER_NAMES += ["range", "expect", "transfer-encoding", "cookie", "x-forwarded-for", "forwarded", "upgrade"]
+VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**63,
+    -(2**63),
+    1e308,
+    -0.5,
+    "",
+    "x",
+    "\0",
+    "\u2028",
+    "\ud83d\ude00",
+]
+VALUES += [
+    "x" * 5000,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    {"type": "text"},
+    {"type": "text", "text": "hi"},
+    "~x/y",
+    "[INST]",
+]
+CONTENT = re.compile(r"[\t -~\x80-\xff]*")
+
+
+def make_app() -> tuple[RequestContextWrapper, RecordingLog]:
+    log = RecordingLog()
+    agents = FakeAgents()
+    app = create_app(
+        make_services(ScriptedGenerator(), agents=agents, log=log), HttpConfig(body_timeout_s=0.2)
+    )
+    return app, log
+
+
+def templates(app: RequestContextWrapper) -> list[tuple[str, str]]:
+    return [(method, route.template) for route, methods in app.router.routes.items() for method in methods]
+
+
+def random_path(rng: random.Random, template: str) -> str:
+    path = re.sub(r"{[^}]*}", lambda _: "".join(rng.choices(PIECES, k=rng.randint(1, 3))), template)
+    for _ in range(rng.choice([0, 0, 1, 1, 2, 4])):
+        at = rng.randint(0, len(path))
+        path = path[:at] + rng.choice(PIECES) + path[at:]
+    return path or "/"
+
+
+def random_text(rng: random.Random) -> str:
+    length = rng.choice([0, 1, 8, 60, 300])
+    return "".join(chr(rng.choice([rng.randint(32, 126), rng.randint(128, 255), 9])) for _ in range(length))
+
+
+def random_header(rng: random.Random, name: str) -> str:
+    known = {
+        "host": ["localhost", "localhost:99999", "[::1", "evil.example", "127.0.0.1:x"],
+        "origin": ["null", "http://localhost:8000", "https://evil.example", "://"],
+        "authorization": ["Bearer", "Bearer k", "Basic eDp5", "Bearer  "],
+        "traceparent": ["00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-zz", "ff"],
+        "content-length": ["0", "5", "99999999999", "-1", "1e3", "\u00b2"],
+        "content-encoding": ["gzip", "zstd", "deflate", "br", "gzip, gzip", "identity"],
+        "content-type": [
+            "application/json",
+            "application/json; charset=latin-1",
+            "a/b+json",
+            "text/plain",
+            ";",
+        ],
+        "x-priority": ["background", "interactive", "now"],
+        "x-session-id": ["ann", "stats", "a b", "\u00e9", "x" * 129],
+        "sec-fetch-site": ["cross-site", "same-origin", "none"],
+    }
+    return rng.choice([*known.get(name, []), random_text(rng)])
+
+
+def random_json(rng: random.Random, depth: int = 0) -> Any:
+    kind = rng.random()
+    if depth > 5 or kind < 0.55:
+        return copy.deepcopy(rng.choice(VALUES))
+    if kind < 0.75:
+        return [random_json(rng, depth + 1) for _ in range(rng.randint(0, 4))]
+    return {rng.choice(FIELDS): random_json(rng, depth + 1) for _ in range(rng.randint(0, 5))}
+
+
+FIELDS = [
+    "model",
+    "messages",
+    "role",
+    "content",
+    "type",
+    "text",
+    "tools",
+    "name",
+    "parameters",
+    "input",
+    "prompt",
+]
+FIELDS += ["stream", "max_tokens", "stop", "logit_bias", "system", "id", "metadata", "ttl", "turns", "schema"]
+FIELDS += [
+    "input_schema",
+    "function",
+    "tool_choice",
+    "response_format",
+    "output_config",
+    "format",
+    "arguments",
+]
+
+MESSAGE = {"role": "user", "content": "hi"}
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/messages": {"model": "tiny", "max_tokens": 5, "messages": [MESSAGE], "system": "s"},
+    "/v1/messages/count_tokens": {"model": "tiny", "messages": [MESSAGE]},
+    "/v1/chat/completions": {"model": "tiny", "messages": [MESSAGE], "tools": [], "stop": ["x"]},
+    "/v1/completions": {"model": "tiny", "prompt": "hi", "n": 1},
+    "/v1/responses": {"model": "tiny", "input": [MESSAGE], "store": True, "metadata": {"a": "b"}},
+    "/v1/agents": {"id": "ann", "system": "s", "ttl": 5},
+    "/v1/agents/ann/generate": {"messages": [MESSAGE], "max_tokens": 3},
+    "/v1/agents/ann/fork": {"id": "bob"},
+    "/v1/agents/ann/rewind": {"turns": 1},
+    "/v1/agents/ann/pin": {"ttl": 5},
+    "/admin/models/load": {"model": "tiny"},
+    "/admin/models/swap": {"model": "tiny"},
+}
+
+
+def random_body(rng: random.Random, good: dict[str, Any]) -> bytes:
+    body = json.loads(json.dumps(good))
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        where = rng.choice([body, *[part for part in body.values() if isinstance(part, dict)]])
+        where[rng.choice([*list(where), *FIELDS])] = random_json(rng)
+    raw = json.dumps(body).encode()
+    if rng.random() < 0.1:
+        at = rng.randint(0, len(raw))
+        raw = raw[:at] + rng.choice([b"\xff", b"\\ud800", b"NaN", b"{", b'"', b"1e999", b""]) + raw[at:]
+    return raw
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+async def test_no_path_makes_the_server_fail(part: int) -> None:
+    app, log = make_app()
+    client, known = AsgiClient(app), templates(app)
+    for number in range(part, NUM_PATHS, SLICES):
+        rng = random.Random(f"path {number}")
+        method, template = rng.choice(known)
+        path = random_path(rng, template)
+        answer = await client.send(method, path, b"{}", headers={"content-type": "application/json"})
+        assert answer.status < 500, (number, method, path, answer.content)
+    assert "http_request_failed" not in log.events("error")
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+async def test_no_header_makes_the_server_fail(part: int) -> None:
+    app, log = make_app()
+    client, known = AsgiClient(app), templates(app)
+    for number in range(part, NUM_HEADERS, SLICES):
+        rng = random.Random(f"header {number}")
+        method, template = rng.choice(known)
+        path = re.sub(r"{[^}]*}", "ann", template)
+        names = rng.sample(HEADER_NAMES, rng.randint(1, 4))
+        headers = {"content-type": "application/json", **{name: random_header(rng, name) for name in names}}
+        body = json.dumps(GOOD.get(path, {})).encode()
+        answer = await client.send(method, path, body, headers=headers)
+        assert answer.status < 500, (number, method, path, headers, answer.content)
+        for name, value in answer.headers.items():
+            assert CONTENT.fullmatch(name + value), (number, name, value)
+    assert "http_request_failed" not in log.events("error")
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+async def test_no_body_makes_the_server_fail(part: int) -> None:
+    app, log = make_app()
+    client = AsgiClient(app)
+    for number in range(part, NUM_BODIES, SLICES):
+        rng = random.Random(f"body {number}")
+        url, good = rng.choice(list(GOOD.items()))
+        raw = random_body(rng, good)
+        answer = await client.post(url, raw)
+        assert answer.status < 500, (number, url, raw[:500], answer.content)
+        assert b"event: error" not in answer.content or b"api_error" not in answer.content, (
+            number,
+            url,
+            raw[:500],
+        )
+    assert not {"http_request_failed", "http_stream_failed"} & {event for _, event, _ in log.lines}
+
+
+WORDS = [
+    "type",
+    "properties",
+    "required",
+    "items",
+    "enum",
+    "const",
+    "anyOf",
+    "allOf",
+    "oneOf",
+    "not",
+    "if",
+    "$ref",
+]
+WORDS += [
+    "pattern",
+    "format",
+    "minItems",
+    "maxItems",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "multipleOf",
+]
+WORDS += [
+    "additionalProperties",
+    "patternProperties",
+    "minProperties",
+    "propertyNames",
+    "prefixItems",
+    "$defs",
+]
+TYPES = ["object", "array", "string", "integer", "number", "boolean", "null", "foo"]
+PATTERNS = [
+    "a+",
+    "^[a-z]{3}$",
+    "(a|b)*c",
+    ".*",
+    "(",
+    "[^x]",
+    r"\d{4}-\d{2}",
+    "(a{0,9}b{0,9}){0,9}",
+    r"\p{L}",
+    "x{99999}",
+]
+REFERENCES = ["#", "#/$defs/a", "#/nowhere", "http://x", ""]
+
+
+def random_schema(rng: random.Random, depth: int = 0) -> Any:
+    if depth > 4 or rng.random() < 0.1:
+        return rng.choice([True, False, {}, {"type": rng.choice(TYPES)}, None, 5, "string"])
+    schema: dict[str, Any] = {"type": rng.choice(TYPES)} if rng.random() < 0.7 else {}
+    for word in rng.sample(WORDS, rng.randint(0, 3)):
+        schema[word] = _word(rng, word, depth)
+    return schema
+
+
+def _word(rng: random.Random, word: str, depth: int) -> Any:
+    if rng.random() < 0.05:
+        return copy.deepcopy(rng.choice(VALUES))
+    if word in ("properties", "$defs", "patternProperties"):
+        return {rng.choice("abc"): random_schema(rng, depth + 1) for _ in range(rng.randint(0, 3))}
+    if word in ("anyOf", "allOf", "oneOf", "prefixItems"):
+        return [random_schema(rng, depth + 1) for _ in range(rng.randint(0, 4))]
+    if word in ("items", "not", "if", "additionalProperties", "propertyNames"):
+        return random_schema(rng, depth + 1)
+    choices = {"pattern": PATTERNS, "$ref": REFERENCES, "type": TYPES, "format": ["date", "email", "x"]}
+    if word in choices:
+        return rng.choice(choices[word])
+    if word in ("enum", "required"):
+        return [rng.choice(["a", "b", 1, None]) for _ in range(rng.randint(0, 3))]
+    return rng.choice([0, 1, 3, 50, 2.5, 10**6, -1])
+
+
+def test_no_schema_makes_the_compiler_fail(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = write_tiny_model(tmp_path_factory.mktemp("fuzz") / "model")
+    compiler = ConstraintCompiler(load_tokenizer(folder).backend_tokenizer, vocab_size=512, eos_token_ids=[0])
+    num_compiled = 0
+    for number in range(NUM_SCHEMAS):
+        schema = random_schema(random.Random(f"schema {number}"))
+        if not isinstance(schema, dict):
+            continue
+        constraint = OutputConstraint("json_schema", schema=schema, max_tokens=20)
+        try:
+            compiler.processor(compiler.compile(constraint), num_context=1)
+        except UnsupportedError:
+            continue
+        except Exception as error:
+            raise AssertionError((number, schema)) from error
+        num_compiled += 1
+    assert num_compiled > NUM_SCHEMAS // 10
+
+
+def test_the_cases_are_as_many_as_the_page_on_threats_says() -> None:
+    assert NUM_PATHS + NUM_HEADERS + NUM_BODIES + NUM_SCHEMAS == 20_000

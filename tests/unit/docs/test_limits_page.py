@@ -1,0 +1,97 @@
+"""The page of limits says what the code does, and each limit is held by a test."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from semanticd.domain.limits import Limits
+
+ROOT = Path(__file__).resolve().parents[3]
+
+CONNECTIONS = "integration/http/test_connections.py"
+GUARDS = "integration/http/test_guards.py"
+GENERATE = "integration/services/test_generate.py"
+STORE = "unit/adapters/http/openai/test_response_store.py"
+COMPLEXITY = "unit/adapters/mlx/constraints/test_complexity.py"
+TOO_MANY = (
+    CONNECTIONS,
+    "test_too_many_connections_close_the_one_that_waited_longest_and_never_one_that_is_answered",
+)
+TOO_LARGE_FORM = (COMPLEXITY, "test_a_form_that_is_too_large_is_refused_with_the_limit")
+TOO_COMPLEX = (COMPLEXITY, "test_patterns_that_would_take_hours_are_refused_as_too_complex")
+COUNTS = (GUARDS, "test_what_a_request_may_name_is_counted")
+METADATA = (GUARDS, "test_metadata_and_agents_have_a_size")
+NOT_READ = (CONNECTIONS, "test_a_client_that_does_not_read_its_stream_is_dropped_and_its_answer_cancelled")
+
+HELD_BY: dict[str, tuple[str, str]] = {
+    "connections": TOO_MANY,
+    "connections_per_peer": (CONNECTIONS, "test_a_peer_has_a_limit_of_its_own"),
+    "header_timeout_s": (CONNECTIONS, "test_a_head_that_does_not_come_whole_ends_the_connection"),
+    "idle_timeout_s": (CONNECTIONS, "test_a_connection_between_two_requests_may_rest_for_its_time_only"),
+    "write_timeout_s": NOT_READ,
+    "write_progress_bytes": (CONNECTIONS, "test_a_client_that_reads_slowly_keeps_its_stream"),
+    "stream_bytes": (GENERATE, "test_an_answer_that_is_not_read_is_cancelled_when_too_much_of_it_waits"),
+    "path_bytes": ("integration/http/test_paths.py", "test_a_target_without_a_meaning_is_refused"),
+    "header_bytes": (GUARDS, "test_headers_have_a_limit"),
+    "body_bytes": (GUARDS, "test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not"),
+    "body_timeout_s": (CONNECTIONS, "test_a_body_that_does_not_come_whole_is_answered_with_408"),
+    "import_bytes": ("integration/http/test_agents_and_admin.py", "test_an_agent_export_is_written_and_read"),
+    "nesting": (
+        "unit/adapters/http/core/test_body.py",
+        "test_json_with_no_or_more_than_one_meaning_is_refused",
+    ),
+    "messages": (GUARDS, "test_messages_have_a_limit_in_every_dialect"),
+    "stored_responses_per_agent": (STORE, "test_an_agent_has_so_many_responses_at_most"),
+    "stored_responses_bytes": (
+        STORE,
+        "test_the_oldest_responses_of_the_agent_that_kept_one_least_recently_go_first",
+    ),
+    "metadata_characters": METADATA,
+    "agent_bytes": METADATA,
+    "rate_limited_callers": (
+        "unit/adapters/http/core/test_rate_limit.py",
+        "test_the_table_of_callers_stays_small",
+    ),
+    "tools": COUNTS,
+    "stop_strings": (GUARDS, "test_stop_sequences_are_counted_in_the_other_dialects_too"),
+    "stop_characters": COUNTS,
+    "logit_biases": COUNTS,
+    "prompt_characters_per_token": (GENERATE, "test_a_prompt_that_cannot_fit_is_refused_unread"),
+    "name_characters": (
+        "integration/http/test_agents_and_admin.py",
+        "test_no_name_of_a_model_makes_the_server_fail",
+    ),
+    "form_bytes": TOO_LARGE_FORM,
+    "form_properties": TOO_LARGE_FORM,
+    "form_counted_properties": TOO_LARGE_FORM,
+    "form_steps": (COMPLEXITY, "test_a_schema_of_too_many_parts_is_compiled_without_an_estimate"),
+    "form_compile_s": TOO_COMPLEX,
+    "form_compile_bytes": (COMPLEXITY, "test_a_process_that_dies_counts_as_too_complex"),
+    "form_cache_bytes": (COMPLEXITY, "test_kept_forms_are_bounded_in_bytes"),
+}
+
+
+def test_the_page_of_limits_is_made_from_the_table() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "limits_docs", ROOT / "contrib/dev/generators/limits_docs.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    assert written == module.page(), "run `python contrib/dev/generators/limits_docs.py`"
+
+
+def test_every_limit_names_the_test_that_holds_it() -> None:
+    assert set(HELD_BY) == {one.name for one in fields(Limits)}
+
+
+@pytest.mark.parametrize("name", HELD_BY)
+def test_the_test_that_holds_a_limit_exists(name: str) -> None:
+    path, test = HELD_BY[name]
+    assert f"def {test}(" in (ROOT / "tests" / path).read_text(encoding="utf-8")
