@@ -44,6 +44,7 @@ _FAILED: Mapping[str, str] = {
     "agents.evict": "{} could not be evicted",
     "agents.delete": "{} could not be deleted",
     "agents.export": "{} could not be exported",
+    "agents.say": "{} did not answer",
     "models.swap": "Swapping to {} failed",
     "models.load": "{} could not be loaded",
     "models.unload": "{} could not be unloaded",
@@ -63,6 +64,13 @@ def done_text(cmd: str, args: Mapping[str, Any]) -> str:
 def failed_text(cmd: str, args: Mapping[str, Any]) -> str:
     """Return what could not be done; the reason is shown below it."""
     return _FAILED.get(cmd, f"{cmd} failed").format(_object(args))
+
+
+def say_text(*, fork: bool) -> str:
+    """Return what the question for a turn says."""
+    if not fork:
+        return "The turn continues the conversation; the answer is shown as it comes."
+    return "Its client keeps the conversation, so the turn is taken with a fork; all blocks are shared."
 
 
 def _object(args: Mapping[str, Any]) -> str:

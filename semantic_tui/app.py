@@ -19,7 +19,15 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from semantic_tui.actions import AGENT_ACTIONS, MODEL_ACTIONS, arguments, done_text, failed_text, question
+from semantic_tui.actions import (
+    AGENT_ACTIONS,
+    MODEL_ACTIONS,
+    arguments,
+    done_text,
+    failed_text,
+    question,
+    say_text,
+)
 from semantic_tui.alarms import alarms
 from semantic_tui.connection import Connection
 from semantic_tui.model_facts import load_text, swap_text, unload_text
@@ -200,6 +208,28 @@ class Dashboard(App[None]):
                 return
         self.command(f"agents.{action}", **args)
 
+    def say(self, agent: str) -> None:
+        """Ask for a turn and take it with an agent, or with a fork where its client keeps the conversation."""
+        self.run_worker(self._say(agent))
+
+    async def _say(self, agent: str) -> None:
+        try:
+            await self._polling.agent(agent)
+            messages = self.state.details[agent].get("messages") or []
+            fork = any(message.get("role") == "transcript" for message in messages)
+            text = await self.push_screen_wait(WordDialog(f"Say to {agent}", say_text(fork=fork)))
+            if not text:
+                return
+            if fork:
+                agent = str((await self.connection.call("agents.fork", agent=agent))["id"])
+            self.open_agent(agent)
+            await self.connection.call("agents.say", agent=agent, text=text, reply_within_s=None)
+        except ControlError as error:
+            title = failed_text("agents.say", {"agent": agent})
+            self.notify(many_lines(error), title=title, severity="error", timeout=12, markup=False)
+        if agent == self.chosen:
+            await self._poll_agent(agent)
+
     def change_model(self, action: str, model: str) -> None:
         """Swap to, load, unload or pull a model, after saying what will happen."""
         self.run_worker(self._change_model(action, model))
@@ -343,6 +373,7 @@ class Dashboard(App[None]):
             yield SystemCommand(
                 f"Open {agent}", "Its stream, turns and transcript", lambda a=agent: self.open_agent(a)
             )
+            yield SystemCommand(f"Say to {agent}", "Take a turn", lambda a=agent: self.say(a))
             for action, words in AGENT_ACTIONS.items():
                 yield SystemCommand(
                     f"{words} {agent}", "Agent", lambda a=agent, what=action: self.act_on_agent(what, a)

@@ -44,6 +44,10 @@ class AppProtocol(Protocol):
         """Pin, fork, rewind, evict, delete, export an agent or cancel its requests."""
         ...
 
+    def say(self, agent: str) -> None:
+        """Ask for a turn and take it with an agent, or with a fork where its client keeps the conversation."""
+        ...
+
     def change_model(self, action: str, model: str) -> None:
         """Swap to, load, unload or pull a model, after asking."""
         ...

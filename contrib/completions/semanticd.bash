@@ -5,11 +5,11 @@ _semanticd() {
         [[ "$word" == -* ]] && continue
         tried="${path:+$path }$word"
         case "$tried" in
-            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"ctl"|"bench"|"bench compare"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
+            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"chat"|"ctl"|"bench"|"bench compare"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
         esac
     done
     case "$path" in
-        "") words="serve start stop restart status logs version config doctor models agents ctl bench service launch completion --runtime-dir --help" ;;
+        "") words="serve start stop restart status logs version config doctor models agents chat ctl bench service launch completion --runtime-dir --help" ;;
         "serve") words="--model --host --port --log-level --help" ;;
         "start") words="--timeout --model --host --port --log-level --help" ;;
         "stop") words="--timeout --now --help" ;;
@@ -39,6 +39,7 @@ _semanticd() {
         "agents show") words="--json --help" ;;
         "agents unpin") words="--json --help" ;;
         "agents why") words="--json --help" ;;
+        "chat") words="--max-tokens --fork --help" ;;
         "ctl") words="--json --agent --timeout --help" ;;
         "bench") words="compare --base-url --model --api-key --name --scenario --lengths --streams --agents --turns --prefill-tokens --dropped-tokens --decode-tokens --repeats --seed --stop-token-id --restart-command --swap-command --timeout --output --plots --png --json --help" ;;
         "bench compare") words="--plots --png --help" ;;

@@ -19,7 +19,7 @@ Everywhere  1 Dashboard 2 Agent 3 Models 4 Requests 5 Log 6 Doctor
 Agents      enter open  / filter  s sort  r reverse  esc all
             space tile  z graphs  + - longer or shorter time
             p pin  f fork  w rewind  e evict  d delete  x export
-            c cancel its requests  L its lines of the log
+            i say something  c cancel its requests  L its log
 Agent       the same; [ ] other tile  - close the tile
             enter on a turn shows where its prompt differed
 Models      enter or w swap  l load also  u unload  p pull

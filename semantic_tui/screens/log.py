@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.markup import escape
 from textual.widget import Widget
@@ -26,10 +27,10 @@ def wanted(line: LogLine, level: str, words: str) -> bool:
     return all(word in text for word in words.lower().split())
 
 
-def line_markup(line: LogLine, colours: Mapping[str, str]) -> str:
+def line_text(line: LogLine, colours: Mapping[str, str]) -> Text:
     """Return a line with its level in a colour of the theme."""
     style = colours.get(_COLOURS.get(line.level, ""), "bold")
-    return f"[dim]{escape(line.timestamp[11:19])}[/] [{style}]{line.level:<8}[/] {escape(line.text)}"
+    return Text.assemble((line.timestamp[11:19], "dim"), " ", (f"{line.level:<8}", style), " ", line.text)
 
 
 class LogScreen(WatchScreen):
@@ -51,7 +52,7 @@ class LogScreen(WatchScreen):
     def body(self) -> Iterable[Widget]:
         """Lay out the lines."""
         yield Input(placeholder="search: words, an agent, a request", id="search")
-        yield RichLog(id="lines", markup=True, max_lines=2000, wrap=True)
+        yield RichLog(id="lines", max_lines=2000, wrap=True)
 
     def on_mount(self) -> None:
         """Hide the search until it is asked for."""
@@ -78,7 +79,7 @@ class LogScreen(WatchScreen):
             return
         for line in state.log:
             if line.number >= self._next and wanted(line, level, self._words):
-                lines.write(line_markup(line, self.app.theme_variables))
+                lines.write(line_text(line, self.app.theme_variables))
         self._next = state.num_log_lines
 
     def _again(self) -> None:

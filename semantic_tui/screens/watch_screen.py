@@ -92,6 +92,7 @@ class AgentActionsScreen(WatchScreen):
     """A screen with an agent to act on; subclasses say which."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("i", "say", "Say"),
         Binding("p", "act('pin')", "Pin"),
         Binding("f", "act('fork')", "Fork"),
         Binding("w", "act('rewind')", "Rewind"),
@@ -113,6 +114,14 @@ class AgentActionsScreen(WatchScreen):
             self.notify("There is no agent to act on.", severity="warning")
         else:
             self.dashboard.act_on_agent(action, agent)
+
+    def action_say(self) -> None:
+        """Say something to the agent, or to a fork of it."""
+        agent = self.chosen_agent()
+        if agent is None:
+            self.notify("There is no agent to speak with.", severity="warning")
+        else:
+            self.dashboard.say(agent)
 
     def action_log(self) -> None:
         """Show the log's lines about the agent."""

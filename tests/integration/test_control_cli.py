@@ -68,19 +68,24 @@ class ServedHome:
             "SEMANTIC_LOG_DIR": str(self.folder / "logs"),
         }
 
-    def popen(self, *words: str, python: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def popen(
+        self, *words: str, python: tuple[str, ...] = (), stdin: int | None = None
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, *python, "-m", "semanticd", *words],
             cwd=self.folder,
             env=self.environment(),
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *words: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        process = self.popen(*words, python=python)
-        out, err = process.communicate(timeout=60)
+    def run(
+        self, *words: str, python: tuple[str, ...] = (), typed: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        process = self.popen(*words, python=python, stdin=subprocess.PIPE if typed is not None else None)
+        out, err = process.communicate(typed, timeout=60)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
@@ -242,3 +247,25 @@ def test_answering_loads_neither_mlx_nor_the_server(home: ServedHome, words: lis
     }
     assert "semanticd.entrypoints.cli" in loaded
     assert {name for name in loaded if name.split(".")[0] in HEAVY} == set()
+
+
+def test_chat_prints_answers_alone_on_stdout_and_takes_commands(home: ServedHome) -> None:
+    turns = ["hello there", "more \\", "lines", '"""', "quoted", "  text", '"""']
+    commands = ["/why", "/fork copy", "/nothing", "/rewind many", "/exit", "never"]
+    typed = "\n".join([*turns, *commands, ""])
+    result = home.run("chat", "planner", typed=typed)
+    assert result.returncode == 0, result.stderr
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["hello", "there"],
+        ["more", "lines"],
+        ["quoted", "text"],
+    ]
+    assert "agent copy; all of the conversation is cached" in result.stderr
+    assert "/nothing is not a command; /help lists them" in result.stderr
+    assert "many is not a number of turns" in result.stderr
+
+
+def test_chat_shows_no_escape_sequence_that_the_model_wrote(home: ServedHome) -> None:
+    result = home.run("chat", "planner", typed="a\x1b[2Jb\n")
+    assert "\x1b" not in result.stdout
+    assert "a\\x1b[2Jb" in result.stdout

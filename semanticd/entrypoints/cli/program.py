@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "doctor:doctor",
     "models": "models:commands",
     "agents": "agents:commands",
+    "chat": "chat:chat",
     "ctl": "ctl:ctl",
     "bench": "bench:bench",
     "service": "service:commands",

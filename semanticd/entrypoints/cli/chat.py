@@ -1,0 +1,248 @@
+"""`semanticd chat [AGENT]`: a conversation with an agent in the plain terminal; the daemon keeps it, and its cache.
+
+A line is a turn; one that ends with a backslash goes on in the next, and what stands between two lines of three quotes
+is one turn. Lines that begin with a slash are commands. Standard output has the answers only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semanticd.control.errors import ControlError
+from semanticd.control.terminal_text import many_lines, one_line
+from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
+from semanticd.entrypoints.cli.output import narrate
+
+if TYPE_CHECKING:
+    from semanticd.control.async_client import AsyncControlClient, EventSubscription
+
+_QUOTES = '"""'
+_HISTORY_FILE = "chat-history"
+_HISTORY_LINES = 1000
+HELP = """\
+/why            what the last turn reused and computed, and why it took its time
+/fork [NAME]    go on in a copy of the conversation
+/model [NAME]   which model answers; with a name, swap to it
+/new [NAME]     begin a new conversation
+/rewind [N]     forget the last turn, or the last N
+/agents         list the agents
+/help           this list
+/exit           leave (also ctrl+d); the conversation stays
+ctrl+c stops an answer; a backslash at the end continues a line; \"\"\" begins and ends several lines"""
+
+
+@click.command()
+@click.argument("agent", required=False)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer; what fits if absent.")
+@click.option("--fork", is_flag=True, help="Go on in a fork of the agent, and leave it as it is.")
+def chat(*, agent: str | None, max_tokens: int | None, fork: bool) -> None:
+    """Talk with an agent; without a name, with a new one."""
+    name = agent or f"chat-{secrets.token_hex(3)}"
+    if fork and agent is not None:
+        name = str(ask("agents.fork", agent=agent)["id"])
+    Conversation(name, max_tokens=max_tokens).run(sys.stdin.isatty())
+
+
+class Conversation:
+    """One run of the command: reads turns, prints answers."""
+
+    def __init__(self, agent: str, *, max_tokens: int | None) -> None:
+        """Talk with this agent."""
+        self._agent = agent
+        self._max_tokens = max_tokens
+
+    def run(self, interactive: bool) -> None:
+        """Take turns until the input ends; without a terminal every line is a turn, and a failure ends it."""
+        if interactive:
+            model = ask("status").get("model") or "no model"
+            narrate(f"agent {one_line(self._agent)}, model {one_line(model)}; /help lists the commands")
+        with _history() if interactive else contextlib.nullcontext():
+            for turn in turns(lambda prompt: input(prompt if interactive else "")):
+                if not self._take(turn, interactive=interactive):
+                    return
+
+    def _take(self, turn: str, *, interactive: bool) -> bool:
+        """Run a command or say something; returns whether to go on."""
+        try:
+            if turn.startswith("/"):
+                return self._command(turn)
+            asyncio.run(self._say(turn))
+        except KeyboardInterrupt:
+            self._stop()
+        except ControlError as error:
+            narrate(f"semanticd: {many_lines(error)}")
+            if not interactive:
+                sys.exit(1)
+        return True
+
+    async def _say(self, text: str) -> None:
+        from semanticd.control.async_client import AsyncControlClient
+
+        client = await AsyncControlClient.connect(socket_path(), name="semanticd-chat")
+        try:
+            tokens = await client.subscribe(["tokens"], agent=self._agent)
+            printing = asyncio.create_task(_print_tokens(tokens))
+            try:
+                said = await self._answer(client, text)
+            finally:
+                printing.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ControlError):
+                    await printing
+            # What is printed by then may lack the last pieces: the reply has all.
+            printed = printing.result() if printing.done() and not printing.cancelled() else ""
+            rest = str(said.get("text") or "")
+            _write(rest[len(printed) :] if rest.startswith(printed) else "")
+            _write("\n")
+            self._agent = str(said.get("agent") or self._agent)
+        finally:
+            await client.close()
+
+    async def _answer(self, client: AsyncControlClient, text: str) -> dict[str, Any]:
+        return await client.call(
+            "agents.say",
+            agent=self._agent,
+            text=text,
+            max_tokens=self._max_tokens,
+            reply_within_s=LONG_COMMAND_TIMEOUT_S,
+        )
+
+    def _stop(self) -> None:
+        """Cancel the answer; what was computed of it stays cached."""
+        for row in ask("requests.list")["requests"]:
+            if row.get("agent") == self._agent:
+                ask("requests.cancel", request=str(row["id"]))
+        narrate("\nstopped")
+
+    def _command(self, line: str) -> bool:
+        """Do what a line with a slash says; returns whether to go on."""
+        name, _, argument = line[1:].strip().partition(" ")
+        argument = argument.strip()
+        actions: dict[str, Callable[[str], None]] = {
+            "why": self._why,
+            "fork": self._fork,
+            "model": self._model,
+            "new": self._new,
+            "rewind": self._rewind,
+            "agents": self._agents,
+            "help": lambda _: narrate(HELP),
+        }
+        if name in ("exit", "quit", "bye"):
+            return False
+        action = actions.get(name)
+        if action is None:
+            narrate(f"/{one_line(name)} is not a command; /help lists them")
+        else:
+            action(argument)
+        return True
+
+    def _why(self, _: str) -> None:
+        last = ask("agents.why", agent=self._agent).get("last")
+        if not last:
+            narrate("no turn has ended yet")
+            return
+        narrate(
+            f"{one_line(last.get('verdict') or '')}\n{last.get('reused_hot_tokens', 0)} tokens reused from RAM, "
+            f"{last.get('restored_warm_tokens', 0)} restored from disk, {last.get('computed_tokens', 0)} computed; "
+            f"{last.get('completion_tokens', 0)} tokens in {float(last.get('decode_ms') or 0) / 1000:.1f} s"
+        )
+
+    def _fork(self, name: str) -> None:
+        self._agent = str(ask("agents.fork", agent=self._agent, new_id=name or None)["id"])
+        narrate(f"agent {one_line(self._agent)}; all of the conversation is cached")
+
+    def _model(self, name: str) -> None:
+        if name:
+            ask("models.swap", model=name, reply_within_s=LONG_COMMAND_TIMEOUT_S)
+        narrate(f"model {one_line(ask('status').get('model') or 'none')}")
+
+    def _new(self, name: str) -> None:
+        self._agent = name or f"chat-{secrets.token_hex(3)}"
+        narrate(f"agent {one_line(self._agent)}")
+
+    def _rewind(self, number: str) -> None:
+        if number and not number.isdigit():
+            narrate(f"{one_line(number)} is not a number of turns")
+            return
+        ask("agents.rewind", agent=self._agent, turns=int(number or 1))
+        narrate("forgotten; the rest stays cached")
+
+    def _agents(self, _: str) -> None:
+        for row in ask("agents.list")["agents"]:
+            narrate(
+                f"{one_line(row.get('id'))}  {one_line(row.get('state'))}, {row.get('num_tokens')} tokens"
+            )
+
+
+async def _print_tokens(tokens: EventSubscription) -> str:
+    """Print the answer as it comes until cancelled; returns what was printed."""
+    printed = ""
+    try:
+        async for event in tokens:
+            piece = str(event.data.get("text") or "")
+            printed += piece
+            _write(piece)
+    except asyncio.CancelledError:
+        return printed
+    return printed
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(many_lines(text))
+    sys.stdout.flush()
+
+
+def turns(read: Callable[[str], str]) -> Iterator[str]:
+    """Yield what is typed, a turn at a time; `read` returns a line and raises `EOFError` at the end."""
+    while True:
+        try:
+            line = read("> ")
+            if line.strip() == _QUOTES:
+                yield from _quoted(read)
+                continue
+            while line.endswith("\\"):
+                line = f"{line[:-1]}\n{read('. ')}"
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            continue
+        if line.strip():
+            yield line.strip()
+
+
+def _quoted(read: Callable[[str], str]) -> Iterator[str]:
+    lines: list[str] = []
+    while (line := read(". ")).strip() != _QUOTES:
+        lines.append(line)
+    if any(line.strip() for line in lines):
+        yield "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _history() -> Iterator[None]:
+    """Let the arrow keys bring back what was typed, also in earlier runs; without readline nothing is kept."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    from platformdirs import user_state_path
+
+    file: Path = user_state_path("semanticd", appauthor=False) / _HISTORY_FILE
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(_HISTORY_LINES)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            readline.write_history_file(file)
+            file.chmod(0o600)

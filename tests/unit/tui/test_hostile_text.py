@@ -1,0 +1,66 @@
+"""No text from the daemon steers the terminal, breaks the layout or the picture: every screen, every kind of text."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+from textual.pilot import Pilot
+
+from semantic_tui.app import SCREENS, Dashboard
+from semantic_tui.state import WatchState
+from tests.fakes import watch_states
+from tests.fakes.hostile_text import ENCODABLE
+
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]"
+)
+
+
+def hostile() -> WatchState:
+    """Return a state in which every text is of the corpus."""
+    texts, state = list(ENCODABLE), watch_states.busy()
+    agents = [{**state.agents[0], "id": text, "model": text, "class": text} for text in texts]
+    state.take("agents", {"agents": agents})
+    state.take(
+        "requests", {"requests": [{"id": t, "agent": t, "state": t, "wait_behind": t} for t in texts[:20]]}
+    )
+    state.take_models([{"id": text, "description": text, "precision": text} for text in texts])
+    state.take_failures([{"agent": t, "code": t, "message": t, "kind": "failed", "at": 0} for t in texts])
+    state.take_doctor(
+        {"findings": [{"check": t, "message": t, "advice": t, "state": "error"} for t in texts]}
+    )
+    for text in texts:
+        state.take("log", {"timestamp": text, "level": text, "event": text, "fields": {text: text}})
+        state.take("model", {"model": text, "stage": "failed", "reason": text})
+        state.take("token", {"agent": "planner", "request": "r", "text": text, "num_tokens": 1})
+    turns = [{"request_id": t, "verdict": t, "finish_reason": t,
+              "miss": {"cause": t, "position": 1, "expected": t, "found": t}} for t in texts]  # fmt: skip
+    messages = [{"role": text, "content": text} for text in texts]
+    state.take_details("planner", {"turns": turns, "messages": messages, "sharing": []})
+    state.take("status", {**state.status, "model": texts[0], "address": texts[1], "state": texts[2]})
+    return state
+
+
+async def shown(pilot: Pilot[None]) -> str:
+    """Return the picture of what is on the screen, which must be XML."""
+    await pilot.pause()
+    await pilot.pause()
+    picture = pilot.app.export_screenshot()
+    ET.fromstring(picture)
+    return picture
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_every_screen_shows_every_text_without_a_control_character(screen: str) -> None:
+    app = Dashboard(state=hostile(), connect=False, screen=screen, clock=lambda: watch_states.NOW)
+    app.toggle_watched("planner")
+    keys = {"agent": ("shift+tab", "right", "right", "right"), "dashboard": ("end", "z")}.get(
+        screen, ("end",)
+    )
+    async with app.run_test(size=(100, 40)) as pilot:
+        assert not _UNSAFE.search(await shown(pilot))
+        for key in keys:
+            await pilot.press(key)
+            assert not _UNSAFE.search(await shown(pilot))
