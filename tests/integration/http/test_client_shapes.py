@@ -278,3 +278,52 @@ async def test_a_text_that_was_cut_inside_a_character_is_taken() -> None:
     prompt = generator.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
     assert prompt.messages[0].text == "cut \N{REPLACEMENT CHARACTER}"
+
+
+LOOSE: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "/v1/chat/completions",
+        {"messages": [*HELLO, {"role": "tool", "tool_call_id": "c", "content": "x"}]},
+        "orphan_tool_result=1",
+    ),
+    (
+        "/v1/messages",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]}
+            ]
+        },
+        "orphan_tool_result=1",
+    ),
+    (
+        "/v1/responses",
+        {"input": [*HELLO, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]},
+        "missing_tool_result=1",
+    ),
+    ("/v1/chat/completions", {"messages": [*HELLO, {"role": "user", "content": ""}]}, "empty_content=1"),
+    ("/v1/chat/completions", {"stop": list("abcde")}, "many_stop_strings=1"),
+    ("/v1/chat/completions", {"stream_options": {}}, "stream_options_without_stream=1"),
+    ("/v1/completions", {"stop": list("abcde")}, "many_stop_strings=1"),
+]
+
+
+@pytest.mark.parametrize(("url", "fields", "words"), LOOSE)
+async def test_what_agents_send_after_a_compaction_is_answered_and_named_or_refused(
+    url: str, fields: dict[str, Any], words: str
+) -> None:
+    body = {"model": "tiny", **BODIES[url], **fields}
+    answer = await client().post(url, body)
+    assert (answer.status, answer.headers["x-semantic-adjusted"]) == (200, words)
+    strict = await client(config=HttpConfig(strict=True)).post(url, body)
+    assert strict.status == 400, strict.content
+
+
+async def test_a_sub_agent_is_an_agent_of_its_own_below_its_session() -> None:
+    generator = ScriptedGenerator()
+    body = {"model": "tiny", "max_tokens": 5, "messages": HELLO}
+    for headers in ({}, {"x-claude-code-agent-id": "a1"}, {"x-claude-code-agent-id": "a b/" * 60}):
+        given = {"x-session-id": "session", **headers}
+        assert (await client(generator).post("/v1/messages", body, headers=given)).status == 200
+    main, sub, odd = (str(request.agent_id) for request in generator.requests)
+    assert (main, sub) == ("session", "session.a1")
+    assert odd.startswith("session.user-")

@@ -328,20 +328,21 @@ async def test_where_a_layer_cannot_be_cut_agents_share_their_system_text() -> N
         assert rig.runner.calls["copy_state"] >= 2
 
 
-async def test_how_much_of_a_prompt_is_system_text_is_counted_exactly() -> None:
+@pytest.mark.parametrize(
+    ("messages", "head"),
+    [
+        ([SYSTEM, user("hi")], f"<|system|>{SYSTEM.text}<|end|><|user|>"),
+        ([SYSTEM, user("You"), assistant("0" * 900), user("x")], f"<|system|>{SYSTEM.text}<|end|><|user|>"),
+        ([user("x" * 500)], "<|user|>"),
+    ],
+)
+async def test_how_much_of_a_prompt_is_system_text_is_counted_exactly(
+    messages: list[Message], head: str
+) -> None:
     async with ServiceRig() as rig:
-        for messages, head in (
-            ([SYSTEM, user("hi")], f"<|system|>{SYSTEM.text}<|end|><|user|>"),
-            (
-                [SYSTEM, user("You"), assistant("0" * 900), user("x")],
-                f"<|system|>{SYSTEM.text}<|end|><|user|>",
-            ),
-            ([user("x" * 500)], "<|user|>"),
-        ):
-            stream = await rig.begin(messages, agent=f"a{len(messages)}")
-            submission = rig.engine.running()[-1].submission
-            assert submission.system_tokens == len(CharTokenizer().encode(head))
-            await stream.aclose()
+        stream = await rig.begin(messages, agent="a")
+        assert rig.engine.running()[0].submission.system_tokens == len(CharTokenizer().encode(head))
+        await stream.aclose()
 
 
 async def test_the_conversation_goes_on_after_a_title_without_a_miss() -> None:

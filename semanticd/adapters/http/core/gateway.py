@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from falcon.asgi import Response
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.conversation_check import check_conversation
 from semanticd.adapters.http.core.model_names import among, means_current, spellings
 from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.request_context import RequestContext
@@ -54,6 +56,7 @@ class Gateway:
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
         generator = self._services.generator
+        request = self._checked(request)
         request = replace(request, relax_form=not self._config.strict)
         if exchange.span is not None:
             request = replace(request, trace_parent=exchange.span.trace_parent)
@@ -64,6 +67,15 @@ class Gateway:
         exchange.on_end(stream.aclose)
         self._show_adjustments(exchange, stream.adjustments)
         return stream
+
+    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the request with what the vendors would refuse in its conversation noted, or refuse it too."""
+        if request.conversation or not isinstance(request.prompt, ChatPrompt):
+            # Of a conversation that is kept here a request holds the end only.
+            return request
+        seen = Adjustments()
+        check_conversation(request.prompt.messages, seen, strict=self._config.strict, param="messages")
+        return replace(request, adjustments=(*request.adjustments, *seen.words))
 
     def _show_adjustments(self, exchange: RequestContext, adjustments: Sequence[str]) -> None:
         """Say what was changed in the request, to the client and in the log."""

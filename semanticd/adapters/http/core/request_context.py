@@ -30,6 +30,9 @@ _RESPONSE_ID = re.compile("[A-Za-z0-9_-]{1,128}")
 
 _SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
+_SUB_AGENT_HEADERS = ("X-Claude-Code-Agent-Id",)
+"""Headers by which a program names the sub-agent that asks, under its own session."""
+
 _TIER_PRIORITY: dict[str, Priority] = {"flex": "background", "batch": "background"}
 
 
@@ -90,11 +93,23 @@ def agent_id_of(req: Request, *candidates: str | None) -> AgentId | None:
     """
     header = req.get_header("X-Session-ID")
     if header:
-        return checked_agent_id(header, param="X-Session-ID")
+        return _sub_agent(req, checked_agent_id(header, param="X-Session-ID"))
     for candidate in candidates:
         if candidate:
-            return AgentId(candidate if _SAFE_ID.fullmatch(candidate) else _digest(candidate))
+            return _sub_agent(
+                req, AgentId(candidate if _SAFE_ID.fullmatch(candidate) else _digest(candidate))
+            )
     return None
+
+
+def _sub_agent(req: Request, session: AgentId) -> AgentId:
+    """Return the session's own id, or one below it for a sub-agent, whose conversation is another one."""
+    for name in _SUB_AGENT_HEADERS:
+        part = req.get_header(name)
+        if part and part != session:
+            made = f"{session}.{part}"
+            return AgentId(made if _SAFE_ID.fullmatch(made) else f"{session[:90]}.{_digest(part)}")
+    return session
 
 
 def checked_agent_id(value: str, *, param: str) -> AgentId:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import SamplingParams
@@ -54,6 +55,21 @@ class Sampled(Formed, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     ignore_eos: bool | None = None
+
+
+_VENDORS_STOPS = 4
+
+
+def check_fields(body: Sampled, adjustments: Adjustments, *, strict: bool) -> None:
+    """Note what OpenAI refuses and is answered here; with `strict` raise `InvalidRequestError` for it."""
+    if isinstance(body.stop, list) and len(body.stop) > _VENDORS_STOPS:
+        if strict:
+            raise InvalidRequestError(f"expected at most {_VENDORS_STOPS} stop strings", param="stop")
+        adjustments.note("many_stop_strings")
+    if body.stream_options is not None and not body.stream:
+        if strict:
+            raise InvalidRequestError("is allowed only when stream is true", param="stream_options")
+        adjustments.note("stream_options_without_stream")
 
 
 def sampling_of(

@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
@@ -22,6 +23,7 @@ from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.chat.parse import parse
 from semanticd.adapters.http.openai.chat.render import ChatStream, render
+from semanticd.adapters.http.openai.sampling import check_fields
 from semanticd.domain.errors import InvalidRequestError
 
 
@@ -44,8 +46,11 @@ class ChatCompletions:
             raise InvalidRequestError(
                 f"expected at most {self._config.max_messages} messages", param="messages"
             )
+        adjustments = Adjustments()
+        check_fields(body, adjustments, strict=self._config.strict)
         request = parse(
             body,
+            adjustments=adjustments,
             request_id=exchange.request_id,
             agent_id=agent_id_of(req, body.prompt_cache_key, body.user),
             priority=priority_of(req, service_tier=body.service_tier),

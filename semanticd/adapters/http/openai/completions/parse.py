@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.completions import wire
 from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.sampling import sampling_of
@@ -23,6 +24,7 @@ def parse(
     agent_id: AgentId | None,
     priority: Priority,
     max_prompts: int,
+    adjustments: Adjustments | None = None,
 ) -> list[GenerationRequest]:
     """Return a request for each prompt, in order.
 
@@ -56,6 +58,7 @@ def parse(
             echo=bool(body.echo),
             parse_output=False,
             constraint=constraint,
+            adjustments=adjustments.words if adjustments else (),
         )
         for index, prompt in enumerate(prompts)
     ]

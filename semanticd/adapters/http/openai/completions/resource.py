@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
@@ -27,6 +28,7 @@ from semanticd.adapters.http.openai.completions.render import (
     render,
     total_of_prompts,
 )
+from semanticd.adapters.http.openai.sampling import check_fields
 
 
 class Completions:
@@ -44,8 +46,11 @@ class Completions:
         """Complete one or more prompts."""
         exchange = request_context_of(req)
         body = await read_object(req, wire.CompletionRequest, self._config)
+        adjustments = Adjustments()
+        check_fields(body, adjustments, strict=self._config.strict)
         requests = parse(
             body,
+            adjustments=adjustments,
             request_id=exchange.request_id,
             agent_id=agent_id_of(req, body.prompt_cache_key, body.user),
             priority=priority_of(req, service_tier=body.service_tier),
