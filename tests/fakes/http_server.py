@@ -14,7 +14,8 @@ import uvicorn
 @contextmanager
 def serving(app: Any, *, config: uvicorn.Config | None = None) -> Iterator[str]:
     """Serve an application and yield its URL, with uvicorn's `config` if it is not to be a plain one."""
-    listener = socket.socket()
+    # The protocol is named as the daemon names it: asyncio sends without delay only where it is.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     plain = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config or plain)
