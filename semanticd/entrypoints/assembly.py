@@ -92,9 +92,13 @@ class _Health:
 
     def ready(self) -> HealthAnswer:
         """Requests are taken while at least one model serves and nobody asked us to stop."""
-        if self._state() == "ready" and self._daemon.engine.models:
-            return HealthAnswer(ok=True)
-        return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
+        if self._daemon.engine.failure is not None:
+            return HealthAnswer(ok=False, reason=f"the engine fails: {self._daemon.engine.failure}")
+        if self._state() != "ready":
+            return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
+        if not self._daemon.engine.models:
+            return HealthAnswer(ok=False, reason="no model is loaded; run `semanticd models load NAME`")
+        return HealthAnswer(ok=True)
 
     def startup(self) -> HealthAnswer:
         """Starting is over once the first model is loaded."""

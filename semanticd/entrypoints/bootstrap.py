@@ -23,11 +23,13 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.queue import EngineQueue
+from semanticd.application.generation.places import ReadingPlaces
+from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.models import ModelSource
-from semanticd.application.ports.telemetry import EventBus, Log
+from semanticd.application.ports.telemetry import EventBus, Log, Telemetry
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
@@ -82,6 +84,7 @@ def build(
     """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked."""
     clock = SystemClock()
     metrics = PrometheusMetrics()
+    telemetry = Telemetry(clock, metrics, log, bus, tracer)
     cap_gb, budget_gb = settings.agent.cache_max_gb, settings.agent.write_budget_gb_per_day
     warm = DiskWarmStore.open(
         Path(settings.agent.cache_dir).expanduser(),
@@ -118,21 +121,14 @@ def build(
         store=store,
         agents=registry,
         scheduler=scheduler,
-        clock=clock,
-        metrics=metrics,
-        log=log,
-        bus=bus,
-        tracer=tracer,
+        telemetry=telemetry,
     )
     models = ModelsService(
         engine=engine,
         source=source,
         loader=loader,
         memory_bytes=available_bytes,
-        clock=clock,
-        bus=bus,
-        log=log,
-        metrics=metrics,
+        telemetry=telemetry,
         load_on_demand=settings.mlx.load_on_demand,
     )
     gauges = Gauges(engine=engine, store=store, warm=warm, metrics=metrics, version=__version__)
@@ -157,16 +153,11 @@ def build(
     exporter = AgentExporter(
         engine=engine, agents=registry, store=store, clock=clock, export_file=DiskAgentExportFile()
     )
+    recorder = TurnRecorder(
+        engine=engine, agents=registry, metrics=metrics, log=log, savings=savings, history=history
+    )
     generate = GenerateService(
-        engine=engine,
-        agents=registry,
-        models=models,
-        metrics=metrics,
-        log=log,
-        savings=savings,
-        history=history,
-        max_queue=settings.mlx.max_queue,
-        max_queue_per_agent=settings.mlx.max_queue_per_agent,
+        engine=engine, agents=registry, models=models, places=ReadingPlaces(queue), recorder=recorder
     )
     agents = AgentsService(
         engine=engine,

@@ -34,6 +34,7 @@ from semanticd.application.engine.running_sequence import (
 )
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.telemetry import Telemetry
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
@@ -167,6 +168,7 @@ class EngineRig:
         self.metrics = RecordingMetrics()
         self.log = RecordingLog()
         self.bus = RecordingBus()
+        self.telemetry = Telemetry(self.clock, self.metrics, self.log, self.bus)
         self.warm: Any = None if no_warm else (warm if warm is not None else MemoryWarmStore())
         self.archive: Any = archive if archive is not None else MemoryAgentArchive()
         self.expects_defect = False
@@ -197,10 +199,7 @@ class EngineRig:
             store=self.store,
             agents=self.agents,
             scheduler=self.scheduler,
-            clock=self.clock,
-            metrics=self.metrics,
-            log=self.log,
-            bus=self.bus,
+            telemetry=self.telemetry,
         )
 
     def __enter__(self) -> Self:

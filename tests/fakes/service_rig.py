@@ -16,6 +16,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from semanticd.application.generation.places import ReadingPlaces
+from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.generation.stream import EngineStream
@@ -58,8 +60,6 @@ class ServiceRig:
     ) -> None:
         """Wire it; `engine` goes to the `EngineRig`."""
         self.engine_rig = EngineRig(**engine)
-        self._queue = {"max_queue": 100, "max_queue_per_agent": 20}
-        self._queue |= {name: engine[name] for name in self._queue if name in engine}
         self.engine = self.engine_rig.engine
         self.store = self.engine_rig.store
         self.clock = self.engine_rig.clock
@@ -80,10 +80,7 @@ class ServiceRig:
             source=self.source,
             loader=self.loader,
             memory_bytes=lambda: self.free_memory(),
-            clock=self.clock,
-            bus=self.bus,
-            log=self.engine_rig.log,
-            metrics=self.engine_rig.metrics,
+            telemetry=self.engine_rig.telemetry,
             load_on_demand=self._load_on_demand,
         )
         self.outcomes = Outcomes(clock=self.clock)
@@ -127,15 +124,20 @@ class ServiceRig:
             clock=self.clock,
             log=self.engine_rig.log,
         )
-        self.generate = GenerateService(
+        recorder = TurnRecorder(
             engine=self.engine,
             agents=self.engine_rig.agents,
-            models=self.models,
             metrics=self.engine_rig.metrics,
             log=self.engine_rig.log,
             savings=self.savings,
             history=self.history,
-            **self._queue,
+        )
+        self.generate = GenerateService(
+            engine=self.engine,
+            agents=self.engine_rig.agents,
+            models=self.models,
+            places=ReadingPlaces(self.engine_rig.queue),
+            recorder=recorder,
         )
         self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
         self.cache = CacheService(

@@ -18,11 +18,10 @@ from functools import partial
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
-from semanticd.application.engine.metrics import SequenceMetrics
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceStarted
 from semanticd.application.engine.streaming_restore import StreamingRestore
-from semanticd.application.ports.telemetry import Clock, Log
+from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.block import Block
 from semanticd.domain.errors import OverloadedError, RequestTooLargeError
@@ -68,22 +67,22 @@ class Admission:
         agents: AgentRegistry,
         scheduler: Scheduler,
         queue: EngineQueue,
-        clock: Clock,
-        metrics: SequenceMetrics,
-        log: Log,
+        telemetry: EngineTelemetry,
     ) -> None:
         """Take blocks from this store; reads that end come back through `queue`."""
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
         self._queue = queue
-        self._clock = clock
-        self._metrics = metrics
-        self._log = log
+        self._clock = telemetry.clock
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
         self._restoring: dict[SequenceId, _Restoring] = {}
         self._ready: dict[SequenceId, RunningSequence] = {}
         """Restored sequences that wait for a place in the batch."""
-        self._streaming = StreamingRestore(store=store, scheduler=scheduler, queue=queue, clock=clock)
+        self._streaming = StreamingRestore(
+            store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock
+        )
 
     def try_start(self, running: RunningSequence) -> None:
         """Match, and either begin to restore, start, or mark the sequence as not fitting now.

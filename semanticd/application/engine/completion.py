@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
-from semanticd.application.engine.metrics import SequenceMetrics
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import (
     Running,
@@ -19,8 +18,7 @@ from semanticd.application.engine.running_sequence import (
     SequenceFailed,
     Submission,
 )
-from semanticd.application.engine.trace import SequenceTrace
-from semanticd.application.ports.telemetry import Clock, Log
+from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.domain.errors import CancelledByCallerError, EngineError, SemanticError
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import RequestId
@@ -41,10 +39,7 @@ class Completion:
         scheduler: Scheduler,
         admission: Admission,
         commit: BlockCommit,
-        clock: Clock,
-        metrics: SequenceMetrics,
-        trace: SequenceTrace,
-        log: Log,
+        telemetry: EngineTelemetry,
     ) -> None:
         """Remove sequences from `running`, and give their places in the queue back."""
         self._running = running
@@ -52,10 +47,10 @@ class Completion:
         self._scheduler = scheduler
         self._admission = admission
         self._commit = commit
-        self._clock = clock
-        self._metrics = metrics
-        self._trace = trace
-        self._log = log
+        self._clock = telemetry.clock
+        self._metrics = telemetry.metrics
+        self._trace = telemetry.trace
+        self._log = telemetry.log
 
     def end(self, running: RunningSequence, reason: FinishReason) -> None:
         """Finish an answer that is complete."""
@@ -89,6 +84,23 @@ class Completion:
         """End every sequence with this error."""
         for running in list(self._running.values()):
             self.fail(running, error, keep=keep)
+
+    def preempt(self, running: RunningSequence) -> None:
+        """Set a running sequence back to waiting; what it computed stays in the pool."""
+        sequence = running.sequence
+        self._try(running, "preempted_blocks_lost", lambda: self._commit.keep_unfinished(running))
+        running.runner.close(sequence.sequence_id)
+        running.reservation.end()
+        running.restored = frozenset()
+        self._admission.forget(sequence.sequence_id)
+        self._scheduler.release(sequence.sequence_id)
+        sequence.apply(SequenceEvent.PREEMPTED)
+        sequence.num_preemptions += 1
+        sequence.num_cached = sequence.num_published = 0
+        sequence.block_table = []
+        sequence.snapshots = {}
+        self._scheduler.block(sequence.sequence_id)
+        self._metrics.preempted()
 
     def refuse(self, submission: Submission, error: Exception) -> None:
         """Answer a submission that never became a sequence."""

@@ -21,15 +21,14 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
 from semanticd.application.engine.completion import Completion
-from semanticd.application.engine.metrics import SequenceMetrics
 from semanticd.application.engine.model_changes import WRITE_DEADLINE_S, LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
 from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
 from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
-from semanticd.application.engine.trace import SequenceTrace
+from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import LoadedModel
-from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics, Tracer
+from semanticd.application.ports.telemetry import Telemetry
 from semanticd.domain.decode_groups import DecodeGroup, choose_group
 from semanticd.domain.errors import ConflictError, DrainingError, EngineError
 from semanticd.domain.generation import FinishReason
@@ -64,19 +63,12 @@ class BlockPoolBatchEngine:
         store: AgentCacheStore,
         agents: AgentRegistry,
         scheduler: Scheduler,
-        clock: Clock,
-        metrics: Metrics,
-        log: Log,
-        bus: EventBus,
-        tracer: Tracer | None = None,
+        telemetry: Telemetry,
     ) -> None:
         """Serve what comes through `queue`, with the blocks of `store`; nothing runs before `start`."""
         self._queue = queue
         self._store = store
         self._scheduler = scheduler
-        self._clock = clock
-        self._log = log
-        self._metrics = SequenceMetrics(metrics)
         self._thread: threading.Thread | None = None
         self._ids = itertools.count(1)
         self._models: dict[ModelId, LoadedModel] = {}
@@ -86,44 +78,33 @@ class BlockPoolBatchEngine:
         self._pause = threading.Event()
         self._next_check_at = float("-inf")
         self._writes_progress_at = float("-inf")
+        recording = EngineTelemetry.over(telemetry, store=store)
+        self._clock, self._log = recording.clock, recording.log
+        self._metrics, self._trace = recording.metrics, recording.trace
         self._changes = ModelChanges(
-            models=self._models, running=self._running, store=store, clock=clock, log=log
+            models=self._models, running=self._running, store=store, clock=self._clock, log=self._log
         )
-        self._commit = BlockCommit(store=store, agents=agents, clock=clock, log=log)
+        self._commit = BlockCommit(store=store, agents=agents, clock=self._clock, log=self._log)
         self._admission = Admission(
-            store=store,
-            agents=agents,
-            scheduler=scheduler,
-            queue=queue,
-            clock=clock,
-            metrics=self._metrics,
-            log=log,
+            store=store, agents=agents, scheduler=scheduler, queue=queue, telemetry=recording
         )
-        self._trace = SequenceTrace(tracer, store=store, clock=clock)
         self._completion = Completion(
             running=self._running,
             queue=queue,
             scheduler=scheduler,
             admission=self._admission,
             commit=self._commit,
-            clock=clock,
-            metrics=self._metrics,
-            trace=self._trace,
-            log=log,
+            telemetry=recording,
         )
-        self._output = OutputProcessor(
-            completion=self._completion, commit=self._commit, metrics=self._metrics, bus=bus
-        )
+        self._output = OutputProcessor(completion=self._completion, commit=self._commit, telemetry=recording)
         self._preemption = Preemption(
             running=self._running,
             models=self._models,
             store=store,
             scheduler=scheduler,
-            admission=self._admission,
-            commit=self._commit,
+            completion=self._completion,
             output=self._output,
-            metrics=self._metrics,
-            log=log,
+            log=self._log,
         )
 
     # From other threads.
@@ -170,6 +151,10 @@ class BlockPoolBatchEngine:
     def submit(self, *submissions: Submission) -> None:
         """Take the submissions of one request, all or none; raises what `EngineQueue.submit` does."""
         self._queue.submit(*submissions)
+
+    def check_num_choices(self, num_choices: int) -> None:
+        """Raise `InvalidRequestError` when a request asks for more answers than can ever be queued."""
+        self._queue.check_num_choices(num_choices)
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""

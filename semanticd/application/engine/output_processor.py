@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from semanticd.application.engine.block_commit import BlockCommit
 from semanticd.application.engine.completion import Completion
-from semanticd.application.engine.metrics import SequenceMetrics
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceText
+from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import DecodedToken
-from semanticd.application.ports.telemetry import EventBus
 from semanticd.domain.generation import FinishReason
 
 
 class OutputProcessor:
     """Turns tokens into text for the client and the watchers, and sees where an answer ends."""
 
-    def __init__(
-        self, *, completion: Completion, commit: BlockCommit, metrics: SequenceMetrics, bus: EventBus
-    ) -> None:
+    def __init__(self, *, completion: Completion, commit: BlockCommit, telemetry: EngineTelemetry) -> None:
         """End answers through `completion`."""
         self._completion = completion
         self._commit = commit
-        self._metrics = metrics
-        self._bus = bus
+        self._metrics = telemetry.metrics
+        self._bus = telemetry.bus
 
     def prompt_scores(self, running: RunningSequence) -> None:
         """Send the prompt's log-probabilities, if they were asked for."""

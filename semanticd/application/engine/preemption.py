@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
-from semanticd.application.engine.admission import Admission
-from semanticd.application.engine.block_commit import BlockCommit
-from semanticd.application.engine.completion import RUNNING_STATES
-from semanticd.application.engine.metrics import SequenceMetrics
+from semanticd.application.engine.completion import RUNNING_STATES, Completion
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.running_sequence import Running, RunningSequence
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Log
 from semanticd.domain.ids import ModelId
 from semanticd.domain.scheduler import Scheduler
-from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
+from semanticd.domain.sequence import Sequence, SequenceState
 
 
 class Preemption:
@@ -32,10 +29,8 @@ class Preemption:
         models: Mapping[ModelId, LoadedModel],
         store: AgentCacheStore,
         scheduler: Scheduler,
-        admission: Admission,
-        commit: BlockCommit,
+        completion: Completion,
         output: OutputProcessor,
-        metrics: SequenceMetrics,
         log: Log,
     ) -> None:
         """Look after the `running` sequences of the loaded `models`; both are read at every call."""
@@ -43,10 +38,8 @@ class Preemption:
         self._models = models
         self._store = store
         self._scheduler = scheduler
-        self._admission = admission
-        self._commit = commit
+        self._completion = completion
         self._output = output
-        self._metrics = metrics
         self._log = log
 
     def measure(self) -> None:
@@ -65,7 +58,8 @@ class Preemption:
                 return
             victim = self._scheduler.preemption_victim(sparing=oldest.sequence_id)
             if victim is not None:
-                self.preempt(self._running[victim.sequence_id])
+                self._completion.preempt(self._running[victim.sequence_id])
+                self.measure()
             else:
                 if oldest.state is SequenceState.DECODING and self._outgrew(oldest):
                     self._cut_short(self._running[oldest.sequence_id])
@@ -78,24 +72,6 @@ class Preemption:
             for running in self._running.values()
             if running.sequence.state in RUNNING_STATES
         )
-
-    def preempt(self, running: RunningSequence) -> None:
-        """Set a running sequence back to waiting; what it computed stays in the pool."""
-        sequence = running.sequence
-        self._commit.keep_unfinished(running)
-        running.runner.close(sequence.sequence_id)
-        running.reservation.end()
-        running.restored = frozenset()
-        self._admission.forget(sequence.sequence_id)
-        self._scheduler.release(sequence.sequence_id)
-        sequence.apply(SequenceEvent.PREEMPTED)
-        sequence.num_preemptions += 1
-        sequence.num_cached = sequence.num_published = 0
-        sequence.block_table = []
-        sequence.snapshots = {}
-        self._scheduler.block(sequence.sequence_id)
-        self._metrics.preempted()
-        self.measure()
 
     def _outgrew(self, sequence: Sequence) -> bool:
         """Whether its running cache alone is too large; blocks that its own pin keeps hot are no reason to end it."""

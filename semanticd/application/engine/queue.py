@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from semanticd.application.engine.running_sequence import Submission
-from semanticd.domain.errors import DrainingError, QueueFullError
+from semanticd.domain.errors import DrainingError, InvalidRequestError, QueueFullError
 from semanticd.domain.ids import RequestId, SequenceId
 
 _T = TypeVar("_T")
@@ -43,8 +43,8 @@ class EngineQueue:
 
     def __init__(self, *, max_queue: int, max_queue_per_agent: int) -> None:
         """Hold at most so many unanswered submissions, in all and of one agent."""
-        self._max_queue = max_queue
-        self._max_queue_per_agent = max_queue_per_agent
+        self.max_queue = max_queue
+        self.max_queue_per_agent = max_queue_per_agent
         self._condition = threading.Condition()
         self._items: deque[QueueItem] = deque()
         self._queued: dict[str, int] = {}
@@ -77,17 +77,27 @@ class EngineQueue:
         with self._condition:
             if self.draining or self._stopping:
                 raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
-            if self._num_unanswered + len(submissions) > self._max_queue:
-                raise QueueFullError(f"the queue is full: {self._max_queue} requests are running or waiting")
-            if self._queued.get(share, 0) + len(submissions) > self._max_queue_per_agent:
+            if self._num_unanswered + len(submissions) > self.max_queue:
+                raise QueueFullError(f"the queue is full: {self.max_queue} requests are running or waiting")
+            if self._queued.get(share, 0) + len(submissions) > self.max_queue_per_agent:
                 raise QueueFullError(
-                    f"agent {submissions[0].agent_id!r} has {self._max_queue_per_agent} requests running or waiting "
+                    f"agent {submissions[0].agent_id!r} has {self.max_queue_per_agent} requests running or waiting "
                     "already"
                 )
             self._queued[share] = self._queued.get(share, 0) + len(submissions)
             self._num_unanswered += len(submissions)
             self._items.extend(submissions)
             self._condition.notify()
+
+    def check_num_choices(self, num_choices: int) -> None:
+        """Raise `InvalidRequestError` when a request asks for more answers than can ever be queued."""
+        most = min(self.max_queue, self.max_queue_per_agent)
+        if num_choices > most:
+            raise InvalidRequestError(
+                f"n is {num_choices}: this server answers one request with at most {most} choices "
+                "(SEMANTIC_MLX_MAX_QUEUE_PER_AGENT)",
+                param="n",
+            )
 
     def release_place(self, submission: Submission) -> None:
         """Give a submission's place back."""

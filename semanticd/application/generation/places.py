@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from semanticd.application.engine.queue import EngineQueue
 from semanticd.domain.errors import QueueFullError
 from semanticd.domain.ids import AgentId
 
@@ -16,11 +17,9 @@ from semanticd.domain.ids import AgentId
 class ReadingPlaces:
     """As many places as the queue has, less those that submitted requests hold."""
 
-    def __init__(self, *, max_queue: int, max_queue_per_agent: int, num_live: Callable[[], int]) -> None:
-        """`num_live` returns how many submitted answers are not complete."""
-        self._max_queue = max_queue
-        self._max_queue_per_agent = max_queue_per_agent
-        self._num_live = num_live
+    def __init__(self, queue: EngineQueue) -> None:
+        """Have as many places as this queue, less those that are taken there."""
+        self._queue = queue
         self._agents: Counter[AgentId] = Counter()
         self.num_taken = 0
 
@@ -31,11 +30,13 @@ class ReadingPlaces:
         Raises:
             QueueFullError: there are not so many left.
         """
-        if self.num_taken + self._num_live() + count > self._max_queue:
-            raise QueueFullError(f"the queue is full: {self._max_queue} requests are running or waiting")
-        if agent_id is not None and self._agents[agent_id] + count > self._max_queue_per_agent:
+        if self.num_taken + self._queue.num_unanswered + count > self._queue.max_queue:
             raise QueueFullError(
-                f"agent {agent_id!r} has {self._max_queue_per_agent} requests running or waiting already"
+                f"the queue is full: {self._queue.max_queue} requests are running or waiting"
+            )
+        if agent_id is not None and self._agents[agent_id] + count > self._queue.max_queue_per_agent:
+            raise QueueFullError(
+                f"agent {agent_id!r} has {self._queue.max_queue_per_agent} requests running or waiting already"
             )
         self.num_taken += count
         if agent_id is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Protocol
 
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -17,21 +17,16 @@ from semanticd.application.engine.running_sequence import (
     Submission,
 )
 from semanticd.application.generation.places import ReadingPlaces
+from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
-from semanticd.application.ports.telemetry import Log, Metrics
-from semanticd.application.services.history import History
 from semanticd.application.services.models import ModelsService
-from semanticd.application.services.savings import Savings
-from semanticd.domain.agent import Agent
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
     Part,
     Prompt,
-    TextPart,
     TextPrompt,
-    ThinkingPart,
     TokenPrompt,
     ToolCallPart,
     ToolResultPart,
@@ -42,7 +37,6 @@ from semanticd.domain.generation import (
     GenerationRequest,
     GenerationResult,
     OutputConstraint,
-    Started,
 )
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
 from semanticd.domain.limits import LIMITS
@@ -111,41 +105,39 @@ class GenerateService:
         engine: BlockPoolBatchEngine,
         agents: AgentRegistry,
         models: ModelsService,
-        metrics: Metrics,
-        log: Log,
-        savings: Savings,
-        history: History,
-        max_queue: int,
-        max_queue_per_agent: int,
+        places: ReadingPlaces,
+        recorder: TurnRecorder,
     ) -> None:
-        """Answer with these models on this engine; note in `savings` and `history` what each turn cost.
+        """Answer with these models on this engine.
 
-        `max_queue` and `max_queue_per_agent` are the engine's: prompts are read for so many requests at most.
+        Prompts are read for as many requests as `places` has; `recorder` writes down what each turn cost.
         """
-        self._places = ReadingPlaces(
-            max_queue=max_queue,
-            max_queue_per_agent=max_queue_per_agent,
-            num_live=lambda: engine.num_unanswered,
-        )
+        self._places = places
         self._engine = engine
         self._agents = agents
         self._models = models
-        self._metrics = metrics
-        self._log = log
-        self._savings = savings
-        self._history = history
+        self._recorder = recorder
         self._head_tokens: dict[bytes, int] = {}
         # One thread of its own: forms that take long must not take the threads that read prompts.
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="semanticd-forms")
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`. Its place in the queue comes first, the work after."""
+        self._engine.check_num_choices(request.num_choices)
         with self._places.take(request.agent_id, request.num_choices):
-            if request.agent_id is not None and request.conversation:
+            if request.agent_id is None or not request.conversation:
+                return await self._open(request)
+            self._recorder.begin_turn(request.agent_id, request.request_id)
+            try:
                 # First the conversation, for its agent may have a model of its own.
-                request = await asyncio.to_thread(self._with_conversation, request)
-            async with self._models.lease(request.model) as model:
-                return await self._submit(request, model)
+                return await self._open(await asyncio.to_thread(self._with_conversation, request))
+            except BaseException:
+                self._recorder.end_turn(request.agent_id, request.request_id)
+                raise
+
+    async def _open(self, request: GenerationRequest) -> EngineStream:
+        async with self._models.lease(request.model) as model:
+            return await self._submit(request, model)
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
         request = model.defaults.of_request(request)
@@ -162,11 +154,8 @@ class GenerateService:
             model=model,
             agent_id=agent_id,
             prompt_text=request.prompt.text if isinstance(request.prompt, TextPrompt) else ready.text,
-            cancel=self._engine.cancel,
-            on_answer=self._conversation_keeper(request, agent_id) if request.conversation else None,
-            on_started=self._note_cache,
-            on_finished=lambda finished: self._history.finished(finished.usage),
-            on_close=self._count_parse_failures,
+            engine=self._engine,
+            recorder=self._recorder,
         )
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
         self._engine.submit(
@@ -188,6 +177,7 @@ class GenerateService:
                     cache_ttl_s=request.cache_ttl_s,
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
+                    share="" if request.agent_id is not None else request.request_id,
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
@@ -215,29 +205,6 @@ class GenerateService:
                     self._tokenize, loaded, loaded.defaults.of_prompt(prompt)
                 )
         return sum(len(segment.token_ids) for segment in segments)
-
-    def _note_cache(self, started: Started) -> None:
-        cache, miss = started.cache, started.cache.miss
-        rate = self._engine.prefill_rate(started.model)
-        self._savings.started(started.agent_id, cache, prefill_tokens_per_s=rate)
-        self._log.info(
-            "prompt_cache",
-            request_id=started.request_id,
-            agent=started.agent_id,
-            hot=cache.reused_hot_tokens,
-            warm=cache.restored_warm_tokens,
-            computed=cache.computed_tokens,
-            miss=miss.cause if miss else None,
-            miss_at=miss.position if miss else None,
-            canonicalized=cache.canonicalized,
-        )
-
-    def _count_parse_failures(self, stream: EngineStream) -> None:
-        if num := stream.num_parse_failures:
-            self._metrics.count("tool_parse_failures_total", num)
-            self._log.warning(
-                "tool_call_not_parsed", request_id=stream.request_id, model=stream.model_id, calls=num
-            )
 
     # Worker threads.
 
@@ -389,32 +356,6 @@ class GenerateService:
             ),
             priority=agent.config.priority,
         )
-
-    def _conversation_keeper(
-        self, request: GenerationRequest, agent_id: AgentId
-    ) -> Callable[[GenerationResult], None]:
-        def keep(result: GenerationResult) -> None:
-            prompt: Any = request.prompt
-            choice = result.choices[0]
-            parts: list[Part] = [ThinkingPart(choice.thinking)] if choice.thinking else []
-            parts += [TextPart(choice.text)] if choice.text or not choice.tool_calls else []
-            parts += list(choice.tool_calls)
-            answer = Message("assistant", tuple(parts))
-
-            def change(agent: Agent) -> Agent:
-                # The configured system text is put in front each time; what the client sent itself belongs here.
-                configured = Message.of("system", agent.config.system or "")
-                messages = tuple(message for message in prompt.messages if message != configured)
-                if prompt.prefill is not None:
-                    begun = messages[-1]
-                    return replace(
-                        agent, messages=(*messages[:-1], replace(begun, parts=(*begun.parts, *answer.parts)))
-                    )
-                return replace(agent, messages=(*messages, answer))
-
-            self._agents.update(agent_id, change)
-
-        return keep
 
     @staticmethod
     def _anonymous_id(prompt: Prompt) -> AgentId:

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import (
     SequenceEnded,
     SequenceFailed,
@@ -15,6 +16,7 @@ from semanticd.application.engine.running_sequence import (
     SequenceUpdate,
 )
 from semanticd.application.generation.answer import AnswerBuilder
+from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.ports.inference import LoadedModel, OutputParser
 from semanticd.domain.chat import ChatPrompt, TokenPrompt
 from semanticd.domain.errors import CancelledByCallerError
@@ -29,7 +31,7 @@ from semanticd.domain.generation import (
     ThinkingDelta,
     TokenLogprob,
 )
-from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
 _FEW = 64
@@ -56,22 +58,16 @@ class EngineStream:
         model: LoadedModel,
         agent_id: AgentId,
         prompt_text: str,
-        cancel: Callable[[RequestId], None],
-        on_answer: Callable[[GenerationResult], None] | None,
-        on_started: Callable[[Started], None],
-        on_finished: Callable[[Finished], None],
-        on_close: Callable[[EngineStream], None],
+        engine: BlockPoolBatchEngine,
+        recorder: TurnRecorder,
     ) -> None:
         """Prepare one parser per choice; nothing is submitted here."""
         self.request_id = request.request_id
         self.model_id = model.model_id
         self.agent_id = agent_id
         self._request = request
-        self._cancel = cancel
-        self._on_answer = on_answer
-        self._on_started = on_started
-        self._on_finished = on_finished
-        self._on_close = on_close
+        self._engine = engine
+        self._recorder = recorder
         self._echo = prompt_text if request.echo else ""
         self._decode = model.tokenizer.decode
         self._updates: asyncio.Queue[tuple[int, SequenceUpdate]] = asyncio.Queue()
@@ -113,7 +109,7 @@ class EngineStream:
             and unread.qsize() > _FEW
             and choice in self._unfinished
         ):
-            self._cancel(self.request_id)
+            self._engine.cancel(self.request_id)
             # What waits is dropped: the answer is not whole any more.
             while not unread.empty():
                 unread.get_nowait()
@@ -132,12 +128,15 @@ class EngineStream:
                 self._num_waiting_bytes = max(0, self._num_waiting_bytes - _size(update))
                 for event in self._translate(choice, update):
                     self._answer.add(event)
+                    if isinstance(event, Finished) and not self._unfinished:
+                        # Before the client hears of the end, for it may ask for the next turn at once.
+                        self._recorder.answered(self._request, self.agent_id, self._result())
+                        self._recorder.end_turn(self.agent_id, self.request_id)
                     yield event
-            if self._on_answer is not None:
-                self._on_answer(self._result())
         finally:
             await self.aclose()
-            self._on_close(self)
+            if num_failures := self.num_parse_failures:
+                self._recorder.parse_failures(self.request_id, self.model_id, num_failures)
 
     async def result(self) -> GenerationResult:
         """Collect all events into one result."""
@@ -149,7 +148,8 @@ class EngineStream:
         """Cancel what is not finished."""
         if self._unfinished:
             self._unfinished.clear()
-            self._cancel(self.request_id)
+            self._engine.cancel(self.request_id)
+        self._recorder.end_turn(self.agent_id, self.request_id)
 
     def _result(self) -> GenerationResult:
         return GenerationResult(
@@ -162,7 +162,7 @@ class EngineStream:
             raise update.error
         if isinstance(update, SequenceStarted):
             started = Started(self.request_id, self.model_id, self.agent_id, update.cache, choice)
-            self._on_started(started)
+            self._recorder.started(started)
             echo = self._echo if not self._request.sampling.logprobs else ""
             return [started, TextDelta(echo, choice=choice)] if echo else [started]
         if isinstance(update, SequenceText):
@@ -222,7 +222,7 @@ class EngineStream:
             reason = FinishReason.TOOL_CALLS
         usage = replace(update.usage, reasoning_tokens=self._reasoning[choice].num_tokens)
         finished = Finished(reason, usage, update.stop_sequence, choice)
-        self._on_finished(finished)
+        self._recorder.finished(finished)
         return finished
 
     @property

@@ -48,6 +48,17 @@ class Log(Protocol):
         """Something failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Clock, numbers, log, events and traces: what most parts are given together."""
+
+    clock: Clock
+    metrics: Metrics
+    log: Log
+    bus: EventBus
+    tracer: Tracer | None = None
+
+
 class NullMetrics:
     """Metrics that are discarded."""
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
 from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
-from semanticd.application.ports.telemetry import Clock, EventBus, Log, Metrics
+from semanticd.application.ports.telemetry import Telemetry
 from semanticd.application.services.model_facts import (
     ModelFacts,
     ModelInUse,
@@ -47,10 +47,7 @@ class ModelsService:
         source: ModelSource,
         loader: ModelLoader,
         memory_bytes: Callable[[], int],
-        clock: Clock,
-        bus: EventBus,
-        log: Log,
-        metrics: Metrics,
+        telemetry: Telemetry,
         load_on_demand: bool = False,
     ) -> None:
         """`memory_bytes` says how many bytes another model may take now."""
@@ -58,10 +55,10 @@ class ModelsService:
         self._source = source
         self._loader = loader
         self._memory_bytes = memory_bytes
-        self._clock = clock
-        self._bus = bus
-        self._log = log
-        self._metrics = metrics
+        self._clock = telemetry.clock
+        self._bus = telemetry.bus
+        self._log = telemetry.log
+        self._metrics = telemetry.metrics
         self._load_on_demand = load_on_demand
         self._current: ModelId | None = None
         self._installed: dict[ModelId, InstalledModel] = {}

@@ -23,6 +23,7 @@ from semanticd.domain.chat import (
 )
 from semanticd.domain.errors import (
     CancelledByCallerError,
+    ConflictError,
     EngineError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -42,7 +43,7 @@ from semanticd.domain.generation import (
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 from tests.fakes.asgi_client import until
-from tests.fakes.engine_rig import wait_until
+from tests.fakes.engine_rig import EngineRig, wait_until
 from tests.fakes.model_runner import continuation
 from tests.fakes.service_rig import ServiceRig
 from tests.fakes.tokenizer import CharTokenizer, PairTokenizer, PlainParser
@@ -298,8 +299,11 @@ async def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> 
 
 async def test_a_full_queue_is_said_before_any_event() -> None:
     async with ServiceRig(max_queue=2) as rig:
+        busy = await rig.begin("hello", agent="a")
         with pytest.raises(QueueFullError):
-            await rig.open("hello", num_choices=3)
+            await rig.open("hello", num_choices=2)
+        await busy.aclose()
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
         assert (await rig.say("hello", num_choices=2)).choices[1].text
 
 
@@ -521,8 +525,8 @@ async def test_a_place_is_given_back_however_a_request_ends() -> None:
 
 
 def test_places_are_counted_in_all_and_by_agent() -> None:
-    live = 0
-    places = ReadingPlaces(max_queue=4, max_queue_per_agent=2, num_live=lambda: live)
+    rig = EngineRig(max_queue=4, max_queue_per_agent=2)
+    places = ReadingPlaces(rig.queue)
     ann = AgentId("ann")
     with places.take(ann, 2):
         with pytest.raises(QueueFullError, match="agent 'ann'"), places.take(ann, 1):
@@ -530,6 +534,43 @@ def test_places_are_counted_in_all_and_by_agent() -> None:
         with places.take(None, 2), pytest.raises(QueueFullError, match="queue is full"), places.take(None, 1):
             pass
     assert places.num_taken == 0
-    live = 4
+    for agent in ("bob", "cid"):
+        rig.queue.submit(rig.submission([1], agent=agent)[1], rig.submission([1], agent=agent)[1])
     with pytest.raises(QueueFullError), places.take(ann, 1):
         pass
+
+
+async def test_two_turns_of_one_kept_conversation_do_not_run_at_the_same_time() -> None:
+    async with ServiceRig() as rig:
+        first = await rig.begin("hello", agent="a", conversation=True)
+        with pytest.raises(ConflictError, match="its turns follow one another"):
+            await rig.open("hello too", agent="a", conversation=True)
+        await first.aclose()
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
+        await rig.say("once more", agent="a", conversation=True)
+        assert len(rig.engine_rig.agents.get(AgentId("a")).messages) == 2
+
+
+async def test_a_turn_is_kept_before_its_client_hears_of_the_end() -> None:
+    async with ServiceRig() as rig:
+        stream = await rig.open("hello", agent="a", conversation=True)
+        async for event in stream:
+            if isinstance(event, Finished):
+                assert len(rig.engine_rig.agents.get(AgentId("a")).messages) == 2
+                again = await rig.open("and again", agent="a", conversation=True)
+                assert len((await again.result()).choices) == 1
+
+
+async def test_more_choices_than_can_ever_be_queued_are_refused_for_good() -> None:
+    async with ServiceRig(max_queue_per_agent=4) as rig:
+        with pytest.raises(InvalidRequestError, match="at most 4 choices"):
+            await rig.open("hello", num_choices=5)
+        assert len((await rig.say("hello", num_choices=4)).choices) == 4
+
+
+async def test_anonymous_requests_with_equal_beginnings_share_no_quota() -> None:
+    async with ServiceRig(max_queue_per_agent=2) as rig:
+        streams = [await rig.open("hello") for _ in range(6)]
+        assert len({stream.agent_id for stream in streams}) == 1
+        for stream in streams:
+            assert (await stream.result()).choices
