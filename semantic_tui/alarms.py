@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from semantic_tui.plain import size
 from semantic_tui.state import WatchState
+from semanticd.control.results import FailureRow, read_all
 
 FAILING_AFTER = 3
 """Failures in a row, without an answer between them, after which the engine counts as failing."""
@@ -28,7 +29,7 @@ class Alarm:
 
 def is_failing(state: WatchState) -> bool:
     """Whether the engine fails every request."""
-    return int(_outcomes(state).get("num_failed_in_a_row") or 0) >= FAILING_AFTER
+    return state.outcomes.num_failed_in_a_row >= FAILING_AFTER
 
 
 def alarms(state: WatchState) -> list[Alarm]:
@@ -39,14 +40,10 @@ def alarms(state: WatchState) -> list[Alarm]:
     return sorted(found, key=lambda alarm: alarm.level != "error")
 
 
-def _outcomes(state: WatchState) -> dict[str, Any]:
-    return state.status.get("outcomes") or {}
-
-
 def _requests(state: WatchState) -> list[Alarm]:
-    outcomes, found = _outcomes(state), []
-    in_a_row = outcomes.get("num_failed_in_a_row") or 0
-    failed, refused = (outcomes.get(f"num_{kind}_last_minute") or 0 for kind in ("failed", "refused"))
+    outcomes, found = state.outcomes, []
+    in_a_row = outcomes.num_failed_in_a_row
+    failed, refused = outcomes.num_failed_last_minute, outcomes.num_refused_last_minute
     if in_a_row >= FAILING_AFTER:
         code, reason = _newest(state, "failed")
         found.append(
@@ -79,13 +76,12 @@ def _requests(state: WatchState) -> list[Alarm]:
 
 def _newest(state: WatchState, kind: str) -> tuple[str, str]:
     """Return the agent and the error of the newest request that ended so, in brackets and as a sentence."""
-    last = _outcomes(state).get("last") or {}
-    rows = [last, *state.failures] if last else state.failures
-    row = next((row for row in rows if row.get("kind") == kind), None)
+    last, rows = state.outcomes.last, read_all(FailureRow, state.failures)
+    row = next((row for row in (*([last] if last else ()), *rows) if row.kind == kind), None)
     if row is None:
         return "", ""
-    agent, code = row.get("agent") or "anonymous", row.get("code") or "?"
-    message = str(row.get("message") or code).rstrip(".")
+    agent, code = row.agent or "anonymous", row.code or "?"
+    message = (row.message or code).rstrip(".")
     return f" ({agent}: {code})", f" Newest, of {agent}: {message}."
 
 
@@ -105,7 +101,7 @@ def _thrash(state: WatchState) -> list[Alarm]:
 
 def _disk(state: WatchState) -> list[Alarm]:
     cache = state.cache
-    warm, cap = float(cache.get("warm_bytes") or 0), float(cache.get("warm_cap_bytes") or 0)
+    warm, cap = cache.warm_bytes, cache.warm_cap_bytes
     if not cap or warm < _FULL_DISK * cap:
         return []
     return [
@@ -120,8 +116,8 @@ def _disk(state: WatchState) -> list[Alarm]:
 
 def _memory(state: WatchState) -> list[Alarm]:
     cache, found = state.cache, []
-    budget = float(cache.get("budget_bytes") or 0)
-    kept = sum(float(cache.get(key) or 0) for key in ("running_bytes", "pinned_bytes", "in_flight_bytes"))
+    budget = cache.budget_bytes
+    kept = cache.running_bytes + cache.pinned_bytes + cache.in_flight_bytes
     if budget and kept >= _FULL_RAM * budget:
         found.append(
             Alarm(
@@ -131,8 +127,8 @@ def _memory(state: WatchState) -> list[Alarm]:
                 ": nothing can be evicted, and new requests wait. Unpin agents or raise SEMANTIC_MLX_CACHE_BUDGET_MB.",
             )
         )
-    free = state.status.get("free_memory_bytes")
-    if isinstance(free, int | float) and free < _LOW_MEMORY_BYTES:
+    free = state.facts.free_memory_bytes
+    if free is not None and free < _LOW_MEMORY_BYTES:
         found.append(
             Alarm(
                 "warning",

@@ -88,7 +88,7 @@ def _count(number: int, noun: str) -> str:
 
 def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
     """Return what a model needs beside what is free, and whether it fits (None: not known)."""
-    row, free = _row(state, model), state.status.get("free_memory_bytes")
+    row, free = _row(state, model), state.facts.free_memory_bytes
     if row.get("loaded"):
         return f"{model} is loaded already; nothing more is needed.", True
     need = row.get("memory_needed_bytes") or row.get("size_bytes")
@@ -102,7 +102,7 @@ def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
 
 def swap_text(state: WatchState, model: str) -> str:
     """Return what a swap will do: memory, drain, agents affected, rollback."""
-    old = state.status.get("model")
+    old = state.facts.model
     if old == model:
         return f"{model} is the current model already; nothing changes."
     memory, fits = _memory(state, model)
@@ -129,7 +129,7 @@ def load_text(state: WatchState, model: str) -> str:
     refused = (
         "\nIt will be refused unless an idle model can leave; swap to it instead." if fits is False else ""
     )
-    current = state.status.get("model") or "none"
+    current = state.facts.model or "none"
     return (
         f"{model} is loaded beside the present models; {current} stays current.\n\nMemory: {memory}{refused}"
     )

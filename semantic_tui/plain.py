@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semantic_tui.live import agent_state, first_turn_row, request_state
+from semanticd.control.results import StatusResult, read
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -115,43 +116,40 @@ def request_row(request: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def header(status: Mapping[str, Any]) -> list[str]:
+def header(status: StatusResult) -> list[str]:
     """Return the daemon's state in a few lines."""
-    engine, cache = status.get("engine", {}), status.get("cache", {})
-    budget = float(cache.get("budget_bytes") or 1)
-    used = sum(float(cache.get(key) or 0) for key in ("hot_bytes", "running_bytes", "in_flight_bytes"))
-    cap = cache.get("warm_cap_bytes")
+    engine, cache = status.engine, status.cache
+    cap = cache.warm_cap_bytes
     return [
-        f"semanticd {status.get('version', '?')}  {status.get('state', '?')}  up {status.get('uptime_s', 0):.0f} s  "
-        f"{status.get('address', '')}  model {status.get('model') or '-'}",
-        f"engine  {engine.get('num_running', 0)} running, {engine.get('num_waiting', 0)} waiting, "
-        f"prefill {engine.get('prefill_tokens_per_s', 0):.0f} tok/s, "
-        f"decode {engine.get('decode_tokens_per_s', 0):.1f} tok/s",
-        f"budget  {bar(used / budget, 30)} {size(used)} of {size(budget)}: hot {size(cache.get('hot_bytes'))}, "
-        f"running {size(cache.get('running_bytes'))}, in flight {size(cache.get('in_flight_bytes'))}, "
-        f"pinned {size(cache.get('pinned_bytes'))}",
-        f"blocks  {cache.get('num_hot_blocks', 0)} hot ({cache.get('num_shared_blocks', 0)} shared), "
-        f"{cache.get('num_warm_blocks', 0)} on disk, {size(cache.get('warm_bytes'))}"
+        f"semanticd {status.version or '?'}  {status.state or '?'}  up {status.uptime_s:.0f} s  "
+        f"{status.address}  model {status.model or '-'}",
+        f"engine  {engine.num_running} running, {engine.num_waiting} waiting, "
+        f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s",
+        f"budget  {bar(cache.used_bytes / (cache.budget_bytes or 1), 30)} {size(cache.used_bytes)} of "
+        f"{size(cache.budget_bytes)}: hot {size(cache.hot_bytes)}, running {size(cache.running_bytes)}, "
+        f"in flight {size(cache.in_flight_bytes)}, pinned {size(cache.pinned_bytes)}",
+        f"blocks  {cache.num_hot_blocks} hot ({cache.num_shared_blocks} shared), "
+        f"{cache.num_warm_blocks} on disk, {size(cache.warm_bytes)}"
         + (f" of {size(cap)}" if cap else "")
-        + f"; evictions {cache.get('num_evictions', 0)}",
-        f"tokens  {cache.get('hot_hit_tokens', 0)} reused hot, {cache.get('warm_hit_tokens', 0)} restored warm, "
-        f"{cache.get('computed_tokens', 0)} computed",
+        + f"; evictions {cache.num_evictions}",
+        f"tokens  {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
+        f"{cache.computed_tokens} computed",
         *_ends(status),
     ]
 
 
-def _ends(status: Mapping[str, Any]) -> list[str]:
+def _ends(status: StatusResult) -> list[str]:
     """Return how requests ended and what the cache saved, as far as the daemon says it."""
     lines = []
-    if outcomes := status.get("outcomes"):
+    if (outcomes := status.outcomes) is not None:
         lines.append(
-            f"ended   {outcomes.get('num_answered', 0)} answered, {outcomes.get('num_failed', 0)} failed, "
-            f"{outcomes.get('num_refused', 0)} refused"
+            f"ended   {outcomes.num_answered} answered, {outcomes.num_failed} failed, "
+            f"{outcomes.num_refused} refused"
         )
-    if savings := status.get("savings"):
+    if (savings := status.savings) is not None:
         lines.append(
-            f"saved   {short_duration(savings.get('saved_s') or 0)} of prefill by {savings.get('reused_tokens', 0)} "
-            f"tokens; {savings.get('recomputed_tokens', 0)} computed again after an eviction"
+            f"saved   {short_duration(savings.saved_s)} of prefill by {savings.reused_tokens} "
+            f"tokens; {savings.recomputed_tokens} computed again after an eviction"
         )
     return lines
 
@@ -177,7 +175,7 @@ def dashboard(
     rows = [agent_row(agent, running.pop(str(agent.get("id")), ())) for agent in agents]
     # An agent in its first turn is listed by its request; the daemon does not know it yet.
     rows = [*(agent_row(first_turn_row(new), new) for new in running.values()), *rows]
-    lines = [*header(status), "", *table(AGENT_COLUMNS, rows)]
+    lines = [*header(read(StatusResult, status)), "", *table(AGENT_COLUMNS, rows)]
     if requests:
         lines += ["", *table(REQUEST_COLUMNS, [request_row(request) for request in requests])]
     return "\n".join(lines)

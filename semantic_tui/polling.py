@@ -38,18 +38,18 @@ class Polling:
             self._marks.clear()
             return []
         polls: list[Poll] = []
-        outcomes = self._state.status.get("outcomes") or {}
-        if self._changed("failures", (outcomes.get("num_failed"), outcomes.get("num_refused"))) and outcomes:
+        outcomes = self._state.facts.outcomes
+        if outcomes is not None and self._changed("failures", (outcomes.num_failed, outcomes.num_refused)):
             polls.append(self.failures)
         if screen == "dashboard":
             cache = self._state.cache
-            if self._changed("blocks", tuple(cache.get(key) for key in _BLOCK_COUNTS)):
+            if self._changed("blocks", tuple(getattr(cache, key) for key in _BLOCK_COUNTS)):
                 polls.append(self.blocks)
         elif screen == "agent" and agent is not None:
             row = self._state.agent(agent)
             if row and self._changed(f"agent {agent}", tuple(row.get(key) for key in _AGENT_FACTS)):
                 polls.append(lambda: self.agent(agent))
-        if self._changed("history", self._state.status.get("uptime_s")):
+        if self._changed("history", self._state.facts.uptime_s):
             polls.append(self.history)
         return polls
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from semantic_tui.history import History
 from semantic_tui.live import first_turn_row
+from semanticd.control.results import CacheStats, EngineFacts, OutcomeFacts, StatusResult, read
 from semanticd.control.terminal_text import safe_values
 
 Facts = Mapping[str, Any]
@@ -220,14 +221,24 @@ class WatchState:
         self.num_log_lines += 1
 
     @property
-    def cache(self) -> dict[str, Any]:
-        """The cache's part of the last status."""
-        return self.status.get("cache") or {}
+    def facts(self) -> StatusResult:
+        """The last status."""
+        return read(StatusResult, self.status)
 
     @property
-    def engine(self) -> dict[str, Any]:
+    def cache(self) -> CacheStats:
+        """The cache's part of the last status."""
+        return read(CacheStats, self.status.get("cache"))
+
+    @property
+    def engine(self) -> EngineFacts:
         """The engine's part of the last status."""
-        return self.status.get("engine") or {}
+        return read(EngineFacts, self.status.get("engine"))
+
+    @property
+    def outcomes(self) -> OutcomeFacts:
+        """How requests ended, of the last status."""
+        return read(OutcomeFacts, self.status.get("outcomes"))
 
     def agent(self, agent_id: str) -> dict[str, Any]:
         """Return an agent's row; empty when it is gone."""

@@ -110,7 +110,7 @@ class DashboardScreen(AgentActionsScreen):
             # What is not displayed cannot have the focus: it comes with the first agent.
             table.focus()
         if not known:
-            address = state.status.get("address")
+            address = state.facts.address
             hint.show_text(
                 Content(
                     f"No agents yet. Send a request to {address}/v1/chat/completions or {address}/v1/messages; "

@@ -13,6 +13,7 @@ from semantic_tui.plain import short_duration, shortened, size
 from semantic_tui.series import BY_KEY
 from semantic_tui.state import WatchState
 from semantic_tui.widgets import figures as f
+from semanticd.control.results import CacheStats
 
 _MIN_GRAPH_ROWS = 7
 _GOOD_GRAPH_ROWS = 9
@@ -21,8 +22,7 @@ _GOOD_GRAPH_ROWS = 9
 def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> list[Content]:
     """Return the block pool: budget, block map, disk, savings, hit rate and evictions; the map takes the rows left."""
     cache = state.cache
-    budget = float(cache.get("budget_bytes") or 0)
-    used = sum(float(cache.get(key) or 0) for key in ("running_bytes", "hot_bytes", "in_flight_bytes"))
+    budget, used = cache.budget_bytes, cache.used_bytes
     above = [
         _text(
             "RAM", f"{size(used)} of {size(budget)}", f"{100 * used / budget:.0f} %" if budget else "-", width
@@ -53,8 +53,8 @@ def _text(name: str, text: str, right: str, width: int) -> Content:
     return Content.assemble((f"{name:<10}", "$muted"), text, gap, right)
 
 
-def _disk(cache: Mapping[str, Any], width: int) -> Content:
-    warm, cap = float(cache.get("warm_bytes") or 0), float(cache.get("warm_cap_bytes") or 0)
+def _disk(cache: CacheStats, width: int) -> Content:
+    warm, cap = cache.warm_bytes, cache.warm_cap_bytes
     text = f"{size(warm)} of {size(cap)}" if cap else f"{size(warm)} (no cap)"
     room = width - 10 - len(text) - 1
     bar = f.share_bar(warm / cap, room, f.WARM_STYLE) if cap and room > 3 else Content("")
@@ -62,15 +62,14 @@ def _disk(cache: Mapping[str, Any], width: int) -> Content:
 
 
 def _savings(state: WatchState, width: int) -> list[Content]:
-    savings = state.status.get("savings")
-    if not isinstance(savings, Mapping):
+    savings = state.facts.savings
+    if savings is None:
         return []
-    today = savings.get("today") or {}
-    saved = f"{short_duration(savings.get('saved_s') or 0)} of prefill"
+    saved = f"{short_duration(savings.saved_s)} of prefill"
     if width >= 60:
-        saved += f" by {savings.get('reused_tokens') or 0:,} tokens"
-    again = savings.get("recomputed_tokens") or 0
-    right = f"again {again:,}" if again else f"today {short_duration(today.get('saved_s') or 0)}"
+        saved += f" by {savings.reused_tokens:,} tokens"
+    again = savings.recomputed_tokens
+    right = f"again {again:,}" if again else f"today {short_duration(savings.today.saved_s)}"
     return [_text("saved", saved, right, width)]
 
 
@@ -108,12 +107,11 @@ def graphs(state: WatchState, keys: tuple[str, ...], width: int, spare: int, spa
 def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -> list[Content]:
     """Return counts, series over the span, and as many requests as fit."""
     engine = state.engine
-    running, waiting = engine.get("num_running") or 0, engine.get("num_waiting") or 0
-    places = engine.get("max_batch_size")
+    running, places = engine.num_running, engine.max_batch_size
     text = f"{running} of {places} running" if places else f"{running} running"
     keys = ("ttft_ms", "itl_ms", "tokens_per_s", "prefill_tokens_per_s", "queue")
     lines = [
-        _text("engine", text, f"{waiting} waiting", width),
+        _text("engine", text, f"{engine.num_waiting} waiting", width),
         *(series(state, key, width, span_s) for key in keys),
     ]
     room = height - len(lines)

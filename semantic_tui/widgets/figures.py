@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from textual.content import Content
 
 from semantic_tui.history import resampled
 from semantic_tui.plain import short_size, size
+from semanticd.control.results import CacheStats
 
 _TICKS = "▁▂▃▄▅▆▇█"
 
@@ -126,12 +126,12 @@ def share_bar(share: float, width: int, style: str) -> Content:
     return Content.assemble(("━" * filled, style), ("─" * (width - filled), "$faint"))
 
 
-def budget_bar(cache: Mapping[str, Any], width: int) -> Content:
+def budget_bar(cache: CacheStats, width: int) -> Content:
     """Return a bar split into running, hot, pinned and in flight; what is left is free."""
-    budget = float(cache.get("budget_bytes") or 0)
-    amounts = {key: float(cache.get(key) or 0) for key, _, _, _ in BUDGET_PARTS}
+    budget = cache.budget_bytes
+    amounts: dict[str, int] = {key: getattr(cache, key) for key, _, _, _ in BUDGET_PARTS}
     # The ledger counts pinned blocks as hot ones too; in the bar each byte has one colour.
-    amounts["hot_bytes"] = max(0.0, amounts["hot_bytes"] - amounts["pinned_bytes"])
+    amounts["hot_bytes"] = max(0, amounts["hot_bytes"] - amounts["pinned_bytes"])
     parts: list[tuple[str, str]] = []
     left = width
     for key, _, style, character in BUDGET_PARTS:
@@ -143,7 +143,7 @@ def budget_bar(cache: Mapping[str, Any], width: int) -> Content:
     return Content.assemble(*parts, (_FREE * left, "$faint"))
 
 
-def budget_legend(cache: Mapping[str, Any], width: int) -> list[Content]:
+def budget_legend(cache: CacheStats, width: int) -> list[Content]:
     """Return the bar's colours with their bytes, in one line or two, as the width allows."""
     entries = _amounts(cache, size)
     if sum(len(entry.plain) + 2 for entry in entries) <= width + 2:
@@ -156,25 +156,25 @@ def budget_legend(cache: Mapping[str, Any], width: int) -> list[Content]:
     return [left[0] + entries[1], left[1] + entries[3]]
 
 
-def _amounts(cache: Mapping[str, Any], as_text: Callable[[float | None], str]) -> list[Content]:
+def _amounts(cache: CacheStats, as_text: Callable[[float | None], str]) -> list[Content]:
     return [
-        Content.assemble((character, style), f" {name} {as_text(cache.get(key))}")
+        Content.assemble((character, style), f" {name} {as_text(getattr(cache, key))}")
         for key, name, style, character in BUDGET_PARTS
     ]
 
 
-def known_blocks(cache: Mapping[str, Any], one_by_one: Sequence[Block] | None) -> list[Block]:
+def known_blocks(cache: CacheStats, one_by_one: Sequence[Block] | None) -> list[Block]:
     """Return each block's tier and sharing: first pinned, then shared ones, at last those that are only on disk.
 
     Without per-block facts there are as many of each kind as are counted.
     """
-    num_warm = int(cache.get("num_warm_blocks") or 0)
+    num_warm = cache.num_warm_blocks
     if one_by_one is not None:
         order = {"pinned": 0, "hot": 1, "dirty": 1}
         blocks = sorted(one_by_one, key=lambda block: (order.get(block[0], 2), -block[1]))
         num_hot_on_disk = sum(1 for state, _ in one_by_one if state != "dirty")
         return blocks + [("warm", 1)] * max(0, num_warm - num_hot_on_disk)
-    hot, shared = int(cache.get("num_hot_blocks") or 0), int(cache.get("num_shared_blocks") or 0)
+    hot, shared = cache.num_hot_blocks, cache.num_shared_blocks
     warm_only = max(0, num_warm - hot)
     return [("hot", 2)] * min(shared, hot) + [("hot", 1)] * max(0, hot - shared) + [("warm", 1)] * warm_only
 

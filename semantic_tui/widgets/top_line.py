@@ -41,23 +41,21 @@ class TopLine(ShownText):
 
 def headline(state: WatchState) -> Content:
     """Return the daemon's facts in a line; what needs attention comes before what is always there."""
-    status = state.status
-    version = status.get("version") or state.daemon.get("version") or ""
+    status = state.facts
+    version = status.version or state.daemon.get("version") or ""
     parts: list[tuple[str, str] | str] = [
         ("semanticd", "bold $accent"), (f" {version}", "$muted"), _health(state),
     ]  # fmt: skip
-    if status:
-        parts += ["  ", (str(status.get("model") or "no model"), "bold")]
-    stage = str(status.get("model_stage") or "idle")
-    if stage != "idle" and state.connected:
-        share = float(status.get("model_progress") or 0)
-        parts.append((f"  {stage} {100 * share:.0f} %", "$warning"))
+    if state.status:
+        parts += ["  ", (status.model or "no model", "bold")]
+    if status.model_stage != "idle" and state.connected:
+        parts.append((f"  {status.model_stage} {100 * status.model_progress:.0f} %", "$warning"))
     if state.num_dropped:
         parts.append((f"  {state.num_dropped:,} events dropped", "$warning"))
-    if status and state.connected:
+    if state.status and state.connected:
         parts += [
-            f"  up {span(float(status.get('uptime_s') or 0))}",
-            (f"  {status.get('address') or ''}", "$muted"),
+            f"  up {span(status.uptime_s)}",
+            (f"  {status.address}", "$muted"),
         ]
     return Content.assemble(*parts)
 
@@ -68,7 +66,7 @@ def _health(state: WatchState) -> tuple[str, str]:
         return f"  ○ {_CONNECTIONS.get(state.connection, state.connection)}", "$warning"
     if is_failing(state):
         return "  ● failing", "bold $error"
-    name = str(state.status.get("state") or "connected")
+    name = state.facts.state or "connected"
     return f"  ● {name}", _STATES.get(name, "$warning")
 
 

@@ -1,307 +1,385 @@
-"""The shapes of the results that clients read most, as typed dictionaries for type checkers.
+"""What clients get, as frozen values with defaults, and `read`, which makes them of a result or an event's data.
 
-Rule: every key is optional (`total=False`). A newer daemon sends more keys, an older one fewer; readers take what is
-there. Sizes end in `_bytes`, counts start with `num_`, durations end in `_s` or `_ms`, `_at` is seconds since 1970.
+    status = read(StatusResult, client.call("status"))
+    print(status.cache.hot_bytes)
+
+Rule: a newer daemon sends more keys, an older one fewer. What is missing, null or of another type has its default, and
+unknown keys are left out. Sizes end in `_bytes`, counts start with `num_`, durations end in `_s` or `_ms`, `_at` is
+seconds since 1970.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Final, TypeGuard, TypeVar
+
+_T = TypeVar("_T")
+
+_CLASS: Final = {"key": "class"}
+"""The key, where it is a word that Python keeps for itself."""
 
 
-class HelloResult(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class HelloResult:
     """`hello`: who answers."""
 
-    server: str
-    version: str
-    protocol: int
-    pid: int
-    features: list[str]
-    commands: list[str]
-    topics: list[str]
+    server: str = ""
+    version: str = ""
+    protocol: int = 0
+    pid: int = 0
+    features: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
 
 
-class LoadedModelFacts(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class LoadedModelFacts:
     """One loaded model within `status`."""
 
-    id: str
-    current: bool
-    context_length: int
-    weights_bytes: int
-    bytes_per_token: int
-    precision: str
+    id: str = ""
+    current: bool = False
+    context_length: int = 0
+    weights_bytes: int = 0
+    bytes_per_token: int = 0
+    precision: str = ""
 
 
-class EngineFacts(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
     """What the engine is doing, within `status`."""
 
-    num_running: int
-    num_waiting: int
-    num_prefilling: int
-    batch_size: int
-    max_batch_size: int
-    prefill_tokens_per_s: float
-    decode_tokens_per_s: float
-    decode_step_ms: float
-    draining: bool
-    failure: str | None
+    num_running: int = 0
+    num_waiting: int = 0
+    num_prefilling: int = 0
+    batch_size: int = 0
+    max_batch_size: int = 0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    decode_step_ms: float = 0.0
+    draining: bool = False
+    failure: str | None = None
 
 
-class CacheStats(TypedDict, total=False):
-    """`cache.stats`, and `cache` within `status`: the byte ledger, both tiers, and counters since start."""
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """`cache.stats`, and `cache` within `status`: the byte ledger, both tiers, and counters since the start."""
 
-    budget_bytes: int
-    running_bytes: int
-    hot_bytes: int
-    pinned_bytes: int
-    dirty_bytes: int
-    in_flight_bytes: int
-    promised_bytes: int
-    free_bytes: int
-    num_hot_blocks: int
-    num_shared_blocks: int
-    warm_bytes: int
-    warm_cap_bytes: int | None
-    num_warm_blocks: int
-    num_quarantined: int
-    written_today_bytes: int
-    write_budget_bytes: int | None
-    hot_hit_tokens: int
-    warm_hit_tokens: int
-    computed_tokens: int
-    evictions: dict[str, int]
-    num_evictions: int
-    num_lost_blocks: int
-    num_skipped_blocks: int
+    budget_bytes: int = 0
+    running_bytes: int = 0
+    hot_bytes: int = 0
+    pinned_bytes: int = 0
+    dirty_bytes: int = 0
+    in_flight_bytes: int = 0
+    promised_bytes: int = 0
+    free_bytes: int = 0
+    num_hot_blocks: int = 0
+    num_shared_blocks: int = 0
+    warm_bytes: int = 0
+    warm_cap_bytes: int | None = None
+    num_warm_blocks: int = 0
+    num_quarantined: int = 0
+    written_today_bytes: int = 0
+    write_budget_bytes: int | None = None
+    hot_hit_tokens: int = 0
+    warm_hit_tokens: int = 0
+    computed_tokens: int = 0
+    evictions: Mapping[str, int] = field(default_factory=dict)
+    num_evictions: int = 0
+    num_lost_blocks: int = 0
+    num_skipped_blocks: int = 0
 
-
-class FailureRow(TypedDict, total=False):
-    """A request that failed (our fault) or was refused; `at` is seconds since 1970, `status` the HTTP answer's."""
-
-    at: float
-    kind: str
-    code: str
-    message: str
-    request: str
-    agent: str | None
-    status: int
+    @property
+    def used_bytes(self) -> int:
+        """What of the budget is taken."""
+        return self.hot_bytes + self.running_bytes + self.in_flight_bytes
 
 
-class FailuresResult(TypedDict, total=False):
-    """`requests.failures`, newest first."""
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """A request that failed (the daemon's fault) or was refused; `status` is the HTTP answer's."""
 
-    failures: list[FailureRow]
+    at: float = 0.0
+    kind: str = ""
+    code: str = ""
+    message: str = ""
+    request: str = ""
+    agent: str | None = None
+    status: int = 0
 
 
-class OutcomeFacts(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class OutcomeFacts:
     """How requests ended since the start, within `status`; `last` is the newest failure or refusal."""
 
-    num_answered: int
-    num_failed: int
-    num_refused: int
-    num_failed_in_a_row: int
-    num_failed_last_minute: int
-    num_refused_last_minute: int
-    last: FailureRow | None
+    num_answered: int = 0
+    num_failed: int = 0
+    num_refused: int = 0
+    num_failed_in_a_row: int = 0
+    num_failed_last_minute: int = 0
+    num_refused_last_minute: int = 0
+    last: FailureRow | None = None
 
 
-class SavedFacts(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class SavedFacts:
     """Prompt tokens from the cache and the prefill they stood for; tokens computed again after an eviction."""
 
-    reused_tokens: int
-    saved_s: float
-    recomputed_tokens: int
-    recomputed_s: float
+    reused_tokens: int = 0
+    saved_s: float = 0.0
+    recomputed_tokens: int = 0
+    recomputed_s: float = 0.0
 
 
-class SavingsFacts(SavedFacts, total=False):
+@dataclass(frozen=True, slots=True)
+class SavingsFacts:
     """What was saved since the start, and in `today` (UTC) of that."""
 
-    today: SavedFacts
+    reused_tokens: int = 0
+    saved_s: float = 0.0
+    recomputed_tokens: int = 0
+    recomputed_s: float = 0.0
+    today: SavedFacts = SavedFacts()
 
 
-class HistoryResult(TypedDict, total=False):
-    """`history`: samples with the numbers `first` to `last`, a value or None (nothing to measure) for each series."""
-
-    step_s: int
-    first: int
-    last: int
-    ended_at: float
-    series: dict[str, list[float | None]]
-
-
-class StatusResult(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class StatusResult:
     """`status`, and the data of the event `status`. `state`: starting, ready, draining or stopped."""
 
-    version: str
-    pid: int
-    state: str
-    uptime_s: float
-    address: str
-    socket: str
-    model: str | None
-    models: list[LoadedModelFacts]
-    model_stage: str
-    model_progress: float
-    model_error: str | None
-    free_memory_bytes: int
-    engine: EngineFacts
-    cache: CacheStats
-    outcomes: OutcomeFacts
-    savings: SavingsFacts
+    version: str = ""
+    pid: int = 0
+    state: str = ""
+    uptime_s: float = 0.0
+    address: str = ""
+    socket: str = ""
+    model: str | None = None
+    models: tuple[LoadedModelFacts, ...] = ()
+    model_stage: str = "idle"
+    model_progress: float = 0.0
+    model_error: str | None = None
+    free_memory_bytes: int | None = None
+    engine: EngineFacts = EngineFacts()
+    cache: CacheStats = CacheStats()
+    outcomes: OutcomeFacts | None = None
+    """None from a daemon that does not count them, as `savings`."""
+    savings: SavingsFacts | None = None
 
 
-AgentRow = TypedDict(
-    "AgentRow",
-    {
-        "id": str,
-        "state": str,
-        "tier": str,
-        "anonymous": bool,
-        "model": "str | None",
-        "num_tokens": int,
-        "num_turns": int,
-        "num_blocks": int,
-        "num_hot_blocks": int,
-        "hot_bytes": int,
-        "own_hot_bytes": int,
-        "shared_hot_bytes": int,
-        "warm_bytes": int,
-        "shared_with": "list[str]",
-        "num_shared_with": int,
-        "created_at": float,
-        "last_used_at": float,
-        "class": str,
-        "ttl_s": "float | None",
-        "pinned": bool,
-        "kept": bool,
-        "last_reuse_ratio": "float | None",
-        "last_ttft_ms": "float | None",
-        "last_tokens_per_s": "float | None",
-        "num_errors": int,
-        "saved_s": float,
-    },
-    total=False,
-)
-"""One agent; `state` is cold, warm, hot or active, `class` interactive or background."""
+@dataclass(frozen=True, slots=True)
+class HistoryResult:
+    """`history`: samples with the numbers `first` to `last`, a value or None (nothing to measure) for each series."""
+
+    step_s: int = 1
+    first: int = 0
+    last: int = -1
+    ended_at: float = 0.0
+    series: Mapping[str, Any] = field(default_factory=dict)
 
 
-class AgentsResult(TypedDict, total=False):
-    """`agents.list`, and the data of the event `agents`."""
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """One agent of `agents.list`; `state` is cold, warm, hot or active, `priority` interactive or background."""
 
-    agents: list[AgentRow]
+    id: str = ""
+    anonymous: bool = False
+    model: str = ""
+    num_tokens: int = 0
+    num_turns: int = 0
+    created_at: float = 0.0
+    last_used_at: float = 0.0
+    priority: str = field(default="", metadata=_CLASS)
+    ttl_s: float | None = None
+    last_reuse_ratio: float | None = None
+    last_ttft_ms: float | None = None
+    last_tokens_per_s: float | None = None
+    state: str = ""
+    tier: str = ""
+    num_blocks: int = 0
+    num_hot_blocks: int = 0
+    hot_bytes: int = 0
+    own_hot_bytes: int = 0
+    shared_hot_bytes: int = 0
+    warm_bytes: int = 0
+    pinned: bool = False
+    kept: bool = False
+    shared_with: tuple[str, ...] = ()
+    num_shared_with: int = 0
+    num_errors: int = 0
+    saved_s: float = 0.0
 
 
-class ModelRow(TypedDict, total=False):
-    """One known model; `installed`: its files are here, `current`: it answers requests for the default."""
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One model of `models.list`; `installed`: its files are here, `current`: it answers requests for the default."""
 
-    id: str
-    description: str
-    loaded: bool
-    installed: bool
-    current: bool
-    context_length: int | None
-    path: str
-    size_bytes: int
-    weights_bytes: int
-    bytes_per_token: int
-    fingerprint: str
-    precision: str
-
-
-class ModelsResult(TypedDict, total=False):
-    """`models.list`."""
-
-    models: list[ModelRow]
+    id: str = ""
+    created: int = 0
+    owned_by: str = ""
+    loaded: bool = False
+    installed: bool = False
+    current: bool = False
+    description: str = ""
+    context_length: int | None = None
+    path: str | None = None
+    size_bytes: int | None = None
+    memory_needed_bytes: int | None = None
+    fingerprint: str | None = None
+    weights_bytes: int | None = None
+    bytes_per_token: int | None = None
+    precision: str | None = None
 
 
-class ModelProgress(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class ModelProgress:
     """Data of the event `model`: `stage` in a word (loading, draining, ready, failed, ...), `progress` 0 to 1."""
 
-    model: str
-    stage: str
-    progress: float
-    reason: str
+    model: str = ""
+    stage: str = ""
+    progress: float = 0.0
+    reason: str | None = None
 
 
-RequestRow = TypedDict(
-    "RequestRow",
-    {
-        "id": str,
-        "agent": str,
-        "model": str,
-        "state": str,
-        "class": str,
-        "prompt_tokens": int,
-        "prefilled_tokens": int,
-        "prefill_progress": float,
-        "completion_tokens": int,
-        "max_new_tokens": int,
-        "age_s": float,
-        "ttft_ms": "float | None",
-        "tokens_per_s": "float | None",
-        "cached_tokens": int,
-        "num_preemptions": int,
-        "restore_progress": "float | None",
-        "wait_reason": "str | None",
-        "wait_behind": "str | None",
-    },
-    total=False,
-)
-"""One running or waiting request; `state` is waiting, prefilling, decoding or finished."""
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One request of `requests.list`; `state` is waiting, prefilling, decoding or finished."""
+
+    id: str = ""
+    agent: str = ""
+    model: str = ""
+    state: str = ""
+    priority: str = field(default="", metadata=_CLASS)
+    prompt_tokens: int = 0
+    prefilled_tokens: int = 0
+    prefill_progress: float = 0.0
+    completion_tokens: int = 0
+    max_new_tokens: int = 0
+    age_s: float = 0.0
+    ttft_ms: float | None = None
+    tokens_per_s: float | None = None
+    cached_tokens: int = 0
+    num_preemptions: int = 0
+    restore_progress: float | None = None
+    wait_reason: str | None = None
+    wait_behind: str | None = None
 
 
-class RequestsResult(TypedDict, total=False):
-    """`requests.list`, and the data of the event `requests`."""
-
-    requests: list[RequestRow]
-
-
-class TokenEvent(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
     """Data of the event `token`: text that the model just wrote, and how many tokens its answer has by now."""
 
-    agent: str
-    request: str
-    text: str
-    num_tokens: int
+    agent: str = ""
+    request: str = ""
+    text: str = ""
+    num_tokens: int = 0
 
 
-class LogEvent(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class LogEvent:
     """Data of the event `log`: one line of the daemon's log."""
 
-    timestamp: str
-    level: str
-    event: str
-    fields: dict[str, Any]
+    timestamp: str = ""
+    level: str = "info"
+    event: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Finding(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """One finding of `doctor`: `state` is ok, warning or error; `advice` says what to do."""
 
-    check: str
-    state: str
-    message: str
-    advice: str
-    facts: dict[str, Any]
+    check: str = ""
+    state: str = ""
+    message: str = ""
+    advice: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class DoctorResult(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class DoctorResult:
     """`doctor`: `ok` unless a finding is an error."""
 
-    ok: bool
-    findings: list[Finding]
+    ok: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
-class ConfigValue(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class ConfigValue:
     """One effective setting: its dotted name, its value (secrets masked), and where it came from."""
 
-    name: str
-    value: Any
-    origin: str
-    env: str
+    name: str = ""
+    value: Any = None
+    origin: str = ""
+    env: str = ""
 
 
-class ConfigResult(TypedDict, total=False):
+@dataclass(frozen=True, slots=True)
+class ConfigResult:
     """`config.show`."""
 
-    settings: list[ConfigValue]
+    settings: tuple[ConfigValue, ...] = ()
+
+
+def read(kind: type[_T], data: object) -> _T:
+    """Return a result of this kind with what `data` says; it never raises, whatever `data` is."""
+    given = data if isinstance(data, Mapping) else {}
+    taken = {}
+    any_kind: Any = kind
+    for name, key, take in _readers(any_kind):
+        value = take(given.get(key))
+        if value is not None:
+            taken[name] = value
+    return kind(**taken)
+
+
+def read_all(kind: type[_T], rows: object) -> tuple[_T, ...]:
+    """Return a result of this kind for each map in a list."""
+    if not isinstance(rows, list | tuple):
+        return ()
+    return tuple(read(kind, row) for row in rows if isinstance(row, Mapping))
+
+
+_Reader = Callable[[object], Any]
+
+
+@cache
+def _readers(kind: Any) -> tuple[tuple[str, str, _Reader], ...]:
+    """Return each field's name, its key in messages, and what makes its value, or None for the default."""
+    hints = typing.get_type_hints(kind)
+    return tuple(
+        (one.name, one.metadata.get("key", one.name), _reader(hints[one.name])) for one in fields(kind)
+    )
+
+
+def _reader(hint: Any) -> _Reader:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return lambda value: value
+    if origin in (typing.Union, types.UnionType):
+        return _reader(next(one for one in arguments if one is not type(None)))
+    if origin is tuple:
+        return _list_reader(arguments[0])
+    if is_dataclass(hint):
+        inner: Any = hint
+        return lambda value: read(inner, value) if isinstance(value, Mapping) else None
+    if hint is float:
+        return lambda value: float(value) if _is_number(value) else None
+    if hint is int:
+        return lambda value: int(value) if _is_number(value) else None
+    wanted = Mapping if origin is Mapping else origin or hint
+    return lambda value: value if isinstance(value, wanted) else None
+
+
+def _list_reader(item: Any) -> _Reader:
+    if is_dataclass(item):
+        inner: Any = item
+        return lambda value: read_all(inner, value)
+    return lambda value: (
+        tuple(one for one in value if isinstance(one, item)) if isinstance(value, list | tuple) else None
+    )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0  # finite

@@ -13,6 +13,7 @@ from semanticd.adapters.config import Settings, effective, load_settings
 from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
 from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
+from semanticd.control.results import StatusResult, read
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.options import as_arguments
 from semanticd.entrypoints.cli.output import narrate, print_text
@@ -51,7 +52,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     if ready is None and process.poll() is not None and (winner := running_pid(pid_file)) is not None:
         # Two starts at once: the other one won, and is what the user wanted.
         ready = _wait(socket, lambda: running_pid(pid_file) == winner, states=_TAKES_COMMANDS)
-    if ready is not None and ready.get("pid") != process.pid:
+    if ready is not None and ready.pid != process.pid:
         return _already_running(ready, socket, wanted, loaded.origins)
     if ready is not None:
         _announce(ready, settings, socket)
@@ -65,10 +66,10 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
 
 
 def _already_running(
-    there: Mapping[str, Any], socket: Path, wanted: Mapping[str, Any], asked_for: Collection[str]
+    there: StatusResult, socket: Path, wanted: Mapping[str, Any], asked_for: Collection[str]
 ) -> int:
     """Say so; the status is a failure only if it runs with other settings than were asked for."""
-    print_text(f"already running (pid {there.get('pid')}) at {there.get('address')}")
+    print_text(f"already running (pid {there.pid}) at {there.address}")
     with ControlClient.connect(socket, name="semanticd-cli") as client:
         shown = {row["name"]: row for row in client.call("config.show")["settings"]}
     different = [
@@ -88,7 +89,7 @@ def _already_running(
 
 def _wait(
     socket: Path, alive: Callable[[], bool], *, states: Collection[str], timeout_s: float | None = None
-) -> dict[str, Any] | None:
+) -> StatusResult | None:
     """Show progress until the daemon is in one of the states; its status, or None when it ended or the time is over."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     progress = Progress()
@@ -96,11 +97,9 @@ def _wait(
         while alive():
             status = _status(socket)
             if status is not None:
-                if status.get("state") in states:
+                if status.state in states:
                     return status
-                progress.show(
-                    str(status.get("model_stage") or "starting"), float(status.get("model_progress") or 0)
-                )
+                progress.show(status.model_stage, status.model_progress)
             if deadline is not None and time.monotonic() > deadline:
                 return None
             time.sleep(_POLL_S)
@@ -109,18 +108,18 @@ def _wait(
         progress.end()
 
 
-def _status(socket: Path) -> dict[str, Any] | None:
+def _status(socket: Path) -> StatusResult | None:
     try:
         with ControlClient.connect(socket, name="semanticd-cli") as client:
-            return client.call("status")
+            return read(StatusResult, client.call("status"))
     except ControlError:
         return None
 
 
-def _announce(status: Mapping[str, Any], settings: Settings, socket: Path) -> None:
-    print_text(f"ready (pid {status.get('pid')})")
-    print_text(f"address: {status.get('address')}")
-    print_text(f"model:   {status.get('model')}")
+def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
+    print_text(f"ready (pid {status.pid})")
+    print_text(f"address: {status.address}")
+    print_text(f"model:   {status.model}")
     print_text(f"socket:  {socket}")
     print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
 

@@ -7,11 +7,11 @@ import os
 import shlex
 import shutil
 import sys
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import click
 
+from semanticd.control.results import StatusResult, read
 from semanticd.domain.errors import DaemonError, ModelNotFoundError
 from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service
 from semanticd.entrypoints.cli.output import narrate, print_script
@@ -50,20 +50,19 @@ def find_service(model: str | None) -> Service:
     """
     from semanticd.entrypoints.cli.daemon_link import ask, settings_or_defaults
 
-    status = ask("status")
-    loaded: dict[str, Any] = {one["id"]: one for one in status.get("models") or []}
-    chosen = model or status.get("model")
+    status = read(StatusResult, ask("status"))
+    loaded = {one.id: one for one in status.models}
+    chosen = model or status.model
     if chosen is None:
         raise DaemonError(
-            f"the daemon is {status.get('state')} and has no model yet; "
-            "`semanticd status` says when it is ready"
+            f"the daemon is {status.state} and has no model yet; `semanticd status` says when it is ready"
         )
     if chosen not in loaded:
         raise ModelNotFoundError(
             f"model {chosen!r} is not loaded; loaded: {', '.join(sorted(loaded))}. "
             f"Load it with `semanticd models load {chosen}`"
         )
-    address = str(status.get("address"))
+    address = status.address
     if not is_on_this_machine(address):
         # The key and all prompts would go there.
         raise DaemonError(
@@ -73,7 +72,7 @@ def find_service(model: str | None) -> Service:
     return Service(
         url=reachable(address),
         model=chosen,
-        context_tokens=int(loaded[chosen]["context_length"]),
+        context_tokens=loaded[chosen].context_length,
         api_key=keys[0] if keys else None,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
+from semanticd.control.results import ModelProgress, read
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
@@ -111,6 +112,10 @@ def _either(online: Callable[[], Any], offline: Callable[[Any], Any]) -> Any:
         return offline(importlib.import_module("semanticd.entrypoints.offline_models").open_models())
 
 
+def _show_progress(progress: Progress, change: ModelProgress) -> None:
+    progress.show(change.stage, change.progress)
+
+
 def with_progress(cmd: str, model: str, progress: Progress) -> dict[str, Any]:
     """Run a command on a model while showing what the daemon tells about it."""
     with connect() as client:
@@ -120,9 +125,7 @@ def with_progress(cmd: str, model: str, progress: Progress) -> dict[str, Any]:
                 cmd,
                 model=model,
                 reply_within_s=LONG_COMMAND_TIMEOUT_S,
-                on_event=lambda event: progress.show(
-                    str(event.data.get("stage")), float(event.data.get("progress") or 0)
-                ),
+                on_event=lambda event: _show_progress(progress, read(ModelProgress, event.data)),
             )
         finally:
             progress.end()

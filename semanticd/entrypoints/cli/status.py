@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
+from semanticd.control.results import StatusResult, read
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import json_option
@@ -45,7 +44,7 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 else:
                     if watch:
                         clear_screen()
-                    print_text(render(snapshot), at_once=True)
+                    print_text(render(read(StatusResult, snapshot)), at_once=True)
                 if not watch:
                     return
                 time.sleep(interval)
@@ -56,68 +55,48 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
         sys.exit(EXIT_NOT_RUNNING)
 
 
-def render(status: Mapping[str, Any]) -> str:
+def render(status: StatusResult) -> str:
     """Return the snapshot as a few lines for people."""
-    engine: Mapping[str, Any] = status.get("engine") or {}
-    cache: Mapping[str, Any] = status.get("cache") or {}
+    engine, cache = status.engine, status.cache
     lines = [
-        f"semanticd {status.get('version')}: {status.get('state')}, up {in_time(status.get('uptime_s') or 0)}, "
-        f"pid {status.get('pid')}",
-        f"address  {status.get('address')}",
-        f"socket   {status.get('socket')}",
-        f"model    {status.get('model') or '-'}{_stage(status)}",
+        f"semanticd {status.version}: {status.state}, up {in_time(status.uptime_s)}, pid {status.pid}",
+        f"address  {status.address}",
+        f"socket   {status.socket}",
+        f"model    {status.model or '-'}{_stage(status)}",
     ]
     lines += [
-        f"         {model.get('id')} loaded ({in_bytes(model.get('weights_bytes') or 0)})"
-        for model in status.get("models") or []
-        if not model.get("current")
+        f"         {model.id} loaded ({in_bytes(model.weights_bytes)})"
+        for model in status.models
+        if not model.current
     ]
-    if engine:
+    cap = cache.warm_cap_bytes
+    lines += [
+        f"engine   {engine.num_running} running, {engine.num_waiting} waiting; "
+        f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s",
+        f"hot      {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, "
+        f"{cache.num_hot_blocks} blocks ({cache.num_shared_blocks} shared)",
+        f"warm     {in_bytes(cache.warm_bytes)}{f' of {in_bytes(cap)}' if cap else ''}, "
+        f"{cache.num_warm_blocks} blocks",
+        f"tokens   {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
+        f"{cache.computed_tokens} computed",
+    ]
+    if (outcomes := status.outcomes) is not None:
         lines.append(
-            f"engine   {engine.get('num_running', 0)} running, {engine.get('num_waiting', 0)} waiting; "
-            f"prefill {engine.get('prefill_tokens_per_s') or 0:.0f} tok/s, "
-            f"decode {engine.get('decode_tokens_per_s') or 0:.1f} tok/s"
+            f"requests {outcomes.num_answered} answered, {outcomes.num_failed} failed, "
+            f"{outcomes.num_refused} refused"
         )
-    if cache:
-        used = (
-            (cache.get("hot_bytes") or 0)
-            + (cache.get("running_bytes") or 0)
-            + (cache.get("in_flight_bytes") or 0)
-        )
-        cap = cache.get("warm_cap_bytes")
+    if (savings := status.savings) is not None:
         lines.append(
-            f"hot      {in_bytes(used)} of {in_bytes(cache.get('budget_bytes') or 0)}, "
-            f"{cache.get('num_hot_blocks', 0)} blocks ({cache.get('num_shared_blocks', 0)} shared)"
-        )
-        lines.append(
-            f"warm     {in_bytes(cache.get('warm_bytes') or 0)}{f' of {in_bytes(cap)}' if cap else ''}, "
-            f"{cache.get('num_warm_blocks', 0)} blocks"
-        )
-        lines.append(
-            f"tokens   {cache.get('hot_hit_tokens', 0)} reused hot, {cache.get('warm_hit_tokens', 0)} restored warm, "
-            f"{cache.get('computed_tokens', 0)} computed"
-        )
-    outcomes: Mapping[str, Any] = status.get("outcomes") or {}
-    if outcomes:
-        lines.append(
-            f"requests {outcomes.get('num_answered', 0)} answered, {outcomes.get('num_failed', 0)} failed, "
-            f"{outcomes.get('num_refused', 0)} refused"
-        )
-    savings: Mapping[str, Any] = status.get("savings") or {}
-    if savings:
-        lines.append(
-            f"saved    {in_time(savings.get('saved_s') or 0)} of prefill by {savings.get('reused_tokens', 0)} tokens; "
-            f"{savings.get('recomputed_tokens', 0)} tokens computed again after an eviction"
+            f"saved    {in_time(savings.saved_s)} of prefill by {savings.reused_tokens} tokens; "
+            f"{savings.recomputed_tokens} tokens computed again after an eviction"
         )
     return "\n".join(lines)
 
 
-def _stage(status: Mapping[str, Any]) -> str:
-    error = status.get("model_error")
-    stage = status.get("model_stage")
+def _stage(status: StatusResult) -> str:
     parts = []
-    if stage and stage != "idle":
-        parts.append(f"{stage} {100 * float(status.get('model_progress') or 0):.0f} %")
-    if error:
-        parts.append(f"last error: {error}")
+    if status.model_stage != "idle":
+        parts.append(f"{status.model_stage} {100 * status.model_progress:.0f} %")
+    if status.model_error:
+        parts.append(f"last error: {status.model_error}")
     return f" ({'; '.join(parts)})" if parts else ""

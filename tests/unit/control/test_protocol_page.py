@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import semanticd.domain.errors as domain_errors
@@ -93,14 +94,12 @@ def test_the_first_frame_is_what_the_page_spells() -> None:
 
 
 def test_every_key_of_a_result_is_documented() -> None:
-    shapes = [
-        shape for shape in vars(results).values() if isinstance(shape, type) and issubclass(shape, dict)
-    ]
+    shapes = [shape for shape in vars(results).values() if isinstance(shape, type) and is_dataclass(shape)]
     assert results.StatusResult in shapes
-    missing = {
-        f"{shape.__name__}.{key}"
+    keys = {
+        f"{shape.__name__}.{one.name}": one.metadata.get("key", one.name)
         for shape in shapes
-        for key in shape.__annotations__
-        if f"`{key}`" not in PAGE
+        for one in fields(shape)
     }
+    missing = {name for name, key in keys.items() if f"`{key}`" not in PAGE}
     assert missing == set()

@@ -22,6 +22,7 @@ from semantic_tui.state import (
 )
 from semantic_tui.widgets.figures import block_map, budget_bar, known_blocks, sparkline
 from semantic_tui.widgets.top_line import complaint, headline, span
+from semanticd.control.results import CacheStats
 from tests.fakes import watch_states
 
 
@@ -213,13 +214,13 @@ def test_a_sparkline_has_its_width_and_its_top() -> None:
 def test_the_budget_bar_has_exactly_its_width_even_beyond_the_budget() -> None:
     for used in (0, 1, 500, 5000):
         bar = budget_bar(
-            {"budget_bytes": 1000, "hot_bytes": used, "running_bytes": used, "pinned_bytes": 1}, 30
+            CacheStats(budget_bytes=1000, hot_bytes=used, running_bytes=used, pinned_bytes=1), 30
         )
         assert len(bar.plain) == 30
 
 
 def test_blocks_are_drawn_from_counts_where_the_daemon_does_not_tell_them_one_by_one() -> None:
-    cache = {"num_hot_blocks": 3, "num_shared_blocks": 1, "num_warm_blocks": 5}
+    cache = CacheStats(num_hot_blocks=3, num_shared_blocks=1, num_warm_blocks=5)
     assert block_map(known_blocks(cache, None), 10, 2).plain == "◆■■□□"
     # Told one by one: shared ones first, and the five on disk hold all but the block that is not there yet.
     assert block_map(known_blocks(cache, [("hot", 1), ("dirty", 2)]), 10, 2).plain == "◆■□□□□"
