@@ -9,12 +9,13 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.domain.chat import ChatPrompt
+from semanticd.domain.chat import ChatPrompt, Message, TextPart, ThinkingPart
 from semanticd.domain.errors import PromptTooLongError
 from semanticd.domain.generation import (
     Finished,
     FinishReason,
     GenerationRequest,
+    ThinkingDelta,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -327,3 +328,48 @@ async def test_a_sub_agent_is_an_agent_of_its_own_below_its_session() -> None:
     main, sub, odd = (str(request.agent_id) for request in generator.requests)
     assert (main, sub) == ("session", "session.a1")
     assert odd.startswith("session.user-")
+
+
+THOUGHT: Script = [ThinkingDelta("It "), ThinkingDelta("rains."), "Rain."]
+SEALED = {"include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}, "store": False}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thinking_is_summarized_and_sealed_where_that_is_asked_and_comes_back(stream: bool) -> None:
+    generator = ScriptedGenerator(THOUGHT)
+    asked = client(generator)
+    body = {"model": "tiny", "input": HELLO, **SEALED}
+    answer = await asked.post("/v1/responses", {**body, "stream": stream})
+    told = events(answer)
+    response = told[-1]["response"] if stream else answer.json
+    assert response["reasoning"]["summary"] == "auto"
+    thought = response["output"][0]
+    assert thought["summary"] == [{"type": "summary_text", "text": "It rains."}]
+    if stream:
+        names = [event["type"] for event in told if "reasoning" in event["type"]]
+        assert names == [
+            "response.reasoning_summary_part.added",
+            "response.reasoning_summary_text.delta",
+            "response.reasoning_summary_text.delta",
+            "response.reasoning_summary_text.done",
+            "response.reasoning_summary_part.done",
+        ]
+    # What an SDK sends back that keeps nothing but the sealed text.
+    kept = {"type": "reasoning", "summary": [], "encrypted_content": thought["encrypted_content"]}
+    await asked.post("/v1/responses", {**body, "input": [*HELLO, kept, response["output"][1], *HELLO]})
+    prompt = generator.requests[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages[1] == Message("assistant", (ThinkingPart("It rains."), TextPart("Rain.")))
+
+
+async def test_thinking_of_a_stored_response_goes_on_though_it_was_summarized() -> None:
+    generator = ScriptedGenerator(THOUGHT)
+    asked = client(generator)
+    first = (
+        await asked.post("/v1/responses", {"model": "tiny", "input": HELLO, "reasoning": {"summary": "auto"}})
+    ).json
+    again = {"model": "tiny", "input": "more", "previous_response_id": first["id"]}
+    assert (await asked.post("/v1/responses", again)).status == 200
+    prompt = generator.requests[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages[1].parts == (ThinkingPart("It rains."), TextPart("Rain."))

@@ -15,6 +15,7 @@ from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.body import check_metadata, to_wire
 from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.responses import wire
+from semanticd.adapters.http.openai.responses.reasoning import unseal
 from semanticd.adapters.http.openai.responses.tools import (
     ToolBox,
     flat_name_of,
@@ -105,10 +106,11 @@ def parse(
     priority: Priority,
     adjustments: Adjustments | None = None,
     look_up: LookUp = lambda item_id: None,
+    key: bytes = b"",
 ) -> Parsed:
     """Return what the client asks for; `earlier` is the conversation up to the previous response.
 
-    `look_up` finds what an `item_reference` stands for.
+    `look_up` finds what an `item_reference` stands for; `key` opens thinking that was sealed here.
 
     Raises:
         InvalidRequestError: the request contradicts itself.
@@ -125,7 +127,7 @@ def parse(
         raise InvalidRequestError("expected at least one item", param="input")
     box = read_tools([*(body.tools or []), *(tool for item in items for tool in item.tools or [])])
     adjustments = adjustments or Adjustments()
-    messages = _join_assistant_turns([*earlier, *_Reader(adjustments, look_up).read(items)])
+    messages = _join_assistant_turns([*earlier, *_Reader(adjustments, look_up, key).read(items)])
     instructions = [Message.of("system", body.instructions)] if body.instructions else []
     effort = body.reasoning.effort if body.reasoning else None
     options: dict[str, Any] = {}
@@ -183,7 +185,8 @@ def _speaker(item: wire.InputItem) -> Speaker:
 class _Reader:
     """Reads the items of one request."""
 
-    def __init__(self, adjustments: Adjustments, look_up: LookUp) -> None:
+    def __init__(self, adjustments: Adjustments, look_up: LookUp, key: bytes) -> None:
+        self._key = key
         self._adjustments = adjustments
         self._look_up = look_up
         self._asked = False
@@ -219,9 +222,7 @@ class _Reader:
             role = item.role if item.role in ("user", "assistant") else "system"
             return Message(role, self._parts(item.content, f"{path}.content"))
         if kind == "reasoning":
-            text = "".join(
-                part.text or "" for part in item.content or [] if isinstance(part, wire.InputContent)
-            )
+            text = self._thinking(item)
             return Message("assistant", (ThinkingPart(text),) if text else ())
         if kind in ("function_call", "custom_tool_call", *_FOREIGN_CALLS):
             return Message("assistant", (_call(item, kind, path),))
@@ -235,6 +236,13 @@ class _Reader:
         if kind in ("compaction", "compaction_summary", *_FOREIGN_ITEMS):
             return Message("assistant", self._foreign(item, kind))
         raise UnsupportedError(f"items of type {kind[:40]!r} are not supported", param=f"{path}.type")
+
+    def _thinking(self, item: wire.InputItem) -> str:
+        """Return an item's thinking: as it stands there, as it was sealed here, or at least its summary."""
+        content = [] if isinstance(item.content, str) else item.content or []
+        said = "".join(part.text or "" for part in content)
+        sealed = unseal(item.encrypted_content, self._key) if item.encrypted_content else None
+        return said or sealed or "\n\n".join(part.text or "" for part in item.summary or [])
 
     def _foreign(self, item: wire.InputItem, kind: str) -> tuple[Part, ...]:
         fields = {name: getattr(item, name) for name in _FOREIGN_FIELDS if getattr(item, name) is not None}

@@ -12,9 +12,12 @@ import msgspec
 from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
+from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
 from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox, flat_name_of
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart
 from semanticd.domain.generation import Choice, FinishReason, GenerationResult, TokenLogprob, Usage
+
+_PLAIN = ReasoningForm()
 
 
 def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model: str) -> wire.Response:
@@ -31,7 +34,10 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         parallel_tool_calls=body.parallel_tool_calls is not False,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
-        reasoning={"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+        reasoning={
+            "effort": body.reasoning.effort if body.reasoning else None,
+            "summary": summary_of(body),
+        },
         frequency_penalty=body.frequency_penalty or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
         safety_identifier=body.safety_identifier,
@@ -46,6 +52,11 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         user=body.user,
         metadata=body.metadata or {},
     )
+
+
+def summary_of(body: wire.ResponsesRequest) -> str | None:
+    """Return which kind of summary of the thinking is asked for, if any."""
+    return (body.reasoning.summary or body.reasoning.generate_summary) if body.reasoning else None
 
 
 def _text_config(config: wire.TextConfig | None) -> dict[str, Any]:
@@ -109,21 +120,26 @@ def render_usage(usage: Usage) -> wire.ResponseUsage:
 
 
 def render(
-    result: GenerationResult, response: wire.Response, *, tools: ToolBox, completed: int
+    result: GenerationResult,
+    response: wire.Response,
+    *,
+    tools: ToolBox,
+    completed: int,
+    reasoning: ReasoningForm = _PLAIN,
 ) -> wire.Response:
     """Return the whole response."""
     choice = result.choices[0]
     begun = msgspec.structs.replace(response, model=result.model)
-    output = items_of(choice, tools)
+    output = items_of(choice, tools, reasoning)
     return finish(begun, output, reason=choice.reason, usage=result.usage, completed=completed)
 
 
-def items_of(choice: Choice, tools: ToolBox) -> list[dict[str, Any]]:
+def items_of(choice: Choice, tools: ToolBox, reasoning: ReasoningForm = _PLAIN) -> list[dict[str, Any]]:
     """Return an answer's items: thinking, then text, then calls."""
     status = "incomplete" if choice.reason is FinishReason.LENGTH else "completed"
     items: list[dict[str, Any]] = []
     if choice.thinking:
-        items.append(reasoning_item(make_id("rs_"), choice.thinking))
+        items.append(reasoning.item(make_id("rs_"), choice.thinking))
     if choice.text or not choice.tool_calls:
         part = text_part(choice.text, choice.logprobs)
         items.append(message_item(make_id("msg_"), [part], status=status))
@@ -139,7 +155,7 @@ def message_of(output: Sequence[Mapping[str, Any]]) -> Message:
     parts: list[Part] = []
     for item in output:
         if item["type"] == "reasoning":
-            parts.extend(ThinkingPart(part["text"]) for part in item["content"])
+            parts.extend(ThinkingPart(part["text"]) for part in item["content"] or item["summary"])
         elif item["type"] == "message":
             parts.extend(TextPart(part["text"]) for part in item["content"])
         else:
@@ -153,12 +169,6 @@ def message_of(output: Sequence[Mapping[str, Any]]) -> Message:
 def render_arguments(call: ToolCallPart) -> str:
     """Return a call's arguments as JSON text, or as much of it as there is."""
     return json.dumps(dict(call.arguments), ensure_ascii=False) if call.cut is None else call.cut
-
-
-def reasoning_item(item_id: str, text: str) -> dict[str, Any]:
-    """Return an item of thinking."""
-    content = [{"type": "reasoning_text", "text": text}] if text else []
-    return {"type": "reasoning", "id": item_id, "summary": [], "content": content}
 
 
 def text_part(text: str, logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:

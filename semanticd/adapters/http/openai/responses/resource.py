@@ -23,7 +23,8 @@ from semanticd.adapters.http.core.request_context import (
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.parse import Parsed, parse
-from semanticd.adapters.http.openai.responses.render import begin, message_of, render
+from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm, signing_key
+from semanticd.adapters.http.openai.responses.render import begin, message_of, render, summary_of
 from semanticd.adapters.http.openai.responses.store import ResponseStore, StoredResponse, estimated_bytes
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
@@ -47,6 +48,7 @@ class Responses:
         self._config = config
         self._store = store
         self._wall = wall
+        self._key = signing_key(config.api_keys)
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Create a response."""
@@ -64,7 +66,10 @@ class Responses:
             ),
             priority=priority_of(req, service_tier=body.service_tier),
             look_up=self._store.item,
+            key=self._key,
         )
+        sealed = "reasoning.encrypted_content" in (body.include or ())
+        reasoning = ReasoningForm(bool(summary_of(body)), self._key if sealed else None)
         begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
         if body.stream:
             renderer = ResponseStream(
@@ -72,6 +77,7 @@ class Responses:
                 tools=parsed.tools,
                 wall=self._wall,
                 on_complete=lambda response: self._keep(response, parsed),
+                reasoning=reasoning,
             )
             stream = await self._open(exchange, parsed.request, truncates=body.truncation == "auto")
             await self._gateway.follow(resp, exchange, stream, renderer)
@@ -79,7 +85,7 @@ class Responses:
         stream = await self._open(exchange, parsed.request, truncates=body.truncation == "auto")
         result = await self._gateway.result(stream)
         show_cache(resp, result.usage.cache)
-        answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()))
+        answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()), reasoning=reasoning)
         self._keep(answer, parsed)
         resp.data = msgspec.json.encode(answer)
 

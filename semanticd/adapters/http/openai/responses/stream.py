@@ -11,13 +11,13 @@ from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.core.sse import COMMENT_PING, frame
 from semanticd.adapters.http.openai.responses import wire
+from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
 from semanticd.adapters.http.openai.responses.render import (
     call_item,
     call_prefix,
     custom_input,
     finish,
     message_item,
-    reasoning_item,
     render_logprob,
     text_part,
 )
@@ -48,6 +48,7 @@ class ResponseStream:
         tools: ToolBox,
         wall: Callable[[], float],
         on_complete: Callable[[wire.Response], None],
+        reasoning: ReasoningForm | None = None,
     ) -> None:
         """Begin with the response as it is before any output; `on_complete` is told the whole one."""
         self.response = response
@@ -55,6 +56,7 @@ class ResponseStream:
         self._tools = tools
         self._wall = wall
         self._on_complete = on_complete
+        self._reasoning = reasoning or ReasoningForm()
         self._sequence = 0
         self._kind: str | None = None
         self._item_id = ""
@@ -73,9 +75,7 @@ class ResponseStream:
         if isinstance(event, ThinkingDelta):
             opened = b"" if self._kind == "reasoning" else self._close("completed") + self._open_reasoning()
             self._text.append(event.text)
-            return opened + self._item_event(
-                "response.reasoning_text.delta", content_index=0, delta=event.text
-            )
+            return opened + self._thinking_delta(event.text)
         if isinstance(event, ToolCallStarted):
             return self._close("completed") + self._open_call(event)
         if isinstance(event, ToolCallDelta):
@@ -136,7 +136,12 @@ class ResponseStream:
 
     def _open_reasoning(self) -> bytes:
         self._open("reasoning", "rs_")
-        added = self._added(reasoning_item(self._item_id, ""))
+        added = self._added(self._reasoning.item(self._item_id, ""))
+        if self._reasoning.summarized:
+            part = {"type": "summary_text", "text": ""}
+            return added + self._item_event(
+                "response.reasoning_summary_part.added", summary_index=0, part=part
+            )
         part = {"type": "reasoning_text", "text": ""}
         return added + self._item_event("response.content_part.added", content_index=0, part=part)
 
@@ -156,13 +161,26 @@ class ResponseStream:
             ) + self._item_event("response.content_part.done", content_index=0, part=part)
             return frames + self._done(message_item(self._item_id, [part], status=status))
         if self._kind == "reasoning":
-            part = {"type": "reasoning_text", "text": text}
-            frames = self._item_event("response.reasoning_text.done", content_index=0, text=text)
-            frames += self._item_event("response.content_part.done", content_index=0, part=part)
-            return frames + self._done(reasoning_item(self._item_id, text))
+            return self._close_reasoning(text)
         if self._kind == "call":
             return self._close_call(text if status == "incomplete" else text or "{}", status)
         return b""
+
+    def _thinking_delta(self, text: str) -> bytes:
+        if self._reasoning.summarized:
+            return self._item_event("response.reasoning_summary_text.delta", summary_index=0, delta=text)
+        return self._item_event("response.reasoning_text.delta", content_index=0, delta=text)
+
+    def _close_reasoning(self, text: str) -> bytes:
+        if self._reasoning.summarized:
+            part = {"type": "summary_text", "text": text}
+            frames = self._item_event("response.reasoning_summary_text.done", summary_index=0, text=text)
+            frames += self._item_event("response.reasoning_summary_part.done", summary_index=0, part=part)
+        else:
+            part = {"type": "reasoning_text", "text": text}
+            frames = self._item_event("response.reasoning_text.done", content_index=0, text=text)
+            frames += self._item_event("response.content_part.done", content_index=0, part=part)
+        return frames + self._done(self._reasoning.item(self._item_id, text))
 
     def _close_call(self, arguments: str, status: str) -> bytes:
         if self._behind.kind == "custom":
