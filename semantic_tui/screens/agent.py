@@ -158,6 +158,9 @@ class AgentScreen(AgentActionsScreen):
             tiles.styles.grid_size_columns = wanted
 
     def _show_facts(self, state: WatchState, agent: str) -> None:
+        if not self.query("#blocks"):
+            # Tabs make their parts later than the screen is made.
+            return
         details = state.details.get(agent, {})
         turns = details.get("turns") or []
         tab, width = self.query_one(TabbedContent).active, self.size.width
@@ -196,6 +199,8 @@ class AgentScreen(AgentActionsScreen):
 
     def _turn(self) -> dict[str, object]:
         """Return the turn under the cursor; empty when there is none."""
+        if not self.query("#turns"):
+            return {}
         details = self.dashboard.state.details.get(self.chosen_agent() or "", {})
         turns = (details.get("turns") or [])[::-1]
         at = self.query_one("#turns", RowsTable).cursor_row

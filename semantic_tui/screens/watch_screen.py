@@ -64,6 +64,9 @@ class WatchScreen(Screen[None]):
 
     def refresh_from(self, state: WatchState) -> None:
         """Show the state; called at most ten times a second, and only while the screen is seen."""
+        if not self.query(KeysLine):
+            # The last part is not there yet: what is shown comes with the drawing after the screen is made.
+            return
         self.query_one(TopLine).show(state)
         self.query_one(ConnectionLine).show(state, self.dashboard.clock())
         self.query_one(AlarmLine).show(state, self.size.width - 2)
@@ -84,7 +87,8 @@ class WatchScreen(Screen[None]):
         self._draw_soon()
 
     def _draw_soon(self) -> None:
-        self.query_one(KeysLine).show(self.keys(), self.size.width)
+        for line in self.query(KeysLine):
+            line.show(self.keys(), self.size.width)
         self.call_after_refresh(lambda: self.refresh_from(self.dashboard.state))
 
 

@@ -34,10 +34,6 @@ TICK_S = 0.02
 _ANSWERS = control_script.answers()
 
 
-HISTORY = 120
-"""Readings that fill a sparkline."""
-
-
 def agents(step: int) -> list[dict[str, Any]]:
     """Return 50 agents of which ten change with every step."""
     rows = []
@@ -133,8 +129,7 @@ async def watch(path: str, seconds: float, *, busy: bool) -> None:
             app.switch_mode("agent")
         else:
             # As after a minute: sparklines that are full of the same stand still.
-            for _ in range(HISTORY):
-                app.state.take_status(control_script.status(1))
+            app.state.history.take(control_script.history())
         await asyncio.sleep(3)
         before, peak = time.process_time(), rss_mib()
         started, draws, tokens = time.monotonic(), app.num_draws, app.state.num_token_events
