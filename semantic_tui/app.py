@@ -11,12 +11,13 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from semantic_tui.actions import (
@@ -43,9 +44,10 @@ from semantic_tui.screens.models import ModelsScreen
 from semantic_tui.screens.requests import RequestsScreen
 from semantic_tui.screens.watch_screen import AgentActionsScreen, WatchScreen
 from semantic_tui.state import WatchState
+from semantic_tui.terminal_filter import TerminalFilter
 from semantic_tui.themes import DARK, LIGHT
 from semanticd.control.errors import ControlError
-from semanticd.control.terminal_text import many_lines
+from semanticd.control.terminal_text import many_lines, one_line
 
 MAX_DRAWS_PER_S = 10
 START_COMMAND = (sys.executable, "-m", "semanticd", "start")
@@ -113,6 +115,7 @@ class Dashboard(App[None]):
         self._start_command = start_command
         self._connect = connect
         self._draw_pending = False
+        self._terminal_filter = TerminalFilter()
         self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)
         self._polling = Polling(self.connection, self.state, clock)
 
@@ -160,6 +163,14 @@ class Dashboard(App[None]):
                 await poll()
         self.changed()
 
+    def notify(self, message: str, *, title: str = "", **more: Any) -> None:
+        """Show a notice; what the daemon or a program said in it is made safe here."""
+        super().notify(many_lines(message), title=one_line(title), **more)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return what looks at each line before it is shown."""
+        return [*super().get_line_filters(), self._terminal_filter]
+
     # What keys do.
 
     def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
@@ -171,7 +182,7 @@ class Dashboard(App[None]):
             await self.connection.call(cmd, reply_within_s=reply_within_s, **args)
         except ControlError as error:
             title = failed_text(cmd, args)
-            self.notify(many_lines(error), title=title, severity="error", timeout=12, markup=False)
+            self.notify(str(error), title=title, severity="error", timeout=12, markup=False)
         else:
             self.notify(done_text(cmd, args), markup=False)
         if "agent" in args and self.chosen == args["agent"]:
@@ -277,7 +288,7 @@ class Dashboard(App[None]):
             self.state.details.pop(agent, None)
             # In its first turn an agent has requests and no facts yet.
             if self.state.connected and not self.state.requests_of(agent):
-                self.notify(many_lines(error), severity="error", markup=False)
+                self.notify(str(error), severity="error", markup=False)
         self.changed()
 
     def open_log(self, words: str) -> None:
@@ -295,7 +306,7 @@ class Dashboard(App[None]):
                 await self.connection.call("doctor", reply_within_s=120.0, generate=generate)
             )
         except ControlError as error:
-            self.notify(many_lines(error), title="The doctor failed", severity="error", markup=False)
+            self.notify(str(error), title="The doctor failed", severity="error", markup=False)
         self.changed()
 
     def action_alarms(self) -> None:
@@ -328,7 +339,7 @@ class Dashboard(App[None]):
         )
         output, _ = await process.communicate()
         if process.returncode:
-            text = many_lines(output.decode(errors="replace").strip()[-600:])
+            text = output.decode(errors="replace").strip()[-600:]
             self.notify(
                 text or f"status {process.returncode}",
                 title="semanticd start failed",

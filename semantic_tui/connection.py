@@ -14,7 +14,13 @@ from typing import Any
 
 from semantic_tui.state import WatchState
 from semanticd.control.async_client import AsyncControlClient, EventSubscription
-from semanticd.control.errors import ControlError, DaemonNotRunningError, ProtocolMismatchError
+from semanticd.control.errors import (
+    ControlError,
+    DaemonNotRunningError,
+    ProtocolMismatchError,
+    UntrustedSocketError,
+)
+from semanticd.control.terminal_text import many_lines
 
 BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 NAME = "semantic-tui"
@@ -66,11 +72,13 @@ class Connection:
         state = self._state
         if isinstance(error, DaemonNotRunningError):
             state.connection = "refused" if isinstance(error.__cause__, PermissionError) else "absent"
+        elif isinstance(error, UntrustedSocketError):
+            state.connection = "untrusted"
         elif isinstance(error, ProtocolMismatchError):
             state.connection = "mismatch"
         else:
             state.connection = "lost"
-        state.reason, state.retry_in_s = str(error), retry_in_s
+        state.reason, state.retry_in_s = many_lines(error), retry_in_s
         self._on_change()
 
     async def _watch(self) -> None:

@@ -84,7 +84,8 @@ class WatchState:
     """Everything that is shown; screens read it, the connection writes it."""
 
     connection: str = "connecting"
-    """connecting, connected, lost, absent (no process listens), mismatch (of versions) or refused (no access)."""
+    """connecting, connected, lost, absent (no process listens), mismatch (of versions), refused (no access) or
+    untrusted (the socket, or who listens on it, is another user's)."""
     reason: str = ""
     where: str = ""
     """Which socket, in words, where it was given; empty for this user's own."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
-from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import DataTable, Input, Static, TabbedContent, TabPane
 
@@ -36,7 +36,7 @@ class Tile(VerticalScroll):
         """Show this agent."""
         super().__init__(classes="tile")
         self.agent = agent
-        self.border_title = escape(agent)
+        self.border_title = Text(agent)
         self._shown: tuple[str, int] | None = None
         self._text = ""
 
@@ -53,7 +53,7 @@ class Tile(VerticalScroll):
         follows = self.max_scroll_y - self.scroll_y <= 1
         text += "" if follows else ", paused (end follows)"
         if text != self._text:
-            self._text, self.border_subtitle = text, escape(text)
+            self._text, self.border_subtitle = text, Text(text)
         if stream is not None:
             mark, said = (stream.request, stream.num_tokens), stream.tail(_TILE_CHARS)
         else:
@@ -168,7 +168,7 @@ class AgentScreen(AgentActionsScreen):
             table, columns = self.query_one("#turns", RowsTable), turn_columns(width)
             table.name_columns(columns)
             table.show_rows([turn_row(at, turn, columns) for at, turn in enumerate(turns, 1)][::-1])
-            table.entitle(f"Turns of {escape(agent)} ({len(turns)})", "enter shows the difference")
+            table.entitle(f"Turns of {agent} ({len(turns)})", "enter shows the difference")
             self._show_why()
         elif tab == "transcript-pane":
             self.query_one(TranscriptView).show_entries(entries(details, state, agent))

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.markup import escape
 from textual.widget import Widget
 from textual.widgets import Input, RichLog
 
@@ -28,9 +27,9 @@ def wanted(line: LogLine, level: str, words: str) -> bool:
 
 
 def line_text(line: LogLine, colours: Mapping[str, str]) -> Text:
-    """Return a line with its level in a colour of the theme."""
+    """Return a line with its level in a colour of the theme; no markup, for lines may hold anything."""
     style = colours.get(_COLOURS.get(line.level, ""), "bold")
-    return Text.assemble((line.timestamp[11:19], "dim"), " ", (f"{line.level:<8}", style), " ", line.text)
+    return Text.assemble((line.timestamp[11:19], "dim"), " ", (f"{line.level:<8}", style), f" {line.text}")
 
 
 class LogScreen(WatchScreen):
@@ -70,11 +69,11 @@ class LogScreen(WatchScreen):
     def show(self, state: WatchState) -> None:
         """Append what is new; an idle log is not drawn again."""
         lines, level = self.query_one(RichLog), self.dashboard.preferences.log_level
-        words = f" with {escape(self._words)!r}" if self._words else ""
+        words = f" with {self._words!r}" if self._words else ""
         titles = (f"Log: {level} and above{words}", "following" if lines.auto_scroll else "staying")
         if titles != self._titles:
             self._titles = titles
-            lines.border_title, lines.border_subtitle = titles
+            lines.border_title, lines.border_subtitle = map(Text, titles)
         if self._next >= state.num_log_lines:
             return
         for line in state.log:

@@ -78,7 +78,8 @@ class RowsTable(DataTable[Text]):
         """Set the border's texts where they differ: each setting draws the whole table anew."""
         if self._entitled != (title, subtitle):
             self._entitled = (title, subtitle)
-            self.border_title, self.border_subtitle = title, subtitle
+            # As texts: a string would be read as markup, and an agent may be called anything.
+            self.border_title, self.border_subtitle = Text(title), Text(subtitle)
 
     @property
     def current_key(self) -> str | None:

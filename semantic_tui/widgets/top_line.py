@@ -17,6 +17,7 @@ _CONNECTIONS = {
     "lost": "lost",
     "mismatch": "other version",
     "refused": "no access",
+    "untrusted": "not trusted",
 }
 _STATES = {"ready": "$success", "starting": "$warning", "draining": "$warning", "stopped": "$error"}
 
@@ -123,6 +124,7 @@ def complaint(state: WatchState, now: float) -> str:
         "absent": f"No daemon is running{state.where}. Press S to start one.",
         "lost": f"Lost the daemon: {state.reason}.",
         "mismatch": f"Cannot talk to this daemon: {state.reason}",
+        "untrusted": f"Nothing was sent: {state.reason}.",
         "refused": f"Cannot open the daemon's socket{state.where}: {state.reason}. It belongs to another user; "
         "run the dashboard as that user, or give --socket.",
     }[state.connection]

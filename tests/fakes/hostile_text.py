@@ -16,7 +16,8 @@ _SEQUENCES: Final = {
     "insert": "[4h", "window": "[8;1;1t", "repeat": "[1000b", "print": "[5i", "locking-shift": "n",
 }  # fmt: skip
 _MARKUP: Final = (
-    "[bold]", "[/]", "[/bold]", "[red on white]x[/]", "[@click=app.quit]quit[/]", "[link=file:///etc/passwd]x[/link]",
+    "[bold]", "[/]", "[/bold]", "\\\\", "\\\\\\", "\\\\[/]",
+    "[red on white]x[/]", "[@click=app.quit]quit[/]", "[link=file:///etc/passwd]x[/link]",
     "[$error]x[/]", "\\[bold]", "\\", "[", "]", "[[", "[]]", "[/nothing]", "[not a style]x", ":skull:", "%(x)s {0} {}",
     "<script>alert(1)</script>", "&amp; & <", "]]>", "<![CDATA[", "<!--", "'\"`", "[#fff]x", "[B]x", "[ bold]x",
     "[@click=app.switch_mode('log')]", "[bold", "bold]", "[/@click]", "[auto]x", "[1]", "[a=b]", "[on", "[link=\x1b]x",

@@ -15,6 +15,7 @@ from semantic_tui.app import Dashboard
 from semantic_tui.screens.agent import Tile
 from semantic_tui.screens.dialogs import ConfirmDialog, WordDialog
 from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.top_line import complaint
 from tests.fakes import control_script
 from tests.fakes.control_daemon import FakeControlDaemon
 
@@ -135,6 +136,18 @@ async def test_another_protocol_is_explained(socket_path: Path, until: Until) ->
         async with app.run_test() as pilot:
             await until(pilot, lambda: app.state.connection == "mismatch")
             assert "restart the daemon after upgrading" in app.state.reason
+
+
+async def test_a_socket_that_others_may_replace_is_not_talked_to_and_that_is_said(
+    socket_path: Path, until: Until
+) -> None:
+    async with FakeControlDaemon(socket_path) as daemon:
+        socket_path.parent.chmod(0o777)
+        app = Dashboard(socket_path)
+        async with app.run_test() as pilot:
+            await until(pilot, lambda: app.state.connection == "untrusted")
+            assert "others may replace" in complaint(app.state, 0.0)
+        assert daemon.commands == []
 
 
 async def test_the_daemon_is_started_from_the_dashboard_and_a_failed_start_is_shown(
