@@ -137,7 +137,7 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = setting(
         (),
         texts("origins, separated by commas"),
-        "Origins that browsers may call from; none: CORS is off.",
+        "Origins that browsers may call from, `*` for any text (`app://*`); none: CORS is off.",
         guarded=True,
     )
     allowed_hosts: tuple[str, ...] = setting(

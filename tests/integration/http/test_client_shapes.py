@@ -373,3 +373,19 @@ async def test_thinking_of_a_stored_response_goes_on_though_it_was_summarized() 
     prompt = generator.requests[-1].prompt
     assert isinstance(prompt, ChatPrompt)
     assert prompt.messages[1].parts == (ThinkingPart("It rains."), TextPart("Rain."))
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("app://obsidian.md", True),
+        ("vscode-webview://1a2b", True),
+        ("http://localhost:3000", True),
+        ("http://localhost.evil.example", False),
+        ("http://evil.example/app://", False),
+    ],
+)
+async def test_an_origin_may_be_allowed_by_a_pattern(origin: str, allowed: bool) -> None:
+    config = HttpConfig(cors_origins=("app://*", "vscode-webview://*", "http://localhost:*"))
+    answer = await client(config=config).get("/health", headers={"origin": origin})
+    assert (answer.headers.get("access-control-allow-origin") == origin) is allowed

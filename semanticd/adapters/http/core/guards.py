@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,12 @@ def header(scope: Mapping[str, Any], name: bytes) -> str | None:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def _matches(origin: str, pattern: str) -> bool:
+    """Whether an origin is the pattern, with `*` for any text; brackets and question marks stand for themselves."""
+    parts = (re.escape(part) for part in pattern.split("*"))
+    return re.fullmatch(".*".join(parts), origin, re.DOTALL) is not None
 
 
 class Guards:
@@ -107,7 +114,7 @@ class Guards:
             )
 
     def _allows_origin(self, origin: str) -> bool:
-        return "*" in self._config.cors_origins or origin in self._config.cors_origins
+        return any(_matches(origin, pattern) for pattern in self._config.cors_origins)
 
     def _check_origin(self, scope: Mapping[str, Any], origin: str | None) -> None:
         # A page of another site may send some requests unasked; CORS only forbids to read their answers.
