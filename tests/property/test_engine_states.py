@@ -1,0 +1,230 @@
+"""The real engine and its thread over a hash model and a disk in every condition: no request pays for another.
+
+Requests, cancels, models that come and go (one of them an equal twin), deletes, evictions, pins, broken rows, clock
+jumps and a disk that is slow, hung or full come in any order. Whatever the order, each request gets one last update,
+its answer is the true one unless it was cancelled, broken or its model left, and at rest nothing is held.
+
+`SEMANTIC_TEST_ENGINE_EXAMPLES` sets how many runs of up to 40 steps are made (default 500: up to 20,000 steps).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from semanticd.application.engine.running_sequence import SequenceFailed
+from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.errors import CancelledByCallerError, ConflictError, EngineError, OverloadedError
+from semanticd.domain.ids import AgentId, BlockHash, ModelId
+from tests.fakes.engine_rig import Answer, Ask, EngineRig, wait_until
+from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation, loaded_model
+from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryWarmStore
+
+EXAMPLES = int(os.environ.get("SEMANTIC_TEST_ENGINE_EXAMPLES", "500"))
+BUDGET = 3000 * BYTES_PER_TOKEN
+TOKENS = CharTokenizer()
+AGENTS = st.sampled_from(["ann", "bob", "cid"])
+TWIN = ModelId("twin")
+
+
+class MoodyDisk(MemoryWarmStore):
+    """A warm store that can hang when it is read, besides holding and refusing writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hung = False
+        self.pending: list[tuple[Future[BlockRecord | None], BlockHash]] = []
+
+    def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Read at once, or when the disk is well again."""
+        if not self.hung:
+            return super().read(block_hash)
+        future: Future[BlockRecord | None] = Future()
+        self.pending.append((future, block_hash))
+        return future
+
+    def recover(self) -> None:
+        """Answer everything that waits."""
+        self.hung, self.hold_writes, self.refuse = False, False, ""
+        pending, self.pending = self.pending, []
+        for future, block_hash in pending:
+            if future.set_running_or_notify_cancel():
+                future.set_result(super().read(block_hash).result())
+        self.catch_up()
+
+
+class EngineStates(RuleBasedStateMachine):
+    """Drives one engine."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.disk = MoodyDisk()
+        self.rig = EngineRig(budget_bytes=BUDGET, warm=self.disk)
+        self.rig.expects_defect = False
+        self.rig.__enter__()
+        self.asks: list[tuple[Ask, list[int], int, str]] = []
+        self.cancelled: set[str] = set()
+        self.broken: set[str] = set()
+        self.twin_gone = True
+        self.largest = 0
+        self.rig.runner.before = self.measure
+
+    def measure(self, operation: str) -> None:
+        if operation in ("decode", "prefill", "open"):
+            self.largest = max(self.largest, self.rig.store.ledger().used_bytes)
+
+    # What clients do.
+
+    @rule(agent=AGENTS, seed=st.integers(0, 4), length=st.integers(1, 900), answer=st.integers(1, 60))
+    def ask(self, agent: str, seed: int, length: int, answer: int) -> None:
+        ids = [(3 + seed * 11 + i * (seed + 1)) % 90 for i in range(length)]
+        model = "twin" if not self.twin_gone and seed == 4 else "tiny"
+        try:
+            asked = self.rig.ask(ids, agent=agent, max_tokens=answer, model=model)
+        except OverloadedError:
+            return
+        self.asks.append((asked, ids, answer, model))
+
+    @precondition(lambda self: self.asks)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        asked = data.draw(st.sampled_from(self.asks))[0]
+        self.cancelled.add(asked.request_id)
+        self.rig.engine.cancel(asked.request_id)
+
+    @rule()
+    def break_a_row(self) -> None:
+        def broken() -> None:
+            running = self.rig.engine.running()
+            if running:
+                self.broken.add(running[0].submission.request_id)
+                self.rig.runner.broken_rows[running[0].sequence_id] = ValueError("broken")
+
+        self.rig.on_engine(broken)
+
+    # What operators do.
+
+    @rule(agent=AGENTS)
+    def delete(self, agent: str) -> None:
+        names = self.rig.on_engine(lambda: self.rig.store.blocks_of(AgentId(agent)))
+        self.rig.on_engine(lambda: self.rig.store.delete_agent(AgentId(agent), names))
+        self.rig.on_engine(lambda: self.rig.agents.delete(AgentId(agent)))
+
+    @rule(agent=AGENTS)
+    def evict(self, agent: str) -> None:
+        self.rig.on_engine(lambda: self.rig.store.evict_agent(AgentId(agent)))
+
+    @rule(agent=AGENTS, kept=st.booleans())
+    def keep(self, agent: str, kept: bool) -> None:
+        def change() -> None:
+            if self.rig.agents.find(AgentId(agent)) is not None:
+                table = self.rig.agents.get(AgentId(agent)).block_table
+                self.rig.store.set_table(AgentId(agent), table, pinned=False, kept=kept)
+
+        self.rig.on_engine(change)
+
+    @precondition(lambda self: self.twin_gone)
+    @rule()
+    def load_the_twin(self) -> None:
+        twin = HashRunner()
+        twin.before = self.measure
+        self.rig.add_model(loaded_model(twin, model_id="twin"))
+        self.twin_gone = False
+
+    @precondition(lambda self: not self.twin_gone)
+    @rule()
+    def remove_the_twin(self) -> None:
+        removed = self.rig.engine.remove_model(TWIN)
+        wait_until(removed.done, "the twin's end")
+        self.twin_gone = removed.exception() is None
+        assert self.twin_gone or isinstance(removed.exception(), ConflictError)
+
+    # What the machine does.
+
+    @rule(mood=st.sampled_from(["well", "slow", "hung", "full"]))
+    def change_the_disk(self, mood: str) -> None:
+        def change() -> None:
+            self.disk.recover()
+            self.disk.hold_writes = mood == "slow"
+            self.disk.hung = mood == "hung"
+            self.disk.refuse = "the disk is full" if mood == "full" else ""
+
+        self.rig.on_engine(change)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 11.0, 3600.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.rig.clock.advance(seconds)
+
+    # What must hold.
+
+    @rule()
+    def settle(self) -> None:
+        """Let everything end, and look at each answer and at what is left."""
+        over = threading.Event()
+
+        def tick() -> None:
+            while not over.wait(0.002):
+                self.rig.clock.advance(1.0)
+
+        ticking = threading.Thread(target=tick)
+        ticking.start()
+        try:
+            for asked, ids, answer, model in self.asks:
+                asked.wait()
+                self.check(asked, ids, answer, model)
+        finally:
+            over.set()
+            ticking.join()
+        self.asks.clear()
+        self.rig.on_engine(self.disk.recover)
+        self.rig.idle()
+        ledger = self.rig.store.ledger()
+        assert (ledger.locked_bytes, ledger.promised_bytes, ledger.in_flight_bytes) == (0, 0, 0)
+        assert self.rig.engine.num_unanswered == 0
+        assert self.rig.runner.num_open == 0
+        self.rig.on_engine(self.rig.store.check_integrity)
+        assert ModelId("tiny") in self.rig.engine.models
+
+    def check(self, asked: Ask, ids: list[int], answer: int, model: str) -> None:
+        last = asked.updates[-1]
+        if not isinstance(last, SequenceFailed):
+            assert Answer(asked.updates).text == TOKENS.decode(continuation(ids, answer)), "a wrong answer"
+            return
+        why = {
+            CancelledByCallerError: asked.request_id in self.cancelled,
+            EngineError: asked.request_id in self.broken,
+            ConflictError: model == "twin",
+            # The disk took nothing, and there was no room without it.
+            OverloadedError: True,
+        }
+        assert why.get(type(last.error)), f"it failed for another's sake: {last.error!r}"
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        if hasattr(self, "rig"):
+            running = self.rig.scheduler.limits.max_batch_size
+            assert self.largest <= BUDGET + running * (16 + CAPACITY_STEP) * BYTES_PER_TOKEN
+
+    def teardown(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        self.settle()
+        self.rig.runner.before = None
+        self.rig.__exit__(None, None, None)
+
+
+TestEngineStates = EngineStates.TestCase
+TestEngineStates.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestEngineStates = pytest.mark.timeout(max(240, EXAMPLES))(TestEngineStates)  # type: ignore[assignment]
