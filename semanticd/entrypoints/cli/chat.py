@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semanticd.control.errors import ControlError
-from semanticd.control.terminal_text import many_lines, one_line
+from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
-from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.output import narrate, print_piece
 
 if TYPE_CHECKING:
     from semanticd.control.async_client import AsyncControlClient, EventSubscription
@@ -78,7 +78,7 @@ class Conversation:
         except KeyboardInterrupt:
             self._stop()
         except ControlError as error:
-            narrate(f"semanticd: {many_lines(error)}")
+            narrate(f"semanticd: {error}")
             if not interactive:
                 sys.exit(1)
         return True
@@ -99,8 +99,8 @@ class Conversation:
             # What is printed by then may lack the last pieces: the reply has all.
             printed = printing.result() if printing.done() and not printing.cancelled() else ""
             rest = str(said.get("text") or "")
-            _write(rest[len(printed) :] if rest.startswith(printed) else "")
-            _write("\n")
+            print_piece(rest[len(printed) :] if rest.startswith(printed) else "")
+            print_piece("\n")
             self._agent = str(said.get("agent") or self._agent)
         finally:
             await client.close()
@@ -188,15 +188,10 @@ async def _print_tokens(tokens: EventSubscription) -> str:
         async for event in tokens:
             piece = str(event.data.get("text") or "")
             printed += piece
-            _write(piece)
+            print_piece(piece)
     except asyncio.CancelledError:
         return printed
     return printed
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(many_lines(text))
-    sys.stdout.flush()
 
 
 def turns(read: Callable[[str], str]) -> Iterator[str]:

@@ -36,6 +36,11 @@ def print_text(text: str, *, at_once: bool = False) -> None:
     print(many_lines(text), flush=at_once)
 
 
+def print_piece(text: str) -> None:
+    """Print a piece of an answer on stdout as it comes, in the line that the piece before it began."""
+    print(many_lines(text), end="", flush=True)
+
+
 def print_script(text: str) -> None:
     """Print what a shell or a file is to take, on stdout: unchanged there, made safe where a terminal shows it."""
     print(many_lines(text) if sys.stdout.isatty() else text, end="")
