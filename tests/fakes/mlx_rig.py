@@ -45,14 +45,20 @@ class MlxRig(EngineRig):
     """The rig around a real runner."""
 
     def __init__(
-        self, family: str, *, precision: StoragePrecision = "exact", seed: int = 0, **more: Any
+        self,
+        family: str,
+        *,
+        precision: StoragePrecision = "exact",
+        seed: int = 0,
+        runner_class: type[MlxModelRunner] = MlxModelRunner,
+        **more: Any,
     ) -> None:
         """Build the family's model with these weights."""
         model = build(family, seed=seed)
         latent_attention.install(model)  # as the model loader does
         if mx.default_device() == mx.Device(mx.cpu):
             cpu_math.install(model)
-        runner = MlxModelRunner(
+        runner = runner_class(
             model,
             fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),
             block_tokens=BLOCK,

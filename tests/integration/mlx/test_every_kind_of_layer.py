@@ -5,12 +5,18 @@ The models are tiny and random; the engine, the runner and the library under it 
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
 from semanticd.adapters.mlx.model.kv_codec import end_of_rows
+from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.application.ports.inference import DecodedToken
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import SequenceId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.mlx_rig import WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
@@ -98,29 +104,41 @@ def test_sequences_in_one_batch_answer_as_they_would_alone(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sequence_that_was_preempted_goes_on_as_if_nothing_had_happened(family: str) -> None:
     first, second = prompt_of(40, 20), prompt_of(44, 21)
-    with MlxRig(family) as rig:
+    with MlxRig(family, runner_class=GrowingRunner) as rig:
         old = rig.ask(first, agent="old", max_tokens=60, sampling=WITHOUT_END)
         young = rig.ask(second, agent="young", max_tokens=60, sampling=WITHOUT_END)
-        preempted = False
-        while not young.over and not preempted:
-            preempted = rig.on_engine(lambda: _preempt_youngest(rig))
         answers = [list(rig.tokenizer.encode(ask.answer().text)) for ask in (old, young)]
-    assert preempted
+    assert rig.metrics.counters["preemptions_total",] == 1
     for prompt, answer in zip((first, second), answers, strict=True):
         with MlxRig(family) as rig:
             assert answer == rig.tell(prompt, max_tokens=60)[0]
 
 
-def _preempt_youngest(rig: MlxRig) -> bool:
-    """Do what the engine does when memory runs short, once the youngest has said something."""
-    live = [
-        one
-        for one in rig.engine.running()
-        if one.submission.agent_id == "young" and len(one.sequence.output_ids) > 5
-    ]
-    if live:
-        rig.engine._preemption.preempt(live[0])
-    return bool(live)
+class GrowingRunner(MlxModelRunner):
+    """A runner whose caches outgrow all memory once, when two sequences have decoded, until one of them is closed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.surplus_bytes = 0
+        self.has_outgrown = False
+        self.num_decoded: Counter[SequenceId] = Counter()
+
+    def decode(self, group: int = 0) -> list[DecodedToken]:
+        """Compute a step; when both sequences have five tokens, it was one too many."""
+        tokens = super().decode(group)
+        self.num_decoded.update(token.sequence_id for token in tokens)
+        if not self.has_outgrown and len(self.num_decoded) == 2 and min(self.num_decoded.values()) == 5:
+            self.surplus_bytes, self.has_outgrown = 1 << 40, True
+        return tokens
+
+    def running_bytes(self) -> int:
+        """Return what the running caches take."""
+        return super().running_bytes() + self.surplus_bytes
+
+    def close(self, sequence_id: SequenceId) -> None:
+        """End a sequence, and the shortage."""
+        self.surplus_bytes = 0
+        super().close(sequence_id)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
