@@ -28,12 +28,12 @@ ELSEWHERE = {
     "restore_timeouts_total": "tests/integration/engine/test_ownership.py",
     "cache_skipped_blocks_total": "tests/integration/engine/test_ownership.py",
     "cache_lost_blocks_total": "tests/unit/application/cache/test_agent_cache_store.py",
-    "warm_read_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
-    "warm_write_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
-    "warm_queue_full_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
-    "warm_index_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
-    "agent_save_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
-    "agent_load_errors_total": "tests/unit/adapters/disk/blocks/test_disk_trouble_metrics.py",
+    "warm_read_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "warm_write_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "warm_queue_full_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "warm_index_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "agent_save_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "agent_load_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
 }
 """Metrics of trouble that a healthy run does not have, and the test that makes it."""
 

@@ -8,8 +8,8 @@ import pytest
 
 from semanticd.bench.client import Answer, ChatClient
 from semanticd.bench.errors import BenchError
+from tests.fakes.chat_server import ChatServer
 from tests.fakes.http_server import serving
-from tests.unit.bench.chat_server import ChatServer
 
 HELLO = [{"role": "user", "content": "one two three"}]
 

@@ -16,8 +16,8 @@ from semanticd.bench.scenarios import SCENARIOS, Skipped, scenario
 from semanticd.bench.scenarios.concurrent_decode import aggregate_rate
 from semanticd.bench.session import BenchSession, BenchSettings
 from semanticd.bench.text import TextSource
+from tests.fakes.chat_server import ChatServer
 from tests.fakes.http_server import serving
-from tests.unit.bench.chat_server import ChatServer
 
 SMALL = BenchSettings(
     lengths=(20, 40),

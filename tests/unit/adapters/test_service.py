@@ -15,7 +15,7 @@ from semanticd.adapters import service
 from semanticd.adapters.service import LABEL, LaunchdAgent, SystemdUnit, program_arguments, run_program
 from semanticd.domain.errors import DaemonError
 
-REPOSITORY = Path(__file__).resolve().parents[4]
+REPOSITORY = Path(__file__).resolve().parents[3]
 ARGUMENTS = ("/opt/my tools/semanticd", "serve")
 
 

@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "contrib" / "recipes"
 SERVICE = Service("http://127.0.0.1:8000", "default", 32_768)
 

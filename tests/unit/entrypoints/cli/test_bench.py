@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from semanticd.bench.scenarios import SCENARIOS
 from semanticd.entrypoints.cli.program import program
 from tests.architecture.test_import_hygiene import modules_after
+from tests.fakes.chat_server import ChatServer
 from tests.fakes.http_server import serving
-from tests.unit.bench.chat_server import ChatServer
 
 SMALL = [
     *["--lengths", "20", "--streams", "1,2", "--agents", "2", "--turns", "2"],

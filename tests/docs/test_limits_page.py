@@ -10,12 +10,12 @@ import pytest
 
 from semanticd.domain.limits import Limits
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 CONNECTIONS = "integration/http/test_connections.py"
 GUARDS = "integration/http/test_guards.py"
 GENERATE = "integration/services/test_generate.py"
-STORE = "unit/adapters/http/openai/test_response_store.py"
+STORE = "unit/adapters/http/openai/responses/test_store.py"
 COMPLEXITY = "unit/adapters/mlx/constraints/test_complexity.py"
 TOO_MANY = (
     CONNECTIONS,
