@@ -1,0 +1,130 @@
+"""Real models out of GGUF files: SmolLM2 in many quantizations, and Gemma 3 270M with its windows and K-quants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import mlx.core as mx
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from mlx_lm.models.cache import make_prompt_cache
+
+from semanticd.adapters.mlx.model.gguf.convert import convert
+from semanticd.adapters.mlx.model.loader import MlxModelLoader
+from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+from semanticd.adapters.models.registry import ModelRegistry
+from semanticd.application.ports.inference import LoadedModel, finish_loading
+from tests.fakes import real_gguf
+from tests.fakes.engine_rig import EngineRig
+from tests.fakes.mlx_rig import WITHOUT_END
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
+
+Q = GGMLQuantizationType
+PROMPT = "The capital of France is"
+
+
+def requantized(source: Path, target: Path, kind: Q) -> Path:
+    """Write the same model with its matrices in another quantization."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, "llama")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        kind_of_value = field.types[0]
+        inner = field.types[-1] if kind_of_value == GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), kind_of_value, sub_type=inner)
+    for tensor in reader.tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        raw = kind if values.ndim == 2 else Q.F32
+        writer.add_tensor(tensor.name, gguf.quantize(np.ascontiguousarray(values), raw), raw_dtype=raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def _slow(kind: Q) -> Any:
+    # To write a model again takes half a minute.
+    return pytest.param(kind, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Q.Q4_1, _slow(Q.Q4_0), _slow(Q.Q5_0), _slow(Q.Q5_1), _slow(Q.Q8_0), _slow(Q.F16)],
+    ids=lambda kind: kind.name,
+)
+def test_smollm2_answers_in_every_quantization(models_dir: Path, tmp_path: Path, kind: Q) -> None:
+    source = real_gguf.smollm2(models_dir)
+    path = source if kind == Q.Q4_1 else requantized(source, tmp_path / "m.gguf", kind)
+    convert(path, tmp_path / "m")
+    steps = load_weights(
+        tmp_path / "m", device_is_cpu=True, available_bytes=4 << 30, on_progress=lambda share: None
+    )
+    model, config = finish_loading(steps)
+    wrapper = load_tokenizer(tmp_path / "m", config=config)
+    assert wrapper.decode(greedy(model, wrapper.encode(PROMPT), 1)) == " Paris"
+
+
+def greedy(model: Any, ids: list[int], num_tokens: int) -> list[int]:
+    """Return the most likely tokens that follow."""
+    cache, said = make_prompt_cache(model), []
+    logits = model(mx.array([ids]), cache=cache)
+    for _ in range(num_tokens):
+        said.append(int(mx.argmax(logits[0, -1]).item()))
+        logits = model(mx.array([[said[-1]]]), cache=cache)
+    return said
+
+
+@pytest.fixture(scope="module")
+def gemma(models_dir: Path) -> LoadedModel:
+    """Gemma, found by its file's path as a user would, and loaded as the daemon does."""
+
+    def converted(path: Path, folder: Path, **more: Any) -> None:
+        convert(path, folder, **more)
+
+    registry = ModelRegistry(models_dir, convert_gguf=converted)
+    installed = registry.pull(str(real_gguf.gemma(models_dir)), lambda progress: None)
+    loader = MlxModelLoader(block_tokens=16, precision="exact", available_bytes=lambda: 8 << 30)
+    return finish_loading(loader.load(installed, on_progress=lambda share: None))
+
+
+class RealRig(EngineRig):
+    """The rig around a loaded model, which outlives it."""
+
+    def __init__(self, model: LoadedModel, **more: Any) -> None:
+        super().__init__(runner=model.runner, tokenizer=model.tokenizer, **more)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        self.store.check_integrity()
+        assert "engine_failed" not in self.log.events("error"), self.log.lines
+        assert self.runner.running_bytes() == 0
+
+
+def test_gemma_knows_what_it_was_trained_on(gemma: LoadedModel) -> None:
+    with RealRig(gemma) as rig:
+        prompt = gemma.tokenizer.encode(gemma.tokenizer.raw_text("def fibonacci(n):\n"))
+        text = rig.ask(prompt, max_tokens=12, sampling=WITHOUT_END).answer().text
+    assert text.startswith("    if n == 0:\n        return 0")
+
+
+def test_gemma_answers_after_a_restart_as_it_would_have_from_the_beginning(gemma: LoadedModel) -> None:
+    tokenizer = gemma.tokenizer
+    warm, archive = MemoryWarmStore(), MemoryAgentArchive()
+    text = "Once upon a time, in a small village by the sea, there lived an old fisherman who"
+    prompt = tokenizer.encode(tokenizer.raw_text(text))
+    with RealRig(gemma, warm=warm, archive=archive) as rig:
+        said = rig.ask(prompt, agent="a", max_tokens=12, sampling=WITHOUT_END).answer()
+    longer = prompt + tokenizer.encode(said.text) + tokenizer.encode(" Then one day")
+    with RealRig(gemma, warm=warm, archive=archive) as rig:
+        again = rig.ask(longer, agent="a", max_tokens=12, sampling=WITHOUT_END).answer()
+    with RealRig(gemma) as rig:
+        cold = rig.ask(longer, agent="b", max_tokens=12, sampling=WITHOUT_END).answer()
+    assert again.cache.restored_warm_tokens >= len(prompt)
+    assert cold.cache.cached_tokens == 0
+    assert again.text == cold.text
