@@ -11,7 +11,8 @@ PAGE = ROOT / "docs" / "threat-model.md"
 
 def test_every_test_that_the_page_names_exists() -> None:
     named = re.findall(
-        r"`((?:unit|integration|contract|e2e)/[\w/]+\.py)(?:::(\w+))?`", PAGE.read_text("utf-8")
+        r"`(?:tests/)?((?:unit|integration|contract|e2e|docs)/[\w/]+\.py)(?:::(\w+))?`",
+        PAGE.read_text("utf-8"),
     )
     assert len(named) > 25
     for path, test in named:
