@@ -100,6 +100,7 @@ def test_a_head_that_does_not_come_whole_ends_the_connection(sent: bytes) -> Non
     with server(header_timeout_s=0.2) as running, running.connect(sent) as waiting:
         assert all_of(waiting).startswith(b"HTTP/1.1 200") == sent.startswith(GET)
         until(lambda: running.reasons() == {"head"})
+        assert running.metrics.counters["http_connections_dropped_total", "head"] == 1
 
 
 def test_a_head_that_comes_byte_by_byte_gets_no_more_time() -> None:

@@ -15,15 +15,14 @@ from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.telemetry import CATALOGUE
 from semanticd.adapters.telemetry.catalogue import PREFIX
 from semanticd.control.async_client import AsyncControlClient
-from semanticd.domain.chat import ChatPrompt, Message, ToolSpec
-from semanticd.domain.generation import GenerationRequest, OutputConstraint, SamplingParams
-from semanticd.domain.ids import RequestId
 from tests.fakes.asgi_client import Answer, until
 from tests.fakes.control_services import fake_services
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import Samples, WholeDaemon
 
 ELSEWHERE = {
+    "http_connections_dropped_total": "tests/integration/http/test_connections.py",
+    "tool_parse_failures_total": "tests/integration/services/test_generate.py",
     "preemptions_total": "tests/integration/engine/test_engine_answers.py",
     "restore_timeouts_total": "tests/integration/engine/test_ownership.py",
     "cache_skipped_blocks_total": "tests/integration/engine/test_ownership.py",
@@ -81,18 +80,6 @@ async def a_client_that_leaves(daemon: WholeDaemon) -> Samples:
     leave.set()
     await asking
     return busy
-
-
-async def a_tool_call_that_is_none(daemon: WholeDaemon) -> None:
-    broken = OutputConstraint("regex", grammar=r"<tool_call>\{oops\}</tool_call>")
-    request = GenerationRequest(
-        RequestId("broken-call"),
-        "",
-        ChatPrompt((Message.of("user", "call it"),), tools=(ToolSpec("clock"),)),
-        SamplingParams(max_tokens=60, temperature=0),
-        constraint=broken,
-    )
-    await (await daemon.parts.generate.open(request)).result()
 
 
 def block_files(home: Path) -> set[Path]:
@@ -179,7 +166,6 @@ async def test_every_metric_moves_when_its_thing_happens(tmp_path: Path) -> None
         before: Samples = {}  # nought for all, as the page begins
         await prompts_of_every_tier(daemon)
         busy = await a_client_that_leaves(daemon)
-        await a_tool_call_that_is_none(daemon)
         await broken_and_missing_files(daemon, tmp_path)
         await too_many_requests(daemon)
         connected = await a_control_client(daemon, tmp_path / "run" / "c.sock")
