@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -249,17 +251,27 @@ def test_a_folder_that_cannot_be_written_is_named(home: Home, variable: str) -> 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_is_told_where_it_matters_and_ignored_where_it_does_not(home: Home) -> None:
-    (home.folder / "run").mkdir(mode=0o700)
-    (home.folder / "logs").mkdir()
-    (home.folder / "logs" / "semanticd.log").symlink_to("/dev/full")
+    log = home.folder / "logs" / "semanticd.log"
+    log.parent.mkdir()
+    # The largest file by far: once files may not grow beyond it, nothing but the log is refused.
+    log.write_text("{}\n" * 400_000)
     home.started()
+    assert home.pid is not None
+    full = log.stat().st_size
+    resource.prlimit(home.pid, resource.RLIMIT_FSIZE, (full, full))
+    assert home.run("ctl", "log.level", "level=debug").returncode == 0
     assert home.status()["state"] == "ready"
     assert home.run("stop").returncode == 0
-    (home.folder / "logs" / "semanticd.log").unlink()
-    (home.folder / "run" / "semanticd.pid").symlink_to("/dev/full")
-    ran = home.run("start")
+    assert log.stat().st_size == full, "the log was refused every line"
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit -f 0; exec {shlex.quote(sys.executable)} -m semanticd serve"],
+        cwd=home.folder, env=home.env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert ran.returncode == 1
-    assert "No space left" in ran.stderr
+    assert (
+        f"cannot write the pid file {home.folder / 'run' / 'semanticd.pid'}: File too large; make room"
+        in ran.stderr
+    )
 
 
 def test_bad_settings_are_told_before_anything_is_started(home: Home) -> None:
