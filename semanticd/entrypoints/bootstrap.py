@@ -36,9 +36,10 @@ from semanticd.application.services.cache import CacheService
 from semanticd.application.services.gauges import Gauges
 from semanticd.application.services.history import History
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
-from semanticd.application.services.status import RequestsService, StatusService
+from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
 from semanticd.application.services.waits import Waits
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
@@ -135,17 +136,16 @@ def build(
     metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
     waits = Waits(scheduler)
+    observations = Observations(waits, outcomes, savings)
     requests = RequestsService(engine=engine, clock=clock, waits=waits, outcomes=outcomes)
     status = StatusService(
         engine=engine,
         store=store,
         models=models,
         warm=warm,
+        observations=observations,
         clock=clock,
-        facts={"version": __version__, "pid": os.getpid(), **facts},
-        state=state,
-        outcomes=outcomes,
-        savings=savings,
+        daemon=DaemonIdentity({"version": __version__, "pid": os.getpid(), **facts}, state),
     )
     history = History(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
@@ -164,10 +164,8 @@ def build(
         agents=registry,
         store=store,
         exporter=exporter,
+        observations=observations,
         clock=clock,
-        waits=waits,
-        outcomes=outcomes,
-        savings=savings,
     )
     return Daemon(
         engine=engine,

@@ -28,9 +28,10 @@ from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.history import History
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
-from semanticd.application.services.status import RequestsService, StatusService
+from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
 from semanticd.application.services.waits import Waits
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
@@ -86,6 +87,7 @@ class ServiceRig:
         self.outcomes = Outcomes(clock=self.clock)
         self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
         waits = Waits(self.engine_rig.scheduler)
+        observations = Observations(waits, self.outcomes, self.savings)
         self.agents = AgentsService(
             engine=self.engine,
             agents=self.engine_rig.agents,
@@ -97,10 +99,8 @@ class ServiceRig:
                 clock=self.clock,
                 export_file=self._export_file,
             ),
+            observations=observations,
             clock=self.clock,
-            waits=waits,
-            outcomes=self.outcomes,
-            savings=self.savings,
         )
         self.requests = RequestsService(
             engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes
@@ -110,11 +110,9 @@ class ServiceRig:
             store=self.store,
             models=self.models,
             warm=self.engine_rig.warm,
+            observations=observations,
             clock=self.clock,
-            facts={"version": "0"},
-            state=lambda: "ready",
-            outcomes=self.outcomes,
-            savings=self.savings,
+            daemon=DaemonIdentity({"version": "0"}, lambda: "ready"),
         )
         self.history = History(
             status=self.status,

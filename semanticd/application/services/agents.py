@@ -28,10 +28,8 @@ from semanticd.application.services.agent_facts import (
     shown_message,
     turn_facts,
 )
-from semanticd.application.services.outcomes import Outcomes
-from semanticd.application.services.savings import Savings
+from semanticd.application.services.observations import Observations
 from semanticd.application.services.verdict import verdict
-from semanticd.application.services.waits import Waits
 from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.chat import Message
 from semanticd.domain.errors import ConflictError, InvalidRequestError
@@ -52,23 +50,18 @@ class AgentsService:
         agents: AgentRegistry,
         store: AgentCacheStore,
         exporter: AgentExporter,
+        observations: Observations,
         clock: Clock,
-        waits: Waits,
-        outcomes: Outcomes,
-        savings: Savings,
     ) -> None:
-        """Work on these agents, whose blocks are in `store` and whose requests run on `engine`.
-
-        The rest says why they waited, failed, and what they saved.
-        """
+        """Work on these agents, whose blocks are in `store` and whose requests run on `engine`."""
         self._engine = engine
         self._agents = agents
         self._store = store
         self._clock = clock
         self._exporter = exporter
-        self._waits = waits
-        self._outcomes = outcomes
-        self._savings = savings
+        self._waits = observations.waits
+        self._outcomes = observations.outcomes
+        self._savings = observations.savings
 
     async def _on_engine(self, function: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._engine.call(function))

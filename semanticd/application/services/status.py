@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore, CacheCounters
@@ -11,8 +12,8 @@ from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.models import ModelsService
+from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Failure, Outcomes
-from semanticd.application.services.savings import Savings
 from semanticd.application.services.status_facts import (
     CacheFacts,
     CancelledRequest,
@@ -27,6 +28,14 @@ from semanticd.domain.ids import RequestId
 from semanticd.domain.sequence import SequenceState
 
 
+@dataclass(frozen=True, slots=True)
+class DaemonIdentity:
+    """What a daemon says of itself: facts that never change (version, pid, address, socket, …), and its state now."""
+
+    facts: Mapping[str, Any]
+    state: Callable[[], str]
+
+
 class StatusService:
     """The daemon in numbers."""
 
@@ -37,30 +46,27 @@ class StatusService:
         store: AgentCacheStore,
         models: ModelsService,
         warm: WarmStore | None,
+        observations: Observations,
         clock: Clock,
-        facts: Mapping[str, Any],
-        state: Callable[[], str],
-        outcomes: Outcomes,
-        savings: Savings,
+        daemon: DaemonIdentity,
     ) -> None:
-        """`facts` never change (version, pid, address, socket, ...); `state` is the daemon's."""
+        """Look at these parts of this daemon."""
         self._engine = engine
         self._store = store
         self._models = models
         self._warm = warm
         self._clock = clock
-        self._facts = facts
-        self._state = state
-        self._outcomes = outcomes
-        self._savings = savings
+        self._daemon = daemon
+        self._outcomes = observations.outcomes
+        self._savings = observations.savings
         self._started_at = clock.monotonic()
 
     async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""
         current = self._models.current_id
         return DaemonStatus(
-            fixed=self._facts,
-            state=self._state(),
+            fixed=self._daemon.facts,
+            state=self._daemon.state(),
             uptime_s=self._clock.monotonic() - self._started_at,
             model=current,
             models=tuple(

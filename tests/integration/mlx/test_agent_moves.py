@@ -12,6 +12,7 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.application.ports.telemetry import NullMetrics
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.waits import Waits
@@ -34,10 +35,12 @@ def service(rig: MlxRig) -> AgentsService:
         agents=rig.agents,
         store=rig.store,
         exporter=exporter,
+        observations=Observations(
+            waits=Waits(rig.scheduler),
+            outcomes=Outcomes(clock=rig.clock),
+            savings=Savings(clock=rig.clock, metrics=NullMetrics()),
+        ),
         clock=rig.clock,
-        waits=Waits(rig.scheduler),
-        outcomes=Outcomes(clock=rig.clock),
-        savings=Savings(clock=rig.clock, metrics=NullMetrics()),
     )
 
 

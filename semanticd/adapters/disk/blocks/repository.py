@@ -40,6 +40,14 @@ class Counters:
     num_write_errors: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How much may be stored in all, and written per UTC day, in bytes; None: no limit."""
+
+    cap_bytes: int | None = None
+    write_budget_bytes: int | None = None
+
+
 class BlockRepository:
     """Blocks on disk under one byte cap. Callable from any thread; may take as long as the disk does."""
 
@@ -49,8 +57,7 @@ class BlockRepository:
         folder: CacheFolder,
         index: BlockIndex,
         fs: FileSystem,
-        cap_bytes: int | None = None,
-        write_budget_bytes: int | None = None,
+        limits: StoreLimits | None = None,
         metrics: Metrics,
         log: Log,
         now: Callable[[], float] = time.time,
@@ -59,8 +66,9 @@ class BlockRepository:
         self.folder = folder
         self.index = index
         self.fs = fs
-        self.cap_bytes = cap_bytes
-        self.write_budget_bytes = write_budget_bytes
+        limits = limits or StoreLimits()
+        self.cap_bytes = limits.cap_bytes
+        self.write_budget_bytes = limits.write_budget_bytes
         self.counters = Counters()
         self.unindexed_bytes = 0
         """Bytes of files found by recovery whose rows are still to be made: they count towards the cap."""

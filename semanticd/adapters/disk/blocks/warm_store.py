@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.recovery import Recovery
-from semanticd.adapters.disk.blocks.repository import BlockRepository, is_damage
+from semanticd.adapters.disk.blocks.repository import BlockRepository, StoreLimits, is_damage
 from semanticd.adapters.disk.blocks.verification import BackgroundVerification, verify
 from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites, Stored
 from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy
@@ -121,8 +121,7 @@ class DiskWarmStore:
                 folder=folder,
                 index=index,
                 fs=fs,
-                cap_bytes=options.cap_bytes,
-                write_budget_bytes=options.write_budget_bytes,
+                limits=StoreLimits(options.cap_bytes, options.write_budget_bytes),
                 metrics=metrics,
                 log=log,
                 now=now,

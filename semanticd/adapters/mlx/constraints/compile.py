@@ -18,7 +18,12 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from semanticd.adapters.mlx.constraints.pattern_sample import keys, samples, schemas, with_schemas
-from semanticd.adapters.mlx.constraints.processor import ConstraintProcessor, ShortestEnding
+from semanticd.adapters.mlx.constraints.processor import (
+    AnswerBounds,
+    ConstraintProcessor,
+    FormHints,
+    ShortestEnding,
+)
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
 from semanticd.adapters.mlx.constraints.schema_words import Relaxation
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
@@ -150,15 +155,13 @@ class ConstraintCompiler:
             )
         return ConstraintProcessor(
             None if form is None else form.matcher.deep_copy(),
-            num_context=num_context,
+            bounds=AnswerBounds(
+                num_context, constraint.max_tokens, may_be_cut=constraint.kind == "optional_call"
+            ),
             eos_token_ids=self._eos,
             gate=gate,
             ending=self._ending,
-            max_tokens=constraint.max_tokens,
-            may_be_cut=constraint.kind == "optional_call",
-            samples=() if form is None else form.samples,
-            keys=() if form is None else form.keys,
-            opening=None if form is None else form.opening,
+            hints=None if form is None else FormHints(form.samples, form.keys, form.opening),
         )
 
     def _digest(self, constraint: OutputConstraint) -> bytes:

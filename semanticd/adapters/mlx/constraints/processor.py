@@ -8,6 +8,7 @@ that is cut in the middle would not have the form.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -130,6 +131,31 @@ def allowed_tokens(matcher: LLMatcher, size: int) -> _Mask:
     return allowed
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerBounds:
+    """Where an answer lies: it begins after `num_context` tokens and has `max_tokens` at most (None: no limit).
+
+    One that `may_be_cut` is not ended early where its form is complete: it is text, and its reader must learn that
+    it was cut.
+    """
+
+    num_context: int
+    max_tokens: int | None = None
+    may_be_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FormHints:
+    """What is known of a form: texts of its patterns, keys of its objects, and its largest opening.
+
+    `opening` is the most tokens that something begun inside the form takes to be completed; None: not known.
+    """
+
+    samples: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    opening: int | None = None
+
+
 class ConstraintProcessor:
     """Masks one sequence's logits; call it with the ids so far `[n]` and a row `[1, vocab]`."""
 
@@ -137,24 +163,17 @@ class ConstraintProcessor:
         self,
         matcher: LLMatcher | None,
         *,
-        num_context: int,
+        bounds: AnswerBounds,
         eos_token_ids: Sequence[int],
         gate: ThinkingGate | None = None,
         ending: ShortestEnding | None = None,
-        max_tokens: int | None = None,
-        may_be_cut: bool = False,
-        samples: Sequence[str] = (),
-        keys: Sequence[str] = (),
-        opening: int | None = None,
+        hints: FormHints | None = None,
     ) -> None:
-        """The answer begins after `num_context` tokens and has `max_tokens` at most; without a matcher it is free.
-
-        With a gate whose thinking has begun, the form begins after the thinking. An answer that `may_be_cut` is not
-        ended early where its form is complete: it is text, and whoever reads it must be told that it was cut.
-        `opening` is the most that something begun inside the form takes to be completed, if that is known.
-        """
-        self._may_be_cut = may_be_cut
-        self._samples, self._keys = samples, keys
+        """Without a matcher the answer is free; with a gate whose thinking has begun, the form begins after it."""
+        hints = hints or FormHints()
+        num_context, max_tokens, opening = bounds.num_context, bounds.max_tokens, hints.opening
+        self._may_be_cut = bounds.may_be_cut
+        self._samples, self._keys = hints.samples, hints.keys
         self._matcher = matcher
         self._num_context = num_context
         self._consumed = num_context

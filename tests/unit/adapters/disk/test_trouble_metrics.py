@@ -84,8 +84,6 @@ def test_an_index_that_does_not_answer_is_counted(tmp_path: Path) -> None:
         folder=folder,
         index=index,
         fs=fs,
-        cap_bytes=None,
-        write_budget_bytes=None,
         metrics=metrics,
         log=log,
         now=time.time,

@@ -1,0 +1,18 @@
+"""Observations: what is seen of requests from outside the engine, kept together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.savings import Savings
+from semanticd.application.services.waits import Waits
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Why requests waited, how they ended, and what the cache saved them."""
+
+    waits: Waits
+    outcomes: Outcomes
+    savings: Savings
