@@ -363,7 +363,7 @@ class Dashboard(App[None]):
         yield SystemCommand("Graphs", "Show the last hour", lambda: self.push_screen(GraphDialog(self)))
         yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
         yield from self._agent_commands(screen)
-        for model in (str(row.get("id")) for row in self.state.models):
+        for model in (row.id for row in self.state.models):
             for action, words in MODEL_ACTIONS.items():
                 yield SystemCommand(
                     f"{words} {model}", "Model", lambda a=action, m=model: self.change_model(a, m)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from textual.content import Content
 
 from semantic_tui.plain import shortened, size
-from semantic_tui.state import WatchState
+from semantic_tui.state import ModelChange, WatchState
 from semantic_tui.widgets.figures import share_bar
 from semantic_tui.widgets.rows_table import Cell, Column
+from semanticd.control.results import ModelRow
 
 MODEL_COLUMNS = (
     Column("model", 26, right=False), Column("state", 13, right=False), Column("weights", 10), Column("on disk", 10),
@@ -24,23 +24,22 @@ _ENDED = (*_STAGE_STYLES, "failed")
 _NAME_WIDTH = 24
 
 
-def model_cells(row: Mapping[str, Any], change: Mapping[str, Any] | None = None) -> tuple[Cell, ...]:
+def model_cells(row: ModelRow, change: ModelChange | None = None) -> tuple[Cell, ...]:
     """Return a model's cells; while it changes, its state is the stage of the change."""
-    state = "current" if row.get("current") else "loaded" if row.get("loaded") else ""
-    state = state or ("installed" if row.get("installed") else "can be pulled")
+    state = "current" if row.current else "loaded" if row.loaded else ""
+    state = state or ("installed" if row.installed else "can be pulled")
     style = _STYLES.get(state, "$muted")
-    stage = str((change or {}).get("stage") or "")
+    stage = change.progress.stage if change else ""
     if stage and stage not in _ENDED:
         state, style = stage, "bold $warning"
-    context = row.get("context_length")
     return (
-        str(row.get("id", "")),
+        row.id,
         (state, style),
-        size(row["weights_bytes"]) if row.get("weights_bytes") else "-",
-        size(row["size_bytes"]) if row.get("size_bytes") else "-",
-        f"{context:,}" if isinstance(context, int) else "-",
-        str(row.get("precision") or "-"),
-        str(row.get("description") or ""),
+        size(row.weights_bytes) if row.weights_bytes else "-",
+        size(row.size_bytes) if row.size_bytes else "-",
+        f"{row.context_length:,}" if row.context_length is not None else "-",
+        row.precision or "-",
+        row.description,
     )
 
 
@@ -48,12 +47,12 @@ def changes_text(state: WatchState) -> Content:
     """Return a line per change, newest first; a failed one says why and what served afterwards."""
     lines = []
     for model, change in reversed(state.changes.items()):
-        stage, share = str(change.get("stage", "")), float(change.get("progress") or 0)
+        stage, share = change.progress.stage, change.progress.progress
         name = f"{shortened(model, _NAME_WIDTH):<{_NAME_WIDTH}} "
         if stage == "failed":
-            serves = change.get("served") or "no model"
+            serves = change.served or "no model"
             parts = (
-                (f"failed: {change.get('reason', '')}\n", "$error"),
+                (f"failed: {change.progress.reason or ''}\n", "$error"),
                 f"{'':<{_NAME_WIDTH}} rolled back: {serves} served",
             )
             lines.append(Content.assemble(name, *parts))
@@ -68,8 +67,8 @@ def changes_text(state: WatchState) -> Content:
     return Content("\n").join(lines) if lines else nothing
 
 
-def _row(state: WatchState, model: str) -> dict[str, Any]:
-    return next((row for row in state.models if row.get("id") == model), {})
+def _row(state: WatchState, model: str) -> ModelRow:
+    return next((row for row in state.models if row.id == model), ModelRow())
 
 
 def _agents_in_ram(state: WatchState, model: Any) -> int:
@@ -89,9 +88,9 @@ def _count(number: int, noun: str) -> str:
 def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
     """Return what a model needs beside what is free, and whether it fits (None: not known)."""
     row, free = _row(state, model), state.facts.free_memory_bytes
-    if row.get("loaded"):
+    if row.loaded:
         return f"{model} is loaded already; nothing more is needed.", True
-    need = row.get("memory_needed_bytes") or row.get("size_bytes")
+    need = row.memory_needed_bytes or row.size_bytes
     if not need:
         return f"what {model} needs is known once its files are here; they are pulled first.", None
     text = f"{model} needs about {size(need)}"
@@ -138,12 +137,12 @@ def load_text(state: WatchState, model: str) -> str:
 def unload_text(state: WatchState, model: str) -> str:
     """Return what unloading will do."""
     row = _row(state, model)
-    if not row.get("loaded"):
+    if not row.loaded:
         return f"{model} is not loaded; nothing changes."
     warning = "\nIt is the current model: requests for the default fail until another is loaded."
-    current = warning if row.get("current") else ""
+    current = warning if row.current else ""
     return (
-        f"{model} leaves, and about {size(row.get('weights_bytes'))} of memory are freed.\n\n"
+        f"{model} leaves, and about {size(row.weights_bytes)} of memory are freed.\n\n"
         f"Drain: {_count(_requests_on(state, model), 'request')} on it will be finished first.\n"
         f"Agents: {_count(_agents_in_ram(state, model), 'agent')} with blocks in RAM; these go to disk.{current}"
     )

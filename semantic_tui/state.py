@@ -13,7 +13,16 @@ from typing import Any
 
 from semantic_tui.history import History
 from semantic_tui.live import first_turn_row
-from semanticd.control.results import CacheStats, EngineFacts, OutcomeFacts, StatusResult, read
+from semanticd.control.results import (
+    CacheStats,
+    EngineFacts,
+    ModelProgress,
+    ModelRow,
+    OutcomeFacts,
+    StatusResult,
+    read,
+    read_all,
+)
 from semanticd.control.terminal_text import safe_values
 
 Facts = Mapping[str, Any]
@@ -79,6 +88,14 @@ class LogLine:
         return f"{self.event}  {text}".rstrip()
 
 
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """How far a model's change is, and which model was the current one then."""
+
+    progress: ModelProgress
+    served: str | None = None
+
+
 @dataclass(slots=True)
 class WatchState:
     """Everything that is shown; screens read it, the connection writes it."""
@@ -95,10 +112,10 @@ class WatchState:
     status: dict[str, Any] = field(default_factory=dict)
     agents: list[dict[str, Any]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
-    models: list[dict[str, Any]] = field(default_factory=list)
+    models: tuple[ModelRow, ...] = ()
     blocks: list[tuple[str, int]] | None = None
     """Per block its state and how many agents hold it; None where the daemon does not send it."""
-    changes: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
+    changes: OrderedDict[str, ModelChange] = field(default_factory=OrderedDict)
     """Per model its last progress, newest last."""
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=MAX_LOG_LINES))
     num_log_lines: int = 0
@@ -165,7 +182,7 @@ class WatchState:
 
     def take_models(self, rows: Iterable[Facts]) -> None:
         """Take an answer of `models.list`."""
-        self.models = [safe_values(dict(row)) for row in rows]
+        self.models = read_all(ModelRow, safe_values(list(rows)))
 
     def take_doctor(self, report: Facts) -> None:
         """Take an answer of `doctor`."""
@@ -198,9 +215,10 @@ class WatchState:
         self.num_token_events += 1
 
     def _take_change(self, data: Facts) -> None:
-        model = str(data.get("model", "?"))
+        progress = read(ModelProgress, data)
+        model = progress.model or "?"
         # What served when it failed stays what is shown, whatever serves later.
-        self.changes[model] = {**data, "served": self.status.get("model")}
+        self.changes[model] = ModelChange(progress, served=self.facts.model)
         self.changes.move_to_end(model)
         while len(self.changes) > 16:
             self.changes.popitem(last=False)

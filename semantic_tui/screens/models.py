@@ -43,17 +43,14 @@ class ModelsScreen(WatchScreen):
     def show(self, state: WatchState) -> None:
         """Show models and changes."""
         table = self.query_one(RowsTable)
-        num_loaded = sum(bool(row.get("loaded")) for row in state.models)
+        num_loaded = sum(row.loaded for row in state.models)
         free = state.facts.free_memory_bytes
         table.entitle(
             f"Models ({num_loaded} loaded)", f"free memory {size(free)}" if free is not None else ""
         )
         columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
         table.name_columns(columns)
-        rows = [
-            (str(row.get("id")), model_cells(row, state.changes.get(str(row.get("id")))))
-            for row in state.models
-        ]
+        rows = [(row.id, model_cells(row, state.changes.get(row.id))) for row in state.models]
         table.show_rows([(key, cells[: len(columns)]) for key, cells in rows])
         self.query_one("#changes-text", ShownText).show_text(changes_text(state))
 

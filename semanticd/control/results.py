@@ -267,6 +267,52 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MissRow:
+    """Where a turn's prompt left the cache, from which token on and why: `expected` was cached, `found` came."""
+
+    cause: str = ""
+    position: int | None = None
+    expected: str = ""
+    found: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRow:
+    """One turn of `agents.show`, and `last` of `agents.why`: times in milliseconds, and where the prompt came from."""
+
+    request_id: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reused_hot_tokens: int | None = None
+    """None, as the other counts, where the daemon does not say it."""
+    restored_warm_tokens: int | None = None
+    computed_tokens: int | None = None
+    queue_ms: float = 0.0
+    restore_ms: float = 0.0
+    decode_ms: float = 0.0
+    ttft_ms: float | None = None
+    finish_reason: str = ""
+    verdict: str = ""
+    miss: MissRow | None = None
+    """None where the turn computed only what was new."""
+
+
+@dataclass(frozen=True, slots=True)
+class WhyResult:
+    """`agents.why`: the last turn, None before one has ended."""
+
+    last: TurnRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SayResult:
+    """`agents.say`: the whole answer, and the agent that has it now."""
+
+    text: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """Data of the event `token`: text that the model just wrote, and how many tokens its answer has by now."""
 

@@ -12,11 +12,21 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from semanticd.control.errors import ControlError
+from semanticd.control.results import (
+    AgentRow,
+    RequestRow,
+    SayResult,
+    StatusResult,
+    TokenEvent,
+    WhyResult,
+    read,
+    read_all,
+)
 from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
 from semanticd.entrypoints.cli.output import narrate, print_piece
@@ -62,7 +72,7 @@ class Conversation:
     def run(self, interactive: bool) -> None:
         """Take turns until the input ends; without a terminal every line is a turn, and a failure ends it."""
         if interactive:
-            model = ask("status").get("model") or "no model"
+            model = read(StatusResult, ask("status")).model or "no model"
             narrate(f"agent {one_line(self._agent)}, model {one_line(model)}; /help lists the commands")
         with _history() if interactive else contextlib.nullcontext():
             for turn in turns(lambda prompt: input(prompt if interactive else "")):
@@ -98,27 +108,27 @@ class Conversation:
                     await printing
             # What is printed by then may lack the last pieces: the reply has all.
             printed = printing.result() if printing.done() and not printing.cancelled() else ""
-            rest = str(said.get("text") or "")
-            print_piece(rest[len(printed) :] if rest.startswith(printed) else "")
+            print_piece(said.text[len(printed) :] if said.text.startswith(printed) else "")
             print_piece("\n")
-            self._agent = str(said.get("agent") or self._agent)
+            self._agent = said.agent or self._agent
         finally:
             await client.close()
 
-    async def _answer(self, client: AsyncControlClient, text: str) -> dict[str, Any]:
-        return await client.call(
+    async def _answer(self, client: AsyncControlClient, text: str) -> SayResult:
+        said = await client.call(
             "agents.say",
             agent=self._agent,
             text=text,
             max_tokens=self._max_tokens,
             reply_within_s=LONG_COMMAND_TIMEOUT_S,
         )
+        return read(SayResult, said)
 
     def _stop(self) -> None:
         """Cancel the answer; what was computed of it stays cached."""
-        for row in ask("requests.list")["requests"]:
-            if row.get("agent") == self._agent:
-                ask("requests.cancel", request=str(row["id"]))
+        for row in read_all(RequestRow, ask("requests.list")["requests"]):
+            if row.agent == self._agent:
+                ask("requests.cancel", request=row.id)
         narrate("\nstopped")
 
     def _command(self, line: str) -> bool:
@@ -144,14 +154,14 @@ class Conversation:
         return True
 
     def _why(self, _: str) -> None:
-        last = ask("agents.why", agent=self._agent).get("last")
-        if not last:
+        last = read(WhyResult, ask("agents.why", agent=self._agent)).last
+        if last is None:
             narrate("no turn has ended yet")
             return
         narrate(
-            f"{one_line(last.get('verdict') or '')}\n{last.get('reused_hot_tokens', 0)} tokens reused from RAM, "
-            f"{last.get('restored_warm_tokens', 0)} restored from disk, {last.get('computed_tokens', 0)} computed; "
-            f"{last.get('completion_tokens', 0)} tokens in {float(last.get('decode_ms') or 0) / 1000:.1f} s"
+            f"{one_line(last.verdict)}\n{last.reused_hot_tokens or 0} tokens reused from RAM, "
+            f"{last.restored_warm_tokens or 0} restored from disk, {last.computed_tokens or 0} computed; "
+            f"{last.completion_tokens or 0} tokens in {last.decode_ms / 1000:.1f} s"
         )
 
     def _fork(self, name: str) -> None:
@@ -161,7 +171,7 @@ class Conversation:
     def _model(self, name: str) -> None:
         if name:
             ask("models.swap", model=name, reply_within_s=LONG_COMMAND_TIMEOUT_S)
-        narrate(f"model {one_line(ask('status').get('model') or 'none')}")
+        narrate(f"model {one_line(read(StatusResult, ask('status')).model or 'none')}")
 
     def _new(self, name: str) -> None:
         self._agent = name or f"chat-{secrets.token_hex(3)}"
@@ -175,10 +185,8 @@ class Conversation:
         narrate("forgotten; the rest stays cached")
 
     def _agents(self, _: str) -> None:
-        for row in ask("agents.list")["agents"]:
-            narrate(
-                f"{one_line(row.get('id'))}  {one_line(row.get('state'))}, {row.get('num_tokens')} tokens"
-            )
+        for row in read_all(AgentRow, ask("agents.list")["agents"]):
+            narrate(f"{one_line(row.id)}  {one_line(row.state)}, {row.num_tokens} tokens")
 
 
 async def _print_tokens(tokens: EventSubscription) -> str:
@@ -186,7 +194,7 @@ async def _print_tokens(tokens: EventSubscription) -> str:
     printed = ""
     try:
         async for event in tokens:
-            piece = str(event.data.get("text") or "")
+            piece = read(TokenEvent, event.data).text
             printed += piece
             print_piece(piece)
     except asyncio.CancelledError:
@@ -194,16 +202,16 @@ async def _print_tokens(tokens: EventSubscription) -> str:
     return printed
 
 
-def turns(read: Callable[[str], str]) -> Iterator[str]:
-    """Yield what is typed, a turn at a time; `read` returns a line and raises `EOFError` at the end."""
+def turns(read_line: Callable[[str], str]) -> Iterator[str]:
+    """Yield what is typed, a turn at a time; `read_line` returns a line and raises `EOFError` at the end."""
     while True:
         try:
-            line = read("> ")
+            line = read_line("> ")
             if line.strip() == _QUOTES:
-                yield from _quoted(read)
+                yield from _quoted(read_line)
                 continue
             while line.endswith("\\"):
-                line = f"{line[:-1]}\n{read('. ')}"
+                line = f"{line[:-1]}\n{read_line('. ')}"
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -212,9 +220,9 @@ def turns(read: Callable[[str], str]) -> Iterator[str]:
             yield line.strip()
 
 
-def _quoted(read: Callable[[str], str]) -> Iterator[str]:
+def _quoted(read_line: Callable[[str], str]) -> Iterator[str]:
     lines: list[str] = []
-    while (line := read(". ")).strip() != _QUOTES:
+    while (line := read_line(". ")).strip() != _QUOTES:
         lines.append(line)
     if any(line.strip() for line in lines):
         yield "\n".join(lines)

@@ -12,6 +12,7 @@ from semanticd.application.services import agent_facts, model_facts, outcomes, s
 from semanticd.application.services.plain import plain
 from semanticd.control import results
 from semanticd.control.results import read, read_all
+from semanticd.domain.generation import CacheMiss
 from tests.fakes.agents_service import agent_facts as example_agent
 from tests.fakes.service_rig import ServiceRig
 
@@ -46,6 +47,12 @@ def test_clients_get_every_key_of_a_model() -> None:
     assert keys(results.ModelRow) == [
         one.name for one in fields(model_facts.ModelFacts) if one.name not in hidden
     ]
+
+
+def test_what_clients_read_of_a_turn_is_published() -> None:
+    published = {*keys(agent_facts.TurnFacts), *keys(agent_facts.TurnReport)}
+    assert set(keys(results.TurnRow)) <= published
+    assert set(keys(results.MissRow)) == set(keys(CacheMiss))
 
 
 async def test_a_status_is_read_as_it_was_published() -> None:

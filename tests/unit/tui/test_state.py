@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
         state.details,
     )
     shown = (
-        json.dumps(facts, ensure_ascii=False)
+        json.dumps(facts, ensure_ascii=False, default=asdict)
         + state.streams["a"].text
         + "".join(line.text for line in state.log)
     )
