@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textual.content import Content
@@ -11,6 +11,7 @@ from textual.content import Content
 from semantic_tui.plain import bar, duration, short_duration, shortened, size
 from semantic_tui.widgets.figures import graph, waterfall
 from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, Row
+from semanticd.control.results import MissRow, TurnRow
 
 PHASES = (
     ("queue_ms", "queue", "░", "$muted"),
@@ -60,49 +61,53 @@ def turn_columns(width: int) -> tuple[Column, ...]:
     return (*columns, Column(_MISS, max(10, width - taken), right=False))
 
 
-def _cause(miss: Mapping[str, Any]) -> str:
-    cause = str(miss.get("cause") or "unknown cause")
+def _cause(miss: MissRow) -> str:
+    cause = miss.cause or "unknown cause"
     return _CAUSES.get(cause, cause.replace("_", " "))
 
 
-def turn_row(number: int, turn: Mapping[str, Any], columns: tuple[Column, ...]) -> Row:
+def _known(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _position(miss: MissRow) -> str:
+    return "?" if miss.position is None else str(miss.position)
+
+
+def turn_row(number: int, turn: TurnRow, columns: tuple[Column, ...]) -> Row:
     """Return a turn's cells for these columns."""
-    miss, hot, warm = turn.get("miss"), turn.get("reused_hot_tokens"), turn.get("restored_warm_tokens")
+    miss, hot, warm = turn.miss, turn.reused_hot_tokens, turn.restored_warm_tokens
     bar_width = next((column.width for column in columns if column.title in (_BAR, "time")), 10)
     missed = ""
-    if isinstance(miss, Mapping):
-        words = (
-            _cause(miss)
-            if columns[-1].width >= _WIDE_MISS
-            else _SHORT_CAUSES.get(str(miss.get("cause")), "miss")
-        )
-        missed = f"{words} at {miss.get('position', '?')}"
+    if miss is not None:
+        words = _cause(miss) if columns[-1].width >= _WIDE_MISS else _SHORT_CAUSES.get(miss.cause, "miss")
+        missed = f"{words} at {_position(miss)}"
     cells: dict[str, Cell] = {
         "turn": str(number),
-        "prompt": str(turn.get("prompt_tokens", "-")),
-        "answer": str(turn.get("completion_tokens", "-")),
-        "hot": str("-" if hot is None else hot),
-        "warm": str("-" if warm is None else warm),
+        "prompt": _known(turn.prompt_tokens),
+        "answer": _known(turn.completion_tokens),
+        "hot": _known(hot),
+        "warm": _known(warm),
         "cached": str((hot or 0) + (warm or 0)),
-        "new": str(turn.get("computed_tokens", "-")),
-        "TTFT": duration(turn.get("ttft_ms")),
-        "finish": str(turn.get("finish_reason") or "-"),
+        "new": _known(turn.computed_tokens),
+        "TTFT": duration(turn.ttft_ms),
+        "finish": turn.finish_reason or "-",
         _MISS: (missed, "$warning"),
     }
     drawn = waterfall([(_phase(turn, key), char, style) for key, _, char, style in PHASES], bar_width)
     cells[_BAR] = cells["time"] = drawn
-    return str(turn.get("request_id") or number), tuple(cells[column.title] for column in columns)
+    return turn.request_id or str(number), tuple(cells[column.title] for column in columns)
 
 
-def _phase(turn: Mapping[str, Any], key: str) -> float:
+def _phase(turn: TurnRow, key: str) -> float:
     """Return the milliseconds of a phase; between restore and first token everything counts as prefill."""
     if key == "prefill_ms":
-        ttft = float(turn.get("ttft_ms") or 0)
-        return max(ttft - float(turn.get("queue_ms") or 0) - float(turn.get("restore_ms") or 0), 0.0)
-    return float(turn.get(key) or 0)
+        return max((turn.ttft_ms or 0.0) - turn.queue_ms - turn.restore_ms, 0.0)
+    phase: float = getattr(turn, key)
+    return phase
 
 
-def turn_text(turn: Mapping[str, Any], *, short: bool = False) -> Content:
+def turn_text(turn: TurnRow, *, short: bool = False) -> Content:
     """Return a turn's phases in figures, the verdict, and what is known of a miss; `short` takes three lines."""
     parts: list[tuple[str, str] | str] = []
     for key, name, character, style in PHASES:
@@ -111,39 +116,38 @@ def turn_text(turn: Mapping[str, Any], *, short: bool = False) -> Content:
             (character, style),
             f" {name} {duration(_phase(turn, key))}",
         ]
-    if turn.get("verdict"):
-        parts += ["\n", (str(turn["verdict"]), "bold")]
-    missed = miss_text(turn.get("miss"))
+    if turn.verdict:
+        parts += ["\n", (turn.verdict, "bold")]
+    missed = miss_text(turn.miss)
     return Content.assemble(*parts, "\n") + (missed.split("\n")[0] if short else missed)
 
 
-def miss_text(miss: Any) -> Content:
+def miss_text(miss: MissRow | None) -> Content:
     """Return why a turn computed more than its new tokens: where it left the cache, what was kept and what came."""
-    if not isinstance(miss, Mapping):
+    if miss is None:
         return Content.styled("No miss: only what was new was computed.", "$muted")
     parts: list[tuple[str, str] | str] = [
-        (f"Missed from token {miss.get('position', '?')} on: {_cause(miss)}.", "$warning")
+        (f"Missed from token {_position(miss)} on: {_cause(miss)}.", "$warning")
     ]
-    for name, key in (("cached", "expected"), ("asked", "found")):
-        if miss.get(key):
-            text = " ".join(str(miss[key]).split())
-            parts += [f"\n{name:<7} ", (f"…{shortened(text, _CONTEXT_CHARS)}…", "$foreground")]
+    for name, text in (("cached", miss.expected), ("asked", miss.found)):
+        if text:
+            words = " ".join(text.split())
+            parts += [f"\n{name:<7} ", (f"…{shortened(words, _CONTEXT_CHARS)}…", "$foreground")]
     return Content.assemble(*parts)
 
 
-def difference(turn: Mapping[str, Any]) -> Content:
+def difference(turn: TurnRow) -> Content:
     """Return where a turn's prompt left what was cached, word by word: what was gone is struck, what came is marked."""
     parts: list[tuple[str, str] | str] = []
-    if turn.get("verdict"):
-        parts += [(f"{turn['verdict']}\n\n", "bold")]
-    miss = turn.get("miss")
-    if not isinstance(miss, Mapping):
+    if turn.verdict:
+        parts += [(f"{turn.verdict}\n\n", "bold")]
+    miss = turn.miss
+    if miss is None:
         return Content.assemble(
             *parts, "The prompt continued what was cached; only what was new was computed."
         )
-    before, after = (str(miss.get(key) or "") for key in ("expected", "found"))
-    parts += [(f"From token {miss.get('position', '?')} on: {_cause(miss)}.\n\n", "$warning")]
-    old, new = before.split(" "), after.split(" ")
+    parts += [(f"From token {_position(miss)} on: {_cause(miss)}.\n\n", "$warning")]
+    old, new = miss.expected.split(" "), miss.found.split(" ")
     for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
             parts.append(" ".join(old[i:j]) + " ")
@@ -155,15 +159,13 @@ def difference(turn: Mapping[str, Any]) -> Content:
     return Content.assemble(*parts, ("\n\n-cached- +asked for+", "$muted"))
 
 
-def speed_text(details: Mapping[str, Any], width: int, height: int) -> Content:
+def speed_text(turns: Sequence[TurnRow], width: int, height: int) -> Content:
     """Return the agent's times to the first token and its decode speed, turn by turn."""
-    turns = details.get("turns") or []
     if not turns:
         return Content.styled("No turn has ended yet.", "$muted")
-    ttfts = [turn.get("ttft_ms") for turn in turns]
+    ttfts = [turn.ttft_ms for turn in turns]
     speeds = [
-        1000.0 * (turn.get("completion_tokens") or 0) / turn["decode_ms"] if turn.get("decode_ms") else None
-        for turn in turns
+        1000.0 * (turn.completion_tokens or 0) / turn.decode_ms if turn.decode_ms else None for turn in turns
     ]
     rows = max(4, (height - 4) // 2)
     above = graph(ttfts, width, rows, wanted=len(turns), axis=_turn_axis(len(turns)), show=duration)

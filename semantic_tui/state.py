@@ -20,6 +20,7 @@ from semanticd.control.results import (
     ModelRow,
     OutcomeFacts,
     StatusResult,
+    TurnRow,
     read,
     read_all,
 )
@@ -194,6 +195,10 @@ class WatchState:
         self.details.move_to_end(agent)
         while len(self.details) > MAX_DETAILS:
             self.details.popitem(last=False)
+
+    def turns(self, agent: str) -> tuple[TurnRow, ...]:
+        """Return the agent's turns as far as they were fetched, oldest first."""
+        return read_all(TurnRow, self.details.get(agent, {}).get("turns"))
 
     def take_blocks(self, stats: Facts) -> None:
         """Take the per-block facts of `cache.stats`, if the daemon sends them."""

@@ -10,6 +10,7 @@ from typing import Any
 from rich.cells import cell_len, chop_cells
 
 from semantic_tui.state import WatchState
+from semanticd.control.results import TurnRow, read_all
 
 COLLAPSED_ROLES = ("system", "tools", "tool", "developer")
 """Roles whose text is long and seldom read: shown as one line until asked for."""
@@ -107,10 +108,10 @@ def _entry(role: str, text: str, start: int, end: int) -> Entry:
 
 def _cached_chars(details: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> int | None:
     """Return how many characters of the conversation came from the cache in the last turn, by its segments' tokens."""
-    turns = details.get("turns") or []
+    turns = read_all(TurnRow, details.get("turns"))
     if not turns or any("num_tokens" not in message for message in messages):
         return None
-    left = (turns[-1].get("reused_hot_tokens") or 0) + (turns[-1].get("restored_warm_tokens") or 0)
+    left = (turns[-1].reused_hot_tokens or 0) + (turns[-1].restored_warm_tokens or 0)
     chars = 0
     for message in messages:
         tokens, length = int(message["num_tokens"]), len(str(message.get("content") or ""))

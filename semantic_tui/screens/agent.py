@@ -22,6 +22,7 @@ from semantic_tui.transcript import entries
 from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.shown_text import ShownText
 from semantic_tui.widgets.transcript_view import TranscriptView
+from semanticd.control.results import TurnRow
 
 MAX_TILES = 6
 _MIN_TILE_COLUMNS = 38
@@ -162,7 +163,7 @@ class AgentScreen(AgentActionsScreen):
             # Tabs make their parts later than the screen is made.
             return
         details = state.details.get(agent, {})
-        turns = details.get("turns") or []
+        turns = state.turns(agent)
         tab, width = self.query_one(TabbedContent).active, self.size.width
         if tab == "turns-pane":
             table, columns = self.query_one("#turns", RowsTable), turn_columns(width)
@@ -175,7 +176,7 @@ class AgentScreen(AgentActionsScreen):
         elif tab == "speed-pane":
             pane = self.query_one("#speed-pane").size
             self.query_one("#speed", ShownText).show_text(
-                speed_text(details, max(20, width - 6), pane.height or 12)
+                speed_text(turns, max(20, width - 6), pane.height or 12)
             )
         else:
             facts = {**details, **state.agent(agent)}
@@ -194,22 +195,25 @@ class AgentScreen(AgentActionsScreen):
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Show where the turn's prompt differed from what was cached."""
         turn = self._turn()
-        if turn:
+        if turn is not None:
             self.app.push_screen(TextDialog("Where the prompt differed", difference(turn)))
 
-    def _turn(self) -> dict[str, object]:
-        """Return the turn under the cursor; empty when there is none."""
+    def _turn(self) -> TurnRow | None:
+        """Return the turn under the cursor, if there is one."""
         if not self.query("#turns"):
-            return {}
-        details = self.dashboard.state.details.get(self.chosen_agent() or "", {})
-        turns = (details.get("turns") or [])[::-1]
+            return None
+        turns = self.dashboard.state.turns(self.chosen_agent() or "")[::-1]
         at = self.query_one("#turns", RowsTable).cursor_row
-        return turns[at] if 0 <= at < len(turns) else {}
+        return turns[at] if 0 <= at < len(turns) else None
 
     def _show_why(self) -> None:
         turn = self._turn()
         short = self.size.height < _SHORT_SCREEN
-        text = turn_text(turn, short=short) if turn else Content.styled("No turn has ended yet.", "$muted")
+        text = (
+            turn_text(turn, short=short)
+            if turn is not None
+            else Content.styled("No turn has ended yet.", "$muted")
+        )
         self.query_one("#why", ShownText).show_text(text)
 
     def action_search(self) -> None:
