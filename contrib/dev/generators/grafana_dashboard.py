@@ -89,7 +89,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
     "Requests and latency": [
         [
             Panel("Answers by finish reason", "reqps", "Answers that ended.", [(per_second("requests_finished_total", by="reason"), "{{reason}}")]),
-            Panel("HTTP requests by status", "reqps", "All routes.", [(per_second("http_requests_total", by="status"), "{{status}}"), (per_second("rate_limited_total"), "rate limited"), (per_second("http_clients_left_total"), "client left")]),
+            Panel("HTTP requests by status", "reqps", "All routes.", [(per_second("http_requests_total", by="status"), "{{status}}"), (per_second("rate_limited_total"), "rate limited"), (per_second("http_clients_left_total"), "client left"), (per_second("http_connections_dropped_total", by="reason"), "dropped: {{reason}}")]),
             Panel("HTTP time by route, p95", "s", "Until the last byte, streams included.", [(quantile(0.95, "http_request_seconds", by="route"), "{{route}}")]),
         ],
         [
@@ -101,12 +101,12 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
     "Engine": [
         [
             Panel("Sequences by state", "short", "Now in the engine.", [(f"sum by (state) ({now('sequences')})", "{{state}}")]),
-            Panel("Tokens by kind", "short", "Per second.", [(per_second("tokens_total", by="kind"), "{{kind}}")]),
+            Panel("Tokens by kind", "short", "Per second.", [(per_second("tokens_total", by="kind"), "{{kind}}"), (per_second("prefilled_tokens_total"), "computed in prefill"), (per_second("unanswered_tokens_total", by="reason"), "for no answer: {{reason}}")]),
             Panel("Batch size", "short", "Sequences in a decode step.", [(f"{per_second('batch_size_sum')} / {per_second('batch_size_count')}", "mean"), (quantile(0.95, "batch_size"), "p95")]),
         ],
         [
             Panel("Step times, p95", "s", "One step of the engine's thread.", [(quantile(0.95, "prefill_chunk_seconds"), "prefill chunk"), (quantile(0.95, "decode_step_seconds"), "decode step")]),
-            Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed")]),
+            Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed"), (per_second("restore_timeouts_total"), "restores timed out")]),
             Panel("Models", "bytes", "Weights of the loaded models; swaps.", [(now("model_weights_bytes"), "{{model}}"), (increase("model_swaps_total", by="outcome"), "swap {{outcome}}")]),
         ],
     ],
@@ -117,7 +117,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
             Panel("Block pool", "bytes", "RAM for KV caches; pinned and dirty bytes are hot as well.", [(f"sum by (state) ({now('block_pool_bytes')})", "{{state}}"), (now("block_pool_budget_bytes"), "budget")]),
         ],
         [
-            Panel("Evictions by reason", "short", "Blocks per second that left RAM.", [(per_second("cache_evictions_total", by="reason"), "{{reason}}"), (per_second("cache_lost_blocks_total"), "lost"), (per_second("recomputed_tokens_total"), "tokens computed again")]),
+            Panel("Evictions by reason", "short", "Blocks per second that left RAM.", [(per_second("cache_evictions_total", by="reason"), "{{reason}}"), (per_second("cache_lost_blocks_total"), "lost"), (per_second("cache_skipped_blocks_total"), "not kept"), (per_second("recomputed_tokens_total"), "tokens computed again")]),
             Panel("Prefill saved", "s", "Seconds of prefill a second that reused tokens stood for.", [(per_second("saved_prefill_seconds_total"), "saved")]),
             Panel("Blocks", "short", "How many there are.", [(now("block_pool_blocks"), "hot"), (now("warm_blocks"), "warm")]),
             Panel("Warm tier", "bytes", "Files on disk.", [(now("warm_bytes"), "stored"), (now("warm_cap_bytes"), "cap"), (now("warm_written_today_bytes"), "written today"), (now("warm_write_budget_bytes"), "write budget")]),
