@@ -167,12 +167,15 @@ class AgentCacheStore:
     def verify_soon(self, names: Iterable[BlockHash]) -> None:
         """Read blocks in the background, so that damaged ones are found and written again when they are computed."""
         for name in names:
-            self.read(name).add_done_callback(
-                lambda done, name=name: self._post(partial(self._on_verified, name, done.result()))  # type: ignore[misc]
-            )
+            self.read(name).add_done_callback(partial(self._verified, name))
 
-    def _on_verified(self, block_hash: BlockHash, record: BlockRecord | None) -> None:
-        if record is None and self._warm is not None and self._warm.get(block_hash) is None:
+    def _verified(self, block_hash: BlockHash, done: Future[BlockRecord | None]) -> None:
+        # On the reader's thread.
+        if not done.cancelled() and done.result() is None:
+            self._post(partial(self._on_broken, block_hash))
+
+    def _on_broken(self, block_hash: BlockHash) -> None:
+        if self._warm is not None and self._warm.get(block_hash) is None:
             with self.lock:
                 self.pool.mark_dirty(block_hash)
 

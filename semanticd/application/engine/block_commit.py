@@ -78,7 +78,8 @@ class BlockCommit:
         sequence = running.sequence
         # The last token's KV may still be to be computed.
         up_to = sequence.num_cached - 1
-        if up_to >= next_boundary(sequence.num_published, running.spec.block_tokens):
+        # Once a block, also where there was no room for the one before: looking for room costs a step time.
+        if up_to % running.spec.block_tokens == 0 and up_to > sequence.num_published:
             self.publish(running, up_to=up_to, with_tail=False)
             self._store.persist(limit_bytes=1)
 

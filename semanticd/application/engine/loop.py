@@ -53,6 +53,11 @@ _MAX_JOINING = 32
 """Tokens that cost little more than one where no sequence waits for the step: the logits of all are computed."""
 
 
+def backoff_s(num_failures: int) -> float:
+    """Return how long the loop waits after so many failures in a row (seconds)."""
+    return min(0.01 * 2.0 ** min(num_failures, 10), _MAX_BACKOFF_S)
+
+
 class BlockPoolBatchEngine:
     """Serves all loaded models from one thread."""
 
@@ -218,24 +223,34 @@ class BlockPoolBatchEngine:
             self._completion.fail_all(EngineError(f"the engine failed and was restarted: {error}"))
         except Exception as second:
             self._log.error("engine_failed", error=repr(second), num_failures=self._num_failures)
-        self._pause.wait(min(0.01 * 2**self._num_failures, _MAX_BACKOFF_S))
+        self._pause.wait(backoff_s(self._num_failures))
 
     def _wind_up(self) -> None:
         """End every submission, write what is dirty, and answer what came too late. Never raises."""
         stopped = DrainingError("the daemon stopped before the answer was complete", retry_after_s=5.0)
-        self._work_queue()
-        self._completion.fail_all(stopped, keep=True)
-        self._changes.close()
-        try:
-            self._write_all()
-        except Exception as error:
-            self._log.error("persist_failed_at_stop", error=repr(error))
+        steps: tuple[Callable[[], None], ...] = (
+            self._work_queue,
+            lambda: self._completion.fail_all(stopped, keep=True),
+            self._changes.close,
+            self._write_all,
+            self._take_leftovers,
+            lambda: self._completion.fail_all(stopped),
+            self._changes.close,  # of what came while blocks were written
+        )
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                self._log.error("stopping_failed", error=repr(error))
+
+    def _take_leftovers(self) -> None:
         for item in self._queue.close():
             self._handle(item)
-        self._completion.fail_all(stopped)
 
     def _write_all(self) -> None:
         """Hand everything dirty to the disk, and wait while it makes progress."""
+        # A disk that did not answer gets one more chance: what is not written now is computed again.
+        self._store.disk_stalled = False
         progress_at, num_writing = self._clock.monotonic(), -1
         while self._store.persist() or self._store.num_writing:
             self._work_queue(wait_s=_BUSY_WAIT_S)

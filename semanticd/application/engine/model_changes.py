@@ -35,7 +35,8 @@ class _Load:
 @dataclass(slots=True)
 class _Removal:
     model: LoadedModel
-    removed: Future[None]
+    removed: list[Future[None]]
+    """A future for each caller that asked for it."""
     progress_at: float
     num_unwritten: int
 
@@ -85,13 +86,16 @@ class ModelChanges:
         It gets a `ConflictError` while the model has running sequences, which stay what they were.
         """
         model = self._models.get(model_id)
-        if model is None or self.is_leaving(model):
+        leaving = next((removal for removal in self._removals if removal.model is model), None)
+        if leaving is not None:
+            leaving.removed.append(removed)
+        elif model is None:
             removed.set_exception(ModelNotFoundError(f"model {model_id!r} is not loaded", param="model"))
         elif any(one.model is model for one in self._running.values()):
             removed.set_exception(ConflictError(f"model {model_id} still answers requests; drain it first"))
         else:
             unwritten = self._store.num_unwritten(model.fingerprint)
-            self._removals.append(_Removal(model, removed, self._clock.monotonic(), unwritten))
+            self._removals.append(_Removal(model, [removed], self._clock.monotonic(), unwritten))
 
     def step(self) -> None:
         """Take every change one step further."""
@@ -103,13 +107,15 @@ class ModelChanges:
     def close(self) -> None:
         """Give up every change, because the engine ends."""
         stopped = DrainingError("the engine has stopped", retry_after_s=5.0)
-        for load in self._loads:
-            load.steps.close()
-            load.loaded.set_exception(stopped)
-        for removal in self._removals:
-            removal.removed.set_exception(stopped)
-        self._loads.clear()
-        self._removals.clear()
+        loads, self._loads = self._loads, []
+        removals, self._removals = self._removals, []
+        for future in [load.loaded for load in loads] + [f for one in removals for f in one.removed]:
+            future.set_exception(stopped)
+        for load in loads:
+            try:
+                load.steps.close()
+            except Exception as error:
+                self._log.error("load_not_closed", error=repr(error))
 
     def _step_load(self, load: _Load) -> None:
         try:
@@ -145,4 +151,5 @@ class ModelChanges:
             model.runner.release()
         except Exception as error:
             self._log.error("model_not_released", model=model.model_id, error=repr(error))
-        removal.removed.set_result(None)
+        for future in removal.removed:
+            future.set_result(None)

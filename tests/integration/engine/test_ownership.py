@@ -13,10 +13,11 @@ import pytest
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.application.engine.admission import READ_DEADLINE_S, READ_WINDOW
+from semanticd.application.engine.loop import backoff_s
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.ports.inference import StreamDecoder
 from semanticd.application.ports.warm_store import BlockRecord
-from semanticd.domain.errors import CancelledByCallerError, EngineError
+from semanticd.domain.errors import CancelledByCallerError, DrainingError, EngineError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import AgentId, BlockHash, ModelId
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
@@ -409,3 +410,37 @@ def test_anonymous_clients_have_a_quota_of_their_own() -> None:
             )
             queue.submit(submission)
         assert queue.num_unanswered == 6
+
+
+def test_two_callers_that_remove_one_model_both_hear_of_the_end() -> None:
+    with EngineRig() as rig:
+        rig.ask(prompt(200)).answer()
+        with rig.held():
+            removals = [rig.engine.remove_model(ModelId("tiny")) for _ in range(2)]
+        for removed in removals:
+            removed.result(PATIENCE_S)
+
+
+def test_a_load_that_is_asked_for_while_the_engine_stops_gets_an_answer() -> None:
+    def forever():  # type: ignore[no-untyped-def]
+        while True:
+            yield
+
+    rig = EngineRig()
+    with rig:
+        rig.warm.hold_writes = True
+        rig.ask(prompt(200)).answer()
+        stopper = threading.Thread(target=rig.engine.stop)
+        stopper.start()
+        wait_until(lambda: rig.queue.stopping, "the stop")
+        loading = rig.engine.load_model(forever())
+        rig.engine.call(rig.warm.catch_up).exception(PATIENCE_S)
+        rig.warm.hold_writes = False
+        with ticking(lambda: rig.clock.advance(1.0)):
+            stopper.join(PATIENCE_S)
+        with pytest.raises(DrainingError):
+            loading.result(PATIENCE_S)
+
+
+def test_the_wait_after_a_failure_has_a_limit_however_many_there_were() -> None:
+    assert backoff_s(1) < backoff_s(2) < backoff_s(9) <= backoff_s(1_000_000)
