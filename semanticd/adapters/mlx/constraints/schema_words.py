@@ -21,7 +21,7 @@ WORDS: Mapping[str, tuple[Support, str]] = {
     "required": ("enforced", ""),
     "additionalProperties": (
         "enforced",
-        "absent beside `properties`: read as false, so that no keys are invented",
+        "absent next to `properties`: read as false, so that no keys are invented",
     ),
     "patternProperties": ("enforced", "patterns as in `pattern`"),
     "minProperties": ("enforced", "with at most 64 properties"),
