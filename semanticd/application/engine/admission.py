@@ -138,6 +138,7 @@ class Admission:
     def _give_up_room(self, running: RunningSequence) -> None:
         running.reservation.end()
         running.restored = frozenset()
+        running.sequence.num_published = 0
         self._ready.pop(running.sequence_id, None)
 
     def _release_ready(self) -> bool:
@@ -318,7 +319,7 @@ class Admission:
             self._ready[running.sequence_id] = running
         else:
             # Nothing to keep: it is matched anew, and nothing is read for it a second time.
-            running.reservation.end()
+            self._give_up_room(running)
             running.disk_failed = True
         self._scheduler.release(running.sequence_id)
 
