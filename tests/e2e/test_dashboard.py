@@ -110,7 +110,7 @@ async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_scree
         await pilot.press("3")
         with ControlClient.connect(socket) as client:
             client.call("models.pull", model=str(models[1]), reply_within_s=PATIENCE_S)
-        await until(pilot, lambda: [row["id"] for row in app.state.models][:2] == ["one", "two"])
+        await until(pilot, lambda: [row.id for row in app.state.models][:2] == ["one", "two"])
         table = app.screen.query_one(RowsTable)
         await until(pilot, lambda: "two" in table.rows)
         await pilot.press("down")
@@ -119,6 +119,6 @@ async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_scree
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
         await pilot.press("y")
         await until(pilot, lambda: app.state.status.get("model") == "two")
-        await until(pilot, lambda: app.state.changes["two"]["stage"] == "ready")
+        await until(pilot, lambda: app.state.changes["two"].progress.stage == "ready")
         assert await streamed(address, "tell me of the sea", agent="bob") != ""
         await until(pilot, lambda: app.state.agent("bob").get("model") == "two")
