@@ -99,6 +99,16 @@ class CacheStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSizeRow:
+    """What the stored blocks of one model in one layout take on disk, within `cache.sizes`."""
+
+    fingerprint: str = ""
+    layout: str = ""
+    num_blocks: int = 0
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class FailureRow:
     """A request that failed (the daemon's fault) or was refused; `status` is the HTTP answer's."""
 

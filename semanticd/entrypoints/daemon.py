@@ -184,6 +184,9 @@ class _Life:
             failed = await self._load()
             if failed is not None:
                 return failed
+            # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.
+            pruning = asyncio.create_task(self._daemon.cache.prune())
+            stack.callback(pruning.cancel)
             keeping = asyncio.create_task(self._keep())
             stack.callback(keeping.cancel)
             sampling = asyncio.create_task(self._daemon.history.run())

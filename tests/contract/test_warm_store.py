@@ -12,7 +12,7 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.block import root_hash
 from semanticd.domain.ids import BlockHash, ModelFingerprint
-from tests.fakes.blocks import LAYOUT, make_chain, make_record, names, same
+from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_chain, make_record, names, same
 from tests.fakes.warm_store import MemoryWarmStore
 
 MakeStore = Callable[..., WarmStore]
@@ -293,3 +293,25 @@ def test_stats_count_what_happened(store: WarmStore) -> None:
     assert (stats.num_blocks, stats.num_writes, stats.num_reads, stats.pending_writes) == (2, 2, 1, 0)
     assert stats.bytes_stored == stats.bytes_written > 0
     assert stats.bytes_read > 0
+
+
+def test_a_dry_run_of_pruning_says_what_pruning_frees_and_removes_nothing(store: WarmStore) -> None:
+    records = make_chain(4)
+    store.write(records).result(10)
+    stored = store.stats().bytes_stored
+    store.protect([records[0].block.block_hash], owner="pinned")
+    would = store.prune(target_bytes=stored // 2, dry_run=True)
+    assert (store.stats().bytes_stored, store.stats().num_blocks) == (stored, 4)
+    assert would > 0
+    assert store.prune(target_bytes=stored // 2, dry_run=False) == would
+    assert store.prune(target_bytes=stored, dry_run=True) == 0
+
+
+def test_sizes_are_those_of_each_model_and_layout(store: WarmStore) -> None:
+    assert store.sizes() == ()
+    ours = make_chain(3)
+    store.write(ours).result(10)
+    store.write([make_record(fingerprint=ModelFingerprint("f" * 64))]).result(10)
+    sizes = store.sizes()
+    assert [(one.fingerprint, one.num_blocks) for one in sizes] == [(FINGERPRINT, 3), ("f" * 64, 1)]
+    assert sum(one.num_bytes for one in sizes) == store.stats().bytes_stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semanticd.application.ports.warm_store import VerifyReport
+from semanticd.application.ports.warm_store import ModelSize, VerifyReport
 from semanticd.application.services.status_facts import (
     CacheFacts,
     CacheStats,
@@ -10,6 +10,7 @@ from semanticd.application.services.status_facts import (
     HotBlock,
     PrunedCache,
 )
+from semanticd.domain.ids import ModelFingerprint
 
 CACHE = CacheFacts(
     budget_bytes=1 << 30,
@@ -54,10 +55,17 @@ class FakeCache:
         self.told.append(("verify", fix))
         return VerifyReport(num_checked=3, num_broken=0, num_missing=0, num_orphaned=0)
 
-    async def prune(self, target_bytes: int | None = None) -> PrunedCache:
+    async def prune(self, target_bytes: int | None = None, *, dry_run: bool = False) -> PrunedCache:
         """Remember the target."""
-        self.told.append(("prune", target_bytes))
-        return PrunedCache(0)
+        self.told.append(("would prune" if dry_run else "prune", target_bytes))
+        return PrunedCache(2048)
+
+    async def sizes(self) -> tuple[ModelSize, ...]:
+        """Return two models."""
+        return (
+            ModelSize(ModelFingerprint("f-small"), "exact", 3, 3 << 20),
+            ModelSize(ModelFingerprint("gone"), "q8", 1, 1 << 20),
+        )
 
     async def clear(self) -> ClearedCache:
         """Remember it."""

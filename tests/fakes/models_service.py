@@ -14,7 +14,7 @@ from semanticd.application.services.model_facts import (
     UnloadedModel,
 )
 from semanticd.domain.errors import ModelNotFoundError
-from semanticd.domain.ids import ModelId
+from semanticd.domain.ids import ModelFingerprint, ModelId
 
 
 class FakeModels:
@@ -38,6 +38,7 @@ class FakeModels:
             installed=True,
             current=in_use,
             context_length=8192,
+            fingerprint=ModelFingerprint(f"f-{name}"),
             aliases=self._aliases if is_first else (),
         )
 

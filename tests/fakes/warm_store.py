@@ -7,12 +7,18 @@ catches up. `break_block`, `lose_block` and `refuse` play the disk's misfortunes
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from semanticd.application.ports.warm_store import BlockRecord, VerifyReport, WarmStats, WriteResult
+from semanticd.application.ports.warm_store import (
+    BlockRecord,
+    ModelSize,
+    VerifyReport,
+    WarmStats,
+    WriteResult,
+)
 from semanticd.domain.agent import Agent
 from semanticd.domain.block import Block
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
@@ -255,10 +261,26 @@ class MemoryWarmStore:
             self._count(num_quarantined=len(broken))
         return report
 
-    def prune(self, *, target_bytes: int | None = None) -> int:
-        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap)."""
+    def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much."""
         target = self.cap_bytes if target_bytes is None else target_bytes
-        return 0 if target is None else self._prune(target, spare=set())
+        if target is None:
+            return 0
+        entries, stats = self._entries.copy(), self._stats
+        freed = self._prune(target, spare=set())
+        if dry_run:
+            self._entries, self._stats = entries, stats
+        return freed
+
+    def sizes(self) -> tuple[ModelSize, ...]:
+        """Return what each model's blocks take, largest first."""
+        blocks: Counter[tuple[ModelFingerprint, str]] = Counter()
+        num_bytes: Counter[tuple[ModelFingerprint, str]] = Counter()
+        for entry in self._entries.values():
+            key = (entry.record.fingerprint, entry.record.layout)
+            blocks[key] += 1
+            num_bytes[key] += self._size_of(entry.record)
+        return tuple(ModelSize(*key, blocks[key], size) for key, size in num_bytes.most_common())
 
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
         """Remove all blocks (of one model), also those whose write is held."""

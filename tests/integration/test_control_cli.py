@@ -17,6 +17,7 @@ import pytest
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import Services
+from semanticd.entrypoints.cli.program import COMMANDS, ELSEWHERE
 from tests.fakes.control_services import NullLog, fake_services
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -87,6 +88,18 @@ class ServedHome:
         process = self.popen(*words, python=python, stdin=subprocess.PIPE if typed is not None else None)
         out, err = process.communicate(typed, timeout=60)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def shell(self, line: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run a line as a shell does, redirections included."""
+        return subprocess.run(
+            ["sh", "-c", f"{sys.executable} -m semanticd {line}"],
+            cwd=self.folder,
+            env={**self.environment(), **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
 
 @pytest.fixture
@@ -269,3 +282,129 @@ def test_chat_shows_no_escape_sequence_that_the_model_wrote(home: ServedHome) ->
     result = home.run("chat", "planner", typed="a\x1b[2Jb\n")
     assert "\x1b" not in result.stdout
     assert "a\\x1b[2Jb" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "agents list >/dev/full",
+        "config --json >/dev/full",
+        "models list --json >/dev/full",
+        "status >/dev/full",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(home: ServedHome, line: str) -> None:
+    ran = home.shell(line)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == "semanticd: cannot write the output: No space left on device"
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("words", ["config --json", "agents list", "agents show nobody"])
+def test_streams_that_the_shell_closed_lead_nowhere(home: ServedHome, words: str, closed: str) -> None:
+    ran = home.shell(f"{words} {closed}")
+    assert ran.returncode == (1 if "nobody" in words else 0)
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_version_is_an_option_too(home: ServedHome) -> None:
+    said = home.run("version").stdout
+    assert home.run("--version").stdout == home.run("-V").stdout == said
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        ("run", "semanticd chat"),
+        ("ps", "semanticd status"),
+        ("pull", "semanticd models pull"),
+        ("list", "models list"),
+    ],
+)
+def test_commands_of_other_programs_point_to_ours(home: ServedHome, word: str, ours: str) -> None:
+    ran = home.run(word, "llama3")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.splitlines()[-1].startswith(f"semanticd: no such command '{word}'")
+    assert ours in ran.stderr
+
+
+def test_every_word_of_another_program_points_to_a_command_that_is_there() -> None:
+    for word, ours in ELSEWHERE.items():
+        assert word not in COMMANDS
+        named = [part.split() for part in ours.split("`") if part.startswith("semanticd ")]
+        assert {words[1] for words in named} <= set(COMMANDS), word
+
+
+def test_usage_mistakes_have_the_prefix_of_all_errors(home: ServedHome) -> None:
+    for words in (["agents", "show"], ["frobnicate"], ["agents", "list", "--nothing"]):
+        assert home.run(*words).stderr.splitlines()[-1].startswith("semanticd: "), words
+
+
+def test_agents_are_sorted_and_summed_up(home: ServedHome) -> None:
+    by_name = home.run("agents", "list", "--sort", "name")
+    assert [line.split()[0] for line in by_name.stdout.splitlines()[1:]] == ["coder", "planner"]
+    assert by_name.stderr.startswith("2 agents, ")
+    assert "counted once" in by_name.stderr
+
+
+def test_an_export_overwrites_a_file_only_if_it_may(home: ServedHome) -> None:
+    (home.folder / "there.agent").write_text("mine")
+    refused = home.run("agents", "export", "planner", "there.agent", typed="")
+    assert refused.returncode == 1
+    assert refused.stderr == "semanticd: there.agent exists; --force overwrites it\n"
+    assert home.run("agents", "export", "planner", "there.agent", "--force").returncode == 0
+
+
+def test_the_doctor_leaves_the_engine_alone_where_it_is_asked_to(home: ServedHome) -> None:
+    assert "generation" in home.run("doctor").stdout
+    assert "generation" not in home.run("doctor", "--no-generate").stdout
+
+
+def test_a_setting_is_shown_with_all_its_digits(home: ServedHome) -> None:
+    shown = home.shell("config", SEMANTIC_MLX_DECODE_SHARE="0.25").stdout
+    assert next(line for line in shown.splitlines() if "decode_share" in line).split()[2] == "0.25"
+
+
+def test_following_says_so_where_there_is_no_log_yet(home: ServedHome) -> None:
+    following = home.popen("logs", "-f")
+    assert following.stderr is not None
+    assert "there is no log yet" in following.stderr.readline()
+    following.terminate()
+    following.communicate(timeout=30)
+
+
+def test_the_cache_is_shown_by_model_and_by_agent(home: ServedHome) -> None:
+    assert [line.split()[0] for line in home.run("cache").stdout.splitlines()] == ["RAM", "disk"]
+    models = home.run("cache", "--by", "model").stdout.splitlines()
+    assert [line.split()[0] for line in models] == ["MODEL", "small", "not", "RAM", "disk"]
+    agents = home.run("cache", "--by", "agent", "--json").stdout
+    assert sorted(row["agent"] for row in json.loads(agents)["rows"]) == ["coder", "planner"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "num_bytes"),
+    [
+        ("0", 0),
+        ("2GB", 2 << 30),
+        ("2 GiB", 2 << 30),
+        ("1.5g", 3 << 29),
+        ("500MB", 500 << 20),
+        ("12345", 12345),
+    ],
+)
+def test_the_cache_is_pruned_to_a_size_as_people_write_it(
+    home: ServedHome, typed: str, num_bytes: int
+) -> None:
+    tried = home.run("cache", "prune", typed, "--dry-run")
+    assert tried.stdout == "would free 2.0 KiB\n", tried.stderr
+    assert home.run("cache", "prune", typed).stdout == "freed 2.0 KiB\n"
+    assert home.services.cache.told == [("would prune", num_bytes), ("prune", num_bytes)]
+
+
+def test_the_cache_is_cleared_only_by_who_means_it(home: ServedHome) -> None:
+    refused = home.run("cache", "clear", typed="")
+    assert (refused.returncode, home.services.cache.told) == (1, [])
+    assert "--yes" in refused.stderr
+    assert "freed 12.1 KiB in RAM" in home.run("cache", "clear", "--yes").stdout
+    assert home.run("cache", "prune", "much").returncode == 2

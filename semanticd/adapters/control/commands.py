@@ -279,6 +279,12 @@ async def cache_stats(context: CommandContext, args: Mapping[str, Any]) -> objec
     return await need(context.services.cache, "the cache").stats()
 
 
+@command("cache.sizes")
+async def cache_sizes(context: CommandContext, args: Mapping[str, Any]) -> object:
+    """What the stored blocks of each model take on disk."""
+    return {"models": await need(context.services.cache, "the cache").sizes()}
+
+
 @command("cache.verify", Argument("fix", "flag", "put broken blocks aside", default=False))
 async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Check every stored block against the index and its checksum."""
@@ -288,10 +294,12 @@ async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> obje
 @command(
     "cache.prune",
     Argument("target_bytes", "integer", "size to come down to; the cap if absent", default=None, minimum=0),
+    Argument("dry_run", "flag", "remove nothing, only say how much that would free", default=False),
 )
 async def cache_prune(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Remove the least recently used stored blocks."""
-    return await need(context.services.cache, "the cache").prune(args["target_bytes"])
+    cache = need(context.services.cache, "the cache")
+    return await cache.prune(args["target_bytes"], dry_run=args["dry_run"])
 
 
 @command("cache.clear")

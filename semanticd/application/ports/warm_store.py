@@ -69,6 +69,16 @@ class WarmStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What the blocks of one model in one layout take on disk; bytes are file sizes."""
+
+    fingerprint: ModelFingerprint
+    layout: str
+    num_blocks: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What a check of the stored files found."""
 
@@ -118,14 +128,20 @@ class WarmStore(Protocol):
     def verify(self, *, fix: bool) -> VerifyReport:
         """Check files against the index and their checksums; with `fix`, quarantine and reconcile. Slow."""
 
-    def prune(self, *, target_bytes: int | None = None) -> int:
-        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap); returns bytes freed."""
+    def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap); returns bytes freed.
+
+        With `dry_run` nothing is removed, and the bytes are those that would be.
+        """
 
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
         """Remove all blocks (of one model); returns bytes freed."""
 
     def stats(self) -> WarmStats:
         """Return the numbers above."""
+
+    def sizes(self) -> tuple[ModelSize, ...]:
+        """Return what each model's blocks take, largest first; the cost does not grow with the blocks."""
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued is durable; False when the time ran out."""

@@ -6,7 +6,7 @@ import asyncio
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
-from semanticd.application.ports.warm_store import VerifyReport, WarmStore
+from semanticd.application.ports.warm_store import ModelSize, VerifyReport, WarmStore
 from semanticd.application.services.status import StatusService
 from semanticd.application.services.status_facts import CacheStats, ClearedCache, HotBlock, PrunedCache
 
@@ -46,9 +46,14 @@ class CacheService:
         """Check stored blocks against index and checksums; with `fix`, put broken ones aside."""
         return await asyncio.to_thread(self._warm.verify, fix=fix)
 
-    async def prune(self, target_bytes: int | None = None) -> PrunedCache:
-        """Remove least recently used stored blocks down to `target_bytes` (None: the cap)."""
-        return PrunedCache(await asyncio.to_thread(self._warm.prune, target_bytes=target_bytes))
+    async def sizes(self) -> tuple[ModelSize, ...]:
+        """Return what each model's stored blocks take, largest first."""
+        return await asyncio.to_thread(self._warm.sizes)
+
+    async def prune(self, target_bytes: int | None = None, *, dry_run: bool = False) -> PrunedCache:
+        """Remove least recently used stored blocks down to `target_bytes` (None: the cap), or say how much that is."""
+        freed = await asyncio.to_thread(self._warm.prune, target_bytes=target_bytes, dry_run=dry_run)
+        return PrunedCache(freed)
 
     async def clear(self) -> ClearedCache:
         """Drop every block that no running request uses, in RAM and on disk; agents start cold."""

@@ -6,7 +6,6 @@ in under 0.3 s, so what a command needs is imported when it runs.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ def main() -> None:
 
     1: it failed. 2: wrong usage or settings. 3: no daemon is running. 130: interrupted.
     """
+    _open_missing_streams()
     import click
 
     from semanticd.control.errors import ControlError, DaemonNotRunningError
@@ -47,22 +47,55 @@ def main() -> None:
         _end("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has seen enough (`semanticd logs | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         sys.exit(0)
+    except OSError as error:
+        _end(_system_error(error), EXIT_FAILED)
+
+
+def _open_missing_streams() -> None:
+    """Let a stream that the shell closed (`>&-`) lead nowhere; else the next file or socket would get its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (a descriptor that stays open)
+
+
+def _give_up_output() -> None:
+    """Drop what is buffered for stdout: Python would fail with it once more as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _system_error(error: OSError) -> str:
+    """Return what the system refused; without a file's name it refused our output (a full disk, for one)."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    _give_up_output()
+    return f"cannot write the output: {reason}"
 
 
 def _show(error: ClickException) -> None:
     """Print a usage mistake, which repeats what was typed or what the shell found in a folder."""
+    import click
+
     from semanticd.entrypoints.cli.output import narrate
 
-    text = io.StringIO()
-    error.show(text)
-    narrate(text.getvalue().rstrip("\n"))
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        narrate(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
+    narrate(f"semanticd: {error.format_message()}")
 
 
 def _end(message: str, status: int) -> None:
     from semanticd.entrypoints.cli.output import narrate
 
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_output()
     narrate(f"semanticd: {message}")
     sys.exit(status)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask
+from semanticd.control.results import AgentRow, StatusResult, read, read_all
+from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
+from semanticd.entrypoints.cli.output import in_bytes, narrate, print_facts, print_json, print_table
 
 
 @click.group("agents")
@@ -29,18 +32,46 @@ _COLUMNS = (
     "pinned",
     "model",
 )
+_ORDERS: dict[str, tuple[Callable[[AgentRow], Any], bool]] = {
+    "used": (lambda row: row.last_used_at, True),
+    "size": (lambda row: row.hot_bytes + row.warm_bytes, True),
+    "tokens": (lambda row: row.num_tokens, True),
+    "turns": (lambda row: row.num_turns, True),
+    "name": (lambda row: row.id, False),
+    "state": (lambda row: row.state, False),
+}
+"""What `--sort` takes: the key of a row, and whether the largest comes first."""
 as_agent = click.argument("agent")
 
 
 @commands.command("list")
 @json_option
-def list_agents(*, as_json: bool) -> None:
-    """List all agents, most recently used first."""
-    result = ask("agents.list")
+@click.option(
+    "--sort",
+    "order",
+    type=click.Choice(list(_ORDERS)),
+    default="used",
+    show_default=True,
+    help="Order of rows.",
+)
+def list_agents(*, as_json: bool, order: str) -> None:
+    """List all agents, most recently used first; the totals count shared blocks once."""
+    with connect() as client:
+        rows = client.call("agents.list")["agents"]
+        status = read(StatusResult, client.call("status"))
+    key, largest_first = _ORDERS[order]
+    typed = read_all(AgentRow, rows)
+    ordered = sorted(range(len(rows)), key=lambda at: key(typed[at]), reverse=largest_first)
+    rows = [rows[at] for at in ordered]
     if as_json:
-        print_json(result)
-    else:
-        print_table(result["agents"], _COLUMNS)
+        print_json({"agents": rows})
+        return
+    print_table(rows, _COLUMNS)
+    narrate(
+        f"{len(rows)} agents, {sum(row.num_tokens for row in typed)} tokens; "
+        f"{in_bytes(status.cache.hot_bytes)} in RAM, {in_bytes(status.cache.warm_bytes)} on disk, "
+        "blocks that several share counted once"
+    )
 
 
 @commands.command()
@@ -115,9 +146,11 @@ def delete(*, agent: str, as_json: bool) -> None:
 @commands.command()
 @as_agent
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--force", "-f", is_flag=True, help="Overwrite a file that is there.")
 @json_option
-def export(*, agent: str, path: Path, as_json: bool) -> None:
+def export(*, agent: str, path: Path, force: bool, as_json: bool) -> None:
     """Write an agent export: the agent and its blocks in one file."""
+    confirm_overwriting(path, force=force)
     result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_COMMAND_TIMEOUT_S)
     _print(result, as_json)
 
@@ -141,6 +174,15 @@ def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) 
         reply_within_s=LONG_COMMAND_TIMEOUT_S,
     )
     _print(imported, as_json)
+
+
+def confirm_overwriting(path: Path, *, force: bool) -> None:
+    """Ask before a file is overwritten; without a terminal to ask at, raise `click.ClickException`."""
+    if force or not path.expanduser().exists():
+        return
+    if not sys.stdin.isatty():
+        raise click.ClickException(f"{path} exists; --force overwrites it")
+    click.confirm(f"{path} exists; overwrite it?", abort=True, err=True)
 
 
 def _absolute(path: Path) -> str:

@@ -25,10 +25,16 @@ def config(*, as_json: bool, everything: bool, daemon: bool) -> None:
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         origin = "" if row["origin"] == "default" else f"   ({row['origin']})"
-        print_text(f"{row['name']:<{width}} = {shown(row['name'], row['value'])}{origin}")
+        print_text(f"{row['name']:<{width}} = {_shown(row)}{origin}")
         if everything:
             names = f"{row['env']}   {row['flag']}".rstrip()
             print_text(f"    {row['meaning']} Expected: {row['expected']}.\n    {names}\n")
+
+
+def _shown(row: dict[str, Any]) -> str:
+    """Return a value with all its digits: it is to be compared with what was set."""
+    value = row["value"]
+    return f"{value:.12g}" if isinstance(value, float) else shown(row["name"], value)
 
 
 def _local() -> list[dict[str, Any]]:

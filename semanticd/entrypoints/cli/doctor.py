@@ -30,7 +30,7 @@ def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
         # Loads MLX, therefore by name; the report goes to stdout whatever libraries print.
         report = importlib.import_module("semanticd.entrypoints.doctor").examine_here(generate=generate)
     else:
-        report = _from_daemon() or _in_child(generate=generate)
+        report = _from_daemon(generate=generate) or _in_child(generate=generate)
     if as_json:
         print_json(report)
     else:
@@ -39,11 +39,14 @@ def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _from_daemon() -> dict[str, Any] | None:
+def _from_daemon(*, generate: bool) -> dict[str, Any] | None:
     try:
-        return ask("doctor", reply_within_s=_PATIENCE_S)
+        return ask("doctor", reply_within_s=_PATIENCE_S, generate=generate)
     except DaemonNotRunningError:
-        narrate("no daemon is running; examining the installation itself")
+        narrate(
+            "no daemon is running; examining the installation itself"
+            + (", with a model loaded for it: this takes some seconds" if generate else "")
+        )
     except CommandFailedError as error:
         if error.code != "not_available":
             raise

@@ -13,14 +13,14 @@ import click
 from semanticd.control.terminal_text import one_line
 from semanticd.domain.errors import DaemonError
 from semanticd.entrypoints.cli.daemon_link import settings_or_defaults
-from semanticd.entrypoints.cli.output import print_json_text, print_text
+from semanticd.entrypoints.cli.output import narrate, print_json_text, print_text
 
 _POLL_S = 0.2
 _KNOWN = ("timestamp", "level", "event", "logger")
 
 
 @click.command()
-@click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines until interrupted.")
 @click.option(
     "--lines",
     "-n",
@@ -40,6 +40,8 @@ def logs(*, follow: bool, lines: int, as_json: bool, path: bool) -> None:
     if not file.exists() and not follow:
         raise DaemonError(f"there is no log yet at {file}; the daemon writes it when it starts")
     stream = _open(file)
+    if stream is None:
+        narrate(f"there is no log yet at {file}; waiting for a daemon to write it")
     for line in deque(stream, maxlen=lines) if stream else ():
         _print(line, as_json)
     while follow:

@@ -6,6 +6,7 @@ Rule: text of clients, models and files passes the sanitizer; what steers the te
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -53,8 +54,8 @@ def narrate(text: str) -> None:
 
 
 def clear_screen() -> None:
-    """Empty the terminal on stdout; nothing where it is none."""
-    if sys.stdout.isatty():
+    """Empty the terminal on stdout; nothing where it is none, or knows no escape sequences."""
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown"):
         sys.stdout.write("\x1b[H\x1b[2J")
 
 

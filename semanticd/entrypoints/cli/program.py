@@ -10,6 +10,8 @@ from typing import Final
 
 import click
 
+from semanticd import __version__
+
 COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serve:serve",
     "start": "lifecycle:start",
@@ -22,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "doctor:doctor",
     "models": "models:commands",
     "agents": "agents:commands",
+    "cache": "cache:commands",
     "chat": "chat:chat",
     "ctl": "ctl:ctl",
     "bench": "bench:bench",
@@ -32,8 +35,50 @@ COMMANDS: Final[Mapping[str, str]] = {
 """Every command: the file of this package and the name in it."""
 
 
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "run": "semanticd chat` talks with the loaded model; `semanticd start --model NAME` serves another",
+    "ps": "semanticd status` shows what is loaded and running",
+    "list": "semanticd models list` lists models, `semanticd agents list` agents",
+    "ls": "semanticd models list` lists models, `semanticd agents list` agents",
+    "pull": "semanticd models pull NAME` fetches a model",
+    "get": "semanticd models pull NAME` fetches a model",
+    "download": "semanticd models pull NAME` fetches a model",
+    "rm": "semanticd models rm NAME` deletes a model, `semanticd agents delete NAME` an agent",
+    "remove": "semanticd models rm NAME` deletes a model, `semanticd agents delete NAME` an agent",
+    "delete": "semanticd models rm NAME` deletes a model, `semanticd agents delete NAME` an agent",
+    "show": "semanticd models info NAME` shows a model, `semanticd agents show NAME` an agent",
+    "info": "semanticd models info NAME` shows a model, `semanticd agents show NAME` an agent",
+    "load": "semanticd models load NAME` loads a model",
+    "unload": "semanticd models unload NAME` frees a model's memory",
+    "swap": "semanticd models swap NAME` makes a model the current one",
+    "create": "semanticd models load FILE.gguf` converts and loads a model's file; own names go in config.toml",
+    "server": "semanticd serve` runs the daemon here, `semanticd start` in the background",
+    "kill": "semanticd stop --now` ends the daemon at once",
+    "log": "semanticd logs` shows the log",
+    "why": "semanticd agents why NAME` explains an agent's last turns",
+    "fork": "semanticd agents fork NAME` copies an agent",
+    "pin": "semanticd agents pin NAME` keeps an agent's blocks in RAM",
+    "rewind": "semanticd agents rewind NAME` forgets an agent's last turns",
+    "export": "semanticd agents export NAME FILE` writes an agent into a file",
+    "import": "semanticd agents import FILE` reads an agent from a file",
+    "prune": "semanticd cache prune SIZE` makes the cache on disk smaller",
+    "dashboard": "semantic-tui` is the dashboard",
+    "tui": "semantic-tui` is the dashboard",
+    "top": "semantic-tui` is the dashboard",
+}
+"""Words that people type out of habit, and the command of ours that does it."""
+
+
 class LazyGroup(click.Group):
     """Finds its commands in the table above."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for a word of another program, name ours."""
+        if args and args[0] in ELSEWHERE and args[0] not in COMMANDS:
+            ctx.fail(f"no such command {args[0]!r}: `{ELSEWHERE[args[0]]}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names, in the table's order."""
@@ -50,6 +95,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-V", prog_name="semanticd", message="%(prog)s %(version)s")
 @click.option(
     "--runtime-dir",
     type=click.Path(path_type=Path, file_okay=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from semanticd.entrypoints.cli.output import narrate, overwrite_line
@@ -13,7 +14,7 @@ class Progress:
     def __init__(self) -> None:
         """Begin with nothing shown."""
         self._last = ""
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
     def show(self, stage: str, share: float) -> None:
         """Show a stage and its share done, 0 to 1."""

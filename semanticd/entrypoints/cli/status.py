@@ -25,13 +25,13 @@ from semanticd.entrypoints.cli.output import (
 
 @click.command()
 @json_option
-@click.option("--watch", "-w", is_flag=True, help="Go on until interrupted.")
+@click.option("--watch", "-w", is_flag=True, help="Refresh until interrupted.")
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Refresh interval in seconds.",
 )
 def status(*, as_json: bool, watch: bool, interval: float) -> None:
     """Show the daemon's state, model, engine and cache."""

@@ -104,7 +104,15 @@ async def _looks(edges: Edges, rig: ServiceRig) -> None:
     await edges.control("agents.fork", agent="a", new_id="b")
     rig.outcomes.not_answered("queue_full", "full", kind="refused", request_id="r", agent_id="a", status=429)
     rig.history.sample()
-    for command in ("status", "agents.list", "models.list", "cache.stats", "cache.verify", "requests.list"):
+    for command in (
+        "status",
+        "agents.list",
+        "models.list",
+        "cache.stats",
+        "cache.sizes",
+        "cache.verify",
+        "requests.list",
+    ):
         await edges.control(command)
     for command in ("requests.failures", "history"):
         await edges.control(command)

@@ -31,10 +31,19 @@ from semanticd.adapters.disk.blocks.index_rows import (
     stored_of,
 )
 from semanticd.adapters.disk.files.folder import private_file
+from semanticd.application.ports.warm_store import ModelSize
 from semanticd.domain.block import Block, pack_token_ids
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 MAX_CHILDREN = 512
+
+
+class _NotMeantError(Exception):
+    """Undoes a transaction that was tried only to see what it would remove."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(num_bytes)
+        self.num_bytes = num_bytes
 
 
 class BlockIndex:
@@ -200,6 +209,16 @@ class BlockIndex:
                     self._writer.execute("ROLLBACK")
                 raise
 
+    def sizes(self) -> tuple[ModelSize, ...]:
+        """Return what each model's blocks take, largest first; totals that triggers keep."""
+        query = (
+            "SELECT fingerprint, layout, num_blocks, file_bytes FROM models WHERE num_blocks > 0"
+            " ORDER BY file_bytes DESC, id"
+        )
+        with self._reading:
+            rows = self._reader.execute(query).fetchall()
+        return tuple(ModelSize(ModelFingerprint(row[0]), *row[1:]) for row in rows)
+
     def totals(self) -> Totals:
         """Return what is stored, including changes not yet committed."""
         with self._writing:
@@ -286,6 +305,15 @@ class BlockIndex:
                 removed.append(stored)
                 freed += stored.file_bytes
         return removed
+
+    def removable_bytes(self, num_bytes: int, *, spare: Container[BlockHash]) -> int:
+        """Return the bytes of what `remove_oldest_leaves` would remove; nothing is."""
+        try:
+            with self.transaction():
+                removed = self.remove_oldest_leaves(num_bytes, spare=spare)
+                raise _NotMeantError(sum(stored.file_bytes for stored in removed))
+        except _NotMeantError as undone:
+            return undone.num_bytes
 
     def touch(self, used: Iterable[tuple[BlockHash, float, int]]) -> None:
         """Record uses: (block, when last, how many more)."""

@@ -259,6 +259,17 @@ class BlockRepository:
         with self._changing:
             return self._prune(target_bytes, spare=frozenset())
 
+    def prunable_bytes(self, target_bytes: int) -> int:
+        """Return the bytes that `prune` would free now."""
+        with self._changing:
+            excess = self.bytes_stored - target_bytes
+            if excess <= 0:
+                return 0
+            # What was put aside goes first, all of it.
+            aside = self._quarantine.num_bytes
+            kept = set[BlockHash]().union(*self._protected.values())
+            return aside + self.index.removable_bytes(max(excess - aside, 0), spare=kept)
+
     def _prune(self, target_bytes: int, *, spare: Iterable[BlockHash]) -> int:
         freed = 0
         if self.bytes_stored > target_bytes:

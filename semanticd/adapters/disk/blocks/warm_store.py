@@ -26,7 +26,13 @@ from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics
-from semanticd.application.ports.warm_store import BlockRecord, VerifyReport, WarmStats, WriteResult
+from semanticd.application.ports.warm_store import (
+    BlockRecord,
+    ModelSize,
+    VerifyReport,
+    WarmStats,
+    WriteResult,
+)
 from semanticd.domain.block import Block
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -323,11 +329,19 @@ class DiskWarmStore:
         except (OSError, sqlite3.Error) as error:
             raise CacheError(f"cannot verify the cache in {self.folder.root}: {error}") from error
 
-    def prune(self, *, target_bytes: int | None = None) -> int:
-        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap)."""
+    def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much."""
         self._write_touches()
         target = self._options.cap_bytes if target_bytes is None else target_bytes
-        return 0 if target is None else self._ask(lambda: self._storage.prune(target), 0)
+        if target is None:
+            return 0
+        prune = self._storage.prunable_bytes if dry_run else self._storage.prune
+        return self._ask(lambda: prune(target), 0)
+
+    def sizes(self) -> tuple[ModelSize, ...]:
+        """Return what each model's blocks take, largest first."""
+        nothing: tuple[ModelSize, ...] = ()
+        return self._ask(self._index.sizes, nothing)
 
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
         """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed."""

@@ -1,0 +1,137 @@
+"""`semanticd cache`: what the KV cache takes, by model or agent, and how to make it smaller."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from semanticd.control.client import ControlClient
+from semanticd.control.results import (
+    AgentRow,
+    CacheStats,
+    ModelRow,
+    ModelSizeRow,
+    StatusResult,
+    read,
+    read_all,
+)
+from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
+from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.output import in_bytes, narrate, print_json, print_table, print_text
+from semanticd.entrypoints.cli.sizes import Size
+
+_BY = ("model", "agent")
+
+
+@click.group("cache", invoke_without_command=True)
+@click.option("--by", type=click.Choice(_BY), help="One row per model or agent.")
+@json_option
+@click.pass_context
+def commands(context: click.Context, *, by: str | None, as_json: bool) -> None:
+    """Show what the KV cache takes in RAM and on disk; make it smaller with `prune SIZE` or `clear`.
+
+    Agents' rows count a block that several share once for each of them; models' rows and the totals count it once.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with connect() as client:
+        cache = read(StatusResult, client.call("status")).cache
+        rows = _rows(client, by) if by is not None else []
+    if as_json:
+        print_json({"hot_bytes": cache.hot_bytes, "warm_bytes": cache.warm_bytes,
+                    "warm_cap_bytes": cache.warm_cap_bytes, "rows": rows})  # fmt: skip
+        return
+    if by is not None:
+        print_table(rows, _COLUMNS[by])
+    print_text(summary(cache))
+
+
+_COLUMNS = {
+    "model": ("model", "layout", "num_blocks", "warm_bytes"),
+    "agent": ("agent", "state", "num_tokens", "hot_bytes", "warm_bytes", "shared_hot_bytes", "pinned"),
+}
+
+
+def summary(cache: CacheStats) -> str:
+    """Return both tiers in two lines."""
+    cap = (
+        f"of {in_bytes(cache.warm_cap_bytes)}"
+        if cache.warm_cap_bytes
+        else "(no limit: SEMANTIC_AGENT_CACHE_MAX_GB)"
+    )
+    return (
+        f"RAM   {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, {cache.num_hot_blocks} blocks\n"
+        f"disk  {in_bytes(cache.warm_bytes)} {cap}, {cache.num_warm_blocks} blocks"
+    )
+
+
+def _rows(client: ControlClient, by: str) -> list[dict[str, Any]]:
+    if by == "agent":
+        agents = read_all(AgentRow, client.call("agents.list")["agents"])
+        return [
+            {
+                "agent": agent.id,
+                "state": agent.state,
+                "num_tokens": agent.num_tokens,
+                "hot_bytes": agent.hot_bytes,
+                "warm_bytes": agent.warm_bytes,
+                "shared_hot_bytes": agent.shared_hot_bytes,
+                "pinned": agent.pinned,
+            }
+            for agent in sorted(agents, key=lambda agent: (-agent.warm_bytes, -agent.hot_bytes, agent.id))
+        ]
+    names = {
+        model.fingerprint: model.id
+        for model in read_all(ModelRow, client.call("models.list")["models"])
+        if model.fingerprint
+    }
+    return [
+        {
+            "model": names.get(one.fingerprint, f"not installed ({one.fingerprint[:12]})"),
+            "layout": one.layout,
+            "num_blocks": one.num_blocks,
+            "warm_bytes": one.num_bytes,
+        }
+        for one in read_all(ModelSizeRow, client.call("cache.sizes")["models"])
+    ]
+
+
+@commands.command()
+@click.argument("size", type=Size())
+@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; only say how much that would free.")
+@json_option
+def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
+    """Remove the least recently used blocks on disk until they take SIZE: `semanticd cache prune 2GB`.
+
+    Pinned agents' blocks stay. What was removed is computed again when it is needed. 0 removes all that is not pinned.
+    """
+    pruned = ask("cache.prune", target_bytes=size, dry_run=dry_run, reply_within_s=LONG_COMMAND_TIMEOUT_S)
+    if as_json:
+        print_json({**pruned, "dry_run": dry_run})
+        return
+    print_text(f"{'would free' if dry_run else 'freed'} {in_bytes(int(pruned['freed_bytes']))}")
+
+
+@commands.command()
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def clear(*, yes: bool, as_json: bool) -> None:
+    """Drop every block that no running request uses, in RAM and on disk; agents stay and start cold."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.ClickException("this drops the whole cache; --yes does it without asking")
+        cache = read(StatusResult, ask("status")).cache
+        narrate(summary(cache))
+        click.confirm(
+            "drop all of it? every agent's next turn computes its prompt again", abort=True, err=True
+        )
+    cleared = ask("cache.clear", reply_within_s=LONG_COMMAND_TIMEOUT_S)
+    if as_json:
+        print_json(cleared)
+        return
+    print_text(
+        f"freed {in_bytes(int(cleared['freed_hot_bytes']))} in RAM, "
+        f"{in_bytes(int(cleared['freed_warm_bytes']))} on disk"
+    )

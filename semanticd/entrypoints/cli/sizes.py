@@ -1,0 +1,36 @@
+"""Sizes as people type them: `2GB`, `500 MiB`, `1.5g`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def read_size(text: str) -> int:
+    """Return a size in bytes; K, M, G and T are powers of 1024, as in our settings, with or without `B` or `iB`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a size such as 2GB, 500MB or 0")
+    return int(float(found.group(1)) * 1024 ** _POWERS[found.group(2).lower()])
+
+
+class Size(click.ParamType[int]):
+    """An argument that is a size."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read what was typed."""
+        try:
+            return value if isinstance(value, int) else read_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
