@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from semanticd.domain.chat import Message, ToolSpec
+from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.generation import CacheReport, Priority, Timings
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, RequestId
 from semanticd.domain.transcript import Transcript
@@ -64,6 +65,8 @@ class Agent:
     model_id: str = ""
     salt: str = ""
     """Where it came from a file that nobody vouched for: what keeps its blocks and transcript apart from all others."""
+    conversation: ConversationKey | None = None
+    """What its main conversation is recognised by; None before its first turn, and in records of older versions."""
     transcript: Transcript = field(default_factory=Transcript)
     messages: tuple[Message, ...] = ()
     """The conversation the server keeps for it (Direct Agent API only)."""

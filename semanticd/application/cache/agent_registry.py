@@ -14,9 +14,10 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.telemetry import Clock
 from semanticd.domain.agent import Agent, AgentConfig
+from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
-from semanticd.domain.transcript import TranscriptIndex
+from semanticd.domain.transcript import Segment, TranscriptIndex
 
 MAX_AGENTS_KEPT = 512
 """Agents whose records stay in memory; older ones are read from the archive when they come back."""
@@ -75,6 +76,20 @@ class AgentRegistry:
                 f"no agent has the id {agent_id!r}; list them with `semanticd agents list`"
             )
         return agent
+
+    def holder(
+        self, agent_id: AgentId, conversation: ConversationKey | None, segments: tuple[Segment, ...]
+    ) -> AgentId:
+        """Return the agent that holds a conversation asked for under an agent's id: this agent, or one below it.
+
+        A prompt that begins with the agent's own text, its `segments`, is its main conversation in any case.
+        """
+        agent = None if conversation is None else self.find(agent_id)
+        if agent is None or conversation is None or conversation.continues(agent.conversation):
+            return agent_id
+        if segments and segments[:1] == agent.transcript.segments[:1]:
+            return agent_id
+        return AgentId(conversation.name_below(agent_id))
 
     def get_or_create(self, agent_id: AgentId, *, anonymous: bool = False) -> Agent:
         """Return the agent, made now if need be (it is archived with its first turn)."""

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
-from semanticd.application.engine.running_sequence import RunningSequence
+from semanticd.application.engine.running_sequence import RunningSequence, Submission
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.agent import Agent, Turn
+from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
@@ -169,7 +170,22 @@ class BlockCommit:
                 transcript=Transcript(segments),
                 block_table=table,
                 kept_until=kept_until,
+                conversation=_conversation_after(agent, submission),
+                salt=agent.salt if agent_id == main_id else self._agents.salt_of(main_id),
             )
 
-        self._agents.update_or_create(submission.agent_id, change, anonymous=submission.anonymous)
-        self._store.limit_agents(sparing=frozenset([submission.agent_id]))
+        main_id = submission.main_agent_id or submission.agent_id
+        with self._agents.lock:
+            # Another conversation under the same id may have ended meanwhile, and be the main one.
+            agent_id = self._agents.holder(main_id, submission.conversation, submission.segments)
+            self._agents.update_or_create(agent_id, change, anonymous=submission.anonymous)
+        self._store.limit_agents(sparing=frozenset([agent_id]))
+
+
+def _conversation_after(agent: Agent, submission: Submission) -> ConversationKey | None:
+    """Return by what the agent's conversation is recognised after this turn."""
+    key, known = submission.conversation, agent.conversation
+    if key is None or (known is not None and not key.continues(known)):
+        # It was continued by its text, in another form.
+        return known
+    return key.heavier_of(known)

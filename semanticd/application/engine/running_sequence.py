@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from semanticd.application.cache.reservation import Reservation
 from semanticd.application.ports.inference import DecodedToken, LoadedModel, ModelRunner, StreamDecoder
+from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
     CacheReport,
@@ -100,6 +101,10 @@ class Submission:
     """See `CacheReport.canonicalized`."""
     root: BlockHash | None = None
     """Below which its blocks are looked for and kept; None: the root that all agents of the model share."""
+    main_agent_id: AgentId | None = None
+    """Whose request it is, where it may be another conversation than the main one; see `AgentRegistry.holder`."""
+    conversation: ConversationKey | None = None
+    """Which conversation the prompt belongs to; None: the agent's own, whatever it holds."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:

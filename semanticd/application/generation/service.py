@@ -31,6 +31,7 @@ from semanticd.domain.chat import (
     ToolCallPart,
     ToolResultPart,
 )
+from semanticd.domain.conversation_key import ConversationKey, conversation_key
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
 from semanticd.domain.generation import (
     GenerationEvent,
@@ -94,6 +95,7 @@ class _Prepared:
     system_tokens: int
     changes: tuple[str, ...]
     root: BlockHash
+    conversation: ConversationKey | None
 
 
 class GenerateService:
@@ -177,11 +179,13 @@ class GenerateService:
                     cache_ttl_s=request.cache_ttl_s,
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
-                    share="" if request.agent_id is not None else request.request_id,
+                    share=request.agent_id or request.request_id,
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
                     root=ready.root,
+                    main_agent_id=request.agent_id,
+                    conversation=ready.conversation,
                 )
                 for choice in range(request.num_choices)
             )
@@ -224,6 +228,9 @@ class GenerateService:
         max_new_tokens = room if wanted is None else min(wanted, room)
         constraint = self._constraint(model, request, max_new_tokens)
         points, system_tokens = self._snapshot_points(model, prompt, text, segments)
+        named = request.agent_id is not None and not request.conversation
+        conversation = conversation_key(prompt) if named else None
+        agent_id = self._agents.holder(agent_id, conversation, segments)
         return _Prepared(
             agent_id=agent_id,
             text=text,
@@ -234,6 +241,7 @@ class GenerateService:
             system_tokens=system_tokens,
             changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
             root=model.runner.spec.root_of(salt),
+            conversation=conversation,
         )
 
     def _constraint(

@@ -330,6 +330,26 @@ async def test_a_sub_agent_is_an_agent_of_its_own_below_its_session() -> None:
     assert odd.startswith("session.user-")
 
 
+@pytest.mark.parametrize("url", ["/v1/messages", "/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({"x-session-affinity": "ses_a"}, "ses_a"),
+        ({"x-session-id": "ses_b", "x-parent-session-id": "ses_a"}, "ses_a.ses_b"),
+        ({"x-session-affinity": "ses_b", "x-parent-session-id": "ses_a"}, "ses_a.ses_b"),
+        ({"x-session-id": "ses_a", "x-parent-session-id": "ses_a"}, "ses_a"),
+        ({"x-session-id": "ses_a.ses_b", "x-parent-session-id": "ses_a"}, "ses_a.ses_b"),
+    ],
+)
+async def test_a_session_that_works_for_another_is_an_agent_below_it(
+    url: str, headers: dict[str, str], name: str
+) -> None:
+    generator = ScriptedGenerator()
+    body = {"model": "tiny", **BODIES[url]}
+    assert (await client(generator).post(url, body, headers=headers)).status == 200
+    assert generator.requests[0].agent_id == name
+
+
 THOUGHT: Script = [ThinkingDelta("It "), ThinkingDelta("rains."), "Rain."]
 SEALED = {"include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}, "store": False}
 

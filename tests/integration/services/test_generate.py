@@ -360,6 +360,58 @@ async def test_the_conversation_goes_on_after_a_title_without_a_miss() -> None:
         assert cache.reused_hot_tokens > cache.computed_tokens
 
 
+async def test_other_conversations_under_an_agents_id_never_replace_its_own() -> None:
+    title = [Message.of("system", "Write a title."), user("mend the test")]
+    sub_agent = ChatPrompt((Message.of("system", "You search files."), user("find it")), tools=(TOOL,))
+    async with ServiceRig() as rig:
+        main = ChatPrompt((SYSTEM, user("mend the test")), tools=(TOOL,))
+        first = await rig.say(title, agent="a")
+        answer = await rig.say(main, agent="a")
+        second = await rig.say(title, agent="a")
+        for other in (sub_agent, "quota", TextPrompt("def f():")):
+            assert (await rig.say(other, agent="a")).agent_id.startswith("a.side-")
+        assert (first.agent_id, answer.agent_id) == ("a", "a")
+        assert second.agent_id.startswith("a.side-")
+        shown = "".join(str(message.content) for message in await rig.agents.messages("a"))
+        assert "mend the test" in shown
+        assert "title" not in shown
+        await rig.agents.fork("a", "fork")
+        assert (await rig.agents.show("fork")).agent.num_tokens == (
+            await rig.agents.show("a")
+        ).agent.num_tokens
+
+        more = replace(main, messages=(*main.messages, assistant(answer.choices[0].text), user("thanks")))
+        again = await rig.say(more, agent="a")
+        assert (again.agent_id, again.usage.cache.miss) == ("a", None)
+        assert again.usage.cache.computed_tokens < again.usage.cache.reused_hot_tokens
+        await rig.agents.rewind("a")
+        assert "thanks" not in str(await rig.agents.messages("a"))
+        assert (await rig.say(title, agent="a")).usage.cache.miss is None
+
+
+async def test_of_two_first_requests_at_once_the_title_gives_way_whichever_ends_first() -> None:
+    title = [Message.of("system", "Write a title."), user("mend the test")]
+    main = ChatPrompt((SYSTEM, user("mend the test")), tools=(TOOL,))
+    for first, last in ((title, main), (main, title)):
+        async with ServiceRig() as rig:
+            late = await rig.begin(last, agent="a")
+            await rig.say(first, agent="a")
+            await late.result()
+            shown = "".join(str(message.content) for message in await rig.agents.messages("a"))
+            assert "riddles" in shown
+            assert "title" not in shown
+
+
+async def test_a_main_conversation_is_known_again_after_a_restart() -> None:
+    main = ChatPrompt((SYSTEM, user("mend the test")), tools=(TOOL,))
+    async with ServiceRig() as rig:
+        await rig.say(main, agent="a")
+    kept = rig.engine_rig
+    async with ServiceRig(warm=kept.warm, archive=kept.archive) as restarted:
+        await restarted.say([Message.of("system", "Write a title."), user("mend the test")], agent="a")
+        assert "title" not in str(await restarted.agents.messages("a"))
+
+
 async def test_a_miss_is_explained_in_the_clients_words() -> None:
     async with ServiceRig() as rig:
         await rig.say([Message.of("system", "Today is 2026-11-23. " + SYSTEM.text), user("hi")], agent="a")

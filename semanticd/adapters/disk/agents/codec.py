@@ -15,6 +15,7 @@ import msgspec
 
 from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.ids import AgentId, ModelFingerprint
 
 FORMAT_VERSION = 1
@@ -47,6 +48,7 @@ def encode_agent(agent: Agent) -> bytes:
             "model_id": agent.model_id,
             "num_turns": agent.num_turns,
             "salt": agent.salt,
+            "conversation": None if agent.conversation is None else msgspec.to_builtins(agent.conversation),
             "lengths": lengths(agent),
         }
     )
@@ -67,7 +69,7 @@ def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, in
     document = _unpack(data)
     if document["version"] != FORMAT_VERSION:
         raise ValueError(f"agent format version {document['version']} is not known")
-    model = document["model"]
+    model, conversation = document["model"], document.get("conversation")
     agent = Agent(
         agent_id=agent_id,
         created_at=float(document["created_at"]),
@@ -81,6 +83,7 @@ def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, in
         model_id=str(document["model_id"]),
         num_turns=int(document["num_turns"]),
         salt=str(document.get("salt", "")),
+        conversation=None if conversation is None else msgspec.convert(conversation, ConversationKey),
     )
     return agent, msgspec.convert(document["lengths"], dict[str, int])
 

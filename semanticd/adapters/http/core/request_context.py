@@ -30,8 +30,14 @@ _RESPONSE_ID = re.compile("[A-Za-z0-9_-]{1,128}")
 
 _SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
+_SESSION_HEADERS = ("X-Session-ID", "X-Session-Affinity")
+"""Headers that name the session; all but the first are other programs', and may hold anything."""
+
 _SUB_AGENT_HEADERS = ("X-Claude-Code-Agent-Id",)
 """Headers by which a program names the sub-agent that asks, under its own session."""
+
+_PARENT_HEADERS = ("X-Parent-Session-Id", "X-Codex-Parent-Thread-Id")
+"""Headers by which a sub-agent's session names the one that it works for."""
 
 _TIER_PRIORITY: dict[str, Priority] = {"flex": "background", "batch": "background"}
 
@@ -84,32 +90,47 @@ def make_id(prefix: str) -> str:
 
 
 def agent_id_of(req: Request, *candidates: str | None) -> AgentId | None:
-    """Return who asks: the `X-Session-ID` header, else the first candidate from the body, else nobody.
+    """Return who asks: the `X-Session-ID` header, else another program's, else the first candidate of the body.
 
-    A candidate that could not stand in a URL (some clients send a JSON text) is replaced by its digest.
+    None where none of them is there. What could not stand in a URL (some clients send a JSON text) is replaced by its
+    digest.
 
     Raises:
-        InvalidRequestError: the header's value is not usable as an agent id.
+        InvalidRequestError: the value of `X-Session-ID` is not usable as an agent id.
     """
-    header = req.get_header("X-Session-ID")
+    own, *others = _SESSION_HEADERS
+    header = req.get_header(own)
     if header:
-        return _sub_agent(req, checked_agent_id(header, param="X-Session-ID"))
-    for candidate in candidates:
+        return _sub_agent(req, checked_agent_id(header, param=own))
+    for candidate in (*map(req.get_header, others), *candidates):
         if candidate:
-            return _sub_agent(
-                req, AgentId(candidate if _SAFE_ID.fullmatch(candidate) else _digest(candidate))
-            )
+            return _sub_agent(req, _usable(candidate))
     return None
 
 
 def _sub_agent(req: Request, session: AgentId) -> AgentId:
-    """Return the session's own id, or one below it for a sub-agent, whose conversation is another one."""
+    """Return the session's own id, or for a sub-agent, whose conversation is another one, an id below its parent's."""
     for name in _SUB_AGENT_HEADERS:
         part = req.get_header(name)
         if part and part != session:
-            made = f"{session}.{part}"
-            return AgentId(made if _SAFE_ID.fullmatch(made) else f"{session[:90]}.{_digest(part)}")
+            return _below(session, part)
+    for name in _PARENT_HEADERS:
+        parent = req.get_header(name)
+        if parent and parent != session:
+            return _below(_usable(parent), session)
     return session
+
+
+def _below(parent: AgentId, part: str) -> AgentId:
+    if part.startswith(f"{parent}.") or parent.endswith(f".{part}"):
+        # An earlier response's agent, which is a sub-agent already.
+        return AgentId(max(parent, part, key=len))
+    made = f"{parent}.{part}"
+    return AgentId(made if _SAFE_ID.fullmatch(made) else f"{parent[:90]}.{_digest(part)}")
+
+
+def _usable(text: str) -> AgentId:
+    return AgentId(text if _SAFE_ID.fullmatch(text) and text not in RESERVED_AGENT_IDS else _digest(text))
 
 
 def checked_agent_id(value: str, *, param: str) -> AgentId:
