@@ -10,6 +10,7 @@ from pathlib import Path
 
 from semanticd.control.client import ControlClient
 from semanticd.control.errors import ControlError
+from semanticd.control.results import AgentRow, RequestRow, StatusResult, read, read_all
 from semanticd.control.terminal_text import safe_values
 
 NO_DAEMON = 3
@@ -83,9 +84,9 @@ def _once(socket: Path | None) -> None:
     from semantic_tui.plain import dashboard
 
     with ControlClient.connect(socket, name="semantic-tui") as client:
-        status = safe_values(client.call("status"))
-        agents = safe_values(client.call("agents.list")["agents"])
-        requests = safe_values(client.call("requests.list")["requests"])
+        status = read(StatusResult, safe_values(client.call("status")))
+        agents = read_all(AgentRow, safe_values(client.call("agents.list")["agents"]))
+        requests = read_all(RequestRow, safe_values(client.call("requests.list")["requests"]))
     sys.stdout.write(dashboard(status, agents, requests) + "\n")
 
 
@@ -100,7 +101,7 @@ async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> Non
         if not app.state.connected:
             raise ControlError(app.state.reason or "the daemon did not answer")
         if options.screen == "agent":
-            chosen = options.agent or next((str(row.get("id")) for row in app.state.agents), None)
+            chosen = options.agent or next((row.id for row in app.state.agents), None)
             if chosen is not None:
                 app.open_agent(chosen)
         await pilot.pause(options.wait)

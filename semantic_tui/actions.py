@@ -87,7 +87,7 @@ def question(action: str, agent: str) -> tuple[str, str, str]:
     return f"Export {agent}", "Absolute path of the file, on the daemon's machine.", path
 
 
-def arguments(action: str, answer: str) -> dict[str, Any]:
+def arguments(action: str, answer: str) -> Mapping[str, Any]:
     """Return the arguments that an answer stands for; raises `ValueError` for a number of turns that is none."""
     if action == "fork":
         return {"new_id": answer or None}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from textual.content import Content
 
 from semantic_tui.plain import bar, duration, short_duration, shortened, size
 from semantic_tui.widgets.figures import graph, waterfall
 from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, Row
-from semanticd.control.results import MissRow, TurnRow
+from semanticd.control.results import AgentResult, AgentRow, MissRow, TurnRow
 
 PHASES = (
     ("queue_ms", "queue", "░", "$muted"),
@@ -189,33 +188,29 @@ def _turn_axis(num_turns: int) -> tuple[str, str, str]:
     return f"-{num_turns} turns", "", "newest"
 
 
-def blocks_text(row: Mapping[str, Any], width: int) -> Content:
+def blocks_text(details: AgentResult, row: AgentRow, width: int) -> Content:
     """Return where an agent's blocks are, with which agents it shares them, and what they saved."""
-    num_blocks, num_hot = int(row.get("num_blocks") or 0), int(row.get("num_hot_blocks") or 0)
-    savings = row.get("savings") or {}
+    savings = details.savings
     facts = {
-        "blocks": f"{num_blocks}, of which {num_hot} in RAM",
-        "in RAM": f"{size(row.get('hot_bytes'))}: own {size(row.get('own_hot_bytes'))}, "
-        f"shared {size(row.get('shared_hot_bytes'))}",
-        "on disk": size(row.get("warm_bytes")),
-        "model": f"{row.get('model') or '-'}, {row.get('num_tokens') or 0} tokens",
-        "class": f"{row.get('class') or '-'}, {'pinned' if row.get('pinned') else 'not pinned'}",
-        "saved": f"{short_duration(savings.get('saved_s') or 0)} of prefill by {savings.get('reused_tokens') or 0:,} "
-        f"tokens; {savings.get('recomputed_tokens') or 0:,} computed again after an eviction",
+        "blocks": f"{row.num_blocks}, of which {row.num_hot_blocks} in RAM",
+        "in RAM": f"{size(row.hot_bytes)}: own {size(row.own_hot_bytes)}, shared {size(row.shared_hot_bytes)}",
+        "on disk": size(row.warm_bytes),
+        "model": f"{row.model or '-'}, {row.num_tokens} tokens",
+        "class": f"{row.priority or '-'}, {'pinned' if row.pinned else 'not pinned'}",
+        "saved": f"{short_duration(savings.saved_s)} of prefill by {savings.reused_tokens:,} tokens; "
+        f"{savings.recomputed_tokens:,} computed again after an eviction",
     }
     parts: list[tuple[str, str] | str] = []
     for name, fact in facts.items():
         parts += [(f"{name:<12}", "$muted"), f"{fact}\n"]
-    sharing = row.get("sharing") or []
-    parts.append(
-        (f"\nShared with {'no other agent' if not sharing and not row.get('shared_with') else ''}", "$muted")
-    )
+    sharing = details.sharing
+    alone = not sharing and not row.shared_with
+    parts.append((f"\nShared with {'no other agent' if alone else ''}", "$muted"))
     room = max(4, min(40, width - 50))
     for other in sharing:
-        share = int(other.get("num_blocks") or 0) / max(1, num_hot)
-        name = shortened(str(other.get("agent")), 24)
-        parts += [f"\n  {name:<24} ", (bar(share, room), "$success"),
-                  f" {other.get('num_blocks')} blocks, {size(other.get('bytes'))}"]  # fmt: skip
+        share = other.num_blocks / max(1, row.num_hot_blocks)
+        parts += [f"\n  {shortened(other.agent, 24):<24} ", (bar(share, room), "$success"),
+                  f" {other.num_blocks} blocks, {size(other.bytes)}"]  # fmt: skip
     if not sharing:
-        parts += [f"\n  {other}" for other in row.get("shared_with") or []]
+        parts += [f"\n  {other}" for other in row.shared_with]
     return Content.assemble(*parts)

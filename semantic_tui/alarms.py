@@ -7,7 +7,6 @@ from typing import Literal
 
 from semantic_tui.plain import size
 from semantic_tui.state import WatchState
-from semanticd.control.results import FailureRow, read_all
 
 FAILING_AFTER = 3
 """Failures in a row, without an answer between them, after which the engine counts as failing."""
@@ -76,8 +75,8 @@ def _requests(state: WatchState) -> list[Alarm]:
 
 def _newest(state: WatchState, kind: str) -> tuple[str, str]:
     """Return the agent and the error of the newest request that ended so, in brackets and as a sentence."""
-    last, rows = state.outcomes.last, read_all(FailureRow, state.failures)
-    row = next((row for row in (*([last] if last else ()), *rows) if row.kind == kind), None)
+    last = state.outcomes.last
+    row = next((row for row in (*([last] if last else ()), *state.failures) if row.kind == kind), None)
     if row is None:
         return "", ""
     agent, code = row.agent or "anonymous", row.code or "?"
@@ -127,7 +126,7 @@ def _memory(state: WatchState) -> list[Alarm]:
                 ": nothing can be evicted, and new requests wait. Unpin agents or raise SEMANTIC_MLX_CACHE_BUDGET_MB.",
             )
         )
-    free = state.facts.free_memory_bytes
+    free = state.status.free_memory_bytes
     if free is not None and free < _LOW_MEMORY_BYTES:
         found.append(
             Alarm(

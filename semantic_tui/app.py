@@ -11,7 +11,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -177,7 +177,7 @@ class Dashboard(App[None]):
         """Run a command while the screen goes on; a toast says how it ended."""
         self.run_worker(self._run(cmd, reply_within_s, args))
 
-    async def _run(self, cmd: str, reply_within_s: float | None, args: dict[str, Any]) -> None:
+    async def _run(self, cmd: str, reply_within_s: float | None, args: Mapping[str, Any]) -> None:
         try:
             await self.connection.call(cmd, reply_within_s=reply_within_s, **args)
         except ControlError as error:
@@ -195,14 +195,14 @@ class Dashboard(App[None]):
     async def _act_on_agent(self, action: str, agent: str) -> None:
         row = self.state.agent(agent)
         args: dict[str, Any] = {"agent": agent}
-        if action == "pin" and row.get("pinned"):
+        if action == "pin" and row is not None and row.pinned:
             action = "unpin"
         elif action == "cancel":
             running = self.state.requests_of(agent)
             if not running:
                 self.notify(f"{agent} has no request to cancel.", severity="warning", markup=False)
             for request in running:
-                self.command("requests.cancel", request=request.get("id"))
+                self.command("requests.cancel", request=request.id)
             return
         elif action == "delete":
             text = f"{agent} and the blocks that only it uses are forgotten, in RAM and on disk. This cannot be undone."
@@ -226,8 +226,8 @@ class Dashboard(App[None]):
     async def _say(self, agent: str) -> None:
         try:
             await self._polling.agent(agent)
-            messages = self.state.details[agent].get("messages") or []
-            fork = any(message.get("role") == "transcript" for message in messages)
+            messages = self.state.details[agent].messages
+            fork = any(message.role == "transcript" for message in messages)
             text = await self.push_screen_wait(WordDialog(f"Say to {agent}", say_text(fork=fork)))
             if not text:
                 return
@@ -302,9 +302,8 @@ class Dashboard(App[None]):
 
     async def _run_doctor(self, *, generate: bool) -> None:
         try:
-            self.state.take_doctor(
-                await self.connection.call("doctor", reply_within_s=120.0, generate=generate)
-            )
+            report = await self.connection.call("doctor", reply_within_s=120.0, generate=generate)
+            self.state.take_doctor(report)
         except ControlError as error:
             self.notify(str(error), title="The doctor failed", severity="error", markup=False)
         self.changed()
@@ -369,17 +368,16 @@ class Dashboard(App[None]):
                     f"{words} {model}", "Model", lambda a=action, m=model: self.change_model(a, m)
                 )
         for request in self.state.requests:
-            name = str(request.get("id"))
             yield SystemCommand(
-                f"Cancel request {name}",
-                f"A request of {request.get('agent')}",
-                lambda name=name: self.command("requests.cancel", request=name),
+                f"Cancel request {request.id}",
+                f"A request of {request.agent}",
+                lambda name=request.id: self.command("requests.cancel", request=name),
             )
 
     def _agent_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Yield every action on every agent, those on the agent under the cursor first."""
         chosen = screen.chosen_agent() if isinstance(screen, AgentActionsScreen) else None
-        names = [str(row.get("id")) for row in self.state.rows()]
+        names = [agent.row.id for agent in self.state.rows()]
         for agent in sorted(names, key=lambda name: name != chosen):
             yield SystemCommand(
                 f"Open {agent}", "Its stream, turns and transcript", lambda a=agent: self.open_agent(a)

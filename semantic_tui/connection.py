@@ -25,6 +25,8 @@ from semanticd.control.terminal_text import many_lines
 BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 NAME = "semantic-tui"
 STATE_TOPICS = ("status", "agents", "requests", "models", "log")
+CHANGE_ENDS = ("ready", "unloaded", "pulled", "failed")
+"""Stages of a model after which the list of models is another."""
 BATCH = 256
 """Events taken before other work gets its turn."""
 
@@ -105,12 +107,12 @@ class Connection:
             with contextlib.suppress(ControlError):
                 state.take(event, await client.call(cmd))
         with contextlib.suppress(ControlError):
-            state.take_recent_log((await client.call("log.recent")).get("lines") or [])
+            state.take_recent_log(await client.call("log.recent"))
         await self._refresh_models(client)
 
     async def _refresh_models(self, client: AsyncControlClient) -> None:
         with contextlib.suppress(ControlError):
-            self._state.take_models((await client.call("models.list")).get("models") or [])
+            self._state.take_models(await client.call("models.list"))
         self._on_change()
 
     async def _follow(self, *subscriptions: EventSubscription) -> None:
@@ -130,15 +132,9 @@ class Connection:
             self._state.take(event.event, event.data, event.dropped)
             self._state.last_heard_at = self._clock()
             self._on_change()
-            if event.event == "model" and event.data.get("stage") in (
-                "ready",
-                "unloaded",
-                "pulled",
-                "failed",
-            ):
-                client = self._client
-                if client is not None:
-                    await self._refresh_models(client)
+            client = self._client
+            if client is not None and event.event == "model" and event.data.get("stage") in CHANGE_ENDS:
+                await self._refresh_models(client)
             taken += 1
             # The iterator does not yield to the loop while events wait; keys and the clock must have their turn.
             if taken % BATCH == 0:

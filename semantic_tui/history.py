@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from semanticd.control.results import HistoryResult
 
 SAMPLES_KEPT = {1: 600, 10: 360}
 """As many as the daemon keeps, by step in seconds."""
@@ -26,17 +27,17 @@ class History:
         """Return the number of the newest sample; -1 when there is none."""
         return self._last[step_s]
 
-    def take(self, facts: Mapping[str, Any]) -> None:
+    def take(self, facts: HistoryResult) -> None:
         """Take an answer of `history`; after a gap or a restart what was known before is dropped."""
-        step_s, first, last = int(facts.get("step_s") or 1), facts.get("first"), facts.get("last")
-        if step_s not in self._series or not isinstance(first, int) or not isinstance(last, int):
+        step_s = facts.step_s
+        if step_s not in self._series:
             return
-        if first != self._last[step_s] + 1:
+        if facts.first != self._last[step_s] + 1:
             self._series[step_s].clear()
-        for name, values in (facts.get("series") or {}).items():
-            kept = self._series[step_s].setdefault(str(name), deque(maxlen=SAMPLES_KEPT[step_s]))
-            kept.extend(None if value is None else float(value) for value in values)
-        self._last[step_s] = last
+        for name, values in facts.series.items():
+            kept = self._series[step_s].setdefault(name, deque(maxlen=SAMPLES_KEPT[step_s]))
+            kept.extend(values)
+        self._last[step_s] = facts.last
 
     def forget(self) -> None:
         """Drop everything: another daemon answers."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-Row = Mapping[str, Any]
+from semanticd.control.results import AgentRow, RequestRow
+
 Cell = tuple[str, str]
 """A text and its style."""
 
@@ -14,48 +16,78 @@ _REASONS = {"memory": "RAM", "place": "batch full", "leader": "prefix", "restore
 STATE_STYLES = {"hot": "$success", "warm": "$primary", "cold": "$muted"}
 
 
-def request_state(row: Row) -> Cell:
+@dataclass(frozen=True, slots=True)
+class LiveAgent:
+    """An agent's row, and its requests in the engine."""
+
+    row: AgentRow
+    requests: tuple[RequestRow, ...] = ()
+    first_turn: bool = False
+    """Whether the daemon does not list it yet, because its first turn has not ended."""
+    watched: bool = False
+    """Whether it is shown in a tile."""
+
+
+def live_agents(
+    agents: Sequence[AgentRow], requests: Sequence[RequestRow], watched: Collection[str] = ()
+) -> list[LiveAgent]:
+    """Return the agents, each with its requests; first those in their first turn, which are not listed yet."""
+    running: dict[str, list[RequestRow]] = {}
+    for request in requests:
+        running.setdefault(request.agent, []).append(request)
+    listed = [LiveAgent(row, tuple(running.pop(row.id, ())), watched=row.id in watched) for row in agents]
+    new = [
+        LiveAgent(first_turn_row(own), tuple(own), first_turn=True, watched=name in watched)
+        for name, own in running.items()
+    ]
+    return [*new, *listed]
+
+
+def first_turn_row(requests: Sequence[RequestRow]) -> AgentRow:
+    """Return a row for an agent that the daemon does not list yet: its first turn has not ended."""
+    newest = requests[-1]
+    return AgentRow(
+        id=newest.agent,
+        state="active",
+        tier="cold",
+        model=newest.model,
+        priority=newest.priority,
+        num_tokens=newest.prefilled_tokens + newest.completion_tokens,
+    )
+
+
+def request_state(row: RequestRow) -> Cell:
     """Return what a request does."""
-    state = str(row.get("state") or "-")
-    if state == "decoding":
-        rate = row.get("tokens_per_s")
-        done = f"{rate:.0f}/s" if rate is not None else f"{row.get('completion_tokens') or 0} tokens"
+    if row.state == "decoding":
+        rate = row.tokens_per_s
+        done = f"{rate:.0f}/s" if rate is not None else f"{row.completion_tokens} tokens"
         return f"decode {done}", "bold $success"
-    if state == "prefilling":
-        return f"prefill {_percent(row.get('prefill_progress'))}", "bold $warning"
-    if state != "waiting":
-        return state, "$muted"
-    if row.get("restore_progress") is not None:
-        return f"restore {_percent(row['restore_progress'])}", "bold $primary"
-    word = "preempted" if row.get("num_preemptions") else "wait"
-    reason = _REASONS.get(str(row.get("wait_reason")), "")
-    return f"{word} {float(row.get('age_s') or 0):.1f} s" + (f" ({reason})" if reason else ""), "$warning"
+    if row.state == "prefilling":
+        return f"prefill {100 * row.prefill_progress:.0f} %", "bold $warning"
+    if row.state != "waiting":
+        return row.state or "-", "$muted"
+    if row.restore_progress is not None:
+        return f"restore {100 * row.restore_progress:.0f} %", "bold $primary"
+    word = "preempted" if row.num_preemptions else "wait"
+    reason = _REASONS.get(row.wait_reason or "", "")
+    return f"{word} {row.age_s:.1f} s" + (f" ({reason})" if reason else ""), "$warning"
 
 
-def agent_state(row: Row, requests: Sequence[Row]) -> Cell:
+def agent_state(row: AgentRow | None, requests: Sequence[RequestRow]) -> Cell:
     """Return what an agent's furthest request does, and how many more it has; without requests, its tier."""
     if not requests:
-        state = str(row.get("state") or "-")
+        state = (row.state if row is not None else "") or "-"
         return state, STATE_STYLES.get(state, "$success")
-    furthest = min(requests, key=lambda request: _RANK.get(str(request.get("state")), 3))
+    furthest = min(requests, key=lambda request: _RANK.get(request.state, 3))
     text, style = request_state(furthest)
     return (f"{text} +{len(requests) - 1}" if len(requests) > 1 else text), style
 
 
-def first_turn_row(requests: Sequence[Row]) -> dict[str, Any]:
-    """Return a row for an agent that the daemon does not list yet: its first turn has not ended."""
-    newest = requests[-1]
-    return {
-        "id": newest.get("agent"),
-        "state": "active",
-        "tier": "cold",
-        "model": newest.get("model"),
-        "class": newest.get("class"),
-        "num_turns": 0,
-        "num_tokens": (newest.get("prefilled_tokens") or 0) + (newest.get("completion_tokens") or 0),
-        "first_turn": True,
-    }
-
-
-def _percent(share: Any) -> str:
-    return f"{100 * float(share or 0):.0f} %"
+def waits_text(requests: Sequence[RequestRow]) -> str:
+    """Return why requests wait and how many for each reason, as in `RAM 2, disk 1`; empty where none is known."""
+    reasons = Counter(
+        _REASONS[row.wait_reason]
+        for row in requests
+        if row.state == "waiting" and row.wait_reason in _REASONS
+    )
+    return ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())

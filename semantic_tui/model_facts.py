@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from textual.content import Content
 
 from semantic_tui.plain import shortened, size
@@ -71,14 +69,12 @@ def _row(state: WatchState, model: str) -> ModelRow:
     return next((row for row in state.models if row.id == model), ModelRow())
 
 
-def _agents_in_ram(state: WatchState, model: Any) -> int:
-    return sum(
-        1 for row in state.agents if row.get("model") == model and row.get("state") in ("hot", "active")
-    )
+def _agents_in_ram(state: WatchState, model: str | None) -> int:
+    return sum(1 for row in state.agents if row.model == model and row.state in ("hot", "active"))
 
 
-def _requests_on(state: WatchState, model: Any) -> int:
-    return sum(1 for row in state.requests if row.get("model", model) == model)
+def _requests_on(state: WatchState, model: str | None) -> int:
+    return sum(1 for row in state.requests if row.model in ("", model))
 
 
 def _count(number: int, noun: str) -> str:
@@ -87,7 +83,7 @@ def _count(number: int, noun: str) -> str:
 
 def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
     """Return what a model needs beside what is free, and whether it fits (None: not known)."""
-    row, free = _row(state, model), state.facts.free_memory_bytes
+    row, free = _row(state, model), state.status.free_memory_bytes
     if row.loaded:
         return f"{model} is loaded already; nothing more is needed.", True
     need = row.memory_needed_bytes or row.size_bytes
@@ -101,7 +97,7 @@ def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
 
 def swap_text(state: WatchState, model: str) -> str:
     """Return what a swap will do: memory, drain, agents affected, rollback."""
-    old = state.facts.model
+    old = state.status.model
     if old == model:
         return f"{model} is the current model already; nothing changes."
     memory, fits = _memory(state, model)
@@ -128,7 +124,7 @@ def load_text(state: WatchState, model: str) -> str:
     refused = (
         "\nIt will be refused unless an idle model can leave; swap to it instead." if fits is False else ""
     )
-    current = state.facts.model or "none"
+    current = state.status.model or "none"
     return (
         f"{model} is loaded beside the present models; {current} stays current.\n\nMemory: {memory}{refused}"
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from semantic_tui.live import agent_state, first_turn_row, request_state
-from semanticd.control.results import StatusResult, read
+from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state
+from semanticd.control.results import AgentRow, RequestRow, StatusResult
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -60,6 +59,11 @@ def number(value: float | None, suffix: str = "", *, digits: int = 0) -> str:
     return "-" if value is None else f"{value:.{digits}f}{suffix}"
 
 
+def short_class(priority: str) -> str:
+    """Return a class of requests in at most three characters."""
+    return {"interactive": "int", "background": "bg"}.get(priority, priority or "-")
+
+
 def bar(share: float, width: int) -> str:
     """Return a bar of `width` characters, filled to a share in [0, 1]."""
     filled = round(max(0.0, min(share, 1.0)) * width)
@@ -82,37 +86,37 @@ AGENT_COLUMNS = (
 )
 
 
-def agent_row(agent: Mapping[str, Any], requests: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+def agent_row(agent: LiveAgent) -> tuple[str, ...]:
     """Return an agent's cells, in the order of `AGENT_COLUMNS`; its requests say what it does."""
-    reuse = agent.get("last_reuse_ratio")
+    row = agent.row
     return (
-        str(agent.get("id", "")),
-        agent_state(agent, requests)[0],
-        str(agent.get("num_tokens", 0)),
-        size(agent.get("hot_bytes")),
-        size(agent.get("warm_bytes")),
-        number(None if reuse is None else 100 * reuse, " %"),
-        number(agent.get("last_ttft_ms"), " ms"),
-        number(agent.get("last_tokens_per_s"), digits=1),
-        str(agent.get("class", "")),
-        "yes" if agent.get("pinned") else "",
-        number(agent.get("num_errors")),
-        number(agent.get("saved_s"), " s", digits=1),
+        row.id,
+        agent_state(row, agent.requests)[0],
+        str(row.num_tokens),
+        size(row.hot_bytes),
+        size(row.warm_bytes),
+        number(None if row.last_reuse_ratio is None else 100 * row.last_reuse_ratio, " %"),
+        number(row.last_ttft_ms, " ms"),
+        number(row.last_tokens_per_s, digits=1),
+        row.priority,
+        "yes" if row.pinned else "",
+        number(row.num_errors),
+        number(row.saved_s, " s", digits=1),
     )
 
 
 REQUEST_COLUMNS = ("request", "agent", "state", "prefill", "output", "age")
 
 
-def request_row(request: Mapping[str, Any]) -> tuple[str, ...]:
+def request_row(request: RequestRow) -> tuple[str, ...]:
     """Return a request's cells, in the order of `REQUEST_COLUMNS`."""
     return (
-        str(request.get("id", "")),
-        str(request.get("agent", "")),
+        request.id,
+        request.agent,
         request_state(request)[0],
-        f"{bar(float(request.get('prefill_progress') or 0), 10)} {request.get('prompt_tokens', 0)}",
-        f"{request.get('completion_tokens', 0)}/{request.get('max_new_tokens', 0)}",
-        number(request.get("age_s"), " s", digits=1),
+        f"{bar(request.prefill_progress, 10)} {request.prompt_tokens}",
+        f"{request.completion_tokens}/{request.max_new_tokens}",
+        number(request.age_s, " s", digits=1),
     )
 
 
@@ -165,17 +169,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def dashboard(
-    status: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], requests: Sequence[Mapping[str, Any]]
-) -> str:
+def dashboard(status: StatusResult, agents: Sequence[AgentRow], requests: Sequence[RequestRow]) -> str:
     """Return the whole dashboard."""
-    running: dict[str, list[Mapping[str, Any]]] = {}
-    for request in requests:
-        running.setdefault(str(request.get("agent")), []).append(request)
-    rows = [agent_row(agent, running.pop(str(agent.get("id")), ())) for agent in agents]
-    # An agent in its first turn is listed by its request; the daemon does not know it yet.
-    rows = [*(agent_row(first_turn_row(new), new) for new in running.values()), *rows]
-    lines = [*header(read(StatusResult, status)), "", *table(AGENT_COLUMNS, rows)]
+    rows = [agent_row(agent) for agent in live_agents(agents, requests)]
+    lines = [*header(status), "", *table(AGENT_COLUMNS, rows)]
     if requests:
         lines += ["", *table(REQUEST_COLUMNS, [request_row(request) for request in requests])]
     return "\n".join(lines)

@@ -7,7 +7,6 @@ the events' facts, at most once in `INTERVAL_S`; an idle daemon is asked for new
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from semantic_tui.connection import Connection
 from semantic_tui.history import SAMPLES_KEPT
@@ -29,7 +28,7 @@ class Polling:
         self._connection = connection
         self._state = state
         self._clock = clock
-        self._marks: dict[str, Any] = {}
+        self._marks: dict[str, object] = {}
         self._polled_at: dict[str, float] = {}
 
     def due(self, screen: str, agent: str | None) -> list[Poll]:
@@ -38,7 +37,7 @@ class Polling:
             self._marks.clear()
             return []
         polls: list[Poll] = []
-        outcomes = self._state.facts.outcomes
+        outcomes = self._state.status.outcomes
         if outcomes is not None and self._changed("failures", (outcomes.num_failed, outcomes.num_refused)):
             polls.append(self.failures)
         if screen == "dashboard":
@@ -47,13 +46,13 @@ class Polling:
                 polls.append(self.blocks)
         elif screen == "agent" and agent is not None:
             row = self._state.agent(agent)
-            if row and self._changed(f"agent {agent}", tuple(row.get(key) for key in _AGENT_FACTS)):
+            if row and self._changed(f"agent {agent}", tuple(getattr(row, key) for key in _AGENT_FACTS)):
                 polls.append(lambda: self.agent(agent))
-        if self._changed("history", self._state.facts.uptime_s):
+        if self._changed("history", self._state.status.uptime_s):
             polls.append(self.history)
         return polls
 
-    def _changed(self, what: str, mark: Any) -> bool:
+    def _changed(self, what: str, mark: object) -> bool:
         now = self._clock()
         if self._marks.get(what) == mark or now - self._polled_at.get(what, -INTERVAL_S) < INTERVAL_S:
             return False
@@ -69,11 +68,11 @@ class Polling:
         """Fetch the samples that are new."""
         for step_s in SAMPLES_KEPT:
             after = self._state.history.last(step_s)
-            self._state.history.take(await self._connection.call("history", step_s=step_s, after=after))
+            self._state.take_history(await self._connection.call("history", step_s=step_s, after=after))
 
     async def failures(self) -> None:
         """Fetch the last failures and refusals."""
-        self._state.take_failures((await self._connection.call("requests.failures")).get("failures") or [])
+        self._state.take_failures(await self._connection.call("requests.failures"))
 
     async def blocks(self) -> None:
         """Fetch each block's tier and sharing; an older daemon, or one without engine, sends only counts."""
@@ -86,7 +85,7 @@ class Polling:
         """Fetch an agent's facts, turns and messages; raises `ControlError` when there is no such agent."""
         facts = await self._connection.call("agents.show", agent=agent)
         try:
-            messages = (await self._connection.call("agents.messages", agent=agent)).get("messages") or []
+            messages = (await self._connection.call("agents.messages", agent=agent)).get("messages")
         except ControlError as error:
             messages = [{"role": "not shown", "content": str(error)}]
-        self._state.take_details(agent, {**facts, "messages": messages})
+        self._state.take_details(agent, facts, messages)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Preferences:
     def _take(self, choices: Any) -> None:
         if not isinstance(choices, dict):
             return
-        allowed: dict[str, Any] = {
+        allowed: Mapping[str, Collection[object]] = {
             "theme": THEMES, "sort": SORT_KEYS, "reverse": (False, True), "span_s": SPANS_S, "log_level": LOG_LEVELS,
         }  # fmt: skip
         for name, values in allowed.items():

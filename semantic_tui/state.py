@@ -1,25 +1,35 @@
 """What the dashboard knows: the daemon's last facts, kept in bounded memory. Pure: no clock, no terminal, no socket.
 
-Rule: every key may be missing (an older daemon sends less), nothing here grows without bound, and all text from the
-daemon passes the sanitizer as it is taken, so that screens may show whatever is here.
+Rule: what the daemon sends is read into values as it is taken (what is missing has its default), nothing here grows
+without bound, and all text passes the sanitizer before, so that screens may show whatever is here.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from semantic_tui.history import History
-from semantic_tui.live import first_turn_row
+from semantic_tui.live import LiveAgent, live_agents
 from semanticd.control.results import (
+    AgentResult,
+    AgentRow,
     CacheStats,
+    DoctorResult,
     EngineFacts,
+    FailureRow,
+    HelloResult,
+    HistoryResult,
+    LogEvent,
+    MessageRow,
     ModelProgress,
     ModelRow,
     OutcomeFacts,
+    RequestRow,
     StatusResult,
+    TokenEvent,
     TurnRow,
     read,
     read_all,
@@ -33,6 +43,7 @@ MAX_STREAM_CHARS = 64_000
 MAX_STREAMS = 256
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
+_NOTHING_HEARD = StatusResult()
 
 
 @dataclass(slots=True)
@@ -90,6 +101,14 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentDetails:
+    """What was fetched of an agent that was opened: its facts with its turns, and its conversation."""
+
+    facts: AgentResult = field(default_factory=AgentResult)
+    messages: tuple[MessageRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelChange:
     """How far a model's change is, and which model was the current one then."""
 
@@ -109,10 +128,11 @@ class WatchState:
     """Which socket, in words, where it was given; empty for this user's own."""
     retry_in_s: float = 0.0
     last_heard_at: float | None = None
-    daemon: dict[str, Any] = field(default_factory=dict)
-    status: dict[str, Any] = field(default_factory=dict)
-    agents: list[dict[str, Any]] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)
+    daemon: HelloResult = field(default_factory=HelloResult)
+    status: StatusResult = _NOTHING_HEARD
+    """The last status; all defaults before the first."""
+    agents: tuple[AgentRow, ...] = ()
+    requests: tuple[RequestRow, ...] = ()
     models: tuple[ModelRow, ...] = ()
     blocks: list[tuple[str, int]] | None = None
     """Per block its state and how many agents hold it; None where the daemon does not send it."""
@@ -123,11 +143,11 @@ class WatchState:
     streams: OrderedDict[str, Stream] = field(default_factory=OrderedDict)
     num_dropped: int = 0
     num_token_events: int = 0
-    doctor: dict[str, Any] | None = None
-    details: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
-    """`agents.show` of the agents that were opened, with their `messages`; the last ones are kept."""
+    doctor: DoctorResult | None = None
+    details: OrderedDict[str, AgentDetails] = field(default_factory=OrderedDict)
+    """Of the agents that were opened; the last ones are kept."""
     history: History = field(default_factory=History)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: tuple[FailureRow, ...] = ()
     """The last requests that failed or were refused, newest first."""
     _fetched_until: str = ""
     """Timestamp of the newest line of the log that was fetched."""
@@ -138,9 +158,14 @@ class WatchState:
         return self.connection == "connected"
 
     @property
+    def heard(self) -> bool:
+        """Whether a status has come, of this connection or one before."""
+        return self.status != _NOTHING_HEARD
+
+    @property
     def stale(self) -> bool:
         """Whether something is shown that may have changed since."""
-        return not self.connected and bool(self.status)
+        return not self.connected and self.heard
 
     def take(self, event: str, data: Facts, dropped: int = 0) -> None:
         """Take one event of a subscription; unknown ones are ignored."""
@@ -149,56 +174,64 @@ class WatchState:
         if event == "token":
             self._take_token(data)
         elif event == "status":
-            self.status = dict(data)
+            self.status = read(StatusResult, data)
         elif event == "agents":
-            self.agents = [dict(row) for row in data.get("agents") or []]
+            self.agents = read_all(AgentRow, data.get("agents"))
         elif event == "requests":
-            self.requests = [dict(row) for row in data.get("requests") or []]
+            self.requests = read_all(RequestRow, data.get("requests"))
         elif event == "model":
             self._take_change(data)
         elif event == "log":
-            self._take_log(data)
+            self._take_log(read(LogEvent, data))
 
-    def begin(self, daemon: Facts) -> None:
+    def begin(self, daemon: HelloResult) -> None:
         """A connection begins: what was dropped before is of no interest, another process has another history."""
-        if daemon.get("pid") != self.daemon.get("pid"):
+        hello = read(HelloResult, safe_values(asdict(daemon)))
+        if hello.pid != self.daemon.pid:
             self.history.forget()
             self.changes.clear()
-            self.failures = []
-        self.daemon = safe_values(dict(daemon))
+            self.failures = ()
+        self.daemon = hello
         self.num_dropped = 0
 
-    def take_recent_log(self, lines: Iterable[Facts]) -> None:
-        """Take the lines that were logged before the connection; those known already are left out."""
+    def take_recent_log(self, answer: Facts) -> None:
+        """Take an answer of `log.recent`; the lines that are known already are left out."""
         newest = self.log[-1].timestamp if self.log else ""
-        for line in lines:
-            if str(line.get("timestamp", "")) > newest:
-                self._take_log(safe_values(dict(line)))
+        for line in read_all(LogEvent, safe_values(answer.get("lines"))):
+            if line.timestamp > newest:
+                self._take_log(line)
         if self.log:
             self._fetched_until = self.log[-1].timestamp
 
-    def take_failures(self, rows: Iterable[Facts]) -> None:
+    def take_failures(self, answer: Facts) -> None:
         """Take an answer of `requests.failures`."""
-        self.failures = [safe_values(dict(row)) for row in rows]
+        self.failures = read_all(FailureRow, safe_values(answer.get("failures")))
 
-    def take_models(self, rows: Iterable[Facts]) -> None:
+    def take_models(self, answer: Facts) -> None:
         """Take an answer of `models.list`."""
-        self.models = read_all(ModelRow, safe_values(list(rows)))
+        self.models = read_all(ModelRow, safe_values(answer.get("models")))
 
     def take_doctor(self, report: Facts) -> None:
         """Take an answer of `doctor`."""
-        self.doctor = safe_values(dict(report))
+        self.doctor = read(DoctorResult, safe_values(dict(report)))
 
-    def take_details(self, agent: str, data: Facts) -> None:
-        """Keep the answer about an agent."""
-        self.details[agent] = safe_values(dict(data))
+    def take_history(self, answer: Facts) -> None:
+        """Take an answer of `history`."""
+        self.history.take(read(HistoryResult, answer))
+
+    def take_details(self, agent: str, facts: Facts, messages: object = ()) -> None:
+        """Keep the answer of `agents.show` about an agent, and the rows of `agents.messages`."""
+        self.details[agent] = AgentDetails(
+            read(AgentResult, safe_values(dict(facts))), read_all(MessageRow, safe_values(messages))
+        )
         self.details.move_to_end(agent)
         while len(self.details) > MAX_DETAILS:
             self.details.popitem(last=False)
 
     def turns(self, agent: str) -> tuple[TurnRow, ...]:
         """Return the agent's turns as far as they were fetched, oldest first."""
-        return read_all(TurnRow, self.details.get(agent, {}).get("turns"))
+        details = self.details.get(agent)
+        return () if details is None else details.facts.turns
 
     def take_blocks(self, stats: Facts) -> None:
         """Take the per-block facts of `cache.stats`, if the daemon sends them."""
@@ -209,73 +242,57 @@ class WatchState:
             ]
 
     def _take_token(self, data: Facts) -> None:
-        agent = str(data.get("agent", ""))
-        stream = self.streams.get(agent)
+        said = read(TokenEvent, data)
+        stream = self.streams.get(said.agent)
         if stream is None:
-            stream = self.streams[agent] = Stream()
+            stream = self.streams[said.agent] = Stream()
             while len(self.streams) > MAX_STREAMS:
                 self.streams.popitem(last=False)
-        stream.add(str(data.get("request", "")), str(data.get("text", "")), int(data.get("num_tokens") or 0))
-        self.streams.move_to_end(agent)
+        stream.add(said.request, said.text, said.num_tokens)
+        self.streams.move_to_end(said.agent)
         self.num_token_events += 1
 
     def _take_change(self, data: Facts) -> None:
         progress = read(ModelProgress, data)
         model = progress.model or "?"
         # What served when it failed stays what is shown, whatever serves later.
-        self.changes[model] = ModelChange(progress, served=self.facts.model)
+        self.changes[model] = ModelChange(progress, served=self.status.model)
         self.changes.move_to_end(model)
         while len(self.changes) > 16:
             self.changes.popitem(last=False)
 
-    def _take_log(self, data: Facts) -> None:
-        fields, timestamp = data.get("fields"), str(data.get("timestamp", ""))
-        if timestamp and timestamp <= self._fetched_until:
+    def _take_log(self, line: LogEvent) -> None:
+        if line.timestamp and line.timestamp <= self._fetched_until:
             # It was among the lines that were fetched when the connection began.
             return
         self.log.append(
-            LogLine(
-                self.num_log_lines,
-                timestamp,
-                str(data.get("level", "info")).lower(),
-                str(data.get("event", "")),
-                fields if isinstance(fields, Mapping) else {},
-            )
+            LogLine(self.num_log_lines, line.timestamp, line.level.lower(), line.event, line.fields)
         )
         self.num_log_lines += 1
 
     @property
-    def facts(self) -> StatusResult:
-        """The last status."""
-        return read(StatusResult, self.status)
-
-    @property
     def cache(self) -> CacheStats:
         """The cache's part of the last status."""
-        return read(CacheStats, self.status.get("cache"))
+        return self.status.cache
 
     @property
     def engine(self) -> EngineFacts:
         """The engine's part of the last status."""
-        return read(EngineFacts, self.status.get("engine"))
+        return self.status.engine
 
     @property
     def outcomes(self) -> OutcomeFacts:
-        """How requests ended, of the last status."""
-        return read(OutcomeFacts, self.status.get("outcomes"))
+        """How requests ended, of the last status; all zero from a daemon that does not count them."""
+        return self.status.outcomes or OutcomeFacts()
 
-    def agent(self, agent_id: str) -> dict[str, Any]:
-        """Return an agent's row; empty when it is gone."""
-        return next((row for row in self.agents if row.get("id") == agent_id), {})
+    def agent(self, agent_id: str) -> AgentRow | None:
+        """Return an agent's row; None when it is gone."""
+        return next((row for row in self.agents if row.id == agent_id), None)
 
-    def requests_of(self, agent_id: str) -> list[dict[str, Any]]:
+    def requests_of(self, agent_id: str) -> list[RequestRow]:
         """Return the agent's requests in the engine."""
-        return [row for row in self.requests if row.get("agent") == agent_id]
+        return [row for row in self.requests if row.agent == agent_id]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the agents, each with its `requests`; first those in their first turn, which are not listed yet."""
-        running: dict[str, list[dict[str, Any]]] = {}
-        for request in self.requests:
-            running.setdefault(str(request.get("agent")), []).append(request)
-        listed = [{**row, "requests": running.pop(str(row.get("id")), [])} for row in self.agents]
-        return [{**first_turn_row(requests), "requests": requests} for requests in running.values()] + listed
+    def rows(self, watched: Collection[str] = ()) -> list[LiveAgent]:
+        """Return the agents, each with its requests; first those in their first turn, which are not listed yet."""
+        return live_agents(self.agents, self.requests, watched)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rich.cells import cell_len, chop_cells
 
-from semantic_tui.state import WatchState
-from semanticd.control.results import TurnRow, read_all
+from semantic_tui.state import AgentDetails, WatchState
+from semanticd.control.results import MessagePart
 
 COLLAPSED_ROLES = ("system", "tools", "tool", "developer")
 """Roles whose text is long and seldom read: shown as one line until asked for."""
@@ -55,37 +54,36 @@ class Line:
     entry: int = 0
 
 
-def entries(details: Mapping[str, Any], state: WatchState, agent: str) -> list[Entry]:
+def entries(state: WatchState, agent: str) -> list[Entry]:
     """Return the conversation as the daemon keeps it, then what the agent is writing now."""
-    messages = details.get("messages") or []
-    if any(message.get("role") == "transcript" for message in messages):
-        found = parsed("".join(str(message.get("content") or "") for message in messages))
-        num_cached = _cached_chars(details, messages)
+    details = state.details.get(agent, AgentDetails())
+    messages, system = details.messages, details.facts.system
+    if any(message.role == "transcript" for message in messages):
+        found = parsed("".join(words_of(message.content) for message in messages))
+        num_cached = _cached_chars(details)
         found = _marked(found, num_cached) if num_cached is not None else found
     else:
-        found = [Entry(str(m.get("role", "?")), words_of(m.get("content"))) for m in messages]
-    if details.get("system") and not any(entry.role == "system" for entry in found):
-        found.insert(0, Entry("system", str(details["system"])))
+        found = [Entry(message.role or "?", words_of(message.content)) for message in messages]
+    if system and not any(entry.role == "system" for entry in found):
+        found.insert(0, Entry("system", system))
     stream = state.streams.get(agent)
-    running = {str(row.get("id")) for row in state.requests_of(agent)}
+    running = {row.id for row in state.requests_of(agent)}
     if stream is not None and (stream.request in running or not messages):
         found.append(Entry("assistant", stream.text, now=stream.request in running))
     return [entry for entry in found if entry.text or entry.now]
 
 
-def words_of(content: Any) -> str:
+def words_of(content: str | Sequence[MessagePart]) -> str:
     """Return a message's text; a part that is no text is named."""
-    if not isinstance(content, list):
-        return str(content)
-    texts = []
-    for part in content:
-        if part.get("type") == "tool_call":
-            texts.append(f"[calls {part.get('name')}({part.get('arguments')})]")
-        elif part.get("type") == "tool_result":
-            texts.append(f"[result: {part.get('content')}]")
-        else:
-            texts.append(str(part.get("text") or part.get("thinking") or ""))
-    return "".join(texts)
+    return content if isinstance(content, str) else "".join(_part_text(part) for part in content)
+
+
+def _part_text(part: MessagePart) -> str:
+    if part.type == "tool_call":
+        return f"[calls {part.name}({part.arguments})]"
+    if part.type == "tool_result":
+        return f"[result: {part.content}]"
+    return part.text or part.thinking
 
 
 def parsed(text: str) -> list[Entry]:
@@ -106,15 +104,17 @@ def _entry(role: str, text: str, start: int, end: int) -> Entry:
     return Entry(role, _END.sub("", text[start:end]).strip("\n"), start=start)
 
 
-def _cached_chars(details: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> int | None:
+def _cached_chars(details: AgentDetails) -> int | None:
     """Return how many characters of the conversation came from the cache in the last turn, by its segments' tokens."""
-    turns = read_all(TurnRow, details.get("turns"))
-    if not turns or any("num_tokens" not in message for message in messages):
+    turns = details.facts.turns
+    if not turns:
         return None
     left = (turns[-1].reused_hot_tokens or 0) + (turns[-1].restored_warm_tokens or 0)
     chars = 0
-    for message in messages:
-        tokens, length = int(message["num_tokens"]), len(str(message.get("content") or ""))
+    for message in details.messages:
+        tokens, length = message.num_tokens, len(words_of(message.content))
+        if tokens is None:
+            return None
         if tokens > left:
             return chars + (length * left // tokens if tokens else 0)
         left -= tokens

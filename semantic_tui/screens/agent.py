@@ -17,7 +17,7 @@ from semantic_tui.agent_facts import blocks_text, difference, speed_text, turn_c
 from semantic_tui.live import agent_state
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import AgentActionsScreen
-from semantic_tui.state import WatchState
+from semantic_tui.state import AgentDetails, WatchState
 from semantic_tui.transcript import entries
 from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.shown_text import ShownText
@@ -58,10 +58,7 @@ class Tile(VerticalScroll):
         if stream is not None:
             mark, said = (stream.request, stream.num_tokens), stream.tail(_TILE_CHARS)
         else:
-            details = state.details.get(self.agent, {})
-            answers = [
-                entry.text for entry in entries(details, state, self.agent) if entry.role == "assistant"
-            ]
+            answers = [entry.text for entry in entries(state, self.agent) if entry.role == "assistant"]
             mark, said = ("", len(answers)), answers[-1][-_TILE_CHARS:] if answers else ""
         texts = self.query(Static)
         if mark == self._shown or not said or not texts:
@@ -162,7 +159,6 @@ class AgentScreen(AgentActionsScreen):
         if not self.query("#blocks"):
             # Tabs make their parts later than the screen is made.
             return
-        details = state.details.get(agent, {})
         turns = state.turns(agent)
         tab, width = self.query_one(TabbedContent).active, self.size.width
         if tab == "turns-pane":
@@ -172,15 +168,16 @@ class AgentScreen(AgentActionsScreen):
             table.entitle(f"Turns of {agent} ({len(turns)})", "enter shows the difference")
             self._show_why()
         elif tab == "transcript-pane":
-            self.query_one(TranscriptView).show_entries(entries(details, state, agent))
+            self.query_one(TranscriptView).show_entries(entries(state, agent))
         elif tab == "speed-pane":
             pane = self.query_one("#speed-pane").size
             self.query_one("#speed", ShownText).show_text(
                 speed_text(turns, max(20, width - 6), pane.height or 12)
             )
         else:
-            facts = {**details, **state.agent(agent)}
-            self.query_one("#blocks", ShownText).show_text(blocks_text(facts, max(20, width - 6)))
+            facts = state.details.get(agent, AgentDetails()).facts
+            text = blocks_text(facts, state.agent(agent) or facts, max(20, width - 6))
+            self.query_one("#blocks", ShownText).show_text(text)
 
     def on_tabbed_content_tab_activated(self) -> None:
         """Fill the tab that is shown now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Input
 from semantic_tui.agent_columns import columns_for, titles
 from semantic_tui.agent_order import listed, next_key, order_text
 from semantic_tui.history import SPANS_S
+from semantic_tui.live import LiveAgent
 from semantic_tui.screens.graphs import GraphDialog
 from semantic_tui.screens.panels import activity_lines, pool_lines
 from semantic_tui.screens.watch_screen import AgentActionsScreen
@@ -69,10 +70,11 @@ class DashboardScreen(AgentActionsScreen):
 
     def show(self, state: WatchState) -> None:
         """Fill table and panels."""
-        self._show_agents(state)
+        agents = state.rows(self.dashboard.watched)
+        self._show_agents(state, agents)
         panels = self.query_one("#panels")
         # The table takes what its rows need, up to its share; the panels fill the rest.
-        table_rows = min(len(state.rows()) + 6, self.size.height * 3 // 5)
+        table_rows = min(len(agents) + 6, self.size.height * 3 // 5)
         rows = max(_MIN_PANEL_ROWS, self.size.height - table_rows - 3)
         if self._panel_rows != rows:
             self._panel_rows = panels.styles.height = rows
@@ -86,22 +88,13 @@ class DashboardScreen(AgentActionsScreen):
         self.query_one("#pool-text", ShownText).show_text(Content("\n").join(pool))
         self.query_one("#activity-text", ShownText).show_text(Content("\n").join(activity))
 
-    def _show_agents(self, state: WatchState) -> None:
-        known, chosen = state.rows(), self.dashboard.preferences
+    def _show_agents(self, state: WatchState, known: Sequence[LiveAgent]) -> None:
+        chosen = self.dashboard.preferences
         rows = listed(known, words=self._words, sort=chosen.sort, reverse=chosen.reverse)
         columns = columns_for(self.size.width)
         table, hint = self.query_one(RowsTable), self.query_one("#hint", ShownText)
         table.name_columns(titles(columns, self.size.width))
-        watched = self.dashboard.watched
-        table.show_rows(
-            [
-                (
-                    str(row.get("id")),
-                    tuple(c.cell({**row, "watched": row.get("id") in watched}) for c in columns),
-                )
-                for row in rows
-            ]
-        )
+        table.show_rows([(agent.row.id, tuple(c.cell(agent) for c in columns)) for agent in rows])
         found = f"{len(rows)} of {len(known)}" if self._words else str(len(rows))
         table.entitle(f"Agents ({found})", order_text(chosen.sort, chosen.reverse))
         hint.display = not known
@@ -110,7 +103,7 @@ class DashboardScreen(AgentActionsScreen):
             # What is not displayed cannot have the focus: it comes with the first agent.
             table.focus()
         if not known:
-            address = state.facts.address
+            address = state.status.address
             hint.show_text(
                 Content(
                     f"No agents yet. Send a request to {address}/v1/chat/completions or {address}/v1/messages; "

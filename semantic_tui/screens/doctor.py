@@ -46,9 +46,9 @@ class DoctorScreen(WatchScreen):
             self.query_one("#findings", ShownText).show_text("The daemon has not been examined yet: press r.")
             return
         parts: list[tuple[str, str] | str] = []
-        for finding in state.doctor.get("findings") or []:
-            mark, style = _MARKS.get(str(finding.get("state")), ("?", "$warning"))
-            parts += [(mark, style), f" {finding.get('check', ''):<20} {finding.get('message', '')}\n"]
-            if finding.get("advice") and finding.get("state") != "ok":
-                parts.append((f"  {'':<20} {finding['advice']}\n", "$muted"))
+        for finding in state.doctor.findings:
+            mark, style = _MARKS.get(finding.state, ("?", "$warning"))
+            parts += [(mark, style), f" {finding.check:<20} {finding.message}\n"]
+            if finding.advice and finding.state != "ok":
+                parts.append((f"  {'':<20} {finding.advice}\n", "$muted"))
         self.query_one("#findings", ShownText).show_text(Content.assemble(*parts))

@@ -44,7 +44,7 @@ class ModelsScreen(WatchScreen):
         """Show models and changes."""
         table = self.query_one(RowsTable)
         num_loaded = sum(row.loaded for row in state.models)
-        free = state.facts.free_memory_bytes
+        free = state.status.free_memory_bytes
         table.entitle(
             f"Models ({num_loaded} loaded)", f"free memory {size(free)}" if free is not None else ""
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from textual.content import Content
 
 from semantic_tui.history import wanted
@@ -13,7 +10,7 @@ from semantic_tui.plain import short_duration, shortened, size
 from semantic_tui.series import BY_KEY
 from semantic_tui.state import WatchState
 from semantic_tui.widgets import figures as f
-from semanticd.control.results import CacheStats
+from semanticd.control.results import CacheStats, RequestRow
 
 _MIN_GRAPH_ROWS = 7
 _GOOD_GRAPH_ROWS = 9
@@ -62,7 +59,7 @@ def _disk(cache: CacheStats, width: int) -> Content:
 
 
 def _savings(state: WatchState, width: int) -> list[Content]:
-    savings = state.facts.savings
+    savings = state.status.savings
     if savings is None:
         return []
     saved = f"{short_duration(savings.saved_s)} of prefill"
@@ -123,21 +120,17 @@ def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -
     return [*lines, *graphs(state, ("ttft_ms", "tokens_per_s"), width, height - len(lines), span_s)]
 
 
-def request_line(row: Mapping[str, Any], width: int) -> Content:
+def request_line(row: RequestRow, width: int) -> Content:
     """Return a request: whose, what it does, and how far it is."""
     name_width = max(8, min(20, width - 34))
-    name = f"{shortened(str(row.get('agent') or '-'), name_width):<{name_width}} "
+    name = f"{shortened(row.agent or '-', name_width):<{name_width}} "
     state, style = request_state(row)
     room = max(1, width - name_width - 25)
-    if row.get("state") == "decoding":
-        detail = Content(
-            f"{row.get('completion_tokens') or 0} of {row.get('max_new_tokens') or '?'} tokens"[:room]
-        )
-    elif row.get("state") == "waiting" and row.get("restore_progress") is None:
-        behind = row.get("wait_behind")
-        detail = Content(shortened(f"behind {behind}", room) if behind else "")
+    if row.state == "decoding":
+        detail = Content(f"{row.completion_tokens} of {row.max_new_tokens or '?'} tokens"[:room])
+    elif row.state == "waiting" and row.restore_progress is None:
+        detail = Content(shortened(f"behind {row.wait_behind}", room) if row.wait_behind else "")
     else:
-        share = row.get("restore_progress")
-        share = float(row.get("prefill_progress") or 0) if share is None else float(share)
+        share = row.prefill_progress if row.restore_progress is None else row.restore_progress
         detail = f.share_bar(share, min(30, room), style.removeprefix("bold "))
     return Content.assemble(name, (f"{shortened(state, 23):<23} ", style), detail)

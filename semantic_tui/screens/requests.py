@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
 from semantic_tui.live import request_state
-from semantic_tui.plain import duration, number
+from semantic_tui.plain import duration, number, short_class
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, RowsTable
+from semanticd.control.results import FailureRow, RequestRow
 
 WIDE_FROM = 116
 """Columns of the terminal from which a request's model, reason, cached tokens and id are there too."""
@@ -44,36 +45,28 @@ def fill(columns: tuple[Column, ...], width: int) -> tuple[Column, ...]:
     )
 
 
-def request_cells(row: Mapping[str, Any], *, wide: bool) -> tuple[Cell, ...]:
+def request_cells(row: RequestRow, *, wide: bool) -> tuple[Cell, ...]:
     """Return a request's cells."""
-    agent, state = str(row.get("agent") or "-"), request_state(row)
-    output = f"{row.get('completion_tokens', 0)}/{row.get('max_new_tokens', 0)}"
-    prompt, age = f"{row.get('prompt_tokens') or 0:,}", number(row.get("age_s"), " s", digits=1)
-    ttft = duration(row.get("ttft_ms"))
+    agent, state = row.agent or "-", request_state(row)
+    output = f"{row.completion_tokens}/{row.max_new_tokens}"
+    prompt, age, ttft = f"{row.prompt_tokens:,}", number(row.age_s, " s", digits=1), duration(row.ttft_ms)
     if not wide:
         return (agent, state, prompt, output, ttft, age)
-    short = {"interactive": "int", "background": "bg"}.get(
-        str(row.get("class")), str(row.get("class") or "-")
-    )
-    cached = f"{row.get('cached_tokens') or 0:,}"
-    return (agent, state, str(row.get("wait_behind") or ""), prompt, cached, output, ttft, age, short)
+    cached, short = f"{row.cached_tokens:,}", short_class(row.priority)
+    return (agent, state, row.wait_behind or "", prompt, cached, output, ttft, age, short)
 
 
-def failure_cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+def failure_cells(row: FailureRow) -> tuple[Cell, ...]:
     """Return the cells of a request that was not answered."""
-    at = row.get("at")
-    when = (
-        datetime.fromtimestamp(float(at), tz=timezone.utc).astimezone().strftime("%H:%M:%S")
-        if isinstance(at, int | float)
-        else "-"
-    )
-    style = "$error" if row.get("kind") == "failed" else "$warning"
+    when = "-"
+    if row.at:
+        when = datetime.fromtimestamp(row.at, tz=timezone.utc).astimezone().strftime("%H:%M:%S")
     return (
         when,
-        str(row.get("agent") or "-"),
-        str(row.get("status") or "-"),
-        (str(row.get("code") or "-"), style),
-        " ".join(str(row.get("message") or "").split()),
+        row.agent or "-",
+        str(row.status or "-"),
+        (row.code or "-", "$error" if row.kind == "failed" else "$warning"),
+        " ".join(row.message.split()),
     )
 
 
@@ -103,42 +96,48 @@ class RequestsScreen(WatchScreen):
         table.entitle(f"Requests ({len(state.requests)})", "enter opens the agent")
         wide = self.size.width >= WIDE_FROM
         table.name_columns(fill(_WIDE if wide else _NARROW, self.size.width))
-        table.show_rows([(str(row.get("id")), request_cells(row, wide=wide)) for row in state.requests])
+        table.show_rows([(row.id, request_cells(row, wide=wide)) for row in state.requests])
         self.query_one("#hint").display = not state.requests
         table.display = bool(state.requests)
         failures.display = bool(state.failures)
         failures.name_columns(fill(_FAILED, self.size.width))
         failures.entitle(f"Not answered ({len(state.failures)})", "enter shows the message")
         failures.show_rows(
-            [(f"{at} {row.get('request')}", failure_cells(row)) for at, row in enumerate(state.failures)]
+            [(f"{at} {row.request}", failure_cells(row)) for at, row in enumerate(state.failures)]
         )
         if self.focused is None:
             (table if state.requests else failures).focus()
 
-    def _row(self) -> Mapping[str, Any]:
-        """Return the request, or the failure, under the cursor of the table that has the focus."""
-        state = self.dashboard.state
-        if self.focused is self.query_one("#failures"):
-            at = self.query_one("#failures", RowsTable).cursor_row
-            return state.failures[at] if 0 <= at < len(state.failures) else {}
+    def _request(self) -> RequestRow | None:
+        """Return the request under the cursor."""
         key = self.query_one("#requests", RowsTable).current_key
-        return next((row for row in state.requests if row.get("id") == key), {})
+        return next((row for row in self.dashboard.state.requests if row.id == key), None)
+
+    def _failure(self) -> FailureRow | None:
+        """Return the failure under the cursor."""
+        at, failures = self.query_one("#failures", RowsTable).cursor_row, self.dashboard.state.failures
+        return failures[at] if 0 <= at < len(failures) else None
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Open the request's agent, also in its first turn; of a failure, its message."""
-        row = self._row()
         if event.data_table.id == "failures":
-            text = f"{row.get('message')}\n\nrequest {row.get('request')}, agent {row.get('agent') or 'anonymous'}"
-            self.app.push_screen(TextDialog(f"{row.get('code')} (HTTP {row.get('status')})", text))
-        elif row.get("agent"):
-            self.dashboard.open_agent(str(row["agent"]))
+            failure = self._failure()
+            if failure is not None:
+                about = f"request {failure.request}, agent {failure.agent or 'anonymous'}"
+                title = f"{failure.code} (HTTP {failure.status})"
+                self.app.push_screen(TextDialog(title, f"{failure.message}\n\n{about}"))
+            return
+        request = self._request()
+        if request is not None and request.agent:
+            self.dashboard.open_agent(request.agent)
 
     def action_log(self) -> None:
-        """Show the log's lines about the request."""
-        row = self._row()
-        name = row.get("id") or row.get("request")
+        """Show the log's lines about the request, or the failure, under the cursor of the table with the focus."""
+        failure = self._failure() if self.focused is self.query_one("#failures") else None
+        request = self._request()
+        name = failure.request if failure is not None else request.id if request is not None else ""
         if name:
-            self.dashboard.open_log(str(name))
+            self.dashboard.open_log(name)
 
     def action_cancel(self) -> None:
         """Cancel the request under the cursor."""

@@ -42,18 +42,18 @@ class TopLine(ShownText):
 
 def headline(state: WatchState) -> Content:
     """Return the daemon's facts in a line; what needs attention comes before what is always there."""
-    status = state.facts
-    version = status.version or state.daemon.get("version") or ""
+    status = state.status
+    version = status.version or state.daemon.version
     parts: list[tuple[str, str] | str] = [
         ("semanticd", "bold $accent"), (f" {version}", "$muted"), _health(state),
     ]  # fmt: skip
-    if state.status:
+    if state.heard:
         parts += ["  ", (status.model or "no model", "bold")]
     if status.model_stage != "idle" and state.connected:
         parts.append((f"  {status.model_stage} {100 * status.model_progress:.0f} %", "$warning"))
     if state.num_dropped:
         parts.append((f"  {state.num_dropped:,} events dropped", "$warning"))
-    if state.status and state.connected:
+    if state.heard and state.connected:
         parts += [
             f"  up {span(status.uptime_s)}",
             (f"  {status.address}", "$muted"),
@@ -67,7 +67,7 @@ def _health(state: WatchState) -> tuple[str, str]:
         return f"  ○ {_CONNECTIONS.get(state.connection, state.connection)}", "$warning"
     if is_failing(state):
         return "  ● failing", "bold $error"
-    name = state.facts.state or "connected"
+    name = state.status.state or "connected"
     return f"  ● {name}", _STATES.get(name, "$warning")
 
 

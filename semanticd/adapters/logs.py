@@ -43,6 +43,14 @@ class Publishes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LevelChange:
+    """The level from which the log is written now, and the one before."""
+
+    level: str
+    previous: str
+
+
+@dataclass(frozen=True, slots=True)
 class LogOptions:
     """How to log; `folder` None: no file. The file keeps `num_kept` older ones of `max_bytes` each."""
 
@@ -103,13 +111,13 @@ class Logs:
         """Return the last lines, oldest first, as the topic `log` carries them."""
         return list(self._recent.lines)
 
-    async def set_level(self, level: str) -> dict[str, Any]:
+    async def set_level(self, level: str) -> LevelChange:
         """Log from this level on; raises `InvalidRequestError` for one that is not there."""
         if level not in LEVELS:
             raise InvalidRequestError(f"log level {level!r} is not one of {', '.join(LEVELS)}", param="level")
         previous, self.level = self.level, level
         self._apply(level)
-        return {"level": level, "previous": previous}
+        return LevelChange(level, previous)
 
     def _apply(self, level: str) -> None:
         logging.getLogger("semanticd").setLevel(_LEVEL_NUMBERS[level])

@@ -23,6 +23,7 @@ from semanticd.control.client import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, check
 from semanticd.control.errors import ConnectionLostError, ControlError, ReplyTimeoutError
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
 from semanticd.control.private_files import check_socket
+from semanticd.control.results import HelloResult, read
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,7 +80,7 @@ class AsyncControlClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: Path) -> None:
         """Take over a connection; use `connect` instead."""
         self.path = path
-        self.daemon: dict[str, Any] = {}
+        self.daemon = HelloResult()
         self._reader = reader
         self._writer = writer
         self._exchange = ClientExchange()
@@ -119,9 +120,10 @@ class AsyncControlClient:
             raise
         client = cls(reader, writer, chosen)
         try:
-            client.daemon = await client.call(
+            hello = await client.call(
                 "hello", client=name, protocol=m.PROTOCOL_VERSION, reply_within_s=timeout_s
             )
+            client.daemon = read(HelloResult, hello)
         except BaseException:
             await client.close()
             raise

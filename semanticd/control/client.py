@@ -35,6 +35,7 @@ from semanticd.control.errors import (
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
 from semanticd.control.peer import HasDescriptor, peer_uid
 from semanticd.control.private_files import UnsafePathError, check_socket
+from semanticd.control.results import HelloResult, read
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,7 +64,7 @@ class ControlClient:
     def __init__(self, connection: socket.socket, path: Path) -> None:
         """Take over a connected socket; use `connect` instead."""
         self.path = path
-        self.daemon: dict[str, Any] = {}
+        self.daemon = HelloResult()
         self._socket = connection
         self._exchange = ClientExchange()
         self._incoming: deque[m.Reply | m.Event] = deque()
@@ -99,9 +100,8 @@ class ControlClient:
             raise
         client = cls(connection, chosen)
         try:
-            client.daemon = client.call(
-                "hello", client=name, protocol=m.PROTOCOL_VERSION, reply_within_s=timeout_s
-            )
+            hello = client.call("hello", client=name, protocol=m.PROTOCOL_VERSION, reply_within_s=timeout_s)
+            client.daemon = read(HelloResult, hello)
         except BaseException:
             client.close()
             raise

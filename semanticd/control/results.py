@@ -186,7 +186,7 @@ class HistoryResult:
     first: int = 0
     last: int = -1
     ended_at: float = 0.0
-    series: Mapping[str, Any] = field(default_factory=dict)
+    series: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +210,16 @@ class AgentRow:
     num_blocks: int = 0
     num_hot_blocks: int = 0
     hot_bytes: int = 0
-    own_hot_bytes: int = 0
+    own_hot_bytes: int | None = None
+    """None, as `num_errors` and `saved_s`, from a daemon that does not count them."""
     shared_hot_bytes: int = 0
     warm_bytes: int = 0
     pinned: bool = False
     kept: bool = False
     shared_with: tuple[str, ...] = ()
     num_shared_with: int = 0
-    num_errors: int = 0
-    saved_s: float = 0.0
+    num_errors: int | None = None
+    saved_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +309,51 @@ class TurnRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedBlocks:
+    """Hot blocks that another agent holds too, within `agents.show`."""
+
+    agent: str = ""
+    num_blocks: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResult(AgentRow):
+    """`agents.show`: the agent's row, its configuration, its turns (oldest first) and what the cache saved it."""
+
+    system: str = ""
+    tools: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[TurnRow, ...] = ()
+    sharing: tuple[SharedBlocks, ...] = ()
+    """Those that share most come first."""
+    savings: SavedFacts = SavedFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """One part of a message: `type` is text, thinking, tool_call or tool_result, and says which fields it has."""
+
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    id: str = ""
+    name: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    content: str = ""
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """One message of `agents.messages`: its text, or its parts; `role` is transcript for a piece of a prompt's text."""
+
+    role: str = ""
+    content: str | tuple[MessagePart, ...] = ""
+    num_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WhyResult:
     """`agents.why`: the last turn, None before one has ended."""
 
@@ -369,6 +415,9 @@ class ConfigValue:
     value: Any = None
     origin: str = ""
     env: str = ""
+    flag: str = ""
+    meaning: str = ""
+    expected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +425,7 @@ class ConfigResult:
     """`config.show`."""
 
     settings: tuple[ConfigValue, ...] = ()
+    config_file: str = ""
 
 
 def read(kind: type[_T], data: object) -> _T:
@@ -414,7 +464,7 @@ def _reader(hint: Any) -> _Reader:
     if hint is Any:
         return lambda value: value
     if origin in (typing.Union, types.UnionType):
-        return _reader(next(one for one in arguments if one is not type(None)))
+        return _first_of(tuple(_reader(one) for one in arguments if one is not type(None)))
     if origin is tuple:
         return _list_reader(arguments[0])
     if is_dataclass(hint):
@@ -424,17 +474,46 @@ def _reader(hint: Any) -> _Reader:
         return lambda value: float(value) if _is_number(value) else None
     if hint is int:
         return lambda value: int(value) if _is_number(value) else None
-    wanted = Mapping if origin is Mapping else origin or hint
-    return lambda value: value if isinstance(value, wanted) else None
+    if origin is Mapping:
+        return _map_reader(arguments[1])
+    return lambda value: value if isinstance(value, hint) else None
+
+
+def _first_of(readers: tuple[_Reader, ...]) -> _Reader:
+    if len(readers) == 1:
+        return readers[0]
+    return lambda value: next((taken for one in readers if (taken := one(value)) is not None), None)
+
+
+def _map_reader(item: Any) -> _Reader:
+    if item is Any:
+        return lambda value: value if isinstance(value, Mapping) else None
+    take = _reader(item)
+
+    def taken(value: object) -> Any:
+        if not isinstance(value, Mapping):
+            return None
+        read_items = ((str(key), take(one)) for key, one in value.items())
+        return {key: one for key, one in read_items if one is not None}
+
+    return taken
 
 
 def _list_reader(item: Any) -> _Reader:
     if is_dataclass(item):
         inner: Any = item
-        return lambda value: read_all(inner, value)
-    return lambda value: (
-        tuple(one for one in value if isinstance(one, item)) if isinstance(value, list | tuple) else None
-    )
+        return lambda value: read_all(inner, value) if isinstance(value, list | tuple) else None
+    take = _reader(item)
+    # Where None is a value of the list's, what cannot be read keeps its place as None.
+    gaps = type(None) in typing.get_args(item)
+
+    def taken(value: object) -> Any:
+        if not isinstance(value, list | tuple):
+            return None
+        read_items = (take(one) for one in value)
+        return tuple(one for one in read_items if gaps or one is not None)
+
+    return taken
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psutil
@@ -53,7 +53,7 @@ def assemble(
     bus: EventBus,
     log: Log,
     state: Callable[[], str],
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
 ) -> Daemon:
     """Put the daemon together with real models; traces go to `tracer`, else where the settings say."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -79,7 +79,7 @@ def build(
     bus: EventBus,
     log: Log,
     state: Callable[[], str],
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
 ) -> Daemon:
     """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked."""

@@ -15,12 +15,12 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semanticd import __version__
-from semanticd.adapters.config import Loaded, effective, load_settings
+from semanticd.adapters.config import Effective, Loaded, effective, load_settings
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
@@ -124,6 +124,22 @@ def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
 def _tell(text: str) -> None:
     """Narrate to whoever watches the terminal."""
     sys.stderr.write(f"{many_lines(text)}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsInEffect:
+    """Every setting with its value and origin, and the file that was read."""
+
+    settings: tuple[Effective, ...]
+    config_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How far the end is: the daemon's state, and the requests that are not answered yet."""
+
+    state: str
+    num_requests: int
 
 
 class _Life:
@@ -338,26 +354,25 @@ class _Life:
 
         return Doctor(self._settings, generate=lambda: generate_some(self._daemon.generate))
 
-    async def show(self) -> dict[str, Any]:
+    async def show(self) -> SettingsInEffect:
         """Return the settings in effect."""
-        rows = [asdict(one) for one in effective(self._loaded)]
-        return {"settings": rows, "config_file": str(self._loaded.config_file)}
+        return SettingsInEffect(tuple(effective(self._loaded)), str(self._loaded.config_file))
 
-    async def drain(self, timeout_s: float | None = None) -> dict[str, Any]:
+    async def drain(self, timeout_s: float | None = None) -> Ending:
         """Take no new requests; running ones finish."""
         self._daemon.engine.drain()
         self.state = "draining"
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
-        return {"state": self.state, "num_requests": self._daemon.engine.num_unanswered}
+        return Ending(self.state, self._daemon.engine.num_unanswered)
 
-    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> dict[str, Any]:
+    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> Ending:
         """Drain (not if `now`), persist and exit."""
         self._stop_now = now
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
         self._stop.set()
-        return {"state": "draining", "num_requests": self._daemon.engine.num_unanswered}
+        return Ending("draining", self._daemon.engine.num_unanswered)
 
 
 def leave(status: int) -> None:

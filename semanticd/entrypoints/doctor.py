@@ -14,8 +14,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -48,7 +48,15 @@ class Finding:
     state: Literal["ok", "warning", "error"]
     message: str
     advice: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """All findings; `ok` unless one is an error. Clients read it as `control.results.DoctorResult`."""
+
+    ok: bool
+    findings: tuple[Finding, ...]
 
 
 class Doctor:
@@ -59,7 +67,7 @@ class Doctor:
         self._settings = settings
         self._generate = generate
 
-    async def run(self, generate: bool = True) -> dict[str, Any]:
+    async def run(self, generate: bool = True) -> DoctorReport:
         """Return all findings; without `generate` the engine is left alone."""
         findings = await asyncio.to_thread(lambda: list(examine(self._settings, in_daemon=True)))
         if generate:
@@ -67,15 +75,12 @@ class Doctor:
         return report(findings)
 
 
-def report(findings: list[Finding]) -> dict[str, Any]:
-    """Return findings as `control.results.DoctorResult`."""
-    return {
-        "ok": all(one.state != "error" for one in findings),
-        "findings": [asdict(one) for one in findings],
-    }
+def report(findings: Sequence[Finding]) -> DoctorReport:
+    """Return findings with their verdict."""
+    return DoctorReport(all(one.state != "error" for one in findings), tuple(findings))
 
 
-def examine_here(*, generate: bool) -> dict[str, Any]:
+def examine_here(*, generate: bool) -> DoctorReport:
     """Examine without a daemon, in this process."""
     try:
         settings = load_settings().settings
@@ -248,11 +253,11 @@ def check_models(settings: Settings) -> Finding:
         facts = models.info(name)
     except SemanticError as error:
         return Finding("model", "error", error.message, "`semanticd models list` shows what there is")
-    if not facts["installed"]:
+    if not facts.installed:
         return Finding(
             "model", "warning", f"{name} is not installed", f"fetch it: `semanticd models pull {name}`"
         )
-    return Finding("model", "ok", f"{name} is installed in {facts['path']}")
+    return Finding("model", "ok", f"{name} is installed in {facts.path}")
 
 
 def check_hub() -> Finding:

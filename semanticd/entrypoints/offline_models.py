@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from semanticd.adapters.config import load_settings
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
+from semanticd.application.services.model_facts import (
+    ModelFacts,
+    PulledModel,
+    RemovedModel,
+    installed_facts,
+    known_facts,
+)
 
 
 def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]) -> None:
@@ -25,35 +31,25 @@ class OfflineModels:
         """Look at this registry."""
         self._registry = registry
 
-    def info(self, model: str) -> dict[str, Any]:
+    def info(self, model: str) -> ModelFacts:
         """Return one model's facts; raises `ModelNotFoundError`."""
-        entry = self._registry.resolve(model)
-        found = self._registry.find(model)
-        return {
-            "id": entry.name,
-            "loaded": False,
-            "installed": found is not None,
-            "description": entry.description,
-            "context_length": found.context_length if found else entry.context_length,
-            "size_bytes": found.size_bytes if found else None,
-            "path": found.path if found else None,
-            "fingerprint": found.fingerprint if found else None,
-        }
+        entry, found = self._registry.resolve(model), self._registry.find(model)
+        return known_facts(entry) if found is None else installed_facts(known_facts(entry), found)
 
-    def pull(self, model: str, show: Callable[[str, float], None]) -> dict[str, Any]:
+    def pull(self, model: str, show: Callable[[str, float], None]) -> PulledModel:
         """Fetch a model's files; `show` hears (stage, share of the bytes)."""
 
         def report(progress: PullProgress) -> None:
             show(progress.stage, progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0)
 
         installed = self._registry.pull(model, report)
-        return {"id": installed.model_id, "path": installed.path, "size_bytes": installed.size_bytes}
+        return PulledModel(installed.model_id, installed.path, installed.size_bytes)
 
-    def remove(self, model: str) -> dict[str, Any]:
+    def remove(self, model: str) -> RemovedModel:
         """Delete a model's files."""
-        return {"id": model, "removed": True, "freed_bytes": self._registry.remove(model)}
+        return RemovedModel(model, removed=True, freed_bytes=self._registry.remove(model))
 
-    def list(self) -> list[dict[str, Any]]:
+    def list(self) -> list[ModelFacts]:
         """Return installed models, then those that can be pulled."""
         installed = {model.model_id for model in self._registry.installed()}
         names = [*sorted(installed), *(e.name for e in self._registry.entries() if e.name not in installed)]

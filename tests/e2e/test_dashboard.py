@@ -93,8 +93,8 @@ async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_scree
 
     app = Dashboard(socket)
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: app.state.connected and app.state.status.get("address"))
-        address = str(app.state.status["address"])
+        await until(pilot, lambda: app.state.connected and app.state.status.address)
+        address = app.state.status.address
         await streamed(address, "tell me of the sea", agent="ada")
         await until(pilot, lambda: app.screen.query_one(RowsTable).current_key == "ada")
         await pilot.press("enter")
@@ -118,7 +118,7 @@ async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_scree
         await pilot.press("w")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog))
         await pilot.press("y")
-        await until(pilot, lambda: app.state.status.get("model") == "two")
+        await until(pilot, lambda: app.state.status.model == "two")
         await until(pilot, lambda: app.state.changes["two"].progress.stage == "ready")
         assert await streamed(address, "tell me of the sea", agent="bob") != ""
-        await until(pilot, lambda: app.state.agent("bob").get("model") == "two")
+        await until(pilot, lambda: getattr(app.state.agent("bob"), "model", "") == "two")

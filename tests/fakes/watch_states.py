@@ -24,28 +24,30 @@ def busy() -> WatchState:
     state.take("requests", {"requests": control_script.requests()})
     state.take("status", control_script.status(119))
     for step_s in (1, 10):
-        state.history.take(control_script.history(step_s=step_s))
-    state.take_failures(control_script.failures())
+        state.take_history(control_script.history(step_s=step_s))
+    state.take_failures({"failures": control_script.failures()})
     state.take("agents", {"agents": control_script.agents()})
     state.take_blocks({"blocks": control_script.blocks()})
     for line in control_script.log_lines():
         state.take("log", line)
     for token in control_script.tokens():
         state.take("token", token)
-    state.take_models(control_script.models())
+    state.take_models({"models": control_script.models()})
     state.take_doctor(control_script.doctor())
-    state.take_details("planner", {**control_script.show("planner"), "messages": control_script.messages()})
+    state.take_details("planner", control_script.show("planner"), control_script.messages())
     return state
 
 
 def failing() -> WatchState:
     """The engine fails every request, and a limit refuses others."""
     state = busy()
-    state.status["outcomes"] = {
+    status = control_script.status(119)
+    status["outcomes"] = {
         "num_answered": 118, "num_failed": 14, "num_refused": 31, "num_failed_in_a_row": 12,
         "num_failed_last_minute": 12, "num_refused_last_minute": 31, "last": control_script.failures()[0],
     }  # fmt: skip
-    state.status["cache"]["warm_bytes"] = 19.5 * control_script.GIB
+    status["cache"]["warm_bytes"] = 19.5 * control_script.GIB
+    state.take("status", status)
     return state
 
 
@@ -77,7 +79,7 @@ def swapping() -> WatchState:
     state = busy()
     state.take("model", control_script.change("pulled", 1.0, model="deepseek-coder-v2-lite"))
     state.take("model", control_script.change("loading", 0.4))
-    state.status.update(model_stage="loading", model_progress=0.4)
+    state.take("status", {**control_script.status(119), "model_stage": "loading", "model_progress": 0.4})
     return state
 
 

@@ -93,10 +93,10 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 async def test_hello_says_who_answers_and_what_it_can_do(short_tmp_path: Path) -> None:
     async with serving(short_tmp_path) as server, await AsyncControlClient.connect(server.path) as client:
-        assert client.daemon["server"] == "semanticd"
-        assert client.daemon["protocol"] == 1
-        assert client.daemon["pid"] == os.getpid()
-        assert {"hello", "ping", "status", "subscribe", "models.swap"} <= set(client.daemon["commands"])
+        assert client.daemon.server == "semanticd"
+        assert client.daemon.protocol == 1
+        assert client.daemon.pid == os.getpid()
+        assert {"hello", "ping", "status", "subscribe", "models.swap"} <= set(client.daemon.commands)
         assert await client.call("ping") == {"pong": True}
 
 
@@ -169,7 +169,7 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
             result = await client.call(command, **args)
             assert {key: result[key] for key in expected} == expected, command
         tested = {command for command, _, _ in calls} | {"agents.list", "models.list"}
-        assert tested == set(client.daemon["commands"]) - {
+        assert tested == set(client.daemon.commands) - {
             "hello",
             "ping",
             "subscribe",

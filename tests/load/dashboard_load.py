@@ -129,7 +129,7 @@ async def watch(path: str, seconds: float, *, busy: bool) -> None:
             app.switch_mode("agent")
         else:
             # As after a minute: sparklines that are full of the same stand still.
-            app.state.history.take(control_script.history())
+            app.state.take_history(control_script.history())
         await asyncio.sleep(3)
         before, peak = time.process_time(), rss_mib()
         started, draws, tokens = time.monotonic(), app.num_draws, app.state.num_token_events

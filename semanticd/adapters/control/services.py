@@ -22,36 +22,38 @@ Facts = dict[str, Any]
 """What is known about one thing."""
 Rows = list[dict[str, Any]]
 """Facts of several things."""
+Published = object
+"""A frozen dataclass; a command's result is its fields, by `plain`."""
 
 
 class ConfigService(Protocol):
     """The settings that the daemon runs with."""
 
-    async def show(self) -> Facts:
+    async def show(self) -> Published:
         """Return `control.results.ConfigResult`, secrets masked."""
 
 
 class DoctorService(Protocol):
     """Examines the installation from inside."""
 
-    async def run(self, generate: bool = True) -> Facts:
+    async def run(self, generate: bool = True) -> Published:
         """Return `control.results.DoctorResult`; without `generate` the engine is left alone."""
 
 
 class LifecycleService(Protocol):
     """Begins the end; both return at once, the daemon's state says how far it is."""
 
-    async def drain(self, timeout_s: float | None = None) -> Facts:
+    async def drain(self, timeout_s: float | None = None) -> Published:
         """Take no new requests; running ones finish. `timeout_s` None: the daemon's own limit."""
 
-    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> Facts:
+    async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> Published:
         """Drain (not if `now`), persist and exit."""
 
 
 class LogService(Protocol):
     """The daemon's log."""
 
-    async def set_level(self, level: str) -> Facts:
+    async def set_level(self, level: str) -> Published:
         """Log from this level on: debug, info, warning or error."""
 
     def recent(self) -> Rows:

@@ -58,6 +58,7 @@ class RemovedModel:
 
     id: str
     removed: bool
+    freed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,9 @@ def model_facts(
     """
     installed = {model.model_id: model for model in source.installed()}
     installed.update({str(model_id): model for model_id, model in list(fetched.items())})
-    found = {entry.name: _known(entry) for entry in source.entries()}
+    found = {entry.name: known_facts(entry) for entry in source.entries()}
     for name, model in installed.items():
-        found[name] = _installed(found.get(name) or ModelFacts(name), model)
+        found[name] = installed_facts(found.get(name) or ModelFacts(name), model)
     for model_id, loaded_model in loaded.items():
         found[model_id] = replace(
             _loaded(found.get(model_id) or ModelFacts(model_id), loaded_model),
@@ -117,7 +118,8 @@ def model_facts(
     return sorted(found.values(), key=lambda one: (not one.loaded, not one.installed, one.id))
 
 
-def _known(entry: ModelEntry) -> ModelFacts:
+def known_facts(entry: ModelEntry) -> ModelFacts:
+    """Return what the registry says of a model."""
     return ModelFacts(
         entry.name,
         description=entry.description,
@@ -126,7 +128,8 @@ def _known(entry: ModelEntry) -> ModelFacts:
     )
 
 
-def _installed(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
+def installed_facts(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
+    """Return a model's facts with those of its files."""
     return replace(
         facts,
         installed=True,

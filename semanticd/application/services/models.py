@@ -199,9 +199,9 @@ class ModelsService:
         """Delete a model's files; raises `ConflictError` while it is loaded."""
         if self._by_name(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
-        await asyncio.to_thread(self._source.remove, model)
+        freed_bytes = await asyncio.to_thread(self._source.remove, model)
         self._installed.pop(ModelId(self._source.resolve(model).name), None)
-        return RemovedModel(model, removed=True)
+        return RemovedModel(model, removed=True, freed_bytes=freed_bytes)
 
     async def load(self, model: str) -> ModelInUse:
         """Load a model beside those that are loaded; the first one becomes current.

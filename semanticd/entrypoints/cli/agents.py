@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def _absolute(path: Path) -> str:
     return str(path.expanduser().absolute())
 
 
-def _print(facts: dict[str, Any], as_json: bool) -> None:
+def _print(facts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:

@@ -13,7 +13,7 @@ from semanticd.adapters.config import Settings, effective, load_settings
 from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
 from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
-from semanticd.control.results import StatusResult, read
+from semanticd.control.results import ConfigResult, StatusResult, read
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.options import as_arguments
 from semanticd.entrypoints.cli.output import narrate, print_text
@@ -71,15 +71,15 @@ def _already_running(
     """Say so; the status is a failure only if it runs with other settings than were asked for."""
     print_text(f"already running (pid {there.pid}) at {there.address}")
     with ControlClient.connect(socket, name="semanticd-cli") as client:
-        shown = {row["name"]: row for row in client.call("config.show")["settings"]}
+        shown = {one.name: one for one in read(ConfigResult, client.call("config.show")).settings}
     different = [
-        f"  {name}: {shown[name]['value']!r} there ({shown[name]['origin']}), {value!r} here"
+        f"  {name}: {shown[name].value!r} there ({shown[name].origin}), {value!r} here"
         for name, value in wanted.items()
         if name in shown
-        and shown[name]["value"] != value
+        and shown[name].value != value
         and name not in _QUIET_FLAGS
         # What only its own command line said, and nobody here asks for otherwise, is no difference.
-        and not (shown[name]["origin"].startswith("flag ") and name not in asked_for)
+        and not (shown[name].origin.startswith("flag ") and name not in asked_for)
     ]
     if not different:
         return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from semanticd.control.results import ConfigValue, read_all
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_json, print_text, shown
@@ -22,22 +24,22 @@ def config(*, as_json: bool, everything: bool, daemon: bool) -> None:
     if as_json:
         print_json({"settings": rows})
         return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        origin = "" if row["origin"] == "default" else f"   ({row['origin']})"
-        print_text(f"{row['name']:<{width}} = {_shown(row)}{origin}")
+    values = read_all(ConfigValue, rows)
+    width = max((len(one.name) for one in values), default=0)
+    for one in values:
+        origin = "" if one.origin == "default" else f"   ({one.origin})"
+        print_text(f"{one.name:<{width}} = {_shown(one)}{origin}")
         if everything:
-            names = f"{row['env']}   {row['flag']}".rstrip()
-            print_text(f"    {row['meaning']} Expected: {row['expected']}.\n    {names}\n")
+            names = f"{one.env}   {one.flag}".rstrip()
+            print_text(f"    {one.meaning} Expected: {one.expected}.\n    {names}\n")
 
 
-def _shown(row: dict[str, Any]) -> str:
+def _shown(one: ConfigValue) -> str:
     """Return a value with all its digits: it is to be compared with what was set."""
-    value = row["value"]
-    return f"{value:.12g}" if isinstance(value, float) else shown(row["name"], value)
+    return f"{one.value:.12g}" if isinstance(one.value, float) else shown(one.name, one.value)
 
 
-def _local() -> list[dict[str, Any]]:
+def _local() -> Sequence[Mapping[str, Any]]:
     from semanticd.adapters.config import effective, load_settings
 
     return [asdict(one) for one in effective(load_settings())]

@@ -6,11 +6,14 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from semanticd.control.errors import CommandFailedError, DaemonNotRunningError
+from semanticd.control.results import DoctorResult, Finding, read
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.options import json_option
@@ -26,20 +29,28 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 @click.option("--generate/--no-generate", default=True, help="Also generate ten tokens.")
 def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
     """Examine platform, Python, MLX, memory, disk, socket, port, models, hub; every finding says what to do."""
-    if local:
-        # Loads MLX, therefore by name; the report goes to stdout whatever libraries print.
-        report = importlib.import_module("semanticd.entrypoints.doctor").examine_here(generate=generate)
-    else:
-        report = _from_daemon(generate=generate) or _in_child(generate=generate)
+    report = (
+        _here(generate=generate) if local else _from_daemon(generate=generate) or _in_child(generate=generate)
+    )
+    found = read(DoctorResult, report)
     if as_json:
         print_json(report)
     else:
-        _print(report)
-    if not report.get("ok"):
+        _print(found)
+    if not found.ok:
         sys.exit(EXIT_FAILED)
 
 
-def _from_daemon(*, generate: bool) -> dict[str, Any] | None:
+def _here(*, generate: bool) -> Mapping[str, Any]:
+    # Loads MLX, therefore by name; the report goes to stdout whatever libraries print.
+    report = importlib.import_module("semanticd.entrypoints.doctor").examine_here(generate=generate)
+    published: Mapping[str, Any] = importlib.import_module("semanticd.application.services.plain").plain(
+        report
+    )
+    return published
+
+
+def _from_daemon(*, generate: bool) -> Mapping[str, Any] | None:
     try:
         return ask("doctor", reply_within_s=_PATIENCE_S, generate=generate)
     except DaemonNotRunningError:
@@ -53,31 +64,25 @@ def _from_daemon(*, generate: bool) -> dict[str, Any] | None:
     return None
 
 
-def _in_child(*, generate: bool) -> dict[str, Any]:
+def _in_child(*, generate: bool) -> Mapping[str, Any]:
     command = [sys.executable, "-m", "semanticd", "doctor", "--local", "--json"]
     command += [] if generate else ["--no-generate"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE_S, check=False)
     try:
-        report: dict[str, Any] = json.loads(ran.stdout)
-        return report
+        report: Mapping[str, Any] = json.loads(ran.stdout)
     except ValueError:
-        return {
-            "ok": False,
-            "findings": [
-                {
-                    "check": "process",
-                    "state": "error",
-                    "message": f"the examination ended with status {ran.returncode} and no report",
-                    "advice": "run `semanticd doctor --local` and read what it prints",
-                }
-            ],
-        }
-
-
-def _print(report: dict[str, Any]) -> None:
-    for finding in report.get("findings", []):
-        print_text(
-            f"{_MARKS.get(finding['state'], finding['state'])}  {finding['check']:<12} {finding['message']}"
+        finding = Finding(
+            check="process",
+            state="error",
+            message=f"the examination ended with status {ran.returncode} and no report",
+            advice="run `semanticd doctor --local` and read what it prints",
         )
-        if finding.get("advice") and finding["state"] != "ok":
-            print_text(f"{'':<22}-> {finding['advice']}")
+        return asdict(DoctorResult(ok=False, findings=(finding,)))
+    return report
+
+
+def _print(report: DoctorResult) -> None:
+    for one in report.findings:
+        print_text(f"{_MARKS.get(one.state, one.state)}  {one.check:<12} {one.message}")
+        if one.advice and one.state != "ok":
+            print_text(f"{'':<22}-> {one.advice}")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
-from semanticd.control.results import ModelProgress, read
+from semanticd.control.results import ModelProgress, ModelRow, read
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
@@ -33,7 +33,7 @@ def list_models(*, as_json: bool) -> None:
     if as_json:
         print_json({"models": rows})
     else:
-        print_table([{**row, "state": _state(row)} for row in rows], _COLUMNS)
+        print_table([{**row, "state": _state(read(ModelRow, row))} for row in rows], _COLUMNS)
 
 
 @commands.command()
@@ -91,25 +91,26 @@ def swap(*, model: str, as_json: bool) -> None:
     _show(with_progress("models.swap", model, Progress()), as_json)
 
 
-def _state(row: Mapping[str, Any]) -> str:
-    if row.get("loaded"):
-        return "current" if row.get("current") else "loaded"
-    return "installed" if row.get("installed") else "-"
+def _state(row: ModelRow) -> str:
+    if row.loaded:
+        return "current" if row.current else "loaded"
+    return "installed" if row.installed else "-"
 
 
-def _show(facts: dict[str, Any], as_json: bool) -> None:
+def _show(facts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
         print_facts(facts)
 
 
-def _either(online: Callable[[], Any], offline: Callable[[Any], Any]) -> Any:
+def _either(online: Callable[[], Any], offline: Callable[[Any], object]) -> Any:
     """Ask the daemon, else look at the disk ourselves; that part is heavy and is loaded by name."""
     try:
         return online()
     except DaemonNotRunningError:
-        return offline(importlib.import_module("semanticd.entrypoints.offline_models").open_models())
+        found = offline(importlib.import_module("semanticd.entrypoints.offline_models").open_models())
+        return importlib.import_module("semanticd.application.services.plain").plain(found)
 
 
 def _show_progress(progress: Progress, change: ModelProgress) -> None:

@@ -55,6 +55,29 @@ def test_what_clients_read_of_a_turn_is_published() -> None:
     assert set(keys(results.MissRow)) == set(keys(CacheMiss))
 
 
+def test_what_clients_read_of_an_agent_and_its_messages_is_published() -> None:
+    shown = {*keys(agent_facts.AgentFacts), *keys(agent_facts.AgentDetails), "class"}
+    assert set(keys(results.AgentResult)) <= shown
+    assert keys(results.SharedBlocks) == keys(agent_facts.SharedBlocks)
+    assert keys(results.MessageRow) == keys(agent_facts.ShownMessage)
+    parts = {
+        *keys(agent_facts.ShownText), *keys(agent_facts.ShownThinking),
+        *keys(agent_facts.ShownToolCall), *keys(agent_facts.ShownToolResult),
+    }  # fmt: skip
+    assert set(keys(results.MessagePart)) == parts
+
+
+def test_a_message_is_read_as_text_or_as_parts_and_a_series_keeps_its_gaps() -> None:
+    part = {"type": "tool_call", "name": "run", "arguments": {"path": "x"}}
+    assert read(results.MessageRow, {"role": "user", "content": "hi"}).content == "hi"
+    assert read(results.MessageRow, {"content": [part]}).content == (
+        results.MessagePart(type="tool_call", name="run", arguments={"path": "x"}),
+    )
+    assert read(results.MessageRow, {"content": 7}).content == ""
+    series = {"ttft_ms": [1, None, "x", 2.5], "odd": 7}
+    assert read(results.HistoryResult, {"series": series}).series == {"ttft_ms": (1.0, None, None, 2.5)}
+
+
 async def test_a_status_is_read_as_it_was_published() -> None:
     async with ServiceRig(export_file=DiskAgentExportFile()) as rig:
         await rig.say("hello", agent="a")

@@ -23,6 +23,7 @@ from textual.pilot import Pilot
 
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.state import WatchState
+from semanticd.control.results import HelloResult, read
 from semanticd.control.terminal_text import one_line
 from tests.fakes import control_script, watch_states
 from tests.fakes.control_daemon import FakeControlDaemon
@@ -49,23 +50,23 @@ def hostile_state(texts: Iterator[str]) -> tuple[WatchState, str]:
     state = WatchState(connection="connected", last_heard_at=watch_states.NOW, reason=next(texts))
     agents = spoilt(control_script.agents(), texts)
     state.take("agents", {"agents": agents})
-    name = state.agents[0]["id"]
+    name = state.agents[0].id
     requests = spoilt(control_script.requests(), texts)
     requests[0]["agent"] = agents[0]["id"]
     state.take("requests", {"requests": requests})
-    state.begin(spoilt({"version": "1", "server": "x"}, texts))
+    state.begin(read(HelloResult, spoilt({"version": "1", "server": "x"}, texts)))
     state.take("status", spoilt(control_script.status(3), texts))
-    state.take_failures(spoilt(control_script.failures(), texts))
+    state.take_failures({"failures": spoilt(control_script.failures(), texts)})
     for line in control_script.log_lines():
         state.take("log", spoilt(line, texts))
     for _ in range(20):
         state.take("token", {"agent": agents[0]["id"], "request": requests[0]["id"], "text": next(texts)})
-    state.take_models(spoilt(control_script.models(), texts))
+    state.take_models({"models": spoilt(control_script.models(), texts)})
     for stage in ("failed", "loading", "pulled"):
         state.take("model", spoilt(control_script.change(stage, 0.4, reason="x"), texts))
     state.take_doctor(spoilt(control_script.doctor(), texts))
-    details = {**control_script.show("planner"), "messages": control_script.messages()}
-    state.take_details(name, spoilt(details, texts))
+    facts, messages = control_script.show("planner"), control_script.messages()
+    state.take_details(name, spoilt(facts, texts), spoilt(messages, texts))
     state.take_blocks({"blocks": control_script.blocks()})
     return state, name
 

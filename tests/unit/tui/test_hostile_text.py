@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.state import WatchState
-from tests.fakes import watch_states
+from tests.fakes import control_script, watch_states
 from tests.fakes.hostile_text import ENCODABLE
 
 _UNSAFE = re.compile(
@@ -21,13 +21,14 @@ _UNSAFE = re.compile(
 def hostile() -> WatchState:
     """Return a state in which every text is of the corpus."""
     texts, state = list(ENCODABLE), watch_states.busy()
-    agents = [{**state.agents[0], "id": text, "model": text, "class": text} for text in texts]
+    agents = [{**control_script.agents()[0], "id": text, "model": text, "class": text} for text in texts]
     state.take("agents", {"agents": agents})
     state.take(
         "requests", {"requests": [{"id": t, "agent": t, "state": t, "wait_behind": t} for t in texts[:20]]}
     )
-    state.take_models([{"id": text, "description": text, "precision": text} for text in texts])
-    state.take_failures([{"agent": t, "code": t, "message": t, "kind": "failed", "at": 0} for t in texts])
+    state.take_models({"models": [{"id": t, "description": t, "precision": t} for t in texts]})
+    failures = [{"agent": t, "code": t, "message": t, "kind": "failed", "at": 0} for t in texts]
+    state.take_failures({"failures": failures})
     state.take_doctor(
         {"findings": [{"check": t, "message": t, "advice": t, "state": "error"} for t in texts]}
     )
@@ -38,8 +39,10 @@ def hostile() -> WatchState:
     turns = [{"request_id": t, "verdict": t, "finish_reason": t,
               "miss": {"cause": t, "position": 1, "expected": t, "found": t}} for t in texts]  # fmt: skip
     messages = [{"role": text, "content": text} for text in texts]
-    state.take_details("planner", {"turns": turns, "messages": messages, "sharing": []})
-    state.take("status", {**state.status, "model": texts[0], "address": texts[1], "state": texts[2]})
+    state.take_details("planner", {"turns": turns, "sharing": []}, messages)
+    state.take(
+        "status", {**control_script.status(119), "model": texts[0], "address": texts[1], "state": texts[2]}
+    )
     return state
 
 

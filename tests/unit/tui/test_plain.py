@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+from semantic_tui.live import LiveAgent
 from semantic_tui.plain import agent_row, bar, dashboard, duration, short_size, shortened, size, table
+from semanticd.control.results import AgentRow, CacheStats, EngineFacts, RequestRow, StatusResult, read
 
-STATUS = {
-    "version": "1.2.3",
-    "state": "ready",
-    "uptime_s": 5.4,
-    "address": "http://127.0.0.1:8000",
-    "model": "tiny",
-    "engine": {
-        "num_running": 2,
-        "num_waiting": 1,
-        "prefill_tokens_per_s": 90.4,
-        "decode_tokens_per_s": 12.34,
-    },
-    "cache": {
-        "budget_bytes": 1000,
-        "hot_bytes": 250,
-        "running_bytes": 250,
-        "num_hot_blocks": 3,
-        "warm_bytes": 2048,
-    },
-}
-AGENT = {
-    "id": "ada",
-    "state": "hot",
-    "num_tokens": 12,
-    "hot_bytes": 1536,
-    "last_reuse_ratio": 0.5,
-    "pinned": True,
-}
+STATUS = StatusResult(
+    version="1.2.3",
+    state="ready",
+    uptime_s=5.4,
+    address="http://127.0.0.1:8000",
+    model="tiny",
+    engine=EngineFacts(num_running=2, num_waiting=1, prefill_tokens_per_s=90.4, decode_tokens_per_s=12.34),
+    cache=CacheStats(budget_bytes=1000, hot_bytes=250, running_bytes=250, num_hot_blocks=3, warm_bytes=2048),
+)
+AGENT = AgentRow(id="ada", state="hot", num_tokens=12, hot_bytes=1536, last_reuse_ratio=0.5, pinned=True)
 
 
 def test_sizes_are_shown_in_the_largest_fitting_unit() -> None:
@@ -57,14 +41,14 @@ def test_what_is_too_long_for_a_narrow_table_is_shortened() -> None:
 
 
 def test_what_a_daemon_does_not_tell_is_a_dash() -> None:
-    row = agent_row({"id": "new"})
+    row = agent_row(LiveAgent(AgentRow(id="new")))
     assert row[5:8] == ("-", "-", "-")
-    assert agent_row(AGENT)[5] == "50 %"
-    assert agent_row(AGENT)[9:] == ("yes", "-", "-")
+    assert agent_row(LiveAgent(AGENT))[5] == "50 %"
+    assert agent_row(LiveAgent(AGENT))[9:] == ("yes", "-", "-")
 
 
 def test_an_agent_in_its_first_turn_is_in_the_text_too() -> None:
-    request = {"id": "r", "agent": "newcomer", "state": "prefilling", "prefill_progress": 0.5}
+    request = RequestRow(id="r", agent="newcomer", state="prefilling", prefill_progress=0.5)
     text = dashboard(STATUS, [AGENT], [request])
     assert any("newcomer" in line and "prefill 50 %" in line for line in text.splitlines())
 
@@ -83,4 +67,4 @@ def test_the_dashboard_says_the_daemons_state_and_lists_its_agents() -> None:
 
 
 def test_an_older_daemon_that_tells_less_is_shown_too() -> None:
-    assert "? " in dashboard({}, [], [{"id": "r"}])
+    assert "? " in dashboard(read(StatusResult, {}), [], [read(RequestRow, {"id": "r"})])

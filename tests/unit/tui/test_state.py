@@ -11,7 +11,7 @@ import pytest
 from semantic_tui.agent_order import listed, matches
 from semantic_tui.alarms import alarms
 from semantic_tui.history import SAMPLES_KEPT, resampled
-from semantic_tui.live import agent_state, request_state
+from semantic_tui.live import LiveAgent, agent_state, request_state
 from semantic_tui.screens.log import wanted
 from semantic_tui.state import (
     MAX_DETAILS,
@@ -23,7 +23,7 @@ from semantic_tui.state import (
 )
 from semantic_tui.widgets.figures import block_map, budget_bar, known_blocks, sparkline
 from semantic_tui.widgets.top_line import complaint, headline, span
-from semanticd.control.results import CacheStats
+from semanticd.control.results import AgentRow, CacheStats, HelloResult, RequestRow, StatusResult, read
 from tests.fakes import watch_states
 
 
@@ -49,7 +49,7 @@ def test_nothing_grows_without_bound() -> None:
     for _ in range(MAX_LOG_LINES + 5):
         state.take("log", {"event": "e"})
     for at in range(1000):
-        state.history.take({"step_s": 1, "first": at, "last": at, "series": {"queue": [1.0]}})
+        state.take_history({"step_s": 1, "first": at, "last": at, "series": {"queue": [1.0]}})
     assert len(state.streams) == MAX_STREAMS
     assert len(state.streams["long"].text) <= MAX_STREAM_CHARS
     assert len(state.log) == MAX_LOG_LINES
@@ -73,10 +73,10 @@ def test_only_the_agents_looked_at_last_are_kept_in_detail() -> None:
 
 def test_history_grows_by_what_is_new_and_begins_again_after_a_gap() -> None:
     state = WatchState()
-    state.history.take({"step_s": 1, "first": 0, "last": 1, "series": {"ttft_ms": [None, 80.0]}})
-    state.history.take({"step_s": 1, "first": 2, "last": 2, "series": {"ttft_ms": [120.0]}})
+    state.take_history({"step_s": 1, "first": 0, "last": 1, "series": {"ttft_ms": [None, 80.0]}})
+    state.take_history({"step_s": 1, "first": 2, "last": 2, "series": {"ttft_ms": [120.0]}})
     assert state.history.values("ttft_ms", 60) == [None, 80.0, 120.0]
-    state.history.take({"step_s": 1, "first": 9, "last": 9, "series": {"ttft_ms": [1.0]}})
+    state.take_history({"step_s": 1, "first": 9, "last": 9, "series": {"ttft_ms": [1.0]}})
     assert state.history.values("ttft_ms", 60) == [1.0]
 
 
@@ -88,12 +88,12 @@ def test_points_that_are_drawn_keep_the_largest_value_and_the_gaps() -> None:
 
 def test_dropped_events_are_forgotten_with_the_connection_and_history_with_the_daemon() -> None:
     state = WatchState()
-    state.begin({"pid": 1})
+    state.begin(HelloResult(pid=1))
     state.take("status", {}, 94_417)
-    state.history.take({"step_s": 1, "first": 0, "last": 0, "series": {"queue": [1.0]}})
-    state.begin({"pid": 1})
+    state.take_history({"step_s": 1, "first": 0, "last": 0, "series": {"queue": [1.0]}})
+    state.begin(HelloResult(pid=1))
     assert (state.num_dropped, state.history.last(1)) == (0, 0)
-    state.begin({"pid": 2})
+    state.begin(HelloResult(pid=2))
     assert state.history.last(1) == -1
 
 
@@ -103,18 +103,23 @@ def test_an_agent_in_its_first_turn_has_a_row_from_its_requests_arrival_on() -> 
     request = {"id": "r", "agent": "new", "state": "waiting", "age_s": 3.94, "wait_reason": "memory"}
     state.take("requests", {"requests": [request]})
     new, old = state.rows()
-    assert (new["id"], new["requests"], old["id"], old["requests"]) == ("new", [request], "old", [])
-    assert agent_state(new, new["requests"])[0] == "wait 3.9 s (RAM)"
+    assert (new.row.id, new.requests, old.row.id, old.requests) == (
+        "new",
+        (read(RequestRow, request),),
+        "old",
+        (),
+    )
+    assert agent_state(new.row, new.requests)[0] == "wait 3.9 s (RAM)"
 
 
 def test_lines_that_were_fetched_are_not_taken_again_when_they_come_as_events() -> None:
     state = WatchState()
     lines = [{"timestamp": f"2026-11-28T08:00:0{at}Z", "event": f"e{at}"} for at in range(3)]
-    state.take_recent_log(lines[:2])
+    state.take_recent_log({"lines": lines[:2]})
     for line in lines:
         state.take("log", line)
     assert [line.event for line in state.log] == ["e0", "e1", "e2"]
-    state.take_recent_log(lines)
+    state.take_recent_log({"lines": lines})
     assert len(state.log) == 3
 
 
@@ -125,11 +130,11 @@ def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
     state.take("token", {"agent": "a", "request": "r", "text": hostile, "num_tokens": 1})
     state.take("log", {"event": hostile, "fields": {hostile: hostile}})
     state.take("model", {"model": "m", "reason": hostile})
-    state.take_recent_log([{"timestamp": "1", "event": hostile}])
-    state.take_failures([{"message": hostile}])
-    state.take_models([{"description": hostile}])
+    state.take_recent_log({"lines": [{"timestamp": "1", "event": hostile}]})
+    state.take_failures({"failures": [{"message": hostile}]})
+    state.take_models({"models": [{"description": hostile}]})
     state.take_doctor({"findings": [{"message": hostile}]})
-    state.take_details("a", {"messages": [{"content": hostile}]})
+    state.take_details("a", {"system": hostile}, [{"content": hostile}])
     facts = (
         state.agents,
         state.requests,
@@ -161,7 +166,7 @@ def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
     ],
 )  # fmt: skip
 def test_what_a_request_does_is_said_in_words(row: dict[str, Any], text: str) -> None:
-    assert request_state(row)[0] == text
+    assert request_state(read(RequestRow, row))[0] == text
 
 
 def test_alarms_name_the_agent_and_the_reason_errors_first() -> None:
@@ -183,19 +188,20 @@ def test_what_is_malformed_or_unknown_does_no_harm() -> None:
     state = WatchState()
     for event in ("status", "agents", "requests", "model", "log", "token", "from the future"):
         state.take(event, {})
-    assert state.agents == []
+    assert state.agents == ()
 
 
 def test_every_word_of_a_filter_must_match() -> None:
-    row = {"id": "planner", "state": "hot", "class": "interactive", "pinned": True}
-    assert matches(row, "PLAN hot pinned")
-    assert not matches(row, "plan cold")
+    agent = LiveAgent(AgentRow(id="planner", state="hot", priority="interactive", pinned=True))
+    assert matches(agent, "PLAN hot pinned")
+    assert not matches(agent, "plan cold")
 
 
 def test_unknown_values_come_last_in_either_order() -> None:
-    rows = [{"id": "a"}, {"id": "b", "num_tokens": 1}, {"id": "c", "num_tokens": 2}]
-    assert [row["id"] for row in listed(rows, sort="num_tokens")] == ["c", "b", "a"]
-    assert [row["id"] for row in listed(rows, sort="num_tokens", reverse=True)] == ["b", "c", "a"]
+    times = {"a": None, "b": 1.0, "c": 2.0}
+    rows = [LiveAgent(AgentRow(id=name, last_ttft_ms=ms)) for name, ms in times.items()]
+    assert [agent.row.id for agent in listed(rows, sort="last_ttft_ms")] == ["c", "b", "a"]
+    assert [agent.row.id for agent in listed(rows, sort="last_ttft_ms", reverse=True)] == ["b", "c", "a"]
 
 
 def test_the_log_is_filtered_by_level_and_words() -> None:
@@ -234,7 +240,9 @@ def test_the_block_map_never_leaves_its_area() -> None:
 
 
 def test_stale_data_is_called_stale_and_says_its_age() -> None:
-    state = WatchState(connection="lost", reason="gone", status={"state": "ready"}, last_heard_at=10.0)
+    state = WatchState(
+        connection="lost", reason="gone", status=StatusResult(state="ready"), last_heard_at=10.0
+    )
     assert "STALE: what is shown is 1 m 5 s old" in complaint(state, 75.0)
     assert "Press S" in complaint(WatchState(connection="absent"), 0.0)
     assert complaint(WatchState(connection="connected"), 0.0) == ""

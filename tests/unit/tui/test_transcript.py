@@ -40,8 +40,9 @@ def test_the_cached_part_ends_where_the_last_turns_cached_tokens_end() -> None:
         {"role": "transcript", "content": "<|im_start|>user\none<|im_end|>\n", "num_tokens": 10},
         {"role": "transcript", "content": "<|im_start|>assistant\ntwo<|im_end|>\n", "num_tokens": 10},
     ]
-    details = {"messages": messages, "turns": [{"reused_hot_tokens": 4, "restored_warm_tokens": 6}]}
-    found = entries(details, WatchState(), "a")
+    state = WatchState()
+    state.take_details("a", {"turns": [{"reused_hot_tokens": 4, "restored_warm_tokens": 6}]}, messages)
+    found = entries(state, "a")
     assert [entry.text for entry in found] == ["one", "two"]
     shown = lines(found, 40, open_all=True)
     assert [line.cached for line in shown if line.text in ("one", "two")] == [True, False]

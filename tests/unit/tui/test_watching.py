@@ -207,7 +207,7 @@ def test_a_cell_never_takes_more_than_its_width(text: str, width: int, shown: st
 async def test_columns_do_not_move_with_their_content() -> None:
     async def widths(name: str) -> list[int]:
         state = watch_states.busy()
-        rows = [{**row, "id": name} if at == 0 else row for at, row in enumerate(state.agents)]
+        rows = [{**row, "id": name} if at == 0 else row for at, row in enumerate(control_script.agents())]
         state.take("agents", {"agents": rows})
         app = Dashboard(state=state, connect=False)
         async with app.run_test(size=(120, 40)) as pilot:
