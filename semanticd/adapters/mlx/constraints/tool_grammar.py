@@ -1,4 +1,4 @@
-"""Writes the form of a tool call as a grammar: a family's markers around JSON that follows the tool's schema.
+"""Writes the form of a tool call as a grammar: a family's spelling around JSON that follows the tool's schema.
 
 The JSON is spaced as the chat templates write it, so that the call, sent back in the next turn, is found in the cache.
 Lark with llguidance's extensions (`%json`, `<[token id]>`).
@@ -14,6 +14,7 @@ from typing import Any
 
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark, is_lark_syntax
 
+from semanticd.adapters.mlx.constraints.call_spelling import CallSpelling
 from semanticd.domain.chat import ToolSpec
 from semanticd.domain.generation import OutputConstraint
 
@@ -28,6 +29,9 @@ _COMBINED = frozenset(
 )
 """Where one of these stands beside `properties`, other keys may be meant."""
 
+_UNLIKE_A_CALL = ' & ~/\\s*\\{\\s*"(name|type|function)"(.|\\n)*/'
+"""Restricts text to what does not begin as a bare call does."""
+
 _VALUES = ("const", "default", "enum", "example", "examples")
 """What stands there is data, not a schema."""
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -37,22 +41,22 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSc
 def tool_grammar(
     tools: Sequence[ToolSpec],
     *,
-    start: str,
-    end: str,
+    spelling: CallSpelling,
     parallel: bool,
     special: Mapping[str, int] | None = None,
 ) -> OutputConstraint:
-    """Return the form of one call (or several) of one of these tools, between a family's markers.
+    """Return the form of one call (or several) of one of these tools, as a family spells it.
 
     `special` are the special tokens by text: in a grammar they are named by id, for as text they are never matched.
     There are as many calls as tools at most, and never more than eight: a weak model would repeat itself for ever.
     """
     ids = special or {}
-    most = min(len(tools), _MAX_CALLS) if parallel and end else 1
+    most = min(len(tools), _MAX_CALLS) if parallel and spelling.end else 1
+    several = spelling.joint is None and most > 1
     rules = [
-        f'start: one ("\\n" one){{0,{most - 1}}}' if most > 1 else "start: one",
-        f"one: {_literal(start, ids)} {_after_marker(end, ids)}",
-        *_calls(tools),
+        f'start: one ("\\n" one){{0,{most - 1}}}' if several else "start: one",
+        f"one: {_spelled(spelling.start, ids)} {_after_start(spelling, ids, most)}",
+        *_calls(tools, spelling, ids),
     ]
     return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
 
@@ -60,8 +64,7 @@ def tool_grammar(
 def optional_tool_grammar(
     tools: Sequence[ToolSpec],
     *,
-    start: str,
-    end: str,
+    spelling: CallSpelling,
     parallel: bool,
     special: Mapping[str, int] | None = None,
     thinking: Sequence[str] = (),
@@ -71,19 +74,29 @@ def optional_tool_grammar(
     Calls of strict tools follow their schemas; others were promised nothing. `thinking` are the markers of
     thinking, which may stand in the text.
     """
-    ids = special or {}
-    body = _after_marker(end, ids)
+    ids, start = special or {}, spelling.start
+    body = _after_start(spelling, ids, _MAX_CALLS if parallel else 1)
     passing = "".join(f" | {_literal(marker, ids)}" for marker in thinking if marker in ids)
+    offered = [tool if tool.strict else replace(tool, parameters=_ANYTHING) for tool in tools]
+    if not start:
+        # A call is an answer that begins like one; whatever else begins otherwise.
+        rules = [
+            f"start: {body} | text",
+            f"text: (TEXT{passing})*",
+            f"TEXT: /(.|\\n)+/{_UNLIKE_A_CALL}",
+            *_calls(offered, spelling, ids),
+        ]
+        return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
     # A marker that is not a token of its own is found by the lexer: the shortest text that ends with it.
     opened = f"text {_literal(start, ids)}" if start in ids else f"ANYTHING {_literal(start, ids)}"
     rules = [
         # After the last call there is no text: in it the lexer would no longer look for a marker.
-        f"start: (opened {body})* text" if parallel and end else f"start: text | opened {body}",
+        f"start: (opened {body})* text" if parallel and spelling.end else f"start: text | opened {body}",
         f"opened{'' if start in ids else '[lazy]'}: {opened}",
         f"text: (TEXT{passing})*",
         "TEXT: /(.|\\n)+/",
         "ANYTHING: /(.|\\n)*/",
-        *_calls([tool if tool.strict else replace(tool, parameters=_ANYTHING) for tool in tools]),
+        *_calls(offered, spelling, ids),
     ]
     return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
 
@@ -92,8 +105,7 @@ def call_or_answer_grammar(
     tools: Sequence[ToolSpec],
     answer: OutputConstraint,
     *,
-    start: str,
-    end: str,
+    spelling: CallSpelling,
     parallel: bool,
     special: Mapping[str, int] | None = None,
 ) -> OutputConstraint:
@@ -102,7 +114,7 @@ def call_or_answer_grammar(
     Calls of strict tools follow their schemas; others were promised nothing.
     """
     offered = [tool if tool.strict else replace(tool, parameters=_ANYTHING) for tool in tools]
-    calls = tool_grammar(offered, start=start, end=end, parallel=parallel, special=special)
+    calls = tool_grammar(offered, spelling=spelling, parallel=parallel, special=special)
     rules = (calls.grammar or "").removeprefix("start:")
     return OutputConstraint("tool_call", grammar=f"start: calls | {_answer(answer)}calls:{rules}")
 
@@ -110,8 +122,13 @@ def call_or_answer_grammar(
 def no_call_grammar(
     *, start: str, special: Mapping[str, int] | None = None, thinking: Sequence[str] = ()
 ) -> OutputConstraint:
-    """Return the form of text without the marker that begins a call; thinking may stand in it."""
+    """Return the form of text without the marker that begins a call; thinking may stand in it.
+
+    Without a marker, text must not begin as a call does.
+    """
     ids = special or {}
+    if not start:
+        return _text_between([m for m in thinking if m in ids], ids, f"/(.|\\n)+/{_UNLIKE_A_CALL}")
     # As text a marker that is a token is never matched; another one must not be spelled.
     spelled = "" if start in ids else f" & ~/(.|\\n)*{_pattern(start)}(.|\\n)*/"
     return _text_between([marker for marker in thinking if marker in ids], ids, f"/(.|\\n)+/{spelled}")
@@ -178,16 +195,23 @@ def channel_tool_grammar(
     return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
 
 
-def _after_marker(end: str, ids: Mapping[str, int]) -> str:
-    return f'"\\n" call "\\n" {_literal(end, ids)}' if end else "call"
+def _after_start(spelling: CallSpelling, ids: Mapping[str, int], most: int) -> str:
+    """Return what follows a block's start, with up to `most` calls where a block may hold several."""
+    more = ""
+    if spelling.joint is not None and most > 1:
+        more = f"({_spelled(spelling.joint, ids)} call){{0,{most - 1}}}"
+    return f"call {more} {_spelled(spelling.end, ids)}"
 
 
-def _calls(tools: Sequence[ToolSpec]) -> list[str]:
+def _calls(tools: Sequence[ToolSpec], spelling: CallSpelling, ids: Mapping[str, int]) -> list[str]:
     rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tools)))]
     for number, tool in enumerate(tools):
         # Each schema is a document of its own: its references start at its own root.
-        head = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
-        rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
+        # A name is text, also where it looks like a control token.
+        name = json.dumps(spelling.name(tool.name), ensure_ascii=False)
+        before, between = _spelled(spelling.before, ids), _spelled(spelling.between, ids)
+        after = _spelled(spelling.after, ids)
+        rules.append(f"call_{number}: {before} {name} {between} arguments_{number} {after}")
         rules.append(f"arguments_{number}: %json {json.dumps(_arguments(tool))}")
     return rules
 
@@ -218,6 +242,14 @@ def _part(key: str, value: Any) -> Any:
     if key in _MAPS and isinstance(value, Mapping):
         return {name: enforceable(part) for name, part in value.items()}
     return enforceable(value)
+
+
+def _spelled(text: str, special: Mapping[str, int]) -> str:
+    """Return text as a grammar writes it, the special tokens in it by their ids."""
+    if not special:
+        return _literal(text, special)
+    tokens = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True) if token)
+    return " ".join(_literal(part, special) for part in re.split(f"({tokens})", text) if part)
 
 
 def _literal(marker: str, special: Mapping[str, int]) -> str:

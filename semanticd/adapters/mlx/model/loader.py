@@ -17,6 +17,7 @@ from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.models import InstalledModel
+from semanticd.domain.errors import ModelLoadError
 from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.ids import ModelId
 from semanticd.domain.model_cache_spec import StoragePrecision
@@ -62,13 +63,7 @@ class MlxModelLoader:
         yield
         wrapper = load_tokenizer(path, config=config, trust_remote_code=installed.entry.trust_remote_code)
         yield
-        tokenizer = MlxTokenizer(
-            wrapper,
-            model_type=str(config.get("model_type", "")),
-            tool_parser=installed.entry.tool_parser,
-            canonicalize=self._canonicalize,
-            literal_content=self._literal_content,
-        )
+        tokenizer = self._tokenizer(installed, wrapper, model_type=str(config.get("model_type", "")))
         runner = MlxModelRunner(
             model,
             fingerprint=installed.fingerprint,
@@ -94,6 +89,20 @@ class MlxModelLoader:
                 "model_type": config.get("model_type"),
             },
         )
+
+    def _tokenizer(self, installed: InstalledModel, wrapper: Any, *, model_type: str) -> MlxTokenizer:
+        try:
+            return MlxTokenizer(
+                wrapper,
+                model_type=model_type,
+                tool_parser=installed.entry.tool_parser,
+                canonicalize=self._canonicalize,
+                literal_content=self._literal_content,
+            )
+        except ValueError as error:
+            raise ModelLoadError(
+                f"cannot load {installed.model_id}: `tool_parser` of its entry in your configuration is wrong: {error}"
+            ) from error
 
     @staticmethod
     def _processors(compiler: ConstraintCompiler) -> Callable[[OutputConstraint, int], Any]:

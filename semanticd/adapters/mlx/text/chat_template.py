@@ -14,12 +14,13 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from semanticd.adapters.mlx.text.tool_families import ToolFamily
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -31,17 +32,25 @@ from semanticd.domain.chat import (
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.volatile_header import without_volatile_header
 
-TOOL_START, TOOL_END = "<tool_call>", "</tool_call>"
-
 _TOOL_PROMPT = (
     "You may call these tools. Each is given as JSON with its name, what it does, and the JSON schema of its "
     "arguments:\n{tools}\nTo call one, answer with nothing but\n"
-    '<tool_call>\n{{"name": "the tool\'s name", "arguments": {{…}}}}\n</tool_call>\n'
-    "for each call. Results come back in <tool_response> tags."
+    "{call}\n"
+    "for each call.{results}"
 )
+_RESULTS = " Results come back in <tool_response> tags."
 
 _SHORT_CALL_ID = "length 9"
 """Mistral's templates refuse call ids that are not nine letters and digits, and say so in these words."""
+_NUMBERED_CALLS = "<|tool_call_argument_begin|>"
+"""Kimi's templates write a call's id in the place of its name: `functions.look:0`, numbered through a conversation."""
+_TOOL_ROLE = re.compile(r"['\"]tool['\"]")
+
+_THINKING = re.compile(r"\b(?:if|not|set) thinking\b|\bthinking is (?:not )?defined")
+"""How DeepSeek V3.1 and Granite name the option that others call `enable_thinking`."""
+
+_Known = Mapping[str, tuple[str, str]]
+"""Ids as the template wants them, and tools' names, by the ids that the client knows."""
 
 SHORTEST = ChatPrompt((Message.of("user", "?"),))
 """What every template accepts."""
@@ -52,12 +61,18 @@ Entry = dict[str, Any]
 class ChatTemplate:
     """One model's template. Callable from any thread."""
 
-    def __init__(self, wrapper: TokenizerWrapper, *, canonicalize: bool = True) -> None:
+    def __init__(self, wrapper: TokenizerWrapper, *, family: ToolFamily, canonicalize: bool = True) -> None:
         """Take mlx-lm's wrapper; `canonicalize` drops what differs between equal prompts."""
         self._wrapper = wrapper
+        self._family = family
         self._canonicalize = canonicalize
-        self.text = _template_text(wrapper)
+        self.text = template_text(wrapper)
         self.knows_tools = "tools" in self.text
+        self._thinks_by_another_name = "enable_thinking" not in self.text and bool(
+            _THINKING.search(self.text)
+        )
+        self._writes_calls = family.writes_history or not self.knows_tools
+        self._knows_results = self.knows_tools or (family.writes_history and _TOOL_ROLE.search(self.text))
 
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
         """Return the conversation's text.
@@ -77,7 +92,7 @@ class ChatTemplate:
             options["tools"] = [self.tool(tool) for tool in prompt.tools]
         options |= {"tokenize": False, "add_generation_prompt": add_generation_prompt}
         refusal: Exception | None = None
-        for messages in _forms(self._messages(prompt)):
+        for messages in _forms(self._messages(prompt), self._written):
             try:
                 return str(self._wrapper.apply_chat_template(messages, **options))
             except Exception as error:  # noqa: BLE001, PERF203 (templates raise what they like)
@@ -100,6 +115,8 @@ class ChatTemplate:
 
     def _options(self, prompt: ChatPrompt) -> Entry:
         options = {key: value for key, value in prompt.template_options.items() if key in self.text}
+        if "enable_thinking" in prompt.template_options and self._thinks_by_another_name:
+            options.setdefault("thinking", prompt.template_options["enable_thinking"])
         if prompt.tool_choice.mode == "required" and prompt.tools and "enable_thinking" in self.text:
             # A call that must come is written at once; thinking first would be outside the enforced form.
             options.setdefault("enable_thinking", False)
@@ -144,19 +161,22 @@ class ChatTemplate:
     # Messages.
 
     def _messages(self, prompt: ChatPrompt) -> list[Entry]:
-        names = {p.call_id: p.name for m in prompt.messages for p in m.parts if isinstance(p, ToolCallPart)}
-        messages = [entry for message in prompt.messages for entry in self._entries(message, names)]
+        calls = [part for m in prompt.messages for part in m.parts if isinstance(part, ToolCallPart)]
+        known = {call.call_id: (self._call_id(call, number), call.name) for number, call in enumerate(calls)}
+        messages = [entry for message in prompt.messages for entry in self._entries(message, known)]
         if self.knows_tools or not prompt.tools:
             return messages
         tools = "\n".join(json.dumps(self.tool(t)["function"], ensure_ascii=False) for t in prompt.tools)
-        described = _TOOL_PROMPT.format(tools=tools)
+        call = self._family.spelling.written([("the tool's name", "{…}")])
+        results = "" if self._knows_results else _RESULTS
+        described = _TOOL_PROMPT.format(tools=tools, call=call, results=results)
         if messages and messages[0]["role"] == "system":
             messages[0] = {**messages[0], "content": f"{messages[0]['content']}\n\n{described}"}
         else:
             messages.insert(0, {"role": "system", "content": described})
         return messages
 
-    def _entries(self, message: Message, names: Mapping[str, str]) -> list[Entry]:
+    def _entries(self, message: Message, known: _Known) -> list[Entry]:
         if self._canonicalize:
             kept = without_volatile_header(message)
             if not kept.parts and message.parts:
@@ -165,7 +185,7 @@ class ChatTemplate:
         text = message.text
         results = [part for part in message.parts if isinstance(part, ToolResultPart)]
         if results:
-            entries = [self._result(result, names) for result in results]
+            entries = [self._result(result, known) for result in results]
             return [*entries, {"role": "user", "content": text}] if text else entries
         entry: Entry = {"role": message.role, "content": text}
         thinking = "".join(part.text for part in message.parts if isinstance(part, ThinkingPart))
@@ -173,33 +193,47 @@ class ChatTemplate:
             if thinking and re.search(rf"\.{key}\b|\[['\"]{key}['\"]\]|['\"]{key}['\"] in ", self.text):
                 entry[key] = thinking
         calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
-        if calls and self.knows_tools:
-            entry["tool_calls"] = [self._call(call) for call in calls]
+        if calls and self._writes_calls:
+            written = self._written([(call.name, dict(call.arguments)) for call in calls])
+            joint = "\n" if self._family.spelling.joint is None else ""
+            entry["content"] = f"{text}{joint}{written}" if text else written
         elif calls:
-            written = "\n".join(_written(call) for call in calls)
-            entry["content"] = f"{text}\n{written}" if text else written
+            entry["tool_calls"] = [self._call(call, known) for call in calls]
         return [entry]
 
-    def _call(self, call: ToolCallPart) -> Entry:
-        function = {"name": call.name, "arguments": dict(call.arguments)}
-        return {"type": "function", "id": self._call_id(call.call_id), "function": function}
+    def _written(self, calls: Sequence[tuple[str, Any]]) -> str:
+        """Return calls as the family spells them."""
+        return self._family.spelling.written(
+            [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
+        )
 
-    def _result(self, result: ToolResultPart, names: Mapping[str, str]) -> Entry:
+    def _call(self, call: ToolCallPart, known: _Known) -> Entry:
+        function = {"name": call.name, "arguments": dict(call.arguments)}
+        return {"type": "function", "id": known[call.call_id][0], "function": function}
+
+    def _result(self, result: ToolResultPart, known: _Known) -> Entry:
         content = f"Error: {result.content}" if result.is_error else result.content
-        if not self.knows_tools:
+        if not self._knows_results:
             return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-        entry = {"role": "tool", "content": content, "tool_call_id": self._call_id(result.call_id)}
-        if result.call_id in names:
-            entry["name"] = names[result.call_id]
+        call_id, name = known.get(result.call_id, (self._short_id(result.call_id), ""))
+        entry = {"role": "tool", "content": content, "tool_call_id": call_id}
+        if name:
+            entry["name"] = name
         return entry
 
-    def _call_id(self, call_id: str) -> str:
+    def _call_id(self, call: ToolCallPart, number: int) -> str:
+        """Return a call's id as the family's templates want it; clients bring ids of their own."""
+        if _NUMBERED_CALLS in self.text:
+            return f"functions.{call.name}:{number}"
+        return self._short_id(call.call_id)
+
+    def _short_id(self, call_id: str) -> str:
         if _SHORT_CALL_ID not in self.text or re.fullmatch(r"[A-Za-z0-9]{9}", call_id):
             return call_id
         return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
-def _template_text(wrapper: TokenizerWrapper) -> str:
+def template_text(wrapper: TokenizerWrapper) -> str:
     """Return what can be searched for the variables that a template knows."""
     template = wrapper.chat_template
     if template:
@@ -207,11 +241,6 @@ def _template_text(wrapper: TokenizerWrapper) -> str:
     # Some families are rendered by Python code: its parameters are the variables.
     renderer = vars(wrapper).get("_chat_template")
     return " ".join(inspect.signature(renderer).parameters) if callable(renderer) else ""
-
-
-def _written(call: ToolCallPart) -> str:
-    body = json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
-    return f"{TOOL_START}\n{body}\n{TOOL_END}"
 
 
 def _sorted(value: Any) -> Any:
@@ -230,14 +259,36 @@ def _is_unsorted(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(map(_is_unsorted, value))
 
 
-def _forms(messages: list[Entry]) -> Iterator[list[Entry]]:
+Write = Callable[[Sequence[tuple[str, Any]]], str]
+
+
+def _forms(messages: list[Entry], write: Write) -> Iterator[list[Entry]]:
     """Give a conversation in forms that more and more templates accept; each loses a little more structure."""
     yield messages
-    for change in (_one_system, _system_in_user, _joined):
+    yield from _with_json_arguments(messages)
+    for change in (_one_system, _system_in_user, functools.partial(_joined, write=write)):
         changed = change(messages)
         if changed != messages:
             yield changed
+            yield from _with_json_arguments(changed)
         messages = changed
+
+
+def _with_json_arguments(messages: list[Entry]) -> Iterator[list[Entry]]:
+    """Give the conversation once more if it has calls, for templates that take their arguments as JSON text only."""
+    if any("tool_calls" in message for message in messages):
+        yield [
+            {**message, "tool_calls": [_json_call(call) for call in message["tool_calls"]]}
+            if "tool_calls" in message
+            else message
+            for message in messages
+        ]
+
+
+def _json_call(call: Entry) -> Entry:
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _one_system(messages: list[Entry]) -> list[Entry]:
@@ -258,15 +309,17 @@ def _system_in_user(messages: list[Entry]) -> list[Entry]:
     return [{"role": "user", "content": system}, *rest]
 
 
-def _joined(messages: list[Entry]) -> list[Entry]:
+def _joined(messages: list[Entry], write: Write) -> list[Entry]:
     """Join neighbours of one role, and let the user bring tool results and the assistant write its calls."""
     joined: list[Entry] = []
     for message in messages:
         role, content = message["role"], message["content"]
         if role == "tool":
             role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
-        calls = [ToolCallPart(c["id"], **c["function"]) for c in message.get("tool_calls", ())]
-        content = "\n".join([*([content] if content or not calls else []), *map(_written, calls)])
+        if message.get("tool_calls"):
+            functions = [call["function"] for call in message["tool_calls"]]
+            written = write([(function["name"], function["arguments"]) for function in functions])
+            content = f"{content}\n{written}" if content else written
         if joined and joined[-1]["role"] == role:
             joined[-1] = {"role": role, "content": f"{joined[-1]['content']}\n\n{content}"}
         else:

@@ -1,17 +1,17 @@
-"""Reads `{"name": …, "arguments": {…}}` as it comes and hands on the arguments' JSON text piece by piece.
+"""Reads calls whose arguments are a JSON object as they come, and hands the arguments' text on piece by piece.
 
-What is handed on is at every moment the beginning of valid JSON: reading stops at the first character that breaks it.
+A family says what stands before the arguments (`CallHead`): `{"name": …, "arguments": ` with most, a name between
+control tokens with others. What is handed on is at every moment the beginning of valid JSON: reading stops at the
+first character that breaks it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Literal
 
-_HEAD = re.compile(
-    r'^\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)', re.DOTALL
-)
 _MAX_HEAD = 1024
 _SPACE = " \t\n\r"
 _NUMBER_SO_FAR = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:(?<=\d)[eE][+-]?\d*)?)?\Z", re.ASCII)
@@ -22,43 +22,84 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 Piece = tuple[Literal["name", "arguments"], str]
 
 
+@dataclass(frozen=True, slots=True)
+class CallHead:
+    """What stands before a call's arguments, and between them and the next call, as patterns.
+
+    A group is the name: `name` as it is, or `quoted`, a JSON string.
+    """
+
+    first: re.Pattern[str]
+    following: re.Pattern[str]
+
+    @classmethod
+    def of(cls, head: str, *, before: str = r"\s*", after: str) -> CallHead:
+        """Put the patterns together: `before` the first call's head, `after` a call's arguments."""
+        head = f"(?:{head})\\s*(?=\\{{)"
+        return cls(re.compile(before + head, re.DOTALL), re.compile(rf"{after}[\s;,]*{head}", re.DOTALL))
+
+
+JSON_CALL = (
+    r'\{\s*(?:"(?:type|id)"\s*:\s*"[^"]*"\s*,\s*)*"name"\s*:\s*(?P<quoted>"(?:[^"\\]|\\.)*")\s*,'
+    r'\s*"(?:arguments|parameters)"\s*:'
+)
+AFTER_JSON_CALL = r'\s*(?:,\s*"(?:type|id)"\s*:\s*"[^"]*"\s*)*\}'
+
+JSON_HEAD = CallHead.of(JSON_CALL, before=r"\s*(?:\[\s*)?", after=AFTER_JSON_CALL)
+"""Calls as most families write them, alone, one after another, or in a list."""
+
+
 class JsonCallReader:
-    """One call; calls in another form or order never yield a name and are left to a whole-text parser."""
+    """The calls of one block; those in another form or order never yield a name and are left to a whole-text parser."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: CallHead = JSON_HEAD) -> None:
         """Begin before the first character."""
-        self.name: str | None = None
+        self.started = False
+        """Whether a call was begun."""
+        self.complete = False
+        """Whether the last call's arguments were read to their end."""
         self.rest = ""
-        """What came after the arguments ended or broke; nothing of it was handed on."""
-        self._head: str | None = ""
-        self._object = JsonObjectReader()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the arguments were read to their end."""
-        return self._object.complete
+        """What came after the last arguments ended or broke, or without any; nothing of it was handed on."""
+        self._head = head
+        self._pattern = head.first
+        self._seen: str | None = ""
+        self._object: JsonObjectReader | None = None
 
     def feed(self, text: str) -> list[Piece]:
-        """Take more text; return the name once, then the arguments' text in pieces."""
+        """Take more text; return each call's name once, then its arguments' text in pieces."""
         pieces: list[Piece] = []
-        if self.name is None:
-            if self._head is None:
-                return []
-            self._head += text
-            match = _HEAD.match(self._head)
-            name = _decoded(match.group(1)) if match else None
-            if match is None or name is None:
-                if len(self._head) > _MAX_HEAD or match is not None:
-                    self._head = None
-                return []
-            self.name = name
-            pieces.append(("name", name))
-            text = self._head[match.end() :]
-        taken, rest = self._object.feed(text)
-        self.rest += rest
-        if taken:
-            pieces.append(("arguments", taken))
+        while text:
+            if self._object is None:
+                name, text = self._search(text)
+                if name is None:
+                    break
+                self.started, self.complete, self.rest, self._object = True, False, "", JsonObjectReader()
+                pieces.append(("name", name))
+                continue
+            taken, text = self._object.feed(text)
+            if taken:
+                pieces.append(("arguments", taken))
+            if self._object.complete or self._object.broken:
+                self.complete = self._object.complete
+                self._pattern, self._seen = self._head.following, "" if self.complete else None
+                self._object = None
         return pieces
+
+    def _search(self, text: str) -> tuple[str | None, str]:
+        """Look for the next call's head; return its name and the text after it."""
+        self.rest += text
+        if self._seen is None:
+            return None, ""
+        self._seen += text
+        match = self._pattern.match(self._seen, 0, _MAX_HEAD)
+        if match is None:
+            if len(self._seen) > _MAX_HEAD:
+                self._seen = None
+            return None, ""
+        groups = match.groupdict()
+        name = groups.get("name") or _decoded(groups.get("quoted") or "")
+        after, self._seen = self._seen[match.end() :], None
+        return (name, after) if name is not None else (None, "")
 
 
 class JsonObjectReader:

@@ -1,8 +1,8 @@
 """Separates thinking and tool calls from an answer's text as it streams; what does not parse is text, never an error.
 
-Text is passed on as soon as it cannot be the beginning of a marker. A call in JSON form is streamed: its name as soon
-as it is known, its arguments piece by piece; calls in other forms (XML, Python) are parsed whole by the library's
-parser for the model's family.
+Text is passed on as soon as it cannot be the beginning of a marker or of a bare call. A call whose arguments are JSON
+is streamed: its name as soon as it is known, its arguments piece by piece; calls in other forms (XML, Python) are
+parsed whole by the form's parser. The forms are those of the model's family (`tool_families`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from semanticd.adapters.mlx.text.brackets import BracketEnd
+from semanticd.adapters.mlx.text.call_guard import LOOKED_AT, could_call
 from semanticd.adapters.mlx.text.json_call import JsonCallReader
+from semanticd.adapters.mlx.text.tool_families import CallForm, Parse
+from semanticd.adapters.mlx.text.whole_calls import json_calls, names_of
 from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,
@@ -28,16 +32,44 @@ _CUT_CALL = re.compile(
 )
 """The beginning of a call in the forms that say the name first."""
 
+_SPACE = " \t\r\n"
+_BETWEEN_BARE = _SPACE + ";,"
+"""What may stand between two bare calls."""
+_FENCE = "```"
+_BEFORE_FENCE = ("\n", "}", "]", ")")
+"""What a fence of code ends after; inside of a string three backticks stand elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """A family's markers; None where it has no such thing. `parse` reads the text between the tool markers."""
+    """What a model writes thinking and calls with; None where it does not think."""
 
     think_start: str | None = None
     think_end: str | None = None
-    tool_start: str | None = None
-    tool_end: str | None = None
-    parse: Callable[[str, Any], Any] | None = None
+    forms: tuple[CallForm, ...] = ()
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block of calls that is being read."""
+
+    form: CallForm
+    marker: str
+    """What was left out before it; a block without a call gives it back where its marker means other things too."""
+    trim: bool = False
+    """Whether line breaks before it belonged to other markup."""
+    name: str | None = None
+    """The offered tool that it certainly calls first; until then a guarded block hands nothing on."""
+    reader: JsonCallReader | None = None
+    brackets: BracketEnd | None = None
+    head: str = ""
+    """What a guard looks at."""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def raw(self) -> str:
+        """All that was read."""
+        return "".join(self.parts)
 
 
 class MlxOutputParser:
@@ -55,12 +87,18 @@ class MlxOutputParser:
         """Parse for these tools (in the template's form); with none, tool markup is plain text."""
         self._markup = markup
         self._tools = list(tools)
+        self._names = names_of(self._tools)
+        forms = markup.forms if self._tools else ()
+        self._bare = [form for form in forms if form.bare]
+        # Templates write a line break before a call. As text it would come back, and there would be two.
+        self._starts = {lead + form.start: form for form in forms if not form.bare for lead in ("", "\n")}
         self._choice = choice
         self._new_id = new_id or (lambda: f"call_{secrets.token_hex(12)}")
-        self._state: Literal["text", "thinking", "tool"] = "thinking" if begins_thinking else "text"
+        self._state: Literal["text", "thinking", "call"] = "thinking" if begins_thinking else "text"
         self._buffer = ""
-        self._call: JsonCallReader | None = None
-        self._raw: list[str] = []
+        self._block: _Block | None = None
+        self._leads = True
+        """Whether nothing was said yet but bare calls: another one may begin."""
         self._num_calls = 0
         self._trim = False
         self.num_parse_failures = 0
@@ -81,54 +119,55 @@ class MlxOutputParser:
     def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
         """Take the end of the text; a call that is `cut` by its room is kept as far as it came, and is no text."""
         events: list[GenerationEvent] = []
+        while (block := self._block) is not None:
+            rest, self._buffer = self._buffer, ""
+            if self._take(block, rest, events):
+                if cut and not self._parsed(block):
+                    self._cut_call(block, events)
+                else:
+                    self._end_block(block, "", events)
+            # A block that was no call is text, in which another one may begin.
+            while self._advance(events):
+                pass
         rest, self._buffer = self._buffer, ""
-        if self._state == "tool":
-            self._take_call(rest, events)
-            if cut and not self._parse_whole("".join(self._raw)):
-                self._cut_call(events)
-            else:
-                self._end_call(events)
-        elif rest:
-            self._emit(rest, events)
+        if self._after_bare_call() and not rest.strip(_BETWEEN_BARE):
+            return events
+        self._emit(rest, events)
         return events
+
+    def _after_bare_call(self) -> bool:
+        return bool(self._bare) and self._leads and self._num_calls > 0
 
     def _advance(self, events: list[GenerationEvent]) -> bool:
         """Handle the buffer up to the next marker; False when more text is needed."""
+        block = self._block
+        if block is not None:
+            if block.brackets is not None:
+                return self._advance_bare(block, block.brackets, events)
+            return self._advance_block(block, events)
+        if self._state == "text" and self._leads and self._bare:
+            begun = self._begin_bare(events)
+            if begun is not None:
+                return begun
         markers = self._markers()
-        found = [(at, marker) for marker in markers if (at := self._buffer.find(marker)) >= 0]
+        found = [(at, -len(marker), marker) for marker in markers if (at := self._buffer.find(marker)) >= 0]
         if found:
-            at, marker = min(found)
+            at, _, marker = min(found)
             before, self._buffer = self._buffer[:at], self._buffer[at + len(marker) :]
-            self._pass(before, events)
-            self._switch(marker, events)
+            self._emit(before, events)
+            self._switch(marker)
             return True
         keep = max((_overlap(self._buffer, marker) for marker in markers), default=0)
-        ready, self._buffer = (
-            self._buffer[: len(self._buffer) - keep],
-            self._buffer[len(self._buffer) - keep :],
-        )
-        self._pass(ready, events)
+        ready, self._buffer = _split(self._buffer, len(self._buffer) - keep)
+        self._emit(ready, events)
         return False
 
     def _markers(self) -> list[str]:
         markup = self._markup
         if self._state == "thinking":
             return [markup.think_end] if markup.think_end else []
-        if self._state == "tool":
-            return [markup.tool_end] if markup.tool_end else []
         markers = [markup.think_start] if markup.think_start and markup.think_end else []
-        if self._tools and markup.tool_start:
-            # Templates write a line break before a call. As text it would come back, and there would be two.
-            markers += [markup.tool_start, "\n" + markup.tool_start]
-        return markers
-
-    def _pass(self, text: str, events: list[GenerationEvent]) -> None:
-        if not text:
-            return
-        if self._state == "tool":
-            self._take_call(text, events)
-        else:
-            self._emit(text, events)
+        return [*markers, *self._starts]
 
     def _emit(self, text: str, events: list[GenerationEvent]) -> None:
         if self._trim:
@@ -139,78 +178,169 @@ class MlxOutputParser:
             return
         if self._state == "thinking":
             events.append(ThinkingDelta(text, self._choice))
-        else:
-            events.append(TextDelta(text, choice=self._choice))
+            return
+        self._leads = self._leads and not text.strip()
+        events.append(TextDelta(text, choice=self._choice))
 
-    def _switch(self, marker: str, events: list[GenerationEvent]) -> None:
-        self._trim = True
-        if self._state == "tool":
-            self._end_call(events)
-            self._state = "text"
-        elif self._state == "thinking":
+    def _switch(self, marker: str) -> None:
+        if self._state == "thinking":
             self._state = "text"
         elif marker == self._markup.think_start:
             self._state = "thinking"
         else:
-            self._state = "tool"
-            self._call, self._raw = JsonCallReader(), []
+            self._begin(self._starts[marker], marker)
+        self._trim = True
 
-    # Calls.
+    def _begin(self, form: CallForm, marker: str) -> None:
+        self._block = _Block(form, marker, trim=self._trim)
+        if form.head is not None:
+            self._block.reader = JsonCallReader(form.head)
+        if form.bare:
+            self._block.brackets = BracketEnd('"' if form.guard == "json" else "\"'")
 
-    def _take_call(self, text: str, events: list[GenerationEvent]) -> None:
-        self._raw.append(text)
-        if self._call is None:
-            return
-        for kind, value in self._call.feed(text):
+    # Blocks of calls.
+
+    def _begin_bare(self, events: list[GenerationEvent]) -> bool | None:
+        """Begin a bare call where the answer, or what follows a bare call, looks like one; None: it does not."""
+        rest = self._buffer.lstrip(_BETWEEN_BARE if self._num_calls else _SPACE)
+        if not rest:
+            # It may go on like a call; white space alone is not worth showing yet.
+            return False
+        for form in self._bare:
+            if rest.startswith(form.start):
+                self._begin(form, self._buffer[: len(self._buffer) - len(rest)])
+                self._buffer = rest
+                return True
+        if not any(rest.startswith(marker) or marker.startswith(rest) for marker in self._markers()):
+            self._leads = False
+        return None
+
+    def _advance_bare(self, block: _Block, brackets: BracketEnd, events: list[GenerationEvent]) -> bool:
+        at = brackets.feed(self._buffer)
+        text, self._buffer = _split(self._buffer, len(self._buffer) if at is None else at)
+        if not self._take(block, text, events):
+            return True
+        if at is None:
+            return False
+        self._end_block(block, "", events)
+        return True
+
+    def _advance_block(self, block: _Block, events: list[GenerationEvent]) -> bool:
+        end = block.form.end
+        at = self._buffer.find(end) if end else -1
+        if not end or at < 0:
+            keep = _overlap(self._buffer, end) if end else 0
+            text, self._buffer = _split(self._buffer, len(self._buffer) - keep)
+            return not self._take(block, text, events)
+        text, rest = self._buffer[:at], self._buffer[at + len(end) :]
+        self._buffer = end + rest
+        if not self._take(block, text, events):
+            return True
+        self._buffer = rest
+        if end == _FENCE and not block.raw.rstrip(" ").endswith(_BEFORE_FENCE):
+            self._take(block, end, events)
+        else:
+            self._end_block(block, end, events)
+        return True
+
+    def _take(self, block: _Block, text: str, events: list[GenerationEvent]) -> bool:
+        """Read more of the block; return False when it turned out not to be a call, and was given back."""
+        if not text:
+            return True
+        block.parts.append(text)
+        if block.form.guard is not None and block.name is None:
+            if len(block.head) >= LOOKED_AT:
+                return True
+            block.head += text
+            begun = could_call(block.head[:LOOKED_AT], block.form.guard, self._names)
+            if begun is False:
+                self._give_back(block, "", events)
+                return False
+            if begun is None:
+                return True
+            block.name, text = begun, block.raw
+        for kind, value in block.reader.feed(text) if block.reader is not None else ():
             if kind == "name":
-                events.append(ToolCallStarted(self._num_calls, self._new_id(), value, self._choice))
-                self._num_calls += 1
+                self._start_call(value, events)
             else:
                 events.append(ToolCallDelta(self._num_calls - 1, value, self._choice))
+        return True
 
-    def _end_call(self, events: list[GenerationEvent]) -> None:
-        call, raw = self._call, "".join(self._raw)
-        self._call, self._raw = None, []
-        if call is not None and call.name is not None:
-            if not call.complete:
+    def _start_call(self, name: str, events: list[GenerationEvent]) -> None:
+        events.append(ToolCallStarted(self._num_calls, self._new_id(), name, self._choice))
+        self._num_calls += 1
+        self._trim = True
+
+    def _give_back(self, block: _Block, end: str, events: list[GenerationEvent]) -> None:
+        """Show a block's marker as text and read again what follows it."""
+        self._block, self._trim = None, block.trim
+        self._emit(block.marker, events)
+        self._leads = False
+        self._buffer = block.raw + end + self._buffer
+
+    def _end_block(self, block: _Block, end: str, events: list[GenerationEvent]) -> None:
+        self._block, self._trim = None, True
+        reader = block.reader
+        if reader is not None and reader.started:
+            if not reader.complete:
                 # What was streamed cannot be taken back: the call stays cut, what broke it is shown.
-                self._fail(call.rest, events)
+                self._fail(reader.rest, events)
+                return
+            # A call that follows in another order of keys.
+            self._add_calls(self._calls(json_calls, reader.rest.lstrip(_BETWEEN_BARE + "}]")), events)
             return
-        calls = self._parse_whole(raw)
-        for name, arguments in calls:
-            events.append(ToolCallStarted(self._num_calls, self._new_id(), name, self._choice))
-            events.append(ToolCallDelta(self._num_calls, arguments, self._choice))
-            self._num_calls += 1
-        if not calls:
-            self._fail(raw, events)
+        calls = self._parsed(block)
+        self._add_calls(calls, events)
+        if calls:
+            return
+        if block.form.guard is not None:
+            self._give_back(block, end, events)
+        else:
+            self._fail(block.raw, events)
 
-    def _cut_call(self, events: list[GenerationEvent]) -> None:
+    def _add_calls(self, calls: Sequence[tuple[str, str]], events: list[GenerationEvent]) -> None:
+        for name, arguments in calls:
+            self._start_call(name, events)
+            events.append(ToolCallDelta(self._num_calls - 1, arguments, self._choice))
+
+    def _cut_call(self, block: _Block, events: list[GenerationEvent]) -> None:
         """Keep what there is of a call whose name is known; of another one nothing can be said."""
-        call, raw = self._call, "".join(self._raw)
-        self._call, self._raw = None, []
-        if call is not None and call.name is not None:
+        self._block = None
+        if block.reader is not None and block.reader.started:
+            return
+        if block.form.guard is not None and block.name is None:
+            self._give_back(block, "", events)
             return
         self.num_parse_failures += 1
-        named = _CUT_CALL.search(raw)
-        if named is None or not any(tool["function"]["name"] == named["name"] for tool in self._tools):
+        named = _CUT_CALL.search(block.raw)
+        name = named["name"] if named is not None and named["name"] in self._names else block.name
+        if name is None:
             return
-        events.append(ToolCallStarted(self._num_calls, self._new_id(), named["name"], self._choice))
-        if arguments := raw[named.end() :].lstrip():
-            events.append(ToolCallDelta(self._num_calls, arguments, self._choice))
-        self._num_calls += 1
+        self._start_call(name, events)
+        arguments = block.raw[named.end() :].lstrip() if named is not None else ""
+        if arguments.startswith("{"):
+            events.append(ToolCallDelta(self._num_calls - 1, arguments, self._choice))
 
     def _fail(self, text: str, events: list[GenerationEvent]) -> None:
         self.num_parse_failures += 1
         if text:
+            self._leads = False
             events.append(TextDelta(text, choice=self._choice))
 
-    def _parse_whole(self, raw: str) -> list[tuple[str, str]]:
+    def _parsed(self, block: _Block) -> list[tuple[str, str]]:
+        """Return all calls of a block that was not streamed; of one whose marker means other things, known ones."""
+        calls = self._calls(block.form.parse, block.raw)
+        if block.form.guard is not None and any(name not in self._names for name, _ in calls):
+            return []
+        return calls
+
+    def _calls(self, parse: Parse | None, text: str) -> list[tuple[str, str]]:
         """Return names and JSON arguments of all calls in the text, or nothing when any of it is no call."""
-        for parse in (self._markup.parse, lambda text, _: json.loads(text)):
-            if parse is None:
+        for read in (parse, json_calls):
+            if read is None or not text:
                 continue
             try:
-                parsed = parse(raw, self._tools)
+                parsed = read(text, self._tools)
                 return [_call(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
             except Exception:  # noqa: BLE001, S112 (whatever a family's parser trips over, the text is not a call)
                 continue
@@ -240,3 +370,7 @@ def _overlap(text: str, marker: str) -> int:
         if text.endswith(marker[:length]):
             return length
     return 0
+
+
+def _split(text: str, at: int) -> tuple[str, str]:
+    return text[:at], text[at:]

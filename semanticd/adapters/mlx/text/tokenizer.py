@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlx_lm import tool_parsers
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
@@ -21,7 +18,7 @@ from semanticd.adapters.mlx.constraints.tool_grammar import (
     optional_tool_grammar,
     tool_grammar,
 )
-from semanticd.adapters.mlx.text.chat_template import SHORTEST, TOOL_END, TOOL_START, ChatTemplate
+from semanticd.adapters.mlx.text.chat_template import SHORTEST, ChatTemplate, template_text
 from semanticd.adapters.mlx.text.harmony import ENDS as CHANNEL_ENDS
 from semanticd.adapters.mlx.text.harmony import FINAL as CHANNEL_FINAL
 from semanticd.adapters.mlx.text.harmony import MARKERS as CHANNEL_MARKERS
@@ -29,6 +26,7 @@ from semanticd.adapters.mlx.text.harmony import HarmonyParser
 from semanticd.adapters.mlx.text.literal_content import MARK, ControlTokens, pieces, protected
 from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser
 from semanticd.adapters.mlx.text.stream_decoder import ByteStreamDecoder, TokenBytes, WindowStreamDecoder
+from semanticd.adapters.mlx.text.tool_families import family_of
 from semanticd.application.ports.inference import OutputParser, StreamDecoder
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.errors import InvalidRequestError, SemanticError
@@ -54,16 +52,25 @@ class MlxTokenizer:
         literal_content: bool = True,
         vocab_size: int | None = None,
     ) -> None:
-        """Take mlx-lm's wrapper; `tool_parser` names a parser of mlx-lm where the template does not tell.
+        """Take mlx-lm's wrapper; `tool_parser` names a family of `tool_families` or a parser of mlx-lm.
 
         With `literal_content` control tokens in what users wrote are text.
+
+        Raises:
+            ValueError: There is no such parser.
         """
         self._wrapper = wrapper
         self._model_type = model_type
-        self._template = ChatTemplate(wrapper, canonicalize=canonicalize)
         self._vocabulary: dict[str, int] = wrapper.get_vocab()
         self._vocab_size = max(vocab_size or 0, len(self._vocabulary))
-        self._markup = _markup(wrapper, tool_parser)
+        self._family = family_of(
+            hint=tool_parser,
+            inferred=_inferred_parser(wrapper),
+            template=template_text(wrapper),
+            vocabulary=self._vocabulary,
+        )
+        self._template = ChatTemplate(wrapper, family=self._family, canonicalize=canonicalize)
+        self._markup = Markup(wrapper.think_start, wrapper.think_end, self._family.forms)
         # Some conversions name only the end of the document as EOS; the template's end of turn counts too.
         turns = {
             self._vocabulary[m] for m in _ENDS_OF_TURN if m in self._vocabulary and m in self._template.text
@@ -104,18 +111,16 @@ class MlxTokenizer:
 
     def _silent_ids(self) -> frozenset[int]:
         """Special tokens produce no text, save those that the output parser must see."""
-        markup = self._markup
-        markers = [m for m in (markup.tool_start, markup.tool_end, markup.think_start, markup.think_end) if m]
+        markers = [*self._family.markers, *self._thinking_markers()]
         markers += CHANNEL_MARKERS if self._speaks_in_channels else ()
         return frozenset(
             i for text, i in self._special.items() if not any(text in marker for marker in markers)
         )
 
     def _control_tokens(self) -> ControlTokens:
-        markup = self._markup
-        markers = [markup.tool_start, markup.tool_end, markup.think_start, markup.think_end, *CHANNEL_MARKERS]
+        markers = [*self._family.markers, *self._thinking_markers(), *CHANNEL_MARKERS]
         single = {token.content for token in self._wrapper.added_tokens_decoder.values()}
-        return ControlTokens(special=self._special, structural=[m for m in markers if m and m in single])
+        return ControlTokens(special=self._special, structural=[m for m in markers if m in single])
 
     def _added_before_text(self) -> str:
         """Return the text of what the tokenizer puts before a text of its own accord (BOS), as its file says."""
@@ -212,8 +217,9 @@ class MlxTokenizer:
         markup = self._markup
         if markup.think_start and markup.think_end:
             hidden.append((markup.think_start, markup.think_end))
-        if markup.tool_start and prompt.tools and prompt.tool_choice.mode != "none":
-            hidden.append((markup.tool_start, markup.tool_end or ""))
+        if prompt.tools and prompt.tool_choice.mode != "none":
+            # What a guarded marker begins may be text, in which stop strings count.
+            hidden += [(f.start, f.end or "") for f in markup.forms if f.guard is None]
         begins = markup.think_end if self._begins_thinking(prompt) else None
         return VisibleStops(stops, tuple(hidden), begins) if hidden else stops
 
@@ -249,8 +255,8 @@ class MlxTokenizer:
             if answer is None and choice.mode != "required":
                 return None
             return channel_tool_grammar(tools, self._special, answer=answer)
-        markup: dict[str, Any] = {"start": self._markup.tool_start or "", "end": self._markup.tool_end or ""}
-        markup |= {"parallel": choice.parallel, "special": self._marker_ids}
+        markup: dict[str, Any] = {"spelling": self._family.spelling, "parallel": choice.parallel}
+        markup["special"] = self._marker_ids
         if choice.mode == "required":
             return tool_grammar(tools, **markup)
         if answer is not None:
@@ -261,7 +267,7 @@ class MlxTokenizer:
         if self._speaks_in_channels:
             return channel_no_call_grammar(self._special, CHANNEL_MARKERS)
         return no_call_grammar(
-            start=self._markup.tool_start or TOOL_START,
+            start=self._family.spelling.start,
             special=self._marker_ids,
             thinking=self._thinking_markers(),
         )
@@ -298,22 +304,14 @@ class MlxTokenizer:
         return self.constraints.compile(constraint)
 
 
-def _markup(wrapper: TokenizerWrapper, hint: str | None) -> Markup:
-    start, end, parse = wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser
-    if hint and parse is None:
-        module = _parser_module(hint)
-        start, end, parse = module.tool_call_start, module.tool_call_end, module.parse_tool_call
-    if not start:
-        start, end, parse = TOOL_START, TOOL_END, None
-    return Markup(wrapper.think_start, wrapper.think_end, start, end or None, parse)
+def _inferred_parser(wrapper: TokenizerWrapper) -> str | None:
+    """Return the name of the parser that mlx-lm found for the model, if it found one."""
+    if wrapper.tool_parser is None:
+        return None
+    return str(wrapper.tool_parser.__module__.rpartition(".")[2])
 
 
 def _special_tokens(wrapper: TokenizerWrapper) -> dict[str, int]:
     """Return special tokens with their ids, those too that only the tokenizer's file calls special."""
     added = {token.content: i for i, token in wrapper.added_tokens_decoder.items() if token.special}
     return added | dict(zip(wrapper.all_special_tokens, wrapper.all_special_ids, strict=True))
-
-
-@functools.cache
-def _parser_module(name: str) -> Any:
-    return importlib.import_module(f"{tool_parsers.__name__}.{name}")

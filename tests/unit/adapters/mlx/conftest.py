@@ -28,6 +28,7 @@ def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
         canonicalize: bool = True,
         literal_content: bool = True,
         around: tuple[str, str] | None = None,
+        tool_parser: str | None = None,
     ) -> MlxTokenizer:
         folder = tmp_path_factory.mktemp("tokenizer")
         for path in Path(source).iterdir():
@@ -48,7 +49,10 @@ def make_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> MakeTokenizer:
                 )
             (folder / "tokenizer.json").write_text(json.dumps(data))
         return MlxTokenizer(
-            load_tokenizer(folder), canonicalize=canonicalize, literal_content=literal_content
+            load_tokenizer(folder),
+            tool_parser=tool_parser,
+            canonicalize=canonicalize,
+            literal_content=literal_content,
         )
 
     return make

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from mlx_lm.tool_parsers import json_tools
 
+from semanticd.adapters.mlx.constraints.call_spelling import json_spelling
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
 from semanticd.adapters.mlx.constraints.tool_grammar import tool_grammar
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
@@ -109,7 +110,7 @@ TOOLS = (ToolSpec("look", parameters=SCHEMA), ToolSpec("rest"))
 def test_calls_are_of_the_tools_and_not_more_than_the_tools(
     tokenizer: MlxTokenizer, seed: int, parallel: bool
 ) -> None:
-    constraint = tool_grammar(TOOLS, start="<tool_call>", end="</tool_call>", parallel=parallel)
+    constraint = tool_grammar(TOOLS, spelling=json_spelling("<tool_call>", "</tool_call>"), parallel=parallel)
     text, ended = babble(tokenizer, replace(constraint, max_tokens=300), seed=seed, most=300)
     assert ended
     calls = [
@@ -125,13 +126,15 @@ def test_calls_are_of_the_tools_and_not_more_than_the_tools(
 def test_markers_that_are_tokens_come_as_tokens(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(tokens=("<|call|>", "<|done|>"))
     special = {text: tokenizer.encode(text)[0] for text in ("<|call|>", "<|done|>")}
-    constraint = tool_grammar(TOOLS[1:], start="<|call|>", end="<|done|>", parallel=False, special=special)
+    constraint = tool_grammar(
+        TOOLS[1:], spelling=json_spelling("<|call|>", "<|done|>"), parallel=False, special=special
+    )
     text, _ = babble(tokenizer, constraint)
     assert text == '<|call|>\n{"name": "rest", "arguments": {}}\n<|done|>'
 
 
 def test_a_family_without_an_end_marker_makes_one_call(tokenizer: MlxTokenizer) -> None:
-    constraint = tool_grammar(TOOLS[1:] * 3, start="[TOOL_CALLS]", end="", parallel=True)
+    constraint = tool_grammar(TOOLS[1:] * 3, spelling=json_spelling("[TOOL_CALLS]", ""), parallel=True)
     assert babble(tokenizer, constraint)[0] == '[TOOL_CALLS]{"name": "rest", "arguments": {}}'
 
 
@@ -143,7 +146,12 @@ def test_a_family_without_an_end_marker_makes_one_call(tokenizer: MlxTokenizer) 
         (OutputConstraint("json_schema", schema={"type": "array", "uniqueItems": True}), "uniqueItems"),
         (OutputConstraint("regex", grammar="(["), "unclosed character class"),
         (OutputConstraint("lark", grammar="start: nowhere"), "nowhere"),
-        (tool_grammar([ToolSpec("a", parameters={"if": {}})], start="<", end=">", parallel=True), "if"),
+        (
+            tool_grammar(
+                [ToolSpec("a", parameters={"if": {}})], spelling=json_spelling("<", ">"), parallel=True
+            ),
+            "if",
+        ),
     ],
 )
 def test_a_form_that_cannot_be_compiled_is_refused_with_the_reason(
@@ -192,7 +200,7 @@ def test_a_schema_is_enforced_but_for_the_words_that_cannot_be_and_these_are_nam
 
 
 def test_a_strict_tools_schema_is_enforced_but_for_the_words_that_cannot_be(tokenizer: MlxTokenizer) -> None:
-    wanted = tool_grammar([ToolSpec("a", parameters=ODD)], start="<", end=">", parallel=False)
+    wanted = tool_grammar([ToolSpec("a", parameters=ODD)], spelling=json_spelling("<", ">"), parallel=False)
     constraint = tokenizer.compile_constraint(replace(wanted, may_relax=True, max_tokens=300))
     assert sorted(constraint.not_enforced) == sorted(LEFT_OUT)
     again = tokenizer.compile_constraint(replace(wanted, may_relax=True, max_tokens=200))
@@ -313,7 +321,7 @@ def test_names_that_are_said_to_be_strings_are_no_reason_to_refuse(tokenizer: Ml
         "properties": {"map": {"type": "object", "propertyNames": {"type": "string"}, "maxProperties": 2}},
         "required": ["map"],
     }
-    tool = tool_grammar([ToolSpec("a", parameters=schema)], start="<", end=">", parallel=False)
+    tool = tool_grammar([ToolSpec("a", parameters=schema)], spelling=json_spelling("<", ">"), parallel=False)
     for constraint in (tool, OutputConstraint("json_schema", schema=schema)):
         tokenizer.compile_constraint(constraint)
     named = {"type": "object", "propertyNames": {"pattern": "^a"}}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from semanticd.adapters.mlx.constraints.call_spelling import json_spelling
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
 from semanticd.adapters.mlx.constraints.tool_grammar import tool_grammar
 from semanticd.domain.chat import ToolSpec
@@ -66,7 +67,7 @@ def test_a_further_call_counts_where_there_may_be_one() -> None:
     tools = [ToolSpec("a", parameters=ITEM), ToolSpec("b", parameters=ITEM)]
 
     def size(parallel: bool) -> int:
-        found = largest_opening(tool_grammar(tools, start="<", end=">", parallel=parallel))
+        found = largest_opening(tool_grammar(tools, spelling=json_spelling("<", ">"), parallel=parallel))
         assert found is not None
         return found
 

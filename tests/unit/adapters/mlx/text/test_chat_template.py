@@ -263,6 +263,18 @@ def test_options_reach_only_templates_that_know_them() -> None:
     assert tokenizer().render(prompt) == tokenizer().render(chat(("user", "?")))
 
 
+def test_thinking_is_switched_by_the_name_that_the_template_has_for_it() -> None:
+    model = tokenizer(
+        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}{{ '<think>' if thinking else '</think>' }}"
+    )
+    for wanted, ending in ((True, "<think>"), (False, "</think>")):
+        assert model.render(chat(("user", "?"), template_options={"enable_thinking": wanted})).endswith(
+            ending
+        )
+    assert model.render(chat(("user", "?"))).endswith("</think>")
+
+
 def test_thinking_goes_where_the_template_knows_it_and_is_dropped_elsewhere() -> None:
     thought = Message("assistant", (ThinkingPart("hmm"), TextPart("Yes.")))
     prompt = ChatPrompt((Message.of("user", "?"), thought, Message.of("user", "!")))

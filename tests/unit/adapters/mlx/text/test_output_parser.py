@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mlx_lm.tool_parsers import json_tools, mistral, pythonic, qwen3_coder
 
 from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser
+from semanticd.adapters.mlx.text.tool_families import family_of
 from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,
@@ -32,12 +32,22 @@ TOOL = {
 }
 
 
-def markup(family: Any) -> Markup:
-    return Markup("<think>", "</think>", family.tool_call_start, family.tool_call_end, family.parse_tool_call)
+def markup(family: str) -> Markup:
+    found = family_of(hint=family, inferred=None, template="", vocabulary=())
+    return Markup("<think>", "</think>", found.forms)
 
 
-JSON = markup(json_tools)
-FAMILIES = {"json": JSON, "xml": markup(qwen3_coder), "python": markup(pythonic), "mistral": markup(mistral)}
+JSON = markup("json")
+FAMILIES = {
+    "json": JSON,
+    "xml": markup("qwen3_coder"),
+    "python": markup("pythonic"),
+    "mistral": markup("mistral"),
+    "llama": markup("llama"),
+    "gemma": markup("gemma3"),
+    "deepseek": markup("deepseek_v3"),
+    "kimi": markup("kimi_k2"),
+}
 
 Seen = tuple[list[tuple[str, ...]], int]
 
@@ -114,6 +124,28 @@ MARKED = st.lists(
             [*ANSWERS, "<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "look", "arguments": ']
         ),
         st.sampled_from(
+            [
+                "```json",
+                "```tool_code\n",
+                "```",
+                "<tools>",
+                "</tools>",
+                "<|python_tag|>",
+                "<function=",
+                "[look(",
+                ")]",
+            ]
+        ),
+        st.sampled_from(
+            [
+                'look(at="sky")',
+                "<｜tool▁calls▁begin｜>",
+                "<｜tool▁call▁begin｜>look<｜tool▁sep｜>{}",
+                "look[ARGS]{}",
+                "; ",
+            ]
+        ),
+        st.sampled_from(
             ["{", "}", "[", "]", '"', "\\", "\\u", ":", ",", "-0", "1e", "tru", "null", "\n", "<"]
         ),
         st.text(max_size=8),
@@ -145,7 +177,7 @@ def test_whatever_a_model_writes_is_read_the_same_however_it_is_cut(
 
 @given(text=MARKED)
 def test_without_tools_nothing_is_a_call_and_nothing_is_lost(text: str) -> None:
-    form = Markup(None, None, JSON.tool_start, JSON.tool_end, JSON.parse)
+    form = Markup(None, None, JSON.forms)
     seen, failures = read([text], form, tools=False)
     assert failures == 0
     assert "".join(entry[1] for entry in seen) == text
