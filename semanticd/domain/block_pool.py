@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from semanticd.domain.agent_changes import AgentChanges
 from semanticd.domain.block import Block
 from semanticd.domain.ids import AgentId, BlockHash
 
@@ -27,6 +28,17 @@ class _Entry:
     dirty: bool
     last_used: int = 0
     num_locks: int = 0
+    counts_as_stuck: bool = False
+    """Whether its bytes are in the sum of those that may not leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class HotShare:
+    """What an agent has in RAM: hot blocks, their bytes, and of these the bytes that other agents hold too."""
+
+    num_blocks: int = 0
+    num_bytes: int = 0
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +80,26 @@ class BlockPool:
         """Hot blocks, least recently used first."""
         self._dirty: dict[BlockHash, None] = {}
         """Blocks that are not on disk, oldest first."""
+        self._to_write: dict[BlockHash, None] = {}
+        """Of these, those that are to be offered to the disk."""
         self._children: dict[BlockHash, set[BlockHash]] = {}
         self._tables: dict[AgentId, tuple[BlockHash, ...]] = {}
         self._holders: dict[BlockHash, set[AgentId]] = {}
+        self._shares: dict[AgentId, HotShare] = {}
+        """For agents with at least one hot block."""
         self._pinned: set[AgentId] = set()
+        self._num_pins: dict[BlockHash, int] = {}
+        """For blocks in a pinned agent's table, how many pinned agents hold them."""
         self._kept: set[AgentId] = set()
         self._hot_bytes = 0
         self._locked_bytes = 0
+        self._pinned_bytes = 0
+        self._stuck_bytes = 0
+        """Bytes of hot blocks that are locked or pinned."""
         self._dirty_bytes = 0
+        self._num_shared = 0
+        self.changes = AgentChanges()
+        """Agents whose share of RAM changed."""
         self._tick = 0
 
     def __len__(self) -> int:
@@ -112,9 +136,48 @@ class BlockPool:
         self._hot_bytes += block.num_bytes
         if dirty:
             self._dirty[block.block_hash] = None
+            self._to_write[block.block_hash] = None
             self._dirty_bytes += block.num_bytes
+        if block.block_hash in self._num_pins:
+            self._pinned_bytes += block.num_bytes
+        self._count_stuck(entry)
+        self._count_for_holders(block, 1)
         self.touch([block.block_hash])
         return True
+
+    def _count_for_holders(self, block: Block, sign: int) -> None:
+        """Add a block that has become hot to its holders' shares (`sign` 1), or take it out (-1)."""
+        holders = self._holders.get(block.block_hash, ())
+        is_shared = len(holders) > 1
+        self._num_shared += sign if is_shared else 0
+        for agent in holders:
+            self._add_to_share(agent, sign * block.num_bytes, num_blocks=sign, is_shared=is_shared)
+
+    def _add_to_share(self, agent: AgentId, num_bytes: int, *, num_blocks: int, is_shared: bool) -> None:
+        old = self._shares.get(agent, _NOTHING_HOT)
+        new = HotShare(
+            old.num_blocks + num_blocks,
+            old.num_bytes + num_bytes,
+            old.shared_bytes + (num_bytes if is_shared else 0),
+        )
+        if new.num_blocks:
+            self._shares[agent] = new
+        else:
+            self._shares.pop(agent, None)
+        self.changes.note(agent)
+
+    def _become_shared(self, agent: AgentId, num_bytes: int) -> None:
+        """Count bytes of an agent's hot block as shared from now on; negative bytes as its own again."""
+        old = self._shares[agent]
+        self._shares[agent] = HotShare(old.num_blocks, old.num_bytes, old.shared_bytes + num_bytes)
+        self.changes.note(agent)
+
+    def _count_stuck(self, entry: _Entry) -> None:
+        """Bring the sum of bytes that may not leave up to date after a lock or a pin changed."""
+        is_stuck = entry.num_locks > 0 or entry.block.block_hash in self._num_pins
+        if is_stuck is not entry.counts_as_stuck:
+            entry.counts_as_stuck = is_stuck
+            self._stuck_bytes += entry.block.num_bytes if is_stuck else -entry.block.num_bytes
 
     def remove(self, block_hash: BlockHash) -> Block:
         """Take a block out; raises `KeyError` when it is not hot, `ValueError` when it is locked."""
@@ -128,6 +191,11 @@ class BlockPool:
         if not siblings:
             del self._children[entry.block.parent]
         self._hot_bytes -= entry.block.num_bytes
+        if entry.counts_as_stuck:
+            self._stuck_bytes -= entry.block.num_bytes
+        if block_hash in self._num_pins:
+            self._pinned_bytes -= entry.block.num_bytes
+        self._count_for_holders(entry.block, -1)
         return entry.block
 
     def is_dirty(self, block_hash: BlockHash) -> bool:
@@ -141,6 +209,7 @@ class BlockPool:
         if entry and entry.dirty:
             entry.dirty = False
             del self._dirty[block_hash]
+            self._to_write.pop(block_hash, None)
             self._dirty_bytes -= entry.block.num_bytes
 
     def mark_dirty(self, block_hash: BlockHash) -> None:
@@ -149,20 +218,37 @@ class BlockPool:
         if entry and not entry.dirty:
             entry.dirty = True
             self._dirty[block_hash] = None
+            self._to_write[block_hash] = None
             self._dirty_bytes += entry.block.num_bytes
 
-    def dirty_blocks(self) -> list[Block]:
-        """Return blocks that are not on disk, oldest first and parents before children."""
-        ordered: dict[BlockHash, Block] = {}
-        for block_hash in self._dirty:
-            entry = self._entries[block_hash]
+    def dirty_names(self) -> Iterable[BlockHash]:
+        """Return the names of the blocks that are not on disk; the pool must not change while they are read."""
+        return self._dirty.keys()
+
+    def to_write(self) -> Iterator[Block]:
+        """Iterate over dirty blocks that are to be offered to the disk, oldest first and parents before children.
+
+        The caller calls `set_aside` for each block before it asks for the next, and changes nothing else meanwhile.
+        """
+        while self._to_write:
             chain: list[Block] = []
-            current: _Entry | None = entry if entry.dirty else None
-            while current and current.dirty and current.block.block_hash not in ordered:
-                chain.append(current.block)
-                current = self._entries.get(current.block.parent)
-            ordered.update((block.block_hash, block) for block in reversed(chain))
-        return list(ordered.values())
+            name = next(iter(self._to_write))
+            while name in self._to_write:
+                block = self._entries[name].block
+                chain.append(block)
+                name = block.parent
+            yield from reversed(chain)
+
+    def set_aside(self, block_hash: BlockHash) -> None:
+        """Offer a dirty block to the disk no more, because it is on its way there or was refused."""
+        self._to_write.pop(block_hash, None)
+
+    def offer_again(self, block_hash: BlockHash) -> None:
+        """Undo `set_aside`; harmless for a block that is not dirty."""
+        if block_hash in self._dirty:
+            self._to_write[block_hash] = None
+
+    # Use.
 
     # Use.
 
@@ -182,6 +268,7 @@ class BlockPool:
             if not entry.num_locks:
                 self._locked_bytes += entry.block.num_bytes
             entry.num_locks += 1
+            self._count_stuck(entry)
 
     def unlock(self, hashes: Iterable[BlockHash]) -> None:
         """Undo `lock`; raises `ValueError` when a block was not locked."""
@@ -192,6 +279,7 @@ class BlockPool:
             entry.num_locks -= 1
             if not entry.num_locks:
                 self._locked_bytes -= entry.block.num_bytes
+                self._count_stuck(entry)
 
     def is_locked(self, block_hash: BlockHash) -> bool:
         """Whether the block is in use and must stay."""
@@ -204,16 +292,52 @@ class BlockPool:
         """Replace the agent's block table; blocks need not be hot."""
         old, new = set(self._tables.get(agent, ())), set(hashes)
         for block_hash in old - new:
-            holders = self._holders[block_hash]
-            holders.discard(agent)
-            if not holders:
-                del self._holders[block_hash]
+            self._let_go(agent, block_hash)
         for block_hash in new - old:
-            self._holders.setdefault(block_hash, set()).add(agent)
+            self._take_hold(agent, block_hash)
         if hashes:
             self._tables[agent] = tuple(hashes)
         else:
             self._tables.pop(agent, None)
+
+    def _take_hold(self, agent: AgentId, block_hash: BlockHash) -> None:
+        holders = self._holders.setdefault(block_hash, set())
+        entry = self._entries.get(block_hash)
+        if entry is not None:
+            num_bytes = entry.block.num_bytes
+            if len(holders) == 1:
+                self._num_shared += 1
+                self._become_shared(next(iter(holders)), num_bytes)
+            self._add_to_share(agent, num_bytes, num_blocks=1, is_shared=bool(holders))
+        holders.add(agent)
+        if agent in self._pinned:
+            self._pin_block(block_hash, 1)
+
+    def _let_go(self, agent: AgentId, block_hash: BlockHash) -> None:
+        holders = self._holders[block_hash]
+        entry = self._entries.get(block_hash)
+        if entry is not None:
+            num_bytes = entry.block.num_bytes
+            self._add_to_share(agent, -num_bytes, num_blocks=-1, is_shared=len(holders) > 1)
+            if len(holders) == 2:
+                self._num_shared -= 1
+                self._become_shared(next(one for one in holders if one != agent), -num_bytes)
+        holders.discard(agent)
+        if not holders:
+            del self._holders[block_hash]
+        if agent in self._pinned:
+            self._pin_block(block_hash, -1)
+
+    def _pin_block(self, block_hash: BlockHash, sign: int) -> None:
+        before = self._num_pins.get(block_hash, 0)
+        if before + sign:
+            self._num_pins[block_hash] = before + sign
+        else:
+            del self._num_pins[block_hash]
+        entry = self._entries.get(block_hash)
+        if entry is not None and (before == 0 or before + sign == 0):
+            self._pinned_bytes += sign * entry.block.num_bytes
+            self._count_stuck(entry)
 
     def table(self, agent: AgentId) -> tuple[BlockHash, ...]:
         """Return the agent's block table."""
@@ -221,8 +345,8 @@ class BlockPool:
 
     def drop_agent(self, agent: AgentId) -> None:
         """Forget the agent's table and pin; its blocks stay until room is needed."""
+        self.unpin(agent)
         self.set_table(agent, ())
-        self._pinned.discard(agent)
         self._kept.discard(agent)
 
     @property
@@ -238,13 +362,23 @@ class BlockPool:
         """Return the agents whose table names this block, hot or not."""
         return frozenset(self._holders.get(block_hash, ()))
 
+    def num_holders(self, block_hash: BlockHash) -> int:
+        """Count the agents whose table names this block, hot or not."""
+        return len(self._holders.get(block_hash, ()))
+
     def pin(self, agent: AgentId) -> None:
         """Keep the agent's blocks hot once they are."""
-        self._pinned.add(agent)
+        if agent not in self._pinned:
+            self._pinned.add(agent)
+            for block_hash in set(self._tables.get(agent, ())):
+                self._pin_block(block_hash, 1)
 
     def unpin(self, agent: AgentId) -> None:
         """Let the agent's blocks go again."""
-        self._pinned.discard(agent)
+        if agent in self._pinned:
+            self._pinned.discard(agent)
+            for block_hash in set(self._tables.get(agent, ())):
+                self._pin_block(block_hash, -1)
 
     def keep(self, agent: AgentId) -> None:
         """Let the agent's blocks go after those of agents that are not kept."""
@@ -268,21 +402,38 @@ class BlockPool:
 
     def is_pinned(self, block_hash: BlockHash) -> bool:
         """Whether a pinned agent holds this block."""
-        return bool(self._pinned) and not self._pinned.isdisjoint(self._holders.get(block_hash, ()))
+        return block_hash in self._num_pins
+
+    @property
+    def num_hot_agents(self) -> int:
+        """Agents that hold at least one hot block."""
+        return len(self._shares)
 
     def hot_agents(self) -> list[AgentId]:
-        """Return the agents that hold at least one hot block, least recently used first."""
-        recency: dict[AgentId, int] = {}
-        for agent, table in self._tables.items():
-            ticks = [self._entries[h].last_used for h in table if h in self._entries]
-            if ticks:
-                # The tail tells: shared heads are young because of others.
-                recency[agent] = min(ticks)
-        return sorted(recency, key=lambda agent: recency[agent])
+        """Return the agents that hold at least one hot block, in no order."""
+        return list(self._shares)
+
+    def coldest_agents(self) -> Iterator[AgentId]:
+        """Iterate over the agents that alone hold a hot block, least recently used first.
+
+        The tail tells: shared heads are young because of others. The caller may let an agent's blocks go before it asks
+        for the next; the pool must not change otherwise meanwhile.
+        """
+        seen: set[AgentId] = set()
+        for block_hash in list(self._entries):
+            holders = self._holders.get(block_hash, ())
+            agent = next(iter(holders), None) if len(holders) == 1 else None
+            if agent is not None and agent not in seen and block_hash in self._entries:
+                seen.add(agent)
+                yield agent
+
+    def share(self, agent: AgentId) -> HotShare:
+        """Return what the agent has in RAM."""
+        return self._shares.get(agent, _NOTHING_HOT)
 
     def agent_bytes(self, agent: AgentId) -> int:
         """Bytes of the agent's hot blocks, shared ones counted in full."""
-        return sum(self._entries[h].block.num_bytes for h in self.table(agent) if h in self._entries)
+        return self.share(agent).num_bytes
 
     def exclusive_blocks(self, agent: AgentId) -> list[Block]:
         """Return the agent's hot blocks that no other agent holds, last to first."""
@@ -309,10 +460,7 @@ class BlockPool:
     @property
     def pinned_bytes(self) -> int:
         """Bytes of hot blocks that a pinned agent holds."""
-        if not self._pinned:
-            return 0
-        names = {name for agent in self._pinned for name in self._tables.get(agent, ())}
-        return sum(self._entries[name].block.num_bytes for name in names if name in self._entries)
+        return self._pinned_bytes
 
     def ledger(self) -> PoolLedger:
         """Return the budget's parts."""
@@ -329,13 +477,11 @@ class BlockPool:
 
     def num_shared(self) -> int:
         """Count the hot blocks that more than one agent holds."""
-        return sum(1 for block_hash in self._entries if len(self._holders.get(block_hash, ())) > 1)
+        return self._num_shared
 
     def evictable_bytes(self) -> int:
         """Bytes of hot blocks that may leave now."""
-        if not self._pinned:
-            return self._hot_bytes - self._locked_bytes
-        return sum(e.block.num_bytes for e in self._entries.values() if self._may_leave(e))
+        return self._hot_bytes - self._stuck_bytes
 
     def victims(self, num_bytes: int) -> list[Block]:
         """Choose least recently used blocks worth at least `num_bytes`, as far as there are any; kept ones last."""
@@ -359,22 +505,12 @@ class BlockPool:
         return entry.num_locks == 0 and not self.is_pinned(entry.block.block_hash)
 
     def check_integrity(self) -> None:
-        """Raise `AssertionError` naming the first broken invariant. Runs when the engine idles and in tests."""
-        total = sum(entry.block.num_bytes for entry in self._entries.values())
-        assert total == self._hot_bytes, f"hot bytes {self._hot_bytes} != sum of blocks {total}"
-        dirty = {name for name, entry in self._entries.items() if entry.dirty}
-        assert dirty == set(self._dirty), "dirty blocks differ from the dirty list"
-        for what, counted, entries in (
-            ("dirty", self._dirty_bytes, [self._entries[name] for name in dirty]),
-            ("locked", self._locked_bytes, [e for e in self._entries.values() if e.num_locks]),
-        ):
-            expected_bytes = sum(entry.block.num_bytes for entry in entries)
-            assert counted == expected_bytes, f"{what} bytes {counted} != {expected_bytes}"
-        for block_hash, entry in self._entries.items():
-            name = block_hash.hex()[:12]
-            assert entry.block.block_hash == block_hash, f"{name} filed under another hash"
-            assert entry.num_locks >= 0, f"{name} has {entry.num_locks} locks"
-            assert block_hash in self._children.get(entry.block.parent, ()), f"{name} unknown to its parent"
+        """Raise `AssertionError` naming the first broken invariant, after a look at everything. Runs in tests."""
+        self._check_sums()
+        for block_hash in self._entries:
+            self.check_block(block_hash)
+        for name in self._to_write:
+            assert name in self._dirty, f"{name.hex()[:12]} is to be written and not dirty"
         expected: dict[BlockHash, set[AgentId]] = {}
         for agent, table in self._tables.items():
             for block_hash in table:
@@ -384,6 +520,51 @@ class BlockPool:
             assert children, f"empty child set of {parent.hex()[:12]}"
             for child in children:
                 assert child in self._entries, f"child {child.hex()[:12]} is not hot"
+        shares: dict[AgentId, HotShare] = {}
+        for agent in self._tables:
+            share = self._counted_share(agent)
+            if share.num_blocks:
+                shares[agent] = share
+        assert self._shares == shares, "the agents' shares of RAM differ from their blocks"
+
+    def check_block(self, block_hash: BlockHash) -> None:
+        """Raise `AssertionError` when what is noted of one hot block does not agree."""
+        entry, name = self._entries[block_hash], block_hash.hex()[:12]
+        assert entry.block.block_hash == block_hash, f"{name} filed under another hash"
+        assert entry.num_locks >= 0, f"{name} has {entry.num_locks} locks"
+        assert block_hash in self._children.get(entry.block.parent, ()), f"{name} unknown to its parent"
+        assert entry.dirty == (block_hash in self._dirty), f"{name} and the dirty list differ"
+        is_pinned = not self._pinned.isdisjoint(self._holders.get(block_hash, ()))
+        assert is_pinned == (block_hash in self._num_pins), f"{name} and the pins differ"
+        is_stuck = entry.num_locks > 0 or is_pinned
+        assert entry.counts_as_stuck == is_stuck, f"{name} is counted wrongly among what may leave"
+
+    def _check_sums(self) -> None:
+        entries = self._entries.values()
+        for what, counted, chosen in (
+            ("hot", self._hot_bytes, list(entries)),
+            ("dirty", self._dirty_bytes, [e for e in entries if e.dirty]),
+            ("locked", self._locked_bytes, [e for e in entries if e.num_locks]),
+            ("pinned", self._pinned_bytes, [e for e in entries if e.block.block_hash in self._num_pins]),
+            ("stuck", self._stuck_bytes, [e for e in entries if e.counts_as_stuck]),
+        ):
+            expected = sum(entry.block.num_bytes for entry in chosen)
+            assert counted == expected, f"{what} bytes {counted} != {expected}"
+        assert all(name in self._entries for name in self._dirty), "a dirty block is not hot"
+        num_shared = sum(len(self._holders.get(name, ())) > 1 for name in self._entries)
+        assert self._num_shared == num_shared, f"shared blocks {self._num_shared} != {num_shared}"
         assert self.running_bytes >= 0, f"running bytes {self.running_bytes}"
         assert self.in_flight_bytes >= 0, f"in-flight bytes {self.in_flight_bytes}"
         assert self.promised_bytes >= 0, f"promised bytes {self.promised_bytes}"
+
+    def _counted_share(self, agent: AgentId) -> HotShare:
+        entries = {name: self._entries[name] for name in self._tables[agent] if name in self._entries}
+        shared = [entry for name, entry in entries.items() if len(self._holders[name]) > 1]
+        return HotShare(
+            len(entries),
+            sum(entry.block.num_bytes for entry in entries.values()),
+            sum(entry.block.num_bytes for entry in shared),
+        )
+
+
+_NOTHING_HOT = HotShare()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from semanticd.domain.block import root_hash
+from semanticd.domain.block import hash_block, root_hash
+from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 StoragePrecision = Literal["exact", "q8", "q4"]
@@ -58,6 +60,25 @@ class ModelCacheSpec:
     def root_of(self, salt: str) -> BlockHash:
         """The parent of every first block of agents with this salt; without one, of all others."""
         return root_hash(self.fingerprint, self.layout, salt=salt)
+
+    def chain(self, token_ids: Sequence[int], *, root: BlockHash | None = None) -> BlockChain:
+        """Return the names of the full blocks of these tokens, below `root` (None: the root that all share).
+
+        About 8 microseconds a block: not on the engine thread.
+        """
+        fingerprint, layout = self.fingerprint, self.layout
+        root = root or self.root
+        hashes: list[BlockHash] = []
+        for end in range(self.block_tokens, len(token_ids) + 1, self.block_tokens):
+            hashes.append(
+                hash_block(
+                    fingerprint=fingerprint,
+                    layout=layout,
+                    parent=hashes[-1] if hashes else root,
+                    token_ids=token_ids[end - self.block_tokens : end],
+                )
+            )
+        return BlockChain(root, self.block_tokens, tuple(hashes))
 
     @property
     def num_layers(self) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from semanticd.domain.block import Block, hash_block
+from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 
@@ -80,10 +81,12 @@ def match_prefix(
     get: Callable[[BlockHash], Block | None],
     children: Callable[[BlockHash], Sequence[Block]],
     root: BlockHash | None = None,
+    chain: BlockChain | None = None,
 ) -> PrefixMatch:
     """Return the longest usable match of at most `limit` tokens below `root` (None: the root that all share).
 
-    Where a layer cannot be cut, the match ends at the last block that has a state snapshot.
+    `chain` spares computing the names of the prompt's full blocks. Where a layer cannot be cut, the match ends at the
+    last block that has a state snapshot.
     """
     best = PrefixMatch()
     best_tokens = 0
@@ -101,7 +104,7 @@ def match_prefix(
             best, best_tokens = PrefixMatch(path), position
         if position >= limit:
             continue
-        full = _full_block(token_ids, position, parent, spec=spec, limit=limit, get=get)
+        full = _full_block(token_ids, position, parent, spec=spec, limit=limit, get=get, chain=chain)
         agreeing: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = []
         for block in [full] if full else children(parent):
             if block.kind != "kv" or not block.token_ids:
@@ -130,12 +133,15 @@ def _full_block(
     spec: ModelCacheSpec,
     limit: int,
     get: Callable[[BlockHash], Block | None],
+    chain: BlockChain | None,
 ) -> Block | None:
     end = next_boundary(position, spec.block_tokens)
     if end > limit:
         return None
+    known = chain.name_at(position, parent) if chain is not None else None
     return get(
-        hash_block(
+        known
+        or hash_block(
             fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids[position:end]
         )
     )

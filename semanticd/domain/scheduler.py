@@ -21,8 +21,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from semanticd.domain.ids import ModelId, SequenceId
-from semanticd.domain.prefix_index import common_prefix_length, next_boundary
+from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.sequence import Sequence, SequenceState
+from semanticd.domain.single_flight import computes_prefix_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Scheduler:
     _blocked: set[SequenceId] = field(default_factory=set)
     _followers: dict[SequenceId, SequenceId] = field(default_factory=dict)
     """For a sequence that others wait for, the one of them that comes first."""
+    _following: dict[SequenceId, tuple[SequenceId, int, int]] = field(default_factory=dict)
+    """Whom a waiting sequence waits for, and how many tokens that one and it itself had published at that time."""
     _shares: dict[str, _AgentShare] = field(default_factory=dict)
     _rates: dict[ModelId, _Rates] = field(default_factory=dict)
     _balance_s: float = 0.0
@@ -141,6 +144,7 @@ class Scheduler:
             return
         self._held.discard(sequence_id)
         self._followers.pop(sequence_id, None)
+        self._following.pop(sequence_id, None)
         share = self._shares[_share_of(sequence)]
         share.num_sequences -= 1
         if share.num_sequences == 0:
@@ -271,18 +275,36 @@ class Scheduler:
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
         """Return the sequence that is computing, or restoring, tokens this one needs next, if any."""
-        for other in self._sequences.values():
-            if other is sequence or other.model_id != sequence.model_id:
-                continue
-            if other.state is not SequenceState.PREFILLING and other.sequence_id not in self._held:
-                continue
-            shared = common_prefix_length(other.prompt_ids, sequence.prompt_ids)
-            if (
-                shared - other.num_published >= self.limits.min_shared_tokens
-                and shared > sequence.num_published
-            ):
+        return self._leader_among(self._computing(), sequence)
+
+    def _computing(self) -> list[Sequence]:
+        """Return the sequences that others may wait for."""
+        return [s for s in self._sequences.values() if self._is_computing(s)]
+
+    def _is_computing(self, sequence: Sequence) -> bool:
+        return sequence.state is SequenceState.PREFILLING or sequence.sequence_id in self._held
+
+    def _leader_among(self, computing: list[Sequence], sequence: Sequence) -> Sequence | None:
+        for other in computing:
+            if other is not sequence and self.computes_prefix_of(other, sequence):
                 return other
         return None
+
+    def computes_prefix_of(self, other: Sequence, sequence: Sequence) -> bool:
+        """Whether a sequence waits for `other`, which is being computed or restored."""
+        return computes_prefix_of(other, sequence, min_tokens=self.limits.min_shared_tokens)
+
+    def _still_follows(self, sequence: Sequence) -> bool:
+        """Whether nothing has happened since the sequence was found to wait for another."""
+        found = self._following.get(sequence.sequence_id)
+        if found is None or sequence.sequence_id in self._blocked:
+            return False
+        leader = self._sequences.get(found[0])
+        return (
+            leader is not None
+            and self._is_computing(leader)
+            and (leader.num_published, sequence.num_published) == found[1:]
+        )
 
     def preemption_victim(self, *, sparing: SequenceId) -> Sequence | None:
         """Return the youngest running sequence other than `sparing`; background ones go first."""
@@ -304,13 +326,24 @@ class Scheduler:
     def _next_admission(self, now: float) -> Sequence | None:
         if self._num_running() >= self.limits.max_batch_size:
             return None
-        waiting = [s for s in self.in_state(SequenceState.WAITING) if s.sequence_id not in self._held]
+        waiting = [
+            s
+            for s in self.in_state(SequenceState.WAITING)
+            if s.sequence_id not in self._held and not self._still_follows(s)
+        ]
+        computing = self._computing() if waiting else []
         for sequence in sorted(waiting, key=lambda s: self._rank(s, now)):
             if sequence.sequence_id in self._blocked:
                 return None
-            leader = self.leader_of(sequence)
+            leader = self._leader_among(computing, sequence)
             if leader is None:
+                self._following.pop(sequence.sequence_id, None)
                 return sequence
+            self._following[sequence.sequence_id] = (
+                leader.sequence_id,
+                leader.num_published,
+                sequence.num_published,
+            )
             first = self._followers.get(leader.sequence_id)
             if first is None or first not in self._sequences:
                 self._followers[leader.sequence_id] = sequence.sequence_id

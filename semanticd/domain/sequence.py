@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.generation import CacheReport, FinishReason, Priority
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, SequenceId
 
@@ -69,6 +70,8 @@ class Sequence:
     num_preemptions: int = 0
     share: str = ""
     """Whose share of engine time it uses; empty: its agent's."""
+    chain: BlockChain | None = None
+    """Names of the prompt's full blocks."""
     group: int = 0
     """The decode batch that it is in: rows of similar length."""
 

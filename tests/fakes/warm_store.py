@@ -109,6 +109,10 @@ class MemoryWarmStore:
             found.append(block)
         return found
 
+    def block_bytes(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
+        """Return the tensor bytes of those of these blocks that are stored."""
+        return {name: block.num_bytes for name in hashes if (block := self.get(name)) is not None}
+
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent`, most recently used first."""
         found = [entry for entry in self._entries.values() if entry.record.block.parent == parent]

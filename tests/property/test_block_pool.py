@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from semanticd.domain.block import Block
-from semanticd.domain.block_pool import BlockPool
+from semanticd.domain.block_pool import BlockPool, HotShare
 from semanticd.domain.ids import AgentId, BlockHash
 
 NAMES = [BlockHash(bytes([n + 1]) * 32) for n in range(12)]
@@ -145,7 +145,14 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.hot.values()))
     @rule()
     def dirty_ones_are_listed_parents_first(self) -> None:
-        listed = [block.block_hash for block in self.pool.dirty_blocks()]
+        listed = []
+        for block in self.pool.to_write():
+            listed.append(block.block_hash)
+            self.pool.set_aside(block.block_hash)
+        assert not list(self.pool.to_write())
+        for name in listed:
+            self.pool.offer_again(name)
+        assert set(self.pool.dirty_names()) == set(listed)
         assert set(listed) == {name for name, dirty in self.hot.items() if dirty}
         assert len(listed) == len(set(listed))
         for at, name in enumerate(listed):
@@ -173,7 +180,10 @@ class PoolMachine(RuleBasedStateMachine):
         for agent in AGENTS:
             table = self.tables.get(agent, ())
             assert pool.table(agent) == table
-            assert pool.agent_bytes(agent) == total([n for n in table if n in self.hot])
+            hot = [n for n in table if n in self.hot]
+            shared_hot = [n for n in hot if len(pool.holders(n)) > 1]
+            assert pool.share(agent) == HotShare(len(hot), total(hot), total(shared_hot))
+            assert pool.agent_bytes(agent) == total(hot)
             alone = [n for n in reversed(table) if n in self.hot and pool.holders(n) == frozenset([agent])]
             assert [block.block_hash for block in pool.exclusive_blocks(agent)] == alone
             assert pool.is_pinned_agent(agent) == (agent in self.pinned)
@@ -181,6 +191,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert set(pool.hot_agents()) == {
             agent for agent, table in self.tables.items() if any(n in self.hot for n in table)
         }
+        alone = [n for n in self.order if pool.num_holders(n) == 1]
+        assert list(pool.coldest_agents()) == list(dict.fromkeys(min(pool.holders(n)) for n in alone))
         shared = [n for n in self.hot if sum(n in table for table in self.tables.values()) > 1]
         assert pool.num_shared() == len(shared)
         for parent in NAMES:

@@ -95,7 +95,9 @@ class MlxSettings:
 class AgentSettings:
     """Agents and the warm tier on disk."""
 
-    max_agents_in_memory: int = setting(5, whole(minimum=1), "Agents whose blocks stay hot; others are warm.")
+    max_agents_in_memory: int = setting(
+        5, whole(minimum=1), "Agents whose blocks stay hot where RAM is short; others are warm."
+    )
     cache_dir: Path = setting(
         lambda: Path("~/.semantic/caches").expanduser(), folder(), "Folder of the warm tier.", guarded=True
     )

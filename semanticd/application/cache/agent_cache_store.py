@@ -16,12 +16,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+from semanticd.application.cache.chain_lookup import ChainLookup
 from semanticd.application.cache.reservation import Reservation
 from semanticd.application.cache.write_behind import LEAVES_UNWRITTEN, WriteBehind
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, hash_block
+from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.block_pool import BlockPool, PoolLedger
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
@@ -30,6 +32,8 @@ from semanticd.domain.prefix_index import PrefixMatch, match_prefix
 
 PERSIST_STEP_BYTES = 32 * 1024 * 1024
 """Tensor bytes that are handed to the disk between two steps of the engine, at most (and one block at least)."""
+_SCARCE_SHARE = 1 / 8
+"""RAM is short when less than this share of the budget is free: the limit on hot agents binds from there on."""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,8 @@ class AgentCacheStore:
         self._owner: dict[BlockHash, ModelFingerprint] = {}
         self._writes = WriteBehind(pool=self.pool, warm=warm) if warm is not None else None
         self._writes_ended = False
+        self._to_check: list[BlockHash] = []
+        """Blocks that the present round of checks has still to look at."""
         self.disk_stalled = False
         """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
 
@@ -110,20 +116,35 @@ class AgentCacheStore:
         with self.lock:
             return sum(
                 1
-                for block in self.pool.dirty_blocks()
-                if self._owner[block.block_hash] == fingerprint
-                and not self._writes.is_refused(block.block_hash)
+                for name in self.pool.dirty_names()
+                if self._owner[name] == fingerprint and not self._writes.is_refused(name)
             )
 
     # Finding.
 
     def match(
-        self, spec: ModelCacheSpec, token_ids: tuple[int, ...], *, limit: int, root: BlockHash | None = None
+        self,
+        spec: ModelCacheSpec,
+        token_ids: tuple[int, ...],
+        *,
+        limit: int,
+        root: BlockHash | None = None,
+        chain: BlockChain | None = None,
     ) -> PrefixMatch:
-        """Return the longest prefix of at most `limit` tokens that is hot or warm, below `root` (None: the shared)."""
+        """Return the longest prefix of at most `limit` tokens that is hot or warm, below `root` (None: the shared).
+
+        `chain` names the full blocks that `token_ids` begin with.
+        """
+        lookup = ChainLookup(pool=self.pool, warm=self._warm, token_ids=token_ids, chain=chain)
         with self.lock:
             return match_prefix(
-                token_ids, spec=spec, limit=limit, get=self._get, children=self.children, root=root
+                token_ids,
+                spec=spec,
+                limit=limit,
+                get=lookup.get,
+                children=self.children,
+                root=root,
+                chain=chain,
             )
 
     def _get(self, block_hash: BlockHash) -> Block | None:
@@ -457,19 +478,26 @@ class AgentCacheStore:
         return freed
 
     def limit_agents(self, *, sparing: frozenset[AgentId] = frozenset()) -> None:
-        """Demote the least recently used agents until at most the configured number is hot."""
+        """Where RAM is short, demote the least recently used agents until at most the configured number is hot.
+
+        Room that is there already is no reason to read an agent from the disk at its next turn.
+        """
         with self.lock:
-            if self.pool.num_agents <= self._max_agents:
+            excess = self.pool.num_hot_agents - self._max_agents
+            missing = self.pool.budget_bytes * _SCARCE_SHARE - self.pool.free_bytes
+            if excess <= 0 or missing <= 0:
                 return
-            hot = self.pool.hot_agents()
-        excess = len(hot) - self._max_agents
-        for agent_id in hot:
-            if excess <= 0:
-                return
-            if agent_id in sparing or any(self.pool.is_pinned(h) for h in self.pool.table(agent_id)):
+            candidates = self.pool.coldest_agents()
+        for agent_id in candidates:
+            if agent_id in sparing or self.pool.is_pinned_agent(agent_id):
                 continue
+            share = self.pool.share(agent_id)
             self.evict_agent(agent_id, reason="max_agents")
             excess -= 1
+            # Also what leaves only once it is written.
+            missing -= share.num_bytes - share.shared_bytes
+            if excess <= 0 or missing <= 0:
+                return
 
     def blocks_of(self, agent_id: AgentId) -> list[BlockHash]:
         """Return the agent's blocks and the snapshots behind them, as far as no agent in memory shares them.
@@ -580,10 +608,25 @@ class AgentCacheStore:
 
     def warm_bytes(self, table: Sequence[BlockHash]) -> int:
         """Return the tensor bytes of a table's blocks that are on disk."""
-        return 0 if self._warm is None else sum(block.num_bytes for block in self._warm.get_many(table))
+        return 0 if self._warm is None else sum(self._warm.block_bytes(table).values())
+
+    def check_blocks(self, number: int) -> None:
+        """Check the next `number` hot blocks, all of them in turn; raises `AssertionError` when something disagrees."""
+        with self.lock:
+            if not self._to_check:
+                self._to_check = list(self._payloads)
+            part = self._to_check[-number:]
+            del self._to_check[-number:]
+            for name in part:
+                payload, block = self._payloads.get(name), self.pool.get(name)
+                assert (payload is None) == (block is None), "tensors and pool differ"
+                if block is not None and payload is not None:
+                    self.pool.check_block(name)
+                    assert name in self._owner, "a block has no owner"
+                    assert block.num_bytes == payload.num_bytes, "a block's size changed"
 
     def check_integrity(self) -> None:
-        """Raise `AssertionError` when pool, tensors and writes disagree."""
+        """Raise `AssertionError` when pool, tensors and writes disagree; looks at everything, for tests."""
         with self.lock:
             self.pool.check_integrity()
             assert set(self._payloads) == {block.block_hash for block in self.pool}, "tensors and pool differ"

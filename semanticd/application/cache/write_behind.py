@@ -71,9 +71,10 @@ class WriteBehind:
         chosen: list[Block] = []
         num_bytes = 0
         most = min(MAX_IN_FLIGHT_BYTES, int(self._pool.budget_bytes * MAX_IN_FLIGHT_SHARE))
-        for block in self._pool.dirty_blocks():
+        for block in self._pool.to_write():
             name = block.block_hash
-            if name in self._writing or name in self._refused:
+            if name in self._writing:
+                self._pool.set_aside(name)
                 continue
             if self._pool.in_flight_bytes + num_bytes + block.num_bytes > most and (chosen or self._writing):
                 break
@@ -84,8 +85,9 @@ class WriteBehind:
                 break
             if not self._warm.wants(name):
                 # Asked before its tensors are turned into bytes: a policy may refuse a block at every turn.
-                self._refused.add(name)
+                self._refuse(name)
                 continue
+            self._pool.set_aside(name)
             chosen.append(block)
             self._writing[name] = block.num_bytes
             num_bytes += block.num_bytes
@@ -105,8 +107,10 @@ class WriteBehind:
             durable = self._warm.get(name) is not None
             if reason == "deleted" or durable:
                 self._pool.mark_clean(name)
-            elif not called_off:
-                self._refused.add(name)
+            elif called_off:
+                self._pool.offer_again(name)
+            else:
+                self._refuse(name)
             block = self._pool.get(name)
             if reason is None or block is None:
                 continue
@@ -137,13 +141,21 @@ class WriteBehind:
 
     def retry_refused(self) -> None:
         """Offer refused blocks again: a disk has room again, a new day a new budget."""
-        self._refused.clear()
+        refused, self._refused = self._refused, set()
+        for name in refused:
+            self._pool.offer_again(name)
+
+    def _refuse(self, block_hash: BlockHash) -> None:
+        self._pool.set_aside(block_hash)
+        self._refused.add(block_hash)
 
     def used_again(self, names: Sequence[BlockHash]) -> None:
         """Note that blocks are in use: they need not leave, and the disk may want them by now."""
         for name in names:
             self._leaving.pop(name, None)
-            self._refused.discard(name)
+            if name in self._refused:
+                self._refused.discard(name)
+                self._pool.offer_again(name)
 
     def forget(self, block_hash: BlockHash) -> None:
         """Drop what is noted of a block that has left RAM."""

@@ -122,7 +122,13 @@ class Admission:
         """Match the prompt; returns the blocks of the match that are to be read."""
         token_ids = running.sequence.token_ids
         limit = 0 if running.submission.score_prompt else len(token_ids) - 1
-        running.match = self._store.match(running.spec, token_ids, limit=limit, root=running.submission.root)
+        running.match = self._store.match(
+            running.spec,
+            token_ids,
+            limit=limit,
+            root=running.submission.root,
+            chain=running.sequence.chain,
+        )
         running.beyond = ()
         self._refuse_what_never_fits(running)
         if not self._others_run(running):

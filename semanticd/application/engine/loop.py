@@ -44,8 +44,8 @@ _BUSY_WAIT_S = 0.05
 _IDLE_WAIT_S = 1.0
 STALLED_AFTER_S = 10.0
 """How long no write may end before blocks that are not written yet may be dropped to make room."""
-_CHECK_EVERY_S = 60.0
-"""How often an idle engine checks that pool, tensors and writes agree."""
+_CHECKED_BLOCKS = 256
+"""Hot blocks that an idle engine checks each time it rests."""
 _MAX_BACKOFF_S = 2.0
 _UNHEALTHY_AFTER = 3
 """Failures of the loop in a row after which the engine counts as unhealthy."""
@@ -81,7 +81,6 @@ class BlockPoolBatchEngine:
         self._num_failures = 0
         self._last_failure = ""
         self._pause = threading.Event()
-        self._next_check_at = float("-inf")
         self._writes_progress_at = float("-inf")
         recording = EngineTelemetry.over(telemetry, store=store)
         self._clock, self._log = recording.clock, recording.log
@@ -305,12 +304,8 @@ class BlockPoolBatchEngine:
             self._scheduler.unblock()
 
     def _check_integrity(self) -> None:
-        now = self._clock.monotonic()
-        if now < self._next_check_at:
-            return
-        self._next_check_at = now + _CHECK_EVERY_S
         try:
-            self._store.check_integrity()
+            self._store.check_blocks(_CHECKED_BLOCKS)
         except AssertionError as error:
             # A defect, but none that a request should pay for.
             self._log.error("cache_integrity_broken", error=str(error))
@@ -350,11 +345,16 @@ class BlockPoolBatchEngine:
         model = self._models.get(submission.model_id)
         if model is None or self._changes.is_leaving(model):
             raise ConflictError(f"model {submission.model_id} was unloaded meanwhile")
+        prompt_ids = submission.prompt_ids
+        chain = submission.chain
+        if chain is None:
+            chain = model.runner.spec.chain(prompt_ids, root=submission.root)
         sequence = Sequence(
             sequence_id=SequenceId(next(self._ids)),
             agent_id=submission.agent_id,
             model_id=submission.model_id,
-            prompt_ids=submission.prompt_ids,
+            prompt_ids=prompt_ids,
+            chain=chain,
             max_new_tokens=submission.max_new_tokens,
             arrived_at=self._clock.monotonic(),
             priority="background" if submission.priority == "background" else "interactive",

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from semanticd.application.cache.reservation import Reservation
 from semanticd.application.ports.inference import DecodedToken, LoadedModel, ModelRunner, StreamDecoder
+from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
@@ -99,6 +100,8 @@ class Submission:
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
     canonicalized: tuple[str, ...] = ()
     """See `CacheReport.canonicalized`."""
+    chain: BlockChain | None = None
+    """Names of the prompt's full blocks; None: the engine computes them."""
     root: BlockHash | None = None
     """Below which its blocks are looked for and kept; None: the root that all agents of the model share."""
     main_agent_id: AgentId | None = None

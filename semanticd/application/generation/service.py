@@ -21,6 +21,7 @@ from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.services.models import ModelsService
+from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -39,7 +40,7 @@ from semanticd.domain.generation import (
     GenerationResult,
     OutputConstraint,
 )
-from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
+from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, outside_vocabulary
 from semanticd.domain.volatile_header import without_volatile_header
@@ -94,7 +95,7 @@ class _Prepared:
     points: tuple[int, ...]
     system_tokens: int
     changes: tuple[str, ...]
-    root: BlockHash
+    chain: BlockChain
     conversation: ConversationKey | None
 
 
@@ -183,7 +184,8 @@ class GenerateService:
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
-                    root=ready.root,
+                    chain=ready.chain,
+                    root=ready.chain.root,
                     main_agent_id=request.agent_id,
                     conversation=ready.conversation,
                 )
@@ -231,6 +233,7 @@ class GenerateService:
         named = request.agent_id is not None and not request.conversation
         conversation = conversation_key(prompt) if named else None
         agent_id = self._agents.holder(agent_id, conversation, segments)
+        spec = model.runner.spec
         return _Prepared(
             agent_id=agent_id,
             text=text,
@@ -240,7 +243,9 @@ class GenerateService:
             points=points,
             system_tokens=system_tokens,
             changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
-            root=model.runner.spec.root_of(salt),
+            chain=spec.chain(
+                tuple(token for segment in segments for token in segment.token_ids), root=spec.root_of(salt)
+            ),
             conversation=conversation,
         )
 

@@ -97,6 +97,9 @@ class WarmStore(Protocol):
     def get_many(self, hashes: Sequence[BlockHash]) -> list[Block]:
         """Return the facts of the leading hashes that are stored, stopping at the first that is not."""
 
+    def block_bytes(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
+        """Return the tensor bytes of those of these blocks that are stored (index only)."""
+
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent` (any kind, any length)."""
 

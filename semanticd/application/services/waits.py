@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from semanticd.application.engine.running_sequence import RunningSequence
-from semanticd.domain.prefix_index import common_prefix_length
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
 
@@ -44,16 +43,16 @@ class Waits:
         """Ask this scheduler's limits and which sequences do not fit."""
         self._scheduler = scheduler
         self._records: OrderedDict[str, _Record] = OrderedDict()
-        self._shared: OrderedDict[tuple[str, str], int] = OrderedDict()
-        """Lengths of common prefixes by request and request; prompts do not change."""
 
     def look(self, lives: Sequence[RunningSequence], now: float) -> dict[str, Wait]:
         """Return the present reason of every waiting request by its id, and count the time since the last look."""
         reasons: dict[str, Wait] = {}
+        active = [one for one in lives if one.sequence.state in _RUNNING or one.pending_reads]
+        memory_waits = any(self._scheduler.is_blocked(one.sequence.sequence_id) for one in lives)
         for live in lives:
             if live.sequence.state is SequenceState.WAITING:
                 request_id = str(live.submission.request_id)
-                wait = reasons[request_id] = self._reason(live, lives)
+                wait = reasons[request_id] = self._reason(live, active, memory_waits=memory_waits)
                 record = self._records.setdefault(request_id, _Record(live.submitted_at))
                 record.seconds[wait] = record.seconds.get(wait, 0.0) + max(0.0, now - record.seen_at)
                 record.seen_at = now
@@ -72,38 +71,22 @@ class Waits:
             return None
         return max(record.seconds, key=lambda wait: record.seconds[wait])
 
-    def _reason(self, live: RunningSequence, lives: Sequence[RunningSequence]) -> Wait:
+    def _reason(self, live: RunningSequence, active: list[RunningSequence], *, memory_waits: bool) -> Wait:
         if live.pending_reads:
             return Wait("restore")
-        others = [
-            one for one in lives if one is not live and (one.sequence.state in _RUNNING or one.pending_reads)
-        ]
-        leader = next((one for one in others if self._computes_prefix_of(one, live)), None)
+        others = [one for one in active if one is not live]
+        computing = (
+            one for one in others if one.sequence.state is SequenceState.PREFILLING or one.pending_reads
+        )
+        computes = self._scheduler.computes_prefix_of
+        leader = next((one for one in computing if computes(one.sequence, live.sequence)), None)
         if leader is not None:
             return Wait("leader", str(leader.sequence.agent_id))
         if len(others) >= self._scheduler.limits.max_batch_size:
             return Wait("place", _oldest(others))
-        blocked = [one for one in lives if self._scheduler.is_blocked(one.sequence.sequence_id)]
-        if blocked:
+        if memory_waits:
             return Wait("memory", _largest(others))
         return Wait("turn", _oldest(others))
-
-    def _computes_prefix_of(self, other: RunningSequence, live: RunningSequence) -> bool:
-        if other.sequence.model_id != live.sequence.model_id:
-            return False
-        if other.sequence.state is not SequenceState.PREFILLING and not other.pending_reads:
-            return False
-        shared = self._common(other, live)
-        enough = shared - other.sequence.num_published >= self._scheduler.limits.min_shared_tokens
-        return enough and shared > live.sequence.num_published
-
-    def _common(self, one: RunningSequence, other: RunningSequence) -> int:
-        key = (str(one.submission.request_id), str(other.submission.request_id))
-        if key not in self._shared:
-            self._shared[key] = common_prefix_length(one.sequence.prompt_ids, other.sequence.prompt_ids)
-            while len(self._shared) > MAX_REQUESTS_KEPT:
-                self._shared.popitem(last=False)
-        return self._shared[key]
 
 
 def _oldest(running: Sequence[RunningSequence]) -> str | None:

@@ -6,8 +6,6 @@ by listing files. Totals are kept by triggers, so opening costs the same for ten
 Lookups never wait for a writing transaction: in WAL mode readers see the last committed state.
 """
 
-# ruff: noqa: S608 (queries are put together from this file's constants only; values are always bound)
-
 from __future__ import annotations
 
 import sqlite3
@@ -17,17 +15,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
+from semanticd.adapters.disk.blocks import index_rows as rows_of
 from semanticd.adapters.disk.blocks.eviction_order import oldest_leaves
 from semanticd.adapters.disk.blocks.index_rows import (
-    BLOCK_COLUMNS,
+    LARGEST_QUESTION,
+    MIGRATIONS,
     SCHEMA,
     SCHEMA_VERSION,
-    STORED_COLUMNS,
     NewBlock,
     StoredBlock,
     Totals,
     block_of,
     find_stored,
+    leading_query,
+    sizes_query,
     stored_of,
 )
 from semanticd.adapters.disk.files.folder import private_file
@@ -77,6 +78,9 @@ class BlockIndex:
         self._writer = self._connection()
         try:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            while version in MIGRATIONS:
+                self._writer.executescript(f"BEGIN; {MIGRATIONS[version]} COMMIT;")
+                (version,) = self._writer.execute("PRAGMA user_version").fetchone()
             if version != SCHEMA_VERSION:
                 if self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
@@ -126,9 +130,7 @@ class BlockIndex:
     def get(self, block_hash: BlockHash) -> Block | None:
         """Return a stored block's facts."""
         with self._reading:
-            row = self._reader.execute(
-                f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE hash = ?", (block_hash,)
-            ).fetchone()
+            row = self._reader.execute(rows_of.GET, (block_hash,)).fetchone()
         return None if row is None else block_of(row)
 
     def get_leading(self, hashes: Sequence[BlockHash]) -> list[Block]:
@@ -137,11 +139,8 @@ class BlockIndex:
         while len(found) < len(hashes):
             # Short questions first: most prefixes that miss do so early.
             part = hashes[len(found) : len(found) + min(128, 8 + 2 * len(found))]
-            marks = ",".join("?" * len(part))
             with self._reading:
-                rows = self._reader.execute(
-                    f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE hash IN ({marks})", part
-                ).fetchall()
+                rows = self._reader.execute(leading_query(len(part)), part).fetchall()
             by_hash = {row[0]: row for row in rows}
             for block_hash in part:
                 if block_hash not in by_hash:
@@ -151,14 +150,19 @@ class BlockIndex:
 
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the blocks stored under `parent`, most recently used first, at most `MAX_CHILDREN`."""
-        query = (
-            f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE id IN"
-            " (SELECT id FROM blocks WHERE parent = ? ORDER BY last_used_at DESC, id DESC LIMIT ?)"
-            " ORDER BY last_used_at DESC, id DESC"
-        )
         with self._reading:
-            rows = self._reader.execute(query, (parent, MAX_CHILDREN)).fetchall()
+            rows = self._reader.execute(rows_of.CHILDREN, (parent, MAX_CHILDREN)).fetchall()
         return [block_of(row) for row in rows]
+
+    def block_bytes(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
+        """Return the tensor bytes of those of these blocks that are stored."""
+        found: dict[BlockHash, int] = {}
+        for first in range(0, len(hashes), LARGEST_QUESTION):
+            part = hashes[first : first + LARGEST_QUESTION]
+            # One question at a time holds the connection, so that the engine's lookups come in between.
+            with self._reading:
+                found.update(self._reader.execute(sizes_query(len(part)), part).fetchall())
+        return found
 
     def stored(self, block_hash: BlockHash) -> StoredBlock | None:
         """Return where a block's file is."""
@@ -168,7 +172,7 @@ class BlockIndex:
     def written_on(self, day: str) -> int:
         """Return how many bytes were written on a day (`YYYY-MM-DD`, UTC)."""
         with self._reading:
-            row = self._reader.execute("SELECT num_bytes FROM daily_writes WHERE day = ?", (day,)).fetchone()
+            row = self._reader.execute(rows_of.DAY, (day,)).fetchone()
         return 0 if row is None else cast("int", row[0])
 
     def warm_up(self) -> None:
@@ -188,9 +192,8 @@ class BlockIndex:
     def shard(self, shard: str) -> list[StoredBlock]:
         """Return all blocks whose hash begins with these two hex digits."""
         low = bytes.fromhex(shard)
-        query = f"SELECT {STORED_COLUMNS} FROM blocks b JOIN models m ON m.id = b.model WHERE b.hash BETWEEN ? AND ?"
         with self._listing:
-            rows = self._lister.execute(query, (low, low + b"\xff" * 32)).fetchall()
+            rows = self._lister.execute(rows_of.SHARD, (low, low + b"\xff" * 32)).fetchall()
         return [stored_of(row) for row in rows]
 
     @contextmanager
@@ -228,7 +231,7 @@ class BlockIndex:
     def has(self, block_hash: BlockHash) -> bool:
         """Whether a block is stored, including changes not yet committed."""
         with self._writing:
-            row = self._writer.execute("SELECT 1 FROM blocks WHERE hash = ?", (block_hash,)).fetchone()
+            row = self._writer.execute(rows_of.HAS, (block_hash,)).fetchone()
         return row is not None
 
     def add(self, blocks: Iterable[NewBlock]) -> None:
@@ -272,7 +275,7 @@ class BlockIndex:
             for block_hash in hashes:
                 stored = find_stored(self._writer, block_hash)
                 if stored is not None:
-                    self._writer.execute("DELETE FROM blocks WHERE hash = ?", (block_hash,))
+                    self._writer.execute(rows_of.REMOVE, (block_hash,))
                     removed.append(stored)
         return removed
 
@@ -317,9 +320,10 @@ class BlockIndex:
 
     def touch(self, used: Iterable[tuple[BlockHash, float, int]]) -> None:
         """Record uses: (block, when last, how many more)."""
-        query = "UPDATE blocks SET last_used_at = max(last_used_at, ?), uses = uses + ? WHERE hash = ?"
         with self.transaction():
-            self._writer.executemany(query, [(when, uses, block_hash) for block_hash, when, uses in used])
+            self._writer.executemany(
+                rows_of.TOUCH, [(when, uses, block_hash) for block_hash, when, uses in used]
+            )
 
     def count_written(self, day: str, num_bytes: int) -> None:
         """Add to a day's written bytes; days before it are forgotten."""

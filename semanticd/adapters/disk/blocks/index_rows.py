@@ -13,7 +13,15 @@ from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.block import Block, BlockKind, unpack_token_ids
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_COMPOSITE = """
+CREATE INDEX blocks_by_parent ON blocks(parent, last_used_at, id);
+CREATE INDEX block_sizes ON blocks(hash, tensor_bytes);
+"""
+
+MIGRATIONS = {1: f"DROP INDEX blocks_by_parent; {_COMPOSITE} PRAGMA user_version = 2;"}
+"""What brings an index of an older version one version further, in place."""
 
 SCHEMA = f"""
 CREATE TABLE models(
@@ -25,7 +33,7 @@ CREATE TABLE blocks(
   created_at REAL NOT NULL, last_used_at REAL NOT NULL, uses INTEGER NOT NULL DEFAULT 0,
   num_children INTEGER NOT NULL DEFAULT 0, token_ids BLOB NOT NULL);
 CREATE UNIQUE INDEX blocks_by_hash ON blocks(hash);
-CREATE INDEX blocks_by_parent ON blocks(parent);
+{_COMPOSITE}
 CREATE INDEX blocks_by_model ON blocks(model);
 CREATE INDEX leaves_by_use ON blocks(last_used_at, id) WHERE num_children = 0;
 CREATE TABLE daily_writes(day TEXT PRIMARY KEY, num_bytes INTEGER NOT NULL);
@@ -44,6 +52,35 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 BLOCK_COLUMNS = "hash, parent, kind, tensor_bytes, token_ids"
 STORED_COLUMNS = "b.hash, m.fingerprint, b.file_bytes"
+
+LARGEST_QUESTION = 500
+"""Hashes that one query asks for, at most."""
+
+
+def sizes_query(number: int) -> str:
+    """Return the query for the tensor bytes of `number` blocks."""
+    return f"SELECT hash, tensor_bytes FROM blocks INDEXED BY block_sizes WHERE hash IN ({','.join('?' * number)})"
+
+
+def leading_query(number: int) -> str:
+    """Return the query for the facts of `number` blocks."""
+    return f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE hash IN ({','.join('?' * number)})"
+
+
+GET = f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE hash = ?"
+CHILDREN = f"SELECT {BLOCK_COLUMNS} FROM blocks WHERE parent = ? ORDER BY last_used_at DESC, id DESC LIMIT ?"
+STORED = f"SELECT {STORED_COLUMNS} FROM blocks b JOIN models m ON m.id = b.model WHERE b.hash = ?"
+SHARD = f"SELECT {STORED_COLUMNS} FROM blocks b JOIN models m ON m.id = b.model WHERE b.hash BETWEEN ? AND ?"
+HAS = "SELECT 1 FROM blocks WHERE hash = ?"
+TOUCH = "UPDATE blocks SET last_used_at = max(last_used_at, ?), uses = uses + ? WHERE hash = ?"
+REMOVE = "DELETE FROM blocks WHERE hash = ?"
+LEAF = (
+    f"SELECT b.last_used_at, b.id, b.parent, {STORED_COLUMNS} FROM blocks b JOIN models m ON m.id = b.model"
+    " WHERE b.num_children = 0"
+)
+LEAF_PAGE = f"{LEAF} AND (b.last_used_at, b.id) > (?, ?) ORDER BY b.last_used_at, b.id LIMIT 64"
+LEAF_BY_HASH = f"{LEAF} AND b.hash = ?"
+DAY = "SELECT num_bytes FROM daily_writes WHERE day = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +130,7 @@ def block_of(row: tuple[bytes, bytes, str, int, bytes]) -> Block:
 
 def find_stored(connection: sqlite3.Connection, block_hash: BlockHash) -> StoredBlock | None:
     """Return where a block's file is."""
-    query = f"SELECT {STORED_COLUMNS} FROM blocks b JOIN models m ON m.id = b.model WHERE b.hash = ?"
-    row = connection.execute(query, (block_hash,)).fetchone()
+    row = connection.execute(STORED, (block_hash,)).fetchone()
     return None if row is None else stored_of(row)
 
 

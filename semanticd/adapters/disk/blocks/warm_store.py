@@ -163,6 +163,12 @@ class DiskWarmStore:
         doomed = next((i for i, block in enumerate(found) if self._is_doomed(block.block_hash)), len(found))
         return found[:doomed]
 
+    def block_bytes(self, hashes: Sequence[BlockHash]) -> dict[BlockHash, int]:
+        """Return the tensor bytes of those of these blocks that are stored (index only)."""
+        nothing: dict[BlockHash, int] = {}
+        found = self._ask(lambda: self._index.block_bytes(hashes), nothing)
+        return {name: size for name, size in found.items() if not self._is_doomed(name)}
+
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent`, most recently used first (at most 512)."""
         nothing: list[Block] = []

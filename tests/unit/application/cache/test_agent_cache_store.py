@@ -205,16 +205,38 @@ def test_deleting_takes_blocks_that_are_on_their_way_to_disk_along() -> None:
 
 
 def test_the_least_recently_used_agents_are_demoted_but_never_pinned_or_spared_ones() -> None:
-    rig = Rig(max_agents=1)
+    rig = Rig(max_agents=1, budget_tokens=24)
     for agent, first in ((A, 0), (B, 20), (AgentId("c"), 40)):
         rig.publish(agent, list(range(first, first + 8)))
-    rig.store.persist()
-    rig.pump()
+        while rig.store.persist():
+            rig.pump()
     rig.store.set_pinned(A, True)
     rig.store.limit_agents(sparing=frozenset([AgentId("c")]))
-    assert rig.store.pool.hot_agents() == [A, "c"]
+    assert sorted(rig.store.pool.hot_agents()) == [A, "c"]
+
+
+def test_where_ram_is_free_more_agents_than_the_limit_stay_hot() -> None:
+    rig = Rig(max_agents=1, budget_tokens=1000)
+    for number in range(20):
+        rig.publish(AgentId(f"agent-{number}"), [number, 1, 2, 3])
+        rig.store.persist()
+        rig.pump()
+        rig.store.limit_agents()
+    assert rig.store.pool.num_hot_agents == 20
+
+
+def test_room_that_a_demoted_agent_will_leave_counts_so_that_no_more_than_needed_go() -> None:
+    rig = Rig(max_agents=1, budget_tokens=24)
+    rig.warm.hold_writes = True
+    for agent, first in ((A, 0), (B, 20), (AgentId("c"), 40)):
+        rig.publish(agent, list(range(first, first + 8)))
     rig.store.limit_agents()
-    assert rig.store.pool.hot_agents() == [A]
+    rig.warm.hold_writes = False
+    rig.warm.catch_up()
+    rig.pump()
+    while rig.store.persist():
+        rig.pump()
+    assert sorted(rig.store.pool.hot_agents()) == [B, "c"]
 
 
 def test_the_head_of_a_chain_outlives_its_tail() -> None:

@@ -1,0 +1,61 @@
+"""ChainLookup: a prompt's blocks by name, hot or warm, with few questions to the disk's index.
+
+A name is a hash over all tokens up to its end, so the index need only say that it is stored, and its size: the tokens
+are the prompt's own.
+"""
+
+from __future__ import annotations
+
+from semanticd.application.ports.warm_store import WarmStore
+from semanticd.domain.block import Block
+from semanticd.domain.block_chain import BlockChain
+from semanticd.domain.block_pool import BlockPool
+from semanticd.domain.ids import BlockHash
+
+_FIRST_QUESTION = 16
+_LARGEST_QUESTION = 512
+
+
+class ChainLookup:
+    """Blocks of one prompt; for one match, under the cache store's lock."""
+
+    def __init__(
+        self, *, pool: BlockPool, warm: WarmStore | None, token_ids: tuple[int, ...], chain: BlockChain | None
+    ) -> None:
+        """Look for the blocks of `token_ids`, whose full ones are named by `chain`."""
+        self._pool = pool
+        self._warm = warm
+        self._token_ids = token_ids
+        self._chain = chain
+        self._places: dict[BlockHash, int] = {}
+        self._warm_blocks: dict[BlockHash, Block] = {}
+        self._num_asked = 0
+
+    def get(self, block_hash: BlockHash) -> Block | None:
+        """Return a block's facts."""
+        hot = self._pool.get(block_hash)
+        if hot is not None or self._warm is None:
+            return hot
+        if self._chain is None:
+            return self._warm.get(block_hash)
+        if not self._places:
+            self._places = {name: at for at, name in enumerate(self._chain.hashes)}
+        at = self._places.get(block_hash)
+        if at is None:
+            return self._warm.get(block_hash)
+        if at >= self._num_asked:
+            self._ask(self._warm, self._chain, at)
+        return self._warm_blocks.get(block_hash)
+
+    def _ask(self, warm: WarmStore, chain: BlockChain, first: int) -> None:
+        """Ask for the blocks from `first` on: few at first, for most prompts that miss do so early."""
+        end = min(first + max(_FIRST_QUESTION, 2 * self._num_asked), first + _LARGEST_QUESTION)
+        names = chain.hashes[first:end]
+        sizes = warm.block_bytes(names)
+        self._num_asked = first + len(names)
+        size = chain.block_tokens
+        for at, name in enumerate(names, first):
+            if name in sizes:
+                parent = chain.hashes[at - 1] if at else chain.root
+                tokens = self._token_ids[at * size : (at + 1) * size]
+                self._warm_blocks[name] = Block(name, parent, tokens, sizes[name])
