@@ -1,0 +1,239 @@
+"""What hostile clients cost a well-behaved one: `python contrib/dev/checks/door_load.py [--connections N] [--cases N]`.
+
+Starts a daemon with a tiny model of random weights in folders of its own. First N connections send nothing, half a
+head, half a body, or read nothing of a stream, and a well-behaved client's `/health/live` and one-token chats are
+timed before and during (no chats during unread streams: they wait in the engine's queue as for any other client).
+Then N seeded random requests (paths, headers, bodies, schemas) are sent while another client streams. Prints JSON:
+p95 in milliseconds, the stream's longest silence, statuses, descriptors and memory before and after. Needs the extra
+`dev`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import httpx
+import psutil
+
+from tests.fakes.daemon_process import DaemonProcess
+from tests.fakes.tiny_folder import write_tiny_model
+
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+STREAM_BODY = {
+    "model": "default",
+    "stream": True,
+    "max_tokens": 2000,
+    "messages": [{"role": "user", "content": "hi"}],
+    "logit_bias": {"0": -100, "2": -100},
+}
+TROUBLE = {
+    "nothing": b"",
+    "half a head": b"GET / HTTP/1.1\r\nHost: local",
+    "half a body": f"{HEAD}999\r\n\r\n{{".encode(),
+    "reads nothing": f"{HEAD}{len(json.dumps(STREAM_BODY))}\r\n\r\n{json.dumps(STREAM_BODY)}".encode(),
+}
+
+
+def p95_ms(times: list[float]) -> float:
+    """Return the 95th percentile of seconds, in milliseconds."""
+    return round(statistics.quantiles(times, n=20)[-1] * 1000, 1)
+
+
+class Check:
+    """One daemon, and what is measured on it."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        """Measure the started `daemon`."""
+        self.daemon = daemon
+        self.process = psutil.Process(daemon.pid)
+        address = urlparse(daemon.url)
+        self.address = (address.hostname, address.port)
+
+    def well_behaved(self, number: int, *, chat: bool = True) -> dict[str, float]:
+        """Return the p95 of health requests and of one-token chats of a client of its own."""
+        health, chats = [], []
+        with httpx.Client(base_url=self.daemon.url, timeout=120) as client:
+            for index in range(number):
+                began = time.perf_counter()
+                client.get("/health/live").raise_for_status()
+                health.append(time.perf_counter() - began)
+                if chat and index % 4 == 0:
+                    body = {
+                        "messages": [{"role": "user", "content": "hi"}],
+                        "max_tokens": 1,
+                        "model": "default",
+                    }
+                    began = time.perf_counter()
+                    answer = client.post("/v1/chat/completions", json=body, headers={"X-Session-ID": "good"})
+                    answer.raise_for_status()
+                    chats.append(time.perf_counter() - began)
+        return {"health_p95_ms": p95_ms(health), **({"chat_p95_ms": p95_ms(chats)} if chats else {})}
+
+    def resources(self) -> dict[str, float]:
+        """Return open descriptors and resident memory in MiB."""
+        return {
+            "descriptors": self.process.num_fds(),
+            "rss_mib": round(self.process.memory_info().rss / 2**20, 1),
+        }
+
+    def connections(self, kind: str, number: int, requests: int) -> dict[str, Any]:
+        """Hold connections of one kind, and time a well-behaved client meanwhile."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(number):
+                with contextlib.suppress(OSError):
+                    made = stack.enter_context(socket.create_connection(self.address, timeout=30))
+                    made.sendall(TROUBLE[kind])
+            return self.well_behaved(requests, chat=kind != "reads nothing")
+
+    def settled(self, *, descriptors: float, within_s: float = 40.0) -> dict[str, float]:
+        """Wait for descriptors to come back, then return `resources()`."""
+        deadline = time.monotonic() + within_s
+        while self.process.num_fds() > descriptors + 8 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return self.resources()
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[list[float]]:
+        """Stream endless answers in a thread; yields the gaps between pieces, in seconds."""
+        gaps: list[float] = []
+        ending = threading.Event()
+
+        def read() -> None:
+            with httpx.Client(base_url=self.daemon.url, timeout=120) as client:
+                while not ending.is_set():
+                    headers = {"X-Session-ID": "stream"}
+                    with client.stream(
+                        "POST", "/v1/chat/completions", json=STREAM_BODY, headers=headers
+                    ) as answer:
+                        last = None
+                        for line in answer.iter_lines():
+                            now = time.perf_counter()
+                            if last is not None and line:
+                                gaps.append(now - last)
+                            last = now if line else last
+                            if ending.is_set():
+                                return
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            yield gaps
+        finally:
+            ending.set()
+            thread.join(60)
+
+    def random_requests(self, number: int) -> Counter[int]:
+        """Send seeded random requests of all kinds over real connections; returns their statuses."""
+        from tests.integration.http import test_fuzz as fuzz  # imports MLX, which --help must not wait for
+
+        statuses: Counter[int] = Counter()
+        good = list(fuzz.GOOD.items())
+        with httpx.Client(base_url=self.daemon.url, timeout=60) as client:
+            for case in range(number):
+                rng = random.Random(f"door {case}")
+                url, body = rng.choice(good)
+                headers = {"content-type": "application/json"}
+                raw = fuzz.random_body(rng, body)
+                if case % 4 == 1:
+                    url = fuzz.random_path(rng, url)
+                elif case % 4 == 2:
+                    name = rng.choice([name for name in fuzz.HEADER_NAMES if name not in FRAMING])
+                    headers[name] = fuzz.random_header(rng, name)
+                elif case % 20 == 3:
+                    schema = fuzz.random_schema(rng)
+                    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": schema}}
+                    url = "/v1/chat/completions"
+                    raw = json.dumps({**fuzz.GOOD[url], "max_tokens": 8, "response_format": form}).encode()
+                try:
+                    answer = client.post(
+                        url,
+                        content=raw,
+                        headers=[(k, v.encode("latin-1", "replace")) for k, v in headers.items()],
+                    )
+                    statuses[answer.status_code] += 1
+                    if answer.status_code >= 500 and answer.status_code != 503:
+                        print(
+                            f"case {case}: {answer.status_code} {url} {raw[:300]!r} {answer.text[:300]}",
+                            file=sys.stderr,
+                        )
+                except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError):
+                    statuses[-1] += 1  # the client's own library refuses to send it
+                except httpx.RemoteProtocolError:
+                    statuses[0] += 1
+        return statuses
+
+
+FRAMING = {"content-length", "transfer-encoding", "expect", "upgrade"}
+
+
+def main() -> None:
+    """Run all parts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--connections", type=int, default=2000, help="connections in all, a quarter of each kind"
+    )
+    parser.add_argument("--cases", type=int, default=20_000, help="random requests")
+    parser.add_argument(
+        "--requests", type=int, default=200, help="requests of the well-behaved client per measurement"
+    )
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="smt-") as name:
+        home = Path(name)
+        model = write_tiny_model(home / "tiny")
+        daemon = DaemonProcess(
+            home, models_dir=home, SEMANTIC_MLX_MODEL_ID=str(model), SEMANTIC_MLX_CACHE_BUDGET_MB="64"
+        )
+        daemon.start()
+        try:
+            print(json.dumps(measured(Check(daemon), options), indent=2))
+            print(f"exit status {daemon.stop()}", file=sys.stderr)
+        finally:
+            daemon.kill()
+
+
+def measured(check: Check, options: argparse.Namespace) -> dict[str, Any]:
+    """Return all figures."""
+    result: dict[str, Any] = {}
+    check.well_behaved(40)  # warm-up
+    for kind in TROUBLE:
+        check.connections(kind, options.connections // 4, 20)
+    check.random_requests(options.cases // 10)
+    before = check.settled(descriptors=60)
+    result["before"] = {**before, **check.well_behaved(options.requests)}
+    for kind in TROUBLE:
+        result[kind] = check.connections(kind, options.connections // 4, options.requests)
+        print(f"{kind}: {result[kind]}", file=sys.stderr)
+    result["after connections"] = check.settled(descriptors=before["descriptors"])
+    with check.stream() as gaps:
+        statuses = check.random_requests(options.cases)
+    result["random requests"] = {
+        "statuses": {str(status): number for status, number in sorted(statuses.items())},
+        "longest_silence_s": round(max(gaps), 3),
+        "p999_silence_s": round(statistics.quantiles(gaps, n=1000)[-1], 3),
+    }
+    after = check.settled(descriptors=before["descriptors"])
+    result["after random requests"] = {**after, **check.well_behaved(options.requests)}
+    result["rss_ratio"] = round(after["rss_mib"] / before["rss_mib"], 3)
+    return result
+
+
+if __name__ == "__main__":
+    main()
