@@ -23,6 +23,9 @@ endif
 SEMANTIC_MODELS_DIR ?= $(CURDIR)/.cache/models
 export SEMANTIC_MODELS_DIR
 
+# Processes that share the tests, at most four: several tests load a real model. `make test WORKERS=0` runs them in one.
+WORKERS ?= auto
+
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
@@ -42,7 +45,7 @@ demo: setup  ## Two agents, a restart, and what they did not have to compute aga
 
 ifeq ($(strip $(ARGS)),)
 test: setup  ## Run the tests, and hold the coverage of the pure rooms at 90 % of branches
-	@$(PY) -m pytest -m "not clients and not slow" --cov --cov-report=
+	@$(PY) -m pytest -m "not clients and not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal --durations 10 --cov --cov-report=
 	@$(MAKE) coverage-gate
 else
 test: setup
