@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,11 @@ import pytest
 from semanticd.adapters.config.schema import declared
 from semanticd.domain.generation import MissCause
 from semanticd.entrypoints.cli.program import program
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -41,6 +47,28 @@ def test_the_user_guide_explains_every_cause_of_a_miss() -> None:
     table = _text(DOCS / "user-guide.md").split("| cause | meaning |")[1].split("\n\n")[0]
     named = [cause for line in table.splitlines() for cause in re.findall(r"`(\w+)`", line.split(" | ")[0])]
     assert sorted(named) == sorted(get_args(MissCause))
+
+
+def test_the_page_on_models_has_the_registry_as_it_is() -> None:
+    shipped = tomllib.loads(_text(ROOT / "semanticd/adapters/models/registry.toml"))["models"]
+    table = _text(DOCS / "model-onboarding.md").split("| model | context |")[1].split("\n\n")[0]
+    shown = {}
+    for line in table.splitlines()[2:]:
+        name, context, parser, thinks, sampling, reference = (
+            cell.strip(" `") for cell in line.strip("|").split("|")
+        )
+        shown[name] = (context, parser, thinks, sampling, reference)
+    assert shown == {
+        name: (
+            f"{entry['context_length']:,}",
+            entry.get("tool_parser", "by its files"),
+            "yes" if entry.get("thinking") else "no",
+            ", ".join(f"{key} {value}" for key, value in entry.get("defaults", {}).items())
+            or "generation_config.json",
+            entry["reference"],
+        )
+        for name, entry in shipped.items()
+    }
 
 
 @pytest.mark.parametrize("room", ["domain", "application"])

@@ -34,6 +34,7 @@ MODEL_KEYS = (
     "pinned",
     "ttl_s",
     "defaults",
+    "reference",
 )
 """What a `[models.NAME]` table may hold."""
 

@@ -68,7 +68,9 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "pinned": bool,
     "ttl_s": (int, float),
     "defaults": dict,
+    "reference": str,
 }
+_NOT_IN_ENTRIES = frozenset(("sources", "aliases", "defaults", "reference"))
 
 
 def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry, tuple[str, ...]]:
@@ -83,7 +85,7 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
         raise ConfigurationError(
             f"{origin}: models.{name} names no sources (hf:…, wheel:…, a folder, a .gguf file)"
         )
-    known = {key: value for key, value in table.items() if key not in {"sources", "aliases", "defaults"}}
+    known = {key: value for key, value in table.items() if key not in _NOT_IN_ENTRIES}
     entry = ModelEntry(
         name=name,
         source=sources[0],

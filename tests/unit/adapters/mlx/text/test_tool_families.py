@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ import pytest
 
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from semanticd.adapters.mlx.text.tool_families import family_of
+from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.domain.chat import ChatPrompt, Message, ToolCallPart, ToolChoice, ToolResultPart, ToolSpec
 from semanticd.domain.generation import TextDelta, ToolCallDelta, ToolCallStarted
 from tests.unit.adapters.mlx.conftest import MakeTokenizer
@@ -114,6 +116,14 @@ def test_an_entry_names_the_family_where_it_knows_better() -> None:
     assert found.name == "json"
     with pytest.raises(ValueError, match=r"'hermit' is not a tool parser; known: .*deepseek_v3.*qwen3_coder"):
         family_of(hint="hermit", inferred=None, template="", vocabulary=())
+
+
+def test_every_parser_that_the_registry_names_is_known(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path, convert_gguf=lambda *paths, **options: None)
+    named = {entry.name: entry.tool_parser for entry in registry.entries() if entry.tool_parser}
+    assert len(named) >= 12
+    for name in named.values():
+        assert family_of(hint=name, inferred=None, template="", vocabulary=()).forms
 
 
 # Conversations with calls.
