@@ -32,6 +32,9 @@ A message says what we were doing, to what, why it failed and what to do about i
 
 from __future__ import annotations
 
+NO_MODEL_LOADED = "no model is loaded; run `semanticd models load NAME`"
+"""The one text for it, in answers, in readiness, and on the command line."""
+
 
 class SemanticError(Exception):
     """Root of all errors that semanticd raises on purpose."""

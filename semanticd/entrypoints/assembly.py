@@ -25,6 +25,7 @@ from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.application.ports.telemetry import EventBus, Log
+from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.domain.limits import LIMITS
 from semanticd.entrypoints.bootstrap import MIB, Daemon, available_bytes, build, precision_of
 
@@ -97,7 +98,7 @@ class _Health:
         if self._state() != "ready":
             return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
         if not self._daemon.engine.models:
-            return HealthAnswer(ok=False, reason="no model is loaded; run `semanticd models load NAME`")
+            return HealthAnswer(ok=False, reason=NO_MODEL_LOADED)
         return HealthAnswer(ok=True)
 
     def startup(self) -> HealthAnswer:
@@ -142,6 +143,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         admin_key=security.admin_key,
         is_loopback=is_loopback(server.host),
         allowed_hosts=(*LOOPBACK_HOSTS, *server.allowed_hosts, f"[{host}]" if ":" in host else host),
+        literal_hosts=not is_loopback(server.host),
         cors_origins=server.cors_origins,
         rate_limit_global=server.rate_limit_global,
         rate_limit_per_agent=server.rate_limit_per_agent,

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from semanticd.adapters.config import Settings, load_settings
+from semanticd.adapters.config.resolve import config_file_path
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.process import bind_listener
@@ -95,6 +96,7 @@ def examine_here(*, generate: bool) -> DoctorReport:
 
 def examine(settings: Settings, *, in_daemon: bool) -> Iterator[Finding]:
     """Yield what every check finds, except the generation."""
+    yield check_settings_file()
     yield check_platform()
     yield check_mlx(touch=not in_daemon)
     yield check_blas()
@@ -111,6 +113,12 @@ def examine(settings: Settings, *, in_daemon: bool) -> Iterator[Finding]:
     yield check_port(settings.server.host, settings.server.port, in_daemon=in_daemon)
     yield check_models(settings)
     yield check_hub()
+
+
+def check_settings_file() -> Finding:
+    """Where the settings file is."""
+    file, _ = config_file_path(os.environ)
+    return Finding("settings", "ok", str(file) if file.exists() else f"{file} (not there: defaults)")
 
 
 def check_platform() -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from semanticd.adapters.config import load_settings
+from semanticd.adapters.config import Settings, load_settings
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.model_facts import (
@@ -56,9 +56,9 @@ class OfflineModels:
         return [self.info(name) for name in names]
 
 
-def open_models() -> OfflineModels:
-    """Return the models of this user's settings."""
-    settings = load_settings().settings
+def open_models(settings: Settings | None = None) -> OfflineModels:
+    """Return the models of these settings (None: this user's)."""
+    settings = settings or load_settings().settings
     return OfflineModels(
         ModelRegistry(
             settings.paths.models_dir,

@@ -5,8 +5,10 @@ The daemon is the real one, with a model of a few kilobytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -224,7 +226,9 @@ def test_a_taken_port_is_told_with_the_log_and_leaves_no_daemon(home: Home) -> N
         ran = home.run("start", "--port", str(port))
     assert ran.returncode == 1
     assert f"127.0.0.1:{port}" in ran.stderr
-    assert "another program" in ran.stderr
+    # The reason comes first, without the log of earlier runs.
+    assert "another program" in ran.stderr.splitlines()[0]
+    assert len(ran.stderr.splitlines()) == 2
     assert home.pid is None
 
 
@@ -366,6 +370,119 @@ def test_stopping_now_does_not_wait_for_a_long_answer(home: Home) -> None:
     assert home.pid is None
     with pytest.raises(DaemonNotRunningError):
         ControlClient.connect(home.socket)
+
+
+def test_a_restart_that_cannot_succeed_leaves_the_daemon_running(home: Home) -> None:
+    home.started()
+    pid = home.pid
+    other = home.folder / "elsewhere"
+    other.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for words, said in (
+            (["--model", "smollm2-135n"], "no model is called"),
+            (["--model", "hf:nobody/nothing"], "semanticd models pull hf:nobody/nothing"),
+            (["--mlx-kv-bits", "5"], "4 or 8"),
+            (["--port", str(taken.getsockname()[1])], "another program"),
+        ):
+            ran = home.run("restart", *words)
+            assert ran.returncode in (1, 2), words
+            assert said in ran.stderr
+            assert "stopped" not in ran.stderr
+    assert home.pid == pid
+    assert home.status()["state"] == "ready"
+
+
+def test_a_restart_keeps_the_flags_of_the_start_and_says_what_changes(home: Home) -> None:
+    home.started("--mlx-max-batch-size", "3", "--server-drain-timeout-s=7.5", "--log-level", "warning")
+    ran = home.run("restart", "--mlx-max-batch-size", "2")
+    assert ran.returncode == 0, ran.stderr
+    shown = json.loads(home.run("config", "--daemon", "--json").stdout)["settings"]
+    values = {row["name"]: row["value"] for row in shown}
+    assert values["mlx.max_batch_size"] == 2
+    assert values["server.drain_timeout_s"] == 7.5
+    assert values["server.log_level"] == "warning"
+    changes = [line for line in ran.stderr.splitlines() if line.startswith("restarting with another setting")]
+    assert len(changes) == 1
+    assert "mlx.max_batch_size: 3 becomes 2" in changes[0]
+
+
+def test_stopping_says_how_many_requests_it_waits_for(home: Home) -> None:
+    home.started()
+    url = f"{home.status()['address']}/v1/chat/completions"
+    reading: list[Iterator[str]] = []
+    with contextlib.ExitStack() as stack:
+        for number in range(12):
+            message = {"role": "user", "content": str(number)}
+            body = {
+                "messages": [message],
+                "max_tokens": 1900,
+                "model": "tiny",
+                "stream": True,
+                "ignore_eos": True,
+            }
+            stream = stack.enter_context(httpx.stream("POST", url, json=body, timeout=60))
+            # Kept, because an iterator that is dropped closes its stream.
+            reading.append(stream.iter_lines())
+            next(reading[-1])
+        ran = home.run("stop", "--timeout", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert re.match(
+        r"waiting up to 2 s for \d+ running requests?; `semanticd stop --now` cancels", ran.stderr
+    )
+    assert ran.stderr.splitlines()[-1].startswith("stopped (pid ")
+
+
+def test_a_daemon_that_hangs_is_named_and_what_hangs_it(home: Home) -> None:
+    home.started()
+    assert home.pid is not None
+    os.kill(home.pid, signal.SIGSTOP)
+    ran = home.run("stop", "--now")
+    assert ran.returncode == 0, ran.stderr
+    assert "does not answer on its socket (its process is suspended" in ran.stderr
+    assert home.pid is None
+
+
+def test_the_disks_cap_holds_from_the_start(home: Home) -> None:
+    home.started()
+    address = home.status()["address"]
+    for at in range(3):
+        body = {"messages": [{"role": "user", "content": f"{at} " * 600}], "max_tokens": 2, "model": "tiny"}
+        assert httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).status_code == 200
+    assert home.run("stop").returncode == 0
+    home.started()
+    stored = home.status()["cache"]["warm_bytes"]
+    cap = stored // 2 / 2**30
+    assert home.run("stop").returncode == 0
+    home.started(f"--agent-cache-max-gb={cap:.12f}", "--agent-write-policy=off")
+    until(
+        lambda: 0 < home.status()["cache"]["warm_bytes"] <= stored // 2 + 1, "the cache is pruned to the cap"
+    )
+
+
+def test_a_daemon_for_other_machines_says_where_it_is_and_what_that_means(home: Home) -> None:
+    refused = home.run("start", "--host", "0.0.0.0")
+    assert refused.returncode == 2
+    for name in (
+        "SEMANTIC_API_KEY",
+        "SEMANTIC_SERVER_ALLOWED_HOSTS",
+        "SEMANTIC_SERVER_HOST",
+        "semanticd key new",
+    ):
+        assert name in refused.stderr
+    key = home.run("key", "new").stdout.strip()
+    home.env["SEMANTIC_API_KEY"] = key
+    ran = home.run("start", "--host", "0.0.0.0")
+    assert ran.returncode == 0, ran.stderr
+    assert "warning: other machines can reach it" in ran.stderr
+    port = home.status()["port"]
+    # A literal address of this machine is an allowed host without any further setting.
+    answer = httpx.get(
+        f"http://127.0.0.1:{port}/v1/models",
+        headers={"Host": f"192.0.2.7:{port}", "Authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+    assert answer.status_code == 200
+    assert "asks for an API key" in home.run("launch", "claude", "--print", SEMANTIC_API_KEY="").stderr
 
 
 @pytest.fixture

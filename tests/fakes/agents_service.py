@@ -73,6 +73,10 @@ class FakeAgents:
         except KeyError:
             raise AgentNotFoundError(f"no agent has the id {agent_id!r}") from None
 
+    async def require(self, agent_id: str) -> None:
+        """Raise unless there is one."""
+        self._row(agent_id)
+
     def _change(self, agent_id: str, **changes: Any) -> AgentFacts:
         changed = replace(self._row(agent_id), **changes)
         self.by_id[agent_id] = changed

@@ -35,7 +35,7 @@ def make_services(generator: ScriptedGenerator | None = None, **changes: Any) ->
     """Return services around a scripted generator."""
     given: dict[str, Any] = {
         "generator": generator or ScriptedGenerator(),
-        "agents": FakeAgents(),
+        "agents": FakeAgents("ann"),
         "models": FakeModels("tiny", aliases=("small",)),
         "cache": FakeCache(),
         "health": FakeHealth(),

@@ -408,3 +408,32 @@ def test_the_cache_is_cleared_only_by_who_means_it(home: ServedHome) -> None:
     assert "--yes" in refused.stderr
     assert "freed 12.1 KiB in RAM" in home.run("cache", "clear", "--yes").stdout
     assert home.run("cache", "prune", "much").returncode == 2
+
+
+def test_keys_are_new_each_time_and_good_in_a_header(home: ServedHome) -> None:
+    keys = [home.run("key", "new").stdout.strip() for _ in range(2)]
+    assert keys[0] != keys[1]
+    assert all(key.isascii() and len(key) > 40 and "," not in key and key == key.strip() for key in keys)
+
+
+def test_the_settings_file_is_named_written_and_changes_nothing(home: ServedHome) -> None:
+    path = Path(home.run("config", "path").stdout.strip())
+    assert str(path) in home.run("config").stderr
+    before = home.run("config", "--json").stdout
+    assert home.run("config", "init").stdout.strip() == str(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert home.run("config", "--json").stdout == before
+    assert home.run("config", "init").returncode == 1
+    # Every line of it can be taken as it is.
+    path.write_text(
+        "\n".join(line[1:] if line[:1] == "#" and line[1:2] not in (" ", "") and '= ""' not in line else line
+                  for line in path.read_text().splitlines())
+    )  # fmt: skip
+    ran = home.run("config", "--json")
+    assert ran.returncode == 0, ran.stderr
+    values = {row["name"]: row["value"] for row in json.loads(ran.stdout)["settings"]}
+    assert values == {row["name"]: row["value"] for row in json.loads(before)["settings"]} | {
+        name: value
+        for name, value in values.items()
+        if name == "paths.runtime_dir" or name == "paths.log_dir"
+    }

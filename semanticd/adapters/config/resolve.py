@@ -121,8 +121,9 @@ def _contradictions(settings: Settings) -> list[str]:
     server, mlx = settings.server, settings.mlx
     if not is_loopback(server.host) and not settings.security.api_key:
         found.append(
-            f"server.host = {server.host!r} can be reached from other machines and no API key is set: "
-            "set SEMANTIC_API_KEY, or listen on 127.0.0.1"
+            f"server.host = {server.host!r} can be reached from other machines and no API key is set: set "
+            "SEMANTIC_API_KEY (`semanticd key new` makes one) and, for clients that use a name instead of an IP "
+            "address, SEMANTIC_SERVER_ALLOWED_HOSTS; or leave SEMANTIC_SERVER_HOST at 127.0.0.1"
         )
     if "*" in server.cors_origins and not settings.security.api_key:
         found.append(

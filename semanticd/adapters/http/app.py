@@ -69,7 +69,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/agents/stats", AgentStats(services.agents))
     app.add_route("/v1/agents/import", exports, suffix="import")
     app.add_route("/v1/agents/{agent_id}", Agent(services.agents))
-    app.add_route("/v1/agents/{agent_id}/generate", AgentGenerate(gateway, config))
+    app.add_route("/v1/agents/{agent_id}/generate", AgentGenerate(gateway, services.agents, config))
     app.add_route("/v1/agents/{agent_id}/messages", views, suffix="messages")
     app.add_route("/v1/agents/{agent_id}/cache", views, suffix="cache")
     app.add_route("/v1/agents/{agent_id}/export", exports, suffix="export")

@@ -21,12 +21,12 @@ from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
+from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.block import hash_block
-from semanticd.domain.errors import AgentExportError, CacheError
+from semanticd.domain.errors import AgentExportError, CacheError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import outside_vocabulary
 
-_MAX_ID_CHARS = 256
 _IMPORT_BYTES = 64 * 1024 * 1024
 """Tensor bytes that an import reads before it hands them to the store."""
 
@@ -111,7 +111,7 @@ class AgentExporter:
         exported = await asyncio.to_thread(file.read, path)
         model = self._check_importable(exported)
         await asyncio.to_thread(_check_transcript, exported.agent, model, trust=trust)
-        agent_id = AgentId(new_id) if new_id else exported.agent.agent_id
+        agent_id = checked_agent_id(new_id, param="new_id") if new_id else exported.agent.agent_id
         _check_id(agent_id)
         check_free(agent_id)
         agent, records = exported.agent, file.records(path)
@@ -181,12 +181,14 @@ class AgentExporter:
 
 
 def _check_id(agent_id: AgentId) -> None:
-    if not agent_id.isprintable() or not 0 < len(agent_id) <= _MAX_ID_CHARS:
+    try:
+        checked_agent_id(agent_id, param="path")
+    except InvalidRequestError as error:
         raise AgentExportError(
-            f"cannot import an agent with the id {agent_id[:80]!r}: an id is 1 to {_MAX_ID_CHARS} printable "
-            "characters; give it another (`--as`, `?id=`, `new_id`)",
+            f"cannot import an agent with the id {agent_id[:80]!r}: {error.message}; give it another (`--as`, `?id=`, "
+            "`new_id`)",
             param="path",
-        )
+        ) from None
 
 
 def _check_transcript(agent: Agent, model: LoadedModel | None, *, trust: bool) -> None:

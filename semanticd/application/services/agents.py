@@ -31,8 +31,9 @@ from semanticd.application.services.agent_facts import (
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.verdict import verdict
 from semanticd.domain.agent import Agent, AgentConfig, Turn
+from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.chat import Message
-from semanticd.domain.errors import ConflictError, InvalidRequestError
+from semanticd.domain.errors import AgentNotFoundError, ConflictError, InvalidRequestError
 from semanticd.domain.generation import CacheTier
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Transcript
@@ -137,6 +138,14 @@ class AgentsService:
         """Return an agent as it is kept; raises `AgentNotFoundError`."""
         return self._agents.get(AgentId(agent_id))
 
+    async def require(self, agent_id: str) -> None:
+        """Raise `AgentNotFoundError` unless the agent is known."""
+        if await asyncio.to_thread(self._agents.find, AgentId(agent_id)) is None:
+            raise AgentNotFoundError(
+                f'no agent has the id {agent_id!r}; make it with POST /v1/agents and {{"id": "{agent_id}"}}, or look '
+                "for its name in GET /v1/agents"
+            )
+
     async def show(self, agent_id: str) -> AgentDetails:
         """Return one agent's facts, configuration and turns."""
         agent = self._agents.get(AgentId(agent_id))
@@ -193,7 +202,7 @@ class AgentsService:
 
     async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
         """Make an agent; raises `ConflictError` when the id is taken."""
-        chosen = AgentId(agent_id or f"agent-{secrets.token_hex(6)}")
+        chosen = checked_agent_id(agent_id or f"agent-{secrets.token_hex(6)}", param="id")
         self._check_free(chosen)
         agent = self._agents.create(chosen, config, pinned=pin)
         return self._row(agent)
@@ -220,7 +229,7 @@ class AgentsService:
     async def fork(self, agent_id: str, new_id: str | None = None) -> AgentFacts:
         """Make an agent with the same conversation; all its blocks are shared."""
         source = self._agents.get(AgentId(agent_id))
-        chosen = AgentId(new_id or f"{agent_id}-fork-{secrets.token_hex(3)}")
+        chosen = checked_agent_id(new_id or f"{agent_id[:110]}-fork-{secrets.token_hex(3)}", param="new_id")
         self._check_free(chosen)
         now = self._clock.wall()
         fork = replace(

@@ -26,6 +26,7 @@ from semanticd.application.services.model_facts import (
     model_facts,
 )
 from semanticd.domain.errors import (
+    NO_MODEL_LOADED,
     ConflictError,
     ModelLoadError,
     ModelNotFoundError,
@@ -100,9 +101,15 @@ class ModelsService:
             model = await self._on_demand(name)
         if model is None and not self._engine.models and self._changing.locked():
             raise OverloadedError(f"the model is still {self.stage} ({self.progress:.0%})", retry_after_s=2.0)
+        if model is None and not self._engine.models:
+            raise ModelNotFoundError(NO_MODEL_LOADED, param="model")
         if model is None:
-            there = ", ".join(sorted(self._engine.models)) or "none"
-            raise ModelNotFoundError(f"model {name[:80]!r} is not loaded; loaded: {there}", param="model")
+            there = ", ".join(sorted(self._engine.models))
+            raise ModelNotFoundError(
+                f"model {name[:80]!r} is not loaded; loaded: {there}. Ask for `default`, which is {self._current}, or "
+                "load another with `semanticd models load NAME`",
+                param="model",
+            )
         return model
 
     async def _on_demand(self, name: str) -> LoadedModel | None:

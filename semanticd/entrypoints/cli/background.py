@@ -1,20 +1,24 @@
-"""Starting the daemon in the background: spawn, watch it come up, tell where it is or why it died."""
+"""Starting the daemon in the background: spawn, watch it come up, say where it is or why it ended."""
 
 from __future__ import annotations
 
+import socket as socket_module
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from semanticd.adapters.config import Settings, effective, load_settings
+from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
 from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
 from semanticd.control.results import ConfigResult, StatusResult, read
 from semanticd.entrypoints.cli import EXIT_FAILED
+from semanticd.entrypoints.cli.logs import pretty
 from semanticd.entrypoints.cli.options import as_arguments
 from semanticd.entrypoints.cli.output import narrate, print_text
 from semanticd.entrypoints.cli.progress import Progress
@@ -46,6 +50,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
         narrate(f"the daemon that was ending (pid {pid}) has ended; starting another")
 
     output = settings.paths.log_dir / OUTPUT_FILE
+    log = LogEnd(settings.paths.log_dir / "semanticd.log")
     command = [sys.executable, "-m", "semanticd", "serve", *as_arguments(flags)]
     process = spawn_detached(command, output=output)
     ready = _wait(socket, lambda: process.poll() is None, states=("ready",), timeout_s=timeout_s)
@@ -62,7 +67,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
             f"still starting after {timeout_s:g} s (pid {process.pid}); `semanticd status` shows how far it is"
         )
         return EXIT_FAILED
-    return _died(process, settings, output)
+    return _died(process, log, output)
 
 
 def _already_running(
@@ -119,24 +124,81 @@ def _status(socket: Path) -> StatusResult | None:
 def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
     print_text(f"ready (pid {status.pid})")
     print_text(f"address: {status.address}")
+    addresses = reachable_addresses(status.address)
+    for address in addresses:
+        print_text(f"         {address}")
+    if addresses:
+        narrate(
+            "warning: other machines can reach it: whoever has the API key may ask, and what is sent is not encrypted; "
+            "docs/deployment.md shows a proxy with TLS"
+        )
     print_text(f"model:   {status.model}")
     print_text(f"socket:  {socket}")
     print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
 
 
-def _died(process: subprocess.Popen[bytes], settings: Settings, output: Path) -> int:
-    narrate(f"the daemon ended while it was starting (exit status {process.returncode})")
-    for path in (settings.paths.log_dir / "semanticd.log", output):
-        lines = _last_lines(path)
-        if lines:
-            narrate(f"last lines of {path}:\n" + "\n".join(f"  {line}" for line in lines))
+def reachable_addresses(address: str) -> list[str]:
+    """Return the URLs at which other machines find a daemon; none where it listens on a loopback address only."""
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    if is_loopback(host):
+        return []
+    if host not in ("0.0.0.0", "::"):
+        return [address]
+    import psutil
+
+    families = (
+        (socket_module.AF_INET,) if host == "0.0.0.0" else (socket_module.AF_INET, socket_module.AF_INET6)
+    )
+    found = [
+        one.address
+        for interface in psutil.net_if_addrs().values()
+        for one in interface
+        # An address with a scope (`fe80::1%eth0`) is good on its own link only, and in no URL of a browser.
+        if one.family in families and "%" not in one.address and not is_loopback(one.address)
+    ]
+    return [f"{parts.scheme}://{f'[{one}]' if ':' in one else one}:{parts.port}" for one in found]
+
+
+class LogEnd:
+    """What a log file gets from now on."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember how long the file is now."""
+        self.path = path
+        self._begin = self._size()
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def lines(self) -> list[str]:
+        """Return the lines that were written since, at most the last ones."""
+        size = self._size()
+        # A shorter file is another one: the log was rotated.
+        begin = self._begin if size >= self._begin else 0
+        return _last_lines(self.path, begin=max(begin, size - _TAIL_BYTES))
+
+
+def _died(process: subprocess.Popen[bytes], log: LogEnd, output: Path) -> int:
+    printed = _last_lines(output)
+    reasons = [line.removeprefix("semanticd: ") for line in printed if line.startswith("semanticd: ")]
+    status = f"the daemon ended while it was starting (exit status {process.returncode})"
+    if reasons:
+        narrate(f"{status}: {reasons[-1]}")
+    else:
+        lines = [*map(pretty, log.lines()), *printed][-_NUM_LAST_LINES:]
+        narrate("\n".join([f"{status}; it wrote:", *(f"  {line}" for line in lines or ["nothing"])]))
+    narrate(f"its log is {log.path} (`semanticd logs` shows it)")
     return EXIT_FAILED
 
 
-def _last_lines(path: Path) -> list[str]:
+def _last_lines(path: Path, *, begin: int = 0) -> list[str]:
     try:
         with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+            file.seek(begin)
             tail = file.read(_TAIL_BYTES)
     except OSError:
         return []

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
-from semanticd.control.results import ConfigValue, read_all
+from semanticd.control.results import ConfigResult, ConfigValue, read
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import print_json, print_text, shown
+from semanticd.entrypoints.cli.output import narrate, print_json, print_text, shown
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
 @click.option("--all", "everything", is_flag=True, help="Also what each means, its variable and flag.")
 @click.option("--daemon", is_flag=True, help="The running daemon's instead of this shell's.")
-def config(*, as_json: bool, everything: bool, daemon: bool) -> None:
-    """Show the settings in effect here, secrets masked."""
-    rows = ask("config.show")["settings"] if daemon else _local()
-    if as_json:
-        print_json({"settings": rows})
+@click.pass_context
+def config(context: click.Context, *, as_json: bool, everything: bool, daemon: bool) -> None:
+    """Show the settings in effect here, secrets masked; `config init` writes a file to change them in."""
+    if context.invoked_subcommand is not None:
         return
-    values = read_all(ConfigValue, rows)
-    width = max((len(one.name) for one in values), default=0)
-    for one in values:
+    answer = ask("config.show") if daemon else _local()
+    if as_json:
+        print_json(answer)
+        return
+    shown_here = read(ConfigResult, answer)
+    narrate(f"settings file: {_described(Path(shown_here.config_file or '-'))}")
+    width = max((len(one.name) for one in shown_here.settings), default=0)
+    for one in shown_here.settings:
         origin = "" if one.origin == "default" else f"   ({one.origin})"
         print_text(f"{one.name:<{width}} = {_shown(one)}{origin}")
         if everything:
@@ -34,12 +39,51 @@ def config(*, as_json: bool, everything: bool, daemon: bool) -> None:
             print_text(f"    {one.meaning} Expected: {one.expected}.\n    {names}\n")
 
 
+@config.command()
+def path() -> None:
+    """Print where the settings file is, or would be."""
+    print_text(str(_file()))
+
+
+@config.command()
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+def init(*, force: bool) -> None:
+    """Write a settings file in which every setting is explained and commented out."""
+    from semanticd.adapters.config.template import settings_file
+    from semanticd.control.private_files import UMASK
+
+    file = _file()
+    if file.exists() and not force:
+        raise click.ClickException(f"{file} exists; --force overwrites it")
+    # It may hold keys: it is this user's alone.
+    previous = os.umask(UMASK)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(settings_file(), encoding="utf-8")
+        file.chmod(0o600)
+    finally:
+        os.umask(previous)
+    print_text(str(file))
+    narrate("every setting is commented out; `semanticd restart` applies what you change")
+
+
+def _file() -> Path:
+    from semanticd.adapters.config.resolve import config_file_path
+
+    return config_file_path(os.environ)[0]
+
+
+def _described(file: Path) -> str:
+    return str(file) if file.exists() else f"{file} (not there; `semanticd config init` writes one)"
+
+
 def _shown(one: ConfigValue) -> str:
     """Return a value with all its digits: it is to be compared with what was set."""
     return f"{one.value:.12g}" if isinstance(one.value, float) else shown(one.name, one.value)
 
 
-def _local() -> Sequence[Mapping[str, Any]]:
+def _local() -> dict[str, Any]:
     from semanticd.adapters.config import effective, load_settings
 
-    return [asdict(one) for one in effective(load_settings())]
+    loaded = load_settings()
+    return {"settings": [asdict(one) for one in effective(loaded)], "config_file": str(loaded.config_file)}

@@ -38,15 +38,15 @@ def socket_path() -> Path:
     return socket_path_in(folder)
 
 
-def connect() -> ControlClient:
-    """Connect to the running daemon; raises `DaemonNotRunningError`."""
+def connect(*, timeout_s: float | None = None) -> ControlClient:
+    """Connect to the running daemon within `timeout_s` (None: the client's own); raises `DaemonNotRunningError`."""
     path = socket_path()
     # Asked first, because it spares the commonest failure the import of the client.
     if not is_socket(path):
         raise DaemonNotRunningError(path, "no socket")
-    from semanticd.control.client import ControlClient
+    from semanticd.control.client import CONNECT_TIMEOUT_S, ControlClient
 
-    return ControlClient.connect(path, name="semanticd-cli")
+    return ControlClient.connect(path, name="semanticd-cli", timeout_s=timeout_s or CONNECT_TIMEOUT_S)
 
 
 def is_socket(path: Path) -> bool:

@@ -7,12 +7,13 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 import click
 
-from semanticd.control.results import StatusResult, read
-from semanticd.domain.errors import DaemonError, ModelNotFoundError
+from semanticd.control.results import ConfigResult, ConfigValue, StatusResult, read
+from semanticd.domain.errors import NO_MODEL_LOADED, DaemonError, ModelNotFoundError
 from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service
 from semanticd.entrypoints.cli.output import narrate, print_script
 
@@ -53,6 +54,8 @@ def find_service(model: str | None) -> Service:
     status = read(StatusResult, ask("status"))
     loaded = {one.id: one for one in status.models}
     chosen = model or status.model
+    if not status.models and status.state == "ready":
+        raise DaemonError(NO_MODEL_LOADED)
     if chosen is None:
         raise DaemonError(
             f"the daemon is {status.state} and has no model yet; `semanticd status` says when it is ready"
@@ -69,12 +72,22 @@ def find_service(model: str | None) -> Service:
             f"the daemon reports the address {address}, which is not this machine's; no program is started on it"
         )
     keys = settings_or_defaults().security.api_key
+    if not keys and asks_for_key(read(ConfigResult, ask("config.show")).settings):
+        raise DaemonError(
+            "the daemon asks for an API key and this shell has none, so that every request would be refused: set "
+            "SEMANTIC_API_KEY to one of its keys, or write `api_key` under [security] into config.toml"
+        )
     return Service(
         url=reachable(address),
         model=chosen,
         context_tokens=loaded[chosen].context_length,
         api_key=keys[0] if keys else None,
     )
+
+
+def asks_for_key(settings: Sequence[ConfigValue]) -> bool:
+    """Whether a daemon with these settings, secrets masked, asks its clients for a key."""
+    return any(one.name == "security.api_key" and one.value for one in settings)
 
 
 def reachable(address: str) -> str:

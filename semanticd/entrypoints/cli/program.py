@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "logs": "logs:logs",
     "version": "version:version",
     "config": "config:config",
+    "key": "key:commands",
     "doctor": "doctor:doctor",
     "models": "models:commands",
     "agents": "agents:commands",

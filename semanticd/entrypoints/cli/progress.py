@@ -29,6 +29,15 @@ class Progress:
         else:
             narrate(text)
 
+    def line(self, text: str, kind: str) -> None:
+        """Show a text on a terminal; elsewhere only when its `kind` is another than the last."""
+        if self._terminal:
+            self._last = text
+            overwrite_line(text)
+        elif kind != self._last:
+            self._last = kind
+            narrate(text)
+
     def end(self) -> None:
         """Leave the line."""
         if self._terminal and self._last:

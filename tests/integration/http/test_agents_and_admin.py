@@ -124,14 +124,24 @@ async def test_an_agent_export_is_written_and_read(edge: Edge) -> None:
 
 async def test_a_large_body_means_the_same(edge: Edge) -> None:
     words = "word " * 100_000
+    await edge.post("/v1/agents", {"id": "ann"})
     assert (await edge.post("/v1/agents/ann/generate", {"prompt": words})).status == 200
     assert isinstance(edge.generator.requests[-1].prompt, ChatPrompt)
     assert edge.generator.requests[-1].prompt.messages == (Message.of("user", words),)
     assert (await edge.post("/v1/agents/ann/generate", {"prompt": words, "max_tokens": 0})).status == 400
 
 
+async def test_generating_makes_no_agent_of_a_mistyped_name(edge: Edge) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
+    answer = await edge.post("/v1/agents/anm/generate", {"prompt": "hello"})
+    assert (answer.status, answer.json["error"]["code"]) == (404, "agent_not_found")
+    assert edge.generator.requests == []
+    assert list(edge.agents.by_id) == ["ann"]
+
+
 async def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
     edge.generator.script = ["Hi", *call_script("f", {"a": 1})]
+    await edge.post("/v1/agents", {"id": "ann"})
     answer = await edge.post(
         "/v1/agents/ann/generate", {"prompt": "hello", "max_tokens": 5, "temperature": 0}
     )

@@ -103,7 +103,7 @@ CONTENT = re.compile(r"[\t -~\x80-\xff]*")
 
 def make_app() -> tuple[RequestContextWrapper, RecordingLog]:
     log = RecordingLog()
-    agents = FakeAgents()
+    agents = FakeAgents("ann")
     app = create_app(
         make_services(ScriptedGenerator(), agents=agents, log=log), HttpConfig(body_timeout_s=0.2)
     )

@@ -154,11 +154,52 @@ async def test_too_many_requests_of_one_agent_do_not_stop_another() -> None:
     assert (await post(client)).status == 200
 
 
-@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
-async def test_a_body_must_be_declared_as_json(content_type: str) -> None:
-    answer = await post(client_for(), headers={"content-type": content_type})
+CURLS_TYPE = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": CURLS_TYPE, "origin": "http://localhost:8000"},
+        {"content-type": CURLS_TYPE, "sec-fetch-site": "same-site"},
+        {"content-type": CURLS_TYPE, "referer": "http://evil.example/"},
+        {"content-type": "", "origin": "http://localhost:8000"},
+    ],
+)
+async def test_a_body_must_be_declared_as_json(headers: dict[str, str]) -> None:
+    answer = await post(client_for(), headers={"host": "localhost:8000", **headers})
     assert answer.status == 415
     assert answer.json["type"] == "error"
+    assert "-H 'Content-Type: application/json'" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("content_type", ["", CURLS_TYPE])
+async def test_what_curl_sends_from_this_machine_is_read_as_json(content_type: str) -> None:
+    client = client_for()
+    assert (await post(client, headers={"content-type": content_type})).status == 200
+    client.client = ("192.168.1.7", 50_000)
+    assert (await post(client, headers={"content-type": content_type})).status == 415
+
+
+@pytest.mark.parametrize(
+    ("host", "literal", "status"),
+    [
+        ("192.168.1.5:8000", True, 200),
+        ("[fd00::5]:8000", True, 200),
+        ("192.168.1.5:8000", False, 403),
+        ("rebound.example:8000", True, 403),
+        ("192.168.1.5.rebound.example", True, 403),
+    ],
+)
+async def test_addresses_are_hosts_where_other_machines_may_come_in(
+    host: str, literal: bool, status: int
+) -> None:
+    answer = await post(client_for(literal_hosts=literal), headers={"host": host})
+    assert answer.status == status
+    if status == 403:
+        assert "SEMANTIC_SERVER_ALLOWED_HOSTS" in answer.json["error"]["message"]
 
 
 async def test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not() -> None:

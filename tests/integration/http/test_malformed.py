@@ -141,7 +141,7 @@ def check_shape(url: str, answer: Any) -> None:
 @pytest.mark.parametrize("url", GOOD)
 async def test_broken_bodies_are_refused_in_the_dialects_shape(url: str) -> None:
     generator = ScriptedGenerator()
-    agents = FakeAgents()
+    agents = FakeAgents("ann")
     client = AsgiClient(
         create_app(make_services(generator, agents=agents), HttpConfig(max_body_bytes=250_000))
     )

@@ -225,7 +225,7 @@ async def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
 async def test_without_any_model_requests_are_refused() -> None:
     async with ServiceRig(load=False) as rig:
         assert await rig.models.current() is None
-        with pytest.raises(ModelNotFoundError, match="loaded: none"):
+        with pytest.raises(ModelNotFoundError, match="no model is loaded; run `semanticd models load NAME`"):
             await rig.open("hello")
         rig.loader.gate = threading.Event()
         loading = asyncio.create_task(rig.models.load("one"))

@@ -19,7 +19,6 @@ from semanticd.adapters.http.core.body import read_object, save_upload
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
-    checked_agent_id,
     priority_of,
     request_context_of,
     show_cache,
@@ -27,6 +26,7 @@ from semanticd.adapters.http.core.request_context import (
 from semanticd.adapters.http.core.routes import Access
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.plain import plain
+from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
@@ -190,13 +190,14 @@ class AgentGenerate:
 
     access: ClassVar[Access] = "key"
 
-    def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Answer through a gateway."""
+    def __init__(self, gateway: Gateway, agents: AgentsService, config: HttpConfig) -> None:
+        """Answer for these agents through a gateway."""
         self._gateway = gateway
+        self._agents = agents
         self._config = config
 
     async def on_post(self, req: Request, resp: Response, agent_id: str) -> None:
-        """Let the agent take its next turn."""
+        """Let the agent take its next turn; one that is not known is not made: its name may be mistyped."""
         exchange = request_context_of(req)
         body = await read_object(req, wire.Generate, self._config)
         if body.messages is not None and len(body.messages) > self._config.max_messages:
@@ -206,6 +207,7 @@ class AgentGenerate:
         request = wire.parse_generate(
             body, agent_id=AgentId(agent_id), request_id=exchange.request_id, priority=priority_of(req)
         )
+        await self._agents.require(agent_id)
         if body.stream:
             await self._gateway.respond(resp, exchange, request, wire.AgentStream())
             return

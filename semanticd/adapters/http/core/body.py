@@ -7,6 +7,7 @@ and nesting beyond the limit; fields we do not know are ignored, since clients s
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import math
 import re
@@ -28,6 +29,8 @@ T = TypeVar("T")
 LARGE_BYTES = 256 * 1024
 """Bodies above this size are parsed outside of the event loop."""
 
+_UNDECLARED = ("", "application/x-www-form-urlencoded")
+"""What programs send that declare nothing; the second is curl's word for it."""
 _MAX_INTEGER_DIGITS = 20
 _MAX_INTEGER = 2**64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -59,15 +62,38 @@ async def read_object(
         raw = await asyncio.to_thread(decode, raw, coding, limit=limit)
     if optional and not raw.strip():
         return to_wire({}, wire_type)
-    content_type = (req.content_type or "").split(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
-        raise MediaTypeError(
-            f"the body must be sent as `Content-Type: application/json`, not {content_type or 'nothing'!r}"
-        )
+    _check_media_type(req)
     if len(raw) > LARGE_BYTES:
         # Other streams go on meanwhile.
         return await asyncio.to_thread(_read_large, raw, wire_type, config.max_nesting)
     return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
+
+
+def _check_media_type(req: Request) -> None:
+    """Refuse a body that is not declared as JSON, unless it is typed on this machine as `curl -d` sends it.
+
+    A browser's page may send such a form to us unasked, but never without saying where it comes from.
+
+    Raises:
+        MediaTypeError: it is declared as something else.
+    """
+    content_type = (req.content_type or "").split(";")[0].strip().lower()
+    if content_type == "application/json" or content_type.endswith("+json"):
+        return
+    from_a_page = req.get_header("Origin") or req.get_header("Sec-Fetch-Site") or req.get_header("Referer")
+    if content_type in _UNDECLARED and not from_a_page and _is_loopback(req.remote_addr):
+        return
+    raise MediaTypeError(
+        f"the body must be sent as `Content-Type: application/json`, not {content_type or 'nothing'!r}; with curl, add "
+        "-H 'Content-Type: application/json'"
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _read_large(raw: bytes, wire_type: type[T], max_nesting: int) -> T:

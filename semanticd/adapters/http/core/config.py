@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from semanticd.domain.limits import LIMITS
@@ -21,6 +22,8 @@ class HttpConfig:
     """Whether the server is bound to a loopback address only."""
     allowed_hosts: tuple[str, ...] = LOOPBACK_HOSTS
     """Names accepted in the Host header, without port (`*`: any); guards against DNS rebinding."""
+    literal_hosts: bool = False
+    """Whether any IP address is accepted in the Host header: a rebinding attack needs a name."""
     cors_origins: tuple[str, ...] = ()
     """Origins that browsers may call from (`*`: any); none: CORS is off."""
     max_body_bytes: int = LIMITS.body_bytes
@@ -53,8 +56,18 @@ class HttpConfig:
         if "*" in self.allowed_hosts:
             return True
         name = host.rsplit(":", 1)[0] if _has_port(host) else host
+        if self.literal_hosts and _is_address(name):
+            return True
         return name.lower().rstrip(".") in {allowed.lower() for allowed in self.allowed_hosts}
 
 
 def _has_port(host: str) -> bool:
     return ":" in host and not host.endswith("]") and (host.startswith("[") or host.count(":") == 1)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

@@ -109,7 +109,8 @@ class Guards:
             raise InvalidRequestError("the Host header is missing", param="Host")
         if not self._config.admits_host(host):
             raise PermissionDeniedError(
-                f"this server does not answer for the host {host[:80]!r}; add it to the allowed hosts",
+                f"this server does not answer for the host {host[:80]!r}; to allow it, add its name to "
+                "SEMANTIC_SERVER_ALLOWED_HOSTS",
                 param="Host",
             )
 
@@ -122,7 +123,9 @@ class Guards:
             return
         if origin.split("://", 1)[-1] != header(scope, b"host"):
             raise PermissionDeniedError(
-                f"pages from {origin[:80]!r} may not call this server", param="Origin"
+                f"pages from {origin[:80]!r} may not call this server; to let them, add the origin to "
+                "SEMANTIC_SERVER_CORS_ORIGINS",
+                param="Origin",
             )
 
     def _check_site(self, scope: Mapping[str, Any], origin: str | None) -> None:
@@ -131,7 +134,9 @@ class Guards:
             return
         if origin is None or not self._allows_origin(origin):
             raise PermissionDeniedError(
-                "pages of other sites may not call this server", param="Sec-Fetch-Site"
+                "pages of other sites may not call this server; to let one, add its origin to "
+                "SEMANTIC_SERVER_CORS_ORIGINS",
+                param="Sec-Fetch-Site",
             )
 
     def _preflight(self, scope: Mapping[str, Any]) -> EarlyAnswer:
@@ -170,11 +175,11 @@ class Guards:
             return
         if self._keys:
             raise PermissionDeniedError(
-                "no admin key is configured; with API keys in use, /admin needs one of its own"
+                "no admin key is configured; with API keys in use, /admin needs one of its own: set SEMANTIC_ADMIN_KEY"
             )
         if not self._config.is_loopback or not _from_loopback(scope):
             raise PermissionDeniedError(
-                "no admin key is configured; without one, /admin answers on loopback only"
+                "no admin key is configured; without one, /admin answers on loopback only: set SEMANTIC_ADMIN_KEY"
             )
 
 

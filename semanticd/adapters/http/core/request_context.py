@@ -14,6 +14,7 @@ from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.routes import UNKNOWN, Route
 from semanticd.application.ports.telemetry import Span
+from semanticd.domain.agent_name import RESERVED_AGENT_IDS, checked_agent_id, is_agent_id
 from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError, NotFoundError, SemanticError
 from semanticd.domain.generation import CacheReport, Priority
 from semanticd.domain.ids import AgentId, RequestId
@@ -21,14 +22,7 @@ from semanticd.domain.limits import LIMITS
 
 SCOPE_KEY = "semanticd.exchange"
 
-AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
-"""What an agent may be called: a name that can stand in a URL and in a file's name."""
-
-RESERVED_AGENT_IDS = ("stats", "import")
-
 _RESPONSE_ID = re.compile("[A-Za-z0-9_-]{1,128}")
-
-_SAFE_ID = re.compile(AGENT_ID_PATTERN)
 
 _SESSION_HEADERS = ("X-Session-ID", "X-Session-Affinity")
 """Headers that name the session; all but the first are other programs', and may hold anything."""
@@ -126,25 +120,11 @@ def _below(parent: AgentId, part: str) -> AgentId:
         # An earlier response's agent, which is a sub-agent already.
         return AgentId(max(parent, part, key=len))
     made = f"{parent}.{part}"
-    return AgentId(made if _SAFE_ID.fullmatch(made) else f"{parent[:90]}.{_digest(part)}")
+    return AgentId(made if is_agent_id(made) else f"{parent[:90]}.{_digest(part)}")
 
 
 def _usable(text: str) -> AgentId:
-    return AgentId(text if _SAFE_ID.fullmatch(text) and text not in RESERVED_AGENT_IDS else _digest(text))
-
-
-def checked_agent_id(value: str, *, param: str) -> AgentId:
-    """Return the value as an agent id; raises `InvalidRequestError` if it could not stand in a URL."""
-    if not _SAFE_ID.fullmatch(value):
-        raise InvalidRequestError(
-            "an agent id is 1 to 128 letters, digits and . _ : @ + = -, and begins with a letter or digit",
-            param=param,
-        )
-    if value in RESERVED_AGENT_IDS:
-        raise InvalidRequestError(
-            f"{value!r} is a path of the agent API and cannot be an agent's id", param=param
-        )
-    return AgentId(value)
+    return AgentId(text if is_agent_id(text) and text not in RESERVED_AGENT_IDS else _digest(text))
 
 
 def checked_ids(params: dict[str, str]) -> None:

@@ -16,11 +16,11 @@ from msgspec import Struct
 from semanticd.adapters.http.agents import wire as agents_wire
 from semanticd.adapters.http.anthropic import wire as anthropic_wire
 from semanticd.adapters.http.core.errors import dialect_of
-from semanticd.adapters.http.core.request_context import AGENT_ID_PATTERN
 from semanticd.adapters.http.openai.chat import wire as openai_chat_wire
 from semanticd.adapters.http.openai.completions import wire as completions_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
 from semanticd.adapters.http.operations.admin_wire import ModelName
+from semanticd.domain.agent_name import AGENT_ID_PATTERN
 
 REF_TEMPLATE = "#/components/schemas/{name}"
 

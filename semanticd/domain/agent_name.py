@@ -1,0 +1,35 @@
+"""The one rule for agents' ids, wherever one is made: over HTTP, on the control socket, out of a file."""
+
+from __future__ import annotations
+
+import re
+
+from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.ids import AgentId
+
+AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
+"""What an id looks like, so that it can stand in a URL, on a command line and in a log."""
+
+RESERVED_AGENT_IDS = ("stats", "import")
+"""Ids that are paths of the agent API."""
+
+_SAFE_ID = re.compile(AGENT_ID_PATTERN)
+
+
+def is_agent_id(value: str) -> bool:
+    """Whether the value has the form of an id; a reserved one has it too."""
+    return _SAFE_ID.fullmatch(value) is not None
+
+
+def checked_agent_id(value: str, *, param: str) -> AgentId:
+    """Return the value as an agent id; raises `InvalidRequestError` if it could not stand in a URL."""
+    if not is_agent_id(value):
+        raise InvalidRequestError(
+            "an agent id is 1 to 128 letters, digits and . _ : @ + = -, and begins with a letter or digit",
+            param=param,
+        )
+    if value in RESERVED_AGENT_IDS:
+        raise InvalidRequestError(
+            f"{value!r} is a path of the agent API and cannot be an agent's id", param=param
+        )
+    return AgentId(value)

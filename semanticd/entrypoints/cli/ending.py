@@ -1,0 +1,140 @@
+"""Ending the daemon: asked over its socket, else by a signal; says how many requests are left while it waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from semanticd.control.errors import ControlError
+from semanticd.control.results import StatusResult, read
+from semanticd.domain.errors import DaemonError
+from semanticd.entrypoints.cli.daemon_link import connect, is_socket, socket_path
+from semanticd.entrypoints.cli.output import narrate
+from semanticd.entrypoints.cli.progress import Progress
+
+_POLL_S = 0.05
+_LOOK_EVERY_S = 1.0
+_ANSWER_WITHIN_S = 10.0
+PERSIST_S = 90.0
+"""Longer than the daemon lets its own ending take."""
+_NOW_S = 10.0
+
+
+def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
+    """End the daemon and wait until its process is gone; returns whether there was one.
+
+    Raises:
+        DaemonError: It did not end in time.
+    """
+    from semanticd.adapters.process import PID_FILE, kill, running_pid
+
+    pid_file = socket_path().with_name(PID_FILE)
+    pid = running_pid(pid_file)
+    if pid is None:
+        return False
+    patience_s = _NOW_S if now else PERSIST_S
+    answer = _ask_to_stop(pid, timeout_s=timeout_s, now=now)
+    if answer is None:
+        narrate(
+            f"the daemon (pid {pid}) does not answer on its socket{_condition(pid)}; it was sent SIGTERM"
+            + (
+                ""
+                if now
+                else f"; waiting up to {patience_s:.0f} s, `semanticd stop --now` kills it after {_NOW_S:.0f} s"
+            )
+        )
+    elif not now:
+        drain_s = timeout_s if timeout_s is not None else _drain_timeout_s()
+        patience_s += drain_s
+        _say_what_is_left(int(answer.get("num_requests") or 0), drain_s)
+    deadline = time.monotonic() + patience_s
+    with _watching(answered=answer is not None and not now) as look:
+        while running_pid(pid_file) == pid:
+            if time.monotonic() > deadline:
+                if not now:
+                    raise DaemonError(
+                        f"the daemon (pid {pid}) has not ended after {patience_s:.0f} s{_condition(pid)}; "
+                        "`semanticd stop --now` ends it, `semanticd logs` shows what it did last"
+                    )
+                narrate(f"the daemon (pid {pid}) has not ended after {patience_s:.0f} s; killing it")
+                kill(pid)
+                deadline = time.monotonic() + patience_s
+            look(deadline - time.monotonic())
+            time.sleep(_POLL_S)
+    narrate(f"stopped (pid {pid})")
+    return True
+
+
+def _say_what_is_left(num_requests: int, drain_s: float) -> None:
+    if num_requests:
+        narrate(
+            f"waiting up to {drain_s:g} s for {num_requests} running request{'s' if num_requests > 1 else ''}; "
+            "`semanticd stop --now` cancels them"
+        )
+
+
+@contextmanager
+def _watching(*, answered: bool) -> Iterator[Any]:
+    """Give a function that shows, once a second, how many requests are left and for how long we wait at most."""
+    progress = Progress()
+    last = [time.monotonic()]
+
+    def look(left_s: float) -> None:
+        if time.monotonic() - last[0] < _LOOK_EVERY_S:
+            return
+        last[0] = time.monotonic()
+        num = _num_requests() if answered else None
+        what = "writing the cache" if num in (0, None) and answered else f"{num} requests left"
+        progress.line(f"{what if answered else 'still running'}, {left_s:.0f} s at most", what)
+
+    try:
+        yield look
+    finally:
+        progress.end()
+
+
+def _num_requests() -> int | None:
+    try:
+        with connect(timeout_s=_LOOK_EVERY_S) as client:
+            engine = read(StatusResult, client.call("status", reply_within_s=_LOOK_EVERY_S)).engine
+            return engine.num_running + engine.num_waiting
+    except ControlError:
+        return None
+
+
+def _ask_to_stop(pid: int, *, timeout_s: float | None, now: bool) -> dict[str, Any] | None:
+    """Ask over the socket, else by signal; returns the socket's answer."""
+    if is_socket(socket_path()):
+        try:
+            with connect(timeout_s=_ANSWER_WITHIN_S) as client:
+                return client.call("shutdown", timeout_s=timeout_s, now=now, reply_within_s=_ANSWER_WITHIN_S)
+        except ControlError:
+            pass
+    import os
+    import signal
+
+    os.kill(pid, signal.SIGTERM)
+    return None
+
+
+def _condition(pid: int) -> str:
+    """Return what keeps a process from ending, as far as the system tells, as the end of a sentence's part."""
+    import psutil
+
+    try:
+        state = psutil.Process(pid).status()
+    except psutil.Error:
+        return ""
+    return {
+        psutil.STATUS_STOPPED: f" (its process is suspended; `kill -CONT {pid}` lets it go on)",
+        psutil.STATUS_DISK_SLEEP: " (its process waits for a disk)",
+    }.get(state, "")
+
+
+def _drain_timeout_s() -> float:
+    """Return how long the daemon lets requests run, as far as this shell's settings say."""
+    from semanticd.entrypoints.cli.daemon_link import settings_or_defaults
+
+    return settings_or_defaults().server.drain_timeout_s

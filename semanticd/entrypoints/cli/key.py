@@ -1,0 +1,26 @@
+"""`semanticd key`: makes API keys."""
+
+from __future__ import annotations
+
+import secrets
+
+import click
+
+from semanticd.entrypoints.cli.output import narrate, print_text
+
+_NUM_BYTES = 32
+
+
+@click.group("key")
+def commands() -> None:
+    """Make API keys."""
+
+
+@commands.command()
+def new() -> None:
+    """Print a new random key; nothing is kept of it."""
+    print_text(f"sk-semanticd-{secrets.token_urlsafe(_NUM_BYTES)}")
+    narrate(
+        "the daemon asks its clients for it once it is set: SEMANTIC_API_KEY, or `api_key` under [security] in the "
+        "file that `semanticd config path` prints; several keys are separated by commas"
+    )
