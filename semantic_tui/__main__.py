@@ -69,8 +69,8 @@ def _run(options: argparse.Namespace) -> None:
     from semantic_tui.app import Dashboard
     from semantic_tui.preferences import Preferences, default_file
 
-    preferences = Preferences(default_file())
-    Dashboard(options.socket, screen=options.screen, theme=options.theme, preferences=preferences).run()
+    preferences = Preferences(default_file(), theme=options.theme)
+    Dashboard(options.socket, screen=options.screen, preferences=preferences).run()
 
 
 def _columns_and_rows(size: str) -> tuple[int, int]:
@@ -92,8 +92,10 @@ def _once(socket: Path | None) -> None:
 
 async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> None:
     from semantic_tui.app import Dashboard
+    from semantic_tui.preferences import Preferences
 
-    app = Dashboard(options.socket, screen=options.screen, theme=options.theme)
+    preferences = Preferences(theme=options.theme)
+    app = Dashboard(options.socket, screen=options.screen, preferences=preferences)
     async with app.run_test(size=size) as pilot:
         deadline = asyncio.get_running_loop().time() + SCREENSHOT_WITHIN_S
         while not app.state.connected and asyncio.get_running_loop().time() < deadline:

@@ -83,17 +83,14 @@ class Dashboard(App[None]):
         socket: Path | None = None,
         *,
         state: WatchState | None = None,
-        connect: bool = True,
         screen: str = SCREENS[0],
-        theme: str | None = None,
         preferences: Preferences | None = None,
         clock: Callable[[], float] = time.monotonic,
         start_command: tuple[str, ...] = START_COMMAND,
     ) -> None:
-        """Watch the daemon at a socket (None: this user's); with `connect=False` only show `state`.
+        """Watch the daemon at a socket (None: this user's); with a `state`, show it and connect to nothing.
 
-        `screen` is the one to begin with; raises `ValueError` when there is none of this name. `theme` (dark or
-        light) and what else is not given come from the preferences, which without a file are the defaults.
+        `screen` is the one to begin with; raises `ValueError` when there is none of this name.
         """
         if screen not in SCREENS:
             raise ValueError(f"no screen is called {screen!r}; there are {', '.join(SCREENS)}")
@@ -103,7 +100,7 @@ class Dashboard(App[None]):
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.preferences = preferences or Preferences()
-        self.theme = LIGHT.name if (theme or self.preferences.theme) == "light" else DARK.name
+        self.theme = LIGHT.name if self.preferences.shown_theme == "light" else DARK.name
         self.state = state or WatchState()
         self._clock = clock
         self.watched: list[str] = []
@@ -113,7 +110,7 @@ class Dashboard(App[None]):
         """What the log screen searches for when it is opened next."""
         self.num_draws = 0
         self._start_command = start_command
-        self._connect = connect
+        self._connect = state is None
         self._draw_pending = False
         self._terminal_filter = TerminalFilter()
         self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)

@@ -28,9 +28,13 @@ def default_file() -> Path:
 class Preferences:
     """The remembered choices; every change is written at once, where there is a file."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        """Read the file; without one, or where a value is not known, the defaults hold."""
+    def __init__(self, file: Path | None = None, *, theme: str | None = None) -> None:
+        """Read the file; without one, or where a value is not known, the defaults hold.
+
+        `theme` is the one to begin with in this run, whatever is remembered.
+        """
         self._file = file
+        self._theme_of_this_run = theme
         self.theme = THEMES[0]
         self.sort = next(iter(SORT_KEYS))
         self.reverse = False
@@ -40,9 +44,16 @@ class Preferences:
             with contextlib.suppress(OSError, ValueError):
                 self._take(json.loads(file.read_text(encoding="utf-8")))
 
+    @property
+    def shown_theme(self) -> str:
+        """The theme of this run."""
+        return self._theme_of_this_run or self.theme
+
     def change(self, **choices: Any) -> None:
         """Set and remember choices by name."""
         self._take(choices)
+        if "theme" in choices:
+            self._theme_of_this_run = None
         if self._file is None:
             return
         kept = {name: getattr(self, name) for name in ("theme", "sort", "reverse", "span_s", "log_level")}

@@ -13,9 +13,11 @@ operator's choice) never go.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from semanticd.domain.agent_changes import AgentChanges
 from semanticd.domain.block import Block
@@ -64,6 +66,26 @@ class PoolLedger:
     def free_bytes(self) -> int:
         """What is left; negative when the budget is overdrawn."""
         return self.budget_bytes - self.used_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HotUse:
+    """What of an agent's table is hot, and what of that other agents hold too, by agent."""
+
+    num_blocks: int
+    num_bytes: int
+    shared_bytes: int
+    sharing: Mapping[AgentId, tuple[int, int]]
+    """Blocks and their bytes."""
+
+
+class HotBlock(NamedTuple):
+    """A hot block in the map of blocks; there are thousands."""
+
+    state: str
+    """pinned, dirty or hot."""
+    num_agents: int
+    num_bytes: int
 
 
 class BlockPool:
@@ -434,6 +456,29 @@ class BlockPool:
     def agent_bytes(self, agent: AgentId) -> int:
         """Bytes of the agent's hot blocks, shared ones counted in full."""
         return self.share(agent).num_bytes
+
+    def hot_use(self, agent: AgentId, table: Sequence[BlockHash]) -> HotUse:
+        """Return what of an agent's table is hot; the table may be of an agent that is not in memory."""
+        hot = [self._entries[name].block for name in dict.fromkeys(table) if name in self._entries]
+        shared_bytes, sharing = 0, dict[AgentId, tuple[int, int]]()
+        for block in hot:
+            others = self._holders.get(block.block_hash, set()) - {agent}
+            shared_bytes += block.num_bytes if others else 0
+            for other in others:
+                blocks, num_bytes = sharing.get(other, (0, 0))
+                sharing[other] = (blocks + 1, num_bytes + block.num_bytes)
+        return HotUse(len(hot), sum(block.num_bytes for block in hot), shared_bytes, sharing)
+
+    def hot_blocks(self, limit: int) -> list[HotBlock]:
+        """Return the hot blocks as a map shows them, at most `limit`."""
+        return [
+            HotBlock(
+                "pinned" if self.is_pinned(name) else "dirty" if entry.dirty else "hot",
+                len(self._holders.get(name, ())),
+                entry.block.num_bytes,
+            )
+            for name, entry in itertools.islice(self._entries.items(), limit)
+        ]
 
     def exclusive_blocks(self, agent: AgentId) -> list[Block]:
         """Return the agent's hot blocks that no other agent holds, last to first."""

@@ -7,9 +7,9 @@ from semanticd.application.services.status_facts import (
     CacheFacts,
     CacheStats,
     ClearedCache,
-    HotBlock,
     PrunedCache,
 )
+from semanticd.domain.block_pool import HotBlock
 from semanticd.domain.ids import ModelFingerprint
 
 CACHE = CacheFacts(

@@ -10,6 +10,7 @@ import asyncio
 from pathlib import Path
 
 from semantic_tui.app import Dashboard
+from semantic_tui.preferences import Preferences
 from semantic_tui.state import WatchState
 from tests.fakes import watch_states
 
@@ -22,7 +23,9 @@ async def draw(
     name: str, state: WatchState, *, screen: str, theme: str = "dark", keys: tuple[str, ...] = ()
 ) -> None:
     """Write one picture."""
-    app = Dashboard(state=state, connect=False, screen=screen, theme=theme, clock=lambda: watch_states.NOW)
+    app = Dashboard(
+        state=state, screen=screen, preferences=Preferences(theme=theme), clock=lambda: watch_states.NOW
+    )
     if screen == "agent":
         for agent in TILES:
             app.toggle_watched(agent)

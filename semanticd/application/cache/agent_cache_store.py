@@ -24,7 +24,7 @@ from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_chain import BlockChain
-from semanticd.domain.block_pool import BlockPool, PoolLedger
+from semanticd.domain.block_pool import BlockPool, HotBlock, HotUse, PoolLedger
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
@@ -600,6 +600,40 @@ class AgentCacheStore:
             (self.pool.pin if pinned else self.pool.unpin)(agent_id)
             if self._warm is not None and (pinned or was_pinned):
                 self._warm.protect(self.pool.table(agent_id) if pinned else (), owner=agent_id)
+
+    def is_pinned_block(self, block_hash: BlockHash) -> bool:
+        """Whether a block is hot and a pinned agent keeps it so."""
+        with self.lock:
+            return block_hash in self.pool and self.pool.is_pinned(block_hash)
+
+    def pinned_bytes_of(self, agent_id: AgentId) -> int:
+        """Return the bytes that an agent's pin keeps hot; 0 where it has none."""
+        with self.lock:
+            return self.pool.agent_bytes(agent_id) if self.pool.is_pinned_agent(agent_id) else 0
+
+    def hot_use(self, agent_id: AgentId, table: Sequence[BlockHash]) -> HotUse:
+        """Return what of an agent's table is hot, and with which agents it is shared; callable from any thread."""
+        with self.lock:
+            return self.pool.hot_use(agent_id, table)
+
+    def hot_blocks(self, limit: int) -> list[HotBlock]:
+        """Return hot blocks, at most `limit`; callable from any thread."""
+        with self.lock:
+            return self.pool.hot_blocks(limit)
+
+    def count_hot_blocks(self) -> tuple[int, int]:
+        """Return how many blocks are hot, and how many of them several agents hold; callable from any thread."""
+        with self.lock:
+            return len(self.pool), self.pool.num_shared()
+
+    def note_running(self, num_bytes: int) -> None:
+        """Note in the ledger what the running caches take."""
+        self.pool.running_bytes = num_bytes
+
+    @property
+    def overdrawn_bytes(self) -> int:
+        """By how much the budget is overdrawn; 0 where it is not."""
+        return max(0, -self.pool.free_bytes)
 
     def ledger(self) -> PoolLedger:
         """Return the byte ledger; callable from any thread."""

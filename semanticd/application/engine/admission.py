@@ -190,7 +190,7 @@ class Admission:
         for matched in match.blocks:
             # What is pinned and hot was taken off already; a pinned agent's block on disk needs room like any other.
             name = matched.block.block_hash
-            if not (self._store.is_hot(name) and self._store.pool.is_pinned(name)):
+            if not self._store.is_pinned_block(name):
                 room -= matched.block.num_bytes
             if room < 0:
                 break

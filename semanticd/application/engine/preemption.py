@@ -44,13 +44,13 @@ class Preemption:
 
     def measure(self) -> None:
         """Note in the ledger what the running caches take."""
-        self._store.pool.running_bytes = sum(model.runner.running_bytes() for model in self._models.values())
+        self._store.note_running(sum(model.runner.running_bytes() for model in self._models.values()))
 
     def keep_within_budget(self) -> None:
         """Evict, preempt or cut short until what runs fits, or the disk is about to make it fit."""
         self.measure()
-        while self._store.pool.free_bytes < 0 and not self._store.make_room(0):
-            if self._store.could_free() >= 0 and -self._store.pool.free_bytes <= self._slack():
+        while self._store.overdrawn_bytes and not self._store.make_room(0):
+            if self._store.could_free() >= 0 and self._store.overdrawn_bytes <= self._slack():
                 return
             running = [s for s in self._scheduler.sequences() if s.state in RUNNING_STATES]
             oldest = min(running, key=lambda s: s.arrived_at, default=None)
@@ -75,8 +75,7 @@ class Preemption:
 
     def _outgrew(self, sequence: Sequence) -> bool:
         """Whether its running cache alone is too large; blocks that its own pin keeps hot are no reason to end it."""
-        pool, ledger = self._store.pool, self._store.ledger()
-        own = pool.agent_bytes(sequence.agent_id) if pool.is_pinned_agent(sequence.agent_id) else 0
+        ledger, own = self._store.ledger(), self._store.pinned_bytes_of(sequence.agent_id)
         return ledger.running_bytes + max(ledger.pinned_bytes - own, 0) > ledger.budget_bytes
 
     def _cut_short(self, running: RunningSequence) -> None:

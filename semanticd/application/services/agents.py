@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -84,19 +83,8 @@ class AgentsService:
         return rows
 
     def _row(self, agent: Agent) -> AgentFacts:
-        store = self._store
-        with self._agents.lock:
-            hot_bytes = store.pool.agent_bytes(agent.agent_id)
-            shared_bytes = num_hot = 0
-            shared_with: set[AgentId] = set()
-            for name in agent.block_table:
-                others = store.pool.holders(name) - {agent.agent_id}
-                shared_with |= others
-                block = store.pool.get(name)
-                if block is not None:
-                    num_hot += 1
-                    shared_bytes += block.num_bytes if others else 0
-        tier, last = self._tier(agent, num_hot), last_use(agent)
+        hot = self._store.hot_use(agent.agent_id, agent.block_table)
+        tier, last = self._tier(agent, hot.num_blocks), last_use(agent)
         return AgentFacts(
             id=agent.agent_id,
             anonymous=agent.anonymous,
@@ -113,15 +101,15 @@ class AgentsService:
             state="active" if self._is_active(agent.agent_id) else tier,
             tier=tier,
             num_blocks=len(agent.block_table),
-            num_hot_blocks=num_hot,
-            hot_bytes=hot_bytes,
-            own_hot_bytes=hot_bytes - shared_bytes,
-            shared_hot_bytes=shared_bytes,
-            warm_bytes=store.warm_bytes(agent.block_table),
+            num_hot_blocks=hot.num_blocks,
+            hot_bytes=hot.num_bytes,
+            own_hot_bytes=hot.num_bytes - hot.shared_bytes,
+            shared_hot_bytes=hot.shared_bytes,
+            warm_bytes=self._store.warm_bytes(agent.block_table),
             pinned=agent.is_pinned(self._clock.wall()),
             kept=agent.is_kept(self._clock.wall()),
-            shared_with=tuple(sorted(shared_with)),
-            num_shared_with=len(shared_with),
+            shared_with=tuple(sorted(hot.sharing)),
+            num_shared_with=len(hot.sharing),
             num_errors=self._outcomes.of_agent(agent.agent_id),
             saved_s=self._savings.of_agent(agent.agent_id).saved_s,
         )
@@ -162,19 +150,12 @@ class AgentsService:
 
     def _sharing(self, agent: Agent) -> tuple[SharedBlocks, ...]:
         """Return with whom hot blocks are shared and how many bytes; who shares most comes first."""
-        pool = self._store.pool
-        blocks: Counter[AgentId] = Counter()
-        num_bytes: Counter[AgentId] = Counter()
-        with self._agents.lock:
-            for name in set(agent.block_table):
-                block = pool.get(name)
-                for other in pool.holders(name):
-                    if block is not None and other != agent.agent_id:
-                        blocks[other] += 1
-                        num_bytes[other] += block.num_bytes
+        sharing = self._store.hot_use(agent.agent_id, agent.block_table).sharing
         return tuple(
-            SharedBlocks(other, count, num_bytes[other])
-            for other, count in sorted(blocks.items(), key=lambda item: (-item[1], item[0]))
+            SharedBlocks(other, num_blocks, num_bytes)
+            for other, (num_blocks, num_bytes) in sorted(
+                sharing.items(), key=lambda item: (-item[1][0], item[0])
+            )
         )
 
     async def why(self, agent_id: str) -> CacheHistory:

@@ -8,7 +8,8 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.warm_store import ModelSize, VerifyReport, WarmStore
 from semanticd.application.services.status import StatusService
-from semanticd.application.services.status_facts import CacheStats, ClearedCache, HotBlock, PrunedCache
+from semanticd.application.services.status_facts import CacheStats, ClearedCache, PrunedCache
+from semanticd.domain.block_pool import HotBlock
 
 _WRITES_POLL_S = 0.02
 
@@ -31,16 +32,7 @@ class CacheService:
 
     def blocks(self, limit: int = 4096) -> tuple[HotBlock, ...]:
         """Return hot blocks, at most `limit`."""
-        pool = self._store.pool
-        with self._store.lock:
-            rows: list[HotBlock] = []
-            for block in pool:
-                name = block.block_hash
-                state = "pinned" if pool.is_pinned(name) else "dirty" if pool.is_dirty(name) else "hot"
-                rows.append(HotBlock(state, len(pool.holders(name)), block.num_bytes))
-                if len(rows) >= limit:
-                    break
-            return tuple(rows)
+        return tuple(self._store.hot_blocks(limit))
 
     async def verify(self, fix: bool = False) -> VerifyReport:
         """Check stored blocks against index and checksums; with `fix`, put broken ones aside."""

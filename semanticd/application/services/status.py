@@ -122,9 +122,8 @@ class StatusService:
         store = self._store
         ledger = store.ledger()
         warm = self._warm.stats() if self._warm is not None else WarmStats()
-        counters = store.counters
+        counters, (num_hot, num_shared) = store.counters, store.count_hot_blocks()
         with store.lock:
-            num_hot, num_shared = len(store.pool), store.pool.num_shared()
             evictions = dict(counters.evictions)
         return CacheFacts(
             budget_bytes=ledger.budget_bytes,

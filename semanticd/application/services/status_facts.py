@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from semanticd.application.services.outcomes import OutcomeFacts
 from semanticd.application.services.plain import AS_CLASS, FLAT
 from semanticd.application.services.savings import SavingsFacts
 from semanticd.application.services.waits import Reason as WaitReason
+from semanticd.domain.block_pool import HotBlock
 from semanticd.domain.generation import Priority
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.model_cache_spec import StoragePrecision
@@ -95,15 +96,6 @@ class DaemonStatus:
     cache: CacheFacts
     outcomes: OutcomeFacts
     savings: SavingsFacts
-
-
-class HotBlock(NamedTuple):
-    """A hot block in the map of blocks: published as a list, for there are thousands."""
-
-    state: str
-    """pinned, dirty or hot."""
-    num_agents: int
-    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ async def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
     async with ServiceRig() as rig:
         with pytest.raises(ConflictError):
             await rig.models.remove("one")
-        assert await rig.models.remove("two") == RemovedModel("two", removed=True)
+        assert await rig.models.remove("two") == RemovedModel("two", removed=True, freed_bytes=1000)
         assert rig.source.removed == ["two"]
 
 

@@ -92,7 +92,7 @@ async def drawn(pilot: Pilot[Any]) -> None:
 async def test_every_screen_stays_a_valid_picture_without_controls(turn: int, size: tuple[int, int]) -> None:
     texts = itertools.islice(itertools.cycle(HOSTILE), turn * len(HOSTILE) // ROUNDS, None)
     state, agent = hostile_state(texts)
-    app = Dashboard(state=state, connect=False, clock=lambda: watch_states.NOW)
+    app = Dashboard(state=state, clock=lambda: watch_states.NOW)
     app.animation_level = "none"
     seen: list[str] = []
     async with app.run_test(size=size) as pilot:

@@ -57,7 +57,7 @@ async def shown(pilot: Pilot[None]) -> str:
 
 @pytest.mark.parametrize("screen", SCREENS)
 async def test_every_screen_shows_every_text_without_a_control_character(screen: str) -> None:
-    app = Dashboard(state=hostile(), connect=False, screen=screen, clock=lambda: watch_states.NOW)
+    app = Dashboard(state=hostile(), screen=screen, clock=lambda: watch_states.NOW)
     app.toggle_watched("planner")
     keys = {"agent": ("shift+tab", "right", "right", "right"), "dashboard": ("end", "z")}.get(
         screen, ("end",)

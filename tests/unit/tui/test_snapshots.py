@@ -15,6 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from semantic_tui.app import SCREENS, Dashboard
+from semantic_tui.preferences import Preferences
 from semantic_tui.state import WatchState
 from tests.fakes import watch_states
 
@@ -42,7 +43,9 @@ def looks_as_before(
     theme: str = "dark",
 ) -> bool:
     """Show a state on a screen, press keys, and compare."""
-    app = Dashboard(state=state, connect=False, screen=screen, theme=theme, clock=lambda: watch_states.NOW)
+    app = Dashboard(
+        state=state, screen=screen, preferences=Preferences(theme=theme), clock=lambda: watch_states.NOW
+    )
     app.animation_level = "none"
     if state.agents and screen == "agent":
         for agent in TILES:

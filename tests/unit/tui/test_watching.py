@@ -99,7 +99,7 @@ async def test_the_log_of_an_agent_is_opened_from_its_row(socket_path: Path, unt
 
 
 async def test_the_palette_has_every_action_on_every_object() -> None:
-    app = Dashboard(state=watch_states.busy(), connect=False)
+    app = Dashboard(state=watch_states.busy())
     async with app.run_test() as pilot:
         await pilot.pause()
         titles = [command.title for command in app.get_system_commands(app.screen)]
@@ -108,7 +108,7 @@ async def test_the_palette_has_every_action_on_every_object() -> None:
 
 
 async def test_graphs_are_zoomed_and_the_span_is_changed() -> None:
-    app = Dashboard(state=watch_states.busy(), connect=False)
+    app = Dashboard(state=watch_states.busy())
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("plus", "z")
         await pilot.pause()
@@ -165,7 +165,7 @@ async def test_choices_are_remembered_from_run_to_run(tmp_path: Path) -> None:
     file = tmp_path / "state" / "dashboard.json"
 
     async def run(*keys: str) -> Dashboard:
-        app = Dashboard(state=watch_states.busy(), connect=False, preferences=Preferences(file))
+        app = Dashboard(state=watch_states.busy(), preferences=Preferences(file))
         async with app.run_test() as pilot:
             await pilot.press(*keys)
         return app
@@ -180,7 +180,7 @@ async def test_choices_are_remembered_from_run_to_run(tmp_path: Path) -> None:
 
 
 async def test_switching_screens_keeps_no_widget_alive() -> None:
-    app, counts = Dashboard(state=watch_states.busy(), connect=False), []
+    app, counts = Dashboard(state=watch_states.busy()), []
     app.toggle_watched("planner")
     async with app.run_test() as pilot:
         for at in range(6 * 8):
@@ -209,7 +209,7 @@ async def test_columns_do_not_move_with_their_content() -> None:
         state = watch_states.busy()
         rows = [{**row, "id": name} if at == 0 else row for at, row in enumerate(control_script.agents())]
         state.take("agents", {"agents": rows})
-        app = Dashboard(state=state, connect=False)
+        app = Dashboard(state=state)
         async with app.run_test(size=(120, 40)) as pilot:
             await pilot.pause()
             table = app.screen.query_one(RowsTable)
