@@ -46,9 +46,13 @@ class Limits:
     messages: int = 10_000
     """Messages, input items or prompts in one request."""
     stored_responses_per_agent: int = 200
-    """Responses kept for `previous_response_id`, of one agent; anonymous callers count as one."""
+    """Responses kept in memory for `previous_response_id`, of one agent; anonymous callers count as one."""
     stored_responses_bytes: int = 64 * MIB
-    """Responses kept in all, with their conversations, by estimate."""
+    """Responses kept in memory in all, with their conversations, by estimate; a larger one is not kept at all."""
+    archived_responses_bytes: int = 512 * MIB
+    """Responses kept on disk in all, with their conversations; the oldest go first."""
+    archived_responses_days: float = 30.0
+    """For how long they are kept there."""
     metadata_characters: int = 16 * KIB
     """Metadata of a response or an agent, names and values."""
     agent_bytes: int = 1 * MIB

@@ -130,6 +130,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         cache=daemon.cache,
         health=_Health(daemon, state),
         metrics_text=daemon.metrics.text,
+        responses=daemon.responses,
         log=log,
         log_context=log_context,
         metrics=daemon.metrics,

@@ -17,6 +17,7 @@ from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.blocks.write_policy import WritePolicy
+from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
@@ -40,6 +41,7 @@ from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
+from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.waits import Waits
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
@@ -57,6 +59,8 @@ class Daemon:
     store: AgentCacheStore
     warm: DiskWarmStore
     archive: DiskAgentArchive
+    response_archive: DiskResponseArchive
+    responses: StoredResponses
     generate: GenerateService
     chat: Chat
     agents: AgentsService
@@ -98,6 +102,8 @@ def build(
         log=log,
     )
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
+    response_archive = DiskResponseArchive.open(warm.folder.responses, clock=clock, log=log)
+    responses = StoredResponses(archive=response_archive)
     queue = EngineQueue(
         max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
     )
@@ -166,12 +172,15 @@ def build(
         exporter=exporter,
         observations=observations,
         clock=clock,
+        responses=responses,
     )
     return Daemon(
         engine=engine,
         store=store,
         warm=warm,
         archive=archive,
+        response_archive=response_archive,
+        responses=responses,
         generate=generate,
         chat=Chat(generate=generate, agents=agents, models=models),
         agents=agents,
@@ -205,4 +214,6 @@ def close(daemon: Daemon) -> None:
         # The store's queue, which it empties as it closes, is the archive's too: the archive is last.
         stack.callback(daemon.archive.close)
         stack.callback(daemon.warm.close)
+        # While the folder is still ours.
+        stack.callback(daemon.response_archive.close)
         stack.callback(daemon.engine.stop)

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONNECTIONS = "integration/http/test_connections.py"
 GUARDS = "integration/http/test_guards.py"
 GENERATE = "integration/services/test_generate.py"
-STORE = "unit/adapters/http/openai/responses/test_store.py"
+STORE = "unit/application/services/test_stored_responses.py"
+ARCHIVE = "unit/adapters/disk/responses/test_archive.py"
 COMPLEXITY = "unit/adapters/mlx/constraints/test_complexity.py"
 TOO_MANY = (
     CONNECTIONS,
@@ -24,6 +25,7 @@ TOO_MANY = (
 TOO_LARGE_FORM = (COMPLEXITY, "test_a_form_that_is_too_large_is_refused_with_the_limit")
 TOO_COMPLEX = (COMPLEXITY, "test_patterns_that_would_take_hours_are_refused_as_too_complex")
 COUNTS = (GUARDS, "test_what_a_request_may_name_is_counted")
+PRUNED = (ARCHIVE, "test_the_oldest_go_where_there_are_too_many_bytes_or_days")
 METADATA = (GUARDS, "test_metadata_and_agents_have_a_size")
 NOT_READ = (CONNECTIONS, "test_a_client_that_does_not_read_its_stream_is_dropped_and_its_answer_cancelled")
 
@@ -50,6 +52,8 @@ HELD_BY: dict[str, tuple[str, str]] = {
         STORE,
         "test_the_oldest_responses_of_the_agent_that_kept_one_least_recently_go_first",
     ),
+    "archived_responses_bytes": PRUNED,
+    "archived_responses_days": PRUNED,
     "metadata_characters": METADATA,
     "agent_bytes": METADATA,
     "rate_limited_callers": (

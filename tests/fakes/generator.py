@@ -209,7 +209,7 @@ class ScriptedGenerator:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Count words."""
-        if model not in self.models:
+        if model and model not in self.models:
             raise ModelNotFoundError(f"no model is called {model!r}; there is: tiny", param="model")
         if isinstance(prompt, ChatPrompt):
             return sum(len(_words(message)) for message in prompt.messages)

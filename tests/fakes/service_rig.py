@@ -32,6 +32,7 @@ from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
+from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.waits import Waits
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
@@ -84,6 +85,7 @@ class ServiceRig:
             telemetry=self.engine_rig.telemetry,
             load_on_demand=self._load_on_demand,
         )
+        self.responses = StoredResponses()
         self.outcomes = Outcomes(clock=self.clock)
         self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
         waits = Waits(self.engine_rig.scheduler)
@@ -101,6 +103,7 @@ class ServiceRig:
             ),
             observations=observations,
             clock=self.clock,
+            responses=self.responses,
         )
         self.requests = RequestsService(
             engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes

@@ -27,8 +27,13 @@ from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
 from semanticd.adapters.http.openai.chat.resource import ChatCompletions
 from semanticd.adapters.http.openai.completions.resource import Completions
-from semanticd.adapters.http.openai.responses.resource import Responses, StoredResponses
-from semanticd.adapters.http.openai.responses.store import ResponseStore
+from semanticd.adapters.http.openai.responses.resource import (
+    Compact,
+    Conversations,
+    InputTokens,
+    Responses,
+)
+from semanticd.adapters.http.openai.responses.stored import InputItems, KeptResponse
 from semanticd.adapters.http.operations.admin import AdminCaches, AdminModels
 from semanticd.adapters.http.operations.docs import Docs, OpenApi
 from semanticd.adapters.http.operations.health import Health, Metrics, Model, Models, Root
@@ -58,9 +63,12 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/messages/count_tokens", CountTokens(gateway, config))
     app.add_route("/v1/chat/completions", ChatCompletions(gateway, config, wall=services.wall))
     app.add_route("/v1/completions", Completions(gateway, config, wall=services.wall))
-    responses = ResponseStore(max_per_agent=config.max_stored_responses)
-    app.add_route("/v1/responses", Responses(gateway, config, responses, wall=services.wall))
-    app.add_route("/v1/responses/{response_id}", StoredResponses(responses))
+    conversations = Conversations(gateway, config, services.responses)
+    app.add_route("/v1/responses", Responses(conversations, wall=services.wall))
+    app.add_route("/v1/responses/input_tokens", InputTokens(conversations))
+    app.add_route("/v1/responses/compact", Compact(conversations, wall=services.wall))
+    app.add_route("/v1/responses/{response_id}", KeptResponse(services.responses))
+    app.add_route("/v1/responses/{response_id}/input_items", InputItems(services.responses))
 
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)

@@ -28,6 +28,7 @@ from semanticd.application.services.agent_facts import (
     turn_facts,
 )
 from semanticd.application.services.observations import Observations
+from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.verdict import verdict
 from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.agent_name import checked_agent_id
@@ -52,6 +53,7 @@ class AgentsService:
         exporter: AgentExporter,
         observations: Observations,
         clock: Clock,
+        responses: StoredResponses | None = None,
     ) -> None:
         """Work on these agents, whose blocks are in `store` and whose requests run on `engine`."""
         self._engine = engine
@@ -59,6 +61,7 @@ class AgentsService:
         self._store = store
         self._clock = clock
         self._exporter = exporter
+        self._responses = responses
         self._waits = observations.waits
         self._outcomes = observations.outcomes
         self._savings = observations.savings
@@ -274,6 +277,8 @@ class AgentsService:
         names = await asyncio.to_thread(self._agents.own_blocks, agent.agent_id)
         freed, warm = await self._on_engine(lambda: self._store.delete_agent(agent.agent_id, names))
         self._agents.delete(agent.agent_id)
+        if self._responses is not None:
+            self._responses.forget_agent(agent.agent_id)
         freed += await asyncio.wrap_future(warm)
         return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 

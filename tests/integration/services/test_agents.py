@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.chat import Message
@@ -15,6 +16,7 @@ from semanticd.domain.errors import (
     InvalidRequestError,
     RequestNotFoundError,
 )
+from semanticd.domain.ids import AgentId
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.service_rig import ServiceRig
 
@@ -77,6 +79,19 @@ async def test_agents_are_listed_most_recently_used_first_and_old_ones_from_the_
     async with ServiceRig(warm=kept.warm, archive=kept.archive) as restarted:
         assert {row.id for row in await restarted.agents.list()} == {"a", "b", "c"}
         assert (await restarted.agents.show("a")).agent.state == "warm"
+
+
+async def test_a_deleted_agent_takes_its_stored_responses_along() -> None:
+    async with ServiceRig() as rig:
+        for agent in ("a", "b"):
+            await rig.say("hello", agent=agent)
+            items = (StoredItem(f"item-{agent}", b"{}"),)
+            rig.responses.keep(
+                StoredResponse(f"resp-{agent}", AgentId(agent), 1.0, b"{}", items, num_output=1)
+            )
+        await rig.agents.delete("a")
+        assert await rig.responses.find("resp-a") is None
+        assert await rig.responses.find("resp-b") is not None
 
 
 @pytest.mark.parametrize("has_state", [False, True])

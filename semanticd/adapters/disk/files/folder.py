@@ -18,7 +18,7 @@ from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 BLOCK_SUFFIX = ".safetensors"
-_OURS = ("blocks", "quarantine", "index.sqlite", "agents.sqlite", "lock", "unclean")
+_OURS = ("blocks", "quarantine", "index.sqlite", "agents.sqlite", "responses.sqlite", "lock", "unclean")
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -32,6 +32,7 @@ class CacheFolder:
         self.quarantine = root / "quarantine"
         self.index = root / "index.sqlite"
         self.agents = root / "agents.sqlite"
+        self.responses = root / "responses.sqlite"
         self.was_unclean = was_unclean
         """Whether the owner before us did not close the folder."""
         self._fs = fs

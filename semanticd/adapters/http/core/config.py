@@ -44,8 +44,6 @@ class HttpConfig:
     """Shell patterns of model names that stand for the current model, unless a model is really called so."""
     ping_interval_s: float = 10.0
     """Silence in a stream after which a ping is sent."""
-    max_stored_responses: int = LIMITS.stored_responses_per_agent
-    """Responses kept for `previous_response_id`, per agent."""
     strict: bool = False
     """Whether what agents send without need is refused as the vendors refuse it."""
     version: str = "0"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics, Tracer
 from semanticd.application.services.plain import IF_KNOWN
+from semanticd.application.services.stored_responses import StoredResponses
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import Generator
@@ -94,6 +95,7 @@ class HttpServices:
     health: HealthService
     metrics_text: Callable[[], bytes]
     """Returns the metrics in Prometheus' text form."""
+    responses: StoredResponses = field(default_factory=StoredResponses)
     log: Log = field(default_factory=NullLog)
     log_context: Callable[..., AbstractContextManager[object]] = no_log_context
     """Makes every log line written below it carry the fields it is given."""

@@ -126,6 +126,26 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("delete", "/v1/responses/{response_id}", "OpenAI: forget a stored response"),
     Operation(
         "get",
+        "/v1/responses/{response_id}/input_items",
+        "OpenAI: list the conversation that a stored response answered",
+        query=("limit", "order", "after", "before"),
+    ),
+    Operation(
+        "post",
+        "/v1/responses/input_tokens",
+        "OpenAI: count a prompt's tokens",
+        openai_responses_wire.InputTokensRequest,
+        openai_responses_wire.InputTokens,
+    ),
+    Operation(
+        "post",
+        "/v1/responses/compact",
+        "OpenAI: sum a conversation up",
+        openai_responses_wire.CompactRequest,
+        openai_responses_wire.CompactedResponse,
+    ),
+    Operation(
+        "get",
         "/v1/models",
         "List models, in Anthropic's shape if anthropic-version is sent",
         query=("limit", "after_id", "before_id"),

@@ -39,6 +39,7 @@ from semanticd.domain.ids import AgentId, RequestId
 
 _TEXT_TYPES = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 _IGNORED_ITEMS = ("additional_tools", "configuration_update", "compaction_trigger")
+_COMPACTIONS = ("compaction", "compaction_summary")
 _FOREIGN_ITEMS = (
     "web_search_call",
     "file_search_call",
@@ -92,15 +93,17 @@ class Parsed:
     """A request, and what its answer needs to know of it."""
 
     request: GenerationRequest
+    items: tuple[wire.InputItem, ...]
+    """The request's own items, with what references stand for, to be stored with the answer."""
     messages: tuple[Message, ...]
-    """The conversation without the instructions, to be stored with the answer."""
+    """The conversation without the instructions."""
     tools: ToolBox
 
 
 def parse(
     body: wire.ResponsesRequest,
     *,
-    earlier: tuple[Message, ...],
+    earlier: Sequence[wire.InputItem],
     request_id: RequestId,
     agent_id: AgentId | None,
     priority: Priority,
@@ -120,14 +123,13 @@ def parse(
         if getattr(body, name):
             raise UnsupportedError("this server does not offer it", param=name)
     check_metadata(body.metadata)
-    items = (
-        body.input if not isinstance(body.input, str) else [wire.InputItem(role="user", content=body.input)]
-    )
+    items = items_of(body)
     if not items and not earlier:
         raise InvalidRequestError("expected at least one item", param="input")
     box = read_tools([*(body.tools or []), *(tool for item in items for tool in item.tools or [])])
     adjustments = adjustments or Adjustments()
-    messages = _join_assistant_turns([*earlier, *_Reader(adjustments, look_up, key).read(items)])
+    own = tuple(_resolved(item, f"input.{index}", look_up) for index, item in enumerate(items))
+    messages = _join_assistant_turns(_Reader(adjustments, key).read([*earlier, *own], first=len(earlier)))
     instructions = [Message.of("system", body.instructions)] if body.instructions else []
     effort = body.reasoning.effort if body.reasoning else None
     options: dict[str, Any] = {}
@@ -156,7 +158,14 @@ def parse(
         constraint=_constraint(body),
         adjustments=adjustments.words,
     )
-    return Parsed(request, messages, box)
+    return Parsed(request, own, messages, box)
+
+
+def items_of(body: wire.ResponsesRequest) -> list[wire.InputItem]:
+    """Return a request's own items; text is a user's message."""
+    if not isinstance(body.input, str):
+        return body.input
+    return [wire.InputItem(role="user", content=body.input)]
 
 
 def _constraint(body: wire.ResponsesRequest) -> OutputConstraint | None:
@@ -182,37 +191,43 @@ def _speaker(item: wire.InputItem) -> Speaker:
     return "tool" if kind.endswith("_output") else "assistant"
 
 
+def _resolved(item: wire.InputItem, path: str, look_up: LookUp) -> wire.InputItem:
+    if not is_reference(item):
+        return item
+    found = look_up(item.id or "")
+    if found is None:
+        raise InvalidRequestError(
+            f"Item with id '{(item.id or '')[:80]}' not found: this server keeps the latest responses, and those "
+            "with store: false not at all. Send the item itself.",
+            param=f"{path}.id",
+        )
+    return to_wire(found, wire.InputItem)
+
+
+def is_reference(item: wire.InputItem) -> bool:
+    """Whether an item stands for one that was sent or answered before; its type may be left out."""
+    return item.type == "item_reference" or (
+        item.type is None and item.role is None and item.content is None and item.id is not None
+    )
+
+
 class _Reader:
     """Reads the items of one request."""
 
-    def __init__(self, adjustments: Adjustments, look_up: LookUp, key: bytes) -> None:
+    def __init__(self, adjustments: Adjustments, key: bytes) -> None:
         self._key = key
         self._adjustments = adjustments
-        self._look_up = look_up
         self._asked = False
 
-    def read(self, items: Sequence[wire.InputItem]) -> list[Message]:
-        """Return a message for each item that says something."""
-        items = [self._resolved(item, f"input.{index}") for index, item in enumerate(items)]
+    def read(self, items: Sequence[wire.InputItem], *, first: int) -> list[Message]:
+        """Return a message for each item that says something; those from `first` on are the request's own."""
         asked = asked_now([_speaker(item) for item in items])
         messages: list[Message] = []
         for index, item in enumerate(items):
             self._asked = index == asked
             if item.type not in _IGNORED_ITEMS:
-                messages.append(self._message(item, f"input.{index}"))
+                messages.append(self._message(item, f"input.{max(index - first, 0)}"))
         return messages
-
-    def _resolved(self, item: wire.InputItem, path: str) -> wire.InputItem:
-        if item.type != "item_reference":
-            return item
-        found = self._look_up(item.id or "")
-        if found is None:
-            raise InvalidRequestError(
-                f"Item with id '{(item.id or '')[:80]}' not found: this server keeps the latest responses, and those "
-                "with store: false not at all. Send the item itself.",
-                param=f"{path}.id",
-            )
-        return to_wire(found, wire.InputItem)
 
     def _message(self, item: wire.InputItem, path: str) -> Message:
         kind = item.type or "message"
@@ -233,7 +248,11 @@ class _Reader:
             if not call_id:
                 raise InvalidRequestError("field required", param=f"{path}.call_id")
             return Message("tool", (ToolResultPart(call_id, self._output(item.output, f"{path}.output")),))
-        if kind in ("compaction", "compaction_summary", *_FOREIGN_ITEMS):
+        if kind in _COMPACTIONS:
+            summary = unseal(item.encrypted_content, self._key) if item.encrypted_content else None
+            if summary is not None:
+                return Message.of("user", summary)
+        if kind in (*_COMPACTIONS, *_FOREIGN_ITEMS):
             return Message("assistant", self._foreign(item, kind))
         raise UnsupportedError(f"items of type {kind[:40]!r} are not supported", param=f"{path}.type")
 
@@ -246,7 +265,7 @@ class _Reader:
 
     def _foreign(self, item: wire.InputItem, kind: str) -> tuple[Part, ...]:
         fields = {name: getattr(item, name) for name in _FOREIGN_FIELDS if getattr(item, name) is not None}
-        if kind.startswith("compaction"):
+        if kind in _COMPACTIONS:
             return (TextPart(self._adjustments.omit("compaction", path="", asked=False)),)
         return (TextPart(self._adjustments.describe(kind, fields)),) if fields else ()
 

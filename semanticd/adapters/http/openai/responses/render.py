@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
-from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox, flat_name_of
-from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart
+from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox
+from semanticd.domain.chat import ToolCallPart
 from semanticd.domain.generation import Choice, FinishReason, GenerationResult, TokenLogprob, Usage
 
 _PLAIN = ReasoningForm()
@@ -148,22 +147,6 @@ def items_of(choice: Choice, tools: ToolBox, reasoning: ReasoningForm = _PLAIN) 
         item_id = make_id(call_prefix(behind))
         items.append(call_item(item_id, call.call_id, behind, render_arguments(call), status=status))
     return items
-
-
-def message_of(output: Sequence[Mapping[str, Any]]) -> Message:
-    """Return an answer's items as the one message that a later request goes on from."""
-    parts: list[Part] = []
-    for item in output:
-        if item["type"] == "reasoning":
-            parts.extend(ThinkingPart(part["text"]) for part in item["content"] or item["summary"])
-        elif item["type"] == "message":
-            parts.extend(TextPart(part["text"]) for part in item["content"])
-        else:
-            name = flat_name_of(item["name"], item.get("namespace"))
-            custom = item["type"] == "custom_tool_call"
-            arguments = {"input": item["input"]} if custom else read_arguments(item["arguments"])
-            parts.append(ToolCallPart(item["call_id"], name, arguments))
-    return Message("assistant", tuple(parts))
 
 
 def render_arguments(call: ToolCallPart) -> str:

@@ -1,17 +1,17 @@
-"""The OpenAI responses dialect's resources, with the responses kept for later ones to go on from."""
+"""The OpenAI responses dialect's resources that work on a conversation: answer it, count it, sum it up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.gateway import CURRENT_MODEL, Gateway
 from semanticd.adapters.http.core.request_context import (
     RequestContext,
     agent_id_of,
@@ -22,74 +22,64 @@ from semanticd.adapters.http.core.request_context import (
 )
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses import wire
-from semanticd.adapters.http.openai.responses.parse import Parsed, parse
+from semanticd.adapters.http.openai.responses.compaction import asking_for_a_summary, compacted
+from semanticd.adapters.http.openai.responses.items import input_items, output_items, read_items
+from semanticd.adapters.http.openai.responses.parse import Parsed, is_reference, items_of, parse
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm, signing_key
-from semanticd.adapters.http.openai.responses.render import begin, message_of, render, summary_of
-from semanticd.adapters.http.openai.responses.store import ResponseStore, StoredResponse, estimated_bytes
+from semanticd.adapters.http.openai.responses.render import begin, render, render_usage, summary_of
+from semanticd.adapters.http.openai.responses.stored import previous_of
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
+from semanticd.application.ports.response_archive import StoredResponse
+from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
 from semanticd.domain.generation import GenerationRequest
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import GenerationStream
 
+_Body = TypeVar("_Body", bound=wire.ResponsesRequest)
 
-class Responses:
-    """`POST /v1/responses`, streaming and not."""
 
-    access: ClassVar[Access] = "key"
+class Conversations:
+    """Reads requests together with the stored responses and items that they go on from."""
 
-    def __init__(
-        self, gateway: Gateway, config: HttpConfig, store: ResponseStore, *, wall: Callable[[], float]
-    ) -> None:
-        """Answer through a gateway and keep what may be gone on from; `wall` gives the date of an answer."""
-        self._gateway = gateway
+    def __init__(self, gateway: Gateway, config: HttpConfig, responses: StoredResponses) -> None:
+        """Answer through a gateway; `responses` holds what may be gone on from."""
+        self.gateway = gateway
+        self.responses = responses
+        self.key = signing_key(config.api_keys)
         self._config = config
-        self._store = store
-        self._wall = wall
-        self._key = signing_key(config.api_keys)
 
-    async def on_post(self, req: Request, resp: Response) -> None:
-        """Create a response."""
+    async def read(self, req: Request, wire_type: type[_Body]) -> tuple[_Body, StoredResponse | None, Parsed]:
+        """Return a request's body, the response that it goes on from, and what it asks for."""
         exchange = request_context_of(req)
-        body = await read_object(req, wire.ResponsesRequest, self._config)
-        if not isinstance(body.input, str) and len(body.input) > self._config.max_messages:
+        body = await read_object(req, wire_type, self._config)
+        items = items_of(body)
+        if len(items) > self._config.max_messages:
             raise InvalidRequestError(f"expected at most {self._config.max_messages} items", param="input")
-        previous = self._store.previous(body.previous_response_id) if body.previous_response_id else None
+        previous = await previous_of(self.responses, body.previous_response_id)
+        references = {item.id or "" for item in items if is_reference(item)}
+        found = {item_id: await self.responses.item(item_id) for item_id in references}
+        known = {
+            item_id: msgspec.json.decode(document)
+            for item_id, document in found.items()
+            if document is not None
+        }
         parsed = parse(
             body,
-            earlier=previous.messages if previous else (),
+            earlier=read_items(previous.items) if previous else (),
             request_id=exchange.request_id,
             agent_id=agent_id_of(
                 req, body.prompt_cache_key, body.user, previous.agent_id if previous else None
             ),
             priority=priority_of(req, service_tier=body.service_tier),
-            look_up=self._store.item,
-            key=self._key,
+            look_up=known.get,
+            key=self.key,
         )
-        sealed = "reasoning.encrypted_content" in (body.include or ())
-        reasoning = ReasoningForm(bool(summary_of(body)), self._key if sealed else None)
-        begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
-        if body.stream:
-            renderer = ResponseStream(
-                begun,
-                tools=parsed.tools,
-                wall=self._wall,
-                on_complete=lambda response: self._keep(response, parsed),
-                reasoning=reasoning,
-            )
-            stream = await self._open(exchange, parsed.request, truncates=body.truncation == "auto")
-            await self._gateway.follow(resp, exchange, stream, renderer)
-            return
-        stream = await self._open(exchange, parsed.request, truncates=body.truncation == "auto")
-        result = await self._gateway.result(stream)
-        show_cache(resp, result.usage.cache)
-        answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()), reasoning=reasoning)
-        self._keep(answer, parsed)
-        resp.data = msgspec.json.encode(answer)
+        return body, previous, parsed
 
-    async def _open(
+    async def open(
         self, exchange: RequestContext, request: GenerationRequest, *, truncates: bool
     ) -> GenerationStream:
         """Open a generation; with `truncates` the oldest turns are dropped until the prompt fits."""
@@ -113,31 +103,99 @@ class Responses:
         self, exchange: RequestContext, request: GenerationRequest
     ) -> GenerationStream | PromptTooLongError:
         try:
-            return await self._gateway.open(exchange, request)
+            return await self.gateway.open(exchange, request)
         except PromptTooLongError as error:
             return error
 
-    def _keep(self, response: wire.Response, parsed: Parsed) -> None:
-        if response.store:
-            messages = (*parsed.messages, message_of(response.output))
-            size = estimated_bytes(messages, len(msgspec.json.encode(response)))
-            self._store.keep(StoredResponse(response, messages, parsed.request.agent_id, size))
 
-
-class StoredResponses:
-    """`/v1/responses/{response_id}`: look up and delete."""
+class Responses:
+    """`POST /v1/responses`, streaming and not."""
 
     access: ClassVar[Access] = "key"
 
-    def __init__(self, store: ResponseStore) -> None:
-        """Serve what is kept here."""
-        self._store = store
+    def __init__(self, conversations: Conversations, *, wall: Callable[[], float]) -> None:
+        """Answer conversations and keep what may be gone on from; `wall` gives the date of an answer."""
+        self._conversations = conversations
+        self._wall = wall
 
-    async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
-        """Show a response that is kept."""
-        resp.data = msgspec.json.encode(self._store.get(response_id).response)
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Create a response."""
+        exchange = request_context_of(req)
+        gateway = self._conversations.gateway
+        body, previous, parsed = await self._conversations.read(req, wire.ResponsesRequest)
+        sealed = "reasoning.encrypted_content" in (body.include or ())
+        reasoning = ReasoningForm(bool(summary_of(body)), self._conversations.key if sealed else None)
+        begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
+        stream = await self._conversations.open(exchange, parsed.request, truncates=body.truncation == "auto")
+        if body.stream:
+            renderer = ResponseStream(
+                begun,
+                tools=parsed.tools,
+                wall=self._wall,
+                on_complete=lambda response: self._keep(response, parsed, previous),
+                reasoning=reasoning,
+            )
+            await gateway.follow(resp, exchange, stream, renderer)
+            return
+        result = await gateway.result(stream)
+        show_cache(resp, result.usage.cache)
+        answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()), reasoning=reasoning)
+        self._keep(answer, parsed, previous)
+        resp.data = msgspec.json.encode(answer)
 
-    async def on_delete(self, req: Request, resp: Response, response_id: str) -> None:
-        """Forget a response."""
-        self._store.forget(response_id)
-        resp.data = msgspec.json.encode({"id": response_id, "object": "response", "deleted": True})
+    def _keep(self, response: wire.Response, parsed: Parsed, previous: StoredResponse | None) -> None:
+        if not response.store:
+            return
+        earlier = previous.items if previous else ()
+        output = output_items(response.output)
+        self._conversations.responses.keep(
+            StoredResponse(
+                response_id=response.id,
+                agent_id=parsed.request.agent_id,
+                created_at=self._wall(),
+                document=msgspec.json.encode(response),
+                items=(*earlier, *input_items(parsed.items, after=earlier), *output),
+                num_output=len(output),
+            )
+        )
+
+
+class InputTokens:
+    """`POST /v1/responses/input_tokens`: how long a request's prompt is."""
+
+    access: ClassVar[Access] = "key"
+
+    def __init__(self, conversations: Conversations) -> None:
+        """Count conversations."""
+        self._conversations = conversations
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Count the prompt's tokens without answering it."""
+        body, _, parsed = await self._conversations.read(req, wire.InputTokensRequest)
+        model = body.model or CURRENT_MODEL
+        count = await self._conversations.gateway.count_tokens(model, parsed.request.prompt)
+        resp.data = msgspec.json.encode(wire.InputTokens(count))
+
+
+class Compact:
+    """`POST /v1/responses/compact`: a shorter conversation that stands for a long one."""
+
+    access: ClassVar[Access] = "key"
+
+    def __init__(self, conversations: Conversations, *, wall: Callable[[], float]) -> None:
+        """Sum conversations up; `wall` gives the date of an answer."""
+        self._conversations = conversations
+        self._wall = wall
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Sum a conversation up."""
+        exchange = request_context_of(req)
+        _, _, parsed = await self._conversations.read(req, wire.CompactRequest)
+        request = asking_for_a_summary(parsed.request)
+        stream = await self._conversations.open(exchange, request, truncates=True)
+        result = await self._conversations.gateway.result(stream)
+        show_cache(resp, result.usage.cache)
+        output = compacted(parsed.messages, result.choices[0].text, key=self._conversations.key)
+        resp.data = msgspec.json.encode(
+            wire.CompactedResponse(make_id("resp_"), int(self._wall()), output, render_usage(result.usage))
+        )

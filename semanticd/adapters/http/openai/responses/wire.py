@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.adapters.http.openai.sampling import (
@@ -148,6 +148,26 @@ class ResponsesRequest(Formed, kw_only=True):
     prompt: Any = None
 
 
+class InputTokensRequest(ResponsesRequest, kw_only=True):
+    """Body of `POST /v1/responses/input_tokens`: as for a response, but all of it may be left out."""
+
+    model: str = ""
+    input: str | list[InputItem] = field(default_factory=list)
+
+
+class InputTokens(Struct):
+    """Answer of `POST /v1/responses/input_tokens`."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+class CompactRequest(ResponsesRequest, kw_only=True):
+    """Body of `POST /v1/responses/compact`: as for a response, whose conversation is summed up instead."""
+
+    input: str | list[InputItem] = field(default_factory=list)
+
+
 class InputTokensDetails(Struct):
     """How much of the input came from the cache, and how much was newly kept."""
 
@@ -169,6 +189,16 @@ class ResponseUsage(Struct):
     output_tokens: int
     output_tokens_details: OutputTokensDetails
     total_tokens: int
+
+
+class CompactedResponse(Struct):
+    """Answer of `POST /v1/responses/compact`: items that stand for the conversation from now on."""
+
+    id: str
+    created_at: int
+    output: list[dict[str, Any]]
+    usage: ResponseUsage
+    object: Literal["response.compaction"] = "response.compaction"
 
 
 class Response(Struct, kw_only=True):

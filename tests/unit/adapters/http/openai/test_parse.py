@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from semanticd.adapters.http.openai.completions import parse as completions_pars
 from semanticd.adapters.http.openai.completions.wire import CompletionRequest
 from semanticd.adapters.http.openai.responses import parse as openai_responses_parse
 from semanticd.adapters.http.openai.responses.parse import Parsed
-from semanticd.adapters.http.openai.responses.wire import ResponsesRequest
+from semanticd.adapters.http.openai.responses.wire import InputItem, ResponsesRequest
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -46,7 +47,7 @@ def plain(**fields: Any) -> list[GenerationRequest]:
     )
 
 
-def responses(earlier: tuple[Message, ...] = (), **fields: Any) -> Parsed:
+def responses(earlier: Sequence[InputItem] = (), **fields: Any) -> Parsed:
     body = to_wire({"model": "tiny", "input": "hello", **fields}, ResponsesRequest)
     return openai_responses_parse.parse(
         body, earlier=earlier, request_id=RequestId("r"), agent_id=None, priority="interactive"
@@ -457,7 +458,7 @@ def test_the_items_of_one_assistant_turn_become_one_message_again() -> None:
 
 
 def test_an_earlier_conversation_goes_before_the_new_input_but_after_the_instructions() -> None:
-    earlier = (Message.of("user", "a"), Message.of("assistant", "b"))
+    earlier = [InputItem(role="user", content="a"), InputItem(role="assistant", content="b")]
     parsed = responses(earlier, instructions="i")
     assert [message.text for message in chat_messages(parsed.request)] == ["i", "a", "b", "hello"]
 

@@ -1,0 +1,1 @@
+"""Responses that clients go on from by id."""

@@ -1,0 +1,71 @@
+"""Compaction: the model sums a conversation up; what the user said stays, with the summary as one sealed item after it.
+
+The question stands behind the whole conversation, so that all of it is found in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from semanticd.adapters.http.core.request_context import make_id
+from semanticd.adapters.http.openai.responses.reasoning import seal
+from semanticd.domain.chat import ChatPrompt, Message, TextPart, ToolChoice
+from semanticd.domain.generation import GenerationRequest
+
+MAX_SUMMARY_TOKENS = 4096
+_KEPT_CHARACTERS = 64_000
+"""What the user said is kept up to this length, the newest first."""
+
+_QUESTION = (
+    "This conversation is about to be replaced by a summary of it. Write that summary for the one who goes on with the "
+    "work: the goal, what was decided and why, what was done, the state of each file or object that matters, exact "
+    "names and values that are still needed, and the next steps. Call no tool. Write the summary only."
+)
+_HEADING = "Summary of the conversation before this point:"
+
+
+def asking_for_a_summary(request: GenerationRequest) -> GenerationRequest:
+    """Return the request that asks the model to sum its conversation up."""
+    prompt = request.prompt
+    if not isinstance(prompt, ChatPrompt):
+        return request
+    sampling = request.sampling
+    if sampling.max_tokens is None:
+        given = sampling.given if sampling.given is None else sampling.given | {"max_tokens"}
+        sampling = replace(sampling, max_tokens=MAX_SUMMARY_TOKENS, given=given)
+    return replace(
+        request,
+        prompt=replace(
+            prompt,
+            messages=(*prompt.messages, Message.of("user", _QUESTION)),
+            tool_choice=ToolChoice("none"),
+        ),
+        sampling=sampling,
+        constraint=None,
+    )
+
+
+def compacted(messages: Sequence[Message], summary: str, *, key: bytes) -> list[dict[str, Any]]:
+    """Return the items that stand for a conversation from now on."""
+    kept: list[dict[str, Any]] = []
+    room = _KEPT_CHARACTERS
+    for message in reversed([one for one in messages if one.role == "user"]):
+        texts = [part.text for part in message.parts if isinstance(part, TextPart) and part.text]
+        room -= sum(map(len, texts))
+        if room < 0:
+            break
+        if texts:
+            content = [{"type": "input_text", "text": text} for text in texts]
+            kept.append(
+                {
+                    "type": "message",
+                    "id": make_id("msg_"),
+                    "role": "user",
+                    "status": "completed",
+                    "content": content,
+                }
+            )
+    sealed = seal(f"{_HEADING}\n\n{summary.strip()}", key)
+    return [*reversed(kept), {"type": "compaction", "id": make_id("cmp_"), "encrypted_content": sealed}]

@@ -1,0 +1,55 @@
+"""Responses that clients go on from by id, as the application sees them: documents of a dialect, kept on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from semanticd.domain.ids import AgentId
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """One item of a conversation, as the dialect's JSON."""
+
+    item_id: str
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response, and the conversation up to and with its answer, without instructions."""
+
+    response_id: str
+    agent_id: AgentId | None
+    created_at: float
+    """Seconds since the epoch."""
+    document: bytes
+    """The response itself, as the dialect's JSON."""
+    items: tuple[StoredItem, ...]
+    num_output: int
+    """How many of the items, at the end, are the answer."""
+
+    @property
+    def input_items(self) -> tuple[StoredItem, ...]:
+        """The conversation before the answer."""
+        return self.items[: len(self.items) - self.num_output]
+
+
+class ResponseArchive(Protocol):
+    """Responses on disk, bounded in bytes and age; the oldest go first. Callable from any thread."""
+
+    def save(self, response: StoredResponse) -> None:
+        """Store a response soon; one that cannot be stored is logged and given up."""
+
+    def load(self, response_id: str) -> StoredResponse | None:
+        """Return a response, or None if it is not there or cannot be read. May wait for the disk."""
+
+    def item(self, item_id: str) -> bytes | None:
+        """Return an item of any response that is there, or None. May wait for the disk."""
+
+    def delete(self, response_id: str) -> None:
+        """Forget a response; it is not returned from now on."""
+
+    def delete_agent(self, agent_id: AgentId) -> None:
+        """Forget all responses of an agent."""

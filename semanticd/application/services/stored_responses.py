@@ -1,0 +1,120 @@
+"""Responses kept for later ones to go on from: the latest in memory, all in the archive as far as it has room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+
+from semanticd.application.ports.response_archive import ResponseArchive, StoredItem, StoredResponse
+from semanticd.domain.ids import AgentId
+from semanticd.domain.limits import LIMITS
+
+MAX_AGENTS = 1000
+_ITEM_BYTES = 256
+"""What Python's objects take besides the text (estimated)."""
+
+
+class StoredResponses:
+    """Stored responses by id, bounded per agent and in bytes, the oldest go first; the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        archive: ResponseArchive | None = None,
+        max_per_agent: int = LIMITS.stored_responses_per_agent,
+        max_bytes: int = LIMITS.stored_responses_bytes,
+    ) -> None:
+        """Keep at most `max_per_agent` responses of each agent, and `max_bytes` in all, in memory; all in `archive`.
+
+        Anonymous callers count as one agent. A response that alone has more than `max_bytes` is not kept.
+        """
+        self._archive = archive
+        self._max_per_agent = max_per_agent
+        self._max_bytes = max_bytes
+        self.num_bytes = 0
+        """What is kept in memory, by estimate; items that several responses share count in each."""
+        self._by_id: dict[str, StoredResponse] = {}
+        self._by_item: dict[str, StoredItem] = {}
+        self._uses: Counter[str] = Counter()
+        """How many responses in memory hold an item of this id."""
+        self._by_agent: OrderedDict[AgentId | None, OrderedDict[str, None]] = OrderedDict()
+
+    def keep(self, response: StoredResponse) -> None:
+        """Keep a response."""
+        size = _size(response)
+        if size > self._max_bytes:
+            return
+        if self._archive is not None:
+            self._archive.save(response)
+        ids = self._by_agent.setdefault(response.agent_id, OrderedDict())
+        self._by_agent.move_to_end(response.agent_id)
+        ids[response.response_id] = None
+        self._by_id[response.response_id] = response
+        self.num_bytes += size
+        self._by_item.update((item.item_id, item) for item in response.items)
+        self._uses.update(item.item_id for item in response.items)
+        while len(ids) > self._max_per_agent:
+            oldest, _ = ids.popitem(last=False)
+            self._drop(oldest)
+        while len(self._by_agent) > MAX_AGENTS:
+            _, gone = self._by_agent.popitem(last=False)
+            for response_id in gone:
+                self._drop(response_id)
+        while self.num_bytes > self._max_bytes:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Drop the oldest response of the agent that kept one least recently."""
+        agent_id, ids = next(iter(self._by_agent.items()))
+        oldest, _ = ids.popitem(last=False)
+        self._drop(oldest)
+        if not ids:
+            del self._by_agent[agent_id]
+
+    def _drop(self, response_id: str) -> None:
+        dropped = self._by_id.pop(response_id)
+        self.num_bytes -= _size(dropped)
+        for item in dropped.items:
+            self._uses[item.item_id] -= 1
+            if not self._uses[item.item_id]:
+                del self._uses[item.item_id], self._by_item[item.item_id]
+
+    async def find(self, response_id: str) -> StoredResponse | None:
+        """Return a response, or None where it is not kept (any more)."""
+        found = self._by_id.get(response_id)
+        if found is None and self._archive is not None:
+            return await asyncio.to_thread(self._archive.load, response_id)
+        return found
+
+    async def item(self, item_id: str) -> bytes | None:
+        """Return an item of a response that is kept, as the dialect's JSON, or None."""
+        found = self._by_item.get(item_id)
+        if found is not None:
+            return found.document
+        return None if self._archive is None else await asyncio.to_thread(self._archive.item, item_id)
+
+    async def forget(self, response_id: str) -> bool:
+        """Forget a response; returns whether it was there."""
+        found = await self.find(response_id)
+        if found is None:
+            return False
+        if response_id in self._by_id:
+            self._drop(response_id)
+            ids = self._by_agent[found.agent_id]
+            ids.pop(response_id, None)
+            if not ids:
+                del self._by_agent[found.agent_id]
+        if self._archive is not None:
+            self._archive.delete(response_id)
+        return True
+
+    def forget_agent(self, agent_id: AgentId) -> None:
+        """Forget all responses of an agent."""
+        for response_id in self._by_agent.pop(agent_id, ()):
+            self._drop(response_id)
+        if self._archive is not None:
+            self._archive.delete_agent(agent_id)
+
+
+def _size(response: StoredResponse) -> int:
+    return len(response.document) + sum(_ITEM_BYTES + len(item.document) for item in response.items)

@@ -1,0 +1,227 @@
+"""Responses that clients go on from by id: over restarts, item by item, counted and compacted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from semanticd.adapters.disk.responses.archive import DiskResponseArchive
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.application.services.stored_responses import StoredResponses
+from semanticd.domain.chat import ChatPrompt, Message
+from semanticd.domain.errors import PromptTooLongError
+from semanticd.domain.generation import GenerationRequest, ThinkingDelta
+from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.generator import ScriptedGenerator, ScriptedStream, call_script
+from tests.fakes.http_server import serving
+from tests.fakes.http_services import make_services
+from tests.fakes.telemetry import ManualClock, RecordingLog
+
+PNG = "data:image/png;base64," + "A" * 1000
+
+
+@contextmanager
+def daemon(path: Path, generator: ScriptedGenerator) -> Iterator[AsgiClient]:
+    """Serve with what is stored in a file; leaving it is a stop."""
+    archive = DiskResponseArchive.open(path, clock=ManualClock(), log=RecordingLog())
+    services = make_services(generator, responses=StoredResponses(archive=archive), wall=ManualClock().wall)
+    try:
+        yield AsgiClient(create_app(services, HttpConfig()))
+    finally:
+        archive.close()
+
+
+class SmallGenerator(ScriptedGenerator):
+    """Has room for 1,500 characters."""
+
+    async def open(self, request: GenerationRequest) -> ScriptedStream:
+        """Refuse what is longer."""
+        assert isinstance(request.prompt, ChatPrompt)
+        size = sum(len(message.text) for message in request.prompt.messages)
+        if size > 1500:
+            raise PromptTooLongError(num_tokens=size, maximum=1500)
+        return await ScriptedGenerator.open(self, request)
+
+
+def prompt_of(generator: ScriptedGenerator) -> tuple[Message, ...]:
+    prompt = generator.requests[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt.messages
+
+
+def body(text: Any, **fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "input": text, **fields}
+
+
+async def test_a_conversation_goes_on_by_id_and_by_item_after_a_restart(tmp_path: Path) -> None:
+    script = [ThinkingDelta("hm"), "Hello", *call_script("weather", {"city": "Oslo"})]
+    generator = ScriptedGenerator(script)
+    with daemon(tmp_path / "r.sqlite", generator) as before:
+        first = (await before.post("/v1/responses", body("weather?", user="ann"))).json
+        shown = await before.get(f"/v1/responses/{first['id']}")
+        assert shown.json == first
+    with daemon(tmp_path / "r.sqlite", generator) as after:
+        assert (await after.get(f"/v1/responses/{first['id']}")).json == first
+        result = [{"type": "function_call_output", "call_id": "call_1", "output": "cold"}]
+        again = body(result, previous_response_id=first["id"])
+        assert (await after.post("/v1/responses", again)).status == 200
+        messages = prompt_of(generator)
+        assert [message.role for message in messages] == ["user", "assistant", "tool"]
+        assert len(messages[1].parts) == 3
+        assert generator.requests[-1].agent_id == "ann"
+        by_reference = [
+            {"role": "user", "content": "weather?"},
+            *({"type": "item_reference", "id": item["id"]} for item in first["output"]),
+            *result,
+        ]
+        assert (await after.post("/v1/responses", body(by_reference, store=False))).status == 200
+        assert prompt_of(generator) == messages
+        assert (await after.send("DELETE", f"/v1/responses/{first['id']}")).status == 200
+    with daemon(tmp_path / "r.sqlite", generator) as again_after:
+        assert (await again_after.get(f"/v1/responses/{first['id']}")).status == 404
+        refused = await again_after.post("/v1/responses", body("x", previous_response_id=first["id"]))
+        assert refused.json["error"]["code"] == "previous_response_not_found"
+
+
+async def test_what_a_response_answered_is_listed_in_pages(tmp_path: Path) -> None:
+    generator = ScriptedGenerator(("Hello",))
+    content = [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": PNG}]
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        talk = [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": "ok"},
+            {"role": "user", "content": "hi"},
+        ]
+        first = (await asked.post("/v1/responses", body(talk))).json
+        second = (await asked.post("/v1/responses", body("more", previous_response_id=first["id"]))).json
+        path = f"/v1/responses/{second['id']}/input_items"
+        listed = (await asked.get(f"{path}?order=asc")).json
+        assert [item["role"] for item in listed["data"]] == ["user", "assistant", "user", "assistant", "user"]
+        assert listed["data"][0]["content"][0] == {"type": "input_text", "text": "see"}
+        assert listed["data"][0]["content"][1]["image_url"] is None, "what cannot be read is not stored"
+        assert listed["data"][3]["id"] == first["output"][0]["id"]
+        assert not listed["has_more"]
+        ids = [item["id"] for item in listed["data"]]
+        assert (listed["first_id"], listed["last_id"]) == (ids[0], ids[-1])
+        newest = (await asked.get(f"{path}?limit=2")).json
+        assert ([item["id"] for item in newest["data"]], newest["has_more"]) == (ids[:2:-1], True)
+        rest = (await asked.get(f"{path}?limit=100&after={newest['last_id']}")).json
+        assert [item["id"] for item in rest["data"]] == ids[2::-1]
+        upto = (await asked.get(f"{path}?order=asc&before={ids[1]}")).json
+        assert [item["id"] for item in upto["data"]] == ids[:1]
+        again = (await asked.post("/v1/responses", body(talk))).json
+        same = (await asked.get(f"/v1/responses/{again['id']}/input_items?order=asc")).json
+        assert [item["id"] for item in same["data"]] == ids[:3], "equal items at equal places have equal ids"
+        by_input = body([{"type": "item_reference", "id": ids[0]}, {"role": "user", "content": "?"}])
+        assert (await asked.post("/v1/responses", by_input)).status == 200
+        assert prompt_of(generator)[0].text.startswith("see\n[image omitted")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=x", "limit"),
+        ("limit=" + "9" * 5000, "limit"),
+        ("order=up", "order"),
+        ("after=msg_nowhere", "after"),
+        ("before=msg_nowhere", "before"),
+    ],
+)
+async def test_a_page_that_cannot_be_is_refused(query: str, param: str, tmp_path: Path) -> None:
+    with daemon(tmp_path / "r.sqlite", ScriptedGenerator()) as asked:
+        first = (await asked.post("/v1/responses", body("hi"))).json
+        refused = await asked.get(f"/v1/responses/{first['id']}/input_items?{query}")
+        assert (refused.status, refused.json["error"]["param"]) == (400, param)
+        assert (await asked.get("/v1/responses/resp_no/input_items")).status == 404
+
+
+async def test_a_prompts_tokens_are_counted_without_an_answer(tmp_path: Path) -> None:
+    generator = ScriptedGenerator()
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        first = (await asked.post("/v1/responses", body("hi"))).json
+        num_requests = len(generator.requests)
+        for fields in ({"model": "tiny"}, {}):
+            counted = await asked.post("/v1/responses/input_tokens", {**fields, "input": "hello there"})
+            assert counted.json["object"] == "response.input_tokens"
+            assert counted.json["input_tokens"] > 0
+        more = {"input": "hello there", "previous_response_id": first["id"]}
+        longer = await asked.post("/v1/responses/input_tokens", more)
+        assert longer.json["input_tokens"] > counted.json["input_tokens"]
+        assert len(generator.requests) == num_requests
+        assert (await asked.post("/v1/responses/input_tokens", {})).status == 400
+
+
+async def test_a_conversation_is_compacted_into_what_the_user_said_and_a_sealed_summary(
+    tmp_path: Path,
+) -> None:
+    generator = ScriptedGenerator(("The sum.",))
+    talk = [
+        {"role": "user", "content": "mend it"},
+        {"role": "assistant", "content": "done"},
+        {"role": "user", "content": "and test it"},
+    ]
+    tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        made = await asked.post("/v1/responses/compact", body(talk, tools=tools, instructions="Be brief."))
+        assert (made.status, made.json["object"]) == (200, "response.compaction")
+        assert [message.text for message in prompt_of(generator)[:4]] == [
+            "Be brief.",
+            "mend it",
+            "done",
+            "and test it",
+        ]
+        prompt = generator.requests[-1].prompt
+        assert isinstance(prompt, ChatPrompt)
+        assert (len(prompt.tools), prompt.tool_choice.mode) == (1, "none"), "the beginning stays cached"
+        output = made.json["output"]
+        assert [item["type"] for item in output] == ["message", "message", "compaction"]
+        assert "The sum." not in made.content.decode()
+        assert made.json["usage"]["input_tokens"] > 0
+        onward = [*output, {"role": "user", "content": "go on"}]
+        assert (await asked.post("/v1/responses", body(onward))).status == 200
+        said = [message.text for message in prompt_of(generator)]
+        assert said[:2] == ["mend it", "and test it"]
+        assert said[2].endswith("The sum.")
+        assert said[3] == "go on"
+
+
+async def test_a_conversation_that_no_longer_fits_is_compacted_without_its_oldest_turns(
+    tmp_path: Path,
+) -> None:
+    generator = SmallGenerator(("The sum.",))
+    talk = [
+        item
+        for turn in range(10)
+        for item in ({"role": "user", "content": f"{turn} " * 60}, {"role": "assistant", "content": "ok"})
+    ]
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        made = await asked.post("/v1/responses/compact", body(talk))
+        assert made.status == 200
+        assert "turns_dropped=" in made.headers["x-semantic-adjusted"]
+
+
+def test_the_official_sdk_lists_counts_and_compacts(tmp_path: Path) -> None:
+    archive = DiskResponseArchive.open(tmp_path / "r.sqlite", clock=ManualClock(), log=RecordingLog())
+    services = make_services(responses=StoredResponses(archive=archive))
+    with (
+        serving(create_app(services, HttpConfig())) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as gpt,
+    ):
+        first = gpt.responses.create(model="tiny", input="hi")
+        second = gpt.responses.create(model="tiny", input="more", previous_response_id=first.id)
+        items = list(gpt.responses.input_items.list(second.id, limit=1, order="asc"))
+        assert [item.type for item in items] == ["message"] * 3
+        assert gpt.responses.input_tokens.count(model="tiny", input="hello").input_tokens > 0
+        compacted = gpt.responses.compact(model="tiny", input="hello")
+        assert compacted.output[-1].type == "compaction"
+        onward: Any = [item.model_dump(exclude_none=True) for item in compacted.output]
+        assert gpt.responses.create(model="tiny", input=onward).status == "completed"
+    archive.close()

@@ -1,0 +1,100 @@
+"""Responses outlive the process, each item is stored once, and the oldest make room."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.disk.responses.archive import DiskResponseArchive
+from semanticd.application.ports.response_archive import StoredItem, StoredResponse
+from semanticd.domain.errors import CacheError
+from semanticd.domain.ids import AgentId
+from tests.fakes.telemetry import ManualClock, RecordingLog
+
+DAY_S = 86_400.0
+NOW = 1_700_000_000.0
+"""Where the manual clock begins."""
+
+
+def opened(path: Path, clock: ManualClock | None = None, **more: float) -> DiskResponseArchive:
+    return DiskResponseArchive.open(path, clock=clock or ManualClock(), log=RecordingLog(), **more)  # type: ignore[arg-type]
+
+
+def response(name: str, *items: str, agent: str = "a", at: float = NOW, size: int = 10) -> StoredResponse:
+    """Return a response whose last item is its answer."""
+    made = tuple(StoredItem(f"item-{text}", text.encode() * size) for text in items)
+    return StoredResponse(name, AgentId(agent), at, b"{}", made, num_output=1)
+
+
+def test_a_response_is_the_same_after_a_restart_and_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    first = opened(path)
+    kept = [response("r1", "hi", "hello"), response("r2", "hi", "hello", "and?", "so", agent="b")]
+    nobody = replace(response("r3", "x"), agent_id=None)
+    for one in (*kept, nobody):
+        first.save(one)
+        assert first.load(one.response_id) == one, "readable while its saving waits"
+    first.close()
+    again = opened(path)
+    assert [again.load(one.response_id) for one in (*kept, nobody)] == [*kept, nobody]
+    assert again.item("item-and?") == b"and?" * 10
+    assert again.item("nothing") is again.load("nothing") is None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    again.close()
+
+
+def test_a_conversation_takes_the_room_of_its_items_and_goes_on_without_its_earlier_responses(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "responses.sqlite"
+    archive = opened(path)
+    texts = [f"turn {number}" for number in range(100)]
+    for number in range(1, 101):
+        archive.save(response(f"r{number}", *texts[:number], size=200))
+        assert archive.flush(60)
+    archive.close()
+    assert path.stat().st_size < 2 * 100 * len("turn 00") * 200
+    archive = opened(path)
+    for number in range(1, 100):
+        archive.delete(f"r{number}")
+    assert archive.flush(60)
+    last = archive.load("r100")
+    assert last is not None
+    assert len(last.items) == 100
+    archive.delete("r100")
+    assert archive.flush(60)
+    assert archive.item("item-turn 0") is None
+    archive.close()
+
+
+def test_the_oldest_go_where_there_are_too_many_bytes_or_days(tmp_path: Path) -> None:
+    clock = ManualClock()
+    archive = opened(tmp_path / "r.sqlite", clock, max_bytes=400_000, max_age_days=30)
+    for number in range(100):
+        archive.save(response(f"r{number}", f"{number:04}", at=clock.wall() + number, size=5_000))
+        assert archive.flush(60)
+    assert archive.load("r0") is None
+    assert archive.load("r99") is not None
+    clock.advance(31 * DAY_S)
+    archive.save(response("new", "new", at=clock.wall()))
+    assert archive.flush(60)
+    archive.save(response("newer", "newer", at=clock.wall()))
+    assert archive.flush(60)
+    assert archive.load("new") is not None
+    assert archive.load("r90") is None
+    archive.close()
+
+
+def test_a_damaged_database_is_set_aside_and_an_unusable_place_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    archive = opened(path)
+    archive.save(response("r1", "hi"))
+    assert archive.load("r1") is not None
+    archive.close()
+    assert path.with_name("r.sqlite.damaged").exists()
+    with pytest.raises(CacheError, match="cannot open the responses' database"):
+        opened(tmp_path)
