@@ -20,6 +20,7 @@ from semanticd.control.errors import (
     ProtocolMismatchError,
     UntrustedSocketError,
 )
+from semanticd.control.messages import AGENT_CHANGES
 from semanticd.control.terminal_text import many_lines
 
 BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
@@ -29,6 +30,12 @@ CHANGE_ENDS = ("ready", "unloaded", "pulled", "failed")
 """Stages of a model after which the list of models is another."""
 BATCH = 256
 """Events taken before other work gets its turn."""
+
+
+def _topics(client: AsyncControlClient) -> list[str]:
+    """Return the topics to watch: agents as changes, where the daemon has them."""
+    agents = AGENT_CHANGES if AGENT_CHANGES in client.daemon.topics else "agents"
+    return [agents if topic == "agents" else topic for topic in STATE_TOPICS]
 
 
 class Connection:
@@ -89,7 +96,7 @@ class Connection:
         try:
             state = self._state
             state.begin(client.daemon)
-            states = await client.subscribe(STATE_TOPICS)
+            states = await client.subscribe(_topics(client))
             tokens = await client.subscribe(["tokens"])
             await self._first_poll(client)
             state.connection, state.reason = "connected", ""
@@ -109,6 +116,10 @@ class Connection:
         with contextlib.suppress(ControlError):
             state.take_recent_log(await client.call("log.recent"))
         await self._refresh_models(client)
+
+    async def _refresh_agents(self, client: AsyncControlClient) -> None:
+        with contextlib.suppress(ControlError):
+            self._state.take("agents", await client.call("agents.list"))
 
     async def _refresh_models(self, client: AsyncControlClient) -> None:
         with contextlib.suppress(ControlError):
@@ -130,6 +141,9 @@ class Connection:
         taken = 0
         async for event in events:
             self._state.take(event.event, event.data, event.dropped)
+            if event.dropped and event.event == "agents" and self._client is not None:
+                # Rows that changed may be among what was lost.
+                await self._refresh_agents(self._client)
             self._state.last_heard_at = self._clock()
             self._on_change()
             client = self._client

@@ -132,6 +132,8 @@ class WatchState:
     status: StatusResult = _NOTHING_HEARD
     """The last status; all defaults before the first."""
     agents: tuple[AgentRow, ...] = ()
+    num_agents: int = 0
+    """Agents that the daemon knows; its events hold those used last."""
     requests: tuple[RequestRow, ...] = ()
     models: tuple[ModelRow, ...] = ()
     blocks: list[tuple[str, int]] | None = None
@@ -176,13 +178,26 @@ class WatchState:
         elif event == "status":
             self.status = read(StatusResult, data)
         elif event == "agents":
-            self.agents = read_all(AgentRow, data.get("agents"))
+            self._take_agents(data)
         elif event == "requests":
             self.requests = read_all(RequestRow, data.get("requests"))
         elif event == "model":
             self._take_change(data)
         elif event == "log":
             self._take_log(read(LogEvent, data))
+
+    def _take_agents(self, data: Facts) -> None:
+        """Take the whole list, or what changed of it."""
+        rows = read_all(AgentRow, data.get("agents"))
+        if data.get("changes"):
+            news = {row.id: row for row in rows}
+            gone = {*news, *map(str, data.get("removed") or ())}
+            kept = (row for row in self.agents if row.id not in gone)
+            # As the daemon lists them: most recently used first.
+            rows = tuple(sorted((*news.values(), *kept), key=lambda row: -row.last_used_at))
+        self.agents = rows
+        number = data.get("num_agents")
+        self.num_agents = number if isinstance(number, int) else len(rows)
 
     def begin(self, daemon: HelloResult) -> None:
         """A connection begins: what was dropped before is of no interest, another process has another history."""

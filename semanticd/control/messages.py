@@ -32,12 +32,15 @@ FEATURES: Final = (
 )
 """What this daemon can do beyond the commands themselves; clients test for membership, never for order."""
 
-TOPICS: Final = ("status", "agents", "tokens", "requests", "models", "log")
+AGENT_CHANGES: Final = "agents.changes"
+
+TOPICS: Final = ("status", "agents", AGENT_CHANGES, "tokens", "requests", "models", "log")
 """What can be subscribed to."""
 
 EVENT_NAMES: Final[Mapping[str, str]] = {
     "status": "status",
     "agents": "agents",
+    AGENT_CHANGES: "agents",
     "tokens": "token",
     "requests": "requests",
     "models": "model",

@@ -35,6 +35,16 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentPlace:
+    """An agent's block table, its share of RAM, and the agents that share blocks with it: some by name, all counted."""
+
+    table: tuple[BlockHash, ...]
+    share: HotShare
+    sharing: tuple[AgentId, ...]
+    num_sharing: int
+
+
+@dataclass(frozen=True, slots=True)
 class HotShare:
     """What an agent has in RAM: hot blocks, their bytes, and of these the bytes that other agents hold too."""
 
@@ -448,6 +458,20 @@ class BlockPool:
             if agent is not None and agent not in seen and block_hash in self._entries:
                 seen.add(agent)
                 yield agent
+
+    def places(self, agents: Iterable[AgentId], *, max_sharing: int) -> list[AgentPlace]:
+        """Return where these agents' blocks are, each with at most `max_sharing` of those that share them."""
+        sharing: dict[BlockHash, list[AgentId]] = {}
+        found = []
+        for agent in agents:
+            table = self.table(agent)
+            # A table is a chain: an agent that shares any of its blocks shares the first one.
+            if table and table[0] not in sharing:
+                sharing[table[0]] = sorted(self._holders[table[0]])
+            others = sharing[table[0]] if table else []
+            named = [one for one in others[: max_sharing + 1] if one != agent][:max_sharing]
+            found.append(AgentPlace(table, self.share(agent), tuple(named), max(len(others) - 1, 0)))
+        return found
 
     def share(self, agent: AgentId) -> HotShare:
         """Return what the agent has in RAM."""

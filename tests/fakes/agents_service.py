@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ from semanticd.application.services.agent_export import AgentExport
 from semanticd.application.services.agent_facts import (
     AgentDetails,
     AgentFacts,
+    AgentList,
+    AgentTotals,
+    AgentUpdate,
     CacheHistory,
     DeletedAgent,
     EvictedAgent,
     ImportedAgent,
     ShownMessage,
     TurnReport,
+    WatchedAgents,
     turn_facts,
 )
 from semanticd.application.services.savings import SavedFacts
 from semanticd.domain.agent import AgentConfig
+from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.errors import AgentNotFoundError, ConflictError
 from semanticd.domain.ids import AgentId
 from tests.fakes.agents import make_turn
@@ -64,12 +70,13 @@ class FakeAgents:
 
     def __init__(self, *ids: str) -> None:
         """Begin with these agents, each with three turns in RAM."""
-        self.by_id = {one: agent_facts(one, state="hot", tier="hot", num_turns=3) for one in ids}
+        self.by_id = {AgentId(one): agent_facts(one, state="hot", tier="hot", num_turns=3) for one in ids}
         self.pinned_for: list[float | None] = []
+        self._watch = FakeWatch(self.by_id)
 
     def _row(self, agent_id: str) -> AgentFacts:
         try:
-            return self.by_id[agent_id]
+            return self.by_id[AgentId(agent_id)]
         except KeyError:
             raise AgentNotFoundError(f"no agent has the id {agent_id!r}") from None
 
@@ -79,7 +86,7 @@ class FakeAgents:
 
     def _change(self, agent_id: str, **changes: Any) -> AgentFacts:
         changed = replace(self._row(agent_id), **changes)
-        self.by_id[agent_id] = changed
+        self.by_id[AgentId(agent_id)] = changed
         return changed
 
     async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
@@ -138,7 +145,7 @@ class FakeAgents:
     async def delete(self, agent_id: str) -> DeletedAgent:
         """Forget the row."""
         row = self._row(agent_id)
-        del self.by_id[agent_id]
+        del self.by_id[AgentId(agent_id)]
         return DeletedAgent(row.id, deleted=True, freed_bytes=0)
 
     async def export(self, agent_id: str, path: str) -> AgentExport:
@@ -154,6 +161,56 @@ class FakeAgents:
         made = self._add(agent_facts(name, state="warm", tier="warm"))
         return ImportedAgent(made, num_imported_blocks=0, num_file_blocks=0)
 
+    async def page(self, query: AgentQuery) -> AgentList:
+        """Return the rows that the query wants, in the order in which they came."""
+        rows = [row for row in self.by_id.values() if query.name is None or query.name in row.id]
+        ids: list[str] = [row.id for row in rows]
+        if query.after is not None and query.after not in ids:
+            raise AgentNotFoundError(f"no agent has the id {query.after!r}")
+        rest = rows[ids.index(query.after) + 1 :] if query.after is not None else rows
+        page = rest[: query.limit]
+        return AgentList(tuple(page), len(rows), page[-1].id if len(rest) > len(page) else None)
+
+    async def totals(self) -> AgentTotals:
+        """Return the sum of the rows."""
+        rows = self.by_id.values()
+        return AgentTotals(
+            num_agents=len(rows),
+            by_state=dict(Counter(row.state for row in rows)),
+            num_pinned=sum(row.pinned for row in rows),
+            num_tokens=sum(row.num_tokens for row in rows),
+            num_turns=sum(row.num_turns for row in rows),
+        )
+
+    @property
+    def watch(self) -> FakeWatch:
+        """What watchers are sent."""
+        return self._watch
+
     async def list(self) -> list[AgentFacts]:
         """Return all rows."""
         return list(self.by_id.values())
+
+
+class FakeWatch:
+    """Compares rows with those of the last look."""
+
+    def __init__(self, by_id: dict[AgentId, AgentFacts]) -> None:
+        """Watch these rows."""
+        self._by_id = by_id
+        self._known: dict[AgentId, AgentFacts] = {}
+
+    async def whole(self) -> WatchedAgents:
+        """Return all rows."""
+        return WatchedAgents(tuple(self._by_id.values()), len(self._by_id))
+
+    async def look(self) -> AgentUpdate | None:
+        """Return what differs from the last look."""
+        before, self._known = self._known, dict(self._by_id)
+        news = tuple(row for one, row in self._known.items() if before.get(one) != row)
+        removed = tuple(one for one in before if one not in self._known)
+        return AgentUpdate(news, removed, len(self._known)) if news or removed else None
+
+    def stop(self) -> None:
+        """Forget what was seen."""
+        self._known = {}

@@ -20,6 +20,14 @@ from semanticd.application.ports.warm_store import (
     WriteResult,
 )
 from semanticd.domain.agent import Agent
+from semanticd.domain.agent_summary import (
+    AgentQuery,
+    AgentSummary,
+    SummaryPage,
+    page_of,
+    sort_key,
+    summary_of,
+)
 from semanticd.domain.block import Block
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 
@@ -343,6 +351,36 @@ class MemoryAgentArchive:
         """Return the most recently used readable agents, newest first."""
         readable = [agent for agent_id in self.ids() if (agent := self.load(agent_id)) is not None]
         return readable[:max_agents]
+
+    def page(self, query: AgentQuery) -> SummaryPage:
+        """Return the summaries of a page of agents."""
+        cursor = None if query.after is None else self.summary(query.after)
+        after = None if cursor is None else sort_key(cursor, query.order)
+        return page_of(map(summary_of, self._agents.values()), query, after=after)
+
+    def summary(self, agent_id: AgentId) -> AgentSummary | None:
+        """Return an agent's summary, or None if it is not there."""
+        agent = self._agents.get(agent_id)
+        return None if agent is None else summary_of(agent)
+
+    def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
+        """Return the block tables of these agents."""
+        return {name: self._agents[name].block_table for name in agents if name in self._agents}
+
+    def first_blocks(self) -> dict[AgentId, BlockHash | None]:
+        """Return each agent's first block."""
+        return {name: next(iter(agent.block_table), None) for name, agent in self._agents.items()}
+
+    def expired(self, now: float, *, limit: int) -> list[AgentId]:
+        """Return agents whose time to live is over, at most `limit`."""
+        ends = {name: agent.expires_at() for name, agent in self._agents.items()}
+        return [name for name, end in ends.items() if end is not None and end <= now][:limit]
+
+    def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
+        """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
+        anonymous = [agent_id for agent_id in self.ids() if self._agents[agent_id].anonymous]
+        unused = [name for name in anonymous if self._agents[name].last_used_at <= used_before]
+        return list(dict.fromkeys([*unused, *anonymous[max_agents:]]))[:limit]
 
     def pinned(self) -> list[Agent]:
         """Return the readable agents that are or were pinned, oldest use first."""

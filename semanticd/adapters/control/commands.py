@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from semanticd.adapters.control.arguments import Argument, ArgumentError
 from semanticd.adapters.control.services import Facts, Services
 from semanticd.application.services.plain import plain
+from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.errors import DaemonError
 
 _T = TypeVar("_T")
@@ -136,10 +137,35 @@ async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
     return need(context.services.history, "the history").facts(step_s=args["step_s"], after=args["after"])
 
 
-@command("agents.list")
+@command(
+    "agents.list",
+    Argument("limit", "integer", "length of a page; all if absent", default=None, minimum=1),
+    Argument("after", meaning="the last agent of the page before", default=None),
+    Argument(
+        "order",
+        meaning="what comes first",
+        choices=("used", "created", "tokens", "turns", "name"),
+        default="used",
+    ),
+    Argument("name", meaning="only ids that hold this text", default=None),
+    Argument("model", meaning="only agents of this model", default=None),
+    Argument(
+        "pinned", "flag", "only agents that are pinned, or were for a time; false: the others", default=None
+    ),
+    Argument("anonymous", "flag", "only agents without a name of their own; false: the others", default=None),
+)
 async def agents_list(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """All agents, most recently used first."""
-    return {"agents": await need(context.services.agents, "the engine").list()}
+    """Agents, most recently used first, and where the next page begins."""
+    query = AgentQuery(
+        limit=args["limit"],
+        after=args["after"],
+        order=args["order"],
+        name=args["name"],
+        model_id=args["model"],
+        anonymous=args["anonymous"],
+        pinned=args["pinned"],
+    )
+    return await need(context.services.agents, "the engine").page(query)
 
 
 @command("agents.show", _AGENT)

@@ -253,6 +253,11 @@ class Connection:
                     await self._send(m.Event(m.EVENT_NAMES[topic], sub, data))
             while True:
                 topic, data, num_dropped = await subscription.next()
+                if num_dropped and m.AGENT_CHANGES in topics:
+                    # What changed may be among what was lost: it begins with all of them again.
+                    whole = await take_snapshot(self._services, m.AGENT_CHANGES, log=self._log)
+                    if whole is not None:
+                        await self._send(m.Event(m.EVENT_NAMES[m.AGENT_CHANGES], sub, whole))
                 await self._send(m.Event(m.EVENT_NAMES.get(topic, topic), sub, data, num_dropped))
 
     # Sending.

@@ -1,4 +1,8 @@
-"""Topics that show a state rather than a happening: their events hold the whole of it, at an interval while watched."""
+"""Topics that show a state rather than a happening, at an interval while watched.
+
+Their events hold the whole state, except those of `agents.changes`: the first one holds the agents used last, those
+that follow hold what changed.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from semanticd.adapters.control.services import Facts, Services
+from semanticd.adapters.control.services import EventsHub, Facts, Services
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.services.plain import plain
+from semanticd.control.messages import AGENT_CHANGES
 
 
 async def _status(services: Services) -> object:
@@ -16,7 +21,7 @@ async def _status(services: Services) -> object:
 
 
 async def _agents(services: Services) -> object:
-    return {"agents": await services.agents.list()} if services.agents else None
+    return await services.agents.watch.whole() if services.agents else None
 
 
 async def _requests(services: Services) -> object:
@@ -26,6 +31,7 @@ async def _requests(services: Services) -> object:
 SNAPSHOTS: Final[Mapping[str, Callable[[Services], Awaitable[object]]]] = {
     "status": _status,
     "agents": _agents,
+    AGENT_CHANGES: _agents,
     "requests": _requests,
 }
 
@@ -45,7 +51,8 @@ async def publish_snapshots(services: Services, *, interval_s: float, log: Log) 
     last: dict[str, Facts | None] = {}
     while services.events is not None:
         await asyncio.sleep(interval_s)
-        for topic in SNAPSHOTS:
+        await _publish_agents(services, services.events, log=log)
+        for topic in ("status", "requests"):
             if not services.events.wanted(topic):
                 last.pop(topic, None)
                 continue
@@ -53,3 +60,22 @@ async def publish_snapshots(services: Services, *, interval_s: float, log: Log) 
             if data is not None and (topic == "status" or data != last.get(topic)):
                 services.events.publish(topic, data)
                 last[topic] = data
+
+
+async def _publish_agents(services: Services, events: EventsHub, *, log: Log) -> None:
+    """Publish the agents that changed, and all of them to those who want it so."""
+    if services.agents is None:
+        return
+    watch = services.agents.watch
+    if not events.wanted("agents") and not events.wanted(AGENT_CHANGES):
+        watch.stop()
+        return
+    try:
+        update = await watch.look()
+        if update is None:
+            return
+        events.publish(AGENT_CHANGES, plain(update))
+        if events.wanted("agents"):
+            events.publish("agents", plain(await watch.whole()))
+    except Exception as error:  # noqa: BLE001 (one failed look must not end the others' subscriptions)
+        log.warning("snapshot_failed", topic="agents", reason=repr(error))

@@ -24,7 +24,7 @@ from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_chain import BlockChain
-from semanticd.domain.block_pool import BlockPool, HotBlock, HotUse, PoolLedger
+from semanticd.domain.block_pool import AgentPlace, BlockPool, HotBlock, HotUse, PoolLedger
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
@@ -353,6 +353,9 @@ class AgentCacheStore:
             for block, reason in self._writes.ended(names):
                 self._remove(block, reason)
             more = self._writes.has_leaving
+            for name in names:
+                for agent_id in self.pool.holders(name):
+                    self.pool.changes.note(agent_id)
         self._writes_ended = True
         if result.num_refused:
             self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
@@ -611,6 +614,16 @@ class AgentCacheStore:
         with self.lock:
             return self.pool.agent_bytes(agent_id) if self.pool.is_pinned_agent(agent_id) else 0
 
+    def places(self, agents: Sequence[AgentId], *, max_sharing: int) -> list[AgentPlace]:
+        """Return where these agents' blocks are, as far as the agents are in memory; callable from any thread."""
+        with self.lock:
+            return self.pool.places(agents, max_sharing=max_sharing)
+
+    def hot_agents(self) -> list[AgentId]:
+        """Return the agents that hold hot blocks; callable from any thread."""
+        with self.lock:
+            return self.pool.hot_agents()
+
     def hot_use(self, agent_id: AgentId, table: Sequence[BlockHash]) -> HotUse:
         """Return what of an agent's table is hot, and with which agents it is shared; callable from any thread."""
         with self.lock:
@@ -643,6 +656,10 @@ class AgentCacheStore:
     def warm_bytes(self, table: Sequence[BlockHash]) -> int:
         """Return the tensor bytes of a table's blocks that are on disk."""
         return 0 if self._warm is None else sum(self._warm.block_bytes(table).values())
+
+    def stored(self, names: Iterable[BlockHash]) -> set[BlockHash]:
+        """Return those of these blocks that are on disk. Asks the index."""
+        return set() if self._warm is None else set(self._warm.block_bytes(list(names)))
 
     def check_blocks(self, number: int) -> None:
         """Check the next `number` hot blocks, all of them in turn; raises `AssertionError` when something disagrees."""

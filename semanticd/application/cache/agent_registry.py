@@ -6,7 +6,7 @@ Callable from any thread; `lock` is the cache store's, so that agents and blocks
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,14 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.telemetry import Clock
 from semanticd.domain.agent import Agent, AgentConfig
+from semanticd.domain.agent_summary import (
+    AgentQuery,
+    AgentSummary,
+    SummaryPage,
+    page_of,
+    sort_key,
+    summary_of,
+)
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
@@ -59,7 +67,7 @@ class AgentRegistry:
         return agent.salt if agent is not None else ""
 
     def find(self, agent_id: AgentId) -> Agent | None:
-        """Return the agent, from memory or the archive."""
+        """Return the agent for use, from memory, or from the archive; then it stays in memory."""
         with self.lock:
             agent = self._agents.get(agent_id)
             if agent is None and self._archive is not None:
@@ -68,13 +76,77 @@ class AgentRegistry:
                     self._remember(agent)
             return agent
 
+    # Looking: nothing comes into memory, nothing counts as used.
+
+    def peek(self, agent_id: AgentId) -> Agent:
+        """Return the agent to look at; raises `AgentNotFoundError`. May read the archive: not on the event loop."""
+        with self.lock:
+            agent = self._agents.get(agent_id)
+        if agent is None and self._archive is not None:
+            agent = self._archive.load(agent_id)
+        if agent is None:
+            raise _not_found(agent_id)
+        return agent
+
+    def is_known(self, agent_id: AgentId) -> bool:
+        """Whether there is such an agent."""
+        return self.summary(agent_id) is not None
+
+    def is_in_memory(self, agent_id: AgentId) -> bool:
+        """Whether the agent's record is in memory."""
+        return agent_id in self._agents
+
+    def summary(self, agent_id: AgentId) -> AgentSummary | None:
+        """Return the agent in numbers, or None."""
+        with self.lock:
+            agent = self._agents.get(agent_id)
+        if agent is not None:
+            return summary_of(agent)
+        return None if self._archive is None else self._archive.summary(agent_id)
+
+    def page(self, query: AgentQuery) -> SummaryPage:
+        """Return a page of agents; raises `AgentNotFoundError` when the page before ended with an unknown agent."""
+        if query.after is not None and not self.is_known(query.after):
+            raise _not_found(query.after)
+        if self._archive is not None:
+            return self._archive.page(query)
+        with self.lock:
+            known = [summary_of(agent) for agent in self._agents.values()]
+        cursor = None if query.after is None else self.summary(query.after)
+        return page_of(known, query, after=None if cursor is None else sort_key(cursor, query.order))
+
+    def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
+        """Return the archived block tables of these agents."""
+        return {} if self._archive is None else self._archive.block_tables(agents)
+
+    def first_blocks(self) -> dict[AgentId, BlockHash | None]:
+        """Return every agent's first block."""
+        if self._archive is not None:
+            return self._archive.first_blocks()
+        with self.lock:
+            return {one: next(iter(agent.block_table), None) for one, agent in self._agents.items()}
+
+    def take_changes(self) -> set[AgentId] | None:
+        """Return the agents that changed since the last call; None: all may have."""
+        with self.lock:
+            return self._store.pool.changes.take()
+
+    def expired(self, *, limit: int) -> list[AgentId]:
+        """Return agents whose time to live is over, in memory or not, at most `limit`. Asks the archive."""
+        now = self._clock.wall()
+        if self._archive is not None:
+            return self._archive.expired(now, limit=limit)
+        with self.lock:
+            ends = {one: agent.expires_at() for one, agent in self._agents.items()}
+        return [one for one, end in ends.items() if end is not None and end <= now][:limit]
+
+    # Using.
+
     def get(self, agent_id: AgentId) -> Agent:
         """Return the agent; raises `AgentNotFoundError` when there is none."""
         agent = self.find(agent_id)
         if agent is None:
-            raise AgentNotFoundError(
-                f"no agent has the id {agent_id!r}; list them with `semanticd agents list`"
-            )
+            raise _not_found(agent_id)
         return agent
 
     def holder(
@@ -134,11 +206,12 @@ class AgentRegistry:
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent everywhere."""
         with self.lock:
+            if self._archive is not None:
+                self._archive.delete(agent_id)
             agent = self._agents.pop(agent_id, None)
             if agent is not None:
                 self._forget_private(agent.salt)
-        if self._archive is not None:
-            self._archive.delete(agent_id)
+            self._store.pool.changes.note(agent_id)
 
     def recent(self) -> list[Agent]:
         """Return the agents in memory, most recently used first."""
@@ -163,6 +236,7 @@ class AgentRegistry:
                     self._store.is_kept(agent.agent_id) and not kept
                 ):
                     self._store.set_table(agent.agent_id, agent.block_table, pinned=pinned, kept=kept)
+                    self._store.pool.changes.note(agent.agent_id)
 
     def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
         """Return the agent's blocks and snapshots that no other agent holds, in memory or archived.
@@ -178,6 +252,7 @@ class AgentRegistry:
     def _remember(self, agent: Agent) -> None:
         self._agents[agent.agent_id] = agent
         self._agents.move_to_end(agent.agent_id)
+        self._store.pool.changes.note(agent.agent_id)
         now = self._clock.wall()
         self._store.set_table(
             agent.agent_id, agent.block_table, pinned=agent.is_pinned(now), kept=agent.is_kept(now)
@@ -197,6 +272,10 @@ class AgentRegistry:
         if salt and all(agent.salt != salt for agent in self._agents.values()):
             for key in [key for key in self._transcripts if key[1] == salt]:
                 del self._transcripts[key]
+
+
+def _not_found(agent_id: AgentId) -> AgentNotFoundError:
+    return AgentNotFoundError(f"no agent has the id {agent_id!r}; list them with `semanticd agents list`")
 
 
 def renamed(agent: Agent, agent_id: AgentId, *, now: float) -> Agent:

@@ -58,12 +58,12 @@ class Chat:
             SemanticError: The request was not admitted, or failed.
         """
         try:
-            agent = self._agents.agent(agent_id)
+            agent = await self._agents.agent(agent_id)
         except AgentNotFoundError:
             await self._agents.create(agent_id, AgentConfig())
-            agent = self._agents.agent(agent_id)
+            agent = await self._agents.agent(agent_id)
         if fork:
-            agent = self._agents.agent((await self._agents.fork(agent_id)).id)
+            agent = await self._agents.agent((await self._agents.fork(agent_id)).id)
         prompt = await self._prompt(agent, text)
         request = GenerationRequest(
             RequestId(f"say-{secrets.token_hex(8)}"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from semanticd.domain.agent import Agent
+from semanticd.domain.agent_summary import AgentQuery, AgentSummary, SummaryPage
 from semanticd.domain.ids import AgentId, BlockHash
 
 
@@ -19,6 +21,24 @@ class AgentArchive(Protocol):
 
     def load_recent(self, *, max_agents: int) -> list[Agent]:
         """Return the most recently used agents, newest first."""
+
+    def page(self, query: AgentQuery) -> SummaryPage:
+        """Return the summaries of a page of agents; a cursor whose agent is gone begins at the first."""
+
+    def summary(self, agent_id: AgentId) -> AgentSummary | None:
+        """Return an agent's summary, or None if it is not there or cannot be read."""
+
+    def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
+        """Return the block tables of these agents."""
+
+    def first_blocks(self) -> dict[AgentId, BlockHash | None]:
+        """Return each agent's first block."""
+
+    def expired(self, now: float, *, limit: int) -> list[AgentId]:
+        """Return agents whose time to live is over, at most `limit`."""
+
+    def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
+        """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
 
     def pinned(self) -> list[Agent]:
         """Return the agents that are pinned, for good or until some time (past or not), oldest use first."""

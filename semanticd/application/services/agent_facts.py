@@ -9,7 +9,7 @@ from typing import Any, Literal
 from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
 from semanticd.application.services.savings import SavedFacts
 from semanticd.application.services.waits import Reason as WaitReason
-from semanticd.domain.agent import Agent, AgentState, Turn
+from semanticd.domain.agent import AgentState, Turn
 from semanticd.domain.chat import Message, Part, Role, TextPart, ThinkingPart, ToolCallPart
 from semanticd.domain.generation import CacheMiss, CacheTier, Priority
 from semanticd.domain.ids import AgentId, RequestId
@@ -47,7 +47,7 @@ class AgentFacts:
     kept: bool
     """Whether a client asked to keep its blocks: they are evicted after those of others."""
     shared_with: tuple[AgentId, ...]
-    """Agents that hold some of its hot blocks too."""
+    """Agents in memory that hold some of its blocks too, sixteen at most; `num_shared_with` counts them all."""
     num_shared_with: int
     num_errors: int
     """Requests that failed or were refused since the start."""
@@ -56,25 +56,42 @@ class AgentFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class LastUse:
-    """An agent's last turn in numbers; None where there was no turn, or nothing to divide by."""
+class AgentList:
+    """A page of agents: `num_agents` are in the whole list, the next page begins after `next` (None: there is none)."""
 
-    reuse_ratio: float | None = None
-    ttft_ms: float | None = None
-    tokens_per_s: float | None = None
+    agents: tuple[AgentFacts, ...]
+    num_agents: int
+    next: AgentId | None
 
 
-def last_use(agent: Agent) -> LastUse:
-    """Return the numbers of an agent's last turn."""
-    if not agent.turns:
-        return LastUse()
-    last = agent.turns[-1]
-    cache, decode_ms = last.cache, last.timings.decode_ms
-    return LastUse(
-        reuse_ratio=cache.cached_tokens / cache.prompt_tokens if cache.prompt_tokens else None,
-        ttft_ms=last.timings.ttft_ms,
-        tokens_per_s=1000.0 * last.completion_tokens / decode_ms if decode_ms else None,
-    )
+@dataclass(frozen=True, slots=True)
+class WatchedAgents:
+    """What a watcher begins with: the agents used last, of `num_agents`."""
+
+    agents: tuple[AgentFacts, ...]
+    num_agents: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUpdate:
+    """What changed since the last update: rows that are new or differ, and agents that are watched no more."""
+
+    agents: tuple[AgentFacts, ...]
+    removed: tuple[AgentId, ...]
+    num_agents: int
+    changes: bool = True
+    """Tells it from a whole list."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTotals:
+    """All agents in one sum."""
+
+    num_agents: int
+    by_state: Mapping[AgentState, int]
+    num_pinned: int
+    num_tokens: int
+    num_turns: int
 
 
 @dataclass(frozen=True, slots=True)

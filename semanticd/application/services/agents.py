@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
@@ -16,6 +18,8 @@ from semanticd.application.services.agent_export import AgentExport, AgentExport
 from semanticd.application.services.agent_facts import (
     AgentDetails,
     AgentFacts,
+    AgentList,
+    AgentTotals,
     CacheHistory,
     DeletedAgent,
     EvictedAgent,
@@ -23,22 +27,26 @@ from semanticd.application.services.agent_facts import (
     SharedBlocks,
     ShownMessage,
     TurnReport,
-    last_use,
     shown_message,
     turn_facts,
 )
+from semanticd.application.services.agent_rows import AgentRows
+from semanticd.application.services.agent_watch import AgentWatch
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.verdict import verdict
 from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.agent_name import checked_agent_id
+from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.chat import Message
 from semanticd.domain.errors import AgentNotFoundError, ConflictError, InvalidRequestError
-from semanticd.domain.generation import CacheTier
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Transcript
 
 _T = TypeVar("_T")
+
+_EXPIRED_AT_ONCE = 200
+"""Agents that one round of upkeep deletes, at most."""
 
 
 class AgentsService:
@@ -63,75 +71,39 @@ class AgentsService:
         self._exporter = exporter
         self._responses = responses
         self._waits = observations.waits
-        self._outcomes = observations.outcomes
         self._savings = observations.savings
+        self._rows = AgentRows(
+            engine=engine, agents=agents, store=store, observations=observations, clock=clock
+        )
+        self.watch = AgentWatch(rows=self._rows, agents=agents)
 
     async def _on_engine(self, function: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._engine.call(function))
 
     # Looking.
 
-    def rows(self, limit: int | None = None) -> list[AgentFacts]:
-        """Return the facts of the agents in memory, then of the archived ones, at most `limit`."""
-        recent = sorted(self._agents.recent(), key=lambda agent: agent.last_used_at, reverse=True)
-        rows = [self._row(agent) for agent in recent[:limit]]
-        known = {agent.agent_id for agent in recent}
-        for agent_id in self._agents.all_ids():
-            if limit is not None and len(rows) >= limit:
-                break
-            if agent_id not in known:
-                agent = self._agents.find(agent_id)
-                if agent is not None:
-                    rows.append(self._row(agent))
-        return rows
+    async def page(self, query: AgentQuery) -> AgentList:
+        """Return a page of agents' facts; raises `AgentNotFoundError` when the cursor is unknown."""
+        return await asyncio.to_thread(self._rows.page, query)
 
-    def _row(self, agent: Agent) -> AgentFacts:
-        hot = self._store.hot_use(agent.agent_id, agent.block_table)
-        tier, last = self._tier(agent, hot.num_blocks), last_use(agent)
-        return AgentFacts(
-            id=agent.agent_id,
-            anonymous=agent.anonymous,
-            model=agent.model_id,
-            num_tokens=agent.transcript.num_tokens,
-            num_turns=agent.num_turns,
-            created_at=agent.created_at,
-            last_used_at=agent.last_used_at,
-            priority=agent.config.priority,
-            ttl_s=agent.config.ttl_s,
-            last_reuse_ratio=last.reuse_ratio,
-            last_ttft_ms=last.ttft_ms,
-            last_tokens_per_s=last.tokens_per_s,
-            state="active" if self._is_active(agent.agent_id) else tier,
-            tier=tier,
-            num_blocks=len(agent.block_table),
-            num_hot_blocks=hot.num_blocks,
-            hot_bytes=hot.num_bytes,
-            own_hot_bytes=hot.num_bytes - hot.shared_bytes,
-            shared_hot_bytes=hot.shared_bytes,
-            warm_bytes=self._store.warm_bytes(agent.block_table),
-            pinned=agent.is_pinned(self._clock.wall()),
-            kept=agent.is_kept(self._clock.wall()),
-            shared_with=tuple(sorted(hot.sharing)),
-            num_shared_with=len(hot.sharing),
-            num_errors=self._outcomes.of_agent(agent.agent_id),
-            saved_s=self._savings.of_agent(agent.agent_id).saved_s,
-        )
+    async def totals(self) -> AgentTotals:
+        """Return all agents in one sum."""
+        return await asyncio.to_thread(self._rows.totals)
+
+    async def _row(self, agent: Agent) -> AgentFacts:
+        (row,) = await asyncio.to_thread(self._rows.of, [summary_of(agent)])
+        return row
 
     def _is_active(self, agent_id: str) -> bool:
         return any(one.submission.agent_id == agent_id for one in self._engine.running())
 
-    def _tier(self, agent: Agent, num_hot: int) -> CacheTier:
-        if num_hot:
-            return "hot"
-        return "warm" if self._store.warm_bytes(agent.block_table[:1]) else "cold"
-
-    def agent(self, agent_id: str) -> Agent:
-        """Return an agent as it is kept; raises `AgentNotFoundError`."""
-        return self._agents.get(AgentId(agent_id))
+    async def agent(self, agent_id: str) -> Agent:
+        """Return an agent as it is kept, without using it; raises `AgentNotFoundError`."""
+        return await asyncio.to_thread(self._agents.peek, AgentId(agent_id))
 
     async def require(self, agent_id: str) -> None:
         """Raise `AgentNotFoundError` unless the agent is known."""
-        if await asyncio.to_thread(self._agents.find, AgentId(agent_id)) is None:
+        if not await asyncio.to_thread(self._agents.is_known, AgentId(agent_id)):
             raise AgentNotFoundError(
                 f'no agent has the id {agent_id!r}; make it with POST /v1/agents and {{"id": "{agent_id}"}}, or look '
                 "for its name in GET /v1/agents"
@@ -139,15 +111,15 @@ class AgentsService:
 
     async def show(self, agent_id: str) -> AgentDetails:
         """Return one agent's facts, configuration and turns."""
-        agent = self._agents.get(AgentId(agent_id))
+        agent = await self.agent(agent_id)
         config = agent.config
         return AgentDetails(
-            agent=self._row(agent),
+            agent=await self._row(agent),
             system=config.system,
             tools=tuple(tool.name for tool in config.tools),
             metadata=config.metadata,
             turns=tuple(self._turn(turn) for turn in agent.turns),
-            sharing=self._sharing(agent),
+            sharing=await asyncio.to_thread(self._sharing, agent),
             savings=self._savings.of_agent(agent.agent_id).facts(),
         )
 
@@ -163,7 +135,7 @@ class AgentsService:
 
     async def why(self, agent_id: str) -> CacheHistory:
         """Return what its last requests reused, restored and computed, and why."""
-        agent = self._agents.get(AgentId(agent_id))
+        agent = await self.agent(agent_id)
         turns = tuple(self._turn(turn) for turn in agent.turns[-20:])
         return CacheHistory(agent.agent_id, turns[-1] if turns else None, turns)
 
@@ -174,7 +146,7 @@ class AgentsService:
 
     async def messages(self, agent_id: str) -> tuple[ShownMessage, ...]:
         """Return the conversation: the kept messages, or the transcript's text where clients send it themselves."""
-        agent = self._agents.get(AgentId(agent_id))
+        agent = await self.agent(agent_id)
         if agent.messages:
             return tuple(shown_message(message) for message in agent.messages)
         return tuple(
@@ -189,10 +161,10 @@ class AgentsService:
         chosen = checked_agent_id(agent_id or f"agent-{secrets.token_hex(6)}", param="id")
         self._check_free(chosen)
         agent = self._agents.create(chosen, config, pinned=pin)
-        return self._row(agent)
+        return await self._row(agent)
 
     def _check_free(self, agent_id: AgentId) -> None:
-        if self._agents.find(agent_id) is not None:
+        if self._agents.is_known(agent_id):
             raise ConflictError(
                 f"an agent with the id {agent_id!r} exists already; choose another or delete it"
             )
@@ -203,16 +175,16 @@ class AgentsService:
         agent = self._agents.update(
             AgentId(agent_id), lambda a: replace(a, pinned=ttl_s is None, pinned_until=until)
         )
-        return self._row(agent)
+        return await self._row(agent)
 
     async def unpin(self, agent_id: str) -> AgentFacts:
         """Let its blocks be evicted again."""
         agent = self._agents.update(AgentId(agent_id), lambda a: replace(a, pinned=False, pinned_until=None))
-        return self._row(agent)
+        return await self._row(agent)
 
     async def fork(self, agent_id: str, new_id: str | None = None) -> AgentFacts:
         """Make an agent with the same conversation; all its blocks are shared."""
-        source = self._agents.get(AgentId(agent_id))
+        source = await self.agent(agent_id)
         chosen = checked_agent_id(new_id or f"{agent_id[:110]}-fork-{secrets.token_hex(3)}", param="new_id")
         self._check_free(chosen)
         now = self._clock.wall()
@@ -226,7 +198,7 @@ class AgentsService:
             anonymous=False,
         )
         self._agents.save(fork)
-        return self._row(fork)
+        return await self._row(fork)
 
     async def rewind(self, agent_id: str, turns: int = 1) -> AgentFacts:
         """Forget its last `turns` turns; its remaining conversation stays cached."""
@@ -251,7 +223,7 @@ class AgentsService:
                 block_table=self._table_up_to(agent, transcript.num_tokens),
             )
 
-        return self._row(self._agents.update(AgentId(agent_id), change))
+        return await self._row(self._agents.update(AgentId(agent_id), change))
 
     def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[BlockHash, ...]:
         table = []
@@ -266,14 +238,14 @@ class AgentsService:
 
     async def evict(self, agent_id: str) -> EvictedAgent:
         """Demote its blocks to disk; the next turn restores them."""
-        agent = self._agents.get(AgentId(agent_id))
+        agent = await self.agent(agent_id)
         freed = await self._on_engine(lambda: self._store.evict_agent(agent.agent_id))
-        return EvictedAgent(self._row(agent), freed)
+        return EvictedAgent(await self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
         """Forget it and the blocks that only it holds, on disk too."""
         self._not_active(agent_id)
-        agent = self._agents.get(AgentId(agent_id))
+        agent = await self.agent(agent_id)
         names = await asyncio.to_thread(self._agents.own_blocks, agent.agent_id)
         freed, warm = await self._on_engine(lambda: self._store.delete_agent(agent.agent_id, names))
         self._agents.delete(agent.agent_id)
@@ -291,25 +263,24 @@ class AgentsService:
     async def expire(self) -> int:
         """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
         self._agents.release_pins()
-        now = self._clock.wall()
-        active = {one.submission.agent_id for one in self._engine.running()}
-        over = [a for a in self._agents.recent() if (end := a.expires_at()) is not None and end <= now]
-        over = [agent for agent in over if agent.agent_id not in active]
-        for agent in over:
-            await self.delete(agent.agent_id)
+        over = await asyncio.to_thread(partial(self._agents.expired, limit=_EXPIRED_AT_ONCE))
+        over = [agent_id for agent_id in over if not self._is_active(agent_id)]
+        for agent_id in over:
+            with contextlib.suppress(AgentNotFoundError, ConflictError):  # deleted, or asked, meanwhile
+                await self.delete(agent_id)
         return len(over)
 
     # Exports.
 
     async def export(self, agent_id: str, path: str) -> AgentExport:
         """Write an agent export; the path is absolute."""
-        return await self._exporter.export(self._agents.get(AgentId(agent_id)), path)
+        return await self._exporter.export(await self.agent(agent_id), path)
 
     async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
         """Read an agent export; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
         imported = await self._exporter.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
         return ImportedAgent(
-            self._row(imported.agent),
+            await self._row(imported.agent),
             num_imported_blocks=imported.num_kept,
             num_file_blocks=imported.num_blocks,
         )
@@ -318,7 +289,7 @@ class AgentsService:
 
     async def list(self) -> list[AgentFacts]:
         """Return the facts of all agents, most recently used first."""
-        return self.rows()
+        return [*(await self.page(AgentQuery())).agents]
 
 
 def _without_last_turns(messages: tuple[Message, ...], turns: int) -> tuple[Message, ...]:

@@ -9,6 +9,7 @@ import pytest
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.domain.agent import AgentConfig
+from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.chat import Message
 from semanticd.domain.errors import (
     AgentNotFoundError,
@@ -74,7 +75,7 @@ async def test_agents_are_listed_most_recently_used_first_and_old_ones_from_the_
             await rig.say("hi", agent=name)
             rig.clock.advance(1.0)
         assert [row.id for row in await rig.agents.list()] == ["c", "b", "a"]
-        assert [row.id for row in rig.agents.rows(2)] == ["c", "b"]
+        assert [row.id for row in (await rig.agents.page(AgentQuery(limit=2))).agents] == ["c", "b"]
     kept = rig.engine_rig
     async with ServiceRig(warm=kept.warm, archive=kept.archive) as restarted:
         assert {row.id for row in await restarted.agents.list()} == {"a", "b", "c"}

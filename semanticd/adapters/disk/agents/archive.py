@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from semanticd.adapters.disk.agents.codec import DocumentError
@@ -15,6 +16,14 @@ from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics
 from semanticd.domain.agent import Agent
+from semanticd.domain.agent_summary import (
+    AgentQuery,
+    AgentSummary,
+    SummaryPage,
+    page_of,
+    sort_key,
+    summary_of,
+)
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 
@@ -96,18 +105,91 @@ class DiskAgentArchive:
     def load_recent(self, *, max_agents: int) -> list[Agent]:
         """Return the most recently used readable agents, newest first."""
         found: list[Agent] = []
-        for agent_id in self.ids():
-            if len(found) >= max_agents:
-                break
-            agent = self.load(agent_id)
-            if agent is not None:
-                found.append(agent)
+        query = AgentQuery(limit=max_agents)
+        while True:
+            page = self.page(query)
+            for summary in page.summaries:
+                agent = self.load(summary.agent_id)
+                if agent is not None:
+                    found.append(agent)
+                    if len(found) >= max_agents:
+                        return found
+            if not page.has_more:
+                return found
+            query = replace(query, after=page.summaries[-1].agent_id)
+
+    def page(self, query: AgentQuery) -> SummaryPage:
+        """Return the summaries of a page of agents, saved or still queued."""
+        with self._lock:
+            unsaved = dict(self._unsaved)
+        waiting = [summary_of(agent) for agent in unsaved.values() if agent is not None]
+        stored: tuple[list[AgentSummary], int, tuple[float, str] | None] = ([], 0, None)
+        stored = self._ask(lambda: self._tables.page(query, without=unsaved), stored)
+        summaries, number, after = stored
+        newest = next((one for one in waiting if one.agent_id == query.after), None)
+        if newest is not None:
+            after = sort_key(newest, query.order)
+        page = page_of([*summaries, *waiting], query, after=after)
+        num_waiting = sum(query.wants(one) for one in waiting)
+        return replace(page, num_agents=number + num_waiting)
+
+    def summary(self, agent_id: AgentId) -> AgentSummary | None:
+        """Return an agent's summary, or None if it is not there or cannot be read."""
+        with self._lock:
+            if agent_id in self._unsaved:
+                agent = self._unsaved[agent_id]
+                return None if agent is None else summary_of(agent)
+        return self._ask(lambda: self._tables.summary(agent_id), None, agent=agent_id)
+
+    def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
+        """Return the block tables of these agents."""
+        nothing: dict[AgentId, tuple[BlockHash, ...]] = {}
+        tables = self._ask(lambda: self._tables.block_tables(agents), nothing)
+        with self._lock:
+            for agent_id in agents:
+                agent = self._unsaved.get(agent_id)
+                if agent is not None:
+                    tables[agent_id] = agent.block_table
+        return tables
+
+    def first_blocks(self) -> dict[AgentId, BlockHash | None]:
+        """Return each agent's first block."""
+        nothing: dict[AgentId, BlockHash | None] = {}
+        found = self._ask(self._tables.first_blocks, nothing)
+        with self._lock:
+            for agent_id, agent in self._unsaved.items():
+                if agent is None:
+                    found.pop(agent_id, None)
+                else:
+                    found[agent_id] = agent.block_table[0] if agent.block_table else None
         return found
+
+    def expired(self, now: float, *, limit: int) -> list[AgentId]:
+        """Return agents whose time to live is over, at most `limit`."""
+        nothing: list[AgentId] = []
+        found = self._ask(lambda: self._tables.expired(now, limit=limit), nothing)
+        with self._lock:
+            unsaved = dict(self._unsaved)
+        found = [agent_id for agent_id in found if agent_id not in unsaved]
+        over = (a for a in unsaved.values() if a is not None and (a.expires_at() or now + 1) <= now)
+        return [*found, *(agent.agent_id for agent in over)][:limit]
+
+    def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
+        """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
+        nothing: list[AgentId] = []
+        found = self._ask(
+            lambda: self._tables.surplus_anonymous(
+                used_before=used_before, max_agents=max_agents, limit=limit
+            ),
+            nothing,
+        )
+        with self._lock:
+            return [agent_id for agent_id in found if agent_id not in self._unsaved]
 
     def pinned(self) -> list[Agent]:
         """Return the readable agents that are or were pinned, oldest use first."""
         nothing: list[AgentId] = []
-        stored = self._ask(self._tables.maybe_pinned, nothing)
+        stored = self._ask(self._tables.pinned, nothing)
         with self._lock:
             candidates = {*stored, *self._unsaved}
         found = [agent for agent_id in candidates if (agent := self.load(agent_id)) is not None]
@@ -131,7 +213,7 @@ class DiskAgentArchive:
         return len(self.ids())
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
-        """Return the agents whose block table names this block."""
+        """Return the agents whose block table names this block, or named it before."""
         nothing: list[AgentId] = []
         stored = self._ask(lambda: self._tables.holders(block_hash), nothing)
         with self._lock:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from semanticd.domain.agent import Agent, AgentConfig, Turn
+from semanticd.domain.agent_summary import AgentSummary
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.ids import AgentId, ModelFingerprint
@@ -86,6 +87,18 @@ def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, in
         conversation=None if conversation is None else msgspec.convert(conversation, ConversationKey),
     )
     return agent, msgspec.convert(document["lengths"], dict[str, int])
+
+
+def encode_summary(summary: AgentSummary) -> bytes:
+    """Return an agent's summary without its id."""
+    document = msgspec.to_builtins(summary)
+    del document["agent_id"]
+    return _pack(document)
+
+
+def decode_summary(agent_id: AgentId, data: bytes) -> AgentSummary:
+    """Undo `encode_summary`. Raises one of `DocumentError`."""
+    return msgspec.convert({**_unpack(data), "agent_id": agent_id}, AgentSummary)
 
 
 def encode_turn(turn: Turn) -> bytes:

@@ -10,10 +10,11 @@ new segments, new turns, new messages, the changed end of the block table, and o
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +23,31 @@ from typing import Any, TypeVar
 from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.domain.agent import Agent
+from semanticd.domain.agent_summary import AgentOrder, AgentQuery, AgentSummary, summary_of
 from semanticd.domain.block import pack_token_ids, unpack_token_ids
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_AGENTS = """
+CREATE TABLE agents(
+  id INTEGER PRIMARY KEY, agent_id TEXT NOT NULL UNIQUE, last_used_at REAL NOT NULL, created_at REAL NOT NULL,
+  expires_at REAL, anonymous INTEGER NOT NULL, pinned INTEGER NOT NULL, model_id TEXT NOT NULL,
+  num_tokens INTEGER NOT NULL, num_turns INTEGER NOT NULL, summary BLOB NOT NULL, document BLOB NOT NULL);
+CREATE INDEX agents_by_use ON agents(last_used_at DESC, agent_id);
+CREATE INDEX agents_by_creation ON agents(created_at DESC, agent_id);
+CREATE INDEX agents_by_tokens ON agents(num_tokens DESC, agent_id);
+CREATE INDEX agents_by_turns ON agents(num_turns DESC, agent_id);
+CREATE INDEX agents_by_end ON agents(expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX anonymous_agents ON agents(last_used_at DESC, agent_id) WHERE anonymous = 1;
+CREATE INDEX pinned_agents ON agents(agent_id) WHERE pinned = 1;
+CREATE TABLE past_blocks(agent INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY(agent, hash)) WITHOUT ROWID;
+CREATE INDEX agents_by_past_block ON past_blocks(hash);
+"""
 
 _SCHEMA = f"""
-CREATE TABLE agents(
-  id INTEGER PRIMARY KEY, agent_id TEXT NOT NULL UNIQUE, last_used_at REAL NOT NULL, document BLOB NOT NULL);
-CREATE INDEX agents_by_use ON agents(last_used_at);
+{_AGENTS}
 CREATE TABLE segments(
   id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, text BLOB NOT NULL, token_ids BLOB NOT NULL);
 CREATE TABLE agent_segments(
@@ -49,6 +65,53 @@ CREATE TABLE agent_turns(
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+PAGES: Mapping[AgentOrder, tuple[str, str]] = {
+    "used": ("-last_used_at", "last_used_at DESC, agent_id"),
+    "created": ("-created_at", "created_at DESC, agent_id"),
+    "tokens": ("-num_tokens", "num_tokens DESC, agent_id"),
+    "turns": ("-num_turns", "num_turns DESC, agent_id"),
+    "name": ("0.0", "agent_id"),
+}
+"""For each order its value, as `sort_key` has it, and how SQLite sorts."""
+EXPIRED = "SELECT agent_id FROM agents WHERE expires_at <= ? LIMIT ?"
+SURPLUS = (
+    "SELECT agent_id FROM agents WHERE anonymous = 1 ORDER BY last_used_at DESC, agent_id LIMIT ? OFFSET ?"
+)
+UNUSED = "SELECT agent_id FROM agents WHERE anonymous = 1 AND last_used_at <= ? LIMIT ?"
+PINNED = "SELECT agent_id FROM agents WHERE pinned = 1"
+HOLDERS = (
+    "SELECT a.agent_id FROM agent_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?"
+    " UNION SELECT a.agent_id FROM past_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?"
+)
+BLOCKS = (
+    "SELECT hash FROM agent_blocks WHERE agent = (SELECT id FROM agents WHERE agent_id = ?)"
+    " UNION SELECT hash FROM past_blocks WHERE agent = (SELECT id FROM agents WHERE agent_id = ?)"
+)
+SHARED = (
+    "SELECT EXISTS(SELECT 1 FROM agent_blocks WHERE hash = ? AND agent IS NOT ?)"
+    " OR EXISTS(SELECT 1 FROM past_blocks WHERE hash = ? AND agent IS NOT ?)"
+)
+
+
+def page_query(query: AgentQuery) -> tuple[str, list[object]]:
+    """Return the query for a page of summaries without the cursor's and the limit's values, and the filters' values."""
+    where = ["1"]
+    values: list[object] = []
+    for condition, value in (
+        ("instr(agent_id, ?)", query.name),
+        ("model_id = ?", query.model_id),
+        ("anonymous = ?", query.anonymous),
+        ("pinned = ?", query.pinned),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    if query.among is not None:
+        where.append("agent_id IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(sorted(query.among)))
+    return " AND ".join(where), values
+
+
 _T = TypeVar("_T")
 
 
@@ -63,6 +126,9 @@ class AgentTables:
         self._writer = _connect(path)
         try:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            if version == 1:
+                self._migrate()
+                version = SCHEMA_VERSION
             if version not in (0, SCHEMA_VERSION):
                 raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
             if version == 0:
@@ -72,6 +138,24 @@ class AgentTables:
         except sqlite3.Error:
             self._writer.close()
             raise
+
+    def _migrate(self) -> None:
+        """Bring a database of version 1 up to date: summaries are made from the documents."""
+        with _Transaction(self._writer):
+            self._writer.execute("ALTER TABLE agents RENAME TO old_agents")
+            self._writer.execute("DROP INDEX agents_by_use")
+            for statement in _AGENTS.split(";"):
+                self._writer.execute(statement)
+            for row_id, agent_id, used_at, document in self._writer.execute(
+                "SELECT id, agent_id, last_used_at, document FROM old_agents"
+            ).fetchall():
+                try:
+                    summary = _summary_from(self._writer, row_id, AgentId(agent_id), document)
+                except agent_document.DocumentError:
+                    summary = AgentSummary(AgentId(agent_id), used_at, used_at)
+                self._writer.execute(_INSERT, (row_id, *_row(summary), document))
+            self._writer.execute("DROP TABLE old_agents")
+            self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Close both connections. Idempotent."""
@@ -84,23 +168,75 @@ class AgentTables:
         rows = self._ask("SELECT agent_id, last_used_at FROM agents")
         return {AgentId(agent_id): last_used_at for agent_id, last_used_at in rows}
 
-    def maybe_pinned(self) -> list[AgentId]:
-        """Return the agents whose stored record may say that they are pinned; few others are among them."""
-        # By the document's bytes, which `agent_document` writes without spaces: a start must not parse them all.
-        rows = self._ask(
-            "SELECT agent_id FROM agents WHERE instr(document, ?) OR NOT instr(document, ?)",
-            b'"pinned":true',
-            b'"pinned_until":null',
-        )
-        return [AgentId(agent_id) for (agent_id,) in rows]
+    def pinned(self) -> list[AgentId]:
+        """Return the agents that are or were pinned."""
+        return [AgentId(agent_id) for (agent_id,) in self._ask(PINNED)]
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
-        """Return the agents whose stored block table names a block."""
+        """Return the agents that name a block, in their table or among the blocks of their past."""
+        return [AgentId(agent_id) for (agent_id,) in self._ask(HOLDERS, block_hash, block_hash)]
+
+    def page(
+        self, query: AgentQuery, *, without: Iterable[AgentId]
+    ) -> tuple[list[AgentSummary], int, tuple[float, str] | None]:
+        """Return one page and one agent more where there is one, how many agents there are, and the cursor's sort key.
+
+        Agents in `without` are left out. The key is None where the query has no cursor, or its agent is not stored.
+        """
+        where, values = page_query(query)
+        left_out = json.dumps(list(without))
+        where += " AND agent_id NOT IN (SELECT value FROM json_each(?))"
+        values.append(left_out)
+        value, order = PAGES[query.order]
+        with self._reading:
+            (number,) = self._reader.execute(f"SELECT count(*) FROM agents WHERE {where}", values).fetchone()
+            after = None
+            if query.after is not None:
+                after = self._reader.execute(
+                    f"SELECT {value}, agent_id FROM agents WHERE agent_id = ?", (query.after,)
+                ).fetchone()
+            if after is not None:
+                where += f" AND ({value}, agent_id) > (?, ?)"
+                values += after
+            limit = -1 if query.limit is None else query.limit + 1
+            rows = self._reader.execute(
+                f"SELECT agent_id, summary FROM agents WHERE {where} ORDER BY {order} LIMIT ?",
+                (*values, limit),
+            ).fetchall()
+        found = [agent_document.decode_summary(AgentId(agent_id), data) for agent_id, data in rows]
+        return found, number, after
+
+    def summary(self, agent_id: AgentId) -> AgentSummary | None:
+        """Return an agent's summary, None if there is none; raises one of `DocumentError` when unreadable."""
+        rows = self._ask("SELECT summary FROM agents WHERE agent_id = ?", agent_id)
+        return agent_document.decode_summary(agent_id, rows[0][0]) if rows else None
+
+    def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
+        """Return the stored block tables of these agents."""
+        tables: dict[AgentId, list[BlockHash]] = {agent_id: [] for agent_id in agents}
+        for agent_id, block_hash in self._ask(
+            "SELECT a.agent_id, b.hash FROM json_each(?) j JOIN agents a ON a.agent_id = j.value"
+            " JOIN agent_blocks b ON b.agent = a.id ORDER BY j.key, b.position",
+            json.dumps(list(agents)),
+        ):
+            tables[AgentId(agent_id)].append(BlockHash(block_hash))
+        return {agent_id: tuple(table) for agent_id, table in tables.items()}
+
+    def first_blocks(self) -> dict[AgentId, BlockHash | None]:
+        """Return each stored agent's first block."""
         rows = self._ask(
-            "SELECT DISTINCT a.agent_id FROM agent_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?",
-            block_hash,
+            "SELECT a.agent_id, b.hash FROM agents a LEFT JOIN agent_blocks b ON b.agent = a.id AND b.position = 0"
         )
-        return [AgentId(agent_id) for (agent_id,) in rows]
+        return {AgentId(agent_id): None if name is None else BlockHash(name) for agent_id, name in rows}
+
+    def expired(self, now: float, *, limit: int) -> list[AgentId]:
+        """Return agents whose time to live is over."""
+        return [AgentId(agent_id) for (agent_id,) in self._ask(EXPIRED, now, limit)]
+
+    def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
+        """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
+        rows = [*self._ask(UNUSED, used_before, limit), *self._ask(SURPLUS, limit, max_agents)]
+        return [AgentId(agent_id) for (agent_id,) in dict.fromkeys(rows)][:limit]
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return a stored agent, None if there is none; raises one of `DocumentError` when unreadable."""
@@ -121,9 +257,8 @@ class AgentTables:
             if known is None:
                 self._delete(agent.agent_id)
             self._writer.execute(
-                "INSERT INTO agents(agent_id, last_used_at, document) VALUES (?, ?, ?) ON CONFLICT(agent_id)"
-                " DO UPDATE SET last_used_at = excluded.last_used_at, document = excluded.document",
-                (agent.agent_id, agent.last_used_at, agent_document.encode_agent(agent)),
+                f"{_INSERT} ON CONFLICT(agent_id) DO UPDATE SET {_UPDATED}",
+                (None, *_row(summary_of(agent)), agent_document.encode_agent(agent)),
             )
             query = "SELECT id FROM agents WHERE agent_id = ?"
             (row_id,) = self._writer.execute(query, (agent.agent_id,)).fetchone()
@@ -201,6 +336,56 @@ class AgentTables:
             " AND id NOT IN (SELECT segment FROM agent_segments WHERE segment = ?)",
             [(segment, segment) for (segment,) in used],
         )
+
+
+_COLUMNS = (
+    "last_used_at",
+    "created_at",
+    "expires_at",
+    "anonymous",
+    "pinned",
+    "model_id",
+    "num_tokens",
+    "num_turns",
+    "summary",
+    "document",
+)
+_INSERT = f"INSERT INTO agents(id, agent_id, {', '.join(_COLUMNS)}) VALUES ({', '.join('?' * 12)})"
+_UPDATED = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)
+
+
+def _row(summary: AgentSummary) -> tuple[object, ...]:
+    """Return an agent's columns from its id to its summary."""
+    return (
+        summary.agent_id,
+        summary.last_used_at,
+        summary.created_at,
+        summary.expires_at,
+        summary.anonymous,
+        summary.may_be_pinned,
+        summary.model_id,
+        summary.num_tokens,
+        summary.num_turns,
+        agent_document.encode_summary(summary),
+    )
+
+
+def _summary_from(
+    connection: sqlite3.Connection, row_id: int, agent_id: AgentId, document: bytes
+) -> AgentSummary:
+    """Return the summary of an agent of which only the document and the lists are stored."""
+    agent, lengths = agent_document.decode_agent(agent_id, document)
+    (num_bytes,) = connection.execute(
+        "SELECT total(length(s.token_ids)) FROM agent_segments a JOIN segments s ON s.id = a.segment"
+        " WHERE a.agent = ?",
+        (row_id,),
+    ).fetchone()
+    last = connection.execute(
+        "SELECT document FROM agent_turns WHERE agent = ? ORDER BY position DESC LIMIT 1", (row_id,)
+    ).fetchone()
+    if last is not None:
+        agent = replace(agent, turns=(agent_document.decode_turn(last[0]),))
+    return replace(summary_of(agent), num_tokens=int(num_bytes) // 4, num_blocks=lengths["blocks"])
 
 
 def _without_lists(agent: Agent) -> Agent:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -27,7 +26,8 @@ from semanticd.adapters.http.core.routes import Access
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.plain import plain
 from semanticd.domain.agent_name import checked_agent_id
-from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.agent_summary import AgentQuery
+from semanticd.domain.errors import AgentNotFoundError, InvalidRequestError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
@@ -66,15 +66,12 @@ class Agents:
         """List agents, a page at a time: `limit`, and `after` with the last id of the page before."""
         limit = page_size(req)
         after = req.get_param("after")
-        found = await self._agents.list()
-        if after is not None:
-            ids: list[str] = [agent.id for agent in found]
-            if after not in ids:
-                raise InvalidRequestError(f"no agent is called {after[:80]!r}", param="after")
-            found = found[ids.index(after) + 1 :]
-        page = found[:limit]
-        has_more = len(found) > limit
-        answer = wire.AgentList(plain(page), has_more, page[-1].id if has_more else None)
+        query = AgentQuery(limit=limit, after=None if after is None else AgentId(after))
+        try:
+            page = await self._agents.page(query)
+        except AgentNotFoundError:
+            raise InvalidRequestError(f"no agent is called {(after or '')[:80]!r}", param="after") from None
+        answer = wire.AgentList(plain(page.agents), page.next is not None, page.next)
         resp.data = msgspec.json.encode(answer)
 
 
@@ -99,17 +96,7 @@ class AgentStats:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Count agents by state, and their tokens and turns."""
-        found = await self._agents.list()
-        states = Counter(agent.state for agent in found)
-        resp.data = msgspec.json.encode(
-            {
-                "num_agents": len(found),
-                "by_state": dict(states),
-                "num_pinned": sum(agent.pinned for agent in found),
-                "num_tokens": sum(agent.num_tokens for agent in found),
-                "num_turns": sum(agent.num_turns for agent in found),
-            }
-        )
+        resp.data = _json(await self._agents.totals())
 
 
 class Agent:
