@@ -22,6 +22,7 @@ PHASES = (
 _CAUSES = {
     "first_request": "first request",
     "evicted": "blocks were evicted",
+    "no_snapshot": "no snapshot nearer",
     "system_changed": "system text changed",
     "tools_changed": "tools changed",
     "tools_reordered": "tools in another order",
@@ -33,6 +34,7 @@ _CAUSES = {
 _SHORT_CAUSES = {
     "first_request": "first",
     "evicted": "evicted",
+    "no_snapshot": "snapshot",
     "system_changed": "system",
     "tools_changed": "tools",
     "tools_reordered": "tool order",

@@ -10,6 +10,7 @@ from semanticd.domain.chat import Message, ToolSpec
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.generation import CacheReport, Priority, Timings
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, RequestId
+from semanticd.domain.snapshots import Snapshot
 from semanticd.domain.transcript import Transcript
 
 AgentState = Literal["cold", "warm", "hot", "active"]
@@ -48,7 +49,8 @@ class AgentConfig:
 class Agent:
     """An agent as it is kept on disk; its blocks are named, not held.
 
-    `block_table` lists the hashes of the blocks of its last prompt and answer, first to last, for `model`.
+    `block_table` lists the hashes of the blocks of its last prompt and answer, first to last, for `model`; behind them
+    those of the snapshots and their tails.
     """
 
     agent_id: AgentId
@@ -71,6 +73,8 @@ class Agent:
     messages: tuple[Message, ...] = ()
     """The conversation the server keeps for it (Direct Agent API only)."""
     block_table: tuple[BlockHash, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    """Of layers that cannot be cut: what the table's end holds, with positions."""
     turns: tuple[Turn, ...] = ()
     num_turns: int = 0
 

@@ -132,6 +132,10 @@ class BlockPool:
         self._num_shared = 0
         self.changes = AgentChanges()
         """Agents whose share of RAM changed."""
+        self._states: OrderedDict[BlockHash, None] = OrderedDict()
+        """Snapshots among the hot blocks, least recently used first."""
+        self.state_bytes = 0
+        """Bytes of the hot snapshots."""
         self._tick = 0
 
     def __len__(self) -> int:
@@ -166,6 +170,9 @@ class BlockPool:
         self._entries[block.block_hash] = entry
         self._children.setdefault(block.parent, set()).add(block.block_hash)
         self._hot_bytes += block.num_bytes
+        if block.kind == "state":
+            self._states[block.block_hash] = None
+            self.state_bytes += block.num_bytes
         if dirty:
             self._dirty[block.block_hash] = None
             self._to_write[block.block_hash] = None
@@ -228,6 +235,9 @@ class BlockPool:
         if block_hash in self._num_pins:
             self._pinned_bytes -= entry.block.num_bytes
         self._count_for_holders(entry.block, -1)
+        if entry.block.kind == "state":
+            del self._states[block_hash]
+            self.state_bytes -= entry.block.num_bytes
         return entry.block
 
     def is_dirty(self, block_hash: BlockHash) -> bool:
@@ -292,6 +302,8 @@ class BlockPool:
                 self._tick += 1
                 entry.last_used = self._tick
                 self._entries.move_to_end(block_hash)
+                if block_hash in self._states:
+                    self._states.move_to_end(block_hash)
 
     def lock(self, hashes: Iterable[BlockHash]) -> None:
         """Keep these hot blocks from leaving while they are copied or written; counts nest."""
@@ -565,6 +577,18 @@ class BlockPool:
                     total += entry.block.num_bytes
         return chosen
 
+    def state_victims(self, num_bytes: int) -> list[Block]:
+        """Choose least recently used snapshots worth at least `num_bytes`, as far as there are any that may leave."""
+        chosen: list[Block] = []
+        for block_hash in self._states:
+            if num_bytes <= 0:
+                break
+            entry = self._entries[block_hash]
+            if self._may_leave(entry):
+                chosen.append(entry.block)
+                num_bytes -= entry.block.num_bytes
+        return chosen
+
     def can_leave(self, block_hash: BlockHash) -> bool:
         """Whether the block is hot and neither locked nor pinned."""
         entry = self._entries.get(block_hash)
@@ -620,6 +644,10 @@ class BlockPool:
             expected = sum(entry.block.num_bytes for entry in chosen)
             assert counted == expected, f"{what} bytes {counted} != {expected}"
         assert all(name in self._entries for name in self._dirty), "a dirty block is not hot"
+        states = [e.block for e in entries if e.block.kind == "state"]
+        assert {block.block_hash for block in states} == set(self._states), "snapshots differ from their list"
+        num_bytes = sum(block.num_bytes for block in states)
+        assert self.state_bytes == num_bytes, f"snapshots' bytes {self.state_bytes} != {num_bytes}"
         num_shared = sum(len(self._holders.get(name, ())) > 1 for name in self._entries)
         assert self._num_shared == num_shared, f"shared blocks {self._num_shared} != {num_shared}"
         assert self.running_bytes >= 0, f"running bytes {self.running_bytes}"

@@ -18,6 +18,7 @@ CacheTier = Literal["hot", "warm", "cold"]
 MissCause = Literal[
     "first_request",
     "evicted",
+    "no_snapshot",
     "model_changed",
     "date_changed",
     "tools_changed",

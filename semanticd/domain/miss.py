@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from semanticd.domain.generation import CacheMiss, MissCause
 from semanticd.domain.prefix_index import common_prefix_length
+from semanticd.domain.snapshots import MIN_DISTANCE
 
 _CONTEXT_TOKENS = 12
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b|\b20\d\d\b")
@@ -23,6 +24,7 @@ def explain_miss(
     *,
     previous_ids: Sequence[int] | None,
     num_matched: int,
+    num_known: int | None = None,
     decode: Callable[[Sequence[int]], str],
     system_tokens: int = 0,
     same_model: bool = True,
@@ -30,8 +32,11 @@ def explain_miss(
     """Return why `prompt_ids` were not cached beyond `num_matched`; None when only new tokens were computed.
 
     `previous_ids` are the agent's last transcript; the first `system_tokens` tokens are system text and tools.
-    `same_model` is False where that transcript was computed by other weights, or with another tokenizer or template.
+    `num_known` (None: as many as matched) counts the tokens whose blocks are there, though layers that cannot be cut go
+    on from the last snapshot before them only. `same_model` is False where that transcript was computed by other
+    weights, or with another tokenizer or template.
     """
+    num_known = num_matched if num_known is None else num_known
     if previous_ids is None:
         if num_matched:
             return None
@@ -41,16 +46,20 @@ def explain_miss(
     if not same_model:
         return CacheMiss(num_matched, "model_changed", "", _around(prompt_ids, num_matched, decode))
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
+    lost: MissCause = "no_snapshot" if num_known > num_matched else "evicted"
+    if lost == "no_snapshot" and shared - num_matched <= MIN_DISTANCE:
+        # As close as snapshots lie: what made the prompt part from the earlier one is what matters.
+        num_matched = shared
     if num_matched > shared:
         # Another conversation's beginning was found, longer than what this one shares with its own last prompt.
         return None
     if shared >= len(previous_ids) or shared >= len(prompt_ids) - 1:
         if num_matched + 1 >= min(shared, len(prompt_ids)):
             return None
-        return CacheMiss(num_matched, "evicted", _around(previous_ids, num_matched, decode), "")
+        return CacheMiss(num_matched, lost, _around(previous_ids, num_matched, decode), "")
     expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
     if num_matched + 1 < shared:
-        return CacheMiss(num_matched, "evicted", expected, found)
+        return CacheMiss(num_matched, lost, expected, found)
     cause = _cause(shared, system_tokens, expected, found)
     if cause == "history_changed" and _dropped_thinking(previous_ids, prompt_ids, shared, decode):
         cause = "thinking_dropped"

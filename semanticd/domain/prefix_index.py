@@ -9,19 +9,23 @@ prompt   |0.........256|.........512|......600|.....650
 blocks   [  full  A   ][  full  B  ][ tail C ][ tail D of C ... ]
 match     whole          whole        whole     first 50 of D's tokens (only where every layer cuts anywhere)
 ```
-Tails make the tree branch: what a prompt's next tokens agree with may begin a full block as well as be a tail with
-followers of its own. Where the full block itself is not known, every way that agrees is followed; the longest counts.
+Tails make the tree branch: next to a full block there may be tails, some with followers of their own. The way of full
+blocks is followed first, by name. Then the search goes back along it, from its end to the root, and follows each tail
+that agrees, until so little is missing that it is not worth a question. The longest match counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.model_cache_spec import ModelCacheSpec
+
+MAX_QUESTIONS = 64
+"""Places whose tails are looked for once something was found: each costs a look-up in the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class PrefixMatch:
     """The snapshot taken at the end of the match, for models that need one."""
     diverged: Block | None = None
     """The block, if any, whose tokens were expected where the prompt left what is known."""
+    num_known: int = 0
+    """Tokens whose blocks are known, whether or not there is a snapshot to go on from."""
 
     @property
     def num_tokens(self) -> int:
@@ -53,7 +59,7 @@ class PrefixMatch:
         return sum(matched.num_tokens for matched in self.blocks)
 
 
-def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix_length(left: Sequence[object], right: Sequence[object]) -> int:
     """Count the leading items that two sequences share."""
     limit = min(len(left), len(right))
     if left[:limit] == right[:limit]:
@@ -86,62 +92,135 @@ def match_prefix(
     """Return the longest usable match of at most `limit` tokens below `root` (None: the root that all share).
 
     `chain` spares computing the names of the prompt's full blocks. Where a layer cannot be cut, the match ends at the
-    last block that has a state snapshot.
+    last block that has a state snapshot. A longer one may be missed where less than a block is missing, or after
+    `MAX_QUESTIONS` questions about tails.
     """
-    best = PrefixMatch()
-    best_tokens = 0
+    search = _Search(token_ids, spec=spec, limit=limit, get=get, children=children, chain=chain)
+    return search.run(root or spec.root)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A place in the tree up to which the prompt agrees, and how it is reached."""
+
+    position: int
+    block_hash: BlockHash
+    matched: MatchedBlock | None = None
+    """The last block before this place; None at the root."""
+    before: _Way | None = None
+    full: BlockHash | None = None
+    """The full block that follows, where there is one."""
+    ends: bool = True
+    """Whether no full block follows: where the search looks first."""
+
+    def blocks(self) -> tuple[MatchedBlock, ...]:
+        """Return the blocks from the root to this place."""
+        found: list[MatchedBlock] = []
+        way: _Way | None = self
+        while way is not None and way.matched is not None:
+            found.append(way.matched)
+            way = way.before
+        return tuple(reversed(found))
+
+
+@dataclass(slots=True)
+class _Search:
+    token_ids: tuple[int, ...]
+    _: KW_ONLY
+    spec: ModelCacheSpec
+    limit: int
+    get: Callable[[BlockHash], Block | None]
+    children: Callable[[BlockHash], Sequence[Block]]
+    chain: BlockChain | None
+    best: _Way | None = None
+    state: Block | None = None
+    best_tokens: int = 0
+    known_tokens: int = 0
+    part: MatchedBlock | None = None
+    """A block that follows `best` and agrees at its beginning."""
     diverged: Block | None = None
-    diverged_at = -1
-    # Ways still to follow, the most promising last: where the way stands, and how it got there.
-    ways: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = [(0, root or spec.root, ())]
-    while ways and best_tokens < limit:
-        position, parent, path = ways.pop()
-        if position and not spec.cuts_anywhere and position > best_tokens:
-            state = next((child for child in children(parent) if child.kind == "state"), None)
-            if state is not None:
-                best, best_tokens = PrefixMatch(path, state), position
-        if spec.cuts_anywhere and position > best_tokens:
-            best, best_tokens = PrefixMatch(path), position
-        if position >= limit:
-            continue
-        full = _full_block(token_ids, position, parent, spec=spec, limit=limit, get=get, chain=chain)
-        agreeing: list[tuple[int, BlockHash, tuple[MatchedBlock, ...]]] = []
-        for block in [full] if full else children(parent):
-            if block.kind != "kv" or not block.token_ids:
-                continue
-            agreed = min(
-                common_prefix_length(block.token_ids, token_ids[position : position + block.num_tokens]),
-                limit - position,
+    diverged_at: int = -1
+    ways: list[_Way] = field(default_factory=list)
+    """Places whose children are still to be looked at, the most promising last."""
+
+    def run(self, root: BlockHash) -> PrefixMatch:
+        self._follow(_Way(0, root))
+        num_questions = 0
+        while self.ways and self.best_tokens < self.limit and num_questions < MAX_QUESTIONS:
+            way = self.ways.pop()
+            if self._is_worth_asking(way):
+                self._look(way)
+                # Where nothing was found yet, everything would be computed: then no question is one too many.
+                num_questions += self.best_tokens > 0
+        blocks = self.best.blocks() if self.best is not None else ()
+        if self.part is not None:
+            blocks = (*blocks, self.part)
+        diverged = self.diverged if self.diverged_at >= self.best_tokens else None
+        return PrefixMatch(blocks, self.state, diverged, self.known_tokens)
+
+    def _is_worth_asking(self, way: _Way) -> bool:
+        if way.ends and (self.spec.cuts_anywhere or way.position > self.best_tokens):
+            return True
+        return not self.best_tokens or self.limit - self.best_tokens >= self.spec.block_tokens
+
+    def _follow(self, way: _Way) -> None:
+        """Take the way of full blocks from here to its end; each place on it may have tails."""
+        while True:
+            self._reach(way)
+            full = self._full_block(way)
+            if full is None:
+                self.ways.append(way)
+                return
+            self.ways.append(replace(way, full=full.block_hash, ends=False))
+            end = way.position + full.num_tokens
+            way = _Way(end, full.block_hash, MatchedBlock(full, full.num_tokens), before=way)
+
+    def _reach(self, way: _Way) -> None:
+        self.known_tokens = max(self.known_tokens, way.position)
+        if self.spec.cuts_anywhere and way.position > self.best_tokens:
+            self.best, self.best_tokens, self.part = way, way.position, None
+
+    def _look(self, way: _Way) -> None:
+        """Look at what follows a place besides its full block."""
+        agreeing: list[_Way] = []
+        for block in self.children(way.block_hash):
+            if block.kind == "state":
+                if not self.spec.cuts_anywhere and way.position > self.best_tokens:
+                    self.best, self.best_tokens, self.state = way, way.position, block
+            elif block.token_ids and block.block_hash != way.full:
+                agreed = self._agreed(block, way.position)
+                if agreed == block.num_tokens:
+                    matched = MatchedBlock(block, agreed)
+                    agreeing.append(_Way(way.position + agreed, block.block_hash, matched, before=way))
+                else:
+                    self._note_part(way, block, agreed)
+        for tail in sorted(agreeing, key=lambda tail: tail.position):
+            self._follow(tail)
+
+    def _note_part(self, way: _Way, block: Block, agreed: int) -> None:
+        reached = way.position + agreed
+        self.known_tokens = max(self.known_tokens, reached)
+        if reached < self.limit and reached > self.diverged_at:
+            self.diverged, self.diverged_at = block, reached
+        if agreed and self.spec.cuts_anywhere and reached > self.best_tokens:
+            self.best, self.best_tokens, self.part = way, reached, MatchedBlock(block, agreed)
+
+    def _agreed(self, block: Block, position: int) -> int:
+        """Count the leading tokens of a block that agree with the prompt at a position."""
+        ids = self.token_ids[position : position + block.num_tokens]
+        return min(common_prefix_length(block.token_ids, ids), self.limit - position)
+
+    def _full_block(self, way: _Way) -> Block | None:
+        end = next_boundary(way.position, self.spec.block_tokens)
+        if end > self.limit:
+            return None
+        name = self.chain.name_at(way.position, way.block_hash) if self.chain is not None else None
+        return self.get(
+            name
+            or hash_block(
+                fingerprint=self.spec.fingerprint,
+                layout=self.spec.layout,
+                parent=way.block_hash,
+                token_ids=self.token_ids[way.position : end],
             )
-            reached = position + agreed
-            if agreed == block.num_tokens:
-                agreeing.append((reached, block.block_hash, (*path, MatchedBlock(block, agreed))))
-                continue
-            if reached < limit and reached > diverged_at:
-                diverged, diverged_at = block, reached
-            if agreed and spec.cuts_anywhere and reached > best_tokens:
-                best, best_tokens = PrefixMatch((*path, MatchedBlock(block, agreed))), reached
-        ways += sorted(agreeing, key=lambda way: way[0])
-    return PrefixMatch(best.blocks, best.state, diverged if diverged_at >= best_tokens else None)
-
-
-def _full_block(
-    token_ids: tuple[int, ...],
-    position: int,
-    parent: BlockHash,
-    *,
-    spec: ModelCacheSpec,
-    limit: int,
-    get: Callable[[BlockHash], Block | None],
-    chain: BlockChain | None,
-) -> Block | None:
-    end = next_boundary(position, spec.block_tokens)
-    if end > limit:
-        return None
-    known = chain.name_at(position, parent) if chain is not None else None
-    return get(
-        known
-        or hash_block(
-            fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids[position:end]
         )
-    )

@@ -303,7 +303,7 @@ class Scheduler:
         return (
             leader is not None
             and self._is_computing(leader)
-            and (leader.num_published, sequence.num_published) == found[1:]
+            and (leader.num_resumable, sequence.num_published) == found[1:]
         )
 
     def preemption_victim(self, *, sparing: SequenceId) -> Sequence | None:
@@ -341,7 +341,7 @@ class Scheduler:
                 return sequence
             self._following[sequence.sequence_id] = (
                 leader.sequence_id,
-                leader.num_published,
+                leader.num_resumable,
                 sequence.num_published,
             )
             first = self._followers.get(leader.sequence_id)

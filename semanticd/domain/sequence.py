@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.generation import CacheReport, FinishReason, Priority
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, SequenceId
+from semanticd.domain.snapshots import Snapshot
 
 
 class SequenceState(enum.Enum):
@@ -63,8 +64,8 @@ class Sequence:
     num_published: int = 0
     """Tokens from the start whose KV is in the block pool."""
     block_table: list[BlockHash] = field(default_factory=list)
-    snapshots: dict[BlockHash, BlockHash] = field(default_factory=dict)
-    """State snapshots of this sequence's prefix, by the block they follow."""
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)
+    """State snapshots of this sequence's prefix that it used or took, by their position."""
     cache: CacheReport = field(default_factory=CacheReport)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
@@ -95,12 +96,18 @@ class Sequence:
 
     @property
     def full_table(self) -> tuple[BlockHash, ...]:
-        """The block table with each block's snapshot behind it: everything that resuming needs."""
-        return tuple(
-            name
-            for block in self.block_table
-            for name in ((block, self.snapshots[block]) if block in self.snapshots else (block,))
-        )
+        """The block table, and then the snapshots with their tails: everything that resuming needs."""
+        return (*self.block_table, *(name for one in self.snapshots.values() for name in one.names))
+
+    @property
+    def last_snapshot(self) -> int:
+        """Position of the last snapshot; 0 without one."""
+        return max(self.snapshots, default=0)
+
+    @property
+    def num_resumable(self) -> int:
+        """Tokens from the start from which another sequence could go on now."""
+        return max(self.num_published, self.last_snapshot)
 
     @property
     def num_tokens(self) -> int:

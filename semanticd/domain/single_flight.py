@@ -11,7 +11,7 @@ def computes_prefix_of(other: Sequence, sequence: Sequence, *, min_tokens: int) 
     Costs the same however long the prompts are, where both have their chains: full blocks are compared by the last
     name, the rest by less than a block of tokens.
     """
-    needed = max(other.num_published + min_tokens, sequence.num_published + 1)
+    needed = max(other.num_resumable + min_tokens, sequence.num_published + 1)
     if other.model_id != sequence.model_id or needed > min(len(other.prompt_ids), len(sequence.prompt_ids)):
         return False
     start, chain, own = 0, other.chain, sequence.chain

@@ -129,6 +129,7 @@ def build(
         agents=registry,
         scheduler=scheduler,
         telemetry=telemetry,
+        snapshot_tokens=settings.mlx.snapshot_tokens,
     )
     models = ModelsService(
         engine=engine,

@@ -53,6 +53,11 @@ class MlxSettings:
         "Bits per cached value; none: the model's own precision, exact.",
     )
     block_tokens: int = setting(256, whole(minimum=16, maximum=8192), "Tokens per cache block.")
+    snapshot_tokens: int = setting(
+        2048,
+        whole(minimum=0, maximum=1_048_576),
+        "Prompt tokens between snapshots of layers that cannot be cut (windows, states); 0: at messages only.",
+    )
     prefill_chunk: int = setting(
         256, whole(minimum=16, maximum=16384), "Largest number of prompt tokens computed in one step."
     )

@@ -29,6 +29,7 @@ from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.prefix_index import PrefixMatch, match_prefix
+from semanticd.domain.snapshots import SHARE_OF_BUDGET, SHARE_OF_CONVERSATION, state_name
 
 PERSIST_STEP_BYTES = 32 * 1024 * 1024
 """Tensor bytes that are handed to the disk between two steps of the engine, at most (and one block at least)."""
@@ -130,19 +131,21 @@ class AgentCacheStore:
         limit: int,
         root: BlockHash | None = None,
         chain: BlockChain | None = None,
+        hot_only: bool = False,
     ) -> PrefixMatch:
         """Return the longest prefix of at most `limit` tokens that is hot or warm, below `root` (None: the shared).
 
         `chain` names the full blocks that `token_ids` begin with.
         """
-        lookup = ChainLookup(pool=self.pool, warm=self._warm, token_ids=token_ids, chain=chain)
+        warm = None if hot_only else self._warm
+        lookup = ChainLookup(pool=self.pool, warm=warm, token_ids=token_ids, chain=chain)
         with self.lock:
             return match_prefix(
                 token_ids,
                 spec=spec,
                 limit=limit,
                 get=lookup.get,
-                children=self.children,
+                children=self.pool.children if hot_only else self.children,
                 root=root,
                 chain=chain,
             )
@@ -266,6 +269,8 @@ class AgentCacheStore:
             durable = self._warm is not None and self._warm.get(name) is not None
             block = Block(name, parent, token_ids, payload.num_bytes)
             self._insert(block, payload, spec.fingerprint, dirty=not durable)
+        else:
+            self._write_again(name)
         return name
 
     def publish_state(
@@ -278,11 +283,13 @@ class AgentCacheStore:
         spec = runner.spec
         if spec.cuts_anywhere:
             return None
-        name = hash_block(
-            fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=(), kind="state"
-        )
+        name = state_name(spec, parent)
+        if name in self.pool:
+            self._write_again(name)
+            return name
         if self._get(name) is not None:
             return name
+        self._make_room_for_snapshot(spec.state_bytes)
         if not self._has_room(spec.state_bytes):
             return None
         payload = runner.copy_state(sequence_id)
@@ -291,6 +298,25 @@ class AgentCacheStore:
         block = Block(name, parent, (), payload.num_bytes, kind="state")
         self._insert(block, payload, spec.fingerprint, dirty=True)
         return name
+
+    def _write_again(self, name: BlockHash) -> None:
+        """Let a hot block that the disk has lost (it was damaged, deleted or pruned) be written once more."""
+        if self._warm is not None and not self.pool.is_dirty(name) and self._warm.get(name) is None:
+            with self.lock:
+                self.pool.mark_dirty(name)
+
+    def _make_room_for_snapshot(self, num_bytes: int) -> None:
+        """Let the snapshots that were not used for longest go, where all together take more than their share."""
+        with self.lock:
+            excess = self.pool.state_bytes + num_bytes - int(self.pool.budget_bytes * SHARE_OF_BUDGET)
+            waiting = self._evict(self.pool.state_victims(excess), "budget") if excess > 0 else []
+        if waiting:
+            self.persist()
+
+    @property
+    def conversation_share(self) -> int:
+        """Bytes that the snapshots of one conversation may take, in RAM and on disk alike."""
+        return int(self.pool.budget_bytes * SHARE_OF_CONVERSATION)
 
     def _has_room(self, num_bytes: int) -> bool:
         return self.make_room(num_bytes) or self.pool.free_bytes >= 0
@@ -511,24 +537,38 @@ class AgentCacheStore:
             table = self.pool.table(agent_id)
             own = [name for name in table if self.pool.holders(name) <= {agent_id}]
         known = set(own)
-        # Snapshots of earlier turns are in nobody's table any more: they go with the block they follow.
-        return own + [
-            child.block_hash
-            for name in own
-            for child in self.children(name)
-            if child.kind == "state" and child.block_hash not in known
-        ]
+        # What follows them and is in no table belongs to earlier turns, or to answers that were given otherwise since.
+        found, to_ask = list(own), list(own)
+        while to_ask:
+            for child in self.children(to_ask.pop()):
+                name = child.block_hash
+                if name not in known and not self.pool.holders(name):
+                    known.add(name)
+                    found.append(name)
+                    to_ask.append(name)
+        return found
 
     def delete_agent(self, agent_id: AgentId, names: Sequence[BlockHash]) -> tuple[int, Future[int]]:
         """Drop the agent's table and these blocks of it, as far as no other agent holds them by now.
 
         Returns the bytes that left RAM, and the bytes that leave the disk once they have.
         """
-        freed = 0
         with self.lock:
             own = [name for name in names if self.pool.holders(name) <= {agent_id}]
             self.set_pinned(agent_id, False)
             self.pool.drop_agent(agent_id)
+        return self._delete(own)
+
+    def discard(self, names: Sequence[BlockHash]) -> None:
+        """Drop blocks that are of no use any more from both tiers, as far as no agent holds them."""
+        with self.lock:
+            own = [name for name in names if not self.pool.holders(name)]
+        if own:
+            self._delete(own)
+
+    def _delete(self, own: Sequence[BlockHash]) -> tuple[int, Future[int]]:
+        freed = 0
+        with self.lock:
             for name in own:
                 block = self.pool.get(name)
                 if block is None:

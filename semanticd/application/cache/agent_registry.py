@@ -6,7 +6,7 @@ Callable from any thread; `lock` is the cache store's, so that agents and blocks
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -248,6 +248,11 @@ class AgentRegistry:
         if archive is None:
             return names
         return [name for name in names if all(holder == agent_id for holder in archive.holders(name))]
+
+    def discard(self, names: Iterable[BlockHash]) -> None:
+        """Drop blocks that an agent gave up from both tiers, unless another agent, archived or not, holds them."""
+        archive = self._archive
+        self._store.discard([n for n in names if archive is None or not archive.holders(n)])
 
     def _remember(self, agent: Agent) -> None:
         self._agents[agent.agent_id] = agent

@@ -31,11 +31,14 @@ from semanticd.domain.miss import explain_miss
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceEvent, SequenceState
+from semanticd.domain.snapshots import Snapshot
 
 READ_WINDOW = 8
 """Blocks of one sequence that are read at the same time."""
 READ_DEADLINE_S = 10.0
 """How long a sequence waits for the next block before what is missing is computed."""
+MAX_REMATCHES = 8
+"""Damaged blocks after each of which an earlier snapshot is looked for on the disk."""
 _CAPACITY_STEP = 256
 _SLOW_DISK_DECAY = 0.8
 """Share of the slow-disk penalty that is left after each time it decided."""
@@ -96,7 +99,7 @@ class Admission:
             running.reservation = self._store.reserve()
             cold = self._find(running)
         elif not all(self._store.is_hot(block.block_hash) for block in _blocks(running.match)):
-            running.match = self._hot_part(running.match)
+            running.match = self._hot_part(running)
         running.reservation.use(running.reservation.promised_bytes)
         if not running.restored:
             running.reservation.lock_blocks(
@@ -136,7 +139,7 @@ class Admission:
             running.match, running.beyond = self._fitting_part(running)
         cold = [b for b in _blocks(running.match) if not self._store.is_hot(b.block_hash)]
         if cold and (running.disk_failed or not self._worth_restoring(running, cold)):
-            running.match = self._hot_part(running.match)
+            running.match = self._hot_part(running)
             running.beyond = ()
             cold = []
         return cold
@@ -271,7 +274,10 @@ class Admission:
         if record is None:
             # Where one block is missing or damaged, more may be; what follows is computed and must be written again.
             self._store.verify_soon([*restoring.reading, *restoring.to_read])
-            self._end_restoring(restoring, read_until=read_at)
+            if running.match.state is not None and running.num_rematched < MAX_REMATCHES:
+                self._match_anew(restoring, read_until=read_at)
+            else:
+                self._end_restoring(restoring, read_until=read_at)
             return
         restoring.records[record.block.block_hash] = record
         restoring.num_bytes += record.block.num_bytes
@@ -307,8 +313,16 @@ class Admission:
             restoring.restored.append(name)
         return True
 
-    def _end_restoring(self, restoring: _Restoring, *, read_until: float) -> None:
-        """Go on with what is hot by now: the sequence waits for its place in the batch."""
+    def _match_anew(self, restoring: _Restoring, *, read_until: float) -> None:
+        """Look for an earlier snapshot: a snapshot is of no use without each block before it."""
+        running = restoring.running
+        self._note_restored(restoring, read_until=read_until)
+        running.num_rematched += 1
+        running.read_before |= frozenset(restoring.restored)
+        self._give_up_room(running)
+        self._scheduler.release(running.sequence_id)
+
+    def _note_restored(self, restoring: _Restoring, *, read_until: float) -> None:
         running = restoring.running
         del self._restoring[running.sequence_id]
         running.pending_reads = 0
@@ -317,7 +331,12 @@ class Admission:
             counters.restore_s += read_until - running.restore_began_at
             counters.restored_bytes += restoring.num_bytes
         running.restore_s += self._clock.monotonic() - (running.restore_began_at or 0.0)
-        wanted, running.match = running.match, self._hot_part(running.match)
+
+    def _end_restoring(self, restoring: _Restoring, *, read_until: float) -> None:
+        """Go on with what is hot by now: the sequence waits for its place in the batch."""
+        running = restoring.running
+        self._note_restored(restoring, read_until=read_until)
+        wanted, running.match = running.match, self._hot_part(running)
         if running.match is not wanted:
             running.beyond = ()
         running.restored = frozenset(restoring.restored)
@@ -358,12 +377,19 @@ class Admission:
         self._ready.pop(sequence_id, None)
         self._streaming.forget(sequence_id)
 
-    def _hot_part(self, match: PrefixMatch) -> PrefixMatch:
-        """Return the part of a match that is hot; the match itself when all of it is."""
+    def _hot_part(self, running: RunningSequence) -> PrefixMatch:
+        """Return the part of a sequence's match that is hot; the match itself when all of it is."""
+        match = running.match
         if all(self._store.is_hot(block.block_hash) for block in _blocks(match)):
             return match
         if match.state is not None:
-            return PrefixMatch((), None, match.diverged)
+            token_ids, root = running.sequence.token_ids, running.submission.root
+            found = self._store.match(
+                running.spec, token_ids, limit=match.num_tokens, root=root, hot_only=True
+            )
+            # It may be another snapshot than the one whose blocks are locked.
+            running.reservation.lock_blocks(block.block_hash for block in _blocks(found))
+            return found
         blocks = []
         for matched in match.blocks:
             if not self._store.is_hot(matched.block.block_hash):
@@ -386,25 +412,49 @@ class Admission:
         running.reservation = self._store.reserve()
         self._ready.pop(running.sequence_id, None)
         running.admitted_at = running.admitted_at or self._clock.monotonic()
-        whole = [m for m in match.blocks if m.whole]
         sequence.num_cached = match.num_tokens
+        if match.state is None:
+            whole = [m for m in match.blocks if m.whole]
+        else:
+            whole = self._take_snapshot(running, match.state)
         sequence.num_published = sum(m.num_tokens for m in whole)
         sequence.block_table = [m.block.block_hash for m in whole]
-        if match.state is not None:
-            sequence.snapshots[match.state.parent] = match.state.block_hash
         sequence.apply(SequenceEvent.ADMITTED)
         beyond, running.beyond = running.beyond, ()
         if beyond and self._worth_restoring(running, [m.block for m in beyond]):
             running.restore_began_at = running.restore_began_at or self._clock.monotonic()
             self._streaming.begin(running, beyond)
-        self._store.touch(sequence.block_table)
+        self._store.touch(sequence.full_table)
+
+    @staticmethod
+    def _take_snapshot(running: RunningSequence, state: Block) -> list[MatchedBlock]:
+        """Note the snapshot that the sequence goes on from; returns the full blocks before it.
+
+        What lies between block boundaries is published again when its block is full: only there others find it.
+        """
+        sequence, blocks, size = running.sequence, running.match.blocks, running.spec.block_tokens
+        full = []
+        for matched in blocks:
+            if matched.num_tokens != size or not matched.whole:
+                break
+            full.append(matched)
+        tail = blocks[len(full) :]
+        if len(tail) <= 1:
+            sequence.snapshots[sequence.num_cached] = Snapshot(
+                sequence.num_cached,
+                state.block_hash,
+                tail[0].block.block_hash if tail else None,
+                state.num_bytes + sum(m.block.num_bytes for m in tail),
+            )
+        return full
 
     def announce(self, running: RunningSequence) -> None:
         """Report what the cache was good for, before the first step of a sequence; later calls do nothing."""
         if running.started:
             return
         sequence, match = running.sequence, running.match
-        warm = sum(m.num_tokens for m in match.blocks if m.block.block_hash in running.restored)
+        read = running.restored | running.read_before
+        warm = sum(m.num_tokens for m in match.blocks if m.block.block_hash in read)
         report = CacheReport(
             prompt_tokens=len(sequence.prompt_ids),
             reused_hot_tokens=match.num_tokens - warm,
@@ -420,6 +470,7 @@ class Admission:
                 sequence.prompt_ids,
                 previous_ids=previous,
                 num_matched=match.num_tokens,
+                num_known=max(match.num_known, match.num_tokens),
                 decode=running.model.tokenizer.decode,
                 system_tokens=running.submission.system_tokens,
                 same_model=agent is None or agent.model in (None, running.model.fingerprint),

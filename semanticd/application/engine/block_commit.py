@@ -18,14 +18,24 @@ from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
+from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, next_stop, still_on, thinned
 from semanticd.domain.transcript import Segment, Transcript
 
 
 class BlockCommit:
     """Publishes blocks and records turns; engine thread only."""
 
-    def __init__(self, *, store: AgentCacheStore, agents: AgentRegistry, clock: Clock, log: Log) -> None:
-        """Work on this store and these agents."""
+    def __init__(
+        self,
+        *,
+        store: AgentCacheStore,
+        agents: AgentRegistry,
+        snapshot_tokens: int,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        """Work on this store and these agents; a snapshot is taken each `snapshot_tokens` of a prompt (0: none)."""
+        self._snapshot_tokens = snapshot_tokens
         self._log = log
         self._store = store
         self._agents = agents
@@ -34,9 +44,11 @@ class BlockCommit:
     def publish(self, running: RunningSequence, *, up_to: int, with_tail: bool) -> None:
         """Publish positions not yet published, up to `up_to`; the last, partial block only `with_tail`.
 
-        Where there is no room before the disk has caught up, the rest is left for the next call.
+        Where there is no room before the disk has caught up, the rest is left for the next call. Where a layer cannot
+        be cut, tails go with snapshots, see `snapshot`: there the next block begins at the last boundary again.
         """
         sequence, spec = running.sequence, running.spec
+        with_tail = with_tail and spec.cuts_anywhere
         first = sequence.num_published
         while sequence.num_published < up_to:
             start = sequence.num_published
@@ -50,9 +62,7 @@ class BlockCommit:
                 break
             sequence.block_table.append(name)
             sequence.num_published = end
-            running.num_stored += max(
-                min(end, len(sequence.prompt_ids)) - max(start, running.match.num_tokens), 0
-            )
+            _count_stored(running, end)
         if sequence.num_published > first:
             # Head last: what begins this chain must outlive what follows it.
             self._store.touch_hot(sequence.block_table)
@@ -84,26 +94,67 @@ class BlockCommit:
             self.publish(running, up_to=up_to, with_tail=False)
             self._store.persist(limit_bytes=1)
 
-    def snapshot(self, running: RunningSequence) -> None:
-        """Publish everything up to now, and a snapshot of the layers that cannot be cut."""
-        sequence = running.sequence
-        self.publish(running, up_to=sequence.num_cached, with_tail=True)
-        if sequence.block_table and sequence.num_published == sequence.num_cached:
-            parent = sequence.block_table[-1]
+    def next_stop(self, running: RunningSequence, start: int, end: int) -> Stop:
+        """Return where a chunk of the prompt from `start` ends, at most at `end`, for what is to be kept there."""
+        sequence, spec = running.sequence, running.spec
+        spacing = (
+            0 if spec.cuts_anywhere else -(-self._snapshot_tokens // spec.block_tokens) * spec.block_tokens
+        )
+        return next_stop(
+            start,
+            end,
+            points=running.submission.snapshot_points,
+            spacing=spacing,
+            last=sequence.last_snapshot,
+            num_prompt_tokens=len(sequence.prompt_ids),
+        )
+
+    def snapshot(self, running: RunningSequence, *, at_boundary: bool = True) -> None:
+        """Publish everything up to now, and a snapshot of the layers that cannot be cut.
+
+        The tokens since the last full block are kept as a tail of the snapshot's own, which nothing follows: full
+        blocks have the same names wherever snapshots were taken, and a snapshot that is gone takes nothing along.
+        """
+        sequence, spec = running.sequence, running.spec
+        position = sequence.num_cached
+        self.publish(running, up_to=position, with_tail=True)
+        start = position - position % spec.block_tokens
+        if spec.cuts_anywhere or not position or sequence.num_published != start:
+            return
+        tail, num_bytes = None, spec.state_bytes
+        if position > start:
+            tail = self._publish_block(running, start, position)
+            if tail is None:
+                return
+            num_bytes += spec.stored_bytes(position - start)
+            _count_stored(running, position)
+        parent = tail or sequence.block_table[-1]
+        try:
             name = self._store.publish_state(running.runner, sequence.sequence_id, parent=parent)
-            if name is not None:
-                sequence.snapshots[parent] = name
+        except Exception as error:
+            self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
+            return
+        if name is not None:
+            sequence.snapshots[position] = Snapshot(position, name, tail, num_bytes, at_boundary)
+            self._thin_running(running)
+
+    def _thin_running(self, running: RunningSequence) -> None:
+        """Give snapshots up that only the spacing asked for, where a prompt alone takes more than its share."""
+        snapshots, most = running.sequence.snapshots, self._store.conversation_share
+        if sum(one.num_bytes for one in snapshots.values()) <= most:
+            return
+        given_up = thinned(list(snapshots.values()), end=running.sequence.num_cached, turn=0, max_bytes=most)
+        for one in given_up:
+            del snapshots[one.position]
+        self._store.discard([name for one in given_up for name in one.names])
 
     def begin_answer(self, running: RunningSequence) -> None:
         """Keep the whole prompt: what comes next may be asked for again with another answer."""
+        sequence = running.sequence
         if running.spec.cuts_anywhere:
-            self.publish(running, up_to=running.sequence.num_cached, with_tail=True)
-            return
-        known = set(running.sequence.snapshots)
-        self.snapshot(running)
-        running.prompt_end = next(
-            (parent for parent in running.sequence.snapshots if parent not in known), None
-        )
+            self.publish(running, up_to=sequence.num_cached, with_tail=True)
+        elif sequence.num_cached - sequence.last_snapshot >= MIN_DISTANCE or not sequence.snapshots:
+            self.snapshot(running)
 
     def keep_unfinished(self, running: RunningSequence) -> None:
         """Keep what a sequence computed that is cancelled or preempted."""
@@ -122,7 +173,8 @@ class BlockCommit:
             self.publish(running, up_to=keep_to, with_tail=True)
         else:
             self.snapshot(running)
-            self._spare_prompt_end(running)
+        if not running.spec.cuts_anywhere:
+            keep_to -= keep_to % running.spec.block_tokens
         if sequence.num_published < keep_to:
             missing = keep_to - sequence.num_published
             self._store.note_skipped(-(-missing // running.spec.block_tokens))
@@ -130,12 +182,6 @@ class BlockCommit:
             self._record(running, kept, text, reason)
         else:
             self._store.persist()
-
-    def _spare_prompt_end(self, running: RunningSequence) -> None:
-        """Write one snapshot a turn: the next turn goes on from its end, not from where the answer began."""
-        snapshots, parent = running.sequence.snapshots, running.prompt_end
-        if parent is not None and len(snapshots) > 1 and self._store.cancel_write(snapshots[parent]):
-            del snapshots[parent]
 
     def _record(
         self, running: RunningSequence, kept: tuple[int, ...], text: str, reason: FinishReason
@@ -154,12 +200,15 @@ class BlockCommit:
             timings=usage.timings,
             finish_reason=reason.value,
         )
-        table = sequence.full_table
-        self._store.touch(table)
+        self._store.touch(sequence.full_table)
         # The blocks go to the writer's queue before the record that names them.
         self._store.persist()
 
+        given_up: list[Snapshot] = []
+
         def change(agent: Agent) -> Agent:
+            snapshots, thinned_out = self._snapshots_of(running, agent)
+            given_up.extend(thinned_out)
             kept_until = agent.kept_until
             if submission.cache_ttl_s:
                 kept_until = max(kept_until or 0.0, now + submission.cache_ttl_s)
@@ -168,7 +217,8 @@ class BlockCommit:
                 model=running.model.fingerprint,
                 model_id=running.model.model_id,
                 transcript=Transcript(segments),
-                block_table=table,
+                block_table=(*sequence.block_table, *(name for one in snapshots for name in one.names)),
+                snapshots=snapshots,
                 kept_until=kept_until,
                 conversation=_conversation_after(agent, submission),
                 salt=agent.salt if agent_id == main_id else self._agents.salt_of(main_id),
@@ -179,7 +229,38 @@ class BlockCommit:
             # Another conversation under the same id may have ended meanwhile, and be the main one.
             agent_id = self._agents.holder(main_id, submission.conversation, submission.segments)
             self._agents.update_or_create(agent_id, change, anonymous=submission.anonymous)
+        self._agents.discard([name for one in given_up for name in one.names])
         self._store.limit_agents(sparing=frozenset([agent_id]))
+
+    def _snapshots_of(
+        self, running: RunningSequence, agent: Agent
+    ) -> tuple[tuple[Snapshot, ...], list[Snapshot]]:
+        """Return the snapshots that the agent keeps after this turn, by position, and those that it gives up."""
+        sequence, turn = running.sequence, agent.num_turns + 1
+        if running.spec.cuts_anywhere:
+            return (), []
+        token_ids = sequence.token_ids
+        older = still_on(
+            agent.snapshots,
+            spec=running.spec,
+            table=sequence.block_table,
+            root=running.submission.root or running.spec.root,
+            token_ids=token_ids,
+        )
+        known = {one.position: one for one in older}
+        known |= {one.position: replace(one, turn=turn) for one in sequence.snapshots.values()}
+        given_up = thinned(
+            list(known.values()), end=len(token_ids), turn=turn, max_bytes=self._store.conversation_share
+        )
+        for one in given_up:
+            del known[one.position]
+        return tuple(known[position] for position in sorted(known)), given_up
+
+
+def _count_stored(running: RunningSequence, end: int) -> None:
+    """Note that all positions up to `end` are kept; those of the prompt that were not reused count."""
+    num_stored = min(end, len(running.sequence.prompt_ids)) - running.match.num_tokens
+    running.num_stored = max(running.num_stored, num_stored)
 
 
 def _conversation_after(agent: Agent, submission: Submission) -> ConversationKey | None:

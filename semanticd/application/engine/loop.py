@@ -35,6 +35,7 @@ from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import ModelId, RequestId, SequenceId
 from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
+from semanticd.domain.snapshots import SNAPSHOT_TOKENS
 from semanticd.domain.stop_matcher import StopMatcher
 
 _T = TypeVar("_T")
@@ -69,8 +70,12 @@ class BlockPoolBatchEngine:
         agents: AgentRegistry,
         scheduler: Scheduler,
         telemetry: Telemetry,
+        snapshot_tokens: int = SNAPSHOT_TOKENS,
     ) -> None:
-        """Serve what comes through `queue`, with the blocks of `store`; nothing runs before `start`."""
+        """Serve what comes through `queue`, with the blocks of `store`; nothing runs before `start`.
+
+        Where layers cannot be cut, a snapshot is taken each `snapshot_tokens` of a prompt (0: none).
+        """
         self._queue = queue
         self._store = store
         self._scheduler = scheduler
@@ -88,7 +93,13 @@ class BlockPoolBatchEngine:
         self._changes = ModelChanges(
             models=self._models, running=self._running, store=store, clock=self._clock, log=self._log
         )
-        self._commit = BlockCommit(store=store, agents=agents, clock=self._clock, log=self._log)
+        self._commit = BlockCommit(
+            store=store,
+            agents=agents,
+            snapshot_tokens=snapshot_tokens,
+            clock=self._clock,
+            log=self._log,
+        )
         self._admission = Admission(
             store=store, agents=agents, scheduler=scheduler, queue=queue, telemetry=recording
         )
@@ -394,7 +405,8 @@ class BlockPoolBatchEngine:
     def _prefill(self, running: RunningSequence, num_tokens: int) -> None:
         sequence, runner = running.sequence, running.runner
         start = sequence.num_cached
-        stop = min([start + num_tokens, *(p for p in running.submission.snapshot_points if p > start)])
+        chunk = self._commit.next_stop(running, start, start + num_tokens)
+        stop = chunk.position
         ids = sequence.token_slice(start, stop)
         began = self._clock.monotonic()
         try:
@@ -411,8 +423,8 @@ class BlockPoolBatchEngine:
             sequence.num_cached = stop
             self._scheduler.record_prefill(sequence, num_tokens=len(ids), seconds=seconds)
             self._metrics.prefilled(seconds, num_tokens=len(ids))
-            if stop in running.submission.snapshot_points:
-                self._commit.snapshot(running)
+            if chunk.takes_snapshot:
+                self._commit.snapshot(running, at_boundary=chunk.at_boundary)
             else:
                 self._commit.publish(running, up_to=stop, with_tail=False)
             # A block at a time is written while the next one is computed: all at the end would hold everybody up.

@@ -134,8 +134,10 @@ class RunningSequence:
     """Whether the disk did not bring its blocks (in time), so that they are computed."""
     beyond: tuple[MatchedBlock, ...] = ()
     """Blocks of the match that do not fit next to the running cache."""
-    prompt_end: BlockHash | None = None
-    """The block whose snapshot was taken when the prompt was computed."""
+    read_before: frozenset[BlockHash] = frozenset()
+    """Blocks that were read for it before a damaged one made it match anew."""
+    num_rematched: int = 0
+    """How often a damaged block made it match anew."""
     pending_reads: int = 0
     """Blocks that are still to arrive from the disk."""
     restore_began_at: float | None = None

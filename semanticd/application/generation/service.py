@@ -16,6 +16,7 @@ from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import (
     Submission,
 )
+from semanticd.application.generation.boundaries import PromptBoundaries
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
@@ -33,7 +34,7 @@ from semanticd.domain.chat import (
     ToolResultPart,
 )
 from semanticd.domain.conversation_key import ConversationKey, conversation_key
-from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, SemanticError
+from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
 from semanticd.domain.generation import (
     GenerationEvent,
     GenerationRequest,
@@ -45,9 +46,6 @@ from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, outside_vocabulary
 from semanticd.domain.volatile_header import without_volatile_header
 
-_SAID = "\N{OBJECT REPLACEMENT CHARACTER} said \N{OBJECT REPLACEMENT CHARACTER}"
-"""Stands for what the user says, to find where in a prompt that is."""
-_MAX_HEADS = 256
 _TAIL_TOKENS = 8
 """As far back as a tokenizer looks when it decides where to cut."""
 
@@ -120,7 +118,7 @@ class GenerateService:
         self._agents = agents
         self._models = models
         self._recorder = recorder
-        self._head_tokens: dict[bytes, int] = {}
+        self._boundaries = PromptBoundaries()
         # One thread of its own: forms that take long must not take the threads that read prompts.
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="semanticd-forms")
 
@@ -229,7 +227,7 @@ class GenerateService:
         wanted = request.sampling.max_tokens
         max_new_tokens = room if wanted is None else min(wanted, room)
         constraint = self._constraint(model, request, max_new_tokens)
-        points, system_tokens = self._snapshot_points(model, prompt, text, segments)
+        points, system_tokens = self._boundaries_of(model, prompt, text, segments)
         named = request.agent_id is not None and not request.conversation
         conversation = conversation_key(prompt) if named else None
         agent_id = self._agents.holder(agent_id, conversation, segments)
@@ -294,61 +292,17 @@ class GenerateService:
             segments = segments[:-1]
         return text, (Segment(text, tuple(tokenizer.encode(text))),) if text else ()
 
-    def _snapshot_points(
+    def _boundaries_of(
         self, model: LoadedModel, prompt: Prompt, text: str, segments: tuple[Segment, ...]
     ) -> tuple[tuple[int, ...], int]:
         """Return positions worth a snapshot, and how many tokens are system text and tools."""
         if not isinstance(prompt, ChatPrompt):
             return (), 0
+        boundaries = self._boundaries
+        system_tokens = boundaries.num_system_tokens(model, prompt, text, segments)
         if model.runner.spec.cuts_anywhere:
-            return (), self._num_system_tokens(model, prompt, text, segments)
-        system = tuple(message for message in prompt.messages if message.role == "system")
-        if not system:
-            return (), 0
-        try:
-            head = model.tokenizer.render(replace(prompt, messages=system), add_generation_prompt=False)
-        except SemanticError:
-            # Some templates refuse a conversation without a user; then there is no such point.
-            return (), 0
-        if not head or not text.startswith(head):
-            return (), 0
-        ids = tuple(token for segment in segments for token in segment.token_ids)
-        head_ids = tuple(model.tokenizer.encode(head))
-        if ids[: len(head_ids)] != head_ids or len(head_ids) >= len(ids) - 1:
-            return (), 0
-        return (len(head_ids),), len(head_ids)
-
-    def _num_system_tokens(
-        self, model: LoadedModel, prompt: ChatPrompt, text: str, segments: tuple[Segment, ...]
-    ) -> int:
-        """Return how many of the prompt's tokens are system text and tools; equal heads are counted once."""
-        leading = tuple(takewhile(lambda message: message.role == "system", prompt.messages))
-        marked = replace(prompt, messages=(*leading, Message.of("user", _SAID)))
-        try:
-            rendered = model.tokenizer.render(marked, add_generation_prompt=False)
-        except SemanticError:
-            return 0
-        head = rendered[: max(rendered.find(_SAID), 0)]
-        if not text.startswith(head):
-            # A template that says something else of a conversation as short as that.
-            return 0
-        num_tokens = 0
-        for segment in segments:
-            if len(segment.text) > len(head):
-                return num_tokens + self._num_tokens(model, head)
-            num_tokens += len(segment.token_ids)
-            head = head[len(segment.text) :]
-        return num_tokens
-
-    def _num_tokens(self, model: LoadedModel, text: str) -> int:
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        key += model.fingerprint.encode()
-        known = self._head_tokens.get(key)
-        if known is None:
-            known = self._head_tokens[key] = len(model.tokenizer.encode(text))
-            while len(self._head_tokens) > _MAX_HEADS:
-                self._head_tokens.pop(next(iter(self._head_tokens)), None)
-        return known
+            return (), system_tokens
+        return boundaries.snapshot_points(model, prompt, text, segments), system_tokens
 
     def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
         """Put the kept conversation, system text and tools of a server-side agent before the new messages."""

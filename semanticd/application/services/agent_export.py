@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
@@ -127,8 +126,8 @@ class AgentExporter:
         check_free(agent_id)  # somebody may have come first while blocks were written
         now = self._clock.wall()
         if agent.salt != exported.agent.salt:
-            table = takewhile(names.__contains__, exported.agent.block_table)
-            agent = replace(agent, block_table=tuple(names[name] for name in table))
+            table = tuple(names[name] for name in exported.agent.block_table if name in names)
+            agent = replace(agent, block_table=table)
         agent = replace(
             agent,
             agent_id=agent_id,
@@ -136,6 +135,7 @@ class AgentExporter:
             pinned=False,
             pinned_until=None,
             anonymous=False,
+            snapshots=(),  # only their names count, and those are in the table
         )
         self._agents.save(agent)
         return AgentImport(agent, num_kept, exported.num_blocks)

@@ -221,20 +221,22 @@ class AgentsService:
                 transcript=transcript,
                 messages=_without_last_turns(agent.messages, turns),
                 block_table=self._table_up_to(agent, transcript.num_tokens),
+                snapshots=tuple(one for one in agent.snapshots if one.position <= transcript.num_tokens),
             )
 
         return await self._row(self._agents.update(AgentId(agent_id), change))
 
     def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[BlockHash, ...]:
-        table = []
-        covered = 0
-        for block_hash in agent.block_table:
+        ends: dict[BlockHash, int] = {}
+        for at, block_hash in enumerate(agent.block_table):
             block = self._store.block(block_hash)
-            if block is None or covered + block.num_tokens > num_tokens:
-                break
-            covered += block.num_tokens
-            table.append(block_hash)
-        return tuple(table)
+            if block is None:
+                continue
+            # The first one follows the root; snapshots and their tails may follow any block before them.
+            start = 0 if at == 0 else ends.get(block.parent, num_tokens + 1)
+            if start + block.num_tokens <= num_tokens:
+                ends[block_hash] = start + block.num_tokens
+        return tuple(ends)
 
     async def evict(self, agent_id: str) -> EvictedAgent:
         """Demote its blocks to disk; the next turn restores them."""

@@ -8,6 +8,7 @@ from semanticd.domain.generation import CacheMiss
 _CAUSES = {
     "first_request": "the first request has nothing to reuse",
     "evicted": "the blocks had been evicted",
+    "no_snapshot": "this model goes on from snapshots only, and the nearest is",
     "system_changed": "the system text changed",
     "tools_changed": "the tools changed",
     "date_changed": "a date or time changed",
@@ -63,4 +64,5 @@ def _why(miss: CacheMiss | None) -> str:
     if miss is None:
         return " that were new"
     text = _CAUSES.get(miss.cause, miss.cause.replace("_", " ") or "the cause is not known")
-    return f": {text}" + (f" at token {miss.position:,}" if miss.position else "")
+    at = f" at token {miss.position:,}" if miss.position or miss.cause == "no_snapshot" else ""
+    return f": {text}{at}"

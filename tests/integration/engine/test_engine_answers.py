@@ -119,20 +119,22 @@ def test_where_a_layer_cannot_be_cut_a_prompt_is_reused_up_to_a_snapshot_only() 
         assert answer.cache.reused_hot_tokens == 37
 
 
-def test_where_a_layer_cannot_be_cut_a_turn_writes_one_snapshot_and_the_next_one_goes_on_from_it() -> None:
+def test_where_a_layer_cannot_be_cut_a_turn_writes_a_snapshot_of_the_prompt_and_one_of_its_end() -> None:
     warm, archive = MemoryWarmStore(), MemoryAgentArchive()
     ids = prompt(40)
     with EngineRig(runner=HashRunner(has_state=True), warm=warm, archive=archive) as rig:
         answer = rig.ask(ids, agent="a").answer()
         rig.idle()
-        assert [block.kind for name in warm.writes if (block := warm.get(name))].count("state") == 1
-        # While it is in RAM, the prompt's own snapshot answers the same question again.
+        assert [block.kind for name in warm.writes if (block := warm.get(name))].count("state") == 2
         assert rig.ask(ids, agent="b").answer().cache.computed_tokens == 1
     more = ids + TOKENS.encode(answer.text) + prompt(10, seed=1)
     with EngineRig(runner=HashRunner(has_state=True), warm=warm, archive=archive) as rig:
         again = rig.ask(more, agent="a").answer()
         assert again.text == truth(more, has_state=True)
         assert again.cache.computed_tokens <= 11
+        assert rig.ask(ids, agent="b").answer().cache.computed_tokens == 1, (
+            "the same request, after a restart"
+        )
 
 
 def test_several_agents_are_answered_at_once_as_if_each_were_alone() -> None:

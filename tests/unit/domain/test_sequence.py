@@ -6,6 +6,7 @@ import pytest
 
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, SequenceId
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
+from semanticd.domain.snapshots import Snapshot
 
 _S, _E = SequenceState, SequenceEvent
 
@@ -60,7 +61,14 @@ def test_the_last_token_starts_the_decoding_and_is_not_prefilled() -> None:
     assert make(prompt_ids=(1,)).num_to_prefill == 0
 
 
-def test_the_full_table_has_each_snapshot_behind_the_block_it_follows() -> None:
-    a, b, state = BlockHash(b"a"), BlockHash(b"b"), BlockHash(b"s")
-    sequence = make(block_table=[a, b], snapshots={a: state})
-    assert sequence.full_table == (a, state, b)
+def test_the_full_table_has_the_snapshots_with_their_tails_behind_the_blocks() -> None:
+    a, b, tail, first, second = (BlockHash(name) for name in (b"a", b"b", b"t", b"1", b"2"))
+    snapshots = {4: Snapshot(4, first), 7: Snapshot(7, second, tail)}
+    sequence = make(block_table=[a, b], snapshots=snapshots, num_published=4)
+    assert sequence.full_table == (a, b, first, tail, second)
+    assert (sequence.last_snapshot, sequence.num_resumable) == (7, 7)
+
+
+def test_without_a_snapshot_others_go_on_from_the_last_block() -> None:
+    sequence = make(num_published=4)
+    assert (sequence.last_snapshot, sequence.num_resumable) == (0, 4)

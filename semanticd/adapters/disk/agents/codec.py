@@ -17,7 +17,8 @@ from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.agent_summary import AgentSummary
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from semanticd.domain.conversation_key import ConversationKey
-from semanticd.domain.ids import AgentId, ModelFingerprint
+from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
+from semanticd.domain.snapshots import Snapshot
 
 FORMAT_VERSION = 1
 
@@ -50,6 +51,7 @@ def encode_agent(agent: Agent) -> bytes:
             "num_turns": agent.num_turns,
             "salt": agent.salt,
             "conversation": None if agent.conversation is None else msgspec.to_builtins(agent.conversation),
+            "snapshots": [_encode_snapshot(one) for one in agent.snapshots],
             "lengths": lengths(agent),
         }
     )
@@ -85,6 +87,7 @@ def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, in
         num_turns=int(document["num_turns"]),
         salt=str(document.get("salt", "")),
         conversation=None if conversation is None else msgspec.convert(conversation, ConversationKey),
+        snapshots=tuple(map(_decode_snapshot, document.get("snapshots", ()))),
     )
     return agent, msgspec.convert(document["lengths"], dict[str, int])
 
@@ -99,6 +102,24 @@ def encode_summary(summary: AgentSummary) -> bytes:
 def decode_summary(agent_id: AgentId, data: bytes) -> AgentSummary:
     """Undo `encode_summary`. Raises one of `DocumentError`."""
     return msgspec.convert({**_unpack(data), "agent_id": agent_id}, AgentSummary)
+
+
+def _encode_snapshot(snapshot: Snapshot) -> list[object]:
+    tail = None if snapshot.tail is None else snapshot.tail.hex()
+    numbers = (snapshot.num_bytes, snapshot.at_boundary, snapshot.turn)
+    return [snapshot.position, snapshot.state.hex(), tail, *numbers]
+
+
+def _decode_snapshot(document: list[Any]) -> Snapshot:
+    position, state, tail, num_bytes, at_boundary, turn = document
+    return Snapshot(
+        position=int(position),
+        state=BlockHash(bytes.fromhex(state)),
+        tail=None if tail is None else BlockHash(bytes.fromhex(tail)),
+        num_bytes=int(num_bytes),
+        at_boundary=bool(at_boundary),
+        turn=int(turn),
+    )
 
 
 def encode_turn(turn: Turn) -> bytes:

@@ -1,0 +1,138 @@
+"""PromptBoundaries: where in a prompt's tokens its head ends, its last message begins, and its messages end.
+
+```
+text     system, tools │ user … assistant … │ last message │ generation prompt
+tokens                 head                 last           end
+```
+Found by rendering the conversation otherwise and looking how far the texts agree: no template has to be understood.
+What stands for a message is a text that nobody sends, so that templates which refuse a conversation without a user, or
+leave the thinking of turns that are over out, say what they would say of the real one. Any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.domain.block import pack_token_ids, unpack_token_ids
+from semanticd.domain.chat import ChatPrompt, Message, ToolResultPart
+from semanticd.domain.errors import SemanticError
+from semanticd.domain.prefix_index import common_prefix_length
+from semanticd.domain.snapshots import MIN_DISTANCE
+from semanticd.domain.transcript import Segment
+
+_SAID = "\N{OBJECT REPLACEMENT CHARACTER} said \N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands for what is said, to find where in a prompt that is."""
+_MAX_HEADS = 256
+
+
+class PromptBoundaries:
+    """Boundaries of chat prompts; remembers the tokens of equal heads."""
+
+    def __init__(self) -> None:
+        """Remember nothing yet."""
+        self._heads: dict[bytes, bytes] = {}
+
+    def num_system_tokens(
+        self, model: LoadedModel, prompt: ChatPrompt, text: str, segments: Sequence[Segment]
+    ) -> int:
+        """Return how many of the prompt's tokens are system text and tools."""
+        head = _head(model.tokenizer, prompt)
+        if not text.startswith(head):
+            # A template that says something else of a conversation as short as that.
+            return 0
+        return self._head_tokens(model, head, segments)
+
+    def snapshot_points(
+        self, model: LoadedModel, prompt: ChatPrompt, text: str, segments: Sequence[Segment]
+    ) -> tuple[int, ...]:
+        """Return the boundaries as numbers of tokens, rising; fewer where two nearly coincide."""
+        tokenizer = model.tokenizer
+        head = common_prefix_length(text, _head(tokenizer, prompt))
+        messages = prompt.messages[:-1] if prompt.prefill is not None else prompt.messages
+        last = common_prefix_length(text, _up_to_last_message(tokenizer, replace(prompt, messages=messages)))
+        end = common_prefix_length(text, _rendered(tokenizer, replace(prompt, messages=messages)))
+        found = [
+            self._head_tokens(model, text[:head], segments),
+            *(_num_tokens_before(tokenizer, segments, at) for at in (last, end) if at > head),
+        ]
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        return tuple(sorted({at for at in found if MIN_DISTANCE <= at < num_tokens}))
+
+    def _head_tokens(self, model: LoadedModel, head: str, segments: Sequence[Segment]) -> int:
+        num_tokens = 0
+        for segment in segments:
+            if len(segment.text) > len(head):
+                ids = self._ids(model, head)
+                return num_tokens + common_prefix_length(ids, segment.token_ids)
+            num_tokens += len(segment.token_ids)
+            head = head[len(segment.text) :]
+        return num_tokens
+
+    def _ids(self, model: LoadedModel, text: str) -> tuple[int, ...]:
+        """Return the ids of a text that many prompts begin with."""
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        key += model.fingerprint.encode()
+        known = self._heads.get(key)
+        if known is None:
+            known = self._heads[key] = pack_token_ids(model.tokenizer.encode(text))
+            while len(self._heads) > _MAX_HEADS:
+                self._heads.pop(next(iter(self._heads)), None)
+        return unpack_token_ids(known)
+
+
+def _rendered(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
+    """Return a conversation's text without the generation prompt; empty where the template refuses it."""
+    try:
+        return tokenizer.render(prompt, add_generation_prompt=False)
+    except SemanticError:
+        return ""
+
+
+def _up_to_said(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
+    rendered = _rendered(tokenizer, prompt)
+    return rendered[: max(rendered.find(_SAID), 0)]
+
+
+def _head(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
+    """Return what comes before the first message that is not system text."""
+    leading = takewhile(lambda message: message.role == "system", prompt.messages)
+    return _up_to_said(tokenizer, replace(prompt, messages=(*leading, Message.of("user", _SAID))))
+
+
+def _up_to_last_message(tokenizer: Tokenizer, prompt: ChatPrompt) -> str:
+    """Return what comes before what was said since the last answer; empty where nothing was answered yet."""
+    answers = [at for at, message in enumerate(prompt.messages) if message.role == "assistant"]
+    if not answers or answers[-1] + 1 == len(prompt.messages):
+        return ""
+    before, message = prompt.messages[: answers[-1] + 1], prompt.messages[answers[-1] + 1]
+    result = next((part for part in message.parts if isinstance(part, ToolResultPart)), None)
+    said = (
+        Message.of(message.role, _SAID)
+        if result is None
+        else replace(message, parts=(replace(result, content=_SAID),))
+    )
+    return _up_to_said(tokenizer, replace(prompt, messages=(*before, said)))
+
+
+def _num_tokens_before(tokenizer: Tokenizer, segments: Sequence[Segment], at: int) -> int:
+    """Return how many tokens lie before a character; where a token spans it, those before that token."""
+    num_tokens = 0
+    for segment in segments:
+        if at < len(segment.text):
+            return num_tokens + _num_within(tokenizer, segment, at)
+        num_tokens += len(segment.token_ids)
+        at -= len(segment.text)
+    return num_tokens
+
+
+def _num_within(tokenizer: Tokenizer, segment: Segment, at: int) -> int:
+    # A message's end is near the prompt's: reading what follows is less than reading all that comes before.
+    following = tuple(tokenizer.encode(segment.text[at:]))
+    num_before = len(segment.token_ids) - len(following)
+    if num_before >= 0 and segment.token_ids[num_before:] == following:
+        return num_before
+    return common_prefix_length(tuple(tokenizer.encode(segment.text[:at])), segment.token_ids)
