@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -14,7 +15,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.agents import wire
-from semanticd.adapters.http.core.body import read_object, save_upload
+from semanticd.adapters.http.core.body import read_object, save_upload, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
@@ -191,10 +192,15 @@ class AgentGenerate:
             raise InvalidRequestError(
                 f"expected at most {self._config.max_messages} messages", param="messages"
             )
-        request = wire.parse_generate(
-            body, agent_id=AgentId(agent_id), request_id=exchange.request_id, priority=priority_of(req)
+        reading = partial(
+            wire.parse_generate,
+            body,
+            agent_id=AgentId(agent_id),
+            request_id=exchange.request_id,
+            priority=priority_of(req),
         )
         await self._agents.require(agent_id)
+        request = await translated(req, reading)
         if body.stream:
             await self._gateway.respond(resp, exchange, request, wire.AgentStream())
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -10,7 +11,7 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.anthropic import wire
 from semanticd.adapters.http.anthropic.parse import parse, read_conversation
 from semanticd.adapters.http.anthropic.render import MessageStream, render
-from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
@@ -39,13 +40,15 @@ class Messages:
         exchange = request_context_of(req)
         body = await read_object(req, wire.MessagesRequest, self._config)
         check_count(body, self._config)
-        request = parse(
+        reading = partial(
+            parse,
             body,
             request_id=exchange.request_id,
             agent_id=agent_id_of(req, body.metadata.user_id if body.metadata else None),
             priority=priority_of(req, service_tier=body.service_tier),
             version=req.get_header("anthropic-version"),
         )
+        request = await translated(req, reading)
         kept_for_s = request.cache_ttl_s if request.cache_breakpoints else None
         message_id = make_id("msg_")
         if not body.stream:
@@ -71,7 +74,8 @@ class CountTokens:
         """Count the prompt's tokens without answering it."""
         body = await read_object(req, wire.CountTokensRequest, self._config)
         check_count(body, self._config)
-        conversation = read_conversation(body, version=req.get_header("anthropic-version"))
+        reading = partial(read_conversation, body, version=req.get_header("anthropic-version"))
+        conversation = await translated(req, reading)
         count = await self._gateway.count_tokens(body.model, conversation.prompt)
         resp.data = msgspec.json.encode(wire.CountTokensResponse(count))
 

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,10 @@ from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
 from semanticd.domain.limits import LIMITS
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 LARGE_BYTES = 256 * 1024
-"""Bodies above this size are parsed outside of the event loop."""
+"""Bodies above this size are parsed and translated outside of the event loop."""
 
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 """What programs send that declare nothing; the second is curl's word for it."""
@@ -60,13 +61,19 @@ async def read_object(
     raw = await read_bytes(req, limit=limit, timeout_s=config.body_timeout_s)
     if coding is not None and raw:
         raw = await asyncio.to_thread(decode, raw, coding, limit=limit)
+    req.context.is_large = len(raw) > LARGE_BYTES
     if optional and not raw.strip():
         return to_wire({}, wire_type)
     _check_media_type(req)
-    if len(raw) > LARGE_BYTES:
+    if req.context.is_large:
         # Other streams go on meanwhile.
         return await asyncio.to_thread(_read_large, raw, wire_type, config.max_nesting)
     return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
+
+
+async def translated(req: Request, translate: Callable[[], R]) -> R:
+    """Return what `translate` makes of the body that `read_object` read; a large one outside of the event loop."""
+    return await asyncio.to_thread(translate) if req.context.is_large else translate()
 
 
 def _check_media_type(req: Request) -> None:

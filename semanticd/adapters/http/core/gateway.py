@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from falcon.asgi import Response
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MANY = 256
+"""Conversations of more messages, or with more parts in one, are looked through outside of the event loop."""
 CURRENT_MODEL = ""
 """The generator's name for the model that is in use."""
 
@@ -56,7 +60,7 @@ class Gateway:
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
         generator = self._services.generator
-        request = self._checked(request)
+        request = await self._checked(request)
         request = replace(request, relax_form=not self._config.strict)
         if exchange.span is not None:
             request = replace(request, trace_parent=exchange.span.trace_parent)
@@ -68,13 +72,18 @@ class Gateway:
         self._show_adjustments(exchange, stream.adjustments)
         return stream
 
-    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+    async def _checked(self, request: GenerationRequest) -> GenerationRequest:
         """Return the request with what the vendors would refuse in its conversation noted, or refuse it too."""
         if request.conversation or not isinstance(request.prompt, ChatPrompt):
             # Of a conversation that is kept here a request holds the end only.
             return request
-        seen = Adjustments()
-        check_conversation(request.prompt.messages, seen, strict=self._config.strict, param="messages")
+        seen, messages = Adjustments(), request.prompt.messages
+        check = partial(check_conversation, messages, seen, strict=self._config.strict, param="messages")
+        if len(messages) > _MANY or any(len(message.parts) > _MANY for message in messages):
+            # Other streams go on meanwhile.
+            await asyncio.to_thread(check)
+        else:
+            check()
         return replace(request, adjustments=(*request.adjustments, *seen.words))
 
     def _show_adjustments(self, exchange: RequestContext, adjustments: Sequence[str]) -> None:

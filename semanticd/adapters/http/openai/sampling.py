@@ -11,6 +11,7 @@ from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import SamplingParams
+from semanticd.domain.limits import LIMITS
 
 MAX_TOKENS = 2**31 - 1
 INT64 = 2**63 - 1
@@ -106,6 +107,8 @@ def token_limit(given: int | None, param: str) -> int | None:
 
 
 def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
+    if len(biases) > LIMITS.logit_biases:
+        raise InvalidRequestError(f"expected at most {LIMITS.logit_biases} biased tokens", param="logit_bias")
     read: dict[int, float] = {}
     for key, value in biases.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10):

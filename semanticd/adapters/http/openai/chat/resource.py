@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.adjustments import Adjustments
-from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
@@ -48,13 +49,15 @@ class ChatCompletions:
             )
         adjustments = Adjustments()
         check_fields(body, adjustments, strict=self._config.strict)
-        request = parse(
+        reading = partial(
+            parse,
             body,
             adjustments=adjustments,
             request_id=exchange.request_id,
             agent_id=agent_id_of(req, body.prompt_cache_key, body.user),
             priority=priority_of(req, service_tier=body.service_tier),
         )
+        request = await translated(req, reading)
         completion_id, created = make_id("chatcmpl-"), int(self._wall())
         if body.stream:
             renderer = ChatStream(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.adjustments import Adjustments
-from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
@@ -48,7 +49,8 @@ class Completions:
         body = await read_object(req, wire.CompletionRequest, self._config)
         adjustments = Adjustments()
         check_fields(body, adjustments, strict=self._config.strict)
-        requests = parse(
+        reading = partial(
+            parse,
             body,
             adjustments=adjustments,
             request_id=exchange.request_id,
@@ -56,6 +58,7 @@ class Completions:
             priority=priority_of(req, service_tier=body.service_tier),
             max_prompts=self._config.max_messages,
         )
+        requests = await translated(req, reading)
         completion_id, created = make_id("cmpl-"), int(self._wall())
         streams = [await self._gateway.open(exchange, request) for request in requests]
         if body.stream:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import msgspec
 from falcon.asgi import Request, Response
 
-from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import CURRENT_MODEL, Gateway
 from semanticd.adapters.http.core.request_context import (
@@ -66,18 +66,20 @@ class Conversations:
             for item_id, document in found.items()
             if document is not None
         }
-        parsed = parse(
-            body,
-            earlier=read_items(previous.items) if previous else (),
-            request_id=exchange.request_id,
-            agent_id=agent_id_of(
-                req, body.prompt_cache_key, body.user, previous.agent_id if previous else None
-            ),
-            priority=priority_of(req, service_tier=body.service_tier),
-            look_up=known.get,
-            key=self.key,
-        )
-        return body, previous, parsed
+        agent_id = agent_id_of(req, body.prompt_cache_key, body.user, previous.agent_id if previous else None)
+
+        def reading() -> Parsed:
+            return parse(
+                body,
+                earlier=read_items(previous.items) if previous else (),
+                request_id=exchange.request_id,
+                agent_id=agent_id,
+                priority=priority_of(req, service_tier=body.service_tier),
+                look_up=known.get,
+                key=self.key,
+            )
+
+        return body, previous, await translated(req, reading)
 
     async def open(
         self, exchange: RequestContext, request: GenerationRequest, *, truncates: bool

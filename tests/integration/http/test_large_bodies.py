@@ -1,0 +1,87 @@
+"""What a client makes large is read, translated and looked through outside of the event loop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from tests.fakes.asgi_client import AsgiClient
+from tests.integration.http.test_fuzz import make_app
+
+MESSAGE = {"role": "user", "content": "hi"}
+PAD = {"filler": "x" * 300_000}
+"""Makes every body a large one, so that only the number of parts differs."""
+
+
+def calls(number: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"c{i}", "type": "function", "function": {"name": "t", "arguments": "{}"}}
+        for i in range(number)
+    ]
+
+
+def properties(number: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(number)}}
+
+
+def chat(number: int, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return "/v1/chat/completions", {"model": "tiny", "messages": [MESSAGE], **fields}
+
+
+def text(number: int, kind: str = "text") -> list[dict[str, str]]:
+    return [{"type": kind, "text": "x"}] * number
+
+
+BODIES = {
+    "parts of a message": lambda n: chat(n, messages=[{"role": "user", "content": text(n)}]),
+    "messages": lambda n: chat(n, messages=[MESSAGE] * n),
+    "tool calls": lambda n: chat(
+        n, messages=[MESSAGE, {"role": "assistant", "content": None, "tool_calls": calls(n)}]
+    ),
+    "properties of a tool": lambda n: chat(
+        n, tools=[{"type": "function", "function": {"name": "t", "parameters": properties(n)}}]
+    ),
+    "biases": lambda n: chat(n, logit_bias={str(i): 1 for i in range(n)}),
+    "stop strings": lambda n: chat(n, stop=[f"s{i}" for i in range(n)]),
+    "metadata": lambda n: chat(n, metadata={str(i): "x" for i in range(n)}),
+    "system blocks": lambda n: (
+        "/v1/messages",
+        {"model": "tiny", "max_tokens": 5, "messages": [MESSAGE], "system": text(n)},
+    ),
+    "input parts": lambda n: (
+        "/v1/responses",
+        {"model": "tiny", "store": False, "input": [{"role": "user", "content": text(n, "input_text")}]},
+    ),
+    "prompt ids": lambda n: ("/v1/completions", {"model": "tiny", "prompt": [5] * n}),
+    "turns of an agent": lambda n: ("/v1/agents/ann/generate", {"messages": [MESSAGE] * n, "max_tokens": 5}),
+}
+
+
+async def calls_on_the_loop(client: AsgiClient, url: str, body: dict[str, Any]) -> int:
+    """Return how many functions this thread called to answer a request."""
+    raw = json.dumps({**body, **PAD}).encode()
+    number = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal number
+        number += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        answer = await client.post(url, raw)
+    finally:
+        sys.setprofile(None)
+    assert answer.status in (200, 400), answer.content
+    return number
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_the_event_loop_does_no_more_for_a_body_of_more_parts(name: str) -> None:
+    client = AsgiClient(make_app()[0])
+    make = BODIES[name]
+    await calls_on_the_loop(client, *make(300))  # imports, threads
+    few, many = [await calls_on_the_loop(client, *make(number)) for number in (300, 9_000)]
+    assert many - few < 1_000, (few, many)
