@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,12 @@ def run(loaded: Loaded) -> int:
         stack.callback(pid_file.release)
         listener = bind_listener(settings.server.host, settings.server.port)
         stack.callback(listener.close)
+        listeners = [listener]
+        if settings.server.ollama_port is not None:
+            listeners.append(bind_listener(settings.server.host, settings.server.ollama_port))
+            stack.callback(listeners[-1].close)
         try:
-            return _run_to_its_end(_Life(loaded, hub=hub, logs=logs, listener=listener).live())
+            return _run_to_its_end(_Life(loaded, hub=hub, logs=logs, listeners=listeners).live())
         except SemanticError:
             raise
         except Exception as error:
@@ -145,13 +149,15 @@ class Ending:
 class _Life:
     """One run of the daemon."""
 
-    def __init__(self, loaded: Loaded, *, hub: EventHub, logs: Logs, listener: socket.socket) -> None:
+    def __init__(
+        self, loaded: Loaded, *, hub: EventHub, logs: Logs, listeners: Sequence[socket.socket]
+    ) -> None:
         self._loaded = loaded
         self._settings = loaded.settings
         self._hub = hub
         self._logs = logs
         self._log = logs.get()
-        self._listener = listener
+        self._listeners = listeners
         self.state = "starting"
         self._stop = asyncio.Event()
         self._stop_now = False
@@ -168,7 +174,7 @@ class _Life:
         blas = load_fast_blas()
         from semanticd.entrypoints import assembly
 
-        host, port = self._listener.getsockname()[:2]
+        host, port = self._listeners[0].getsockname()[:2]
         address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
         path = socket_path_in(self._settings.paths.runtime_dir)
         facts = {"address": address, "socket": str(path), "blas": blas.name, "host": host, "port": port}
@@ -192,7 +198,7 @@ class _Life:
             stack.enter_context(self._signals())
             self._daemon.engine.start()
             http = assembly.http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
-            serving = asyncio.create_task(http.serve(sockets=[self._listener]))
+            serving = asyncio.create_task(http.serve(sockets=list(self._listeners)))
             stack.push_async_callback(self._end_http, http, serving)
             if (interval_s := watchdog_interval_s()) is not None:
                 pinging = asyncio.create_task(self._ping(interval_s))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from semanticd.adapters.control.event_hub import EventHub
+from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.model_facts import (
     ModelFacts,
     ModelInUse,
@@ -59,16 +61,20 @@ class FakeModels:
         """Return the one in use."""
         return None if self.current_id is None else self._facts(self.current_id)
 
-    async def pull(self, model: str) -> PulledModel:
+    async def pull(
+        self, model: str, on_progress: Callable[[PullProgress], None] | None = None
+    ) -> PulledModel:
         """Report two steps."""
         self._known(model)
         for progress in (0.5, 1.0):
             self._tell(model, "downloading", progress)
+            if on_progress is not None:
+                on_progress(PullProgress("downloading", int(1000 * progress), 1000))
         return PulledModel(model, f"/models/{model}", 1000)
 
     async def remove(self, model: str) -> RemovedModel:
         """Say that it was."""
-        return RemovedModel(self._known(model), removed=True)
+        return RemovedModel(self._known(model), removed=True, freed_bytes=1000)
 
     async def load(self, model: str) -> ModelInUse:
         """Make it current where none is."""

@@ -123,6 +123,11 @@ class ServerSettings:
 
     host: str = setting("127.0.0.1", text("an address or host name"), "Address to listen on.", guarded=True)
     port: int = setting(8000, whole(minimum=0, maximum=65535), "Port to listen on; 0: any free one.")
+    ollama_port: int | None = setting(
+        None,
+        whole(minimum=1, maximum=65535),
+        "Second port, for programs that look for Ollama's API at its own port, 11434; none: only the first.",
+    )
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), "Least level that is logged."
     )

@@ -25,6 +25,7 @@ from semanticd.adapters.http.core.middleware import RequestContextWrapper
 from semanticd.adapters.http.core.request_context import checked_ids, request_context_of
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.ollama.resource import Catalogue, Files, Generations, NotOffered
 from semanticd.adapters.http.openai.chat.resource import ChatCompletions
 from semanticd.adapters.http.openai.completions.resource import Completions
 from semanticd.adapters.http.openai.responses.resource import (
@@ -69,6 +70,23 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/responses/compact", Compact(conversations, wall=services.wall))
     app.add_route("/v1/responses/{response_id}", KeptResponse(services.responses))
     app.add_route("/v1/responses/{response_id}/input_items", InputItems(services.responses))
+
+    generations = Generations(gateway, config, wall=services.wall)
+    catalogue, files, refused = (
+        Catalogue(services.models, config),
+        Files(services.models, config),
+        NotOffered(config),
+    )
+    for name in ("chat", "generate"):
+        app.add_route(f"/api/{name}", generations, suffix=name)
+    for name in ("tags", "ps", "show", "version"):
+        app.add_route(f"/api/{name}", catalogue, suffix=name)
+    for name in ("pull", "delete"):
+        app.add_route(f"/api/{name}", files, suffix=name)
+    for name in ("embed", "embeddings"):
+        app.add_route(f"/api/{name}", refused, suffix="embed")
+    for name in ("create", "copy", "push"):
+        app.add_route(f"/api/{name}", refused, suffix="make")
 
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)

@@ -132,6 +132,8 @@ def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
             "warning: other machines can reach it: whoever has the API key may ask, and what is sent is not encrypted; "
             "docs/deployment.md shows a proxy with TLS"
         )
+    if settings.server.ollama_port is not None:
+        print_text(f"ollama:  {status.address.rpartition(':')[0]}:{settings.server.ollama_port}")
     print_text(f"model:   {status.model}")
     print_text(f"socket:  {socket}")
     print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")

@@ -29,7 +29,6 @@ def config(context: click.Context, *, as_json: bool, everything: bool, daemon: b
         print_json(answer)
         return
     shown_here = read(ConfigResult, answer)
-    narrate(f"settings file: {_described(Path(shown_here.config_file or '-'))}")
     width = max((len(one.name) for one in shown_here.settings), default=0)
     for one in shown_here.settings:
         origin = "" if one.origin == "default" else f"   ({one.origin})"
@@ -37,6 +36,7 @@ def config(context: click.Context, *, as_json: bool, everything: bool, daemon: b
         if everything:
             names = f"{one.env}   {one.flag}".rstrip()
             print_text(f"    {one.meaning} Expected: {one.expected}.\n    {names}\n")
+    narrate(f"settings file: {_described(Path(shown_here.config_file or '-'))}")
 
 
 @config.command()

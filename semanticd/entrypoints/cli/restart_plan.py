@@ -6,6 +6,7 @@ the settings, the port, whether the model is known, here and fits.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -14,7 +15,6 @@ from semanticd.adapters.config import Loaded, effective, load_settings
 from semanticd.adapters.process import bind_listener
 from semanticd.control.results import ConfigValue, StatusResult
 from semanticd.domain.errors import DaemonError
-from semanticd.entrypoints.offline_models import open_models
 
 _OF_THE_COMMAND = ("server.log_console",)
 """Settings that `start` itself sets."""
@@ -63,7 +63,8 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     name = settings.mlx.model_id
     if name is None or name == there.get("mlx.model_id"):
         return
-    model = open_models(settings).info(name)
+    # The registry is heavy, therefore by name.
+    model = importlib.import_module("semanticd.entrypoints.offline_models").open_models(settings).info(name)
     if not model.installed:
         raise DaemonError(
             f"the model {name} is not installed; `semanticd models pull {name}` fetches it while the daemon goes on"

@@ -3,6 +3,7 @@
 A leaf of the error tree finds its row through its nearest mapped ancestor; a test walks the tree. Bodies:
 
 - Anthropic: `{"type": "error", "error": {"type", "message"}, "request_id"}`
+- Ollama: `{"error": "message"}`
 - OpenAI (also the agent API, admin and everything else): `{"error": {"message", "type", "param", "code"}}`
 """
 
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from semanticd.domain import errors as domain
 
-Dialect = Literal["anthropic", "openai"]
+Dialect = Literal["anthropic", "openai", "ollama"]
 
 
 class HttpOnlyError(domain.InvalidRequestError):
@@ -121,6 +122,8 @@ def dialect_of(route: str, *, anthropic_version: str | None) -> Dialect:
     """Return whose error shape a client of this route (its template, or `other`) expects."""
     if route.startswith("/v1/messages"):
         return "anthropic"
+    if route.startswith("/api/"):
+        return "ollama"
     if anthropic_version is not None and (route.startswith("/v1/models") or route == "other"):
         return "anthropic"
     return "openai"
@@ -145,7 +148,7 @@ def answer(error: BaseException, dialect: Dialect, *, request_id: str) -> ErrorA
     known = foreseen(error)
     row = row_for(known)
     status = row.status
-    if dialect == "openai" and row.openai_status is not None:
+    if dialect != "anthropic" and row.openai_status is not None:
         status = row.openai_status
     headers: dict[str, str] = {}
     if row.retry is not None:
@@ -168,6 +171,8 @@ def body(error: domain.SemanticError, dialect: Dialect, *, request_id: str) -> d
             "error": {"type": row.anthropic, "message": message},
             "request_id": request_id,
         }
+    if dialect == "ollama":
+        return {"error": _with_param(error)}
     return {
         "error": {
             "message": _openai_message(error),

@@ -16,6 +16,7 @@ from msgspec import Struct
 from semanticd.adapters.http.agents import wire as agents_wire
 from semanticd.adapters.http.anthropic import wire as anthropic_wire
 from semanticd.adapters.http.core.errors import dialect_of
+from semanticd.adapters.http.ollama import wire as ollama_wire
 from semanticd.adapters.http.openai.chat import wire as openai_chat_wire
 from semanticd.adapters.http.openai.completions import wire as completions_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
@@ -53,6 +54,12 @@ class AnthropicError(Struct):
     type: str
     error: AnthropicErrorDetail
     request_id: str
+
+
+class OllamaError(Struct):
+    """An error in Ollama's shape."""
+
+    error: str
 
 
 class Facts(Struct):
@@ -151,6 +158,18 @@ OPERATIONS: tuple[Operation, ...] = (
         query=("limit", "after_id", "before_id"),
     ),
     Operation("get", "/v1/models/{name}", "Show a model"),
+    Operation("post", "/api/chat", "Ollama: continue a conversation", ollama_wire.ChatRequest, streams=True),
+    Operation("post", "/api/generate", "Ollama: answer a prompt", ollama_wire.GenerateRequest, streams=True),
+    Operation("get", "/api/tags", "Ollama: list the models that answer"),
+    Operation("get", "/api/ps", "Ollama: list the loaded models"),
+    Operation("post", "/api/show", "Ollama: describe a model", ollama_wire.ModelRequest),
+    Operation("get", "/api/version", "Ollama: say which API is spoken"),
+    Operation("post", "/api/pull", "Ollama: fetch a model", ollama_wire.ModelRequest, streams=True),
+    Operation("delete", "/api/delete", "Ollama: delete a model's files", ollama_wire.ModelRequest),
+    *(
+        Operation("post", f"/api/{name}", "Ollama: refused, with what to do instead")
+        for name in ("embed", "embeddings", "create", "copy", "push")
+    ),
     Operation(
         "post", "/v1/agents", "Create an agent", agents_wire.CreateAgent, status=201, optional_body=True
     ),
@@ -201,7 +220,7 @@ OPERATIONS: tuple[Operation, ...] = (
 
 def make_document(*, version: str) -> dict[str, Any]:
     """Return the whole document."""
-    types: list[Any] = [OpenAIError, AnthropicError, Facts]
+    types: list[Any] = [OpenAIError, AnthropicError, OllamaError, Facts]
     for operation in OPERATIONS:
         types.extend(kind for kind in (operation.body, operation.answer) if kind and kind not in types)
     made, components = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
@@ -247,11 +266,15 @@ def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
     return made
 
 
+_OF_OPERATORS = ("/admin/", "/api/pull", "/api/delete")
+"""Paths that need the admin key."""
+
+
 def _security(path: str) -> list[dict[str, list[str]]]:
     """Return the ways to be admitted; without configured keys nothing is asked for (`{}`)."""
     if path.startswith("/health"):
         return [{}]
-    return [{"admin": []}, {}] if path.startswith("/admin/") else [{"bearer": []}, {"key": []}, {}]
+    return [{"admin": []}, {}] if path.startswith(_OF_OPERATORS) else [{"bearer": []}, {"key": []}, {}]
 
 
 def _operation_id(operation: Operation) -> str:
@@ -278,16 +301,21 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     return parameters
 
 
+_ERRORS: Mapping[str, type[Struct]] = {
+    "anthropic": AnthropicError,
+    "openai": OpenAIError,
+    "ollama": OllamaError,
+}
+
+
 def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
     answered = operation.content_type if operation.method == "get" else "application/json"
     content: dict[str, Any] = {answered: {}}
     if answered == "application/json":
         content[answered] = {"schema": schemas[operation.answer]}
     if operation.streams:
-        content["text/event-stream"] = {}
-    error = (
-        AnthropicError if dialect_of(operation.path, anthropic_version=None) == "anthropic" else OpenAIError
-    )
+        content["application/x-ndjson" if operation.path.startswith("/api/") else "text/event-stream"] = {}
+    error = _ERRORS[dialect_of(operation.path, anthropic_version=None)]
     failed = {"application/json": {"schema": schemas[error]}}
     responses: dict[str, Any] = {
         str(operation.status): {"description": "Done.", "content": content},

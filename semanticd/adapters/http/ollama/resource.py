@@ -1,0 +1,229 @@
+"""The Ollama dialect's resources: chat and generate, the models' catalogue, and fetching and deleting for operators."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, ClassVar
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+
+from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.core.errors import body as error_body
+from semanticd.adapters.http.core.errors import foreseen
+from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.request_context import (
+    agent_id_of,
+    priority_of,
+    request_context_of,
+    show_cache,
+)
+from semanticd.adapters.http.core.routes import Access
+from semanticd.adapters.http.core.services import model_names
+from semanticd.adapters.http.ollama import catalogue, wire
+from semanticd.adapters.http.ollama.parse import model_name, only_loads, parse
+from semanticd.adapters.http.ollama.render import OllamaStream, Shape, line, loaded, render
+from semanticd.application.ports.models import PullProgress
+from semanticd.application.services.model_facts import ModelFacts
+from semanticd.application.services.models import ModelsService
+from semanticd.domain.chat import TextPrompt
+from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError, UnsupportedError
+
+API_LEVEL = "0.12.0"
+"""The version of Ollama whose API is spoken: clients refuse older ones. Ours stands beside it."""
+NDJSON = "application/x-ndjson"
+
+
+class Generations:
+    """`POST /api/chat` and `/api/generate`, streaming unless `stream` is false."""
+
+    access: ClassVar[Access] = "key"
+
+    def __init__(self, gateway: Gateway, config: HttpConfig, *, wall: Callable[[], float]) -> None:
+        """Answer through a gateway; `wall` gives the date of an answer."""
+        self._gateway = gateway
+        self._config = config
+        self._wall = wall
+
+    async def on_post_chat(self, req: Request, resp: Response) -> None:
+        """Continue a conversation."""
+        body = await read_object(req, wire.ChatRequest, self._config)
+        if len(body.messages or ()) > self._config.max_messages:
+            raise InvalidRequestError(
+                f"expected at most {self._config.max_messages} messages", param="messages"
+            )
+        await self._answer(req, resp, body, "chat")
+
+    async def on_post_generate(self, req: Request, resp: Response) -> None:
+        """Continue a text, or answer a single message."""
+        await self._answer(req, resp, await read_object(req, wire.GenerateRequest, self._config), "generate")
+
+    async def _answer(
+        self, req: Request, resp: Response, body: wire.ChatRequest | wire.GenerateRequest, shape: Shape
+    ) -> None:
+        exchange = request_context_of(req)
+        if only_loads(body):
+            name = model_name(body.model)
+            # Counting asks the model, which loads it where requests may.
+            await self._gateway.count_tokens(name, TextPrompt(" "))
+            answer = loaded(name, shape, created_at=self._wall())
+            resp.data = msgspec.json.encode(answer)
+            return
+        request = parse(
+            body,
+            request_id=exchange.request_id,
+            agent_id=agent_id_of(req),
+            priority=priority_of(req),
+        )
+        if body.stream is not False:
+            await self._gateway.respond(resp, exchange, request, OllamaStream(shape, created_at=self._wall()))
+            resp.content_type = NDJSON
+            return
+        result = await self._gateway.complete(exchange, request)
+        show_cache(resp, result.usage.cache)
+        resp.data = msgspec.json.encode(render(result, shape, created_at=self._wall()))
+
+
+class Catalogue:
+    """`/api/tags`, `/api/ps`, `/api/show` and `/api/version`."""
+
+    access: ClassVar[Access] = "key"
+
+    def __init__(self, models: ModelsService, config: HttpConfig) -> None:
+        """Show these models."""
+        self._models = models
+        self._config = config
+
+    async def on_get_tags(self, req: Request, resp: Response) -> None:
+        """List the models that answer now: a client takes any of these names for granted."""
+        found = [catalogue.entry(model) for model in await self._models.list() if model.loaded]
+        resp.data = msgspec.json.encode({"models": found})
+
+    async def on_get_ps(self, req: Request, resp: Response) -> None:
+        """List the loaded models."""
+        found = [catalogue.running(model) for model in await self._models.list() if model.loaded]
+        resp.data = msgspec.json.encode({"models": found})
+
+    async def on_post_show(self, req: Request, resp: Response) -> None:
+        """Describe a model."""
+        body = await read_object(req, wire.ModelRequest, self._config)
+        model = await self._named(model_name(body.model or body.name))
+        resp.data = msgspec.json.encode(catalogue.description(model))
+
+    async def on_get_version(self, req: Request, resp: Response) -> None:
+        """Say which API is spoken."""
+        resp.data = msgspec.json.encode({"version": API_LEVEL, "semanticd": self._config.version})
+
+    async def _named(self, name: str) -> ModelFacts:
+        by_name = model_names(await self._models.list())
+        found = by_name.get(name)
+        if found is None:
+            known = ", ".join(sorted(by_name)) or "none"
+            raise ModelNotFoundError(f"model {name[:80]!r} not found; there are: {known}", param="model")
+        return found
+
+
+class Files:
+    """`POST /api/pull` and `DELETE /api/delete`: they change the machine's disk, so that they are an operator's."""
+
+    access: ClassVar[Access] = "admin"
+
+    def __init__(self, models: ModelsService, config: HttpConfig) -> None:
+        """Fetch and delete these models."""
+        self._models = models
+        self._config = config
+
+    async def on_post_pull(self, req: Request, resp: Response) -> None:
+        """Fetch a model; progress comes as lines, unless `stream` is false."""
+        body = await read_object(req, wire.ModelRequest, self._config)
+        name = model_name(body.model or body.name)
+        if body.stream is False:
+            await self._models.pull(name)
+            resp.data = msgspec.json.encode({"status": "success"})
+            return
+        exchange = request_context_of(req)
+        pulling = _Pull(self._models, name)
+        await pulling.begin()
+        exchange.on_end(pulling.leave)
+        resp.content_type = NDJSON
+        resp.stream = pulling.lines()
+
+    async def on_delete_delete(self, req: Request, resp: Response) -> None:
+        """Delete a model's files."""
+        body = await read_object(req, wire.ModelRequest, self._config)
+        await self._models.remove(model_name(body.model or body.name))
+        resp.status = falcon.HTTP_200
+
+
+class _Pull:
+    """A download and the lines that tell of it; a client that leaves does not end it, as with Ollama."""
+
+    def __init__(self, models: ModelsService, name: str) -> None:
+        self._name = name
+        self._progress: asyncio.Queue[PullProgress | None] = asyncio.Queue(maxsize=64)
+        self._task = asyncio.ensure_future(models.pull(name, self._report))
+        self._task.add_done_callback(lambda _: self._offer(None))
+        self._first: PullProgress | None = None
+
+    async def begin(self) -> None:
+        """Wait until it goes on or is over; raises what ended it, while a status can still be sent."""
+        self._first = await self._progress.get()
+        if self._first is None and self._task.exception() is not None:
+            await self._task
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Yield the progress and the end."""
+        yield line({"status": "pulling manifest"})
+        current = self._first
+        while current is not None:
+            yield line(self._line(current))
+            current = await self._progress.get()
+        try:
+            await asyncio.shield(self._task)
+        except Exception as error:  # noqa: BLE001 (the status is gone: the client hears of it in a line)
+            yield line(error_body(foreseen(error), "ollama", request_id=""))
+            return
+        yield line({"status": "success"})
+
+    async def leave(self) -> None:
+        """Let the download go on; what it raises is kept as the model's last failure."""
+        self._task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+
+    def _line(self, progress: PullProgress) -> dict[str, Any]:
+        told: dict[str, Any] = {"status": progress.stage}
+        if progress.total_bytes:
+            told |= {"digest": self._name, "total": progress.total_bytes, "completed": progress.done_bytes}
+        return told
+
+    def _report(self, progress: PullProgress) -> None:
+        self._offer(progress)
+
+    def _offer(self, progress: PullProgress | None) -> None:
+        if self._progress.full():
+            # Only how far it is now matters to a reader that is slow.
+            self._progress.get_nowait()
+        self._progress.put_nowait(progress)
+
+
+class NotOffered:
+    """What Ollama has and this server does not: each says so, and what to use."""
+
+    access: ClassVar[Access] = "key"
+
+    def __init__(self, config: HttpConfig) -> None:
+        """Refuse."""
+        self._config = config
+
+    async def on_post_embed(self, req: Request, resp: Response) -> None:
+        """Refuse embeddings."""
+        raise UnsupportedError("this server computes no embeddings; ask a server that does for them")
+
+    async def on_post_make(self, req: Request, resp: Response) -> None:
+        """Refuse to make, copy or publish models."""
+        raise UnsupportedError(
+            "models are not made, copied or published here; give one a name of its own under [models.NAME] in "
+            "config.toml, or load a file with `semanticd models load FILE.gguf`"
+        )

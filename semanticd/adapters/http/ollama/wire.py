@@ -1,0 +1,115 @@
+"""The Ollama dialect's wire types. Unknown fields are ignored, explicit nulls stand for absence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Think = bool | Literal["low", "medium", "high"]
+KeepAlive = float | int | str
+
+NAME_LIMIT = 256
+
+
+class Options(Struct, kw_only=True):
+    """`options`: how tokens are chosen. What belongs to a loaded model (`num_ctx`, `num_gpu`, …) is not read."""
+
+    num_predict: int | None = None
+    """Longest answer in tokens; below 1: what fits."""
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    stop: list[str] | str | None = None
+
+
+class FunctionCall(Struct):
+    """A function's name and its arguments as an object."""
+
+    name: str
+    arguments: dict[str, Any] | str | None = None
+
+
+class ToolCall(Struct):
+    """A call that the model made; newer servers give it an id."""
+
+    function: FunctionCall
+    id: str | None = None
+
+
+class ChatMessage(Struct):
+    """One message of any role."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Function(Struct):
+    """A function the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct):
+    """A tool; only functions are offered."""
+
+    function: Function
+    type: str | None = None
+
+
+class Asked(Struct, kw_only=True):
+    """What both ways to ask have in common."""
+
+    model: str
+    stream: bool | None = None
+    """None: it streams."""
+    format: Any = None
+    """Nothing, `json`, or a JSON schema."""
+    options: Options | None = None
+    think: Think | None = None
+    keep_alive: KeepAlive | None = None
+
+
+class ChatRequest(Asked, kw_only=True):
+    """Body of `POST /api/chat`; without messages it asks only that the model be loaded."""
+
+    messages: list[ChatMessage] | None = None
+    tools: list[Tool] | None = None
+
+
+class GenerateRequest(Asked, kw_only=True):
+    """Body of `POST /api/generate`; without a prompt it asks only that the model be loaded."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[Any] | None = None
+    raw: bool | None = None
+    images: list[Any] | None = None
+
+
+class ModelRequest(Struct):
+    """A model by name, under its new or its old key."""
+
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+    verbose: bool | None = None
+
+
+class Anything(Struct):
+    """A body of which nothing is read."""

@@ -1,0 +1,243 @@
+"""The Ollama dialect, by its official Python client over a real socket, and by its wire where that says more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.domain.chat import ChatPrompt, Message, TextPrompt, ToolCallPart, ToolResultPart
+from semanticd.domain.errors import EngineError, PromptTooLongError, QueueFullError
+from semanticd.domain.generation import ThinkingDelta
+from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.generator import ScriptedGenerator, call_script
+from tests.fakes.http_server import serving
+from tests.fakes.http_services import make_services
+
+HELLO = [{"role": "user", "content": "hello"}]
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL: Any = {"type": "function", "function": {"name": "weather", "description": "w", "parameters": SCHEMA}}
+IMAGE = "iVBORw0KGgo="
+
+GENERATOR = ScriptedGenerator()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(
+        create_app(make_services(GENERATOR), HttpConfig(ping_interval_s=0.2, version="1.2"))
+    ) as address:
+        yield address
+
+
+@pytest.fixture
+def generator() -> ScriptedGenerator:
+    GENERATOR.__init__()  # type: ignore[misc]
+    return GENERATOR
+
+
+@pytest.fixture
+def client(url: str, generator: ScriptedGenerator) -> Iterator[ollama.Client]:
+    with ollama.Client(host=url) as made:
+        yield made
+
+
+def conversation(generator: ScriptedGenerator) -> ChatPrompt:
+    prompt = generator.requests[-1].prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt
+
+
+def test_a_conversation_is_answered_whole_and_streamed(
+    client: ollama.Client, generator: ScriptedGenerator
+) -> None:
+    generator.script = ["Hi", " there"]
+    whole = client.chat("tiny", messages=HELLO)
+    assert (whole.message.role, whole.message.content) == ("assistant", "Hi there")
+    assert (whole.done, whole.done_reason, whole.prompt_eval_count, whole.eval_count) == (True, "stop", 42, 7)
+    pieces = list(client.chat("tiny:latest", messages=HELLO, stream=True))
+    assert "".join(piece.message.content or "" for piece in pieces) == "Hi there"
+    assert [piece.done for piece in pieces] == [False, False, True]
+    assert pieces[-1].prompt_eval_count == 42
+    assert [request.model for request in generator.requests] == ["tiny", "tiny"]
+
+
+def test_a_prompt_is_answered_with_its_system_text_or_raw(
+    client: ollama.Client, generator: ScriptedGenerator
+) -> None:
+    generator.script = ["Hi"]
+    assert client.generate("tiny", prompt="hello", system="Be kind.").response == "Hi"
+    assert conversation(generator).messages == (Message.of("system", "Be kind."), Message.of("user", "hello"))
+    assert [piece.response for piece in client.generate("tiny", prompt="hello", stream=True)] == ["Hi", ""]
+    client.generate("tiny", prompt="once", raw=True)
+    assert generator.requests[-1].prompt == TextPrompt("once")
+
+
+def test_options_choose_how_tokens_are_chosen(client: ollama.Client, generator: ScriptedGenerator) -> None:
+    client.chat("tiny", messages=HELLO, options={
+        "num_predict": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "seed": 7, "stop": ["x"],
+        "repeat_penalty": 1.1, "repeat_last_n": 32, "num_ctx": 4096,
+    })  # fmt: skip
+    sampling = generator.requests[-1].sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (5, 0.5, 0.9, 4)
+    assert (sampling.min_p, sampling.seed, sampling.stop) == (0.1, 7, ("x",))
+    assert (sampling.repetition_penalty, sampling.penalty_window) == (1.1, 32)
+    client.chat("tiny", messages=HELLO, options={"num_predict": -1})
+    assert generator.requests[-1].sampling.max_tokens is None
+
+
+def test_a_form_is_enforced(client: ollama.Client, generator: ScriptedGenerator) -> None:
+    client.chat("tiny", messages=HELLO, format="json")
+    assert generator.requests[-1].constraint is not None
+    assert generator.requests[-1].constraint.kind == "json_object"
+    client.chat("tiny", messages=HELLO, format=SCHEMA)
+    assert generator.requests[-1].constraint.kind == "json_schema"
+    assert generator.requests[-1].constraint.schema == SCHEMA
+
+
+def test_thinking_is_asked_for_and_kept_apart(client: ollama.Client, generator: ScriptedGenerator) -> None:
+    generator.script = [ThinkingDelta("hm"), "So"]
+    whole = client.chat("tiny", messages=HELLO, think=True)
+    assert (whole.message.thinking, whole.message.content) == ("hm", "So")
+    assert conversation(generator).template_options == {"enable_thinking": True}
+    pieces = list(client.chat("tiny", messages=HELLO, think="high", stream=True))
+    assert [piece.message.thinking for piece in pieces if piece.message.thinking] == ["hm"]
+    assert conversation(generator).template_options["reasoning_effort"] == "high"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_tools_make_a_round_trip(client: ollama.Client, generator: ScriptedGenerator, streams: bool) -> None:
+    generator.script = [*call_script("weather", {"city": "Oslo"}),
+                        *call_script("weather", {"city": "Rome"}, call_id="call_2", index=1)]  # fmt: skip
+    answer: Any = client.chat("tiny", messages=HELLO, tools=[TOOL], stream=streams)
+    messages = [piece.message for piece in answer] if streams else [answer.message]
+    calls = [call for message in messages for call in message.tool_calls or ()]
+    assert [(call.function.name, call.function.arguments) for call in calls] == [
+        ("weather", {"city": "Oslo"}),
+        ("weather", {"city": "Rome"}),
+    ]
+    assert [tool.name for tool in conversation(generator).tools] == ["weather"]
+    generator.script = ["Rain"]
+    client.chat("tiny", messages=[
+        *HELLO, {"role": "assistant", "content": "", "tool_calls": [call.model_dump() for call in calls]},
+        {"role": "tool", "tool_name": "weather", "content": "rain"}, {"role": "tool", "content": "sun"},
+    ], tools=[TOOL])  # fmt: skip
+    said = [part for message in conversation(generator).messages for part in message.parts]
+    ids = [part.call_id for part in said if isinstance(part, ToolCallPart)]
+    assert len(set(ids)) == 2
+    results = [(part.call_id, part.content) for part in said if isinstance(part, ToolResultPart)]
+    assert results == [(ids[0], "rain"), (ids[1], "sun")]
+
+
+def test_the_catalogue_shows_what_answers(client: ollama.Client, url: str) -> None:
+    assert [model.model for model in client.list().models] == ["tiny:latest"]
+    assert [model.model for model in client.ps().models] == ["tiny:latest"]
+    shown = client.show("tiny:latest")
+    assert shown.modelinfo is not None
+    assert [value for key, value in shown.modelinfo.items() if key.endswith(".context_length")] == [8192]
+    assert shown.capabilities == ["completion", "tools"]
+    version = httpx.get(f"{url}/api/version").json()
+    assert version["semanticd"] == "1.2"
+    assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4)
+
+
+def test_a_request_without_anything_to_answer_asks_for_the_model_alone(
+    client: ollama.Client, generator: ScriptedGenerator
+) -> None:
+    assert client.generate("tiny").done_reason == "load"
+    assert client.chat("tiny", keep_alive=-1).done_reason == "load"
+    assert generator.requests == []
+    with pytest.raises(ollama.ResponseError, match="nothing"):
+        client.generate("nothing")
+
+
+def test_what_is_not_read_is_said(url: str, generator: ScriptedGenerator) -> None:
+    body = {"model": "tiny", "prompt": "x", "context": [1, 2], "keep_alive": "5m", "stream": False}
+    answer = httpx.post(f"{url}/api/generate", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["x-semantic-adjusted"] == "context_ignored=1 keep_alive_ignored=1"
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "said"),
+    [
+        (lambda client: client.chat("nothing", messages=HELLO), 404, "nothing"),
+        (lambda client: client.embed("tiny", input="x"), 400, "no embeddings"),
+        (lambda client: client.embeddings("tiny", prompt="x"), 400, "no embeddings"),
+        (lambda client: client.copy("tiny", "other"), 400, r"\[models.NAME\]"),
+        (lambda client: client.generate("tiny", prompt="x", suffix="y"), 400, "suffix"),
+        (lambda client: client.generate("tiny", prompt="x", images=[IMAGE]), 400, "text only"),
+        (lambda client: client.chat("tiny", messages=HELLO, options={"temperature": -1}), 400, "temperature"),
+        (lambda client: client.show("nothing"), 404, "nothing"),
+    ],
+)
+def test_refusals_have_the_dialects_shape(client: ollama.Client, ask: Any, status: int, said: str) -> None:
+    with pytest.raises(ollama.ResponseError, match=said) as refused:
+        ask(client)
+    assert refused.value.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(QueueFullError("full"), 503), (PromptTooLongError(num_tokens=9, maximum=8), 400)]
+)
+def test_a_request_that_is_not_admitted_has_a_status(
+    client: ollama.Client, generator: ScriptedGenerator, error: Exception, status: int
+) -> None:
+    generator.refusal = error
+    with pytest.raises(ollama.ResponseError) as refused:
+        list(client.chat("tiny", messages=HELLO, stream=True))
+    assert refused.value.status_code == status
+
+
+def test_a_stream_that_fails_ends_with_an_error_that_clients_raise(
+    client: ollama.Client, generator: ScriptedGenerator
+) -> None:
+    generator.script = ["Hi", EngineError("the engine failed")]
+    read: list[str] = []
+    with pytest.raises(ollama.ResponseError, match="the engine failed"):
+        read.extend(piece.message.content or "" for piece in client.chat("tiny", messages=HELLO, stream=True))
+
+
+async def test_every_line_of_a_stream_is_a_document_also_after_a_silence() -> None:
+    silence = asyncio.Event()
+    generator = ScriptedGenerator(["Hi", silence, " there"])
+    edge = AsgiClient(create_app(make_services(generator), HttpConfig(ping_interval_s=0.02)))
+    asyncio.get_running_loop().call_later(0.2, silence.set)
+    answer = await edge.post("/api/chat", {"model": "tiny", "messages": HELLO})
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    lines = answer.content.decode().splitlines()
+    assert lines[1].startswith("  "), "pings came"
+    assert [json.loads(line)["done"] for line in lines] == [False, False, True]
+
+
+def test_pulling_tells_how_far_it_is_and_deleting_is_an_operators(client: ollama.Client) -> None:
+    assert client.pull("tiny").status == "success"
+    assert [one.status for one in client.pull("tiny", stream=True)][-1] == "success"
+    with pytest.raises(ollama.ResponseError) as refused:
+        list(client.pull("nothing", stream=True))
+    assert refused.value.status_code == 404
+    assert client.delete("tiny").status == "success"
+
+
+def test_operators_commands_need_the_admin_key_where_there_are_keys() -> None:
+    config = HttpConfig(api_keys=("k",), admin_key="a")
+    with serving(create_app(make_services(), config)) as url:
+        plain = {"Authorization": "Bearer k"}
+        assert httpx.get(f"{url}/api/tags").status_code == 401
+        assert httpx.get(f"{url}/api/tags", headers=plain).status_code == 200
+        body = {"model": "tiny", "stream": False}
+        assert httpx.post(f"{url}/api/pull", json=body, headers=plain).status_code == 401
+        assert httpx.post(f"{url}/api/pull", json=body, headers={"X-Admin-Key": "a"}).status_code == 200
+
+
+def test_the_session_header_names_the_agent_as_everywhere(url: str, generator: ScriptedGenerator) -> None:
+    with ollama.Client(host=url, headers={"X-Session-ID": "kitchen"}) as client:
+        client.chat("tiny", messages=HELLO)
+    assert generator.requests[-1].agent_id == "kitchen"
