@@ -78,12 +78,17 @@ class EventStream:
         self, renderer: StreamRenderer, *, on_error: Callable[[BaseException], None]
     ) -> AsyncIterator[bytes]:
         """Yield the answer's bytes until it is complete or failed; failures are shown to `on_error` first."""
+        clock = asyncio.get_running_loop().time
+        sent_at = clock()
         try:
             while True:
                 waiting = self._await_next()
-                done, _ = await asyncio.wait({waiting}, timeout=self._ping_interval_s)
+                # Events that show nothing are silence too: what counts is when the client last heard of us.
+                left_s = max(sent_at + self._ping_interval_s - clock(), 0)
+                done, _ = await asyncio.wait({waiting}, timeout=left_s)
                 if not done:
                     yield renderer.ping
+                    sent_at = clock()
                     continue
                 self._next = None
                 event = waiting.result()
@@ -93,6 +98,10 @@ class EventStream:
                 frames = renderer.render(event)
                 if frames:
                     yield frames
+                    sent_at = clock()
+                elif clock() >= sent_at + self._ping_interval_s:
+                    yield renderer.ping
+                    sent_at = clock()
             yield renderer.finish()
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client must hear of it
             on_error(error)

@@ -85,6 +85,10 @@ class JsonCallReader:
                 self._object = None
         return pieces
 
+    def end(self) -> list[Piece]:
+        """Take the end of the block: what is cut stays cut."""
+        return []
+
     def _search(self, text: str) -> tuple[str | None, str]:
         """Look for the next call's head; return its name and the text after it."""
         self.rest += text

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from semanticd.adapters.mlx.text.brackets import BracketEnd
 from semanticd.adapters.mlx.text.call_guard import LOOKED_AT, could_call
-from semanticd.adapters.mlx.text.json_call import JsonCallReader
+from semanticd.adapters.mlx.text.element_call import ElementCallReader
+from semanticd.adapters.mlx.text.json_call import JsonCallReader, Piece
 from semanticd.adapters.mlx.text.tool_families import CallForm, Parse
 from semanticd.adapters.mlx.text.whole_calls import json_calls, names_of
 from semanticd.domain.generation import (
@@ -60,7 +61,7 @@ class _Block:
     """Whether line breaks before it belonged to other markup."""
     name: str | None = None
     """The offered tool that it certainly calls first; until then a guarded block hands nothing on."""
-    reader: JsonCallReader | None = None
+    reader: JsonCallReader | ElementCallReader | None = None
     brackets: BracketEnd | None = None
     head: str = ""
     """What a guard looks at."""
@@ -122,7 +123,7 @@ class MlxOutputParser:
         while (block := self._block) is not None:
             rest, self._buffer = self._buffer, ""
             if self._take(block, rest, events):
-                if cut and not self._parsed(block):
+                if cut and (_is_open(block) or not self._parsed(block)):
                     self._cut_call(block, events)
                 else:
                     self._end_block(block, "", events)
@@ -193,7 +194,9 @@ class MlxOutputParser:
 
     def _begin(self, form: CallForm, marker: str) -> None:
         self._block = _Block(form, marker, trim=self._trim)
-        if form.head is not None:
+        if form.elements is not None and form.parse is not None:
+            self._block.reader = ElementCallReader(form.elements, parse=form.parse, tools=self._tools)
+        elif form.head is not None:
             self._block.reader = JsonCallReader(form.head)
         if form.bare:
             self._block.brackets = BracketEnd('"' if form.guard == "json" else "\"'")
@@ -259,12 +262,16 @@ class MlxOutputParser:
             if begun is None:
                 return True
             block.name, text = begun, block.raw
-        for kind, value in block.reader.feed(text) if block.reader is not None else ():
+        if block.reader is not None:
+            self._stream(block.reader.feed(text), events)
+        return True
+
+    def _stream(self, pieces: Sequence[Piece], events: list[GenerationEvent]) -> None:
+        for kind, value in pieces:
             if kind == "name":
                 self._start_call(value, events)
             else:
                 events.append(ToolCallDelta(self._num_calls - 1, value, self._choice))
-        return True
 
     def _start_call(self, name: str, events: list[GenerationEvent]) -> None:
         events.append(ToolCallStarted(self._num_calls, self._new_id(), name, self._choice))
@@ -282,6 +289,7 @@ class MlxOutputParser:
         self._block, self._trim = None, True
         reader = block.reader
         if reader is not None and reader.started:
+            self._stream(reader.end(), events)
             if not reader.complete:
                 # What was streamed cannot be taken back: the call stays cut, what broke it is shown.
                 self._fail(reader.rest, events)
@@ -345,6 +353,11 @@ class MlxOutputParser:
             except Exception:  # noqa: BLE001, S112 (whatever a family's parser trips over, the text is not a call)
                 continue
         return []
+
+
+def _is_open(block: _Block) -> bool:
+    """Whether a call was begun in it whose end has not come."""
+    return block.reader is not None and block.reader.started and not block.reader.complete
 
 
 def _call(call: Any) -> tuple[str, str]:

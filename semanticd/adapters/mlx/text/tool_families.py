@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from mlx_lm import tool_parsers
 
 from semanticd.adapters.mlx.constraints.call_spelling import CallSpelling, json_spelling
 from semanticd.adapters.mlx.text.call_guard import Language
+from semanticd.adapters.mlx.text.element_call import CallElements
 from semanticd.adapters.mlx.text.json_call import AFTER_JSON_CALL, JSON_CALL, JSON_HEAD, CallHead
 from semanticd.adapters.mlx.text.whole_calls import (
     dsml_calls,
@@ -44,6 +46,8 @@ class CallForm:
     """Reads a whole block; JSON is tried too."""
     head: CallHead | None = JSON_HEAD
     """Lets JSON arguments stream; None: blocks are read whole."""
+    elements: CallElements | None = None
+    """Lets calls that are written as elements stream; their values are converted by `parse`."""
     guard: Language | None = None
     """The marker means other things too: only calls of offered tools, in this language, count; the rest is text."""
     bare: bool = False
@@ -94,6 +98,41 @@ _DEEPSEEK_V3 = CallSpelling(
     _CALLS, f"{_CALL}function{_SEP}", "\n```json\n", f"\n```{_CALL_END}", _CALLS_END, joint="\n"
 )
 
+_DSML = CallElements(
+    re.compile(r'<｜DSML｜invoke name="(?P<name>[^"]+)">'),
+    "</｜DSML｜invoke>",
+    re.compile(r'<｜DSML｜parameter name="(?P<name>[^"]+)"(?: string="(?P<string>true|false)")?>'),
+    "</｜DSML｜parameter>",
+    space="none",
+)
+
+_LIBRARY_ELEMENTS = {
+    "qwen3_coder": CallElements(
+        re.compile(r"<function=\s*(?P<name>[^\s<>]+)\s*>"),
+        "</function>",
+        re.compile(r"<parameter=\s*(?P<name>[^\s<>]+)>"),
+        "</parameter>",
+        space="line",
+        nulls=True,
+    ),
+    "glm47": CallElements(
+        re.compile(r"(?P<name>[^\s<>]+)\s*(?=<arg_key>)"),
+        None,
+        re.compile(r"<arg_key>\s*(?P<name>[^<]*?)\s*</arg_key>(?:\\n|\s)*<arg_value>", re.DOTALL),
+        "</arg_value>",
+        space="all",
+    ),
+    "minimax_m2": CallElements(
+        re.compile(r"<invoke name=\s*[\"']?(?P<name>[^\"'<>]+?)[\"']?\s*>"),
+        "</invoke>",
+        re.compile(r"<parameter name=\s*[\"']?(?P<name>[^\"'<>]+?)[\"']?\s*>"),
+        "</parameter>",
+        space="all",
+        nulls=True,
+    ),
+}
+"""Families of mlx-lm whose calls stream."""
+
 _ROWS = (
     # Hermes, Qwen 2.5 and 3, SmolLM 3, and what our own description of tools asks for. Qwen 2.5 Coder and others
     # forget the markers or take others.
@@ -136,8 +175,8 @@ _ROWS = (
     ToolFamily(
         "deepseek_v32",
         (
-            CallForm("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", dsml_calls),
-            CallForm("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", dsml_calls),
+            CallForm("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", dsml_calls, elements=_DSML),
+            CallForm("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", dsml_calls, elements=_DSML),
         ),
         json_spelling("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
     ),
@@ -258,5 +297,7 @@ def _named(name: str) -> ToolFamily:
         return replace(row, forms=forms)
     start, end = library.tool_call_start, library.tool_call_end or ""
     return ToolFamily(
-        name, (CallForm(start, end or None, library.parse_tool_call),), json_spelling(start, end)
+        name,
+        (CallForm(start, end or None, library.parse_tool_call, elements=_LIBRARY_ELEMENTS.get(name)),),
+        json_spelling(start, end),
     )

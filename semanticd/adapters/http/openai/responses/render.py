@@ -12,7 +12,7 @@ import msgspec
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
-from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox
+from semanticd.adapters.http.openai.responses.tools import CustomInput, ToolBehind, ToolBox, whole_characters
 from semanticd.domain.chat import ToolCallPart
 from semanticd.domain.generation import Choice, FinishReason, GenerationResult, TokenLogprob, Usage
 
@@ -203,6 +203,7 @@ def custom_input(arguments: str) -> str:
     try:
         parsed = json.loads(arguments or "{}")
     except (ValueError, RecursionError):
-        return arguments
+        # It was cut: what there is of the text inside is the input so far.
+        return CustomInput().feed(arguments) or whole_characters(arguments)
     text = parsed.get("input", "") if isinstance(parsed, dict) else parsed
-    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    return whole_characters(text if isinstance(text, str) else json.dumps(text, ensure_ascii=False))

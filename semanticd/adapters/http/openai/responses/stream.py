@@ -21,7 +21,7 @@ from semanticd.adapters.http.openai.responses.render import (
     render_logprob,
     text_part,
 )
-from semanticd.adapters.http.openai.responses.tools import ToolBehind, ToolBox
+from semanticd.adapters.http.openai.responses.tools import CustomInput, ToolBehind, ToolBox
 from semanticd.domain.errors import OverloadedError, SemanticError
 from semanticd.domain.generation import (
     Finished,
@@ -64,6 +64,7 @@ class ResponseStream:
         self._logprobs: list[TokenLogprob] = []
         self._call_id = ""
         self._behind = ToolBehind("function", "")
+        self._custom = CustomInput()
 
     def render(self, event: GenerationEvent) -> bytes:
         """Return the frames for one event."""
@@ -81,9 +82,12 @@ class ResponseStream:
         if isinstance(event, ToolCallDelta):
             self._text.append(event.arguments)
             if self._behind.kind == "custom":
-                return b""  # the string inside can be told only when the object around it is whole
+                return self._custom_delta(self._custom.feed(event.arguments))
             return self._item_event("response.function_call_arguments.delta", delta=event.arguments)
         return self._finish(event)
+
+    def _custom_delta(self, text: str) -> bytes:
+        return self._item_event("response.custom_tool_call_input.delta", delta=text) if text else b""
 
     def finish(self) -> bytes:
         """Nothing follows the completed response."""
@@ -148,6 +152,7 @@ class ResponseStream:
     def _open_call(self, event: ToolCallStarted) -> bytes:
         self._behind = self._tools.behind(event.name)
         self._call_id = event.call_id
+        self._custom = CustomInput()
         self._open("call", call_prefix(self._behind))
         return self._added(call_item(self._item_id, self._call_id, self._behind, "", status="in_progress"))
 
@@ -185,7 +190,10 @@ class ResponseStream:
     def _close_call(self, arguments: str, status: str) -> bytes:
         if self._behind.kind == "custom":
             given = custom_input(arguments)
-            frames = self._item_event("response.custom_tool_call_input.delta", delta=given)
+            # Nothing was told of input in another form than the tool's own.
+            told = self._custom.told
+            given = given if given.startswith(told) else told
+            frames = self._custom_delta(given[len(told) :])
             frames += self._item_event("response.custom_tool_call_input.done", input=given)
         else:
             frames = self._item_event(

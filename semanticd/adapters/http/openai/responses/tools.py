@@ -6,6 +6,8 @@ OpenAI (web search and the like) cannot be called here and are left out: agents 
 
 from __future__ import annotations
 
+import json
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,14 @@ from semanticd.domain.chat import ToolChoice, ToolSpec
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 
 HOSTED = ("web_search", "web_search_preview", "image_generation", "tool_search", "local_shell")
+
+_INPUT_HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_STRING_PART = re.compile(
+    r'(?:[^"\\]|\\["\\/bfnrt]|\\u(?![dD][89aAbB])[0-9a-fA-F]{4}|\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4})*'
+)
+"""As much of a JSON string as can be read: whole characters and escapes."""
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 _CUSTOM_PARAMETERS = {
     "type": "object",
@@ -44,6 +54,46 @@ class ToolBox:
     def behind(self, flat_name: str) -> ToolBehind:
         """Return what a model's call means; an unknown name is a function's."""
         return self.by_flat_name.get(flat_name, ToolBehind("function", flat_name))
+
+
+def whole_characters(text: str) -> str:
+    """Return text in which halves of surrogate pairs, which no answer can carry, are replaced."""
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+class CustomInput:
+    """Follows the one-field object that a model writes for a custom tool, and gives the text in it as it comes."""
+
+    def __init__(self) -> None:
+        """Begin before the object."""
+        self.told = ""
+        """All of the text that was given."""
+        self._raw = ""
+        self._begins: int | None = None
+        self._ended = False
+
+    def feed(self, piece: str) -> str:
+        """Take more of the object; return what it adds to the text."""
+        if self._ended:
+            return ""
+        self._raw += piece
+        if self._begins is None:
+            found = _INPUT_HEAD.match(self._raw)
+            if found is None:
+                return ""
+            self._begins = found.end()
+        # An escape that is not whole, or half of a pair of them, waits for its rest.
+        whole = _STRING_PART.match(self._raw, self._begins)
+        end = whole.end() if whole is not None else self._begins
+        self._ended = self._raw[end : end + 1] == '"'
+        try:
+            text = whole_characters(json.loads(f'"{self._raw[self._begins : end]}"', strict=False))
+        except ValueError:
+            self._ended = True
+            return ""
+        self._begins = end
+        self.told += text
+        return text
 
 
 def flat_name_of(name: str, namespace: str | None) -> str:

@@ -65,6 +65,23 @@ async def test_silence_is_answered_with_pings_until_the_next_event() -> None:
     assert [chunk for chunk in seen if chunk != b"ping"] == [b"late", b"end"]
 
 
+async def test_events_that_show_nothing_are_silence() -> None:
+    turns = 0
+
+    class Silent(Plain):
+        def render(self, event: GenerationEvent) -> bytes:
+            return b"" if isinstance(event, TextDelta) else super().render(event)
+
+    def script(request: GenerationRequest) -> Script:
+        return ["x"] * 10_000
+
+    stream = await ScriptedGenerator(script).open(REQUEST)
+    events = EventStream(stream, ping_interval_s=0.0005)
+    async for chunk in events.frames(Silent(), on_error=lambda _: None):
+        turns += chunk == b"ping"
+    assert turns > 1
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

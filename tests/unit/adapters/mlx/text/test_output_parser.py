@@ -41,6 +41,9 @@ JSON = markup("json")
 FAMILIES = {
     "json": JSON,
     "xml": markup("qwen3_coder"),
+    "glm": markup("glm47"),
+    "minimax": markup("minimax_m2"),
+    "dsml": markup("deepseek_v32"),
     "python": markup("pythonic"),
     "mistral": markup("mistral"),
     "llama": markup("llama"),
