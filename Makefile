@@ -68,12 +68,17 @@ test-clients: setup  ## Run the tests with third-party SDKs and libraries, and s
 package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac's wheels of all dependencies
 	@$(PY) contrib/dev/checks/package_check.py $(ARGS)
 
-lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts
+lint: setup  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, GitHub's files
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy --platform linux
 	@$(VENV)/bin/mypy --platform darwin
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 
 # In an environment of its own, so that nothing of it gets into .venv. Asks the package index's database of vulnerabilities.
 audit:  ## Look for known vulnerabilities in the pinned dependencies

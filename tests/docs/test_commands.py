@@ -23,6 +23,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 RULES_OF_ANY = [ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "pyproject.toml", ROOT / "mkdocs.yml"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+RULES_OF_ANY += WORKFLOWS
 READ_BY_PEOPLE = [*PAGES, *RULES_OF_ANY, *sorted((ROOT / "contrib").rglob("*.*"))]
 
 FILE = re.compile(
@@ -107,12 +109,12 @@ def test_every_command_of_ours_is_understood_with_its_options(path: Path) -> Non
     assert refused == {}
 
 
-@pytest.mark.parametrize("path", [*PAGES, ROOT / ".ci" / "run"], ids=short)
+@pytest.mark.parametrize("path", [*PAGES, ROOT / ".ci" / "run", *WORKFLOWS], ids=short)
 def test_every_make_target_that_is_named_exists(path: Path) -> None:
     if path.suffix == ".md":
         named = {words[1] for words in command_lines(path) if words[0] == "make" and len(words) > 1}
     else:
-        named = set(re.findall(r"(?m)^[a-z ]*\bmake ([a-z-]+)", texts(path)))
+        named = set(re.findall(r"(?m)^(?:[a-z ]|- run: )*\bmake ([a-z-]+)", texts(path)))
     assert {name for name in named if re.fullmatch(r"[a-z-]+", name)} - TARGETS == set()
 
 
