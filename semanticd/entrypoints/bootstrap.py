@@ -104,6 +104,7 @@ def build(
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
     response_archive = DiskResponseArchive.open(warm.folder.responses, clock=clock, log=log)
     responses = StoredResponses(archive=response_archive)
+    warm.when_pruned(archive.forget_blocks)
     queue = EngineQueue(
         max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
     )
@@ -188,7 +189,7 @@ def build(
         models=models,
         requests=requests,
         status=status,
-        cache=CacheService(engine=engine, store=store, warm=warm, status=status),
+        cache=CacheService(engine=engine, store=store, agents=registry, warm=warm, status=status),
         outcomes=outcomes,
         history=history,
         metrics=metrics,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,14 +102,32 @@ def test_a_deleted_agent_is_gone(archive: AgentArchive) -> None:
     assert archive.load(agent.agent_id) == agent
 
 
-def test_holders_are_the_agents_whose_table_names_the_block(archive: AgentArchive) -> None:
+def test_holders_are_the_agents_whose_table_names_the_block_or_named_it_before(archive: AgentArchive) -> None:
     shared, own = BlockHash(b"s" * 32), BlockHash(b"o" * 32)
     archive.save(Agent(AgentId("a"), 1.0, 1.0, block_table=(shared, own)))
     archive.save(Agent(AgentId("b"), 1.0, 2.0, block_table=(shared,)))
     assert set(archive.holders(shared)) == {"a", "b"}
     assert archive.holders(own) == ["a"]
     archive.save(Agent(AgentId("a"), 1.0, 3.0, block_table=(shared,)))
-    assert archive.holders(own) == []
+    assert archive.holders(own) == ["a"]
+    assert archive.own_blocks(AgentId("a")) == [own]
+    assert archive.own_blocks(AgentId("b")) == []
+    archive.note_block(AgentId("b"), own)
+    assert archive.own_blocks(AgentId("a")) == []
+    archive.forget_blocks([own], agent_id=AgentId("b"))
+    archive.delete(AgentId("b"))
+    archive.scrub()
+    assert wait_for(lambda: set(archive.own_blocks(AgentId("a"))) == {shared, own})
+    archive.forget_all_blocks()
+    assert wait_for(lambda: archive.own_blocks(AgentId("a")) == [shared])
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Poll until what was queued is done."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        threading.Event().wait(0.005)
+    return condition()
 
 
 def test_pinned_agents_are_found_however_long_ago_they_were_used(archive: AgentArchive) -> None:

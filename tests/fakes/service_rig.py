@@ -142,7 +142,11 @@ class ServiceRig:
         )
         self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
         self.cache = CacheService(
-            engine=self.engine, store=self.store, warm=self.engine_rig.warm, status=self.status
+            engine=self.engine,
+            store=self.store,
+            agents=self.engine_rig.agents,
+            warm=self.engine_rig.warm,
+            status=self.status,
         )
         self.engine.start()
         if self._load:

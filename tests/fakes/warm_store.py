@@ -333,6 +333,7 @@ class MemoryAgentArchive:
         """Begin empty."""
         self._agents: dict[AgentId, Agent] = {}
         self._broken: set[AgentId] = set()
+        self._past: dict[AgentId, set[BlockHash]] = {}
 
     def break_agent(self, agent_id: AgentId) -> None:
         """Make a stored agent unreadable until it is saved again."""
@@ -340,6 +341,9 @@ class MemoryAgentArchive:
 
     def save(self, agent: Agent) -> None:
         """Store the agent; newest wins."""
+        before = self._agents.get(agent.agent_id)
+        for name in set(before.block_table if before else ()) - set(agent.block_table):
+            self.note_block(agent.agent_id, name)
         self._agents[agent.agent_id] = agent
         self._broken.discard(agent.agent_id)
 
@@ -398,11 +402,36 @@ class MemoryAgentArchive:
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent."""
         self._agents.pop(agent_id, None)
+        self._past.pop(agent_id, None)
         self._broken.discard(agent_id)
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
-        """Return the agents whose block table names this block."""
-        return [agent_id for agent_id, agent in self._agents.items() if block_hash in agent.block_table]
+        """Return the agents that name a block, or named or made it before."""
+        now = {agent_id for agent_id, agent in self._agents.items() if block_hash in agent.block_table}
+        return sorted(now | {agent_id for agent_id, past in self._past.items() if block_hash in past})
+
+    def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:
+        """Note that an agent made a block."""
+        self._past.setdefault(agent_id, set()).add(block_hash)
+
+    def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
+        """Return the blocks that this agent names, or named or made before, and no other does."""
+        agent = self._agents.get(agent_id)
+        mine = {*self._past.get(agent_id, ()), *(agent.block_table if agent else ())}
+        return sorted(name for name in mine if self.holders(name) == [agent_id])
+
+    def forget_blocks(self, blocks: Sequence[BlockHash], *, agent_id: AgentId | None = None) -> None:
+        """Forget which agent made these blocks."""
+        for one, past in self._past.items():
+            if agent_id in (None, one):
+                past.difference_update(blocks)
+
+    def forget_all_blocks(self) -> None:
+        """Forget which agents made which blocks."""
+        self._past.clear()
+
+    def scrub(self) -> None:
+        """There are no files."""
 
 
 def _parents_first(records: Sequence[BlockRecord]) -> list[BlockRecord]:

@@ -549,22 +549,24 @@ class AgentCacheStore:
         return found
 
     def delete_agent(self, agent_id: AgentId, names: Sequence[BlockHash]) -> tuple[int, Future[int]]:
-        """Drop the agent's table and these blocks of it, as far as no other agent holds them by now.
+        """Drop the agent's table and these blocks of it, as `drop_blocks` does."""
+        with self.lock:
+            self.set_pinned(agent_id, False)
+            self.pool.drop_agent(agent_id)
+            return self.drop_blocks(names)
+
+    def drop_blocks(self, names: Sequence[BlockHash]) -> tuple[int, Future[int]]:
+        """Drop blocks in RAM and on disk, as far as no agent holds them by now.
 
         Returns the bytes that left RAM, and the bytes that leave the disk once they have.
         """
         with self.lock:
-            own = [name for name in names if self.pool.holders(name) <= {agent_id}]
-            self.set_pinned(agent_id, False)
-            self.pool.drop_agent(agent_id)
-        return self._delete(own)
+            return self._delete([name for name in names if not self.pool.num_holders(name)])
 
     def discard(self, names: Sequence[BlockHash]) -> None:
         """Drop blocks that are of no use any more from both tiers, as far as no agent holds them."""
-        with self.lock:
-            own = [name for name in names if not self.pool.holders(name)]
-        if own:
-            self._delete(own)
+        if names:
+            self.drop_blocks(names)
 
     def _delete(self, own: Sequence[BlockHash]) -> tuple[int, Future[int]]:
         freed = 0

@@ -238,16 +238,37 @@ class AgentRegistry:
                     self._store.set_table(agent.agent_id, agent.block_table, pinned=pinned, kept=kept)
                     self._store.pool.changes.note(agent.agent_id)
 
+    def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:
+        """Note that an agent made a block, before it is written: deleting the agent removes it, in a table or not."""
+        if self._archive is not None:
+            self._archive.note_block(agent_id, block_hash)
+
     def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
-        """Return the agent's blocks and snapshots that no other agent holds, in memory or archived.
+        """Return the blocks and snapshots that this agent has, or had before, and no other, in memory or archived.
 
         Asks the archive and the index about every block: not on the engine thread.
         """
-        names = self._store.blocks_of(agent_id)
+        names = dict.fromkeys(self._store.blocks_of(agent_id))
         archive = self._archive
         if archive is None:
-            return names
-        return [name for name in names if all(holder == agent_id for holder in archive.holders(name))]
+            return list(names)
+        own = [name for name in names if all(holder == agent_id for holder in archive.holders(name))]
+        return list(dict.fromkeys([*own, *archive.own_blocks(agent_id)]))
+
+    def forget_blocks(self, agent_id: AgentId, blocks: Sequence[BlockHash]) -> None:
+        """Forget that an agent made blocks, which are gone."""
+        if self._archive is not None:
+            self._archive.forget_blocks(blocks, agent_id=agent_id)
+
+    def forget_all_blocks(self) -> None:
+        """Forget which agents made which blocks: all are gone."""
+        if self._archive is not None:
+            self._archive.forget_all_blocks()
+
+    def scrub(self) -> None:
+        """Make sure soon that what was deleted cannot be read from any file."""
+        if self._archive is not None:
+            self._archive.scrub()
 
     def discard(self, names: Iterable[BlockHash]) -> None:
         """Drop blocks that an agent gave up from both tiers, unless another agent, archived or not, holds them."""

@@ -72,13 +72,16 @@ class BlockCommit:
         sequence = running.sequence
         root = running.submission.root or running.spec.root
         try:
-            return self._store.publish(
+            name = self._store.publish(
                 running.runner,
                 sequence.sequence_id,
                 parent=sequence.block_table[-1] if sequence.block_table else root,
                 token_ids=sequence.token_slice(start, end),
                 start=start,
             )
+            if name is not None:
+                self._agents.note_block(running.submission.agent_id, name)
+            return name
         except Exception as error:
             # Keeping a block saves work later; the answer does not depend on it.
             self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
@@ -135,6 +138,7 @@ class BlockCommit:
             self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
             return
         if name is not None:
+            self._agents.note_block(running.submission.agent_id, name)
             sequence.snapshots[position] = Snapshot(position, name, tail, num_bytes, at_boundary)
             self._thin_running(running)
 

@@ -52,5 +52,20 @@ class AgentArchive(Protocol):
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent (its blocks are deleted by whoever knows that nobody else holds them)."""
 
+    def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:
+        """Note, before blocks that are written later, that an agent made a block."""
+
+    def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
+        """Return the blocks that this agent names, or named or made before, and no other does."""
+
+    def forget_blocks(self, blocks: Sequence[BlockHash], *, agent_id: AgentId | None = None) -> None:
+        """Forget soon which agent made these blocks, or that this one did: they are gone."""
+
+    def forget_all_blocks(self) -> None:
+        """Forget soon which agents made which blocks: all are gone."""
+
+    def scrub(self) -> None:
+        """Make sure soon that what was deleted cannot be read from any file."""
+
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
-        """Return the agents whose block table names this block."""
+        """Return the agents that name a block, or named or made it before."""

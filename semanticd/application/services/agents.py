@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -38,6 +38,7 @@ from semanticd.application.services.verdict import verdict
 from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.agent_summary import AgentQuery, summary_of
+from semanticd.domain.block import Block
 from semanticd.domain.chat import Message
 from semanticd.domain.errors import AgentNotFoundError, ConflictError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
@@ -224,7 +225,14 @@ class AgentsService:
                 snapshots=tuple(one for one in agent.snapshots if one.position <= transcript.num_tokens),
             )
 
-        return await self._row(self._agents.update(AgentId(agent_id), change))
+        before = await asyncio.to_thread(self._agents.own_blocks, AgentId(agent_id))
+        agent = self._agents.update(AgentId(agent_id), change)
+        kept = await asyncio.to_thread(self._within, before, agent)
+        gone = [name for name in before if name not in kept]
+        await self._on_engine(lambda: self._store.drop_blocks(gone))
+        self._agents.forget_blocks(agent.agent_id, gone)
+        self._agents.scrub()
+        return await self._row(agent)
 
     def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[BlockHash, ...]:
         ends: dict[BlockHash, int] = {}
@@ -237,6 +245,24 @@ class AgentsService:
             if start + block.num_tokens <= num_tokens:
                 ends[block_hash] = start + block.num_tokens
         return tuple(ends)
+
+    def _within(self, names: Sequence[BlockHash], agent: Agent) -> set[BlockHash]:
+        """Return the agent's table, and those of these blocks that hold nothing beyond its conversation."""
+        kept = set(agent.block_table)
+        blocks = {one: block for one in {*kept, *names} if (block := self._store.block(one)) is not None}
+        following: dict[BlockHash, list[Block]] = {}
+        for block in blocks.values():
+            following.setdefault(block.parent, []).append(block)
+        tokens = agent.transcript.token_ids
+        to_follow = [(parent, 0) for parent in following if parent not in blocks]
+        while to_follow:
+            parent, start = to_follow.pop()
+            for block in following.get(parent, ()):
+                end = start + block.num_tokens
+                if tokens[start:end] == block.token_ids:
+                    kept.add(block.block_hash)
+                    to_follow.append((block.block_hash, end))
+        return kept
 
     async def evict(self, agent_id: str) -> EvictedAgent:
         """Demote its blocks to disk; the next turn restores them."""
@@ -253,6 +279,7 @@ class AgentsService:
         self._agents.delete(agent.agent_id)
         if self._responses is not None:
             self._responses.forget_agent(agent.agent_id)
+        self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
         return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.warm_store import ModelSize, VerifyReport, WarmStore
 from semanticd.application.services.status import StatusService
@@ -18,10 +19,17 @@ class CacheService:
     """The cache's use cases; asyncio thread."""
 
     def __init__(
-        self, *, engine: BlockPoolBatchEngine, store: AgentCacheStore, warm: WarmStore, status: StatusService
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        store: AgentCacheStore,
+        agents: AgentRegistry,
+        warm: WarmStore,
+        status: StatusService,
     ) -> None:
-        """Work on the blocks of `store` and the warm store's files."""
+        """Work on the blocks of `store` and the warm store's files, which `agents` made."""
         self._engine = engine
+        self._agents = agents
         self._store = store
         self._warm = warm
         self._status = status
@@ -56,4 +64,6 @@ class CacheService:
             await asyncio.sleep(_WRITES_POLL_S)
             hot += await asyncio.wrap_future(self._engine.call(store.clear))
         warm = await asyncio.to_thread(self._warm.clear)
+        self._agents.forget_all_blocks()
+        self._agents.scrub()
         return ClearedCache(freed_hot_bytes=hot, freed_warm_bytes=warm)

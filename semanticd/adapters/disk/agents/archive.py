@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -49,6 +50,9 @@ class DiskAgentArchive:
         """Newest state of agents whose saving (None: forgetting) is queued or has failed."""
         self._known: OrderedDict[AgentId, Agent] = OrderedDict()
         """What is stored of the agents saved last: the next save finds the difference without reading."""
+        self._noted: dict[BlockHash, set[AgentId]] = {}
+        """Blocks that agents made, whose noting is queued or under way."""
+        self._note_queued = False
         self._failed: set[AgentId] = set()
         """Agents to try again once a save succeeds."""
         self._closed = False
@@ -86,7 +90,12 @@ class DiskAgentArchive:
     def save(self, agent: Agent) -> None:
         """Store the agent soon, after what was queued before; newest wins."""
         with self._lock:
+            before = self._unsaved.get(agent.agent_id)
             self._unsaved[agent.agent_id] = agent
+        if before is not None:
+            # Its save may be left out, and what it named belongs to the agent's past all the same.
+            for name in set(before.block_table) - set(agent.block_table):
+                self.note_block(agent.agent_id, name)
         self._queue.put(lambda: self._save(agent))
 
     def delete(self, agent_id: AgentId) -> None:
@@ -218,11 +227,50 @@ class DiskAgentArchive:
         stored = self._ask(lambda: self._tables.holders(block_hash), nothing)
         with self._lock:
             unsaved = dict(self._unsaved)
-        found = [agent_id for agent_id in stored if agent_id not in unsaved]
-        found += [
-            agent_id for agent_id, agent in unsaved.items() if agent and block_hash in agent.block_table
-        ]
-        return found
+            makers = set(self._noted.get(block_hash, ()))
+        # What a stored table names and a newer one does not is about to be the agent's past.
+        found = dict.fromkeys(one for one in stored if one not in unsaved or unsaved[one] is not None)
+        for agent_id, agent in unsaved.items():
+            if agent is not None and block_hash in agent.block_table:
+                found[agent_id] = None
+        return [*found, *(makers - found.keys())]
+
+    def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:
+        """Note, before what is queued after it, that an agent made a block."""
+        with self._lock:
+            is_queued, self._note_queued = self._note_queued, True
+            self._noted.setdefault(block_hash, set()).add(agent_id)
+        if not is_queued:
+            self._queue.put(self._note)
+
+    def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
+        """Return the blocks that this agent names, or named or made before, and no other does."""
+        nothing: list[BlockHash] = []
+        found = dict.fromkeys(self._ask(lambda: self._tables.own_blocks(agent_id), nothing))
+        others: set[BlockHash] = set()
+        with self._lock:
+            for one, agent in self._unsaved.items():
+                if agent is not None and one != agent_id:
+                    others.update(agent.block_table)
+                elif agent is not None:
+                    found.update(dict.fromkeys(agent.block_table))
+            found.update(dict.fromkeys(name for name, makers in self._noted.items() if agent_id in makers))
+        unsaved = [name for name in found if name not in others]
+        return [name for name in unsaved if all(one == agent_id for one in self.holders(name))]
+
+    def forget_blocks(self, blocks: Sequence[BlockHash], *, agent_id: AgentId | None = None) -> None:
+        """Forget soon which agent made these blocks, or that this one did: they are gone."""
+        self._queue.put(
+            lambda: self._try_quietly(lambda: self._tables.forget_blocks(blocks, agent_id=agent_id))
+        )
+
+    def forget_all_blocks(self) -> None:
+        """Forget soon which agents made which blocks: all are gone."""
+        self._queue.put(lambda: self._try_quietly(self._tables.forget_all_past_blocks))
+
+    def scrub(self) -> None:
+        """Make sure soon that what was deleted cannot be read from any file."""
+        self._queue.put(self._scrub)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything saved so far is durable; False when the time ran out."""
@@ -237,6 +285,34 @@ class DiskAgentArchive:
         self._queue.flush()
         self._retry()
         self._tables.close()
+
+    def _note(self) -> None:
+        with self._lock:
+            self._note_queued = False
+            noted = [(agent_id, name) for name, makers in self._noted.items() for agent_id in makers]
+        self._try_quietly(lambda: self._tables.note_blocks(noted))
+        with self._lock:
+            for agent_id, name in noted:
+                makers = self._noted.get(name, set())
+                makers.discard(agent_id)
+                if not makers:
+                    self._noted.pop(name, None)
+
+    def _scrub(self) -> None:
+        self._try_quietly(self._tables.scrub)
+        for suffix in ("", "-wal", "-shm"):
+            # A database that was set aside may hold the agent as well, and nothing reads it.
+            damaged = self._folder.agents.with_name(self._folder.agents.name + ".damaged" + suffix)
+            with suppress(OSError):
+                damaged.unlink()
+                self._log.warning("the damaged agents' database was removed", path=str(damaged))
+
+    def _try_quietly(self, deed: Callable[[], None]) -> None:
+        try:
+            deed()
+        except sqlite3.Error as error:
+            self._metrics.count("agent_save_errors_total")
+            self._log.warning("could not change the agents' database", error=repr(error))
 
     def _save(self, agent: Agent) -> None:
         with self._lock:

@@ -42,7 +42,7 @@ CREATE INDEX agents_by_turns ON agents(num_turns DESC, agent_id);
 CREATE INDEX agents_by_end ON agents(expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX anonymous_agents ON agents(last_used_at DESC, agent_id) WHERE anonymous = 1;
 CREATE INDEX pinned_agents ON agents(agent_id) WHERE pinned = 1;
-CREATE TABLE past_blocks(agent INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY(agent, hash)) WITHOUT ROWID;
+CREATE TABLE past_blocks(agent_id TEXT NOT NULL, hash BLOB NOT NULL, PRIMARY KEY(agent_id, hash)) WITHOUT ROWID;
 CREATE INDEX agents_by_past_block ON past_blocks(hash);
 """
 
@@ -81,15 +81,14 @@ UNUSED = "SELECT agent_id FROM agents WHERE anonymous = 1 AND last_used_at <= ? 
 PINNED = "SELECT agent_id FROM agents WHERE pinned = 1"
 HOLDERS = (
     "SELECT a.agent_id FROM agent_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?"
-    " UNION SELECT a.agent_id FROM past_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?"
+    " UNION SELECT agent_id FROM past_blocks WHERE hash = ?"
 )
-BLOCKS = (
-    "SELECT hash FROM agent_blocks WHERE agent = (SELECT id FROM agents WHERE agent_id = ?)"
-    " UNION SELECT hash FROM past_blocks WHERE agent = (SELECT id FROM agents WHERE agent_id = ?)"
-)
-SHARED = (
-    "SELECT EXISTS(SELECT 1 FROM agent_blocks WHERE hash = ? AND agent IS NOT ?)"
-    " OR EXISTS(SELECT 1 FROM past_blocks WHERE hash = ? AND agent IS NOT ?)"
+OWN_BLOCKS = (
+    "WITH mine(hash) AS (SELECT b.hash FROM agents a JOIN agent_blocks b ON b.agent = a.id WHERE a.agent_id = :agent"
+    " UNION SELECT hash FROM past_blocks WHERE agent_id = :agent)"
+    " SELECT hash FROM mine WHERE NOT EXISTS(SELECT 1 FROM past_blocks p WHERE p.hash = mine.hash"
+    " AND p.agent_id <> :agent) AND NOT EXISTS(SELECT 1 FROM agent_blocks b JOIN agents a ON a.id = b.agent"
+    " WHERE b.hash = mine.hash AND a.agent_id <> :agent)"
 )
 
 
@@ -206,6 +205,41 @@ class AgentTables:
         found = [agent_document.decode_summary(AgentId(agent_id), data) for agent_id, data in rows]
         return found, number, after
 
+    def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
+        """Return the blocks that this agent names, or named before, and no other does."""
+        with self._reading:
+            rows = self._reader.execute(OWN_BLOCKS, {"agent": agent_id}).fetchall()
+        return [BlockHash(name) for (name,) in rows]
+
+    def note_blocks(self, blocks: Iterable[tuple[AgentId, BlockHash]]) -> None:
+        """Note that agents made blocks.
+
+        This survives the end of the process, and is durable with the next save: it is done before each write of blocks.
+        """
+        with self._writing:
+            self._writer.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with _Transaction(self._writer):
+                    self._writer.executemany("INSERT OR IGNORE INTO past_blocks VALUES (?, ?)", blocks)
+            finally:
+                self._writer.execute("PRAGMA synchronous = FULL")
+
+    def forget_blocks(self, blocks: Iterable[BlockHash], *, agent_id: AgentId | None = None) -> None:
+        """Forget which agent made these blocks, or that this one did: they are gone."""
+        query = "DELETE FROM past_blocks WHERE hash = :hash AND (:agent IS NULL OR agent_id = :agent)"
+        with self._writing, _Transaction(self._writer):
+            self._writer.executemany(query, [{"hash": name, "agent": agent_id} for name in blocks])
+
+    def forget_all_past_blocks(self) -> None:
+        """Forget which agents made which blocks: all blocks are gone."""
+        with self._writing, _Transaction(self._writer):
+            self._writer.execute("DELETE FROM past_blocks")
+
+    def scrub(self) -> None:
+        """Empty the log, in which deleted rows may still be read."""
+        with self._writing:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def summary(self, agent_id: AgentId) -> AgentSummary | None:
         """Return an agent's summary, None if there is none; raises one of `DocumentError` when unreadable."""
         rows = self._ask("SELECT summary FROM agents WHERE agent_id = ?", agent_id)
@@ -271,6 +305,10 @@ class AgentTables:
             self._drop_segments(row_id, same)
         links = [(row_id, at, self._segment_id(new[at])) for at in range(same, len(new))]
         self._writer.executemany("INSERT INTO agent_segments VALUES (?, ?, ?)", links)
+        past = set(known.block_table) - set(agent.block_table)
+        self._writer.executemany(
+            "INSERT OR IGNORE INTO past_blocks VALUES (?, ?)", [(agent.agent_id, name) for name in past]
+        )
         self._save_tail("agent_blocks", row_id, known.block_table, agent.block_table, bytes)
         self._save_tail(
             "agent_messages", row_id, known.messages, agent.messages, agent_document.encode_message
@@ -315,6 +353,7 @@ class AgentTables:
         """Forget an agent and the segments that nobody else uses."""
         with self._writing, _Transaction(self._writer):
             self._delete(agent_id)
+            self._writer.execute("DELETE FROM past_blocks WHERE agent_id = ?", (agent_id,))
 
     def _delete(self, agent_id: AgentId) -> None:
         row = self._writer.execute("SELECT id FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
@@ -415,6 +454,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",
+            # What is deleted is overwritten, so that it cannot be read from the file.
+            "secure_delete = ON",
             "fullfsync = 1",
             "checkpoint_fullfsync = 1",
         ):

@@ -100,6 +100,8 @@ class BlockIndex:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cache_size = -16384")
+            # What is deleted is overwritten, so that it cannot be read from the file.
+            connection.execute("PRAGMA secure_delete = ON")
         except sqlite3.Error:
             connection.close()
             raise
@@ -278,6 +280,11 @@ class BlockIndex:
                     self._writer.execute(rows_of.REMOVE, (block_hash,))
                     removed.append(stored)
         return removed
+
+    def scrub(self) -> None:
+        """Empty the log, in which deleted rows may still be read."""
+        with self._writing:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def remove_model(self, fingerprint: ModelFingerprint | None) -> int:
         """Remove all rows (of one model); returns their files' bytes."""

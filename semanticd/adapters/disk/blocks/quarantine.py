@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.domain.ids import BlockHash
 
 MAX_FILES = 16
 
@@ -38,6 +40,17 @@ class Quarantine:
             raise
         while len(self._sizes) > self._max_files:
             self._drop(min(self._sizes))
+
+    def drop(self, names: Iterable[BlockHash]) -> int:
+        """Remove the files of these blocks; returns the bytes freed."""
+        doomed = {name.hex() for name in names}
+        freed = 0
+        for path in list(self._sizes):
+            # `take` puts 20 digits and a dash in front of the block's name.
+            if path.name[21:85] in doomed:
+                with contextlib.suppress(OSError):
+                    freed += self._drop(path)
+        return freed
 
     def empty(self) -> int:
         """Remove all files; returns the bytes freed."""

@@ -72,6 +72,8 @@ class BlockRepository:
         self.counters = Counters()
         self.unindexed_bytes = 0
         """Bytes of files found by recovery whose rows are still to be made: they count towards the cap."""
+        self.on_removed: Callable[[Sequence[BlockHash]], None] = lambda names: None
+        """Hears of blocks that were pruned."""
         self.on_damaged_index: Callable[[], None] = lambda: None
         self._metrics = metrics
         self._log = log
@@ -250,9 +252,12 @@ class BlockRepository:
             self._protected = {**others, owner: kept} if kept else others
 
     def delete(self, hashes: Iterable[BlockHash]) -> int:
-        """Remove these blocks and no others; returns the bytes freed."""
+        """Remove these blocks and no others, also from quarantine; returns the bytes freed."""
         with self._changing:
-            return self._unlink_all(self.index.remove(hashes))
+            names = list(hashes)
+            freed = self._unlink_all(self.index.remove(names)) + self._quarantine.drop(names)
+            self.index.scrub()
+            return freed
 
     def prune(self, target_bytes: int) -> int:
         """Remove least recently used blocks until at most `target_bytes` are stored, if pins allow it."""
@@ -279,6 +284,7 @@ class BlockRepository:
             kept = set(spare).union(*self._protected.values())
             removed = self.index.remove_oldest_leaves(excess, spare=kept)
             freed += self._unlink_all(removed)
+            self.on_removed([stored.block_hash for stored in removed])
             self.counters.num_pruned += len(removed)
             self._metrics.count("warm_pruned_total", len(removed))
         return freed
@@ -307,6 +313,7 @@ class BlockRepository:
             if fingerprint is None:
                 self._quarantine.empty()
                 self.unindexed_bytes = 0
+            self.index.scrub()
             self._settle()
             return before - self.bytes_stored
 

@@ -146,6 +146,10 @@ class DiskWarmStore:
         """The folder owned."""
         return self._storage.folder
 
+    def when_pruned(self, hear: Callable[[Sequence[BlockHash]], None]) -> None:
+        """Let `hear` know of blocks that were removed to make room; it is called on the writing thread."""
+        self._storage.on_removed = hear
+
     @property
     def recovery(self) -> Recovery | None:
         """The recovery running or done since the start, if one was needed."""

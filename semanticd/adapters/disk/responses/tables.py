@@ -157,6 +157,9 @@ class ResponseTables:
             query = "SELECT response_id FROM responses WHERE agent_id = ?"
             for (response_id,) in self._writer.execute(query, (agent_id,)).fetchall():
                 self._delete(response_id)
+        with self._writing:
+            # Deleted rows may still be read in the log.
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def prune(self, *, max_bytes: int, before: float) -> int:
         """Forget what is older than a time (since the epoch), then the oldest beyond `max_bytes`; count them."""
@@ -242,7 +245,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     try:
         # A response that is lost with the machine's power is asked for again with its whole conversation.
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
     except sqlite3.Error:
         connection.close()
