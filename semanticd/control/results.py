@@ -251,6 +251,8 @@ class ModelProgress:
     stage: str = ""
     progress: float = 0.0
     reason: str | None = None
+    total_bytes: int = 0
+    """Of a file or download, while one is read; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,8 @@ class WhyResult:
     """`agents.why`: the last turn, None before one has ended."""
 
     last: TurnRow | None = None
+    turns: tuple[TurnRow, ...] = ()
+    """The last ones, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)

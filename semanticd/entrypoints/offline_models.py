@@ -14,6 +14,7 @@ from semanticd.application.services.model_facts import (
     RemovedModel,
     installed_facts,
     known_facts,
+    removed_facts,
 )
 
 
@@ -36,18 +37,20 @@ class OfflineModels:
         entry, found = self._registry.resolve(model), self._registry.find(model)
         return known_facts(entry) if found is None else installed_facts(known_facts(entry), found)
 
-    def pull(self, model: str, show: Callable[[str, float], None]) -> PulledModel:
-        """Fetch a model's files; `show` hears (stage, share of the bytes)."""
+    def pull(self, model: str, show: Callable[[str, float, int], None]) -> PulledModel:
+        """Fetch a model's files; `show` hears (stage, share of the bytes, all bytes)."""
 
         def report(progress: PullProgress) -> None:
-            show(progress.stage, progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0)
+            share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
+            show(progress.stage, share, progress.total_bytes)
 
         installed = self._registry.pull(model, report)
         return PulledModel(installed.model_id, installed.path, installed.size_bytes)
 
     def remove(self, model: str) -> RemovedModel:
         """Delete a model's files."""
-        return RemovedModel(model, removed=True, freed_bytes=self._registry.remove(model))
+        entry, found = self._registry.resolve(model), self._registry.find(model)
+        return removed_facts(entry, found, freed_bytes=self._registry.remove(model))
 
     def list(self) -> list[ModelFacts]:
         """Return installed models, then those that can be pulled."""

@@ -28,6 +28,8 @@ class MemoryModelSource:
         self._installed = set(installed)
         self.unreachable: set[str] = set()
         """Models whose download fails."""
+        self.reason = ""
+        """What the failure says, where it says something of its own."""
         self.removed: list[str] = []
         self.paths_asked: list[str] = []
         """Paths that somebody wanted looked at."""
@@ -79,7 +81,7 @@ class MemoryModelSource:
         """Make the files be here."""
         known = self.resolve(name).name
         if known in self.unreachable:
-            raise ModelDownloadError(f"cannot fetch {known}: nobody is reachable")
+            raise ModelDownloadError(self.reason or f"cannot fetch {known}: nobody is reachable")
         on_progress(PullProgress("download", 0, 0))
         on_progress(PullProgress("download", 500, SIZE_BYTES))
         self._installed.add(known)

@@ -74,7 +74,7 @@ class FakeModels:
 
     async def remove(self, model: str) -> RemovedModel:
         """Say that it was."""
-        return RemovedModel(self._known(model), removed=True, freed_bytes=1000)
+        return RemovedModel(self._known(model), removed=True, freed_bytes=1000, path=f"/models/{model}")
 
     async def load(self, model: str) -> ModelInUse:
         """Make it current where none is."""

@@ -437,3 +437,24 @@ def test_the_settings_file_is_named_written_and_changes_nothing(home: ServedHome
         for name, value in values.items()
         if name == "paths.runtime_dir" or name == "paths.log_dir"
     }
+
+
+def test_why_says_a_sentence_first_and_one_turn_unless_asked_for_more(home: ServedHome) -> None:
+    told = home.run("agents", "why", "planner").stdout.splitlines()
+    assert len(told) < 8
+    assert not told[0].startswith((" ", "id:", "last:"))
+    assert told[1].startswith("  prompt ")
+    assert len(json.loads(home.run("agents", "why", "planner", "--json").stdout)["turns"]) >= 1
+
+
+@pytest.mark.parametrize("typed", ["small.gguf", "./small", "~/small"])
+def test_paths_of_models_are_this_shells(home: ServedHome, typed: str) -> None:
+    ran = home.run("models", "load", typed)
+    assert ran.returncode == 1
+    assert str(home.folder / "small") in ran.stderr
+
+
+def test_removing_says_what_was_removed(home: ServedHome) -> None:
+    removed = home.run("models", "rm", "large").stdout
+    assert "path:" in removed
+    assert "freed_bytes: " in removed

@@ -72,7 +72,9 @@ class GgufFiles:
         return any(file.digest == digest for file in self._read().values())
 
     def _update(self, key: str, file: GgufFile) -> GgufFile | None:
-        with FileLock(f"{self._memory}.lock"):
+        locks = self._memory.parent / ".locks"
+        locks.mkdir(exist_ok=True, mode=0o700)
+        with FileLock(str(locks / f"{self._memory.name}.lock")):
             known = self._read()
             before = known.get(key)
             known[key] = file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,12 @@ def pull_from_hub(
         )
     # Imported here: the hub's client takes half a second to import and is rarely needed.
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     on_progress(PullProgress("asking the hub"))
     try:
@@ -55,6 +61,8 @@ def pull_from_hub(
         raise ModelDownloadError(
             f"cannot fetch {repo}: the hub has no such model, or it is private and HF_TOKEN is not set"
         ) from error
+    except HFValidationError as error:
+        raise ModelDownloadError(f"cannot fetch {repo}: the hub's models are called org/name") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ModelDownloadError(
             f"cannot fetch {repo}: the hub cannot be reached ({_short(error)})"
@@ -66,6 +74,8 @@ def pull_from_hub(
         ) from error
     wanted = [s for s in info.siblings or [] if any(Path(s.rfilename).match(p) for p in _PATTERNS)]
     total = sum(s.size or 0 for s in wanted)
+    _check_room(repo, folder, total)
+    on_progress(PullProgress("downloading", 0, total))
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder, total, on_progress, done), daemon=True)
     watcher.start()
@@ -78,6 +88,18 @@ def pull_from_hub(
     finally:
         done.set()
         watcher.join()
+
+
+def _check_room(repo: str, folder: Path, total: int) -> None:
+    """Refuse a download that does not fit, before it begins; what is there already is not fetched again."""
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(existing).free
+    if total - there > free:
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: it takes {total / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free in "
+            f"{existing}; make room, or set SEMANTIC_MODELS_DIR to a folder on another disk"
+        )
 
 
 def _watch(

@@ -36,6 +36,9 @@ _REPO = re.compile(r"^[\w.-]+/[\w.-]+$")
 _LARGE_MACHINE_BYTES = 16_000_000_000
 _COMPLETE = ".complete"
 _FINGERPRINTS = ".fingerprints"
+_LOCKS = ".locks"
+_PATHS = (".", "~", "/")
+"""How a name begins that is a path, whatever lies there."""
 
 
 def default_model(*, platform: str, machine: str, memory_bytes: int) -> str:
@@ -162,21 +165,28 @@ class ModelRegistry:
             raise ModelNotFoundError(f"{name[:80]!r} is no model: {error}", param="model") from error
 
     def _look_up(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
-        repo = name.removeprefix("hf:")
-        if name.startswith("hf:") or (_REPO.match(name) and not Path(name).expanduser().exists()):
+        repo, is_path = name.removeprefix("hf:"), name.startswith(_PATHS) or name.endswith(".gguf")
+        if name.startswith("hf:") or (
+            _REPO.match(name) and not is_path and not Path(name).expanduser().exists()
+        ):
             if not _REPO.match(repo):
                 raise ModelNotFoundError(f"{name!r} is no model: hf: is followed by org/name", param="model")
             return ModelEntry(repo, f"hf:{repo}"), (f"hf:{repo}",)
         path = Path(name).expanduser()
         if path.suffix == ".gguf" or (path / "config.json").is_file():
-            if path.exists():
+            # A file that is gone leaves its conversion, which is still called so.
+            if path.exists() or (path.suffix == ".gguf" and self._gguf_files.known_digest(path) is not None):
                 stem = self._gguf_files.name_of(path) if path.suffix == ".gguf" else path.name
                 return ModelEntry(stem, str(path)), (str(path),)
             raise ModelNotFoundError(f"there is no file {path}", param="model")
         if path.is_dir():
+            files = sorted(one.name for one in path.glob("*.gguf"))
+            hint = f"; it holds {', '.join(files[:5])}: name a file" if files else ""
             raise ModelNotFoundError(
-                f"the folder {path} holds no model: config.json is missing", param="model"
+                f"the folder {path} holds no model: config.json is missing{hint}", param="model"
             )
+        if is_path:
+            raise ModelNotFoundError(f"there is no file or folder {path}", param="model")
         converted = self._gguf_files.named(name)
         if converted is not None:
             return ModelEntry(name, str(converted)), (str(converted),)
@@ -251,7 +261,7 @@ class ModelRegistry:
             ) from error
         replaced = self._hash_gguf(sources[0], on_progress)
         folder = self._folder(entry, sources)
-        with FileLock(str(self._dir / f".{folder.name}.lock")):
+        with FileLock(str(self._lock_file(folder.name))):
             if not (folder / _COMPLETE).is_file():
                 self._fetch(entry, sources, folder, on_progress)
                 (folder / _COMPLETE).write_text(entry.name, encoding="utf-8")
@@ -259,6 +269,12 @@ class ModelRegistry:
             shutil.rmtree(self._gguf_folder(replaced), ignore_errors=True)
         on_progress(PullProgress("fingerprinting"))
         return self._describe(entry, folder)
+
+    def _lock_file(self, name: str) -> Path:
+        """Return the file that two processes lock by which fetch one model; all lie apart from the models."""
+        folder = self._dir / _LOCKS
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder / f"{name}.lock"
 
     def _hash_gguf(self, source: str, on_progress: Callable[[PullProgress], None]) -> str | None:
         """Learn what content a GGUF file has; returns the one that it had before if it was replaced."""

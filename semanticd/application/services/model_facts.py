@@ -54,11 +54,33 @@ class PulledModel:
 
 @dataclass(frozen=True, slots=True)
 class RemovedModel:
-    """A model whose files are gone; `id` as it was asked for."""
+    """A model whose files are gone: its name, the folder that was removed, and the user's own file, which stays."""
 
     id: str
     removed: bool
     freed_bytes: int
+    path: str = ""
+    kept: str | None = None
+
+
+def removed_facts(entry: ModelEntry, found: InstalledModel | None, *, freed_bytes: int) -> RemovedModel:
+    """Return what was removed of a model; what a folder was converted from is the user's, and stays."""
+    kept = entry.source if entry.source.endswith(".gguf") else None
+    return RemovedModel(
+        entry.name, removed=True, freed_bytes=freed_bytes, path=found.path if found else "", kept=kept
+    )
+
+
+_SENTENCE_CHARS = 300
+
+
+def one_sentence(reason: str) -> str:
+    """Return a reason as people read it: its first line, within a bound; the log has all of it."""
+    lines = reason.strip().splitlines() or [""]
+    first = lines[0].rstrip()
+    if len(lines) == 1 and len(first) <= _SENTENCE_CHARS:
+        return first
+    return f"{first[:_SENTENCE_CHARS].rstrip(' :;,')} … (`semanticd logs` has the rest)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +147,7 @@ def known_facts(entry: ModelEntry) -> ModelFacts:
         description=entry.description,
         context_length=entry.context_length,
         aliases=entry.aliases,
+        memory_needed_bytes=entry.memory_estimate_bytes,
     )
 
 

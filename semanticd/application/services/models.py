@@ -24,6 +24,8 @@ from semanticd.application.services.model_facts import (
     UnloadedModel,
     memory_needed,
     model_facts,
+    one_sentence,
+    removed_facts,
 )
 from semanticd.domain.errors import (
     NO_MODEL_LOADED,
@@ -189,16 +191,25 @@ class ModelsService:
         def report(progress: PullProgress) -> None:
             loop.call_soon_threadsafe(self._report_pull, model, progress, on_progress)
 
-        installed = await asyncio.to_thread(self._source.pull, model, report)
+        try:
+            installed = await asyncio.to_thread(self._source.pull, model, report)
+        except SemanticError as error:
+            self._failed(model, error.message)
+            raise
+        except Exception as error:
+            self._failed(model, str(error) or type(error).__name__)
+            raise ModelLoadError(f"cannot fetch model {model}: {one_sentence(str(error))}") from error
         self._installed[ModelId(installed.model_id)] = installed
         self._tell(model, "pulled", 1.0)
+        self.stage, self.last_error = "idle", None
         return PulledModel(installed.model_id, installed.path, installed.size_bytes)
 
     def _report_pull(
         self, model: str, progress: PullProgress, on_progress: Callable[[PullProgress], None] | None
     ) -> None:
         share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
-        self._tell(model, progress.stage, share)
+        total = {"total_bytes": progress.total_bytes} if progress.total_bytes else {}
+        self._tell(model, progress.stage, share, **total)
         if on_progress is not None:
             on_progress(progress)
 
@@ -206,9 +217,11 @@ class ModelsService:
         """Delete a model's files; raises `ConflictError` while it is loaded."""
         if self._by_name(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
+        entry = self._source.resolve(model)
+        found = await asyncio.to_thread(self._source.find, model)
         freed_bytes = await asyncio.to_thread(self._source.remove, model)
-        self._installed.pop(ModelId(self._source.resolve(model).name), None)
-        return RemovedModel(model, removed=True, freed_bytes=freed_bytes)
+        self._installed.pop(ModelId(entry.name), None)
+        return removed_facts(entry, found, freed_bytes=freed_bytes)
 
     async def load(self, model: str) -> ModelInUse:
         """Load a model beside those that are loaded; the first one becomes current.
@@ -368,25 +381,28 @@ class ModelsService:
             loaded = await asyncio.wrap_future(self._engine.load_model(steps))
         except SemanticError as error:
             self._failed(installed.model_id, error.message)
+            if (short := one_sentence(error.message)) != error.message:
+                raise ModelLoadError(short) from error
             raise
         except Exception as error:
             self._failed(installed.model_id, str(error))
             raise ModelLoadError(
-                f"cannot load model {installed.model_id} from {installed.path}: {error}"
+                f"cannot load model {installed.model_id} from {installed.path}: {one_sentence(str(error))}"
             ) from error
         self._loaded_at[loaded.model_id] = self._clock.wall()
         self._used_at[loaded.model_id] = self._clock.monotonic()
         return loaded
 
     def _failed(self, model_id: str, reason: str) -> None:
-        self.last_error = f"{model_id}: {reason}"
+        self.last_error = f"{model_id}: {one_sentence(reason)}"
         self._tell(model_id, "failed", 0.0, reason=reason)
         self._log.error("model_load_failed", model=model_id, reason=reason)
         self.stage = "idle"
 
     def _settled(self, model_id: str) -> None:
         self._tell(model_id, "ready", 1.0)
-        self.stage = "idle"
+        # What failed before is over once a model serves.
+        self.stage, self.last_error = "idle", None
 
     def _tell(self, model_id: str, stage: str, progress: float, **more: object) -> None:
         self.stage, self.progress = stage, progress

@@ -9,10 +9,18 @@ from typing import Any
 
 import click
 
-from semanticd.control.results import AgentRow, StatusResult, read, read_all
+from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all
+from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import in_bytes, narrate, print_facts, print_json, print_table
+from semanticd.entrypoints.cli.output import (
+    in_bytes,
+    narrate,
+    print_facts,
+    print_json,
+    print_table,
+    print_text,
+)
 
 
 @click.group("agents")
@@ -84,10 +92,36 @@ def show(*, agent: str, as_json: bool) -> None:
 
 @commands.command()
 @as_agent
+@click.option(
+    "--last", "num_turns", type=click.IntRange(min=1), default=1, show_default=True, help="How many turns."
+)
 @json_option
-def why(*, agent: str, as_json: bool) -> None:
-    """Show what its last requests reused and computed, and for a miss the cause."""
-    _print(ask("agents.why", agent=agent), as_json)
+def why(*, agent: str, num_turns: int, as_json: bool) -> None:
+    """Say why its last turns took their time: what they reused and computed, and for a miss the cause."""
+    answer = ask("agents.why", agent=agent)
+    if as_json:
+        print_json(answer)
+        return
+    turns = read(WhyResult, answer).turns
+    if not turns:
+        print_text("no turn has ended yet")
+    for turn in turns[-num_turns:]:
+        print_text(explained(turn))
+
+
+def explained(turn: TurnRow) -> str:
+    """Return a turn as people read it: the verdict first, then the numbers, then where the prompt differed."""
+    lines = [
+        turn.verdict or "no verdict",
+        f"  prompt {turn.prompt_tokens} tokens: {turn.reused_hot_tokens} from RAM, {turn.restored_warm_tokens} from "
+        f"disk, {turn.computed_tokens} computed; answer {turn.completion_tokens} tokens ({turn.finish_reason})",
+        f"  queue {turn.queue_ms:.0f} ms, restore {turn.restore_ms:.0f} ms, first token after "
+        f"{turn.ttft_ms or 0:.0f} ms, decode {turn.decode_ms:.0f} ms",
+    ]
+    if turn.miss is not None and turn.miss.cause != "first_request":
+        lines.append(f"  left the cache at token {turn.miss.position}: {turn.miss.cause.replace('_', ' ')}")
+        lines.append(f"    expected {one_line(turn.miss.expected)!r}, found {one_line(turn.miss.found)!r}")
+    return "\n".join(lines)
 
 
 @commands.command()

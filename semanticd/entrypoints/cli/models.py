@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from semanticd.control.errors import DaemonNotRunningError
 from semanticd.control.results import ModelProgress, ModelRow, read
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
-from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
+from semanticd.entrypoints.cli.output import narrate, print_facts, print_json, print_table
 from semanticd.entrypoints.cli.progress import Progress
 
 
@@ -21,8 +22,19 @@ def commands() -> None:
     """List, fetch, load and swap models."""
 
 
-_COLUMNS = ("id", "state", "context_length", "size_bytes", "description")
-as_model = click.argument("model")
+_COLUMNS = ("id", "state", "context_length", "size_bytes", "memory_needed_bytes", "description")
+
+
+def _absolute(context: click.Context, param: click.Parameter, value: str) -> str:
+    """Return a path as it is seen from everywhere: the daemon has another working folder than this shell."""
+    path = Path(value).expanduser()
+    # A plain word is a name, whatever lies here under it.
+    if value.startswith((".", "~", "/")) or path.suffix == ".gguf" or ("/" in value and path.exists()):
+        return str(path.absolute())
+    return value
+
+
+as_model = click.argument("model", callback=_absolute)
 
 
 @commands.command("list")
@@ -63,8 +75,11 @@ def pull(*, model: str, as_json: bool) -> None:
 @as_model
 @json_option
 def rm(*, model: str, as_json: bool) -> None:
-    """Delete a model's files."""
-    _show(_either(lambda: ask("models.rm", model=model), lambda offline: offline.remove(model)), as_json)
+    """Delete a model's files under the models' folder; a file of yours that they were made of stays."""
+    removed = _either(lambda: ask("models.rm", model=model), lambda offline: offline.remove(model))
+    _show(removed, as_json)
+    if not as_json and removed.get("kept"):
+        narrate(f"the file {removed['kept']} is yours and was left alone")
 
 
 @commands.command()
@@ -114,7 +129,7 @@ def _either(online: Callable[[], Any], offline: Callable[[Any], object]) -> Any:
 
 
 def _show_progress(progress: Progress, change: ModelProgress) -> None:
-    progress.show(change.stage, change.progress)
+    progress.show(change.stage, change.progress, change.total_bytes)
 
 
 def with_progress(cmd: str, model: str, progress: Progress) -> dict[str, Any]:

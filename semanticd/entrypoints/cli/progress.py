@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from semanticd.entrypoints.cli.output import narrate, overwrite_line
+from semanticd.entrypoints.cli.output import in_bytes, narrate, overwrite_line
 
 
 class Progress:
@@ -16,11 +16,12 @@ class Progress:
         self._last = ""
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
-    def show(self, stage: str, share: float) -> None:
-        """Show a stage and its share done, 0 to 1."""
+    def show(self, stage: str, share: float, total_bytes: int = 0) -> None:
+        """Show a stage and its share done, 0 to 1, of all bytes where they are known."""
         if stage == "idle":
             return
-        text = f"{stage} {100 * share:.0f} %" if self._terminal else stage
+        size = f" of {in_bytes(total_bytes)}" if total_bytes else ""
+        text = f"{stage} {100 * share:.0f} %{size}" if self._terminal else f"{stage}{size.replace(' of', '')}"
         if text == self._last:
             return
         self._last = text

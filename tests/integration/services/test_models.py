@@ -114,7 +114,9 @@ async def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
     async with ServiceRig() as rig:
         with pytest.raises(ConflictError):
             await rig.models.remove("one")
-        assert await rig.models.remove("two") == RemovedModel("two", removed=True, freed_bytes=1000)
+        assert await rig.models.remove("two") == RemovedModel(
+            "two", removed=True, freed_bytes=1000, path="/models/two"
+        )
         assert rig.source.removed == ["two"]
 
 
@@ -293,3 +295,16 @@ async def test_a_model_is_looked_up_by_its_other_names_too() -> None:
         entries["two"] = replace(entries["two"], aliases=("deux",))
         by_name = model_names(await rig.models.list())
     assert (by_name["deux"].id, by_name["two"].id) == ("two", "two")
+
+
+async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_something_works() -> None:
+    async with ServiceRig() as rig:
+        rig.source.unreachable.add("four")
+        rig.source.reason = "cannot convert it\n" + "missing tensor\n" * 300
+        with pytest.raises(ModelDownloadError):
+            await rig.models.pull("four")
+        assert (rig.models.stage, rig.models.progress) == ("idle", 0.0)
+        assert rig.models.last_error == "four: cannot convert it … (`semanticd logs` has the rest)"
+        rig.source.unreachable.clear()
+        await rig.models.pull("four")
+        assert (rig.models.stage, rig.models.last_error) == ("idle", None)

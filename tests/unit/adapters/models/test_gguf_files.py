@@ -126,10 +126,17 @@ def test_a_converted_file_that_is_gone_is_still_found_by_its_models_name(
     path = file(tmp_path / "model.gguf", "one")
     pulled = models.pull(path, silent)
     Path(path).unlink()
-    with pytest.raises(ModelNotFoundError):
-        models.find(path)
-    assert models.find("model") == pulled
+    for name in ("model", path):
+        found = models.find(name)
+        assert found is not None
+        assert (found.model_id, found.path) == (pulled.model_id, pulled.path)
     assert models.installed() == [pulled]
+    assert models.remove(path) > 0
+    assert models.installed() == []
+    with pytest.raises(ModelNotFoundError):
+        models.remove("model")
+    with pytest.raises(ModelNotFoundError, match="no file"):
+        models.find(str(tmp_path / "never.gguf"))
 
 
 def test_a_damaged_memory_costs_a_hash_and_no_conversion(tmp_path: Path, converter: Converter) -> None:
@@ -146,3 +153,9 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, converter: Converter
     folder.mkdir()
     with pytest.raises(ModelDownloadError, match="cannot read"):
         registry(tmp_path, converter).pull(str(folder), silent)
+
+
+def test_locks_lie_apart_from_the_models(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    models.pull(file(tmp_path / "model.gguf", "one"), silent)
+    assert list((tmp_path / "models").glob("*.lock")) == list((tmp_path / "models").glob(".*.lock")) == []

@@ -263,3 +263,17 @@ def test_an_entrys_defaults_come_before_what_the_models_files_recommend(tmp_path
     assert found is not None
     assert found.defaults == ModelDefaults(temperature=0.2, top_k=20, thinking=False)
     assert found.context_length == 9999
+
+
+@pytest.mark.parametrize(
+    "name", ["./nosuch.gguf", "nosuch/file.gguf", "~/nosuch", "./nosuch", "/nosuch/folder"]
+)
+def test_a_path_that_leads_nowhere_is_no_name_of_the_hub(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="there is no file"):
+        registry(tmp_path).find(name)
+
+
+def test_a_folder_that_holds_gguf_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / "some.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFoundError, match=r"it holds some\.gguf: name a file"):
+        registry(tmp_path).find(str(tmp_path))
