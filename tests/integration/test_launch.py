@@ -24,8 +24,12 @@ STATUS = {
     "model": "tiny",
     "models": [{"id": "tiny", "context_length": 8192}, {"id": "long", "context_length": 131_072}],
 }
+FLAG = "--exclude-dynamic-system-prompt-sections"
 SHOWS_WHAT_IT_GOT = f"""#!{sys.executable}
 import json, os, sys
+if sys.argv[1:] == ["--help"]:
+    print(os.environ.get("TEST_HELP", "no flags"))
+    sys.exit(0)
 print(json.dumps({{"arguments": sys.argv[1:], "environment": dict(os.environ)}}))
 sys.exit(7)
 """
@@ -99,6 +103,24 @@ def test_the_program_takes_over_with_the_environment_and_its_own_exit_status(hom
     assert "ANTHROPIC_API_KEY" not in got["environment"]
     assert "context of 8192 tokens" in done.stderr
     assert "--bare" in done.stderr
+
+
+def test_what_changes_in_claudes_prompt_goes_behind_its_tools_unless_the_user_or_its_version_says_no(
+    home: Home,
+) -> None:
+    home.serve(STATUS)
+    home.install("claude")
+    known = {"TEST_HELP": f"  {FLAG}   Move per-machine sections"}
+    got = json.loads(home.launch("claude", "--", "-p", "hi", **known).stdout)
+    assert got["arguments"] == [FLAG, "-p", "hi"]
+    assert got["environment"]["CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS"] == "1"
+    own = home.launch("claude", CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS="0")
+    older = json.loads(own.stdout)
+    assert older["arguments"] == []
+    assert older["environment"]["CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS"] == "0"
+    printed = home.launch("claude", "--print", **known).stdout
+    assert "export CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS=1" in printed
+    assert printed.splitlines()[-1] == f"# claude {FLAG}"
 
 
 def test_print_shows_what_a_shell_can_evaluate_and_starts_nothing(home: Home) -> None:

@@ -6,8 +6,10 @@ import ipaddress
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 import click
@@ -17,6 +19,7 @@ from semanticd.domain.errors import NO_MODEL_LOADED, DaemonError, ModelNotFoundE
 from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service
 from semanticd.entrypoints.cli.output import narrate, print_script
 
+_HELP_TIMEOUT_S = 10.0
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
@@ -33,7 +36,7 @@ def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str
     """
     program = PROGRAMS[name]
     service = find_service(model)
-    made = program.launch(service)
+    made = with_what_is_known(program.launch(service))
     _warn_of_short_context(name, program, service)
     if as_shell:
         print_script(as_commands(made, arguments) + "\n")
@@ -123,6 +126,36 @@ def is_on_this_machine(url: str) -> bool:
         for interface in psutil.net_if_addrs().values()
         for one in interface
     )
+
+
+def with_what_is_known(made: Launch) -> Launch:
+    """Return the launch with the variables that the user has not set, and the flags that the program knows."""
+    environment = {name: value for name, value in made.defaults.items() if name not in os.environ}
+    return replace(
+        made,
+        environment={**made.environment, **environment},
+        arguments=(*made.arguments, *_known_flags(made)),
+    )
+
+
+def _known_flags(made: Launch) -> tuple[str, ...]:
+    path = shutil.which(made.program)
+    if path is None or not made.arguments_if_known:
+        return ()
+    try:
+        asked = subprocess.run(  # noqa: S603 (the program that is about to be started)
+            [path, "--help"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_HELP_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    words = asked.stdout.split()
+    return tuple(flag for flag in made.arguments_if_known if flag in words)
 
 
 def as_commands(made: Launch, arguments: tuple[str, ...]) -> str:

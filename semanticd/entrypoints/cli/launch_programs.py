@@ -48,6 +48,10 @@ class Launch:
     """Variables of the user's that would lead the program elsewhere, or send a key here that belongs elsewhere."""
     arguments: tuple[str, ...] = ()
     """Arguments that go before the user's own."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are set where the user has not set them."""
+    arguments_if_known: tuple[str, ...] = ()
+    """Flags that are given where the program's `--help` names them: older versions refuse them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,9 @@ def claude(service: Service) -> Launch:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         },
         unset=("ANTHROPIC_API_KEY", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX"),
+        # The folder's git status and date stand before the tools otherwise: a new process computes all of them again.
+        defaults={"CLAUDE_CODE_DISABLE_GIT_INSTRUCTIONS": "1"},
+        arguments_if_known=("--exclude-dynamic-system-prompt-sections",),
     )
 
 
