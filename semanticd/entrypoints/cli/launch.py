@@ -143,7 +143,7 @@ def _known_flags(made: Launch) -> tuple[str, ...]:
     if path is None or not made.arguments_if_known:
         return ()
     try:
-        asked = subprocess.run(  # noqa: S603 (the program that is about to be started)
+        asked = subprocess.run(
             [path, "--help"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
