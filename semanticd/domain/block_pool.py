@@ -533,6 +533,11 @@ class BlockPool:
         return self._hot_bytes
 
     @property
+    def dirty_bytes(self) -> int:
+        """Bytes of hot blocks that are not on disk."""
+        return self._dirty_bytes
+
+    @property
     def free_bytes(self) -> int:
         """Bytes left in the budget; negative when overdrawn."""
         used = self._hot_bytes + self.running_bytes + self.in_flight_bytes + self.promised_bytes

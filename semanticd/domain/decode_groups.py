@@ -13,6 +13,8 @@ from dataclasses import dataclass
 MAX_RATIO = 4
 SHORT_TOKENS = 1024
 """Rows up to this length (tokens) are never kept apart: padding them is cheaper than a second step."""
+GROWTH_TOKENS = 256
+"""A running cache has room for a multiple of so many tokens, and grows by as many at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,24 @@ class DecodeGroup:
         if length > longest:
             return len(self.lengths) * (length - longest)
         return longest - length
+
+    def room_for(self, length: int) -> int:
+        """Return the tokens of room that the batch takes more when a row of this length moves to it."""
+        longest = max(self.lengths)
+        before = len(self.lengths) * _room(longest) + _room(length)
+        return (len(self.lengths) + 1) * _room(max(longest, length)) - before
+
+    def growth(self, longest: int) -> int:
+        """Return the tokens of room that it takes when it grows next, padding included; 0 if no row may get as long.
+
+        `longest` is how long (tokens) a row may get.
+        """
+        return GROWTH_TOKENS * len(self.lengths) if longest > _room(max(self.lengths)) else 0
+
+    @property
+    def growth_is_due(self) -> bool:
+        """Whether the next step is the one that grows it: its longest row, with the token decoded last, fills it."""
+        return max(self.lengths) % GROWTH_TOKENS == 0
 
 
 def choose_group(length: int, groups: Iterable[DecodeGroup], *, room_tokens: int) -> int:
@@ -45,6 +65,10 @@ def choose_group(length: int, groups: Iterable[DecodeGroup], *, room_tokens: int
         return min(fitting, key=lambda group: group.padding_for(length)).group
     taken = {group.group for group in groups}
     return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def _room(length: int) -> int:
+    return -(-length // GROWTH_TOKENS) * GROWTH_TOKENS
 
 
 def _alike(lengths: tuple[int, ...]) -> bool:

@@ -23,7 +23,7 @@ from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.errors import CancelledByCallerError, ConflictError, EngineError, OverloadedError
 from semanticd.domain.ids import AgentId, BlockHash, ModelId
 from tests.fakes.engine_rig import Answer, Ask, EngineRig, wait_until
-from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation, loaded_model
+from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation, loaded_model
 from tests.fakes.tokenizer import CharTokenizer
 from tests.fakes.warm_store import MemoryWarmStore
 
@@ -210,7 +210,7 @@ class EngineStates(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         if hasattr(self, "rig"):
             running = self.rig.scheduler.limits.max_batch_size
-            assert self.largest <= BUDGET + running * (16 + CAPACITY_STEP) * BYTES_PER_TOKEN
+            assert self.largest <= BUDGET + running * 16 * BYTES_PER_TOKEN
 
     def teardown(self) -> None:
         if not hasattr(self, "rig"):

@@ -84,6 +84,7 @@ class AgentCacheStore:
         """Blocks that the present round of checks has still to look at."""
         self.disk_stalled = False
         """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
+        self._set_aside_bytes = 0
 
     # Models.
 
@@ -319,6 +320,8 @@ class AgentCacheStore:
         return int(self.pool.budget_bytes * SHARE_OF_CONVERSATION)
 
     def _has_room(self, num_bytes: int) -> bool:
+        if self.ready_bytes - num_bytes < self._set_aside_bytes:
+            return False
         return self.make_room(num_bytes) or self.pool.free_bytes >= 0
 
     def note_skipped(self, num_blocks: int) -> None:
@@ -444,8 +447,11 @@ class AgentCacheStore:
 
     # Room.
 
-    def make_room(self, num_bytes: int) -> bool:
-        """Evict until `num_bytes` fit; False when that needs writes to finish first or can not be done."""
+    def make_room(self, num_bytes: int, *, unwritten: bool = False) -> bool:
+        """Evict until `num_bytes` fit; False when that needs writes to finish first or can not be done.
+
+        With `unwritten`, blocks that wait for the disk leave too, if that is enough: they are computed again.
+        """
         with self.lock:
             missing = num_bytes - self.pool.free_bytes
             if missing <= 0:
@@ -460,7 +466,16 @@ class AgentCacheStore:
                     block = self.pool.get(name)
                     if block is not None and self._is_refused(name) and self.pool.can_leave(name):
                         self._let_go(block, "budget")
+        if unwritten:
+            self._drop_unwritten(num_bytes)
         return self.pool.free_bytes >= num_bytes
+
+    def _drop_unwritten(self, num_bytes: int) -> None:
+        with self.lock:
+            missing = num_bytes - self.pool.free_bytes
+            if 0 < missing <= self.pool.evictable_bytes():
+                for block in self.pool.victims(missing):
+                    self._remove(block, "budget")
 
     def could_free(self) -> int:
         """Bytes that eviction could make free, now or once writes are done."""
@@ -681,14 +696,22 @@ class AgentCacheStore:
         with self.lock:
             return len(self.pool), self.pool.num_shared()
 
-    def note_running(self, num_bytes: int) -> None:
-        """Note in the ledger what the running caches take."""
+    def note_running(self, num_bytes: int, *, set_aside_bytes: int = 0) -> None:
+        """Note what the running caches take, and for how much more no block may be published that is not on disk."""
         self.pool.running_bytes = num_bytes
+        self._set_aside_bytes = set_aside_bytes
 
     @property
-    def overdrawn_bytes(self) -> int:
-        """By how much the budget is overdrawn; 0 where it is not."""
-        return max(0, -self.pool.free_bytes)
+    def ready_bytes(self) -> int:
+        """Bytes that are free or can be without waiting for the disk; negative when the budget is overdrawn."""
+        with self.lock:
+            waiting = self.pool.dirty_bytes - self.pool.in_flight_bytes
+            return self.pool.free_bytes + self.pool.evictable_bytes() - max(waiting, 0)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes left in the budget; negative when it is overdrawn."""
+        return self.pool.free_bytes
 
     def ledger(self) -> PoolLedger:
         """Return the byte ledger; callable from any thread."""

@@ -19,11 +19,13 @@ from functools import partial
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.queue import EngineQueue
+from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceStarted
 from semanticd.application.engine.streaming_restore import StreamingRestore
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.block import Block
+from semanticd.domain.decode_groups import GROWTH_TOKENS
 from semanticd.domain.errors import OverloadedError, RequestTooLargeError
 from semanticd.domain.generation import CacheReport
 from semanticd.domain.ids import BlockHash, SequenceId
@@ -39,7 +41,6 @@ READ_DEADLINE_S = 10.0
 """How long a sequence waits for the next block before what is missing is computed."""
 MAX_REMATCHES = 8
 """Damaged blocks after each of which an earlier snapshot is looked for on the disk."""
-_CAPACITY_STEP = 256
 _SLOW_DISK_DECAY = 0.8
 """Share of the slow-disk penalty that is left after each time it decided."""
 
@@ -70,9 +71,11 @@ class Admission:
         agents: AgentRegistry,
         scheduler: Scheduler,
         queue: EngineQueue,
+        room: Room,
         telemetry: EngineTelemetry,
     ) -> None:
         """Take blocks from this store; reads that end come back through `queue`."""
+        self._room = room
         self._store = store
         self._agents = agents
         self._scheduler = scheduler
@@ -105,7 +108,8 @@ class Admission:
             running.reservation.lock_blocks(
                 b.block_hash for b in _blocks(running.match) if self._store.is_hot(b.block_hash)
             )
-        if not self._store.make_room(self._bytes_needed(running) + sum(block.num_bytes for block in cold)):
+        needed = self._bytes_needed(running) + sum(block.num_bytes for block in cold)
+        if not self._room.make(needed):
             # Others may need what it locked in order to end; it is matched anew when there is room.
             self._give_up_room(running)
             if self._store.disk_stalled and not self._others_run(running):
@@ -170,7 +174,7 @@ class Admission:
     def _bytes_alone(self, running: RunningSequence) -> int:
         """Bytes of the running cache if no other sequence is in the batch."""
         spec = running.spec
-        length = -(-(running.sequence.num_tokens + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
+        length = -(-(running.sequence.num_tokens + 1) // GROWTH_TOKENS) * GROWTH_TOKENS
         return length * spec.running_bytes_per_token + spec.state_bytes
 
     def _bytes_needed(self, running: RunningSequence) -> int:

@@ -25,6 +25,7 @@ from semanticd.application.engine.model_changes import WRITE_DEADLINE_S, LoadSte
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
 from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
+from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import LoadedModel
@@ -100,8 +101,21 @@ class BlockPoolBatchEngine:
             clock=self._clock,
             log=self._log,
         )
+        self._room = Room(
+            running=self._running,
+            models=self._models,
+            store=store,
+            scheduler=scheduler,
+            clock=self._clock,
+            log=self._log,
+        )
         self._admission = Admission(
-            store=store, agents=agents, scheduler=scheduler, queue=queue, telemetry=recording
+            store=store,
+            agents=agents,
+            scheduler=scheduler,
+            queue=queue,
+            room=self._room,
+            telemetry=recording,
         )
         self._completion = Completion(
             running=self._running,
@@ -114,9 +128,9 @@ class BlockPoolBatchEngine:
         self._output = OutputProcessor(completion=self._completion, commit=self._commit, telemetry=recording)
         self._preemption = Preemption(
             running=self._running,
-            models=self._models,
             store=store,
             scheduler=scheduler,
+            room=self._room,
             completion=self._completion,
             output=self._output,
             log=self._log,
@@ -275,6 +289,7 @@ class BlockPoolBatchEngine:
         began = self._clock.monotonic()
         self._work_queue()
         self._note_writes()
+        self._room.check(began)
         self._admission.check_deadlines()
         self._changes.step()
         self._scheduler.record_stall(self._clock.monotonic() - began)
@@ -332,7 +347,7 @@ class BlockPoolBatchEngine:
                 self._take(item)
             elif isinstance(item, Cancel):
                 self._completion.cancel(item.request_id)
-                self._preemption.measure()
+                self._room.measure()
             else:
                 item.run()
         except Exception as error:
@@ -393,7 +408,7 @@ class BlockPoolBatchEngine:
             action()
         except Exception as error:
             self._completion.fail(running, error)
-        self._preemption.measure()
+        self._room.measure()
         self._scheduler.record_stall(self._clock.monotonic() - began)
 
     def _admit(self, running: RunningSequence) -> None:
@@ -468,18 +483,25 @@ class BlockPoolBatchEngine:
         self._output.prompt_scores(running)
 
     def _group_for(self, running: RunningSequence) -> int:
+        """Choose a decode batch, and make room for the padding that it costs; without room it decodes alone."""
         lengths: dict[int, list[int]] = {}
         for other in self._scheduler.in_state(SequenceState.DECODING):
             if other is not running.sequence and other.model_id == running.sequence.model_id:
                 lengths.setdefault(other.group, []).append(other.num_tokens)
-        bytes_per_token = max(running.spec.running_bytes_per_token, 1)
-        return choose_group(
-            running.sequence.num_tokens,
-            [DecodeGroup(group, tuple(rows)) for group, rows in lengths.items()],
-            room_tokens=max(self._store.could_free(), 0) // bytes_per_token,
-        )
+        groups = {group: DecodeGroup(group, tuple(rows)) for group, rows in lengths.items()}
+        length, bytes_per_token = running.sequence.num_tokens, running.spec.running_bytes_per_token
+        room_tokens = max(self._store.could_free(), 0) // max(bytes_per_token, 1)
+        group = choose_group(length, groups.values(), room_tokens=room_tokens)
+        if group in groups and not self._room.make(groups[group].room_for(length) * bytes_per_token):
+            return choose_group(length, groups.values(), room_tokens=0)
+        return group
 
     def _decode(self, model_id: ModelId, group: int) -> None:
+        if self._preemption.waits_for_disk:
+            # For a moment: blocks that are not written by then leave all the same, see `Room`.
+            self._work_queue(wait_s=_BUSY_WAIT_S)
+            self._preemption.keep_within_budget()
+            return
         members = [
             s
             for s in self._scheduler.in_state(SequenceState.DECODING)

@@ -1,20 +1,18 @@
 """Preemption: what gives way when running sequences outgrow the budget; engine thread only.
 
-First blocks that nobody uses, then the youngest sequence, whose blocks are published before so that it resumes. One
-that is alone and outgrows the budget all the same has its answer ended there: nothing else would ever make room.
+First blocks that no sequence uses, in the end those too that wait for the disk; then the youngest sequence, whose
+blocks are published before so that it resumes. One that is alone and outgrows the budget all the same has its answer
+ended there: nothing else would ever make room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.completion import RUNNING_STATES, Completion
 from semanticd.application.engine.output_processor import OutputProcessor
+from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import Running, RunningSequence
-from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Log
-from semanticd.domain.ids import ModelId
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import Sequence, SequenceState
 
@@ -26,44 +24,44 @@ class Preemption:
         self,
         *,
         running: Running,
-        models: Mapping[ModelId, LoadedModel],
         store: AgentCacheStore,
         scheduler: Scheduler,
+        room: Room,
         completion: Completion,
         output: OutputProcessor,
         log: Log,
     ) -> None:
-        """Look after the `running` sequences of the loaded `models`; both are read at every call."""
+        """Look after the `running` sequences, which are read at every call."""
         self._running = running
-        self._models = models
         self._store = store
         self._scheduler = scheduler
+        self._room = room
         self._completion = completion
         self._output = output
         self._log = log
-
-    def measure(self) -> None:
-        """Note in the ledger what the running caches take."""
-        self._store.note_running(sum(model.runner.running_bytes() for model in self._models.values()))
+        self.waits_for_disk = False
+        """Whether the only running sequence would outgrow the budget, and will not once the disk has taken blocks."""
 
     def keep_within_budget(self) -> None:
-        """Evict, preempt or cut short until what runs fits, or the disk is about to make it fit."""
-        self.measure()
-        while self._store.overdrawn_bytes and not self._store.make_room(0):
-            if self._store.could_free() >= 0 and self._store.overdrawn_bytes <= self._slack():
+        """Evict, preempt or cut short until what runs, and is about to grow, fits; or the disk will make it fit."""
+        self._room.measure()
+        self.waits_for_disk = False
+        while not self._room.make(self._room.due_bytes):
+            overdrawn = self._room.due_bytes - self._store.free_bytes
+            if self._store.could_free() >= self._room.due_bytes and overdrawn <= self._slack():
                 return
             running = [s for s in self._scheduler.sequences() if s.state in RUNNING_STATES]
             oldest = min(running, key=lambda s: s.arrived_at, default=None)
             if oldest is None:
                 return
             victim = self._scheduler.preemption_victim(sparing=oldest.sequence_id)
-            if victim is not None:
-                self._completion.preempt(self._running[victim.sequence_id])
-                self.measure()
-            else:
-                if oldest.state is SequenceState.DECODING and self._outgrew(oldest):
+            if victim is None:
+                if self._outgrew(oldest):
                     self._cut_short(self._running[oldest.sequence_id])
+                self.waits_for_disk = self._room.due_bytes > 0 and bool(self._store.num_writing)
                 return
+            self._completion.preempt(self._running[victim.sequence_id])
+            self._room.measure()
 
     def _slack(self) -> int:
         """Bytes by which the budget may be overdrawn while the disk catches up: a block for each running sequence."""
@@ -74,9 +72,12 @@ class Preemption:
         )
 
     def _outgrew(self, sequence: Sequence) -> bool:
-        """Whether its running cache alone is too large; blocks that its own pin keeps hot are no reason to end it."""
+        """Whether its answer outgrows the budget; blocks that its own pin keeps hot are no reason to end it."""
+        if sequence.state is not SequenceState.DECODING:
+            return False
         ledger, own = self._store.ledger(), self._store.pinned_bytes_of(sequence.agent_id)
-        return ledger.running_bytes + max(ledger.pinned_bytes - own, 0) > ledger.budget_bytes
+        needed = ledger.running_bytes + self._room.due_bytes + max(ledger.pinned_bytes - own, 0)
+        return needed > ledger.budget_bytes
 
     def _cut_short(self, running: RunningSequence) -> None:
         ledger = self._store.ledger()
@@ -89,4 +90,4 @@ class Preemption:
             budget_bytes=ledger.budget_bytes,
         )
         self._output.cut_short(running)
-        self.measure()
+        self._room.measure()

@@ -150,18 +150,18 @@ def test_a_request_that_fits_later_waits_until_another_is_done() -> None:
 def test_a_request_that_waits_for_the_disk_starts_while_another_still_decodes() -> None:
     warm = MemoryWarmStore(hold_writes=True)
     long_running = prompt(20, seed=1)
-    # Room for two running caches and little else.
-    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (2 * 256 + 450), warm=warm) as rig:
+    # Room for two running caches, what they grow by, and little else.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * 1400, warm=warm) as rig:
         slow_down(rig)
         first = rig.ask(long_running, agent="b", max_tokens=100_000)
         wait_until(lambda: bool(first.text))
         rig.ask(prompt(200)).answer()
-        second = rig.ask(prompt(150, seed=2), agent="c")
+        second = rig.ask(prompt(450, seed=2), agent="c")
         wait_until(lambda: len(rig.engine.running()) == 2)
         assert not second.started
         warm.hold_writes = False
         rig.on_engine(warm.catch_up)
-        assert second.answer().text == truth(prompt(150, seed=2))
+        assert second.answer().text == truth(prompt(450, seed=2))
         assert not first.over
         rig.engine.cancel(first.request_id)
         first.wait()

@@ -1,0 +1,99 @@
+"""Room: bytes for what is about to run, made by eviction, which waits for a slow disk no longer than a moment.
+
+```
+evict what is on disk ──> enough
+     └──> the rest is written first: wait ──(ROOM_DEADLINE_S)──> the disk is behind: drop what it has not taken
+                                                                      └──> until there is room without that
+```
+A slow disk so costs blocks, which are computed again, and a moment once; no request waits for it, and no answer stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.running_sequence import Running, RunningSequence
+from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.telemetry import Clock, Log
+from semanticd.domain.decode_groups import DecodeGroup
+from semanticd.domain.ids import ModelId
+from semanticd.domain.scheduler import Scheduler
+from semanticd.domain.sequence import SequenceState
+
+ROOM_DEADLINE_S = 2.0
+"""How long the disk may take to make room that is wanted."""
+
+
+class Room:
+    """Measures what runs, and makes room in the budget; engine thread only."""
+
+    def __init__(
+        self,
+        *,
+        running: Running,
+        models: Mapping[ModelId, LoadedModel],
+        store: AgentCacheStore,
+        scheduler: Scheduler,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        """Evict from this store for the `running` sequences of the loaded `models`; both are read at every call."""
+        self._running = running
+        self._models = models
+        self._store = store
+        self._scheduler = scheduler
+        self._clock = clock
+        self._log = log
+        self._wanted_at: float | None = None
+        """Since when room has been wanted that the disk would make (clock reading)."""
+        self._is_behind = False
+        self.due_bytes = 0
+        """What the running caches may grow by at their next step."""
+        self._growth_bytes = 0
+        """What they grow by next, each at its time."""
+
+    def measure(self) -> None:
+        """Note what the running caches take, and what they grow by next."""
+        self._growth_bytes = self.due_bytes = num_running = 0
+        batches: dict[tuple[ModelId, int], list[RunningSequence]] = {}
+        for running in self._running.values():
+            sequence = running.sequence
+            num_running += sequence.state is not SequenceState.WAITING
+            if sequence.state is SequenceState.DECODING:
+                batches.setdefault((sequence.model_id, sequence.group), []).append(running)
+        for (_, group), rows in batches.items():
+            batch = DecodeGroup(group, tuple(running.sequence.num_tokens for running in rows))
+            longest = max(len(row.sequence.prompt_ids) + row.sequence.max_new_tokens for row in rows)
+            num_bytes = batch.growth(longest) * rows[0].spec.running_bytes_per_token
+            self._growth_bytes += num_bytes
+            self.due_bytes += num_bytes if batch.growth_is_due else 0
+        running_bytes = sum(model.runner.running_bytes() for model in self._models.values())
+        # One that runs alone may fill the budget, and is kept piece by piece.
+        self._store.note_running(running_bytes, set_aside_bytes=self._growth_bytes if num_running > 1 else 0)
+
+    def make(self, num_bytes: int) -> bool:
+        """Evict until so many bytes fit; False when that needs writes to finish first, or cannot be done.
+
+        Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
+        """
+        fits = self._store.make_room(num_bytes)
+        if fits and self._store.ready_bytes >= self._growth_bytes:
+            self._wanted_at, self._is_behind = None, False
+        elif self._wanted_at is None and self._store.could_free() >= (
+            self._growth_bytes if fits else num_bytes
+        ):
+            self._wanted_at = self._clock.monotonic()
+            self._store.persist()
+        return fits or (self._is_behind and self._store.make_room(num_bytes, unwritten=True))
+
+    def check(self, now: float) -> None:
+        """Note at this clock reading (seconds) whether the disk is behind; to be called between two steps."""
+        if self._wanted_at is None or self._is_behind:
+            return
+        if not self._store.ledger().dirty_bytes:
+            self._wanted_at = None
+        elif now - self._wanted_at >= ROOM_DEADLINE_S:
+            self._is_behind = True
+            self._scheduler.unblock()
+            self._log.warning("disk_is_behind", num_blocks=self._store.num_writing, waited_s=ROOM_DEADLINE_S)
