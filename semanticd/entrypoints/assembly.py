@@ -14,6 +14,7 @@ import uvicorn
 from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.config.resolve import is_loopback
+from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
@@ -56,8 +57,12 @@ def assemble(
     state: Callable[[], str],
     facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
+    files: FileSystem | None = None,
 ) -> Daemon:
-    """Put the daemon together with real models; traces go to `tracer`, else where the settings say."""
+    """Put the daemon together with real models; traces go to `tracer`, else where the settings say.
+
+    The warm tier works through `files`; see `build`.
+    """
     tracer = tracer or open_tracer(settings.server.otlp_endpoint, version=__version__)
     limit_buffer_cache(budget_bytes=settings.mlx.cache_budget_mb * MIB)
     loader = MlxModelLoader(
@@ -77,6 +82,7 @@ def assemble(
         state=state,
         facts=facts,
         tracer=tracer,
+        files=files,
     )
 
 

@@ -17,6 +17,7 @@ from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.blocks.write_policy import WritePolicy
+from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
@@ -85,8 +86,12 @@ def build(
     state: Callable[[], str],
     facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
+    files: FileSystem | None = None,
 ) -> Daemon:
-    """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked."""
+    """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked.
+
+    The warm tier works through `files` (None: the operating system's own).
+    """
     clock = SystemClock()
     metrics = PrometheusMetrics()
     telemetry = Telemetry(clock, metrics, log, bus, tracer)
@@ -98,6 +103,7 @@ def build(
             write_policy=cast("WritePolicy", settings.agent.write_policy),
             write_budget_bytes=int(budget_gb * _GIB) if budget_gb else None,
         ),
+        fs=files,
         metrics=metrics,
         log=log,
     )

@@ -25,6 +25,7 @@ from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import DoctorService, Services
+from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.logs import LOG_FILE, LogOptions, Logs
 from semanticd.adapters.process import (
     PID_FILE,
@@ -47,22 +48,23 @@ ENDING_LIMIT_S = 80.0
 """How long the ending may take once requests are done: time to write several GiB."""
 
 
-def main(flags: Mapping[str, Any] | None = None) -> int:
+def main(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = None) -> int:
     """Run the daemon in the foreground until it is told to stop; returns the exit status.
 
-    `flags` are settings by dotted name. Mistakes are told on stderr, one line each, and end with status 1.
+    `flags` are settings by dotted name. Mistakes are told on stderr, one line each, and end with status 1. The warm
+    tier works through `files`, which is where a test gives it a slow disk.
     """
     try:
         loaded = load_settings(flags=flags)
         for line in loaded.explained():
             _tell(f"semanticd: {line}")
-        return run(loaded)
+        return run(loaded, files=files)
     except SemanticError as error:
         _tell(f"semanticd: {error.message}")
         return 1
 
 
-def run(loaded: Loaded) -> int:
+def run(loaded: Loaded, *, files: FileSystem | None = None) -> int:
     """Run the daemon with these settings; see `main`."""
     settings = loaded.settings
     with contextlib.ExitStack() as stack:
@@ -85,7 +87,8 @@ def run(loaded: Loaded) -> int:
             listeners.append(bind_listener(settings.server.host, settings.server.ollama_port))
             stack.callback(listeners[-1].close)
         try:
-            return _run_to_its_end(_Life(loaded, hub=hub, logs=logs, listeners=listeners).live())
+            life = _Life(loaded, hub=hub, logs=logs, listeners=listeners, files=files)
+            return _run_to_its_end(life.live())
         except SemanticError:
             raise
         except Exception as error:
@@ -150,9 +153,16 @@ class _Life:
     """One run of the daemon."""
 
     def __init__(
-        self, loaded: Loaded, *, hub: EventHub, logs: Logs, listeners: Sequence[socket.socket]
+        self,
+        loaded: Loaded,
+        *,
+        hub: EventHub,
+        logs: Logs,
+        listeners: Sequence[socket.socket],
+        files: FileSystem | None,
     ) -> None:
         self._loaded = loaded
+        self._files = files
         self._settings = loaded.settings
         self._hub = hub
         self._logs = logs
@@ -179,7 +189,12 @@ class _Life:
         path = socket_path_in(self._settings.paths.runtime_dir)
         facts = {"address": address, "socket": str(path), "blas": blas.name, "host": host, "port": port}
         self._daemon = assembly.assemble(
-            self._settings, bus=self._hub, log=self._log, state=lambda: self.state, facts=facts
+            self._settings,
+            bus=self._hub,
+            log=self._log,
+            state=lambda: self.state,
+            facts=facts,
+            files=self._files,
         )
         self._log.info(
             "daemon_starting", version=__version__, pid=os.getpid(), blas=blas.name, address=address
@@ -409,8 +424,8 @@ def end_within(seconds: float, *, log: Log, leave: Callable[[int], None] = leave
     asyncio.get_running_loop().call_later(seconds, give_up)
 
 
-def serve(flags: Mapping[str, Any] | None = None) -> None:
-    """Run the daemon and end the process with its status."""
+def serve(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = None) -> None:
+    """Run the daemon and end the process with its status; see `main`."""
     # Before the first file: what this process and its libraries make is this user's alone.
     os.umask(UMASK)
-    leave(main(flags))
+    leave(main(flags, files=files))

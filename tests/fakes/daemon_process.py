@@ -29,9 +29,17 @@ def free_port() -> int:
 class DaemonProcess:
     """`semanticd serve` under `home`; start it again and it finds what it left."""
 
-    def __init__(self, home: Path, *, models_dir: Path, **settings: str) -> None:
-        """Choose a port; `settings` are environment variables."""
+    def __init__(
+        self,
+        home: Path,
+        *,
+        models_dir: Path,
+        command: tuple[str, ...] = ("-m", "semanticd", "serve"),
+        **settings: str,
+    ) -> None:
+        """Choose a port; `settings` are environment variables, `command` is what Python runs."""
         self.home = home
+        self._command = [sys.executable, *command]
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / "output.log"
@@ -56,9 +64,7 @@ class DaemonProcess:
     def start(self) -> None:
         """Start it and wait until it is ready."""
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "semanticd", "serve"], env=self.env, stdout=output, stderr=output
-            )
+            self._process = subprocess.Popen(self._command, env=self.env, stdout=output, stderr=output)
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
