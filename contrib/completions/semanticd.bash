@@ -5,11 +5,11 @@ _semanticd() {
         [[ "$word" == -* ]] && continue
         tried="${path:+$path }$word"
         case "$tried" in
-            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"chat"|"ctl"|"bench"|"bench compare"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
+            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
         esac
     done
     case "$path" in
-        "") words="serve start stop restart status logs version config doctor models agents chat ctl bench service launch completion --runtime-dir --help" ;;
+        "") words="serve start stop restart status logs version config key doctor models agents cache chat ctl bench service launch completion --version --runtime-dir --help" ;;
         "serve") words="--model --host --port --log-level --help" ;;
         "start") words="--timeout --model --host --port --log-level --help" ;;
         "stop") words="--timeout --now --help" ;;
@@ -17,7 +17,11 @@ _semanticd() {
         "status") words="--json --watch --interval --help" ;;
         "logs") words="--follow --lines --json --path --help" ;;
         "version") words="--json --help" ;;
-        "config") words="--json --all --daemon --help" ;;
+        "config") words="init path --json --all --daemon --help" ;;
+        "config init") words="--force --help" ;;
+        "config path") words="--help" ;;
+        "key") words="new --help" ;;
+        "key new") words="--help" ;;
         "doctor") words="--json --local --generate --no-generate --help" ;;
         "models") words="info list load pull rm swap unload --help" ;;
         "models info") words="--json --help" ;;
@@ -30,15 +34,18 @@ _semanticd() {
         "agents") words="delete evict export fork import list pin rewind show unpin why --help" ;;
         "agents delete") words="--json --help" ;;
         "agents evict") words="--json --help" ;;
-        "agents export") words="--json --help" ;;
+        "agents export") words="--force --json --help" ;;
         "agents fork") words="--json --help" ;;
         "agents import") words="--as --trust --json --help" ;;
-        "agents list") words="--json --help" ;;
+        "agents list") words="--json --sort --help" ;;
         "agents pin") words="--ttl --json --help" ;;
         "agents rewind") words="--turns --json --help" ;;
         "agents show") words="--json --help" ;;
         "agents unpin") words="--json --help" ;;
         "agents why") words="--json --help" ;;
+        "cache") words="clear prune --by --json --help" ;;
+        "cache clear") words="--yes --json --help" ;;
+        "cache prune") words="--dry-run --json --help" ;;
         "chat") words="--max-tokens --fork --help" ;;
         "ctl") words="--json --agent --timeout --help" ;;
         "bench") words="compare --base-url --model --api-key --name --scenario --lengths --streams --agents --turns --prefill-tokens --dropped-tokens --decode-tokens --repeats --seed --stop-token-id --restart-command --swap-command --timeout --output --plots --png --json --help" ;;

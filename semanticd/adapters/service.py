@@ -10,6 +10,7 @@ import plistlib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from semanticd.domain.errors import DaemonError
 
 LABEL = "semanticd.daemon"
 UNIT = "semanticd.service"
+
+_DESCRIPTORS = 8192
+"""Open files of the process: two for each connection that is admitted, and as many again for models and caches."""
+_BOOTSTRAP_RETRIES, _BOOTSTRAP_PAUSE_S = 20, 0.5
 
 Run = Callable[[Sequence[str]], "tuple[int, str]"]
 """Runs a program; returns its exit status and what it printed."""
@@ -102,6 +107,7 @@ KillMode=mixed
 WatchdogSec=60
 Restart=on-failure
 RestartSec=2
+LimitNOFILE={_DESCRIPTORS}
 UMask=0077
 NoNewPrivileges=yes
 
@@ -159,6 +165,7 @@ class LaunchdAgent:
     folder: Path | None = None
     log_folder: Path | None = None
     run: Run = run_program
+    sleep: Callable[[float], None] = time.sleep
 
     @property
     def path(self) -> Path:
@@ -178,6 +185,8 @@ class LaunchdAgent:
             # Running requests finish, then caches are written.
             "ExitTimeOut": 120,
             "ProcessType": "Interactive",
+            "SoftResourceLimits": {"NumberOfFiles": _DESCRIPTORS},
+            "HardResourceLimits": {"NumberOfFiles": _DESCRIPTORS},
             "Umask": 0o077,
             "StandardOutPath": str(logs / "semanticd.out"),
             "StandardErrorPath": str(logs / "semanticd.out"),
@@ -193,13 +202,24 @@ class LaunchdAgent:
             self.run(
                 ["launchctl", "bootout", f"{self._domain}/{LABEL}"]
             )  # an older one; fails if there is none
-            status, said = self.run(["launchctl", "bootstrap", self._domain, str(self.path)])
+            status, said = self._bootstrap()
             if status != 0:
                 raise DaemonError(
                     f"the agent is at {self.path}, but `launchctl bootstrap` failed: {said or f'status {status}'}; "
                     "log in on the machine's own screen, or use `semanticd start`"
                 )
         return self.path
+
+    def _bootstrap(self) -> tuple[int, str]:
+        """Load the agent; launchd refuses to for about five seconds after it unloaded an older one."""
+        command = ["launchctl", "bootstrap", self._domain, str(self.path)]
+        status, said = self.run(command)
+        for _ in range(_BOOTSTRAP_RETRIES):
+            if status == 0:
+                break
+            self.sleep(_BOOTSTRAP_PAUSE_S)
+            status, said = self.run(command)
+        return status, said
 
     def uninstall(self) -> Path | None:
         """Unload and remove it."""

@@ -178,10 +178,12 @@ class _Life:
         """Start in order, wait, stop in reverse."""
         # Only now: these imports take seconds and need the BLAS loaded first.
         from semanticd.adapters.mlx.platform.blas import load_fast_blas
+        from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
         from semanticd.adapters.mlx.platform.heap import return_freed_memory
 
         return_freed_memory(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
         blas = load_fast_blas()
+        import_mlx_lm()
         from semanticd.entrypoints import assembly
 
         host, port = self._listeners[0].getsockname()[:2]

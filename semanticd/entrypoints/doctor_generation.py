@@ -33,6 +33,9 @@ async def generate_some(generator: Generator, *, num_tokens: int = 10) -> int:
 
 async def generate_here(settings: Settings, model: str, *, num_tokens: int) -> int:
     """Load the model in this process and generate; nothing is written to the user's cache."""
+    from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
+
+    import_mlx_lm()
     from semanticd.entrypoints.assembly import assemble
     from semanticd.entrypoints.bootstrap import close
 

@@ -20,6 +20,9 @@ from semanticd.application.services.model_facts import (
 
 def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]) -> None:
     """Convert a GGUF file; MLX is imported only for this."""
+    from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
+
+    import_mlx_lm()
     from semanticd.adapters.mlx.model.gguf.convert import convert
 
     convert(gguf, folder, bits=bits, on_progress=on_progress)

@@ -14,6 +14,7 @@ import pytest
 from semanticd.adapters import service
 from semanticd.adapters.service import LABEL, LaunchdAgent, SystemdUnit, program_arguments, run_program
 from semanticd.domain.errors import DaemonError
+from semanticd.domain.limits import LIMITS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ARGUMENTS = ("/opt/my tools/semanticd", "serve")
@@ -98,11 +99,39 @@ def test_a_launchd_agent_is_written_and_loaded(tmp_path: Path) -> None:
 
 def test_launchd_says_how_the_agent_is_and_why_it_would_not_load(tmp_path: Path) -> None:
     system = System(print=(0, "state = running"), bootstrap=(5, "Input/output error"))
-    agent = LaunchdAgent(arguments=ARGUMENTS, folder=tmp_path, log_folder=tmp_path, run=system)
+    pauses: list[float] = []
+    agent = LaunchdAgent(
+        arguments=ARGUMENTS, folder=tmp_path, log_folder=tmp_path, run=system, sleep=pauses.append
+    )
     assert agent.status()["installed"] is False
     with pytest.raises(DaemonError, match="Input/output error"):
         agent.install(start=True)
     assert {"installed": True, "running": True}.items() <= agent.status().items()
+    assert 5 < sum(pauses) < 30
+
+
+def test_launchd_is_asked_again_while_it_still_unloads_an_older_agent(tmp_path: Path) -> None:
+    answers = [(0, ""), (5, "Bootstrap failed: 5: Input/output error"), (5, "again"), (0, "")]
+    ran: list[str] = []
+
+    def run(command: Sequence[str]) -> tuple[int, str]:
+        ran.append(command[1])
+        return answers[len(ran) - 1]
+
+    agent = LaunchdAgent(
+        arguments=ARGUMENTS, folder=tmp_path, log_folder=tmp_path, run=run, sleep=lambda seconds: None
+    )
+    assert agent.install(start=True).exists()
+    assert ran == ["bootout", "bootstrap", "bootstrap", "bootstrap"]
+
+
+def test_both_services_may_open_as_many_files_as_the_server_admits_connections_twice(tmp_path: Path) -> None:
+    agent = plistlib.loads(LaunchdAgent(arguments=ARGUMENTS).text().encode())
+    least = 2 * LIMITS.connections
+    assert (
+        agent["SoftResourceLimits"]["NumberOfFiles"] >= least <= agent["HardResourceLimits"]["NumberOfFiles"]
+    )
+    assert "LimitNOFILE=8192\n" in SystemdUnit(arguments=ARGUMENTS).text()
 
 
 def test_a_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
