@@ -121,27 +121,23 @@ def state_name(spec: ModelCacheSpec, parent: BlockHash) -> BlockHash:
 def thinned(snapshots: Sequence[Snapshot], *, end: int, turn: int, max_bytes: float) -> list[Snapshot]:
     """Return the snapshots to give up so that the others take at most `max_bytes`, as far as that is possible.
 
-    The first one stays, for it is what conversations share, and those between messages of the last `RECENT_TURNS`
-    turns before `turn`. Of the others the ones go first whose absence makes the least difference, measured against
-    their distance from `end`: what is left lies the closer together the younger it is.
+    The first one between messages stays, for it is what conversations share, and so do those between messages of the
+    last `RECENT_TURNS` turns before `turn`. Of the others the ones go first whose absence makes the least difference,
+    measured against their distance from `end`: what is left lies the closer together the younger it is.
     """
     kept = sorted(snapshots, key=lambda one: one.position)
+    head = next((one for one in kept if one.at_boundary), None)
     excess = sum(one.num_bytes for one in kept) - max_bytes
     given_up: list[Snapshot] = []
     while excess > 0:
-        ratios = [
-            ((kept[at + 1].position if at + 1 < len(kept) else end) - kept[at - 1].position)
-            / max(end - kept[at].position, 1)
-            for at in range(1, len(kept))
-        ]
+        places = [0, *(one.position for one in kept), end]
         free = [
-            at
+            ((places[at + 2] - places[at]) / max(end - one.position, 1), at)
             for at, one in enumerate(kept)
-            if at and not (one.at_boundary and one.turn > turn - RECENT_TURNS)
+            if one is not head and not (one.at_boundary and one.turn > turn - RECENT_TURNS)
         ]
         if not free:
             break
-        least = min(free, key=lambda at: ratios[at - 1])
-        given_up.append(kept.pop(least))
+        given_up.append(kept.pop(min(free)[1]))
         excess -= given_up[-1].num_bytes
     return given_up

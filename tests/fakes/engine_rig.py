@@ -39,6 +39,7 @@ from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
+from semanticd.domain.snapshots import SNAPSHOT_TOKENS
 from semanticd.domain.transcript import Segment
 from tests.fakes.model_runner import HashRunner, already_loaded, loaded_model
 from tests.fakes.telemetry import ManualClock, RecordingBus, RecordingLog, RecordingMetrics
@@ -160,6 +161,7 @@ class EngineRig:
         max_queue_per_agent: int = 20,
         clock: ManualClock | None = None,
         context_length: int = 100_000,
+        snapshot_tokens: int = SNAPSHOT_TOKENS,
     ) -> None:
         """Wire it; nothing runs before the `with`."""
         self.runner = runner or HashRunner()
@@ -200,6 +202,7 @@ class EngineRig:
             agents=self.agents,
             scheduler=self.scheduler,
             telemetry=self.telemetry,
+            snapshot_tokens=snapshot_tokens,
         )
 
     def __enter__(self) -> Self:

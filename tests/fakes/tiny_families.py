@@ -170,15 +170,50 @@ TEMPLATE = """\
 {%- endif %}
 """
 
+THINKING_TEMPLATE = """\
+{%- set found = namespace(user=-1) %}
+{%- for message in messages %}
+{%- if message['role'] == 'user' %}{%- set found.user = loop.index0 %}{%- endif %}
+{%- endfor %}
+{%- if found.user < 0 %}{{- raise_exception('No user query found in messages.') }}{%- endif %}
+{%- if tools %}
+{{- '<|im_start|>system\\n' }}
+{%- if messages[0]['role'] == 'system' %}{{- messages[0]['content'] + '\\n\\n' }}{%- endif %}
+{{- '<tools>' }}{%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
+{{- '\\n</tools>\\nCall: <tool_call>{"name": …, "arguments": …}</tool_call><|im_end|>\\n' }}
+{%- elif messages[0]['role'] == 'system' %}
+{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if message.reasoning_content and loop.index0 > found.user %}
+{{- '<think>\\n' + message.reasoning_content.strip() + '\\n</think>\\n\\n' }}
+{%- endif %}
+{{- (message['content'] or '').strip() + '<|im_end|>\\n' }}
+{%- elif message['role'] == 'tool' %}
+{{- '<|im_start|>user\\n<tool_response>\\n' + message['content'] + '\\n</tool_response><|im_end|>\\n' }}
+{%- elif not (loop.first and message['role'] == 'system') %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}
+{%- else %}{{- '<think>\\n' }}{%- endif %}
+{%- endif %}
+"""
+"""Thinks unless that is off, leaves earlier thoughts out, and refuses a conversation without a user."""
 
-def write_tiny_family(folder: Path, family: str, *, seed: int = 0) -> Path:
+
+def write_tiny_family(folder: Path, family: str, *, seed: int = 0, template: str = TEMPLATE) -> Path:
     """Write a model of this family and return its folder."""
     write_tiny_model(folder, vocab=_TEXT_VOCAB)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_tokens([AddedToken(marker) for marker in _MARKERS])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings["chat_template"] = TEMPLATE
+    settings["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     config = {"model_type": family, **FAMILIES[family]}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

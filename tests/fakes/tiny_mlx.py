@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models import deepseek_v2, deepseek_v3, gemma3_text, gpt_oss, llama, mamba2, qwen3
+from mlx_lm.models import deepseek_v2, deepseek_v3, gemma3_text, gpt_oss, llama, mamba2, qwen3, qwen3_next
 
 VOCAB = 256
 
@@ -87,6 +87,19 @@ def _gpt_oss() -> Any:
     )  # fmt: skip
 
 
+def _qwen3_next() -> Any:
+    return qwen3_next.Model(
+        qwen3_next.ModelArgs(
+            model_type="qwen3_next", hidden_size=64, num_hidden_layers=4, intermediate_size=96, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, vocab_size=VOCAB, rms_norm_eps=1e-6, linear_num_value_heads=4,
+            linear_num_key_heads=2, linear_key_head_dim=32, linear_value_head_dim=32, linear_conv_kernel_dim=4,
+            num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1, shared_expert_intermediate_size=32,
+            mlp_only_layers=[], moe_intermediate_size=32, rope_theta=10000.0, partial_rotary_factor=0.5,
+            max_position_embeddings=65536, norm_topk_prob=True, full_attention_interval=2,
+        )
+    )  # fmt: skip
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "llama": _llama,
     "qwen3": _qwen3,
@@ -95,6 +108,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "deepseek_v3": _deepseek_v3,
     "mamba2": _mamba2,
     "gpt_oss": _gpt_oss,
+    "qwen3_next": _qwen3_next,
 }
 
 

@@ -405,13 +405,6 @@ class AgentCacheStore:
         """Whether the block was handed to the warm store and is not yet durable."""
         return self._writes is not None and self._writes.is_writing(block_hash)
 
-    def cancel_write(self, block_hash: BlockHash) -> bool:
-        """Give up the writing of a block, if it has not begun; it stays in RAM until room is needed."""
-        if self._writes is None:
-            return False
-        with self.lock:
-            return self._writes.cancel_write(block_hash)
-
     def retry_refused(self) -> None:
         """Offer blocks that the warm store refused again: a disk has room again, a new day a new budget."""
         if self._writes is not None:

@@ -132,13 +132,6 @@ class WriteBehind:
         self._leaving[block_hash] = "deleted"
         self._called_off.add(block_hash)
 
-    def cancel_write(self, block_hash: BlockHash) -> bool:
-        """Give up the writing of a block, if it has not begun; it stays in RAM until room is needed."""
-        if block_hash in self._writing or not self._pool.is_dirty(block_hash):
-            return False
-        self._pool.mark_clean(block_hash)
-        return True
-
     def retry_refused(self) -> None:
         """Offer refused blocks again: a disk has room again, a new day a new budget."""
         refused, self._refused = self._refused, set()

@@ -1,6 +1,6 @@
 """What the next request reuses of the one before, over HTTP and through the whole daemon, on models that think.
 
-One family keeps every position, the others have layers that cannot be cut (windows, recurrent states). Whatever comes
+Some families keep every position, the others have layers that cannot be cut (windows, recurrent states). Whatever comes
 next, all of them reuse what the two prompts share but for a few tokens, and answer as a daemon does that knows nothing.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.tiny_hybrids import FAMILIES, write_tiny_hybrid
+from tests.fakes.tiny_families import FAMILIES, THINKING_TEMPLATE, write_tiny_family
 from tests.fakes.whole_daemon import WholeDaemon
 
 CLOSE = 16
@@ -63,9 +63,14 @@ async def ask(daemon: WholeDaemon, *messages: Message, agent: str = "a", **more:
     return Reply(answer.json)
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+def _param(family: str) -> Any:
+    fast = family in ("llama", "gemma3_text", "qwen3_next")
+    return pytest.param(family, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.fixture(params=[_param(family) for family in sorted(FAMILIES)])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return write_tiny_hybrid(tmp_path / "model", request.param)
+    return write_tiny_family(tmp_path / "model", request.param, template=THINKING_TEMPLATE)
 
 
 async def cold(model: Path, tmp_path: Path, *messages: Message, **more: Any) -> Reply:

@@ -123,3 +123,42 @@ def test_a_prompt_that_another_conversation_had_begun_missed_nothing() -> None:
 
 def test_a_prompt_that_left_its_own_history_but_was_found_entirely_missed_nothing() -> None:
     assert explain("sys user: hello there", "sys user: hullo there", matched=20) is None
+
+
+def missed(prompt: str, previous: str, *, matched: int, known: int) -> tuple[int, str]:
+    miss = explain_miss(
+        ids(prompt), previous_ids=ids(previous), num_matched=matched, num_known=known, decode=text_of
+    )
+    assert miss is not None
+    return miss.position, miss.cause
+
+
+def test_where_blocks_are_there_and_no_snapshot_near_the_nearest_is_named() -> None:
+    history = "one two three four five six seven eight nine ten eleven twelve"
+    assert missed(f"{history} thirteen", history, matched=8, known=len(history)) == (8, "no_snapshot")
+    assert missed(f"{history} thirteen", history, matched=8, known=8) == (8, "evicted")
+    assert missed(f"{history[:-6]} thirteen", history, matched=8, known=48) == (8, "no_snapshot")
+
+
+def test_a_snapshot_close_to_where_the_prompts_part_leaves_the_cause_to_the_prompts() -> None:
+    history = "a history that has been told before, and then this"
+    prompt = f"{history[:-4]}that"
+    shared = len(history) - 4 + 2
+    assert missed(prompt + " and more", history, matched=shared - 14, known=shared) == (
+        shared,
+        "history_changed",
+    )
+
+
+def test_a_snapshot_close_to_the_history_s_end_missed_nothing() -> None:
+    history = "a history that has been told before"
+    assert (
+        explain_miss(
+            ids(history + " and goes on"),
+            previous_ids=ids(history),
+            num_matched=len(history) - 10,
+            num_known=len(history),
+            decode=text_of,
+        )
+        is None
+    )

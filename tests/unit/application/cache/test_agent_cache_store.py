@@ -308,3 +308,43 @@ def test_what_the_disk_refuses_is_not_given_up_for_a_command() -> None:
     rig.store.limit_agents(sparing=frozenset([B]))
     assert len(rig.store.pool) == 4
     assert rig.store.counters.lost_blocks == 0
+
+
+def test_a_block_that_the_disk_lost_is_written_again_when_it_is_computed_again() -> None:
+    rig = Rig()
+    table = rig.publish(A, list(range(8)))
+    rig.store.persist()
+    rig.pump()
+    rig.warm.lose_block(table[1])
+    assert rig.publish(B, list(range(8))) == table
+    assert rig.store.persist() == 4 * BYTES_PER_TOKEN
+    rig.pump()
+    assert rig.warm.writes == [*table, table[1]]
+
+
+def test_what_is_given_up_leaves_both_tiers_unless_an_agent_holds_it() -> None:
+    rig = Rig()
+    own, shared = rig.publish(A, list(range(8))), rig.publish(B, [7] * 8)
+    rig.store.persist()
+    rig.pump()
+    rig.store.set_table(A, own[:1], pinned=False)
+    rig.store.discard([own[1], *shared])
+    assert sorted(rig.warm.stored()) == sorted([own[0], *shared])
+    assert len(rig.store.pool) == 3
+
+
+def test_a_deleted_agent_takes_along_what_follows_its_blocks_in_nobodys_table() -> None:
+    rig = Rig()
+    head = list(range(8))
+    rig.publish(A, [*head, 1, 2, 3, 4])
+    table = rig.publish(A, [*head, 5, 6, 7, 8])
+    rig.publish(B, [*head, 9])
+    rig.store.persist()
+    rig.pump()
+    names = rig.store.blocks_of(A)
+    assert len(names) == 1, (
+        "what is before is another's, and what was before that is reached through it alone"
+    )
+    assert names == table[2:]
+    rig.store.delete_agent(B, rig.store.blocks_of(B))
+    assert len(rig.store.blocks_of(A)) == 4
