@@ -43,6 +43,8 @@ class ModelCacheSpec:
     """Bytes per position in a running batch (the model's own dtype)."""
     compute_revision: str = ""
     """Short name of the software and the kind of chip that compute the KV: other ones round otherwise."""
+    long_chunk: int = 0
+    """Tokens that a step should take behind a long history: with fewer, each costs much more; 0: no matter."""
 
     @property
     def layout(self) -> str:

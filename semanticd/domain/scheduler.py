@@ -79,6 +79,10 @@ Step = Admit | Prefill | Join | Decode | Idle
 
 _EFFICIENT_CHUNK = 128
 """Smaller chunks cost noticeably more a token; only decoding that must go on is worth that."""
+_LONG_HISTORY = 4096
+"""Tokens before a chunk from which the history costs more than what the chunk itself is put through."""
+_ALONE_S = 1.0
+"""How long a long chunk may last where nobody else is there."""
 _MARGIN = 0.75
 """How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
 
@@ -271,7 +275,8 @@ class Scheduler:
             return Decode(*self._next_batch(decoding))
         sequence = min(prefillable, key=lambda s: self._rank(s, now))
         self._shares[_share_of(sequence)].served_at = now
-        return Prefill(sequence.sequence_id, self._chunk(sequence, contended=bool(decoding)))
+        chunk = self._chunk(sequence, contended=bool(decoding), alone=len(self._sequences) == 1)
+        return Prefill(sequence.sequence_id, chunk)
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
         """Return the sequence that is computing, or restoring, tokens this one needs next, if any."""
@@ -373,7 +378,7 @@ class Scheduler:
         self._last_decoded = batches[0]
         return batches[0]
 
-    def _chunk(self, sequence: Sequence, *, contended: bool) -> int:
+    def _chunk(self, sequence: Sequence, *, contended: bool, alone: bool) -> int:
         rates = self._rates.get(sequence.model_id, _Rates())
         chunk = self.limits.prefill_chunk
         # Chunks end on block boundaries, so that full blocks are published as they are computed.
@@ -388,6 +393,10 @@ class Scheduler:
             fitting = max(int(rates.prefill_tokens_per_s * self.limits.max_stall_s), _EFFICIENT_CHUNK)
             num_chunks = -(-boundary // min(chunk, fitting))
             chunk = -(-boundary // num_chunks)
+            if alone and sequence.num_cached >= _LONG_HISTORY:
+                long = min(sequence.long_chunk, int(rates.prefill_tokens_per_s * _ALONE_S))
+                if long >= 2 * self.block_tokens:
+                    chunk = boundary = boundary + (long // self.block_tokens - 1) * self.block_tokens
         return min(chunk, boundary, sequence.num_to_prefill)
 
 

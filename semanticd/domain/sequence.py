@@ -75,6 +75,8 @@ class Sequence:
     """Names of the prompt's full blocks."""
     group: int = 0
     """The decode batch that it is in: rows of similar length."""
+    long_chunk: int = 0
+    """Tokens that its model takes at once behind a long history; see `ModelCacheSpec`."""
 
     def apply(self, event: SequenceEvent) -> None:
         """Move to the next state; an illegal move raises `ValueError` naming sequence, state and event."""

@@ -105,6 +105,7 @@ class HashRunner:
         clock: ManualClock | None = None,
         prefill_token_s: float = 0.0,
         decode_step_s: float = 0.0,
+        long_chunk: int = 0,
     ) -> None:
         """Answer with ids below `num_ids`, or with the ids of `script` and an end of turn.
 
@@ -120,6 +121,7 @@ class HashRunner:
             block_tokens=block_tokens,
             precision="exact",
             running_bytes_per_token=BYTES_PER_TOKEN,
+            long_chunk=long_chunk,
         )
         self._has_state = has_state
         self._seed = seed

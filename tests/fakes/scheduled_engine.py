@@ -32,6 +32,8 @@ class Job:
     """(group, tokens): its prompt begins with so many tokens of the group's."""
     restore_s: float = 0.0
     """How long its blocks are read before it starts."""
+    long_chunk: int = 0
+    """Tokens that its model takes at once behind a long history."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class ScheduledEngine:
             max_new_tokens=job.answer,
             arrived_at=self.now,
             priority=job.priority,
+            long_chunk=job.long_chunk,
         )
         if job.restore_s:
             self._restore_s[sequence.sequence_id] = job.restore_s

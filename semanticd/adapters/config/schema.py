@@ -59,7 +59,9 @@ class MlxSettings:
         "Prompt tokens between snapshots of layers that cannot be cut (windows, states); 0: at messages only.",
     )
     prefill_chunk: int = setting(
-        256, whole(minimum=16, maximum=16384), "Largest number of prompt tokens computed in one step."
+        256,
+        whole(minimum=16, maximum=16384),
+        "Largest number of prompt tokens computed in one step (latent attention, alone behind a long history: more).",
     )
     cpu_math: bool = setting(
         True, flag(), "On the CPU, attention and gated activations of our own, faster than the library's."

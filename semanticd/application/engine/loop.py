@@ -385,6 +385,7 @@ class BlockPoolBatchEngine:
             arrived_at=self._clock.monotonic(),
             priority="background" if submission.priority == "background" else "interactive",
             share=submission.share,
+            long_chunk=model.runner.spec.long_chunk,
         )
         running = RunningSequence(
             submission=submission,

@@ -143,6 +143,32 @@ def _chunks_alone(*, prefill_token_s: float) -> list[int]:
     return [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)]
 
 
+def test_alone_behind_a_long_history_a_chunk_spans_several_blocks_where_the_model_gains_by_it() -> None:
+    engine = ScheduledEngine(block_tokens=256, prefill_token_s=0.001)
+    engine.run([Job(prompt=8193, answer=1, long_chunk=819)])
+    chunks = [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)]
+    assert chunks == [256] * 16 + [768] * 5 + [256]
+    assert max(_long_chunks(token_s=0.003)) == 256, "no chunk lasts longer than a second"
+    assert max(_long_chunks(token_s=0.001, long_chunk=0)) == 256
+    others = [Job(agent="b", prompt=64, answer=400)]
+    assert max(_long_chunks(token_s=0.001, others=others)) <= 256, "somebody else is there"
+
+
+def _long_chunks(*, token_s: float, long_chunk: int = 819, others: list[Job] | None = None) -> set[int]:
+    """Return the lengths of chunks behind 4,096 tokens."""
+    engine = ScheduledEngine(
+        limits=SchedulerLimits(max_stall_s=1.0), block_tokens=256, prefill_token_s=token_s
+    )
+    [long, *_] = engine.run([Job(prompt=6144, answer=1, long_chunk=long_chunk), *(others or [])])
+    chunks = [
+        d.step.num_tokens
+        for d in engine.decisions
+        if isinstance(d.step, Prefill) and d.step.sequence_id == long.sequence_id
+    ]
+    done = [sum(chunks[:number]) for number in range(len(chunks))]
+    return {size for size, before in zip(chunks, done, strict=True) if before >= 4096}
+
+
 def test_agents_take_turns_by_the_time_they_used() -> None:
     engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=10), block_tokens=64)
     greedy = [engine.add(Job(agent="greedy", prompt=6400, answer=1)) for _ in range(3)]

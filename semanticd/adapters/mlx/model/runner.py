@@ -19,6 +19,7 @@ import mlx.core as mx
 from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
+from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
 from semanticd.adapters.mlx.model.output_head import OutputHead
@@ -103,6 +104,7 @@ class MlxModelRunner:
             precision=precision,
             running_bytes_per_token=self._codec.running_bytes_per_token,
             compute_revision=compute_revision(),
+            long_chunk=latent_attention.long_chunk(model),
         )
         self._constraint_processor = constraint_processor
         self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}

@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     **LITE, "num_attention_heads": 4, "num_key_value_heads": 4, "kv_lora_rank": 128, "qk_rope_head_dim": 64,
     "v_head_dim": 64, "qk_nope_head_dim": 64,
 }  # fmt: skip
-"""The same in a size that MLX's own BLAS can multiply; 128 queries are the most that are absorbed."""
+"""The same in a size that MLX's own BLAS can multiply; 143 queries are the most that are absorbed."""
 
 
 @pytest.fixture(autouse=True)
@@ -317,6 +317,8 @@ def test_a_token_of_lite_costs_what_the_pages_say() -> None:
     sizes = {p: runner_of(model, p).spec for p in ("exact", "q8", "q4")}
     assert sizes["exact"].bytes_per_token == sizes["exact"].running_bytes_per_token == 31_104
     assert (sizes["q8"].bytes_per_token, sizes["q4"].bytes_per_token) == (16_524, 8_748)
+    assert runner_of(model).spec.long_chunk == 819
+    assert runner_of(build(layers=1, dense=True)).spec.long_chunk == 0, "the library's attention"
     budget = 4 << 30
     # A turn's tokens are held twice while it runs: in its running cache, and as blocks.
     assert budget // (2 * 31_104) > 20_000

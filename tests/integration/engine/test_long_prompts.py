@@ -1,0 +1,59 @@
+"""Prompts of coding agents fit a small budget, and long chunks leave the same blocks behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from semanticd.adapters.config import Settings
+from semanticd.domain.errors import SemanticError
+from semanticd.domain.scheduler import SchedulerLimits
+from tests.fakes.engine_rig import EngineRig
+from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner
+from tests.fakes.telemetry import ManualClock
+
+CLAUDE_CODES_FIRST_PROMPT = 20_200
+LITE, LIBRARYS = 31_104, 276_480
+"""Bytes a token of DeepSeek-Coder-V2-Lite: as latents (`test_latent_attention`), and expanded."""
+
+
+def prompt_of(length: int) -> list[int]:
+    return [number * 7 % 89 + 1 for number in range(length)]
+
+
+def rig_with(bytes_per_token: int) -> EngineRig:
+    """An engine with the default budget, in the proportion of the fake model's bytes to a real one's."""
+    budget = Settings().mlx.cache_budget_mb << 20
+    return EngineRig(
+        runner=HashRunner(block_tokens=256),
+        budget_bytes=budget * BYTES_PER_TOKEN // bytes_per_token,
+        limits=SchedulerLimits(),
+    )
+
+
+def test_a_prompt_of_a_coding_agent_is_admitted_with_the_default_budget() -> None:
+    with rig_with(LITE) as rig:
+        answer = rig.ask(prompt_of(CLAUDE_CODES_FIRST_PROMPT), agent="a", max_tokens=8).answer()
+        again = rig.ask(prompt_of(CLAUDE_CODES_FIRST_PROMPT), agent="a", max_tokens=8).answer()
+    assert answer.cache.computed_tokens == CLAUDE_CODES_FIRST_PROMPT
+    assert again.cache.computed_tokens < 256
+    with rig_with(LIBRARYS) as rig, pytest.raises(SemanticError):
+        rig.ask(prompt_of(CLAUDE_CODES_FIRST_PROMPT), agent="a", max_tokens=8).answer()
+
+
+def test_chunks_of_several_blocks_publish_each_of_them() -> None:
+    prompt = prompt_of(9000)
+
+    def answered(long_chunk: int) -> tuple[str, int, int]:
+        clock = ManualClock()
+        runner = HashRunner(block_tokens=256, long_chunk=long_chunk, clock=clock, prefill_token_s=0.0001)
+        with EngineRig(runner=runner, limits=SchedulerLimits(), clock=clock) as rig:
+            text = rig.ask(prompt, agent="a", max_tokens=6).answer().text
+            steps = runner.calls["prefill"]
+            # Another agent finds all that its prompt shares.
+            other = rig.ask([*prompt[:8800], 1], agent="b", max_tokens=6).answer()
+        return text, steps, other.cache.reused_hot_tokens
+
+    short, long = answered(0), answered(2048)
+    assert long[0] == short[0]
+    assert long[1] < short[1] * 2 // 3
+    assert long[2] == short[2] == 8800
