@@ -75,7 +75,7 @@ _IN_RAM = AgentColumn("in RAM", "num_hot_blocks", _in_ram, 6)
 _WARM = AgentColumn("disk", "warm_bytes", lambda agent: short_size(agent.row.warm_bytes), 5)
 NARROW = (
     _NAME,
-    AgentColumn("state", "state", _state, 18, right=False),
+    AgentColumn("state", "state", _state, 20, right=False),
     AgentColumn("tokens", "num_tokens", _tokens, 7),
     AgentColumn("RAM", "own_hot_bytes", lambda agent: short_size(_own(agent)), 5),
     _REUSE,

@@ -13,6 +13,8 @@ FAILING_AFTER = 3
 _FULL_DISK = 0.95
 _FULL_RAM = 0.98
 _LOW_MEMORY_BYTES = 512 * 1024 * 1024
+_LOW_DISK_BYTES, _NO_DISK_BYTES = 2 * 1024**3, 512 * 1024**2
+"""Free bytes of the volume below which it is said, and below which writes are about to fail."""
 
 Level = Literal["error", "warning"]
 
@@ -99,18 +101,27 @@ def _thrash(state: WatchState) -> list[Alarm]:
 
 
 def _disk(state: WatchState) -> list[Alarm]:
-    cache = state.cache
-    warm, cap = cache.warm_bytes, cache.warm_cap_bytes
-    if not cap or warm < _FULL_DISK * cap:
-        return []
-    return [
-        Alarm(
-            "warning",
-            f"disk {100 * warm / cap:.0f} % of cap",
-            f"The blocks on disk take {size(warm)} of {size(cap)}; the least recently used ones are removed. "
-            "Raise SEMANTIC_AGENT_CACHE_MAX_GB to keep more.",
+    cache, found = state.cache, []
+    warm, cap, free = cache.warm_bytes, cache.warm_cap_bytes, cache.free_disk_bytes
+    if free is not None and free < _LOW_DISK_BYTES:
+        found.append(
+            Alarm(
+                "error" if free < _NO_DISK_BYTES else "warning",
+                f"disk {size(free)} free",
+                f"The volume of the cache has {size(free)} left; once it is full, blocks stay in RAM only and are lost "
+                "with a restart. Make room, or run `semanticd cache prune SIZE`.",
+            )
         )
-    ]
+    if cap and warm >= _FULL_DISK * cap:
+        found.append(
+            Alarm(
+                "warning",
+                f"disk {100 * warm / cap:.0f} % of cap",
+                f"The blocks on disk take {size(warm)} of {size(cap)}; the least recently used ones are removed. "
+                "Raise SEMANTIC_AGENT_CACHE_MAX_GB to keep more.",
+            )
+        )
+    return found
 
 
 def _memory(state: WatchState) -> list[Alarm]:

@@ -12,7 +12,7 @@ Cell = tuple[str, str]
 """A text and its style."""
 
 _RANK = {"decoding": 0, "prefilling": 1, "waiting": 2}
-_REASONS = {"memory": "RAM", "place": "batch full", "leader": "prefix", "restore": "disk", "turn": "turn"}
+_REASONS = {"memory": "RAM", "place": "batch", "leader": "prefix", "restore": "disk", "turn": "turn"}
 STATE_STYLES = {"hot": "$success", "warm": "$primary", "cold": "$muted"}
 
 
@@ -70,7 +70,18 @@ def request_state(row: RequestRow) -> Cell:
         return f"restore {100 * row.restore_progress:.0f} %", "bold $primary"
     word = "preempted" if row.num_preemptions else "wait"
     reason = _REASONS.get(row.wait_reason or "", "")
-    return f"{word} {row.age_s:.1f} s" + (f" ({reason})" if reason else ""), "$warning"
+    return f"{word} {_age(row.age_s)}" + (f" ({reason})" if reason else ""), "$warning"
+
+
+def _age(seconds: float) -> str:
+    """Return seconds in at most five characters: the reason behind them must find room in its column."""
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 10
+        else f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:.0f} m"
+    )
 
 
 def agent_state(row: AgentRow | None, requests: Sequence[RequestRow]) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state
+from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state, waits_text
 from semanticd.control.results import AgentRow, RequestRow, StatusResult
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -120,14 +120,14 @@ def request_row(request: RequestRow) -> tuple[str, ...]:
     )
 
 
-def header(status: StatusResult) -> list[str]:
-    """Return the daemon's state in a few lines."""
+def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[str]:
+    """Return the daemon's state in a few lines; `requests` say what those that wait are waiting for."""
     engine, cache = status.engine, status.cache
-    cap = cache.warm_cap_bytes
+    cap, waits = cache.warm_cap_bytes, waits_text(requests)
     return [
         f"semanticd {status.version or '?'}  {status.state or '?'}  up {status.uptime_s:.0f} s  "
         f"{status.address}  model {status.model or '-'}",
-        f"engine  {engine.num_running} running, {engine.num_waiting} waiting, "
+        f"engine  {engine.num_running} running, {engine.num_waiting} waiting{f' ({waits})' if waits else ''}, "
         f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s",
         f"budget  {bar(cache.used_bytes / (cache.budget_bytes or 1), 30)} {size(cache.used_bytes)} of "
         f"{size(cache.budget_bytes)}: hot {size(cache.hot_bytes)}, running {size(cache.running_bytes)}, "
@@ -172,7 +172,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def dashboard(status: StatusResult, agents: Sequence[AgentRow], requests: Sequence[RequestRow]) -> str:
     """Return the whole dashboard."""
     rows = [agent_row(agent) for agent in live_agents(agents, requests)]
-    lines = [*header(status), "", *table(AGENT_COLUMNS, rows)]
+    lines = [*header(status, requests), "", *table(AGENT_COLUMNS, rows)]
     if requests:
         lines += ["", *table(REQUEST_COLUMNS, [request_row(request) for request in requests])]
     return "\n".join(lines)

@@ -28,7 +28,7 @@ Log         / search  l level  f follow or stay
 Doctor      r run again  g also generate with the model
 
 State       decode 27/s, prefill 43 %, restore 61 %, wait 3.9 s (why)
-            why: RAM, batch full, prefix (another computes it), disk
+            why: RAM, batch (is full), prefix (another computes it), disk
 Waterfall   ░ queue ▒ restore ▓ prefill █ decode
 Budget bar  █ running ▓ hot ▚ pinned ▒ on its way to disk · free
 Block map   ■ of one agent  ◆ shared by several  □ only on disk

@@ -10,10 +10,14 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
 
+from semantic_tui.plain import shortened
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
+from semantic_tui.transcript import wrapped
 from semantic_tui.widgets.shown_text import ShownText
+from semanticd.control.results import DoctorResult
 
+_NAME_WIDTH = 12
 _MARKS = {"ok": ("✓", "$success"), "warning": ("!", "$warning"), "error": ("✗", "bold $error")}
 
 
@@ -45,10 +49,23 @@ class DoctorScreen(WatchScreen):
         if state.doctor is None:
             self.query_one("#findings", ShownText).show_text("The daemon has not been examined yet: press r.")
             return
-        parts: list[tuple[str, str] | str] = []
-        for finding in state.doctor.findings:
-            mark, style = _MARKS.get(finding.state, ("?", "$warning"))
-            parts += [(mark, style), f" {finding.check:<20} {finding.message}\n"]
-            if finding.advice and finding.state != "ok":
-                parts.append((f"  {'':<20} {finding.advice}\n", "$muted"))
-        self.query_one("#findings", ShownText).show_text(Content.assemble(*parts))
+        self.query_one("#findings", ShownText).show_text(findings_text(state.doctor, self.size.width - 6))
+
+
+def findings_text(report: DoctorResult, width: int) -> Content:
+    """Return the findings with their advice, wrapped beside the names of the checks."""
+    room = max(20, width - 2 - _NAME_WIDTH - 1)
+    parts: list[tuple[str, str] | str] = []
+    for finding in report.findings:
+        mark, style = _MARKS.get(finding.state, ("?", "$warning"))
+        advice = finding.advice if finding.state != "ok" else ""
+        parts += [(mark, style), f" {shortened(finding.check, _NAME_WIDTH):<{_NAME_WIDTH}} "]
+        parts.append(f"{_beside(finding.message, room)}\n")
+        if advice:
+            parts.append((f"{' ' * (_NAME_WIDTH + 3)}{_beside(advice, room)}\n", "$muted"))
+    return Content.assemble(*parts)
+
+
+def _beside(text: str, room: int) -> str:
+    lines = [line for paragraph in text.split("\n") for line in wrapped(paragraph, room)]
+    return f"\n{' ' * (_NAME_WIDTH + 3)}".join(lines)

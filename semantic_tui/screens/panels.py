@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.content import Content
 
 from semantic_tui.history import wanted
-from semantic_tui.live import request_state
+from semantic_tui.live import request_state, waits_text
 from semantic_tui.plain import short_duration, shortened, size
 from semantic_tui.series import BY_KEY
 from semantic_tui.state import WatchState
@@ -44,6 +46,9 @@ def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> li
 
 
 def _text(name: str, text: str, right: str, width: int) -> Content:
+    if len(text) + len(right) + 11 > width:
+        # What stands in brackets is said elsewhere too.
+        right = right.split(" (")[0]
     if len(text) + len(right) + 11 > width:
         right = ""
     gap = " " * max(1, width - 10 - len(text) - len(right))
@@ -107,8 +112,10 @@ def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -
     running, places = engine.num_running, engine.max_batch_size
     text = f"{running} of {places} running" if places else f"{running} running"
     keys = ("ttft_ms", "itl_ms", "tokens_per_s", "prefill_tokens_per_s", "queue")
+    waits = waits_text(state.requests)
+    waiting = f"{engine.num_waiting} waiting" + (f" ({waits})" if waits else "")
     lines = [
-        _text("engine", text, f"{engine.num_waiting} waiting", width),
+        _text("engine", text, waiting, width),
         *(series(state, key, width, span_s) for key in keys),
     ]
     room = height - len(lines)
@@ -121,16 +128,24 @@ def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -
 
 
 def request_line(row: RequestRow, width: int) -> Content:
-    """Return a request: whose, what it does, and how far it is."""
-    name_width = max(8, min(20, width - 34))
+    """Return a request: whose, what it does, and how far it is, as far as there is room."""
+    state_width = 20 if width >= 46 else 18
+    name_width = max(8, min(20, width - state_width - 17))
+    room = max(1, width - name_width - state_width - 2)
     name = f"{shortened(row.agent or '-', name_width):<{name_width}} "
     state, style = request_state(row)
-    room = max(1, width - name_width - 25)
     if row.state == "decoding":
-        detail = Content(f"{row.completion_tokens} of {row.max_new_tokens or '?'} tokens"[:room])
+        done, most = row.completion_tokens, row.max_new_tokens or "?"
+        detail = Content(_fitting((f"{done} of {most} tokens", f"{done} of {most}", f"{done}/{most}"), room))
     elif row.state == "waiting" and row.restore_progress is None:
-        detail = Content(shortened(f"behind {row.wait_behind}", room) if row.wait_behind else "")
+        behind = row.wait_behind or ""
+        detail = Content(_fitting((f"behind {behind}", shortened(behind, room)), room) if behind else "")
     else:
         share = row.prefill_progress if row.restore_progress is None else row.restore_progress
         detail = f.share_bar(share, min(30, room), style.removeprefix("bold "))
-    return Content.assemble(name, (f"{shortened(state, 23):<23} ", style), detail)
+    return Content.assemble(name, (f"{shortened(state, state_width):<{state_width}} ", style), detail)
+
+
+def _fitting(texts: Sequence[str], room: int) -> str:
+    """Return the first text that fits; empty where none does, for a number that is cut says something else."""
+    return next((text for text in texts if len(text) <= room), "")

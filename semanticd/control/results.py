@@ -82,6 +82,7 @@ class CacheStats:
     warm_cap_bytes: int | None = None
     num_warm_blocks: int = 0
     num_quarantined: int = 0
+    free_disk_bytes: int | None = None
     written_today_bytes: int = 0
     write_budget_bytes: int | None = None
     hot_hit_tokens: int = 0

@@ -27,6 +27,7 @@ CACHE = CacheFacts(
     warm_cap_bytes=None,
     num_warm_blocks=0,
     num_quarantined=0,
+    free_disk_bytes=50 << 30,
     written_today_bytes=0,
     write_budget_bytes=None,
     hot_hit_tokens=0,

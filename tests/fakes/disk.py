@@ -47,6 +47,10 @@ class FaultyFileSystem(FileSystem):
         self._happen("create")
         return super().create(path)
 
+    def free_bytes(self, path: Path) -> int:
+        """Return what there is room for."""
+        return super().free_bytes(path) if self.room_bytes is None else self.room_bytes
+
     def writev(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Write what there is room for, at most 1,000 bytes at a time; a full disk raises ENOSPC."""
         self._happen("writev")

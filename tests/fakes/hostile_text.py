@@ -37,7 +37,7 @@ ENCODABLE: Final = (
     *(f"format-{code:04x} abc{chr(code)}def" for code in _FORMATS),
     *(f"markup {text}" for text in _MARKUP),
     "crlf one\r\ntwo\r\nthree", "overwrite harmless\rrm -rf ~", "backspace abc\x08\x08\x08xyz",
-    "many \x1b\x1b\x1b[[[2J\x9b2J", "split \x1b", "long " + "\x1b[31m" * 400, "wide 日本語\x1b[2J日本語",
+    "many \x1b\x1b\x1b[[[2J\x9b2J", "split \x1b", "long " + "\x1b[31m" * 2000, "wide 日本語\x1b[2J日本語",
     "scripts שלום \u202eabc\u202c عربي", "emoji 👩‍👩‍👧\x1b]0;x\x07", "combining e\u0301\u0301\x1bc",
     "nul \x00\x00\x00", "tabs a\tb\tc", "lines a\nb\nc",
 )  # fmt: skip

@@ -66,6 +66,8 @@ class WarmStats:
     pending_writes: int = 0
     write_budget_bytes: int | None = None
     written_today_bytes: int = 0
+    free_disk_bytes: int | None = None
+    """What is left on the volume; None before it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ class StatusService:
             warm_cap_bytes=warm.cap_bytes,
             num_warm_blocks=warm.num_blocks,
             num_quarantined=warm.num_quarantined,
+            free_disk_bytes=warm.free_disk_bytes,
             written_today_bytes=warm.written_today_bytes,
             write_budget_bytes=warm.write_budget_bytes,
             hot_hit_tokens=counters.hot_hit_tokens,

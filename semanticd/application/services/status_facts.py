@@ -63,6 +63,8 @@ class CacheFacts:
     warm_cap_bytes: int | None
     num_warm_blocks: int
     num_quarantined: int
+    free_disk_bytes: int | None
+    """What is left on the volume of the warm tier; None where it is not known."""
     written_today_bytes: int
     write_budget_bytes: int | None
     hot_hit_tokens: int

@@ -76,7 +76,12 @@ def render(status: StatusResult) -> str:
         f"hot      {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, "
         f"{cache.num_hot_blocks} blocks ({cache.num_shared_blocks} shared)",
         f"warm     {in_bytes(cache.warm_bytes)}{f' of {in_bytes(cap)}' if cap else ''}, "
-        f"{cache.num_warm_blocks} blocks",
+        f"{cache.num_warm_blocks} blocks"
+        + (
+            f", {in_bytes(cache.free_disk_bytes)} free on the volume"
+            if cache.free_disk_bytes is not None
+            else ""
+        ),
         f"tokens   {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
         f"{cache.computed_tokens} computed",
     ]

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.state import WatchState
 from tests.fakes import control_script, watch_states
-from tests.fakes.hostile_text import ENCODABLE
+from tests.fakes.hostile_text import ENCODABLE, HOSTILE
 
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]"
@@ -53,6 +53,11 @@ async def shown(pilot: Pilot[None]) -> str:
     picture = pilot.app.export_screenshot()
     ET.fromstring(picture)
     return picture
+
+
+def test_the_corpus_has_two_hundred_texts_and_one_of_ten_thousand_characters() -> None:
+    assert len(set(HOSTILE)) >= 200
+    assert max(map(len, HOSTILE)) > 10_000
 
 
 @pytest.mark.parametrize("screen", SCREENS)

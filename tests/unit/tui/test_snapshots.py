@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from textual import constants
@@ -33,6 +34,17 @@ def _nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
 
 
+def shown(state: WatchState, screen: str, *, theme: str = "dark") -> Dashboard:
+    """Return a dashboard of this state, with tiles where they are seen."""
+    preferences = Preferences(theme=theme)
+    app = Dashboard(state=state, screen=screen, preferences=preferences, clock=lambda: watch_states.NOW)
+    app.animation_level = "none"
+    if state.agents and screen == "agent":
+        for agent in TILES:
+            app.toggle_watched(agent)
+    return app
+
+
 def looks_as_before(
     snap_compare: Compare,
     state: WatchState,
@@ -43,13 +55,7 @@ def looks_as_before(
     theme: str = "dark",
 ) -> bool:
     """Show a state on a screen, press keys, and compare."""
-    app = Dashboard(
-        state=state, screen=screen, preferences=Preferences(theme=theme), clock=lambda: watch_states.NOW
-    )
-    app.animation_level = "none"
-    if state.agents and screen == "agent":
-        for agent in TILES:
-            app.toggle_watched(agent)
+    app = shown(state, screen, theme=theme)
 
     async def arrange(pilot: Pilot[Any]) -> None:
         await drawn(pilot)
@@ -111,7 +117,7 @@ def test_dialogs_say_what_will_happen(
     assert looks_as_before(snap_compare, watch_states.busy(), screen, size, keys=keys)
 
 
-@pytest.mark.parametrize("screen", ["dashboard", "agent", "models"])
+@pytest.mark.parametrize("screen", SCREENS)
 def test_the_light_theme(snap_compare: Compare, screen: str) -> None:
     assert looks_as_before(snap_compare, watch_states.swapping(), screen, theme="light")
 
@@ -140,11 +146,36 @@ def test_a_graph_as_large_as_the_screen(snap_compare: Compare) -> None:
     assert looks_as_before(snap_compare, watch_states.busy(), keys=("plus", "z"))
 
 
+@pytest.mark.parametrize("screen", SCREENS)
 def test_without_colours_parts_differ_by_their_characters(
-    snap_compare: Compare, monkeypatch: pytest.MonkeyPatch
+    snap_compare: Compare, screen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    assert looks_as_before(snap_compare, watch_states.failing())
+    assert looks_as_before(snap_compare, watch_states.failing(), screen)
+
+
+@pytest.mark.parametrize("size", [NARROW, USUAL, WIDE])
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_theme_and_no_color_change_colours_only(
+    screen: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a picture of each screen in each theme, and of each size in one, stand for all of their combinations."""
+    dark = await text_of(screen, size, theme="dark")
+    assert await text_of(screen, size, theme="light") == dark
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert await text_of(screen, size, theme="dark") == dark
+
+
+async def text_of(screen: str, size: tuple[int, int], *, theme: str) -> list[str]:
+    """Return the lines of a busy daemon's screen."""
+    app = shown(watch_states.busy(), screen, theme=theme)
+    async with app.run_test(size=size) as pilot:
+        await drawn(pilot)
+        picture = ET.fromstring(app.export_screenshot())
+    lines: dict[str, list[tuple[float, str]]] = {}
+    for element in picture.iter("{http://www.w3.org/2000/svg}text"):
+        lines.setdefault(element.get("y", ""), []).append((float(element.get("x", 0)), element.text or ""))
+    return ["".join(text for _, text in sorted(pieces)) for pieces in lines.values()]
 
 
 def test_where_a_prompt_differed(snap_compare: Compare) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from semantic_tui.agent_columns import columns_for
 from semantic_tui.agent_order import listed, matches
 from semantic_tui.alarms import alarms
 from semantic_tui.history import SAMPLES_KEPT, resampled
-from semantic_tui.live import LiveAgent, agent_state, request_state
+from semantic_tui.live import LiveAgent, agent_state, request_state, waits_text
+from semantic_tui.plain import dashboard
+from semantic_tui.screens.doctor import findings_text
 from semantic_tui.screens.log import wanted
+from semantic_tui.screens.panels import activity_lines, request_line
 from semantic_tui.state import (
     MAX_DETAILS,
     MAX_LOG_LINES,
@@ -23,7 +27,16 @@ from semantic_tui.state import (
 )
 from semantic_tui.widgets.figures import block_map, budget_bar, known_blocks, sparkline
 from semantic_tui.widgets.top_line import complaint, headline, span
-from semanticd.control.results import AgentRow, CacheStats, HelloResult, RequestRow, StatusResult, read
+from semanticd.control.results import (
+    AgentRow,
+    CacheStats,
+    DoctorResult,
+    Finding,
+    HelloResult,
+    RequestRow,
+    StatusResult,
+    read,
+)
 from tests.fakes import watch_states
 
 
@@ -160,13 +173,23 @@ def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
         ({"state": "decoding", "completion_tokens": 3}, "decode 3 tokens"),
         ({"state": "prefilling", "prefill_progress": 0.43}, "prefill 43 %"),
         ({"state": "waiting", "restore_progress": 0.61, "wait_reason": "restore"}, "restore 61 %"),
-        ({"state": "waiting", "age_s": 3.9, "wait_reason": "place"}, "wait 3.9 s (batch full)"),
+        ({"state": "waiting", "age_s": 3.9, "wait_reason": "place"}, "wait 3.9 s (batch)"),
+        ({"state": "waiting", "age_s": 93.7, "wait_reason": "leader"}, "wait 94 s (prefix)"),
+        ({"state": "waiting", "age_s": 599, "wait_reason": "memory", "num_preemptions": 1}, "preempted 599 s (RAM)"),
         ({"state": "waiting", "age_s": 3.9, "wait_reason": "memory", "num_preemptions": 1}, "preempted 3.9 s (RAM)"),
         ({"state": "waiting"}, "wait 0.0 s"),
     ],
 )  # fmt: skip
 def test_what_a_request_does_is_said_in_words(row: dict[str, Any], text: str) -> None:
     assert request_state(read(RequestRow, row))[0] == text
+
+
+@pytest.mark.parametrize("reason", ["memory", "place", "leader", "restore", "turn"])
+def test_why_a_request_waits_is_not_cut_in_the_narrowest_table(reason: str) -> None:
+    (width,) = (column.width for column in columns_for(80) if column.title == "state")
+    for age_s in (0.04, 9.94, 16.3, 599, 3600, 59_000):
+        state = request_state(RequestRow(state="waiting", wait_reason=reason, age_s=age_s))[0]
+        assert len(state) <= width
 
 
 def test_alarms_name_the_agent_and_the_reason_errors_first() -> None:
@@ -176,6 +199,43 @@ def test_alarms_name_the_agent_and_the_reason_errors_first() -> None:
     assert found[0].short == "engine failing: 12 in a row (tester: engine_error)"
     assert "out of memory" in found[0].detail
     assert "● failing" in headline(watch_states.failing()).plain
+
+
+@pytest.mark.parametrize(
+    ("free", "level"), [(None, None), (50 * 2**30, None), (2**30, "warning"), (2**28, "error"), (0, "error")]
+)
+def test_a_volume_that_is_nearly_full_is_an_alarm(free: int | None, level: str | None) -> None:
+    state = watch_states.busy()
+    state.status = replace(state.status, cache=replace(state.cache, free_disk_bytes=free))
+    assert [alarm.level for alarm in alarms(state)] == ([level] if level else [])
+
+
+def test_the_engines_line_says_what_those_that_wait_are_waiting_for() -> None:
+    state = watch_states.busy()
+    wide, narrow = (activity_lines(state, width, 12, span_s=60)[0].plain for width in (60, 40))
+    assert wide.endswith("2 waiting (RAM 1, disk 1)")
+    assert narrow.endswith("2 waiting")
+    reasons = [
+        RequestRow(state="waiting", wait_reason=one) for one in ("place", "leader", "leader", None, "new")
+    ]
+    assert waits_text(reasons) == "prefix 2, batch 1"
+    assert "2 waiting (RAM 1, disk 1)" in dashboard(state.status, state.agents, state.requests)
+
+
+def test_a_requests_line_keeps_its_width_and_cuts_no_number() -> None:
+    decoding = RequestRow(agent="a-rather-long-name-of-an-agent", state="decoding", completion_tokens=46,
+                          max_new_tokens=120, tokens_per_s=3.0)  # fmt: skip
+    for width in range(28, 100):
+        line = request_line(decoding, width).plain
+        assert len(line) <= max(width, 30)
+        assert line.rstrip().endswith(("3/s", "46/120", "46 of 120", "46 of 120 tokens"))
+
+
+def test_what_the_doctor_found_is_wrapped_beside_the_checks_name() -> None:
+    finding = Finding(check="model", state="warning", message="one " * 20, advice="two " * 20)
+    lines = findings_text(DoctorResult(findings=(finding,)), 60).plain.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(" " * 15) and len(line) <= 60 for line in lines[1:])
 
 
 def test_a_daemon_that_is_gone_is_not_called_ready() -> None:

@@ -179,7 +179,7 @@ async def test_choices_are_remembered_from_run_to_run(tmp_path: Path) -> None:
         assert Preferences(file).sort == "last_used_at"
 
 
-async def test_switching_screens_keeps_no_widget_alive() -> None:
+async def test_switching_screens_keeps_no_object_alive() -> None:
     app, counts = Dashboard(state=watch_states.busy()), []
     app.toggle_watched("planner")
     async with app.run_test() as pilot:
@@ -187,8 +187,13 @@ async def test_switching_screens_keeps_no_widget_alive() -> None:
             await pilot.press(str(at % 6 + 1))
             if at % 6 == 5:
                 gc.collect()
-                counts.append(sum(isinstance(one, Widget) for one in gc.get_objects()))
-    assert counts[-1] <= counts[1]
+                living = gc.get_objects()
+                counts.append((sum(isinstance(one, Widget) for one in living), len(living)))
+                del living
+    widgets, objects = (list(column) for column in zip(*counts, strict=True))
+    assert widgets[-1] <= widgets[1]
+    # Thirty-six switches may fill a cache here and there; one object kept for each would be more.
+    assert objects[-1] - objects[1] < 36
 
 
 @pytest.mark.parametrize(

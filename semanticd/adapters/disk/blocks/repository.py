@@ -92,6 +92,10 @@ class BlockRepository:
         """All files' bytes: indexed, still to be indexed, and in quarantine."""
         return self.totals.file_bytes + self.unindexed_bytes + self._quarantine.num_bytes
 
+    def free_disk_bytes(self) -> int:
+        """Return what may still be written on the folder's volume; raises OSError."""
+        return self.fs.free_bytes(self.folder.root)
+
     @property
     def written_today_bytes(self) -> int:
         """Bytes written on this UTC day, by any process."""

@@ -7,6 +7,7 @@ refusal, no exception.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -81,10 +82,12 @@ class DiskWarmStore:
         self._touched = PendingTouches()
         self._doomed: list[frozenset[BlockHash]] = []
         """Blocks whose deletion is queued, a set for each call."""
+        self._free_disk_bytes: int | None = None
+        self._look_at_free_disk()
         self._closed = False
         self._rebuilding = False
         self._stop = threading.Event()
-        self.write_queue = WriteQueue(log=log, on_idle=self._write_touches)
+        self.write_queue = WriteQueue(log=log, on_idle=self._rest)
         """All writing to the folder, in order; the agent archive shares it."""
         self._readers = _start_readers(options.num_readers)
         self._recovery = recovery
@@ -262,6 +265,7 @@ class DiskWarmStore:
         except Exception as error:  # noqa: BLE001 (this thread must live on)
             self._log.error("storing blocks failed", error=repr(error))
             done = Stored(refused=write.everyone, reason=f"failed: {error}")
+        self._look_at_free_disk()
         self._pending.remove(write)
         self._answer(write, done)
 
@@ -287,6 +291,16 @@ class DiskWarmStore:
         self._touched.add(hashes, when=self._storage.wall())
         if len(self._touched) > _MAX_TOUCHES_KEPT:
             self.write_queue.put(self._write_touches)
+
+    def _rest(self) -> None:
+        """What the writing thread does while nothing is to be written."""
+        self._write_touches()
+        self._look_at_free_disk()
+
+    def _look_at_free_disk(self) -> None:
+        # On the writing thread: a volume that does not answer holds up nothing but writing.
+        with contextlib.suppress(OSError):
+            self._free_disk_bytes = self._storage.free_disk_bytes()
 
     def _write_touches(self) -> None:
         touched = self._touched.take()
@@ -375,6 +389,7 @@ class DiskWarmStore:
             pending_writes=self._pending.num_records,
             write_budget_bytes=self._options.write_budget_bytes,
             written_today_bytes=storage.written_today_bytes,
+            free_disk_bytes=self._free_disk_bytes,
         )
 
     def flush(self, timeout_s: float | None = None) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import itertools
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,6 +58,10 @@ class FileSystem:
                 os.fsync(fd)
         else:
             os.fsync(fd)
+
+    def free_bytes(self, path: Path) -> int:
+        """Return what this user may still write on the path's volume."""
+        return shutil.disk_usage(path).free
 
     def close(self, fd: int) -> None:
         """Close a descriptor."""

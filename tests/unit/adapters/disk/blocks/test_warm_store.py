@@ -537,3 +537,15 @@ def test_clear_also_takes_files_without_rows_and_spares_other_models(open_store:
     assert files_in(store) == [path_of(store, namesake)]
     store.clear()
     assert files_in(store) == []
+
+
+def test_what_is_left_on_the_volume_is_known_at_once_and_again_after_each_write(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    fs.room_bytes = 50_000_000
+    store = open_store()
+    assert store.stats().free_disk_bytes == 50_000_000
+    fs.room_bytes = 40_000_000
+    assert store.write([make_record((1,))]).result(10).num_written == 1
+    left = store.stats().free_disk_bytes
+    assert left == fs.room_bytes < 40_000_000

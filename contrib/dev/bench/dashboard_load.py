@@ -1,10 +1,11 @@
 """The dashboard under load, and idle: run by hand, prints figures.
 
-    python -m tests.load.dashboard_load [--seconds 20]
+    python -m contrib.dev.bench.dashboard_load [--seconds 20]
 
 A process of its own sends, over the real protocol, 50 agents, their states twice a second and 1,000 token events a
-second; the daemon's own `EventHub` bounds the queue as in a real daemon. Measured are the time from a key to its
-effect, drawings a second, dropped events, memory, and the CPU time of the dashboard alone. A second run is idle.
+second; the daemon's own `EventHub` bounds the queue as in a real daemon. Measured are the time from a key to its drawn
+screen (by the clock, and as CPU time, which a busy machine does not lengthen), drawings a second, dropped events, and
+the CPU time of the dashboard alone. A second run is idle; a third goes from screen to screen and measures memory.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import multiprocessing
-import resource
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from textual.events import Key
 
-from semantic_tui.app import Dashboard
+from semantic_tui.app import SCREENS, Dashboard
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.control import messages as m
 from semanticd.control.framing import FrameReader, frame
@@ -31,6 +33,8 @@ from tests.fakes import control_script
 
 NUM_AGENTS, TOKENS_PER_S, STATES_PER_S = 50, 1000, 2
 TICK_S = 0.02
+SHOWN = (("1", "dashboard"), ("2", "agent"), ("4", "requests"), ("5", "log"))
+"""Keys that are pressed in turn, and their screens."""
 _ANSWERS = control_script.answers()
 
 
@@ -112,14 +116,46 @@ def run_daemon(path: str, busy: bool) -> None:
 
 
 def rss_mib() -> float:
-    """Return the largest memory that this process had, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    """Return the memory that this process has now, in MiB."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which this share of the values is."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+class KeyTimes:
+    """How long keys took until their screen was drawn, by the clock and in CPU time, in milliseconds."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    async def press(self, app: Dashboard, key: str, mode: str) -> None:
+        """Press a screen's key and wait until that screen is drawn."""
+        drawn = asyncio.Event()
+        wall, cpu = time.monotonic(), time.process_time()
+        # Not `pilot.press`, which waits until the process is idle: under load it never is.
+        app.post_message(Key(key, key))
+        while app.current_mode != mode or not app.screen.query("#keys"):  # noqa: ASYNC110 (textual has no event for it)
+            await asyncio.sleep(0.002)
+        app.screen.call_after_refresh(drawn.set)
+        await drawn.wait()
+        self.wall.append(1000 * (time.monotonic() - wall))
+        self.cpu.append(1000 * (time.process_time() - cpu))
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yield the figures under a name."""
+        for clock, values in (("by the clock", self.wall), ("in CPU time", self.cpu)):
+            text = f"median {statistics.median(values):.0f} ms, 95th {percentile(values, 0.95):.0f} ms"
+            yield f"  {name:<18} {text}, longest {max(values):.0f} ms {clock} ({len(values)} keys)"
 
 
 async def watch(path: str, seconds: float, *, busy: bool) -> None:
     """Run a dashboard for some seconds, press keys, and print what was measured."""
-    app = Dashboard(Path(path))
+    app, keys, first = Dashboard(Path(path)), KeyTimes(), KeyTimes()
     async with app.run_test(size=(160, 48)) as pilot:
         while not app.state.connected:
             await pilot.pause(0.05)
@@ -131,55 +167,71 @@ async def watch(path: str, seconds: float, *, busy: bool) -> None:
             # As after a minute: sparklines that are full of the same stand still.
             app.state.take_history(control_script.history())
         await asyncio.sleep(3)
-        before, peak = time.process_time(), rss_mib()
-        started, draws, tokens = time.monotonic(), app.num_draws, app.state.num_token_events
-        delays = []
+        before, started = time.process_time(), time.monotonic()
+        draws, tokens = app.num_draws, app.state.num_token_events
         while time.monotonic() - started < seconds:
             if not busy:
                 await asyncio.sleep(1)
                 continue
-            for mode, key in (("dashboard", "1"), ("agent", "2")):
-                pressed = time.monotonic()
-                # Not `pilot.press`, which waits until the process is idle: under load it never is.
-                app.post_message(Key(key, key))
-                while app.current_mode != mode:  # noqa: ASYNC110 (textual has no event for it)
-                    await asyncio.sleep(0.005)
-                delays.append(1000 * (time.monotonic() - pressed))
-                await asyncio.sleep(0.5)
+            for key, mode in SHOWN:
+                await (keys if len(first.wall) == len(SHOWN) else first).press(app, key, mode)
+                await asyncio.sleep(0.3)
         took, used = time.monotonic() - started, time.process_time() - before
         print(f"{'busy' if busy else 'idle'} for {took:.0f} s")
         print(f"  cpu                {100 * used / took:6.1f} % of one core")
         print(f"  drawings           {(app.num_draws - draws) / took:6.1f} per s")
         if busy:
             state = app.state
-            delays.sort()
             print(f"  token events       {(state.num_token_events - tokens) / took:6.0f} per s taken")
             print(f"  dropped, and shown {state.num_dropped:6d}")
-            told = f"median {statistics.median(delays):.0f} ms, 95th {delays[int(0.95 * len(delays))]:.0f} ms"
-            print(f"  key to new screen  {told}, longest {delays[-1]:.0f} ms")
+            print("\n".join([*keys.lines("key to screen"), *first.lines("first opening")]))
             kept = sum(stream.num_chars for stream in state.streams.values())
-            print(
-                f"  memory             {rss_mib():6.1f} MiB at most, {rss_mib() - peak:+.1f} MiB since the start"
-            )
             print(
                 f"  kept               {kept / 1000:.0f} thousand characters of {len(state.streams)} streams"
             )
 
 
+async def switch(path: str, times: int) -> None:
+    """Go from screen to screen, and print how the memory grew after the first hundred."""
+    app = Dashboard(Path(path))
+    async with app.run_test(size=(160, 48)) as pilot:
+        while not app.state.connected:
+            await pilot.pause(0.05)
+        app.toggle_watched("agent-00")
+        first = rss_mib()
+        for at in range(times):
+            app.post_message(Key(str(at % 6 + 1), str(at % 6 + 1)))
+            while app.current_mode != SCREENS[at % 6]:  # noqa: ASYNC110 (textual has no event for it)
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if at == 99:
+                gc.collect()
+                first = rss_mib()
+        gc.collect()
+        print(f"{times} screen switches")
+        print(
+            f"  memory             {rss_mib():.1f} MiB, {rss_mib() - first:+.1f} MiB since the first hundred"
+        )
+
+
 def main() -> None:
-    """Run busy, then idle."""
+    """Run busy, then idle, then go from screen to screen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each part runs")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--switches", type=int, default=1000, help="screen switches of the last part")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tui", dir="/tmp") as folder:
-        for name, busy in (("busy", True), ("idle", False)):
+        for name, busy in (("busy", True), ("idle", False), ("switches", False)):
             path = f"{folder}/{name}"
             daemon = multiprocessing.get_context("spawn").Process(
                 target=run_daemon, args=(path, busy), daemon=True
             )
             daemon.start()
             try:
-                asyncio.run(watch(path, seconds, busy=busy))
+                if name == "switches":
+                    asyncio.run(switch(path, given.switches))
+                else:
+                    asyncio.run(watch(path, given.seconds, busy=busy))
             finally:
                 daemon.kill()
 

@@ -1,0 +1,118 @@
+"""The dashboard by mouse, by palette, and in a terminal whose size changes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from textual.command import CommandPalette
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from semantic_tui.app import SCREENS, Dashboard
+from semantic_tui.screens.agent import Tile
+from semantic_tui.screens.dialogs import ConfirmDialog, WordDialog
+from semantic_tui.widgets.keys_line import KeysLine
+from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.top_line import PlacesLine
+from tests.fakes import watch_states
+
+Until = Callable[[Pilot[Any], Callable[[], object]], Awaitable[None]]
+SIZES = ((200, 60), (80, 24), (40, 10), (20, 5), (120, 40))
+
+
+def busy(**more: Any) -> Dashboard:
+    app = Dashboard(state=watch_states.busy(), clock=lambda: watch_states.NOW, **more)
+    app.animation_level = "none"
+    return app
+
+
+def column_of(line: PlacesLine | KeysLine, words: str) -> tuple[int, int]:
+    """Return where in a line's widget these words begin; the line has a column of padding."""
+    return 2 + str(line.content).index(words), 0
+
+
+async def test_a_click_on_a_screens_name_goes_there(until: Until) -> None:
+    app = busy()
+    async with app.run_test(size=(120, 40)) as pilot:
+        for name in (*SCREENS[1:], SCREENS[0]):
+            places = app.screen.query_one(PlacesLine)
+            await until(pilot, lambda line=places: "Doctor" in str(line.content))
+            await pilot.click(PlacesLine, offset=column_of(places, name.title()))
+            await until(pilot, lambda name=name: app.place == name and app.screen.query("#keys"))
+
+
+async def test_a_click_on_a_key_presses_it(until: Until) -> None:
+    app = busy()
+    async with app.run_test(size=(120, 40)) as pilot:
+        keys = app.screen.query_one(KeysLine)
+        await until(pilot, lambda: "Filter" in str(keys.content))
+        await pilot.click(KeysLine, offset=column_of(keys, "Filter"))
+        await until(pilot, lambda: app.screen.query_one("#filter", Input).has_focus)
+
+
+async def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order_around(until: Until) -> None:
+    app = busy()
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.screen.query_one(RowsTable)
+        await until(pilot, lambda: table.row_count == 8)
+        at = [str(column.label) for column in table.ordered_columns].index("tokens")
+        left = sum(column.get_render_width(table) for column in table.ordered_columns[:at])
+        await pilot.click(RowsTable, offset=(left + 3, 1))
+        await until(pilot, lambda: app.preferences.sort == "num_tokens" and not app.preferences.reverse)
+        assert table.get_row_at(0)[0].plain.strip() == "archivist"
+        await pilot.click(RowsTable, offset=(left + 3, 1))
+        await until(pilot, lambda: app.preferences.reverse)
+        assert table.get_row_at(0)[0].plain.strip() == "planner"
+
+
+async def test_a_click_chooses_an_agent_a_second_opens_it_and_one_on_a_tile_goes_there(until: Until) -> None:
+    app = busy()
+    app.toggle_watched("planner")
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.screen.query_one(RowsTable)
+        await until(pilot, lambda: table.row_count == 8)
+        await pilot.click(RowsTable, offset=(6, 3))
+        await until(pilot, lambda: table.current_key == "coder")
+        assert app.place == "dashboard"
+        await pilot.click(RowsTable, offset=(6, 3))
+        await until(pilot, lambda: app.place == "agent" and len(app.screen.query(Tile)) == 2)
+        assert app.chosen == "coder"
+        await until(pilot, lambda: app.screen.query(Tile).first().size.width)
+        await pilot.click(app.screen.query(Tile).first())
+        await until(pilot, lambda: app.chosen == "planner")
+
+
+@pytest.mark.parametrize(
+    ("words", "dialog"), [("Fork coder", WordDialog), ("Delete archivist", ConfirmDialog)]
+)
+async def test_an_action_is_found_in_the_palette_and_run(words: str, dialog: type[Any], until: Until) -> None:
+    app = busy()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+        await pilot.press(*words)
+        await until(pilot, lambda: app.screen.query_one("CommandList").option_count)  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await until(pilot, lambda: not isinstance(app.screen, CommandPalette) or app.screen.query(Input))
+        if isinstance(app.screen, CommandPalette):
+            await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, dialog))
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_a_screen_fits_whatever_size_the_terminal_gets(screen: str, until: Until) -> None:
+    app = busy(screen=screen)
+    app.toggle_watched("planner")
+    async with app.run_test(size=SIZES[-1]) as pilot:
+        for width, height in SIZES:
+            await pilot.resize_terminal(width, height)
+            await until(pilot, lambda width=width: app.screen.size.width == width)
+            await pilot.pause()
+            await pilot.pause()
+            for table in app.screen.query(RowsTable):
+                taken = sum(column.get_render_width(table) for column in table.ordered_columns)
+                assert taken <= max(width, 80), (table.id, width)
+            lines = app.export_screenshot()
+            assert lines.startswith("<svg")
