@@ -5,11 +5,11 @@ _semanticd() {
         [[ "$word" == -* ]] && continue
         tried="${path:+$path }$word"
         case "$tried" in
-            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
+            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"bench replay"|"trace"|"trace show"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
         esac
     done
     case "$path" in
-        "") words="serve start stop restart status logs version config key doctor models agents cache chat ctl bench service launch completion --version --runtime-dir --help" ;;
+        "") words="serve start stop restart status logs version config key doctor models agents cache chat ctl bench trace service launch completion --version --runtime-dir --help" ;;
         "serve") words="--model --host --port --log-level --help" ;;
         "start") words="--timeout --model --host --port --log-level --help" ;;
         "stop") words="--timeout --now --help" ;;
@@ -42,14 +42,17 @@ _semanticd() {
         "agents rewind") words="--turns --json --help" ;;
         "agents show") words="--json --help" ;;
         "agents unpin") words="--json --help" ;;
-        "agents why") words="--json --help" ;;
+        "agents why") words="--last --json --help" ;;
         "cache") words="clear prune --by --json --help" ;;
         "cache clear") words="--yes --json --help" ;;
         "cache prune") words="--dry-run --json --help" ;;
         "chat") words="--max-tokens --fork --help" ;;
         "ctl") words="--json --agent --timeout --help" ;;
-        "bench") words="compare --base-url --model --api-key --name --scenario --lengths --streams --agents --turns --prefill-tokens --dropped-tokens --decode-tokens --repeats --seed --stop-token-id --restart-command --swap-command --timeout --output --plots --png --json --help" ;;
+        "bench") words="compare replay --base-url --model --api-key --name --scenario --lengths --streams --agents --turns --prefill-tokens --dropped-tokens --decode-tokens --repeats --seed --stop-token-id --restart-command --swap-command --timeout --output --plots --png --json --help" ;;
         "bench compare") words="--plots --png --help" ;;
+        "bench replay") words="--url --model --api-key --name --agents --restart-at --restart-command --evict-at --concurrent --speed --max-tokens --as-chat --tokenizer --timeout --json --help" ;;
+        "trace") words="show --help" ;;
+        "trace show") words="--request --json --help" ;;
         "service") words="install status uninstall --help" ;;
         "service install") words="--start --no-start --print --help" ;;
         "service status") words="--json --help" ;;

@@ -108,6 +108,17 @@ class OpenStream:
         )
 
 
+def open_http(*, api_key: str | None, timeout_s: float) -> httpx.AsyncClient:
+    """Return a client with a connection of its own for each request, as different programs have."""
+    return httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        timeout=httpx.Timeout(timeout_s, connect=10.0),
+        limits=httpx.Limits(max_keepalive_connections=0),
+        # The benchmark speaks to a server of its own; a proxy of the environment would be measured too.
+        trust_env=False,
+    )
+
+
 class ChatClient:
     """Asks one server; one connection per request, as different programs would."""
 
@@ -124,15 +135,8 @@ class ChatClient:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
         self._bias = {str(token): -100 for token in stop_token_ids}
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_s = timeout_s
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=10.0),
-            limits=httpx.Limits(max_keepalive_connections=0),
-            # The benchmark speaks to a server of its own; a proxy of the environment would be measured too.
-            trust_env=False,
-        )
+        self._http = open_http(api_key=api_key, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         """Nothing to open."""

@@ -142,6 +142,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         metrics=daemon.metrics,
         outcomes=daemon.outcomes,
         tracer=daemon.tracer,
+        traces=daemon.traces,
         wall=daemon.clock.wall,
         monotonic=daemon.clock.monotonic,
     )

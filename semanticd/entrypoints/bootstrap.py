@@ -19,6 +19,7 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.blocks.write_policy import WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
+from semanticd.adapters.request_traces.writer import TraceWriter
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
@@ -31,7 +32,7 @@ from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.models import ModelSource
-from semanticd.application.ports.telemetry import EventBus, Log, Telemetry
+from semanticd.application.ports.telemetry import EventBus, Log, Metrics, Telemetry
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
@@ -74,6 +75,7 @@ class Daemon:
     metrics: PrometheusMetrics
     clock: SystemClock
     tracer: OtelTracer | None
+    traces: TraceWriter | None
 
 
 def build(
@@ -201,6 +203,23 @@ def build(
         metrics=metrics,
         clock=clock,
         tracer=tracer,
+        traces=trace_writer(settings, metrics=metrics, log=log),
+    )
+
+
+def trace_writer(settings: Settings, *, metrics: Metrics, log: Log) -> TraceWriter | None:
+    """Return what records requests; None unless the settings name a folder."""
+    trace = settings.trace
+    if trace.dir is None:
+        return None
+    log.info("requests_are_recorded", folder=str(trace.dir), content=trace.content)
+    return TraceWriter(
+        trace.dir,
+        max_bytes=trace.max_mb * MIB,
+        redacted=trace.content == "hashed",
+        server=f"semanticd {__version__}",
+        metrics=metrics,
+        log=log,
     )
 
 
@@ -224,4 +243,6 @@ def close(daemon: Daemon) -> None:
         stack.callback(daemon.warm.close)
         # While the folder is still ours.
         stack.callback(daemon.response_archive.close)
+        if daemon.traces is not None:
+            stack.callback(daemon.traces.close)
         stack.callback(daemon.engine.stop)

@@ -215,6 +215,10 @@ class ScriptedGenerator:
             return sum(len(_words(message)) for message in prompt.messages)
         return len(prompt.text.split()) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)
 
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        """Number the words."""
+        return tuple(range(await self.count_tokens(model, prompt)))
+
 
 def _words(message: Message) -> list[str]:
     return message.text.split()

@@ -31,7 +31,8 @@ Keys have no flag, because other users can read a program's arguments.
 
 A `.env` file that git tracks, that belongs to another user, or that others may write to decides nothing about
 security, because it may have come with a repository. From such a file these are not applied, and a warning says so:
-keys, host, allowed hosts, CORS origins, the trace endpoint, all folders, `load_on_demand`, and a model given by path.
+keys, host, allowed hosts, CORS origins, the trace endpoint, all folders, what traces of requests hold,
+`load_on_demand`, and a model given by path.
 
 Models of your own are added in the TOML file as `[models.NAME]` tables: see [adding models](model-onboarding.md).
 

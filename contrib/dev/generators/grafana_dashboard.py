@@ -106,7 +106,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
         ],
         [
             Panel("Step times, p95", "s", "One step of the engine's thread.", [(quantile(0.95, "prefill_chunk_seconds"), "prefill chunk"), (quantile(0.95, "decode_step_seconds"), "decode step")]),
-            Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed"), (per_second("restore_timeouts_total"), "restores timed out")]),
+            Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed"), (per_second("restore_timeouts_total"), "restores timed out"), (per_second("trace_dropped_requests_total", by="reason"), "not recorded: {{reason}}")]),
             Panel("Models", "bytes", "Weights of the loaded models; swaps.", [(now("model_weights_bytes"), "{{model}}"), (increase("model_swaps_total", by="outcome"), "swap {{outcome}}")]),
         ],
     ],

@@ -1,6 +1,6 @@
 """Record sessions of coding programs: `python contrib/dev/traces/record.py --programs P --output FOLDER`.
 
-P holds Claude Code, Codex and opencode as npm installs them (`.cache/clients/npm/node_modules`, by `make test-clients`).
+P holds Claude Code, Codex and opencode as npm installs them (`make test-clients`: `.cache/clients/npm/node_modules`).
 A scripted server takes the place of the model, so that the sessions are the same each time; the programs and the tools
 that they run are real. What is written holds their own prompts: pass it on only as contrib/dev/traces/refill.py makes
 it.

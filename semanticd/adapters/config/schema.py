@@ -220,6 +220,27 @@ class PathSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Recorded requests, for `semanticd bench replay`; off unless a folder is set."""
+
+    dir: Path | None = setting(
+        None,
+        folder(),
+        "Folder that generation requests are recorded into, with all that users wrote; none: nothing is recorded.",
+        guarded=True,
+    )
+    content: str = setting(
+        "full",
+        choice("full", "hashed"),
+        "What is recorded of texts: all, or letters that keep length, equality and common beginnings.",
+        guarded=True,
+    )
+    max_mb: int = setting(
+        256, whole(minimum=1), "MiB of traces kept in the folder; the oldest files are removed."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one daemon; made once, read only by the composition root."""
 
@@ -228,6 +249,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     paths: PathSettings = field(default_factory=PathSettings)
+    trace: TraceSettings = field(default_factory=TraceSettings)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The user's own registry entries, TOML `[models.NAME]`, by name; for the models room to read."""
 
@@ -238,6 +260,7 @@ SECTIONS: Mapping[str, type] = {
     "server": ServerSettings,
     "security": SecuritySettings,
     "paths": PathSettings,
+    "trace": TraceSettings,
 }
 
 

@@ -67,6 +67,12 @@ _REQUESTS: Mapping[str, MetricSpec] = {
         values=("output", "prompt_hot", "prompt_warm", "prompt_computed"),
     ),
     "tool_parse_failures_total": MetricSpec("counter", "Tool calls of models that could not be parsed."),
+    "trace_dropped_requests_total": MetricSpec(
+        "counter",
+        "Requests that were not recorded: too much waited for the disk, one was too large, or a write failed.",
+        ("reason",),
+        values=("queue", "size", "error"),
+    ),
 }
 
 _LATENCY: Mapping[str, MetricSpec] = {

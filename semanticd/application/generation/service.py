@@ -80,6 +80,9 @@ class Generator(Protocol):
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
 
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        """Return the prompt's token ids, as a request would have them now."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
@@ -203,12 +206,16 @@ class GenerateService:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
+        return len(await self.tokenize(model, prompt))
+
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        """Return the prompt's token ids; what is known of its beginning keeps the ids it was computed from."""
         with self._places.take(None, 1):
             async with self._models.lease(model) as loaded:
                 _, segments = await asyncio.to_thread(
                     self._tokenize, loaded, loaded.defaults.of_prompt(prompt)
                 )
-        return sum(len(segment.token_ids) for segment in segments)
+        return tuple(token for segment in segments for token in segment.token_ids)
 
     # Worker threads.
 

@@ -166,6 +166,153 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
         raise click.ClickException(str(error)) from error
 
 
+@bench.command()
+@click.argument("traces", nargs=-1, required=True, type=_as_file, metavar="TRACE…")
+@click.option(
+    "--url",
+    "base_url",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    help="The server, with or without /v1.",
+)
+@click.option("--model", "-m", help="Model to ask for; none: the first that the server lists.")
+@click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to send (or OPENAI_API_KEY).")
+@click.option("--name", help="What the server is called in the report; none: its address.")
+@click.option(
+    "--agents",
+    "num_agents",
+    type=_from_one,
+    help="Agents that play, each a trace, in turn; none: one for each trace.",
+)
+@click.option(
+    "--restart-at",
+    type=_from_one,
+    multiple=True,
+    metavar="K",
+    help="Restart the server before request K of all.",
+)
+@click.option("--restart-command", help="Shell line that restarts the server in the background.")
+@click.option(
+    "--evict-at",
+    type=_from_one,
+    multiple=True,
+    metavar="K",
+    help="Move the agents of the replay to disk before request K of all (semanticd only).",
+)
+@click.option("--concurrent", is_flag=True, help="Let the agents ask at the same time instead of in turn.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="With --concurrent: keep the recorded pauses, divided by this; 0: no pauses.",
+)
+@click.option("--max-tokens", type=_from_one, default=16, show_default=True, help="Tokens of each answer.")
+@click.option(
+    "--as-chat", is_flag=True, help="Ask everything as Chat Completions, for servers with no other dialect."
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the model's tokenizer, for servers that do not tell tokens.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    help="Seconds without any answer after which a request has failed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
+def replay(*, traces: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    r"""Play recorded requests against a server, and report what each agent found in its cache.
+
+    A trace is a file that the daemon recorded (SEMANTIC_TRACE_DIR), plain or packed with gzip or xz. Progress goes to
+    stderr, the report to stdout. Reusable tokens are the longest beginning of a prompt that the server has answered
+    before in this replay.
+
+    \b
+    Examples:
+      semanticd bench replay day.trace.jsonl
+      semanticd bench replay a.trace.jsonl b.trace.jsonl --restart-at 20 --restart-command "semanticd restart"
+      semanticd bench replay a.trace.jsonl --url http://127.0.0.1:8080 --as-chat --tokenizer model --json
+    """
+    import asyncio
+
+    from semanticd.bench.errors import BenchError
+
+    if bool(options["restart_at"]) != bool(options["restart_command"]):
+        raise click.UsageError("--restart-at and --restart-command go together")
+    try:
+        result = asyncio.run(_replay(traces, **options))
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    from semanticd.bench.replay_report import markdown
+
+    if as_json:
+        print_json(result)
+    else:
+        print_text(markdown(result).rstrip("\n"))
+    if not result["total"]["prompt_tokens"]:
+        raise click.ClickException("no request was answered; the reasons are above")
+
+
+async def _replay(
+    paths: tuple[Path, ...],
+    *,
+    base_url: str,
+    model: str | None,
+    api_key: str | None,
+    name: str | None,
+    num_agents: int | None,
+    restart_at: tuple[int, ...],
+    restart_command: str | None,
+    evict_at: tuple[int, ...],
+    tokenizer: Path | None,
+    timeout_s: float,
+    **settings: Any,
+) -> dict[str, Any]:
+    try:
+        from semanticd.bench.client import ChatClient, open_http
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"replaying needs {error.name}, which is not installed; install it with `pip install 'semanticd[bench]'`"
+        ) from error
+    import secrets
+
+    from semanticd.bench.command import shell_command
+    from semanticd.bench.prompt_tokens import token_source
+    from semanticd.bench.replay import Replay, ReplaySettings
+    from semanticd.bench.replay_report import result_of
+    from semanticd.bench.runner import first_model
+    from semanticd.bench.trace_file import load_trace
+
+    loaded = [load_trace(path) for path in paths]
+    async with ChatClient(base_url, model=model or "", api_key=api_key, timeout_s=timeout_s) as client:
+        base_url = client.base_url
+        asked = model or await first_model(client)
+    async with open_http(api_key=api_key, timeout_s=timeout_s) as http:
+        run = Replay(
+            http,
+            base_url,
+            loaded,
+            ReplaySettings(
+                model=asked,
+                num_agents=num_agents or len(loaded),
+                restart_at=frozenset(restart_at),
+                evict_at=frozenset(evict_at),
+                seed=secrets.token_hex(3),
+                **settings,
+            ),
+            await token_source(http, base_url, folder=tokenizer, model=asked, tell=narrate),
+            narrate,
+            shell_command(restart_command, what="restart") if restart_command else None,
+        )
+        await run.run()
+    return result_of(run, target=name or base_url)
+
+
 def _measure(
     *,
     scenarios: tuple[str, ...],

@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "chat": "chat:chat",
     "ctl": "ctl:ctl",
     "bench": "bench:bench",
+    "trace": "trace:commands",
     "service": "service:commands",
     "launch": "launch:launch",
     "completion": "completion:completion",

@@ -22,6 +22,7 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
 
     return SimpleNamespace(
         tracer=None,
+        traces=SimpleNamespace(close=part("traces")),
         engine=SimpleNamespace(stop=part("engine")),
         response_archive=SimpleNamespace(close=part("responses")),
         warm=SimpleNamespace(close=part("warm")),
@@ -32,7 +33,7 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
 def test_the_engine_stops_first_and_the_archive_last() -> None:
     said: list[str] = []
     close(daemon_of(said))
-    assert said == ["engine", "responses", "warm", "archive"]
+    assert said == ["engine", "traces", "responses", "warm", "archive"]
 
 
 @pytest.mark.parametrize("failing", ["engine", "responses", "warm"])
@@ -40,4 +41,4 @@ def test_what_comes_after_a_failure_is_closed_all_the_same(failing: str) -> None
     said: list[str] = []
     with pytest.raises(OSError, match=failing):
         close(daemon_of(said, failing=failing))
-    assert said == ["engine", "responses", "warm", "archive"]
+    assert said == ["engine", "traces", "responses", "warm", "archive"]

@@ -21,6 +21,7 @@ from falcon.asgi import Request
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.content_encoding import coding_of, decode
 from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
+from semanticd.adapters.http.core.request_context import SCOPE_KEY
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
 from semanticd.domain.limits import LIMITS
 
@@ -62,6 +63,9 @@ async def read_object(
     if coding is not None and raw:
         raw = await asyncio.to_thread(decode, raw, coding, limit=limit)
     req.context.is_large = len(raw) > LARGE_BYTES
+    exchange = req.scope.get(SCOPE_KEY)
+    if exchange is not None and exchange.recording is not None:
+        exchange.recording.body = raw
     if optional and not raw.strip():
         return to_wire({}, wire_type)
     _check_media_type(req)

@@ -16,6 +16,7 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.conversation_check import check_conversation
 from semanticd.adapters.http.core.model_names import among, means_current, spellings
 from semanticd.adapters.http.core.rate_limit import RateLimiter
+from semanticd.adapters.http.core.recording import ObservedStream
 from semanticd.adapters.http.core.request_context import RequestContext
 from semanticd.adapters.http.core.services import HttpServices, model_names
 from semanticd.adapters.http.core.sse import StreamRenderer, respond
@@ -70,7 +71,7 @@ class Gateway:
         exchange.agent_id = stream.agent_id
         exchange.on_end(stream.aclose)
         self._show_adjustments(exchange, stream.adjustments)
-        return stream
+        return stream if exchange.recording is None else ObservedStream(stream, exchange.recording)
 
     async def _checked(self, request: GenerationRequest) -> GenerationRequest:
         """Return the request with what the vendors would refuse in its conversation noted, or refuse it too."""
@@ -139,6 +140,11 @@ class Gateway:
         """Return the prompt's length in tokens."""
         generator = self._services.generator
         return await self._answering(model, lambda name: generator.count_tokens(name, prompt))
+
+    async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
+        """Return the prompt's token ids."""
+        generator = self._services.generator
+        return await self._answering(model, lambda name: generator.tokenize(name, prompt))
 
     async def _answering(self, name: str, ask: Callable[[str], Awaitable[T]]) -> T:
         """Ask the model of this name; one that is not there may be meant by a plainer spelling or a pattern."""

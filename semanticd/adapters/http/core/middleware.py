@@ -18,6 +18,7 @@ from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.errors import InvalidPathError, SlowBodyError
 from semanticd.adapters.http.core.guards import Guards, header
 from semanticd.adapters.http.core.paths import canonical_path
+from semanticd.adapters.http.core.recording import Recording
 from semanticd.adapters.http.core.request_context import SCOPE_KEY, RequestContext, make_request_id
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
@@ -107,6 +108,12 @@ class RequestContextWrapper:
         )
         if method == "POST":
             self._note_outcome(exchange, answer, scope)
+        if self._services.traces is not None and exchange.recording is not None and exchange.recording.body:
+            self._services.traces.record(
+                exchange.recording.request(
+                    exchange.request_id, exchange.path, agent_id=exchange.agent_id, status=answer.status
+                )
+            )
         if exchange.span is not None:
             # A client that leaves gets no status; that is its affair and no failure.
             exchange.span.end(
@@ -148,6 +155,13 @@ class RequestContextWrapper:
         if self._services.tracer is not None and scope["method"] == "POST" and exchange.route.is_api:
             headers = {name: header(scope, name.encode("ascii")) or "" for name in _TRACE_HEADERS}
             exchange.span = self._services.tracer.begin("request", headers=headers)
+        if self._services.traces is not None:
+            exchange.recording = Recording.of(
+                scope,
+                exchange.route.template,
+                began_at=self._services.wall(),
+                monotonic=self._services.monotonic,
+            )
         scope[SCOPE_KEY] = exchange
         return exchange
 

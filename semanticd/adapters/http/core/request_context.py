@@ -12,6 +12,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.core.recording import Recording
 from semanticd.adapters.http.core.routes import UNKNOWN, Route
 from semanticd.application.ports.telemetry import Span
 from semanticd.domain.agent_name import RESERVED_AGENT_IDS, checked_agent_id, is_agent_id
@@ -57,6 +58,8 @@ class RequestContext:
     """What was answered instead of a result, or what ended a stream."""
     span: Span | None = None
     """Its span, when generations are traced."""
+    recording: Recording | None = None
+    """What is noted of it, when requests are recorded."""
     answer_headers: dict[bytes, bytes] = field(default_factory=dict)
     """What the answer's headers say besides its own, such as what was changed in the request."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from semanticd.application.ports.request_traces import RequestTraces
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics, Tracer
 from semanticd.application.services.plain import IF_KNOWN
 from semanticd.application.services.stored_responses import StoredResponses
@@ -102,6 +103,8 @@ class HttpServices:
     metrics: Metrics = field(default_factory=NullMetrics)
     outcomes: Outcomes = field(default_factory=NullOutcomes)
     tracer: Tracer | None = None
+    traces: RequestTraces | None = None
+    """Where generation requests are recorded; None: nowhere."""
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 

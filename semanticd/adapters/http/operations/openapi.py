@@ -21,6 +21,7 @@ from semanticd.adapters.http.openai.chat import wire as openai_chat_wire
 from semanticd.adapters.http.openai.completions import wire as completions_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
 from semanticd.adapters.http.operations.admin_wire import ModelName
+from semanticd.adapters.http.operations.tokenize import Tokens
 from semanticd.domain.agent_name import AGENT_ID_PATTERN
 
 REF_TEMPLATE = "#/components/schemas/{name}"
@@ -99,6 +100,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "Anthropic: count a prompt's tokens",
         anthropic_wire.CountTokensRequest,
         anthropic_wire.CountTokensResponse,
+    ),
+    Operation(
+        "post",
+        "/v1/tokenize",
+        "The token ids of a prompt; the body is the one of `path`",
+        openai_chat_wire.ChatRequest,
+        Tokens,
+        query=("path",),
     ),
     Operation(
         "post",

@@ -25,6 +25,8 @@ GUARDED = {
     "paths.models_dir": "/tmp/theirs",
     "paths.runtime_dir": "/tmp/theirs",
     "paths.log_dir": "/tmp/theirs",
+    "trace.dir": "/tmp/theirs",
+    "trace.content": "full",
 }
 HARMLESS = {"server.port": "8123", "mlx.model_id": "smollm2-135m"}
 

@@ -1,0 +1,42 @@
+"""Where generation requests are recorded as they came, for replays: off unless a folder is set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from semanticd.domain.generation import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """One generation request, and what answering it took."""
+
+    request_id: str
+    dialect: str
+    """`anthropic`, `chat`, `completions`, `responses` or `agents`."""
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    """Those that decide what is answered or who asks, by lower-case name; never a key."""
+    body: bytes
+    """The JSON text, unpacked."""
+    began_at: float
+    """Seconds since the epoch, when the request's head had arrived."""
+    seconds: float
+    """Until the answer's last byte, or until the client left."""
+    status: int
+    """The answer's HTTP status; 0 where none was sent."""
+    first_s: float | None = None
+    """Until the answer's first text, thinking or call; None where there was none."""
+    agent_id: str | None = None
+    usages: tuple[Usage, ...] = field(default_factory=tuple)
+    """What each prompt of the request cost; none where it was refused or cancelled."""
+
+
+class RequestTraces(Protocol):
+    """Takes recorded requests."""
+
+    def record(self, request: RecordedRequest) -> None:
+        """Keep a request; never waits for the disk."""
