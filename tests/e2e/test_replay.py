@@ -19,19 +19,24 @@ from semanticd.bench.replay_report import markdown, result_of
 from semanticd.bench.trace_file import Trace, load_trace
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
+from tests.fakes.tiny_kinds import KINDS, write_tiny_kind
 from tests.fakes.traces import recorded, shortened
+
+
+def daemon_on(home: Path, model: Path) -> DaemonProcess:
+    return DaemonProcess(
+        home,
+        models_dir=home / "models",
+        SEMANTIC_MLX_MODEL_ID=str(model),
+        SEMANTIC_MLX_CACHE_BUDGET_MB="768",
+        SEMANTIC_AGENT_MAX_AGENTS_IN_MEMORY="3",
+        SEMANTIC_TRACE_DIR=str(home / "traces"),
+    )
 
 
 @pytest.fixture
 def daemon(short_tmp_path: Path) -> Iterator[DaemonProcess]:
-    process = DaemonProcess(
-        short_tmp_path,
-        models_dir=short_tmp_path / "models",
-        SEMANTIC_MLX_MODEL_ID=str(write_tiny_model(short_tmp_path / "tiny", context=131072)),
-        SEMANTIC_MLX_CACHE_BUDGET_MB="768",
-        SEMANTIC_AGENT_MAX_AGENTS_IN_MEMORY="3",
-        SEMANTIC_TRACE_DIR=str(short_tmp_path / "traces"),
-    )
+    process = daemon_on(short_tmp_path, write_tiny_model(short_tmp_path / "tiny", context=131072))
     process.start()
     yield process
     process.kill()
@@ -88,3 +93,16 @@ async def test_three_sessions_reuse_what_they_have_seen_over_an_eviction_and_a_r
 async def test_the_whole_sessions_do_so_too(daemon: DaemonProcess) -> None:
     result = await play(daemon, recorded(), evict_at=40, restart_at=70)
     check(result, at_least=0.995)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", list(KINDS))
+async def test_models_with_windows_or_a_state_reuse_nearly_all(short_tmp_path: Path, family: str) -> None:
+    process = daemon_on(short_tmp_path, write_tiny_kind(short_tmp_path / "tiny", family))
+    process.start()
+    try:
+        traces = [shortened(trace, one_in=25, num_requests=16) for trace in recorded()]
+        check(await play(process, traces, evict_at=20, restart_at=34), at_least=0.97)
+    finally:
+        process.kill()
