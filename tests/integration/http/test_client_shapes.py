@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,15 +13,18 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt, Message, TextPart, ThinkingPart
 from semanticd.domain.errors import PromptTooLongError
 from semanticd.domain.generation import (
+    CacheMiss,
     Finished,
     FinishReason,
     GenerationRequest,
+    Started,
     ThinkingDelta,
     ToolCallDelta,
     ToolCallStarted,
 )
+from semanticd.domain.ids import AgentId
 from tests.fakes.asgi_client import Answer, AsgiClient
-from tests.fakes.generator import USAGE, Script, ScriptedGenerator, call_script
+from tests.fakes.generator import CACHE, TINY, USAGE, Script, ScriptedGenerator, call_script
 from tests.fakes.http_services import FakeHealth, make_services
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -243,7 +247,7 @@ async def test_a_call_that_was_cut_ends_with_length_and_keeps_its_raw_arguments(
     response = (await asked.post("/v1/responses", {"model": "tiny", "input": "hello"})).json
     assert (response["status"], response["output"][0]["status"]) == ("incomplete", "incomplete")
     assert response["output"][0]["arguments"] == '{"a": "x", "b": "the s'
-    message = (await asked.post("/v1/messages", {"model": "tiny", "max_tokens": 9, "messages": HELLO})).json
+    message = (await asked.post("/v1/messages", {"model": "tiny", "max_tokens": 7, "messages": HELLO})).json
     assert message["stop_reason"] == "max_tokens"
     assert message["content"][0]["input"] == {"a": "x"}
     told = (await asked.post("/v1/agents/ann/generate", {"prompt": "hello"})).json
@@ -409,3 +413,109 @@ async def test_an_origin_may_be_allowed_by_a_pattern(origin: str, allowed: bool)
     config = HttpConfig(cors_origins=("app://*", "vscode-webview://*", "http://localhost:*"))
     answer = await client(config=config).get("/health", headers={"origin": origin})
     assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("max_tokens", "reason"), [(7, "max_tokens"), (8, "model_context_window_exceeded"), (32_000, None)]
+)
+async def test_an_answer_that_filled_the_context_before_its_limit_says_so(
+    max_tokens: int, reason: str | None, stream: bool
+) -> None:
+    asked = client(ScriptedGenerator(["Hi", Finished(FinishReason.LENGTH, USAGE)]))
+    body = {"model": "tiny", "max_tokens": max_tokens, "messages": HELLO, "stream": stream}
+    answer = await asked.post("/v1/messages", body)
+    ended = events(answer)[-2]["delta"] if stream else answer.json
+    usage = events(answer)[-2]["usage"] if stream else answer.json["usage"]
+    assert ended["stop_reason"] == (reason or "model_context_window_exceeded")
+    assert usage["output_tokens_details"] == {"thinking_tokens": USAGE.reasoning_tokens}
+
+
+def missed(cause: str | None, agent: str = "ann") -> ScriptedGenerator:
+    miss = None if cause is None else CacheMiss(8, cause)
+    usage = replace(USAGE, cache=replace(CACHE, miss=miss))
+    return ScriptedGenerator(
+        lambda request: [
+            Started(request.request_id, TINY, AgentId(agent), usage.cache),
+            "Hi",
+            Finished(FinishReason.STOP, usage),
+        ]
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (None, None),
+        ("model_changed", "model_changed"),
+        ("date_changed", "system_changed"),
+        ("tools_reordered", "tools_changed"),
+        ("thinking_dropped", "messages_changed"),
+        ("evicted", "unavailable"),
+        ("a cause of a later version", "unavailable"),
+    ],
+)
+async def test_a_message_says_why_its_prompt_left_the_cache_where_it_is_asked(
+    cause: str | None, kind: str | None, stream: bool
+) -> None:
+    asked = client(missed(cause))
+    body = {"model": "tiny", "max_tokens": 9, "messages": HELLO}
+    first = (await asked.post("/v1/messages", body)).json
+    assert first["diagnostics"] is None
+
+    async def diagnosed(previous_id: str, **headers: str) -> Any:
+        more = {**body, "stream": stream, "diagnostics": {"previous_message_id": previous_id}}
+        answer = await asked.post("/v1/messages", more, headers=headers)
+        return (events(answer)[0]["message"] if stream else answer.json)["diagnostics"]
+
+    found = await diagnosed(first["id"])
+    assert (found and found["cache_miss_reason"]["type"]) == kind
+    if kind not in (None, "unavailable"):
+        assert found["cache_miss_reason"]["cache_missed_input_tokens"] == CACHE.computed_tokens
+    assert await diagnosed("msg_of_another_server") == {
+        "cache_miss_reason": {"type": "previous_message_not_found"}
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("cause", "shown"),
+    [
+        (None, {"type": "cache_hit"}),
+        ("evicted", {"type": "unavailable"}),
+        (
+            "system_changed",
+            {
+                "type": "cache_miss",
+                "reason": "input_changed",
+                "cache_missed_tokens": CACHE.computed_tokens,
+                "comparison_reusable_tokens": CACHE.cached_tokens,
+            },
+        ),
+    ],
+)
+async def test_a_response_says_why_its_prompt_left_the_cache_where_it_is_asked(
+    cause: str | None, shown: dict[str, Any], stream: bool
+) -> None:
+    asked = client(missed(cause))
+    plain = {"model": "tiny", "input": "hello", "user": "ann"}
+    first = (await asked.post("/v1/responses", plain)).json
+    assert "prompt_cache_diagnostics" not in first
+
+    async def diagnosed(**more: Any) -> dict[str, Any]:
+        options = {"comparison_response_id": first["id"]}
+        body = {**plain, "stream": stream, "prompt_cache_options": options, **more}
+        answer = await asked.post("/v1/responses", body)
+        response: dict[str, Any] = events(answer)[-1]["response"] if stream else answer.json
+        return response
+
+    found = await diagnosed()
+    assert found["prompt_cache_diagnostics"] == shown
+    assert found["prompt_cache_options"]["comparison_response_id"] == first["id"]
+    if shown["type"] == "cache_miss":
+        other = await diagnosed(user="bob")
+        assert other["prompt_cache_diagnostics"]["reason"] == "prompt_cache_key_changed"
+    unknown = await diagnosed(prompt_cache_options={"comparison_response_id": "resp_no", "ttl": "12h"})
+    assert unknown["prompt_cache_diagnostics"] == {"type": "comparison_response_not_found"}
+    assert unknown["prompt_cache_options"]["ttl"] == "12h"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from semanticd.adapters.http.anthropic import wire
@@ -26,6 +27,8 @@ from semanticd.domain.generation import (
     ToolCallStarted,
     Usage,
 )
+
+Diagnose = Callable[[CacheReport], dict[str, Any] | None]
 
 STOP_REASONS = {
     FinishReason.STOP: "end_turn",
@@ -59,11 +62,26 @@ def render_usage(usage: Usage, *, kept_for_s: float | None) -> wire.Usage:
         cache_creation=wire.CacheCreation(
             ephemeral_5m_input_tokens=kept - for_an_hour, ephemeral_1h_input_tokens=for_an_hour
         ),
+        output_tokens_details=wire.OutputTokensDetails(usage.reasoning_tokens),
     )
 
 
-def render(result: GenerationResult, *, message_id: str, kept_for_s: float | None) -> wire.Message:
-    """Return the whole message."""
+def stop_reason(reason: FinishReason, usage: Usage, *, max_tokens: int) -> str:
+    """Return Anthropic's word for an answer's end; one that ended before `max_tokens` has filled the context."""
+    if reason is FinishReason.LENGTH and usage.completion_tokens < max_tokens:
+        return "model_context_window_exceeded"
+    return STOP_REASONS[reason]
+
+
+def render(
+    result: GenerationResult,
+    *,
+    message_id: str,
+    kept_for_s: float | None,
+    max_tokens: int,
+    diagnose: Diagnose = lambda cache: None,
+) -> wire.Message:
+    """Return the whole message; `diagnose` says why its prompt left the cache, where that was asked."""
     choice = result.choices[0]
     return wire.Message(
         id=message_id,
@@ -71,9 +89,10 @@ def render(result: GenerationResult, *, message_id: str, kept_for_s: float | Non
         role="assistant",
         model=result.model,
         content=_content(choice),
-        stop_reason=STOP_REASONS[choice.reason],
+        stop_reason=stop_reason(choice.reason, result.usage, max_tokens=max_tokens),
         stop_sequence=choice.stop_sequence,
         usage=render_usage(result.usage, kept_for_s=kept_for_s),
+        diagnostics=diagnose(result.usage.cache),
     )
 
 
@@ -101,8 +120,18 @@ class MessageStream:
 
     ping = frame({"type": "ping"}, event="ping")
 
-    def __init__(self, *, message_id: str, request_id: str, kept_for_s: float | None) -> None:
-        """Begin a message with its ids."""
+    def __init__(
+        self,
+        *,
+        message_id: str,
+        request_id: str,
+        kept_for_s: float | None,
+        max_tokens: int,
+        diagnose: Diagnose = lambda cache: None,
+    ) -> None:
+        """Begin a message with its ids; `diagnose` says why its prompt left the cache, where that was asked."""
+        self._max_tokens = max_tokens
+        self._diagnose = diagnose
         self._message_id = message_id
         self._request_id = request_id
         self._kept_for_s = kept_for_s
@@ -148,6 +177,7 @@ class MessageStream:
             stop_reason=None,
             stop_sequence=None,
             usage=render_usage(usage, kept_for_s=self._kept_for_s),
+            diagnostics=self._diagnose(cache),
         )
         return frame({"type": "message_start", "message": message}, event="message_start")
 
@@ -190,7 +220,8 @@ class MessageStream:
 
     def _finish(self, event: Finished) -> bytes:
         usage = render_usage(event.usage, kept_for_s=self._kept_for_s)
-        delta = {"stop_reason": STOP_REASONS[event.reason], "stop_sequence": event.stop_sequence}
+        reason = stop_reason(event.reason, event.usage, max_tokens=self._max_tokens)
+        delta = {"stop_reason": reason, "stop_sequence": event.stop_sequence}
         return (
             self._close()
             + frame({"type": "message_delta", "delta": delta, "usage": usage}, event="message_delta")

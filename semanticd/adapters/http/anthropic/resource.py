@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.anthropic import wire
+from semanticd.adapters.http.anthropic.diagnostics import AnsweredMessages
 from semanticd.adapters.http.anthropic.parse import parse, read_conversation
 from semanticd.adapters.http.anthropic.render import MessageStream, render
 from semanticd.adapters.http.core.body import read_object, translated
@@ -23,6 +24,7 @@ from semanticd.adapters.http.core.request_context import (
 )
 from semanticd.adapters.http.core.routes import Access
 from semanticd.domain.errors import InvalidRequestError
+from semanticd.domain.generation import CacheReport
 
 
 class Messages:
@@ -34,6 +36,7 @@ class Messages:
         """Answer through a gateway."""
         self._gateway = gateway
         self._config = config
+        self._answered = AnsweredMessages()
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Create a message."""
@@ -51,13 +54,33 @@ class Messages:
         request = await translated(req, reading)
         kept_for_s = request.cache_ttl_s if request.cache_breakpoints else None
         message_id = make_id("msg_")
+        stream = await self._gateway.open(exchange, request)
+        previous_id = body.diagnostics.previous_message_id if body.diagnostics else None
+
+        def diagnose(cache: CacheReport) -> dict[str, Any] | None:
+            return self._answered.diagnose(previous_id, stream.agent_id, cache) if previous_id else None
+
+        self._answered.note(message_id, stream.agent_id)
         if not body.stream:
-            result = await self._gateway.complete(exchange, request)
+            result = await self._gateway.result(stream)
             show_cache(resp, result.usage.cache)
-            resp.data = msgspec.json.encode(render(result, message_id=message_id, kept_for_s=kept_for_s))
+            answer = render(
+                result,
+                message_id=message_id,
+                kept_for_s=kept_for_s,
+                max_tokens=body.max_tokens,
+                diagnose=diagnose,
+            )
+            resp.data = msgspec.json.encode(answer)
             return
-        renderer = MessageStream(message_id=message_id, request_id=exchange.echoed_id, kept_for_s=kept_for_s)
-        await self._gateway.respond(resp, exchange, request, renderer)
+        renderer = MessageStream(
+            message_id=message_id,
+            request_id=exchange.echoed_id,
+            kept_for_s=kept_for_s,
+            max_tokens=body.max_tokens,
+            diagnose=diagnose,
+        )
+        await self._gateway.follow(resp, exchange, stream, renderer)
 
 
 class CountTokens:

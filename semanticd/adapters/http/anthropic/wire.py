@@ -224,6 +224,12 @@ class Metadata(Struct):
     user_id: str | None = None
 
 
+class Diagnostics(Struct):
+    """Asks why a prompt left the cache, compared with an earlier message."""
+
+    previous_message_id: str | None = None
+
+
 class Conversation(Struct):
     """What counting tokens and creating a message have in common."""
 
@@ -255,6 +261,7 @@ class MessagesRequest(Conversation, kw_only=True):
     stop_sequences: list[str] | None = None
     metadata: Metadata | None = None
     service_tier: str | None = None
+    diagnostics: Diagnostics | None = None
 
 
 class CountTokensResponse(Struct):
@@ -270,6 +277,12 @@ class CacheCreation(Struct):
     ephemeral_1h_input_tokens: int = 0
 
 
+class OutputTokensDetails(Struct):
+    """How much of the output was thinking."""
+
+    thinking_tokens: int = 0
+
+
 class Usage(Struct):
     """Input is the sum of three: read from the cache, kept in it on request, and the rest."""
 
@@ -278,6 +291,7 @@ class Usage(Struct):
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation: CacheCreation = field(default_factory=CacheCreation)
+    output_tokens_details: OutputTokensDetails = field(default_factory=OutputTokensDetails)
     service_tier: str = "standard"
 
 
@@ -292,3 +306,4 @@ class Message(Struct):
     stop_reason: str | None
     stop_sequence: str | None
     usage: Usage
+    diagnostics: dict[str, Any] | None = None

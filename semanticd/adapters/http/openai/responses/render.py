@@ -4,19 +4,60 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
 from semanticd.adapters.http.openai.responses.tools import CustomInput, ToolBehind, ToolBox, whole_characters
 from semanticd.domain.chat import ToolCallPart
-from semanticd.domain.generation import Choice, FinishReason, GenerationResult, TokenLogprob, Usage
+from semanticd.domain.generation import (
+    CacheReport,
+    Choice,
+    FinishReason,
+    GenerationResult,
+    TokenLogprob,
+    Usage,
+)
 
 _PLAIN = ReasoningForm()
+
+Diagnose = Callable[[CacheReport], "dict[str, Any] | UnsetType"]
+
+_MISSES = {
+    "model_changed": "model_changed",
+    "tools_changed": "tools_changed",
+    "tools_reordered": "tools_changed",
+    "system_changed": "input_changed",
+    "date_changed": "input_changed",
+    "history_changed": "input_changed",
+    "thinking_dropped": "input_changed",
+}
+"""Our causes of a miss in the words of the dialect; of others it has none."""
+
+
+def diagnosis(cache: CacheReport, *, found: bool, same_key: bool) -> dict[str, Any]:
+    """Return why a prompt left the cache, compared with a response that was `found` or not, of the `same_key` or not.
+
+    A miss is reported against the last prompt of the same conversation.
+    """
+    if not found:
+        return {"type": "comparison_response_not_found"}
+    if cache.miss is None:
+        return {"type": "cache_hit"}
+    reason = _MISSES.get(cache.miss.cause) if same_key else "prompt_cache_key_changed"
+    if reason is None:
+        return {"type": "unavailable"}
+    return {
+        "type": "cache_miss",
+        "reason": reason,
+        "cache_missed_tokens": cache.computed_tokens,
+        "comparison_reusable_tokens": cache.cached_tokens,
+    }
 
 
 def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model: str) -> wire.Response:
@@ -33,6 +74,7 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         parallel_tool_calls=body.parallel_tool_calls is not False,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_options=_cache_options(body.prompt_cache_options),
         reasoning={
             "effort": body.reasoning.effort if body.reasoning else None,
             "summary": summary_of(body),
@@ -51,6 +93,15 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         user=body.user,
         metadata=body.metadata or {},
     )
+
+
+def _cache_options(options: wire.PromptCacheOptions | None) -> dict[str, Any] | UnsetType:
+    if options is None:
+        return UNSET
+    shown: dict[str, Any] = {"mode": options.mode or "implicit", "ttl": options.ttl or "30m"}
+    if options.comparison_response_id:
+        shown["comparison_response_id"] = options.comparison_response_id
+    return shown
 
 
 def summary_of(body: wire.ResponsesRequest) -> str | None:
@@ -94,6 +145,7 @@ def finish(
     reason: FinishReason,
     usage: Usage,
     completed: int,
+    diagnose: Diagnose = lambda cache: UNSET,
 ) -> wire.Response:
     """Return the response with its output and its end."""
     cut = reason is FinishReason.LENGTH
@@ -104,6 +156,7 @@ def finish(
         completed_at=None if cut else completed,
         output=output,
         usage=render_usage(usage),
+        prompt_cache_diagnostics=diagnose(usage.cache),
     )
 
 
@@ -125,12 +178,15 @@ def render(
     tools: ToolBox,
     completed: int,
     reasoning: ReasoningForm = _PLAIN,
+    diagnose: Diagnose = lambda cache: UNSET,
 ) -> wire.Response:
     """Return the whole response."""
     choice = result.choices[0]
     begun = msgspec.structs.replace(response, model=result.model)
     output = items_of(choice, tools, reasoning)
-    return finish(begun, output, reason=choice.reason, usage=result.usage, completed=completed)
+    return finish(
+        begun, output, reason=choice.reason, usage=result.usage, completed=completed, diagnose=diagnose
+    )
 
 
 def items_of(choice: Choice, tools: ToolBox, reasoning: ReasoningForm = _PLAIN) -> list[dict[str, Any]]:

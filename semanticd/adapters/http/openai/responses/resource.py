@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import msgspec
 from falcon.asgi import Request, Response
+from msgspec import UNSET
 
 from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
@@ -26,7 +27,14 @@ from semanticd.adapters.http.openai.responses.compaction import asking_for_a_sum
 from semanticd.adapters.http.openai.responses.items import input_items, output_items, read_items
 from semanticd.adapters.http.openai.responses.parse import Parsed, is_reference, items_of, parse
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm, signing_key
-from semanticd.adapters.http.openai.responses.render import begin, render, render_usage, summary_of
+from semanticd.adapters.http.openai.responses.render import (
+    Diagnose,
+    begin,
+    diagnosis,
+    render,
+    render_usage,
+    summary_of,
+)
 from semanticd.adapters.http.openai.responses.stored import previous_of
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
@@ -34,6 +42,7 @@ from semanticd.application.ports.response_archive import StoredResponse
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
 from semanticd.domain.generation import GenerationRequest
+from semanticd.domain.ids import AgentId
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import GenerationStream
@@ -128,6 +137,7 @@ class Responses:
         sealed = "reasoning.encrypted_content" in (body.include or ())
         reasoning = ReasoningForm(bool(summary_of(body)), self._conversations.key if sealed else None)
         begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
+        diagnose = await self._diagnose(body, parsed.request.agent_id)
         stream = await self._conversations.open(exchange, parsed.request, truncates=body.truncation == "auto")
         if body.stream:
             renderer = ResponseStream(
@@ -136,14 +146,33 @@ class Responses:
                 wall=self._wall,
                 on_complete=lambda response: self._keep(response, parsed, previous),
                 reasoning=reasoning,
+                diagnose=diagnose,
             )
             await gateway.follow(resp, exchange, stream, renderer)
             return
         result = await gateway.result(stream)
         show_cache(resp, result.usage.cache)
-        answer = render(result, begun, tools=parsed.tools, completed=int(self._wall()), reasoning=reasoning)
+        answer = render(
+            result,
+            begun,
+            tools=parsed.tools,
+            completed=int(self._wall()),
+            reasoning=reasoning,
+            diagnose=diagnose,
+        )
         self._keep(answer, parsed, previous)
         resp.data = msgspec.json.encode(answer)
+
+    async def _diagnose(self, body: wire.ResponsesRequest, agent_id: AgentId | None) -> Diagnose:
+        """Return what says why the prompt left the cache, where the request names a response to compare it with."""
+        options = body.prompt_cache_options
+        compared_id = options.comparison_response_id if options else None
+        if not compared_id:
+            return lambda cache: UNSET
+        compared = await self._conversations.responses.find(compared_id)
+        return lambda cache: diagnosis(
+            cache, found=compared is not None, same_key=compared is not None and compared.agent_id == agent_id
+        )
 
     def _keep(self, response: wire.Response, parsed: Parsed, previous: StoredResponse | None) -> None:
         if not response.store:

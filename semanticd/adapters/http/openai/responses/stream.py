@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.request_context import make_id
@@ -13,6 +14,7 @@ from semanticd.adapters.http.core.sse import COMMENT_PING, frame
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
 from semanticd.adapters.http.openai.responses.render import (
+    Diagnose,
     call_item,
     call_prefix,
     custom_input,
@@ -49,8 +51,10 @@ class ResponseStream:
         wall: Callable[[], float],
         on_complete: Callable[[wire.Response], None],
         reasoning: ReasoningForm | None = None,
+        diagnose: Diagnose = lambda cache: UNSET,
     ) -> None:
         """Begin with the response as it is before any output; `on_complete` is told the whole one."""
+        self._diagnose = diagnose
         self.response = response
         self.output: list[dict[str, Any]] = []
         self._tools = tools
@@ -214,7 +218,12 @@ class ResponseStream:
         cut = event.reason is FinishReason.LENGTH
         frames += self._close("incomplete" if cut else "completed")
         self.response = finish(
-            self.response, self.output, reason=event.reason, usage=event.usage, completed=int(self._wall())
+            self.response,
+            self.output,
+            reason=event.reason,
+            usage=event.usage,
+            completed=int(self._wall()),
+            diagnose=self._diagnose,
         )
         self._on_complete(self.response)
         return frames + self._lifecycle("response.incomplete" if cut else "response.completed")

@@ -16,6 +16,7 @@ from typing import Literal
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.domain.chat import ToolChoice, ToolSpec
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
+from semanticd.domain.limits import LIMITS
 
 HOSTED = ("web_search", "web_search_preview", "image_generation", "tool_search", "local_shell")
 
@@ -137,10 +138,34 @@ def _read_tool(tool: wire.Tool, namespace: str | None, path: str) -> tuple[ToolS
     flat = flat_name_of(tool.name, namespace)
     description = tool.description or ""
     if tool.type == "custom":
-        return ToolSpec(flat, description, _CUSTOM_PARAMETERS), ToolBehind("custom", tool.name, namespace)
+        return _custom_spec(tool, flat, path), ToolBehind("custom", tool.name, namespace)
     parameters = tool.parameters or {"type": "object", "properties": {}}
     spec = ToolSpec(flat, description, parameters, bool(tool.strict))
     return spec, ToolBehind("function", tool.name, namespace)
+
+
+def _custom_spec(tool: wire.Tool, flat: str, path: str) -> ToolSpec:
+    """Return a custom tool as a function of one string; a regular expression is enforced in it.
+
+    A Lark grammar is shown to the model instead: the string that it would describe is written as JSON.
+    """
+    form = tool.format if isinstance(tool.format, dict) else {}
+    if form.get("type") != "grammar":
+        return ToolSpec(flat, tool.description or "", _CUSTOM_PARAMETERS)
+    syntax, definition = form.get("syntax"), form.get("definition")
+    if syntax not in ("lark", "regex") or not isinstance(definition, str) or not definition:
+        raise InvalidRequestError("expected a definition in the syntax lark or regex", param=f"{path}.format")
+    if len(definition) > LIMITS.form_bytes:
+        raise InvalidRequestError(
+            f"expected at most {LIMITS.form_bytes} characters", param=f"{path}.format.definition"
+        )
+    described = {
+        "type": "string",
+        "description": f"The tool's whole input, of the form ({syntax}):\n{definition}",
+    }
+    pattern = {"pattern": f"^(?:{definition})$"} if syntax == "regex" else {}
+    parameters = {**_CUSTOM_PARAMETERS, "properties": {"input": {**described, **pattern}}}
+    return ToolSpec(flat, tool.description or "", parameters, strict=syntax == "regex")
 
 
 def read_choice(choice: str | wire.ToolChoice | None, box: ToolBox, *, parallel: bool) -> ToolChoice:

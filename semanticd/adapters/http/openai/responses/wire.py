@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.adapters.http.openai.sampling import (
@@ -115,6 +115,14 @@ class InputItem(Struct):
     reason: str | None = None
 
 
+class PromptCacheOptions(Struct):
+    """How long a prompt is kept at least, and the response to compare it with."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m", "12h"] | None = None
+    comparison_response_id: str | None = None
+
+
 class ResponsesRequest(Formed, kw_only=True):
     """Body of `POST /v1/responses`."""
 
@@ -137,6 +145,7 @@ class ResponsesRequest(Formed, kw_only=True):
     metadata: dict[str, str] | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     service_tier: str | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[Includable] | None = None
@@ -234,5 +243,8 @@ class Response(Struct, kw_only=True):
     top_p: float
     truncation: Literal["auto", "disabled"] = "disabled"
     usage: ResponseUsage | None = None
+    prompt_cache_options: dict[str, Any] | UnsetType = UNSET
+    prompt_cache_diagnostics: dict[str, Any] | UnsetType = UNSET
+    """Both are there where the request has them."""
     user: str | None = None
     metadata: dict[str, str]

@@ -500,3 +500,25 @@ def test_responses_refuse_what_they_cannot_do_with_the_field(fields: dict[str, A
     with pytest.raises(InvalidRequestError) as caught:
         responses(**fields)
     assert caught.value.param
+
+
+def test_a_custom_tools_regular_expression_is_enforced_and_its_grammar_is_shown() -> None:
+    def tool(**form: Any) -> Any:
+        found = responses(tools=[{"type": "custom", "name": "sum", "format": form}])
+        return found.tools.specs[0]
+
+    regex = tool(type="grammar", syntax="regex", definition="[0-9]+")
+    assert regex.strict
+    assert regex.parameters["properties"]["input"]["pattern"] == "^(?:[0-9]+)$"
+    lark = tool(type="grammar", syntax="lark", definition="start: /[0-9]+/")
+    assert not lark.strict
+    assert "start: /[0-9]+/" in lark.parameters["properties"]["input"]["description"]
+    assert not tool(type="text").strict
+
+
+@pytest.mark.parametrize(
+    "form", [{"syntax": "ebnf", "definition": "x"}, {"syntax": "lark"}, {"definition": "x"}]
+)
+def test_a_grammar_that_is_none_is_refused(form: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="lark or regex"):
+        responses(tools=[{"type": "custom", "name": "sum", "format": {"type": "grammar", **form}}])
