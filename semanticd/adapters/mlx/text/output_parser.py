@@ -133,6 +133,9 @@ class MlxOutputParser:
         rest, self._buffer = self._buffer, ""
         if self._after_bare_call() and not rest.strip(_BETWEEN_BARE):
             return events
+        if cut and self._state == "text" and self._leads and any(s.startswith(rest) for s in self._starts):
+            # Nothing was said but the beginning of a call's marker: no text of the answer.
+            return events
         self._emit(rest, events)
         return events
 

@@ -351,3 +351,13 @@ def test_a_call_that_was_complete_when_its_room_ended_is_whole() -> None:
     seen, failures = read([CALL.removesuffix("\n</tool_call>")], cut=True)
     assert seen == [("call", "0", "c1", "look"), ("arguments", ARGUMENTS)]
     assert failures == 0
+
+
+@pytest.mark.parametrize("end", range(1, len("<tool_call>") + 1))
+def test_an_answer_that_is_cut_in_the_marker_of_its_call_shows_none_of_it(end: int) -> None:
+    parser = MlxOutputParser(JSON, tools=[TOOL])
+    events = parser.feed("<tool_call>"[:end]) + parser.finish(cut=True)
+    assert events == []
+    said = MlxOutputParser(JSON, tools=[TOOL])
+    events = said.feed("a <") + said.finish(cut=True)
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a <"
