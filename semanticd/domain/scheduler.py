@@ -297,7 +297,13 @@ class Scheduler:
 
     def computes_prefix_of(self, other: Sequence, sequence: Sequence) -> bool:
         """Whether a sequence waits for `other`, which is being computed or restored."""
-        return computes_prefix_of(other, sequence, min_tokens=self.limits.min_shared_tokens)
+        return self._keeps_blocks(other) and computes_prefix_of(
+            other, sequence, min_tokens=self.limits.min_shared_tokens
+        )
+
+    def _keeps_blocks(self, sequence: Sequence) -> bool:
+        """Whether what is computed for it is kept: what has no room, or cannot be copied, is of no use to others."""
+        return sequence.num_cached - sequence.num_published < 2 * self.block_tokens
 
     def _still_follows(self, sequence: Sequence) -> bool:
         """Whether nothing has happened since the sequence was found to wait for another."""
@@ -308,6 +314,7 @@ class Scheduler:
         return (
             leader is not None
             and self._is_computing(leader)
+            and self._keeps_blocks(leader)
             and (leader.num_resumable, sequence.num_published) == found[1:]
         )
 

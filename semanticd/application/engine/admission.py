@@ -11,6 +11,7 @@ read, or is not read in time, is computed. All that a sequence locks, reads or i
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,8 @@ class _Restoring:
     to_read: deque[BlockHash]
     progress_at: float
     """When the last block arrived (clock reading)."""
+    give_up_at: float
+    """When computing what is missing would have been quicker (clock reading)."""
     reading: set[BlockHash] = field(default_factory=set)
     restored: list[BlockHash] = field(default_factory=list)
     """What has been brought into the pool so far."""
@@ -244,7 +247,15 @@ class Admission:
         # Sequences that share more than this with it wait until it is computed, but none waits for the reading.
         running.sequence.num_published = running.match.num_tokens
         running.reservation.promise(sum(block.num_bytes for block in cold) + self._bytes_alone(running))
-        restoring = _Restoring(running, deque(block.block_hash for block in cold), progress_at=now)
+        rate = self._scheduler.prefill_rate(running.sequence.model_id)
+        compute_s = sum(block.num_tokens for block in cold) / rate if rate else 0.0
+        restoring = _Restoring(
+            running,
+            deque(block.block_hash for block in cold),
+            progress_at=now,
+            # Those that wait for what follows must not wait for a disk that is slower than computing.
+            give_up_at=now + max(compute_s, READ_DEADLINE_S) if rate else math.inf,
+        )
         self._restoring[running.sequence_id] = restoring
         running.pending_reads = len(cold)
         self._read_more(restoring)
@@ -358,7 +369,7 @@ class Admission:
             return
         now = self._clock.monotonic()
         for restoring in list(self._restoring.values()):
-            if now - restoring.progress_at >= READ_DEADLINE_S:
+            if now >= min(restoring.progress_at + READ_DEADLINE_S, restoring.give_up_at):
                 self._log.warning(
                     "restore_timed_out",
                     request_id=restoring.running.submission.request_id,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 
+from semanticd.application.engine.admission import READ_WINDOW
+from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.errors import CancelledByCallerError, RequestTooLargeError
 from semanticd.domain.generation import FinishReason, SamplingParams
-from semanticd.domain.ids import AgentId
+from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import EngineRig, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
@@ -23,6 +26,31 @@ TOKENS = CharTokenizer()
 
 def prompt(length: int, seed: int = 0) -> list[int]:
     return [random.Random(seed).randrange(95) for _ in range(length)] if length else []
+
+
+class SlowReads(MemoryWarmStore):
+    """A warm store whose reads end one by one, when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = False
+        self.asked: list[BlockHash] = []
+        self.pending: list[tuple[Future[BlockRecord | None], BlockHash]] = []
+
+    def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
+        """Read later, while reads are held."""
+        if not self.held:
+            return super().read(block_hash)
+        future: Future[BlockRecord | None] = Future()
+        self.asked.append(block_hash)
+        self.pending.append((future, block_hash))
+        return future
+
+    def answer_one(self) -> None:
+        """End the oldest read."""
+        future, block_hash = self.pending.pop(0)
+        future.set_running_or_notify_cancel()
+        future.set_result(super().read(block_hash).result())
 
 
 def truth(token_ids: list[int], num_tokens: int = 8) -> str:
@@ -60,6 +88,45 @@ def test_a_prefix_that_is_partly_on_disk_is_read_and_completed_once() -> None:
         for ask in asks:
             ask.answer()
         assert rig.runner.num_prefilled <= 1000 - 256 + 4 * 20 + 3 * 64
+
+
+def test_a_request_does_not_wait_for_one_whose_blocks_cannot_be_kept() -> None:
+    shared, others = prompt(2000), prompt(40, seed=5)
+    num_begun: list[int] = []
+    with EngineRig() as rig:
+        for number in range(400):
+            rig.runner.fail("copy_block", after=number)
+
+        def note(operation: str) -> None:
+            if operation == "start_decode":
+                num_begun.append(rig.runner.calls["open"])
+
+        rig.runner.before = note
+        with rig.held():
+            leader = rig.ask(shared, agent="a")
+            follower = rig.ask([*shared[:300], *others], agent="b")
+        assert follower.answer().text == truth([*shared[:300], *others])
+        assert leader.answer().text == truth(shared)
+    assert num_begun[0] == 2, "the second request began while the first was computed"
+
+
+def test_a_restore_ends_when_computing_would_have_been_quicker() -> None:
+    warm, archive, ids = SlowReads(), MemoryAgentArchive(), prompt(640)
+    with EngineRig(warm=warm, archive=archive) as rig:
+        rig.ask(ids).answer()
+    clock = ManualClock()
+    runner = HashRunner(clock=clock, prefill_token_s=0.01)
+    with EngineRig(warm=warm, archive=archive, runner=runner, clock=clock) as rig:
+        rig.ask(prompt(200, seed=3), agent="b").answer()
+        warm.held = True
+        ask = rig.ask(ids)
+        # Each block comes within its time, but the 40 of them would take minutes; they are computed in seconds.
+        for _ in range(2):
+            wait_until(lambda: bool(warm.pending), "a read")
+            clock.advance(6.0)
+            warm.answer_one()
+        assert ask.answer().text == truth(ids)
+        assert len(warm.asked) <= 2 + READ_WINDOW
 
 
 def test_choices_of_one_request_share_its_prompt() -> None:
