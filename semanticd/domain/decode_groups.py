@@ -34,8 +34,9 @@ class DecodeGroup:
     def room_for(self, length: int) -> int:
         """Return the tokens of room that the batch takes more when a row of this length moves to it."""
         longest = max(self.lengths)
-        before = len(self.lengths) * _room(longest) + _room(length)
-        return (len(self.lengths) + 1) * _room(max(longest, length)) - before
+        # A prompt's cache has room for one token more than the prompt.
+        before = len(self.lengths) * _room(longest) + _room(length + 1)
+        return (len(self.lengths) + 1) * _room(max(longest, length) + 1) - before
 
     def growth(self, longest: int) -> int:
         """Return the tokens of room that it takes when it grows next, padding included; 0 if no row may get as long.

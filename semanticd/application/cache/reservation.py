@@ -34,6 +34,11 @@ class Reservation:
         return self._ended
 
     @property
+    def locked_blocks(self) -> tuple[BlockHash, ...]:
+        """Blocks that it keeps from leaving RAM; one that it locked twice stands there twice."""
+        return tuple(self._locked)
+
+    @property
     def promised_bytes(self) -> int:
         """Bytes set aside in the ledger and not used yet."""
         return self._promised_bytes

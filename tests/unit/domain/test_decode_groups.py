@@ -17,6 +17,10 @@ def test_a_long_row_gives_its_room_to_the_others() -> None:
     assert DecodeGroup(0, (100, 200)).room_for(900) == 2 * (1024 - 256)
 
 
+def test_a_prompt_that_fills_its_room_brings_the_room_of_its_next_token() -> None:
+    assert DecodeGroup(0, (100, 200)).room_for(512) == 2 * (768 - 256)
+
+
 def test_every_row_grows_when_the_longest_has_filled_its_room() -> None:
     group = DecodeGroup(0, (20, 3 * GROWTH_TOKENS))
     assert group.growth(longest=4 * GROWTH_TOKENS) == 2 * GROWTH_TOKENS
