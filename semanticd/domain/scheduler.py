@@ -12,7 +12,7 @@ Rules, in the order they bind:
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first; `background` agents go after `interactive` ones until they have waited `aging_s`. Within an agent,
    arrival order. Whoever has not been served for longer than `aging_s` gains a second of credit a second, so that no
-   stream of newcomers can starve anybody.
+   stream of newcomers can starve anybody. An answer that was preempted goes on before all that are still to begin.
 """
 
 from __future__ import annotations
@@ -373,6 +373,9 @@ class Scheduler:
         aged = now - sequence.arrived_at >= self.limits.aging_s
         late = sequence.priority == "background" and not aged
         share = self._shares[_share_of(sequence)]
+        if sequence.output_ids and sequence.state is not SequenceState.DECODING:
+            # Its client has read a part of the answer: it waits behind no request that is still to begin.
+            return (-1, 0.0, sequence.arrived_at, sequence.sequence_id)
         unserved = now - max(sequence.arrived_at, share.served_at)
         used = share.used_s - max(unserved - self.limits.aging_s, 0.0)
         return (1 if late else 0, used, sequence.arrived_at, sequence.sequence_id)

@@ -19,6 +19,7 @@ import contextlib
 import json
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -338,7 +339,12 @@ class Soak:
             "ok": not figures.failures,
             "requests_failed": num_failed,
             "failures": figures.failures[:10],
-            "growth_mib": {"largest": grown // _MIB, "allowed": allowed, "budget": BUDGET_MB},
+            "growth_mib": {
+                "largest": grown // _MIB,
+                "medians_of_thirds": [int(third) // _MIB for third in medians_of_thirds(figures.growth)],
+                "allowed": allowed,
+                "budget": BUDGET_MB,
+            },
             "silence_ms": {
                 "longest": round(figures.longest[0], 1),
                 "ended_after_s": round(figures.longest[1], 1),
@@ -378,6 +384,12 @@ async def sleep_until(moment: float, end: float) -> bool:
     """Sleep until a moment, or the end; returns whether the end has not come."""
     await asyncio.sleep(max(min(moment, end) - time.monotonic(), 0.0))
     return time.monotonic() < end
+
+
+def medians_of_thirds(values: list[int]) -> list[float]:
+    """Return the medians of a series' first, second and last third; none of a short one."""
+    size = len(values) // 3
+    return [statistics.median(values[at * size : (at + 1) * size]) for at in range(3)] if size else []
 
 
 def quantile(ordered: list[float], share: float) -> float:

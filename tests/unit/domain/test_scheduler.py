@@ -306,6 +306,21 @@ def test_what_does_not_fit_waits_and_holds_back_those_behind_it() -> None:
     assert engine.finished[large.sequence_id] <= engine.finished[small.sequence_id]
 
 
+def test_an_answer_that_was_preempted_goes_on_before_others_begin() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=1))
+    begun = engine.add(Job(agent="busy", prompt=400, answer=1000))
+    steps_until(engine, begun, SequenceState.DECODING)
+    for number in range(5):
+        engine.add(Job(agent=f"new-{number}", prompt=400, answer=10))
+    while len(begun.output_ids) < 20:
+        engine.step()
+    begun.apply(SequenceEvent.PREEMPTED)
+    begun.num_cached = begun.num_published = 0
+    steps_until(engine, begun, SequenceState.DECODING)
+    others = [other for other in engine.scheduler.sequences() if other is not begun]
+    assert [other.state for other in others] == 5 * [SequenceState.WAITING]
+
+
 def test_the_youngest_is_preempted_and_background_first() -> None:
     scheduler = Scheduler()
     for number, priority in enumerate(["interactive", "background", "interactive"]):
