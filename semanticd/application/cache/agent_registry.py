@@ -270,10 +270,13 @@ class AgentRegistry:
         if self._archive is not None:
             self._archive.scrub()
 
-    def discard(self, names: Iterable[BlockHash]) -> None:
-        """Drop blocks that an agent gave up from both tiers, unless another agent, archived or not, holds them."""
+    def discard(self, agent_id: AgentId, names: Iterable[BlockHash]) -> None:
+        """Drop blocks that an agent gave up from both tiers, unless another agent has them, or had them before."""
         archive = self._archive
-        self._store.discard([n for n in names if archive is None or not archive.holders(n)])
+        own = [n for n in names if archive is None or all(one == agent_id for one in archive.holders(n))]
+        self._store.discard(own)
+        if own:
+            self.forget_blocks(agent_id, own)
 
     def _remember(self, agent: Agent) -> None:
         self._agents[agent.agent_id] = agent

@@ -150,7 +150,8 @@ class BlockCommit:
         given_up = thinned(list(snapshots.values()), end=running.sequence.num_cached, turn=0, max_bytes=most)
         for one in given_up:
             del snapshots[one.position]
-        self._store.discard([name for one in given_up for name in one.names])
+        agent_id = running.submission.agent_id
+        self._agents.discard(agent_id, [name for one in given_up for name in one.names])
 
     def begin_answer(self, running: RunningSequence) -> None:
         """Keep the whole prompt: what comes next may be asked for again with another answer."""
@@ -233,7 +234,7 @@ class BlockCommit:
             # Another conversation under the same id may have ended meanwhile, and be the main one.
             agent_id = self._agents.holder(main_id, submission.conversation, submission.segments)
             self._agents.update_or_create(agent_id, change, anonymous=submission.anonymous)
-        self._agents.discard([name for one in given_up for name in one.names])
+        self._agents.discard(agent_id, [name for one in given_up for name in one.names])
         self._store.limit_agents(sparing=frozenset([agent_id]))
 
     def _snapshots_of(
