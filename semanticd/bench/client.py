@@ -134,6 +134,7 @@ class ChatClient:
         """`stop_token_ids` are forbidden, so that an answer has the wanted length."""
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
+        self._agents: set[str] = set()
         self._bias = {str(token): -100 for token in stop_token_ids}
         self._timeout_s = timeout_s
         self._http = open_http(api_key=api_key, timeout_s=timeout_s)
@@ -169,6 +170,7 @@ class ChatClient:
         url = f"{self.base_url}/v1/chat/completions"
         # Labels are paths; servers that name sessions take plain names only.
         agent = agent.replace("/", "-")
+        self._agents.add(agent)
         body["user"] = agent
         began_at = time.perf_counter()
         try:
@@ -188,12 +190,25 @@ class ChatClient:
         except httpx.TransportError as error:
             raise BenchError(f"{url} broke the connection off ({error}); see the server's log") from error
 
+    async def forget_agents(self) -> None:
+        """Delete the agents that were made here; a server that keeps none is left alone."""
+        for agent in sorted(self._agents):
+            try:
+                answer = await self._http.delete(f"{self.base_url}/v1/agents/{agent}", timeout=30)
+            except httpx.TransportError:
+                return
+            if answer.status_code >= 400 and b"agent_not_found" not in answer.content:
+                return
+        self._agents.clear()
+
     async def models(self) -> list[str]:
         """Return the names that the server lists; raises `BenchError` when it lists none."""
         url = f"{self.base_url}/v1/models"
         try:
             response = await self._http.get(url, timeout=30)
-            rows = response.json()["data"] if response.status_code == 200 else []
+            if response.status_code != 200:
+                raise BenchError(await self._refusal(url, response))
+            rows = response.json()["data"]
             return [str(row["id"]) for row in rows]
         except httpx.TransportError as error:
             raise BenchError(

@@ -26,6 +26,7 @@ class ChatServer:
     agents: list[str] = field(default_factory=list)
     num_dropped: int = 0
     seen: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
 
     def forget(self) -> None:
         """Lose all caches, as a restart does."""
@@ -39,7 +40,10 @@ class ChatServer:
             content += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        if scope["path"] == "/v1/models":
+        if scope["method"] == "DELETE":
+            self.deleted.append(scope["path"])
+            await self._json(send, 200, {})
+        elif scope["path"] == "/v1/models" and self.status != 401:
             await self._json(send, 200, {"data": [{"id": "words"}]})
         elif self.status != 200:
             await self._json(send, self.status, {"error": {"message": "the fake refuses"}})

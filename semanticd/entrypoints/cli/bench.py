@@ -388,7 +388,11 @@ async def _run(
             swap=shell_command(swap_command, what="swap") if swap_command else None,
         )
         result = new_result(name or base_url, session)
-        await run_scenarios(session, scenarios, result, keep=keep)
+        try:
+            await run_scenarios(session, scenarios, result, keep=keep)
+        finally:
+            # What was measured leaves nothing behind that would take a place in the cache.
+            await client.forget_agents()
     return result
 
 

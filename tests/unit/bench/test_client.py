@@ -72,3 +72,21 @@ async def test_a_silent_server_is_given_up_on_at_the_timeout() -> None:
         async with ChatClient(url, model="words", timeout_s=0.1) as client:
             with pytest.raises(BenchError, match="--timeout"):
                 await client.ask(HELLO, max_tokens=5, agent="a")
+
+
+async def test_what_was_measured_leaves_no_agents() -> None:
+    server = ChatServer()
+    with serving(server) as url:
+        async with ChatClient(url, model="words", timeout_s=20) as client:
+            await client.ask(HELLO, max_tokens=2, agent="bench/a")
+            await client.ask(HELLO, max_tokens=2, agent="bench/b")
+            await client.forget_agents()
+            await client.forget_agents()
+    assert server.deleted == ["/v1/agents/bench-a", "/v1/agents/bench-b"]
+
+
+async def test_a_server_that_asks_for_a_key_is_not_taken_for_one_without_models() -> None:
+    with serving(ChatServer(status=401)) as url:
+        async with ChatClient(url, model="", timeout_s=20) as client:
+            with pytest.raises(BenchError, match="answered 401.*--api-key"):
+                await client.models()
