@@ -1,13 +1,13 @@
 # A formula for a tap of your own. A release sets `url` and `sha256`:
 #
 #     make package-check
-#     python contrib/dev/generators/homebrew_formula.py URL-OF-THE-SDIST dist/semanticd-0.1.0.tar.gz
+#     python contrib/dev/generators/homebrew_formula.py URL-OF-THE-SDIST dist/semanticd-0.2.0.tar.gz
 #
 # then: brew tap-new you/semanticd, copy this file into its Formula folder, brew install you/semanticd/semanticd
 class Semanticd < Formula
   desc "Serves MLX language models and keeps every agent's KV cache across restarts"
   homepage "https://example.com/semanticd"
-  url "https://example.com/semanticd-0.1.0.tar.gz"
+  url "https://example.com/semanticd-0.2.0.tar.gz"
   sha256 "0000000000000000000000000000000000000000000000000000000000000000"
   license "MIT"
 

@@ -139,6 +139,7 @@ def test_tools_make_a_round_trip(client: ollama.Client, generator: ScriptedGener
 def test_the_catalogue_shows_what_answers(client: ollama.Client, url: str) -> None:
     assert [model.model for model in client.list().models] == ["tiny:latest"]
     assert [model.model for model in client.ps().models] == ["tiny:latest"]
+    assert client.show("default").capabilities == ["completion", "tools"]
     shown = client.show("tiny:latest")
     assert shown.modelinfo is not None
     assert [value for key, value in shown.modelinfo.items() if key.endswith(".context_length")] == [8192]

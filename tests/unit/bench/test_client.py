@@ -88,5 +88,5 @@ async def test_what_was_measured_leaves_no_agents() -> None:
 async def test_a_server_that_asks_for_a_key_is_not_taken_for_one_without_models() -> None:
     with serving(ChatServer(status=401)) as url:
         async with ChatClient(url, model="", timeout_s=20) as client:
-            with pytest.raises(BenchError, match="answered 401.*--api-key"):
+            with pytest.raises(BenchError, match=r"answered 401.*--api-key"):
                 await client.models()

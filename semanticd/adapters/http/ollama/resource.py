@@ -15,6 +15,7 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.errors import body as error_body
 from semanticd.adapters.http.core.errors import foreseen
 from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.model_names import means_current
 from semanticd.adapters.http.core.request_context import (
     agent_id_of,
     priority_of,
@@ -120,6 +121,8 @@ class Catalogue:
     async def _named(self, name: str) -> ModelFacts:
         by_name = model_names(await self._models.list())
         found = by_name.get(name)
+        if found is None and means_current(name, self._config.model_patterns):
+            found = await self._models.current()
         if found is None:
             known = ", ".join(sorted(by_name)) or "none"
             raise ModelNotFoundError(f"model {name[:80]!r} not found; there are: {known}", param="model")

@@ -1,0 +1,105 @@
+"""What version 0.1.0 left on a user's disk, and what its clients send: it works, or is refused with a clear reason.
+
+`tests/data/upgrade` was written by 0.1.0 itself: a cache folder with two agents, a settings file, an export, and the
+frames that its control client sends.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgpack
+import pytest
+
+from tests.fakes.daemon_process import DaemonProcess
+from tests.fakes.tiny_folder import write_tiny_model
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "upgrade"
+FRAMES = [json.loads(line) for line in (DATA / "control-0.1.0.jsonl").read_text().splitlines()]
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    home = Path(tmp_path_factory.mktemp("up"))
+    with tarfile.open(DATA / "home-0.1.0.tar.gz") as kept:
+        kept.extractall(home, filter="data")
+    made = DaemonProcess(
+        home,
+        models_dir=home / "models",
+        SEMANTIC_CONFIG_FILE=str(home / "config.toml"),
+        SEMANTIC_MLX_MODEL_ID=str(write_tiny_model(home / "tiny")),
+    )
+    made.start()
+    yield made
+    made.kill()
+
+
+def ask(control: socket.socket, frame: bytes) -> dict[str, Any]:
+    """Send a frame as it was written, and return the reply to it."""
+    control.sendall(frame)
+    (size,) = struct.unpack(">I", read(control, 4))
+    reply: dict[str, Any] = msgpack.unpackb(read(control, size))
+    return ask(control, b"") if "event" in reply else reply
+
+
+def read(control: socket.socket, size: int) -> bytes:
+    got = b""
+    while len(got) < size:
+        part = control.recv(size - len(got))
+        assert part, "the daemon closed the connection"
+        got += part
+    return got
+
+
+def test_agents_keep_their_conversations_and_take_their_next_turn(daemon: DaemonProcess) -> None:
+    with httpx.Client(base_url=daemon.url, timeout=60) as http:
+        assert {row["id"] for row in http.get("/v1/agents").json()["data"]} == {"ranger", "alice"}
+        messages = http.get("/v1/agents/ranger/messages").json()["data"]
+        assert [message["role"] for message in messages] == ["user", "assistant"]
+        assert messages[0]["content"] == "Name a river."
+        body = {"prompt": "And another.", "max_tokens": 4}
+        answer = http.post("/v1/agents/ranger/generate", json=body)
+        assert answer.status_code == 200, answer.text
+        assert len(http.get("/v1/agents/ranger/messages").json()["data"]) == 4
+        # Blocks of another layout are computed anew once, and found from then on.
+        body = {"prompt": "And one more.", "max_tokens": 4}
+        usage = http.post("/v1/agents/ranger/generate", json=body).json()["usage"]
+        assert usage["cache"]["reused_hot_tokens"] > 0
+
+
+def test_settings_are_read_as_they_were_written(daemon: DaemonProcess) -> None:
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(str(daemon.home / "run" / "semanticd.sock"))
+        frames = {frame["cmd"]: bytes.fromhex(frame["frame"]) for frame in FRAMES}
+        ask(control, frames["hello"])
+        shown = ask(control, frames["config.show"])["result"]["settings"]
+    values = {row["name"]: row["value"] for row in shown}
+    assert (values["mlx.max_batch_size"], values["agent.cache_max_gb"]) == (3, 0.5)
+    assert values["server.model_patterns"] == ["claude-*", "default"]
+
+
+def test_an_export_is_read_or_refused_with_what_to_do(daemon: DaemonProcess) -> None:
+    content = (daemon.home / "ranger.agent").read_bytes()
+    answer = httpx.post(f"{daemon.url}/v1/agents/import?id=moved", content=content, timeout=60)
+    if answer.status_code == 201:
+        assert answer.json()["id"] == "moved"
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "agent_file_refused")
+        assert "the same SEMANTIC_MLX_KV_BITS" in answer.json()["error"]["message"]
+
+
+def test_a_control_client_of_0_1_0_is_answered_whatever_it_asks(daemon: DaemonProcess) -> None:
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(60)
+        control.connect(str(daemon.home / "run" / "semanticd.sock"))
+        for frame in FRAMES:
+            reply = ask(control, bytes.fromhex(frame["frame"]))
+            assert reply["ok"], (frame["cmd"], reply)
