@@ -103,6 +103,16 @@ def _thrash(state: WatchState) -> list[Alarm]:
 def _disk(state: WatchState) -> list[Alarm]:
     cache, found = state.cache, []
     warm, cap, free = cache.warm_bytes, cache.warm_cap_bytes, cache.free_disk_bytes
+    reserve = cache.disk_reserve_bytes
+    if free is not None and free < reserve:
+        found.append(
+            Alarm(
+                "warning",
+                f"disk reserve ({size(free)} free)",
+                f"No block is written while less than {size(reserve)} are free on the volume. Make room, or set "
+                "SEMANTIC_AGENT_DISK_RESERVE_GB lower.",
+            )
+        )
     if free is not None and free < _LOW_DISK_BYTES:
         found.append(
             Alarm(

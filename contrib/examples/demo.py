@@ -120,6 +120,7 @@ class Daemon:
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("SEMANTIC_")},
             "SEMANTIC_AGENT_CACHE_DIR": str(home / "caches"),
+            "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
             "SEMANTIC_RUNTIME_DIR": str(home / "run"),
             "SEMANTIC_LOG_DIR": str(home / "logs"),
             "SEMANTIC_MLX_MODEL_ID": MODEL,

@@ -83,6 +83,8 @@ class CacheStats:
     num_warm_blocks: int = 0
     num_quarantined: int = 0
     free_disk_bytes: int | None = None
+    disk_reserve_bytes: int = 0
+    num_refused_blocks: int = 0
     written_today_bytes: int = 0
     write_budget_bytes: int | None = None
     hot_hit_tokens: int = 0

@@ -97,11 +97,13 @@ def build(
     clock = SystemClock()
     metrics = PrometheusMetrics()
     telemetry = Telemetry(clock, metrics, log, bus, tracer)
-    cap_gb, budget_gb = settings.agent.cache_max_gb, settings.agent.write_budget_gb_per_day
+    cap_gb, reserve_gb = settings.agent.cache_max_gb, settings.agent.disk_reserve_gb
+    budget_gb = settings.agent.write_budget_gb_per_day
     warm = DiskWarmStore.open(
         Path(settings.agent.cache_dir).expanduser(),
         options=WarmOptions(
-            cap_bytes=int(cap_gb * _GIB) if cap_gb else None,
+            cap_bytes="by volume" if cap_gb is None else int(cap_gb * _GIB) or None,
+            reserve_bytes="by volume" if reserve_gb is None else int(reserve_gb * _GIB),
             write_policy=cast("WritePolicy", settings.agent.write_policy),
             write_budget_bytes=int(budget_gb * _GIB) if budget_gb else None,
         ),

@@ -266,7 +266,11 @@ class _Life:
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             try:
+                kept = self._settings.agent
                 await self._daemon.agents.expire()
+                await self._daemon.agents.prune_anonymous(
+                    max_agents=kept.anonymous_max, max_age_s=kept.anonymous_days * 86_400
+                )
                 await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
                 await asyncio.wrap_future(self._daemon.engine.call(self._daemon.store.retry_refused))
                 done = self._work_done()

@@ -24,6 +24,7 @@ import psutil
 
 from semanticd.adapters.config import Settings, load_settings
 from semanticd.adapters.config.resolve import config_file_path
+from semanticd.adapters.disk.files.volume import VolumeSpace, default_reserve
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.process import bind_listener
@@ -108,7 +109,7 @@ def examine(settings: Settings, *, in_daemon: bool) -> Iterator[Finding]:
         ("logs", settings.paths.log_dir, False),
     ):
         yield check_folder(name, folder, private=private)
-    yield check_disk(settings.agent.cache_dir)
+    yield check_disk(settings.agent.cache_dir, reserve_gb=settings.agent.disk_reserve_gb)
     yield check_socket(settings.paths.runtime_dir, in_daemon=in_daemon)
     yield check_port(settings.server.host, settings.server.port, in_daemon=in_daemon)
     yield check_models(settings)
@@ -209,13 +210,24 @@ def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
     return Finding(name, "ok", str(folder) if existing == folder else f"{folder} (will be made)")
 
 
-def check_disk(folder: Path) -> Finding:
-    """Room for the warm tier."""
+def check_disk(folder: Path, *, reserve_gb: float | None = None) -> Finding:
+    """Room for the warm tier; `reserve_gb` is what it leaves free, None: what goes by the volume."""
     existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
-    free = shutil.disk_usage(existing).free
+    usage = shutil.disk_usage(existing)
+    free = usage.free
+    space = VolumeSpace(free, usage.total)
+    reserve = default_reserve(space) if reserve_gb is None else int(reserve_gb * _GIB)
     text = f"{free / _GIB:.1f} GiB free for {folder}"
     advice = "make room, or set SEMANTIC_AGENT_CACHE_MAX_GB; `semanticd ctl cache.prune` removes old blocks"
-    facts = {"free_bytes": free}
+    facts = {"free_bytes": free, "reserve_bytes": reserve}
+    if free < reserve:
+        return Finding(
+            "disk",
+            "warning",
+            f"{text}; no block is written while less than {reserve / _GIB:.1f} GiB are free",
+            "make room, or set SEMANTIC_AGENT_DISK_RESERVE_GB lower (0: no reserve)",
+            facts,
+        )
     if free < _FULL_DISK_BYTES:
         return Finding("disk", "error", text, advice, facts)
     return Finding("disk", "warning" if free < _LOW_DISK_BYTES else "ok", text, advice, facts)

@@ -41,6 +41,7 @@ class Home:
         self.folder = folder
         self.env = {
             "PATH": os.environ["PATH"],
+            "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
             "HOME": str(folder),
             "PYTHONPATH": str(REPOSITORY),
             "SEMANTIC_RUNTIME_DIR": str(folder / "run"),

@@ -46,6 +46,7 @@ def daemon(short_tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
     models = [write_tiny_model(home / name, seed=seed) for seed, name in enumerate(("one", "two"))]
     environ = {
         "PATH": os.environ["PATH"],
+        "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
         "HOME": str(home),
         "PYTHONPATH": str(REPOSITORY),
         "SEMANTIC_RUNTIME_DIR": str(home / "run"),

@@ -37,6 +37,7 @@ class Daemon:
         self.socket = home / "run" / "semanticd.sock"
         environ = {
             "PATH": os.environ["PATH"],
+            "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
             "HOME": str(home),
             "PYTHONPATH": str(REPOSITORY),
             "SEMANTIC_RUNTIME_DIR": str(home / "run"),

@@ -33,6 +33,12 @@ class FaultyFileSystem(FileSystem):
         """Operation (`create`, `writev`, `sync`, `rename`, `read`) → errno it fails with from now on."""
         self.before: Callable[[str], None] = lambda operation: None
         """Called before each operation with its name; may raise."""
+        self.says_free: int | None = None
+        """What the volume says is free; None: `room_bytes`, or the truth."""
+        self.says_size = 10**9
+        """What it says of its size then."""
+        self.removed_bytes_return = True
+        """Whether removing a file makes room (snapshots of a file system may hold it)."""
         self.synced: list[bool] = []
         """One entry per sync: whether it was a full one."""
 
@@ -42,6 +48,12 @@ class FaultyFileSystem(FileSystem):
             code = self.fail[operation]
             raise OSError(code, os.strerror(code))
 
+    def remove(self, path: Path) -> bool:
+        """Remove a file; its bytes may be free then."""
+        if self.says_free is not None and self.removed_bytes_return and path.exists():
+            self.says_free += path.stat().st_size
+        return super().remove(path)
+
     def create(self, path: Path) -> int:
         """Create a file, unless told to fail."""
         self._happen("create")
@@ -49,7 +61,13 @@ class FaultyFileSystem(FileSystem):
 
     def free_bytes(self, path: Path) -> int:
         """Return what there is room for."""
+        if self.says_free is not None:
+            return self.says_free
         return super().free_bytes(path) if self.room_bytes is None else self.room_bytes
+
+    def volume_bytes(self, path: Path) -> int:
+        """Return the volume's size."""
+        return super().volume_bytes(path) if self.says_free is None else self.says_size
 
     def writev(self, fd: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Write what there is room for, at most 1,000 bytes at a time; a full disk raises ENOSPC."""

@@ -93,7 +93,7 @@ def check(writers: Writers, *, nothing_pruned: bool) -> int:
         report = store.verify(fix=False)
         assert (report.num_broken, report.num_missing, report.num_orphaned) == (0, 0, 0)
         assert store.stats().num_quarantined == 0
-        files = [path for path in store.folder.blocks.rglob("*") if path.is_file()]
+        files = [path for path in store.folder.blocks.glob("*/**/*") if path.is_file()]
         assert len(files) == store.stats().num_blocks == report.num_checked
         assert store.stats().bytes_stored == sum(path.stat().st_size for path in files)
         acked = writers.acks()

@@ -59,6 +59,7 @@ def start(home: Path, models: Path) -> Path:
         **ENVIRON,
         "HOME": str(home),
         "SEMANTIC_AGENT_CACHE_DIR": str(home / "caches"),
+        "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
         "SEMANTIC_RUNTIME_DIR": str(home / "run"),
         "SEMANTIC_LOG_DIR": str(home / "logs"),
         "SEMANTIC_MODELS_DIR": str(models),

@@ -109,7 +109,22 @@ class AgentSettings:
         lambda: Path("~/.semantic/caches").expanduser(), folder(), "Folder of the warm tier.", guarded=True
     )
     cache_max_gb: float | None = setting(
-        None, number(minimum=0.001), "Largest size of the warm tier in GiB; none: no limit."
+        None,
+        number(minimum=0),
+        "Largest size of the cache folder in GiB; none: 20 % of what was free at first, at most 64; 0: no limit.",
+    )
+    disk_reserve_gb: float | None = setting(
+        None,
+        number(minimum=0),
+        "GiB to leave free on the volume: no block is written below that; none: 10, or 5 % of a large volume; 0: none.",
+    )
+    anonymous_max: int = setting(
+        1000,
+        whole(minimum=1),
+        "Agents of clients that name none which are kept; the longest unused go first.",
+    )
+    anonymous_days: float = setting(
+        14.0, number(minimum=0.01), "Days after its last use that such an agent is deleted."
     )
     write_policy: str = setting(
         "always", choice("always", "second_use", "off"), "Which blocks are written to disk."

@@ -158,6 +158,10 @@ _WARM: Mapping[str, MetricSpec] = {
     "warm_bytes": MetricSpec("gauge", "Bytes of block files."),
     "warm_blocks": MetricSpec("gauge", "Blocks on disk."),
     "warm_cap_bytes": MetricSpec("gauge", "Largest size of the warm tier; +Inf: no limit."),
+    "warm_disk_free_bytes": MetricSpec("gauge", "Bytes free on the volume that blocks are written to."),
+    "warm_reserve_bytes": MetricSpec(
+        "gauge", "Bytes that are left free on it: no block is written below that."
+    ),
     "warm_read_bytes_total": MetricSpec("counter", "Bytes read from block files."),
     "warm_read_seconds": MetricSpec("histogram", "Time to read and verify a block file.", (), _STEP_SECONDS),
     "warm_read_errors_total": MetricSpec("counter", "Block files that could not be read."),

@@ -386,8 +386,6 @@ class AgentCacheStore:
                 for agent_id in self.pool.holders(name):
                     self.pool.changes.note(agent_id)
         self._writes_ended = True
-        if result.num_refused:
-            self._log.warning("blocks_not_written", num_blocks=result.num_refused, reason=result.reason)
         if more:
             self.persist()
 

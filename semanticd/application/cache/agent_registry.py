@@ -140,6 +140,12 @@ class AgentRegistry:
             ends = {one: agent.expires_at() for one, agent in self._agents.items()}
         return [one for one, end in ends.items() if end is not None and end <= now][:limit]
 
+    def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
+        """Return anonymous agents not used since a time, then the longest unused beyond a number. Asks the archive."""
+        if self._archive is None:
+            return []
+        return self._archive.surplus_anonymous(used_before=used_before, max_agents=max_agents, limit=limit)
+
     # Using.
 
     def get(self, agent_id: AgentId) -> Agent:

@@ -56,6 +56,9 @@ class WarmStats:
     num_blocks: int = 0
     bytes_stored: int = 0
     cap_bytes: int | None = None
+    reserve_bytes: int = 0
+    """What is left free on the volume: nothing is written below it."""
+    num_refused: int = 0
     bytes_written: int = 0
     bytes_read: int = 0
     num_writes: int = 0

@@ -292,8 +292,22 @@ class AgentsService:
     async def expire(self) -> int:
         """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
         self._agents.release_pins()
-        over = await asyncio.to_thread(partial(self._agents.expired, limit=_EXPIRED_AT_ONCE))
-        over = [agent_id for agent_id in over if not self._is_active(agent_id)]
+        return await self._delete_all(
+            await asyncio.to_thread(partial(self._agents.expired, limit=_EXPIRED_AT_ONCE))
+        )
+
+    async def prune_anonymous(self, *, max_agents: int, max_age_s: float) -> int:
+        """Delete agents without a name of their own that are long unused, or beyond a number; returns how many."""
+        find = partial(
+            self._agents.surplus_anonymous,
+            max_agents=max_agents,
+            used_before=self._clock.wall() - max_age_s,
+            limit=_EXPIRED_AT_ONCE,
+        )
+        return await self._delete_all(await asyncio.to_thread(find))
+
+    async def _delete_all(self, agents: Sequence[AgentId]) -> int:
+        over = [agent_id for agent_id in agents if not self._is_active(agent_id)]
         for agent_id in over:
             with contextlib.suppress(AgentNotFoundError, ConflictError):  # deleted, or asked, meanwhile
                 await self.delete(agent_id)

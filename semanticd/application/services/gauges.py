@@ -54,6 +54,9 @@ class Gauges:
 
     def _refresh_warm(self, warm: WarmStats) -> None:
         self._metrics.gauge("warm_written_today_bytes", warm.written_today_bytes)
+        self._metrics.gauge("warm_reserve_bytes", warm.reserve_bytes)
+        if warm.free_disk_bytes is not None:
+            self._metrics.gauge("warm_disk_free_bytes", warm.free_disk_bytes)
         for name, limit in (
             ("warm_cap_bytes", warm.cap_bytes),
             ("warm_write_budget_bytes", warm.write_budget_bytes),

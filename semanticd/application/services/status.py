@@ -141,6 +141,8 @@ class StatusService:
             num_warm_blocks=warm.num_blocks,
             num_quarantined=warm.num_quarantined,
             free_disk_bytes=warm.free_disk_bytes,
+            disk_reserve_bytes=warm.reserve_bytes,
+            num_refused_blocks=warm.num_refused,
             written_today_bytes=warm.written_today_bytes,
             write_budget_bytes=warm.write_budget_bytes,
             hot_hit_tokens=counters.hot_hit_tokens,

@@ -65,6 +65,10 @@ class CacheFacts:
     num_quarantined: int
     free_disk_bytes: int | None
     """What is left on the volume of the warm tier; None where it is not known."""
+    disk_reserve_bytes: int
+    """What is left free on it: no block is written below that."""
+    num_refused_blocks: int
+    """Blocks that were not written since the start: cap, reserve, budget, policy or a failing disk."""
     written_today_bytes: int
     write_budget_bytes: int | None
     hot_hit_tokens: int

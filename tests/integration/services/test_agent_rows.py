@@ -132,3 +132,18 @@ async def test_every_agent_past_its_time_to_live_is_deleted_though_few_are_in_me
         while await rig.agents.expire():
             pass
         assert archive.count() == 5
+
+
+async def test_agents_of_clients_that_name_none_are_deleted_by_age_and_number() -> None:
+    archive = archive_of(3)
+    now = 10_000_000.0
+    for n in range(30):
+        archive.save(Agent(AgentId(f"anon-{n:02}"), 1.0, now - 100 * n, anonymous=True))
+    async with ServiceRig(archive=archive) as rig:
+        rig.clock.advance(now - rig.clock.wall())
+        assert await rig.agents.prune_anonymous(max_agents=100, max_age_s=2000.0) == 10
+        assert await rig.agents.prune_anonymous(max_agents=5, max_age_s=2000.0) == 15
+        assert await rig.agents.prune_anonymous(max_agents=5, max_age_s=2000.0) == 0
+        left = [agent_id for agent_id in archive.ids() if agent_id.startswith("anon")]
+        assert left == ["anon-00", "anon-01", "anon-02", "anon-03", "anon-04"]
+        assert archive.count() == 8, "those with a name stay"

@@ -210,6 +210,15 @@ def test_a_volume_that_is_nearly_full_is_an_alarm(free: int | None, level: str |
     assert [alarm.level for alarm in alarms(state)] == ([level] if level else [])
 
 
+def test_a_volume_below_the_reserve_is_an_alarm_that_names_the_setting() -> None:
+    state = watch_states.busy()
+    cache = replace(state.cache, free_disk_bytes=8 * 2**30, disk_reserve_bytes=10 * 2**30)
+    state.status = replace(state.status, cache=cache)
+    (alarm,) = alarms(state)
+    assert (alarm.level, alarm.short) == ("warning", "disk reserve (8.0 GiB free)")
+    assert "SEMANTIC_AGENT_DISK_RESERVE_GB" in alarm.detail
+
+
 def test_the_engines_line_says_what_those_that_wait_are_waiting_for() -> None:
     state = watch_states.busy()
     wide, narrow = (activity_lines(state, width, 12, span_s=60)[0].plain for width in (60, 40))

@@ -14,6 +14,7 @@ from semanticd.adapters.disk.agents.codec import DocumentError
 from semanticd.adapters.disk.agents.tables import AgentTables
 from semanticd.adapters.disk.blocks.repository import is_damage
 from semanticd.adapters.disk.files.folder import CacheFolder
+from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics
 from semanticd.domain.agent import Agent
@@ -45,6 +46,7 @@ class DiskAgentArchive:
         self._queue = write_queue
         self._metrics = metrics
         self._log = log
+        self._rare_log = RareLog(log)
         self._lock = threading.Lock()
         self._unsaved: dict[AgentId, Agent | None] = {}
         """Newest state of agents whose saving (None: forgetting) is queued or has failed."""
@@ -367,7 +369,7 @@ class DiskAgentArchive:
             deed()
         except (sqlite3.Error, *DocumentError) as error:
             self._metrics.count("agent_save_errors_total")
-            self._log.error("could not save an agent", error=repr(error))
+            self._rare_log.warning("could not save an agent", error=repr(error))
             if is_damage(error):
                 self._begin_anew()
             return False

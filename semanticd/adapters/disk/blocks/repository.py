@@ -22,9 +22,13 @@ from semanticd.adapters.disk.blocks.quarantine import Quarantine
 from semanticd.adapters.disk.blocks.write_batch import OutgoingBlock, Stored, groups_of, leading, total_bytes
 from semanticd.adapters.disk.files.atomic import FileSystem, write_group
 from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder
+from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.ids import BlockHash, ModelFingerprint
+
+_VAIN_PRUNING_S = 60.0
+"""How long no block is removed for the reserve's sake after that made no room."""
 
 
 @dataclass(slots=True)
@@ -38,6 +42,7 @@ class Counters:
     num_quarantined: int = 0
     num_pruned: int = 0
     num_write_errors: int = 0
+    num_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class StoreLimits:
 
     cap_bytes: int | None = None
     write_budget_bytes: int | None = None
+    reserve_bytes: int = 0
+    """Nothing is written that would leave less than this free on the volume."""
 
 
 class BlockRepository:
@@ -69,6 +76,8 @@ class BlockRepository:
         limits = limits or StoreLimits()
         self.cap_bytes = limits.cap_bytes
         self.write_budget_bytes = limits.write_budget_bytes
+        self.reserve_bytes = limits.reserve_bytes
+        self._pruning_helps_from = 0.0
         self.counters = Counters()
         self.unindexed_bytes = 0
         """Bytes of files found by recovery whose rows are still to be made: they count towards the cap."""
@@ -77,6 +86,7 @@ class BlockRepository:
         self.on_damaged_index: Callable[[], None] = lambda: None
         self._metrics = metrics
         self._log = log
+        self._rare_log = RareLog(log)
         self._now = now
         self._changing = threading.RLock()
         self._counting = threading.Lock()
@@ -183,7 +193,9 @@ class BlockRepository:
         except (OSError, sqlite3.Error) as error:
             self.counters.num_write_errors += 1
             self._metrics.count("warm_write_errors_total")
-            self._log.warning("could not write blocks", folder=str(self.folder.root), error=str(error))
+            self._rare_log.warning(
+                "could not write blocks", number=len(fresh), folder=str(self.folder.root), error=str(error)
+            )
             if is_damage(error):
                 self.on_damaged_index()
             everyone = tuple(block.block_hash for block in fresh)
@@ -225,16 +237,44 @@ class BlockRepository:
             left = self.write_budget_bytes - self.written_today_bytes
             if total_bytes(fresh) > left:
                 fresh, reason = leading(fresh, left), "daily write budget"
-        if self.cap_bytes is not None and self.bytes_stored + total_bytes(fresh) > self.cap_bytes:
-            if total_bytes(fresh) > self.cap_bytes:
-                # What can never be stored must not cost what is there.
-                fresh, reason = leading(fresh, self.cap_bytes), "the cap is reached"
-            spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
-            self._prune(self.cap_bytes - total_bytes(fresh), spare=spare)
-            room = self.cap_bytes - self.bytes_stored
+        spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
+        cap = self._cap_of_blocks()
+        # What can never be stored must not cost what is there.
+        if cap is not None and total_bytes(fresh) > cap:
+            fresh, reason = leading(fresh, cap), "the cap is reached"
+        room = self._room_above_reserve(total_bytes(fresh), spare=spare)
+        if total_bytes(fresh) > room:
+            fresh, reason = leading(fresh, room), "the disk's reserve is reached"
+        if cap is not None and self.bytes_stored + total_bytes(fresh) > cap:
+            self._prune(cap - total_bytes(fresh), spare=spare)
+            room = cap - self.bytes_stored
             if total_bytes(fresh) > room:
                 fresh, reason = leading(fresh, room), "the cap is reached"
         return fresh, reason
+
+    def _cap_of_blocks(self) -> int | None:
+        """Return what the cap leaves to blocks: agents' records count too, but take no more than half of it."""
+        cap = self.cap_bytes
+        return None if cap is None else max(cap - self.folder.database_bytes(), cap // 2)
+
+    def _room_above_reserve(self, num_bytes: int, *, spare: Iterable[BlockHash]) -> int:
+        """Return what may be written without touching the reserve; old blocks go if that makes the room."""
+        if not self.reserve_bytes or not num_bytes:
+            return num_bytes
+        try:
+            before = free = self.free_disk_bytes()
+        except OSError:
+            return num_bytes
+        missing = self.reserve_bytes + num_bytes - before
+        now = time.monotonic()
+        if 0 < missing <= self.bytes_stored and now >= self._pruning_helps_from:
+            freed = self._prune(self.bytes_stored - missing, spare=spare)
+            with contextlib.suppress(OSError):
+                free = self.free_disk_bytes()
+            if free - before < freed / 2:
+                # Snapshots of the file system may hold what was removed: do not empty the cache in vain.
+                self._pruning_helps_from = now + _VAIN_PRUNING_S
+        return max(free - self.reserve_bytes, 0)
 
     def adopt(self, blocks: Iterable[NewBlock]) -> int:
         """Add rows for files found without; returns how many there are still."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.recovery import Recovery
@@ -25,6 +25,8 @@ from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWr
 from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.files.folder import CacheFolder
+from semanticd.adapters.disk.files.rare_log import RareLog
+from semanticd.adapters.disk.files.volume import UNKNOWN_SPACE, VolumeSpace, default_cap, default_reserve
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics
 from semanticd.application.ports.warm_store import (
@@ -46,7 +48,9 @@ _MAX_TOUCHES_KEPT = 4096
 class WarmOptions:
     """How the warm store behaves; sizes in bytes, None: no limit."""
 
-    cap_bytes: int | None = None
+    cap_bytes: int | Literal["by volume"] | None = None
+    reserve_bytes: int | Literal["by volume"] = 0
+    """What is left free on the volume; `by volume`: see `files/volume`, also for the cap."""
     write_policy: WritePolicy = "always"
     write_budget_bytes: int | None = None
     """Bytes that may be written per UTC day."""
@@ -76,6 +80,7 @@ class DiskWarmStore:
         self._options = options
         self._metrics = metrics
         self._log = log
+        self._rare_log = RareLog(log)
         self._seen = SeenHashes()
         self._lock = threading.Lock()
         self._pending = PendingWrites(max_bytes=options.max_queue_bytes)
@@ -130,7 +135,7 @@ class DiskWarmStore:
                 folder=folder,
                 index=index,
                 fs=fs,
-                limits=StoreLimits(options.cap_bytes, options.write_budget_bytes),
+                limits=_limits(folder, options, fs=fs, stored_bytes=index.totals().file_bytes),
                 metrics=metrics,
                 log=log,
                 now=now,
@@ -272,6 +277,8 @@ class DiskWarmStore:
     def _answer(self, write: PendingWrite, done: Stored) -> None:
         if done.refused:
             self._metrics.count("warm_refused_total", len(done.refused), reason=done.reason.split(":")[0])
+            self._storage.counters.num_refused += len(done.refused)
+            self._rare_log.warning("blocks_not_written", number=len(done.refused), reason=done.reason)
         write.result.set_result(
             WriteResult(
                 num_written=done.num_written,
@@ -356,7 +363,7 @@ class DiskWarmStore:
     def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
         """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much."""
         self._write_touches()
-        target = self._options.cap_bytes if target_bytes is None else target_bytes
+        target = self._storage.cap_bytes if target_bytes is None else target_bytes
         if target is None:
             return 0
         prune = self._storage.prunable_bytes if dry_run else self._storage.prune
@@ -378,7 +385,9 @@ class DiskWarmStore:
         return WarmStats(
             num_blocks=storage.totals.num_blocks,
             bytes_stored=storage.bytes_stored,
-            cap_bytes=self._options.cap_bytes,
+            cap_bytes=storage.cap_bytes,
+            reserve_bytes=storage.reserve_bytes,
+            num_refused=counters.num_refused,
             bytes_written=counters.bytes_written,
             bytes_read=counters.bytes_read,
             num_writes=counters.num_writes,
@@ -435,6 +444,20 @@ class DiskWarmStore:
         self._recovery.survey()
         with self._lock:
             self._rebuilding = False
+
+
+def _limits(folder: CacheFolder, options: WarmOptions, *, fs: FileSystem, stored_bytes: int) -> StoreLimits:
+    """Return the limits in bytes; those that go by the volume are looked up."""
+    cap, reserve = options.cap_bytes, options.reserve_bytes
+    try:
+        space = VolumeSpace(fs.free_bytes(folder.root), fs.volume_bytes(folder.root))
+    except OSError:
+        space = UNKNOWN_SPACE
+    if cap == "by volume":
+        cap = default_cap(folder.cap, space, stored_bytes=stored_bytes, fs=fs)
+    if reserve == "by volume":
+        reserve = default_reserve(space)
+    return StoreLimits(cap, options.write_budget_bytes, reserve)
 
 
 def _start_readers(number: int) -> ThreadPoolExecutor:

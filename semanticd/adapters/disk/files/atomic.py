@@ -8,6 +8,7 @@ failing disk and where platforms differ: on macOS `fsync` reaches the drive but 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -63,6 +64,10 @@ class FileSystem:
         """Return what this user may still write on the path's volume."""
         return shutil.disk_usage(path).free
 
+    def volume_bytes(self, path: Path) -> int:
+        """Return the size of the path's volume."""
+        return shutil.disk_usage(path).total
+
     def close(self, fd: int) -> None:
         """Close a descriptor."""
         os.close(fd)
@@ -112,6 +117,18 @@ class FileSystem:
     def size(self, path: Path) -> int:
         """Return a file's size in bytes."""
         return path.stat().st_size
+
+    def write_small(self, path: Path, data: bytes) -> None:
+        """Write a small file of our own, readable by the user only. Raises OSError."""
+        fd = self.create(path)
+        try:
+            if os.write(fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            self.remove(path)
+            raise
+        finally:
+            self.close(fd)
 
     def modified_at(self, path: Path) -> float:
         """Return when a file was last written, in seconds since the epoch."""

@@ -18,7 +18,21 @@ from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 BLOCK_SUFFIX = ".safetensors"
-_OURS = ("blocks", "quarantine", "index.sqlite", "agents.sqlite", "responses.sqlite", "lock", "unclean")
+_OURS = (
+    "blocks",
+    "quarantine",
+    "index.sqlite",
+    "agents.sqlite",
+    "cap",
+    "responses.sqlite",
+    "lock",
+    "unclean",
+)
+CACHE_TAG = "CACHEDIR.TAG"
+_TAG_TEXT = b"""Signature: 8a477f597d28d172789f06886806bc55
+# Blocks of semanticd's cache: they can be computed again, so that backups may leave this folder out.
+# See https://bford.info/cachedir/
+"""
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -32,6 +46,8 @@ class CacheFolder:
         self.quarantine = root / "quarantine"
         self.index = root / "index.sqlite"
         self.agents = root / "agents.sqlite"
+        self.cap = root / "cap"
+        """Where the default cap is written down."""
         self.responses = root / "responses.sqlite"
         self.was_unclean = was_unclean
         """Whether the owner before us did not close the folder."""
@@ -50,6 +66,8 @@ class CacheFolder:
             for folder in (root / "blocks", root / "quarantine"):
                 fs.make_folder(folder)
             lock_fd = _lock(root / "lock", root)
+            # Blocks can be computed again, agents cannot: only the folder of blocks is marked as a cache for backups.
+            _mark_as_cache(root / "blocks" / CACHE_TAG, fs=fs)
             marker = root / "unclean"
             was_unclean = marker.exists()
             os.close(open_private(marker, os.O_WRONLY | os.O_CREAT))
@@ -83,6 +101,15 @@ class CacheFolder:
             found.extend(folder / name for name in self._fs.list_files(folder))
         return found
 
+    def database_bytes(self) -> int:
+        """Return the size of the databases other than the index, with their logs."""
+        num_bytes = 0
+        for path in self.root.glob("*.sqlite*"):
+            if not path.name.startswith(self.index.name):
+                with contextlib.suppress(OSError):
+                    num_bytes += self._fs.size(path)
+        return num_bytes
+
     def release(self, *, clean: bool) -> None:
         """Give the folder up; `clean` says that files and index agree. Idempotent."""
         if self._lock_fd is None:
@@ -92,6 +119,13 @@ class CacheFolder:
                 (self.root / "unclean").unlink(missing_ok=True)
         os.close(self._lock_fd)
         self._lock_fd = None
+
+
+def _mark_as_cache(path: Path, *, fs: FileSystem) -> None:
+    # A full disk must not keep the daemon from starting.
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            fs.write_small(path, _TAG_TEXT)
 
 
 def hash_of(path: Path) -> BlockHash | None:

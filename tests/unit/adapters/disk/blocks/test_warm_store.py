@@ -50,7 +50,7 @@ def path_of(store: DiskWarmStore, record: BlockRecord) -> Path:
 
 
 def files_in(store: DiskWarmStore) -> list[Path]:
-    return sorted(path for path in store.folder.blocks.rglob("*") if path.is_file())
+    return sorted(path for path in store.folder.blocks.glob("*/**/*") if path.is_file())
 
 
 def settle(store: DiskWarmStore) -> None:
@@ -549,3 +549,120 @@ def test_what_is_left_on_the_volume_is_known_at_once_and_again_after_each_write(
     assert store.write([make_record((1,))]).result(10).num_written == 1
     left = store.stats().free_disk_bytes
     assert left == fs.room_bytes < 40_000_000
+
+
+# ---- the volume
+
+
+def block_bytes(store: DiskWarmStore, record: BlockRecord) -> int:
+    return len(b"".join(encode(record).pieces))
+
+
+def test_nothing_is_written_below_the_reserve_and_all_is_when_space_returns(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    store = open_store(reserve_bytes=10_000)
+    chain = make_chain(6)
+    size = block_bytes(store, chain[0])
+    fs.removed_bytes_return = False
+    fs.says_free = 10_000 + 3 * size
+    result = store.write(chain).result(10)
+    assert (result.num_written, result.num_refused) == (3, 3)
+    assert result.reason == "the disk's reserve is reached"
+    fs.says_free = 5_000
+    more = store.write(make_chain(2, start=500)).result(10)
+    assert (more.num_written, more.num_refused) == (0, 2)
+    stats = store.stats()
+    assert (stats.free_disk_bytes, stats.reserve_bytes, stats.num_refused) == (5_000, 10_000, 5)
+    fs.says_free = 10**8
+    assert store.write(chain).result(10).num_written == 3
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+
+
+def test_old_blocks_make_room_above_the_reserve(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store(reserve_bytes=10_000)
+    old, new = make_chain(5), make_chain(3, start=500)
+    store.write(old).result(10)
+    size = block_bytes(store, old[0])
+    fs.says_free = 10_000 + size
+    assert store.write(new).result(10).num_written == 3
+    assert store.get_many(names(new)) == [record.block for record in new]
+    assert 1 <= len(store.get_many(names(old))) < 5
+    assert fs.says_free >= 10_000
+
+
+def test_the_cache_is_not_emptied_where_that_makes_no_room(open_store: Open, fs: FaultyFileSystem) -> None:
+    store = open_store(reserve_bytes=10_000)
+    old = make_chain(5)
+    store.write(old).result(10)
+    fs.says_free = 1
+    assert store.write(make_chain(2, start=500)).result(10).num_refused == 2
+    assert len(store.get_many(names(old))) == 5, "all of them together would not reach the reserve"
+    fs.removed_bytes_return = False
+    fs.says_free = 9_999
+    for start in (500, 600, 700):
+        assert store.write(make_chain(1, start=start)).result(10).num_refused == 1
+    assert len(store.get_many(names(old))) >= 3, "removing was tried once"
+
+
+def test_a_cap_that_goes_by_the_volume_stays_what_it_was_at_the_first_start(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    gib = 1024**3
+    fs.says_free, fs.says_size = 100 * gib, 400 * gib
+    store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
+    assert (store.stats().cap_bytes, store.stats().reserve_bytes) == (20 * gib, 20 * gib)
+    store.close()
+    fs.says_free = gib
+    store = open_store(cap_bytes="by volume", reserve_bytes=0)
+    assert store.stats().cap_bytes == 20 * gib
+    store.close()
+    (store.folder.root / "cap").write_text("what")
+    fs.says_free = 1000 * gib
+    assert open_store(cap_bytes="by volume").stats().cap_bytes == 64 * gib
+
+
+def test_a_store_opens_and_reads_on_a_volume_below_the_reserve_and_decides_on_a_cap_later(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    store = open_store()
+    chain = make_chain(3)
+    store.write(chain).result(10)
+    store.close()
+    gib = 1024**3
+    fs.says_free, fs.says_size, fs.removed_bytes_return = 0, 100 * gib, False
+    store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+    assert store.write(make_chain(1, start=500)).result(10).num_refused == 1
+    assert store.get_many(names(chain)) == [record.block for record in chain]
+    store.close()
+    fs.says_free = 50 * gib
+    store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
+    assert store.stats().cap_bytes is not None
+    assert store.stats().cap_bytes >= 10 * gib
+    assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+
+
+def test_the_agents_database_counts_towards_the_cap_and_leaves_blocks_half_of_it(open_store: Open) -> None:
+    chain = make_chain(4)
+    sizes = [len(b"".join(encode(record).pieces)) for record in chain]
+    cap = sum(sizes) + 10
+    store = open_store(cap_bytes=cap)
+    database = store.folder.root / "agents.sqlite"
+    database.write_bytes(bytes(sizes[-1]))
+    result = store.write(chain).result(10)
+    assert (result.num_written, result.reason) == (3, "the cap is reached")
+    database.write_bytes(bytes(10 * cap))
+    assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+    assert cap // 2 - max(sizes) <= store.stats().bytes_stored <= cap // 2
+    database.unlink()
+    assert store.write(chain).result(10).num_refused == 0
+
+
+def test_the_blocks_are_marked_as_a_cache_and_the_agents_are_not(open_store: Open) -> None:
+    store = open_store()
+    tag = store.folder.blocks / "CACHEDIR.TAG"
+    assert tag.read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    assert not (store.folder.root / "CACHEDIR.TAG").exists()
+    assert store.clear() == 0
+    assert tag.exists()
