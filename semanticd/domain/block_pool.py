@@ -457,19 +457,19 @@ class BlockPool:
         """Return the agents that hold at least one hot block, in no order."""
         return list(self._shares)
 
-    def coldest_agents(self) -> Iterator[AgentId]:
-        """Iterate over the agents that alone hold a hot block, least recently used first.
+    def coldest_agents(self, number: int) -> list[AgentId]:
+        """Return agents that alone hold a hot block, least recently used first, at most `number`.
 
-        The tail tells: shared heads are young because of others. The caller may let an agent's blocks go before it asks
-        for the next; the pool must not change otherwise meanwhile.
+        The tail tells: shared heads are young because of others.
         """
-        seen: set[AgentId] = set()
-        for block_hash in list(self._entries):
+        found: dict[AgentId, None] = {}
+        for block_hash in self._entries:
             holders = self._holders.get(block_hash, ())
-            agent = next(iter(holders), None) if len(holders) == 1 else None
-            if agent is not None and agent not in seen and block_hash in self._entries:
-                seen.add(agent)
-                yield agent
+            if len(holders) == 1:
+                found.update(dict.fromkeys(holders))
+                if len(found) >= number:
+                    break
+        return list(found)
 
     def places(self, agents: Iterable[AgentId], *, max_sharing: int) -> list[AgentPlace]:
         """Return where these agents' blocks are, each with at most `max_sharing` of those that share them."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from semanticd.domain.ids import ModelId, SequenceId
 from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.sequence import Sequence, SequenceState
-from semanticd.domain.single_flight import computes_prefix_of
+from semanticd.domain.single_flight import computes_prefix_of, shared_tokens, waits_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class Scheduler:
     _blocked: set[SequenceId] = field(default_factory=set)
     _followers: dict[SequenceId, SequenceId] = field(default_factory=dict)
     """For a sequence that others wait for, the one of them that comes first."""
-    _following: dict[SequenceId, tuple[SequenceId, int, int]] = field(default_factory=dict)
-    """Whom a waiting sequence waits for, and how many tokens that one and it itself had published at that time."""
+    _following: dict[SequenceId, tuple[SequenceId, int]] = field(default_factory=dict)
+    """Whom a waiting sequence waits for, and how many leading tokens the two share."""
     _shares: dict[str, _AgentShare] = field(default_factory=dict)
     _rates: dict[ModelId, _Rates] = field(default_factory=dict)
     _balance_s: float = 0.0
@@ -306,7 +306,7 @@ class Scheduler:
         return sequence.num_cached - sequence.num_published < 2 * self.block_tokens
 
     def _still_follows(self, sequence: Sequence) -> bool:
-        """Whether nothing has happened since the sequence was found to wait for another."""
+        """Whether the sequence waits for the one that it was found to wait for."""
         found = self._following.get(sequence.sequence_id)
         if found is None or sequence.sequence_id in self._blocked:
             return False
@@ -315,7 +315,7 @@ class Scheduler:
             leader is not None
             and self._is_computing(leader)
             and self._keeps_blocks(leader)
-            and (leader.num_resumable, sequence.num_published) == found[1:]
+            and waits_for(sequence, leader, shared=found[1], min_tokens=self.limits.min_shared_tokens)
         )
 
     def preemption_victim(self, *, sparing: SequenceId) -> Sequence | None:
@@ -351,11 +351,7 @@ class Scheduler:
             if leader is None:
                 self._following.pop(sequence.sequence_id, None)
                 return sequence
-            self._following[sequence.sequence_id] = (
-                leader.sequence_id,
-                leader.num_resumable,
-                sequence.num_published,
-            )
+            self._following[sequence.sequence_id] = leader.sequence_id, shared_tokens(leader, sequence)
             first = self._followers.get(leader.sequence_id)
             if first is None or first not in self._sequences:
                 self._followers[leader.sequence_id] = sequence.sequence_id

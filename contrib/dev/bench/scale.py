@@ -143,7 +143,7 @@ def pool(num_agents: int, num_tokens: int) -> None:
     name = f"{num_agents} agents, {num_tokens} tokens"
     say(f"pool: next dirty block of {len(books)}, {name}", milliseconds(lambda: next(books.to_write()), 50))
     say(f"pool: an agent's share, {name}", milliseconds(lambda: books.share(agent), 50))
-    say(f"pool: coldest agent, {name}", milliseconds(lambda: next(books.coldest_agents()), 20))
+    say(f"pool: coldest agent, {name}", milliseconds(lambda: books.coldest_agents(1), 20))
     say(f"pool: ledger, {name}", milliseconds(books.ledger, 50))
     say(f"pool: a turn's table and touch, {name}", milliseconds(lambda: _turn(books, agent, table), 20))
 

@@ -33,6 +33,8 @@ from semanticd.domain.snapshots import SHARE_OF_BUDGET, SHARE_OF_CONVERSATION, s
 
 PERSIST_STEP_BYTES = 32 * 1024 * 1024
 """Tensor bytes that are handed to the disk between two steps of the engine, at most (and one block at least)."""
+_DEMOTED_AT_ONCE = 64
+"""Agents that may be demoted at one turn's end, at most."""
 _SCARCE_SHARE = 1 / 8
 """RAM is short when less than this share of the budget is free: the limit on hot agents binds from there on."""
 
@@ -522,7 +524,7 @@ class AgentCacheStore:
             missing = self.pool.budget_bytes * _SCARCE_SHARE - self.pool.free_bytes
             if excess <= 0 or missing <= 0:
                 return
-            candidates = self.pool.coldest_agents()
+            candidates = self.pool.coldest_agents(_DEMOTED_AT_ONCE)
         for agent_id in candidates:
             if agent_id in sparing or self.pool.is_pinned_agent(agent_id):
                 continue
@@ -713,9 +715,9 @@ class AgentCacheStore:
         """Return the tensor bytes of a table's blocks that are on disk."""
         return 0 if self._warm is None else sum(self._warm.block_bytes(table).values())
 
-    def stored(self, names: Iterable[BlockHash]) -> set[BlockHash]:
-        """Return those of these blocks that are on disk. Asks the index."""
-        return set() if self._warm is None else set(self._warm.block_bytes(list(names)))
+    def stored(self, names: Iterable[BlockHash]) -> dict[BlockHash, int]:
+        """Return those of these blocks that are on disk, with their tensor bytes. Asks the index."""
+        return {} if self._warm is None else self._warm.block_bytes(list(dict.fromkeys(names)))
 
     def check_blocks(self, number: int) -> None:
         """Check the next `number` hot blocks, all of them in turn; raises `AssertionError` when something disagrees."""

@@ -17,7 +17,7 @@ from semanticd.domain.agent import AgentState
 from semanticd.domain.agent_summary import AgentQuery, AgentSummary
 from semanticd.domain.block_pool import AgentPlace
 from semanticd.domain.generation import CacheTier
-from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.ids import AgentId
 
 MAX_SHARING_LISTED = 16
 """Agents that a row names as sharing blocks, at most; it counts them all."""
@@ -64,12 +64,18 @@ class AgentRows:
         places = self._store.places(names, max_sharing=MAX_SHARING_LISTED)
         away = [name for name in names if not self._agents.is_in_memory(name)]
         stored = self._agents.block_tables(away) if away else {}
+        tables = [place.table or stored.get(name, ()) for name, place in zip(names, places, strict=True)]
+        sizes = self._store.stored(block for table in tables for block in table)
         active = self.active()
         return [
             self._row(
-                summary, place, place.table or stored.get(name, ()), is_active=summary.agent_id in active
+                summary,
+                place,
+                num_blocks=len(table),
+                warm_bytes=sum(sizes.get(block, 0) for block in table),
+                is_active=summary.agent_id in active,
             )
-            for name, summary, place in zip(names, summaries, places, strict=True)
+            for summary, place, table in zip(summaries, places, tables, strict=True)
         ]
 
     def totals(self) -> AgentTotals:
@@ -97,10 +103,9 @@ class AgentRows:
         )
 
     def _row(
-        self, summary: AgentSummary, place: AgentPlace, table: Sequence[BlockHash], *, is_active: bool
+        self, summary: AgentSummary, place: AgentPlace, *, num_blocks: int, warm_bytes: int, is_active: bool
     ) -> AgentFacts:
         share = place.share
-        warm_bytes = self._store.warm_bytes(table)
         tier: CacheTier = "hot" if share.num_blocks else "warm" if warm_bytes else "cold"
         now = self._clock.wall()
         return AgentFacts(
@@ -118,7 +123,7 @@ class AgentRows:
             last_tokens_per_s=summary.last_tokens_per_s,
             state="active" if is_active else tier,
             tier=tier,
-            num_blocks=len(table),
+            num_blocks=num_blocks,
             num_hot_blocks=share.num_blocks,
             hot_bytes=share.num_bytes,
             own_hot_bytes=share.num_bytes - share.shared_bytes,

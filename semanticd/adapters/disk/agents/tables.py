@@ -183,9 +183,10 @@ class AgentTables:
         Agents in `without` are left out. The key is None where the query has no cursor, or its agent is not stored.
         """
         where, values = page_query(query)
-        left_out = json.dumps(list(without))
-        where += " AND agent_id NOT IN (SELECT value FROM json_each(?))"
-        values.append(left_out)
+        left_out = list(without)
+        if left_out:
+            where += " AND agent_id NOT IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(left_out))
         value, order = PAGES[query.order]
         with self._reading:
             (number,) = self._reader.execute(f"SELECT count(*) FROM agents WHERE {where}", values).fetchone()
