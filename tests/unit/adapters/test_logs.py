@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from semanticd.adapters.logs import LogOptions, Logs
+from semanticd.adapters.logs import LevelChange, LogOptions, Logs
 from semanticd.control.terminal_text import one_line
 from semanticd.domain.errors import DaemonError, InvalidRequestError
 from tests.fakes.hostile_text import HOSTILE
@@ -93,7 +93,7 @@ def test_lines_are_kept_and_published_while_somebody_watches(logs: Logs, bus: Bu
 
 async def test_the_level_can_be_changed_while_it_runs(logs: Logs) -> None:
     logs.get().debug("too_quiet")
-    assert await logs.set_level("debug") == {"level": "debug", "previous": "info"}
+    assert await logs.set_level("debug") == LevelChange("debug", previous="info")
     logs.get().debug("heard")
     assert [line["event"] for line in logs.recent() if line["logger"] == "semanticd"] == ["heard"]
     with pytest.raises(InvalidRequestError, match="loud"):
