@@ -130,7 +130,17 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
         ("models.unload", {"model": "small"}, {"id": "small"}),
         ("cache.stats", {}, {"hot_bytes": 12345}),
         ("cache.verify", {"fix": True}, {"num_checked": 3}),
-        ("cache.prune", {"target_bytes": 0}, {"freed_bytes": 0}),
+        (
+            "cache.sizes",
+            {},
+            {
+                "models": [
+                    {"fingerprint": "f-small", "layout": "exact", "num_blocks": 3, "num_bytes": 3 << 20},
+                    {"fingerprint": "gone", "layout": "q8", "num_blocks": 1, "num_bytes": 1 << 20},
+                ]
+            },
+        ),
+        ("cache.prune", {"target_bytes": 0}, {"freed_bytes": 2048}),
         ("cache.clear", {}, {"freed_hot_bytes": 12345}),
         (
             "requests.failures",
