@@ -170,6 +170,7 @@ async def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
     ],
 )
 async def test_generating_refuses_what_says_nothing(edge: Edge, body: dict[str, Any]) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
     answer = await edge.post("/v1/agents/ann/generate", body)
     assert (answer.status, bool(answer.json["error"]["param"])) == (400, True)
 

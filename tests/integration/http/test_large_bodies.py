@@ -81,6 +81,7 @@ async def calls_on_the_loop(client: AsgiClient, url: str, body: dict[str, Any]) 
 @pytest.mark.parametrize("name", BODIES)
 async def test_the_event_loop_does_no_more_for_a_body_of_more_parts(name: str) -> None:
     client = AsgiClient(make_app()[0])
+    await client.post("/v1/agents", b'{"id": "ann"}')
     make = BODIES[name]
     await calls_on_the_loop(client, *make(300))  # imports, threads
     few, many = [await calls_on_the_loop(client, *make(number)) for number in (300, 9_000)]
