@@ -31,6 +31,7 @@ def main() -> None:
     from semanticd.domain.errors import ConfigurationError, SemanticError
     from semanticd.entrypoints.cli.program import program
 
+    output = sys.stdout
     try:
         program(standalone_mode=False)
         sys.stdout.flush()
@@ -47,6 +48,12 @@ def main() -> None:
         _end("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has seen enough (`semanticd logs | head`).
+        _give_up_output()
+        sys.exit(0)
+    except SystemExit:
+        # So Click ends, with status 1 and another stdout, where the reader left in the middle of the output.
+        if sys.stdout is output:
+            raise
         _give_up_output()
         sys.exit(0)
     except OSError as error:

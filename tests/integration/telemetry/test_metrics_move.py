@@ -33,6 +33,7 @@ ELSEWHERE = {
     "warm_index_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
     "agent_save_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
     "agent_load_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "trace_dropped_requests_total": "tests/unit/adapters/request_traces/test_writer.py",
 }
 """Metrics of trouble that a healthy run does not have, and the test that makes it."""
 

@@ -134,7 +134,7 @@ async def test_every_dialect_continues_the_callers_trace(
     tmp_path: Path, model: Path, collector: Collector
 ) -> None:
     async with small(tmp_path, model=model, collector=collector) as daemon:
-        await daemon.client.post("/v1/agents", {"agent_id": "traced"})
+        await daemon.client.post("/v1/agents", {"id": "traced"})
         for path, body in DIALECTS.items():
             collector.forget()
             answer = await daemon.client.post(path, body, headers={"traceparent": TRACE_PARENT})

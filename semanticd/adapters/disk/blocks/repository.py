@@ -237,11 +237,11 @@ class BlockRepository:
             left = self.write_budget_bytes - self.written_today_bytes
             if total_bytes(fresh) > left:
                 fresh, reason = leading(fresh, left), "daily write budget"
-        spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
         cap = self._cap_of_blocks()
         # What can never be stored must not cost what is there.
         if cap is not None and total_bytes(fresh) > cap:
             fresh, reason = leading(fresh, cap), "the cap is reached"
+        spare = {block.block_hash for block in fresh} | {block.record.block.parent for block in fresh}
         room = self._room_above_reserve(total_bytes(fresh), spare=spare)
         if total_bytes(fresh) > room:
             fresh, reason = leading(fresh, room), "the disk's reserve is reached"
