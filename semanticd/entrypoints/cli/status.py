@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 
@@ -36,18 +35,9 @@ from semanticd.entrypoints.cli.output import (
 )
 def status(*, as_json: bool, watch: bool, interval: float) -> None:
     """Show the daemon's state, model, engine and cache."""
-    interrupted: list[int] = []
-
-    def interrupt(number: int, frame: object) -> None:
-        interrupted.append(number)
-        raise KeyboardInterrupt
-
-    # Python drops an interrupt that falls into a destructor: it is looked for once more in each round.
-    if watch:
-        signal.signal(signal.SIGINT, interrupt)
     try:
         with connect() as client:
-            while not interrupted:
+            while True:
                 snapshot = client.call("status")
                 if as_json:
                     (print_line if watch else print_json)(snapshot)
@@ -58,7 +48,6 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 if not watch:
                     return
                 time.sleep(interval)
-            raise KeyboardInterrupt
     except DaemonNotRunningError as error:
         if as_json:
             print_json({"state": "stopped"})
