@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from semanticd.adapters.disk.agents.codec import DocumentError
 from semanticd.adapters.disk.agents.tables import AgentTables
-from semanticd.adapters.disk.blocks.repository import is_damage
+from semanticd.adapters.disk.files.database import files_set_aside, is_damage, set_aside
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.adapters.disk.files.write_queue import WriteQueue
@@ -80,7 +80,7 @@ class DiskAgentArchive:
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
-                _set_aside(folder)
+                set_aside(folder.agents)
                 log.error("the agents' database was damaged and set aside", error=str(error))
                 tables = AgentTables(folder.agents)
         except (OSError, sqlite3.Error) as error:
@@ -302,9 +302,8 @@ class DiskAgentArchive:
 
     def _scrub(self) -> None:
         self._try_quietly(self._tables.scrub)
-        for suffix in ("", "-wal", "-shm"):
+        for damaged in files_set_aside(self._folder.agents):
             # A database that was set aside may hold the agent as well, and nothing reads it.
-            damaged = self._folder.agents.with_name(self._folder.agents.name + ".damaged" + suffix)
             with suppress(OSError):
                 damaged.unlink()
                 self._log.warning("the damaged agents' database was removed", path=str(damaged))
@@ -380,7 +379,7 @@ class DiskAgentArchive:
         self._known.clear()
         try:
             self._tables.close()
-            _set_aside(self._folder)
+            set_aside(self._folder.agents)
             self._tables = AgentTables(self._folder.agents)
         except (OSError, sqlite3.Error) as error:
             self._log.error("could not begin a new agents' database", error=str(error))
@@ -392,11 +391,3 @@ class DiskAgentArchive:
             self._metrics.count("agent_load_errors_total")
             self._log.warning("could not read stored agents", error=repr(error), **fields)
             return nothing
-
-
-def _set_aside(folder: CacheFolder) -> None:
-    path = folder.agents
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
-        if file.exists():
-            file.replace(path.with_name(path.name + ".damaged" + suffix))

@@ -15,12 +15,12 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from semanticd.adapters.disk.agents import codec as agent_document
+from semanticd.adapters.disk.files.database import connect, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.domain.agent import Agent
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery, AgentSummary, summary_of
@@ -113,6 +113,8 @@ def page_query(query: AgentQuery) -> tuple[str, list[object]]:
 
 _T = TypeVar("_T")
 
+_PRAGMAS: dict[str, str | int] = {"synchronous": "FULL", "fullfsync": 1, "checkpoint_fullfsync": 1}
+
 
 class AgentTables:
     """Agents in SQLite. Methods raise `sqlite3.Error`; safe to call from any thread."""
@@ -122,7 +124,7 @@ class AgentTables:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         private_file(path)
-        self._writer = _connect(path)
+        self._writer = connect(path, _PRAGMAS)
         try:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
             if version == 1:
@@ -133,14 +135,14 @@ class AgentTables:
             if version == 0:
                 self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._writer.execute("SELECT agent_id FROM agents LIMIT 1").fetchall()
-            self._reader = _connect(path)
+            self._reader = connect(path, _PRAGMAS)
         except sqlite3.Error:
             self._writer.close()
             raise
 
     def _migrate(self) -> None:
         """Bring a database of version 1 up to date: summaries are made from the documents."""
-        with _Transaction(self._writer):
+        with transaction(self._writer):
             self._writer.execute("ALTER TABLE agents RENAME TO old_agents")
             self._writer.execute("DROP INDEX agents_by_use")
             for statement in _AGENTS.split(";"):
@@ -220,7 +222,7 @@ class AgentTables:
         with self._writing:
             self._writer.execute("PRAGMA synchronous = NORMAL")
             try:
-                with _Transaction(self._writer):
+                with transaction(self._writer):
                     self._writer.executemany("INSERT OR IGNORE INTO past_blocks VALUES (?, ?)", blocks)
             finally:
                 self._writer.execute("PRAGMA synchronous = FULL")
@@ -228,12 +230,12 @@ class AgentTables:
     def forget_blocks(self, blocks: Iterable[BlockHash], *, agent_id: AgentId | None = None) -> None:
         """Forget which agent made these blocks, or that this one did: they are gone."""
         query = "DELETE FROM past_blocks WHERE hash = :hash AND (:agent IS NULL OR agent_id = :agent)"
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             self._writer.executemany(query, [{"hash": name, "agent": agent_id} for name in blocks])
 
     def forget_all_past_blocks(self) -> None:
         """Forget which agents made which blocks: all blocks are gone."""
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             self._writer.execute("DELETE FROM past_blocks")
 
     def scrub(self) -> None:
@@ -288,7 +290,7 @@ class AgentTables:
 
     def save(self, agent: Agent, *, known: Agent | None) -> None:
         """Store an agent durably; `known` is what is stored of it now (None: nothing, or unreadable)."""
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             if known is None:
                 self._delete(agent.agent_id)
             self._writer.execute(
@@ -352,7 +354,7 @@ class AgentTables:
 
     def delete(self, agent_id: AgentId) -> None:
         """Forget an agent and the segments that nobody else uses."""
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             self._delete(agent_id)
             self._writer.execute("DELETE FROM past_blocks WHERE agent_id = ?", (agent_id,))
 
@@ -430,41 +432,6 @@ def _summary_from(
 
 def _without_lists(agent: Agent) -> Agent:
     return replace(agent, transcript=Transcript(), messages=(), block_table=(), turns=())
-
-
-class _Transaction:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    try:
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            # What is deleted is overwritten, so that it cannot be read from the file.
-            "secure_delete = ON",
-            "fullfsync = 1",
-            "checkpoint_fullfsync = 1",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
 
 
 def _load(connection: sqlite3.Connection, agent_id: AgentId) -> Agent | None:

@@ -31,6 +31,7 @@ from semanticd.adapters.disk.blocks.index_rows import (
     sizes_query,
     stored_of,
 )
+from semanticd.adapters.disk.files.database import connect, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.application.ports.warm_store import ModelSize
 from semanticd.domain.block import Block, pack_token_ids
@@ -95,17 +96,7 @@ class BlockIndex:
             raise
 
     def _connection(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA cache_size = -16384")
-            # What is deleted is overwritten, so that it cannot be read from the file.
-            connection.execute("PRAGMA secure_delete = ON")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
+        return connect(self._path, {"synchronous": "NORMAL", "cache_size": -16384})
 
     def _discard(self) -> None:
         for suffix in ("", "-wal", "-shm"):
@@ -205,14 +196,8 @@ class BlockIndex:
             if self._writer.in_transaction:
                 yield
                 return
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._writer):
                 yield
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:  # a full disk may have rolled it back already
-                    self._writer.execute("ROLLBACK")
-                raise
 
     def sizes(self) -> tuple[ModelSize, ...]:
         """Return what each model's blocks take, largest first; totals that triggers keep."""

@@ -21,6 +21,7 @@ from semanticd.adapters.disk.blocks.index_rows import NewBlock, StoredBlock
 from semanticd.adapters.disk.blocks.quarantine import Quarantine
 from semanticd.adapters.disk.blocks.write_batch import OutgoingBlock, Stored, groups_of, leading, total_bytes
 from semanticd.adapters.disk.files.atomic import FileSystem, write_group
+from semanticd.adapters.disk.files.database import is_damage
 from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.application.ports.telemetry import Log, Metrics
@@ -402,14 +403,6 @@ class BlockRepository:
         self.totals = self.index.totals()
         self._metrics.gauge("warm_bytes", self.bytes_stored)
         self._metrics.gauge("warm_blocks", self.totals.num_blocks)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Whether an error says that the database itself is broken (not busy, full or unreadable just now)."""
-    # SQLite's "malformed" and "not a database" come as the base class itself; subclasses tell other things.
-    return type(error) is sqlite3.DatabaseError or (
-        isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
-    )
 
 
 def _utc_day(now: float) -> str:

@@ -19,11 +19,12 @@ from typing import Literal, TypeVar
 
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.recovery import Recovery
-from semanticd.adapters.disk.blocks.repository import BlockRepository, StoreLimits, is_damage
+from semanticd.adapters.disk.blocks.repository import BlockRepository, StoreLimits
 from semanticd.adapters.disk.blocks.verification import BackgroundVerification, verify
 from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites, Stored
 from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.adapters.disk.files.database import is_damage
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.adapters.disk.files.volume import UNKNOWN_SPACE, VolumeSpace, default_cap, default_reserve

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from semanticd.adapters.disk.files.database import is_damage, set_aside
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.adapters.disk.responses.tables import ResponseTables
 from semanticd.application.ports.response_archive import StoredResponse
@@ -59,12 +60,9 @@ class DiskResponseArchive:
             try:
                 tables = ResponseTables(path)
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+                if not is_damage(error):
                     raise
-                for suffix in ("", "-wal", "-shm"):
-                    file = path.with_name(path.name + suffix)
-                    if file.exists():
-                        file.replace(path.with_name(path.name + ".damaged" + suffix))
+                set_aside(path)
                 log.error("responses_set_aside", path=str(path), error=str(error))
                 tables = ResponseTables(path)
         except (OSError, sqlite3.Error) as error:

@@ -10,9 +10,10 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
+from semanticd.adapters.disk.files.database import connect, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.domain.ids import AgentId
@@ -34,6 +35,8 @@ CREATE INDEX responses_by_item ON responses(last_item);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
+# A response that is lost with the machine's power is asked for again with its whole conversation.
+_PRAGMAS = {"synchronous": "NORMAL"}
 _ROOT = 0
 _PRUNE_TO = 0.9
 """What is pruned down to, as a share of the bytes allowed: not each response must prune."""
@@ -48,7 +51,7 @@ class ResponseTables:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         private_file(path)
-        self._writer = _connect(path)
+        self._writer = connect(path, _PRAGMAS)
         try:
             (version,) = self._writer.execute("PRAGMA user_version").fetchone()
             if version not in (0, SCHEMA_VERSION):
@@ -56,7 +59,7 @@ class ResponseTables:
             if version == 0:
                 self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._writer.execute("SELECT response_id FROM responses LIMIT 1").fetchall()
-            self._reader = _connect(path)
+            self._reader = connect(path, _PRAGMAS)
         except sqlite3.Error:
             self._writer.close()
             raise
@@ -110,7 +113,7 @@ class ResponseTables:
 
     def save(self, response: StoredResponse) -> None:
         """Store a response with those of its items that are not there."""
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             self._delete(response.response_id)
             self._writer.execute(
                 "INSERT INTO responses(response_id, agent_id, created_at, last_item, num_items, num_output, document)"
@@ -148,12 +151,12 @@ class ResponseTables:
 
     def delete(self, response_id: str) -> None:
         """Forget a response, and the items that no other holds."""
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             self._delete(response_id)
 
     def delete_agent(self, agent_id: AgentId) -> None:
         """Forget all responses of an agent."""
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             query = "SELECT response_id FROM responses WHERE agent_id = ?"
             for (response_id,) in self._writer.execute(query, (agent_id,)).fetchall():
                 self._delete(response_id)
@@ -176,7 +179,7 @@ class ResponseTables:
         return num_pruned
 
     def _prune_batch(self, query: str, *values: object) -> int:
-        with self._writing, _Transaction(self._writer):
+        with self._writing, transaction(self._writer):
             oldest = self._writer.execute(query, values).fetchall()
             for (response_id,) in oldest:
                 self._delete(response_id)
@@ -222,32 +225,3 @@ def _chain(items: Sequence[StoredItem]) -> list[bytes]:
         digest = state.digest()
         digests.append(digest)
     return digests
-
-
-class _Transaction:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    try:
-        # A response that is lost with the machine's power is asked for again with its whole conversation.
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection

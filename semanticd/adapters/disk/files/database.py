@@ -1,0 +1,63 @@
+"""What our SQLite files have in common: how one is opened and changed, and what becomes of one that is damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_SUFFIXES = ("", "-wal", "-shm")
+_DAMAGED = ".damaged"
+_PRAGMAS = {
+    "journal_mode": "WAL",
+    # What is deleted is overwritten, so that it cannot be read from the file.
+    "secure_delete": "ON",
+}
+
+
+def connect(path: Path, pragmas: Mapping[str, str | int]) -> sqlite3.Connection:
+    """Open a database with these pragmas and our own; raises `sqlite3.Error`."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    try:
+        for name, value in {**_PRAGMAS, **pragmas}.items():
+            connection.execute(f"PRAGMA {name} = {value}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make the changes inside all or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            # A full disk may have rolled it back already.
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that the database itself is broken (not busy, full or unreadable just now)."""
+    # SQLite's "malformed" and "not a database" come as the base class itself; subclasses stand for other things.
+    return type(error) is sqlite3.DatabaseError or (
+        isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
+    )
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged database, so that a new one can be begun in its place; raises `OSError`."""
+    for suffix in _SUFFIXES:
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.replace(path.with_name(path.name + _DAMAGED + suffix))
+
+
+def files_set_aside(path: Path) -> list[Path]:
+    """Return where `set_aside` puts the files of a database."""
+    return [path.with_name(path.name + _DAMAGED + suffix) for suffix in _SUFFIXES]
