@@ -32,6 +32,17 @@ def _numbers(context: click.Context, param: click.Parameter, value: str) -> tupl
 
 _as_file = click.Path(path_type=Path, dir_okay=False)
 _from_one = click.IntRange(min=1)
+_model = click.option("--model", "-m", help="Model to ask for; none: the first that the server lists.")
+_api_key = click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to send (or OPENAI_API_KEY).")
+_timeout = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    help="Seconds without any answer after which a request has failed.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
 
 
 @click.group(
@@ -54,8 +65,8 @@ Examples:
 @click.option(
     "--base-url", default="http://127.0.0.1:8000", show_default=True, help="The server, with or without /v1."
 )
-@click.option("--model", "-m", help="Model to ask for; none: the first that the server lists.")
-@click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to send (or OPENAI_API_KEY).")
+@_model
+@_api_key
 @click.option("--name", help="What the server is called in reports; none: its address.")
 @click.option(
     "--scenario",
@@ -121,14 +132,7 @@ Examples:
     "--restart-command", help="Shell line that restarts the server in the background, for `restart_ttft`."
 )
 @click.option("--swap-command", help="Shell line that makes another model the current one, for `swap`.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=1),
-    default=600.0,
-    show_default=True,
-    help="Seconds without any answer after which a request has failed.",
-)
+@_timeout
 @click.option("--output", "-o", type=_as_file, help="Keep the result in this JSON file, after each scenario.")
 @click.option(
     "--plots",
@@ -136,7 +140,7 @@ Examples:
     help="Also draw pictures into this folder (extra `bench`).",
 )
 @click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
+@_as_json
 @click.pass_context
 def bench(context: click.Context, /, **options: Any) -> None:
     """Measure, unless a command was given."""
@@ -175,8 +179,8 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
     show_default=True,
     help="The server, with or without /v1.",
 )
-@click.option("--model", "-m", help="Model to ask for; none: the first that the server lists.")
-@click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to send (or OPENAI_API_KEY).")
+@_model
+@_api_key
 @click.option("--name", help="What the server is called in the report; none: its address.")
 @click.option(
     "--agents",
@@ -216,15 +220,8 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the model's tokenizer, for servers that do not tell tokens.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=1),
-    default=600.0,
-    show_default=True,
-    help="Seconds without any answer after which a request has failed.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
+@_timeout
+@_as_json
 def replay(*, traces: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     r"""Play recorded requests against a server, and report what each agent found in its cache.
 
