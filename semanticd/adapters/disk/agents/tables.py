@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from semanticd.adapters.disk.agents import codec as agent_document
-from semanticd.adapters.disk.files.database import connect, transaction
+from semanticd.adapters.disk.files.database import connect, schema_version, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.domain.agent import Agent
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery, AgentSummary, summary_of
 from semanticd.domain.block import pack_token_ids, unpack_token_ids
+from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 
@@ -120,13 +121,18 @@ class AgentTables:
     """Agents in SQLite. Methods raise `sqlite3.Error`; safe to call from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the database; raises `sqlite3.DatabaseError` when it is damaged."""
+        """Open or create the database.
+
+        Raises:
+            CacheError: A newer version wrote it.
+            sqlite3.DatabaseError: It is damaged.
+        """
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         private_file(path)
         self._writer = connect(path, _PRAGMAS)
         try:
-            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            version = schema_version(self._writer, path, newest=SCHEMA_VERSION)
             if version == 1:
                 self._migrate()
                 version = SCHEMA_VERSION
@@ -136,7 +142,7 @@ class AgentTables:
                 self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._writer.execute("SELECT agent_id FROM agents LIMIT 1").fetchall()
             self._reader = connect(path, _PRAGMAS)
-        except sqlite3.Error:
+        except (sqlite3.Error, CacheError):
             self._writer.close()
             raise
 

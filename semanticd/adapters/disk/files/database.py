@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from semanticd.domain.errors import CacheError
+
 _SUFFIXES = ("", "-wal", "-shm")
 _DAMAGED = ".damaged"
 _PRAGMAS = {
@@ -40,6 +42,22 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
             # A full disk may have rolled it back already.
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+
+
+def schema_version(connection: sqlite3.Connection, path: Path, *, newest: int) -> int:
+    """Return the version of a database's schema, 0 for an empty one.
+
+    Raises:
+        CacheError: The version is beyond `newest`. The database is whole, and must not be taken for a damaged one.
+        sqlite3.Error: The database cannot be read.
+    """
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > newest:
+        raise CacheError(
+            f"cannot open {path}: a newer semanticd wrote it (schema {version}, this version reads up to {newest});"
+            " install the newer version again, or move the file away to start without what it holds"
+        )
+    return version
 
 
 def is_damage(error: BaseException) -> bool:

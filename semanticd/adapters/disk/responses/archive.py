@@ -54,7 +54,7 @@ class DiskResponseArchive:
         """Open the database; a damaged one is set aside as `….damaged` and an empty one begun.
 
         Raises:
-            CacheError: the file cannot be opened.
+            CacheError: the file cannot be opened, or a newer version wrote it.
         """
         try:
             try:

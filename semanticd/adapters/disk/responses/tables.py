@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from semanticd.adapters.disk.files.database import connect, transaction
+from semanticd.adapters.disk.files.database import connect, schema_version, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
+from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
 
 SCHEMA_VERSION = 1
@@ -47,20 +48,25 @@ class ResponseTables:
     """Responses in SQLite. Methods raise `sqlite3.Error`; safe to call from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the database; raises `sqlite3.DatabaseError` when it is damaged."""
+        """Open or create the database.
+
+        Raises:
+            CacheError: A newer version wrote it.
+            sqlite3.DatabaseError: It is damaged.
+        """
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         private_file(path)
         self._writer = connect(path, _PRAGMAS)
         try:
-            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            version = schema_version(self._writer, path, newest=SCHEMA_VERSION)
             if version not in (0, SCHEMA_VERSION):
                 raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
             if version == 0:
                 self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._writer.execute("SELECT response_id FROM responses LIMIT 1").fetchall()
             self._reader = connect(path, _PRAGMAS)
-        except sqlite3.Error:
+        except (sqlite3.Error, CacheError):
             self._writer.close()
             raise
 

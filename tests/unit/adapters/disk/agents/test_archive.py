@@ -14,6 +14,7 @@ from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.agent import MAX_TURNS_KEPT, Agent
+from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent, make_turn
@@ -186,7 +187,7 @@ def test_an_unreadable_agent_is_none_logged_and_can_be_saved_again(
     assert open_archive().load(AgentId("a")) == agent
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "other schema"])
+@pytest.mark.parametrize("damage", ["garbage", "cut", "unknown schema"])
 def test_a_damaged_database_is_set_aside_and_an_empty_one_begun(
     open_archive: Open, tmp_path: Path, damage: str
 ) -> None:
@@ -200,12 +201,28 @@ def test_a_damaged_database_is_set_aside_and_an_empty_one_begun(
     elif damage == "cut":
         os.truncate(path, 4096)
     else:
-        sql(tmp_path, "PRAGMA user_version = 7")
+        sql(tmp_path, "PRAGMA user_version = -7")
     archive = open_archive()
     assert archive.ids() == []
     assert (tmp_path / "caches" / "agents.sqlite.damaged").exists()
     archive.save(full_agent())
     assert open_archive().load(full_agent().agent_id) == full_agent()
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(
+    open_archive: Open, tmp_path: Path
+) -> None:
+    archive = open_archive()
+    archive.save(full_agent())
+    archive.close()
+    ((version,),) = sql(tmp_path, "PRAGMA user_version")
+    sql(tmp_path, "PRAGMA user_version = 99")
+    for _attempt in range(2):
+        with pytest.raises(CacheError, match=r"a newer semanticd wrote it .*; install the newer version"):
+            open_archive()
+    assert not list((tmp_path / "caches").glob("*.damaged*"))
+    sql(tmp_path, f"PRAGMA user_version = {version}")
+    assert open_archive().load_recent(max_agents=9) == [full_agent()]
 
 
 def test_a_save_that_failed_is_not_lost_and_tried_again(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +100,21 @@ def test_a_damaged_database_is_set_aside_and_an_unusable_place_is_named(tmp_path
     assert path.with_name("r.sqlite.damaged").exists()
     with pytest.raises(CacheError, match="cannot open the responses' database"):
         opened(tmp_path)
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    archive = opened(path)
+    archive.save(response("r1", "hi"))
+    archive.close()
+    with closing(sqlite3.connect(path)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(CacheError, match=r"a newer semanticd wrote it .*; install the newer version"):
+        opened(path)
+    assert not list(tmp_path.glob("*.damaged*"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    archive = opened(path)
+    assert archive.load("r1") == response("r1", "hi")
+    archive.close()
