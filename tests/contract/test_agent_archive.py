@@ -122,6 +122,16 @@ def test_holders_are_the_agents_whose_table_names_the_block_or_named_it_before(a
     assert wait_for(lambda: archive.own_blocks(AgentId("a")) == [shared])
 
 
+def test_blocks_that_another_agent_has_or_had_are_not_an_agents_own(archive: AgentArchive) -> None:
+    shared, left, noted, own, unknown = (BlockHash(letter * 32) for letter in (b"s", b"l", b"n", b"o", b"u"))
+    archive.save(Agent(AgentId("a"), 1.0, 1.0, block_table=(shared, left, noted, own)))
+    archive.save(Agent(AgentId("b"), 1.0, 2.0, block_table=(shared, left)))
+    archive.save(Agent(AgentId("b"), 1.0, 3.0, block_table=(shared,)))
+    archive.note_block(AgentId("b"), noted)
+    found = archive.own_among(AgentId("a"), [shared, left, noted, own, unknown])
+    assert found.result(10) == [own, unknown]
+
+
 def wait_for(condition: Callable[[], bool]) -> bool:
     """Poll until what was queued is done."""
     deadline = time.monotonic() + 10

@@ -244,7 +244,7 @@ class MemoryWarmStore:
             if block_hash in self._entries:
                 self._entries[block_hash].last_used = self._time
 
-    def delete(self, hashes: Sequence[BlockHash]) -> Future[int]:
+    def delete(self, hashes: Sequence[BlockHash], *, scrub: bool = True) -> Future[int]:
         """Remove these blocks and no others, also those whose write is held."""
         freed: Future[int] = Future()
         freed.set_result(self._delete(hashes))
@@ -329,8 +329,10 @@ class MemoryWarmStore:
 class MemoryAgentArchive:
     """`AgentArchive` in a dictionary; `break_agent` makes one unreadable."""
 
-    def __init__(self) -> None:
-        """Begin empty."""
+    def __init__(self, *, hold_answers: bool = False) -> None:
+        """Begin empty; with `hold_answers` questions of `own_among` wait for `answer`."""
+        self.hold_answers = hold_answers
+        self._questions: list[tuple[AgentId, Sequence[BlockHash], Future[list[BlockHash]]]] = []
         self._agents: dict[AgentId, Agent] = {}
         self._broken: set[AgentId] = set()
         self._past: dict[AgentId, set[BlockHash]] = {}
@@ -419,6 +421,20 @@ class MemoryAgentArchive:
         agent = self._agents.get(agent_id)
         mine = {*self._past.get(agent_id, ()), *(agent.block_table if agent else ())}
         return sorted(name for name in mine if self.holders(name) == [agent_id])
+
+    def own_among(self, agent_id: AgentId, blocks: Sequence[BlockHash]) -> Future[list[BlockHash]]:
+        """Return those of these blocks that no other agent names, or named or made before."""
+        own: Future[list[BlockHash]] = Future()
+        self._questions.append((agent_id, blocks, own))
+        if not self.hold_answers:
+            self.answer()
+        return own
+
+    def answer(self) -> None:
+        """Answer the questions that were held."""
+        questions, self._questions = self._questions, []
+        for agent_id, blocks, own in questions:
+            own.set_result([name for name in blocks if set(self.holders(name)) <= {agent_id}])
 
     def forget_blocks(self, blocks: Sequence[BlockHash], *, agent_id: AgentId | None = None) -> None:
         """Forget which agent made these blocks."""

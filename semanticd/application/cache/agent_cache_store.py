@@ -572,11 +572,20 @@ class AgentCacheStore:
             return self._delete([name for name in names if not self.pool.num_holders(name)])
 
     def discard(self, names: Sequence[BlockHash]) -> None:
-        """Drop blocks that are of no use any more from both tiers, as far as no agent holds them."""
-        if names:
-            self.drop_blocks(names)
+        """Drop blocks that are of no use any more from both tiers, as far as no agent holds them.
 
-    def _delete(self, own: Sequence[BlockHash]) -> tuple[int, Future[int]]:
+        Their tokens are still their agent's: nothing is scrubbed for them before somebody deletes something.
+        """
+        with self.lock:
+            own = [name for name in names if not self.pool.num_holders(name)]
+            if own:
+                self._delete(own, scrub=False)
+
+    def on_engine(self, run: Callable[[], None]) -> None:
+        """Run something on the engine thread soon, or never where the engine has stopped. From any thread."""
+        self._post(run)
+
+    def _delete(self, own: Sequence[BlockHash], *, scrub: bool = True) -> tuple[int, Future[int]]:
         freed = 0
         with self.lock:
             for name in own:
@@ -592,7 +601,7 @@ class AgentCacheStore:
                     self._remove(block, "deleted")
                     freed += block.num_bytes
         if self._warm is not None:
-            return freed, self._warm.delete(own)
+            return freed, self._warm.delete(own, scrub=scrub)
         nothing: Future[int] = Future()
         nothing.set_result(0)
         return freed, nothing

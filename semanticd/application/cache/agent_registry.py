@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
@@ -277,11 +278,21 @@ class AgentRegistry:
             self._archive.scrub()
 
     def discard(self, agent_id: AgentId, names: Iterable[BlockHash]) -> None:
-        """Drop blocks that an agent gave up from both tiers, unless another agent has them, or had them before."""
-        archive = self._archive
-        own = [n for n in names if archive is None or all(one == agent_id for one in archive.holders(n))]
-        self._store.discard(own)
+        """Drop blocks that an agent gave up from both tiers soon, unless another agent has them, or had them before.
+
+        On the engine thread. The archive is asked elsewhere, and its answer comes back to this thread.
+        """
+        given_up = list(names)
+        if self._archive is None:
+            self._store.discard(given_up)
+        elif given_up:
+            self._archive.own_among(agent_id, given_up).add_done_callback(
+                lambda own: self._store.on_engine(partial(self._discard_own, agent_id, own.result()))
+            )
+
+    def _discard_own(self, agent_id: AgentId, own: Sequence[BlockHash]) -> None:
         if own:
+            self._store.discard(own)
             self.forget_blocks(agent_id, own)
 
     def _remember(self, agent: Agent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from semanticd.domain.agent import Agent
@@ -57,6 +58,12 @@ class AgentArchive(Protocol):
 
     def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
         """Return the blocks that this agent names, or named or made before, and no other does."""
+
+    def own_among(self, agent_id: AgentId, blocks: Sequence[BlockHash]) -> Future[list[BlockHash]]:
+        """Return soon, without reading the disk in this call, those of these blocks that no other agent names.
+
+        Nor named or made before. The future gets none where that cannot be read, never an exception.
+        """
 
     def forget_blocks(self, blocks: Sequence[BlockHash], *, agent_id: AgentId | None = None) -> None:
         """Forget soon which agent made these blocks, or that this one did: they are gone."""

@@ -124,10 +124,11 @@ class WarmStore(Protocol):
     def touch(self, hashes: Sequence[BlockHash]) -> None:
         """Mark blocks as just used, for the cap's LRU order."""
 
-    def delete(self, hashes: Sequence[BlockHash]) -> Future[int]:
+    def delete(self, hashes: Sequence[BlockHash], *, scrub: bool = True) -> Future[int]:
         """Remove blocks and their files soon, after the writes queued before; they are not found from now on.
 
-        The future gets the bytes freed, never an exception.
+        With `scrub` no file holds their tokens afterwards, which costs a flush of the disk. The future gets the bytes
+        freed, never an exception.
         """
 
     def protect(self, hashes: Sequence[BlockHash], *, owner: str) -> None:

@@ -169,6 +169,35 @@ def test_a_snapshot_that_another_agent_holds_is_not_given_up() -> None:
     assert {one.state for one in held} <= set(disk.states())
 
 
+class UnansweredArchive(MemoryAgentArchive):
+    """An archive that does not answer before it is let, and must not be asked in the engine's time."""
+
+    def __init__(self) -> None:
+        super().__init__(hold_answers=True)
+
+    def holders(self, block_hash: BlockHash) -> list[AgentId]:
+        assert not self.hold_answers, "the engine thread asked the archive"
+        return super().holders(block_hash)
+
+
+def test_the_engine_does_not_wait_for_the_archive_to_give_snapshots_up() -> None:
+    disk = Disk()
+    disk.archive = UnansweredArchive()
+    ids = prompt(100)
+    with disk.engine(budget_bytes=4000 * BYTES_PER_TOKEN) as rig:
+        for turn in range(30):
+            answer = told(rig, ids, snapshot_points=(90, len(ids) - 3))
+            ids = [*ids, *TOKENS.encode(answer.text), *prompt(23, turn)]
+        rig.idle()
+        kept = {one.state for one in rig.agents.get(A).snapshots}
+        given_up = set(disk.states()) - kept
+        assert given_up, "nothing is dropped before the archive has answered"
+        disk.archive.hold_answers = False
+        rig.on_engine(disk.archive.answer)
+        rig.idle()
+        assert set(disk.states()) == kept
+
+
 @pytest.mark.parametrize("num_agents", [12])
 def test_all_snapshots_together_leave_room_in_ram_for_blocks(num_agents: int) -> None:
     disk = Disk()

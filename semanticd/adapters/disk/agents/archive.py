@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -226,7 +227,10 @@ class DiskAgentArchive:
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents whose block table names this block, or named it before."""
         nothing: list[AgentId] = []
-        stored = self._ask(lambda: self._tables.holders(block_hash), nothing)
+        return self._ask(lambda: self._holders(block_hash), nothing)
+
+    def _holders(self, block_hash: BlockHash) -> list[AgentId]:
+        stored = self._tables.holders(block_hash)
         with self._lock:
             unsaved = dict(self._unsaved)
             makers = set(self._noted.get(block_hash, ()))
@@ -259,6 +263,28 @@ class DiskAgentArchive:
             found.update(dict.fromkeys(name for name, makers in self._noted.items() if agent_id in makers))
         unsaved = [name for name in found if name not in others]
         return [name for name in unsaved if all(one == agent_id for one in self.holders(name))]
+
+    def own_among(self, agent_id: AgentId, blocks: Sequence[BlockHash]) -> Future[list[BlockHash]]:
+        """Return soon those of these blocks that no other agent names, or named or made before.
+
+        The writing thread reads them. The future gets none where they cannot be read, or the queue is closed.
+        """
+        own: Future[list[BlockHash]] = Future()
+        own.set_running_or_notify_cancel()  # it cannot be cancelled
+
+        def find() -> None:
+            found: list[BlockHash] = []
+            try:
+                found = self._ask(lambda: self._own_among(agent_id, blocks), found)
+            finally:
+                own.set_result(found)
+
+        if not self._queue.put(find):
+            own.set_result([])
+        return own
+
+    def _own_among(self, agent_id: AgentId, blocks: Sequence[BlockHash]) -> list[BlockHash]:
+        return [name for name in blocks if all(one == agent_id for one in self._holders(name))]
 
     def forget_blocks(self, blocks: Sequence[BlockHash], *, agent_id: AgentId | None = None) -> None:
         """Forget soon which agent made these blocks, or that this one did: they are gone."""

@@ -73,7 +73,7 @@ def reconcile(storage: BlockRepository, found: Survey) -> None:
         if path.name.endswith(TEMP_SUFFIX):
             storage.remove_file(path)
     if found.missing:
-        storage.delete(found.missing)
+        storage.delete(found.missing, scrub=True)
 
 
 def adopt_files(

@@ -296,12 +296,16 @@ class BlockRepository:
             others = {name: hashes for name, hashes in self._protected.items() if name != owner}
             self._protected = {**others, owner: kept} if kept else others
 
-    def delete(self, hashes: Iterable[BlockHash]) -> int:
-        """Remove these blocks and no others, also from quarantine; returns the bytes freed."""
+    def delete(self, hashes: Iterable[BlockHash], *, scrub: bool) -> int:
+        """Remove these blocks and no others, also from quarantine, with `scrub` from the index's log too.
+
+        Returns the bytes freed.
+        """
         with self._changing:
             names = list(hashes)
             freed = self._unlink_all(self.index.remove(names)) + self._quarantine.drop(names)
-            self.index.scrub()
+            if scrub:
+                self.index.scrub()
             return freed
 
     def prune(self, target_bytes: int) -> int:

@@ -318,8 +318,11 @@ class DiskWarmStore:
             except sqlite3.Error as error:
                 self._log_index_error(error)
 
-    def delete(self, hashes: Sequence[BlockHash]) -> Future[int]:
-        """Remove blocks and their files soon, also those waiting to be written; the future gets the bytes freed."""
+    def delete(self, hashes: Sequence[BlockHash], *, scrub: bool = True) -> Future[int]:
+        """Remove blocks and their files soon, also those waiting to be written; the future gets the bytes freed.
+
+        With `scrub` the index's log is emptied, in which their rows may still be read: a flush of the disk.
+        """
         doomed = frozenset(hashes)
         self._pending.cancel(lambda record: record.block.block_hash in doomed)
         freed: Future[int] = Future()
@@ -330,7 +333,7 @@ class DiskWarmStore:
         def remove() -> None:
             num_bytes = 0
             try:
-                num_bytes = self._ask(lambda: self._storage.delete(hashes), 0)
+                num_bytes = self._ask(lambda: self._storage.delete(hashes, scrub=scrub), 0)
             except Exception as error:  # noqa: BLE001 (this thread must live on)
                 self._log.error("deleting blocks failed", error=repr(error))
             with self._lock:

@@ -243,6 +243,21 @@ def test_a_save_that_failed_is_not_lost_and_tried_again(
     assert open_archive().load(agent.agent_id) == agent
 
 
+def test_where_the_archive_cannot_be_read_or_is_closed_no_block_counts_as_an_agents_own(
+    open_archive: Open, tmp_path: Path
+) -> None:
+    archive = open_archive()
+    block = BlockHash(b"b" * 32)
+    assert archive.own_among(AgentId("a"), [block]).result(20) == [block]
+    sql(tmp_path, "DROP TABLE past_blocks")
+    assert archive.own_among(AgentId("a"), [block]).result(20) == []
+    store = DiskWarmStore.open(tmp_path / "other")
+    archive = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
+    store.close()
+    archive.close()
+    assert archive.own_among(AgentId("a"), [block]).result(20) == []
+
+
 def test_a_document_of_a_newer_minor_form_still_loads() -> None:
     agent = full_agent()
     data = agent_document.encode_agent(agent)[:-1] + b',"unheard_of":[1,2]}'

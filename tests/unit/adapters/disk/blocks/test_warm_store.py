@@ -454,6 +454,20 @@ def test_what_is_deleted_while_it_waits_is_not_written(open_store: Open, fs: Fau
     assert store.get(kept.block.block_hash) == kept.block
 
 
+def test_the_index_is_scrubbed_where_a_deletion_asks_for_it(open_store: Open) -> None:
+    store = open_store()
+    given_up, deleted = make_record((7,) * 16), make_record((8,) * 16)
+    for record in (given_up, deleted):
+        assert store.write([record]).result(10).num_written == 1
+    settle(store)
+    log = store.folder.index.with_name(store.folder.index.name + "-wal")
+    assert store.delete([given_up.block.block_hash], scrub=False).result(10) > 0
+    assert log.stat().st_size > 0
+    assert store.delete([deleted.block.block_hash]).result(10) > 0
+    assert log.stat().st_size == 0
+    assert store.get(given_up.block.block_hash) is store.get(deleted.block.block_hash) is None
+
+
 def test_lookups_do_not_wait_for_a_write(open_store: Open, fs: FaultyFileSystem) -> None:
     store = open_store()
     record = make_record((1,))
