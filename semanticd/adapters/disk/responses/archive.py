@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from semanticd.adapters.disk.files.database import is_damage, set_aside
+from semanticd.adapters.disk.files.database import files_set_aside, is_damage, set_aside
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.adapters.disk.responses.tables import ResponseTables
 from semanticd.application.ports.response_archive import StoredResponse
@@ -27,10 +28,18 @@ class DiskResponseArchive:
     """`ResponseArchive` in one file; make it with `DiskResponseArchive.open`."""
 
     def __init__(
-        self, tables: ResponseTables, *, clock: Clock, log: Log, max_bytes: int, max_age_days: float
+        self,
+        tables: ResponseTables,
+        *,
+        path: Path,
+        clock: Clock,
+        log: Log,
+        max_bytes: int,
+        max_age_days: float,
     ) -> None:
-        """Take over open tables."""
+        """Take over open tables of the database at `path`."""
         self._tables = tables
+        self._path = path
         self._clock = clock
         self._log = log
         self._max_bytes = max_bytes
@@ -38,7 +47,9 @@ class DiskResponseArchive:
         self._queue = WriteQueue(log=log)
         self._lock = threading.Lock()
         self._unsaved: dict[str, StoredResponse | None] = {}
-        """Responses whose saving (None: forgetting) is queued."""
+        """Responses whose saving is queued; None: whose forgetting is queued, or has failed."""
+        self._agents_to_forget: frozenset[AgentId] = frozenset()
+        """Agents of which what the database holds is to be forgotten: it is queued, or has failed."""
         self._closed = False
 
     @classmethod
@@ -69,7 +80,7 @@ class DiskResponseArchive:
             raise CacheError(
                 f"cannot open the responses' database {path}: {error}; check the disk and its permissions"
             ) from error
-        return cls(tables, clock=clock, log=log, max_bytes=max_bytes, max_age_days=max_age_days)
+        return cls(tables, path=path, clock=clock, log=log, max_bytes=max_bytes, max_age_days=max_age_days)
 
     def save(self, response: StoredResponse) -> None:
         """Store a response soon; see `ResponseArchive.save`."""
@@ -82,28 +93,36 @@ class DiskResponseArchive:
                 )
                 return
             self._unsaved[response.response_id] = response
-        self._queue.put(lambda: self._settle(response.response_id, response))
+        self._queue.put(lambda: self._save(response))
 
     def delete(self, response_id: str) -> None:
         """Forget a response; it is not returned from now on."""
         with self._lock:
             self._unsaved[response_id] = None
-        self._queue.put(lambda: self._settle(response_id, None))
+        self._queue.put(self._forget)
 
     def delete_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses of an agent, after what was queued before."""
-        self._queue.put(lambda: self._try(lambda: self._tables.delete_agent(agent_id)))
+        """Forget all responses of an agent; those saved so far are not returned from now on."""
+        with self._lock:
+            self._agents_to_forget |= {agent_id}
+            for response_id, response in self._unsaved.items():
+                if response is not None and response.agent_id == agent_id:
+                    self._unsaved[response_id] = None
+        self._queue.put(self._forget)
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None if it is not there or cannot be read (then it is logged)."""
         with self._lock:
             if response_id in self._unsaved:
                 return self._unsaved[response_id]
-        return self._ask(lambda: self._tables.load(response_id))
+            to_forget = self._agents_to_forget
+        found = self._ask(lambda: self._tables.load(response_id))
+        return None if found is not None and found.agent_id in to_forget else found
 
     def item(self, item_id: str) -> bytes | None:
         """Return an item of any response that is there, or None."""
-        return self._ask(lambda: self._tables.item(item_id))
+        without, agents = self._to_forget()
+        return self._ask(lambda: self._tables.item(item_id, without=without, without_agents=agents))
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything saved so far is stored; False when the time ran out."""
@@ -115,17 +134,25 @@ class DiskResponseArchive:
             if self._closed:
                 return
             self._closed = True
+        self._queue.put(self._forget)  # what failed is tried again
         self._queue.close()
         self._tables.close()
 
-    def _settle(self, response_id: str, response: StoredResponse | None) -> None:
-        if response is None:
-            self._try(lambda: self._tables.delete(response_id))
-        else:
-            self._try(lambda: self._write(response))
+    def _save(self, response: StoredResponse) -> None:
+        # What is to be forgotten goes first, also what failed before: the response's agent may be among it.
+        self._forget()
         with self._lock:
-            if self._unsaved.get(response_id) is response:
-                self._unsaved.pop(response_id, None)
+            is_wanted = self._unsaved.get(response.response_id) is response
+            is_blocked = response.agent_id in self._agents_to_forget
+        if is_wanted and is_blocked:
+            self._log.error(
+                "response_not_stored", error="what its agent left before could not be deleted yet"
+            )
+        elif is_wanted:
+            self._try("response_not_stored", lambda: self._write(response))
+        with self._lock:
+            if self._unsaved.get(response.response_id) is response:
+                del self._unsaved[response.response_id]
 
     def _write(self, response: StoredResponse) -> None:
         self._tables.save(response)
@@ -133,11 +160,47 @@ class DiskResponseArchive:
         if pruned:
             self._log.info("responses_pruned", count=pruned)
 
-    def _try(self, write: Callable[[], None]) -> None:
+    def _to_forget(self) -> tuple[frozenset[str], frozenset[AgentId]]:
+        with self._lock:
+            responses = frozenset(name for name, response in self._unsaved.items() if response is None)
+            return responses, self._agents_to_forget
+
+    def _forget(self) -> None:
+        """Forget what is to be forgotten, from all files; what fails is tried again with the next job."""
+        responses, agents = self._to_forget()
+        if not (responses or agents):
+            return
+
+        def delete() -> None:
+            for response_id in responses:
+                self._tables.delete(response_id)
+            for agent_id in agents:
+                self._tables.delete_agent(agent_id)
+            self._tables.scrub()
+
+        if not self._try("response_not_deleted", delete):
+            return
+        self._remove_damaged()
+        with self._lock:
+            self._agents_to_forget -= agents
+            for response_id in responses:
+                if response_id in self._unsaved and self._unsaved[response_id] is None:
+                    del self._unsaved[response_id]
+
+    def _remove_damaged(self) -> None:
+        for damaged in files_set_aside(self._path):
+            # A database that was set aside may hold the response as well, and nothing reads it.
+            with suppress(OSError):
+                damaged.unlink()
+                self._log.warning("responses_set_aside_removed", path=str(damaged))
+
+    def _try(self, event: str, write: Callable[[], None]) -> bool:
         try:
             write()
         except sqlite3.Error as error:
-            self._log.error("response_not_stored", error=repr(error))
+            self._log.error(event, error=repr(error))
+            return False
+        return True
 
     def _ask(self, question: Callable[[], _T | None]) -> _T | None:
         try:

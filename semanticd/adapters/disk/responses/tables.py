@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -110,12 +110,27 @@ class ResponseTables:
             num_output=num_output,
         )
 
-    def item(self, item_id: str) -> bytes | None:
-        """Return the item that was stored last under this id."""
-        query = "SELECT document FROM items WHERE item_id = ? ORDER BY id DESC LIMIT 1"
-        with self._reading:
-            row = self._reader.execute(query, (item_id,)).fetchone()
-        return None if row is None else bytes(row[0])
+    def item(
+        self, item_id: str, *, without: Collection[str] = (), without_agents: Collection[AgentId] = ()
+    ) -> bytes | None:
+        """Return the item that was stored last under this id.
+
+        One that only these responses hold, or responses of these agents, is left out.
+        """
+        query = "SELECT id, document FROM items WHERE item_id = ? ORDER BY id DESC"
+        with self._reading, closing(self._reader.cursor()) as found:
+            for row_id, document in found.execute(query, (item_id,)):
+                if not (without or without_agents):
+                    return bytes(document)
+                holders = self._reader.execute(
+                    "WITH RECURSIVE below(id) AS (VALUES(?) UNION ALL"
+                    " SELECT i.id FROM items i JOIN below b ON i.parent = b.id)"
+                    " SELECT r.response_id, r.agent_id FROM below b JOIN responses r ON r.last_item = b.id",
+                    (row_id,),
+                ).fetchall()
+                if any(one not in without and agent not in without_agents for one, agent in holders):
+                    return bytes(document)
+        return None
 
     def save(self, response: StoredResponse) -> None:
         """Store a response with those of its items that are not there."""
@@ -166,8 +181,10 @@ class ResponseTables:
             query = "SELECT response_id FROM responses WHERE agent_id = ?"
             for (response_id,) in self._writer.execute(query, (agent_id,)).fetchall():
                 self._delete(response_id)
+
+    def scrub(self) -> None:
+        """Empty the log, in which deleted rows may still be read."""
         with self._writing:
-            # Deleted rows may still be read in the log.
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def prune(self, *, max_bytes: int, before: float) -> int:

@@ -102,6 +102,92 @@ def test_a_damaged_database_is_set_aside_and_an_unusable_place_is_named(tmp_path
         opened(tmp_path)
 
 
+def run(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(script)
+
+
+REFUSED = "CREATE TRIGGER stuck BEFORE DELETE ON responses BEGIN SELECT raise(ABORT, 'the disk is full'); END"
+
+
+@pytest.mark.parametrize("what", ["response", "agent"])
+def test_what_could_not_be_deleted_is_not_served_and_is_deleted_with_the_next_change(
+    tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "r.sqlite"
+    archive = opened(path)
+    kept = response("kept", "hi", "shared", "other", agent="b")
+    for one in (response("gone", "hi", "shared", "secret"), kept):
+        archive.save(one)
+    assert archive.flush(60)
+    run(path, REFUSED)
+    if what == "response":
+        archive.delete("gone")
+    else:
+        archive.delete_agent(AgentId("a"))
+    for _attempt in range(2):
+        assert archive.flush(60)
+        assert archive.load("gone") is archive.item("item-secret") is None
+        assert archive.load("kept") == kept
+        assert archive.item("item-shared") is not None
+        archive.save(response("next", "next", agent="c"))
+    run(path, "DROP TRIGGER stuck")
+    archive.save(response("last", "last", agent="a"))
+    assert archive.flush(60)
+    assert archive.load("last") is not None, "it came after the deletion"
+    with closing(sqlite3.connect(path)) as connection:
+        stored = {name for (name,) in connection.execute("SELECT response_id FROM responses")}
+    assert stored == {"kept", "next", "last"}
+    archive.close()
+
+
+def test_what_could_not_be_deleted_is_deleted_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    archive = opened(path)
+    archive.save(response("gone", "hi"))
+    assert archive.flush(60)
+    run(path, REFUSED)
+    archive.delete("gone")
+    assert archive.flush(60)
+    run(path, "DROP TRIGGER stuck")
+    archive.close()
+    again = opened(path)
+    assert again.load("gone") is None
+    again.close()
+
+
+def test_an_agents_responses_are_gone_at_once_and_later_ones_stay(tmp_path: Path) -> None:
+    archive = opened(tmp_path / "r.sqlite")
+    for number in range(20):
+        archive.save(response(f"old{number}", f"old {number}"))
+    archive.delete_agent(AgentId("a"))
+    archive.save(response("new", "new"))
+    assert archive.load("old0") is archive.load("old19") is None
+    assert archive.load("new") is not None
+    assert archive.flush(60)
+    assert archive.load("old0") is archive.load("old19") is None
+    assert archive.load("new") is not None
+    archive.close()
+
+
+@pytest.mark.parametrize("what", ["response", "agent"])
+def test_what_was_deleted_is_in_no_file_any_more(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "r.sqlite"
+    path.with_name("r.sqlite.damaged").write_bytes(b"zqxjkvbz")
+    archive = opened(path)
+    archive.save(response("gone", "zqxjkvbz"))
+    archive.save(response("kept", "other", agent="b"))
+    assert archive.flush(60)
+    if what == "response":
+        archive.delete("gone")
+    else:
+        archive.delete_agent(AgentId("a"))
+    assert archive.flush(60)
+    assert [file.name for file in tmp_path.iterdir() if b"zqxjkvbz" in file.read_bytes()] == []
+    assert archive.load("kept") is not None
+    archive.close()
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     archive = opened(path)
