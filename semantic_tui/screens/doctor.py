@@ -53,7 +53,7 @@ class DoctorScreen(WatchScreen):
 
 
 def findings_text(report: DoctorResult, width: int) -> Content:
-    """Return the findings with their advice, wrapped beside the names of the checks."""
+    """Return the findings with their advice, wrapped next to the names of the checks."""
     room = max(20, width - 2 - _NAME_WIDTH - 1)
     parts: list[tuple[str, str] | str] = []
     for finding in report.findings:

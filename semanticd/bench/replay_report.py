@@ -117,7 +117,9 @@ def markdown(result: dict[str, Any]) -> str:
             "Computed again though reusable: " + ", ".join(f"{n} tokens {why}" for why, n in causes.items())
         )
     lines += [f"- before request {event['before']}: {event['what']}" for event in result["events"]]
-    lines.append(f"- tokens counted by: {result['tokens_by'] or 'nobody; reusable tokens are not known'}")
+    lines.append(
+        f"- tokens counted by: {result['tokens_by'] or 'unknown, so that reusable tokens are not known either'}"
+    )
     return "\n".join(lines) + "\n"
 
 

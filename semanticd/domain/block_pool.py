@@ -460,7 +460,7 @@ class BlockPool:
     def coldest_agents(self, number: int) -> list[AgentId]:
         """Return agents that alone hold a hot block, least recently used first, at most `number`.
 
-        The tail tells: shared heads are young because of others.
+        The tail decides: other agents keep shared heads young.
         """
         found: dict[AgentId, None] = {}
         for block_hash in self._entries:

@@ -82,7 +82,7 @@ _EFFICIENT_CHUNK = 128
 _LONG_HISTORY = 4096
 """Tokens before a chunk from which the history costs more than what the chunk itself is put through."""
 _ALONE_S = 1.0
-"""How long a long chunk may last where nobody else is there."""
+"""How long a chunk may last while no other sequence runs or waits."""
 _MARGIN = 0.75
 """How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
 

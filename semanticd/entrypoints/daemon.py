@@ -51,7 +51,7 @@ ENDING_LIMIT_S = 80.0
 def main(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = None) -> int:
     """Run the daemon in the foreground until it is told to stop; returns the exit status.
 
-    `flags` are settings by dotted name. Mistakes are told on stderr, one line each, and end with status 1. The warm
+    `flags` are settings by dotted name. Mistakes are reported on stderr, one line each, and end with status 1. The warm
     tier works through `files`, which is where a test gives it a slow disk.
     """
     try:

@@ -1,6 +1,6 @@
 """A stand-in for a model: answers coding programs with calls and texts from a script, and writes their requests down.
 
-Imported by record.py beside it. Three dialects (Messages, Chat Completions, Responses), streamed or whole. A marker in
+Imported by record.py in the same folder. Three dialects (Messages, Chat Completions, Responses), streamed or whole. A marker in
 the newest prompt chooses the part of the script; each request that offers tools takes its next step. What asks for
 something else (a title, a summary) gets a sentence.
 """
@@ -31,7 +31,7 @@ HEADERS = [
 ]
 MARKER = re.compile(r"\bSTEP-[A-Z]+\b")
 WANTS_TEXT = "Respond with TEXT ONLY"
-"""What Claude Code says where it wants a summary, beside a tool's result."""
+"""The text by which Claude Code asks for a summary, next to a tool's result."""
 SAID = "All of that is done now."
 
 

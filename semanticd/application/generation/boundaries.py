@@ -5,7 +5,7 @@ text     system, tools │ user … assistant … │ last message │ generatio
 tokens                 head                 last           end
 ```
 Found by rendering the conversation otherwise and looking how far the texts agree: no template has to be understood.
-What stands for a message is a text that nobody sends, so that templates which refuse a conversation without a user, or
+A placeholder text stands for a message, so that templates which refuse a conversation without a user, or
 leave the thinking of turns that are over out, say what they would say of the real one. Any thread.
 """
 

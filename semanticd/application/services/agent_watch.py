@@ -55,7 +55,7 @@ class AgentWatch:
             return await self._update(self._known, changed)
 
     def stop(self) -> None:
-        """Forget the rows: nobody watches."""
+        """Forget the rows, because no client watches."""
         self._known = None
 
     async def _begin(self) -> dict[AgentId, AgentFacts]:

@@ -224,7 +224,7 @@ class ModelsService:
         return removed_facts(entry, found, freed_bytes=freed_bytes)
 
     async def load(self, model: str) -> ModelInUse:
-        """Load a model beside those that are loaded; the first one becomes current.
+        """Load a model in addition to those already loaded; the first one becomes current.
 
         Where memory is short, the least recently used others leave first, but never the current one.
 

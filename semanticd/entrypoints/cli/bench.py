@@ -157,7 +157,7 @@ def bench(context: click.Context, /, **options: Any) -> None:
 )
 @click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
 def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None:
-    """Set two or more results beside one another; ratios are the first's value to the other's."""
+    """Compare two or more results; a ratio is the first one's value divided by the other's."""
     from semanticd.bench.comparison import compare as table_of
     from semanticd.bench.errors import BenchError
     from semanticd.bench.result import load_result
@@ -218,7 +218,7 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the model's tokenizer, for servers that do not tell tokens.",
+    help="Folder of the model's tokenizer, for servers that do not report token ids.",
 )
 @_timeout
 @_as_json

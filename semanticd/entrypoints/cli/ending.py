@@ -120,7 +120,7 @@ def _ask_to_stop(pid: int, *, timeout_s: float | None, now: bool) -> dict[str, A
 
 
 def _condition(pid: int) -> str:
-    """Return what keeps a process from ending, as far as the system tells, as the end of a sentence's part."""
+    """Return what keeps a process from ending, as far as the system reports it, as a clause for a message."""
     import psutil
 
     try:

@@ -86,7 +86,7 @@ def rm(*, model: str, as_json: bool) -> None:
 @as_model
 @json_option
 def load(*, model: str, as_json: bool) -> None:
-    """Load a model beside those that are loaded."""
+    """Load a model in addition to those already loaded."""
     _show(with_progress("models.load", model, Progress()), as_json)
 
 

@@ -34,7 +34,7 @@ from semanticd.domain.chat import TextPrompt
 from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError, UnsupportedError
 
 API_LEVEL = "0.12.0"
-"""The version of Ollama whose API is spoken: clients refuse older ones. Ours stands beside it."""
+"""The version of Ollama whose API this is: clients refuse older ones. The answer names our own version too."""
 NDJSON = "application/x-ndjson"
 
 
