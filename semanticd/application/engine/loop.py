@@ -516,6 +516,9 @@ class BlockPoolBatchEngine:
                 self._completion.fail(self._running[sequence.sequence_id], error)
             return
         now = self._clock.monotonic()
+        if self._room.due_bytes:
+            # The running caches have grown: what is published now must not take the same bytes.
+            self._room.measure()
         rows = [
             (running, token)
             for token in tokens
