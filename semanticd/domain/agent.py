@@ -45,8 +45,26 @@ class AgentConfig:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+class Retained:
+    """What an agent and its summary have in common: until when blocks stay."""
+
+    __slots__ = ()
+
+    pinned: bool
+    pinned_until: float | None
+    kept_until: float | None
+
+    def is_pinned(self, now: float) -> bool:
+        """Whether an operator keeps its blocks from eviction at this time (seconds since the epoch)."""
+        return self.pinned or (self.pinned_until is not None and now < self.pinned_until)
+
+    def is_kept(self, now: float) -> bool:
+        """Whether its blocks are evicted after those of others at this time (seconds since the epoch)."""
+        return self.kept_until is not None and now < self.kept_until
+
+
 @dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Retained):
     """An agent as it is kept on disk; its blocks are named, not held.
 
     `block_table` lists the hashes of the blocks of its last prompt and answer, first to last, for `model`; behind them
@@ -83,14 +101,6 @@ class Agent:
         return replace(
             self, turns=(*self.turns, turn)[-MAX_TURNS_KEPT:], num_turns=self.num_turns + 1, last_used_at=now
         )
-
-    def is_pinned(self, now: float) -> bool:
-        """Whether eviction must leave its blocks alone at this time."""
-        return self.pinned or (self.pinned_until is not None and now < self.pinned_until)
-
-    def is_kept(self, now: float) -> bool:
-        """Whether its blocks are evicted after those of others at this time."""
-        return self.kept_until is not None and now < self.kept_until
 
     def expires_at(self) -> float | None:
         """When its time to live ends (seconds since the epoch), or None."""

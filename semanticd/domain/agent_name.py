@@ -7,7 +7,8 @@ import re
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
 
-AGENT_ID_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}"
+MAX_AGENT_ID_CHARACTERS = 128
+AGENT_ID_PATTERN = f"[A-Za-z0-9][A-Za-z0-9._:@+=-]{{0,{MAX_AGENT_ID_CHARACTERS - 1}}}"
 """What an id looks like, so that it can stand in a URL, on a command line and in a log."""
 
 RESERVED_AGENT_IDS = ("stats", "import")
@@ -25,7 +26,8 @@ def checked_agent_id(value: str, *, param: str) -> AgentId:
     """Return the value as an agent id; raises `InvalidRequestError` if it could not stand in a URL."""
     if not is_agent_id(value):
         raise InvalidRequestError(
-            "an agent id is 1 to 128 letters, digits and . _ : @ + = -, and begins with a letter or digit",
+            f"an agent id is 1 to {MAX_AGENT_ID_CHARACTERS} letters, digits and . _ : @ + = -, "
+            "and begins with a letter or digit",
             param=param,
         )
     if value in RESERVED_AGENT_IDS:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from semanticd.domain.agent import Agent
+from semanticd.domain.agent import Agent, Retained
 from semanticd.domain.generation import Priority
 from semanticd.domain.ids import AgentId
 
@@ -15,7 +15,7 @@ AgentOrder = Literal["used", "created", "tokens", "turns", "name"]
 
 
 @dataclass(frozen=True, slots=True)
-class AgentSummary:
+class AgentSummary(Retained):
     """What lists show of an agent; times in seconds since the epoch. The `last_…` are None before the first turn."""
 
     agent_id: AgentId
@@ -35,14 +35,6 @@ class AgentSummary:
     """Share of the last prompt's tokens that were not computed, 0 to 1."""
     last_ttft_ms: float | None = None
     last_tokens_per_s: float | None = None
-
-    def is_pinned(self, now: float) -> bool:
-        """Whether an operator keeps its blocks from eviction at this time."""
-        return self.pinned or (self.pinned_until is not None and now < self.pinned_until)
-
-    def is_kept(self, now: float) -> bool:
-        """Whether its blocks are evicted after those of others at this time."""
-        return self.kept_until is not None and now < self.kept_until
 
     @property
     def may_be_pinned(self) -> bool:

@@ -292,8 +292,6 @@ class BlockPool:
 
     # Use.
 
-    # Use.
-
     def touch(self, hashes: Sequence[BlockHash]) -> None:
         """Stamp a chain (first to last) as just used; its head becomes the most recent."""
         for block_hash in reversed(hashes):
@@ -393,15 +391,6 @@ class BlockPool:
         self.set_table(agent, ())
         self._kept.discard(agent)
 
-    @property
-    def num_agents(self) -> int:
-        """Agents with a table."""
-        return len(self._tables)
-
-    def agents(self) -> list[AgentId]:
-        """Return the agents with a table."""
-        return list(self._tables)
-
     def holders(self, block_hash: BlockHash) -> frozenset[AgentId]:
         """Return the agents whose table names this block, hot or not."""
         return frozenset(self._holders.get(block_hash, ()))
@@ -477,7 +466,8 @@ class BlockPool:
         found = []
         for agent in agents:
             table = self.table(agent)
-            # A table is a chain: an agent that shares any of its blocks shares the first one.
+            # A table is a chain: an agent that shares any of its blocks shares the first one. Left out is who shares no
+            # more than a snapshot within the first block: finding that would mean asking about every block.
             if table and table[0] not in sharing:
                 sharing[table[0]] = sorted(self._holders[table[0]])
             others = sharing[table[0]] if table else []

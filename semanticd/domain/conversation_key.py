@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
+from semanticd.domain.agent_name import MAX_AGENT_ID_CHARACTERS
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPart
 from semanticd.domain.volatile_header import without_volatile_header
 
@@ -26,7 +27,6 @@ _RAW_HEAD = "raw"
 _OPENING_MESSAGES = 4
 _OPENING_TEXTS = 16
 _DIGEST_BYTES = 8
-_MAX_ID_CHARACTERS = 128
 _SKETCH_WORDS = 24
 _ALIKE = 0.6
 """The share of words that two system texts have in common, from which on they are taken for versions of one."""
@@ -77,7 +77,7 @@ class ConversationKey:
         """
         digest = _digest(self.head)
         suffix = f".side-{digest[:6] if self.weight else digest[0]}"
-        room = _MAX_ID_CHARACTERS - len(suffix)
+        room = MAX_AGENT_ID_CHARACTERS - len(suffix)
         return (
             agent_id if len(agent_id) <= room else f"{agent_id[: room - 9]}-{_digest(agent_id)[:8]}"
         ) + suffix

@@ -83,11 +83,6 @@ class ModelCacheSpec:
         return BlockChain(root, self.block_tokens, tuple(hashes))
 
     @property
-    def num_layers(self) -> int:
-        """Layers with a cache."""
-        return len(self.layers)
-
-    @property
     def bytes_per_token(self) -> int:
         """Stored bytes per token over all attention layers."""
         return sum(layer.bytes_per_token for layer in self.layers)

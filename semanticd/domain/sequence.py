@@ -75,6 +75,8 @@ class Sequence:
     """Names of the prompt's full blocks."""
     group: int = 0
     """The decode batch that it is in: rows of similar length."""
+    cuts_anywhere: bool = True
+    """Whether the model's cached prefixes can be used up to any token; see `ModelCacheSpec`."""
     long_chunk: int = 0
     """Tokens that its model takes at once behind a long history; see `ModelCacheSpec`."""
 
@@ -108,8 +110,14 @@ class Sequence:
 
     @property
     def num_resumable(self) -> int:
-        """Tokens from the start from which another sequence could go on now."""
-        return max(self.num_published, self.last_snapshot)
+        """Tokens from the start from which another sequence could go on now.
+
+        Where a layer cannot be cut, blocks alone are not enough. Before a sequence runs, what is restored
+        for it counts.
+        """
+        if self.cuts_anywhere or self.state is SequenceState.WAITING:
+            return self.num_published
+        return self.last_snapshot
 
     @property
     def num_tokens(self) -> int:

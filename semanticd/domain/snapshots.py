@@ -13,7 +13,7 @@ conversation would keep more of them than blocks: what is over a share of the bu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from semanticd.domain.block import hash_block
 from semanticd.domain.ids import BlockHash
@@ -69,11 +69,14 @@ def next_stop(
     """Return where a chunk from `start` ends for a snapshot, at most at `end`.
 
     `points` are sorted; `last` is the position of the last snapshot. The last point is always taken, the others where
-    they are `MIN_DISTANCE` from the snapshot before. `spacing` (0: none) is a multiple of the block size.
+    they are `MIN_DISTANCE` from the snapshot before, and so is what `spacing` asks for (0: none), a multiple of the
+    block size.
     """
     wanted = (p for p in points if p > start and (p - last >= MIN_DISTANCE or p == points[-1]))
     point = next(wanted, None)
     regular = (start // spacing + 1) * spacing if spacing else None
+    if regular is not None and regular - last < MIN_DISTANCE:
+        regular += spacing
     if regular is not None and regular > num_prompt_tokens - MIN_DISTANCE:
         regular = None
     if point is not None and point <= end and (regular is None or point <= regular):
@@ -116,6 +119,19 @@ def state_name(spec: ModelCacheSpec, parent: BlockHash) -> BlockHash:
     return hash_block(
         fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=(), kind="state"
     )
+
+
+def merged(older: Iterable[Snapshot], newer: Iterable[Snapshot], *, turn: int) -> list[Snapshot]:
+    """Return an agent's snapshots after a turn that took or used the `newer` ones, by position.
+
+    One that was between messages stays that, also when a later turn only went on from it.
+    """
+    found = {one.position: one for one in older}
+    for one in newer:
+        known = found.get(one.position)
+        at_boundary = one.at_boundary or (known is not None and known.at_boundary)
+        found[one.position] = replace(one, turn=turn, at_boundary=at_boundary)
+    return [found[position] for position in sorted(found)]
 
 
 def thinned(snapshots: Sequence[Snapshot], *, end: int, turn: int, max_bytes: float) -> list[Snapshot]:

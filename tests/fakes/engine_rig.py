@@ -37,7 +37,7 @@ from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.telemetry import Telemetry
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
-from semanticd.domain.ids import AgentId, BlockHash, RequestId
+from semanticd.domain.ids import AgentId, RequestId
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 from semanticd.domain.snapshots import SNAPSHOT_TOKENS
 from semanticd.domain.transcript import Segment
@@ -287,6 +287,7 @@ class EngineRig:
         items: list[Any] = list(prompt)
         segments = tuple(items) if items and isinstance(items[0], Segment) else (self.segment(items),)
         ask = Ask(request_id or f"request-{next(self._ids)}")
+        salt = self.agents.salt_of(AgentId(agent))  # as the service looks it up
         submission = Submission(
             request_id=ask.request_id,
             agent_id=AgentId(agent),
@@ -296,13 +297,9 @@ class EngineRig:
             max_new_tokens=max_tokens,
             seed=seed,
             sink=ask,
-            **{"root": self._root_of(AgentId(agent)), **more},
+            **{"salt": salt, "root": self.model.runner.spec.root_of(salt), **more},
         )
         return ask, submission
-
-    def _root_of(self, agent: AgentId) -> BlockHash:
-        """Return below which root the agent's blocks lie, as the service looks it up."""
-        return self.model.runner.spec.root_of(self.agents.salt_of(agent))
 
     def segment(self, token_ids: Sequence[int]) -> Segment:
         """Return ids with their text."""

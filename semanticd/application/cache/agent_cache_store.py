@@ -720,10 +720,6 @@ class AgentCacheStore:
         with self.lock:
             return self.pool.ledger()
 
-    def warm_bytes(self, table: Sequence[BlockHash]) -> int:
-        """Return the tensor bytes of a table's blocks that are on disk."""
-        return 0 if self._warm is None else sum(self._warm.block_bytes(table).values())
-
     def stored(self, names: Iterable[BlockHash]) -> dict[BlockHash, int]:
         """Return those of these blocks that are on disk, with their tensor bytes. Asks the index."""
         return {} if self._warm is None else self._warm.block_bytes(list(dict.fromkeys(names)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -225,14 +224,6 @@ class AgentRegistry:
         with self.lock:
             return list(reversed(self._agents.values()))
 
-    def all_ids(self) -> list[AgentId]:
-        """Return all known ids: those in memory first, then the archive's."""
-        with self.lock:
-            known = dict.fromkeys(agent.agent_id for agent in self.recent())
-        if self._archive is not None:
-            known.update(dict.fromkeys(self._archive.ids()))
-        return list(known)
-
     def release_pins(self) -> None:
         """Release the blocks of agents that were pinned, or kept, for a time that is over."""
         now = self._clock.wall()
@@ -322,16 +313,3 @@ class AgentRegistry:
 
 def _not_found(agent_id: AgentId) -> AgentNotFoundError:
     return AgentNotFoundError(f"no agent has the id {agent_id!r}; list them with `semanticd agents list`")
-
-
-def renamed(agent: Agent, agent_id: AgentId, *, now: float) -> Agent:
-    """Return a copy of an agent under another id (a fork shares all blocks)."""
-    return replace(
-        agent,
-        agent_id=agent_id,
-        created_at=now,
-        last_used_at=now,
-        pinned=False,
-        pinned_until=None,
-        kept_until=None,
-    )

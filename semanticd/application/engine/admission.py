@@ -432,6 +432,10 @@ class Admission:
             whole = [m for m in match.blocks if m.whole]
         else:
             whole = self._take_snapshot(running, match.state)
+            # The agent that took it may give it up while this sequence, which will name it, runs.
+            for one in sequence.snapshots.values():
+                for name in one.names:
+                    self._agents.note_block(sequence.agent_id, name)
         sequence.num_published = sum(m.num_tokens for m in whole)
         sequence.block_table = [m.block.block_hash for m in whole]
         sequence.apply(SequenceEvent.ADMITTED)
@@ -460,6 +464,7 @@ class Admission:
                 state.block_hash,
                 tail[0].block.block_hash if tail else None,
                 state.num_bytes + sum(m.block.num_bytes for m in tail),
+                at_boundary=sequence.num_cached in running.submission.snapshot_points,
             )
         return full
 

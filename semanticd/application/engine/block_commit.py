@@ -18,7 +18,7 @@ from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
-from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, next_stop, still_on, thinned
+from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, merged, next_stop, still_on, thinned
 from semanticd.domain.transcript import Segment, Transcript
 
 
@@ -166,7 +166,8 @@ class BlockCommit:
         if running.spec.cuts_anywhere:
             self.publish(running, up_to=running.sequence.num_cached, with_tail=True)
         else:
-            self.snapshot(running)
+            points = running.submission.snapshot_points
+            self.snapshot(running, at_boundary=running.sequence.num_cached in points)
 
     def finish(self, running: RunningSequence, *, reason: FinishReason) -> None:
         """Keep the whole turn, and record it with the agent."""
@@ -226,7 +227,7 @@ class BlockCommit:
                 snapshots=snapshots,
                 kept_until=kept_until,
                 conversation=_conversation_after(agent, submission),
-                salt=agent.salt if agent_id == main_id else self._agents.salt_of(main_id),
+                salt=submission.salt,
             )
 
         main_id = submission.main_agent_id or submission.agent_id
@@ -252,14 +253,10 @@ class BlockCommit:
             root=running.submission.root or running.spec.root,
             token_ids=token_ids,
         )
-        known = {one.position: one for one in older}
-        known |= {one.position: replace(one, turn=turn) for one in sequence.snapshots.values()}
-        given_up = thinned(
-            list(known.values()), end=len(token_ids), turn=turn, max_bytes=self._store.conversation_share
-        )
-        for one in given_up:
-            del known[one.position]
-        return tuple(known[position] for position in sorted(known)), given_up
+        known = merged(older, sequence.snapshots.values(), turn=turn)
+        share = self._store.conversation_share
+        given_up = thinned(known, end=len(token_ids), turn=turn, max_bytes=share)
+        return tuple(one for one in known if one not in given_up), given_up
 
 
 def _count_stored(running: RunningSequence, end: int) -> None:

@@ -385,6 +385,7 @@ class BlockPoolBatchEngine:
             arrived_at=self._clock.monotonic(),
             priority="background" if submission.priority == "background" else "interactive",
             share=submission.share,
+            cuts_anywhere=model.runner.spec.cuts_anywhere,
             long_chunk=model.runner.spec.long_chunk,
         )
         running = RunningSequence(

@@ -102,6 +102,8 @@ class Submission:
     """See `CacheReport.canonicalized`."""
     chain: BlockChain | None = None
     """Names of the prompt's full blocks; None: the engine computes them."""
+    salt: str = ""
+    """See `Agent.salt`: the conversation is recorded under it, also where its agent was deleted meanwhile."""
     root: BlockHash | None = None
     """Below which its blocks are looked for and kept; None: the root that all agents of the model share."""
     main_agent_id: AgentId | None = None

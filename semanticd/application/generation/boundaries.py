@@ -12,6 +12,7 @@ leave the thinking of turns that are over out, say what they would say of the re
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -35,29 +36,42 @@ class PromptBoundaries:
     def __init__(self) -> None:
         """Remember nothing yet."""
         self._heads: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
 
-    def num_system_tokens(
+    def find(
         self, model: LoadedModel, prompt: ChatPrompt, text: str, segments: Sequence[Segment]
-    ) -> int:
-        """Return how many of the prompt's tokens are system text and tools."""
-        head = _head(model.tokenizer, prompt)
-        if not text.startswith(head):
-            # A template that says something else of a conversation as short as that.
-            return 0
-        return self._head_tokens(model, head, segments)
+    ) -> tuple[tuple[int, ...], int]:
+        """Return the positions worth a snapshot, and how many of the prompt's tokens are system text and tools.
 
-    def snapshot_points(
-        self, model: LoadedModel, prompt: ChatPrompt, text: str, segments: Sequence[Segment]
+        The positions are numbers of tokens, rising; none for a model whose layers can all be cut, and fewer where two
+        nearly coincide.
+        """
+        written = _head(model.tokenizer, prompt)
+        head = common_prefix_length(text, written)
+        head_tokens = self._head_tokens(model, text[:head], segments)
+        # A template may say something else of a conversation as short as that.
+        system_tokens = head_tokens if head == len(written) else 0
+        if model.runner.spec.cuts_anywhere:
+            return (), system_tokens
+        return self._snapshot_points(
+            model.tokenizer, prompt, text, segments, (head, head_tokens)
+        ), system_tokens
+
+    @staticmethod
+    def _snapshot_points(
+        tokenizer: Tokenizer,
+        prompt: ChatPrompt,
+        text: str,
+        segments: Sequence[Segment],
+        head: tuple[int, int],
     ) -> tuple[int, ...]:
-        """Return the boundaries as numbers of tokens, rising; fewer where two nearly coincide."""
-        tokenizer = model.tokenizer
-        head = common_prefix_length(text, _head(tokenizer, prompt))
+        """Return the boundaries; `head` is the first one's position in characters and in tokens."""
         messages = prompt.messages[:-1] if prompt.prefill is not None else prompt.messages
         last = common_prefix_length(text, _up_to_last_message(tokenizer, replace(prompt, messages=messages)))
         end = common_prefix_length(text, _rendered(tokenizer, replace(prompt, messages=messages)))
         found = [
-            self._head_tokens(model, text[:head], segments),
-            *(_num_tokens_before(tokenizer, segments, at) for at in (last, end) if at > head),
+            head[1],
+            *(_num_tokens_before(tokenizer, segments, at) for at in (last, end) if at > head[0]),
         ]
         num_tokens = sum(len(segment.token_ids) for segment in segments)
         return tuple(sorted({at for at in found if MIN_DISTANCE <= at < num_tokens}))
@@ -78,9 +92,11 @@ class PromptBoundaries:
         key += model.fingerprint.encode()
         known = self._heads.get(key)
         if known is None:
-            known = self._heads[key] = pack_token_ids(model.tokenizer.encode(text))
-            while len(self._heads) > _MAX_HEADS:
-                self._heads.pop(next(iter(self._heads)), None)
+            known = pack_token_ids(model.tokenizer.encode(text))
+            with self._lock:
+                self._heads[key] = known
+                while len(self._heads) > _MAX_HEADS:
+                    del self._heads[next(iter(self._heads))]
         return unpack_token_ids(known)
 
 

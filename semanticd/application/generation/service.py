@@ -97,6 +97,7 @@ class _Prepared:
     system_tokens: int
     changes: tuple[str, ...]
     chain: BlockChain
+    salt: str
     conversation: ConversationKey | None
 
 
@@ -186,6 +187,7 @@ class GenerateService:
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
                     chain=ready.chain,
+                    salt=ready.salt,
                     root=ready.chain.root,
                     main_agent_id=request.agent_id,
                     conversation=ready.conversation,
@@ -251,6 +253,7 @@ class GenerateService:
             chain=spec.chain(
                 tuple(token for segment in segments for token in segment.token_ids), root=spec.root_of(salt)
             ),
+            salt=salt,
             conversation=conversation,
         )
 
@@ -305,11 +308,7 @@ class GenerateService:
         """Return positions worth a snapshot, and how many tokens are system text and tools."""
         if not isinstance(prompt, ChatPrompt):
             return (), 0
-        boundaries = self._boundaries
-        system_tokens = boundaries.num_system_tokens(model, prompt, text, segments)
-        if model.runner.spec.cuts_anywhere:
-            return (), system_tokens
-        return boundaries.snapshot_points(model, prompt, text, segments), system_tokens
+        return self._boundaries.find(model, prompt, text, segments)
 
     def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
         """Put the kept conversation, system text and tools of a server-side agent before the new messages."""

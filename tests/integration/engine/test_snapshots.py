@@ -72,6 +72,33 @@ def test_without_spacing_there_are_snapshots_at_boundaries_only() -> None:
         assert answer.cache.reused_hot_tokens == 37
 
 
+def test_a_snapshot_taken_over_at_a_boundary_is_a_boundary_of_its_new_agent() -> None:
+    shared = prompt(200)
+    with Disk().engine(snapshot_tokens=0) as rig:
+        told(rig, shared + prompt(100, 1), snapshot_points=(96,))
+        told(rig, shared + prompt(100, 2), agent="b", snapshot_points=(96,))
+        boundaries = {one.position for one in rig.agents.get(AgentId("b")).snapshots if one.at_boundary}
+        assert 96 in boundaries
+
+
+def test_who_took_a_snapshot_cannot_take_it_from_one_that_goes_on_from_it() -> None:
+    disk, shared = Disk(), prompt(200)
+    with disk.engine(snapshot_tokens=0) as rig:
+        told(rig, shared + prompt(100, 1), snapshot_points=(96,))
+        rig.idle()
+        (state,) = [one.state for one in rig.agents.get(A).snapshots if one.position == 96]
+        assert disk.archive.holders(state) == ["a"]
+        held: list[list[AgentId]] = []
+
+        def look(operation: str) -> None:
+            if operation == "decode":
+                held.append(disk.archive.holders(state))
+
+        rig.runner.before = look
+        told(rig, shared + prompt(100, 2), agent="b", snapshot_points=(96,))
+        assert held[0] == ["a", "b"]
+
+
 def test_where_the_nearest_snapshot_is_far_the_miss_says_so_and_where_it_is() -> None:
     ids = prompt(300)
     with Disk().engine(snapshot_tokens=0) as rig:

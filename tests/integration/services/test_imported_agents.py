@@ -57,6 +57,14 @@ async def test_another_agents_prompt_is_never_read_by_an_imported_transcript(
     )
 
 
+async def test_what_outlives_its_imported_agent_is_recorded_under_its_salt(rig: ServiceRig) -> None:
+    ask = rig.engine_rig.ask(
+        [7] * 40, agent="copy.side-1", model="one", main_agent_id=AgentId("copy"), salt="x"
+    )
+    ask.answer()
+    assert rig.engine_rig.agents.get(AgentId("copy")).salt == "x", "or its text would be known to all"
+
+
 async def test_another_agents_prompt_never_matches_imported_blocks_and_the_agents_own_does(
     rig: ServiceRig, tmp_path: Path
 ) -> None:

@@ -64,11 +64,14 @@ def test_the_last_token_starts_the_decoding_and_is_not_prefilled() -> None:
 def test_the_full_table_has_the_snapshots_with_their_tails_behind_the_blocks() -> None:
     a, b, tail, first, second = (BlockHash(name) for name in (b"a", b"b", b"t", b"1", b"2"))
     snapshots = {4: Snapshot(4, first), 7: Snapshot(7, second, tail)}
-    sequence = make(block_table=[a, b], snapshots=snapshots, num_published=4)
+    sequence = make(
+        state=_S.PREFILLING, cuts_anywhere=False, block_table=[a, b], snapshots=snapshots, num_published=4
+    )
     assert sequence.full_table == (a, b, first, tail, second)
     assert (sequence.last_snapshot, sequence.num_resumable) == (7, 7)
 
 
-def test_without_a_snapshot_others_go_on_from_the_last_block() -> None:
-    sequence = make(num_published=4)
-    assert (sequence.last_snapshot, sequence.num_resumable) == (0, 4)
+def test_without_snapshots_others_go_on_from_the_last_block_where_layers_can_be_cut() -> None:
+    assert make(num_published=4, state=_S.PREFILLING).num_resumable == 4
+    assert make(num_published=4, state=_S.PREFILLING, cuts_anywhere=False).num_resumable == 0
+    assert make(num_published=4, cuts_anywhere=False).num_resumable == 4, "restored, with the state behind it"

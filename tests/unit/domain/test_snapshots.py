@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from semanticd.domain.snapshots import (
     RECENT_TURNS,
     Snapshot,
     Stop,
+    merged,
     next_stop,
     state_name,
     still_on,
@@ -50,6 +52,21 @@ def test_boundaries_close_behind_a_snapshot_are_left_out_but_for_the_last_one() 
 def test_a_regular_snapshot_close_to_the_prompts_end_is_left_out() -> None:
     found = next_stop(0, 260, points=(), spacing=256, last=0, num_prompt_tokens=260)
     assert found == Stop(260)
+
+
+def test_a_regular_snapshot_close_behind_a_boundary_is_left_out() -> None:
+    close = 256 - MIN_DISTANCE + 1
+    assert stop(close, 600, points=(close,), spacing=256, last=close) == Stop(512, takes_snapshot=True)
+
+
+def test_a_snapshot_that_a_later_turn_went_on_from_stays_a_boundary() -> None:
+    head, other = Snapshot(40, STATE, at_boundary=True, turn=1), Snapshot(60, STATE, turn=1)
+    used = [Snapshot(40, STATE), Snapshot(90, STATE, at_boundary=True)]
+    assert merged([other, head], used, turn=2) == [
+        replace(head, turn=2),
+        other,
+        Snapshot(90, STATE, at_boundary=True, turn=2),
+    ]
 
 
 @given(

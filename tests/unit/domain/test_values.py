@@ -93,7 +93,7 @@ def test_a_layout_is_another_for_every_precision_block_size_and_shape() -> None:
 
 def test_a_layout_counts_what_it_costs() -> None:
     mixed = spec(ATTENTION, STATE, ATTENTION)
-    assert (mixed.num_layers, mixed.bytes_per_token, mixed.state_bytes) == (3, 64, 100)
+    assert (len(mixed.layers), mixed.bytes_per_token, mixed.state_bytes) == (3, 64, 100)
     assert mixed.stored_bytes(10) == 640
     assert not mixed.cuts_anywhere
     assert spec(ATTENTION).cuts_anywhere

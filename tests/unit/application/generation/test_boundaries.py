@@ -37,8 +37,8 @@ def points(prompt: ChatPrompt, tokenizer: CharTokenizer | None = None, *, cut_at
     segments = tuple(Segment(piece, tuple(tokenizer.encode(piece))) for piece in pieces)
     ids = [token for segment in segments for token in segment.token_ids]
     boundaries = PromptBoundaries()
-    found = boundaries.snapshot_points(model, prompt, text, segments)
-    assert found == boundaries.snapshot_points(model, prompt, text, segments), "it remembers heads"
+    found, _ = boundaries.find(model, prompt, text, segments)
+    assert found == boundaries.find(model, prompt, text, segments)[0], "it remembers heads"
     return [tokenizer.decode(ids[:at]) for at in found]
 
 
