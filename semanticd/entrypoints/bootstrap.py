@@ -168,9 +168,7 @@ def build(
     history = History(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
     )
-    exporter = AgentExporter(
-        engine=engine, agents=registry, store=store, clock=clock, export_file=DiskAgentExportFile()
-    )
+    exporter = AgentExporter(engine=engine, store=store, clock=clock, export_file=DiskAgentExportFile())
     recorder = TurnRecorder(
         engine=engine, agents=registry, metrics=metrics, log=log, savings=savings, history=history
     )

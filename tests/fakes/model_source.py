@@ -104,6 +104,7 @@ class HashLoader:
         self._tokenizer = tokenizer or CharTokenizer()
         self._has_state = has_state
         self._context_length = context_length
+        self.block_tokens = 16
         self.failures: dict[str, Exception] = {}
         self.runners: dict[str, HashRunner] = {}
         self.gate: threading.Event | None = None
@@ -123,6 +124,7 @@ class HashLoader:
             fingerprint=installed.fingerprint,
             seed=int(installed.fingerprint[:2], 16),
             has_state=self._has_state,
+            block_tokens=self.block_tokens,
         )
         self.runners[installed.model_id] = runner
         return loaded_model(

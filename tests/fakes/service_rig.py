@@ -96,7 +96,6 @@ class ServiceRig:
             store=self.store,
             exporter=AgentExporter(
                 engine=self.engine,
-                agents=self.engine_rig.agents,
                 store=self.store,
                 clock=self.clock,
                 export_file=self._export_file,

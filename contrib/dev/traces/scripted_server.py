@@ -1,8 +1,8 @@
 """A stand-in for a model: answers coding programs with calls and texts from a script, and writes their requests down.
 
-Imported by record.py in the same folder. Three dialects (Messages, Chat Completions, Responses), streamed or whole. A marker in
-the newest prompt chooses the part of the script; each request that offers tools takes its next step. What asks for
-something else (a title, a summary) gets a sentence.
+Imported by record.py in the same folder. Three dialects (Messages, Chat Completions, Responses), streamed or whole. A
+marker in the newest prompt chooses the part of the script; each request that offers tools takes its next step. What
+asks for something else (a title, a summary) gets a sentence.
 """
 
 from __future__ import annotations

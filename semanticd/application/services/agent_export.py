@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
-from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.agent_export import AgentExportFile, ExportedAgent
 from semanticd.application.ports.inference import LoadedModel
@@ -57,14 +56,12 @@ class AgentExporter:
         self,
         *,
         engine: BlockPoolBatchEngine,
-        agents: AgentRegistry,
         store: AgentCacheStore,
         clock: Clock,
         export_file: AgentExportFile | None = None,
     ) -> None:
         """Without an `export_file` every call is refused."""
         self._engine = engine
-        self._agents = agents
         self._store = store
         self._clock = clock
         self._file = export_file
@@ -95,11 +92,11 @@ class AgentExporter:
     async def import_(
         self, path: str, *, new_id: str | None, check_free: Callable[[AgentId], None], trust: bool = False
     ) -> AgentImport:
-        """Read an agent export and keep its blocks; it comes unpinned and as just used.
+        """Read an agent export and keep its blocks; the agent, unpinned and as just used, is for the caller to keep.
 
         A file's tensors and ids are its maker's word. Unless an administrator says `trust`, they are kept below a root
         of the agent's own, where no other agent's prompt finds them, and every text must be what its ids decode to.
-        `check_free` raises when an id is taken.
+        `check_free` raises when an id is taken; it may read the archive.
 
         Raises:
             AgentExportError: The file is damaged, or its model, or that model in this layout, is not loaded here, or
@@ -112,7 +109,7 @@ class AgentExporter:
         await asyncio.to_thread(_check_transcript, exported.agent, model, trust=trust)
         agent_id = checked_agent_id(new_id, param="new_id") if new_id else exported.agent.agent_id
         _check_id(agent_id)
-        check_free(agent_id)
+        await asyncio.to_thread(check_free, agent_id)
         agent, records = exported.agent, file.records(path)
         names: dict[BlockHash, BlockHash] = {}
         if model is not None and not trust:
@@ -123,7 +120,6 @@ class AgentExporter:
         num_kept = 0
         while batch := await asyncio.to_thread(_take, records, _IMPORT_BYTES):
             num_kept += await self._adopt(batch)
-        check_free(agent_id)  # somebody may have come first while blocks were written
         now = self._clock.wall()
         if agent.salt != exported.agent.salt:
             table = tuple(names[name] for name in exported.agent.block_table if name in names)
@@ -137,7 +133,6 @@ class AgentExporter:
             anonymous=False,
             snapshots=(),  # only their names count, and those are in the table
         )
-        self._agents.save(agent)
         return AgentImport(agent, num_kept, exported.num_blocks)
 
     def _check_importable(self, exported: ExportedAgent) -> LoadedModel | None:

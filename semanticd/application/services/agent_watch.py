@@ -77,30 +77,28 @@ class AgentWatch:
         for _ in range(min(_IN_TURN, len(self._in_turn))):
             changed.add(self._in_turn.popleft())
         rows, number = await asyncio.to_thread(self._make, list(changed))
-        made = {row.id: row for row in rows}
-        news = [row for row in rows if known.get(row.id) != row]
-        removed = [one for one in changed if one in known and one not in made]
-        known.update((row.id, row) for row in news)
-        for one in removed:
+        before = dict(known)
+        for one in changed.intersection(known).difference(row.id for row in rows):
             del known[one]
-        removed += self._drop_oldest(known)
-        if not news and not removed and number == self._num_agents:
-            return None
-        self._num_agents = number
-        return AgentUpdate(tuple(row for row in news if row.id in known), tuple(removed), number)
+        is_less = len(known) < len(before)
+        known.update((row.id, row) for row in rows)
+        self._drop_oldest(known)
+        if is_less and len(known) < min(number, MAX_WATCHED):
+            # Older ones, which were left out, take the places of those that are gone.
+            await self._begin()
+            return self._difference(before)
+        before_number, self._num_agents = self._num_agents, number
+        update = self._difference(before)
+        return update if update.agents or update.removed or number != before_number else None
 
     def _make(self, agents: list[AgentId]) -> tuple[list[AgentFacts], int]:
         return self._rows.find(agents), self._agents.page(AgentQuery(limit=0)).num_agents
 
     @staticmethod
-    def _drop_oldest(known: dict[AgentId, AgentFacts]) -> list[AgentId]:
-        surplus = len(known) - MAX_WATCHED
-        if surplus <= 0:
-            return []
-        oldest = sorted(known.values(), key=_newest_first)[-surplus:]
-        for row in oldest:
-            del known[row.id]
-        return [row.id for row in oldest]
+    def _drop_oldest(known: dict[AgentId, AgentFacts]) -> None:
+        if len(known) > MAX_WATCHED:
+            for row in sorted(known.values(), key=_newest_first)[MAX_WATCHED:]:
+                del known[row.id]
 
     def _difference(self, before: dict[AgentId, AgentFacts]) -> AgentUpdate:
         known = self._known or {}

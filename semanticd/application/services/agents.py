@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -76,6 +77,8 @@ class AgentsService:
         self._rows = AgentRows(
             engine=engine, agents=agents, store=store, observations=observations, clock=clock
         )
+        self._naming = asyncio.Lock()
+        """Held while an id is looked up and then taken."""
         self.watch = AgentWatch(rows=self._rows, agents=agents)
 
     async def _on_engine(self, function: Callable[[], _T]) -> _T:
@@ -160,8 +163,9 @@ class AgentsService:
     async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
         """Make an agent; raises `ConflictError` when the id is taken."""
         chosen = checked_agent_id(agent_id or f"agent-{secrets.token_hex(6)}", param="id")
-        self._check_free(chosen)
-        agent = self._agents.create(chosen, config, pinned=pin)
+        async with self._naming:
+            await asyncio.to_thread(self._check_free, chosen)
+            agent = self._agents.create(chosen, config, pinned=pin)
         return await self._row(agent)
 
     def _check_free(self, agent_id: AgentId) -> None:
@@ -173,21 +177,22 @@ class AgentsService:
     async def pin(self, agent_id: str, ttl_s: float | None = None) -> AgentFacts:
         """Keep its blocks from eviction, for `ttl_s` seconds or for good."""
         until = None if ttl_s is None else self._clock.wall() + ttl_s
-        agent = self._agents.update(
-            AgentId(agent_id), lambda a: replace(a, pinned=ttl_s is None, pinned_until=until)
-        )
-        return await self._row(agent)
+        return await self._row(await self._set_pin(agent_id, pinned=ttl_s is None, until=until))
 
     async def unpin(self, agent_id: str) -> AgentFacts:
         """Let its blocks be evicted again."""
-        agent = self._agents.update(AgentId(agent_id), lambda a: replace(a, pinned=False, pinned_until=None))
-        return await self._row(agent)
+        return await self._row(await self._set_pin(agent_id, pinned=False, until=None))
+
+    async def _set_pin(self, agent_id: str, *, pinned: bool, until: float | None) -> Agent:
+        def change(agent: Agent) -> Agent:
+            return replace(agent, pinned=pinned, pinned_until=until)
+
+        return await asyncio.to_thread(self._agents.update, AgentId(agent_id), change)
 
     async def fork(self, agent_id: str, new_id: str | None = None) -> AgentFacts:
         """Make an agent with the same conversation; all its blocks are shared."""
         source = await self.agent(agent_id)
         chosen = checked_agent_id(new_id or f"{agent_id[:110]}-fork-{secrets.token_hex(3)}", param="new_id")
-        self._check_free(chosen)
         now = self._clock.wall()
         fork = replace(
             source,
@@ -196,9 +201,12 @@ class AgentsService:
             last_used_at=now,
             pinned=False,
             pinned_until=None,
+            kept_until=None,
             anonymous=False,
         )
-        self._agents.save(fork)
+        async with self._naming:
+            await asyncio.to_thread(self._check_free, chosen)
+            self._agents.save(fork)
         return await self._row(fork)
 
     async def rewind(self, agent_id: str, turns: int = 1) -> AgentFacts:
@@ -206,27 +214,8 @@ class AgentsService:
         if turns < 1:
             raise InvalidRequestError(f"turns must be at least 1, not {turns}", param="turns")
         self._not_active(agent_id)
-
-        def change(agent: Agent) -> Agent:
-            if turns > len(agent.turns):
-                raise InvalidRequestError(
-                    f"agent {agent_id!r} has {len(agent.turns)} turns to go back, not {turns}", param="turns"
-                )
-            kept = agent.turns[:-turns]
-            segments = agent.transcript.segments[: kept[-1].num_segments] if kept else ()
-            transcript = Transcript(segments)
-            return replace(
-                agent,
-                turns=kept,
-                num_turns=agent.num_turns - turns,
-                transcript=transcript,
-                messages=_without_last_turns(agent.messages, turns),
-                block_table=self._table_up_to(agent, transcript.num_tokens),
-                snapshots=tuple(one for one in agent.snapshots if one.position <= transcript.num_tokens),
-            )
-
         before = await asyncio.to_thread(self._agents.own_blocks, AgentId(agent_id))
-        agent = self._agents.update(AgentId(agent_id), change)
+        agent = await asyncio.to_thread(self._rewind, AgentId(agent_id), turns)
         kept = await asyncio.to_thread(self._within, before, agent)
         gone = [name for name in before if name not in kept]
         await self._on_engine(lambda: self._store.drop_blocks(gone))
@@ -234,17 +223,50 @@ class AgentsService:
         self._agents.scrub()
         return await self._row(agent)
 
+    def _rewind(self, agent_id: AgentId, turns: int) -> Agent:
+        """Keep an agent without its last turns; what of its table is left is looked up before its lock is taken."""
+        agent = self._agents.peek(agent_id)
+        if turns > len(agent.turns):
+            raise InvalidRequestError(
+                f"agent {agent_id!r} has {len(agent.turns)} turns to go back, not {turns}", param="turns"
+            )
+        turns_left = agent.turns[:-turns]
+        transcript = Transcript(
+            agent.transcript.segments[: turns_left[-1].num_segments] if turns_left else ()
+        )
+        table = self._table_up_to(agent, transcript.num_tokens)
+
+        def change(known: Agent) -> Agent:
+            if known.num_turns != agent.num_turns:
+                raise ConflictError(f"agent {agent_id!r} answered a request meanwhile; rewind it again")
+            return replace(
+                known,
+                turns=turns_left,
+                num_turns=agent.num_turns - turns,
+                transcript=transcript,
+                messages=_without_last_turns(agent.messages, turns),
+                block_table=table,
+                snapshots=tuple(one for one in agent.snapshots if one.position <= transcript.num_tokens),
+            )
+
+        return self._agents.update(agent_id, change)
+
     def _table_up_to(self, agent: Agent, num_tokens: int) -> tuple[BlockHash, ...]:
+        """Return what of an agent's table lies within its first tokens. Asks the index about every block."""
         ends: dict[BlockHash, int] = {}
+        kept: list[BlockHash] = []
         for at, block_hash in enumerate(agent.block_table):
             block = self._store.block(block_hash)
             if block is None:
                 continue
-            # The first one follows the root; snapshots and their tails may follow any block before them.
-            start = 0 if at == 0 else ends.get(block.parent, num_tokens + 1)
-            if start + block.num_tokens <= num_tokens:
-                ends[block_hash] = start + block.num_tokens
-        return tuple(ends)
+            if at == 0:
+                # The first one follows the root; snapshots and their tails follow it, or any block before them.
+                ends[block.parent] = 0
+            end = ends.get(block.parent, num_tokens + 1) + block.num_tokens
+            if end <= num_tokens:
+                ends[block_hash] = end
+                kept.append(block_hash)
+        return tuple(kept)
 
     def _within(self, names: Sequence[BlockHash], agent: Agent) -> set[BlockHash]:
         """Return the agent's table, and those of these blocks that hold nothing beyond its conversation."""
@@ -275,7 +297,12 @@ class AgentsService:
         self._not_active(agent_id)
         agent = await self.agent(agent_id)
         names = await asyncio.to_thread(self._agents.own_blocks, agent.agent_id)
-        freed, warm = await self._on_engine(lambda: self._store.delete_agent(agent.agent_id, names))
+
+        def forget() -> tuple[int, Future[int]]:
+            self._not_active(agent_id)  # a request may have been taken while the archive was asked
+            return self._store.delete_agent(agent.agent_id, names)
+
+        freed, warm = await self._on_engine(forget)
         self._agents.delete(agent.agent_id)
         if self._responses is not None:
             self._responses.forget_agent(agent.agent_id)
@@ -322,6 +349,10 @@ class AgentsService:
     async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
         """Read an agent export; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
         imported = await self._exporter.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
+        async with self._naming:
+            # Another agent may have taken the id while blocks were written.
+            await asyncio.to_thread(self._check_free, imported.agent.agent_id)
+            self._agents.save(imported.agent)
         return ImportedAgent(
             await self._row(imported.agent),
             num_imported_blocks=imported.num_kept,

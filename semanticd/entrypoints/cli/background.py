@@ -129,8 +129,8 @@ def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
         print_text(f"         {address}")
     if addresses:
         narrate(
-            "warning: other machines can reach it: anyone with the API key may send requests, and traffic is not encrypted; "
-            "docs/deployment.md shows a proxy with TLS"
+            "warning: other machines can reach it: anyone with the API key may send requests, and traffic is not "
+            "encrypted; docs/deployment.md shows a proxy with TLS"
         )
     if settings.server.ollama_port is not None:
         print_text(f"ollama:  {status.address.rpartition(':')[0]}:{settings.server.ollama_port}")

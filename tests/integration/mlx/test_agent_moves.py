@@ -25,7 +25,6 @@ from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
 def service(rig: MlxRig) -> AgentsService:
     exporter = AgentExporter(
         engine=rig.engine,
-        agents=rig.agents,
         store=rig.store,
         clock=rig.clock,
         export_file=DiskAgentExportFile(),

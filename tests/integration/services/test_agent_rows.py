@@ -113,6 +113,26 @@ async def test_a_watcher_is_sent_the_agents_used_last() -> None:
         assert update.removed == ("old-0020",)
 
 
+async def test_older_agents_take_the_places_of_those_that_are_deleted() -> None:
+    async with ServiceRig(archive=archive_of(MAX_WATCHED + 1)) as rig:
+        watch = rig.agents.watch
+        whole = await watch.whole()
+        assert "old-0000" not in {row.id for row in whole.agents}
+        await rig.agents.delete("old-0001")
+        update = await watch.look()
+        assert update is not None
+        assert ([row.id for row in update.agents], update.removed) == (["old-0000"], ("old-0001",))
+        assert len((await watch.whole()).agents) == update.num_agents == MAX_WATCHED
+
+
+async def test_a_change_of_an_agent_that_is_too_old_to_be_watched_is_not_reported() -> None:
+    async with ServiceRig(archive=archive_of(MAX_WATCHED + 5)) as rig:
+        watch = rig.agents.watch
+        await watch.whole()
+        await rig.agents.pin("old-0000")
+        assert await watch.look() is None
+
+
 async def test_a_row_names_few_of_many_that_share_its_blocks_and_counts_all() -> None:
     archive = archive_of(1)
     for n in range(40):

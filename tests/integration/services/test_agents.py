@@ -20,6 +20,7 @@ from semanticd.domain.errors import (
 from semanticd.domain.ids import AgentId
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.service_rig import ServiceRig
+from tests.fakes.warm_store import MemoryAgentArchive
 
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
 
@@ -166,6 +167,56 @@ async def test_a_rewound_agent_goes_on_from_the_turn_it_is_back_at(has_state: bo
             await rig.agents.rewind("a", 0)
         await rig.agents.rewind("a", 2)
         assert await rig.agents.messages("a") == ()
+
+
+async def test_a_rewound_agent_keeps_a_snapshot_within_its_first_block() -> None:
+    rig = ServiceRig(has_state=True)
+    rig.loader.block_tokens = 128
+    async with rig:
+        await rig.say("one", agent="a", conversation=True)
+        first = (await rig.agents.agent("a")).snapshots
+        await rig.say("two, and a good deal more of it " * 8, agent="a", conversation=True)
+        await rig.agents.rewind("a")
+        agent = await rig.agents.agent("a")
+        assert len(agent.snapshots) == len(first) > 0
+        for snapshot in agent.snapshots:
+            assert snapshot.tail is not None
+            assert {snapshot.state, snapshot.tail} <= set(agent.block_table)
+
+
+async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello", agent="a")
+        agent = await rig.agents.agent("a")
+        with rig.engine_rig.held():
+            # The request is taken after the deletion asked whether there is one, and before it deletes.
+            ask = rig.engine_rig.ask([5] * 300, agent="a", model="one", max_tokens=400)
+            deletion = asyncio.create_task(rig.agents.delete("a"))
+            assert not rig.engine.running()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        with pytest.raises(ConflictError, match="is answering a request"):
+            await deletion
+        assert (await rig.agents.agent("a")).turns[: len(agent.turns)] == agent.turns
+        await asyncio.to_thread(ask.answer)
+
+
+async def test_of_two_agents_made_at_once_with_one_id_one_is_refused() -> None:
+    async with ServiceRig(archive=MemoryAgentArchive()) as rig:
+        calls = [rig.agents.create("a", AgentConfig()) for _ in range(8)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(one, ConflictError) for one in found) == 7
+        calls = [rig.agents.fork("a", "b") for _ in range(8)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(one, ConflictError) for one in found) == 7
+
+
+async def test_a_fork_is_kept_for_nobody_elses_time_to_live() -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello", agent="a", cache_ttl_s=3600.0)
+        assert (await rig.agents.agent("a")).kept_until is not None
+        await rig.agents.fork("a", "b")
+        assert (await rig.agents.agent("b")).kept_until is None
 
 
 async def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over() -> None:
