@@ -81,6 +81,15 @@ def test_a_snapshot_taken_over_at_a_boundary_is_a_boundary_of_its_new_agent() ->
         assert 96 in boundaries
 
 
+def test_a_regular_snapshot_that_is_taken_over_is_no_boundary() -> None:
+    shared = prompt(200)
+    with Disk().engine(snapshot_tokens=64) as rig:
+        told(rig, shared + prompt(100, 1))
+        told(rig, shared + prompt(100, 2), agent="b")
+        taken_over = [one for one in rig.agents.get(AgentId("b")).snapshots if one.position <= 192]
+        assert [(one.position, one.at_boundary) for one in taken_over] == [(192, False)]
+
+
 def test_who_took_a_snapshot_cannot_take_it_from_one_that_goes_on_from_it() -> None:
     disk, shared = Disk(), prompt(200)
     with disk.engine(snapshot_tokens=0) as rig:
