@@ -15,6 +15,7 @@ from typing import Any, Literal
 from semanticd.adapters.mlx.text.json_call import JsonCallReader, Piece
 
 _NULL = "null"
+_MAX_HEAD = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class ElementCallReader:
         self._state: Literal["call", "argument", "text", "value"] = "call"
         self._started = self._complete = False
         self._buffer = ""
+        self._looked = 0
+        """How much of the buffer holds no beginning of a call."""
         self._call_head = self._argument_head = self._key = ""
         self._strings: frozenset[str] = frozenset()
         self._num_arguments = 0
@@ -68,11 +71,19 @@ class ElementCallReader:
 
     @property
     def rest(self) -> str:
-        """What came after the last call, where it was JSON."""
+        """What came after the last arguments, or broke them, where they were JSON."""
         return self._json.rest if self._json is not None else ""
 
+    @property
+    def left(self) -> str:
+        """What came after the last call, once its end was taken."""
+        return self._json.left if self._json is not None else self._buffer.lstrip()
+
     def feed(self, text: str) -> list[Piece]:
-        """Take more text; return each call's name once, then its arguments' text in pieces."""
+        """Take more text; return each call's name once, then its arguments' text in pieces.
+
+        Text before a call comes before its name.
+        """
         if self._json is None and not self._started and (self._buffer + text).lstrip()[:1] in ("{", "["):
             self._json, text, self._buffer = JsonCallReader(), self._buffer + text, ""
         if self._json is not None:
@@ -90,6 +101,7 @@ class ElementCallReader:
         pieces: list[Piece] = []
         if self._state in ("text", "value"):
             self._end_argument(self._buffer, pieces)
+            self._buffer = ""
         pieces.append(("arguments", "}"))
         self._complete = True
         return pieces
@@ -109,10 +121,14 @@ class ElementCallReader:
         return False
 
     def _begin_call(self, pieces: list[Piece]) -> bool:
-        found = self._elements.call.match(self._buffer.lstrip())
+        found = self._elements.call.search(self._buffer, self._looked)
         if found is None:
+            self._looked = max(0, len(self._buffer) - _MAX_HEAD)
             return False
-        self._buffer = self._buffer.lstrip()[found.end() :]
+        before = self._buffer[: found.start()]
+        if before.strip():
+            pieces.append(("text", before))
+        self._buffer, self._looked = self._buffer[found.end() :], 0
         self._call_head, self._num_arguments = found[0], 0
         self._strings = _string_arguments(found["name"], self._tools)
         self._started, self._complete, self._state = True, False, "argument"

@@ -14,12 +14,14 @@ from typing import Literal
 
 _MAX_HEAD = 1024
 _SPACE = " \t\n\r"
+_CLOSING = _SPACE + ",;}]"
 _NUMBER_SO_FAR = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:(?<=\d)[eE][+-]?\d*)?)?\Z", re.ASCII)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z", re.ASCII)
 _LITERALS = ("true", "false", "null")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 
-Piece = tuple[Literal["name", "arguments"], str]
+Piece = tuple[Literal["name", "arguments", "text"], str]
+"""A part of a call, or text that stands before one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,21 @@ class CallHead:
 
     first: re.Pattern[str]
     following: re.Pattern[str]
+    anywhere: re.Pattern[str]
+    """A head alone, to be searched for."""
+    after: re.Pattern[str]
+    """What belongs to a call after its arguments."""
 
     @classmethod
     def of(cls, head: str, *, before: str = r"\s*", after: str) -> CallHead:
         """Put the patterns together: `before` the first call's head, `after` a call's arguments."""
         head = f"(?:{head})\\s*(?=\\{{)"
-        return cls(re.compile(before + head, re.DOTALL), re.compile(rf"{after}[\s;,]*{head}", re.DOTALL))
+        return cls(
+            first=re.compile(before + head, re.DOTALL),
+            following=re.compile(rf"{after}[\s;,]*{head}", re.DOTALL),
+            anywhere=re.compile(head, re.DOTALL),
+            after=re.compile(after, re.DOTALL),
+        )
 
 
 JSON_CALL = (
@@ -64,6 +75,13 @@ class JsonCallReader:
         self._pattern = head.first
         self._seen: str | None = ""
         self._object: JsonObjectReader | None = None
+
+    @property
+    def left(self) -> str:
+        """What came after the last call, without what closes it and its list."""
+        closing = self._head.after.match(self.rest)
+        end = closing.end() if closing is not None else 0
+        return self.rest[end or _end_of_object(self.rest) :].lstrip(_CLOSING)
 
     def feed(self, text: str) -> list[Piece]:
         """Take more text; return each call's name once, then its arguments' text in pieces."""
@@ -214,6 +232,15 @@ class JsonObjectReader:
         self._expected = "comma or end"
         self.complete = not self._stack
         return True
+
+
+def _end_of_object(text: str) -> int:
+    """Return where an object ends of which text begins behind a value; 0 where it does not."""
+    start = '{"": 0 '
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(start + text)[1] - len(start)
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _decoded(literal: str) -> str | None:

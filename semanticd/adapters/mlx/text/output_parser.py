@@ -17,7 +17,7 @@ from typing import Any, Literal
 from semanticd.adapters.mlx.text.brackets import BracketEnd
 from semanticd.adapters.mlx.text.call_guard import LOOKED_AT, could_call
 from semanticd.adapters.mlx.text.element_call import ElementCallReader
-from semanticd.adapters.mlx.text.json_call import JsonCallReader, Piece
+from semanticd.adapters.mlx.text.json_call import JSON_HEAD, JsonCallReader, Piece
 from semanticd.adapters.mlx.text.tool_families import CallForm, Parse
 from semanticd.adapters.mlx.text.whole_calls import json_calls, names_of
 from semanticd.domain.generation import (
@@ -36,6 +36,8 @@ _CUT_CALL = re.compile(
 _SPACE = " \t\r\n"
 _BETWEEN_BARE = _SPACE + ";,"
 """What may stand between two bare calls."""
+_NO_WORDS = re.compile(r"(?:\\n|[\s,;(){}\[\]`])*\Z")
+"""What models write between calls and after them, and mean nothing by; some spell the line break."""
 _FENCE = "```"
 _BEFORE_FENCE = ("\n", "}", "]", ")")
 """What a fence of code ends after; inside of a string three backticks stand elsewhere."""
@@ -123,7 +125,7 @@ class MlxOutputParser:
         while (block := self._block) is not None:
             rest, self._buffer = self._buffer, ""
             if self._take(block, rest, events):
-                if cut and (_is_open(block) or not self._parsed(block)):
+                if cut and (_is_begun(block) or not self._parsed(block)):
                     self._cut_call(block, events)
                 else:
                     self._end_block(block, "", events)
@@ -266,13 +268,15 @@ class MlxOutputParser:
                 return True
             block.name, text = begun, block.raw
         if block.reader is not None:
-            self._stream(block.reader.feed(text), events)
+            self._stream(block, block.reader.feed(text), events)
         return True
 
-    def _stream(self, pieces: Sequence[Piece], events: list[GenerationEvent]) -> None:
+    def _stream(self, block: _Block, pieces: Sequence[Piece], events: list[GenerationEvent]) -> None:
         for kind, value in pieces:
             if kind == "name":
                 self._start_call(value, events)
+            elif kind == "text":
+                self._read_left(block, value, events)
             else:
                 events.append(ToolCallDelta(self._num_calls - 1, value, self._choice))
 
@@ -292,13 +296,14 @@ class MlxOutputParser:
         self._block, self._trim = None, True
         reader = block.reader
         if reader is not None and reader.started:
-            self._stream(reader.end(), events)
-            if not reader.complete:
+            self._stream(block, reader.end(), events)
+            if reader.complete:
+                left = reader.left
+                # A marker of which the answer's end cut a part is no text.
+                self._read_left(block, left if end else _without_overlap(left, block.form.end), events)
+            else:
                 # What was streamed cannot be taken back: the call stays cut, what broke it is shown.
                 self._fail(reader.rest, events)
-                return
-            # A call that follows in another order of keys.
-            self._add_calls(self._calls(json_calls, reader.rest.lstrip(_BETWEEN_BARE + "}]")), events)
             return
         calls = self._parsed(block)
         self._add_calls(calls, events)
@@ -309,6 +314,48 @@ class MlxOutputParser:
         else:
             self._fail(block.raw, events)
 
+    def _read_left(
+        self, block: _Block, text: str, events: list[GenerationEvent], *, cut: bool = False
+    ) -> None:
+        """Read what stands before, between or after the calls that a block's reader found: calls, or text.
+
+        Where the answer is `cut`, what may be a call that was begun is left out.
+        """
+        head = block.form.head or JSON_HEAD
+        while text:
+            # A call that follows in another order of keys.
+            calls = self._calls(json_calls, text)
+            if calls:
+                self._add_calls(calls, events)
+                return
+            found = head.anywhere.search(text)
+            reader = JsonCallReader(head)
+            pieces = reader.feed(text[found.start() :]) if found is not None else []
+            if found is None or not reader.started:
+                self._show_left(block, text, events, cut=cut)
+                return
+            self._show_left(block, text[: found.start()], events)
+            self._stream(block, pieces, events)
+            if not reader.complete:
+                if not cut:
+                    self._fail(reader.rest, events)
+                return
+            text = reader.left
+
+    def _show_left(
+        self, block: _Block, text: str, events: list[GenerationEvent], *, cut: bool = False
+    ) -> None:
+        """Show what is no call as text; between a block's two markers it counts as a failure."""
+        if not block.form.bare:
+            text = text.replace(block.form.start, "")
+        text = text.strip()
+        if _NO_WORDS.match(text) or (cut and _may_begin_call(text)):
+            return
+        if block.form.end:
+            self.num_parse_failures += 1
+        self._leads = self._trim = False
+        events.append(TextDelta(text, choice=self._choice))
+
     def _add_calls(self, calls: Sequence[tuple[str, str]], events: list[GenerationEvent]) -> None:
         for name, arguments in calls:
             self._start_call(name, events)
@@ -317,7 +364,10 @@ class MlxOutputParser:
     def _cut_call(self, block: _Block, events: list[GenerationEvent]) -> None:
         """Keep what there is of a call whose name is known; of another one nothing can be said."""
         self._block = None
-        if block.reader is not None and block.reader.started:
+        if block.reader is not None and _is_begun(block):
+            if block.reader.complete:
+                left = _without_overlap(block.reader.left, block.form.end)
+                self._read_left(block, left, events, cut=True)
             return
         if block.form.guard is not None and block.name is None:
             self._give_back(block, "", events)
@@ -358,9 +408,9 @@ class MlxOutputParser:
         return []
 
 
-def _is_open(block: _Block) -> bool:
-    """Whether a call was begun in it whose end has not come."""
-    return block.reader is not None and block.reader.started and not block.reader.complete
+def _is_begun(block: _Block) -> bool:
+    """Whether a call of it was handed on."""
+    return block.reader is not None and block.reader.started
 
 
 def _call(call: Any) -> tuple[str, str]:
@@ -386,6 +436,14 @@ def _overlap(text: str, marker: str) -> int:
         if text.endswith(marker[:length]):
             return length
     return 0
+
+
+def _without_overlap(text: str, marker: str | None) -> str:
+    return text[: len(text) - _overlap(text, marker)] if marker else text
+
+
+def _may_begin_call(text: str) -> bool:
+    return text[0] in "{[<" or len(text.split()) == 1
 
 
 def _split(text: str, at: int) -> tuple[str, str]:

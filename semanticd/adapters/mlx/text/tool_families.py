@@ -116,7 +116,7 @@ _LIBRARY_ELEMENTS = {
         nulls=True,
     ),
     "glm47": CallElements(
-        re.compile(r"(?P<name>[^\s<>]+)\s*(?=<arg_key>)"),
+        re.compile(r"(?<![^\s<>])(?P<name>[^\s<>]+)\s*(?=<arg_key>)"),
         None,
         re.compile(r"<arg_key>\s*(?P<name>[^<]*?)\s*</arg_key>(?:\\n|\s)*<arg_value>", re.DOTALL),
         "</arg_value>",
@@ -215,7 +215,7 @@ _ROWS = (
             CallForm(
                 "[TOOL_CALLS]",
                 head=CallHead.of(
-                    rf"{JSON_CALL}|(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]",
+                    rf"{JSON_CALL}|(?<![\w.-])(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]",
                     before=r"\s*(?:\[\s*)?",
                     after=rf"(?:{AFTER_JSON_CALL})?\s*(?:\[TOOL_CALLS\]\s*)?",
                 ),

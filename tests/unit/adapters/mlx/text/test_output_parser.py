@@ -121,6 +121,111 @@ def test_an_answer_reads_the_same_in_one_piece_and_letter_by_letter(answer: str,
         assert read([answer[:at], answer[at:]], form) == whole
 
 
+XML_CALL = "<function=look>\n<parameter=at>\nsky\n</parameter>\n</function>"
+SKY, TWO = '{"name": "look", "arguments": {"at": "sky"}}', '{"name": "look", "arguments": {"n": 2}}'
+DEEPSEEK_SKY = (
+    '<｜tool▁call▁begin｜>function<｜tool▁sep｜>look\n```json\n{"at": "sky"}\n```<｜tool▁call▁end｜>'
+)
+SKY_SEEN = [("call", "0", "c1", "look"), ("arguments", '{"at": "sky"}')]
+TWO_SEEN = [("call", "1", "c2", "look"), ("arguments", '{"n": 2}')]
+
+LEFT = {
+    "text between elements": (
+        "qwen3_coder",
+        f"<tool_call>\n{XML_CALL}\nand\n{XML_CALL.replace('at', 'n').replace('sky', '2')}\n</tool_call>",
+        [*SKY_SEEN, ("text", "and"), *TWO_SEEN],
+        1,
+    ),
+    "text before and after elements": (
+        "qwen3_coder",
+        f"<tool_call>Sure:\n{XML_CALL}\ndone</tool_call>",
+        [("text", "Sure:"), *SKY_SEEN, ("text", "done")],
+        2,
+    ),
+    "JSON after an element": (
+        "qwen3_coder", f"<tool_call>\n{XML_CALL}\n{TWO}\n</tool_call>", [*SKY_SEEN, *TWO_SEEN], 0,
+    ),
+    "JSON and a word after an element": (
+        "qwen3_coder",
+        f"<tool_call>\n{XML_CALL}\nand {TWO}\n</tool_call>",
+        [*SKY_SEEN, ("text", "and"), *TWO_SEEN],
+        1,
+    ),
+    "text after the last argument": (
+        "glm47",
+        "<tool_call>look<arg_key>at</arg_key><arg_value>sky</arg_value> as asked\n</tool_call>",
+        [*SKY_SEEN, ("text", "as asked")],
+        1,
+    ),
+    "a word between two calls": (
+        "deepseek_v3",
+        f"<｜tool▁calls▁begin｜>{DEEPSEEK_SKY} and {DEEPSEEK_SKY}<｜tool▁calls▁end｜>",
+        [*SKY_SEEN, ("text", "and"), ("call", "1", "c2", "look"), SKY_SEEN[1]],
+        1,
+    ),
+    "text after a list that nothing ends": (
+        "mistral", f"[TOOL_CALLS][{SKY}] I will look.\nThen {{this}}.",
+        [*SKY_SEEN, ("text", "I will look.\nThen {this}.")], 0,
+    ),
+    "a list after a list": (
+        "mistral", f"[TOOL_CALLS][{SKY}] [TOOL_CALLS][{TWO}]", [*SKY_SEEN, *TWO_SEEN], 0,
+    ),
+    "a named call after a word": (
+        "mistral", '[TOOL_CALLS]look[ARGS]{"at": "sky"} and look[ARGS]{"n": 2}',
+        [*SKY_SEEN, ("text", "and"), *TWO_SEEN], 0,
+    ),
+    "text after a call that nothing ends": (
+        "granite", f"<|tool_call|>[{SKY}]\nI will look.", [*SKY_SEEN, ("text", "I will look.")], 0,
+    ),
+    "text after Llama's marker": (
+        "llama", f"<|python_tag|>{SKY}\nI will look.", [*SKY_SEEN, ("text", "I will look.")], 0,
+    ),
+    "text after JSON": (
+        "json", f"<tool_call>\n{SKY}\nI will look.\n</tool_call>\nNow.",
+        [*SKY_SEEN, ("text", "I will look.\nNow.")], 1,
+    ),
+    "a call behind keys that mean nothing": (
+        "json", f'<tool_call>{SKY[:-1]}, "why": "{{"}}\n{TWO}</tool_call>', [*SKY_SEEN, *TWO_SEEN], 0,
+    ),
+    "a call in another order behind a word": (
+        "json", f'<tool_call>{SKY} or {{"arguments": {{"n": 2}}, "name": "look"}}</tool_call>',
+        [*SKY_SEEN, ("text", 'or {"arguments": {"n": 2}, "name": "look"}')], 1,
+    ),
+    "brackets too many": ("json", f"<tool_call>{SKY}}}]\n</tool_call>", SKY_SEEN, 0),
+    "a second call that is broken": (
+        "json", f'<tool_call>{SKY} and {{"name": "look", "arguments": {{"n": ?}}}}</tool_call>',
+        [*SKY_SEEN, ("text", "and"), ("call", "1", "c2", "look"), ("arguments", '{"n": '), ("text", "?}}")], 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_what_stands_between_calls_and_after_them_is_a_call_or_text(what: str) -> None:
+    family, answer, seen, num_failures = LEFT[what]
+    assert read([answer], markup(family)) == (seen, num_failures)
+    assert read(answer, markup(family)) == (seen, num_failures)
+
+
+@pytest.mark.parametrize(
+    ("family", "answer", "text"),
+    [
+        ("mistral", f"[TOOL_CALLS][{SKY}] I will lo", "I will lo"),
+        ("mistral", f"[TOOL_CALLS][{SKY}", ""),
+        ("mistral", '[TOOL_CALLS]look[ARGS]{"at": "sky"} lo', ""),
+        ("granite", f'<|tool_call|>[{SKY}, {{"name": "lo', ""),
+        ("json", f"<tool_call>{SKY}\n</tool_ca", ""),
+        ("qwen3_coder", f"<tool_call>{XML_CALL}\n<function=lo", ""),
+        ("qwen3_coder", f"<tool_call>{XML_CALL}\n</tool_ca", ""),
+    ],
+)
+def test_after_a_whole_call_the_beginning_of_another_that_is_cut_is_no_text(
+    family: str, answer: str, text: str
+) -> None:
+    seen = [*SKY_SEEN, ("text", text)] if text else SKY_SEEN
+    assert read([answer], markup(family), cut=True) == (seen, 0)
+    assert read(answer, markup(family), cut=True) == (seen, 0)
+
+
 MARKED = st.lists(
     st.one_of(
         st.sampled_from(
