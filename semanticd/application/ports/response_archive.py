@@ -14,6 +14,8 @@ class StoredItem:
 
     item_id: str
     document: bytes
+    is_referable: bool = True
+    """Whether a request may name it without its response: the server made its id, so no client can choose it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class ResponseArchive(Protocol):
         """Return a response, or None if it is not there or cannot be read. May wait for the disk."""
 
     def item(self, item_id: str) -> bytes | None:
-        """Return an item of any response that is there, or None. May wait for the disk."""
+        """Return a referable item of any response that is there, or None. May wait for the disk."""
 
     def delete(self, response_id: str) -> None:
         """Forget a response; it is not returned from now on."""

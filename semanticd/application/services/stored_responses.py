@@ -36,7 +36,7 @@ class StoredResponses:
         self._by_id: dict[str, StoredResponse] = {}
         self._by_item: dict[str, StoredItem] = {}
         self._uses: Counter[str] = Counter()
-        """How many responses in memory hold an item of this id."""
+        """How many responses in memory hold a referable item of this id."""
         self._by_agent: OrderedDict[AgentId | None, OrderedDict[str, None]] = OrderedDict()
 
     def keep(self, response: StoredResponse) -> None:
@@ -51,8 +51,9 @@ class StoredResponses:
         ids[response.response_id] = None
         self._by_id[response.response_id] = response
         self.num_bytes += size
-        self._by_item.update((item.item_id, item) for item in response.items)
-        self._uses.update(item.item_id for item in response.items)
+        referable = [item for item in response.items if item.is_referable]
+        self._by_item.update((item.item_id, item) for item in referable)
+        self._uses.update(item.item_id for item in referable)
         while len(ids) > self._max_per_agent:
             oldest, _ = ids.popitem(last=False)
             self._drop(oldest)
@@ -75,6 +76,8 @@ class StoredResponses:
         dropped = self._by_id.pop(response_id)
         self.num_bytes -= _size(dropped)
         for item in dropped.items:
+            if not item.is_referable:
+                continue
             self._uses[item.item_id] -= 1
             if not self._uses[item.item_id]:
                 del self._uses[item.item_id], self._by_item[item.item_id]
@@ -87,7 +90,7 @@ class StoredResponses:
         return found
 
     async def item(self, item_id: str) -> bytes | None:
-        """Return an item of a response that is kept, as the dialect's JSON, or None."""
+        """Return a referable item of a response that is kept, as the dialect's JSON, or None."""
         found = self._by_item.get(item_id)
         if found is not None:
             return found.document

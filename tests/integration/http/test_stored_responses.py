@@ -89,6 +89,47 @@ async def test_a_conversation_goes_on_by_id_and_by_item_after_a_restart(tmp_path
         assert refused.json["error"]["code"] == "previous_response_not_found"
 
 
+@pytest.mark.parametrize("agents", [{}, {"ann": {"user": "ann"}, "bob": {"user": "bob"}}])
+async def test_an_id_that_a_client_chose_stands_for_its_item_in_that_conversation_only(
+    tmp_path: Path, agents: dict[str, dict[str, str]]
+) -> None:
+    ann, bob = agents.get("ann", {}), agents.get("bob", {})
+    generator = ScriptedGenerator(("Hello",))
+    reference = {"type": "item_reference", "id": "msg_1"}
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        first = (
+            await asked.post(
+                "/v1/responses", body([{"role": "user", "content": "ann's", "id": "msg_1"}], **ann)
+            )
+        ).json
+        refused = await asked.post("/v1/responses", body([reference], **bob))
+        assert (refused.status, refused.json["error"]["param"]) == (400, "input.0.id")
+        assert "ann's" not in refused.content.decode()
+        other = [{"role": "user", "content": "bob's", "id": "msg_1"}]
+        assert (await asked.post("/v1/responses", body(other, **bob))).status == 200
+    for _restart in range(2):
+        with daemon(tmp_path / "r.sqlite", generator) as asked:
+            onward = body([reference], previous_response_id=first["id"], **ann)
+            assert (await asked.post("/v1/responses", onward)).status == 200
+            assert [message.text for message in prompt_of(generator)] == ["ann's", "Hello", "ann's"]
+            assert (await asked.post("/v1/responses", body([reference]))).status == 400
+
+
+async def test_no_client_replaces_an_item_whose_id_the_server_made(tmp_path: Path) -> None:
+    generator = ScriptedGenerator(("Hello",))
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        first = (await asked.post("/v1/responses", body("hi"))).json
+        listed = (await asked.get(f"/v1/responses/{first['id']}/input_items")).json
+        made = [listed["data"][0]["id"], first["output"][0]["id"]]
+        evil = [{"role": "user", "content": "evil", "id": item_id} for item_id in made]
+        assert (await asked.post("/v1/responses", body(evil))).status == 200
+        references = [{"type": "item_reference", "id": item_id} for item_id in made]
+    for _restart in range(2):
+        with daemon(tmp_path / "r.sqlite", generator) as asked:
+            assert (await asked.post("/v1/responses", body(references, store=False))).status == 200
+            assert [message.text for message in prompt_of(generator)] == ["hi", "Hello"]
+
+
 async def test_what_a_response_answered_is_listed_in_pages(tmp_path: Path) -> None:
     generator = ScriptedGenerator(("Hello",))
     content = [{"type": "input_text", "text": "see"}, {"type": "input_image", "image_url": PNG}]

@@ -120,7 +120,7 @@ class DiskResponseArchive:
         return None if found is not None and found.agent_id in to_forget else found
 
     def item(self, item_id: str) -> bytes | None:
-        """Return an item of any response that is there, or None."""
+        """Return a referable item of any response that is there, or None."""
         without, agents = self._to_forget()
         return self._ask(lambda: self._tables.item(item_id, without=without, without_agents=agents))
 

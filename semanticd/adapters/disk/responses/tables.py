@@ -19,20 +19,30 @@ from semanticd.application.ports.response_archive import StoredItem, StoredRespo
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 CREATE TABLE items(
   id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, digest BLOB NOT NULL UNIQUE,
-  item_id TEXT NOT NULL, document BLOB NOT NULL);
+  item_id TEXT NOT NULL, document BLOB NOT NULL,
+  is_referable INTEGER NOT NULL);
 CREATE INDEX items_by_parent ON items(parent);
-CREATE INDEX items_by_item ON items(item_id);
+CREATE INDEX items_by_item ON items(item_id) WHERE is_referable;
 CREATE TABLE responses(
   id INTEGER PRIMARY KEY, response_id TEXT NOT NULL UNIQUE, agent_id TEXT, created_at REAL NOT NULL,
   last_item INTEGER NOT NULL, num_items INTEGER NOT NULL, num_output INTEGER NOT NULL, document BLOB NOT NULL);
 CREATE INDEX responses_by_age ON responses(created_at);
 CREATE INDEX responses_by_agent ON responses(agent_id);
 CREATE INDEX responses_by_item ON responses(last_item);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_MADE_ID = "*_" + "[0-9a-f]" * 24
+"""What ids look like that the server makes: of items from before version 2 nothing else says who chose the id."""
+_FROM_1 = f"""
+ALTER TABLE items ADD COLUMN is_referable INTEGER NOT NULL DEFAULT 1;
+UPDATE items SET is_referable = 0 WHERE item_id NOT GLOB '{_MADE_ID}';
+DROP INDEX items_by_item;
+CREATE INDEX items_by_item ON items(item_id) WHERE is_referable;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
@@ -60,10 +70,8 @@ class ResponseTables:
         self._writer = connect(path, _PRAGMAS)
         try:
             version = schema_version(self._writer, path, newest=SCHEMA_VERSION)
-            if version not in (0, SCHEMA_VERSION):
-                raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
-            if version == 0:
-                self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            if version != SCHEMA_VERSION:
+                self._writer.executescript(f"BEGIN; {_FROM_1 if version == 1 else _SCHEMA} COMMIT;")
             self._writer.execute("SELECT response_id FROM responses LIMIT 1").fetchall()
             self._reader = connect(path, _PRAGMAS)
         except (sqlite3.Error, CacheError):
@@ -90,11 +98,11 @@ class ResponseTables:
                     return None
                 agent_id, created_at, last, num_items, num_output, document = row
                 items = cursor.execute(
-                    "WITH RECURSIVE path(parent, item_id, document, depth) AS ("
-                    " SELECT parent, item_id, document, 0 FROM items WHERE id = ?"
-                    " UNION ALL SELECT i.parent, i.item_id, i.document, p.depth + 1"
+                    "WITH RECURSIVE path(parent, item_id, document, is_referable, depth) AS ("
+                    " SELECT parent, item_id, document, is_referable, 0 FROM items WHERE id = ?"
+                    " UNION ALL SELECT i.parent, i.item_id, i.document, i.is_referable, p.depth + 1"
                     " FROM items i JOIN path p ON i.id = p.parent)"
-                    " SELECT item_id, document FROM path ORDER BY depth DESC",
+                    " SELECT item_id, document, is_referable FROM path ORDER BY depth DESC",
                     (last,),
                 ).fetchall()
             finally:
@@ -106,18 +114,18 @@ class ResponseTables:
             agent_id=None if agent_id is None else AgentId(agent_id),
             created_at=created_at,
             document=document,
-            items=tuple(StoredItem(*item) for item in items),
+            items=tuple(StoredItem(name, text, bool(referable)) for name, text, referable in items),
             num_output=num_output,
         )
 
     def item(
         self, item_id: str, *, without: Collection[str] = (), without_agents: Collection[AgentId] = ()
     ) -> bytes | None:
-        """Return the item that was stored last under this id.
+        """Return the referable item that was stored last under this id.
 
         One that only these responses hold, or responses of these agents, is left out.
         """
-        query = "SELECT id, document FROM items WHERE item_id = ? ORDER BY id DESC"
+        query = "SELECT id, document FROM items WHERE item_id = ? AND is_referable ORDER BY id DESC"
         with self._reading, closing(self._reader.cursor()) as found:
             for row_id, document in found.execute(query, (item_id,)):
                 if not (without or without_agents):
@@ -164,8 +172,8 @@ class ResponseTables:
             known -= 1
         for item, digest in zip(items[known:], digests[known:], strict=True):
             added = self._writer.execute(
-                "INSERT INTO items(parent, digest, item_id, document) VALUES (?, ?, ?, ?)",
-                (parent, digest, item.item_id, item.document),
+                "INSERT INTO items(parent, digest, item_id, document, is_referable) VALUES (?, ?, ?, ?, ?)",
+                (parent, digest, item.item_id, item.document, item.is_referable),
             )
             parent = int(added.lastrowid or _ROOT)
         return parent
@@ -243,7 +251,8 @@ def _chain(items: Sequence[StoredItem]) -> list[bytes]:
     digests: list[bytes] = []
     digest = b""
     for item in items:
-        state = hashlib.sha256(digest + item.item_id.encode("utf-8", "replace") + b"\0")
+        named = b"\0" if item.is_referable else b"\1"
+        state = hashlib.sha256(digest + item.item_id.encode("utf-8", "replace") + named)
         state.update(item.document)
         digest = state.digest()
         digests.append(digest)

@@ -1,7 +1,8 @@
 """Items as they are stored and listed: with an id each, in the form in which the original service shows them.
 
 What cannot be read here (an image's data) is not stored. Items that the client sent without an id get one that follows
-from what they say and what stands before them, so that a conversation that is sent again is stored once.
+from what they say and what stands before them, so that a conversation that is sent again is stored once. An id that
+the client chose stands for the item in that conversation only: another client may choose it as well.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ def input_items(items: Sequence[wire.InputItem], *, after: Sequence[StoredItem])
     last = after[-1].item_id if after else ""
     for item in items:
         shown = _shown(item)
-        if item.id is None:
+        is_chosen = item.id is not None
+        if not is_chosen:
             digest = hashlib.sha256(
                 f"{last}\0".encode() + msgspec.json.encode(shown, order="sorted")
             ).hexdigest()
             shown["id"] = _ID_PREFIXES.get(shown["type"], "item_") + digest[:_ID_CHARACTERS]
         last = shown["id"]
-        stored.append(StoredItem(last, msgspec.json.encode(shown)))
+        stored.append(StoredItem(last, msgspec.json.encode(shown), is_referable=not is_chosen))
     return stored
 
 

@@ -198,7 +198,8 @@ def _resolved(item: wire.InputItem, path: str, look_up: LookUp) -> wire.InputIte
     if found is None:
         raise InvalidRequestError(
             f"Item with id '{(item.id or '')[:80]}' not found: this server keeps the latest responses, and those "
-            "with store: false not at all. Send the item itself.",
+            "with store: false not at all; an id that you chose is known in the conversation of previous_response_id "
+            "only. Send the item itself.",
             param=f"{path}.id",
         )
     return to_wire(found, wire.InputItem)

@@ -69,12 +69,13 @@ class Conversations:
             raise InvalidRequestError(f"expected at most {self._config.max_messages} items", param="input")
         previous = await previous_of(self.responses, body.previous_response_id)
         references = {item.id or "" for item in items if is_reference(item)}
-        found = {item_id: await self.responses.item(item_id) for item_id in references}
-        known = {
-            item_id: msgspec.json.decode(document)
-            for item_id, document in found.items()
-            if document is not None
-        }
+        # The conversation comes first: elsewhere an id that a client chose stands for nothing.
+        found = {item.item_id: item.document for item in previous.items} if previous and references else {}
+        for item_id in references - found.keys():
+            document = await self.responses.item(item_id)
+            if document is not None:
+                found[item_id] = document
+        known = {item_id: msgspec.json.decode(found[item_id]) for item_id in references & found.keys()}
         agent_id = agent_id_of(req, body.prompt_cache_key, body.user, previous.agent_id if previous else None)
 
         def reading() -> Parsed:

@@ -188,6 +188,39 @@ def test_what_was_deleted_is_in_no_file_any_more(tmp_path: Path, what: str) -> N
     archive.close()
 
 
+VERSION_1 = """
+CREATE TABLE items(
+  id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, digest BLOB NOT NULL UNIQUE,
+  item_id TEXT NOT NULL, document BLOB NOT NULL);
+CREATE INDEX items_by_parent ON items(parent);
+CREATE INDEX items_by_item ON items(item_id);
+CREATE TABLE responses(
+  id INTEGER PRIMARY KEY, response_id TEXT NOT NULL UNIQUE, agent_id TEXT, created_at REAL NOT NULL,
+  last_item INTEGER NOT NULL, num_items INTEGER NOT NULL, num_output INTEGER NOT NULL, document BLOB NOT NULL);
+CREATE INDEX responses_by_age ON responses(created_at);
+CREATE INDEX responses_by_agent ON responses(agent_id);
+CREATE INDEX responses_by_item ON responses(last_item);
+PRAGMA user_version = 1;
+INSERT INTO items VALUES (1, 0, x'01', 'msg_1', x'2231'), (2, 1, x'02', 'msg_0123456789abcdef01234567', x'2232');
+INSERT INTO responses VALUES (1, 'old', 'a', 1.7e9, 2, 2, 1, x'7b7d');
+"""
+
+
+def test_a_database_of_the_first_version_goes_on_and_ids_that_clients_chose_are_no_longer_found(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.sqlite"
+    run(path, VERSION_1)
+    for _start in range(2):
+        archive = opened(path)
+        found = archive.load("old")
+        assert found is not None
+        assert [item.document for item in found.items] == [b'"1', b'"2']
+        assert archive.item("msg_1") is None
+        assert archive.item("msg_0123456789abcdef01234567") == b'"2'
+        archive.close()
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     archive = opened(path)
