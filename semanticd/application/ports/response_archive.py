@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,12 @@ class StoredResponse:
     items: tuple[StoredItem, ...]
     num_output: int
     """How many of the items, at the end, are the answer."""
+    held_by: AgentId | None = None
+    """The agent whose cache holds the conversation, also where its client named none: `agent_id` is None then."""
+
+    def is_of(self, agents: Collection[AgentId]) -> bool:
+        """Return whether one of these agents asked for it or holds it: it goes with either."""
+        return self.agent_id in agents or self.held_by in agents
 
     @property
     def input_items(self) -> tuple[StoredItem, ...]:
@@ -54,4 +61,4 @@ class ResponseArchive(Protocol):
         """Forget a response; it is not returned from now on."""
 
     def delete_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses of an agent."""
+        """Forget all responses that an agent asked for or holds."""

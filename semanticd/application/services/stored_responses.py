@@ -38,6 +38,9 @@ class StoredResponses:
         self._uses: Counter[str] = Counter()
         """How many responses in memory hold a referable item of this id."""
         self._by_agent: OrderedDict[AgentId | None, OrderedDict[str, None]] = OrderedDict()
+        """Response ids by who asked."""
+        self._by_holder: dict[AgentId | None, set[str]] = {}
+        """Response ids by whose cache holds the conversation."""
 
     def keep(self, response: StoredResponse) -> None:
         """Keep a response."""
@@ -50,6 +53,7 @@ class StoredResponses:
         self._by_agent.move_to_end(response.agent_id)
         ids[response.response_id] = None
         self._by_id[response.response_id] = response
+        self._by_holder.setdefault(response.held_by, set()).add(response.response_id)
         self.num_bytes += size
         referable = [item for item in response.items if item.is_referable]
         self._by_item.update((item.item_id, item) for item in referable)
@@ -74,6 +78,10 @@ class StoredResponses:
 
     def _drop(self, response_id: str) -> None:
         dropped = self._by_id.pop(response_id)
+        held = self._by_holder[dropped.held_by]
+        held.discard(response_id)
+        if not held:
+            del self._by_holder[dropped.held_by]
         self.num_bytes -= _size(dropped)
         for item in dropped.items:
             if not item.is_referable:
@@ -102,21 +110,26 @@ class StoredResponses:
         if found is None:
             return False
         if response_id in self._by_id:
-            self._drop(response_id)
-            ids = self._by_agent[found.agent_id]
-            ids.pop(response_id, None)
-            if not ids:
-                del self._by_agent[found.agent_id]
+            self._forget(found)
         if self._archive is not None:
             self._archive.delete(response_id)
         return True
 
     def forget_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses of an agent."""
-        for response_id in self._by_agent.pop(agent_id, ()):
-            self._drop(response_id)
+        """Forget all responses that an agent asked for or holds."""
+        for response_id in [*self._by_agent.get(agent_id, ()), *self._by_holder.get(agent_id, ())]:
+            response = self._by_id.get(response_id)
+            if response is not None:
+                self._forget(response)
         if self._archive is not None:
             self._archive.delete_agent(agent_id)
+
+    def _forget(self, response: StoredResponse) -> None:
+        self._drop(response.response_id)
+        ids = self._by_agent[response.agent_id]
+        ids.pop(response.response_id, None)
+        if not ids:
+            del self._by_agent[response.agent_id]
 
 
 def _size(response: StoredResponse) -> int:

@@ -18,7 +18,7 @@ from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import PromptTooLongError
 from semanticd.domain.generation import GenerationRequest, ThinkingDelta
 from tests.fakes.asgi_client import AsgiClient
-from tests.fakes.generator import ScriptedGenerator, ScriptedStream, call_script
+from tests.fakes.generator import ANONYMOUS, ScriptedGenerator, ScriptedStream, call_script
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
 from tests.fakes.telemetry import ManualClock, RecordingLog
@@ -113,6 +113,25 @@ async def test_an_id_that_a_client_chose_stands_for_its_item_in_that_conversatio
             assert (await asked.post("/v1/responses", onward)).status == 200
             assert [message.text for message in prompt_of(generator)] == ["ann's", "Hello", "ann's"]
             assert (await asked.post("/v1/responses", body([reference]))).status == 400
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_an_anonymous_caller_asked_goes_with_the_agent_that_holds_it(
+    tmp_path: Path, streams: bool
+) -> None:
+    archive = DiskResponseArchive.open(tmp_path / "r.sqlite", clock=ManualClock(), log=RecordingLog())
+    responses = StoredResponses(archive=archive)
+    asked = AsgiClient(create_app(make_services(responses=responses), HttpConfig()))
+    first = await asked.post("/v1/responses", body("my secret"))
+    if streams:
+        assert (await asked.post("/v1/responses", body("my secret", stream=True))).status == 200
+    assert (await asked.get(f"/v1/responses/{first.json['id']}")).status == 200
+    responses.forget_agent(ANONYMOUS)
+    assert (await asked.get(f"/v1/responses/{first.json['id']}")).status == 404
+    archive.close()
+    assert responses.num_bytes == 0
+    for file in tmp_path.iterdir():
+        assert b"my secret" not in file.read_bytes()
 
 
 async def test_no_client_replaces_an_item_whose_id_the_server_made(tmp_path: Path) -> None:

@@ -102,11 +102,11 @@ class DiskResponseArchive:
         self._queue.put(self._forget)
 
     def delete_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses of an agent; those saved so far are not returned from now on."""
+        """Forget all responses that an agent asked for or holds; those saved so far are not returned from now on."""
         with self._lock:
             self._agents_to_forget |= {agent_id}
             for response_id, response in self._unsaved.items():
-                if response is not None and response.agent_id == agent_id:
+                if response is not None and response.is_of({agent_id}):
                     self._unsaved[response_id] = None
         self._queue.put(self._forget)
 
@@ -117,7 +117,7 @@ class DiskResponseArchive:
                 return self._unsaved[response_id]
             to_forget = self._agents_to_forget
         found = self._ask(lambda: self._tables.load(response_id))
-        return None if found is not None and found.agent_id in to_forget else found
+        return None if found is not None and found.is_of(to_forget) else found
 
     def item(self, item_id: str) -> bytes | None:
         """Return a referable item of any response that is there, or None."""
@@ -143,7 +143,7 @@ class DiskResponseArchive:
         self._forget()
         with self._lock:
             is_wanted = self._unsaved.get(response.response_id) is response
-            is_blocked = response.agent_id in self._agents_to_forget
+            is_blocked = response.is_of(self._agents_to_forget)
         if is_wanted and is_blocked:
             self._log.error(
                 "response_not_stored", error="what its agent left before could not be deleted yet"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -30,20 +30,23 @@ CREATE INDEX items_by_parent ON items(parent);
 CREATE INDEX items_by_item ON items(item_id) WHERE is_referable;
 CREATE TABLE responses(
   id INTEGER PRIMARY KEY, response_id TEXT NOT NULL UNIQUE, agent_id TEXT, created_at REAL NOT NULL,
-  last_item INTEGER NOT NULL, num_items INTEGER NOT NULL, num_output INTEGER NOT NULL, document BLOB NOT NULL);
+  last_item INTEGER NOT NULL, num_items INTEGER NOT NULL, num_output INTEGER NOT NULL, document BLOB NOT NULL,
+  held_by TEXT);
 CREATE INDEX responses_by_age ON responses(created_at);
 CREATE INDEX responses_by_agent ON responses(agent_id);
 CREATE INDEX responses_by_item ON responses(last_item);
+CREATE INDEX responses_by_holder ON responses(held_by);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_MADE_ID = "*_" + "[0-9a-f]" * 24
-"""What ids look like that the server makes: of items from before version 2 nothing else says who chose the id."""
-_FROM_1 = f"""
+# Of items from version 1 only the id's form says who made it: the server's end in 24 hexadecimal digits.
+_FROM_1 = """
 ALTER TABLE items ADD COLUMN is_referable INTEGER NOT NULL DEFAULT 1;
-UPDATE items SET is_referable = 0 WHERE item_id NOT GLOB '{_MADE_ID}';
+UPDATE items SET is_referable = 0 WHERE item_id NOT GLOB '*_' || replace(hex(zeroblob(12)), '0', '[0-9a-f]');
 DROP INDEX items_by_item;
 CREATE INDEX items_by_item ON items(item_id) WHERE is_referable;
-PRAGMA user_version = {SCHEMA_VERSION};
+ALTER TABLE responses ADD COLUMN held_by TEXT;
+CREATE INDEX responses_by_holder ON responses(held_by);
+PRAGMA user_version = 2;
 """
 
 # A response that is lost with the machine's power is asked for again with its whole conversation.
@@ -90,13 +93,13 @@ class ResponseTables:
             cursor.execute("BEGIN")  # one state for both tables
             try:
                 row = cursor.execute(
-                    "SELECT agent_id, created_at, last_item, num_items, num_output, document"
+                    "SELECT agent_id, held_by, created_at, last_item, num_items, num_output, document"
                     " FROM responses WHERE response_id = ?",
                     (response_id,),
                 ).fetchone()
                 if row is None:
                     return None
-                agent_id, created_at, last, num_items, num_output, document = row
+                agent_id, held_by, created_at, last, num_items, num_output, document = row
                 items = cursor.execute(
                     "WITH RECURSIVE path(parent, item_id, document, is_referable, depth) AS ("
                     " SELECT parent, item_id, document, is_referable, 0 FROM items WHERE id = ?"
@@ -116,14 +119,19 @@ class ResponseTables:
             document=document,
             items=tuple(StoredItem(name, text, bool(referable)) for name, text, referable in items),
             num_output=num_output,
+            held_by=None if held_by is None else AgentId(held_by),
         )
 
     def item(
-        self, item_id: str, *, without: Collection[str] = (), without_agents: Collection[AgentId] = ()
+        self,
+        item_id: str,
+        *,
+        without: frozenset[str] = frozenset(),
+        without_agents: frozenset[AgentId] = frozenset(),
     ) -> bytes | None:
         """Return the referable item that was stored last under this id.
 
-        One that only these responses hold, or responses of these agents, is left out.
+        One that only these responses hold, or responses that these agents asked for or hold, is left out.
         """
         query = "SELECT id, document FROM items WHERE item_id = ? AND is_referable ORDER BY id DESC"
         with self._reading, closing(self._reader.cursor()) as found:
@@ -133,10 +141,10 @@ class ResponseTables:
                 holders = self._reader.execute(
                     "WITH RECURSIVE below(id) AS (VALUES(?) UNION ALL"
                     " SELECT i.id FROM items i JOIN below b ON i.parent = b.id)"
-                    " SELECT r.response_id, r.agent_id FROM below b JOIN responses r ON r.last_item = b.id",
+                    " SELECT r.response_id, r.agent_id, r.held_by FROM below b JOIN responses r ON r.last_item = b.id",
                     (row_id,),
                 ).fetchall()
-                if any(one not in without and agent not in without_agents for one, agent in holders):
+                if any(one not in without and without_agents.isdisjoint(of) for one, *of in holders):
                     return bytes(document)
         return None
 
@@ -145,8 +153,9 @@ class ResponseTables:
         with self._writing, transaction(self._writer):
             self._delete(response.response_id)
             self._writer.execute(
-                "INSERT INTO responses(response_id, agent_id, created_at, last_item, num_items, num_output, document)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO responses"
+                "(response_id, agent_id, created_at, last_item, num_items, num_output, document, held_by)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     response.response_id,
                     response.agent_id,
@@ -155,6 +164,7 @@ class ResponseTables:
                     len(response.items),
                     response.num_output,
                     response.document,
+                    response.held_by,
                 ),
             )
 
@@ -184,9 +194,9 @@ class ResponseTables:
             self._delete(response_id)
 
     def delete_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses of an agent."""
+        """Forget all responses that an agent asked for or holds."""
         with self._writing, transaction(self._writer):
-            query = "SELECT response_id FROM responses WHERE agent_id = ?"
+            query = "SELECT response_id FROM responses WHERE agent_id = ?1 OR held_by = ?1"
             for (response_id,) in self._writer.execute(query, (agent_id,)).fetchall():
                 self._delete(response_id)
 

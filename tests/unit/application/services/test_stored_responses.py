@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
@@ -61,6 +64,28 @@ async def test_an_item_that_several_responses_share_stays_as_long_as_one_of_them
     assert await responses.item("shared") == b"{}"
     await responses.forget("second")
     assert await responses.item("shared") is None
+
+
+@pytest.mark.parametrize("max_per_agent", [10, 1])
+async def test_an_anonymous_callers_responses_go_with_the_agent_that_holds_them(
+    tmp_path: Path, max_per_agent: int
+) -> None:
+    archive = DiskResponseArchive.open(tmp_path / "r.sqlite", clock=ManualClock(), log=RecordingLog())
+    responses = StoredResponses(archive=archive, max_per_agent=max_per_agent)
+    responses.keep(replace(stored("kept", 10), held_by=AgentId("y")))
+    for name in ("x1", "x2"):
+        responses.keep(replace(stored(name, 10), held_by=AgentId("x")))
+    responses.keep(replace(stored("ann's", 10, "ann"), held_by=AgentId("ann.side-1")))
+    for agent in ("x", "ann"):
+        responses.forget_agent(AgentId(agent))
+        assert await names(responses, "x1", "x2", "kept") == ["kept"]
+        assert await responses.item("item-x1") is None
+    assert await names(responses, "ann's") == []
+    assert archive.flush(60)
+    assert [name for name in ("x1", "x2", "ann's", "kept") if archive.load(name)] == ["kept"]
+    archive.close()
+    responses.forget_agent(AgentId("y"))
+    assert responses.num_bytes == 0
 
 
 async def test_what_left_memory_comes_from_the_archive_and_goes_with_its_agent(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Responses:
                 begun,
                 tools=parsed.tools,
                 wall=self._wall,
-                on_complete=lambda response: self._keep(response, parsed, previous),
+                on_complete=lambda response: self._keep(response, parsed, previous, held_by=stream.agent_id),
                 reasoning=reasoning,
                 diagnose=diagnose,
             )
@@ -161,7 +161,7 @@ class Responses:
             reasoning=reasoning,
             diagnose=diagnose,
         )
-        self._keep(answer, parsed, previous)
+        self._keep(answer, parsed, previous, held_by=stream.agent_id)
         resp.data = msgspec.json.encode(answer)
 
     async def _diagnose(self, body: wire.ResponsesRequest, agent_id: AgentId | None) -> Diagnose:
@@ -175,7 +175,9 @@ class Responses:
             cache, found=compared is not None, same_key=compared is not None and compared.agent_id == agent_id
         )
 
-    def _keep(self, response: wire.Response, parsed: Parsed, previous: StoredResponse | None) -> None:
+    def _keep(
+        self, response: wire.Response, parsed: Parsed, previous: StoredResponse | None, *, held_by: AgentId
+    ) -> None:
         if not response.store:
             return
         earlier = previous.items if previous else ()
@@ -188,6 +190,7 @@ class Responses:
                 document=msgspec.json.encode(response),
                 items=(*earlier, *input_items(parsed.items, after=earlier), *output),
                 num_output=len(output),
+                held_by=held_by,
             )
         )
 
