@@ -26,7 +26,7 @@ SAID = json.dumps({"said": TEXT}, ensure_ascii=False)
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny", ends=False)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_the_engine_is_idle_within_a_step_of_a_client_that_left(
     async with WholeDaemon(tmp_path, model=tiny) as daemon:
         question = "the and of to " * 2000 if phase == "prefill" else "Hello"
         leave = asyncio.Event()
-        body = body_of(url, question, max_tokens=4000, stream=stream)
+        body = body_of(url, question, max_tokens=20_000, stream=stream)
         exchange = asyncio.ensure_future(daemon.client.post(url, body, leave=leave))
         await until(lambda: steps[phase] >= 3)
         leave.set()
@@ -112,7 +112,7 @@ async def test_the_engine_is_idle_within_a_step_of_a_client_that_left(
         begun = sum(steps.values())
         await until(lambda: daemon.parts.engine.num_unanswered == 0)
         assert sum(steps.values()) <= begun + 1
-        assert steps["decode"] < 1000
+        assert steps["decode"] < 20_000
         # The next client is answered.
         again = await daemon.client.post(url, body_of(url, "Hi", max_tokens=2, stream=stream))
         assert again.complete

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Mapping
+
+from semanticd.adapters.telemetry.catalogue import CATALOGUE
 
 
 class ManualClock:
@@ -31,32 +32,50 @@ class ManualClock:
             self._wall += seconds
 
 
+class Counters(dict[tuple[str, ...], float]):
+    """Counters by name and label values, nought at first; a name that is not in the catalogue is a mistake."""
+
+    def __missing__(self, key: tuple[str, ...]) -> float:
+        """Return nought for a counter that has not moved."""
+        spec = CATALOGUE[key[0]]
+        if spec.kind != "counter" or len(key) != 1 + len(spec.labels):
+            raise KeyError(key)
+        return 0.0
+
+
 class RecordingMetrics:
-    """`Metrics` that adds up."""
+    """`Metrics` that adds up; like the real one it takes the names and labels of the catalogue only."""
 
     def __init__(self) -> None:
         """Begin at nothing."""
-        self.counters: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self.counters = Counters()
         self.gauges: dict[tuple[str, ...], float] = {}
         self.observations: dict[str, list[float]] = {}
 
     def count(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
-        key = (name, *labels.values())
-        self.counters[key] += value
+        self.counters[_key(name, labels)] += value
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""
-        key = (name, *labels.values())
-        self.gauges[key] = value
+        self.gauges[_key(name, labels)] = value
 
     def forget(self, name: str, **labels: str) -> None:
         """Drop a gauge's value."""
-        del self.gauges[(name, *labels.values())]
+        del self.gauges[_key(name, labels)]
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add an observation."""
+        _key(name, labels)
         self.observations.setdefault(name, []).append(value)
+
+
+def _key(name: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return name and label values in the catalogue's order."""
+    spec = CATALOGUE[name]
+    if set(labels) != set(spec.labels):
+        raise KeyError((name, *labels))
+    return (name, *(labels[label] for label in spec.labels))
 
 
 class RecordingLog:

@@ -129,6 +129,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "use_conv_bias": True,
         "hybrid_override_pattern": ["M", "*", "M", "-"],
     },
+    "mamba2": {
+        "num_heads": 4,
+        "head_dim": 16,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "state_size": 16,
+        "num_hidden_layers": 3,
+        "layer_norm_epsilon": 1e-5,
+        "conv_kernel": 4,
+        "n_groups": 1,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "tie_word_embeddings": True,
+        "time_step_limit": [0.0, 1e9],
+        "time_step_rank": "auto",
+        "vocab_size": VOCAB,
+        "torch_dtype": "float32",
+        "bos_token_id": _TEXT_VOCAB - 3,
+        "eos_token_id": _TEXT_VOCAB - 1,
+    },
     "glm4_moe_lite": {**_COMMON, **_EXPERTS, **_LATENT, "first_k_dense_replace": 1},
     "deepseek_v32": {
         **_COMMON,
@@ -206,16 +226,19 @@ THINKING_TEMPLATE = """\
 """Thinks unless that is off, leaves earlier thoughts out, and refuses a conversation without a user."""
 
 
-def write_tiny_family(folder: Path, family: str, *, seed: int = 0, template: str = TEMPLATE) -> Path:
-    """Write a model of this family and return its folder."""
-    write_tiny_model(folder, vocab=_TEXT_VOCAB)
+def write_tiny_family(
+    folder: Path, family: str, *, seed: int = 0, template: str = TEMPLATE, **config: Any
+) -> Path:
+    """Write a model of this family, with these values in its `config.json`, and return its folder."""
+    config = {"model_type": family, **FAMILIES[family], **config}
+    context = config.get("max_position_embeddings", _COMMON["max_position_embeddings"])
+    write_tiny_model(folder, vocab=_TEXT_VOCAB, context=context)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_tokens([AddedToken(marker) for marker in _MARKERS])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    config = {"model_type": family, **FAMILIES[family]}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     module = importlib.import_module(f"mlx_lm.models.{family}")
     mx.random.seed(seed)

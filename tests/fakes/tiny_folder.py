@@ -55,13 +55,18 @@ _TEMPLATE = """\
 """
 
 
-def write_tiny_model(folder: Path, *, context: int = 65536, vocab: int = 512, seed: int = 0) -> Path:
+def write_tiny_model(
+    folder: Path, *, context: int = 65536, vocab: int = 512, seed: int = 0, ends: bool = True
+) -> Path:
     """Write the model and return its folder; another seed gives other weights, and so another fingerprint.
 
-    `vocab` counts all tokens, at least the 256 bytes and 3 special ones.
+    `vocab` counts all tokens, at least the 256 bytes and 3 special ones. Where its answers end depends on the
+    machine's arithmetic; without `ends` all are as long as they may be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sayable = _write_tokenizer(folder, vocab=vocab, context=context)
+    if not ends:
+        sayable.discard(vocab - 1)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

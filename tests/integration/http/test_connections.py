@@ -97,7 +97,7 @@ def status_of(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: local", GET + b"GET / HT"])
 def test_a_head_that_does_not_come_whole_ends_the_connection(sent: bytes) -> None:
-    with server(header_timeout_s=0.2) as running, running.connect(sent) as waiting:
+    with server(header_timeout_s=0.5) as running, running.connect(sent) as waiting:
         assert all_of(waiting).startswith(b"HTTP/1.1 200") == sent.startswith(GET)
         until(lambda: running.reasons() == {"head"})
         assert running.metrics.counters["http_connections_dropped_total", "head"] == 1
@@ -140,16 +140,20 @@ def test_a_client_that_does_not_read_its_stream_is_dropped_and_its_answer_cancel
 
 
 def test_a_client_that_reads_slowly_keeps_its_stream() -> None:
-    generator = ScriptedGenerator(["x" * 50_000] * 100)
-    limits = {"write_timeout_s": 0.3, "write_progress_bytes": 1}
+    # More than the kernel keeps for a connection, so that the server waits for the client all the time.
+    generator = ScriptedGenerator(["x" * 24_000_000])
+    limits = {"write_timeout_s": 1.5, "write_progress_bytes": 1}
     with server(generator, **limits) as running, running.connect(STREAM) as slow:
         received = 0
 
         def read_some() -> bool:
             nonlocal received
-            received += len(slow.recv(100_000))
-            return received > 5_000_000
+            part = slow.recv(64 * 1024)
+            assert part, running.reasons()
+            received += len(part)
+            return received > 24_000_000
 
+        # A piece each ten milliseconds: more than twice the time in which a client has to read something.
         until(read_some)
         assert running.reasons() == set()
 

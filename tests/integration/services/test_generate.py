@@ -45,7 +45,7 @@ from semanticd.domain.limits import LIMITS
 from tests.fakes.asgi_client import until
 from tests.fakes.engine_rig import EngineRig, wait_until
 from tests.fakes.model_runner import continuation
-from tests.fakes.service_rig import ServiceRig
+from tests.fakes.service_rig import LONG, ServiceRig
 from tests.fakes.tokenizer import CharTokenizer, PairTokenizer, PlainParser
 
 SYSTEM = Message.of("system", "You answer in riddles, and never in less than a word. " * 4)
@@ -265,15 +265,14 @@ async def test_a_required_tool_is_enforced_while_sampling() -> None:
 
 async def test_closing_a_stream_early_cancels_its_request() -> None:
     async with ServiceRig() as rig:
-        stream = await rig.open(
-            "hello", sampling=SamplingParams(temperature=0, max_tokens=4000), num_choices=2
-        )
+        stream = await rig.begin("hello", num_choices=2)
         async for event in stream:
             if isinstance(event, TextDelta):
                 break
         await stream.aclose()
         await stream.aclose()
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
+        assert rig.runner.calls["decode"] < LONG.max_tokens
 
 
 async def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
@@ -289,12 +288,11 @@ async def test_a_request_cancelled_from_elsewhere_ends_with_an_error() -> None:
 async def test_when_one_choice_fails_the_request_fails_and_nothing_goes_on() -> None:
     async with ServiceRig() as rig:
         rig.runner.fail("start_decode", after=1)
-        stream = await rig.open(
-            "hello", num_choices=3, sampling=SamplingParams(temperature=0, max_tokens=4000)
-        )
+        stream = await rig.begin("hello", num_choices=3)
         with pytest.raises(EngineError):
             await stream.result()
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
+        assert rig.runner.calls["decode"] < LONG.max_tokens
 
 
 async def test_a_full_queue_is_said_before_any_event() -> None:
@@ -396,6 +394,7 @@ async def test_of_two_first_requests_at_once_the_title_gives_way_whichever_ends_
         async with ServiceRig() as rig:
             late = await rig.begin(last, agent="a")
             await rig.say(first, agent="a")
+            rig.runner.before = None
             await late.result()
             shown = "".join(str(message.content) for message in await rig.agents.messages("a"))
             assert "riddles" in shown
@@ -606,11 +605,14 @@ async def test_two_turns_of_one_kept_conversation_do_not_run_at_the_same_time() 
 async def test_a_turn_is_kept_before_its_client_hears_of_the_end() -> None:
     async with ServiceRig() as rig:
         stream = await rig.open("hello", agent="a", conversation=True)
+        num_ends = 0
         async for event in stream:
             if isinstance(event, Finished):
+                num_ends += 1
                 assert len(rig.engine_rig.agents.get(AgentId("a")).messages) == 2
                 again = await rig.open("and again", agent="a", conversation=True)
                 assert len((await again.result()).choices) == 1
+        assert num_ends == 1
 
 
 async def test_more_choices_than_can_ever_be_queued_are_refused_for_good() -> None:
