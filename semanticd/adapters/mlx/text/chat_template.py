@@ -49,8 +49,8 @@ _TOOL_ROLE = re.compile(r"['\"]tool['\"]")
 _THINKING = re.compile(r"\b(?:if|not|set) thinking\b|\bthinking is (?:not )?defined")
 """How DeepSeek V3.1 and Granite name the option that others call `enable_thinking`."""
 
-_Known = Mapping[str, tuple[str, str]]
-"""Ids as the template wants them, and tools' names, by the ids that the client knows."""
+_Known = dict[str, list[tuple[str, str]]]
+"""Ids as the template wants them, and tools' names, of the latest calls with an id that the client knows."""
 
 SHORTEST = ChatPrompt((Message.of("user", "?"),))
 """What every template accepts."""
@@ -161,9 +161,18 @@ class ChatTemplate:
     # Messages.
 
     def _messages(self, prompt: ChatPrompt) -> list[Entry]:
-        calls = [part for m in prompt.messages for part in m.parts if isinstance(part, ToolCallPart)]
-        known = {call.call_id: (self._call_id(call, number), call.name) for number, call in enumerate(calls)}
-        messages = [entry for message in prompt.messages for entry in self._entries(message, known)]
+        messages: list[Entry] = []
+        # Some clients use an id again in each turn: a result belongs to the latest call before it.
+        known: _Known = {}
+        num_calls = 0
+        for message in prompt.messages:
+            calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
+            ids = [self._call_id(call, num_calls + at) for at, call in enumerate(calls)]
+            known |= {call.call_id: [] for call in calls}
+            for made, call_id in zip(calls, ids, strict=True):
+                known[made.call_id].append((call_id, made.name))
+            num_calls += len(calls)
+            messages += self._entries(message, ids, known)
         if self.knows_tools or not prompt.tools:
             return messages
         tools = "\n".join(json.dumps(self.tool(t)["function"], ensure_ascii=False) for t in prompt.tools)
@@ -176,7 +185,7 @@ class ChatTemplate:
             messages.insert(0, {"role": "system", "content": described})
         return messages
 
-    def _entries(self, message: Message, known: _Known) -> list[Entry]:
+    def _entries(self, message: Message, call_ids: Sequence[str], known: _Known) -> list[Entry]:
         if self._canonicalize:
             kept = without_volatile_header(message)
             if not kept.parts and message.parts:
@@ -198,7 +207,9 @@ class ChatTemplate:
             joint = "\n" if self._family.spelling.joint is None else ""
             entry["content"] = f"{text}{joint}{written}" if text else written
         elif calls:
-            entry["tool_calls"] = [self._call(call, known) for call in calls]
+            entry["tool_calls"] = [
+                self._call(call, call_id) for call, call_id in zip(calls, call_ids, strict=True)
+            ]
         return [entry]
 
     def _written(self, calls: Sequence[tuple[str, Any]]) -> str:
@@ -207,15 +218,17 @@ class ChatTemplate:
             [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
         )
 
-    def _call(self, call: ToolCallPart, known: _Known) -> Entry:
+    def _call(self, call: ToolCallPart, call_id: str) -> Entry:
         function = {"name": call.name, "arguments": dict(call.arguments)}
-        return {"type": "function", "id": known[call.call_id][0], "function": function}
+        return {"type": "function", "id": call_id, "function": function}
 
     def _result(self, result: ToolResultPart, known: _Known) -> Entry:
         content = f"Error: {result.content}" if result.is_error else result.content
         if not self._knows_results:
             return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-        call_id, name = known.get(result.call_id, (self._short_id(result.call_id), ""))
+        calls = known.get(result.call_id) or [(self._short_id(result.call_id), "")]
+        # Several calls of one message may have one id; their results come in their order.
+        call_id, name = calls.pop(0) if len(calls) > 1 else calls[0]
         entry = {"role": "tool", "content": content, "tool_call_id": call_id}
         if name:
             entry["name"] = name

@@ -182,6 +182,29 @@ def test_kimis_calls_are_numbered_through_the_conversation(make_tokenizer: MakeT
     assert "## Return of functions.rest:1" in text
 
 
+def test_a_call_id_that_a_client_uses_again_stands_for_the_latest_call(make_tokenizer: MakeTokenizer) -> None:
+    template = (
+        "{{ tools | tojson }}{% for m in messages %}<{{ m.role }}>{% for c in m.tool_calls or [] %}"
+        "<|tool_call_begin|>{{ c.id }}<|tool_call_argument_begin|>{{ c.function.arguments | tojson }}"
+        "{% endfor %}{% if m.role == 'tool' %}{{ m.tool_call_id }} {{ m.name }} {{ m.content }}{% endif %}"
+        "{% endfor %}"
+    )
+    tokenizer = make_tokenizer(template)
+
+    def turn(*names: str) -> tuple[Message, Message]:
+        calls = tuple(ToolCallPart("call_0", name, {}) for name in names)
+        return Message("assistant", calls), Message(
+            "user", tuple(ToolResultPart("call_0", f"of {name}") for name in names)
+        )
+
+    first = tokenizer.render(prompt(ASK, *turn("look")), add_generation_prompt=False)
+    both = tokenizer.render(prompt(ASK, *turn("look"), *turn("rest", "look")), add_generation_prompt=False)
+    assert both.startswith(first), "what was said before is found in the cache"
+    for number, name in enumerate(["look", "rest", "look"]):
+        assert f"<|tool_call_begin|>functions.{name}:{number}<|tool_call_argument_begin|>" in both
+        assert f"functions.{name}:{number} {name} of {name}" in both
+
+
 def test_a_llama_call_comes_back_in_the_next_turn_as_it_was_made(make_tokenizer: MakeTokenizer) -> None:
     template = (
         "{{ tools | tojson }}{% for m in messages %}<{{ m.role }}>"
