@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from semanticd.adapters.disk.agents.codec import DocumentError
-from semanticd.adapters.disk.agents.tables import AgentTables
+from semanticd.adapters.disk.agents.tables import AgentTables, StoredSummary
 from semanticd.adapters.disk.files.database import files_set_aside, is_damage, set_aside
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.rare_log import RareLog
@@ -135,9 +135,9 @@ class DiskAgentArchive:
         with self._lock:
             unsaved = dict(self._unsaved)
         waiting = [summary_of(agent) for agent in unsaved.values() if agent is not None]
-        stored: tuple[list[AgentSummary], int, tuple[float, str] | None] = ([], 0, None)
-        stored = self._ask(lambda: self._tables.page(query, without=unsaved), stored)
-        summaries, number, after = stored
+        nothing: tuple[list[StoredSummary], int, tuple[float, str] | None] = ([], 0, None)
+        stored, number, after = self._ask(lambda: self._tables.page(query, without=unsaved), nothing)
+        summaries = [self._summary(one) for one in stored]
         newest = next((one for one in waiting if one.agent_id == query.after), None)
         if newest is not None:
             after = sort_key(newest, query.order)
@@ -151,7 +151,16 @@ class DiskAgentArchive:
             if agent_id in self._unsaved:
                 agent = self._unsaved[agent_id]
                 return None if agent is None else summary_of(agent)
-        return self._ask(lambda: self._tables.summary(agent_id), None, agent=agent_id)
+        stored = self._ask(lambda: self._tables.summary(agent_id), None, agent=agent_id)
+        return None if stored is None else self._summary(stored)
+
+    def _summary(self, stored: StoredSummary) -> AgentSummary:
+        if stored.error:
+            self._metrics.count("agent_load_errors_total")
+            self._rare_log.warning(
+                "could not read an agent's summary", agent=stored.summary.agent_id, error=stored.error
+            )
+        return stored.summary
 
     def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
         """Return the block tables of these agents."""

@@ -15,7 +15,7 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,7 +112,17 @@ def page_query(query: AgentQuery) -> tuple[str, list[object]]:
     return " AND ".join(where), values
 
 
+@dataclass(frozen=True, slots=True)
+class StoredSummary:
+    """A summary as it is stored."""
+
+    summary: AgentSummary
+    error: str = ""
+    """Why the stored one cannot be read, so that this one says no more than the agent's other columns."""
+
+
 _T = TypeVar("_T")
+_SUMMARY = "agent_id, last_used_at, created_at, anonymous, pinned, model_id, num_tokens, num_turns, summary"
 
 _PRAGMAS: dict[str, str | int] = {"synchronous": "FULL", "fullfsync": 1, "checkpoint_fullfsync": 1}
 
@@ -185,7 +195,7 @@ class AgentTables:
 
     def page(
         self, query: AgentQuery, *, without: Iterable[AgentId]
-    ) -> tuple[list[AgentSummary], int, tuple[float, str] | None]:
+    ) -> tuple[list[StoredSummary], int, tuple[float, str] | None]:
         """Return one page and one agent more where there is one, how many agents there are, and the cursor's sort key.
 
         Agents in `without` are left out. The key is None where the query has no cursor, or its agent is not stored.
@@ -208,11 +218,10 @@ class AgentTables:
                 values += after
             limit = -1 if query.limit is None else query.limit + 1
             rows = self._reader.execute(
-                f"SELECT agent_id, summary FROM agents WHERE {where} ORDER BY {order} LIMIT ?",
+                f"SELECT {_SUMMARY} FROM agents WHERE {where} ORDER BY {order} LIMIT ?",
                 (*values, limit),
             ).fetchall()
-        found = [agent_document.decode_summary(AgentId(agent_id), data) for agent_id, data in rows]
-        return found, number, after
+        return [_stored_summary(*row) for row in rows], number, after
 
     def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
         """Return the blocks that this agent names, or named before, and no other does."""
@@ -249,10 +258,10 @@ class AgentTables:
         with self._writing:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def summary(self, agent_id: AgentId) -> AgentSummary | None:
-        """Return an agent's summary, None if there is none; raises one of `DocumentError` when unreadable."""
-        rows = self._ask("SELECT summary FROM agents WHERE agent_id = ?", agent_id)
-        return agent_document.decode_summary(agent_id, rows[0][0]) if rows else None
+    def summary(self, agent_id: AgentId) -> StoredSummary | None:
+        """Return an agent's summary, None if there is none."""
+        rows = self._ask(f"SELECT {_SUMMARY} FROM agents WHERE agent_id = ?", agent_id)
+        return _stored_summary(*rows[0]) if rows else None
 
     def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
         """Return the stored block tables of these agents."""
@@ -416,6 +425,25 @@ def _row(summary: AgentSummary) -> tuple[object, ...]:
         summary.num_turns,
         agent_document.encode_summary(summary),
     )
+
+
+def _stored_summary(agent_id: str, used_at: float, created_at: float, *columns: Any) -> StoredSummary:
+    anonymous, pinned, model_id, num_tokens, num_turns, data = columns
+    try:
+        return StoredSummary(agent_document.decode_summary(AgentId(agent_id), data))
+    except agent_document.DocumentError as error:
+        # One broken row must not hide all others, nor its own agent.
+        known = AgentSummary(
+            AgentId(agent_id),
+            created_at,
+            used_at,
+            anonymous=bool(anonymous),
+            pinned=bool(pinned),
+            model_id=model_id,
+            num_tokens=num_tokens,
+            num_turns=num_turns,
+        )
+        return StoredSummary(known, repr(error))
 
 
 def _summary_from(

@@ -14,6 +14,7 @@ from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.agent import MAX_TURNS_KEPT, Agent
+from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
@@ -185,6 +186,27 @@ def test_an_unreadable_agent_is_none_logged_and_can_be_saved_again(
     assert archive.load_recent(max_agents=2) == [other]
     archive.save(agent)
     assert open_archive().load(AgentId("a")) == agent
+
+
+@pytest.mark.parametrize("summary", ["'{'", "'[]'", "x'ff'", '\'{"created_at": "long ago"}\''])
+def test_an_unreadable_summary_hides_no_agent_and_is_logged(
+    open_archive: Open, tmp_path: Path, log: ListLog, summary: str
+) -> None:
+    archive = open_archive()
+    agents = [Agent(AgentId(f"a{at}"), 1.0, float(at), pinned=at == 2) for at in range(5)]
+    for agent in agents:
+        archive.save(agent)
+    archive = open_archive()
+    sql(tmp_path, f"UPDATE agents SET summary = {summary} WHERE agent_id = 'a2'")
+    expected = [summary_of(agent) for agent in reversed(agents)]
+    assert list(archive.page(AgentQuery()).summaries) == expected
+    assert log.lines == ["could not read an agent's summary"]
+    assert archive.summary(AgentId("a2")) == expected[2]
+    page = archive.page(AgentQuery(limit=3))
+    assert (list(page.summaries), page.num_agents, page.has_more) == (expected[:3], 5, True)
+    page = archive.page(AgentQuery(limit=3, after=AgentId("a2")))
+    assert (list(page.summaries), page.has_more) == (expected[3:], False)
+    assert archive.load_recent(max_agents=9) == agents[::-1]
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "unknown schema"])
