@@ -10,6 +10,7 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.domain.agent_name import is_agent_id
 from semanticd.domain.chat import ChatPrompt, Message, TextPart, ThinkingPart
 from semanticd.domain.errors import PromptTooLongError
 from semanticd.domain.generation import (
@@ -332,6 +333,28 @@ async def test_a_sub_agent_is_an_agent_of_its_own_below_its_session() -> None:
     main, sub, odd = (str(request.agent_id) for request in generator.requests)
     assert (main, sub) == ("session", "session.a1")
     assert odd.startswith("session.user-")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-session-id": "a", "x-claude-code-agent-id": "a./../x y"},
+        {"x-session-id": "a", "x-claude-code-agent-id": "a." + "b" * 200},
+        {"x-session-id": "a", "x-claude-code-agent-id": "a.\xe9"},
+        {"x-session-id": "a", "x-claude-code-agent-id": "a\t"},
+        {"x-session-affinity": "/ /", "x-claude-code-agent-id": "/ /./ /"},
+        {"x-session-id": "a", "x-parent-session-id": "a./../x y"},
+        {"x-session-affinity": "a./../x y", "x-parent-session-id": "a"},
+        {"x-session-affinity": "a./../x y", "x-codex-parent-thread-id": "../a b"},
+    ],
+)
+async def test_whatever_names_a_sub_agent_its_id_can_stand_in_a_path(headers: dict[str, str]) -> None:
+    generator = ScriptedGenerator()
+    body = {"model": "tiny", "max_tokens": 5, "messages": HELLO}
+    assert (await client(generator).post("/v1/messages", body, headers=headers)).status == 200
+    (request,) = generator.requests
+    assert request.agent_id is not None
+    assert is_agent_id(request.agent_id)
 
 
 @pytest.mark.parametrize("url", ["/v1/messages", "/v1/chat/completions", "/v1/completions", "/v1/responses"])

@@ -119,9 +119,10 @@ def _sub_agent(req: Request, session: AgentId) -> AgentId:
 
 
 def _below(parent: AgentId, part: str) -> AgentId:
-    if part.startswith(f"{parent}.") or parent.endswith(f".{part}"):
+    longer = max(parent, part, key=len)
+    if (part.startswith(f"{parent}.") or parent.endswith(f".{part}")) and is_agent_id(longer):
         # An earlier response's agent, which is a sub-agent already.
-        return AgentId(max(parent, part, key=len))
+        return AgentId(longer)
     made = f"{parent}.{part}"
     return AgentId(made if is_agent_id(made) else f"{parent[:90]}.{_digest(part)}")
 
