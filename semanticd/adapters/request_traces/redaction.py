@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 GROUP = 16
@@ -43,16 +43,26 @@ _KEPT_VALUES = frozenset(
     ]
 )
 """Fields whose texts are words of the dialect, or the model's name."""
-_SCHEMAS = frozenset(["input_schema", "parameters", "schema", "output_schema"])
+_SCHEMAS = frozenset(
+    ["input_schema", "parameters", "schema", "output_schema", "json", "json_schema", "guided_json", "format"]
+)
+"""Fields that hold a schema, or its JSON as a text."""
+_FORMS = frozenset(["text", "json_object", "json_schema", "regex", "grammar"])
+"""Types of what stands in such a field around a schema."""
 _KEPT_IN_SCHEMAS = frozenset(["type", "format", "$schema"])
-_NAMED = frozenset(["properties", "patternProperties", "$defs", "definitions"])
-_LISTED = frozenset(["required", "dependentRequired"])
+_NAMED = frozenset(["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"])
+_LISTED = frozenset(["required", "dependentRequired", "dependencies"])
 _SPOKEN = frozenset(["default", "example", "examples", "enum", "const"])
 """Words of a schema whose values are content."""
 _OPAQUE = frozenset(["input", "arguments", "metadata", "client_metadata"])
 """Objects whose names are content too."""
 _WHO = "user_id"
 """But for the one in them that says who asks."""
+_BIASES = "logit_bias"
+"""The object whose names are token ids."""
+_TOKENS = frozenset(["prompt", "context"])
+"""Fields in which a list of numbers is a text."""
+_GRAMMARS = frozenset(["grammar", "guided_grammar"])
 _ANY_TEXT = {"lark": "start: /(.|\\n)+/", "regex": "(.|\\n)+"}
 """Grammars that allow what a hidden one may have allowed."""
 _PLAIN = re.compile("[A-Za-z_$][A-Za-z0-9_$-]{0,63}")
@@ -89,17 +99,32 @@ class Redaction:
             chain = hmac.digest(self._key, chain + part.encode("utf-8", "surrogatepass"), hashlib.sha256)
             yield "".join(letters[byte % len(letters)] for byte in chain[: len(part)])
 
+    def _tokens(self, ids: Sequence[int]) -> list[int]:
+        """Return as many token ids; those that begin alike go on beginning alike, as texts do."""
+        hidden: list[int] = []
+        chain = b""
+        for start in range(0, len(ids), GROUP):
+            part = ids[start : start + GROUP]
+            chain = hmac.digest(self._key, chain + repr(part).encode(), hashlib.sha256)
+            hidden += chain[: len(part)]
+        return hidden
+
     def _any(self, value: Any, *, field: str) -> Any:
         if isinstance(value, str):
             return self._string(value, field)
         if isinstance(value, list):
+            if field in _TOKENS and all(isinstance(one, int) for one in value):
+                return self._tokens(value)
             # The items of a list called `input` are turns.
-            return [self._any(one, field=field if field in _KEPT_VALUES else "") for one in value]
+            kept = field if field in _KEPT_VALUES or field in _TOKENS else ""
+            return [self._any(one, field=kept) for one in value]
         if not isinstance(value, dict):
             # Numbers and flags are settings.
             return value
-        if field in _SCHEMAS:
+        if field in _SCHEMAS and not _is_around_schema(value):
             return self._schema(value)
+        if field == _BIASES:
+            return {name if name.isdecimal() else self.name(name): one for name, one in value.items()}
         if field in _OPAQUE:
             return {
                 name if name == _WHO else self.name(name): self._opaque(one) for name, one in value.items()
@@ -119,7 +144,17 @@ class Redaction:
             return self.name(value)
         if field == "arguments":
             return self._arguments(value)
-        return self.text(value)
+        if field in _GRAMMARS:
+            return _ANY_TEXT["lark"]
+        return self._schema_text(value) if field in _SCHEMAS else self.text(value)
+
+    def _schema_text(self, value: str) -> str:
+        """A schema may be sent as JSON inside of a text, and stays JSON."""
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return self.text(value)
+        return json.dumps(self._schema(parsed), ensure_ascii=False)
 
     def _arguments(self, value: str) -> str:
         """A call's arguments are JSON inside of a text, and stay JSON."""
@@ -177,3 +212,9 @@ class Redaction:
         if isinstance(value, Mapping):
             return {self.name(name): self._names(one) for name, one in value.items()}
         return value
+
+
+def _is_around_schema(value: Mapping[str, Any]) -> bool:
+    """Whether what stands where a schema may stand holds it in a field of its own."""
+    kind = value.get("type")
+    return (isinstance(kind, str) and kind in _FORMS) or isinstance(value.get("schema"), Mapping)

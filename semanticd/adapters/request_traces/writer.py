@@ -30,6 +30,13 @@ _FILES_PER_FOLDER = 8
 """A file is rotated at this part of the cap, so that what is dropped at a time is small."""
 _WAITING_BYTES = 64 * 1024 * 1024
 
+_AGENTS = "/v1/agents/"
+"""What stands before an agent's id in a path."""
+_NAMING_HEADERS = ("-id", "-affinity")
+"""How the names of headers end that say who asks."""
+_KEPT_QUERIES = frozenset(["beta=true", "beta=false"])
+"""Parts of a query that programs send; any other may name somebody."""
+
 
 class TraceWriter:
     """A `RequestTraces` that writes files; `close` writes what waits."""
@@ -173,18 +180,27 @@ class TraceWriter:
         if hide is None:
             row["body"] = _parsed(request.body)
         else:
+            if request.query:
+                row["query"] = "&".join(
+                    part if part in _KEPT_QUERIES else hide.name(part) for part in request.query.split("&")
+                )
             row["headers"] = {
-                name: hide.name(value) if name.endswith("-id") else value
+                name: hide.name(value) if name.endswith(_NAMING_HEADERS) else value
                 for name, value in request.headers.items()
             }
             row["agent"] = None if request.agent_id is None else hide.name(request.agent_id)
-            # An agent's own path holds its id.
-            row["path"] = "/".join(
-                hide.name(part) if part == request.agent_id else part for part in request.path.split("/")
-            )
+            row["path"] = _path_without_id(request.path, hide)
             row["body"] = hide.body(request.body)
         row["answer"] = _answer(request)
         return row
+
+
+def _path_without_id(path: str, hide: Redaction) -> str:
+    """Return a path with an agent's id in it hidden, whether or not the agent was known."""
+    if not path.startswith(_AGENTS):
+        return path
+    agent_id, *rest = path[len(_AGENTS) :].split("/")
+    return _AGENTS + "/".join([hide.name(agent_id), *rest])
 
 
 def _answer(request: RecordedRequest) -> dict[str, Any]:

@@ -119,6 +119,76 @@ def test_arguments_stay_json_and_turns_of_the_responses_api_stay_turns() -> None
     assert made["tools"][0]["format"]["syntax"] == "lark"
 
 
+SCHEMA = {
+    "type": ["object", "null"],
+    "properties": {"door": {"type": "string", "description": SECRET}},
+    "required": ["door"],
+    "dependentSchemas": {"door": {"required": ["door"]}},
+    "dependencies": {"door": ["door"]},
+}
+
+
+def _hidden_schema(body: Any, *path: str) -> Any:
+    made = hidden(body)
+    for name in path:
+        made = made[name]
+    return json.loads(made) if isinstance(made, str) else made
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("guided_json",),
+        ("structured_outputs", "json"),
+        ("json_schema",),
+        ("response_format", "schema"),
+        ("format",),
+    ],
+)
+def test_a_schema_is_hidden_alike_wherever_it_stands(path: tuple[str, ...], as_text: bool) -> None:
+    body: Any = json.dumps(SCHEMA) if as_text and path != ("format",) else SCHEMA
+    for name in reversed(path):
+        body = {name: body}
+    made = _hidden_schema(body, *path)
+    assert "door" not in json.dumps(made)
+    assert "launch" not in json.dumps(made)
+    assert made == hidden({"parameters": SCHEMA})["parameters"]
+    assert made["type"] == ["object", "null"]
+    assert set(made["properties"]) == set(made["required"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [("response_format", "json_schema"), ("text", "format"), ("format",), ("output_config", "format")],
+)
+def test_what_stands_around_a_schema_keeps_its_form(path: tuple[str, ...]) -> None:
+    body: Any = {"type": "json_schema", "name": "door", "strict": True, "schema": SCHEMA}
+    for name in reversed(path):
+        body = {name: body}
+    made = _hidden_schema(body, *path)
+    assert "door" not in json.dumps(made)
+    assert (made["type"], made["strict"]) == ("json_schema", True)
+    assert made["schema"] == hidden({"parameters": SCHEMA})["parameters"]
+
+
+def test_biases_stay_of_tokens_and_a_grammar_allows_any_text() -> None:
+    made = hidden({"logit_bias": {"1234": -100, "door": 5}, "guided_grammar": 'start: "door"'})
+    assert made["logit_bias"]["1234"] == -100
+    assert "door" not in json.dumps(made)
+    assert made["guided_grammar"].startswith("start: ")
+
+
+def test_a_prompt_of_token_ids_is_hidden_as_a_text_is() -> None:
+    first, longer = list(range(1000, 1040)), [*range(1000, 1032), 2000, 2001, 2002]
+    made = hidden({"prompt": [first, longer]})["prompt"]
+    assert [len(one) for one in made] == [40, 35]
+    assert not {*first, *longer} & {*made[0], *made[1]}
+    assert made[0][:32] == made[1][:32]
+    assert made[0][32:35] != made[1][32:]
+    assert hidden({"prompt": first})["prompt"] == made[0]
+
+
 @pytest.mark.parametrize("raw", [b"no json", b"[1, 2]", b'"text"', b"\xff\xfe", b'{"arguments": "{broken"}'])
 def test_what_is_no_request_is_hidden_as_well(raw: bytes) -> None:
     made = json.dumps(Redaction(KEY).body(raw))

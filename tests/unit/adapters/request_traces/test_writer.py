@@ -125,6 +125,32 @@ def test_hashed_content_names_nobody(tmp_path: Path) -> None:
     assert "ada" not in text
 
 
+def test_hashed_content_names_nobody_where_a_request_was_refused(tmp_path: Path) -> None:
+    made = writer(tmp_path, redacted=True)
+    headers = {
+        "x-session-id": "ada_lovelace",
+        "x-session-affinity": "ada_lovelace",
+        "x-codex-parent-thread-id": "ada_lovelace",
+        "user-agent": "curl",
+    }
+    for path in ("/v1/agents/ada_lovelace/generate", "/v1/agents/agents/generate"):
+        query = "beta=true&user=ada_lovelace&ada_lovelace"
+        made.record(
+            request(path=path, dialect="agents", agent_id=None, status=404, query=query, headers=headers)
+        )
+    made.close()
+    text = files(tmp_path)[0].read_text()
+    assert "ada_lovelace" not in text
+    assert "/agents/agents/" not in text
+    rows = [json.loads(line) for line in text.splitlines()[1:]]
+    for row in rows:
+        assert row["path"].startswith("/v1/agents/")
+        assert row["path"].endswith("/generate")
+        assert row["query"].startswith("beta=true&")
+        assert row["headers"]["user-agent"] == "curl"
+    assert rows[0]["path"].split("/")[3] == rows[0]["headers"]["x-session-id"], "equal names stay equal"
+
+
 def test_two_runs_do_not_write_into_one_file(tmp_path: Path) -> None:
     for _ in range(2):
         made = writer(tmp_path, wall=lambda: 1000.0)
