@@ -122,6 +122,31 @@ def test_holders_are_the_agents_whose_table_names_the_block_or_named_it_before(a
     assert wait_for(lambda: archive.own_blocks(AgentId("a")) == [shared])
 
 
+@pytest.mark.parametrize(
+    ("used_before", "max_agents", "limit", "expected"),
+    [
+        (-1.0, 2, 3, ["a0", "a1", "a2"]),
+        (-1.0, 2, 100, [f"a{at}" for at in range(8)]),
+        (-1.0, 10, 3, []),
+        (-1.0, 99, 3, []),
+        (4.0, 99, 2, ["a0", "a1"]),
+        (4.0, 4, 100, [f"a{at}" for at in range(6)]),
+        (4.0, 9, 100, [f"a{at}" for at in range(5)]),
+    ],
+)
+def test_of_too_many_anonymous_agents_the_longest_unused_are_named_first(
+    archive: AgentArchive, used_before: float, max_agents: int, limit: int, expected: list[str]
+) -> None:
+    for at in (3, 7, 0, 9, 5, 1, 8, 4, 6, 2):
+        archive.save(Agent(AgentId(f"a{at}"), 1.0, float(at), anonymous=True))
+        archive.save(Agent(AgentId(f"named{at}"), 1.0, float(at)))
+
+    def found() -> list[AgentId]:
+        return archive.surplus_anonymous(used_before=used_before, max_agents=max_agents, limit=limit)
+
+    assert wait_for(lambda: found() == expected), f"what was queued is stored by now: {found()}"
+
+
 def test_blocks_that_another_agent_has_or_had_are_not_an_agents_own(archive: AgentArchive) -> None:
     shared, left, noted, own, unknown = (BlockHash(letter * 32) for letter in (b"s", b"l", b"n", b"o", b"u"))
     archive.save(Agent(AgentId("a"), 1.0, 1.0, block_table=(shared, left, noted, own)))

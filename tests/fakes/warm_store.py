@@ -386,7 +386,7 @@ class MemoryAgentArchive:
         """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
         anonymous = [agent_id for agent_id in self.ids() if self._agents[agent_id].anonymous]
         unused = [name for name in anonymous if self._agents[name].last_used_at <= used_before]
-        return list(dict.fromkeys([*unused, *anonymous[max_agents:]]))[:limit]
+        return list(dict.fromkeys([*reversed(unused), *reversed(anonymous[max_agents:])]))[:limit]
 
     def pinned(self) -> list[Agent]:
         """Return the readable agents that are or were pinned, oldest use first."""

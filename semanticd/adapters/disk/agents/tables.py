@@ -75,10 +75,13 @@ PAGES: Mapping[AgentOrder, tuple[str, str]] = {
 }
 """For each order its value, as `sort_key` has it, and how SQLite sorts."""
 EXPIRED = "SELECT agent_id FROM agents WHERE expires_at <= ? LIMIT ?"
+_LONGEST_UNUSED = "ORDER BY last_used_at, agent_id DESC"
+"""The index of anonymous agents, from its end."""
 SURPLUS = (
-    "SELECT agent_id FROM agents WHERE anonymous = 1 ORDER BY last_used_at DESC, agent_id LIMIT ? OFFSET ?"
+    f"SELECT agent_id FROM agents WHERE anonymous = 1 {_LONGEST_UNUSED}"
+    " LIMIT min(?, max(0, (SELECT count(*) FROM agents WHERE anonymous = 1) - ?))"
 )
-UNUSED = "SELECT agent_id FROM agents WHERE anonymous = 1 AND last_used_at <= ? LIMIT ?"
+UNUSED = f"SELECT agent_id FROM agents WHERE anonymous = 1 AND last_used_at <= ? {_LONGEST_UNUSED} LIMIT ?"
 PINNED = "SELECT agent_id FROM agents WHERE pinned = 1"
 HOLDERS = (
     "SELECT a.agent_id FROM agent_blocks b JOIN agents a ON a.id = b.agent WHERE b.hash = ?"
