@@ -214,23 +214,24 @@ def check_disk(folder: Path, *, reserve_gb: float | None = None) -> Finding:
     """Room for the warm tier; `reserve_gb` is what it leaves free, None: what goes by the volume."""
     existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
     usage = shutil.disk_usage(existing)
-    free = usage.free
-    space = VolumeSpace(free, usage.total)
+    space = VolumeSpace(usage.free, usage.total)
     reserve = default_reserve(space) if reserve_gb is None else int(reserve_gb * _GIB)
-    text = f"{free / _GIB:.1f} GiB free for {folder}"
-    advice = "make room, or set SEMANTIC_AGENT_CACHE_MAX_GB; `semanticd ctl cache.prune` removes old blocks"
-    facts = {"free_bytes": free, "reserve_bytes": reserve}
-    if free < reserve:
-        return Finding(
-            "disk",
-            "warning",
-            f"{text}; no block is written while less than {reserve / _GIB:.1f} GiB are free",
-            "make room, or set SEMANTIC_AGENT_DISK_RESERVE_GB lower (0: no reserve)",
-            facts,
-        )
-    if free < _FULL_DISK_BYTES:
-        return Finding("disk", "error", text, advice, facts)
-    return Finding("disk", "warning" if free < _LOW_DISK_BYTES else "ok", text, advice, facts)
+    return room_on_disk(folder, free_bytes=space.free_bytes, reserve_bytes=reserve)
+
+
+def room_on_disk(folder: Path, *, free_bytes: int, reserve_bytes: int) -> Finding:
+    """Judge what is free for a folder: an error where files hardly can be written, blocks or not."""
+    text = f"{free_bytes / _GIB:.1f} GiB free for {folder}"
+    advice = "make room; `semanticd cache prune SIZE` removes the least recently used blocks"
+    facts = {"free_bytes": free_bytes, "reserve_bytes": reserve_bytes}
+    state: Literal["ok", "warning", "error"] = "warning" if free_bytes < _LOW_DISK_BYTES else "ok"
+    if free_bytes < reserve_bytes:
+        state = "warning"
+        text += f"; no block is written while less than {reserve_bytes / _GIB:.1f} GiB are free"
+        advice += "; SEMANTIC_AGENT_DISK_RESERVE_GB says how much stays free (0: no reserve)"
+    if free_bytes < _FULL_DISK_BYTES:
+        state = "error"
+    return Finding("disk", state, text, advice, facts)
 
 
 def check_socket(runtime_dir: Path, *, in_daemon: bool) -> Finding:
