@@ -61,7 +61,7 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> None:
     if os.environ.get("TERM") in _DUMB or not sys.stdout.isatty():
         sys.stderr.write(
-            "semantic-tui: this terminal cannot show a screen (TERM is dumb, or the output is no terminal); "
+            "semantic-tui: this terminal cannot show a screen (TERM is dumb, or the output is not a terminal); "
             "here is the dashboard as text, as with --once\n"
         )
         _once(options.socket)

@@ -155,7 +155,7 @@ class Dashboard(App[None]):
 
     async def _poll(self, polls: list[Poll]) -> None:
         for poll in polls:
-            # An agent that was deleted meanwhile is no failure of the user's: its row says that it is gone.
+            # An agent that was deleted meanwhile is not a failure of the user's: its row says that it is gone.
             with contextlib.suppress(ControlError):
                 await poll()
         self.changed()

@@ -48,7 +48,7 @@ def load_trace(path: Path) -> Trace:
     """Read a trace.
 
     Raises:
-        BenchError: The file cannot be read, is no trace, or has a broken line.
+        BenchError: The file cannot be read, is not a trace, or has a broken line.
     """
     try:
         with _open(path) as file:
@@ -73,7 +73,7 @@ def _rows(path: Path, file: IO[str]) -> tuple[Mapping[str, Any], list[TracedRequ
     _, head = next(lines, (0, None))
     if not isinstance(head, dict) or head.get("trace") != FORMAT:
         raise BenchError(
-            f"{path} is no trace of format {FORMAT}: give a file that the daemon wrote into SEMANTIC_TRACE_DIR"
+            f"{path} is not a trace of format {FORMAT}: give a file that the daemon wrote into SEMANTIC_TRACE_DIR"
         )
     return head, [_request(path, number, row) for number, row in lines]
 

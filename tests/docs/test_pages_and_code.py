@@ -71,6 +71,15 @@ def test_the_page_on_models_has_the_registry_as_it_is() -> None:
     }
 
 
+def test_the_user_guide_names_every_adjustment() -> None:
+    sources = "".join(_text(path) for path in sorted((ROOT / "semanticd/adapters/http").rglob("*.py")))
+    named = set(re.findall(r'(?:\.note|Finding)\(\s*"(\w+)"', sources))
+    named |= {f"{kind}_omitted" for kind in re.findall(r'\.omit\(\s*"(\w+)"', sources)}
+    assert len(named) > 10
+    table = _text(DOCS / "user-guide.md").split("| name | what |")[1].split("\n\n")[0]
+    assert named - set(re.findall(r"`(\w+)`", table)) == set()
+
+
 @pytest.mark.parametrize("room", ["domain", "application"])
 def test_the_architecture_page_of_a_room_names_no_file_that_is_gone(room: str) -> None:
     table = _text(DOCS / "architecture" / f"{room}.md").split("|---|---|")[1].split("\n\n")[0]

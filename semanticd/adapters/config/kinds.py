@@ -111,7 +111,13 @@ def folder() -> Kind:
 
 
 def _bounds(minimum: float, maximum: float | None) -> str:
-    return f"from {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
+    low = _digits(minimum)
+    return f"from {low}" if maximum is None else f"from {low} to {_digits(maximum)}"
+
+
+def _digits(number: float) -> str:
+    """Return a number with all of its digits: `1048576`, not `1.04858e+06`."""
+    return str(int(number)) if number == int(number) else repr(number)
 
 
 def _either(words: list[str]) -> str:

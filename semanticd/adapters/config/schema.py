@@ -94,7 +94,7 @@ class MlxSettings:
         guarded=True,
     )
     model_ttl_s: float | None = setting(
-        None, number(minimum=1), "Unload a model that nobody asked for so many seconds; none: never."
+        None, number(minimum=1), "Unload a model that got no request for so many seconds; none: never."
     )
 
 
@@ -209,7 +209,7 @@ class SecuritySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathSettings:
-    """Folders besides the caches; a second instance needs its own of each."""
+    """Folders other than the caches; a second instance needs its own of each."""
 
     models_dir: Path = setting(
         lambda: Path(platformdirs.user_data_dir(APP, appauthor=False)) / "models",

@@ -162,7 +162,7 @@ class ModelRegistry:
             return self._known(name) or self._look_up(name)
         except (OSError, RuntimeError, ValueError) as error:
             # No such user behind `~`, a name that is too long for the system, a NUL in it.
-            raise ModelNotFoundError(f"{name[:80]!r} is no model: {error}", param="model") from error
+            raise ModelNotFoundError(f"{name[:80]!r} is not a model: {error}", param="model") from error
 
     def _look_up(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
         repo, is_path = name.removeprefix("hf:"), name.startswith(_PATHS) or name.endswith(".gguf")
@@ -170,7 +170,9 @@ class ModelRegistry:
             _REPO.match(name) and not is_path and not Path(name).expanduser().exists()
         ):
             if not _REPO.match(repo):
-                raise ModelNotFoundError(f"{name!r} is no model: hf: is followed by org/name", param="model")
+                raise ModelNotFoundError(
+                    f"{name!r} is not a model: hf: is followed by org/name", param="model"
+                )
             return ModelEntry(repo, f"hf:{repo}"), (f"hf:{repo}",)
         path = Path(name).expanduser()
         if path.suffix == ".gguf" or (path / "config.json").is_file():

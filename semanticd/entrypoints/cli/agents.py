@@ -25,7 +25,7 @@ from semanticd.entrypoints.cli.output import (
 
 @click.group("agents")
 def commands() -> None:
-    """Look at agents; pin, fork, rewind, evict, export, import or delete them."""
+    """List, show, pin, fork, rewind, evict, export, import or delete agents."""
 
 
 _COLUMNS = (

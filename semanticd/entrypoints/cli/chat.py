@@ -52,7 +52,7 @@ ctrl+c stops an answer; a backslash at the end continues a line; \"\"\" begins a
 @click.command()
 @click.argument("agent", required=False)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer; what fits if absent.")
-@click.option("--fork", is_flag=True, help="Go on in a fork of the agent, and leave it as it is.")
+@click.option("--fork", is_flag=True, help="Continue in a fork; the agent stays as it is.")
 def chat(*, agent: str | None, max_tokens: int | None, fork: bool) -> None:
     """Talk with an agent; without a name, with a new one."""
     name = agent or f"chat-{secrets.token_hex(3)}"

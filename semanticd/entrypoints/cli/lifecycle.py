@@ -53,8 +53,8 @@ def stop(*, timeout: float | None, now: bool) -> None:
 def restart(*, timeout: float | None, now: bool, **given: Any) -> None:
     """Stop the daemon if it runs, then start it with the present settings.
 
-    Flags that it was started with are kept unless they are given anew. What would keep it from starting is found
-    before it is stopped.
+    Flags of the running daemon are kept unless they are given again. Settings, port and model are checked before it
+    stops.
     """
     from semanticd.entrypoints.cli.background import start_in_background
     from semanticd.entrypoints.cli.restart_plan import plan

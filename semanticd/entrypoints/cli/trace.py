@@ -19,7 +19,7 @@ _COST = ("computed", "output", "first_s", "seconds", "miss")
 
 @click.group("trace")
 def commands() -> None:
-    """Look at the requests that the daemon recorded (SEMANTIC_TRACE_DIR).
+    """Show the requests that the daemon recorded (SEMANTIC_TRACE_DIR).
 
     `semanticd bench replay` plays them against a server.
     """

@@ -43,10 +43,10 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no trace"),
-        ('{"format": 1}\n', "is no trace"),
-        ('{"trace": 2}\n', "is no trace of format 1"),
-        ("[]\n", "is no trace"),
+        ("", "is not a trace"),
+        ('{"format": 1}\n', "is not a trace"),
+        ('{"trace": 2}\n', "is not a trace of format 1"),
+        ("[]\n", "is not a trace"),
         (json.dumps(HEAD) + "\n{broken\n" + json.dumps(ROWS[0]) + "\n", "line 2 is not JSON"),
         (json.dumps(HEAD) + '\n{"at": 1}\n', "line 2: KeyError('dialect')"),
         (json.dumps(HEAD) + '\n{"at": "x", "dialect": "chat"}\n', "line 2"),

@@ -85,9 +85,10 @@ def _single(body: wire.GenerateRequest, adjustments: Adjustments) -> Prompt:
         raise UnsupportedError("texts are continued, not filled in between two; leave it out", param="suffix")
     if body.images:
         adjustments.omit("image", path="images", asked=True)
-    for name in ("context", "template"):
-        if getattr(body, name):
-            adjustments.note(f"{name}_ignored")
+    if body.context:
+        adjustments.note("context_ignored")
+    if body.template:
+        adjustments.note("template_ignored")
     if body.raw:
         return TextPrompt(body.prompt or "")
     messages = [Message.of("system", body.system)] if body.system else []

@@ -236,3 +236,10 @@ def test_every_file_that_was_read_is_named_with_what_it_set_and_no_value(tmp_pat
 
 def test_an_unknown_flag_setting_is_a_mistake(tmp_path: Path) -> None:
     assert "did you mean mlx.kv_bits" in complaint(tmp_path, mlx__kv_bitz=8)
+
+
+def test_bounds_are_named_with_all_their_digits() -> None:
+    expected = {one.env: one.kind.expected for one in declared()}
+    assert expected["SEMANTIC_MLX_SNAPSHOT_TOKENS"] == "a whole number from 0 to 1048576"
+    assert expected["SEMANTIC_MLX_DECODE_SHARE"] == "a number from 0.05 to 0.95"
+    assert {env for env, words in expected.items() if "e+" in words} == set()
