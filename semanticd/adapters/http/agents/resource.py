@@ -18,6 +18,7 @@ from semanticd.adapters.http.agents import wire
 from semanticd.adapters.http.core.body import read_object, save_upload, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.pages import page_size
 from semanticd.adapters.http.core.request_context import (
     priority_of,
     request_context_of,
@@ -65,7 +66,7 @@ class Agents:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List agents, a page at a time: `limit`, and `after` with the last id of the page before."""
-        limit = page_size(req)
+        limit = page_size(req, default=PAGE, maximum=MAX_PAGE)
         after = req.get_param("after")
         query = AgentQuery(limit=limit, after=None if after is None else AgentId(after))
         try:
@@ -74,16 +75,6 @@ class Agents:
             raise InvalidRequestError(f"no agent is called {(after or '')[:80]!r}", param="after") from None
         answer = wire.AgentList(plain(page.agents), page.next is not None, page.next)
         resp.data = msgspec.json.encode(answer)
-
-
-def page_size(req: Request) -> int:
-    """Return the query's `limit`; raises `InvalidRequestError` outside of 1 to `MAX_PAGE`."""
-    text = req.get_param("limit")
-    if text is None:
-        return PAGE
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_PAGE):
-        raise InvalidRequestError(f"expected a number from 1 to {MAX_PAGE}, got {text[:40]!r}", param="limit")
-    return int(text)
 
 
 class AgentStats:

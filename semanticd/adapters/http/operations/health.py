@@ -12,12 +12,13 @@ from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.model_names import among, means_current
+from semanticd.adapters.http.core.pages import page_size
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.core.services import HealthAnswer, model_names
 from semanticd.application.services.model_facts import ModelFacts
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
-from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError
+from semanticd.domain.errors import ModelNotFoundError
 
 
 class Root:
@@ -155,17 +156,15 @@ def anthropic_model(model: ModelFacts) -> dict[str, Any]:
 
 
 def _anthropic_page(found: list[ModelFacts], req: Request) -> dict[str, Any]:
-    limit = req.get_param("limit") or "20"
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:5]) <= 1000):
-        raise InvalidRequestError(f"expected a number from 1 to 1000, got {limit[:40]!r}", param="limit")
+    limit = page_size(req, default=20, maximum=1000)
     ids = [model.id for model in found]
     after, before = req.get_param("after_id"), req.get_param("before_id")
     if after in ids:
         found = found[ids.index(after) + 1 :]
-    page = found[: int(limit)]
+    page = found[:limit]
     if before in ids:
         found = found[: ids.index(before)]
-        page = found[-int(limit) :]
+        page = found[-limit:]
     return {
         "data": [anthropic_model(model) for model in page],
         "has_more": len(found) > len(page),

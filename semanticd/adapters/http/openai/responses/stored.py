@@ -7,6 +7,7 @@ from typing import ClassVar
 import msgspec
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.core.pages import page_size
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses.items import DEFAULT_PAGE, MAX_PAGE, page
 from semanticd.application.ports.response_archive import StoredResponse
@@ -68,13 +69,11 @@ class InputItems:
         order = req.get_param("order") or "desc"
         if order not in ("asc", "desc"):
             raise InvalidRequestError("expected asc or desc", param="order")
-        limit = req.get_param("limit") or str(DEFAULT_PAGE)
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MAX_PAGE:
-            raise InvalidRequestError(f"expected a number from 1 to {MAX_PAGE}", param="limit")
+        limit = page_size(req, default=DEFAULT_PAGE, maximum=MAX_PAGE)
         found = await _found(self._responses, response_id)
         shown = page(
             found.input_items,
-            limit=int(limit),
+            limit=limit,
             newest_first=order == "desc",
             after=req.get_param("after"),
             before=req.get_param("before"),
