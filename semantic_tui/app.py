@@ -32,7 +32,7 @@ from semantic_tui.actions import (
 from semantic_tui.alarms import alarms
 from semantic_tui.connection import Connection
 from semantic_tui.model_facts import load_text, swap_text, unload_text
-from semantic_tui.polling import Poll, Polling
+from semantic_tui.polling import SEARCH_INTERVAL_S, Poll, Polling
 from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import AgentScreen
 from semantic_tui.screens.dashboard import DashboardScreen
@@ -182,6 +182,8 @@ class Dashboard(App[None]):
             self.notify(str(error), title=title, severity="error", timeout=12, markup=False)
         else:
             self.notify(done_text(cmd, args), markup=False)
+            if cmd == "agents.delete":
+                self.state.more.drop(str(args["agent"]))
         if "agent" in args and self.chosen == args["agent"]:
             await self._poll_agent(args["agent"])
 
@@ -287,6 +289,21 @@ class Dashboard(App[None]):
             if self.state.connected and not self.state.requests_of(agent):
                 self.notify(str(error), severity="error", markup=False)
         self.changed()
+
+    def search_agents(self, words: str, sort: str) -> None:
+        """Look for agents with these words, in this order, also among those that the daemon does not send."""
+        if self.state.more.ask(words, sort):
+            self._search_soon()
+
+    def more_agents(self) -> None:
+        """Fetch further agents, where there are some."""
+        if self.state.has_more_agents and self.state.more.ask_more():
+            self._search_soon()
+
+    def _search_soon(self) -> None:
+        self.changed()
+        # A question that follows another one at once has to wait, and then nothing else may happen.
+        self.set_timer(SEARCH_INTERVAL_S, self.changed)
 
     def open_log(self, words: str) -> None:
         """Show the log's lines that have these words."""

@@ -60,6 +60,14 @@ class AppProtocol(Protocol):
         """Show an agent's screen."""
         ...
 
+    def search_agents(self, words: str, sort: str) -> None:
+        """Look for agents with these words, in this order, also among those that the daemon does not send."""
+        ...
+
+    def more_agents(self) -> None:
+        """Fetch further agents, where there are some."""
+        ...
+
     def run_doctor(self, *, generate: bool) -> None:
         """Let the daemon examine its installation; with `generate`, its model too."""
         ...

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from semantic_tui.more_agents import PAGE
 from semantic_tui.state import WatchState
 from semanticd.control.async_client import AsyncControlClient, EventSubscription
 from semanticd.control.errors import (
@@ -109,7 +110,8 @@ class Connection:
 
     async def _first_poll(self, client: AsyncControlClient) -> None:
         state = self._state
-        for cmd, event in (("agents.list", "agents"), ("requests.list", "requests"), ("status", "status")):
+        await self._refresh_agents(client)
+        for cmd, event in (("requests.list", "requests"), ("status", "status")):
             # A daemon that is still starting has no engine yet; its events come later.
             with contextlib.suppress(ControlError):
                 state.take(event, await client.call(cmd))
@@ -119,7 +121,8 @@ class Connection:
 
     async def _refresh_agents(self, client: AsyncControlClient) -> None:
         with contextlib.suppress(ControlError):
-            self._state.take("agents", await client.call("agents.list"))
+            # As many as the events hold: all of thousands would be made, sent and read in vain.
+            self._state.take("agents", await client.call("agents.list", limit=PAGE))
 
     async def _refresh_models(self, client: AsyncControlClient) -> None:
         with contextlib.suppress(ControlError):

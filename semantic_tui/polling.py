@@ -10,10 +10,16 @@ from collections.abc import Awaitable, Callable
 
 from semantic_tui.connection import Connection
 from semantic_tui.history import SAMPLES_KEPT
+from semantic_tui.more_agents import PAGE, AgentSearch
 from semantic_tui.state import WatchState
 from semanticd.control.errors import ControlError
+from semanticd.control.results import AgentRow, read_all
+from semanticd.control.terminal_text import safe_values
 
 INTERVAL_S = 1.0
+SEARCH_INTERVAL_S = 0.3
+FOUND_INTERVAL_S = 5.0
+"""Agents that were found are looked up again when others came or went, and this rarely."""
 _BLOCK_COUNTS = ("num_hot_blocks", "num_shared_blocks", "num_warm_blocks", "pinned_bytes", "dirty_bytes")
 _AGENT_FACTS = ("num_turns", "state", "num_hot_blocks", "pinned", "num_shared_with", "num_tokens")
 
@@ -44,6 +50,8 @@ class Polling:
             cache = self._state.cache
             if self._changed("blocks", tuple(getattr(cache, key) for key in _BLOCK_COUNTS)):
                 polls.append(self.blocks)
+            if self._is_search_due():
+                polls.append(self.search)
         elif screen == "agent" and agent is not None:
             row = self._state.agent(agent)
             if row and self._changed(f"agent {agent}", tuple(getattr(row, key) for key in _AGENT_FACTS)):
@@ -52,9 +60,19 @@ class Polling:
             polls.append(self.history)
         return polls
 
-    def _changed(self, what: str, mark: object) -> bool:
+    def _is_search_due(self) -> bool:
+        state = self._state
+        if not state.more.search.number or state.num_agents <= len(state.agents):
+            return False
+        others = (state.num_agents, state.agents[-1].id if state.agents else "")
+        if self._changed("search", state.more.search, SEARCH_INTERVAL_S):
+            self._marks["found"], self._polled_at["found"] = others, self._clock()
+            return True
+        return self._changed("found", others, FOUND_INTERVAL_S)
+
+    def _changed(self, what: str, mark: object, interval_s: float = INTERVAL_S) -> bool:
         now = self._clock()
-        if self._marks.get(what) == mark or now - self._polled_at.get(what, -INTERVAL_S) < INTERVAL_S:
+        if self._marks.get(what) == mark or now - self._polled_at.get(what, -interval_s) < interval_s:
             return False
         if what.startswith("agent "):
             # One agent is shown at a time; what was known of others is fetched again when they are.
@@ -80,6 +98,22 @@ class Polling:
             self._state.take_blocks(await self._connection.call("cache.stats"))
         except ControlError:
             self._state.blocks = None
+
+    async def search(self) -> None:
+        """Fetch the agents that are asked for beyond those of the events, page by page."""
+        state, search = self._state, self._state.more.search
+        rows: list[AgentRow] = []
+        after = None
+        if search == AgentSearch(number=search.number) and state.agents:
+            # The events hold the first ones of this order.
+            after = state.agents[-1].id
+        while True:
+            page = await self._connection.call("agents.list", limit=PAGE, after=after, **search.arguments)
+            rows += read_all(AgentRow, safe_values(page.get("agents")))
+            after = page.get("next")
+            if after is None or len(rows) >= search.number or search != state.more.search:
+                break
+        state.more.take(search, rows, has_more=after is not None)
 
     async def agent(self, agent: str) -> None:
         """Fetch an agent's facts, turns and messages; raises `ControlError` when there is no such agent."""

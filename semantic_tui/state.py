@@ -13,6 +13,7 @@ from typing import Any
 
 from semantic_tui.history import History
 from semantic_tui.live import LiveAgent, live_agents
+from semantic_tui.more_agents import MoreAgents
 from semanticd.control.results import (
     AgentResult,
     AgentRow,
@@ -134,6 +135,8 @@ class WatchState:
     agents: tuple[AgentRow, ...] = ()
     num_agents: int = 0
     """Agents that the daemon knows; its events hold those used last."""
+    more: MoreAgents = field(default_factory=MoreAgents)
+    """Agents that were found beyond them."""
     requests: tuple[RequestRow, ...] = ()
     models: tuple[ModelRow, ...] = ()
     blocks: list[tuple[str, int]] | None = None
@@ -206,6 +209,7 @@ class WatchState:
             self.history.forget()
             self.changes.clear()
             self.failures = ()
+            self.more.forget()
         self.daemon = hello
         self.num_dropped = 0
 
@@ -302,7 +306,9 @@ class WatchState:
 
     def agent(self, agent_id: str) -> AgentRow | None:
         """Return an agent's row; None when it is gone."""
-        return next((row for row in self.agents if row.id == agent_id), None)
+        return next(
+            (row for rows in (self.agents, self.more.rows) for row in rows if row.id == agent_id), None
+        )
 
     def requests_of(self, agent_id: str) -> list[RequestRow]:
         """Return the agent's requests in the engine."""
@@ -310,4 +316,22 @@ class WatchState:
 
     def rows(self, watched: Collection[str] = ()) -> list[LiveAgent]:
         """Return the agents, each with its requests; first those in their first turn, which are not listed yet."""
-        return live_agents(self.agents, self.requests, watched)
+        return live_agents(self.known_agents, self.requests, watched)
+
+    @property
+    def known_agents(self) -> tuple[AgentRow, ...]:
+        """The agents of the events, then those that were found beyond them."""
+        if not self.more.rows:
+            return self.agents
+        live = {row.id for row in self.agents}
+        return (*self.agents, *(row for row in self.more.rows if row.id not in live))
+
+    @property
+    def num_known_to_daemon(self) -> int:
+        """How many agents there are, those included that were not sent."""
+        return max(self.num_agents, len(self.agents))
+
+    @property
+    def has_more_agents(self) -> bool:
+        """Whether the daemon has agents that can be asked for beyond those that are known."""
+        return self.num_agents > len(self.agents) and self.more.has_more

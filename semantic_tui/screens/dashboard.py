@@ -90,12 +90,16 @@ class DashboardScreen(AgentActionsScreen):
 
     def _show_agents(self, state: WatchState, known: Sequence[LiveAgent]) -> None:
         chosen = self.dashboard.preferences
+        self.dashboard.search_agents(self._words, chosen.sort)
         rows = listed(known, words=self._words, sort=chosen.sort, reverse=chosen.reverse)
         columns = columns_for(self.size.width)
         table, hint = self.query_one(RowsTable), self.query_one("#hint", ShownText)
         table.name_columns(titles(columns, self.size.width))
         table.show_rows([(agent.row.id, tuple(c.cell(agent) for c in columns)) for agent in rows])
-        found = f"{len(rows)} of {len(known)}" if self._words else str(len(rows))
+        total = max(len(known), state.num_known_to_daemon)
+        found = f"{len(rows):,} of {total:,}" if self._words or len(rows) < total else f"{len(rows):,}"
+        if state.has_more_agents:
+            found += ", more at the end"
         table.entitle(f"Agents ({found})", order_text(chosen.sort, chosen.reverse))
         hint.display = not known
         table.display = bool(known)
@@ -162,6 +166,11 @@ class DashboardScreen(AgentActionsScreen):
         if agent is not None:
             self.dashboard.toggle_watched(agent)
             self.show(self.dashboard.state)
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """At the end of the list, fetch what comes after it."""
+        if event.cursor_row == event.data_table.row_count - 1:
+            self.dashboard.more_agents()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Open the agent that was clicked."""

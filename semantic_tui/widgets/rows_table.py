@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import JustifyMethod
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 Styled = tuple[str, str]
@@ -48,6 +49,12 @@ def fitted(text: str, width: int) -> str:
 
 class RowsTable(DataTable[Text]):
     """A table that is shown anew as often as wanted."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # Textual's own go to the first and last column, which a cursor of whole rows does not show.
+        Binding("home", "scroll_top", "First", show=False),
+        Binding("end", "scroll_bottom", "Last", show=False),
+    ]
 
     def __init__(self, columns: Sequence[Column], **more: Any) -> None:
         """Name the columns."""

@@ -86,6 +86,8 @@ class AgentQuery:
     order: AgentOrder = "used"
     name: str | None = None
     """Part of an id."""
+    words: tuple[str, ...] = ()
+    """Each is part of the id or of the model's name; ASCII letters match in either case."""
     model_id: str | None = None
     anonymous: bool | None = None
     pinned: bool | None = None
@@ -96,11 +98,16 @@ class AgentQuery:
         """Whether an agent is to be listed."""
         return (
             (self.name is None or self.name in summary.agent_id)
+            and self._has_words(summary)
             and self.model_id in (None, summary.model_id)
             and self.anonymous in (None, summary.anonymous)
             and self.pinned in (None, summary.may_be_pinned)
             and (self.among is None or summary.agent_id in self.among)
         )
+
+    def _has_words(self, summary: AgentSummary) -> bool:
+        text = f"{summary.agent_id} {summary.model_id}".lower()
+        return all(word.lower() in text for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.domain.agent import Agent, AgentConfig
+from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent
@@ -176,3 +177,26 @@ def test_pinned_agents_are_found_however_long_ago_they_were_used(archive: AgentA
     archive.delete(AgentId("deleted"))
     assert [agent.agent_id for agent in archive.pinned()] == ["for good", "for a time"]
     assert archive.pinned()[0] == archive.load(AgentId("for good"))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("plan",), ["Planner-2", "planner-1"]),
+        (("PLANNER", "qwen"), ["Planner-2"]),
+        (("er-1", "smol"), ["coder-1", "planner-1"]),
+        (("100%",), ["100%_done"]),
+        (("plan", "nothing"), []),
+    ],
+)
+def test_a_search_finds_words_in_ids_and_models_in_either_case(
+    archive: AgentArchive, words: tuple[str, ...], found: list[str]
+) -> None:
+    for at, (name, model) in enumerate(
+        [("planner-1", "SmolLM2"), ("coder-1", "SmolLM2"), ("100%_done", "one"), ("Planner-2", "Qwen3")]
+    ):
+        archive.save(Agent(AgentId(name), 1.0, float(at), model_id=model))
+    page = archive.page(AgentQuery(words=words, limit=1))
+    assert page.num_agents == len(found)
+    every = archive.page(AgentQuery(words=words)).summaries
+    assert [summary.agent_id for summary in every] == found

@@ -163,7 +163,12 @@ class FakeAgents:
 
     async def page(self, query: AgentQuery) -> AgentList:
         """Return the rows that the query wants, in the order in which they came."""
-        rows = [row for row in self.by_id.values() if query.name is None or query.name in row.id]
+        rows = [
+            row
+            for row in self.by_id.values()
+            if (query.name or "") in row.id
+            and all(word.lower() in f"{row.id} {row.model}".lower() for word in query.words)
+        ]
         ids: list[str] = [row.id for row in rows]
         if query.after is not None and query.after not in ids:
             raise AgentNotFoundError(f"no agent has the id {query.after!r}")

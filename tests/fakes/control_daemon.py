@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class FakeControlDaemon:
-    """`async with FakeControlDaemon(path) as daemon`; change `answers` and `failures` at any time."""
+    """`async with FakeControlDaemon(path) as daemon`; change `answers` and `failures` at any time.
+
+    An answer may be a function of the command's arguments.
+    """
 
     def __init__(self, path: Path, answers: Mapping[str, Any] | None = None) -> None:
         """Listen at `path` once entered."""
@@ -97,4 +100,5 @@ class FakeControlDaemon:
             sub = len(self.commands)
             self._subscribers.append((writer, sub, frozenset(command.args["topics"])))
             return m.Reply(command.id, {"sub": sub})
-        return m.Reply(command.id, self.answers.get(command.cmd, {}))
+        answer = self.answers.get(command.cmd, {})
+        return m.Reply(command.id, answer(command.args) if callable(answer) else answer)

@@ -148,6 +148,9 @@ async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
         default="used",
     ),
     Argument("name", meaning="only ids that hold this text", default=None),
+    Argument(
+        "words", meaning="only agents whose id or model holds each of these words", default="", max_chars=200
+    ),
     Argument("model", meaning="only agents of this model", default=None),
     Argument(
         "pinned", "flag", "only agents that are pinned, or were for a time; false: the others", default=None
@@ -161,6 +164,7 @@ async def agents_list(context: CommandContext, args: Mapping[str, Any]) -> objec
         after=args["after"],
         order=args["order"],
         name=args["name"],
+        words=tuple(args["words"].split()),
         model_id=args["model"],
         anonymous=args["anonymous"],
         pinned=args["pinned"],

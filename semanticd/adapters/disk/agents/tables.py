@@ -105,6 +105,7 @@ def page_query(query: AgentQuery) -> tuple[str, list[object]]:
         ("model_id = ?", query.model_id),
         ("anonymous = ?", query.anonymous),
         ("pinned = ?", query.pinned),
+        *(("instr(lower(agent_id || ' ' || model_id), lower(?))", word) for word in query.words),
     ):
         if value is not None:
             where.append(condition)
