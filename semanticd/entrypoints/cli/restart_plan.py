@@ -1,14 +1,16 @@
 """What a restart will do, decided while the daemon still runs: the flags to keep, what changes, and what forbids it.
 
 Rule: a daemon that works is not stopped for one that cannot start. What can be checked from here is checked first:
-the settings, the port, whether the model is known, here and fits.
+the settings, the ports, whether the model is known, here and fits.
 """
 
 from __future__ import annotations
 
 import importlib
+import ipaddress
+import socket
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from typing import Any
 
 from semanticd.adapters.config import Loaded, effective, load_settings
@@ -51,15 +53,14 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     """See that the next daemon can start, as far as can be seen while this one runs.
 
     Raises:
-        DaemonError: Its port is another program's, or its model is not here or does not fit.
+        DaemonError: One of its ports is another program's, or its model is not here or does not fit.
         ModelNotFoundError: Its model is not known.
     """
     settings = loaded.settings
     there = {one.name: one.value for one in shown}
-    place = (settings.server.host, settings.server.port)
-    if place != (there.get("server.host"), there.get("server.port")) and settings.server.port:
-        with closing(bind_listener(*place)):
-            pass
+    ports = [port for port in (settings.server.port, settings.server.ollama_port) if port]
+    held = [_port_of(status.address), there.get("server.port"), there.get("server.ollama_port")]
+    _check_places(settings.server.host, ports, held_by=str(there.get("server.host")), held=held)
     name = settings.mlx.model_id
     if name is None or name == there.get("mlx.model_id"):
         return
@@ -77,6 +78,40 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
             f"the model {name} needs about {needed / 2**30:.1f} GiB and {room / 2**30:.1f} GiB are free without the "
             "present one; choose a smaller model"
         )
+
+
+def _check_places(host: str, ports: Sequence[int], *, held_by: str, held: Sequence[object]) -> None:
+    """See that a host's ports can be listened on, except `held` ones, at which the running daemon listens."""
+    with ExitStack() as stack:
+        for port in ports:
+            is_held = port in held and _is_in_the_way(held_by, host)
+            if is_held and host == held_by:
+                continue
+            # While the daemon holds the port, only the host can be checked.
+            stack.callback(bind_listener(host, 0 if is_held else port).close)
+
+
+def _is_in_the_way(held_by: str, host: str) -> bool:
+    """Whether a listener at `held_by` keeps another from the same port at `host`."""
+    if held_by == host:
+        return True
+    one, other = _address_of(held_by), _address_of(host)
+    if one is None or other is None:
+        return False
+    return one == other or one.is_unspecified or other.is_unspecified
+
+
+def _address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return ipaddress.ip_address(str(found[0][4][0]).partition("%")[0])
+    except (OSError, ValueError):
+        return None
+
+
+def _port_of(address: str) -> int | None:
+    port = address.rpartition(":")[2]
+    return int(port) if port.isdecimal() else None
 
 
 def plan(
