@@ -152,10 +152,22 @@ def _is_still_at(descriptor: int, path: Path) -> bool:
     return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-def kill(pid: int) -> None:
-    """End a process that does not listen any more; harmless if it is gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def terminate(pid: int) -> bool:
+    """Ask a process to end (SIGTERM); returns False if it is gone."""
+    return _send(pid, signal.SIGTERM)
+
+
+def kill(pid: int) -> bool:
+    """End a process that does not listen any more; returns False if it is gone."""
+    return _send(pid, signal.SIGKILL)
+
+
+def _send(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def spawn_detached(

@@ -105,18 +105,20 @@ def _num_requests() -> int | None:
 
 
 def _ask_to_stop(pid: int, *, timeout_s: float | None, now: bool) -> dict[str, Any] | None:
-    """Ask over the socket, else by signal; returns the socket's answer."""
+    """Ask over the socket, else by signal; returns the socket's answer.
+
+    None where a signal was sent, an empty answer where the process was gone.
+    """
     if is_socket(socket_path()):
         try:
             with connect(timeout_s=_ANSWER_WITHIN_S) as client:
                 return client.call("shutdown", timeout_s=timeout_s, now=now, reply_within_s=_ANSWER_WITHIN_S)
         except ControlError:
             pass
-    import os
-    import signal
+    from semanticd.adapters.process import terminate
 
-    os.kill(pid, signal.SIGTERM)
-    return None
+    # It may have ended while it was asked: then there is nothing left to say to it.
+    return None if terminate(pid) else {}
 
 
 def _condition(pid: int) -> str:

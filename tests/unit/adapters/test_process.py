@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import pytest
 from semanticd.adapters.process import (
     PidFile,
     bind_listener,
+    kill,
     notify_supervisor,
     running_pid,
     spawn_detached,
+    terminate,
     watchdog_interval_s,
 )
 from semanticd.domain.errors import DaemonError
@@ -50,6 +53,13 @@ def test_the_pid_file_says_who_runs_and_goes_away(tmp_path: Path) -> None:
     file.release()
     assert not path.exists()
     assert running_pid(path) is None
+
+
+@pytest.mark.parametrize("end", [terminate, kill])
+def test_a_signal_says_whether_the_process_was_there(end: Callable[[int], bool]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert end(process.pid) is True
+    assert end(2**30) is False, "more than a system counts to"
 
 
 def test_a_second_start_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:

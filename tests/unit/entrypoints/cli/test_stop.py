@@ -1,0 +1,41 @@
+"""Stopping a daemon that ends by itself meanwhile."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from semanticd.adapters.process import PID_FILE, PidFile
+from semanticd.entrypoints.cli.daemon_link import socket_path
+from semanticd.entrypoints.cli.ending import stop_daemon
+
+NO_PROCESS = 2**30
+"""More than a system counts to."""
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_daemon_that_ends_while_it_is_asked_to_is_stopped(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], now: bool
+) -> None:
+    monkeypatch.setenv("SEMANTIC_RUNTIME_DIR", str(short_tmp_path))
+    pid_file = PidFile.acquire(socket_path().with_name(PID_FILE))
+    pid_file.path.write_text(f"{NO_PROCESS}\n")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_path()))
+        listener.listen()
+
+        def end() -> None:
+            connection, _ = listener.accept()
+            connection.close()
+            pid_file.release()
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        assert stop_daemon(timeout_s=None, now=now) is True
+        ending.join(20)
+    assert f"stopped (pid {NO_PROCESS})" in capsys.readouterr().err
+    assert stop_daemon(timeout_s=None, now=now) is False
