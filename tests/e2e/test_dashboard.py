@@ -43,7 +43,9 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
 def daemon(short_tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
     """A daemon's socket, and two models of which it has loaded the first."""
     home = short_tmp_path
-    models = [write_tiny_model(home / name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    models = [
+        write_tiny_model(home / name, seed=seed, ends=False) for seed, name in enumerate(("one", "two"))
+    ]
     environ = {
         "PATH": os.environ["PATH"],
         "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",

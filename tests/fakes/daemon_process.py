@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,14 +18,20 @@ import httpx
 MODEL = "smollm2-135m"
 READY_WITHIN_S = 90.0
 STOPPED_WITHIN_S = 60.0
+# Several processes run tests: each begins somewhere else.
+_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nothing listens on, another one at each call.
+
+    Below the range that systems choose from for outgoing connections: other tests make thousands of those.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there is no free port")
 
 
 class DaemonProcess:

@@ -123,6 +123,9 @@ def test_a_head_that_comes_byte_by_byte_gets_no_more_time() -> None:
 def test_a_connection_between_two_requests_may_rest_for_its_time_only() -> None:
     with server(idle_timeout_s=1) as running, running.connect(GET) as resting:
         assert all_of(resting).count(b"HTTP/1.1 200") == 1
+    limits = replace(LIMITS, idle_timeout_s=7)
+    config = server_config(None, log=RecordingLog(), metrics=RecordingMetrics(), limits=limits)
+    assert config.timeout_keep_alive == 7
 
 
 @pytest.mark.parametrize("sent", [HALF_BODY, HALF_BODY + b'{"model'])
@@ -184,6 +187,7 @@ def test_a_peer_has_a_limit_of_its_own() -> None:
         running = stack.enter_context(server(connections=100, connections_per_peer=2))
         first, *_ = [stack.enter_context(running.connect()) for _ in range(3)]
         assert all_of(first) == b""
+        assert running.reasons() == {"room"}
 
 
 def test_a_web_socket_is_answered_as_the_plain_request_that_it_is_not() -> None:
