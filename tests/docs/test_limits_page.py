@@ -67,14 +67,14 @@ HELD_BY: dict[str, tuple[str, str]] = {
     "prompt_characters_per_token": (GENERATE, "test_a_prompt_that_cannot_fit_is_refused_unread"),
     "name_characters": (
         "integration/http/test_agents_and_admin.py",
-        "test_no_name_of_a_model_makes_the_server_fail",
+        "test_a_models_name_has_a_length",
     ),
     "form_bytes": TOO_LARGE_FORM,
     "form_properties": TOO_LARGE_FORM,
     "form_counted_properties": TOO_LARGE_FORM,
     "form_steps": (COMPLEXITY, "test_a_schema_of_too_many_parts_is_compiled_without_an_estimate"),
     "form_compile_s": TOO_COMPLEX,
-    "form_compile_bytes": (COMPLEXITY, "test_a_process_that_dies_counts_as_too_complex"),
+    "form_compile_bytes": (COMPLEXITY, "test_a_process_gets_no_more_address_space_than_its_limit"),
     "form_cache_bytes": (COMPLEXITY, "test_kept_forms_are_bounded_in_bytes"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt, Message
+from semanticd.domain.limits import LIMITS
 from tests.fakes.agents_service import FakeAgents
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.cache_service import FakeCache
@@ -307,6 +308,17 @@ async def test_no_name_of_a_model_makes_the_server_fail(edge: Edge, name: str) -
     for url, body in bodies.items():
         answer = await edge.post(url, {"model": name, **body})
         assert answer.status in (400, 404), (url, answer.content)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+async def test_a_models_name_has_a_length(edge: Edge, extra: int) -> None:
+    name = "x" * (LIMITS.name_characters + extra)
+    for answer in (
+        await edge.post("/v1/completions", {"model": name, "prompt": "hi"}),
+        await edge.get(f"/v1/models/{name}"),
+    ):
+        assert answer.status == 404
+        assert ("at most 256 characters" in answer.content.decode()) is bool(extra)
 
 
 async def test_an_exported_file_is_named_as_rfc_6266_says(edge: Edge) -> None:

@@ -84,9 +84,11 @@ def is_plain(schema: Any) -> bool:
 class TrialProcess:
     """One process that compiles one grammar at a time; callable from any thread."""
 
-    def __init__(self, *, timeout_s: float = LIMITS.form_compile_s) -> None:
-        """Give each grammar `timeout_s` seconds; nothing is started yet."""
-        self._timeout_s = timeout_s
+    def __init__(
+        self, *, timeout_s: float = LIMITS.form_compile_s, max_bytes: int = LIMITS.form_compile_bytes
+    ) -> None:
+        """Give each grammar `timeout_s` seconds and `max_bytes` of address space; nothing is started yet."""
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., Any] | None = None
@@ -117,7 +119,7 @@ class TrialProcess:
         # Settings of the daemon, keys among them, are none of the child's business.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SEMANTIC_")}
         child = self._child = subprocess.Popen(
-            [sys.executable, str(_PROGRAM), str(LIMITS.form_compile_bytes)],
+            [sys.executable, str(_PROGRAM), str(self._max_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
@@ -148,6 +149,14 @@ def test_the_process_that_tries_forms_says_why_one_is_refused() -> None:
 def test_a_process_that_dies_counts_as_too_complex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     process = TrialProcess(timeout_s=5)
+    with pytest.raises(TooComplexError):
+        process.refusal("start: /a/")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not bound address space")
+def test_a_process_gets_no_more_address_space_than_its_limit() -> None:
+    # So little that the grammar engine cannot be loaded.
+    process = TrialProcess(timeout_s=30, max_bytes=1 << 20)
     with pytest.raises(TooComplexError):
         process.refusal("start: /a/")
 
