@@ -27,7 +27,8 @@ def default_runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
     """
     environ = os.environ if environ is None else environ
     if chosen := environ.get("SEMANTIC_RUNTIME_DIR", "").strip():
-        return Path(chosen).expanduser().absolute()
+        # `~` with the name of no user stays as it is, as in a shell.
+        return Path(os.path.expanduser(chosen)).absolute()  # noqa: PTH111
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "TemporaryItems" / APP
     if base := environ.get("XDG_RUNTIME_DIR", "").strip():

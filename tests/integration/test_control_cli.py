@@ -454,6 +454,29 @@ def test_paths_of_models_are_this_shells(home: ServedHome, typed: str) -> None:
     assert str(home.folder / "small") in ran.stderr
 
 
+def test_a_name_of_the_hub_is_no_path_though_it_ends_as_a_file(home: ServedHome) -> None:
+    ran = home.run("models", "info", "hf:org/small.gguf")
+    assert ran.returncode == 1
+    assert "hf:org/small.gguf" in ran.stderr
+    assert str(home.folder) not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("models", "info", "~nosuchuser/m"),
+        ("agents", "export", "planner", "~nosuchuser/m.agent"),
+        ("agents", "import", "~nosuchuser/m.agent"),
+        ("--runtime-dir", "~nosuchuser", "status"),
+    ],
+)
+def test_a_home_of_nobody_is_a_usage_mistake(home: ServedHome, words: tuple[str, ...]) -> None:
+    ran = home.run(*words)
+    assert ran.returncode == 2
+    assert "begins with a user's name that this machine does not know" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_removing_says_what_was_removed(home: ServedHome) -> None:
     removed = home.run("models", "rm", "large").stdout
     assert "path:" in removed

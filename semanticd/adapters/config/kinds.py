@@ -105,7 +105,10 @@ def folder() -> Kind:
     def read(value: object) -> Path:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError
-        return Path(value.strip()).expanduser().absolute()
+        try:
+            return Path(value.strip()).expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError from error  # `~` with the name of no user
 
     return Kind("a folder's path", read)
 

@@ -51,10 +51,17 @@ class Effective:
 
 
 def config_file_path(environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """Return the TOML file's path and whether the user named it."""
+    """Return the TOML file's path and whether the user named it.
+
+    Raises:
+        ConfigurationError: It begins with `~` and the name of no user.
+    """
     named = environ.get("SEMANTIC_CONFIG_FILE", "").strip()
     if named:
-        return Path(named).expanduser().absolute(), True
+        try:
+            return Path(named).expanduser().absolute(), True
+        except RuntimeError as error:
+            raise ConfigurationError(f"SEMANTIC_CONFIG_FILE = {named!r} names the home of no user") from error
     return Path(platformdirs.user_config_dir(APP, appauthor=False)) / "config.toml", False
 
 

@@ -26,6 +26,7 @@ from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
+from semanticd.domain.model_name import is_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,8 +38,6 @@ _LARGE_MACHINE_BYTES = 16_000_000_000
 _COMPLETE = ".complete"
 _FINGERPRINTS = ".fingerprints"
 _LOCKS = ".locks"
-_PATHS = (".", "~", "/")
-"""How a name begins that is a path, whatever lies there."""
 
 
 def default_model(*, platform: str, machine: str, memory_bytes: int) -> str:
@@ -165,9 +164,9 @@ class ModelRegistry:
             raise ModelNotFoundError(f"{name[:80]!r} is not a model: {error}", param="model") from error
 
     def _look_up(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
-        repo, is_path = name.removeprefix("hf:"), name.startswith(_PATHS) or name.endswith(".gguf")
+        repo = name.removeprefix("hf:")
         if name.startswith("hf:") or (
-            _REPO.match(name) and not is_path and not Path(name).expanduser().exists()
+            _REPO.match(name) and not is_path(name) and not Path(name).expanduser().exists()
         ):
             if not _REPO.match(repo):
                 raise ModelNotFoundError(
@@ -187,7 +186,7 @@ class ModelRegistry:
             raise ModelNotFoundError(
                 f"the folder {path} holds no model: config.json is missing{hint}", param="model"
             )
-        if is_path:
+        if is_path(name):
             raise ModelNotFoundError(f"there is no file or folder {path}", param="model")
         converted = self._gguf_files.named(name)
         if converted is not None:

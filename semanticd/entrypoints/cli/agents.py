@@ -12,7 +12,7 @@ import click
 from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all
 from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
-from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.options import absolute, json_option
 from semanticd.entrypoints.cli.output import (
     in_bytes,
     narrate,
@@ -185,7 +185,9 @@ def delete(*, agent: str, as_json: bool) -> None:
 def export(*, agent: str, path: Path, force: bool, as_json: bool) -> None:
     """Write an agent export: the agent and its blocks in one file."""
     confirm_overwriting(path, force=force)
-    result = ask("agents.export", agent=agent, path=_absolute(path), reply_within_s=LONG_COMMAND_TIMEOUT_S)
+    result = ask(
+        "agents.export", agent=agent, path=str(absolute(path)), reply_within_s=LONG_COMMAND_TIMEOUT_S
+    )
     _print(result, as_json)
 
 
@@ -202,7 +204,7 @@ def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) 
     """Read an agent export; its blocks stay its own unless the file is trusted."""
     imported = ask(
         "agents.import",
-        path=_absolute(path),
+        path=str(absolute(path)),
         new_id=new_id,
         trust=trust,
         reply_within_s=LONG_COMMAND_TIMEOUT_S,
@@ -212,16 +214,11 @@ def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) 
 
 def confirm_overwriting(path: Path, *, force: bool) -> None:
     """Ask before a file is overwritten; without a terminal to ask at, raise `click.ClickException`."""
-    if force or not path.expanduser().exists():
+    if force or not absolute(path).exists():
         return
     if not sys.stdin.isatty():
         raise click.ClickException(f"{path} exists; --force overwrites it")
     click.confirm(f"{path} exists; overwrite it?", abort=True, err=True)
-
-
-def _absolute(path: Path) -> str:
-    """The daemon has another working folder than this shell."""
-    return str(path.expanduser().absolute())
 
 
 def _print(facts: Mapping[str, Any], as_json: bool) -> None:

@@ -11,8 +11,9 @@ import click
 
 from semanticd.control.errors import DaemonNotRunningError
 from semanticd.control.results import ModelProgress, ModelRow, read
+from semanticd.domain.model_name import HUB, is_path
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
-from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.options import absolute, json_option
 from semanticd.entrypoints.cli.output import narrate, print_facts, print_json, print_table
 from semanticd.entrypoints.cli.progress import Progress
 
@@ -26,11 +27,9 @@ _COLUMNS = ("id", "state", "context_length", "size_bytes", "memory_needed_bytes"
 
 
 def _absolute(context: click.Context, param: click.Parameter, value: str) -> str:
-    """Return a path as it is seen from everywhere: the daemon has another working folder than this shell."""
-    path = Path(value).expanduser()
     # A plain word is a name, whatever lies here under it.
-    if value.startswith((".", "~", "/")) or path.suffix == ".gguf" or ("/" in value and path.exists()):
-        return str(path.absolute())
+    if is_path(value) or (not value.startswith(HUB) and "/" in value and Path(value).exists()):
+        return str(absolute(value))
     return value
 
 

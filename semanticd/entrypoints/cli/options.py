@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,6 +14,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 ANY_FLAG = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Every setting is a flag, `--section-name VALUE`; they are read from what the parser leaves over."""
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path as it is seen from everywhere: the daemon has another working folder than this shell.
+
+    Raises:
+        click.BadParameter: It begins with `~` and the name of no user.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise click.BadParameter(
+            f"{str(path)!r} begins with a user's name that this machine does not know"
+        ) from None
 
 
 def setting_options(function: _F) -> _F:

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from semanticd import __version__
+from semanticd.entrypoints.cli.options import absolute
 
 COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serve:serve",
@@ -106,4 +107,4 @@ class LazyGroup(click.Group):
 def program(runtime_dir: Path | None) -> None:
     """Serves MLX language models and keeps every agent's KV cache across restarts."""
     if runtime_dir is not None:
-        os.environ["SEMANTIC_RUNTIME_DIR"] = str(runtime_dir.expanduser().absolute())
+        os.environ["SEMANTIC_RUNTIME_DIR"] = str(absolute(runtime_dir))

@@ -19,6 +19,7 @@ from semanticd.control.address import (
 def test_a_named_folder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_socket_path({"SEMANTIC_RUNTIME_DIR": "/run/mine"}) == Path("/run/mine/semanticd.sock")
     assert default_runtime_dir({"SEMANTIC_RUNTIME_DIR": "~/x"}) == Path.home() / "x"
+    assert default_runtime_dir({"SEMANTIC_RUNTIME_DIR": "~nosuchuser/x"}) == Path.cwd() / "~nosuchuser" / "x"
     monkeypatch.setenv("SEMANTIC_RUNTIME_DIR", "/run/other")
     assert default_socket_path() == Path("/run/other/semanticd.sock")
 

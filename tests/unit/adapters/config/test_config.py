@@ -144,6 +144,15 @@ def test_a_named_file_that_is_missing_is_a_mistake_and_the_usual_one_is_not(tmp_
     assert load_settings(environ={}, folder=tmp_path).settings == Settings()
 
 
+def test_a_home_of_nobody_is_a_mistake_in_a_setting(tmp_path: Path) -> None:
+    text = complaint(tmp_path, env={"SEMANTIC_LOG_DIR": "~nosuchuser/x"})
+    assert "paths.log_dir = '~nosuchuser/x' (environment SEMANTIC_LOG_DIR): expected a folder's path" in text
+    with pytest.raises(
+        ConfigurationError, match="SEMANTIC_CONFIG_FILE = '~nosuchuser/x' names the home of no user"
+    ):
+        load_settings(environ={"SEMANTIC_CONFIG_FILE": "~nosuchuser/x"}, folder=tmp_path)
+
+
 def test_users_models_are_handed_on(tmp_path: Path) -> None:
     loaded = load(
         tmp_path, toml="[models.mine]\nsources = ['hf:a/b']\naliases = ['m']\ncontext_length = 4096"

@@ -1,0 +1,12 @@
+"""What a model's name says by itself, without a look at the disk."""
+
+from __future__ import annotations
+
+HUB = "hf:"
+"""How a name begins that is a repository of the Hugging Face Hub."""
+_PATHS = (".", "~", "/")
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name is the path of a folder or file, whatever lies there."""
+    return not name.startswith(HUB) and (name.startswith(_PATHS) or name.endswith(".gguf"))
