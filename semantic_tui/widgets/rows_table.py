@@ -11,9 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import JustifyMethod
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.strip import Strip
 from textual.widgets import DataTable
+from textual.widgets.data_table import ColumnKey
 
 Styled = tuple[str, str]
 Cell = str | Styled | list[Styled]
@@ -22,6 +26,8 @@ Row = tuple[str, tuple[Cell, ...]]
 """A key and the cells."""
 
 CELL_PADDING = 1
+_MAX_REMOVED = 8
+"""Rows that are removed one by one; each costs as much as looking at all, and more are cheaper made again."""
 _VARIABLE = re.compile(r"\$([a-z-]+)")
 
 
@@ -31,6 +37,12 @@ class Column(NamedTuple):
     title: str
     width: int
     right: bool = True
+
+
+class KeyedText(Text):
+    """A cell's text that knows its row: the table sorts by cells."""
+
+    key = ""
 
 
 def fitted(text: str, width: int) -> str:
@@ -47,7 +59,7 @@ def fitted(text: str, width: int) -> str:
     return f"{set_cell_size(text, head).rstrip()}…{end}"
 
 
-class RowsTable(DataTable[Text]):
+class RowsTable(DataTable[KeyedText]):
     """A table that is shown anew as often as wanted."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -60,7 +72,10 @@ class RowsTable(DataTable[Text]):
         """Name the columns."""
         super().__init__(cursor_type="row", zebra_stripes=True, cell_padding=CELL_PADDING, **more)
         self._named = tuple(columns)
+        self._column_keys: list[ColumnKey] = []
         self._rows_shown: list[Row] = []
+        self._lines: dict[int, tuple[object, Strip]] = {}
+        """Per line of the screen what it was drawn for, and as what."""
         self._theme_shown = ""
         self._entitled: tuple[str, str] | None = None
 
@@ -69,9 +84,13 @@ class RowsTable(DataTable[Text]):
         self._make_columns()
 
     def _make_columns(self) -> None:
-        for column in self._named:
-            title = Text(column.title, justify="right" if column.right else "left", no_wrap=True)
-            self.add_column(title, width=column.width)
+        self._column_keys = [
+            self.add_column(
+                Text(column.title, justify="right" if column.right else "left", no_wrap=True),
+                width=column.width,
+            )
+            for column in self._named
+        ]
 
     def name_columns(self, columns: Sequence[Column]) -> None:
         """Show other columns; the rows come with the next `show_rows`."""
@@ -95,36 +114,114 @@ class RowsTable(DataTable[Text]):
         return self._rows_shown[at][0] if 0 <= at < len(self._rows_shown) else None
 
     def show_rows(self, rows: Sequence[Row]) -> None:
-        """Show these rows; where keys and order are the same, only changed cells are touched."""
-        new = list(rows)
-        theme = self.app.theme
+        """Show these rows; of rows that stay only changed cells are touched, and rows that move are not made again."""
+        new, theme = list(rows), self.app.theme
         if (new == self._rows_shown and theme == self._theme_shown) or not self.columns:
             return
-        same_keys = [key for key, _ in new] == [key for key, _ in self._rows_shown]
-        if same_keys and theme == self._theme_shown:
-            for at, ((_, cells), (_, before)) in enumerate(zip(new, self._rows_shown, strict=True)):
-                for column, (cell, old) in enumerate(zip(cells, before, strict=True)):
-                    if cell != old:
-                        self.update_cell_at((at, column), self._text(cell, column))  # type: ignore[arg-type]
-            self._rows_shown = new
-            return
-        key, at = self.current_key, self.cursor_row
+        current, at = self.current_key, self.cursor_row
+        before, keys = dict(self._rows_shown), [key for key, _ in new]
+        gone = before.keys() - set(keys)
+        if theme == self._theme_shown and len(gone) <= _MAX_REMOVED and len(gone) < len(before):
+            for key in gone:
+                self.remove_row(key)
+            for key, cells in new:
+                self._show_row(key, cells, before.get(key))
+            if [key for key in before if key not in gone] != keys:
+                places = {key: place for place, key in enumerate(keys)}
+                self.sort(key=lambda cells: places[cells[0].key])
+        else:
+            self.clear()
+            for key, cells in new:
+                self._show_row(key, cells, None)
         self._rows_shown, self._theme_shown = new, theme
-        self.clear()
-        for row_key, cells in new:
-            self.add_row(*(self._text(cell, column) for column, cell in enumerate(cells)), key=row_key)
-        keys = [row_key for row_key, _ in new]
         if keys:
-            self.move_cursor(row=keys.index(key) if key in keys else min(max(at, 0), len(keys) - 1))
+            self.move_cursor(
+                row=keys.index(current)
+                if current in before and current in keys
+                else min(max(at, 0), len(keys) - 1)
+            )
 
-    def _text(self, cell: Cell, column: int) -> Text:
+    def _show_row(self, key: str, cells: tuple[Cell, ...], before: tuple[Cell, ...] | None) -> None:
+        if before is None:
+            self.add_row(*(self._text(key, cell, column) for column, cell in enumerate(cells)), key=key)
+        elif cells != before:
+            for column, (cell, old) in enumerate(zip(cells, before, strict=True)):
+                if cell != old:
+                    self.update_cell(key, self._column_keys[column], self._text(key, cell, column))
+
+    def _text(self, key: str, cell: Cell, column: int) -> KeyedText:
         named = self._named[column]
         justify: JustifyMethod = "right" if named.right else "left"
         if isinstance(cell, list):
-            return Text.assemble(*((text, self._style(style)) for text, style in cell), no_wrap=True)
-        text, style = (cell, "") if isinstance(cell, str) else cell
-        return Text(fitted(text, named.width), style=self._style(style), justify=justify, no_wrap=True)
+            text = KeyedText(no_wrap=True)
+            for part, style in cell:
+                text.append(part, self._style(style))
+        else:
+            part, style = (cell, "") if isinstance(cell, str) else cell
+            text = KeyedText(
+                fitted(part, named.width), style=self._style(style), justify=justify, no_wrap=True
+            )
+        text.key = key
+        return text
 
     def _style(self, style: str) -> str:
         """Return a style with the theme's colours in the place of their names."""
+        if "$" not in style:
+            return style
         return _VARIABLE.sub(lambda found: self.app.theme_variables.get(found[1], "default"), style)
+
+    def render_line(self, y: int) -> Strip:
+        """Return a line of the table; of a row that is as it was when this line was drawn last, that line."""
+        row = y + self.scroll_offset.y - self.header_height
+        if y < self.header_height or row >= len(self._rows_shown) or row == self.hover_row:
+            return super().render_line(y)
+        cells = self._rows_shown[row][1]
+        mark = (
+            row,
+            cells,
+            row == self.cursor_row,
+            self.size.width,
+            self.scroll_offset.x,
+            self.rich_style,
+            self.get_pseudo_class_state(),
+            self.app.theme,
+            self._named,
+        )
+        line = self._lines.get(y)
+        if line is None or line[0] != mark:
+            line = self._lines[y] = (mark, self._drawn(row, cells) or super().render_line(y))
+        return line[1]
+
+    def _drawn(self, row: int, cells: tuple[Cell, ...]) -> Strip | None:
+        """Return a row as Textual's table draws it; None for line breaks, and for cells of several styles.
+
+        Textual asks Rich to lay out each cell, which takes ten times as long.
+        """
+        base = self.get_component_styles(f"datatable--{'odd' if row % 2 else 'even'}-row").rich_style
+        over = Style.null()
+        if row == self.cursor_row:
+            cursor = self.get_component_rich_style("datatable--cursor")
+            base, over = base + cursor, Style.from_color(color=cursor.color)
+        segments: list[Segment] = []
+        for at, (cell, column) in enumerate(zip(cells, self._named, strict=True)):
+            if isinstance(cell, list):
+                return None
+            text, style = (cell, "") if isinstance(cell, str) else cell
+            shown, meta = fitted(text, column.width), Style.from_meta({"row": row, "column": at})
+            if not shown.isprintable():
+                return None
+            room = " " * (column.width - cell_len(shown))
+            blank = base + over + meta
+            segments += (
+                Segment(" " * CELL_PADDING, blank),
+                Segment(
+                    room + shown if column.right else shown + room,
+                    base + Style.parse(self._style(style)) + over + meta,
+                ),
+                Segment(" " * CELL_PADDING, blank),
+            )
+        rest = self.size.width - sum(column.width + 2 * CELL_PADDING for column in self._named)
+        meta = Style.from_meta({"row": row, "column": 0, "out_of_bounds": True})
+        segments.append(Segment(" " * max(0, rest), base + meta))
+        left = self.scroll_offset.x
+        return Strip(segments).crop(left, left + self.size.width).simplify()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, RichLog
@@ -19,7 +20,7 @@ from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import Tile
 from semantic_tui.screens.dialogs import TextDialog, WordDialog
 from semantic_tui.screens.graphs import GraphDialog
-from semantic_tui.widgets.rows_table import RowsTable, fitted
+from semantic_tui.widgets.rows_table import Column, Row, RowsTable, fitted
 from semantic_tui.widgets.transcript_view import TranscriptView
 from tests.fakes import control_script, watch_states
 from tests.fakes.control_daemon import FakeControlDaemon
@@ -221,3 +222,44 @@ async def test_columns_do_not_move_with_their_content() -> None:
             return [column.get_render_width(table) for column in table.ordered_columns]
 
     assert await widths("a") == await widths("模" * 95)
+
+
+async def test_rows_that_move_come_and_go_keep_their_cells_and_the_cursor_its_row() -> None:
+    columns = (Column("name", 12, right=False), Column("number", 6), Column("mark", 9, right=False))
+
+    def rows(*names: str, add: int = 0) -> list[Row]:
+        return [
+            (name, (name, (str(len(name) + add), "$error"), [("▒", "bold"), ("▓", "")])) for name in names
+        ]
+
+    class Shown(App[None]):
+        def compose(self) -> Iterator[Widget]:
+            yield RowsTable(columns)
+
+    def lines(app: App[None]) -> list[str]:
+        table = app.query_one(RowsTable)
+        return [table.render_line(y).text.rstrip() for y in range(1, table.row_count + 1)]
+
+    app, fresh = Shown(), Shown()
+    async with app.run_test(size=(60, 20)) as pilot:
+        table = app.query_one(RowsTable)
+        table.show_rows(rows("planner", "coder", "模" * 95, "line\nbreak"))
+        table.move_cursor(row=1)
+        for step in (
+            rows("coder", "planner", "模" * 95, "line\nbreak", add=1),
+            rows("tester", "planner", "line\nbreak", "coder"),
+            rows("coder"),
+            rows("critic", "coder", "planner", *(f"agent-{at}" for at in range(12))),
+            rows(*(f"agent-{at}" for at in range(11, 0, -1)), "coder"),
+        ):
+            table.show_rows(step)
+            await pilot.pause()
+            assert table.current_key == "coder"
+            assert [str(table.get_row_at(at)[0]) for at in range(table.row_count)] == [
+                fitted(key, 12) for key, _ in step
+            ]
+            async with fresh.run_test(size=(60, 20)) as other:
+                fresh.query_one(RowsTable).show_rows(step)
+                await other.pause()
+                assert lines(app) == lines(fresh)
+            fresh = Shown()
