@@ -56,6 +56,22 @@ BODIES = {
         {"model": "tiny", "store": False, "input": [{"role": "user", "content": text(n, "input_text")}]},
     ),
     "prompt ids": lambda n: ("/v1/completions", {"model": "tiny", "prompt": [5] * n}),
+    "Ollama's messages": lambda n: (
+        "/api/chat",
+        {"model": "tiny", "stream": False, "messages": [MESSAGE] * n},
+    ),
+    "Ollama's calls and results": lambda n: (
+        "/api/chat",
+        {
+            "model": "tiny",
+            "stream": False,
+            "messages": [
+                MESSAGE,
+                {"role": "assistant", "tool_calls": [{"function": {"name": f"t{i}"}} for i in range(n)]},
+                *({"role": "tool", "tool_name": f"t{n - i - 1}", "content": "x"} for i in range(n)),
+            ],
+        },
+    ),
     "turns of an agent": lambda n: ("/v1/agents/ann/generate", {"messages": [MESSAGE] * n, "max_tokens": 5}),
 }
 

@@ -136,6 +136,24 @@ def test_tools_make_a_round_trip(client: ollama.Client, generator: ScriptedGener
     assert results == [(ids[0], "rain"), (ids[1], "sun")]
 
 
+def test_results_find_their_calls_by_id_then_by_name_then_by_order(
+    url: str, generator: ScriptedGenerator
+) -> None:
+    calls = [{"id": call_id, "function": {"name": name}} for call_id, name in (
+        ("a", "x"), ("b", "y"), ("c", "x"), ("d", "y"), ("b", "z"))]  # fmt: skip
+    told: list[dict[str, str]] = [
+        {"tool_call_id": "b", "tool_name": "x"}, {"tool_name": "y"}, {"tool_call_id": "lost", "tool_name": "x"}, {},
+        {"tool_call_id": "b"}, {"tool_call_id": "b"}, {"tool_name": "y"}, {},
+    ]  # fmt: skip
+    results = [{"role": "tool", "content": "", **one} for one in told]
+    messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    answer = httpx.post(f"{url}/api/chat", json={"model": "tiny", "stream": False, "messages": messages})
+    assert answer.status_code == 200, answer.text
+    said = [part for message in conversation(generator).messages for part in message.parts]
+    found = [part.call_id for part in said if isinstance(part, ToolResultPart)]
+    assert found == ["b", "d", "a", "c", "b", "b", "y", "call"]
+
+
 def test_the_catalogue_shows_what_answers(client: ollama.Client, url: str) -> None:
     assert [model.model for model in client.list().models] == ["tiny:latest"]
     assert [model.model for model in client.ps().models] == ["tiny:latest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,8 +112,7 @@ class _Reader:
         self._adjustments = adjustments
         self._asked = False
         self._num_calls = 0
-        self._open: list[tuple[str, str]] = []
-        """Calls without a result yet: name and id."""
+        self._open = _OpenCalls()
 
     def read(self, messages: Sequence[wire.ChatMessage]) -> tuple[Message, ...]:
         """Return the conversation."""
@@ -146,18 +146,52 @@ class _Reader:
         for call in calls:
             self._num_calls += 1
             call_id = call.id or f"call_{self._num_calls}"
-            self._open.append((call.function.name, call_id))
+            self._open.add(call_id, call.function.name)
             made.append(ToolCallPart(call_id, call.function.name, read_arguments(call.function.arguments)))
         return made
 
     def _call_of(self, message: wire.ChatMessage) -> str:
-        found = next((one for one in self._open if one[1] == message.tool_call_id), None)
-        found = found or next((one for one in self._open if one[0] == message.tool_name), None)
-        found = found or (self._open[0] if self._open else None)
-        if found is None:
-            return message.tool_call_id or message.tool_name or "call"
-        self._open.remove(found)
-        return found[1]
+        found = self._open.take(message.tool_call_id, message.tool_name)
+        return found or message.tool_call_id or message.tool_name or "call"
+
+
+class _OpenCalls:
+    """Calls without a result yet; what each costs does not depend on how many are open."""
+
+    def __init__(self) -> None:
+        self._ids: dict[int, str] = {}
+        """The calls' ids by their numbers."""
+        self._in_order: deque[int] = deque()
+        self._by_id: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._by_name: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._num_calls = 0
+
+    def add(self, call_id: str, name: str) -> None:
+        """Note a call."""
+        self._num_calls += 1
+        self._ids[self._num_calls] = call_id
+        self._in_order.append(self._num_calls)
+        self._by_id[call_id].append(self._num_calls)
+        self._by_name[name].append(self._num_calls)
+
+    def take(self, call_id: str | None, name: str | None) -> str | None:
+        """Close the first call of this id, else of this name, else of all; returns its id, None where none is open."""
+        for numbers in (
+            self._by_id.get(call_id) if call_id else None,
+            self._by_name.get(name) if name else None,
+            self._in_order,
+        ):
+            number = self._first(numbers)
+            if number is not None:
+                return self._ids.pop(number)
+        return None
+
+    def _first(self, numbers: deque[int] | None) -> int | None:
+        while numbers:
+            if numbers[0] in self._ids:
+                return numbers[0]
+            numbers.popleft()  # closed in another way
+        return None
 
 
 def _tools(tools: Sequence[wire.Tool]) -> tuple[ToolSpec, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
-from semanticd.adapters.http.core.body import read_object
+from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.errors import body as error_body
 from semanticd.adapters.http.core.errors import foreseen
@@ -73,12 +74,14 @@ class Generations:
             answer = loaded(name, shape, created_at=self._wall())
             resp.data = msgspec.json.encode(answer)
             return
-        request = parse(
+        reading = partial(
+            parse,
             body,
             request_id=exchange.request_id,
             agent_id=agent_id_of(req),
             priority=priority_of(req),
         )
+        request = await translated(req, reading)
         if body.stream is not False:
             await self._gateway.respond(resp, exchange, request, OllamaStream(shape, created_at=self._wall()))
             resp.content_type = NDJSON
