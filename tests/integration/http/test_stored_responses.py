@@ -16,9 +16,9 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import PromptTooLongError
-from semanticd.domain.generation import GenerationRequest, ThinkingDelta
+from semanticd.domain.generation import Finished, FinishReason, GenerationRequest, ThinkingDelta
 from tests.fakes.asgi_client import AsgiClient
-from tests.fakes.generator import ANONYMOUS, ScriptedGenerator, ScriptedStream, call_script
+from tests.fakes.generator import ANONYMOUS, USAGE, ScriptedGenerator, ScriptedStream, call_script
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
 from tests.fakes.telemetry import ManualClock, RecordingLog
@@ -251,6 +251,35 @@ async def test_a_conversation_is_compacted_into_what_the_user_said_and_a_sealed_
         assert said[:2] == ["mend it", "and test it"]
         assert said[2].endswith("The sum.")
         assert said[3] == "go on"
+
+
+async def test_the_model_does_not_think_about_a_summary(tmp_path: Path) -> None:
+    generator = ScriptedGenerator(("The sum.",))
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        for fields in ({}, {"reasoning": {"effort": "high"}}):
+            assert (await asked.post("/v1/responses/compact", body("mend it", **fields))).status == 200
+            prompt = generator.requests[-1].prompt
+            assert isinstance(prompt, ChatPrompt)
+            assert prompt.template_options["enable_thinking"] is False
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "words"),
+    [
+        ([ThinkingDelta("hm, what was it")], 503, "wrote no summary"),
+        ([" \n"], 503, "wrote no summary"),
+        (["The s", Finished(FinishReason.LENGTH, USAGE)], 400, "max_output_tokens"),
+        ([ThinkingDelta("hm"), Finished(FinishReason.LENGTH, USAGE)], 400, "max_output_tokens"),
+    ],
+)
+async def test_a_summary_that_is_empty_or_cut_off_replaces_no_conversation(
+    tmp_path: Path, script: list[Any], status: int, words: str
+) -> None:
+    with daemon(tmp_path / "r.sqlite", ScriptedGenerator(script)) as asked:
+        refused = await asked.post("/v1/responses/compact", body("mend it"))
+        assert refused.status == status
+        assert words in refused.json["error"]["message"]
+        assert "output" not in refused.json
 
 
 async def test_a_conversation_that_no_longer_fits_is_compacted_without_its_oldest_turns(

@@ -12,7 +12,8 @@ from typing import Any
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses.reasoning import seal
 from semanticd.domain.chat import ChatPrompt, Message, TextPart, ToolChoice
-from semanticd.domain.generation import GenerationRequest
+from semanticd.domain.errors import InvalidRequestError, ModelError
+from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
 
 MAX_SUMMARY_TOKENS = 4096
 _KEPT_CHARACTERS = 64_000
@@ -41,10 +42,33 @@ def asking_for_a_summary(request: GenerationRequest) -> GenerationRequest:
             prompt,
             messages=(*prompt.messages, Message.of("user", _QUESTION)),
             tool_choice=ToolChoice("none"),
+            # What is thought is no part of the summary, and would take its room.
+            template_options={**prompt.template_options, "enable_thinking": False},
         ),
         sampling=sampling,
         constraint=None,
     )
+
+
+def summary_in(result: GenerationResult) -> str:
+    """Return the summary that the model wrote.
+
+    Raises:
+        InvalidRequestError: it was cut off, so that its end is missing.
+        ModelError: the model wrote none.
+    """
+    choice = result.choices[0]
+    if choice.reason is FinishReason.LENGTH:
+        raise InvalidRequestError(
+            f"the summary was cut off after {result.usage.completion_tokens} tokens, so the conversation was not "
+            "replaced; send a larger max_output_tokens, or compact a shorter conversation",
+            param="max_output_tokens",
+        )
+    if not choice.text.strip():
+        raise ModelError(
+            "the model wrote no summary, so the conversation was not replaced; send it as it is, or ask another model"
+        )
+    return choice.text
 
 
 def compacted(messages: Sequence[Message], summary: str, *, key: bytes) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from semanticd.adapters.http.core.request_context import (
 )
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses import wire
-from semanticd.adapters.http.openai.responses.compaction import asking_for_a_summary, compacted
+from semanticd.adapters.http.openai.responses.compaction import asking_for_a_summary, compacted, summary_in
 from semanticd.adapters.http.openai.responses.items import input_items, output_items, read_items
 from semanticd.adapters.http.openai.responses.parse import Parsed, is_reference, items_of, parse
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm, signing_key
@@ -230,7 +230,7 @@ class Compact:
         stream = await self._conversations.open(exchange, request, truncates=True)
         result = await self._conversations.gateway.result(stream)
         show_cache(resp, result.usage.cache)
-        output = compacted(parsed.messages, result.choices[0].text, key=self._conversations.key)
+        output = compacted(parsed.messages, summary_in(result), key=self._conversations.key)
         resp.data = msgspec.json.encode(
             wire.CompactedResponse(make_id("resp_"), int(self._wall()), output, render_usage(result.usage))
         )
