@@ -263,6 +263,30 @@ async def test_the_model_does_not_think_about_a_summary(tmp_path: Path) -> None:
             assert prompt.template_options["enable_thinking"] is False
 
 
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_second_compaction_replaces_the_first_ones_summary(tmp_path: Path, stored: bool) -> None:
+    generator = ScriptedGenerator(("The first sum.",))
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        first = (await asked.post("/v1/responses/compact", body("mend it"))).json["output"]
+        onward: dict[str, Any] = body([*first, {"role": "user", "content": "go on"}])
+        if stored:
+            made = (await asked.post("/v1/responses", onward)).json
+            onward = body("and on", previous_response_id=made["id"])
+        generator.script = ["The second sum."]
+        second = (await asked.post("/v1/responses/compact", onward)).json["output"]
+        assert "The first sum." in " ".join(message.text for message in prompt_of(generator))
+        kept = [part["text"] for item in second[:-1] for part in item["content"]]
+        assert kept == ["mend it", "go on", "and on"][: len(kept)]
+        assert len(kept) == 2 + stored
+        assert second[-1]["type"] == "compaction"
+        assert (
+            await asked.post("/v1/responses", body([*second, {"role": "user", "content": "?"}]))
+        ).status == 200
+        said = " ".join(message.text for message in prompt_of(generator))
+        assert "The second sum." in said
+        assert "The first sum." not in said
+
+
 @pytest.mark.parametrize(
     ("script", "status", "words"),
     [

@@ -71,11 +71,11 @@ def summary_in(result: GenerationResult) -> str:
     return choice.text
 
 
-def compacted(messages: Sequence[Message], summary: str, *, key: bytes) -> list[dict[str, Any]]:
-    """Return the items that stand for a conversation from now on."""
+def compacted(said: Sequence[Message], summary: str, *, key: bytes) -> list[dict[str, Any]]:
+    """Return the items that stand for a conversation from now on: what the user said in it, and its summary."""
     kept: list[dict[str, Any]] = []
     room = _KEPT_CHARACTERS
-    for message in reversed([one for one in messages if one.role == "user"]):
+    for message in reversed(said):
         texts = [part.text for part in message.parts if isinstance(part, TextPart) and part.text]
         room -= sum(map(len, texts))
         if room < 0:

@@ -97,6 +97,8 @@ class Parsed:
     """The request's own items, with what references stand for, to be stored with the answer."""
     messages: tuple[Message, ...]
     """The conversation without the instructions."""
+    said: tuple[Message, ...]
+    """The user's own messages in it: no summaries of what came before."""
     tools: ToolBox
 
 
@@ -129,7 +131,8 @@ def parse(
     box = read_tools([*(body.tools or []), *(tool for item in items for tool in item.tools or [])])
     adjustments = adjustments or Adjustments()
     own = tuple(_resolved(item, f"input.{index}", look_up) for index, item in enumerate(items))
-    messages = _join_assistant_turns(_Reader(adjustments, key).read([*earlier, *own], first=len(earlier)))
+    reader = _Reader(adjustments, key)
+    messages = _join_assistant_turns(reader.read([*earlier, *own], first=len(earlier)))
     instructions = [Message.of("system", body.instructions)] if body.instructions else []
     effort = body.reasoning.effort if body.reasoning else None
     options: dict[str, Any] = {}
@@ -158,7 +161,7 @@ def parse(
         constraint=_constraint(body),
         adjustments=adjustments.words,
     )
-    return Parsed(request, own, messages, box)
+    return Parsed(request, own, messages, tuple(reader.said), box)
 
 
 def items_of(body: wire.ResponsesRequest) -> list[wire.InputItem]:
@@ -219,6 +222,8 @@ class _Reader:
         self._key = key
         self._adjustments = adjustments
         self._asked = False
+        self.said: list[Message] = []
+        """The user's own messages among those that were read."""
 
     def read(self, items: Sequence[wire.InputItem], *, first: int) -> list[Message]:
         """Return a message for each item that says something; those from `first` on are the request's own."""
@@ -236,7 +241,10 @@ class _Reader:
             if item.role is None:
                 raise InvalidRequestError("field required", param=f"{path}.role")
             role = item.role if item.role in ("user", "assistant") else "system"
-            return Message(role, self._parts(item.content, f"{path}.content"))
+            message = Message(role, self._parts(item.content, f"{path}.content"))
+            if role == "user":
+                self.said.append(message)
+            return message
         if kind == "reasoning":
             text = self._thinking(item)
             return Message("assistant", (ThinkingPart(text),) if text else ())

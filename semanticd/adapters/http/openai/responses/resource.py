@@ -230,7 +230,7 @@ class Compact:
         stream = await self._conversations.open(exchange, request, truncates=True)
         result = await self._conversations.gateway.result(stream)
         show_cache(resp, result.usage.cache)
-        output = compacted(parsed.messages, summary_in(result), key=self._conversations.key)
+        output = compacted(parsed.said, summary_in(result), key=self._conversations.key)
         resp.data = msgspec.json.encode(
             wire.CompactedResponse(make_id("resp_"), int(self._wall()), output, render_usage(result.usage))
         )
