@@ -15,6 +15,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, RichLog
 
+from semantic_tui.actions import AGENT_ACTIONS, MODEL_ACTIONS
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import Tile
@@ -103,9 +104,18 @@ async def test_the_palette_has_every_action_on_every_object() -> None:
     app = Dashboard(state=watch_states.busy())
     async with app.run_test() as pilot:
         await pilot.pause()
-        titles = [command.title for command in app.get_system_commands(app.screen)]
-    for title in ("Fork coder", "Delete archivist", "Swap to qwen3-4b", "Cancel request req-2", "Graphs"):
-        assert title in titles
+        titles = {command.title for command in app.get_system_commands(app.screen)}
+        agents, models = [row.id for row in app.state.agents], [row.id for row in app.state.models]
+        requests = [row.id for row in app.state.requests]
+    assert min(map(len, (agents, models, requests))) > 1
+    wanted = {
+        f"{words} {agent}"
+        for words in ("Open", "Say to", "Log of", *AGENT_ACTIONS.values())
+        for agent in agents
+    }
+    wanted |= {f"{words} {model}" for words in MODEL_ACTIONS.values() for model in models}
+    wanted |= {f"Cancel request {request}" for request in requests}
+    assert wanted - titles == set()
 
 
 async def test_graphs_are_zoomed_and_the_span_is_changed() -> None:
@@ -193,8 +203,8 @@ async def test_switching_screens_keeps_no_object_alive() -> None:
                 del living
     widgets, objects = (list(column) for column in zip(*counts, strict=True))
     assert widgets[-1] <= widgets[1]
-    # Thirty-six switches may fill a cache here and there; one object kept for each would be more.
-    assert objects[-1] - objects[1] < 36
+    # Caches are filled in the first rounds, one earlier than another; then, twenty-four switches keep nothing.
+    assert objects[-1] - max(objects[:4]) < 24
 
 
 @pytest.mark.parametrize(
