@@ -86,14 +86,12 @@ def test_settings_are_read_as_they_were_written(daemon: DaemonProcess) -> None:
     assert values["server.model_patterns"] == ["claude-*", "default"]
 
 
-def test_an_export_is_read_or_refused_with_what_to_do(daemon: DaemonProcess) -> None:
+def test_an_export_of_the_old_layout_is_refused_with_what_to_do(daemon: DaemonProcess) -> None:
     content = (daemon.home / "ranger.agent").read_bytes()
     answer = httpx.post(f"{daemon.url}/v1/agents/import?id=moved", content=content, timeout=60)
-    if answer.status_code == 201:
-        assert answer.json()["id"] == "moved"
-    else:
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "agent_file_refused")
-        assert "the same SEMANTIC_MLX_KV_BITS" in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "agent_file_refused")
+    assert "the same mlx and mlx-lm" in answer.json()["error"]["message"]
+    assert httpx.get(f"{daemon.url}/v1/agents/moved", timeout=60).status_code == 404
 
 
 def test_a_control_client_of_0_1_0_is_answered_whatever_it_asks(daemon: DaemonProcess) -> None:

@@ -188,7 +188,7 @@ async def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None
         rig.engine.call(lambda: gate.wait(PATIENCE_S))
         streams += [await rig.open(f"hello {n}", agent=str(n)) for n in range(5, 10)]
         swapping = asyncio.create_task(rig.models.swap("two"))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(wait_until, lambda: rig.models.stage != "idle")
         gate.set()
         answers = [await stream.result() for stream in streams]
         assert {answer.model for answer in answers} == {"one"}
