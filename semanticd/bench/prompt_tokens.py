@@ -45,12 +45,11 @@ class ServerTokens:
     async def ids(
         self, dialect: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Sequence[int]:
-        """Return what the server answers; raises `BenchError` where it refuses."""
-        answer = await self._http.post(self._url, params={"path": path}, json=body, headers=dict(headers))
-        if answer.status_code != 200:
-            raise BenchError(f"{self._url} answered {answer.status_code}: {answer.text[:200]}")
-        tokens: list[int] = answer.json()["tokens"]
-        return tokens
+        """Return what the server answers; raises `BenchError` where it refuses or is not there."""
+        ids: list[int] = await _asked(
+            self._http, self._url, "tokens", json=body, params={"path": path}, headers=dict(headers)
+        )
+        return ids
 
 
 class LlamaTokens:
@@ -66,18 +65,26 @@ class LlamaTokens:
     async def ids(
         self, dialect: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Sequence[int]:
-        """Return the ids of the rendered chat; raises `BenchError` where the server refuses."""
-        rendered = await self._ask("/apply-template", as_chat(dialect, body))
-        asked = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
-        tokens: list[int] = (await self._ask("/tokenize", asked))["tokens"]
-        return tokens
+        """Return the ids of the rendered chat; raises `BenchError` where the server refuses or is not there."""
+        template, tokenize = f"{self._base_url}/apply-template", f"{self._base_url}/tokenize"
+        prompt = await _asked(self._http, template, "prompt", json=as_chat(dialect, body))
+        content = {"content": prompt, "add_special": True, "parse_special": True}
+        ids: list[int] = await _asked(self._http, tokenize, "tokens", json=content)
+        return ids
 
-    async def _ask(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        answer = await self._http.post(f"{self._base_url}{path}", json=body)
-        if answer.status_code != 200:
-            raise BenchError(f"{self._base_url}{path} answered {answer.status_code}: {answer.text[:200]}")
-        made: Mapping[str, Any] = answer.json()
-        return made
+
+async def _asked(http: httpx.AsyncClient, url: str, name: str, **sent: Any) -> Any:
+    """Return one field of what a server answers; raises `BenchError` where there is no such answer."""
+    try:
+        answer = await http.post(url, **sent)
+    except httpx.TransportError as error:
+        raise BenchError(f"{url} failed ({error!r})") from error
+    if answer.status_code != 200:
+        raise BenchError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
+    try:
+        return answer.json()[name]
+    except (ValueError, LookupError, TypeError) as error:
+        raise BenchError(f"{url} answered without {name}: {answer.text[:200]}") from error
 
 
 class FolderTokens:
@@ -133,7 +140,7 @@ async def token_source(
 async def _works(source: PromptTokens, hello: Mapping[str, Any]) -> bool:
     try:
         await source.ids("chat", CHAT_PATH, hello, {})
-    except (BenchError, httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (BenchError, httpx.HTTPError):
         return False
     return True
 

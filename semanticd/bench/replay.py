@@ -209,7 +209,12 @@ class Replay:
             return []
 
     async def _post(self, path: str) -> None:
-        answer = await self.http.post(f"{self.base_url}{path}")
+        try:
+            answer = await self.http.post(f"{self.base_url}{path}")
+        except httpx.TransportError as error:
+            raise BenchError(
+                f"{self.base_url}{path} failed ({error!r}); see whether the server runs"
+            ) from error
         if answer.status_code >= 400:
             raise BenchError(f"{path} answered {answer.status_code}: {answer.text[:_REASON_CHARACTERS]}")
 
@@ -230,7 +235,10 @@ class Replay:
         if request.dialect not in _LIMITS or not isinstance(request.body, dict):
             why = f"the dialect {request.dialect} needs a conversation that the server keeps"
             return Played(player.name, player.trace.name, number, request.path, 0, refusal=why)
-        path, body = self._prepared(request)
+        try:
+            path, body = self._prepared(request)
+        except BenchError as error:
+            return Played(player.name, player.trace.name, number, request.path, 0, refusal=str(error))
         headers = self._headers(player, request)
         dialect = "chat" if self.settings.as_chat else request.dialect
         ids: Sequence[int] | None = None

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpx
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -51,6 +53,10 @@ class CachingServer:
     tells_tokens: bool = True
     loses: int = 0
     """Tokens of each reusable prompt that it computes again."""
+    breaks: str = ""
+    """A path; the connection breaks when it is asked."""
+    breaks_from: int = 1
+    """From which question on."""
     refuses: str = ""
     """A text; prompts that hold it are answered with 400."""
     seen: list[str] = field(default_factory=list)
@@ -71,6 +77,10 @@ class CachingServer:
             if not message.get("more_body"):
                 break
         path = scope["path"]
+        if self.breaks and self.breaks in path:
+            self.breaks_from -= 1
+            if self.breaks_from <= 0:
+                raise httpx.ReadError("the connection broke")
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         if path == "/v1/models":
             await _json(send, 200, {"data": [{"id": "letters"}]})

@@ -130,6 +130,27 @@ async def test_a_conversation_that_the_server_would_have_to_keep_is_left_out() -
     assert [one["num_refused"] for one in result["agents"]] == [0, 1]
 
 
+async def test_what_cannot_be_asked_as_a_chat_is_refused_and_the_replay_goes_on() -> None:
+    raw = TracedRequest(0.0, "completions", "/v1/completions", {"prompt": "Once"})
+    result = await play(CachingServer(), Trace("raw", {}, (raw,)), trace("a"), as_chat=True)
+    assert [one["num_refused"] for one in result["agents"]] == [0, 1]
+    assert "cannot be asked as a chat" in next(one for one in result["told"] if "refused" in one)
+    assert result["total"]["num_requests"] == 5
+
+
+async def test_tokens_of_a_connection_that_breaks_are_not_known_and_the_replay_goes_on() -> None:
+    # The first question finds out whether the server has a tokenizer.
+    result = await play(CachingServer(breaks="/v1/tokenize", breaks_from=3), trace("a"))
+    assert [one["status"] for one in result["requests"]] == [200] * 4
+    assert [one["reusable"] is None for one in result["requests"]] == [False, True, True, True]
+    assert sum("its tokens are not known" in line for line in result["told"]) == 3
+
+
+async def test_an_eviction_whose_connection_breaks_is_an_error_that_says_so() -> None:
+    with pytest.raises(BenchError, match=r"/evict failed .*; see whether the server runs"):
+        await play(CachingServer(breaks="/evict"), trace("a"), evict_at=frozenset({3}))
+
+
 async def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
     async with httpx.AsyncClient() as http:
         run = Replay(http, "http://127.0.0.1:9", (trace("a"),), ReplaySettings("m", 1), None, print)
