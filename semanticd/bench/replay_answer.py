@@ -48,10 +48,12 @@ class AnswerReader:
 
     def event(self, event: Mapping[str, Any], now: float) -> None:
         """Take one event, or a whole answer."""
-        if event.get("error"):
-            self.error = str(event["error"])
+        if event.get("type") == "error":
+            self.error = str(event.get("error") or event.get("message") or event)
         for holder in (event, event.get("message"), event.get("response")):
             if isinstance(holder, Mapping):
+                if holder.get("error"):
+                    self.error = str(holder["error"])
                 # Anthropic's counts come in two events, the first of which has the prompt.
                 found = {
                     name: value for name, value in (holder.get("usage") or {}).items() if value is not None

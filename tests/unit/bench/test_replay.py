@@ -11,6 +11,7 @@ import pytest
 from semanticd.bench.errors import BenchError
 from semanticd.bench.prompt_tokens import SeenPrompts, token_source
 from semanticd.bench.replay import Replay, ReplaySettings
+from semanticd.bench.replay_answer import AnswerReader
 from semanticd.bench.replay_report import markdown, result_of
 from semanticd.bench.trace_file import Trace, TracedRequest
 from tests.fakes.caching_server import CachingServer
@@ -149,6 +150,34 @@ async def test_tokens_of_a_connection_that_breaks_are_not_known_and_the_replay_g
 async def test_an_eviction_whose_connection_breaks_is_an_error_that_says_so() -> None:
     with pytest.raises(BenchError, match=r"/evict failed .*; see whether the server runs"):
         await play(CachingServer(breaks="/evict"), trace("a"), evict_at=frozenset({3}))
+
+
+FAILURES: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "a response that failed": (
+        [{"type": "response.failed", "response": {"status": "failed", "error": {"message": "no room"}}}],
+        "no room",
+    ),
+    "an error of Responses": ([{"type": "error", "code": "server_error", "message": "no room"}], "no room"),
+    "an error of Anthropic": ([{"type": "error", "error": {"message": "no room"}}], "no room"),
+    "an error of a chat": ([{"error": {"message": "no room"}}], "no room"),
+    "a response that was completed": (
+        [
+            {"type": "response.created", "response": {"error": None}},
+            {"type": "response.completed", "response": {"error": None, "usage": {"input_tokens": 3}}},
+        ],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_an_answer_that_failed_is_no_answer_in_any_dialect(what: str) -> None:
+    events, said = FAILURES[what]
+    reader = AnswerReader({})
+    for event in events:
+        reader.event(event, 0.0)
+    assert (reader.error is not None) is bool(said)
+    assert said in (reader.error or "")
 
 
 async def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
