@@ -55,9 +55,10 @@ class StoredResponses:
         self._by_id[response.response_id] = response
         self._by_holder.setdefault(response.held_by, set()).add(response.response_id)
         self.num_bytes += size
-        referable = [item for item in response.items if item.is_referable]
-        self._by_item.update((item.item_id, item) for item in referable)
-        self._uses.update(item.item_id for item in referable)
+        # All its items, each time: so nothing is called for each of them.
+        referable = {item.item_id: item for item in response.items if item.is_referable}
+        self._by_item.update(referable)
+        self._uses.update(referable.keys())
         while len(ids) > self._max_per_agent:
             oldest, _ = ids.popitem(last=False)
             self._drop(oldest)
@@ -83,12 +84,11 @@ class StoredResponses:
         if not held:
             del self._by_holder[dropped.held_by]
         self.num_bytes -= _size(dropped)
-        for item in dropped.items:
-            if not item.is_referable:
-                continue
-            self._uses[item.item_id] -= 1
-            if not self._uses[item.item_id]:
-                del self._uses[item.item_id], self._by_item[item.item_id]
+        referable = {item.item_id for item in dropped.items if item.is_referable}
+        for item_id in referable:
+            self._uses[item_id] -= 1
+            if not self._uses[item_id]:
+                del self._uses[item_id], self._by_item[item_id]
 
     async def find(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None where it is not kept (any more)."""
@@ -133,4 +133,5 @@ class StoredResponses:
 
 
 def _size(response: StoredResponse) -> int:
-    return len(response.document) + sum(_ITEM_BYTES + len(item.document) for item in response.items)
+    documents = [item.document for item in response.items]
+    return len(response.document) + _ITEM_BYTES * len(documents) + sum(map(len, documents))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.integration.http.test_fuzz import make_app
 
 MESSAGE = {"role": "user", "content": "hi"}
@@ -78,7 +78,11 @@ BODIES = {
 
 async def calls_on_the_loop(client: AsgiClient, url: str, body: dict[str, Any]) -> int:
     """Return how many functions this thread called to answer a request."""
-    raw = json.dumps({**body, **PAD}).encode()
+    return (await answered(client, url, json.dumps({**body, **PAD}).encode()))[0]
+
+
+async def answered(client: AsgiClient, url: str, raw: bytes) -> tuple[int, Answer]:
+    """Return how many functions this thread called to answer a request, and the answer."""
     number = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -91,7 +95,7 @@ async def calls_on_the_loop(client: AsgiClient, url: str, body: dict[str, Any]) 
     finally:
         sys.setprofile(None)
     assert answer.status in (200, 400), answer.content
-    return number
+    return number, answer
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -101,4 +105,29 @@ async def test_the_event_loop_does_no_more_for_a_body_of_more_parts(name: str) -
     make = BODIES[name]
     await calls_on_the_loop(client, *make(300))  # imports, threads
     few, many = [await calls_on_the_loop(client, *make(number)) for number in (300, 9_000)]
+    assert many - few < 1_000, (few, many)
+
+
+@pytest.mark.parametrize("store", [False, True])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_nor_for_a_small_body_that_goes_on_from_a_longer_stored_conversation(
+    store: bool, streams: bool
+) -> None:
+    client = AsgiClient(make_app()[0])
+    counted = []
+    for number in (300, 300, 9_000):
+        body = {"model": "tiny", "input": [MESSAGE] * number}
+        _, first = await answered(client, "/v1/responses", json.dumps({**body, **PAD}).encode())
+        reference = {"type": "item_reference", "id": first.json["output"][0]["id"]}
+        fields = {"previous_response_id": first.json["id"], "store": store, "stream": streams}
+        raw = json.dumps({"model": "tiny", "input": [MESSAGE, reference], **fields}).encode()
+        counted.append((await answered(client, "/v1/responses", raw))[0])
+    _, few, many = counted
+    assert many - few < 1_000, (few, many)
+
+
+async def test_nor_for_more_items_that_are_stored() -> None:
+    client = AsgiClient(make_app()[0])
+    bodies = [{"model": "tiny", "input": [MESSAGE] * number} for number in (300, 300, 9_000)]
+    _, few, many = [await calls_on_the_loop(client, "/v1/responses", body) for body in bodies]
     assert many - few < 1_000, (few, many)

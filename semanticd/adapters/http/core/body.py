@@ -75,9 +75,12 @@ async def read_object(
     return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
 
 
-async def translated(req: Request, translate: Callable[[], R]) -> R:
-    """Return what `translate` makes of the body that `read_object` read; a large one outside of the event loop."""
-    return await asyncio.to_thread(translate) if req.context.is_large else translate()
+async def translated(req: Request, translate: Callable[[], R], *, with_more: bool = False) -> R:
+    """Return what `translate` makes of the body that `read_object` read; a large one outside of the event loop.
+
+    So it is done `with_more` than the body, such as a stored conversation: that may be large where the body is small.
+    """
+    return await asyncio.to_thread(translate) if req.context.is_large or with_more else translate()
 
 
 def _check_media_type(req: Request) -> None:

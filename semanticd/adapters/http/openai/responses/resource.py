@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import msgspec
@@ -38,7 +39,7 @@ from semanticd.adapters.http.openai.responses.render import (
 from semanticd.adapters.http.openai.responses.stored import previous_of
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
-from semanticd.application.ports.response_archive import StoredResponse
+from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
 from semanticd.domain.generation import GenerationRequest
@@ -68,14 +69,13 @@ class Conversations:
         if len(items) > self._config.max_messages:
             raise InvalidRequestError(f"expected at most {self._config.max_messages} items", param="input")
         previous = await previous_of(self.responses, body.previous_response_id)
-        references = {item.id or "" for item in items if is_reference(item)}
-        # The conversation comes first: elsewhere an id that a client chose stands for nothing.
-        found = {item.item_id: item.document for item in previous.items} if previous and references else {}
-        for item_id in references - found.keys():
+        found, elsewhere = await translated(
+            req, partial(_referred, items, previous), with_more=previous is not None
+        )
+        for item_id in elsewhere:
             document = await self.responses.item(item_id)
             if document is not None:
                 found[item_id] = document
-        known = {item_id: msgspec.json.decode(found[item_id]) for item_id in references & found.keys()}
         agent_id = agent_id_of(req, body.prompt_cache_key, body.user, previous.agent_id if previous else None)
 
         def reading() -> Parsed:
@@ -85,11 +85,11 @@ class Conversations:
                 request_id=exchange.request_id,
                 agent_id=agent_id,
                 priority=priority_of(req, service_tier=body.service_tier),
-                look_up=known.get,
+                look_up=lambda item_id: msgspec.json.decode(found[item_id]) if item_id in found else None,
                 key=self.key,
             )
 
-        return body, previous, await translated(req, reading)
+        return body, previous, await translated(req, reading, with_more=previous is not None or bool(found))
 
     async def open(
         self, exchange: RequestContext, request: GenerationRequest, *, truncates: bool
@@ -120,6 +120,17 @@ class Conversations:
             return error
 
 
+def _referred(
+    items: Sequence[wire.InputItem], previous: StoredResponse | None
+) -> tuple[dict[str, bytes], list[str]]:
+    """Return the items of the previous response that are referred to, and the ids that must stand elsewhere."""
+    references = {item.id or "" for item in items if is_reference(item)}
+    # The conversation comes first: elsewhere an id that a client chose stands for nothing.
+    before = previous.items if previous is not None and references else ()
+    found = {item.item_id: item.document for item in before if item.item_id in references}
+    return found, sorted(references - found.keys())
+
+
 class Responses:
     """`POST /v1/responses`, streaming and not."""
 
@@ -138,6 +149,12 @@ class Responses:
         sealed = "reasoning.encrypted_content" in (body.include or ())
         reasoning = ReasoningForm(bool(summary_of(body)), self._conversations.key if sealed else None)
         begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
+        earlier = previous.items if previous else ()
+        conversation: tuple[StoredItem, ...] = ()
+        if begun.store:
+            build = partial(input_items, parsed.items, after=earlier)
+            asked = await translated(req, build, with_more=previous is not None)
+            conversation = (*earlier, *asked)
         diagnose = await self._diagnose(body, parsed.request.agent_id)
         stream = await self._conversations.open(exchange, parsed.request, truncates=body.truncation == "auto")
         if body.stream:
@@ -145,7 +162,9 @@ class Responses:
                 begun,
                 tools=parsed.tools,
                 wall=self._wall,
-                on_complete=lambda response: self._keep(response, parsed, previous, held_by=stream.agent_id),
+                on_complete=lambda response: self._keep(
+                    response, conversation, agent_id=parsed.request.agent_id, held_by=stream.agent_id
+                ),
                 reasoning=reasoning,
                 diagnose=diagnose,
             )
@@ -161,7 +180,7 @@ class Responses:
             reasoning=reasoning,
             diagnose=diagnose,
         )
-        self._keep(answer, parsed, previous, held_by=stream.agent_id)
+        self._keep(answer, conversation, agent_id=parsed.request.agent_id, held_by=stream.agent_id)
         resp.data = msgspec.json.encode(answer)
 
     async def _diagnose(self, body: wire.ResponsesRequest, agent_id: AgentId | None) -> Diagnose:
@@ -176,19 +195,23 @@ class Responses:
         )
 
     def _keep(
-        self, response: wire.Response, parsed: Parsed, previous: StoredResponse | None, *, held_by: AgentId
+        self,
+        response: wire.Response,
+        conversation: tuple[StoredItem, ...],
+        *,
+        agent_id: AgentId | None,
+        held_by: AgentId,
     ) -> None:
         if not response.store:
             return
-        earlier = previous.items if previous else ()
         output = output_items(response.output)
         self._conversations.responses.keep(
             StoredResponse(
                 response_id=response.id,
-                agent_id=parsed.request.agent_id,
+                agent_id=agent_id,
                 created_at=self._wall(),
                 document=msgspec.json.encode(response),
-                items=(*earlier, *input_items(parsed.items, after=earlier), *output),
+                items=(*conversation, *output),
                 num_output=len(output),
                 held_by=held_by,
             )
