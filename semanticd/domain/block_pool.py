@@ -53,6 +53,10 @@ class HotShare:
     shared_bytes: int = 0
 
 
+MAX_PINNED_SHARE = 1 / 2
+"""What pins may keep of the budget: requests need the rest, and would be refused for good without it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolLedger:
     """The budget's parts in bytes."""
@@ -398,6 +402,11 @@ class BlockPool:
     def num_holders(self, block_hash: BlockHash) -> int:
         """Count the agents whose table names this block, hot or not."""
         return len(self._holders.get(block_hash, ()))
+
+    def could_pin(self, agent: AgentId) -> bool:
+        """Whether the agent's blocks, with all that is pinned, stay within `MAX_PINNED_SHARE` of the budget."""
+        more = 0 if agent in self._pinned else self.agent_bytes(agent)
+        return self._pinned_bytes + more <= self.budget_bytes * MAX_PINNED_SHARE
 
     def pin(self, agent: AgentId) -> None:
         """Keep the agent's blocks hot once they are."""

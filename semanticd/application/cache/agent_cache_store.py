@@ -87,6 +87,8 @@ class AgentCacheStore:
         self.disk_stalled = False
         """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
         self._set_aside_bytes = 0
+        self._protected: set[AgentId] = set()
+        """Agents whose blocks must not be pruned from the disk."""
 
     # Models.
 
@@ -625,8 +627,8 @@ class AgentCacheStore:
         """Note which blocks an agent holds, whether an operator pinned them, and whether a client wants them kept."""
         with self.lock:
             self.pool.set_table(agent_id, table)
-            self.set_pinned(agent_id, pinned)
-            (self.pool.keep if kept else self.pool.release)(agent_id)
+            is_held = self.set_pinned(agent_id, pinned)
+            (self.pool.keep if kept or (pinned and not is_held) else self.pool.release)(agent_id)
 
     def drop_table(self, agent_id: AgentId) -> None:
         """Forget which blocks an agent holds; they stay until room is needed."""
@@ -655,13 +657,28 @@ class AgentCacheStore:
         if self._warm is not None:
             self._warm.touch(table)
 
-    def set_pinned(self, agent_id: AgentId, pinned: bool) -> None:
-        """Pin or unpin an agent's blocks in both tiers."""
+    def set_pinned(self, agent_id: AgentId, pinned: bool) -> bool:
+        """Pin or unpin an agent's blocks in both tiers; returns whether they cannot leave RAM now.
+
+        Where pins have their share of RAM already, the agent's blocks are protected on disk only.
+        """
         with self.lock:
             was_pinned = self.pool.is_pinned_agent(agent_id)
-            (self.pool.pin if pinned else self.pool.unpin)(agent_id)
-            if self._warm is not None and (pinned or was_pinned):
+            is_held = pinned and self.pool.could_pin(agent_id)
+            (self.pool.pin if is_held else self.pool.unpin)(agent_id)
+            if was_pinned and pinned and not is_held:
+                self._log.warning(
+                    "pins_have_their_share", agent_id=agent_id, budget_bytes=self.pool.budget_bytes
+                )
+            if self._warm is not None and (pinned or agent_id in self._protected):
                 self._warm.protect(self.pool.table(agent_id) if pinned else (), owner=agent_id)
+                (self._protected.add if pinned else self._protected.discard)(agent_id)
+            return is_held
+
+    def could_pin(self, agent_id: AgentId) -> bool:
+        """Whether the agent's blocks can be pinned beside all others that are; callable from any thread."""
+        with self.lock:
+            return self.pool.could_pin(agent_id)
 
     def is_pinned_block(self, block_hash: BlockHash) -> bool:
         """Whether a block is hot and a pinned agent keeps it so."""

@@ -19,6 +19,7 @@ from semanticd.domain.errors import (
 )
 from semanticd.domain.ids import AgentId
 from tests.fakes.engine_rig import wait_until
+from tests.fakes.model_runner import BYTES_PER_TOKEN
 from tests.fakes.service_rig import ServiceRig
 from tests.fakes.warm_store import MemoryAgentArchive
 
@@ -233,6 +234,23 @@ async def test_a_pin_holds_the_blocks_until_it_is_taken_back_or_its_time_is_over
         rig.clock.advance(11.0)
         await rig.agents.expire()
         assert (await rig.agents.evict("a")).freed_bytes > 0
+
+
+async def test_pins_never_leave_a_request_without_room_for_good() -> None:
+    async with ServiceRig(budget_bytes=2048 * BYTES_PER_TOKEN) as rig:
+        for agent in ("a", "b"):
+            await rig.say(agent * 600, agent=agent)
+        await settled(rig)
+        await rig.agents.pin("a")
+        with pytest.raises(
+            ConflictError, match="pins keep at most 50% of the cache budget; unpin another agent"
+        ):
+            await rig.agents.pin("b")
+        assert not (await rig.agents.show("b")).agent.pinned
+        await rig.say("a" * 1200, agent="a")
+        await settled(rig)
+        answer = await rig.say("y" * 900, agent="c")
+        assert answer.choices[0].text
 
 
 async def test_an_agent_leaves_when_its_time_to_live_is_over() -> None:

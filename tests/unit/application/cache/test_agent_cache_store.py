@@ -214,6 +214,35 @@ def test_the_least_recently_used_agents_are_demoted_but_never_pinned_or_spared_o
     assert sorted(rig.store.pool.hot_agents()) == [A, "c"]
 
 
+def test_pins_keep_half_of_the_budget_at_most_and_what_is_beyond_is_protected_on_disk() -> None:
+    rig = Rig(budget_tokens=32)
+    rig.publish(A, list(range(12)))
+    rig.publish(B, list(range(20, 28)))
+    assert rig.store.set_pinned(A, True)
+    assert not rig.store.could_pin(B)
+    assert not rig.store.set_pinned(B, True)
+    while rig.store.persist():
+        rig.pump()
+    assert rig.store.make_room(20 * BYTES_PER_TOKEN)
+    assert rig.store.pool.hot_agents() == [A]
+    rig.store.set_pinned(A, False)
+    assert rig.store.set_pinned(B, True), "there is room for its pin now"
+    rig.store.check_integrity()
+
+
+def test_a_pinned_agent_that_outgrows_the_share_of_pins_lets_its_blocks_go_last() -> None:
+    rig = Rig(budget_tokens=160)
+    rig.publish(A, list(range(72)))
+    rig.store.set_table(A, rig.store.pool.table(A), pinned=True)
+    assert rig.store.ledger().pinned_bytes == 72 * BYTES_PER_TOKEN
+    rig.publish(A, list(range(84)))
+    rig.store.set_table(A, rig.store.pool.table(A), pinned=True)
+    assert rig.store.ledger().pinned_bytes == 0
+    assert rig.store.is_kept(A)
+    rig.store.set_table(A, rig.store.pool.table(A), pinned=False)
+    assert not rig.store.is_kept(A)
+
+
 def test_where_ram_is_free_more_agents_than_the_limit_stay_hot() -> None:
     rig = Rig(max_agents=1, budget_tokens=1000)
     for number in range(20):
