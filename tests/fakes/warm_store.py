@@ -397,10 +397,6 @@ class MemoryAgentArchive:
         """Return all ids, most recently used first."""
         return sorted(self._agents, key=lambda agent_id: self._agents[agent_id].last_used_at, reverse=True)
 
-    def count(self) -> int:
-        """Return how many agents are stored."""
-        return len(self._agents)
-
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent."""
         self._agents.pop(agent_id, None)

@@ -47,9 +47,6 @@ class AgentArchive(Protocol):
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
 
-    def count(self) -> int:
-        """Return how many agents are stored."""
-
     def delete(self, agent_id: AgentId) -> None:
         """Forget the agent (its blocks are deleted by whoever knows that nobody else holds them)."""
 

@@ -229,10 +229,6 @@ class DiskAgentArchive:
                     used[agent_id] = agent.last_used_at
         return sorted(used, key=lambda agent_id: used[agent_id], reverse=True)
 
-    def count(self) -> int:
-        """Return how many agents are stored."""
-        return len(self.ids())
-
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents whose block table names this block, or named it before."""
         nothing: list[AgentId] = []
