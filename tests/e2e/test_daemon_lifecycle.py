@@ -28,6 +28,7 @@ import pytest
 
 from semanticd.adapters.process import running_pid
 from semanticd.control.client import ControlClient, DaemonNotRunningError
+from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -539,3 +540,26 @@ def test_a_daemon_that_still_fetches_its_model_can_be_stopped(home: Home, stalle
     stopped = home.run("stop")
     assert stopped.returncode == 0, stopped.stderr
     assert home.pid is None
+
+
+def test_what_a_daemon_in_the_foreground_makes_is_private_whatever_the_umask(short_tmp_path: Path) -> None:
+    model = write_tiny_model(short_tmp_path / "tiny")
+    start = (
+        "import os, runpy, sys; os.umask(0); sys.argv = ['semanticd', 'serve']; "
+        "runpy.run_module('semanticd', run_name='__main__')"
+    )
+    home = short_tmp_path / "home"
+    home.mkdir()
+    daemon = DaemonProcess(
+        home, models_dir=home / "models", command=("-c", start), SEMANTIC_MLX_MODEL_ID=str(model)
+    )
+    daemon.start()
+    try:
+        daemon.chat([{"role": "user", "content": "Hello"}], agent="ada", model="default", max_tokens=4)
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+    made = [path for path in home.rglob("*") if path != daemon.log]
+    assert {path.parent.name for path in made} >= {"caches", "blocks", "logs", ".fingerprints"}
+    open_to_others = {path.relative_to(home).as_posix() for path in made if path.stat().st_mode & 0o077}
+    assert open_to_others == set()
