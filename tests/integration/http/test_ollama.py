@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -13,13 +14,16 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.application.ports.models import PullProgress
+from semanticd.application.services.model_facts import PulledModel
 from semanticd.domain.chat import ChatPrompt, Message, TextPrompt, ToolCallPart, ToolResultPart
-from semanticd.domain.errors import EngineError, PromptTooLongError, QueueFullError
+from semanticd.domain.errors import EngineError, ModelDownloadError, PromptTooLongError, QueueFullError
 from semanticd.domain.generation import ThinkingDelta
-from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.asgi_client import AsgiClient, until
 from tests.fakes.generator import ScriptedGenerator, call_script
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
+from tests.fakes.models_service import FakeModels
 
 HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -243,6 +247,56 @@ def test_pulling_tells_how_far_it_is_and_deleting_is_an_operators(client: ollama
         list(client.pull("nothing", stream=True))
     assert refused.value.status_code == 404
     assert client.delete("tiny").status == "success"
+
+
+class SlowModels(FakeModels):
+    """Fetches for as long as the test wants, and fails if it wants that."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__("tiny")
+        self.go_on = asyncio.Event()
+        self.outcome = "none"
+        self.error = error
+
+    async def pull(
+        self, model: str, on_progress: Callable[[PullProgress], None] | None = None
+    ) -> PulledModel:
+        self.outcome = "fetching"
+        try:
+            await self.go_on.wait()
+            if self.error is not None:
+                raise self.error
+            fetched = await super().pull(model, on_progress)
+        except BaseException as error:
+            self.outcome = type(error).__name__
+            raise
+        self.outcome = "fetched"
+        return fetched
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(None, "fetched"), (ModelDownloadError("no disk"), "ModelDownloadError")]
+)
+async def test_a_client_that_hangs_up_does_not_end_a_download(
+    streams: bool, error: Exception | None, outcome: str
+) -> None:
+    models = SlowModels(error)
+    edge = AsgiClient(create_app(make_services(models=models), HttpConfig()))
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+    leave = asyncio.Event()
+    body = {"model": "tiny", "stream": streams}
+    exchange = asyncio.ensure_future(edge.post("/api/pull", body, leave=leave))
+    await until(lambda: models.outcome == "fetching")
+    leave.set()
+    await asyncio.wait_for(exchange, 10)
+    models.go_on.set()
+    await until(lambda: models.outcome != "fetching")
+    assert models.outcome == outcome
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unheard == []
 
 
 def test_operators_commands_need_the_admin_key_where_there_are_keys() -> None:

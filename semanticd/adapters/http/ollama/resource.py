@@ -146,14 +146,13 @@ class Files:
         """Fetch a model; progress comes as lines, unless `stream` is false."""
         body = await read_object(req, wire.ModelRequest, self._config)
         name = model_name(body.model or body.name)
+        pulling = _Pull(self._models, name)
+        request_context_of(req).on_end(pulling.leave)
         if body.stream is False:
-            await self._models.pull(name)
+            await pulling.end()
             resp.data = msgspec.json.encode({"status": "success"})
             return
-        exchange = request_context_of(req)
-        pulling = _Pull(self._models, name)
         await pulling.begin()
-        exchange.on_end(pulling.leave)
         resp.content_type = NDJSON
         resp.stream = pulling.lines()
 
@@ -174,6 +173,10 @@ class _Pull:
         self._task.add_done_callback(lambda _: self._offer(None))
         self._first: PullProgress | None = None
 
+    async def end(self) -> None:
+        """Wait until it is over; raises what ended it. Who stops waiting does not stop it."""
+        await asyncio.shield(self._task)
+
     async def begin(self) -> None:
         """Wait until it goes on or is over; raises what ended it, while a status can still be sent."""
         self._first = await self._progress.get()
@@ -188,7 +191,7 @@ class _Pull:
             yield line(self._line(current))
             current = await self._progress.get()
         try:
-            await asyncio.shield(self._task)
+            await self.end()
         except Exception as error:  # noqa: BLE001 (the status is gone: the client hears of it in a line)
             yield line(error_body(foreseen(error), "ollama", request_id=""))
             return
