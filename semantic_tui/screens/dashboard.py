@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -14,9 +14,8 @@ from textual.widgets import DataTable, Input
 from semantic_tui.agent_columns import columns_for, titles
 from semantic_tui.agent_order import listed, next_key, order_text
 from semantic_tui.history import SPANS_S
-from semantic_tui.live import LiveAgent
 from semantic_tui.screens.graphs import GraphDialog
-from semantic_tui.screens.panels import activity_lines, pool_lines
+from semantic_tui.screens.panels import activity_lines, facts_shown, pool_lines
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import RowsTable
@@ -44,7 +43,10 @@ class DashboardScreen(AgentActionsScreen):
         """Begin with the agents that were used last."""
         super().__init__()
         self._words = ""
-        self._panel_rows = 0
+        self._panel_rows = self._num_known = 0
+        # What table and panels were filled with.
+        self._in_table: object = None
+        self._in_panels: object = None
 
     def body(self) -> Iterable[Widget]:
         """Lay out table and panels."""
@@ -69,16 +71,33 @@ class DashboardScreen(AgentActionsScreen):
         return self.query_one(RowsTable).current_key
 
     def show(self, state: WatchState) -> None:
-        """Fill table and panels."""
-        agents = state.rows(self.dashboard.watched)
-        self._show_agents(state, agents)
-        panels = self.query_one("#panels")
+        """Fill table and panels, where something that they show has changed."""
+        chosen = self.dashboard.preferences
+        self.dashboard.search_agents(self._words, chosen.sort)
+        in_table = (
+            (state.agents, state.more.rows, state.requests, state.num_agents, state.has_more_agents),
+            (tuple(self.dashboard.watched), self._words, chosen.sort, chosen.reverse),
+            (self.size.width, self.app.theme, state.status.address),
+        )
+        table = self.query_one(RowsTable)
+        if in_table != self._in_table and table.columns:
+            self._in_table = in_table
+            self._show_agents(state, table)
+        if self.focused is None and table.display:
+            # What is not displayed cannot have the focus: it comes with the first agent.
+            table.focus()
         # The table takes what its rows need, up to its share; the panels fill the rest.
-        table_rows = min(len(agents) + 6, self.size.height * 3 // 5)
+        table_rows = min(self._num_known + 6, self.size.height * 3 // 5)
         rows = max(_MIN_PANEL_ROWS, self.size.height - table_rows - 3)
         if self._panel_rows != rows:
-            self._panel_rows = panels.styles.height = rows
-        width, span_s = max(20, (self.size.width - 8) // 2), self.dashboard.preferences.span_s
+            self._panel_rows = self.query_one("#panels").styles.height = rows
+        width, span_s = max(20, (self.size.width - 8) // 2), chosen.span_s
+        in_panels = (facts_shown(state, span_s), width, rows)
+        if in_panels != self._in_panels:
+            self._in_panels = in_panels
+            self._show_panels(state, width, rows, span_s)
+
+    def _show_panels(self, state: WatchState, width: int, rows: int, span_s: int) -> None:
         pool = pool_lines(state, width, rows - 2, span_s=span_s)
         activity = activity_lines(state, width, rows - 2, span_s=span_s)
         title = f"the last {span_s // 60} min" if span_s > 60 else "the last minute"
@@ -88,12 +107,12 @@ class DashboardScreen(AgentActionsScreen):
         self.query_one("#pool-text", ShownText).show_text(Content("\n").join(pool))
         self.query_one("#activity-text", ShownText).show_text(Content("\n").join(activity))
 
-    def _show_agents(self, state: WatchState, known: Sequence[LiveAgent]) -> None:
-        chosen = self.dashboard.preferences
-        self.dashboard.search_agents(self._words, chosen.sort)
+    def _show_agents(self, state: WatchState, table: RowsTable) -> None:
+        chosen, known = self.dashboard.preferences, state.rows(self.dashboard.watched)
+        self._num_known = len(known)
         rows = listed(known, words=self._words, sort=chosen.sort, reverse=chosen.reverse)
         columns = columns_for(self.size.width)
-        table, hint = self.query_one(RowsTable), self.query_one("#hint", ShownText)
+        hint = self.query_one("#hint", ShownText)
         table.name_columns(titles(columns, self.size.width))
         table.show_rows([(agent.row.id, tuple(c.cell(agent) for c in columns)) for agent in rows])
         total = max(len(known), state.num_known_to_daemon)
@@ -103,9 +122,6 @@ class DashboardScreen(AgentActionsScreen):
         table.entitle(f"Agents ({found})", order_text(chosen.sort, chosen.reverse))
         hint.display = not known
         table.display = bool(known)
-        if self.focused is None:
-            # What is not displayed cannot have the focus: it comes with the first agent.
-            table.focus()
         if not known:
             address = state.status.address
             hint.show_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from textual.content import Content
 
@@ -14,8 +15,19 @@ from semantic_tui.state import WatchState
 from semantic_tui.widgets import figures as f
 from semanticd.control.results import CacheStats, RequestRow
 
+_RATES = ("ttft_ms", "itl_ms", "tokens_per_s", "prefill_tokens_per_s", "queue")
 _MIN_GRAPH_ROWS = 7
 _GOOD_GRAPH_ROWS = 9
+
+
+_SERIES = (*("hit_rate", "evictions", "used_bytes"), *_RATES)
+
+
+def facts_shown(state: WatchState, span_s: int) -> object:
+    """Return what the panels are made of: while it is equal they are, whatever the clock and other facts do."""
+    past = tuple(state.history.values(key, span_s) for key in _SERIES)
+    cache = replace(state.cache, free_disk_bytes=None)
+    return span_s, past, cache, state.blocks, state.engine, state.status.savings, state.requests
 
 
 def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> list[Content]:
@@ -111,12 +123,11 @@ def activity_lines(state: WatchState, width: int, height: int, *, span_s: int) -
     engine = state.engine
     running, places = engine.num_running, engine.max_batch_size
     text = f"{running} of {places} running" if places else f"{running} running"
-    keys = ("ttft_ms", "itl_ms", "tokens_per_s", "prefill_tokens_per_s", "queue")
     waits = waits_text(state.requests)
     waiting = f"{engine.num_waiting} waiting" + (f" ({waits})" if waits else "")
     lines = [
         _text("engine", text, waiting, width),
-        *(series(state, key, width, span_s) for key in keys),
+        *(series(state, key, width, span_s) for key in _RATES),
     ]
     room = height - len(lines)
     shown = state.requests if len(state.requests) <= room else state.requests[: max(0, room - 1)]

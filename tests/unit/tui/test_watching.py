@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from textual.widgets import Input, RichLog
 
 from semantic_tui.actions import AGENT_ACTIONS, MODEL_ACTIONS
 from semantic_tui.app import SCREENS, Dashboard
+from semantic_tui.live import LiveAgent
 from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import Tile
 from semantic_tui.screens.dialogs import TextDialog, WordDialog
 from semantic_tui.screens.graphs import GraphDialog
+from semantic_tui.screens.panels import activity_lines, facts_shown, pool_lines
+from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import Column, Row, RowsTable, fitted
 from semantic_tui.widgets.transcript_view import TranscriptView
 from tests.fakes import control_script, watch_states
@@ -273,3 +276,70 @@ async def test_rows_that_move_come_and_go_keep_their_cells_and_the_cursor_its_ro
                 await other.pause()
                 assert lines(app) == lines(fresh)
             fresh = Shown()
+
+
+class CountingState(WatchState):
+    """A state that counts how often the agents' rows were asked for."""
+
+    num_asked = 0
+
+    def rows(self, watched: Collection[str] = ()) -> list[LiveAgent]:
+        """Return the rows, and count."""
+        self.num_asked += 1
+        return super().rows(watched)
+
+
+async def test_a_status_in_which_only_time_and_free_memory_differ_fills_no_table() -> None:
+    state = CountingState(connection="connected")
+    state.take("agents", {"agents": control_script.agents()})
+    app = Dashboard(state=state)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        app.screen.refresh_from(state)
+        before = state.num_asked
+        for step in range(3):
+            status = {
+                "uptime_s": 60.0 + step,
+                "free_memory_bytes": 10**9 + step,
+                "cache": {"free_disk_bytes": step},
+            }
+            state.take("status", status)
+            app.screen.refresh_from(state)
+        await pilot.pause()
+        assert "up 1 m 2 s" in seen(app)
+        assert state.num_asked == before
+        state.take("agents", {"agents": control_script.agents()[1:]})
+        app.screen.refresh_from(state)
+        assert state.num_asked == before + 1
+
+
+def _status(**changes: Any) -> Callable[[WatchState], None]:
+    """Return what gives the last status's parts other values."""
+    given = control_script.status(40)
+    for part, values in changes.items():
+        given[part] = {**given[part], **values}
+    return lambda state: state.take("status", given)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _status(engine={"num_running": 4}),
+        _status(cache={"hot_bytes": 1}),
+        _status(savings={"saved_s": 9000.0}),
+        lambda state: state.take("requests", {"requests": control_script.requests()[1:]}),
+        lambda state: state.take_blocks({"blocks": [["pinned", 1]] * 9}),
+        lambda state: state.history.forget(),
+    ],
+)
+def test_panels_that_would_look_otherwise_are_filled_again(change: Callable[[WatchState], None]) -> None:
+    def looks(state: WatchState) -> list[str]:
+        lines = [*pool_lines(state, 60, 20, span_s=60), *activity_lines(state, 60, 20, span_s=60)]
+        return [line.plain for line in lines]
+
+    state = watch_states.busy()
+    facts, before = facts_shown(state, 60), looks(state)
+    assert facts_shown(watch_states.busy(), 60) == facts
+    change(state)
+    assert looks(state) != before
+    assert facts_shown(state, 60) != facts
