@@ -31,6 +31,8 @@ PID_FILE = "semanticd.pid"
 _BACKLOG = 512
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
+_NOTIFY_LIMIT_S = 0.1
+"""A supervisor that does not read must not hold up what calls us: the event loop."""
 _RUNTIME_FILES = (SOCKET_NAME, PID_FILE)
 _LOG_FILES = ("semanticd.",)
 
@@ -248,6 +250,7 @@ def notify_supervisor(state: str, environ: Mapping[str, str] | None = None) -> b
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)) as sender:
+            sender.settimeout(_NOTIFY_LIMIT_S)
             sender.connect(address)
             sender.sendall(state.encode())
     except OSError:

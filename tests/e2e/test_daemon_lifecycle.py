@@ -563,3 +563,20 @@ def test_what_a_daemon_in_the_foreground_makes_is_private_whatever_the_umask(sho
     assert {path.parent.name for path in made} >= {"caches", "blocks", "logs", ".fingerprints"}
     open_to_others = {path.relative_to(home).as_posix() for path in made if path.stat().st_mode & 0o077}
     assert open_to_others == set()
+
+
+def test_a_supervisor_hears_that_a_daemon_lives_while_its_first_model_takes_long(
+    home: Home, stalled_hub: str
+) -> None:
+    home.env["HF_ENDPOINT"] = stalled_hub
+    home.env["HF_HUB_ETAG_TIMEOUT"] = home.env["HF_HUB_DOWNLOAD_TIMEOUT"] = "100"
+    home.env["NOTIFY_SOCKET"] = str(home.folder / "notify")
+    home.env["WATCHDOG_USEC"] = "200000"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(home.env["NOTIFY_SOCKET"])
+        supervisor.settimeout(60)
+        process = home.spawn("serve", "--model", "hf:nobody/nothing")
+        assert [supervisor.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0

@@ -193,6 +193,14 @@ def test_the_supervisor_is_told_what_it_asked_for(short_tmp_path: Path) -> None:
     assert not notify_supervisor("READY=1", {"NOTIFY_SOCKET": str(short_tmp_path / "gone")})
 
 
+def test_a_supervisor_that_does_not_read_holds_nobody_up(short_tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(short_tmp_path / "notify"))
+        environ = {"NOTIFY_SOCKET": str(short_tmp_path / "notify")}
+        # How many it holds unread is the system's affair (net.unix.max_dgram_qlen, and its buffer).
+        assert any(not notify_supervisor("WATCHDOG=1", environ) for _ in range(5000))
+
+
 @pytest.mark.parametrize(
     ("environ", "interval"),
     [
