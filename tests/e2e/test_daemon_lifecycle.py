@@ -503,13 +503,15 @@ def stalled_hub() -> Iterator[str]:
             over.wait(120)
 
         def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/api/models/nobody/nothing":
+            model = self.path.partition("?")[0].removeprefix("/api/models/")
+            if model not in ("nobody/nothing", "nobody/huge"):
                 over.wait(120)
                 return
+            size = 1 << 60 if model == "nobody/huge" else 10
             info = {
-                "id": "nobody/nothing",
+                "id": model,
                 "sha": "0" * 40,
-                "siblings": [{"rfilename": "config.json", "size": 10}],
+                "siblings": [{"rfilename": "config.json", "size": size}],
             }
             body = json.dumps(info).encode()
             self.send_response(200)
@@ -526,6 +528,16 @@ def stalled_hub() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         over.set()
         server.shutdown()
+
+
+def test_a_model_that_does_not_fit_on_the_disk_is_refused_before_it_is_fetched(
+    home: Home, stalled_hub: str
+) -> None:
+    home.env["HF_ENDPOINT"] = stalled_hub
+    ran = home.run("models", "pull", "hf:nobody/huge")
+    assert ran.returncode == 1
+    assert "it takes 1073741824.0 GiB" in ran.stderr
+    assert "SEMANTIC_MODELS_DIR" in ran.stderr
 
 
 def test_a_daemon_that_still_fetches_its_model_can_be_stopped(home: Home, stalled_hub: str) -> None:
