@@ -77,7 +77,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     catalogue, files, refused = (
         Catalogue(services.models, config),
         Files(services.models, config),
-        NotOffered(config),
+        NotOffered(),
     )
     for name in ("chat", "generate"):
         app.add_route(f"/api/{name}", generations, suffix=name)

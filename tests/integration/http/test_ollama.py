@@ -18,9 +18,9 @@ from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.model_facts import PulledModel
 from semanticd.domain.chat import ChatPrompt, Message, TextPrompt, ToolCallPart, ToolResultPart
 from semanticd.domain.errors import EngineError, ModelDownloadError, PromptTooLongError, QueueFullError
-from semanticd.domain.generation import ThinkingDelta
+from semanticd.domain.generation import Finished, FinishReason, ThinkingDelta, ToolCallDelta, ToolCallStarted
 from tests.fakes.asgi_client import AsgiClient, until
-from tests.fakes.generator import ScriptedGenerator, call_script
+from tests.fakes.generator import USAGE, ScriptedGenerator, call_script
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
 from tests.fakes.models_service import FakeModels
@@ -93,8 +93,13 @@ def test_options_choose_how_tokens_are_chosen(client: ollama.Client, generator: 
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (5, 0.5, 0.9, 4)
     assert (sampling.min_p, sampling.seed, sampling.stop) == (0.1, 7, ("x",))
     assert (sampling.repetition_penalty, sampling.penalty_window) == (1.1, 32)
-    client.chat("tiny", messages=HELLO, options={"num_predict": -1})
-    assert generator.requests[-1].sampling.max_tokens is None
+    for fits in (-2, -1, 0):
+        client.chat("tiny", messages=HELLO, options={"num_predict": fits})
+        assert generator.requests[-1].sampling.max_tokens is None
+    penalties = {"repeat_penalty": 1.1, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+    client.chat("tiny", messages=HELLO, options={**penalties, "repeat_last_n": 0})
+    sampling = generator.requests[-1].sampling
+    assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1, 0, 0)
 
 
 def test_a_form_is_enforced(client: ollama.Client, generator: ScriptedGenerator) -> None:
@@ -140,6 +145,30 @@ def test_tools_make_a_round_trip(client: ollama.Client, generator: ScriptedGener
     assert results == [(ids[0], "rain"), (ids[1], "sun")]
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("written", "members"),
+    [
+        ('{"city": "Oslo", "days": [1, 2', {"city": "Oslo"}),
+        ('{"city": "Os', {}),
+        ("", {}),
+        ('{"city": "Oslo"}', {"city": "Oslo"}),
+    ],
+)
+def test_of_a_call_that_is_cut_no_arguments_are_made_up(
+    client: ollama.Client, generator: ScriptedGenerator, streams: bool, written: str, members: dict[str, Any]
+) -> None:
+    generator.script = [
+        ToolCallStarted(0, "call_1", "weather"),
+        ToolCallDelta(0, written),
+        Finished(FinishReason.LENGTH, USAGE),
+    ]
+    answer: Any = client.chat("tiny", messages=HELLO, tools=[TOOL], stream=streams)
+    messages = [piece.message for piece in answer] if streams else [answer.message]
+    (call,) = [call for message in messages for call in message.tool_calls or []]
+    assert call.function.arguments == members
+
+
 def test_results_find_their_calls_by_id_then_by_name_then_by_order(
     url: str, generator: ScriptedGenerator
 ) -> None:
@@ -162,6 +191,7 @@ def test_the_catalogue_shows_what_answers(client: ollama.Client, url: str) -> No
     assert [model.model for model in client.list().models] == ["tiny:latest"]
     assert [model.model for model in client.ps().models] == ["tiny:latest"]
     assert client.show("default").capabilities == ["completion", "tools"]
+    assert client.show("ollama/TINY").capabilities == ["completion", "tools"], "as for a generation"
     shown = client.show("tiny:latest")
     assert shown.modelinfo is not None
     assert [value for key, value in shown.modelinfo.items() if key.endswith(".context_length")] == [8192]

@@ -9,9 +9,8 @@ from typing import Any
 
 from semanticd.adapters.http.anthropic import wire
 from semanticd.adapters.http.core import errors
-from semanticd.adapters.http.core.arguments import complete_members
+from semanticd.adapters.http.core.arguments import written_arguments
 from semanticd.adapters.http.core.sse import frame
-from semanticd.domain.chat import ToolCallPart
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
     CacheReport,
@@ -105,14 +104,10 @@ def _content(choice: Choice) -> list[dict[str, Any]]:
     if choice.text:
         content.append({"type": "text", "text": choice.text})
     content.extend(
-        {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _input(call)}
+        {"type": "tool_use", "id": call.call_id, "name": call.name, "input": written_arguments(call)}
         for call in choice.tool_calls
     )
     return content
-
-
-def _input(call: ToolCallPart) -> dict[str, Any]:
-    return dict(call.arguments) if call.cut is None else complete_members(call.cut)
 
 
 class MessageStream:

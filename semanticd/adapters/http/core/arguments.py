@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from semanticd.domain.chat import ToolCallPart
+
 
 def read_arguments(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a call's arguments; text that is not a JSON object (models err, clients send it back) is kept as text."""
@@ -16,6 +18,11 @@ def read_arguments(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         parsed = None
     return parsed if isinstance(parsed, dict) else {"arguments": given}
+
+
+def written_arguments(call: ToolCallPart) -> dict[str, Any]:
+    """Return the arguments that the model wrote; of a call that the answer's end cut, those that are complete."""
+    return dict(call.arguments) if call.cut is None else complete_members(call.cut)
 
 
 def complete_members(text: str) -> dict[str, Any]:

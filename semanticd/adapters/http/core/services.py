@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from semanticd.adapters.http.core.model_names import among, means_current
 from semanticd.application.ports.request_traces import RequestTraces
 from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMetrics, Tracer
 from semanticd.application.services.plain import IF_KNOWN
 from semanticd.application.services.stored_responses import StoredResponses
+from semanticd.domain.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import Generator
@@ -116,3 +118,20 @@ def model_names(models: Iterable[ModelFacts]) -> dict[str, ModelFacts]:
         for name in (model.id, *model.aliases):
             by_name.setdefault(name, model)
     return by_name
+
+
+async def named_model(models: ModelsService, name: str, *, patterns: Iterable[str]) -> ModelFacts:
+    """Return the model that a client means by a name, as for a generation.
+
+    Raises:
+        ModelNotFoundError: there is none, and the name matches no pattern that stands for the current one.
+    """
+    by_name = model_names(await models.list())
+    meant = among(name, by_name)
+    found = by_name.get(name) or (by_name[meant] if meant else None)
+    if found is None and means_current(name, patterns):
+        found = await models.current()
+    if found is None:
+        known = ", ".join(sorted(by_name)) or "none"
+        raise ModelNotFoundError(f"no model is called {name[:80]!r}; there are: {known}", param="model")
+    return found

@@ -214,17 +214,17 @@ def _tools(tools: Sequence[wire.Tool]) -> tuple[ToolSpec, ...]:
 def _sampling(options: wire.Options) -> SamplingParams:
     stop = [options.stop] if isinstance(options.stop, str) else options.stop
     longest, window = options.num_predict, options.repeat_last_n
+    penalized = window != 0
     return SamplingParams.of(
-        # 0 asks for nothing, and below it for what fits.
-        max_tokens=longest if longest is not None and longest >= 0 else None,
+        max_tokens=longest if longest is not None and longest > 0 else None,
         temperature=options.temperature,
         top_p=options.top_p or None,
         top_k=options.top_k,
         min_p=options.min_p,
-        repetition_penalty=options.repeat_penalty,
+        repetition_penalty=options.repeat_penalty if penalized else 1.0,
         penalty_window=window if window is not None and window > 0 else None,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty if penalized else 0.0,
+        frequency_penalty=options.frequency_penalty if penalized else 0.0,
         seed=options.seed if options.seed is not None and options.seed >= 0 else None,
         stop=tuple(stop) if stop else None,
     )

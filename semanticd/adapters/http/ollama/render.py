@@ -5,7 +5,6 @@ Durations are in nanoseconds. `prompt_eval_count` counts the whole prompt: clien
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from semanticd.adapters.http.core import errors
-from semanticd.domain.chat import ToolCallPart
+from semanticd.adapters.http.core.arguments import complete_members, written_arguments
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
     Finished,
@@ -84,7 +83,7 @@ def piece(
 def render(result: GenerationResult, shape: Shape, *, created_at: float) -> dict[str, Any]:
     """Return a whole answer."""
     choice = result.choices[0]
-    calls = [_whole(call) for call in choice.tool_calls]
+    calls = [call_of(call.name, written_arguments(call)) for call in choice.tool_calls]
     return {
         "model": result.model,
         "created_at": timestamp(created_at),
@@ -93,10 +92,6 @@ def render(result: GenerationResult, shape: Shape, *, created_at: float) -> dict
         "done_reason": _REASONS.get(choice.reason, "stop"),
         **measured(result.usage),
     }
-
-
-def _whole(call: ToolCallPart) -> dict[str, Any]:
-    return call_of(call.name, call.arguments)
 
 
 def loaded(model: str, shape: Shape, *, created_at: float) -> dict[str, Any]:
@@ -150,7 +145,7 @@ class OllamaStream:
         return line(errors.body(error, "ollama", request_id=""))
 
     def _end(self, event: Finished) -> bytes:
-        calls = [call_of(name, _arguments("".join(parts))) for name, parts in self._calls.values()]
+        calls = [call_of(name, complete_members("".join(parts))) for name, parts in self._calls.values()]
         before = self._line(piece(self._shape, calls=calls)) if calls else b""
         last = {
             **piece(self._shape),
@@ -162,12 +157,3 @@ class OllamaStream:
 
     def _line(self, data: Mapping[str, Any]) -> bytes:
         return line({"model": self._model, "created_at": self._created_at, **data, "done": False})
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """Return the arguments of a call; what the answer's end cut off is no object, and is given as it was written."""
-    try:
-        read = json.loads(text or "{}")
-    except ValueError:
-        return {"cut": text}
-    return read if isinstance(read, dict) else {"value": read}

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, ClassVar
 
-import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
@@ -16,7 +15,6 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.errors import body as error_body
 from semanticd.adapters.http.core.errors import foreseen
 from semanticd.adapters.http.core.gateway import Gateway
-from semanticd.adapters.http.core.model_names import means_current
 from semanticd.adapters.http.core.request_context import (
     agent_id_of,
     priority_of,
@@ -24,15 +22,14 @@ from semanticd.adapters.http.core.request_context import (
     show_cache,
 )
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import model_names
+from semanticd.adapters.http.core.services import named_model
 from semanticd.adapters.http.ollama import catalogue, wire
 from semanticd.adapters.http.ollama.parse import model_name, only_loads, parse
 from semanticd.adapters.http.ollama.render import OllamaStream, Shape, line, loaded, render
 from semanticd.application.ports.models import PullProgress
-from semanticd.application.services.model_facts import ModelFacts
 from semanticd.application.services.models import ModelsService
 from semanticd.domain.chat import TextPrompt
-from semanticd.domain.errors import InvalidRequestError, ModelNotFoundError, UnsupportedError
+from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 
 API_LEVEL = "0.12.0"
 """The version of Ollama whose API this is: clients refuse older ones. The answer names our own version too."""
@@ -114,22 +111,13 @@ class Catalogue:
     async def on_post_show(self, req: Request, resp: Response) -> None:
         """Describe a model."""
         body = await read_object(req, wire.ModelRequest, self._config)
-        model = await self._named(model_name(body.model or body.name))
+        name = model_name(body.model or body.name)
+        model = await named_model(self._models, name, patterns=self._config.model_patterns)
         resp.data = msgspec.json.encode(catalogue.description(model))
 
     async def on_get_version(self, req: Request, resp: Response) -> None:
         """Say which API is spoken."""
         resp.data = msgspec.json.encode({"version": API_LEVEL, "semanticd": self._config.version})
-
-    async def _named(self, name: str) -> ModelFacts:
-        by_name = model_names(await self._models.list())
-        found = by_name.get(name)
-        if found is None and means_current(name, self._config.model_patterns):
-            found = await self._models.current()
-        if found is None:
-            known = ", ".join(sorted(by_name)) or "none"
-            raise ModelNotFoundError(f"model {name[:80]!r} not found; there are: {known}", param="model")
-        return found
 
 
 class Files:
@@ -160,7 +148,6 @@ class Files:
         """Delete a model's files."""
         body = await read_object(req, wire.ModelRequest, self._config)
         await self._models.remove(model_name(body.model or body.name))
-        resp.status = falcon.HTTP_200
 
 
 class _Pull:
@@ -221,10 +208,6 @@ class NotOffered:
     """What Ollama has and this server does not: each says so, and what to use."""
 
     access: ClassVar[Access] = "key"
-
-    def __init__(self, config: HttpConfig) -> None:
-        """Refuse."""
-        self._config = config
 
     async def on_post_embed(self, req: Request, resp: Response) -> None:
         """Refuse embeddings."""

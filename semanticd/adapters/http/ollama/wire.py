@@ -9,8 +9,6 @@ from msgspec import Meta, Struct
 Think = bool | Literal["low", "medium", "high"]
 KeepAlive = float | int | str
 
-NAME_LIMIT = 256
-
 
 class Options(Struct, kw_only=True):
     """`options`: how tokens are chosen. What belongs to a loaded model (`num_ctx`, `num_gpu`, …) is not read."""
@@ -23,6 +21,7 @@ class Options(Struct, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     repeat_last_n: int | None = None
+    """Last tokens that penalties look at; 0: no penalties; below 0: as where it is left out."""
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: int | None = None
@@ -109,7 +108,3 @@ class ModelRequest(Struct):
     name: str | None = None
     stream: bool | None = None
     verbose: bool | None = None
-
-
-class Anything(Struct):
-    """A body of which nothing is read."""

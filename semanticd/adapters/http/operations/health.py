@@ -11,14 +11,12 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.adapters.http.core.model_names import among, means_current
 from semanticd.adapters.http.core.pages import page_size
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import HealthAnswer, model_names
+from semanticd.adapters.http.core.services import HealthAnswer, named_model
 from semanticd.application.services.model_facts import ModelFacts
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
-from semanticd.domain.errors import ModelNotFoundError
 
 
 class Root:
@@ -116,14 +114,7 @@ class Model:
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show one model."""
-        by_name = model_names(await self._models.list())
-        meant = among(name, by_name)
-        found = by_name.get(name) or (by_name[meant] if meant else None)
-        if found is None and means_current(name, self._config.model_patterns):
-            found = await self._models.current()
-        if found is None:
-            known = ", ".join(sorted(by_name)) or "none"
-            raise ModelNotFoundError(f"no model is called {name[:80]!r}; there are: {known}", param="model")
+        found = await named_model(self._models, name, patterns=self._config.model_patterns)
         shape = anthropic_model if in_anthropic_shape(req) else openai_model
         resp.data = msgspec.json.encode(shape(found))
 
