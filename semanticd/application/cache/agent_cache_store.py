@@ -676,7 +676,7 @@ class AgentCacheStore:
             return is_held
 
     def could_pin(self, agent_id: AgentId) -> bool:
-        """Whether the agent's blocks can be pinned beside all others that are; callable from any thread."""
+        """Whether the agent's blocks can be pinned in addition to those that are; callable from any thread."""
         with self.lock:
             return self.pool.could_pin(agent_id)
 

@@ -11,7 +11,7 @@ def page_size(req: Request, *, default: int, maximum: int) -> int:
     """Return the query's `limit`, `default` where it is left out or empty.
 
     Raises:
-        InvalidRequestError: it is no number, or outside of these bounds.
+        InvalidRequestError: it is not a number, or outside of these bounds.
     """
     text = req.get_param("limit")
     if not text:
