@@ -241,6 +241,18 @@ async def test_messages_have_a_limit_in_every_dialect() -> None:
         assert (answer.status, "at most 1" in answer.content.decode()) == (400, True), url
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/v1/messages", "messages"), ("/v1/chat/completions", "messages"), ("/v1/responses", "input")],
+)
+async def test_a_prompt_that_is_only_tokenized_has_as_many_messages_at_most(path: str, field: str) -> None:
+    client = client_for(max_messages=2)
+    message = {"role": "user", "content": "hi"}
+    for number, status in ((2, 200), (3, 400)):
+        body = {"model": "tiny", "max_tokens": 5, field: [message] * number}
+        assert (await client.post(f"/v1/tokenize?path={path}", body)).status == status
+
+
 async def test_request_ids_are_echoed_or_made_and_never_used_twice_at_a_time() -> None:
     generator = ScriptedGenerator([asyncio.Event()])
     client = AsgiClient(create_app(make_services(generator), HttpConfig()))

@@ -80,6 +80,10 @@ class Tokenize:
             raise InvalidRequestError(f"expected one of {', '.join(READERS)}", param="path")
         wire_type, read = READERS[path]
         body = await read_object(req, wire_type, self._config)
+        name = "input" if path == "/v1/responses" else "messages"
+        given = getattr(body, name)
+        if isinstance(given, list) and len(given) > self._config.max_messages:
+            raise InvalidRequestError(f"expected at most {self._config.max_messages} {name}", param=name)
         prompt = await translated(req, lambda: read(body, req))
         tokens = await self._gateway.tokenize(body.model, prompt)
         resp.data = msgspec.json.encode(Tokens(len(tokens), list(tokens)))
