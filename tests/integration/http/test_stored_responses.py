@@ -183,6 +183,38 @@ async def test_what_a_response_answered_is_listed_in_pages(tmp_path: Path) -> No
         assert prompt_of(generator)[0].text.startswith("see\n[image omitted")
 
 
+async def test_data_of_images_in_a_tools_result_is_not_stored(tmp_path: Path) -> None:
+    generator = ScriptedGenerator(("Hello",))
+    image = {"type": "input_image", "image_url": PNG, "detail": "auto"}
+    file = {"type": "input_file", "file_data": PNG, "filename": "a.pdf"}
+    shot = {"type": "computer_screenshot", "image_url": PNG}
+    talk = [
+        {"role": "user", "content": "look"},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {
+            "type": "function_call_output",
+            "call_id": "c1",
+            "output": [{"type": "input_text", "text": "seen"}, image, file],
+        },
+        {"type": "computer_call", "call_id": "c2", "action": {"type": "screenshot"}},
+        {"type": "computer_call_output", "call_id": "c2", "output": shot},
+        {"type": "function_call", "call_id": "c3", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c3", "output": "plain"},
+    ]
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        first = (await asked.post("/v1/responses", body(talk))).json
+        sent = prompt_of(generator)
+        listed = await asked.get(f"/v1/responses/{first['id']}/input_items?order=asc")
+        assert PNG not in listed.content.decode()
+        outputs = [item["output"] for item in listed.json["data"] if "output" in item]
+        assert outputs[0][0] == {"type": "input_text", "text": "seen"}
+        assert [part["type"] for part in outputs[0]] == ["input_text", "input_image", "input_file"]
+        assert outputs[0][2]["filename"] == "a.pdf"
+        assert outputs[1:] == [{"type": "computer_screenshot"}, "plain"]
+        assert (await asked.post("/v1/responses", body("on", previous_response_id=first["id"]))).status == 200
+        assert prompt_of(generator)[: len(sent)] == sent, "the prompt goes on as it began"
+
+
 @pytest.mark.parametrize(
     ("query", "param"),
     [

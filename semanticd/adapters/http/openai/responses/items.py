@@ -27,6 +27,9 @@ _ID_PREFIXES = {
     "custom_tool_call_output": "ctco_",
     "compaction": "cmp_",
 }
+_UNREAD_PARTS = ("input_image", "computer_screenshot", "input_file", "input_audio")
+_DATA = ("image_url", "file_data", "file_url", "input_audio", "data")
+"""Fields of such parts that hold what they show, often as megabytes of text."""
 _ID_CHARACTERS = 24
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -68,7 +71,18 @@ def _shown(item: wire.InputItem) -> dict[str, Any]:
         shown["content"] = _content(item.content, spoken=item.role == "assistant")
     elif isinstance(item.arguments, dict):
         shown["arguments"] = json.dumps(item.arguments, ensure_ascii=False)
+    if item.output is not None:
+        shown["output"] = _output(item.output)
     return shown
+
+
+def _output(output: Any) -> Any:
+    """Return a tool's result; of its parts, those that cannot be read here have no data."""
+    if isinstance(output, list):
+        return [_output(part) for part in output]
+    if not isinstance(output, dict) or output.get("type") not in _UNREAD_PARTS:
+        return output
+    return {name: value for name, value in output.items() if name not in _DATA}
 
 
 def _content(content: str | list[wire.InputContent] | None, *, spoken: bool) -> list[dict[str, Any]]:
