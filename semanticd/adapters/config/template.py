@@ -32,13 +32,13 @@ def _lines(section: str) -> Iterator[str]:
         if one.section == section:
             text = f"{one.meaning} Expected: {one.kind.expected}. Variable: {one.env}."
             yield from textwrap.wrap(text, width=100, initial_indent="# ", subsequent_indent="# ")
-            yield f"#{one.key} = {_toml(read_setting(defaults, one.name))}"
+            value = read_setting(defaults, one.name)
+            # TOML has no word for none: such a line would set something, or nothing that is understood.
+            yield f"# {one.key} has no default." if value is None else f"#{one.key} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:
     """Return a value as TOML writes it; strings, numbers and lists are written as in JSON."""
-    if value is None:
-        return '""'
     if isinstance(value, tuple):
         return json.dumps(list(value))
     return json.dumps(str(value) if isinstance(value, Path) else value)

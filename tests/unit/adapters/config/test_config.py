@@ -11,6 +11,7 @@ import pytest
 from semanticd.adapters.config import Loaded, Settings, effective, load_settings
 from semanticd.adapters.config.schema import declared, read_setting
 from semanticd.adapters.config.sources import parse_flags
+from semanticd.adapters.config.template import settings_file
 from semanticd.domain.errors import ConfigurationError
 
 
@@ -32,6 +33,14 @@ def complaint(tmp_path: Path, **sources: Any) -> str:
     with pytest.raises(ConfigurationError) as failed:
         load(tmp_path, **sources)
     return failed.value.message
+
+
+def test_every_line_of_the_settings_file_may_be_uncommented_as_it_stands(tmp_path: Path) -> None:
+    lines = settings_file().splitlines()
+    taken = "\n".join(re.sub(r"^#(\w+ = )", r"\1", line) for line in lines)
+    assert taken.count("\n#") < settings_file().count("\n#")
+    loaded = load(tmp_path, toml=taken)
+    assert loaded.settings == Settings()
 
 
 def test_flags_beat_environment_beats_dotenv_beats_toml_beats_defaults(tmp_path: Path) -> None:
