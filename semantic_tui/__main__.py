@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from semanticd.control.terminal_text import safe_values
 
 NO_DAEMON = 3
 SCREENSHOT_WITHIN_S = 10.0
+OBJECTS_PER_COLLECTION = 5000
 _DUMB = ("dumb", "unknown", "")
 
 
@@ -70,7 +72,15 @@ def _run(options: argparse.Namespace) -> None:
     from semantic_tui.preferences import Preferences, default_file
 
     preferences = Preferences(default_file(), theme=options.theme)
+    _shorten_collections()
     Dashboard(options.socket, screen=options.screen, preferences=preferences).run()
+
+
+def _shorten_collections() -> None:
+    """Let the garbage collector pass over what was imported, and begin less often: it stops keys and drawing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_PER_COLLECTION)
 
 
 def _columns_and_rows(size: str) -> tuple[int, int]:
