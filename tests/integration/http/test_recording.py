@@ -71,6 +71,19 @@ async def test_a_generation_is_recorded_with_body_agent_times_and_cost(template:
     assert one.headers["x-session-id"] == "ada"
 
 
+async def test_every_header_that_names_who_asks_is_recorded() -> None:
+    kept = Kept()
+    headers = {
+        "x-session-affinity": "ses_1",
+        "x-codex-parent-thread-id": "thread_1",
+        "x-parent-session-id": "ses_2",
+        "x-claude-code-agent-id": "a1",
+    }
+    body = BODIES["/v1/chat/completions"]
+    assert (await client(kept).post("/v1/chat/completions", body, headers=headers)).status == 200
+    assert headers.items() <= kept.requests[0].headers.items()
+
+
 async def test_a_packed_body_is_recorded_unpacked() -> None:
     kept = Kept()
     raw = json.dumps(BODIES["/v1/chat/completions"]).encode()

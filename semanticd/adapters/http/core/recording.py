@@ -28,7 +28,7 @@ DIALECTS: Mapping[str, str] = {
     "/v1/responses": "responses",
     "/v1/agents/{agent_id}/generate": "agents",
 }
-"""The routes that generate, and the names of their dialects in a trace."""
+"""The routes that are recorded, and their dialects' names in a trace. Ollama's are left out: nothing replays them."""
 
 HEADERS = frozenset(
     [
@@ -40,7 +40,9 @@ HEADERS = frozenset(
         "x-priority",
         "session-id",
         "x-session-id",
+        "x-session-affinity",
         "x-parent-session-id",
+        "x-codex-parent-thread-id",
         "x-claude-code-session-id",
         "x-claude-code-agent-id",
     ]
