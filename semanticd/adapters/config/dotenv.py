@@ -30,9 +30,18 @@ def from_dotenv(path: Path, *, uid: int | None = None) -> Source:
         return Source()
     except (OSError, UnicodeDecodeError, ValueError) as error:
         return Source(complaints=[f"cannot read {path}: {error}"])
-    source = from_environment(_variables(text), where=".env")
+    assigned, not_understood = _assignments(text)
+    source = from_environment({name: _unquoted(value) for name, value in assigned.items()}, where=".env")
+    names = {one.env for one in declared()}
+    source.complaints += [
+        f"{path}: the quote of {name} is not closed"
+        for name, value in assigned.items()
+        if name in names and value[:1] in ("'", '"') and not _QUOTED.fullmatch(value)
+    ]
     if not source.values:
         return source
+    if not_understood:
+        source.warnings.append(f"{path}: not NAME=value, so not read: {_lines(not_understood)}")
     guarded = [
         one.name
         for one in declared()
@@ -94,9 +103,22 @@ def _read(path: Path) -> tuple[str, os.stat_result]:
         return file.read(_MAX_BYTES).decode("utf-8"), info
 
 
-def _variables(text: str) -> dict[str, str]:
-    matches = (_ASSIGNMENT.fullmatch(line) for line in text.splitlines())
-    return {match[1]: _unquoted(match[2]) for match in matches if match}
+def _assignments(text: str) -> tuple[dict[str, str], list[int]]:
+    """Return what is assigned, as it is written, and the numbers of the lines that say something else."""
+    assigned: dict[str, str] = {}
+    not_understood = []
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _ASSIGNMENT.fullmatch(line)
+        if match:
+            assigned[match[1]] = match[2]
+        elif line.strip() and not line.lstrip().startswith("#"):
+            not_understood.append(number)
+    return assigned, not_understood
+
+
+def _lines(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+    return f"line{'s' if len(numbers) > 1 else ''} {shown}"
 
 
 def _unquoted(value: str) -> str:

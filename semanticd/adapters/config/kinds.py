@@ -70,7 +70,11 @@ def texts(expected: str) -> Kind:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             raise ValueError
-        return tuple(item.strip() for item in items if item.strip())
+        found = tuple(item.strip() for item in items if item.strip())
+        if not found and isinstance(value, str) and value.strip():
+            # Commas alone are a mistake: taken for nothing, they would leave a server without its key.
+            raise ValueError
+        return found
 
     return Kind(expected, read)
 

@@ -356,6 +356,14 @@ async def test_stop_sequences_are_counted_in_the_other_dialects_too() -> None:
     assert (answer.status, "at most 64" in answer.json["error"]["message"]) == (400, True)
 
 
+async def test_chat_completions_take_as_many_stop_strings_as_the_page_says() -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    stops = [f"s{n}" for n in range(65)]
+    assert (await client_for().post("/v1/chat/completions", {**body, "stop": stops[:64]})).status == 200
+    answer = await client_for().post("/v1/chat/completions", {**body, "stop": stops})
+    assert (answer.status, "at most 64" in answer.json["error"]["message"]) == (400, True)
+
+
 async def test_metadata_and_agents_have_a_size() -> None:
     client = client_for()
     many = {"a": "x" * 20_000}

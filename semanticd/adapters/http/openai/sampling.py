@@ -26,8 +26,6 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
 
-MAX_STOPS = 16
-
 
 class StreamOptions(Struct):
     """What a stream tells besides the answer."""
@@ -78,8 +76,6 @@ def sampling_of(
 ) -> SamplingParams:
     """Return how to sample; what is absent has the model's default, else OpenAI's (neutral) one."""
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequestError(f"expected at most {MAX_STOPS} stop strings", param="stop")
     return SamplingParams.of(
         max_tokens=max_tokens,
         temperature=body.temperature,

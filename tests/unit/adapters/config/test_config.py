@@ -261,3 +261,9 @@ def test_bounds_are_named_with_all_their_digits() -> None:
     assert expected["SEMANTIC_MLX_SNAPSHOT_TOKENS"] == "a whole number from 0 to 1048576"
     assert expected["SEMANTIC_MLX_DECODE_SHARE"] == "a number from 0.05 to 0.95"
     assert {env for env, words in expected.items() if "e+" in words} == set()
+
+
+@pytest.mark.parametrize("value", [",", " , ", ",,"])
+def test_commas_without_a_key_do_not_open_the_server(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigurationError, match="one or more keys"):
+        load_settings(environ={"SEMANTIC_API_KEY": value}, folder=tmp_path)

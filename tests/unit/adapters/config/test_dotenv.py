@@ -12,6 +12,7 @@ import pytest
 from semanticd.adapters.config import load_settings
 from semanticd.adapters.config.dotenv import from_dotenv, why_not_trusted
 from semanticd.adapters.config.schema import Settings, declared
+from semanticd.domain.errors import ConfigurationError
 
 GUARDED = {
     "mlx.load_on_demand": "true",
@@ -138,3 +139,18 @@ def test_a_pipe_in_the_files_place_is_a_mistake_and_no_wait(tmp_path: Path) -> N
     os.mkfifo(tmp_path / ".env")
     (complaint,) = from_dotenv(tmp_path / ".env").complaints
     assert "not a regular file" in complaint
+
+
+def test_a_line_that_assigns_nothing_is_pointed_out_and_an_open_quote_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# ours\nSEMANTIC_SERVER_PORT=8123\n\n garbage line\n: more\n")
+    loaded = load_settings(environ={}, folder=tmp_path)
+    assert loaded.settings.server.port == 8123
+    assert loaded.warnings == (f"{path}: not NAME=value, so not read: lines 4, 5",)
+    path.write_text('SEMANTIC_API_KEY="unterminated\nOTHERS="open\n')
+    with pytest.raises(ConfigurationError, match="the quote of SEMANTIC_API_KEY is not closed") as refused:
+        load_settings(environ={}, folder=tmp_path)
+    assert "OTHERS" not in str(refused.value)
+    assert "unterminated" not in str(refused.value)
+    path.write_text('garbage line\nOTHERS="open\n')
+    assert load_settings(environ={}, folder=tmp_path).warnings == (), "another program's file"
