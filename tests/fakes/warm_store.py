@@ -332,6 +332,8 @@ class MemoryAgentArchive:
     def __init__(self, *, hold_answers: bool = False) -> None:
         """Begin empty; with `hold_answers` questions of `own_among` wait for `answer`."""
         self.hold_answers = hold_answers
+        self.refuses = False
+        """Whether nothing can be deleted for good (a full disk)."""
         self._questions: list[tuple[AgentId, Sequence[BlockHash], Future[list[BlockHash]]]] = []
         self._agents: dict[AgentId, Agent] = {}
         self._broken: set[AgentId] = set()
@@ -397,11 +399,14 @@ class MemoryAgentArchive:
         """Return all ids, most recently used first."""
         return sorted(self._agents, key=lambda agent_id: self._agents[agent_id].last_used_at, reverse=True)
 
-    def delete(self, agent_id: AgentId) -> None:
-        """Forget the agent."""
+    def delete(self, agent_id: AgentId) -> Future[bool]:
+        """Forget the agent at once."""
+        is_gone: Future[bool] = Future()
+        is_gone.set_result(not self.refuses)
         self._agents.pop(agent_id, None)
         self._past.pop(agent_id, None)
         self._broken.discard(agent_id)
+        return is_gone
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents that name a block, or named or made it before."""

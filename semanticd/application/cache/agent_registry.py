@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -209,15 +210,19 @@ class AgentRegistry:
             self.save(agent)
             return agent
 
-    def delete(self, agent_id: AgentId) -> None:
-        """Forget the agent everywhere."""
+    def delete(self, agent_id: AgentId) -> Future[bool]:
+        """Forget the agent everywhere; the future says whether the disk has forgotten it too."""
+        is_gone: Future[bool] = Future()
         with self.lock:
             if self._archive is not None:
-                self._archive.delete(agent_id)
+                is_gone = self._archive.delete(agent_id)
+            else:
+                is_gone.set_result(True)
             agent = self._agents.pop(agent_id, None)
             if agent is not None:
                 self._forget_private(agent.salt)
             self._store.pool.changes.note(agent_id)
+        return is_gone
 
     def recent(self) -> list[Agent]:
         """Return the agents in memory, most recently used first."""

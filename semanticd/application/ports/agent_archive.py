@@ -47,8 +47,11 @@ class AgentArchive(Protocol):
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
 
-    def delete(self, agent_id: AgentId) -> None:
-        """Forget the agent (its blocks are deleted by whoever knows that nobody else holds them)."""
+    def delete(self, agent_id: AgentId) -> Future[bool]:
+        """Forget the agent; its blocks are the caller's to delete. The future says whether the disk has forgotten it.
+
+        Where the disk refused, the agent is not returned any more, and its deletion is tried again with a later save.
+        """
 
     def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:
         """Note, before blocks that are written later, that an agent made a block."""

@@ -42,7 +42,7 @@ from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.block import Block
 from semanticd.domain.block_pool import MAX_PINNED_SHARE
 from semanticd.domain.chat import Message
-from semanticd.domain.errors import AgentNotFoundError, ConflictError, InvalidRequestError
+from semanticd.domain.errors import AgentNotFoundError, CacheError, ConflictError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Transcript
 
@@ -302,7 +302,7 @@ class AgentsService:
         return EvictedAgent(await self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
-        """Forget it and the blocks that only it holds, on disk too."""
+        """Forget it and the blocks that only it holds, on disk too; raises `CacheError` where the disk refuses."""
         self._not_active(agent_id)
         agent = await self.agent(agent_id)
         names = await asyncio.to_thread(self._agents.own_blocks, agent.agent_id)
@@ -312,11 +312,16 @@ class AgentsService:
             return self._store.delete_agent(agent.agent_id, names)
 
         freed, warm = await self._on_engine(forget)
-        self._agents.delete(agent.agent_id)
+        is_gone = self._agents.delete(agent.agent_id)
         if self._responses is not None:
             self._responses.forget_agent(agent.agent_id)
         self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
+        if not await asyncio.wrap_future(is_gone):
+            raise CacheError(
+                f"agent {agent_id!r} is gone from memory, but the disk refused its deletion, and a restart may bring "
+                "it back; is the disk full? Make room: it is tried again when an agent is saved, and at the stop"
+            )
         return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 
     def _not_active(self, agent_id: str) -> None:
@@ -345,7 +350,9 @@ class AgentsService:
     async def _delete_all(self, agents: Sequence[AgentId]) -> int:
         over = [agent_id for agent_id in agents if not self._is_active(agent_id)]
         for agent_id in over:
-            with contextlib.suppress(AgentNotFoundError, ConflictError):  # deleted, or asked, meanwhile
+            with contextlib.suppress(
+                AgentNotFoundError, ConflictError, CacheError
+            ):  # asked, or gone, meanwhile
                 await self.delete(agent_id)
         return len(over)
 

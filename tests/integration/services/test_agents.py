@@ -13,6 +13,7 @@ from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.chat import Message
 from semanticd.domain.errors import (
     AgentNotFoundError,
+    CacheError,
     ConflictError,
     InvalidRequestError,
     RequestNotFoundError,
@@ -200,6 +201,20 @@ async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> No
             await deletion
         assert (await rig.agents.agent("a")).turns[: len(agent.turns)] == agent.turns
         await asyncio.to_thread(ask.answer)
+
+
+async def test_a_deletion_that_the_disk_refused_is_an_error() -> None:
+    archive = MemoryAgentArchive()
+    async with ServiceRig(archive=archive) as rig:
+        for agent in ("a", "b"):
+            await rig.say("hello", agent=agent)
+        archive.refuses = True
+        with pytest.raises(CacheError, match="the disk refused its deletion"):
+            await rig.agents.delete("a")
+        with pytest.raises(AgentNotFoundError):
+            await rig.agents.agent("a")
+        archive.refuses = False
+        assert (await rig.agents.delete("b")).deleted
 
 
 async def test_of_two_agents_made_at_once_with_one_id_one_is_refused() -> None:

@@ -101,11 +101,25 @@ class DiskAgentArchive:
                 self.note_block(agent.agent_id, name)
         self._queue.put(lambda: self._save(agent))
 
-    def delete(self, agent_id: AgentId) -> None:
-        """Forget the agent, after what was queued before; it is not returned from now on."""
+    def delete(self, agent_id: AgentId) -> Future[bool]:
+        """Forget the agent, after what was queued before; see the port."""
         with self._lock:
             self._unsaved[agent_id] = None
-        self._queue.put(lambda: self._delete(agent_id))
+        is_gone: Future[bool] = Future()
+        is_gone.set_running_or_notify_cancel()  # it cannot be cancelled
+
+        def forget() -> None:
+            done = False
+            try:
+                done = self._settle(agent_id, None)
+            finally:
+                is_gone.set_result(done)
+            if done:
+                self._retry()
+
+        if not self._queue.put(forget):
+            is_gone.set_result(False)
+        return is_gone
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read (then it is logged)."""
@@ -352,10 +366,6 @@ class DiskAgentArchive:
         if newest is not agent and len(self._queue) > _LONG_QUEUE:
             return  # the newer save is queued too; when there is much to do, one of them is enough
         if self._settle(agent.agent_id, agent):
-            self._retry()
-
-    def _delete(self, agent_id: AgentId) -> None:
-        if self._settle(agent_id, None):
             self._retry()
 
     def _retry(self) -> None:

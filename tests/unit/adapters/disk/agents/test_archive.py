@@ -265,6 +265,24 @@ def test_a_save_that_failed_is_not_lost_and_tried_again(
     assert open_archive().load(agent.agent_id) == agent
 
 
+def test_a_deletion_that_the_disk_refused_is_said_and_tried_again(open_archive: Open, tmp_path: Path) -> None:
+    archive = open_archive()
+    agent = full_agent()
+    archive.save(agent)
+    archive.flush(20)
+    sql(tmp_path, "CREATE TRIGGER full BEFORE DELETE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
+    assert not archive.delete(agent.agent_id).result(20)
+    assert archive.load(agent.agent_id) is None
+    sql(tmp_path, "DROP TRIGGER full")
+    assert sql(tmp_path, "SELECT count(*) FROM agents") == [(1,)]
+    archive.close()
+    assert not archive.delete(agent.agent_id).result(20), "closed"
+    again = open_archive()
+    assert again.load(agent.agent_id) is None
+    again.save(agent)
+    assert again.delete(agent.agent_id).result(20)
+
+
 def test_where_the_archive_cannot_be_read_or_is_closed_no_block_counts_as_an_agents_own(
     open_archive: Open, tmp_path: Path
 ) -> None:
