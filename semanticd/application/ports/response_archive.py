@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,8 +58,11 @@ class ResponseArchive(Protocol):
     def item(self, item_id: str) -> bytes | None:
         """Return a referable item of any response that is there, or None. May wait for the disk."""
 
-    def delete(self, response_id: str) -> None:
-        """Forget a response; it is not returned from now on."""
+    def delete(self, response_id: str) -> Future[bool]:
+        """Forget a response; it is not returned from now on. The future says whether the disk has forgotten it too.
 
-    def delete_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses that an agent asked for or holds."""
+        Where the disk refused, the deletion is tried again with a later one, or a later save.
+        """
+
+    def delete_agent(self, agent_id: AgentId) -> Future[bool]:
+        """Forget all responses that an agent asked for or holds, as `delete` forgets one."""

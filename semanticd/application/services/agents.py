@@ -312,12 +312,11 @@ class AgentsService:
             return self._store.delete_agent(agent.agent_id, names)
 
         freed, warm = await self._on_engine(forget)
-        is_gone = self._agents.delete(agent.agent_id)
-        if self._responses is not None:
-            self._responses.forget_agent(agent.agent_id)
+        is_deleted = self._agents.delete(agent.agent_id)
+        are_forgotten = self._responses is None or await self._responses.forget_agent(agent.agent_id)
         self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
-        if not await asyncio.wrap_future(is_gone):
+        if not (await asyncio.wrap_future(is_deleted) and are_forgotten):
             raise CacheError(
                 f"agent {agent_id!r} is gone from memory, but the disk refused its deletion, and a restart may bring "
                 "it back; is the disk full? Make room: it is tried again when an agent is saved, and at the stop"

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, OrderedDict
 
 from semanticd.application.ports.response_archive import ResponseArchive, StoredItem, StoredResponse
+from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
@@ -105,24 +106,26 @@ class StoredResponses:
         return None if self._archive is None else await asyncio.to_thread(self._archive.item, item_id)
 
     async def forget(self, response_id: str) -> bool:
-        """Forget a response; returns whether it was there."""
+        """Forget a response; returns whether it was there. Raises `CacheError` where the disk refuses."""
         found = await self.find(response_id)
         if found is None:
             return False
         if response_id in self._by_id:
             self._forget(found)
-        if self._archive is not None:
-            self._archive.delete(response_id)
+        if self._archive is not None and not await asyncio.wrap_future(self._archive.delete(response_id)):
+            raise CacheError(
+                f"response {response_id!r} is gone from memory, but the disk refused its deletion, and a restart may "
+                "bring it back; is the disk full? Make room: it is tried again when one is saved, and at the stop"
+            )
         return True
 
-    def forget_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses that an agent asked for or holds."""
+    async def forget_agent(self, agent_id: AgentId) -> bool:
+        """Forget all responses that an agent asked for or holds; returns False where the disk refuses."""
         for response_id in [*self._by_agent.get(agent_id, ()), *self._by_holder.get(agent_id, ())]:
             response = self._by_id.get(response_id)
             if response is not None:
                 self._forget(response)
-        if self._archive is not None:
-            self._archive.delete_agent(agent_id)
+        return self._archive is None or await asyncio.wrap_future(self._archive.delete_agent(agent_id))
 
     def _forget(self, response: StoredResponse) -> None:
         self._drop(response.response_id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,23 @@ async def test_an_id_that_a_client_chose_stands_for_its_item_in_that_conversatio
             assert (await asked.post("/v1/responses", body([reference]))).status == 400
 
 
+async def test_a_deletion_that_the_disk_refused_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    archive = DiskResponseArchive.open(path, clock=ManualClock(), log=RecordingLog())
+    asked = AsgiClient(create_app(make_services(responses=StoredResponses(archive=archive)), HttpConfig()))
+    url = f"/v1/responses/{(await asked.post('/v1/responses', body('hi'))).json['id']}"
+    assert archive.flush(60)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE DELETE ON responses BEGIN SELECT raise(ABORT, 'full'); END"
+        )
+    refused = await asked.send("DELETE", url)
+    assert refused.status == 500
+    assert "the disk refused its deletion" in refused.json["error"]["message"]
+    assert (await asked.get(url)).status == 404
+    archive.close()
+
+
 @pytest.mark.parametrize("streams", [False, True])
 async def test_what_an_anonymous_caller_asked_goes_with_the_agent_that_holds_it(
     tmp_path: Path, streams: bool
@@ -126,7 +144,7 @@ async def test_what_an_anonymous_caller_asked_goes_with_the_agent_that_holds_it(
     if streams:
         assert (await asked.post("/v1/responses", body("my secret", stream=True))).status == 200
     assert (await asked.get(f"/v1/responses/{first.json['id']}")).status == 200
-    responses.forget_agent(ANONYMOUS)
+    await responses.forget_agent(ANONYMOUS)
     assert (await asked.get(f"/v1/responses/{first.json['id']}")).status == 404
     archive.close()
     assert responses.num_bytes == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -95,20 +96,34 @@ class DiskResponseArchive:
             self._unsaved[response.response_id] = response
         self._queue.put(lambda: self._save(response))
 
-    def delete(self, response_id: str) -> None:
-        """Forget a response; it is not returned from now on."""
+    def delete(self, response_id: str) -> Future[bool]:
+        """Forget a response; see the port."""
         with self._lock:
             self._unsaved[response_id] = None
-        self._queue.put(self._forget)
+        return self._queue_forgetting(lambda: response_id not in self._to_forget()[0])
 
-    def delete_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses that an agent asked for or holds; those saved so far are not returned from now on."""
+    def delete_agent(self, agent_id: AgentId) -> Future[bool]:
+        """Forget all responses that an agent asked for or holds; see the port."""
         with self._lock:
             self._agents_to_forget |= {agent_id}
             for response_id, response in self._unsaved.items():
                 if response is not None and response.is_of({agent_id}):
                     self._unsaved[response_id] = None
-        self._queue.put(self._forget)
+        return self._queue_forgetting(lambda: agent_id not in self._to_forget()[1])
+
+    def _queue_forgetting(self, is_done: Callable[[], bool]) -> Future[bool]:
+        is_gone: Future[bool] = Future()
+        is_gone.set_running_or_notify_cancel()  # it cannot be cancelled
+
+        def forget() -> None:
+            try:
+                self._forget()
+            finally:
+                is_gone.set_result(is_done())
+
+        if not self._queue.put(forget):
+            is_gone.set_result(False)
+        return is_gone
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None if it is not there or cannot be read (then it is logged)."""

@@ -77,14 +77,14 @@ async def test_an_anonymous_callers_responses_go_with_the_agent_that_holds_them(
         responses.keep(replace(stored(name, 10), held_by=AgentId("x")))
     responses.keep(replace(stored("ann's", 10, "ann"), held_by=AgentId("ann.side-1")))
     for agent in ("x", "ann"):
-        responses.forget_agent(AgentId(agent))
+        await responses.forget_agent(AgentId(agent))
         assert await names(responses, "x1", "x2", "kept") == ["kept"]
         assert await responses.item("item-x1") is None
     assert await names(responses, "ann's") == []
     assert archive.flush(60)
     assert [name for name in ("x1", "x2", "ann's", "kept") if archive.load(name)] == ["kept"]
     archive.close()
-    responses.forget_agent(AgentId("y"))
+    await responses.forget_agent(AgentId("y"))
     assert responses.num_bytes == 0
 
 
@@ -97,7 +97,7 @@ async def test_what_left_memory_comes_from_the_archive_and_goes_with_its_agent(t
     assert await names(responses, "a1", "a2", "b1") == ["a1", "a2", "b1"]
     assert await responses.forget("a1")
     assert await names(responses, "a1") == []
-    responses.forget_agent(AgentId("a"))
+    await responses.forget_agent(AgentId("a"))
     assert archive.flush(60)
     assert await names(responses, "a1", "a2", "b1") == ["b1"]
     archive.close()
