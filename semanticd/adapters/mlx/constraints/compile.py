@@ -23,6 +23,7 @@ from semanticd.adapters.mlx.constraints.processor import (
     ConstraintProcessor,
     FormHints,
     ShortestEnding,
+    leads_nowhere,
 )
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
 from semanticd.adapters.mlx.constraints.schema_words import Relaxation
@@ -212,6 +213,8 @@ class ConstraintCompiler:
         matcher = LLMatcher(tables, grammar, log_level=0, limits=_limits())
         if matcher.is_error():
             raise _refused(matcher.get_error(), constraint)
+        if leads_nowhere(matcher, self._vocab_size, eos=self._eos or [0]):
+            raise _refused("no value fits it: what it asks for never ends", constraint)
         return CompiledForm(
             matcher,
             samples=samples(constraint),

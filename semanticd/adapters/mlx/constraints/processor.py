@@ -29,6 +29,8 @@ _SLACK = 16
 _UNKNOWN_SLACK = 128
 """One token can open an object whose required members take many more; how many is not known of every form."""
 _MAX_TOKENIZED = 4096
+_FORCED_PIECES = 64
+"""How far to follow what a form forces from its start."""
 _LOOK_AGAIN = 8
 """How many tokens later to ask again, when no ending was found."""
 _NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}" for n in range(100)))
@@ -129,6 +131,25 @@ def allowed_tokens(matcher: LLMatcher, size: int) -> _Mask:
     found = np.unpackbits(bits, bitorder="little")[:size].astype(np.bool_)
     allowed[: len(found)] = found
     return allowed
+
+
+def leads_nowhere(matcher: LLMatcher, size: int, *, eos: Sequence[int]) -> bool:
+    """Whether nothing but the end may follow what a form forces from its start, though it is not complete.
+
+    The vocabulary has `size` tokens; those in `eos` end an answer.
+    """
+    ahead = matcher.deep_copy()
+    for _ in range(_FORCED_PIECES):
+        if ahead.is_accepting():
+            return False
+        tokens = [] if ahead.is_stopped() else ahead.compute_ff_tokens()
+        if not tokens:
+            allowed = allowed_tokens(ahead, size)
+            allowed[[token_id for token_id in eos if token_id < size]] = False
+            return ahead.is_stopped() or not allowed.any()
+        if not ahead.consume_tokens(tokens):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,53 @@ def test_a_form_that_cannot_be_compiled_is_refused_with_the_reason(
     assert refusal.value.param == ("tools" if constraint.kind == "tool_call" else "response_format")
 
 
+ENDLESS = {
+    "type": "object",
+    "properties": {"a": {"$ref": "#"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ENDLESS,
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}]},
+        {"allOf": [{"$ref": "#"}]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+    ],
+)
+def test_a_schema_that_no_value_fits_is_refused(tokenizer: MlxTokenizer, schema: dict[str, Any]) -> None:
+    for may_relax in (False, True):
+        with pytest.raises(UnsupportedError, match="no value"):
+            tokenizer.compile_constraint(OutputConstraint("json_schema", schema=schema, may_relax=may_relax))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**ENDLESS, "required": []},
+        {
+            "type": "object",
+            "properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+            "required": ["a"],
+        },
+        {"const": None},
+        {"enum": [17]},
+        {"type": "array", "maxItems": 0},
+    ],
+)
+def test_a_schema_that_refers_to_itself_or_leaves_one_value_is_taken(
+    tokenizer: MlxTokenizer, schema: dict[str, Any]
+) -> None:
+    constraint = OutputConstraint("json_schema", schema=schema, max_tokens=60)
+    text, ended = babble(tokenizer, constraint, most=60)
+    assert ended
+    jsonschema.validate(json.loads(text), schema)
+
+
 EMAIL = r"^(?=.{3,9}$)[a-z]+@[a-z]+$"
 ODD: dict[str, Any] = {
     "type": "object",
