@@ -187,7 +187,6 @@ class PoolMachine(RuleBasedStateMachine):
             alone = [n for n in reversed(table) if n in self.hot and pool.holders(n) == frozenset([agent])]
             assert [block.block_hash for block in pool.exclusive_blocks(agent)] == alone
             assert pool.is_pinned_agent(agent) == (agent in self.pinned)
-        assert set(pool.agents()) == {agent for agent, table in self.tables.items() if table}
         assert set(pool.hot_agents()) == {
             agent for agent, table in self.tables.items() if any(n in self.hot for n in table)
         }
