@@ -219,7 +219,7 @@ class WarmStoreStates(RuleBasedStateMachine):
 # 10,000 steps in CI (`HYPOTHESIS_PROFILE=ci`), a tenth of it on a developer's machine.
 _CI = os.environ.get("CI") or os.environ.get("HYPOTHESIS_PROFILE") == "ci"
 WarmStoreStates.TestCase.settings = settings(
-    max_examples=200 if _CI else 20, stateful_step_count=50, deadline=None
+    max_examples=120 if _CI else 20, stateful_step_count=50, deadline=None
 )
 TestWarmStoreStates = WarmStoreStates.TestCase
 TestWarmStoreStates.pytestmark = [pytest.mark.timeout(600)]
