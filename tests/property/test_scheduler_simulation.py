@@ -95,7 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(
-    max_examples=250 if settings.get_current_profile_name() == "ci" else 25,
+    max_examples=120 if settings.get_current_profile_name() == "ci" else 25,
     stateful_step_count=40,
     # Explaining a failure traces every line from the beginning, which makes every run ten times as slow.
     phases=set(Phase) - {Phase.explain},
