@@ -31,8 +31,8 @@ PID_FILE = "semanticd.pid"
 _BACKLOG = 512
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
-_NOTIFY_LIMIT_S = 0.1
-"""A supervisor that does not read must not hold up what calls us: the event loop."""
+_NOTIFY_LIMIT_S = 1.0
+"""A supervisor that does not read must not stop the event loop; a busy one must not miss that we are ready."""
 _RUNTIME_FILES = (SOCKET_NAME, PID_FILE)
 _LOG_FILES = ("semanticd.",)
 

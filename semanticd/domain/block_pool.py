@@ -23,6 +23,9 @@ from semanticd.domain.agent_changes import AgentChanges
 from semanticd.domain.block import Block
 from semanticd.domain.ids import AgentId, BlockHash
 
+MAX_PINNED_SHARE = 1 / 2
+"""What pins may keep of the budget: requests need the rest, and would be refused for good without it."""
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -51,10 +54,6 @@ class HotShare:
     num_blocks: int = 0
     num_bytes: int = 0
     shared_bytes: int = 0
-
-
-MAX_PINNED_SHARE = 1 / 2
-"""What pins may keep of the budget: requests need the rest, and would be refused for good without it."""
 
 
 @dataclass(frozen=True, slots=True)

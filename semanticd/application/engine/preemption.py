@@ -59,8 +59,9 @@ class Preemption:
                 if self._outgrew(oldest):
                     self._cut_short(self._running[oldest.sequence_id])
                 # What was handed over may all be written by now: there is more where that came from.
-                is_writing = bool(self._store.persist() or self._store.num_writing)
-                self.waits_for_disk = self._room.due_bytes > 0 and is_writing
+                self.waits_for_disk = self._room.due_bytes > 0 and bool(
+                    self._store.num_writing or self._store.persist()
+                )
                 return
             self._completion.preempt(self._running[victim.sequence_id])
             self._room.measure()

@@ -349,9 +349,8 @@ class AgentsService:
     async def _delete_all(self, agents: Sequence[AgentId]) -> int:
         over = [agent_id for agent_id in agents if not self._is_active(agent_id)]
         for agent_id in over:
-            with contextlib.suppress(
-                AgentNotFoundError, ConflictError, CacheError
-            ):  # asked, or gone, meanwhile
+            # Deleted or asked meanwhile, or the disk refused: it is found again the next time.
+            with contextlib.suppress(AgentNotFoundError, ConflictError, CacheError):
                 await self.delete(agent_id)
         return len(over)
 

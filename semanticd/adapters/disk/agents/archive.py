@@ -105,21 +105,14 @@ class DiskAgentArchive:
         """Forget the agent, after what was queued before; see the port."""
         with self._lock:
             self._unsaved[agent_id] = None
-        is_gone: Future[bool] = Future()
-        is_gone.set_running_or_notify_cancel()  # it cannot be cancelled
 
-        def forget() -> None:
-            done = False
-            try:
-                done = self._settle(agent_id, None)
-            finally:
-                is_gone.set_result(done)
+        def forget() -> bool:
+            done = self._settle(agent_id, None)
             if done:
                 self._retry()
+            return done
 
-        if not self._queue.put(forget):
-            is_gone.set_result(False)
-        return is_gone
+        return self._queue.ask(forget, otherwise=False)
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read (then it is logged)."""
@@ -288,19 +281,10 @@ class DiskAgentArchive:
 
         The writing thread reads them. The future gets none where they cannot be read, or the queue is closed.
         """
-        own: Future[list[BlockHash]] = Future()
-        own.set_running_or_notify_cancel()  # it cannot be cancelled
-
-        def find() -> None:
-            found: list[BlockHash] = []
-            try:
-                found = self._ask(lambda: self._own_among(agent_id, blocks), found)
-            finally:
-                own.set_result(found)
-
-        if not self._queue.put(find):
-            own.set_result([])
-        return own
+        nothing: list[BlockHash] = []
+        return self._queue.ask(
+            lambda: self._ask(lambda: self._own_among(agent_id, blocks), nothing), otherwise=nothing
+        )
 
     def _own_among(self, agent_id: AgentId, blocks: Sequence[BlockHash]) -> list[BlockHash]:
         return [name for name in blocks if all(one == agent_id for one in self._holders(name))]

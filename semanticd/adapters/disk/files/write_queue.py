@@ -9,8 +9,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from semanticd.application.ports.telemetry import Log
+
+_T = TypeVar("_T")
 
 
 class WriteQueue:
@@ -41,6 +45,22 @@ class WriteQueue:
             self._jobs.append(job)
             self._changed.notify_all()
             return True
+
+    def ask(self, job: Callable[[], _T], *, otherwise: _T) -> Future[_T]:
+        """Queue a job; the future gets its result, `otherwise` where it raises or the queue is closed."""
+        answer: Future[_T] = Future()
+        answer.set_running_or_notify_cancel()  # it cannot be cancelled
+
+        def run() -> None:
+            result = otherwise
+            try:
+                result = job()
+            finally:
+                answer.set_result(result)
+
+        if not self.put(run):
+            answer.set_result(otherwise)
+        return answer
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued before this call has run; False when the time ran out."""

@@ -112,18 +112,11 @@ class DiskResponseArchive:
         return self._queue_forgetting(lambda: agent_id not in self._to_forget()[1])
 
     def _queue_forgetting(self, is_done: Callable[[], bool]) -> Future[bool]:
-        is_gone: Future[bool] = Future()
-        is_gone.set_running_or_notify_cancel()  # it cannot be cancelled
+        def forget() -> bool:
+            self._forget()
+            return is_done()
 
-        def forget() -> None:
-            try:
-                self._forget()
-            finally:
-                is_gone.set_result(is_done())
-
-        if not self._queue.put(forget):
-            is_gone.set_result(False)
-        return is_gone
+        return self._queue.ask(forget, otherwise=False)
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None if it is not there or cannot be read (then it is logged)."""
