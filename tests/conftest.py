@@ -26,6 +26,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 _MODELS_DIR = Path(os.environ.get("SEMANTIC_MODELS_DIR") or REPOSITORY / ".cache" / "models")
 
 
+_UNTRACED = REPOSITORY / "tests" / "property"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trace no property test for coverage: thousands of examples take twice as long, and reach what others reach."""
+    for item in items:
+        if _UNTRACED in item.path.parents:
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session")
 def models_dir() -> Path:
     """The one folder that tests fetch models into; it outlives the run, so that nothing is fetched twice."""

@@ -72,11 +72,18 @@ class Home:
         )
 
     def close(self) -> None:
-        if self._daemon is not None:
-            asyncio.run_coroutine_threadsafe(self._daemon.stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    async def _end(self) -> None:
+        if self._daemon is not None:
+            await self._daemon.stop()
+        # A connection that had just been made has a task, but the daemon does not know it yet. Its client is gone.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
