@@ -147,6 +147,15 @@ def _memory(state: WatchState) -> list[Alarm]:
                 ": nothing can be evicted, and new requests wait. Unpin agents or raise SEMANTIC_MLX_CACHE_BUDGET_MB.",
             )
         )
+    if budget and cache.planned_bytes > budget:
+        found.append(
+            Alarm(
+                "warning",
+                f"memory short: KV {size(budget)}",
+                f"Memory is short: the budget of {size(cache.planned_bytes)} was lowered to {size(budget)}, and blocks "
+                "left RAM. It rises by itself once memory is free; close other programs, or serve a smaller model.",
+            )
+        )
     free = state.status.free_memory_bytes
     if free is not None and free < _LOW_MEMORY_BYTES:
         found.append(

@@ -5,7 +5,7 @@ _semanticd() {
         [[ "$word" == -* ]] && continue
         tried="${path:+$path }$word"
         case "$tried" in
-            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"models"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"bench replay"|"trace"|"trace show"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
+            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"models"|"models fit"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"bench replay"|"trace"|"trace show"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"completion") path="$tried" ;;
         esac
     done
     case "$path" in
@@ -23,7 +23,8 @@ _semanticd() {
         "key") words="new --help" ;;
         "key new") words="--help" ;;
         "doctor") words="--json --local --generate --no-generate --help" ;;
-        "models") words="info list load pull rm swap unload --help" ;;
+        "models") words="fit info list load pull rm swap unload --help" ;;
+        "models fit") words="--memory --json --help" ;;
         "models info") words="--json --help" ;;
         "models list") words="--json --help" ;;
         "models load") words="--json --help" ;;

@@ -258,6 +258,16 @@ def notify_supervisor(state: str, environ: Mapping[str, str] | None = None) -> b
     return True
 
 
+def is_supervised(launchd_label: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether systemd or launchd started this process as a service, and starts it again when it fails.
+
+    systemd gives a service of `Type=notify` a socket. launchd gives a job its label (launchd.plist(5)); programs that
+    are started from a terminal have `0` or the label of the terminal's application.
+    """
+    environ = os.environ if environ is None else environ
+    return bool(environ.get("NOTIFY_SOCKET")) or environ.get("XPC_SERVICE_NAME") == launchd_label
+
+
 def watchdog_interval_s(environ: Mapping[str, str] | None = None) -> float | None:
     """Return how often the supervisor wants `WATCHDOG=1`: half of its limit, in seconds; None if it does not ask."""
     environ = os.environ if environ is None else environ

@@ -23,14 +23,14 @@ def default_runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the folder of socket and pid file: `SEMANTIC_RUNTIME_DIR`, else the platform's per-user one.
 
     Linux: `$XDG_RUNTIME_DIR/semanticd`, else `/run/user/UID/semanticd`, else `/tmp/semanticd-UID`.
-    macOS: `~/Library/Caches/TemporaryItems/semanticd`, as platformdirs has it.
+    macOS: `~/Library/Application Support/semanticd/run`; the system may empty folders of caches and temporary files.
     """
     environ = os.environ if environ is None else environ
     if chosen := environ.get("SEMANTIC_RUNTIME_DIR", "").strip():
         # `~` with the name of no user stays as it is, as in a shell.
         return Path(os.path.expanduser(chosen)).absolute()  # noqa: PTH111
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "TemporaryItems" / APP
+        return Path.home() / "Library" / "Application Support" / APP / "run"
     if base := environ.get("XDG_RUNTIME_DIR", "").strip():
         return Path(base) / APP
     login = Path(f"/run/user/{os.getuid()}")

@@ -69,6 +69,7 @@ class CacheStats:
     """`cache.stats`, and `cache` within `status`: the byte ledger, both tiers, and counters since the start."""
 
     budget_bytes: int = 0
+    planned_bytes: int = 0
     running_bytes: int = 0
     hot_bytes: int = 0
     pinned_bytes: int = 0

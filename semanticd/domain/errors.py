@@ -16,11 +16,13 @@ SemanticError
 ├── OverloadedError              try again later; `retry_after_s` says when
 │   ├── QueueFullError
 │   ├── RateLimitedError
+│   ├── OutOfMemoryError
 │   └── DrainingError
 ├── CancelledByCallerError       the client left, or somebody cancelled the request
 ├── ModelError
 │   ├── ModelDownloadError
 │   └── ModelLoadError
+│       └── ModelTooLargeError   its weights leave no room for KV on this machine
 ├── CacheError                   the cache could not do what was asked (disk full)
 │   └── AgentExportError         a file that is not a whole agent export, or of a model that is not loaded
 ├── EngineError                  the engine failed while it worked on this request
@@ -143,6 +145,12 @@ class RateLimitedError(OverloadedError):
     code = "rate_limited"
 
 
+class OutOfMemoryError(OverloadedError):
+    """A computation ran out of the machine's memory, again after the cache had made room."""
+
+    code = "out_of_memory"
+
+
 class DrainingError(OverloadedError):
     """The daemon is stopping or a model is leaving; new work is not taken."""
 
@@ -171,6 +179,12 @@ class ModelLoadError(ModelError):
     """The model's files are there, but could not be loaded."""
 
     code = "model_load_failed"
+
+
+class ModelTooLargeError(ModelLoadError):
+    """The model was not loaded, because this machine's memory does not hold it with a conversation."""
+
+    code = "model_too_large"
 
 
 class CacheError(SemanticError):

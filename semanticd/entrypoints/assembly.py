@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import psutil
 import uvicorn
 
 from semanticd import __version__
@@ -20,33 +17,24 @@ from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from semanticd.adapters.http.server import server_config, within_descriptors
 from semanticd.adapters.logs import log_context
-from semanticd.adapters.mlx.model.gguf.convert import convert
 from semanticd.adapters.mlx.model.loader import MlxModelLoader
+from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
-from semanticd.adapters.models.registry import ModelRegistry, default_model
 from semanticd.adapters.tracing import OtelTracer, open_tracer
+from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.ports.telemetry import EventBus, Log
 from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.domain.limits import LIMITS
-from semanticd.entrypoints.bootstrap import MIB, Daemon, available_bytes, build, precision_of
+from semanticd.domain.memory_plan import buffer_cache_bytes, free_for_wide_weights
+from semanticd.entrypoints.bootstrap import Daemon, build, precision_of
+from semanticd.entrypoints.model_fit import budget_plan, default_model_name, machine, open_registry
 
 _HTTP_GRACE_S = 2
 
 
-def registry(settings: Settings) -> ModelRegistry:
-    """Return the models' registry with the user's own entries."""
-    return ModelRegistry(
-        settings.paths.models_dir,
-        convert_gguf=convert,
-        user_models=settings.models,
-        gguf_bits=settings.mlx.gguf_bits,
-    )
-
-
-def default_model_name() -> str:
-    """Return the name of the model this machine starts with."""
-    memory = psutil.virtual_memory().total
-    return default_model(platform=sys.platform, machine=platform.machine(), memory_bytes=memory)
+def first_model(settings: Settings) -> str:
+    """Return the name of the model that the daemon starts with: the user's choice, else what goes by the machine."""
+    return settings.mlx.model_id or default_model_name(open_registry(settings), machine(settings))
 
 
 def assemble(
@@ -64,19 +52,25 @@ def assemble(
     The warm tier works through `files`; see `build`.
     """
     tracer = tracer or open_tracer(settings.server.otlp_endpoint, version=__version__)
-    limit_buffer_cache(budget_bytes=settings.mlx.cache_budget_mb * MIB)
+    device = machine(settings)
+    plan = budget_plan(settings, device)
+    wired = None if settings.mlx.wired_weights == "auto" else settings.mlx.wired_weights
+    memory = MlxMemory(device, log=log, wired=wired)
+    limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
     loader = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
         precision=precision_of(settings),
-        available_bytes=available_bytes,
+        available_bytes=lambda: free_for_wide_weights(device, memory.free_bytes()),
         canonicalize=settings.mlx.canonicalize,
         literal_content=settings.mlx.literal_content,
         cpu_math=settings.mlx.cpu_math,
     )
     return build(
         settings,
-        source=registry(settings),
+        source=open_registry(settings),
         loader=loader,
+        memory=EngineMemory(memory, plan),
+        device=device,
         bus=bus,
         log=log,
         state=state,
@@ -104,7 +98,9 @@ class _Health:
         if self._state() != "ready":
             return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
         if not self._daemon.engine.models:
-            return HealthAnswer(ok=False, reason=NO_MODEL_LOADED)
+            failed = self._daemon.models.last_error
+            why = f"{NO_MODEL_LOADED}; the last one failed: {failed}" if failed else NO_MODEL_LOADED
+            return HealthAnswer(ok=False, reason=why)
         return HealthAnswer(ok=True)
 
     def startup(self) -> HealthAnswer:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
-
 from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
@@ -25,6 +23,7 @@ from semanticd.adapters.tracing import OtelTracer
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.recorder import TurnRecorder
@@ -45,10 +44,11 @@ from semanticd.application.services.savings import Savings
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.waits import Waits
+from semanticd.domain.memory_plan import DeviceMemory
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 
-MIB = 1024 * 1024
+_MIB = 1024 * 1024
 _GIB = 1024**3
 _PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 4: "q4"}
 
@@ -76,6 +76,7 @@ class Daemon:
     clock: SystemClock
     tracer: OtelTracer | None
     traces: TraceWriter | None
+    device: DeviceMemory
 
 
 def build(
@@ -83,6 +84,8 @@ def build(
     *,
     source: ModelSource,
     loader: ModelLoader,
+    memory: EngineMemory,
+    device: DeviceMemory,
     bus: EventBus,
     log: Log,
     state: Callable[[], str],
@@ -92,7 +95,8 @@ def build(
 ) -> Daemon:
     """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked.
 
-    The warm tier works through `files` (None: the operating system's own).
+    `memory` is that of the models' `device`, with what of it is for KV. The warm tier works through `files`
+    (None: the operating system's own).
     """
     clock = SystemClock()
     metrics = PrometheusMetrics()
@@ -119,7 +123,7 @@ def build(
         max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
     )
     store = AgentCacheStore(
-        budget_bytes=settings.mlx.cache_budget_mb * MIB,
+        budget_bytes=memory.plan.budget_bytes(0),
         max_agents_in_memory=settings.agent.max_agents_in_memory,
         warm=warm,
         post=queue.post,
@@ -141,12 +145,14 @@ def build(
         scheduler=scheduler,
         telemetry=telemetry,
         snapshot_tokens=settings.mlx.snapshot_tokens,
+        memory=memory,
     )
     models = ModelsService(
         engine=engine,
         source=source,
         loader=loader,
-        memory_bytes=available_bytes,
+        memory_bytes=memory.machine.free_bytes,
+        device=device,
         telemetry=telemetry,
         load_on_demand=settings.mlx.load_on_demand,
     )
@@ -204,6 +210,7 @@ def build(
         clock=clock,
         tracer=tracer,
         traces=trace_writer(settings, metrics=metrics, log=log),
+        device=device,
     )
 
 
@@ -215,7 +222,7 @@ def trace_writer(settings: Settings, *, metrics: Metrics, log: Log) -> TraceWrit
     log.info("requests_are_recorded", folder=str(trace.dir), content=trace.content)
     return TraceWriter(
         trace.dir,
-        max_bytes=trace.max_mb * MIB,
+        max_bytes=trace.max_mb * _MIB,
         redacted=trace.content == "hashed",
         server=f"semanticd {__version__}",
         metrics=metrics,
@@ -226,11 +233,6 @@ def trace_writer(settings: Settings, *, metrics: Metrics, log: Log) -> TraceWrit
 def precision_of(settings: Settings) -> StoragePrecision:
     """Return the storage precision that `SEMANTIC_MLX_KV_BITS` asks for."""
     return _PRECISIONS[settings.mlx.kv_bits]
-
-
-def available_bytes() -> int:
-    """Return the memory that may be taken without swapping, in bytes."""
-    return int(psutil.virtual_memory().available)
 
 
 def close(daemon: Daemon) -> None:

@@ -20,20 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from semanticd import __version__
+from semanticd.adapters.awake import Awake
 from semanticd.adapters.config import Effective, Loaded, effective, load_settings
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import DoctorService, Services
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.adapters.exclusions import leave_out
 from semanticd.adapters.logs import LOG_FILE, LogOptions, Logs
 from semanticd.adapters.process import (
     PID_FILE,
     PidFile,
     bind_listener,
+    is_supervised,
     notify_supervisor,
     watchdog_interval_s,
 )
+from semanticd.adapters.service import LABEL, run_program
 from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import socket_path_in
 from semanticd.control.private_files import UMASK, check_shared_folder
@@ -42,6 +46,7 @@ from semanticd.domain.errors import DaemonError, SemanticError
 
 _DRAIN_POLL_S = 0.05
 _EXPIRE_EVERY_S = 60.0
+_AWAKE_EVERY_S = 2.0
 _HTTP_GRACE_S = 2
 _INTERRUPTED = 130
 ENDING_LIMIT_S = 80.0
@@ -181,7 +186,7 @@ class _Life:
         from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
         from semanticd.adapters.mlx.platform.heap import return_freed_memory
 
-        return_freed_memory(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
+        return_freed_memory(budget_bytes=self._heap_budget())
         blas = load_fast_blas()
         import_mlx_lm()
         from semanticd.entrypoints import assembly
@@ -220,9 +225,16 @@ class _Life:
             if (interval_s := watchdog_interval_s()) is not None:
                 pinging = asyncio.create_task(self._ping(interval_s))
                 stack.callback(pinging.cancel)
+            awake = Awake(log=self._log)
+            stack.callback(awake.close)
+            if awake.needed:
+                keeping_awake = asyncio.create_task(self._keep_awake(awake))
+                stack.callback(keeping_awake.cancel)
             failed = await self._load()
             if failed is not None:
                 return failed
+            marking = asyncio.create_task(asyncio.to_thread(self._leave_out_of_backups))
+            stack.callback(marking.cancel)
             # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.
             pruning = asyncio.create_task(self._daemon.cache.prune())
             stack.callback(pruning.cancel)
@@ -237,9 +249,9 @@ class _Life:
 
     async def _load(self) -> int | None:
         """Load the first model; returns an exit status when that ends the daemon."""
-        from semanticd.entrypoints.assembly import default_model_name
+        from semanticd.entrypoints.assembly import first_model
 
-        name = self._settings.mlx.model_id or default_model_name()
+        name = first_model(self._settings)
         loading = asyncio.create_task(self._daemon.models.load(name))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -253,12 +265,30 @@ class _Life:
         except SemanticError as error:
             self._log.error("first_model_failed", model=name, reason=error.message)
             _tell(f"semanticd: {error.message}")
-            return 1
+            if not is_supervised(LABEL):
+                return 1
+            # Started again, it would fail again, every few seconds: it stays, so that its status has the reason and
+            # another model can be loaded.
+            self.state = "ready"
+            notify_supervisor(f"READY=1\nSTATUS=no model is loaded: {error.message}")
+            return None
         await asyncio.to_thread(self._settle)
         self.state = "ready"
         notify_supervisor(f"READY=1\nSTATUS=serving {name}")
         self._log.info("daemon_ready", model=name)
         return None
+
+    async def _keep_awake(self, awake: Awake) -> None:
+        """Hold the assertion against sleep while requests live."""
+        loop = asyncio.get_running_loop()
+        while True:
+            awake.note(self._daemon.engine.num_unanswered, now=loop.time())
+            await asyncio.sleep(_AWAKE_EVERY_S)
+
+    def _leave_out_of_backups(self) -> None:
+        for folder in (self._daemon.warm.folder.blocks, self._settings.paths.models_dir):
+            if (failure := leave_out(folder, run=run_program)) is not None:
+                self._log.warning("folder_not_left_out", reason=failure)
 
     async def _keep(self) -> None:
         """Let agents, models and freed memory go, and retry refused writes."""
@@ -308,7 +338,13 @@ class _Life:
     def _reserve_memory(self) -> None:
         from semanticd.adapters.mlx.platform.heap import reserve
 
-        reserve(budget_bytes=self._settings.mlx.cache_budget_mb << 20)
+        reserve(budget_bytes=self._heap_budget())
+
+    def _heap_budget(self) -> int:
+        """Return the KV budget in bytes for what decides which freed memory is kept: the same from 4 GiB on."""
+        from semanticd.entrypoints.model_fit import USUAL_BUDGET_BYTES, fixed_budget
+
+        return fixed_budget(self._settings) or USUAL_BUDGET_BYTES
 
     # Ending.
 
@@ -379,7 +415,9 @@ class _Life:
         from semanticd.entrypoints.doctor import Doctor
         from semanticd.entrypoints.doctor_generation import generate_some
 
-        return Doctor(self._settings, generate=lambda: generate_some(self._daemon.generate))
+        return Doctor(
+            self._settings, generate=lambda: generate_some(self._daemon.generate), device=self._daemon.device
+        )
 
     async def show(self) -> SettingsInEffect:
         """Return the settings in effect."""

@@ -26,10 +26,12 @@ from semanticd.adapters.config import Settings, load_settings
 from semanticd.adapters.config.resolve import config_file_path
 from semanticd.adapters.disk.files.volume import VolumeSpace, default_reserve
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
-from semanticd.adapters.models.registry import ModelRegistry, default_model
+from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.adapters.process import bind_listener
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.domain.errors import SemanticError
+from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, ModelFootprint, fit
+from semanticd.entrypoints.model_fit import default_model_name, fixed_budget, machine_without_mlx
 from semanticd.entrypoints.offline_models import OfflineModels
 
 _GIB = 1024**3
@@ -64,14 +66,15 @@ class DoctorReport:
 class Doctor:
     """Examines from inside the running daemon; fits the control plane's `DoctorService`."""
 
-    def __init__(self, settings: Settings, *, generate: Generate | None) -> None:
-        """`generate` asks the current model for a few tokens."""
+    def __init__(self, settings: Settings, *, generate: Generate | None, device: DeviceMemory) -> None:
+        """`generate` asks the current model for a few tokens; `device` is what the models run on."""
         self._settings = settings
+        self._device = device
         self._generate = generate
 
     async def run(self, generate: bool = True) -> DoctorReport:
         """Return all findings; without `generate` the engine is left alone."""
-        findings = await asyncio.to_thread(lambda: list(examine(self._settings, in_daemon=True)))
+        findings = await asyncio.to_thread(lambda: list(examine(self._settings, device=self._device)))
         if generate:
             findings.append(await check_generation(self._generate))
         return report(findings)
@@ -89,19 +92,21 @@ def examine_here(*, generate: bool) -> DoctorReport:
     except SemanticError as error:
         advice = "`semanticd config --all` lists every setting with what it takes"
         return report([Finding("settings", "error", error.message, advice)])
-    findings = list(examine(settings, in_daemon=False))
+    findings = list(examine(settings))
     if generate:
         findings.append(asyncio.run(_generation_here(settings)))
     return report(findings)
 
 
-def examine(settings: Settings, *, in_daemon: bool) -> Iterator[Finding]:
-    """Yield what every check finds, except the generation."""
+def examine(settings: Settings, *, device: DeviceMemory | None = None) -> Iterator[Finding]:
+    """Yield what every check finds, except the generation; `device` is the running daemon's (None: there is none)."""
+    in_daemon = device is not None
     yield check_settings_file()
     yield check_platform()
     yield check_mlx(touch=not in_daemon)
-    yield check_blas()
-    yield check_memory(settings)
+    device = device or machine_without_mlx(settings)
+    yield check_blas(device.kind)
+    yield check_memory(settings, device)
     for name, folder, private in (
         ("caches", settings.agent.cache_dir, True),
         ("models", settings.paths.models_dir, False),
@@ -112,7 +117,7 @@ def examine(settings: Settings, *, in_daemon: bool) -> Iterator[Finding]:
     yield check_disk(settings.agent.cache_dir, reserve_gb=settings.agent.disk_reserve_gb)
     yield check_socket(settings.paths.runtime_dir, in_daemon=in_daemon)
     yield check_port(settings.server.host, settings.server.port, in_daemon=in_daemon)
-    yield check_models(settings)
+    yield check_models(settings, device)
     yield check_hub()
 
 
@@ -156,10 +161,14 @@ def check_mlx(*, touch: bool) -> Finding:
     return Finding("mlx", "ok", text, facts=dict(versions))
 
 
-def check_blas() -> Finding:
-    """The CPU's linear algebra."""
+def check_blas(kind: DeviceKind = "cpu") -> Finding:
+    """The CPU's linear algebra, where that is what computes."""
     choice = load_fast_blas()
     text = f"{choice.name} ({choice.reason})"
+    if kind == "cuda":
+        return Finding(
+            "blas", "ok", f"{choice.name}; not used: the GPU computes", facts={"path": choice.path}
+        )
     if choice.name == "reference" and sys.platform != "darwin":
         return Finding(
             "blas", "warning", text, "about fifty times slower than need be: `pip install 'semanticd[cpu]'`"
@@ -167,24 +176,42 @@ def check_blas() -> Finding:
     return Finding("blas", "ok", text, facts={"path": choice.path})
 
 
-def check_memory(settings: Settings) -> Finding:
-    """RAM against the cache's budget."""
-    memory = psutil.virtual_memory()
-    budget = settings.mlx.cache_budget_mb * 1024 * 1024
+def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
+    """The device's memory against the model to serve and the cache's budget."""
+    free = psutil.virtual_memory().available
+    budget, model = fixed_budget(settings), _footprint(settings, device)
+    found = fit(device, model, budget_bytes=budget) if model is not None else None
     text = (
-        f"{memory.total / _GIB:.1f} GiB, {memory.available / _GIB:.1f} GiB free; "
-        f"cache budget {budget / _GIB:.1f} GiB"
+        f"{device.kind}: {device.total_bytes / _GIB:.1f} GiB, of them {device.working_set_bytes / _GIB:.1f} GiB for "
+        f"weights and KV; {free / _GIB:.1f} GiB of RAM free; cache budget "
     )
-    facts = {"total_bytes": memory.total, "available_bytes": memory.available, "budget_bytes": budget}
-    if budget > memory.total // 2:
-        return Finding(
-            "memory",
-            "warning",
-            text,
-            "weights need room too: lower SEMANTIC_MLX_CACHE_BUDGET_MB",
-            facts=facts,
-        )
+    text += f"{budget / _GIB:.1f} GiB" if budget is not None else "by what weights leave"
+    if budget is None and model is not None and found is not None:
+        text += f", {found.kv_bytes / _GIB:.1f} GiB beside {model.name}"
+    facts = {
+        "total_bytes": device.total_bytes,
+        "working_set_bytes": device.working_set_bytes,
+        "available_bytes": free,
+        "budget_bytes": budget if budget is not None else found.kv_bytes if found is not None else None,
+    }
+    if model is not None and found is not None and not found.fits:
+        advice = "`semanticd models fit` lists the models that fit"
+        return Finding("memory", "error", f"{text}; {model.name} does not fit", advice, facts)
+    if budget is not None and budget > device.room_bytes - (model.weights_bytes if model is not None else 0):
+        advice = "weights need room too: lower SEMANTIC_MLX_CACHE_BUDGET_MB, or set it to auto"
+        return Finding("memory", "warning", text, advice, facts)
     return Finding("memory", "ok", text, facts=facts)
+
+
+def _footprint(settings: Settings, device: DeviceMemory) -> ModelFootprint | None:
+    """Return what the model to serve takes, as far as that is known."""
+    try:
+        source = _registry(settings)
+        name = settings.mlx.model_id or default_model_name(source, device)
+        found, entry = source.find(name), source.resolve(name)
+    except SemanticError:
+        return None  # another check says so
+    return found.footprint() if found is not None else entry.footprint()
 
 
 def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
@@ -266,11 +293,12 @@ def check_port(host: str, port: int, *, in_daemon: bool) -> Finding:
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
-def check_models(settings: Settings) -> Finding:
+def check_models(settings: Settings, device: DeviceMemory) -> Finding:
     """Whether the model to serve is here."""
     try:
-        models = OfflineModels(_registry(settings))
-        name = settings.mlx.model_id or _default_model()
+        source = _registry(settings)
+        models = OfflineModels(source)
+        name = settings.mlx.model_id or default_model_name(source, device)
         facts = models.info(name)
     except SemanticError as error:
         return Finding("model", "error", error.message, "`semanticd models list` shows what there is")
@@ -318,8 +346,9 @@ async def check_generation(generate: Generate | None) -> Finding:
 async def _generation_here(settings: Settings) -> Finding:
     from semanticd.entrypoints.doctor_generation import generate_here
 
-    name = settings.mlx.model_id or _default_model()
-    if _registry(settings).find(name) is None:
+    source = _registry(settings)
+    name = settings.mlx.model_id or default_model_name(source, machine_without_mlx(settings))
+    if source.find(name) is None:
         return Finding(
             "generation", "warning", "not tried: no model is here", f"`semanticd models pull {name}`"
         )
@@ -331,8 +360,3 @@ def _registry(settings: Settings) -> ModelRegistry:
         raise AssertionError("the doctor fetches nothing")
 
     return ModelRegistry(settings.paths.models_dir, convert_gguf=never, user_models=settings.models)
-
-
-def _default_model() -> str:
-    memory = psutil.virtual_memory().total
-    return default_model(platform=sys.platform, machine=platform.machine(), memory_bytes=memory)

@@ -14,6 +14,7 @@ from semanticd.domain.ids import ModelFingerprint
 
 CACHE = CacheFacts(
     budget_bytes=1 << 30,
+    planned_bytes=1 << 30,
     running_bytes=0,
     hot_bytes=12345,
     pinned_bytes=0,

@@ -23,6 +23,7 @@ from typing_extensions import Self
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import (
     SequenceEnded,
@@ -34,10 +35,12 @@ from semanticd.application.engine.running_sequence import (
 )
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.memory import AmpleMemory, MachineMemory
 from semanticd.application.ports.telemetry import Telemetry
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
 from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.memory_plan import BudgetPlan
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 from semanticd.domain.snapshots import SNAPSHOT_TOKENS
 from semanticd.domain.transcript import Segment
@@ -162,6 +165,8 @@ class EngineRig:
         clock: ManualClock | None = None,
         context_length: int = 100_000,
         snapshot_tokens: int = SNAPSHOT_TOKENS,
+        memory: MachineMemory | None = None,
+        plan: BudgetPlan | None = None,
     ) -> None:
         """Wire it; nothing runs before the `with`."""
         self.runner = runner or HashRunner()
@@ -203,6 +208,7 @@ class EngineRig:
             scheduler=self.scheduler,
             telemetry=self.telemetry,
             snapshot_tokens=snapshot_tokens,
+            memory=EngineMemory(memory or AmpleMemory(), plan or BudgetPlan(None, budget_bytes)),
         )
 
     def __enter__(self) -> Self:

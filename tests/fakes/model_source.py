@@ -30,6 +30,8 @@ class MemoryModelSource:
         """Models whose download fails."""
         self.reason = ""
         """What the failure says, where it says something of its own."""
+        self.size_bytes: dict[str, int] = {}
+        """Bytes of models' files, where they are not small."""
         self.removed: list[str] = []
         self.paths_asked: list[str] = []
         """Paths that somebody wanted looked at."""
@@ -49,7 +51,7 @@ class MemoryModelSource:
             path=f"/models/{name}",
             fingerprint=ModelFingerprint(f"{number:02x}" * 32),
             context_length=4096,
-            size_bytes=SIZE_BYTES,
+            size_bytes=self.size_bytes.get(name, SIZE_BYTES),
             entry=self.known[name],
             defaults=self.known[name].defaults,
         )

@@ -37,6 +37,7 @@ from semanticd.application.services.waits import Waits
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.generation import GenerationRequest, GenerationResult, SamplingParams
 from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner
 from tests.fakes.model_source import HashLoader, MemoryModelSource
@@ -58,6 +59,7 @@ class ServiceRig:
         load_on_demand: bool = False,
         export_file: AgentExportFile | None = None,
         load: bool = True,
+        device: DeviceMemory | None = None,
         **engine: Any,
     ) -> None:
         """Wire it; `engine` goes to the `EngineRig`."""
@@ -73,6 +75,7 @@ class ServiceRig:
         self._export_file = export_file
         self._load = load
         self._load_on_demand = load_on_demand
+        self._device = device
         self._ids = itertools.count(1)
 
     async def __aenter__(self) -> Self:
@@ -84,6 +87,7 @@ class ServiceRig:
             memory_bytes=lambda: self.free_memory(),
             telemetry=self.engine_rig.telemetry,
             load_on_demand=self._load_on_demand,
+            device=self._device,
         )
         self.responses = StoredResponses()
         self.outcomes = Outcomes(clock=self.clock)

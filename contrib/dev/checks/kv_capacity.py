@@ -14,11 +14,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from semanticd.domain.memory_plan import ModelFootprint, device_memory, fit
+
 GIB = 1024**3
 BITS = {"exact": 16.0, "q8": 8 + 32 / 64, "q4": 4 + 32 / 64}
-# Metal lends the GPU two thirds of up to 36 GiB and three quarters of more; 1 GiB is for the daemon itself.
-USABLE = {16: 16 * 2 / 3, 24: 24 * 2 / 3, 64: 64 * 3 / 4}
-DAEMON_GIB = 1.0
+MEMORIES = (16, 24, 64)
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ MODELS = (
 
 
 def fitting(model: Model, precision: str, memory: int) -> str:
-    """Return how many tokens fit on a machine, rounded to thousands."""
-    room = (USABLE[memory] - DAEMON_GIB) * GIB - model.weights_gb * 1e9
-    tokens = int(room / model.bytes_per_token(precision) / 1000)
-    return f"{1000 * tokens:,}" if tokens >= 8 else "-"
+    """Return how many tokens fit on a Mac with so many GiB, rounded down to thousands; `-`: the model does not fit."""
+    exact = ModelFootprint(
+        name=model.name,
+        weights_bytes=int(model.weights_gb * 1e9),
+        kv_bytes_per_token=model.bytes_per_token("exact"),
+    )
+    found = fit(device_memory("metal", memory * GIB), exact)
+    return f"{found.kv_bytes // model.bytes_per_token(precision) // 1000 * 1000:,}" if found.fits else "-"
 
 
 def show(models: Sequence[Model]) -> None:
@@ -65,10 +69,10 @@ def show(models: Sequence[Model]) -> None:
     for model in models:
         costs = " | ".join(f"{model.bytes_per_token(p):,}" for p in BITS)
         print(f"| {model.name} | {model.layers} x {model.heads} x ({model.key} + {model.value}) | {costs} |")
-    heads = " | ".join(f"{memory} GB, {p}" for memory in USABLE for p in ("exact", "q4"))
+    heads = " | ".join(f"{memory} GB, {p}" for memory in MEMORIES for p in ("exact", "q4"))
     print(f"\n| model (weights) | {heads} |\n|---|{'---|' * 6}")
     for model in models:
-        cells = " | ".join(fitting(model, p, memory) for memory in USABLE for p in ("exact", "q4"))
+        cells = " | ".join(fitting(model, p, memory) for memory in MEMORIES for p in ("exact", "q4"))
         print(f"| {model.name} ({model.weights_gb} GB) | {cells} |")
 
 

@@ -106,7 +106,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
         ],
         [
             Panel("Step times, p95", "s", "One step of the engine's thread.", [(quantile(0.95, "prefill_chunk_seconds"), "prefill chunk"), (quantile(0.95, "decode_step_seconds"), "decode step")]),
-            Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed"), (per_second("restore_timeouts_total"), "restores timed out"), (per_second("trace_dropped_requests_total", by="reason"), "not recorded: {{reason}}")]),
+            Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed"), (per_second("restore_timeouts_total"), "restores timed out"), (per_second("memory_short_total", by="cause"), "memory short: {{cause}}"), (per_second("trace_dropped_requests_total", by="reason"), "not recorded: {{reason}}")]),
             Panel("Models", "bytes", "Weights of the loaded models; swaps.", [(now("model_weights_bytes"), "{{model}}"), (increase("model_swaps_total", by="outcome"), "swap {{outcome}}")]),
         ],
     ],
@@ -114,7 +114,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
         [
             Panel("Requests by tier", "reqps", "The coldest tier a request used.", [(per_second("cache_requests_total", by="tier"), "{{tier}}")]),
             Panel("Misses by cause", "reqps", "Why a prompt left what was cached.", [(per_second("cache_misses_total", by="cause"), "{{cause}}")]),
-            Panel("Block pool", "bytes", "RAM for KV caches; pinned and dirty bytes are hot as well.", [(f"sum by (state) ({now('block_pool_bytes')})", "{{state}}"), (now("block_pool_budget_bytes"), "budget")]),
+            Panel("Block pool", "bytes", "RAM for KV caches; pinned and dirty bytes are hot as well.", [(f"sum by (state) ({now('block_pool_bytes')})", "{{state}}"), (now("block_pool_budget_bytes"), "budget"), (now("block_pool_planned_bytes"), "planned budget")]),
         ],
         [
             Panel("Evictions by reason", "short", "Blocks per second that left RAM.", [(per_second("cache_evictions_total", by="reason"), "{{reason}}"), (per_second("cache_lost_blocks_total"), "lost"), (per_second("cache_skipped_blocks_total"), "not kept"), (per_second("recomputed_tokens_total"), "tokens computed again")]),

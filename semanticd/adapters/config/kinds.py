@@ -38,6 +38,15 @@ def whole(*, minimum: int, maximum: int | None = None, choices: tuple[int, ...] 
     return Kind(f"a whole number {_bounds(minimum, maximum)}", read)
 
 
+def auto_or(kind: Kind) -> Kind:
+    """The word `auto`, or a value of another kind."""
+
+    def read(value: object) -> Any:
+        return "auto" if isinstance(value, str) and value.strip().lower() == "auto" else kind.read(value)
+
+    return Kind(f"auto, or {kind.expected}", read)
+
+
 def number(*, minimum: float, maximum: float | None = None) -> Kind:
     """A finite number within bounds."""
 

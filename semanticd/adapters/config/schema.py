@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
-from semanticd.adapters.config.kinds import Kind, choice, flag, folder, number, text, texts, whole
+from semanticd.adapters.config.kinds import Kind, auto_or, choice, flag, folder, number, text, texts, whole
 from semanticd.control.address import default_runtime_dir
 
 APP = "semanticd"
@@ -43,8 +43,20 @@ class MlxSettings:
         text("a model's name"),
         "Model to serve: alias, `hf:org/name`, folder or file; none: by machine.",
     )
-    cache_budget_mb: int = setting(
-        4096, whole(minimum=16), "RAM for KV caches in MiB: hot blocks, running batches, writes in flight."
+    cache_budget_mb: int | Literal["auto"] = setting(
+        "auto",
+        auto_or(whole(minimum=16)),
+        "Memory for KV caches in MiB: hot blocks, running batches, writes in flight; auto: what weights leave.",
+    )
+    memory_mb: int | Literal["auto"] = setting(
+        "auto",
+        auto_or(whole(minimum=256)),
+        "Memory in MiB for weights and KV together; auto: what the device recommends, two thirds of RAM on a CPU.",
+    )
+    wired_weights: bool | Literal["auto"] = setting(
+        "auto",
+        auto_or(flag()),
+        "Keep weights resident (macOS 15 or later); auto: where that leaves 8 GB and 35 % of the memory.",
     )
     max_batch_size: int = setting(5, whole(minimum=1, maximum=256), "Sequences decoded together.")
     kv_bits: int | None = setting(

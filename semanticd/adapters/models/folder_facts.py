@@ -1,4 +1,4 @@
-"""What a model's own files say about it: how much context it has, and how its publisher samples from it."""
+"""What a model's own files say about it: how much context it has, what its KV takes, how its publisher samples."""
 
 from __future__ import annotations
 
@@ -34,6 +34,55 @@ def context_of(folder: Path) -> int:
     if not longest:
         longest = _length(_read(folder / "tokenizer_config.json").get("model_max_length"))
     return longest or DEFAULT_CONTEXT
+
+
+def kv_bytes_per_token(folder: Path) -> int | None:
+    """Return the bytes of a token's KV in 16 bits, over the layers that keep every position; None: it cannot be told.
+
+    Layers with a window or a state are left out where the config names the kind of each layer, or says how many of
+    them are full attention.
+    """
+    config = _language_part(_read(folder / "config.json"))
+    layers, heads = _length(config.get("num_hidden_layers")), _length(config.get("num_attention_heads"))
+    if not layers or not heads:
+        return None
+    latent, rotary = _length(config.get("kv_lora_rank")), _length(config.get("qk_rope_head_dim"))
+    if latent:
+        return _full_layers(config, layers) * (latent + rotary) * 2
+    head_dim = _length(config.get("head_dim")) or _length(config.get("hidden_size")) // heads
+    kv_heads = _length(config.get("num_key_value_heads")) or heads
+    return _full_layers(config, layers) * kv_heads * 2 * head_dim * 2 or None
+
+
+def _full_layers(config: Mapping[str, Any], layers: int) -> int:
+    """Count the layers that keep every position; each family writes it in its own way."""
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        return sum(kind == "full_attention" for kind in kinds)
+    linear = config.get("linear_attn_config")
+    if isinstance(linear, dict) and isinstance(linear.get("full_attn_layers"), list):
+        return len(linear["full_attn_layers"])
+    pattern = config.get("hybrid_override_pattern")
+    if isinstance(pattern, str):
+        return pattern.count("*")
+    every = _length(config.get("full_attention_interval")) or _length(config.get("sliding_window_pattern"))
+    return layers // every if every else layers
+
+
+def weight_bits(folder: Path) -> int | None:
+    """Return the bits of a model's matrices, 16 where they are not quantized; None: its config cannot be read."""
+    config = _read(folder / "config.json")
+    if not config:
+        return None
+    quantization = config.get("quantization") or config.get("quantization_config")
+    bits = quantization.get("bits") if isinstance(quantization, dict) else 16
+    return bits if isinstance(bits, int) and not isinstance(bits, bool) else None
+
+
+def _language_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a model's language part, which models that see or hear keep apart."""
+    nested: dict[str, Any] = next((config[key] for key in _NESTED if isinstance(config.get(key), dict)), {})
+    return {**config, **nested}
 
 
 def _length(value: Any) -> int:

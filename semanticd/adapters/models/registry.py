@@ -19,7 +19,13 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name
-from semanticd.adapters.models.folder_facts import context_of, read_defaults, recommended
+from semanticd.adapters.models.folder_facts import (
+    context_of,
+    kv_bytes_per_token,
+    read_defaults,
+    recommended,
+    weight_bits,
+)
 from semanticd.adapters.models.gguf_files import GgufFiles
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
@@ -34,17 +40,9 @@ else:
     import tomli as tomllib  # the same library, before it entered the standard one
 
 _REPO = re.compile(r"^[\w.-]+/[\w.-]+$")
-_LARGE_MACHINE_BYTES = 16_000_000_000
 _COMPLETE = ".complete"
 _FINGERPRINTS = ".fingerprints"
 _LOCKS = ".locks"
-
-
-def default_model(*, platform: str, machine: str, memory_bytes: int) -> str:
-    """Return the name of the model that a machine starts with."""
-    if platform == "darwin" and machine == "arm64" and memory_bytes >= _LARGE_MACHINE_BYTES:
-        return "deepseek-coder-v2-lite"
-    return "smollm2-135m"
 
 
 def read_entries(
@@ -64,6 +62,9 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "aliases": list,
     "context_length": int,
     "memory_estimate_bytes": int,
+    "weights_bytes": int,
+    "kv_bytes_per_token": int,
+    "recommended": bool,
     "tool_parser": str,
     "thinking": bool,
     "trust_remote_code": bool,
@@ -242,6 +243,8 @@ class ModelRegistry:
             size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
             entry=replace(entry, context_length=context),
             defaults=entry.defaults.or_else(recommended(folder)),
+            kv_bytes_per_token=entry.kv_bytes_per_token or kv_bytes_per_token(folder),
+            weight_bits=weight_bits(folder),
         )
 
     # Getting and removing.

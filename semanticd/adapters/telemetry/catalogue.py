@@ -123,6 +123,15 @@ _HOT: Mapping[str, MetricSpec] = {
     ),
     "block_pool_blocks": MetricSpec("gauge", "Blocks in RAM."),
     "block_pool_budget_bytes": MetricSpec("gauge", "The cache budget."),
+    "block_pool_planned_bytes": MetricSpec(
+        "gauge", "The cache budget while memory is not short; a lower budget has been lowered."
+    ),
+    "memory_short_total": MetricSpec(
+        "counter",
+        "Times that memory was short: the system said so, or a computation ran out of it.",
+        ("cause",),
+        values=("pressure", "out_of_memory"),
+    ),
     "cache_skipped_blocks_total": MetricSpec(
         "counter", "Blocks that were computed and not kept, because unwritten blocks filled the budget."
     ),

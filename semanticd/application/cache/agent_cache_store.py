@@ -69,6 +69,8 @@ class AgentCacheStore:
     ) -> None:
         """Begin empty; `post` runs a function on the engine thread soon."""
         self.pool = BlockPool(budget_bytes=budget_bytes)
+        self.planned_bytes = budget_bytes
+        """The budget while memory is not short."""
         self.lock = threading.RLock()
         self.counters = CacheCounters()
         self._max_agents = max_agents_in_memory
@@ -441,6 +443,12 @@ class AgentCacheStore:
         return BlockRecord(block, fingerprint, runner.spec.layout, tensors)
 
     # Room.
+
+    def set_budget(self, num_bytes: int, *, planned_bytes: int) -> None:
+        """Change the budget; what is above a lower one leaves as room is made."""
+        with self.lock:
+            self.pool.budget_bytes = num_bytes
+            self.planned_bytes = planned_bytes
 
     def make_room(self, num_bytes: int, *, unwritten: bool = False) -> bool:
         """Evict until `num_bytes` fit; False when that needs writes to finish first or can not be done.

@@ -42,6 +42,7 @@ READ_DEADLINE_S = 10.0
 """How long a sequence waits for the next block before what is missing is computed."""
 MAX_REMATCHES = 8
 """Damaged blocks after each of which an earlier snapshot is looked for on the disk."""
+_MEMORY_RETRY_S = 60.0
 _SLOW_DISK_DECAY = 0.8
 """Share of the slow-disk penalty that is left after each time it decided."""
 
@@ -98,7 +99,7 @@ class Admission:
 
         Raises:
             RequestTooLargeError: It can never fit the budget.
-            OverloadedError: It does not fit as long as the disk takes no blocks.
+            OverloadedError: It does not fit as long as the disk takes no blocks, or as the budget is lowered.
         """
         cold: list[Block] = []
         if not running.restored:
@@ -216,6 +217,13 @@ class Admission:
         ledger = self._store.ledger()
         alone = self._bytes_alone(running)
         available = ledger.budget_bytes - ledger.pinned_bytes
+        if alone > available and alone <= self._store.planned_bytes - ledger.pinned_bytes:
+            raise OverloadedError(
+                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, and "
+                f"memory is short: the budget was lowered to {ledger.budget_bytes / 2**20:.0f} MiB for now; close "
+                "other programs or try again in a minute",
+                retry_after_s=_MEMORY_RETRY_S,
+            )
         if alone > available:
             raise RequestTooLargeError(
                 f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, but "

@@ -15,6 +15,7 @@ from semanticd.application.engine.running_sequence import RunningSequence, Submi
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.agent import Agent, Turn
 from semanticd.domain.conversation_key import ConversationKey
+from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
@@ -37,6 +38,8 @@ class BlockCommit:
         """Work on this store and these agents; a snapshot is taken each `snapshot_tokens` of a prompt (0: none)."""
         self._snapshot_tokens = snapshot_tokens
         self._log = log
+        self.ran_short = False
+        """Whether memory ran out while a block was copied; taken back by who made room."""
         self._store = store
         self._agents = agents
         self._clock = clock
@@ -84,8 +87,12 @@ class BlockCommit:
             return name
         except Exception as error:
             # Keeping a block saves work later; the answer does not depend on it.
-            self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
+            self._not_kept(running, error)
             return None
+
+    def _not_kept(self, running: RunningSequence, error: Exception) -> None:
+        self.ran_short = self.ran_short or isinstance(error, OutOfMemoryError)
+        self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
 
     def publish_decoded(self, running: RunningSequence) -> None:
         """Publish the block that decoding has just filled, if it has filled one."""
@@ -135,7 +142,7 @@ class BlockCommit:
         try:
             name = self._store.publish_state(running.runner, sequence.sequence_id, parent=parent)
         except Exception as error:
-            self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
+            self._not_kept(running, error)
             return
         if name is not None:
             self._agents.note_block(running.submission.agent_id, name)

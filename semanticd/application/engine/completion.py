@@ -85,11 +85,15 @@ class Completion:
         for running in list(self._running.values()):
             self.fail(running, error, keep=keep)
 
-    def preempt(self, running: RunningSequence) -> None:
-        """Set a running sequence back to waiting; what it computed stays in the pool."""
+    def preempt(self, running: RunningSequence, *, keep: bool = True) -> None:
+        """Set a running sequence back to waiting; what it computed stays in the pool.
+
+        Without `keep` only what was published before does: its running cache cannot be read.
+        """
         sequence = running.sequence
-        self._try(running, "preempted_blocks_lost", lambda: self._commit.keep_unfinished(running))
-        running.runner.close(sequence.sequence_id)
+        if keep:
+            self._try(running, "preempted_blocks_lost", lambda: self._commit.keep_unfinished(running))
+        self._try(running, "running_cache_not_closed", lambda: running.runner.close(sequence.sequence_id))
         running.reservation.end()
         running.restored = frozenset()
         self._admission.forget(sequence.sequence_id)

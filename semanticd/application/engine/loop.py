@@ -20,7 +20,8 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
-from semanticd.application.engine.completion import Completion
+from semanticd.application.engine.completion import RUNNING_STATES, Completion
+from semanticd.application.engine.memory_guard import EngineMemory, MemoryGuard
 from semanticd.application.engine.model_changes import WRITE_DEADLINE_S, LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
@@ -29,11 +30,13 @@ from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.memory import AmpleMemory
 from semanticd.application.ports.telemetry import Telemetry
 from semanticd.domain.decode_groups import DecodeGroup, choose_group
-from semanticd.domain.errors import ConflictError, DrainingError, EngineError
+from semanticd.domain.errors import ConflictError, DrainingError, EngineError, OutOfMemoryError
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import ModelId, RequestId, SequenceId
+from semanticd.domain.memory_plan import BudgetPlan
 from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 from semanticd.domain.snapshots import SNAPSHOT_TOKENS
@@ -51,6 +54,8 @@ _CHECKED_BLOCKS = 256
 _MAX_BACKOFF_S = 2.0
 _UNHEALTHY_AFTER = 3
 """Failures of the loop in a row after which the engine counts as unhealthy."""
+MAX_SHORTAGES = 3
+"""Steps that may run out of memory before a sequence that took part in each of them fails."""
 _MAX_JOINING = 32
 """Tokens that cost little more than one where no sequence waits for the step: the logits of all are computed."""
 
@@ -72,10 +77,12 @@ class BlockPoolBatchEngine:
         scheduler: Scheduler,
         telemetry: Telemetry,
         snapshot_tokens: int = SNAPSHOT_TOKENS,
+        memory: EngineMemory | None = None,
     ) -> None:
         """Serve what comes through `queue`, with the blocks of `store`; nothing runs before `start`.
 
-        Where layers cannot be cut, a snapshot is taken each `snapshot_tokens` of a prompt (0: none).
+        Where layers cannot be cut, a snapshot is taken each `snapshot_tokens` of a prompt (0: none). `memory` says how
+        large the store's budget is to be, and when that is too much (None: as it is, and never).
         """
         self._queue = queue
         self._store = store
@@ -91,8 +98,20 @@ class BlockPoolBatchEngine:
         recording = EngineTelemetry.over(telemetry, store=store)
         self._clock, self._log = recording.clock, recording.log
         self._metrics, self._trace = recording.metrics, recording.trace
+        self._guard = MemoryGuard(
+            memory=memory or EngineMemory(AmpleMemory(), BudgetPlan(None, store.planned_bytes)),
+            models=self._models,
+            store=store,
+            scheduler=scheduler,
+            telemetry=recording,
+        )
         self._changes = ModelChanges(
-            models=self._models, running=self._running, store=store, clock=self._clock, log=self._log
+            models=self._models,
+            running=self._running,
+            store=store,
+            guard=self._guard,
+            clock=self._clock,
+            log=self._log,
         )
         self._commit = BlockCommit(
             store=store,
@@ -193,9 +212,14 @@ class BlockPoolBatchEngine:
         """Run a function on the engine thread between two steps; after the end the future holds a `DrainingError`."""
         return self._queue.call(function)
 
-    def load_model(self, steps: LoadSteps) -> Future[LoadedModel]:
-        """Load a model between other steps; the future gets it when it is served, or the error."""
-        return self._change(lambda future: self._changes.begin_load(steps, future))
+    def load_model(self, steps: LoadSteps, *, weights_bytes: int = 0) -> Future[LoadedModel]:
+        """Load a model, whose weights take about so many bytes, between other steps.
+
+        The future gets it when it is served, or the error.
+        """
+        return self._change(
+            lambda future: self._changes.begin_load(steps, future, weights_bytes=weights_bytes)
+        )
 
     def remove_model(self, model_id: ModelId) -> Future[None]:
         """Stop serving a model, persist its blocks and free its memory; see `ModelChanges.begin_removal`."""
@@ -219,6 +243,12 @@ class BlockPoolBatchEngine:
     def decode_step_s(self, model_id: ModelId) -> float:
         """Return the seconds of recent decode steps (0: nothing was measured)."""
         return self._scheduler.decode_step_s(model_id)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of cached blocks that would leave RAM to make room."""
+        ledger = self._store.ledger()
+        return max(ledger.hot_bytes - ledger.pinned_bytes - ledger.locked_bytes, 0)
 
     @property
     def max_batch_size(self) -> int:
@@ -290,6 +320,10 @@ class BlockPoolBatchEngine:
         self._work_queue()
         self._note_writes()
         self._room.check(began)
+        self._guard.check(began)
+        if self._commit.ran_short:
+            self._commit.ran_short = False
+            self._guard.relieve("out_of_memory", "critical", now=began)
         self._admission.check_deadlines()
         self._changes.step()
         self._scheduler.record_stall(self._clock.monotonic() - began)
@@ -408,10 +442,35 @@ class BlockPoolBatchEngine:
         began = self._clock.monotonic()
         try:
             action()
+        except OutOfMemoryError as error:
+            self._run_short([running], error)
         except Exception as error:
             self._completion.fail(running, error)
         self._room.measure()
         self._scheduler.record_stall(self._clock.monotonic() - began)
+
+    def _run_short(self, members: list[RunningSequence], error: OutOfMemoryError) -> None:
+        """Make room after a step ran out of memory, and let those that took part in it begin again.
+
+        They go on from their last published blocks. Where that did not help before, the youngest fails: one for each
+        step that runs out of memory, so that this ends.
+        """
+        self._guard.relieve("out_of_memory", "critical", now=self._clock.monotonic())
+        again = [one for one in members if self._may_begin_again(one)]
+        spent = [one for one in members if one not in again or one.num_shortages >= MAX_SHORTAGES]
+        for running in [one for one in members if one not in again] or spent[-1:]:
+            self._completion.fail(running, error)
+        for running in again:
+            if not running.has_ended:
+                running.num_shortages += 1
+                self._completion.preempt(running, keep=False)
+        self._room.measure()
+        self._scheduler.unblock()
+
+    @staticmethod
+    def _may_begin_again(running: RunningSequence) -> bool:
+        # One that waits has nothing to begin again from, and the scores of a prompt are sent once.
+        return running.sequence.state in RUNNING_STATES and not running.submission.score_prompt
 
     def _admit(self, running: RunningSequence) -> None:
         self._guarded(running, lambda: self._admission.try_start(running))
@@ -447,6 +506,8 @@ class BlockPoolBatchEngine:
             # A block at a time is written while the next one is computed: all at the end would hold everybody up.
             self._store.persist(limit_bytes=1)
             self._scheduler.record_stall(self._clock.monotonic() - began - seconds)
+        except OutOfMemoryError as error:
+            self._run_short([running], error)
         except Exception as error:
             self._completion.fail(running, error)
         self._preemption.keep_within_budget()
@@ -512,6 +573,9 @@ class BlockPoolBatchEngine:
         began = self._clock.monotonic()
         try:
             tokens = self._models[model_id].runner.decode(group)
+        except OutOfMemoryError as error:
+            self._run_short([self._running[one.sequence_id] for one in members], error)
+            return
         except Exception as error:
             for sequence in members:
                 self._completion.fail(self._running[sequence.sequence_id], error)

@@ -43,6 +43,10 @@ class SequenceMetrics:
         if running.restore_began_at is not None:
             self._metrics.observe("restore_seconds", timings.restore_ms / 1000)
 
+    def memory_short(self, cause: str) -> None:
+        """The machine's memory was short, or a computation ran out of it."""
+        self._metrics.count("memory_short_total", cause=cause)
+
     def preempted(self) -> None:
         """A sequence was set back to waiting."""
         self._metrics.count("preemptions_total")

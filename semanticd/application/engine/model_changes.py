@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.memory_guard import MemoryGuard
 from semanticd.application.engine.running_sequence import Running
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock, Log
@@ -50,13 +51,15 @@ class ModelChanges:
         models: dict[ModelId, LoadedModel],
         running: Running,
         store: AgentCacheStore,
+        guard: MemoryGuard,
         clock: Clock,
         log: Log,
     ) -> None:
-        """Change `models` in place; a model with `running` sequences stays."""
+        """Change `models` in place; a model with `running` sequences stays. `guard` hears of what is loaded."""
         self._models = models
         self._running = running
         self._store = store
+        self._guard = guard
         self._clock = clock
         self._log = log
         self._loads: list[_Load] = []
@@ -76,8 +79,9 @@ class ModelChanges:
         """Whether this model is being removed."""
         return any(removal.model is model for removal in self._removals)
 
-    def begin_load(self, steps: LoadSteps, loaded: Future[LoadedModel]) -> None:
-        """Load a model; the future gets it when it is served."""
+    def begin_load(self, steps: LoadSteps, loaded: Future[LoadedModel], *, weights_bytes: int = 0) -> None:
+        """Load a model, whose weights take about so many bytes; the future gets it when it is served."""
+        self._guard.expect(weights_bytes)
         self._loads.append(_Load(steps, loaded))
 
     def begin_removal(self, model_id: ModelId, removed: Future[None]) -> None:
@@ -125,9 +129,11 @@ class ModelChanges:
             model: LoadedModel = finished.value
             self._store.register_model(model.runner)
             self._models[model.model_id] = model
+            self._guard.models_changed()
             load.loaded.set_result(model)
         except Exception as error:
             self._loads.remove(load)
+            self._guard.models_changed()
             load.loaded.set_exception(error)
 
     def _step_removal(self, removal: _Removal) -> None:
@@ -151,5 +157,6 @@ class ModelChanges:
             model.runner.release()
         except Exception as error:
             self._log.error("model_not_released", model=model.model_id, error=repr(error))
+        self._guard.models_changed()
         for future in removal.removed:
             future.set_result(None)

@@ -154,6 +154,8 @@ class RunningSequence:
     visible_text: list[str] = field(default_factory=list)
     held_logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[DecodedToken] = field(default_factory=list)
+    num_shortages: int = 0
+    """Times that memory ran out in a step that it took part in."""
     num_stored: int = 0
     stop_sequence: str | None = None
     has_ended: bool = False

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from semanticd.domain.generation import ModelDefaults
 from semanticd.domain.ids import ModelFingerprint
+from semanticd.domain.memory_plan import ModelFootprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,24 @@ class ModelEntry:
     """Seconds without a request after which it is unloaded; None: the daemon's own setting."""
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     """For what a request leaves open; before what the model's own files recommend."""
+    weights_bytes: int | None = None
+    """Size of its weights."""
+    kv_bytes_per_token: int | None = None
+    """Bytes of a token's KV in 16 bits, in all layers that keep every position."""
+    recommended: bool = False
+    """Whether a machine on which it fits may choose it by itself."""
+
+    def footprint(self) -> ModelFootprint | None:
+        """Return what it takes as far as that is known before its files are here; None: not at all."""
+        weights = self.weights_bytes or self.memory_estimate_bytes
+        if weights is None:
+            return None
+        return ModelFootprint(
+            name=self.name,
+            weights_bytes=weights,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+            recommended=self.recommended,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +69,20 @@ class InstalledModel:
     entry: ModelEntry
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     """For what a request leaves open: the entry's, else those of the model's `generation_config.json`."""
+    kv_bytes_per_token: int | None = None
+    """As the entry's; from the model's own config."""
+    weight_bits: int | None = None
+    """Bits of its matrices; None: not known."""
+
+    def footprint(self) -> ModelFootprint:
+        """Return what it takes in memory."""
+        return ModelFootprint(
+            name=self.model_id,
+            weights_bytes=self.size_bytes,
+            kv_bytes_per_token=self.kv_bytes_per_token or self.entry.kv_bytes_per_token,
+            weight_bits=self.weight_bits,
+            recommended=self.entry.recommended,
+        )
 
 
 @dataclass(frozen=True, slots=True)

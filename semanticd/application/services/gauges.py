@@ -50,6 +50,7 @@ class Gauges:
         for state in _POOL_STATES:
             self._metrics.gauge("block_pool_bytes", getattr(ledger, f"{state}_bytes"), state=state)
         self._metrics.gauge("block_pool_budget_bytes", ledger.budget_bytes)
+        self._metrics.gauge("block_pool_planned_bytes", store.planned_bytes)
         self._metrics.gauge("block_pool_blocks", store.count_hot_blocks()[0])
 
     def _refresh_warm(self, warm: WarmStats) -> None:

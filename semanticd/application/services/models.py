@@ -32,10 +32,12 @@ from semanticd.domain.errors import (
     ConflictError,
     ModelLoadError,
     ModelNotFoundError,
+    ModelTooLargeError,
     OverloadedError,
     SemanticError,
 )
 from semanticd.domain.ids import ModelId
+from semanticd.domain.memory_plan import DeviceMemory, ModelFootprint, refusal
 
 _DRAIN_POLL_S = 0.02
 
@@ -52,8 +54,9 @@ class ModelsService:
         memory_bytes: Callable[[], int],
         telemetry: Telemetry,
         load_on_demand: bool = False,
+        device: DeviceMemory | None = None,
     ) -> None:
-        """`memory_bytes` says how many bytes another model may take now."""
+        """`memory_bytes` says how many bytes are free now; `device` what all models may take (None: no limit)."""
         self._engine = engine
         self._source = source
         self._loader = loader
@@ -63,6 +66,7 @@ class ModelsService:
         self._log = telemetry.log
         self._metrics = telemetry.metrics
         self._load_on_demand = load_on_demand
+        self._device = device
         self._current: ModelId | None = None
         self._installed: dict[ModelId, InstalledModel] = {}
         self._loaded_at: dict[ModelId, float] = {}
@@ -161,8 +165,16 @@ class ModelsService:
 
     @property
     def free_memory_bytes(self) -> int:
-        """Memory that another model may take without another leaving."""
+        """Memory that is free on this machine."""
         return int(self._memory_bytes())
+
+    def _room_beside_bytes(self) -> int:
+        """Return what another model may take without another leaving; cached blocks would make room for it."""
+        if self._device is None:
+            return self.free_memory_bytes
+        loaded = sum(model.weights_bytes for model in self._engine.models.values())
+        planned = self._device.room_bytes - loaded
+        return min(planned, self.free_memory_bytes + self._engine.cached_bytes)
 
     async def current(self) -> ModelFacts | None:
         """Return the current model's facts, or None."""
@@ -279,18 +291,19 @@ class ModelsService:
         if not self._engine.models or ModelId(installed.model_id) in self._engine.models:
             return
         needed = memory_needed(installed)
-        while needed > self._memory_bytes():
+        while needed > self._room_beside_bytes():
             others = [model for model in self._engine.models.values() if self._may_go(model.model_id)]
             if not others:
                 raise ModelLoadError(
                     f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
-                    f"{self._memory_bytes() / 2**30:.1f} GiB are free beside {self._current}; swap to it instead"
+                    f"{max(self._room_beside_bytes(), 0) / 2**30:.1f} GiB are free beside {self._current}; "
+                    "swap to it instead"
                 )
             await self._leave(min(others, key=lambda model: self._used_at.get(model.model_id, 0.0)))
 
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
         installed = await self._find(model)
-        if old is None or memory_needed(installed) <= self._memory_bytes():
+        if old is None or memory_needed(installed) <= self._room_beside_bytes():
             return await self._load(model)
         # Both do not fit: requests wait while the old model drains, persists and leaves.
         self._open.clear()
@@ -358,12 +371,24 @@ class ModelsService:
     async def _find(self, model: str) -> InstalledModel:
         found = await asyncio.to_thread(self._source.find, model)
         if found is None:
+            self._refuse_what_never_fits(self._source.resolve(model).footprint())
             await self.pull(model)
             found = await asyncio.to_thread(self._source.find, model)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} was pulled but cannot be found", param="model")
         self._installed[ModelId(found.model_id)] = found
+        if ModelId(found.model_id) not in self._engine.models:
+            self._refuse_what_never_fits(found.footprint())
         return found
+
+    def _refuse_what_never_fits(self, model: ModelFootprint | None) -> None:
+        """Raise `ModelTooLargeError` for a model that does not fit on this machine, even alone."""
+        if model is None or self._device is None:
+            return
+        known = [one for entry in self._source.entries() if (one := entry.footprint()) is not None]
+        if (reason := refusal(self._device, model, known)) is not None:
+            self._failed(model.name, reason)
+            raise ModelTooLargeError(reason)
 
     async def _load(self, model: str) -> LoadedModel:
         installed = await self._find(model)
@@ -378,7 +403,9 @@ class ModelsService:
 
         try:
             steps = self._loader.load(installed, on_progress=report)
-            loaded = await asyncio.wrap_future(self._engine.load_model(steps))
+            loaded = await asyncio.wrap_future(
+                self._engine.load_model(steps, weights_bytes=installed.size_bytes)
+            )
         except SemanticError as error:
             self._failed(installed.model_id, error.message)
             if (short := one_sentence(error.message)) != error.message:

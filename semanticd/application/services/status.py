@@ -127,6 +127,7 @@ class StatusService:
             evictions = dict(counters.evictions)
         return CacheFacts(
             budget_bytes=ledger.budget_bytes,
+            planned_bytes=store.planned_bytes,
             running_bytes=ledger.running_bytes,
             hot_bytes=ledger.hot_bytes,
             pinned_bytes=ledger.pinned_bytes,

@@ -50,6 +50,8 @@ class CacheFacts:
     """The byte ledger, both tiers, and counters since the start; a cap or budget of None is none."""
 
     budget_bytes: int
+    planned_bytes: int
+    """The budget while memory is not short; more than `budget_bytes` where that was lowered."""
     running_bytes: int
     hot_bytes: int
     pinned_bytes: int

@@ -14,8 +14,9 @@ from semanticd.control.results import ModelProgress, ModelRow, read
 from semanticd.domain.model_name import HUB, is_path
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import absolute, json_option
-from semanticd.entrypoints.cli.output import narrate, print_facts, print_json, print_table
+from semanticd.entrypoints.cli.output import in_bytes, narrate, print_facts, print_json, print_table
 from semanticd.entrypoints.cli.progress import Progress
+from semanticd.entrypoints.cli.sizes import Size
 
 
 @click.group("models")
@@ -103,6 +104,39 @@ def unload(*, model: str, as_json: bool) -> None:
 def swap(*, model: str, as_json: bool) -> None:
     """Make a model the current one; no request fails meanwhile."""
     _show(with_progress("models.swap", model, Progress()), as_json)
+
+
+@commands.command()
+@click.option(
+    "--memory", "memory_bytes", type=Size(), default=None, help="Of a machine with so much memory, as 16GB."
+)
+@json_option
+def fit(*, memory_bytes: int | None, as_json: bool) -> None:
+    """Show which models fit on this machine, and how many tokens of KV each leaves room for."""
+    # What computes it imports MLX, to ask the device; therefore by name.
+    table = importlib.import_module("semanticd.entrypoints.model_fit").fit_table(memory_bytes)
+    facts = importlib.import_module("semanticd.application.services.plain").plain(table)
+    if as_json:
+        print_json(facts)
+        return
+    budget = facts["budget_bytes"]
+    narrate(
+        f"{facts['device']}, {in_bytes(facts['memory_bytes'])}: {in_bytes(facts['working_set_bytes'])} for weights and "
+        f"KV, of that {in_bytes(facts['reserve_bytes'])} of reserve"
+        + (f"; KV budget {in_bytes(budget)}, as set" if budget is not None else "")
+    )
+    print_table([_fit_row(row) for row in facts["models"]], _FIT_COLUMNS)
+
+
+_FIT_COLUMNS = ("id", "state", "weights_bytes", "kv_bytes", "exact", "q8", "q4")
+
+
+def _fit_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    state = "default" if row["default"] else "fits"
+    tokens = dict(row["tokens"])
+    if not row["fits"]:
+        state, tokens = "too large", dict.fromkeys(tokens)
+    return {**row, **tokens, "state": state}
 
 
 def _state(row: ModelRow) -> str:

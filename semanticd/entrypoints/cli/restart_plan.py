@@ -53,7 +53,8 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     """See that the next daemon can start, as far as can be seen while this one runs.
 
     Raises:
-        DaemonError: One of its ports is another program's, or its model is not here or does not fit.
+        DaemonError: One of its ports is another program's, or its model is not here or does not fit now.
+        ModelTooLargeError: Its model does not fit on this machine.
         ModelNotFoundError: Its model is not known.
     """
     settings = loaded.settings
@@ -70,6 +71,7 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
         raise DaemonError(
             f"the model {name} is not installed; `semanticd models pull {name}` fetches it while the daemon goes on"
         )
+    importlib.import_module("semanticd.entrypoints.model_fit").refuse_what_never_fits(settings, name)
     needed = model.memory_needed_bytes or 0
     free = status.free_memory_bytes
     room = (free or 0) + sum(one.weights_bytes for one in status.models)

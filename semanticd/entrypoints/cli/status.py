@@ -74,7 +74,12 @@ def render(status: StatusResult) -> str:
         f"engine   {engine.num_running} running, {engine.num_waiting} waiting; "
         f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s",
         f"hot      {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, "
-        f"{cache.num_hot_blocks} blocks ({cache.num_shared_blocks} shared)",
+        f"{cache.num_hot_blocks} blocks ({cache.num_shared_blocks} shared)"
+        + (
+            f"; memory is short, {in_bytes(cache.planned_bytes)} planned"
+            if cache.planned_bytes > cache.budget_bytes
+            else ""
+        ),
         f"warm     {in_bytes(cache.warm_bytes)}{f' of {in_bytes(cap)}' if cap else ''}, "
         f"{cache.num_warm_blocks} blocks"
         + (

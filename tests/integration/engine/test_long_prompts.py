@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from semanticd.adapters.config import Settings
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import EngineRig
@@ -21,8 +20,8 @@ def prompt_of(length: int) -> list[int]:
 
 
 def rig_with(bytes_per_token: int) -> EngineRig:
-    """An engine with the default budget, in the proportion of the fake model's bytes to a real one's."""
-    budget = Settings().mlx.cache_budget_mb << 20
+    """An engine with 4 GiB, in the proportion of the fake model's bytes to a real one's."""
+    budget = 4 << 30
     return EngineRig(
         runner=HashRunner(block_tokens=256),
         budget_bytes=budget * BYTES_PER_TOKEN // bytes_per_token,
@@ -30,7 +29,7 @@ def rig_with(bytes_per_token: int) -> EngineRig:
     )
 
 
-def test_a_prompt_of_a_coding_agent_is_admitted_with_the_default_budget() -> None:
+def test_a_prompt_of_a_coding_agent_is_admitted_with_a_budget_of_4_gib() -> None:
     with rig_with(LITE) as rig:
         answer = rig.ask(prompt_of(CLAUDE_CODES_FIRST_PROMPT), agent="a", max_tokens=8).answer()
         again = rig.ask(prompt_of(CLAUDE_CODES_FIRST_PROMPT), agent="a", max_tokens=8).answer()

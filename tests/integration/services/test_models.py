@@ -22,10 +22,12 @@ from semanticd.domain.errors import (
     ModelDownloadError,
     ModelLoadError,
     ModelNotFoundError,
+    ModelTooLargeError,
     OverloadedError,
 )
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelId
+from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.service_rig import ServiceRig
 
@@ -308,3 +310,75 @@ async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_s
         rig.source.unreachable.clear()
         await rig.models.pull("four")
         assert (rig.models.stage, rig.models.last_error) == ("idle", None)
+
+
+SMALL = DeviceMemory("metal", 12_000_000_000, 8_000_000_000)
+"""Room for 6.5 GB of weights and KV."""
+
+
+def sized(rig: ServiceRig, **gigabytes: float) -> None:
+    """Give models of the registry weights of so many GB."""
+    for name, size in gigabytes.items():
+        known = rig.source.known[name]
+        rig.source.known[name] = replace(known, weights_bytes=int(size * 1e9), kv_bytes_per_token=10_000)
+
+
+@pytest.mark.parametrize("change", ["load", "swap"])
+async def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched(change: str) -> None:
+    async with ServiceRig(device=SMALL) as rig:
+        sized(rig, two=3.0, four=9.0)
+        with pytest.raises(ModelTooLargeError) as refused:
+            await getattr(rig.models, change)("four")
+        for words in (
+            "four does not fit",
+            "9.0 GB for its weights",
+            "lends 8.0 GB of 12.0 GB",
+            "two (3.0 GB)",
+        ):
+            assert words in refused.value.message
+        assert rig.source.find("four") is None, "nothing was fetched"
+        assert rig.models.current_id == "one"
+        assert (await rig.say("hello")).model == "one"
+        assert rig.models.last_error is not None
+        assert (await rig.models.pull("four")).id == "four", "its files may be fetched"
+
+
+@pytest.mark.parametrize("change", ["load", "swap"])
+async def test_a_model_that_is_here_and_does_not_fit_is_refused_before_the_old_one_leaves(
+    change: str,
+) -> None:
+    async with ServiceRig(device=SMALL, memory_bytes=0) as rig:
+        rig.source.size_bytes["two"] = 9_000_000_000
+        with pytest.raises(ModelTooLargeError):
+            await getattr(rig.models, change)("two")
+        assert loaded(rig) == {"one"}
+        assert (await rig.say("hello")).model == "one"
+        assert (await rig.models.swap("three")).id == "three"
+
+
+async def test_a_model_named_by_a_request_that_does_not_fit_is_refused_with_the_numbers() -> None:
+    async with ServiceRig(device=SMALL, load_on_demand=True) as rig:
+        rig.source.size_bytes["two"] = 9_000_000_000
+        with pytest.raises(ModelTooLargeError, match=r"9\.0 GB for its weights"):
+            await rig.open("hello", model="two")
+        assert (await rig.say("hello")).model == "one"
+
+
+async def test_the_first_model_is_refused_too() -> None:
+    async with ServiceRig(device=SMALL, load=False) as rig:
+        rig.source.size_bytes["one"] = 9_000_000_000
+        with pytest.raises(ModelTooLargeError):
+            await rig.models.load("one")
+        assert (rig.models.stage, rig.models.current_id) == ("idle", None)
+        assert rig.models.last_error is not None
+
+
+async def test_two_models_stand_beside_each_other_only_within_the_plan() -> None:
+    rig = ServiceRig(device=DeviceMemory("metal", 12_000_000_000, 1_600_000_000), memory_bytes=1 << 40)
+    entries = rig.source.known
+    for name, estimate in (("one", 1000), ("two", 99_000_000), ("three", 101_000_000)):
+        entries[name] = replace(entries[name], memory_estimate_bytes=estimate, kv_bytes_per_token=10)
+    async with rig:
+        await rig.models.load("two")
+        with pytest.raises(ModelLoadError, match="swap to it instead"):
+            await rig.models.load("three")

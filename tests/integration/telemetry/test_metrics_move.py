@@ -24,6 +24,7 @@ ELSEWHERE = {
     "http_connections_dropped_total": "tests/integration/http/test_connections.py",
     "tool_parse_failures_total": "tests/integration/services/test_generate.py",
     "preemptions_total": "tests/integration/engine/test_engine_answers.py",
+    "memory_short_total": "tests/integration/engine/test_memory_pressure.py",
     "restore_timeouts_total": "tests/integration/engine/test_ownership.py",
     "cache_skipped_blocks_total": "tests/integration/engine/test_ownership.py",
     "cache_lost_blocks_total": "tests/unit/application/cache/test_agent_cache_store.py",

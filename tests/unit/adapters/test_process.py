@@ -16,6 +16,7 @@ import pytest
 from semanticd.adapters.process import (
     PidFile,
     bind_listener,
+    is_supervised,
     kill,
     notify_supervisor,
     running_pid,
@@ -214,3 +215,20 @@ def test_a_supervisor_that_does_not_read_holds_nobody_up(short_tmp_path: Path) -
 )
 def test_the_watchdog_wants_half_its_limit(environ: dict[str, str], interval: float | None) -> None:
     assert watchdog_interval_s(environ) == interval
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, False),
+        ({"NOTIFY_SOCKET": ""}, False),
+        ({"NOTIFY_SOCKET": "/run/user/1000/systemd/notify"}, True),
+        ({"XPC_SERVICE_NAME": "semanticd.daemon"}, True),
+        ({"XPC_SERVICE_NAME": "0"}, False),  # a terminal's
+        ({"XPC_SERVICE_NAME": "application.com.apple.Terminal.1152921500311883009"}, False),
+    ],
+)
+def test_a_service_of_the_system_is_told_from_a_program_of_a_terminal(
+    environ: dict[str, str], expected: bool
+) -> None:
+    assert is_supervised("semanticd.daemon", environ) is expected

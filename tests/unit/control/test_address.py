@@ -36,7 +36,7 @@ def test_linux_goes_by_the_login_session_and_falls_back_to_tmp(monkeypatch: pyte
 def test_macos_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address.sys, "platform", "darwin")
     found = default_runtime_dir({"XDG_RUNTIME_DIR": "/not/used"})
-    assert found == Path.home() / "Library/Caches/TemporaryItems/semanticd"
+    assert found == Path.home() / "Library/Application Support/semanticd/run"
 
 
 def test_a_path_that_no_socket_can_have_is_explained() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from semanticd.entrypoints.doctor import room_on_disk
+from semanticd.adapters.config import Settings
+from semanticd.domain.memory_plan import device_memory
+from semanticd.entrypoints.doctor import check_blas, check_memory, room_on_disk
 
 GIB = 1024**3
 
@@ -35,3 +39,35 @@ def test_little_room_or_less_than_the_reserve_is_a_warning(free_gb: int, reserve
     found = room_on_disk(Path("/caches"), free_bytes=free_gb * GIB, reserve_bytes=reserve_gb * GIB)
     assert found.state == state
     assert ("no block is written" in found.message) is (free_gb < reserve_gb)
+
+
+def settings_with(tmp_path: Path, **mlx: Any) -> Settings:
+    defaults = Settings()
+    paths = replace(defaults.paths, models_dir=tmp_path / "models")
+    return replace(defaults, mlx=replace(defaults.mlx, **mlx), paths=paths)
+
+
+@pytest.mark.parametrize(
+    ("gb", "mlx", "state", "words"),
+    [
+        (16, {}, "ok", "cache budget by what weights leave, 1.1 GiB beside deepseek-coder-v2-lite"),
+        (16, {"cache_budget_mb": 1024}, "ok", "cache budget 1.0 GiB"),
+        (16, {"cache_budget_mb": 4096}, "warning", "cache budget 4.0 GiB"),
+        (16, {"model_id": "qwen3-coder-30b"}, "error", "qwen3-coder-30b does not fit"),
+        (16, {"model_id": "no such model"}, "ok", "cache budget by what weights leave"),
+        (8, {}, "ok", "beside smollm2-135m"),
+    ],
+)
+def test_the_memory_is_judged_by_the_model_to_serve(
+    tmp_path: Path, gb: int, mlx: dict[str, Any], state: str, words: str
+) -> None:
+    found = check_memory(settings_with(tmp_path, **mlx), device_memory("metal", gb * GIB))
+    assert found.state == state
+    assert words in found.message
+    assert bool(found.advice) == (state != "ok")
+
+
+def test_no_blas_is_missed_where_a_gpu_computes() -> None:
+    found = check_blas("cuda")
+    assert (found.state, found.advice) == ("ok", "")
+    assert "not used" in found.message

@@ -24,8 +24,10 @@ from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
 from semanticd.adapters.mlx.model.output_head import OutputHead
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
+from semanticd.adapters.mlx.platform.shortage import raising_shortage
 from semanticd.application.ports.inference import BlockPayload, DecodedToken, PrefixPart
 from semanticd.application.ports.warm_store import TensorBytes
+from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec, StoragePrecision
@@ -146,6 +148,7 @@ class MlxModelRunner:
 
     # Prefill.
 
+    @raising_shortage
     def open(
         self,
         sequence_id: SequenceId,
@@ -168,12 +171,14 @@ class MlxModelRunner:
         )
         self._prefilling[sequence_id] = batch
 
+    @raising_shortage
     def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
         """Put a block behind what the sequence holds."""
         batch = self._prefilling[sequence_id]
         self._codec.append(batch.prompt_cache, part)
         batch.tokens[0] += [0] * part.num_tokens
 
+    @raising_shortage
     def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
         """Compute the KV of the next prompt tokens."""
         batch = self._prefilling[sequence_id]
@@ -182,6 +187,7 @@ class MlxModelRunner:
         mx.eval([c.state for c in batch.prompt_cache])
         batch.tokens[0] += list(token_ids)
 
+    @raising_shortage
     def prefill_logprobs(
         self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int
     ) -> list[DecodedToken]:
@@ -195,6 +201,7 @@ class MlxModelRunner:
 
     # Decode.
 
+    @raising_shortage
     def start_decode(
         self,
         sequence_id: SequenceId,
@@ -249,6 +256,7 @@ class MlxModelRunner:
 
         return step
 
+    @raising_shortage
     def decode(self, group: int = 0) -> list[DecodedToken]:
         """Return the next token of every row of a batch, or of those only that have one already."""
         early = [token for token in self._early if self._decoding[token.sequence_id].group == group]
@@ -262,7 +270,7 @@ class MlxModelRunner:
 
     def _step(self, group: int) -> list[DecodedToken]:
         tokens = []
-        for response in self._batches[group].next() if group in self._batches else ():
+        for response in self._next(group):
             row = self._decoding[SequenceId(response.uid)]
             if row.error is not None:
                 tokens.append(DecodedToken(row.sequence_id, response.token, error=row.error))
@@ -271,6 +279,20 @@ class MlxModelRunner:
             else:
                 tokens.append(self._decoded(row.sequence_id, response.token, response.logprobs))
         return tokens
+
+    def _next(self, group: int) -> list[Any]:
+        batch = self._batches.get(group)
+        if batch is None:
+            if any(row.group == group for row in self._decoding.values()):
+                raise OutOfMemoryError("memory ran out in a step of this request's decode batch")
+            return []
+        try:
+            responses: list[Any] = batch.next()
+        except Exception:
+            # What its caches hold is not known: nobody may read them, and rows leave without looking at them.
+            del self._batches[group]
+            raise
+        return responses
 
     def _decoded(self, uid: SequenceId, token: int, logprobs: mx.array) -> DecodedToken:
         row = self._decoding[uid]
@@ -290,6 +312,7 @@ class MlxModelRunner:
 
     # Blocks.
 
+    @raising_shortage
     def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
         """Copy positions [start, end) out of the running cache."""
         batch, row = self._find(sequence_id)
@@ -299,6 +322,7 @@ class MlxModelRunner:
             batch.prompt_cache, row=row, length=len(batch.tokens[row]), start=start, end=end
         )
 
+    @raising_shortage
     def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
         """Snapshot the layers that cannot be cut."""
         batch, row = self._find(sequence_id)
@@ -324,8 +348,10 @@ class MlxModelRunner:
         row = self._decoding.pop(sequence_id, None)
         if row is None:
             return
-        batch = self._batches[row.group]
-        others = [i for i, uid in enumerate(batch.uids) if uid != sequence_id]
+        batch = self._batches.get(row.group)
+        others = [i for i, uid in enumerate(batch.uids) if uid != sequence_id] if batch is not None else []
+        if batch is None:
+            return
         if others:
             batch.filter(others)
         else:
@@ -341,6 +367,7 @@ class MlxModelRunner:
         assert isinstance(payload, KvPayload)
         return self._codec.dump(payload)
 
+    @raising_shortage
     def restore(self, tensors: Sequence[TensorBytes]) -> BlockPayload:
         """Turn bytes into a payload."""
         return self._codec.restore(tensors)

@@ -14,6 +14,7 @@ from mlx_lm.utils import dequantize_model, load_model
 from mlx_lm.utils import load_tokenizer as load_wrapped_tokenizer
 from transformers import __version__ as transformers_version
 
+from semanticd.adapters.mlx.platform.shortage import is_shortage
 from semanticd.domain.errors import ModelLoadError
 
 _FLOAT32 = 4
@@ -57,7 +58,7 @@ def load_weights(
         # What the conversion left behind has no size that a step asks for.
         mx.clear_cache()
     except Exception as error:
-        if _is_shortage(error):
+        if is_shortage(error):
             raise ModelLoadError(_shortage(path, error)) from error
         raise ModelLoadError(f"cannot load the weights in {path}: {error}; pull the model again") from error
     on_progress(1.0)
@@ -100,11 +101,6 @@ def _widen(model: Any, available_bytes: int) -> None:
     model.set_dtype(mx.float32)
 
 
-def _is_shortage(error: Exception) -> bool:
-    # MLX raises a RuntimeError of its own: "[metal::malloc] Attempting to allocate …", "[malloc] Unable to allocate …".
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "malloc]" in str(error))
-
-
 def _shortage(path: Path, error: Exception) -> str:
     return (
         f"cannot load {path}: there is not enough memory for it ({error}); unload other models, lower "
@@ -113,7 +109,7 @@ def _shortage(path: Path, error: Exception) -> str:
 
 
 def _cause(path: Path, error: Exception) -> str:
-    if _is_shortage(error):
+    if is_shortage(error):
         return _shortage(path, error)
     try:
         model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")

@@ -7,7 +7,7 @@ The budget counts tensors in use. On top of them come two pools of freed memory,
   returned must be mapped again for the next tensor, which takes longer than computing it; and there is one arena, so
   that what a thread that reads freed serves the one that computes. What is kept is given back when nobody computes,
   but for a reserve for the next conversation. Other C libraries, macOS's among them, return memory by themselves.
-- MLX keeps freed buffers for the next tensor of that size. A sixteenth of the cache budget is enough for a step's.
+- MLX keeps freed buffers for the next tensor of that size; how many is decided by machine, in `domain.memory_plan`.
 """
 
 from __future__ import annotations
@@ -76,10 +76,9 @@ def _kept_bytes(budget_bytes: int) -> int:
     return min(max(budget_bytes // _KEPT_SHARE, _MIB), 256 * _MIB)
 
 
-def limit_buffer_cache(*, budget_bytes: int) -> None:
-    """Let MLX keep freed buffers of at most a sixteenth of the cache budget, or its own limit if that is less."""
+def limit_buffer_cache(num_bytes: int) -> None:
+    """Let MLX keep freed buffers of at most so many bytes, or its own limit if that is less."""
     import mlx.core as mx
 
-    wanted = budget_bytes // _KEPT_SHARE
-    theirs = mx.set_cache_limit(wanted)
-    mx.set_cache_limit(min(wanted, theirs))
+    theirs = mx.set_cache_limit(num_bytes)
+    mx.set_cache_limit(min(num_bytes, theirs))

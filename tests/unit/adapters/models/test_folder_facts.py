@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.models.folder_facts import context_of, read_defaults, recommended
+from semanticd.adapters.models.folder_facts import (
+    context_of,
+    kv_bytes_per_token,
+    read_defaults,
+    recommended,
+    weight_bits,
+)
 from semanticd.domain.errors import ConfigurationError
 from semanticd.domain.generation import ModelDefaults
 
@@ -81,3 +87,107 @@ def test_recommended_sampling_is_read_and_nonsense_in_it_is_ignored(tmp_path: Pa
 def test_a_users_mistake_in_the_defaults_is_named(table: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         read_defaults(table, where="models.m.defaults")
+
+
+PLAIN = {
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "hidden_size": 4096,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (PLAIN, 147_456),  # Qwen3 8B
+        ({**PLAIN, "head_dim": None}, 147_456),
+        ({**PLAIN, "num_key_value_heads": None}, 4 * 147_456),
+        ({"text_config": PLAIN}, 147_456),
+        (
+            {
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 16,
+                "hidden_size": 2048,
+                "kv_lora_rank": 512,
+                "qk_rope_head_dim": 64,
+            },
+            31_104,
+        ),  # DeepSeek-Coder-V2-Lite
+        (
+            {
+                **PLAIN,
+                "num_hidden_layers": 24,
+                "head_dim": 64,
+                "layer_types": ["sliding_attention", "full_attention"] * 12,
+            },
+            24_576,
+        ),  # gpt-oss-20b
+        (
+            {
+                **PLAIN,
+                "num_hidden_layers": 48,
+                "num_key_value_heads": 2,
+                "head_dim": 256,
+                "full_attention_interval": 4,
+            },
+            24_576,
+        ),  # Qwen3-Next
+        (
+            {
+                "text_config": {
+                    **PLAIN,
+                    "num_hidden_layers": 48,
+                    "head_dim": 256,
+                    "sliding_window_pattern": 6,
+                }
+            },
+            65_536,
+        ),  # Gemma 3 12B
+        (
+            {
+                **PLAIN,
+                "num_hidden_layers": 52,
+                "num_key_value_heads": 2,
+                "hybrid_override_pattern": "MEM*" * 6 + "ME",
+            },
+            6_144,
+        ),  # Nemotron 3 Nano
+        (
+            {
+                **PLAIN,
+                "num_hidden_layers": 27,
+                "kv_lora_rank": 512,
+                "qk_rope_head_dim": 64,
+                "linear_attn_config": {"full_attn_layers": [4, 8, 12, 16, 20, 24, 27]},
+            },
+            8_064,
+        ),  # Kimi Linear
+        ({**PLAIN, "layer_types": []}, None),
+        ({**PLAIN, "num_hidden_layers": "many"}, None),
+        ({"num_hidden_layers": 4}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_tokens_kv_takes_is_read_from_the_config(
+    tmp_path: Path, config: dict[str, Any], expected: int | None
+) -> None:
+    assert kv_bytes_per_token(folder_with(tmp_path, config=config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"quantization": {"bits": 4, "group_size": 64}}, 4),
+        ({"quantization_config": {"bits": 8}}, 8),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, None),
+        ({"torch_dtype": "bfloat16"}, 16),
+        ("{ broken", None),
+    ],
+)
+def test_the_bits_of_matrices_are_read_from_the_config(
+    tmp_path: Path, config: Any, expected: int | None
+) -> None:
+    assert weight_bits(folder_with(tmp_path, config=config)) == expected

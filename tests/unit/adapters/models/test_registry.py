@@ -12,12 +12,10 @@ import pytest
 
 from semanticd.adapters.models import registry as registry_module
 from semanticd.adapters.models import wheel as wheel_module
-from semanticd.adapters.models.registry import ModelRegistry, default_model
+from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 from semanticd.domain.generation import ModelDefaults
-
-GIB = 1024**3
 
 
 def silent(progress: PullProgress) -> None:
@@ -34,19 +32,6 @@ def fake_convert(gguf: Path, folder: Path, **_: object) -> None:
 def registry(tmp_path: Path, **more: object) -> ModelRegistry:
     """Return a registry in a folder of its own."""
     return ModelRegistry(tmp_path / "models", convert_gguf=fake_convert, **more)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("platform", "machine", "memory", "expected"),
-    [
-        ("darwin", "arm64", 16 * GIB, "deepseek-coder-v2-lite"),
-        ("darwin", "arm64", 8 * GIB, "smollm2-135m"),
-        ("darwin", "x86_64", 64 * GIB, "smollm2-135m"),
-        ("linux", "x86_64", 64 * GIB, "smollm2-135m"),
-    ],
-)
-def test_the_model_a_machine_starts_with(platform: str, machine: str, memory: int, expected: str) -> None:
-    assert default_model(platform=platform, machine=machine, memory_bytes=memory) == expected
 
 
 @pytest.mark.parametrize(

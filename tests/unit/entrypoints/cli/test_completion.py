@@ -35,7 +35,7 @@ def test_the_shell_itself_can_read_its_script(shell: str, tmp_path: Path) -> Non
     ("line", "offered"),
     [
         (["semanticd", "st"], "start stop status"),
-        (["semanticd", "models", ""], "info list load pull rm swap unload"),
+        (["semanticd", "models", ""], "fit info list load pull rm swap unload"),
         (["semanticd", "models", "swap", "--j"], "--json"),
         (["semanticd", "--runtime-dir", "/x", "agents", "p"], "pin"),
         (["semanticd", "models", "swap", "x"], ""),

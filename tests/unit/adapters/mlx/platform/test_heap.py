@@ -12,7 +12,7 @@ import psutil
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache, return_freed_memory
 told = return_freed_memory(budget_bytes=64 << 20)
 import mlx.core as mx
-limit_buffer_cache(budget_bytes=64 << 20)
+limit_buffer_cache(4 << 20)
 def work():
     held = []
     for number in range(24):
