@@ -312,6 +312,26 @@ def test_ctrl_c_drains_and_exits_0_and_a_supervisor_hears_of_it(home: Home) -> N
         assert home.pid is None
 
 
+def test_a_service_whose_first_model_fails_stays_up_and_says_why(home: Home, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    home.env["NOTIFY_SOCKET"] = str(home.folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(home.env["NOTIFY_SOCKET"])
+        supervisor.settimeout(60)
+        process = home.spawn("serve", "--model", str(broken))
+        said = supervisor.recv(1000).decode()
+        assert said.startswith("READY=1\nSTATUS=no model is loaded: ")
+        assert "safetensors" in said
+        status = json.loads(home.run("status", "--json").stdout)
+        assert (status["state"], status["model"]) == ("ready", None)
+        assert "safetensors" in status["model_error"]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
 def test_status_watches_and_ctl_reaches_everything(home: Home) -> None:
     home.started()
     watching = home.spawn("status", "--watch", "--json", "--interval", "0.1")

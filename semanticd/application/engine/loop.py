@@ -457,8 +457,9 @@ class BlockPoolBatchEngine:
         """
         self._guard.relieve("out_of_memory", "critical", now=self._clock.monotonic())
         again = [one for one in members if self._may_begin_again(one)]
-        spent = [one for one in members if one not in again or one.num_shortages >= MAX_SHORTAGES]
-        for running in [one for one in members if one not in again] or spent[-1:]:
+        spent = [one for one in again if one.num_shortages >= MAX_SHORTAGES]
+        youngest = sorted(spent, key=lambda one: one.sequence.arrived_at)[-1:]
+        for running in [one for one in members if one not in again] or youngest:
             self._completion.fail(running, error)
         for running in again:
             if not running.has_ended:

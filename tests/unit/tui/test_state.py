@@ -319,3 +319,13 @@ def test_stale_data_is_called_stale_and_says_its_age() -> None:
 
 def test_durations_have_their_two_largest_units() -> None:
     assert [span(s) for s in (5, 65, 3720, 90000)] == ["5 s", "1 m 5 s", "1 h 2 m", "1 d 1 h"]
+
+
+def test_a_budget_that_was_lowered_because_memory_is_short_is_an_alarm() -> None:
+    state = watch_states.busy()
+    budget = state.cache.budget_bytes
+    state.status = replace(state.status, cache=replace(state.cache, planned_bytes=budget))
+    assert alarms(state) == []
+    state.status = replace(state.status, cache=replace(state.cache, planned_bytes=2 * budget))
+    (alarm,) = alarms(state)
+    assert (alarm.level, alarm.short) == ("warning", "memory short: KV 4.0 GiB")
