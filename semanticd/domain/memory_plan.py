@@ -132,7 +132,8 @@ def default_model(device: DeviceMemory, models: Iterable[ModelFootprint]) -> str
 
     A machine with little room, and a CPU, on which large models answer slowly, start with the smallest.
     """
-    recommended = sorted((one for one in models if one.recommended), key=lambda one: one.weights_bytes)
+    by_size = sorted(models, key=lambda one: one.weights_bytes)
+    recommended = [one for one in by_size if one.recommended] or by_size
     if device.kind != "cpu" and device.room_bytes >= DEFAULT_ROOM_BYTES:
         for model in reversed(recommended):
             if (fit(device, model).tokens["exact"] or 0) >= DEFAULT_TOKENS:

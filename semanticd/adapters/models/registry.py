@@ -99,6 +99,15 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
     return entry, sources
 
 
+def _with_size(entry: ModelEntry, known: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
+    """Return a user's entry for a known model, with what it takes and whether it is recommended unless he says so."""
+    if "weights_bytes" not in given and "memory_estimate_bytes" not in given:
+        entry = replace(entry, weights_bytes=known.weights_bytes)
+    if "kv_bytes_per_token" not in given:
+        entry = replace(entry, kv_bytes_per_token=known.kv_bytes_per_token)
+    return entry if "recommended" in given else replace(entry, recommended=known.recommended)
+
+
 class ConvertGguf(Protocol):
     """Makes a model folder of a GGUF file; it appears whole or not at all."""
 
@@ -129,7 +138,10 @@ class ModelRegistry:
         self._gguf_files = GgufFiles(models_dir / ".gguf.json")
         shipped = resources.files("semanticd.adapters.models").joinpath("registry.toml").read_text("utf-8")
         self._entries = read_entries(tomllib.loads(shipped)["models"], origin="registry.toml")
-        self._entries.update(read_entries(user_models or {}, origin="your configuration"))
+        for name, (entry, sources) in read_entries(user_models or {}, origin="your configuration").items():
+            known = self._entries.get(name)
+            given = (user_models or {})[name]
+            self._entries[name] = (entry if known is None else _with_size(entry, known[0], given), sources)
 
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""

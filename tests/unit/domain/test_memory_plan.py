@@ -162,6 +162,11 @@ def test_a_recommended_model_of_the_users_own_is_the_default_where_it_is_the_lar
     assert default_model(mac(16), [*MODELS.values(), own]) == "deepseek-coder-v2-lite"
 
 
+def test_a_machine_for_which_nothing_is_recommended_starts_with_the_smallest_model() -> None:
+    plain = [ModelFootprint(name=name, weights_bytes=size) for name, size in (("large", 9), ("small", 2))]
+    assert default_model(mac(8), plain) == "small"
+
+
 def test_the_working_set_is_what_the_device_recommends_or_the_user_says() -> None:
     assert device_memory("metal", 16 * GIB).working_set_bytes == 16 * GIB * 2 // 3
     assert device_memory("metal", 64 * GIB).working_set_bytes == 48 * GIB

@@ -262,3 +262,14 @@ def test_a_folder_that_holds_gguf_files_says_so(tmp_path: Path) -> None:
     (tmp_path / "some.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelNotFoundError, match=r"it holds some\.gguf: name a file"):
         registry(tmp_path).find(str(tmp_path))
+
+
+def test_a_known_model_from_another_place_keeps_its_size_and_its_recommendation(tmp_path: Path) -> None:
+    own = {"sources": ["~/models/small"]}
+    known = registry(tmp_path, user_models={"smollm2-135m": own}).resolve("smollm2-135m")
+    shipped = registry(tmp_path).resolve("smollm2-135m")
+    assert known.recommended
+    assert known.footprint() == shipped.footprint()
+    said = {**own, "recommended": False, "weights_bytes": 7, "kv_bytes_per_token": 9}
+    known = registry(tmp_path, user_models={"smollm2-135m": said}).resolve("smollm2-135m")
+    assert (known.recommended, known.weights_bytes, known.kv_bytes_per_token) == (False, 7, 9)
