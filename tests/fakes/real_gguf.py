@@ -5,6 +5,7 @@ Their weights are never part of this project: SmolLM2's licence is Apache 2.0, G
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -30,11 +31,19 @@ def smollm2(models_dir: Path) -> Path:
 def gemma(models_dir: Path) -> Path:
     """Return Gemma 3 270M in Q4_K_M, put together from its packages."""
     folder = models_dir / ".gguf-tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Tests that run at the same time ask for it at the same time: the second waits, and finds it.
+    with (folder / "gemma.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _gemma_in(folder)
+
+
+def _gemma_in(folder: Path) -> Path:
     target = folder / GEMMA_FILE
     if target.is_file() and _sha256(target) == GEMMA_SHA256:
         return target
     wheels = folder / "gemma"
-    wheels.mkdir(parents=True, exist_ok=True)
+    wheels.mkdir(exist_ok=True)
     partial = target.with_suffix(".partial")
     with partial.open("wb") as sink:
         for number in range(GEMMA_PARTS):

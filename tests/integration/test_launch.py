@@ -49,6 +49,9 @@ class Home:
         self._daemon: FakeControlDaemon | None = None
 
     def serve(self, status: dict[str, Any]) -> None:
+        """Serve from now on a daemon of this state, in place of the one before."""
+        if self._daemon is not None:
+            asyncio.run_coroutine_threadsafe(self._daemon.stop(), self._loop).result(10)
         self._daemon = FakeControlDaemon(self.runtime / "semanticd.sock", {"status": status})
         asyncio.run_coroutine_threadsafe(self._daemon.__aenter__(), self._loop).result(10)
 

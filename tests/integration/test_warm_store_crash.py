@@ -44,10 +44,11 @@ class Writers:
         self.process.stdin.flush()
         return int(self._line())
 
-    def wait_until_writing(self) -> None:
+    def wait_for_ack(self, of: str) -> None:
+        """Wait until the writer was told that something of this kind is durable (`started`: that it writes)."""
         deadline = time.monotonic() + 30
-        while not self.acks():
-            assert time.monotonic() < deadline, "the writer did not start"
+        while not any(ack[0] == of for ack in self.acks()):
+            assert time.monotonic() < deadline, f"the writer has not come to {of!r}"
             time.sleep(0.001)
 
     def wait_until_dead(self) -> None:
@@ -145,7 +146,8 @@ def kill_at_random(writers: Writers, *, num_kills: int, cap_bytes: int, seed: in
     num_blocks = 0
     for number in range(num_kills):
         pid = writers.start(seed=seed + number, cap_bytes=cap_bytes)
-        writers.wait_until_writing()
+        # The first lives until there is something to lose: a slow disk may take longer than all kills' waits.
+        writers.wait_for_ack("started" if number else "block")
         time.sleep(choose.uniform(0.0, 0.15))
         os.kill(pid, signal.SIGKILL)
         writers.wait_until_dead()
