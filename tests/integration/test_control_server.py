@@ -386,6 +386,28 @@ async def test_an_oversized_frame_is_refused_before_it_is_read(short_tmp_path: P
         assert await client.ended()
 
 
+@pytest.mark.parametrize("hello", [True, False])
+@pytest.mark.parametrize("length", [MAX_FRAME_BYTES + 1, 2**31, 2**32 - 1])
+async def test_a_client_in_the_middle_of_an_oversized_frame_reads_why_it_was_refused(
+    short_tmp_path: Path, length: int, hello: bool
+) -> None:
+    async with serving(short_tmp_path) as server:
+        client = await RawClient.connect(server, hello=hello)
+        # More than a socket's buffer holds: it is still sending when it is refused.
+        client.writer.write(struct.pack(">I", length) + bytes(4 << 20))
+        await client.writer.drain()
+        assert (await client.receive())["error"]["code"] == "frame_too_large"
+        assert await client.ended()
+
+
+async def test_a_refused_client_that_never_leaves_is_hung_up(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path, limits=ControlLimits(refusal_linger_s=0.05)) as server:
+        client = await RawClient.connect(server)
+        client.writer.write(struct.pack(">I", 2**31))
+        assert (await client.receive())["error"]["code"] == "frame_too_large"
+        await until(lambda: server.num_clients == 0, "the connection is gone")
+
+
 @pytest.mark.parametrize(
     ("payload", "number"),
     [

@@ -44,6 +44,8 @@ class ControlLimits:
     """Time from the first byte of a frame to its last, while nothing else comes."""
     linger_s: float = 10.0
     """Time for running commands to be answered after the client closed its sending side."""
+    refusal_linger_s: float = 2.0
+    """Time in which what a refused client still sends is read and dropped, so that it can read why."""
     snapshot_interval_s: float = 0.5
     send_buffer_bytes: int = 256 * 1024
 
@@ -98,15 +100,11 @@ class Connection:
     async def serve(self) -> None:
         """Read commands until the client leaves, breaks the protocol, or the server closes."""
         try:
-            async for payload in self._payloads():
-                if not await self._take(payload):
-                    return
-            if self._running:
-                await asyncio.wait(self._running, timeout=self._limits.linger_s)
-        except FrameTooLargeError as error:
-            await self._refuse(None, m.FRAME_TOO_LARGE, str(error))
-        except FrameError as error:
-            await self._refuse(None, m.MALFORMED_FRAME, str(error))
+            if await self._read_all():
+                if self._running:
+                    await asyncio.wait(self._running, timeout=self._limits.linger_s)
+            else:
+                await self._let_it_read_why()
         except (ConnectionError, asyncio.TimeoutError):
             pass
         finally:
@@ -115,6 +113,31 @@ class Connection:
             self._writer.close()
             with contextlib.suppress(ConnectionError):
                 await self._writer.wait_closed()
+
+    async def _read_all(self) -> bool:
+        """Take what the client sends until it leaves; returns False where it was refused instead."""
+        try:
+            async for payload in self._payloads():
+                if not await self._take(payload):
+                    return False
+        except FrameTooLargeError as error:
+            await self._refuse(None, m.FRAME_TOO_LARGE, str(error))
+            return False
+        except FrameError as error:
+            await self._refuse(None, m.MALFORMED_FRAME, str(error))
+            return False
+        return True
+
+    async def _let_it_read_why(self) -> None:
+        """Read on, and drop it: a socket closed with bytes unread breaks the client's sending, and its reading too."""
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+
+        async def drop() -> None:
+            while await self._reader.read(64 * 1024):
+                pass
+
+        await asyncio.wait_for(drop(), self._limits.refusal_linger_s)
 
     async def _payloads(self) -> AsyncIterator[bytes]:
         while True:
