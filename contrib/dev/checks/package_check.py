@@ -1,7 +1,7 @@
 """Builds sdist and wheel as a release would, looks into them, installs the wheel where nothing else is, and tries it.
 
     make package-check                       # all of it, about a minute
-    python contrib/dev/checks/package_check.py --audit   # and ask the advisory database about every dependency
+    python contrib/dev/checks/package_check.py
 
 Each step prints what it found; the first that fails ends the run with status 1. Steps that need a network and have none
 say so and are skipped; the others must pass. The built files are left in dist/.
@@ -10,7 +10,6 @@ say so and are skipped; the others must pass. The built files are left in dist/.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -58,18 +57,17 @@ class PackagingError(Exception):
 def main() -> int:
     """Run all steps; returns the exit status."""
     parser = argparse.ArgumentParser(description="Check sdist, wheel and dependencies as a release would.")
-    parser.add_argument("--audit", action="store_true", help="Also ask the advisory database (pip-audit).")
-    audit = parser.parse_args().audit
+    parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="semanticd-package-") as folder:
         try:
-            run_all(Path(folder), audit=audit)
+            run_all(Path(folder))
         except PackagingError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1
     return 0
 
 
-def run_all(folder: Path, *, audit: bool) -> None:
+def run_all(folder: Path) -> None:
     """Run the steps in order."""
     tools = environment(folder / "tools", *TOOLS)
     step("build sdist, and the wheel from it", lambda: build(tools))
@@ -78,8 +76,6 @@ def run_all(folder: Path, *, audit: bool) -> None:
     step(f"look into {wheel.name}", lambda: look_into_wheel(wheel))
     step("install the wheel in a clean environment and try it", lambda: smoke(folder, tools, wheel))
     step(f"a macOS {MACOS} arm64 wheel of every dependency", lambda: on_every_python(tools))
-    if audit:
-        step("ask the advisory database", lambda: ask_advisories(folder))
 
 
 def step(what: str, deed: object) -> None:
@@ -267,35 +263,6 @@ def index_options() -> Iterator[str | Path]:
     for folder in os.environ.get("PIP_FIND_LINKS", "").split():
         if Path(folder).is_dir():
             yield from ("--find-links", folder)
-
-
-def ask_advisories(folder: Path) -> str:
-    """Look every pinned dependency up in the public advisory database."""
-    programs = environment(folder / "audit", "pip-audit>=2.9,<3")
-    pins = folder / "pins.txt"
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins.write_text("\n".join(line for line in lines if "==" in line), encoding="utf-8")
-    report = folder / "audit.json"
-    options = [
-        "--no-deps",
-        "--disable-pip",
-        "--progress-spinner",
-        "off",
-        "--format",
-        "json",
-        "--output",
-        report,
-    ]
-    try:
-        run([programs / "pip-audit", "--requirement", pins, *options])
-    except PackagingError as error:
-        if any(sign in str(error) for sign in ("ConnectionError", "Max retries", "ServiceError", "resolve")):
-            return f"SKIPPED, the database cannot be reached ({str(error).splitlines()[-1][:160]})"
-        raise
-    found = json.loads(report.read_text(encoding="utf-8"))["dependencies"]
-    unknown = [one["name"] for one in found if "skip_reason" in one]
-    note = f", {len(unknown)} not known there ({', '.join(unknown)})" if unknown else ""
-    return f"no known vulnerabilities in {len(found) - len(unknown)} packages{note}"
 
 
 if __name__ == "__main__":
