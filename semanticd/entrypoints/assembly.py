@@ -127,6 +127,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
     host = server.host.strip("[]")
     services = HttpServices(
         generator=daemon.generate,
+        tokens=daemon.tokens,
         agents=daemon.agents,
         models=daemon.models,
         cache=daemon.cache,

@@ -29,6 +29,7 @@ from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
+from semanticd.application.generation.text_tokens import TextTokensService
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.models import ModelSource
 from semanticd.application.ports.telemetry import EventBus, Log, Metrics, Telemetry
@@ -64,6 +65,7 @@ class Daemon:
     response_archive: DiskResponseArchive
     responses: StoredResponses
     generate: GenerateService
+    tokens: TextTokensService
     chat: Chat
     agents: AgentsService
     models: ModelsService
@@ -178,8 +180,9 @@ def build(
     recorder = TurnRecorder(
         engine=engine, agents=registry, metrics=metrics, log=log, savings=savings, history=history
     )
+    places = ReadingPlaces(queue)
     generate = GenerateService(
-        engine=engine, agents=registry, models=models, places=ReadingPlaces(queue), recorder=recorder
+        engine=engine, agents=registry, models=models, places=places, recorder=recorder
     )
     agents = AgentsService(
         engine=engine,
@@ -198,6 +201,7 @@ def build(
         response_archive=response_archive,
         responses=responses,
         generate=generate,
+        tokens=TextTokensService(models=models, places=places),
         chat=Chat(generate=generate, agents=agents, models=models),
         agents=agents,
         models=models,

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from semanticd.application.generation.text_tokens import ReadText, TextToRead
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, ToolCallPart
 from semanticd.domain.errors import ModelNotFoundError
 from semanticd.domain.generation import (
@@ -182,6 +183,7 @@ class ScriptedGenerator:
     models: tuple[str, ...] = ("tiny",)
     requests: list[GenerationRequest] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
+    read: list[TextToRead] = field(default_factory=list)
     refusal: BaseException | None = None
     num_closed: int = 0
 
@@ -214,6 +216,20 @@ class ScriptedGenerator:
         if isinstance(prompt, ChatPrompt):
             return sum(len(_words(message)) for message in prompt.messages)
         return len(prompt.text.split()) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)
+
+    async def encode(self, model: str, text: TextToRead) -> ReadText:
+        """Number the words, which are the pieces; the context has 8192 tokens."""
+        self.read.append(text)
+        prompt = TextPrompt(text.source) if isinstance(text.source, str) else text.source
+        count = await self.count_tokens(model, prompt)
+        words = text.source.split() if isinstance(text.source, str) else ["word"] * count
+        pieces = tuple(word.encode() for word in words) if text.with_pieces else None
+        return ReadText(tuple(range(count)), pieces, 8192)
+
+    async def decode(self, model: str, token_ids: Sequence[int]) -> str:
+        """Call each id a word."""
+        await self.count_tokens(model, TextPrompt(""))
+        return " ".join(f"word{token_id}" for token_id in token_ids)
 
     async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """Number the words."""

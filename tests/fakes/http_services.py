@@ -33,8 +33,10 @@ class FakeHealth:
 
 def make_services(generator: ScriptedGenerator | None = None, **changes: Any) -> HttpServices:
     """Return services around a scripted generator."""
+    generator = generator or ScriptedGenerator()
     given: dict[str, Any] = {
-        "generator": generator or ScriptedGenerator(),
+        "generator": generator,
+        "tokens": generator,
         "agents": FakeAgents("ann"),
         "models": FakeModels("tiny", aliases=("small",)),
         "cache": FakeCache(),

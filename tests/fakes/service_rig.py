@@ -21,6 +21,7 @@ from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.say import Chat
 from semanticd.application.generation.service import GenerateService
 from semanticd.application.generation.stream import EngineStream
+from semanticd.application.generation.text_tokens import TextTokensService
 from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.inference import Tokenizer
 from semanticd.application.services.agent_export import AgentExporter
@@ -136,11 +137,13 @@ class ServiceRig:
             savings=self.savings,
             history=self.history,
         )
+        places = ReadingPlaces(self.engine_rig.queue)
+        self.tokens = TextTokensService(models=self.models, places=places)
         self.generate = GenerateService(
             engine=self.engine,
             agents=self.engine_rig.agents,
             models=self.models,
-            places=ReadingPlaces(self.engine_rig.queue),
+            places=places,
             recorder=recorder,
         )
         self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)

@@ -76,6 +76,14 @@ class CharTokenizer:
         text = tools + "".join(f"<|{m.role}|>{_content(m)}<|end|>" for m in messages)
         return f"{text}<|assistant|>{(prefill or '').rstrip()}" if add_generation_prompt else text
 
+    def text_ids(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Nothing is added."""
+        return self.encode(text) if parse_special else self._plain(text)
+
+    def piece(self, token_id: int) -> bytes:
+        """Return the token's text."""
+        return _text(token_id).encode()
+
     def raw_text(self, text: str) -> str:
         """Nothing goes before it."""
         return text

@@ -38,6 +38,7 @@ from semanticd.adapters.http.openai.responses.stored import InputItems, KeptResp
 from semanticd.adapters.http.operations.admin import AdminCaches, AdminModels
 from semanticd.adapters.http.operations.docs import Docs, OpenApi
 from semanticd.adapters.http.operations.health import Health, Metrics, Model, Models, Root
+from semanticd.adapters.http.operations.text_tokens import TextToTokens, TokensToText
 from semanticd.adapters.http.operations.tokenize import Tokenize
 from semanticd.domain.errors import InvalidRequestError, SemanticError
 
@@ -62,6 +63,8 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/models", Models(services.models))
     app.add_route("/v1/models/{name:path}", Model(services.models, config))
     app.add_route("/v1/tokenize", Tokenize(gateway, config))
+    app.add_route("/tokenize", TextToTokens(gateway, config))
+    app.add_route("/detokenize", TokensToText(gateway, config))
     app.add_route("/v1/messages", Messages(gateway, config))
     app.add_route("/v1/messages/count_tokens", CountTokens(gateway, config))
     app.add_route("/v1/chat/completions", ChatCompletions(gateway, config, wall=services.wall))

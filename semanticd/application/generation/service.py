@@ -18,6 +18,7 @@ from semanticd.application.engine.running_sequence import (
 )
 from semanticd.application.generation.boundaries import PromptBoundaries
 from semanticd.application.generation.places import ReadingPlaces
+from semanticd.application.generation.prompt_size import check_characters, check_size, check_vocabulary
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
@@ -26,12 +27,9 @@ from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
-    Part,
     Prompt,
     TextPrompt,
     TokenPrompt,
-    ToolCallPart,
-    ToolResultPart,
 )
 from semanticd.domain.conversation_key import ConversationKey, conversation_key
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
@@ -42,7 +40,6 @@ from semanticd.domain.generation import (
     OutputConstraint,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
-from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, outside_vocabulary
 from semanticd.domain.volatile_header import without_volatile_header
 
@@ -276,18 +273,13 @@ class GenerateService:
         self, model: LoadedModel, prompt: Prompt, *, salt: str = ""
     ) -> tuple[str, tuple[Segment, ...]]:
         tokenizer = model.tokenizer
-        _check_length(prompt, model.context_length)
+        check_size(prompt, model.context_length)
         if isinstance(prompt, TokenPrompt):
-            bad = outside_vocabulary(prompt.token_ids, tokenizer.vocab_size)
-            if bad is not None:
-                raise InvalidRequestError(
-                    f"token id {bad} is outside the model's vocabulary of {tokenizer.vocab_size}",
-                    param="prompt",
-                )
+            check_vocabulary(prompt.token_ids, tokenizer.vocab_size, param="prompt")
             text = tokenizer.decode(prompt.token_ids)
             return text, (Segment(text, prompt.token_ids),)
         text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else tokenizer.raw_text(prompt.text)
-        _check_characters(len(text), model.context_length)
+        check_characters(len(text), model.context_length)
         with self._agents.lock:
             segments = self._agents.transcripts(model.fingerprint, salt=salt).match(text).segments
         # What an earlier version imported may hold any numbers: the model would read beyond its tables.
@@ -362,30 +354,6 @@ def _stopped_where_visible(
     formed = constraint is not None and constraint.kind in _BARE_FORMS
     stops = model.tokenizer.visible_stops(prompt, sampling.stop, formed=formed)
     return replace(request, sampling=replace(sampling, stop=stops))
-
-
-def _check_length(prompt: Prompt, context_length: int) -> None:
-    """Refuse a prompt that cannot fit before it is rendered or read: both take time and memory."""
-    if isinstance(prompt, TokenPrompt):
-        if len(prompt.token_ids) > context_length:
-            raise PromptTooLongError(num_tokens=len(prompt.token_ids), maximum=context_length - 1)
-    elif isinstance(prompt, ChatPrompt):
-        parts = (part for message in prompt.messages for part in message.parts)
-        _check_characters(sum(map(_num_characters, parts)), context_length)
-    else:
-        _check_characters(len(prompt.text), context_length)
-
-
-def _check_characters(count: int, context_length: int) -> None:
-    at_least = count // LIMITS.prompt_characters_per_token
-    if at_least > context_length:
-        raise PromptTooLongError(num_tokens=at_least, maximum=context_length - 1)
-
-
-def _num_characters(part: Part) -> int:
-    if isinstance(part, ToolCallPart):
-        return 0  # its arguments are rendered first, and counted then
-    return len(part.content if isinstance(part, ToolResultPart) else part.text)
 
 
 def _encode_after(tokenizer: Tokenizer, known: Segment, rest: str) -> tuple[int, ...] | None:

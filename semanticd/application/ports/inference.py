@@ -179,6 +179,15 @@ class Tokenizer(Protocol):
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
         """Apply the chat template; raises `InvalidRequestError` when the template refuses the conversation."""
 
+    def text_ids(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return the ids of a text as it is, behind the BOS that the tokenizer wants if `add_special`.
+
+        Without `parse_special` special tokens that are written in it are text.
+        """
+
+    def piece(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for; they may be a part of a character."""
+
     def raw_text(self, text: str) -> str:
         """Return a raw prompt's text as it is to be encoded: behind the BOS, if the tokenizer wants one."""
 

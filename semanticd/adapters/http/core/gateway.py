@@ -27,6 +27,7 @@ from semanticd.domain.limits import LIMITS
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import GenerationStream
+    from semanticd.application.generation.text_tokens import ReadText, TextToRead
 
 T = TypeVar("T")
 
@@ -145,6 +146,16 @@ class Gateway:
         """Return the prompt's token ids."""
         generator = self._services.generator
         return await self._answering(model, lambda name: generator.tokenize(name, prompt))
+
+    async def encode(self, model: str, text: TextToRead) -> ReadText:
+        """Return a text's token ids as the model's tokenizer has them."""
+        tokens = self._services.tokens
+        return await self._answering(model, lambda name: tokens.encode(name, text))
+
+    async def decode(self, model: str, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        tokens = self._services.tokens
+        return await self._answering(model, lambda name: tokens.decode(name, token_ids))
 
     async def _answering(self, name: str, ask: Callable[[str], Awaitable[T]]) -> T:
         """Ask the model of this name; one that is not there may be meant by a plainer spelling or a pattern."""

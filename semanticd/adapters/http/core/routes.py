@@ -15,7 +15,7 @@ from falcon.routing import CompiledRouter
 Access = Literal["open", "key", "admin"]
 """`open`: nobody is asked; `key`: an API key, where there are any; `admin`: the admin key."""
 
-COUNTED = ("/v1/", "/api/")
+COUNTED = ("/v1/", "/api/", "/tokenize", "/detokenize")
 """What lies below is counted by the rate limiter and traced."""
 
 

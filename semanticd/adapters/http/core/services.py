@@ -17,6 +17,7 @@ from semanticd.domain.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from semanticd.application.generation.service import Generator
+    from semanticd.application.generation.text_tokens import TextTokens
     from semanticd.application.services.agents import AgentsService
     from semanticd.application.services.cache import CacheService
     from semanticd.application.services.model_facts import ModelFacts
@@ -92,6 +93,7 @@ class HttpServices:
     """Everything `create_app` is given besides its configuration."""
 
     generator: Generator
+    tokens: TextTokens
     agents: AgentsService
     models: ModelsService
     cache: CacheService

@@ -20,6 +20,7 @@ from semanticd.adapters.http.ollama import wire as ollama_wire
 from semanticd.adapters.http.openai.chat import wire as openai_chat_wire
 from semanticd.adapters.http.openai.completions import wire as completions_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
+from semanticd.adapters.http.operations import text_tokens
 from semanticd.adapters.http.operations.admin_wire import ModelName
 from semanticd.adapters.http.operations.tokenize import Tokens
 from semanticd.domain.agent_name import AGENT_ID_PATTERN
@@ -81,6 +82,8 @@ class Operation:
     optional_body: bool = False
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
+    operation_id: str | None = None
+    """None: made from method and path."""
 
 
 _AGENT = "/v1/agents/{agent_id}"
@@ -108,6 +111,21 @@ OPERATIONS: tuple[Operation, ...] = (
         openai_chat_wire.ChatRequest,
         Tokens,
         query=("path",),
+    ),
+    Operation(
+        "post",
+        "/tokenize",
+        "The token ids of a text or a conversation, as vLLM and llama.cpp name them",
+        text_tokens.TokenizeRequest,
+        text_tokens.TokenizeAnswer,
+        operation_id="post_text_tokens",
+    ),
+    Operation(
+        "post",
+        "/detokenize",
+        "The text of token ids",
+        text_tokens.DetokenizeRequest,
+        text_tokens.DetokenizeAnswer,
     ),
     Operation(
         "post",
@@ -259,7 +277,7 @@ def make_document(*, version: str) -> dict[str, Any]:
 def _operation(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": _operation_id(operation),
+        "operationId": operation.operation_id or _operation_id(operation),
         "tags": [operation.path.removeprefix("/v1").split("/")[1]],
         "parameters": _parameters(operation),
         "responses": _responses(operation, schemas),

@@ -71,6 +71,10 @@ class ControlTokens:
             template_options=_deep(prompt.template_options, self._all),
         )
 
+    def literal(self, text: str) -> str:
+        """Return a text with all control tokens in it marked."""
+        return _mark(text, self._all)
+
     def _message(self, message: Message) -> Message:
         pattern = self._special if message.role == "assistant" else self._all
         return replace(message, parts=tuple(_part(part, pattern) for part in message.parts))

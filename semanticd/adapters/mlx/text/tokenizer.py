@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,9 @@ from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.stop_matcher import VisibleStops
 
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|call|>", "<|end_of_turn|>")
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+"""How vocabularies that are not byte-level write a byte that is no character."""
 
 _ANCHOR = "\n"
 """Text that no tokenizer joins with a letter or a bracket after it."""
@@ -86,7 +90,8 @@ class MlxTokenizer:
             for marker in ("<|channel|>", "<|message|>")
         )
         self._silent = self._silent_ids()
-        self._control = self._control_tokens() if literal_content else None
+        self._all_control = self._control_tokens()
+        self._control = self._all_control if literal_content else None
         self._anchor = self._plain_ids(_ANCHOR)
         self._bos = self._added_before_text()
         backend = getattr(wrapper, "backend_tokenizer", None)
@@ -96,6 +101,7 @@ class MlxTokenizer:
             backend.no_padding()
         byte_level = backend is not None and type(backend.decoder).__name__ == "ByteLevel"
         self._token_bytes = TokenBytes(backend, silent=self._silent) if byte_level else None
+        self._piece_bytes = TokenBytes(backend, silent=frozenset()) if byte_level else None
         self.constraints = ConstraintCompiler(
             backend,
             vocab_size=self._vocab_size,
@@ -163,8 +169,22 @@ class MlxTokenizer:
 
     def raw_text(self, text: str) -> str:
         """Return raw text as it is encoded: behind the BOS that the tokenizer wants, unless it is written there."""
-        text = protected(text)
+        return self._behind_bos(protected(text))
+
+    def _behind_bos(self, text: str) -> str:
         return text if text.startswith(self._bos) else self._bos + text
+
+    def text_ids(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return the ids of a text as it is; see the port."""
+        text = protected(text) if parse_special else self._all_control.literal(text)
+        return self.encode(self._behind_bos(text) if add_special else text)
+
+    def piece(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for; they may be a part of a character."""
+        if self._piece_bytes is not None:
+            return self._piece_bytes(token_id)
+        written = _BYTE.fullmatch(str(self._wrapper.convert_ids_to_tokens(token_id)))
+        return bytes([int(written[1], 16)]) if written else self.decode([token_id]).encode()
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""

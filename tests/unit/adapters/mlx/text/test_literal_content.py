@@ -142,3 +142,27 @@ def test_a_bos_that_is_written_already_is_not_doubled(with_bos: MlxTokenizer) ->
 
 def test_a_tokenizer_that_wants_none_gets_none(tokenizer: MlxTokenizer) -> None:
     assert tokenizer.raw_text("Once upon") == "Once upon"
+
+
+def test_a_text_is_read_with_or_without_its_special_tokens_and_behind_the_bos_if_wanted(
+    with_bos: MlxTokenizer,
+) -> None:
+    def ids(text: str, *, add: bool, parse: bool) -> list[int]:
+        return with_bos.text_ids(text, add_special=add, parse_special=parse)
+
+    (bos,) = with_bos.encode("<bos>")
+    plain = with_bos.encode("hello")
+    assert ids("hello", add=True, parse=True) == [bos, *plain]
+    assert ids("hello", add=False, parse=True) == plain
+    assert ids("<bos>hello", add=True, parse=True) == [bos, *plain], "one is enough"
+    literal = ids("<bos>hello", add=True, parse=False)
+    assert (literal[0], literal.count(bos)) == (bos, 1), "what is written is text"
+    assert with_bos.decode(literal) == "<bos><bos>hello"
+    assert with_bos.decode(ids("\ufdd0", add=False, parse=False)) == "\ufdd0"
+
+
+def test_pieces_are_the_bytes_of_the_text(with_bos: MlxTokenizer) -> None:
+    text = "the day 🦊 ends<eos>"
+    pieces = [with_bos.piece(token_id) for token_id in with_bos.encode(text)]
+    assert b"".join(pieces).decode() == text
+    assert any(not piece.isascii() and len(piece) < 4 for piece in pieces), "parts of a character"
