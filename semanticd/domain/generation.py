@@ -177,6 +177,11 @@ class GenerationRequest:
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
 
     @property
+    def operation(self) -> str:
+        """What is done, as OpenTelemetry's GenAI conventions call it."""
+        return "chat" if isinstance(self.prompt, ChatPrompt) else "text_completion"
+
+    @property
     def tools_offered(self) -> bool:
         """Whether the model may call a tool."""
         prompt = self.prompt

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from semanticd.adapters.telemetry.catalogue import CATALOGUE
+from semanticd.adapters.telemetry.catalogue import CATALOGUE, GEN_AI
+
+KNOWN = {**CATALOGUE, **GEN_AI}
 
 
 class ManualClock:
@@ -37,7 +39,7 @@ class Counters(dict[tuple[str, ...], float]):
 
     def __missing__(self, key: tuple[str, ...]) -> float:
         """Return nought for a counter that has not moved."""
-        spec = CATALOGUE[key[0]]
+        spec = KNOWN[key[0]]
         if spec.kind != "counter" or len(key) != 1 + len(spec.labels):
             raise KeyError(key)
         return 0.0
@@ -72,7 +74,7 @@ class RecordingMetrics:
 
 def _key(name: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return name and label values in the catalogue's order."""
-    spec = CATALOGUE[name]
+    spec = KNOWN[name]
     if set(labels) != set(spec.labels):
         raise KeyError((name, *labels))
     return (name, *(labels[label] for label in spec.labels))

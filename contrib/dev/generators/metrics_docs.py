@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from semanticd.adapters.telemetry.catalogue import GROUPS, PREFIX, PROCESS, MetricSpec
+from semanticd.adapters.telemetry.catalogue import GEN_AI, GROUPS, PREFIX, PROCESS, MetricSpec
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 
@@ -31,6 +31,11 @@ from the operating system.
 
 This page is made from the code by `python contrib/dev/generators/metrics_docs.py`.
 """
+
+GEN_AI_NOTE = """Second names of numbers above, for dashboards that know the
+[GenAI conventions](https://github.com/open-telemetry/semantic-conventions-genai) (in development: names change there, and
+then here), in Prometheus' spelling. They count answers that ended, each choice of a request for itself; the provider is
+`semanticd`, the operation `chat` or `text_completion`."""
 
 TAIL = """## Useful questions
 
@@ -61,6 +66,12 @@ SEMANTIC_OTLP_ENDPOINT=http://127.0.0.1:4318/v1/traces semanticd start
 | `decode` | the sequence joins the batch | its last token | `semanticd.tokens.output`, `semanticd.finish_reason` |
 | `persist` | the turn's blocks are handed over | they are durable on disk | `semanticd.tokens.stored` |
 
+`request` says the same in the words of OpenTelemetry's GenAI conventions, for collectors and viewers that know them:
+`gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model`, `gen_ai.response.model`, `gen_ai.response.id`,
+`gen_ai.conversation.id` (the agent), `gen_ai.response.finish_reasons`, `gen_ai.response.time_to_first_chunk`,
+`gen_ai.usage.input_tokens`, `gen_ai.usage.cache_read.input_tokens` (hot and warm), `gen_ai.usage.cache_creation.input_tokens`,
+`gen_ai.usage.output_tokens`, `gen_ai.usage.reasoning.output_tokens`. No text of prompts and answers is sent.
+
 `queue` to `persist` are children of `request`. A span that did not happen is not there: no `restore` without a warm
 hit, no `decode` for a request that was cancelled before. A choice of `n > 1` has its own set. A W3C `traceparent`
 header is accepted on every route, so the trace continues the caller's; without one a trace begins here. Log lines of
@@ -77,13 +88,14 @@ def page() -> str:
     lines = [HEAD]
     for title, group in (*GROUPS.items(), ("Process", PROCESS)):
         lines += [f"### {title}", "", *_table(group), ""]
+    lines += ["### OpenTelemetry's names", "", GEN_AI_NOTE, "", *_table(GEN_AI, prefix=""), ""]
     return "\n".join([*lines, TAIL])
 
 
-def _table(group: Mapping[str, MetricSpec]) -> list[str]:
+def _table(group: Mapping[str, MetricSpec], *, prefix: str = PREFIX) -> list[str]:
     rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for name, spec in group.items():
-        rows.append(f"| `{PREFIX}{name}` | {spec.kind} | {_labels(spec)} | {spec.help} |")
+        rows.append(f"| `{prefix}{name}` | {spec.kind} | {_labels(spec)} | {spec.help} |")
     return rows
 
 

@@ -1,7 +1,8 @@
 """Every metric, once: the only place where one is named and described. docs/metrics.md is made from this.
 
 Rule: a name here carries no prefix; on the page it is `semanticd_…`, ends in its unit, and a counter in `_total`. Where
-a label has a known set of values they exist from the start, at 0, so that a rate sees the first event.
+a label has a known set of values they exist from the start, at 0, so that a rate sees the first event. Second names,
+for dashboards that know OpenTelemetry's, are in `GEN_AI` as they are on the page.
 """
 
 from __future__ import annotations
@@ -211,6 +212,42 @@ GROUPS: Final[Mapping[str, Mapping[str, MetricSpec]]] = {
 CATALOGUE: Final[Mapping[str, MetricSpec]] = {
     name: spec for group in GROUPS.values() for name, spec in group.items()
 }
+
+_GEN_AI_LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model")
+
+GEN_AI: Final[Mapping[str, MetricSpec]] = {
+    "gen_ai_server_request_duration_seconds": MetricSpec(
+        "histogram",
+        "Time from a generation's submission to its last token.",
+        _GEN_AI_LABELS,
+        (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+    ),
+    "gen_ai_server_time_to_first_token_seconds": MetricSpec(
+        "histogram",
+        "Time from a generation's submission to its first token.",
+        _GEN_AI_LABELS,
+        (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    ),
+    "gen_ai_server_time_per_output_token_seconds": MetricSpec(
+        "histogram",
+        "Time per token after the first one.",
+        _GEN_AI_LABELS,
+        (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+    ),
+    "gen_ai_client_inference_usage_input_tokens_total": MetricSpec(
+        "counter", "Prompt tokens, cached ones included.", _GEN_AI_LABELS
+    ),
+    "gen_ai_client_inference_usage_cache_read_input_tokens_total": MetricSpec(
+        "counter", "Prompt tokens that came from the cache, in RAM or on disk.", _GEN_AI_LABELS
+    ),
+    "gen_ai_client_inference_usage_output_tokens_total": MetricSpec(
+        "counter", "Generated tokens, thinking included.", _GEN_AI_LABELS
+    ),
+    "gen_ai_client_inference_usage_reasoning_output_tokens_total": MetricSpec(
+        "counter", "Generated tokens of thinking.", _GEN_AI_LABELS
+    ),
+}
+"""Second names of ours, as OpenTelemetry's GenAI conventions call them, in Prometheus' spelling."""
 
 PROCESS: Final[Mapping[str, MetricSpec]] = {
     "process_cpu_seconds_total": MetricSpec("counter", "CPU time the process used, user and system."),

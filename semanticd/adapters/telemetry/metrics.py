@@ -15,7 +15,7 @@ from prometheus_client import (
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 
-from semanticd.adapters.telemetry.catalogue import CATALOGUE, PREFIX, MetricSpec
+from semanticd.adapters.telemetry.catalogue import CATALOGUE, GEN_AI, PREFIX, MetricSpec
 from semanticd.adapters.telemetry.process_collector import PsutilCollector
 
 
@@ -36,11 +36,12 @@ class PrometheusMetrics:
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         for name, spec in CATALOGUE.items():
-            self._register(name, spec)
+            self._register(name, spec, full=PREFIX + name)
+        for name, spec in GEN_AI.items():
+            self._register(name, spec, full=name)
 
-    def _register(self, name: str, spec: MetricSpec) -> None:
+    def _register(self, name: str, spec: MetricSpec, *, full: str) -> None:
         made: Counter | Gauge | Histogram
-        full = PREFIX + name
         if spec.kind == "counter":
             made = self._counters[name] = Counter(full, spec.help, spec.labels, registry=self.registry)
         elif spec.kind == "gauge":

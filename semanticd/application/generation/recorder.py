@@ -7,7 +7,7 @@ from typing import Any
 
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
-from semanticd.application.ports.telemetry import Log, Metrics
+from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Log, Metrics
 from semanticd.application.services.history import History
 from semanticd.application.services.savings import Savings
 from semanticd.domain.agent import Agent
@@ -70,9 +70,31 @@ class TurnRecorder:
             canonicalized=cache.canonicalized,
         )
 
-    def finished(self, finished: Finished) -> None:
+    def finished(self, request: GenerationRequest, model_id: ModelId, finished: Finished) -> None:
         """Record what a choice cost."""
         self._history.finished(finished.usage)
+        usage, cache, timings = finished.usage, finished.usage.cache, finished.usage.timings
+        labels = {
+            "gen_ai_operation_name": request.operation,
+            "gen_ai_provider_name": GEN_AI_PROVIDER,
+            "gen_ai_response_model": str(model_id),
+        }
+        seconds = {"request_duration": timings.total_ms}
+        if usage.completion_tokens:
+            seconds["time_to_first_token"] = timings.ttft_ms
+        if usage.completion_tokens > 1:
+            seconds["time_per_output_token"] = timings.decode_ms / (usage.completion_tokens - 1)
+        for name, value_ms in seconds.items():
+            self._metrics.observe(f"gen_ai_server_{name}_seconds", value_ms / 1000, **labels)
+        first = finished.choice == 0
+        for name, num_tokens in (
+            # The choices of a request have one prompt.
+            ("input", usage.prompt_tokens if first else 0),
+            ("cache_read_input", cache.reused_hot_tokens + cache.restored_warm_tokens if first else 0),
+            ("output", usage.completion_tokens),
+            ("reasoning_output", usage.reasoning_tokens),
+        ):
+            self._metrics.count(f"gen_ai_client_inference_usage_{name}_tokens_total", num_tokens, **labels)
 
     def answered(self, request: GenerationRequest, agent_id: AgentId, result: GenerationResult) -> None:
         """Append the turn to a conversation that the server keeps."""

@@ -222,7 +222,7 @@ class EngineStream:
             reason = FinishReason.TOOL_CALLS
         usage = replace(update.usage, reasoning_tokens=self._reasoning[choice].num_tokens)
         finished = Finished(reason, usage, update.stop_sequence, choice)
-        self._recorder.finished(finished)
+        self._recorder.finished(self._request, self.model_id, finished)
         return finished
 
     @property

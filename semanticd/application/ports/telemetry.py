@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-Attribute = str | int | float
+Attribute = str | int | float | tuple[str, ...]
+
+GEN_AI_PROVIDER = "semanticd"
+"""Who answers, in the words of OpenTelemetry's GenAI conventions."""
 
 
 class Clock(Protocol):

@@ -13,7 +13,7 @@ from semanticd.adapters.config import Settings
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.telemetry import CATALOGUE
-from semanticd.adapters.telemetry.catalogue import PREFIX
+from semanticd.adapters.telemetry.catalogue import GEN_AI, PREFIX
 from semanticd.control.async_client import AsyncControlClient
 from tests.fakes.asgi_client import Answer, until
 from tests.fakes.control_services import fake_services
@@ -185,3 +185,28 @@ def test_trouble_that_a_healthy_run_does_not_have_is_tested_where_it_is_made() -
     for name, test in ELSEWHERE.items():
         assert name in CATALOGUE
         assert f'"{name}"' in (ROOT / test).read_text(encoding="utf-8"), f"{test} does not look at {name}"
+
+
+async def test_second_names_count_what_ours_do(tmp_path: Path) -> None:
+    async with WholeDaemon(tmp_path, model=write_tiny_model(tmp_path / "model")) as daemon:
+        words = "the cache keeps what agents said " * 12
+        answers = [await daemon.chat(words, agent="a", max_tokens=4, ignore_eos=True) for _ in range(2)]
+        samples = await daemon.samples()
+    found: dict[str, float] = {}
+    for (name, labels), value in samples.items():
+        if name.startswith("gen_ai_"):
+            assert dict(labels)["gen_ai_operation_name"] == "chat"
+            found[name] = found.get(name, 0.0) + value
+    usages = [answer.json["usage"] for answer in answers]
+    cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+    assert cached
+    ended = "gen_ai_client_inference_usage"
+    assert found[f"{ended}_input_tokens_total"] == sum(usage["prompt_tokens"] for usage in usages)
+    assert found[f"{ended}_cache_read_input_tokens_total"] == cached
+    assert found[f"{ended}_output_tokens_total"] == 8
+    for name, spec in GEN_AI.items():
+        if spec.kind == "histogram":
+            assert found[f"{name}_count"] == 2
+            assert found[f"{name}_sum"] > 0
+        else:
+            assert name in found

@@ -105,6 +105,7 @@ def check_one_trace(collector: Collector, answer: Answer) -> None:
             assert span.start_time >= request.start_time - 5_000_000, "on one clock, to a few milliseconds"
     usage = answer.json["usage"]
     prompt = usage["prompt_tokens"]
+    check_second_names(request.attributes, usage)
     restored = collector.one("restore").attributes["semanticd.tokens.restored_warm"]
     prefill = collector.one("prefill").attributes
     assert restored > 0
@@ -118,6 +119,48 @@ def check_one_trace(collector: Collector, answer: Answer) -> None:
     phases = [collector.one(name) for name in ("queue", "restore", "prefill", "decode", "persist")]
     for before, after in pairwise(phases):
         assert before.end_time <= after.start_time + 1_000_000, f"{after.name} follows {before.name}"
+
+
+def check_second_names(attributes: Any, usage: Any) -> None:
+    """The request's span says the same in the words of OpenTelemetry's GenAI conventions."""
+    said = {name: value for name, value in attributes.items() if name.startswith("gen_ai.")}
+    assert said.pop("gen_ai.response.time_to_first_chunk") > 0
+    assert said.pop("gen_ai.usage.cache_creation.input_tokens") > 0
+    assert said.pop("gen_ai.response.finish_reasons")[0] in ("length", "stop")
+    assert said == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "semanticd",
+        "gen_ai.request.model": "default",
+        "gen_ai.response.model": "tiny",
+        "gen_ai.response.id": "asked-by-me",
+        "gen_ai.conversation.id": "a",
+        "gen_ai.usage.input_tokens": usage["prompt_tokens"],
+        "gen_ai.usage.cache_read.input_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+        "gen_ai.usage.output_tokens": usage["completion_tokens"],
+        "gen_ai.usage.reasoning.output_tokens": 0,
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_choices_of_a_request_are_added_up(
+    tmp_path: Path, model: Path, collector: Collector, stream: bool
+) -> None:
+    async with small(tmp_path, model=model, collector=collector) as daemon:
+        body = {
+            "model": "default",
+            "prompt": "hi",
+            "max_tokens": 2,
+            "n": 2,
+            "ignore_eos": True,
+            "stream": stream,
+        }
+        answer = await daemon.client.post("/v1/completions", body)
+        assert answer.status == 200, answer.content
+        await until(lambda: "request" in collector.names())
+    said = collector.one("request").attributes
+    assert said["gen_ai.operation.name"] == "text_completion"
+    assert said["gen_ai.usage.output_tokens"] == 4
+    assert said["gen_ai.response.finish_reasons"] == ("length", "length")
 
 
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}

@@ -14,6 +14,7 @@ from falcon.asgi import Response
 from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.conversation_check import check_conversation
+from semanticd.adapters.http.core.gen_ai import GenAiFacts, TracedStream
 from semanticd.adapters.http.core.model_names import among, means_current, spellings
 from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.recording import ObservedStream
@@ -66,12 +67,21 @@ class Gateway:
         request = replace(request, relax_form=not self._config.strict)
         if exchange.span is not None:
             request = replace(request, trace_parent=exchange.span.trace_parent)
-        stream = await self._answering(
+        stream: GenerationStream = await self._answering(
             request.model, lambda name: generator.open(replace(request, model=name))
         )
         exchange.agent_id = stream.agent_id
         exchange.on_end(stream.aclose)
         self._show_adjustments(exchange, stream.adjustments)
+        if request.trace_parent is not None:
+            exchange.gen_ai = GenAiFacts(
+                operation=request.operation,
+                request_model=request.model or str(stream.model_id),
+                response_model=str(stream.model_id),
+                conversation_id=str(stream.agent_id),
+                request_id=exchange.request_id,
+            )
+            stream = TracedStream(stream, exchange.gen_ai)
         return stream if exchange.recording is None else ObservedStream(stream, exchange.recording)
 
     async def _checked(self, request: GenerationRequest) -> GenerationRequest:

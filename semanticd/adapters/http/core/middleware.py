@@ -122,6 +122,7 @@ class RequestContextWrapper:
                 http__request__method=method,
                 http__route=route,
                 http__response__status_code=answer.status,
+                **(exchange.gen_ai.attributes() if exchange.gen_ai is not None else {}),
             )
 
     def _note_outcome(self, exchange: RequestContext, answer: _Answer, scope: Scope) -> None:

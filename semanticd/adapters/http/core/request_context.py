@@ -12,6 +12,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.core.gen_ai import GenAiFacts
 from semanticd.adapters.http.core.recording import Recording
 from semanticd.adapters.http.core.routes import UNKNOWN, Route
 from semanticd.application.ports.telemetry import Span
@@ -58,6 +59,8 @@ class RequestContext:
     """What was answered instead of a result, or what ended a stream."""
     span: Span | None = None
     """Its span, when generations are traced."""
+    gen_ai: GenAiFacts | None = None
+    """What its span says of the generation."""
     recording: Recording | None = None
     """What is noted of it, when requests are recorded."""
     answer_headers: dict[bytes, bytes] = field(default_factory=dict)

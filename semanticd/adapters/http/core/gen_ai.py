@@ -1,0 +1,101 @@
+"""A generation in the words of OpenTelemetry's GenAI conventions: what its request's span says besides our own names.
+
+The names are those of github.com/open-telemetry/semantic-conventions-genai, which are in development: they change there
+and then here. No text of a prompt or an answer is among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Attribute
+from semanticd.domain.generation import Finished, GenerationEvent, GenerationResult, Usage
+from semanticd.domain.ids import RequestId
+
+if TYPE_CHECKING:
+    from semanticd.application.generation.service import GenerationStream
+
+
+@dataclass(slots=True)
+class GenAiFacts:
+    """What is known of one generation; the rest comes with its answer's end."""
+
+    operation: str
+    request_model: str
+    response_model: str
+    conversation_id: str
+    request_id: RequestId
+    reasons: list[str] = field(default_factory=list)
+    usage: Usage | None = None
+    num_output: int = 0
+    num_reasoning: int = 0
+
+    def finished(self, reason: str, usage: Usage) -> None:
+        """Take the end of one choice."""
+        self.reasons.append(reason)
+        self.usage = self.usage or usage
+        self.num_output += usage.completion_tokens
+        self.num_reasoning += usage.reasoning_tokens
+
+    def attributes(self) -> dict[str, Attribute]:
+        """Return the span's attributes; `__` in a name stands for a dot."""
+        found: dict[str, Attribute] = {
+            "gen_ai__operation__name": self.operation,
+            "gen_ai__provider__name": GEN_AI_PROVIDER,
+            "gen_ai__request__model": self.request_model,
+            "gen_ai__response__model": self.response_model,
+            "gen_ai__response__id": self.request_id,
+            "gen_ai__conversation__id": self.conversation_id,
+        }
+        if self.usage is None:
+            return found
+        cache = self.usage.cache
+        return {
+            **found,
+            "gen_ai__response__finish_reasons": tuple(self.reasons),
+            "gen_ai__response__time_to_first_chunk": self.usage.timings.ttft_ms / 1000,
+            "gen_ai__usage__input_tokens": self.usage.prompt_tokens,
+            "gen_ai__usage__cache_read__input_tokens": cache.reused_hot_tokens + cache.restored_warm_tokens,
+            "gen_ai__usage__cache_creation__input_tokens": self.usage.stored_tokens,
+            "gen_ai__usage__output_tokens": self.num_output,
+            "gen_ai__usage__reasoning__output_tokens": self.num_reasoning,
+        }
+
+
+class TracedStream:
+    """A `GenerationStream` whose ends are noted as they pass."""
+
+    def __init__(self, stream: GenerationStream, facts: GenAiFacts) -> None:
+        """Observe a stream."""
+        self._stream = stream
+        self._facts = facts
+        self.request_id = stream.request_id
+        self.model_id = stream.model_id
+        self.agent_id = stream.agent_id
+
+    @property
+    def adjustments(self) -> tuple[str, ...]:
+        """What was changed in the request."""
+        return self._stream.adjustments
+
+    async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
+        """Pass the events on."""
+        async for event in self._stream:
+            if isinstance(event, Finished):
+                self._facts.finished(event.reason.value, event.usage)
+            yield event
+
+    async def result(self) -> GenerationResult:
+        """Collect all events."""
+        result = await self._stream.result()
+        self._facts.usage = result.usage
+        self._facts.num_output = result.usage.completion_tokens
+        self._facts.num_reasoning = result.usage.reasoning_tokens
+        self._facts.reasons = [choice.reason.value for choice in result.choices]
+        return result
+
+    async def aclose(self) -> None:
+        """Cancel what is not finished."""
+        await self._stream.aclose()
