@@ -46,6 +46,7 @@ class LoadedModelFacts:
     weights_bytes: int = 0
     bytes_per_token: int = 0
     precision: str = ""
+    block_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class CacheStats:
     num_evictions: int = 0
     num_lost_blocks: int = 0
     num_skipped_blocks: int = 0
+    num_unsaved_agents: int = 0
+    num_unsaved_responses: int = 0
 
     @property
     def used_bytes(self) -> int:

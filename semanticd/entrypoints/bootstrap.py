@@ -171,7 +171,11 @@ def build(
         warm=warm,
         observations=observations,
         clock=clock,
-        daemon=DaemonIdentity({"version": __version__, "pid": os.getpid(), **facts}, state),
+        daemon=DaemonIdentity(
+            {"version": __version__, "pid": os.getpid(), **facts},
+            state,
+            num_unsaved=lambda: (registry.num_unsaved, responses.num_refused),
+        ),
     )
     history = History(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log

@@ -148,10 +148,12 @@ class SettingsInEffect:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How far the end is: the daemon's state, and the requests that are not answered yet."""
+    """How far the end is: the daemon's state, the requests that are not answered yet, and what the disk refused."""
 
     state: str
     num_requests: int
+    num_unsaved_agents: int
+    num_unsaved_responses: int
 
 
 class _Life:
@@ -273,10 +275,26 @@ class _Life:
             notify_supervisor(f"READY=1\nSTATUS=no model is loaded: {error.message}")
             return None
         await asyncio.to_thread(self._settle)
+        self._say_where_nothing_is_kept()
         self.state = "ready"
         notify_supervisor(f"READY=1\nSTATUS=serving {name}")
         self._log.info("daemon_ready", model=name)
         return None
+
+    def _say_where_nothing_is_kept(self) -> None:
+        """Warn where the disk's cap is smaller than one block of the model: then no whole block is ever written."""
+        cap = self._daemon.warm.stats().cap_bytes
+        for model in self._daemon.engine.models.values():
+            spec = model.runner.spec
+            block_bytes = spec.stored_bytes(spec.block_tokens)
+            if cap is not None and block_bytes > cap and self._settings.agent.write_policy != "off":
+                self._log.warning(
+                    "disk_cap_below_a_block",
+                    model=model.model_id,
+                    cap_bytes=cap,
+                    block_bytes=block_bytes,
+                    consequence="no whole block is kept on disk; raise SEMANTIC_AGENT_CACHE_MAX_GB",
+                )
 
     async def _keep_awake(self, awake: Awake) -> None:
         """Hold the assertion against sleep while requests live."""
@@ -429,7 +447,7 @@ class _Life:
         self.state = "draining"
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
-        return Ending(self.state, self._daemon.engine.num_unanswered)
+        return self._ending(self.state)
 
     async def shutdown(self, timeout_s: float | None = None, now: bool = False) -> Ending:
         """Drain (not if `now`), persist and exit."""
@@ -437,7 +455,16 @@ class _Life:
         if timeout_s is not None:
             self._drain_timeout_s = timeout_s
         self._stop.set()
-        return Ending("draining", self._daemon.engine.num_unanswered)
+        return self._ending("draining")
+
+    def _ending(self, state: str) -> Ending:
+        cache = self._daemon.status.cache()
+        return Ending(
+            state,
+            self._daemon.engine.num_unanswered,
+            num_unsaved_agents=cache.num_unsaved_agents,
+            num_unsaved_responses=cache.num_unsaved_responses,
+        )
 
 
 def leave(status: int) -> None:

@@ -40,6 +40,8 @@ CACHE = CacheFacts(
     num_evictions=0,
     num_lost_blocks=0,
     num_skipped_blocks=0,
+    num_unsaved_agents=0,
+    num_unsaved_responses=0,
 )
 
 

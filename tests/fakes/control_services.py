@@ -156,6 +156,8 @@ class FakeLifecycle:
     def __init__(self, on_shutdown: Callable[[], None] = lambda: None) -> None:
         """Call `on_shutdown` when asked."""
         self.told: list[tuple[str, float | None, bool]] = []
+        self.num_unsaved_agents = 0
+        """How many agents the disk refused, as it says when it is asked to end."""
         self._on_shutdown = on_shutdown
 
     async def drain(self, timeout_s: float | None = None) -> Row:
@@ -167,7 +169,7 @@ class FakeLifecycle:
         """Remember it."""
         self.told.append(("shutdown", timeout_s, now))
         self._on_shutdown()
-        return {"state": "draining"}
+        return {"state": "draining", "num_requests": 0, "num_unsaved_agents": self.num_unsaved_agents}
 
 
 class FakeLogLevel:

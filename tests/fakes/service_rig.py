@@ -119,7 +119,11 @@ class ServiceRig:
             warm=self.engine_rig.warm,
             observations=observations,
             clock=self.clock,
-            daemon=DaemonIdentity({"version": "0"}, lambda: "ready"),
+            daemon=DaemonIdentity(
+                {"version": "0"},
+                lambda: "ready",
+                num_unsaved=lambda: (self.engine_rig.agents.num_unsaved, self.responses.num_refused),
+            ),
         )
         self.history = History(
             status=self.status,

@@ -333,7 +333,8 @@ class MemoryAgentArchive:
         """Begin empty; with `hold_answers` questions of `own_among` wait for `answer`."""
         self.hold_answers = hold_answers
         self.refuses = False
-        """Whether nothing can be deleted for good (a full disk)."""
+        """Whether nothing can be stored or deleted for good (a full disk)."""
+        self._unsaved: set[AgentId] = set()
         self._questions: list[tuple[AgentId, Sequence[BlockHash], Future[list[BlockHash]]]] = []
         self._agents: dict[AgentId, Agent] = {}
         self._broken: set[AgentId] = set()
@@ -350,6 +351,18 @@ class MemoryAgentArchive:
             self.note_block(agent.agent_id, name)
         self._agents[agent.agent_id] = agent
         self._broken.discard(agent.agent_id)
+        (self._unsaved.add if self.refuses else self._unsaved.discard)(agent.agent_id)
+
+    def is_saved(self, agent_id: AgentId) -> Future[bool]:
+        """Return whether the disk had room for the agent when it was saved last."""
+        is_saved: Future[bool] = Future()
+        is_saved.set_result(agent_id not in self._unsaved)
+        return is_saved
+
+    @property
+    def num_unsaved(self) -> int:
+        """How many agents it had no room for."""
+        return len(self._unsaved)
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or unreadable."""

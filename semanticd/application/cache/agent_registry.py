@@ -194,6 +194,19 @@ class AgentRegistry:
         if self._archive is not None:
             self._archive.save(agent)
 
+    def is_saved(self, agent_id: AgentId) -> Future[bool]:
+        """Return soon whether the disk has the agent's newest state; True where nothing is archived."""
+        if self._archive is not None:
+            return self._archive.is_saved(agent_id)
+        saved: Future[bool] = Future()
+        saved.set_result(True)
+        return saved
+
+    @property
+    def num_unsaved(self) -> int:
+        """How many agents' newest state the disk refused."""
+        return 0 if self._archive is None else self._archive.num_unsaved
+
     def update(self, agent_id: AgentId, change: Callable[[Agent], Agent]) -> Agent:
         """Replace the agent by what `change` makes of it."""
         with self.lock:

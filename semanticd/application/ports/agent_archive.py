@@ -17,6 +17,13 @@ class AgentArchive(Protocol):
     def save(self, agent: Agent) -> None:
         """Store the agent's record soon (queued, ordered after blocks queued before it); newest wins."""
 
+    def is_saved(self, agent_id: AgentId) -> Future[bool]:
+        """Return soon whether the disk has taken what was saved of an agent before this call, and not refused it."""
+
+    @property
+    def num_unsaved(self) -> int:
+        """How many agents' newest state the disk refused; it stays in memory, and is tried again with a later save."""
+
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read."""
 

@@ -52,6 +52,14 @@ class ResponseArchive(Protocol):
     def save(self, response: StoredResponse) -> None:
         """Store a response soon; one that cannot be stored is logged and given up."""
 
+    @property
+    def num_refused(self) -> int:
+        """How many responses the disk refused since the start: they are gone once they leave memory."""
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the disk refused what was last to be stored."""
+
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None if it is not there or cannot be read. May wait for the disk."""
 

@@ -73,6 +73,8 @@ class AgentsService:
         self._clock = clock
         self._exporter = exporter
         self._responses = responses
+        self.saved_within_s = 5.0
+        """How many seconds a change of an agent waits for the disk at most before it is answered."""
         self._waits = observations.waits
         self._savings = observations.savings
         self._rows = AgentRows(
@@ -162,12 +164,26 @@ class AgentsService:
     # Changing.
 
     async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
-        """Make an agent; raises `ConflictError` when the id is taken."""
+        """Make an agent; raises `ConflictError` when the id is taken, `CacheError` where the disk refuses it."""
         chosen = checked_agent_id(agent_id or f"agent-{secrets.token_hex(6)}", param="id")
         async with self._naming:
             await asyncio.to_thread(self._check_free, chosen)
             agent = self._agents.create(chosen, config, pinned=pin)
+        await self._saved(chosen, "was made", after="it is gone")
         return await self._row(agent)
+
+    async def _saved(self, agent_id: AgentId, change: str, *, after: str) -> None:
+        """Wait until the disk has an agent's change; raises `CacheError` where it refuses.
+
+        A disk that is slow, or hangs, is not waited for: the change is in memory, and its writing is queued.
+        """
+        saving = asyncio.ensure_future(asyncio.wrap_future(self._agents.is_saved(agent_id)))
+        done, _ = await asyncio.wait({saving}, timeout=self.saved_within_s)
+        if done and not saving.result():
+            raise CacheError(
+                f"agent {agent_id!r} {change} in memory, but the disk refused to store that, and after a restart "
+                f"{after}; is the disk full? Make room: it is tried again when an agent is saved, and at the stop"
+            )
 
     def _check_free(self, agent_id: AgentId) -> None:
         if self._agents.is_known(agent_id):
@@ -178,7 +194,8 @@ class AgentsService:
     async def pin(self, agent_id: str, ttl_s: float | None = None) -> AgentFacts:
         """Keep its blocks from eviction, for `ttl_s` seconds or for good.
 
-        Raises `ConflictError` where pins would keep more of the budget than they may.
+        Raises `ConflictError` where pins would keep more of the budget than they may, and `CacheError` where the disk
+        refuses.
         """
         if not self._store.could_pin(AgentId(agent_id)):
             raise ConflictError(
@@ -196,7 +213,14 @@ class AgentsService:
         def change(agent: Agent) -> Agent:
             return replace(agent, pinned=pinned, pinned_until=until)
 
-        return await asyncio.to_thread(self._agents.update, AgentId(agent_id), change)
+        agent = await asyncio.to_thread(self._agents.update, AgentId(agent_id), change)
+        is_kept = pinned or until is not None
+        await self._saved(
+            agent.agent_id,
+            "was pinned" if is_kept else "was unpinned",
+            after="its pin is as it was before",
+        )
+        return agent
 
     async def fork(self, agent_id: str, new_id: str | None = None) -> AgentFacts:
         """Make an agent with the same conversation; all its blocks are shared."""
@@ -216,6 +240,7 @@ class AgentsService:
         async with self._naming:
             await asyncio.to_thread(self._check_free, chosen)
             self._agents.save(fork)
+        await self._saved(chosen, "was made", after="it is gone")
         return await self._row(fork)
 
     async def rewind(self, agent_id: str, turns: int = 1) -> AgentFacts:
@@ -230,6 +255,7 @@ class AgentsService:
         await self._on_engine(lambda: self._store.drop_blocks(gone))
         self._agents.forget_blocks(agent.agent_id, gone)
         self._agents.scrub()
+        await self._saved(agent.agent_id, "was rewound", after="it has the forgotten turns again")
         return await self._row(agent)
 
     def _rewind(self, agent_id: AgentId, turns: int) -> Agent:
@@ -367,6 +393,7 @@ class AgentsService:
             # Another agent may have taken the id while blocks were written.
             await asyncio.to_thread(self._check_free, imported.agent.agent_id)
             self._agents.save(imported.agent)
+        await self._saved(imported.agent.agent_id, "was imported", after="it is gone")
         return ImportedAgent(
             await self._row(imported.agent),
             num_imported_blocks=imported.num_kept,

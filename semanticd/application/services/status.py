@@ -34,6 +34,8 @@ class DaemonIdentity:
 
     facts: Mapping[str, Any]
     state: Callable[[], str]
+    num_unsaved: Callable[[], tuple[int, int]]
+    """How many agents and responses the disk refused to store."""
 
 
 class StatusService:
@@ -77,6 +79,7 @@ class StatusService:
                     weights_bytes=model.weights_bytes,
                     bytes_per_token=model.runner.spec.bytes_per_token,
                     precision=model.runner.spec.precision,
+                    block_bytes=model.runner.spec.stored_bytes(model.runner.spec.block_tokens),
                 )
                 for model_id, model in self._engine.models.items()
             ),
@@ -123,6 +126,7 @@ class StatusService:
         ledger = store.ledger()
         warm = self._warm.stats() if self._warm is not None else WarmStats()
         counters, (num_hot, num_shared) = store.counters, store.count_hot_blocks()
+        num_agents, num_responses = self._daemon.num_unsaved()
         with store.lock:
             evictions = dict(counters.evictions)
         return CacheFacts(
@@ -153,6 +157,8 @@ class StatusService:
             num_evictions=sum(evictions.values()),
             num_lost_blocks=counters.lost_blocks,
             num_skipped_blocks=counters.skipped_blocks,
+            num_unsaved_agents=num_agents,
+            num_unsaved_responses=num_responses,
         )
 
 

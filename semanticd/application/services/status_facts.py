@@ -27,6 +27,8 @@ class LoadedModelFacts:
     weights_bytes: int
     bytes_per_token: int
     precision: StoragePrecision
+    block_bytes: int
+    """What a whole block takes, in RAM and, without its file's head, on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ class CacheFacts:
     num_evictions: int
     num_lost_blocks: int
     num_skipped_blocks: int
+    num_unsaved_agents: int
+    """Agents whose newest state the disk refused: it is in memory only, and tried again."""
+    num_unsaved_responses: int
+    """Responses that the disk refused since the start: they are kept in memory only, while there is room."""
 
 
 @dataclass(frozen=True, slots=True)

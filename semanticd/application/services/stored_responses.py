@@ -43,6 +43,16 @@ class StoredResponses:
         self._by_holder: dict[AgentId | None, set[str]] = {}
         """Response ids by whose cache holds the conversation."""
 
+    @property
+    def num_refused(self) -> int:
+        """How many responses the disk refused since the start: they are in memory only, as long as there is room."""
+        return 0 if self._archive is None else self._archive.num_refused
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the disk refused what was last to be stored, so that responses are kept in memory only."""
+        return self._archive is not None and self._archive.is_refusing
+
     def keep(self, response: StoredResponse) -> None:
         """Keep a response."""
         size = _size(response)

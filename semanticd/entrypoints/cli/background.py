@@ -22,6 +22,7 @@ from semanticd.entrypoints.cli.logs import pretty
 from semanticd.entrypoints.cli.options import as_arguments
 from semanticd.entrypoints.cli.output import narrate, print_text
 from semanticd.entrypoints.cli.progress import Progress
+from semanticd.entrypoints.cli.status import keeps_nothing
 
 OUTPUT_FILE = "semanticd.out"
 """What the process prints beside its log: tracebacks, and what native libraries have to say."""
@@ -137,6 +138,8 @@ def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
     print_text(f"model:   {status.model}")
     print_text(f"socket:  {socket}")
     print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
+    if (nothing := keeps_nothing(status)) is not None:
+        narrate(f"warning: the cache on disk {nothing}")
 
 
 def reachable_addresses(address: str) -> list[str]:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from semanticd.control.errors import ControlError
-from semanticd.control.results import StatusResult, read
+from semanticd.control.results import CacheStats, StatusResult, read
 from semanticd.domain.errors import DaemonError
 from semanticd.entrypoints.cli.daemon_link import connect, is_socket, socket_path
 from semanticd.entrypoints.cli.output import narrate
 from semanticd.entrypoints.cli.progress import Progress
+from semanticd.entrypoints.cli.status import unsaved_text
 
 _POLL_S = 0.05
 _LOOK_EVERY_S = 1.0
@@ -49,6 +50,8 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
         drain_s = timeout_s if timeout_s is not None else _drain_timeout_s()
         patience_s += drain_s
         _say_what_is_left(int(answer.get("num_requests") or 0), drain_s)
+    if (unsaved := unsaved_text(read(CacheStats, answer or {}))) is not None:
+        narrate(f"not stored: {unsaved}; agents are tried once more now, what is refused again is lost")
     deadline = time.monotonic() + patience_s
     with _watching(answered=answer is not None and not now) as look:
         while running_pid(pid_file) == pid:

@@ -8,7 +8,7 @@ import time
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
-from semanticd.control.results import StatusResult, read
+from semanticd.control.results import CacheStats, StatusResult, read
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import json_option
@@ -86,10 +86,13 @@ def render(status: StatusResult) -> str:
             f", {in_bytes(cache.free_disk_bytes)} free on the volume"
             if cache.free_disk_bytes is not None
             else ""
-        ),
+        )
+        + (f"; {nothing}" if (nothing := keeps_nothing(status)) is not None else ""),
         f"tokens   {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
         f"{cache.computed_tokens} computed",
     ]
+    if (unsaved := unsaved_text(cache)) is not None:
+        lines.append(f"unsaved  {unsaved}")
     if (outcomes := status.outcomes) is not None:
         lines.append(
             f"requests {outcomes.num_answered} answered, {outcomes.num_failed} failed, "
@@ -101,6 +104,27 @@ def render(status: StatusResult) -> str:
             f"{savings.recomputed_tokens} tokens computed again after an eviction"
         )
     return "\n".join(lines)
+
+
+def keeps_nothing(status: StatusResult) -> str | None:
+    """Return why the warm tier keeps no whole block of the current model; None where it may."""
+    cap = status.cache.warm_cap_bytes
+    current = next((model for model in status.models if model.current), None)
+    if not cap or current is None or current.block_bytes <= cap:
+        return None
+    return (
+        f"keeps no whole block: one of {current.id} takes {in_bytes(current.block_bytes)}, more than the cap; "
+        "raise SEMANTIC_AGENT_CACHE_MAX_GB"
+    )
+
+
+def unsaved_text(cache: CacheStats) -> str | None:
+    """Return what the disk refused to store, and what to do; None where it refused nothing."""
+    counts = ((cache.num_unsaved_agents, "agent"), (cache.num_unsaved_responses, "response"))
+    parts = [f"{number} {name}{'s' if number > 1 else ''}" for number, name in counts if number]
+    if not parts:
+        return None
+    return f"{' and '.join(parts)} in memory only: the disk refused them; is it full? See `semanticd logs`"
 
 
 def _stage(status: StatusResult) -> str:

@@ -18,7 +18,7 @@ from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import PromptTooLongError
 from semanticd.domain.generation import Finished, FinishReason, GenerationRequest, ThinkingDelta
-from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.generator import ANONYMOUS, USAGE, ScriptedGenerator, ScriptedStream, call_script
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
@@ -130,6 +130,37 @@ async def test_a_deletion_that_the_disk_refused_is_an_error(tmp_path: Path) -> N
     assert refused.status == 500
     assert "the disk refused its deletion" in refused.json["error"]["message"]
     assert (await asked.get(url)).status == 404
+    archive.close()
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_response_that_is_kept_in_memory_only_says_so_while_the_disk_refuses(
+    tmp_path: Path, streams: bool
+) -> None:
+    path = tmp_path / "r.sqlite"
+    archive = DiskResponseArchive.open(path, clock=ManualClock(), log=RecordingLog())
+    responses = StoredResponses(archive=archive)
+    asked = AsgiClient(create_app(make_services(responses=responses), HttpConfig()))
+
+    async def ask() -> Answer:
+        answer = await asked.post("/v1/responses", body("hi", stream=streams))
+        assert answer.status == 200
+        assert archive.flush(60)
+        return answer
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON responses BEGIN SELECT raise(ABORT, 'full'); END"
+        )
+        await ask()
+        assert responses.num_refused == 1
+        assert (await ask()).headers["x-semantic-adjusted"] == "stored_in_memory_only=1"
+        not_stored = await asked.post("/v1/responses", body("hi", store=False))
+        assert "x-semantic-adjusted" not in not_stored.headers
+        connection.execute("DROP TRIGGER full")
+    await ask()
+    assert "x-semantic-adjusted" not in (await ask()).headers
+    assert responses.num_refused == 2
     archive.close()
 
 

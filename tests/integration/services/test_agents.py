@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 
 import pytest
 
@@ -215,6 +216,41 @@ async def test_a_deletion_that_the_disk_refused_is_an_error() -> None:
             await rig.agents.agent("a")
         archive.refuses = False
         assert (await rig.agents.delete("b")).deleted
+
+
+async def test_a_change_that_the_disk_refused_is_an_error_and_holds_in_memory() -> None:
+    archive = MemoryAgentArchive()
+    async with ServiceRig(archive=archive) as rig:
+        await rig.say("hello", agent="a", conversation=True)
+        await rig.say("hello", agent="b")
+        archive.refuses = True
+        for change in (
+            lambda: rig.agents.create("made", AgentConfig()),
+            lambda: rig.agents.fork("b", "forked"),
+            lambda: rig.agents.pin("b"),
+            lambda: rig.agents.rewind("a", 1),
+        ):
+            with pytest.raises(CacheError, match=r"in memory, but the disk refused .* after a restart"):
+                await change()
+        assert {one.id for one in await rig.agents.list()} == {"a", "b", "made", "forked"}
+        assert (await rig.agents.show("b")).agent.pinned
+        assert not (await rig.agents.messages("a"))
+        assert rig.status.cache().num_unsaved_agents == 4
+        with pytest.raises(CacheError):
+            await rig.agents.unpin("b")
+        archive.refuses = False
+        assert not (await rig.agents.unpin("b")).pinned
+        assert rig.status.cache().num_unsaved_agents == 3
+
+
+async def test_a_change_waits_for_no_disk_that_hangs() -> None:
+    class HangingArchive(MemoryAgentArchive):
+        def is_saved(self, agent_id: AgentId) -> Future[bool]:
+            return Future()
+
+    async with ServiceRig(archive=HangingArchive()) as rig:
+        rig.agents.saved_within_s = 0.01
+        assert (await rig.agents.create("a", AgentConfig())).id == "a"
 
 
 async def test_of_two_agents_made_at_once_with_one_id_one_is_refused() -> None:

@@ -101,6 +101,15 @@ class DiskAgentArchive:
                 self.note_block(agent.agent_id, name)
         self._queue.put(lambda: self._save(agent))
 
+    def is_saved(self, agent_id: AgentId) -> Future[bool]:
+        """Return soon whether the agent's newest state is on disk; see the port."""
+        return self._queue.ask(lambda: agent_id not in self._failed, otherwise=False)
+
+    @property
+    def num_unsaved(self) -> int:
+        """How many agents' newest state the disk refused; it is tried again."""
+        return len(self._failed)
+
     def delete(self, agent_id: AgentId) -> Future[bool]:
         """Forget the agent, after what was queued before; see the port."""
         with self._lock:
@@ -315,6 +324,10 @@ class DiskAgentArchive:
             self._closed = True
         self._queue.flush()
         self._retry()
+        if self._failed:
+            self._log.error(
+                "agents_not_saved", number=len(self._failed), error="the disk refused them; is it full?"
+            )
         self._tables.close()
 
     def _note(self) -> None:

@@ -52,6 +52,10 @@ class DiskResponseArchive:
         self._agents_to_forget: frozenset[AgentId] = frozenset()
         """Agents of which what the database holds is to be forgotten: it is queued, or has failed."""
         self._closed = False
+        self.num_refused = 0
+        """How many responses the disk refused since the start."""
+        self.is_refusing = False
+        """Whether it refused what was last to be stored."""
 
     @classmethod
     def open(
@@ -92,6 +96,8 @@ class DiskResponseArchive:
                 self._log.warning(
                     "response_not_kept", response=response.response_id, reason="the disk is slow"
                 )
+                self.num_refused += 1
+                self.is_refusing = True
                 return
             self._unsaved[response.response_id] = response
         self._queue.put(lambda: self._save(response))
@@ -156,11 +162,17 @@ class DiskResponseArchive:
             self._log.error(
                 "response_not_stored", error="what its agent left before could not be deleted yet"
             )
+            self._note_stored(is_stored=False)
         elif is_wanted:
-            self._try("response_not_stored", lambda: self._write(response))
+            self._note_stored(is_stored=self._try("response_not_stored", lambda: self._write(response)))
         with self._lock:
             if self._unsaved.get(response.response_id) is response:
                 del self._unsaved[response.response_id]
+
+    def _note_stored(self, *, is_stored: bool) -> None:
+        with self._lock:
+            self.is_refusing = not is_stored
+            self.num_refused += not is_stored
 
     def _write(self, response: StoredResponse) -> None:
         self._tables.save(response)

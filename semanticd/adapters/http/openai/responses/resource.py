@@ -156,7 +156,10 @@ class Responses:
             asked = await translated(req, build, with_more=previous is not None)
             conversation = (*earlier, *asked)
         diagnose = await self._diagnose(body, parsed.request.agent_id)
-        stream = await self._conversations.open(exchange, parsed.request, truncates=body.truncation == "auto")
+        request = parsed.request
+        if begun.store and self._conversations.responses.is_refused:
+            request = replace(request, adjustments=(*request.adjustments, "stored_in_memory_only=1"))
+        stream = await self._conversations.open(exchange, request, truncates=body.truncation == "auto")
         if body.stream:
             renderer = ResponseStream(
                 begun,

@@ -254,13 +254,16 @@ def test_a_save_that_failed_is_not_lost_and_tried_again(
     sql(tmp_path, "CREATE TRIGGER full BEFORE INSERT ON agents BEGIN SELECT raise(ABORT, 'full'); END")
     agent = full_agent()
     archive.save(agent)
-    archive.flush(20)
+    assert not archive.is_saved(agent.agent_id).result(20)
+    assert archive.num_unsaved == 1
     assert "could not save an agent" in log.lines
     assert archive.load(agent.agent_id) == agent
     assert archive.ids() == [agent.agent_id]
     sql(tmp_path, "DROP TRIGGER full")
     archive.save(Agent(AgentId("next"), 1.0, 1.0))
-    archive.flush(20)
+    assert archive.is_saved(AgentId("next")).result(20)
+    assert archive.is_saved(agent.agent_id).result(20)
+    assert archive.num_unsaved == 0
     assert sql(tmp_path, "SELECT count(*) FROM agents") == [(2,)]
     assert open_archive().load(agent.agent_id) == agent
 

@@ -1,0 +1,31 @@
+"""What `semanticd status` says to people of what needs their attention."""
+
+from __future__ import annotations
+
+from semanticd.control.results import CacheStats, LoadedModelFacts, StatusResult
+from semanticd.entrypoints.cli.status import render
+
+MIB = 1024 * 1024
+MODELS = (
+    LoadedModelFacts(id="other", block_bytes=900 * MIB),
+    LoadedModelFacts(id="m", current=True, block_bytes=6 * MIB),
+)
+
+
+def line(status: StatusResult, name: str) -> str:
+    return next((line for line in render(status).splitlines() if line.startswith(name)), "")
+
+
+def test_a_cap_below_a_block_of_the_model_is_said_to_keep_nothing() -> None:
+    for cap, keeps_nothing in ((None, False), (6 * MIB, False), (6 * MIB - 1, True)):
+        status = StatusResult(models=MODELS, cache=CacheStats(warm_cap_bytes=cap))
+        said = line(status, "warm")
+        assert ("keeps no whole block: one of m takes 6.0 MiB" in said) == keeps_nothing, said
+
+
+def test_what_the_disk_refused_is_said() -> None:
+    assert line(StatusResult(cache=CacheStats()), "unsaved") == ""
+    refused = CacheStats(num_unsaved_agents=2, num_unsaved_responses=1)
+    assert "2 agents and 1 response in memory only: the disk refused them" in line(
+        StatusResult(cache=refused), "unsaved"
+    )
