@@ -13,6 +13,7 @@ SemanticError
 │   ├── ModelNotFoundError
 │   └── RequestNotFoundError
 ├── ConflictError                the state of things forbids it now (agent exists, model in use)
+│   └── AgentBusyError           it answers another request
 ├── OverloadedError              try again later; `retry_after_s` says when
 │   ├── QueueFullError
 │   ├── RateLimitedError
@@ -33,6 +34,8 @@ A message says what we were doing, to what, why it failed and what to do about i
 """
 
 from __future__ import annotations
+
+from urllib.parse import quote
 
 NO_MODEL_LOADED = "no model is loaded; run `semanticd models load NAME`"
 """The one text for it, in answers, in readiness, and on the command line."""
@@ -120,6 +123,18 @@ class ConflictError(SemanticError):
     """The present state forbids it; it may work later or after another command."""
 
     code = "conflict"
+
+
+class AgentBusyError(ConflictError):
+    """The agent answers a request, and its turns follow one another."""
+
+    def __init__(self, agent_id: str, request_id: str) -> None:
+        """Say which request, and how to end it."""
+        route = f"/v1/agents/{quote(agent_id, safe='')}/cancel"
+        super().__init__(
+            f"agent {agent_id!r} is answering request {request_id}; wait until it is done, or cancel it: POST {route}, "
+            f"or `semanticd ctl requests.cancel request={request_id}`"
+        )
 
 
 class OverloadedError(SemanticError):

@@ -16,6 +16,7 @@ from semanticd.application.services.agent_facts import (
     AgentTotals,
     AgentUpdate,
     CacheHistory,
+    CancelledAgent,
     DeletedAgent,
     EvictedAgent,
     ImportedAgent,
@@ -72,6 +73,8 @@ class FakeAgents:
         """Begin with these agents, each with three turns in RAM."""
         self.by_id = {AgentId(one): agent_facts(one, state="hot", tier="hot", num_turns=3) for one in ids}
         self.pinned_for: list[float | None] = []
+        self.asked: list[AgentQuery] = []
+        """What lists were asked for."""
         self._watch = FakeWatch(self.by_id)
 
     def _row(self, agent_id: str) -> AgentFacts:
@@ -142,6 +145,10 @@ class FakeAgents:
         """Make it warm."""
         return EvictedAgent(self._change(agent_id, state="warm", tier="warm"), freed_bytes=100)
 
+    async def cancel(self, agent_id: str) -> CancelledAgent:
+        """There are no requests."""
+        return CancelledAgent(self._row(agent_id).id, ())
+
     async def delete(self, agent_id: str) -> DeletedAgent:
         """Forget the row."""
         row = self._row(agent_id)
@@ -163,6 +170,7 @@ class FakeAgents:
 
     async def page(self, query: AgentQuery) -> AgentList:
         """Return the rows that the query wants, in the order in which they came."""
+        self.asked.append(query)
         rows = [
             row
             for row in self.by_id.values()

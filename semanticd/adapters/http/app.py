@@ -96,7 +96,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)
     exports = AgentExports(services.agents, config)
-    app.add_route("/v1/agents", Agents(services.agents, config))
+    app.add_route("/v1/agents", Agents(services.agents, services.models, config))
     app.add_route("/v1/agents/stats", AgentStats(services.agents))
     app.add_route("/v1/agents/import", exports, suffix="import")
     app.add_route("/v1/agents/{agent_id}", Agent(services.agents))
@@ -104,7 +104,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/agents/{agent_id}/messages", views, suffix="messages")
     app.add_route("/v1/agents/{agent_id}/cache", views, suffix="cache")
     app.add_route("/v1/agents/{agent_id}/export", exports, suffix="export")
-    for action in ("fork", "rewind", "pin", "unpin", "evict"):
+    for action in ("fork", "rewind", "pin", "unpin", "evict", "cancel"):
         app.add_route(f"/v1/agents/{{agent_id}}/{action}", actions, suffix=action)
 
     admin = AdminModels(services.models, config)

@@ -12,7 +12,7 @@ from semanticd.application.services.history import History
 from semanticd.application.services.savings import Savings
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart
-from semanticd.domain.errors import ConflictError
+from semanticd.domain.errors import AgentBusyError
 from semanticd.domain.generation import Finished, GenerationRequest, GenerationResult, Started
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 
@@ -40,13 +40,10 @@ class TurnRecorder:
         self._in_turn: dict[AgentId, RequestId] = {}
 
     def begin_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
-        """Begin a turn of a conversation that the server keeps; raises `ConflictError` while another is under way."""
+        """Begin a turn of a conversation that the server keeps; raises `AgentBusyError` while another is under way."""
         other = self._in_turn.setdefault(agent_id, request_id)
         if other != request_id:
-            raise ConflictError(
-                f"agent {agent_id!r} is answering request {other}: its turns follow one another; wait for the answer "
-                "or cancel it"
-            )
+            raise AgentBusyError(agent_id, other)
 
     def end_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
         """End a turn, whatever became of it; harmless for a request that is in none."""

@@ -250,6 +250,14 @@ def _shown_part(part: Part) -> ShownPart:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelledAgent:
+    """An agent's requests that were cancelled; what they computed stays cached."""
+
+    id: AgentId
+    requests: tuple[RequestId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EvictedAgent:
     """An agent whose blocks are on disk only, and the bytes of RAM that this freed."""
 

@@ -22,6 +22,7 @@ from semanticd.application.services.agent_facts import (
     AgentList,
     AgentTotals,
     CacheHistory,
+    CancelledAgent,
     DeletedAgent,
     EvictedAgent,
     ImportedAgent,
@@ -42,8 +43,14 @@ from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.block import Block
 from semanticd.domain.block_pool import MAX_PINNED_SHARE
 from semanticd.domain.chat import Message
-from semanticd.domain.errors import AgentNotFoundError, CacheError, ConflictError, InvalidRequestError
-from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.errors import (
+    AgentBusyError,
+    AgentNotFoundError,
+    CacheError,
+    ConflictError,
+    InvalidRequestError,
+)
+from semanticd.domain.ids import AgentId, BlockHash, RequestId
 from semanticd.domain.transcript import Transcript
 
 _T = TypeVar("_T")
@@ -101,8 +108,12 @@ class AgentsService:
         (row,) = await asyncio.to_thread(self._rows.of, [summary_of(agent)])
         return row
 
+    def _requests_of(self, agent_id: str) -> tuple[RequestId, ...]:
+        running = (one.submission for one in self._engine.running())
+        return tuple(one.request_id for one in running if one.agent_id == agent_id)
+
     def _is_active(self, agent_id: str) -> bool:
-        return any(one.submission.agent_id == agent_id for one in self._engine.running())
+        return bool(self._requests_of(agent_id))
 
     async def agent(self, agent_id: str) -> Agent:
         """Return an agent as it is kept, without using it; raises `AgentNotFoundError`."""
@@ -350,10 +361,18 @@ class AgentsService:
         return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 
     def _not_active(self, agent_id: str) -> None:
-        if self._is_active(agent_id):
-            raise ConflictError(
-                f"agent {agent_id!r} is answering a request; cancel it or wait until it is done"
-            )
+        requests = self._requests_of(agent_id)
+        if requests:
+            raise AgentBusyError(agent_id, requests[0])
+
+    async def cancel(self, agent_id: str) -> CancelledAgent:
+        """Cancel the requests that it answers, or that wait for it; raises `AgentNotFoundError`."""
+        requests = self._requests_of(agent_id)
+        if not requests:
+            await self.require(agent_id)
+        for request_id in requests:
+            self._engine.cancel(request_id)
+        return CancelledAgent(AgentId(agent_id), requests)
 
     async def expire(self) -> int:
         """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""

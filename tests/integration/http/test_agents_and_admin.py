@@ -90,6 +90,34 @@ async def test_agents_are_listed_page_by_page_and_summed_up(edge: Edge) -> None:
         assert (await edge.get(f"/v1/agents?{query}")).status == 400
 
 
+async def test_a_list_of_agents_takes_the_orders_that_it_names_and_no_other_parameters(edge: Edge) -> None:
+    await edge.post("/v1/agents", {"id": "a"})
+    for query, order in (
+        ("", "used"),
+        ("order=", "used"),
+        ("order=name", "name"),
+        ("order=tokens", "tokens"),
+    ):
+        assert (await edge.get(f"/v1/agents?{query}")).status == 200
+        assert edge.agents.asked[-1].order == order
+    wrong = await edge.get("/v1/agents?order=tokns")
+    assert (wrong.status, wrong.json["error"]["param"]) == (400, "order")
+    assert "used, created, tokens, turns, name" in wrong.json["error"]["message"]
+    for query in ("ordr=name", "limits=1", "Limit=1"):
+        unknown = await edge.get(f"/v1/agents?{query}")
+        assert (unknown.status, unknown.json["error"]["param"]) == (400, query.partition("=")[0])
+        assert "limit, after, order" in unknown.json["error"]["message"]
+
+
+async def test_an_agent_is_made_for_a_model_that_there_is(edge: Edge) -> None:
+    for name in ("tiny", "small", "TINY", "claude-opus-9", "openai/default"):
+        assert (await edge.post("/v1/agents", {"model": name})).status == 201
+    refused = await edge.post("/v1/agents", {"id": "ann", "model": "tinny"})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "model")
+    assert "there are: small, tiny" in refused.json["error"]["message"]
+    assert (await edge.get("/v1/agents/ann")).status == 404
+
+
 async def test_every_action_of_an_agent(edge: Edge) -> None:
     await edge.post("/v1/agents", {"id": "ann"})
     for name in ("ttl", "ttl_s"):
@@ -98,13 +126,14 @@ async def test_every_action_of_an_agent(edge: Edge) -> None:
     assert (await edge.post("/v1/agents/ann/pin")).json["pinned"] is True
     assert (await edge.post("/v1/agents/ann/unpin")).json["pinned"] is False
     assert (await edge.post("/v1/agents/ann/evict")).json["state"] == "warm"
+    assert (await edge.post("/v1/agents/ann/cancel")).json == {"id": "ann", "requests": []}
     forked = await edge.post("/v1/agents/ann/fork", {"id": "bob"})
     assert (forked.status, forked.json["id"]) == (201, "bob")
     assert (await edge.post("/v1/agents/ann/rewind", {"turns": 1})).json["num_turns"] == 0
     assert (await edge.post("/v1/agents/ann/rewind", {"turns": 0})).status == 400
     assert (await edge.get("/v1/agents/ann/messages")).json["data"][0]["role"] == "user"
     assert (await edge.get("/v1/agents/ann/cache")).json["id"] == "ann"
-    for action in ("pin", "unpin", "evict", "fork", "rewind"):
+    for action in ("pin", "unpin", "evict", "fork", "rewind", "cancel"):
         assert (await edge.post(f"/v1/agents/nobody/{action}")).status == 404
 
 

@@ -334,6 +334,19 @@ async def test_a_conversation_is_compacted_into_what_the_user_said_and_a_sealed_
         assert said[3] == "go on"
 
 
+@pytest.mark.parametrize(
+    ("fields", "tokens", "words"), [({}, 1024, 614), ({"max_output_tokens": 300}, 300, 180)]
+)
+async def test_a_summary_is_as_long_as_the_client_allows_and_short_unless_it_says_so(
+    tmp_path: Path, fields: dict[str, Any], tokens: int, words: int
+) -> None:
+    generator = ScriptedGenerator(("The sum.",))
+    with daemon(tmp_path / "r.sqlite", generator) as asked:
+        assert (await asked.post("/v1/responses/compact", body("mend it", **fields))).status == 200
+        assert generator.requests[-1].sampling.max_tokens == tokens
+        assert f"in at most {words} words" in prompt_of(generator)[-1].text
+
+
 async def test_the_model_does_not_think_about_a_summary(tmp_path: Path) -> None:
     generator = ScriptedGenerator(("The sum.",))
     with daemon(tmp_path / "r.sqlite", generator) as asked:

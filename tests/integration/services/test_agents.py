@@ -15,6 +15,7 @@ from semanticd.domain.chat import Message
 from semanticd.domain.errors import (
     AgentNotFoundError,
     CacheError,
+    CancelledByCallerError,
     ConflictError,
     InvalidRequestError,
     RequestNotFoundError,
@@ -22,7 +23,7 @@ from semanticd.domain.errors import (
 from semanticd.domain.ids import AgentId
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN
-from tests.fakes.service_rig import ServiceRig
+from tests.fakes.service_rig import LONG, ServiceRig
 from tests.fakes.warm_store import MemoryAgentArchive
 
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
@@ -187,6 +188,32 @@ async def test_a_rewound_agent_keeps_a_snapshot_within_its_first_block() -> None
             assert {snapshot.state, snapshot.tail} <= set(agent.block_table)
 
 
+async def test_the_refusal_of_a_busy_agent_says_how_to_cancel_it_and_that_works() -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello", agent="a b", conversation=True)
+        stream = await rig.begin("hello again", agent="a b", conversation=True)
+        other = await rig.open("hello", agent="other", sampling=LONG)
+        (request,) = [row.id for row in await rig.requests.list() if row.agent == "a b"]
+        for change in (
+            lambda: rig.agents.delete("a b"),
+            lambda: rig.agents.rewind("a b"),
+            lambda: rig.say("hello", agent="a b", conversation=True),
+        ):
+            with pytest.raises(ConflictError) as refused:
+                await change()
+            assert request in refused.value.message
+            assert "POST /v1/agents/a%20b/cancel" in refused.value.message
+        assert (await rig.agents.cancel("a b")).requests == (request,)
+        with pytest.raises(CancelledByCallerError):
+            await stream.result()
+        await stream.aclose()
+        assert (await rig.agents.delete("a b")).deleted
+        assert [row.agent for row in await rig.requests.list()] == ["other"]
+        await other.aclose()
+        with pytest.raises(AgentNotFoundError):
+            await rig.agents.cancel("nobody")
+
+
 async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> None:
     async with ServiceRig() as rig:
         await rig.say("hello", agent="a")
@@ -198,7 +225,7 @@ async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> No
             assert not rig.engine.running()
             for _ in range(20):
                 await asyncio.sleep(0)
-        with pytest.raises(ConflictError, match="is answering a request"):
+        with pytest.raises(ConflictError, match="is answering request"):
             await deletion
         assert (await rig.agents.agent("a")).turns[: len(agent.turns)] == agent.turns
         await asyncio.to_thread(ask.answer)

@@ -594,7 +594,7 @@ def test_places_are_counted_in_all_and_by_agent() -> None:
 async def test_two_turns_of_one_kept_conversation_do_not_run_at_the_same_time() -> None:
     async with ServiceRig() as rig:
         first = await rig.begin("hello", agent="a", conversation=True)
-        with pytest.raises(ConflictError, match="its turns follow one another"):
+        with pytest.raises(ConflictError, match="is answering request request-1"):
             await rig.open("hello too", agent="a", conversation=True)
         await first.aclose()
         await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)

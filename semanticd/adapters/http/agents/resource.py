@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, cast, get_args
 
 import falcon
 import msgspec
@@ -18,18 +18,21 @@ from semanticd.adapters.http.agents import wire
 from semanticd.adapters.http.core.body import read_object, save_upload, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
-from semanticd.adapters.http.core.pages import page_size
+from semanticd.adapters.http.core.model_names import means_current
+from semanticd.adapters.http.core.pages import check_names, page_size, word
 from semanticd.adapters.http.core.request_context import (
     priority_of,
     request_context_of,
     show_cache,
 )
 from semanticd.adapters.http.core.routes import Access
+from semanticd.adapters.http.core.services import named_model
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
 from semanticd.domain.agent_name import checked_agent_id
-from semanticd.domain.agent_summary import AgentQuery
-from semanticd.domain.errors import AgentNotFoundError, InvalidRequestError
+from semanticd.domain.agent_summary import AgentOrder, AgentQuery
+from semanticd.domain.errors import AgentNotFoundError, InvalidRequestError, ModelNotFoundError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
@@ -48,9 +51,10 @@ class Agents:
 
     access: ClassVar[Access] = "key"
 
-    def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
-        """Serve these agents."""
+    def __init__(self, agents: AgentsService, models: ModelsService, config: HttpConfig) -> None:
+        """Serve these agents, which are made for one of these models."""
         self._agents = agents
+        self._models = models
         self._config = config
 
     async def on_post(self, req: Request, resp: Response) -> None:
@@ -59,16 +63,30 @@ class Agents:
             req, wire.CreateAgent, self._config, optional=True, max_bytes=LIMITS.agent_bytes
         )
         agent_id = None if body.id is None else checked_agent_id(body.id, param="id")
-        made = await self._agents.create(agent_id, wire.parse_create(body), pin=bool(body.pin))
+        config = wire.parse_create(body)
+        if config.model:
+            await self._check_model(config.model)
+        made = await self._agents.create(agent_id, config, pin=bool(body.pin))
         resp.status = falcon.HTTP_201
         resp.set_header("Location", f"/v1/agents/{made.id}")
         resp.data = _json(made)
 
+    async def _check_model(self, name: str) -> None:
+        """Raise `InvalidRequestError` unless a model goes by this name, loaded or not: all its turns would fail."""
+        if means_current(name, self._config.model_patterns):
+            return
+        try:
+            await named_model(self._models, name, patterns=())
+        except ModelNotFoundError as error:
+            raise InvalidRequestError(error.message, param="model") from error
+
     async def on_get(self, req: Request, resp: Response) -> None:
-        """List agents, a page at a time: `limit`, and `after` with the last id of the page before."""
+        """List agents, a page at a time: `limit`, `order`, and `after` with the last id of the page before."""
+        check_names(req, "limit", "after", "order")
         limit = page_size(req, default=PAGE, maximum=MAX_PAGE)
         after = req.get_param("after")
-        query = AgentQuery(limit=limit, after=None if after is None else AgentId(after))
+        order = cast("AgentOrder", word(req, "order", allowed=get_args(AgentOrder)))
+        query = AgentQuery(limit=limit, after=None if after is None else AgentId(after), order=order)
         try:
             page = await self._agents.page(query)
         except AgentNotFoundError:
@@ -128,7 +146,7 @@ class AgentViews:
 
 
 class AgentActions:
-    """`/v1/agents/{agent_id}/…`: fork, rewind, pin, unpin and evict."""
+    """`/v1/agents/{agent_id}/…`: fork, rewind, pin, unpin, evict and cancel."""
 
     access: ClassVar[Access] = "key"
 
@@ -162,6 +180,10 @@ class AgentActions:
     async def on_post_evict(self, req: Request, resp: Response, agent_id: str) -> None:
         """Demote the blocks to disk now."""
         resp.data = _json(await self._agents.evict(AgentId(agent_id)))
+
+    async def on_post_cancel(self, req: Request, resp: Response, agent_id: str) -> None:
+        """Cancel the requests that it answers."""
+        resp.data = _json(await self._agents.cancel(AgentId(agent_id)))
 
 
 class AgentGenerate:

@@ -17,6 +17,7 @@ from semanticd.adapters.http.core.services import HealthAnswer, named_model
 from semanticd.application.services.model_facts import ModelFacts
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
+from semanticd.domain.errors import InvalidRequestError
 
 
 class Root:
@@ -150,6 +151,9 @@ def _anthropic_page(found: list[ModelFacts], req: Request) -> dict[str, Any]:
     limit = page_size(req, default=20, maximum=1000)
     ids = [model.id for model in found]
     after, before = req.get_param("after_id"), req.get_param("before_id")
+    for name, given in (("after_id", after), ("before_id", before)):
+        if given and given not in ids:
+            raise InvalidRequestError(f"no loaded model has the id {given[:80]!r}", param=name)
     if after in ids:
         found = found[ids.index(after) + 1 :]
     page = found[:limit]

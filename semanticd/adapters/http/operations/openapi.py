@@ -200,7 +200,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "post", "/v1/agents", "Create an agent", agents_wire.CreateAgent, status=201, optional_body=True
     ),
-    Operation("get", "/v1/agents", "List agents", answer=agents_wire.AgentList, query=("limit", "after")),
+    Operation(
+        "get", "/v1/agents", "List agents", answer=agents_wire.AgentList, query=("limit", "after", "order")
+    ),
     Operation("get", "/v1/agents/stats", "Sum up all agents"),
     Operation(
         "post",
@@ -230,6 +232,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("post", f"{_AGENT}/pin", "Keep an agent's blocks", agents_wire.Pin, optional_body=True),
     Operation("post", f"{_AGENT}/unpin", "Let an agent's blocks be evicted again"),
     Operation("post", f"{_AGENT}/evict", "Demote an agent's blocks to disk"),
+    Operation("post", f"{_AGENT}/cancel", "Cancel the requests that an agent answers"),
     Operation("get", "/admin/models", "Admin: list models that could be loaded"),
     Operation("get", "/admin/models/available", "Admin: list models that could be loaded"),
     Operation("get", "/admin/models/current", "Admin: show the model in use"),

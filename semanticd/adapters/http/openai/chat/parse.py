@@ -48,6 +48,8 @@ def parse(
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError("needs logprobs to be true", param="top_logprobs")
     adjustments = adjustments or Adjustments()
+    if body.web_search_options is not None:
+        adjustments.note("web_search_omitted")
     tools = read_tools(body.tools or [])
     messages = _Reader(adjustments).read(body.messages)
     return GenerationRequest(

@@ -137,6 +137,8 @@ class ChatRequest(Sampled, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
     functions: list[Any] | None = None
+    web_search_options: Any = None
+    """Asks OpenAI to search the web; left out here, and the answer says so."""
 
 
 class AnswerMessage(Struct, omit_defaults=True):

@@ -15,32 +15,37 @@ from semanticd.domain.chat import ChatPrompt, Message, TextPart, ToolChoice
 from semanticd.domain.errors import InvalidRequestError, ModelError
 from semanticd.domain.generation import FinishReason, GenerationRequest, GenerationResult
 
-MAX_SUMMARY_TOKENS = 4096
+SUMMARY_TOKENS = 1024
+"""How long a summary may become unless the request says so: on a laptop's CPU this takes a minute or two."""
+_WORDS_PER_TOKEN = 0.6
+"""What the model is asked for, in words: well below what it may write, so that it comes to an end by itself."""
 _KEPT_CHARACTERS = 64_000
 """What the user said is kept up to this length, the newest first."""
 
 _QUESTION = (
     "This conversation is about to be replaced by a summary of it. Write that summary for the one who goes on with the "
     "work: the goal, what was decided and why, what was done, the state of each file or object that matters, exact "
-    "names and values that are still needed, and the next steps. Call no tool. Write the summary only."
+    "names and values that are still needed, and the next steps. Call no tool. Write the summary only, in at most "
+    "{words} words."
 )
 _HEADING = "Summary of the conversation before this point:"
 
 
 def asking_for_a_summary(request: GenerationRequest) -> GenerationRequest:
-    """Return the request that asks the model to sum its conversation up."""
+    """Return the request that asks the model to sum its conversation up, in as many tokens as the client allows."""
     prompt = request.prompt
     if not isinstance(prompt, ChatPrompt):
         return request
     sampling = request.sampling
     if sampling.max_tokens is None:
         given = sampling.given if sampling.given is None else sampling.given | {"max_tokens"}
-        sampling = replace(sampling, max_tokens=MAX_SUMMARY_TOKENS, given=given)
+        sampling = replace(sampling, max_tokens=SUMMARY_TOKENS, given=given)
+    words = max(10, int((sampling.max_tokens or SUMMARY_TOKENS) * _WORDS_PER_TOKEN))
     return replace(
         request,
         prompt=replace(
             prompt,
-            messages=(*prompt.messages, Message.of("user", _QUESTION)),
+            messages=(*prompt.messages, Message.of("user", _QUESTION.format(words=words))),
             tool_choice=ToolChoice("none"),
             # What is thought is no part of the summary, and would take its room.
             template_options={**prompt.template_options, "enable_thinking": False},

@@ -128,8 +128,9 @@ def parse(
     items = items_of(body)
     if not items and not earlier:
         raise InvalidRequestError("expected at least one item", param="input")
-    box = read_tools([*(body.tools or []), *(tool for item in items for tool in item.tools or [])])
     adjustments = adjustments or Adjustments()
+    offered = [*(body.tools or []), *(tool for item in items for tool in item.tools or [])]
+    box = read_tools(offered, adjustments)
     own = tuple(_resolved(item, f"input.{index}", look_up) for index, item in enumerate(items))
     reader = _Reader(adjustments, key)
     messages = _join_assistant_turns(reader.read([*earlier, *own], first=len(earlier)))

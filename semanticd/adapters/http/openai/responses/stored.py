@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 from falcon.asgi import Request, Response
 
-from semanticd.adapters.http.core.pages import page_size
+from semanticd.adapters.http.core.pages import page_size, word
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.responses.items import DEFAULT_PAGE, MAX_PAGE, page
 from semanticd.application.ports.response_archive import StoredResponse
@@ -66,9 +66,7 @@ class InputItems:
 
     async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
         """List a page of the items, the newest first unless `order` is `asc`."""
-        order = req.get_param("order") or "desc"
-        if order not in ("asc", "desc"):
-            raise InvalidRequestError("expected asc or desc", param="order")
+        order = word(req, "order", allowed=("desc", "asc"))
         limit = page_size(req, default=DEFAULT_PAGE, maximum=MAX_PAGE)
         found = await _found(self._responses, response_id)
         shown = page(

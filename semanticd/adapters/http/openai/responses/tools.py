@@ -1,7 +1,8 @@
 """Tools of the responses dialect, under the one flat name that a model calls them by.
 
 A function in a namespace is called `namespace__name`; a custom tool takes one string, `input`. Tools that run at
-OpenAI (web search and the like) cannot be called here and are left out: agents send them without need.
+OpenAI (web search and the like) cannot be called here and are left out, which the answer says: agents send them without
+need.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.domain.chat import ToolChoice, ToolSpec
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.limits import LIMITS
 
-HOSTED = ("web_search", "web_search_preview", "image_generation", "tool_search", "local_shell")
+HOSTED = ("web_search", "file_search", "code_interpreter", "image_generation", "tool_search", "local_shell")
+"""How the types of OpenAI's own tools begin; a version or `_preview` may follow."""
 
 _INPUT_HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _STRING_PART = re.compile(
@@ -102,8 +105,8 @@ def flat_name_of(name: str, namespace: str | None) -> str:
     return f"{namespace}__{name}" if namespace else name
 
 
-def read_tools(tools: Sequence[wire.Tool]) -> ToolBox:
-    """Return the tools on offer.
+def read_tools(tools: Sequence[wire.Tool], adjustments: Adjustments) -> ToolBox:
+    """Return the tools on offer; those that run at OpenAI are left out, and noted among the `adjustments`.
 
     Raises:
         InvalidRequestError: a tool without a name, or two of the same.
@@ -116,7 +119,9 @@ def read_tools(tools: Sequence[wire.Tool]) -> ToolBox:
     )
     while todo:
         tool, namespace, path = todo.popleft()
-        if tool.type in HOSTED or tool.type.startswith("web_search"):
+        hosted = _hosted(tool.type)
+        if hosted is not None:
+            adjustments.note(f"{hosted}_omitted")
             continue
         if tool.type == "namespace":
             inner = [(one, tool.name, f"{path}.tools.{index}") for index, one in enumerate(tool.tools or [])]
@@ -128,6 +133,11 @@ def read_tools(tools: Sequence[wire.Tool]) -> ToolBox:
         by_flat_name[spec.name] = behind
         specs.append(spec)
     return ToolBox(tuple(specs), by_flat_name)
+
+
+def _hosted(kind: str) -> str | None:
+    """Return which of OpenAI's own tools a type is, without its version; None: none."""
+    return next((name for name in HOSTED if kind == name or kind.startswith(f"{name}_")), None)
 
 
 def _read_tool(tool: wire.Tool, namespace: str | None, path: str) -> tuple[ToolSpec, ToolBehind]:

@@ -21,6 +21,8 @@ def make(cls: type[domain.SemanticError]) -> domain.SemanticError:
         return cls(num_tokens=9000, maximum=8191)
     if issubclass(cls, domain.OverloadedError):
         return cls("doing it failed", retry_after_s=2.5)
+    if issubclass(cls, domain.AgentBusyError):
+        return cls("ann", "req_1")
     return cls("doing it failed", param="field")
 
 
@@ -37,6 +39,7 @@ STATUSES = {
     domain.ModelNotFoundError: (404, 404),
     domain.RequestNotFoundError: (404, 404),
     domain.ConflictError: (409, 409),
+    domain.AgentBusyError: (409, 409),
     domain.QueueFullError: (529, 503),
     domain.RateLimitedError: (429, 429),
     domain.OutOfMemoryError: (529, 503),

@@ -462,16 +462,28 @@ def test_an_earlier_conversation_goes_before_the_new_input_but_after_the_instruc
     assert [message.text for message in chat_messages(parsed.request)] == ["i", "a", "b", "hello"]
 
 
+def test_a_web_search_that_a_chat_asks_for_is_left_out_and_said() -> None:
+    assert chat(web_search_options={}).adjustments == ("web_search_omitted=1",)
+
+
 def test_tools_of_the_responses_dialect_get_flat_names_and_hosted_ones_are_left_out() -> None:
     tools = [
         {"type": "function", "name": "f", "parameters": None, "strict": None},
         {"type": "custom", "name": "patch", "format": {"type": "text"}},
         {"type": "namespace", "name": "ns", "tools": [{"type": "function", "name": "f"}]},
         {"type": "web_search"},
+        {"type": "web_search_preview_2025_03_11"},
+        {"type": "file_search", "vector_store_ids": ["vs_1"]},
+        {"type": "code_interpreter", "container": {"type": "auto"}},
     ]
     parsed = responses(tools=tools, tool_choice={"type": "custom", "name": "patch"})
     assert [tool.name for tool in parsed.tools.specs] == ["f", "patch", "ns__f"]
     assert parsed.tools.behind("ns__f").namespace == "ns"
+    assert parsed.request.adjustments == (
+        "web_search_omitted=2",
+        "file_search_omitted=1",
+        "code_interpreter_omitted=1",
+    )
     assert isinstance(parsed.request.prompt, ChatPrompt)
     assert parsed.request.prompt.tool_choice == ToolChoice("required", ("patch",))
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.responses.render import begin, custom_input
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.tools import CustomInput, read_tools
@@ -38,7 +39,7 @@ def events(arguments: str, *, reason: FinishReason = FinishReason.TOOL_CALLS) ->
     asked = ResponsesRequest(model="tiny", input="hi")
     stream = ResponseStream(
         begin(asked, response_id="resp_1", created=0, model="tiny"),
-        tools=read_tools([Tool(type="custom", name="patch")]),
+        tools=read_tools([Tool(type="custom", name="patch")], Adjustments()),
         wall=lambda: 0.0,
         on_complete=lambda response: None,
     )
