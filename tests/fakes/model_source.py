@@ -33,6 +33,8 @@ class MemoryModelSource:
         self.size_bytes: dict[str, int] = {}
         """Bytes of models' files, where they are not small."""
         self.removed: list[str] = []
+        self.folders: dict[str, ModelEntry] = {}
+        """Models in the user's own folders, by path: they are no entries, and their names alone say nothing."""
         self.paths_asked: list[str] = []
         """Paths that somebody wanted looked at."""
 
@@ -43,6 +45,18 @@ class MemoryModelSource:
     def installed(self) -> list[InstalledModel]:
         """Return the models whose files are here."""
         return [self._describe(name) for name in sorted(self._installed)]
+
+    def _in_folder(self, path: str) -> InstalledModel:
+        entry = self.folders[path]
+        number = len(self.known) + list(self.folders).index(path)
+        return InstalledModel(
+            model_id=entry.name,
+            path=path,
+            fingerprint=ModelFingerprint(f"{number:02x}" * 32),
+            context_length=4096,
+            size_bytes=SIZE_BYTES,
+            entry=entry,
+        )
 
     def _describe(self, name: str) -> InstalledModel:
         number = sorted(self.known).index(name)
@@ -60,6 +74,8 @@ class MemoryModelSource:
         """Return the entry a name stands for; whatever begins with `hf:` stands for itself."""
         if name.startswith("hf:"):
             return ModelEntry(name=name, source=name)
+        if name in self.folders:
+            return self.folders[name]
         entry = self.known.get(name.lower())
         if entry is None:
             raise ModelNotFoundError(f"no model is known as {name!r}", param="model")
@@ -76,11 +92,15 @@ class MemoryModelSource:
         """Return the model if its files are here."""
         if name.startswith(("/", "~", ".")):
             self.paths_asked.append(name)
+        if name in self.folders:
+            return self._in_folder(name)
         known = self.resolve(name).name
         return self._describe(known) if known in self._installed else None
 
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
         """Make the files be here."""
+        if name in self.folders:
+            return self._in_folder(name)
         known = self.resolve(name).name
         if known in self.unreachable:
             raise ModelDownloadError(self.reason or f"cannot fetch {known}: nobody is reachable")

@@ -152,9 +152,14 @@ class ModelsService:
             return found
         models = self._serving()
         try:
-            return models.get(ModelId(self._source.resolve(name).name))
+            return models.get(ModelId(self._source.resolve(self._source_name(name)).name))
         except SemanticError:
             return None
+
+    def _source_name(self, name: str) -> str:
+        """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path."""
+        there = self._installed.get(ModelId(name))
+        return name if there is None or self._source.known_name(name) else there.entry.source
 
     @property
     def current_id(self) -> ModelId | None:
@@ -182,8 +187,9 @@ class ModelsService:
 
     async def info(self, model: str) -> ModelFacts:
         """Return one model's facts."""
-        entry = self._source.resolve(model)
-        there = await asyncio.to_thread(self._source.find, model)
+        source_name = self._source_name(model)
+        entry = self._source.resolve(source_name)
+        there = await asyncio.to_thread(self._source.find, source_name)
         if there is not None:
             # It may be a folder of the user's own, which no list of installed models knows before it is loaded.
             self._installed[ModelId(there.model_id)] = there
@@ -204,7 +210,7 @@ class ModelsService:
             loop.call_soon_threadsafe(self._report_pull, model, progress, on_progress)
 
         try:
-            installed = await asyncio.to_thread(self._source.pull, model, report)
+            installed = await asyncio.to_thread(self._source.pull, self._source_name(model), report)
         except SemanticError as error:
             self._failed(model, error.message)
             raise
@@ -229,9 +235,10 @@ class ModelsService:
         """Delete a model's files; raises `ConflictError` while it is loaded."""
         if self._by_name(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
-        entry = self._source.resolve(model)
-        found = await asyncio.to_thread(self._source.find, model)
-        freed_bytes = await asyncio.to_thread(self._source.remove, model)
+        source_name = self._source_name(model)
+        entry = self._source.resolve(source_name)
+        found = await asyncio.to_thread(self._source.find, source_name)
+        freed_bytes = await asyncio.to_thread(self._source.remove, source_name)
         self._installed.pop(ModelId(entry.name), None)
         return removed_facts(entry, found, freed_bytes=freed_bytes)
 
@@ -369,11 +376,12 @@ class ModelsService:
         return model_id != self._current and not self._installed[model_id].entry.pinned
 
     async def _find(self, model: str) -> InstalledModel:
-        found = await asyncio.to_thread(self._source.find, model)
+        source_name = self._source_name(model)
+        found = await asyncio.to_thread(self._source.find, source_name)
         if found is None:
-            self._refuse_what_never_fits(self._source.resolve(model).footprint())
+            self._refuse_what_never_fits(self._source.resolve(source_name).footprint())
             await self.pull(model)
-            found = await asyncio.to_thread(self._source.find, model)
+            found = await asyncio.to_thread(self._source.find, source_name)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} was pulled but cannot be found", param="model")
         self._installed[ModelId(found.model_id)] = found

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.adapters.http.core.services import model_names
-from semanticd.application.ports.models import PullProgress
+from semanticd.application.ports.models import ModelEntry, PullProgress
 from semanticd.application.services.model_facts import (
     ModelInUse,
     PulledModel,
@@ -88,6 +88,33 @@ async def test_a_folder_of_the_users_own_is_described_before_it_is_loaded_for_th
     async with ServiceRig() as rig:
         rig.source.installed = list  # type: ignore[method-assign, assignment]
         assert (await rig.models.info("two")).path == "/models/two"
+
+
+async def test_a_model_of_a_folder_is_found_again_by_the_name_it_is_listed_under() -> None:
+    folder = "/home/user/mine"
+    async with ServiceRig() as rig:
+        rig.source.folders[folder] = ModelEntry("mine", folder)
+        assert (await rig.models.swap(folder)).id == "mine"
+        await rig.models.swap("one")
+        assert "mine" in [row.id for row in await rig.models.list()]
+        assert (await rig.models.swap("mine")).id == "mine"
+        assert (await rig.models.info("mine")).current
+        await rig.models.swap("one")
+        assert (await rig.models.load("mine")).loaded
+        assert (await rig.models.pull("mine")).path == folder
+
+
+async def test_a_failed_swap_from_a_folder_goes_back_to_it() -> None:
+    folder = "/home/user/mine"
+    async with ServiceRig() as rig:
+        rig.source.folders[folder] = ModelEntry("mine", folder)
+        await rig.models.swap(folder)
+        rig.free_memory = lambda: 0
+        rig.loader.failures["two"] = RuntimeError("a file is broken")
+        with pytest.raises(ModelLoadError, match="a file is broken"):
+            await rig.models.swap("two")
+        assert rig.models.current_id == "mine"
+        assert (await rig.say("still there?")).model == "mine"
 
 
 async def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed() -> None:
