@@ -72,11 +72,11 @@ def _run(options: argparse.Namespace) -> None:
     from semantic_tui.preferences import Preferences, default_file
 
     preferences = Preferences(default_file(), theme=options.theme)
-    _shorten_collections()
+    shorten_collections()
     Dashboard(options.socket, screen=options.screen, preferences=preferences).run()
 
 
-def _shorten_collections() -> None:
+def shorten_collections() -> None:
     """Let the garbage collector pass over what was imported, and begin less often: it stops keys and drawing."""
     gc.collect()
     gc.freeze()

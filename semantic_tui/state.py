@@ -40,7 +40,11 @@ from semanticd.control.terminal_text import safe_values
 Facts = Mapping[str, Any]
 
 MAX_LOG_LINES = 2000
-MAX_STREAM_CHARS = 64_000
+MAX_STREAM_CHARS, MIN_STREAM_CHARS = 64_000, 4000
+MAX_STREAMS_CHARS = 1_000_000
+"""Of all streams together, as far as `MIN_STREAM_CHARS` of each allow."""
+STREAM_PIECE_CHARS = 512
+"""Characters up to which tokens are kept as one text: each text of its own takes 60 bytes more."""
 MAX_STREAMS = 256
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
@@ -49,22 +53,25 @@ _NOTHING_HEARD = StatusResult()
 
 @dataclass(slots=True)
 class Stream:
-    """What one agent's newest request has said so far; only its last `MAX_STREAM_CHARS` are kept."""
+    """What one agent's newest request has said so far; only its last characters are kept."""
 
     request: str = ""
     num_tokens: int = 0
     num_chars: int = 0
     pieces: deque[str] = field(default_factory=deque)
 
-    def add(self, request: str, text: str, num_tokens: int) -> None:
-        """Take one token event; another request begins anew."""
+    def add(self, request: str, text: str, num_tokens: int, *, max_chars: int) -> None:
+        """Take one token event and keep the last `max_chars`; another request begins anew."""
         if request != self.request:
             self.request, self.num_chars = request, 0
             self.pieces.clear()
         self.num_tokens = num_tokens
-        self.pieces.append(text)
+        if self.pieces and len(self.pieces[-1]) + len(text) <= STREAM_PIECE_CHARS:
+            self.pieces[-1] += text
+        else:
+            self.pieces.append(text)
         self.num_chars += len(text)
-        while self.num_chars > MAX_STREAM_CHARS and len(self.pieces) > 1:
+        while self.num_chars > max_chars and len(self.pieces) > 1:
             self.num_chars -= len(self.pieces.popleft())
 
     @property
@@ -267,7 +274,9 @@ class WatchState:
             stream = self.streams[said.agent] = Stream()
             while len(self.streams) > MAX_STREAMS:
                 self.streams.popitem(last=False)
-        stream.add(said.request, said.text, said.num_tokens)
+        share = MAX_STREAMS_CHARS // len(self.streams)
+        max_chars = min(MAX_STREAM_CHARS, max(MIN_STREAM_CHARS, share))
+        stream.add(said.request, said.text, said.num_tokens, max_chars=max_chars)
         self.streams.move_to_end(said.agent)
         self.num_token_events += 1
 

@@ -22,6 +22,8 @@ from semantic_tui.state import (
     MAX_LOG_LINES,
     MAX_STREAM_CHARS,
     MAX_STREAMS,
+    MAX_STREAMS_CHARS,
+    STREAM_PIECE_CHARS,
     LogLine,
     WatchState,
 )
@@ -51,6 +53,19 @@ def test_a_stream_is_the_text_of_the_newest_request() -> None:
     assert state.streams["a"].text == "hello"
     assert state.streams["a"].num_tokens == 2
     assert state.streams["a"].tail(3) == "llo"
+
+
+def test_streams_take_the_memory_of_their_characters_and_together_no_more_than_so_many() -> None:
+    state = WatchState()
+    pieces = [f"{at:03} in a row, " for at in range(1000)]
+    agents = [f"agent-{at}" for at in range(100)]
+    for at, piece in enumerate(pieces):
+        for agent in agents[: 100 if at % 50 == 0 else 2]:
+            state.take("token", token(agent, piece, at + 1))
+    kept = state.streams["agent-0"]
+    assert "".join(pieces).endswith(kept.text)
+    assert 0.9 < kept.num_chars * len(agents) / MAX_STREAMS_CHARS <= 1
+    assert len(kept.pieces) <= 2 * kept.num_chars / STREAM_PIECE_CHARS
 
 
 def test_nothing_grows_without_bound() -> None:
