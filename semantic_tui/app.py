@@ -43,6 +43,7 @@ from semantic_tui.screens.log import LogScreen
 from semantic_tui.screens.models import ModelsScreen
 from semantic_tui.screens.requests import RequestsScreen
 from semantic_tui.screens.watch_screen import AgentActionsScreen, WatchScreen
+from semantic_tui.starting import start_arguments
 from semantic_tui.state import WatchState
 from semantic_tui.terminal_filter import TerminalFilter
 from semantic_tui.themes import DARK, LIGHT
@@ -110,6 +111,7 @@ class Dashboard(App[None]):
         """What the log screen searches for when it is opened next."""
         self.num_draws = 0
         self._start_command = start_command
+        self._socket = socket
         self._connect = state is None
         self._draw_pending = False
         self._terminal_filter = TerminalFilter()
@@ -348,7 +350,11 @@ class Dashboard(App[None]):
 
     async def _start_daemon(self) -> None:
         process = await asyncio.create_subprocess_exec(
-            *self._start_command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            *self._start_command,
+            *start_arguments(self.state, self._socket),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         output, _ = await process.communicate()
         if process.returncode:

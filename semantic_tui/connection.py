@@ -117,6 +117,8 @@ class Connection:
                 state.take(event, await client.call(cmd))
         with contextlib.suppress(ControlError):
             state.take_recent_log(await client.call("log.recent"))
+        with contextlib.suppress(ControlError):
+            state.take_settings(await client.call("config.show"))
         await self._refresh_models(client)
 
     async def _refresh_agents(self, client: AsyncControlClient) -> None:

@@ -18,6 +18,8 @@ from semanticd.control.results import (
     AgentResult,
     AgentRow,
     CacheStats,
+    ConfigResult,
+    ConfigValue,
     DoctorResult,
     EngineFacts,
     FailureRow,
@@ -146,6 +148,10 @@ class WatchState:
     """Agents that were found beyond them."""
     requests: tuple[RequestRow, ...] = ()
     models: tuple[ModelRow, ...] = ()
+    last_model: str = ""
+    """The model that this daemon served last; empty where none was seen."""
+    settings: tuple[ConfigValue, ...] = ()
+    """The settings of this daemon, as far as it said them."""
     blocks: list[tuple[str, int]] | None = None
     """Per block its state and how many agents hold it; None where the daemon does not send it."""
     changes: OrderedDict[str, ModelChange] = field(default_factory=OrderedDict)
@@ -187,6 +193,7 @@ class WatchState:
             self._take_token(data)
         elif event == "status":
             self.status = read(StatusResult, data)
+            self.last_model = self.status.model or self.last_model
         elif event == "agents":
             self._take_agents(data)
         elif event == "requests":
@@ -215,7 +222,7 @@ class WatchState:
         if hello.pid != self.daemon.pid:
             self.history.forget()
             self.changes.clear()
-            self.failures = ()
+            self.failures, self.settings, self.last_model = (), (), ""
             self.more.forget()
         self.daemon = hello
         self.num_dropped = 0
@@ -236,6 +243,10 @@ class WatchState:
     def take_models(self, answer: Facts) -> None:
         """Take an answer of `models.list`."""
         self.models = read_all(ModelRow, safe_values(answer.get("models")))
+
+    def take_settings(self, answer: Facts) -> None:
+        """Take an answer of `config.show`; as it is, for these values are not shown."""
+        self.settings = read(ConfigResult, answer).settings
 
     def take_doctor(self, report: Facts) -> None:
         """Take an answer of `doctor`."""

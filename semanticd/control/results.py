@@ -242,6 +242,8 @@ class ModelRow:
     description: str = ""
     context_length: int | None = None
     path: str | None = None
+    start_name: str | None = None
+    """What a new daemon finds it by, where its id says nothing: the user's folder or file."""
     size_bytes: int | None = None
     memory_needed_bytes: int | None = None
     fingerprint: str | None = None

@@ -30,6 +30,8 @@ class ModelFacts:
     description: str = ""
     context_length: int | None = None
     path: str | None = field(default=None, metadata=IF_KNOWN)
+    start_name: str | None = field(default=None, metadata=IF_KNOWN)
+    """What a daemon that has not seen it yet finds it by, where its id says nothing: the user's folder or file."""
     size_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     memory_needed_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     fingerprint: ModelFingerprint | None = field(default=None, metadata=IF_KNOWN)
@@ -130,7 +132,8 @@ def model_facts(
     installed.update({str(model_id): model for model_id, model in list(fetched.items())})
     found = {entry.name: known_facts(entry) for entry in source.entries()}
     for name, model in installed.items():
-        found[name] = installed_facts(found.get(name) or ModelFacts(name), model)
+        facts = installed_facts(found.get(name) or ModelFacts(name), model)
+        found[name] = facts if source.known_name(name) else replace(facts, start_name=model.entry.source)
     for model_id, loaded_model in loaded.items():
         found[model_id] = replace(
             _loaded(found.get(model_id) or ModelFacts(model_id), loaded_model),

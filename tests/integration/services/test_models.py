@@ -96,7 +96,8 @@ async def test_a_model_of_a_folder_is_found_again_by_the_name_it_is_listed_under
         rig.source.folders[folder] = ModelEntry("mine", folder)
         assert (await rig.models.swap(folder)).id == "mine"
         await rig.models.swap("one")
-        assert "mine" in [row.id for row in await rig.models.list()]
+        listed = {row.id: row.start_name for row in await rig.models.list()}
+        assert listed == {"one": None, "two": None, "three": None, "four": None, "mine": folder}
         assert (await rig.models.swap("mine")).id == "mine"
         assert (await rig.models.info("mine")).current
         await rig.models.swap("one")
