@@ -284,6 +284,11 @@ class BlockPool:
                 name = block.parent
             yield from reversed(chain)
 
+    def write_first(self, names: Iterable[BlockHash]) -> None:
+        """Offer these blocks to the disk before all others, in this order; those that are not to be offered stay so."""
+        first = {name: None for name in names if name in self._to_write}
+        self._to_write = {**first, **self._to_write}
+
     def set_aside(self, block_hash: BlockHash) -> None:
         """Offer a dirty block to the disk no more, because it is on its way there or was refused."""
         self._to_write.pop(block_hash, None)

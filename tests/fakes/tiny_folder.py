@@ -56,7 +56,13 @@ _TEMPLATE = """\
 
 
 def write_tiny_model(
-    folder: Path, *, context: int = 65536, vocab: int = 512, seed: int = 0, ends: bool = True
+    folder: Path,
+    *,
+    context: int = 65536,
+    vocab: int = 512,
+    layers: int = _LAYERS,
+    seed: int = 0,
+    ends: bool = True,
 ) -> Path:
     """Write the model and return its folder; another seed gives other weights, and so another fingerprint.
 
@@ -71,7 +77,7 @@ def write_tiny_model(
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": _HIDDEN,
-        "num_hidden_layers": _LAYERS,
+        "num_hidden_layers": layers,
         "intermediate_size": _MLP,
         "num_attention_heads": _HEADS,
         "num_key_value_heads": _KV_HEADS,
@@ -86,14 +92,14 @@ def write_tiny_model(
         "torch_dtype": "float32",
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    weights = _weights(vocab, seed)
+    weights = _weights(vocab, layers, seed)
     # Logits of nought never win: answers are printable ASCII and now and then end by themselves.
     weights["lm_head.weight"][[token for token in range(vocab) if token not in sayable]] = 0.0
     save_file(weights, folder / "model.safetensors", metadata={"format": "mlx"})
     return folder
 
 
-def _weights(vocab: int, seed: int) -> dict[str, Any]:
+def _weights(vocab: int, layers: int, seed: int) -> dict[str, Any]:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, scale: float = 1.5) -> Any:
@@ -106,7 +112,7 @@ def _weights(vocab: int, seed: int) -> dict[str, Any]:
         "model.norm.weight": ones,
         "lm_head.weight": matrix(vocab, _HIDDEN, 4.0),
     }
-    for layer in range(_LAYERS):
+    for layer in range(layers):
         name = f"model.layers.{layer}"
         weights[f"{name}.self_attn.q_proj.weight"] = matrix(_HEADS * _HEAD_DIM, _HIDDEN)
         weights[f"{name}.self_attn.k_proj.weight"] = matrix(_KV_HEADS * _HEAD_DIM, _HIDDEN)

@@ -94,9 +94,9 @@ class MemoryWarmStore:
         """Return the blocks that are stored, in the order of their hashes."""
         return sorted(self._entries)
 
-    def catch_up(self) -> None:
-        """Let all writes held so far become durable."""
-        waiting, self._waiting = self._waiting, []
+    def catch_up(self, *, most: int | None = None) -> None:
+        """Let all writes held so far become durable, or the `most` oldest calls' worth."""
+        waiting, self._waiting = self._waiting[:most], self._waiting[len(self._waiting[:most]) :]
         for write in waiting:
             write.result.set_result(self._store(write.records))
 

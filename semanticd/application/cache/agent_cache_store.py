@@ -117,16 +117,21 @@ class AgentCacheStore:
                 elif not self.pool.is_locked(block.block_hash):
                     self._remove(block, "model_unloaded")
 
-    def num_unwritten(self, fingerprint: ModelFingerprint) -> int:
-        """Count a model's hot blocks that are on their way to the disk or could still be handed over."""
-        if self._writes is None:
-            return 0
+    def write_first(self, fingerprint: ModelFingerprint) -> list[BlockHash]:
+        """Hand a model's dirty blocks to the disk before all others from now on; returns those not written yet."""
         with self.lock:
-            return sum(
-                1
+            names = [
+                name
                 for name in self.pool.dirty_names()
-                if self._owner[name] == fingerprint and not self._writes.is_refused(name)
-            )
+                if self._owner[name] == fingerprint and not self._is_refused(name)
+            ]
+            self.pool.write_first(names)
+        return names
+
+    def is_unwritten(self, block_hash: BlockHash) -> bool:
+        """Whether a hot block is on its way to the disk or could still be handed over."""
+        with self.lock:
+            return self.pool.is_dirty(block_hash) and not self._is_refused(block_hash)
 
     # Finding.
 

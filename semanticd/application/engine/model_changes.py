@@ -18,10 +18,10 @@ from semanticd.application.engine.running_sequence import Running
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.errors import ConflictError, DrainingError, ModelNotFoundError
-from semanticd.domain.ids import ModelId
+from semanticd.domain.ids import BlockHash, ModelId
 
 WRITE_DEADLINE_S = 30.0
-"""How long a model that leaves waits for the disk without progress; what is not written by then is computed again."""
+"""How long a model that leaves waits for the disk, which takes its blocks first; the rest is computed again."""
 
 LoadSteps = Generator[None, None, LoadedModel]
 """See `ModelLoader.load`."""
@@ -38,8 +38,9 @@ class _Removal:
     model: LoadedModel
     removed: list[Future[None]]
     """A future for each caller that asked for it."""
-    progress_at: float
-    num_unwritten: int
+    began_at: float
+    unwritten: list[BlockHash]
+    """Blocks that the disk has not taken, those that it takes first at the end."""
 
 
 class ModelChanges:
@@ -98,7 +99,7 @@ class ModelChanges:
         elif any(one.model is model for one in self._running.values()):
             removed.set_exception(ConflictError(f"model {model_id} still answers requests; drain it first"))
         else:
-            unwritten = self._store.num_unwritten(model.fingerprint)
+            unwritten = self._store.write_first(model.fingerprint)[::-1]
             self._removals.append(_Removal(model, [removed], self._clock.monotonic(), unwritten))
 
     def step(self) -> None:
@@ -137,19 +138,12 @@ class ModelChanges:
             load.loaded.set_exception(error)
 
     def _step_removal(self, removal: _Removal) -> None:
-        model, now = removal.model, self._clock.monotonic()
-        shared = any(
-            other is not model and other.fingerprint == model.fingerprint for other in self._models.values()
-        )
-        if not shared:
-            self._store.persist()
-            unwritten = self._store.num_unwritten(model.fingerprint)
-            if unwritten < removal.num_unwritten:
-                removal.progress_at, removal.num_unwritten = now, unwritten
-            if unwritten and now - removal.progress_at < WRITE_DEADLINE_S:
+        model = removal.model
+        if not self._is_written(removal):
+            if self._clock.monotonic() - removal.began_at < WRITE_DEADLINE_S:
                 return
-            if unwritten:
-                self._log.warning("model_left_unwritten", model=model.model_id, num_blocks=unwritten)
+            num_blocks = len(removal.unwritten)
+            self._log.warning("model_left_unwritten", model=model.model_id, num_blocks=num_blocks)
         self._removals.remove(removal)
         del self._models[model.model_id]
         self._store.forget_model(model.runner)
@@ -160,3 +154,16 @@ class ModelChanges:
         self._guard.models_changed()
         for future in removal.removed:
             future.set_result(None)
+
+    def _is_written(self, removal: _Removal) -> bool:
+        """Whether all blocks that leave with the model are on disk; hands over what is not."""
+        fingerprint = removal.model.fingerprint
+        if any(o is not removal.model and o.fingerprint == fingerprint for o in self._models.values()):
+            return True
+        self._store.persist()
+        while removal.unwritten and not self._store.is_unwritten(removal.unwritten[-1]):
+            removal.unwritten.pop()
+        if not removal.unwritten:
+            # An import may have brought more since.
+            removal.unwritten = self._store.write_first(fingerprint)[::-1]
+        return not removal.unwritten

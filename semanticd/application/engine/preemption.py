@@ -1,8 +1,8 @@
 """Preemption: what gives way when running sequences outgrow the budget; engine thread only.
 
-First blocks that no sequence uses, in the end those too that wait for the disk; then the youngest sequence, whose
-blocks are published before so that it resumes. One that is alone and outgrows the budget all the same has its answer
-ended there: nothing else would ever make room.
+First blocks that no sequence uses: those that are on disk, then, after a pause no longer than a prompt's chunk may cause,
+those that wait for it; then the youngest sequence, whose blocks are published before so that it resumes. One that is
+alone and outgrows the budget all the same has its answer ended there: nothing else would ever make room.
 """
 
 from __future__ import annotations
@@ -40,31 +40,38 @@ class Preemption:
         self._output = output
         self._log = log
         self.waits_for_disk = False
-        """Whether the only running sequence would outgrow the budget, and will not once the disk has taken blocks."""
+        """Whether what runs would outgrow the budget, and will not once the disk has taken blocks."""
 
     def keep_within_budget(self) -> None:
         """Evict, preempt or cut short until what runs, and is about to grow, fits; or the disk will make it fit."""
         self._room.measure()
-        self.waits_for_disk = False
+        self.waits_for_disk = self._must_wait_to_fit()
+        if not self.waits_for_disk:
+            self._room.end_pause()
+
+    def _must_wait_to_fit(self) -> bool:
         while not self._room.make(self._room.due_bytes):
-            overdrawn = self._room.due_bytes - self._store.free_bytes
-            if self._store.could_free() >= self._room.due_bytes and overdrawn <= self._slack():
-                return
+            if self._store.could_free() >= self._room.due_bytes:
+                overdrawn = self._room.due_bytes - self._store.free_bytes
+                if overdrawn <= self._slack():
+                    return False
+                if self._room.may_pause():
+                    return True
+                if self._room.make(self._room.due_bytes):
+                    return False
             running = [s for s in self._scheduler.sequences() if s.state in RUNNING_STATES]
             oldest = min(running, key=lambda s: s.arrived_at, default=None)
             if oldest is None:
-                return
+                return False
             victim = self._scheduler.preemption_victim(sparing=oldest.sequence_id)
             if victim is None:
                 if self._outgrew(oldest):
                     self._cut_short(self._running[oldest.sequence_id])
                 # What was handed over may all be written by now: there is more where that came from.
-                self.waits_for_disk = self._room.due_bytes > 0 and bool(
-                    self._store.num_writing or self._store.persist()
-                )
-                return
+                return self._room.due_bytes > 0 and bool(self._store.num_writing or self._store.persist())
             self._completion.preempt(self._running[victim.sequence_id])
             self._room.measure()
+        return False
 
     def _slack(self) -> int:
         """Bytes by which the budget may be overdrawn while the disk catches up: a block for each running sequence."""

@@ -2,10 +2,10 @@
 
 ```
 evict what is on disk ──> enough
-     └──> the rest is written first: wait ──(ROOM_DEADLINE_S)──> the disk is behind: drop what it has not taken
-                                                                      └──> until there is room without that
+     └──> the rest is written first: wait ──(ROOM_DEADLINE_S, or an answer would pause)──> the disk is behind:
+                                        drop what it has not taken, until there is room without that
 ```
-A slow disk so costs blocks, which are computed again, and a moment once; no request waits for it, and no answer stops.
+A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Room:
         self._wanted_at: float | None = None
         """Since when room has been wanted that the disk would make (clock reading)."""
         self._is_behind = False
+        self._paused_at: float | None = None
+        """Since when answers have paused for the disk (clock reading)."""
         self.due_bytes = 0
         """What the running caches may grow by at their next step."""
         self._growth_bytes = 0
@@ -94,6 +96,28 @@ class Room:
         if not self._store.ledger().dirty_bytes:
             self._wanted_at = None
         elif now - self._wanted_at >= ROOM_DEADLINE_S:
-            self._is_behind = True
-            self._scheduler.unblock()
-            self._log.warning("disk_is_behind", num_blocks=self._store.num_writing, waited_s=ROOM_DEADLINE_S)
+            self._give_up_waiting(ROOM_DEADLINE_S)
+
+    def may_pause(self) -> bool:
+        """Whether answers may pause for the disk now: until `end_pause`, but no longer than `max_stall_s`.
+
+        After that blocks leave although the disk has not taken them.
+        """
+        if self._is_behind:
+            return False
+        now = self._clock.monotonic()
+        if self._paused_at is None:
+            self._paused_at = now
+        if now - self._paused_at < self._scheduler.limits.max_stall_s:
+            return True
+        self._give_up_waiting(now - self._paused_at)
+        return False
+
+    def end_pause(self) -> None:
+        """Note that answers do not pause for the disk."""
+        self._paused_at = None
+
+    def _give_up_waiting(self, waited_s: float) -> None:
+        self._is_behind = True
+        self._scheduler.unblock()
+        self._log.warning("disk_is_behind", num_blocks=self._store.num_writing, waited_s=round(waited_s, 3))

@@ -14,6 +14,7 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.application.engine.admission import READ_DEADLINE_S, READ_WINDOW
 from semanticd.application.engine.loop import backoff_s
+from semanticd.application.engine.model_changes import WRITE_DEADLINE_S
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.room import ROOM_DEADLINE_S
 from semanticd.application.ports.inference import StreamDecoder
@@ -241,6 +242,17 @@ def test_a_slow_disk_stops_no_answer_that_has_begun() -> None:
             asks = [rig.ask(prompt(20, seed), agent=str(seed), max_tokens=400) for seed in (1, 2)]
         for seed, ask in zip((1, 2), asks, strict=True):
             assert ask.answer().text == truth(prompt(20, seed), 400)
+        assert rig.metrics.counters["preemptions_total",] == 0
+
+
+def test_answers_that_grow_at_once_go_on_together_behind_a_hung_disk() -> None:
+    with filled_behind_a_slow_disk(5000) as rig:
+        with rig.held():
+            asks = [rig.ask(prompt(20, seed), agent=str(seed), max_tokens=400) for seed in range(1, 6)]
+        with ticking(lambda: rig.clock.advance(0.01)):
+            for seed, ask in enumerate(asks, start=1):
+                assert ask.answer().text == truth(prompt(20, seed), 400)
+        assert rig.metrics.counters["preemptions_total",] == 0
         assert rig.metrics.counters["preemptions_total",] == 0
 
 
@@ -472,6 +484,33 @@ def test_two_callers_that_remove_one_model_both_hear_of_the_end() -> None:
             removals = [rig.engine.remove_model(ModelId("tiny")) for _ in range(2)]
         for removed in removals:
             removed.result(PATIENCE_S)
+
+
+def test_the_disk_takes_the_blocks_of_a_model_that_leaves_before_all_others() -> None:
+    with EngineRig(budget_bytes=4000 * BYTES_PER_TOKEN) as rig:
+        rig.add_model(loaded_model(HashRunner(fingerprint="cd" * 32), model_id="leaving"))
+        rig.warm.hold_writes = True
+        rig.ask(prompt(1200), agent="stays").answer()
+        rig.ask(prompt(600, 1), agent="leaves", model="leaving").answer()
+        removed = rig.engine.remove_model(ModelId("leaving"))
+        while not removed.done():
+            rig.engine.call(rig.warm.catch_up).result(PATIENCE_S)
+        assert rig.store.counters.lost_blocks == 0
+        num_waiting = rig.store.ledger().dirty_bytes // (16 * BYTES_PER_TOKEN)
+        assert num_waiting > 10, "the other model's blocks were written before"
+
+
+def test_a_model_that_leaves_waits_for_a_slow_disk_for_a_limited_time() -> None:
+    with EngineRig(budget_bytes=4000 * BYTES_PER_TOKEN) as rig:
+        rig.warm.hold_writes = True
+        rig.ask(prompt(1200)).answer()
+        removed = rig.engine.remove_model(ModelId("tiny"))
+        while not removed.done():
+            # The disk does take blocks, one by one.
+            rig.engine.call(lambda: rig.warm.catch_up(most=1)).result(PATIENCE_S)
+            rig.clock.advance(WRITE_DEADLINE_S / 4)
+        assert rig.store.counters.lost_blocks > 0
+        assert "model_left_unwritten" in rig.log.events("warning")
 
 
 def test_a_load_that_is_asked_for_while_the_engine_stops_gets_an_answer() -> None:
