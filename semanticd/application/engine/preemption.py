@@ -1,8 +1,8 @@
-"""Preemption: what gives way when running sequences outgrow the budget; engine thread only.
+"""Preemption: the order in which blocks and sequences give way to running sequences; engine thread only.
 
-First blocks that no sequence uses: those that are on disk, then, after a pause no longer than a prompt's chunk may cause,
-those that wait for it; then the youngest sequence, whose blocks are published before so that it resumes. One that is
-alone and outgrows the budget all the same has its answer ended there: nothing else would ever make room.
+First blocks that no sequence uses: those on disk, then, after a pause of at most `max_stall_s`, those that wait for it.
+Then the youngest sequence, whose blocks are published before so that it resumes. One that is alone and outgrows the
+budget all the same has its answer ended there: nothing else would ever make room.
 """
 
 from __future__ import annotations
