@@ -139,6 +139,8 @@ class OutputConstraint:
     """Whether the prompt itself opens the thinking, so that the form begins after it."""
     may_relax: bool = False
     """Whether words of a schema that cannot be enforced are left out, instead of refusing the form."""
+    param: str = field(default="response_format", compare=False)
+    """The request's field that asks for the form."""
     not_enforced: tuple[str, ...] = field(default=(), compare=False)
     """The words that were left out when it was compiled."""
     compiled: Any = field(default=None, compare=False, repr=False)

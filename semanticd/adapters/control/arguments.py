@@ -36,6 +36,8 @@ class Argument:
     default: Any = _REQUIRED
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    above: float | None = None
+    """What a number must be larger than."""
     max_chars: int = 4096
     """The longest text."""
 
@@ -47,7 +49,13 @@ class Argument:
     def expected(self) -> str:
         """Say in words what it takes."""
         words = f"one of {', '.join(self.choices)}" if self.choices else _EXPECTED[self.kind]
+        if self.above is not None:
+            return f"{words} above {self.above:g}"
         return words if self.minimum is None else f"{words} from {self.minimum:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is within the bounds."""
+        return (self.minimum is None or value >= self.minimum) and (self.above is None or value > self.above)
 
 
 def check(given: Mapping[str, Any], declared: Sequence[Argument]) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def _value(given: Mapping[str, Any], argument: Argument) -> Any:
             raise ArgumentError(f"argument {argument.name!r} is missing: expected {argument.expected()}")
         return argument.default
     fits = _fits(value, argument) and (not argument.choices or value in argument.choices)
-    if not fits or (argument.minimum is not None and value < argument.minimum):
+    if not fits or (argument.kind in ("integer", "number") and not argument.holds(value)):
         shown = repr(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise ArgumentError(f"argument {argument.name!r} is {shown}: expected {argument.expected()}")

@@ -206,7 +206,7 @@ async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> object
 @command(
     "agents.pin",
     _AGENT,
-    Argument("ttl_s", "number", "for how long; always if absent", default=None, minimum=0),
+    Argument("ttl_s", "number", "for how long; always if absent", default=None, above=0),
 )
 async def agents_pin(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Keep an agent's blocks from eviction."""

@@ -126,7 +126,9 @@ def explained(turn: TurnRow) -> str:
 
 @commands.command()
 @as_agent
-@click.option("--ttl", type=click.FloatRange(min=0), help="For so many seconds; without it, for good.")
+@click.option(
+    "--ttl", type=click.FloatRange(min=0, min_open=True), help="For so many seconds; without it, for good."
+)
 @json_option
 def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:
     """Keep an agent's blocks from eviction."""

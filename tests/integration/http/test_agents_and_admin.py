@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt, Message
@@ -16,6 +19,10 @@ from tests.fakes.cache_service import FakeCache
 from tests.fakes.generator import ScriptedGenerator, call_script
 from tests.fakes.http_services import FakeHealth, make_services
 from tests.fakes.models_service import FakeModels
+from tests.fakes.service_rig import ServiceRig
+
+EXPORT = Path(__file__).resolve().parents[2] / "data" / "disk" / "agent-v1.agent"
+"""An export of a model that is not here."""
 
 
 class Edge:
@@ -137,6 +144,30 @@ async def test_every_action_of_an_agent(edge: Edge) -> None:
         assert (await edge.post(f"/v1/agents/nobody/{action}")).status == 404
 
 
+@pytest.mark.parametrize("content", [b"no export at all", EXPORT.read_bytes(), EXPORT.read_bytes()[:-7]])
+async def test_an_export_that_is_refused_is_named_as_the_client_knows_it(content: bytes) -> None:
+    async with ServiceRig(export_file=DiskAgentExportFile()) as rig:
+        client = AsgiClient(create_app(make_services(agents=rig.agents), HttpConfig()))
+        refused = await client.send("POST", "/v1/agents/import", content)
+    said = refused.json["error"]
+    assert (refused.status, said["param"]) == (400, None)
+    assert ("cannot import the file that was sent: it is" in said["message"]) == (
+        content != EXPORT.read_bytes()
+    )
+    assert tempfile.gettempdir() not in said["message"]
+
+
+async def test_a_temporary_folder_that_takes_no_file_is_an_error_that_says_so(
+    edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    for answer in (await edge.get("/v1/agents/ann/export"), await edge.post("/v1/agents/import", b"agent:x")):
+        assert (answer.status, answer.json["error"]["code"]) == (500, "cache_error")
+        assert "in its temporary folder" in answer.json["error"]["message"]
+        assert str(tmp_path) not in answer.json["error"]["message"]
+
+
 async def test_an_agent_export_is_written_and_read(edge: Edge) -> None:
     await edge.post("/v1/agents", {"id": "ann"})
     exported = await edge.get("/v1/agents/ann/export")
@@ -167,6 +198,40 @@ async def test_generating_makes_no_agent_of_a_mistyped_name(edge: Edge) -> None:
     assert (answer.status, answer.json["error"]["code"]) == (404, "agent_not_found")
     assert edge.generator.requests == []
     assert list(edge.agents.by_id) == ["ann"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
+            "messages.1.content",
+        ),
+    ],
+)
+async def test_a_turn_without_any_text_is_refused(edge: Edge, body: dict[str, Any], param: str) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
+    refused = await edge.post("/v1/agents/ann/generate", body)
+    assert (refused.status, refused.json["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ({"type": "json_schema", "schema": {}}, "format.schema"),
+        ({"type": "regex", "pattern": "a"}, "format.pattern"),
+        ({"type": "json_object"}, "format"),
+    ],
+)
+async def test_a_turns_form_names_its_field(edge: Edge, form: dict[str, Any], param: str) -> None:
+    await edge.post("/v1/agents", {"id": "ann"})
+    assert (await edge.post("/v1/agents/ann/generate", {"prompt": "a", "format": form})).status == 200
+    constraint = edge.generator.requests[-1].constraint
+    assert constraint is not None
+    assert constraint.param == param
 
 
 async def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:

@@ -109,6 +109,7 @@ def test_a_form_is_enforced(client: ollama.Client, generator: ScriptedGenerator)
     client.chat("tiny", messages=HELLO, format=SCHEMA)
     assert generator.requests[-1].constraint.kind == "json_schema"
     assert generator.requests[-1].constraint.schema == SCHEMA
+    assert generator.requests[-1].constraint.param == "format"
 
 
 def test_thinking_is_asked_for_and_kept_apart(client: ollama.Client, generator: ScriptedGenerator) -> None:

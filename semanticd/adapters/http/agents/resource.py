@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast, get_args
@@ -32,7 +33,13 @@ from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
 from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery
-from semanticd.domain.errors import AgentNotFoundError, InvalidRequestError, ModelNotFoundError
+from semanticd.domain.errors import (
+    AgentNotFoundError,
+    CacheError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    SemanticError,
+)
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
@@ -235,9 +242,10 @@ class AgentExports:
     async def on_get_export(self, req: Request, resp: Response, agent_id: str) -> None:
         """Answer with the agent export."""
         exchange = request_context_of(req)
-        path = await temporary_file(exchange.on_end)
-        await self._agents.export(AgentId(agent_id), path)
-        file = await asyncio.to_thread(Path(path).open, "rb")
+        with own_file_unnamed("the file to be sent") as named:
+            path = named(await temporary_file(exchange.on_end))
+            await self._agents.export(AgentId(agent_id), path)
+            file = await asyncio.to_thread(Path(path).open, "rb")
         exchange.at_end.callback(file.close)
         resp.content_type = "application/octet-stream"
         resp.downloadable_as = f"{agent_id}.agent"
@@ -249,11 +257,45 @@ class AgentExports:
         exchange = request_context_of(req)
         given = req.get_param("id")
         new_id = None if given is None else checked_agent_id(given, param="id")
-        path = await temporary_file(exchange.on_end)
-        await save_upload(req, path, limit=self._config.max_import_bytes, stall_s=self._config.body_timeout_s)
-        made = await self._agents.import_(path, new_id)
+        config = self._config
+        with own_file_unnamed("the file that was sent") as named:
+            path = named(await temporary_file(exchange.on_end))
+            await save_upload(req, path, limit=config.max_import_bytes, stall_s=config.body_timeout_s)
+            made = await self._agents.import_(path, new_id)
         resp.status = falcon.HTTP_201
         resp.data = _json(made)
+
+
+@contextmanager
+def own_file_unnamed(means: str) -> Iterator[Callable[[str], str]]:
+    """Let no error name a file of ours, which the client does not know: it says what the file `means` instead.
+
+    Gives a function that is told the file's path, and returns it.
+
+    Raises:
+        CacheError: The system does not take the file.
+    """
+    paths: list[str] = []
+
+    def named(path: str) -> str:
+        paths.append(path)
+        return path
+
+    try:
+        yield named
+    except SemanticError as error:
+        for path in paths:
+            error.message = error.message.replace(path, means)
+        if error.param == "path":
+            error.param = None  # the field of the control socket's command
+        raise
+    except (ConnectionError, TimeoutError):
+        raise  # the client's, not the file's
+    except OSError as error:
+        raise CacheError(
+            f"the daemon cannot keep {means} in its temporary folder: {error.strerror or error}; make room there, or "
+            "start it with another TMPDIR"
+        ) from error
 
 
 async def temporary_file(on_end: Callable[[Callable[[], Awaitable[None]]], None]) -> str:

@@ -184,6 +184,8 @@ def parse_generate(
         raise InvalidRequestError("expected a number >= 1, or -1 for no limit of its own", param="max_tokens")
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequestError("send either prompt or messages", param="prompt")
+    if body.prompt == "":
+        raise InvalidRequestError("expected some text", param="prompt")
     if body.messages is None:
         messages: tuple[Message, ...] = (Message.of("user", body.prompt or ""),)
     else:
@@ -220,7 +222,7 @@ def _message(message: AgentMessage, path: str) -> Message:
         return Message(
             "tool", (ToolResultPart(message.tool_call_id, message.content or "", bool(message.is_error)),)
         )
-    parts: list[Part] = [] if message.content is None else [TextPart(message.content)]
+    parts: list[Part] = [TextPart(message.content)] if message.content else []
     if message.tool_calls:
         if message.role != "assistant":
             raise InvalidRequestError("only assistant messages call tools", param=f"{path}.tool_calls")
@@ -228,7 +230,9 @@ def _message(message: AgentMessage, path: str) -> Message:
             ToolCallPart(call.id, call.name, read_arguments(call.arguments)) for call in message.tool_calls
         ]
     if not parts:
-        raise InvalidRequestError("field required", param=f"{path}.content")
+        raise InvalidRequestError(
+            "field required" if message.content is None else "expected some text", param=f"{path}.content"
+        )
     return Message(message.role, tuple(parts))
 
 
@@ -236,14 +240,14 @@ def _constraint(form: AnswerFormat | None) -> OutputConstraint | None:
     if form is None or form.type == "text":
         return None
     if form.type == "json_object":
-        return OutputConstraint(kind="json_object")
+        return OutputConstraint(kind="json_object", param="format")
     if form.type == "regex":
         if not form.pattern:
             raise InvalidRequestError("field required", param="format.pattern")
-        return OutputConstraint(kind="regex", grammar=form.pattern)
+        return OutputConstraint(kind="regex", grammar=form.pattern, param="format.pattern")
     if form.schema is None:
         raise InvalidRequestError("field required", param="format.schema")
-    return OutputConstraint(kind="json_schema", schema=form.schema)
+    return OutputConstraint(kind="json_schema", schema=form.schema, param="format.schema")
 
 
 def render_usage(usage: Usage) -> dict[str, Any]:

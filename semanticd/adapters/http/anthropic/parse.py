@@ -82,9 +82,10 @@ def _stop_sequences(sequences: list[str]) -> tuple[str, ...]:
 
 
 def _constraint(body: wire.Conversation) -> OutputConstraint | None:
-    form = body.output_config.format if body.output_config else None
-    form = form or body.output_format
-    return None if form is None else OutputConstraint(kind="json_schema", schema=form.schema)
+    form, param = (body.output_config.format if body.output_config else None), "output_config.format.schema"
+    if form is None:
+        form, param = body.output_format, "output_format.schema"
+    return None if form is None else OutputConstraint(kind="json_schema", schema=form.schema, param=param)
 
 
 @dataclass(frozen=True, slots=True)

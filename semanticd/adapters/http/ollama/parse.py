@@ -234,7 +234,7 @@ def _constraint(form: Any) -> OutputConstraint | None:
     if form is None or form == "":
         return None
     if form == "json":
-        return OutputConstraint("json_object")
+        return OutputConstraint("json_object", param="format")
     if isinstance(form, dict):
-        return OutputConstraint("json_schema", schema=form)
+        return OutputConstraint("json_schema", schema=form, param="format")
     raise InvalidRequestError("expected `json` or a JSON schema", param="format")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -76,7 +77,9 @@ def constraint_of(body: Formed) -> OutputConstraint | None:
         "json_schema": _of_schema(body.json_schema, "json_schema"),
         **_of_structured_outputs(body.structured_outputs),
     }
-    asked = {name: constraint for name, constraint in found.items() if constraint is not None}
+    asked = {
+        name: replace(constraint, param=name) for name, constraint in found.items() if constraint is not None
+    }
     if len(asked) > 1:
         first, *others = asked
         raise InvalidRequestError(f"contradicts {first}: ask for one form of the answer", param=others[0])

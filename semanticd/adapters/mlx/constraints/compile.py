@@ -25,6 +25,7 @@ from semanticd.adapters.mlx.constraints.processor import (
     ShortestEnding,
     leads_nowhere,
 )
+from semanticd.adapters.mlx.constraints.reasons import plain_reason
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
 from semanticd.adapters.mlx.constraints.schema_words import Relaxation
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
@@ -35,7 +36,6 @@ from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.limits import LIMITS, Limits
 
 _MAX_REFUSALS = 256
-_MAX_REASON = 500
 _FORM_BYTES = 32 * 1024
 _BYTES_PER_BYTE = 100
 """A compiled form takes 30 to 160 bytes for each of its grammar (measured: objects of 300 and 3,000 members)."""
@@ -275,9 +275,8 @@ _CANNOT = "the requested output form cannot be enforced: "
 
 
 def _refused(reason: object, constraint: OutputConstraint) -> UnsupportedError:
-    text = " ".join(str(reason).split())
-    param = "tools" if constraint.kind in ("tool_call", "optional_call") else "response_format"
-    return UnsupportedError(f"{_CANNOT}{text[:_MAX_REASON]}", param=param)
+    param = "tools" if constraint.kind in ("tool_call", "optional_call") else constraint.param
+    return UnsupportedError(f"{_CANNOT}{plain_reason(reason)}", param=param)
 
 
 def _grammar(constraint: OutputConstraint) -> str:

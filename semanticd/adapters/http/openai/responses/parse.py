@@ -182,10 +182,10 @@ def _constraint(body: wire.ResponsesRequest) -> OutputConstraint | None:
             "contradicts another field: ask for one form of the answer", param="text.format"
         )
     if form.type == "json_object":
-        return OutputConstraint(kind="json_object")
+        return OutputConstraint(kind="json_object", param="text.format")
     if form.schema is None:
         raise InvalidRequestError("field required", param="text.format.schema")
-    return OutputConstraint(kind="json_schema", schema=form.schema)
+    return OutputConstraint(kind="json_schema", schema=form.schema, param="text.format.schema")
 
 
 def _speaker(item: wire.InputItem) -> Speaker:
@@ -242,7 +242,11 @@ class _Reader:
             if item.role is None:
                 raise InvalidRequestError("field required", param=f"{path}.role")
             role = item.role if item.role in ("user", "assistant") else "system"
-            message = Message(role, self._parts(item.content, f"{path}.content"))
+            parts = self._parts(item.content, f"{path}.content")
+            if not parts and role != "assistant":
+                # It is a message all the same: an empty one, which is noted.
+                parts = (TextPart(""),)
+            message = Message(role, parts)
             if role == "user":
                 self.said.append(message)
             return message

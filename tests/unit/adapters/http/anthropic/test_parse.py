@@ -284,7 +284,11 @@ def test_thinking_is_asked_of_the_template_and_bounded() -> None:
 def test_an_output_format_is_enforced() -> None:
     schema = {"type": "object"}
     form = {"type": "json_schema", "schema": schema}
-    for fields in ({"output_config": {"format": form}}, {"output_format": form}):
+    for fields, param in (
+        ({"output_config": {"format": form}}, "output_config.format.schema"),
+        ({"output_format": form}, "output_format.schema"),
+    ):
         constraint = read(**fields).constraint
         assert constraint is not None
+        assert constraint.param == param
         assert (constraint.kind, constraint.schema) == ("json_schema", schema)

@@ -462,6 +462,27 @@ def test_an_earlier_conversation_goes_before_the_new_input_but_after_the_instruc
     assert [message.text for message in chat_messages(parsed.request)] == ["i", "a", "b", "hello"]
 
 
+def test_each_form_names_the_field_that_asks_for_it() -> None:
+    form = {"type": "json_schema", "name": "x", "schema": {}}
+    asked = [
+        (chat(response_format={"type": "json_object"}), "response_format"),
+        (chat(guided_regex="a"), "guided_regex"),
+        (chat(structured_outputs={"choice": ["a"]}), "structured_outputs.choice"),
+        (plain(json_schema={})[0], "json_schema"),
+        (responses(text={"format": form}).request, "text.format.schema"),
+        (responses(text={"format": {"type": "json_object"}}).request, "text.format"),
+    ]
+    assert [request.constraint.param for request, _ in asked if request.constraint] == [
+        param for _, param in asked
+    ]
+
+
+@pytest.mark.parametrize("role", ["user", "developer"])
+def test_a_message_without_any_content_is_an_empty_one(role: str) -> None:
+    parsed = responses([InputItem(role="user", content="a")], input=[{"role": role, "content": []}])
+    assert [message.text for message in chat_messages(parsed.request)] == ["a", ""]
+
+
 def test_a_web_search_that_a_chat_asks_for_is_left_out_and_said() -> None:
     assert chat(web_search_options={}).adjustments == ("web_search_omitted=1",)
 

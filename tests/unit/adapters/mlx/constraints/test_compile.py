@@ -162,6 +162,42 @@ def test_a_form_that_cannot_be_compiled_is_refused_with_the_reason(
     assert refusal.value.param == ("tools" if constraint.kind == "tool_call" else "response_format")
 
 
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (
+            {"type": "array", "uniqueItems": True, "contains": {}},
+            "its schema asks for contains, uniqueItems; leave them out",
+        ),
+        ({"if": {}, "then": {}}, "asks for if, then; leave them out"),
+        ({"oneOf": [{"type": "string"}, {"type": "string"}]}, "its oneOf may overlap; use anyOf"),
+        ({"type": "string", "format": "byte"}, "the format 'byte' is not known here"),
+        ({"$ref": "#/nope"}, "its $ref '#/nope' leads nowhere; put what it names under $defs"),
+        ({"$ref": "http://x/y"}, "its $ref 'http://x/y' leads out of the schema"),
+        ({"type": "string", "pattern": "(?=.*@).+"}, "a pattern of it cannot be read: look-around"),
+        ({"type": "string", "pattern": "("}, "a pattern of it cannot be read: unclosed group"),
+    ],
+)
+def test_a_refusal_speaks_of_the_schema_and_names_the_field_that_holds_it(
+    tokenizer: MlxTokenizer, schema: dict[str, Any], words: str
+) -> None:
+    for _second in range(2):
+        with pytest.raises(UnsupportedError) as refusal:
+            tokenizer.compile_constraint(
+                OutputConstraint("json_schema", schema=schema, param="format.schema")
+            )
+        assert words in refusal.value.message
+        assert refusal.value.param == "format.schema"
+        assert "^" not in refusal.value.message
+
+
+def test_a_pattern_that_cannot_be_read_is_refused_with_the_reason_alone(tokenizer: MlxTokenizer) -> None:
+    with pytest.raises(UnsupportedError) as refusal:
+        tokenizer.compile_constraint(OutputConstraint("regex", grammar="(", param="guided_regex"))
+    assert refusal.value.message.endswith("a pattern of it cannot be read: unclosed group")
+    assert refusal.value.param == "guided_regex"
+
+
 ENDLESS = {
     "type": "object",
     "properties": {"a": {"$ref": "#"}},

@@ -1,0 +1,50 @@
+"""Why a form cannot be compiled, in the words of its author: the grammar engine's reasons name its own options.
+
+A reason that is not known here is passed on as it is, on one line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_MAX_CHARACTERS = 500
+
+_RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (
+        re.compile(r"Unimplemented keys: \[(.*?)\]"),
+        lambda found: f"its schema asks for {found[1].replace(chr(34), '')}; leave them out",
+    ),
+    (
+        re.compile(r"oneOf constraints are not supported"),
+        lambda found: "the cases of its oneOf may overlap; use anyOf",
+    ),
+    (
+        re.compile(r"Unknown format: (.*)"),
+        lambda found: f"the format {found[1]!r} is not known here; leave it out, or say it as a pattern",
+    ),
+    (
+        re.compile(r"Pointer '(.*?)' does not exist"),
+        lambda found: f"its $ref '#{found[1]}' leads nowhere; put what it names under $defs",
+    ),
+    (
+        re.compile(r"Resource '(.*?)' is not present in a registry"),
+        lambda found: f"its $ref {found[1]!r} leads out of the schema; put what it names under $defs",
+    ),
+    (
+        # Of several lines: the pattern, marks below it, and the reason.
+        re.compile(r"regex parse error:.*?^error: ([^\n]*)", re.DOTALL | re.MULTILINE),
+        lambda found: f"a pattern of it cannot be read: {found[1]}",
+    ),
+)
+
+
+def plain_reason(reason: object) -> str:
+    """Return the reason in one line of at most 500 characters."""
+    text = str(reason)
+    for pattern, words in _RULES:
+        found = pattern.search(text)
+        if found is not None:
+            text = words(found)
+            break
+    return " ".join(text.split())[:_MAX_CHARACTERS]
