@@ -60,6 +60,11 @@ class Limits:
     rate_limited_callers: int = 10_000
     """Keys or agents that a rate limiter remembers."""
 
+    embedding_inputs: int = 2_048
+    """Texts in one embeddings request."""
+    embedding_tokens: int = 300_000
+    """Tokens of all texts of one embeddings request."""
+
     tools: int = 2_048
     """Tools offered in one request."""
     stop_strings: int = 64

@@ -128,6 +128,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
     services = HttpServices(
         generator=daemon.generate,
         tokens=daemon.tokens,
+        embedder=daemon.embedding,
         agents=daemon.agents,
         models=daemon.models,
         cache=daemon.cache,

@@ -25,6 +25,7 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.engine.queue import EngineQueue
+from semanticd.application.generation.embedding import EmbeddingService
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.say import Chat
@@ -66,6 +67,7 @@ class Daemon:
     responses: StoredResponses
     generate: GenerateService
     tokens: TextTokensService
+    embedding: EmbeddingService
     chat: Chat
     agents: AgentsService
     models: ModelsService
@@ -206,6 +208,7 @@ def build(
         responses=responses,
         generate=generate,
         tokens=TextTokensService(models=models, places=places),
+        embedding=EmbeddingService(engine=engine, models=models, places=places, clock=clock, metrics=metrics),
         chat=Chat(generate=generate, agents=agents, models=models),
         agents=agents,
         models=models,

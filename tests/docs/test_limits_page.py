@@ -47,6 +47,14 @@ HELD_BY: dict[str, tuple[str, str]] = {
         "test_json_with_no_or_more_than_one_meaning_is_refused",
     ),
     "messages": (GUARDS, "test_messages_have_a_limit_in_every_dialect"),
+    "embedding_inputs": (
+        "integration/http/test_embeddings.py",
+        "test_what_is_no_list_of_texts_is_refused_with_its_field",
+    ),
+    "embedding_tokens": (
+        "integration/services/test_embedding.py",
+        "test_all_texts_together_have_a_limit",
+    ),
     "stored_responses_per_agent": (STORE, "test_an_agent_has_so_many_responses_at_most"),
     "stored_responses_bytes": (
         STORE,

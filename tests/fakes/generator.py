@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from semanticd.application.generation.embedding import EmbeddingRequest, Embeddings
 from semanticd.application.generation.text_tokens import ReadText, TextToRead
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, ToolCallPart
 from semanticd.domain.errors import ModelNotFoundError
@@ -184,6 +186,7 @@ class ScriptedGenerator:
     requests: list[GenerationRequest] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
     read: list[TextToRead] = field(default_factory=list)
+    embedded: list[EmbeddingRequest] = field(default_factory=list)
     refusal: BaseException | None = None
     num_closed: int = 0
 
@@ -216,6 +219,18 @@ class ScriptedGenerator:
         if isinstance(prompt, ChatPrompt):
             return sum(len(_words(message)) for message in prompt.messages)
         return len(prompt.text.split()) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return as many numbers as are wanted (eight): how long the text is, and nought."""
+        await self.count_tokens(request.model, TextPrompt(""))
+        self.embedded.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        size = request.dimensions or 8
+        vectors = tuple(
+            struct.pack(f"<{size}f", float(len(text)), *[0.0] * (size - 1)) for text in request.texts
+        )
+        return Embeddings(TINY, vectors, sum(map(len, request.texts)))
 
     async def encode(self, model: str, text: TextToRead) -> ReadText:
         """Number the words, which are the pieces; the context has 8192 tokens."""

@@ -37,6 +37,7 @@ def make_services(generator: ScriptedGenerator | None = None, **changes: Any) ->
     given: dict[str, Any] = {
         "generator": generator,
         "tokens": generator,
+        "embedder": generator,
         "agents": FakeAgents("ann"),
         "models": FakeModels("tiny", aliases=("small",)),
         "cache": FakeCache(),

@@ -25,7 +25,7 @@ from semanticd.application.ports.inference import (
     Tokenizer,
 )
 from semanticd.application.ports.warm_store import TensorBytes
-from semanticd.domain.errors import CacheError
+from semanticd.domain.errors import CacheError, InvalidRequestError
 from semanticd.domain.generation import ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import LayerSpec, ModelCacheSpec
@@ -36,6 +36,16 @@ BYTES_PER_TOKEN = 8
 STATE_BYTES = 16
 CAPACITY_STEP = 256
 """A running cache grows by so many tokens at once, as the real one does."""
+
+VECTOR_SIZE = 4
+
+
+def vector_of(token_ids: Sequence[int]) -> bytes:
+    """Return the vector of a text, which is no vector of length one but tells texts apart."""
+    return struct.pack(
+        "<4f", float(len(token_ids)), float(sum(token_ids)), float(token_ids[0]), float(token_ids[-1])
+    )
+
 
 _MASK = (1 << 64) - 1
 
@@ -67,6 +77,8 @@ class _Row:
     sampler_seed: int = 0
     num_generated: int = 0
     group: int = 0
+    embedded: list[int] = field(default_factory=list)
+    """Tokens of a text that becomes a vector."""
     pending: int = 0
     """The token that comes out of the next decode step."""
 
@@ -142,6 +154,8 @@ class HashRunner:
         self.restored: Counter[SequenceId] = Counter()
         """Tokens taken from blocks, by sequence."""
         self.batch_sizes: list[int] = []
+        self.embedded: list[tuple[int, ...]] = []
+        """The tokens of each row, by slice."""
         self.broken_rows: dict[SequenceId, Exception] = {}
         """Rows whose sampling fails at the next decode step."""
         self.released = False
@@ -243,6 +257,34 @@ class HashRunner:
             scored.append(DecodedToken(sequence_id, target, -0.1 * (1 + abs(best - target)), rivals))
         self.prefilled[sequence_id] += len(token_ids)
         return scored
+
+    def embed(self, texts: Sequence[Sequence[int]], *, dimensions: int | None) -> list[bytes]:
+        """Return digests of the texts."""
+        self._called("embed")
+        assert all(texts), "no text is empty"
+        self.embedded.append(tuple(map(len, texts)))
+        self._spend(self._prefill_token_s * len(texts) * max(map(len, texts)))
+        return [self._vector(text, dimensions) for text in texts]
+
+    def embed_part(
+        self, sequence_id: SequenceId, token_ids: Sequence[int], *, is_last: bool, dimensions: int | None
+    ) -> bytes | None:
+        """Compute the next tokens of a text; the digest comes with the last ones."""
+        self._called("embed_part")
+        self.embedded.append((len(token_ids),))
+        row = self._prefilling.setdefault(sequence_id, _Row(self._seed, self._has_state))
+        for token in token_ids:
+            row.feed(token)
+        row.embedded += token_ids
+        self._spend(self._prefill_token_s * len(token_ids))
+        return self._vector(row.embedded, dimensions) if is_last else None
+
+    def _vector(self, token_ids: Sequence[int], dimensions: int | None) -> bytes:
+        if dimensions is not None and dimensions > VECTOR_SIZE:
+            raise InvalidRequestError(
+                f"this model's vectors have {VECTOR_SIZE} dimensions", param="dimensions"
+            )
+        return vector_of(token_ids)[: 4 * (dimensions or VECTOR_SIZE)]
 
     def start_decode(
         self,

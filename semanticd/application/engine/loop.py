@@ -21,6 +21,8 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
 from semanticd.application.engine.completion import RUNNING_STATES, Completion
+from semanticd.application.engine.embedding import Embedding
+from semanticd.application.engine.embedding_job import EmbeddingJob
 from semanticd.application.engine.memory_guard import EngineMemory, MemoryGuard
 from semanticd.application.engine.model_changes import WRITE_DEADLINE_S, LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
@@ -37,7 +39,7 @@ from semanticd.domain.errors import ConflictError, DrainingError, EngineError, O
 from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import ModelId, RequestId, SequenceId
 from semanticd.domain.memory_plan import BudgetPlan
-from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler
+from semanticd.domain.scheduler import Admit, Decode, Join, Prefill, Scheduler
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 from semanticd.domain.snapshots import SNAPSHOT_TOKENS
 from semanticd.domain.stop_matcher import StopMatcher
@@ -155,6 +157,16 @@ class BlockPoolBatchEngine:
             log=self._log,
         )
 
+        self._embedding = Embedding(
+            models=self._models,
+            running=self._running,
+            queue=queue,
+            store=store,
+            room=self._room,
+            guard=self._guard,
+            telemetry=recording,
+        )
+
     # From other threads.
 
     def start(self) -> None:
@@ -199,6 +211,10 @@ class BlockPoolBatchEngine:
     def submit(self, *submissions: Submission) -> None:
         """Take the submissions of one request, all or none; raises what `EngineQueue.submit` does."""
         self._queue.submit(*submissions)
+
+    def embed(self, job: EmbeddingJob) -> None:
+        """Take a job; raises what `EngineQueue.submit` does."""
+        self._queue.submit(job)
 
     def check_num_choices(self, num_choices: int) -> None:
         """Raise `InvalidRequestError` when a request asks for more answers than can ever be queued."""
@@ -274,7 +290,9 @@ class BlockPoolBatchEngine:
             # The first, second, fourth …: a defect that repeats must not fill the log.
             self._log.error("engine_failed", error=repr(error), num_failures=self._num_failures)
         try:
-            self._completion.fail_all(EngineError(f"the engine failed and was restarted: {error}"))
+            restarted = EngineError(f"the engine failed and was restarted: {error}")
+            self._completion.fail_all(restarted)
+            self._embedding.fail_all(restarted)
         except Exception as second:
             self._log.error("engine_failed", error=repr(second), num_failures=self._num_failures)
         self._pause.wait(backoff_s(self._num_failures))
@@ -285,10 +303,12 @@ class BlockPoolBatchEngine:
         steps: tuple[Callable[[], None], ...] = (
             self._work_queue,
             lambda: self._completion.fail_all(stopped, keep=True),
+            lambda: self._embedding.fail_all(stopped),
             self._changes.close,
             self._write_all,
             self._take_leftovers,
             lambda: self._completion.fail_all(stopped),
+            lambda: self._embedding.fail_all(stopped),
             self._changes.close,  # of what came while blocks were written
         )
         for step in steps:
@@ -327,6 +347,8 @@ class BlockPoolBatchEngine:
         self._admission.check_deadlines()
         self._changes.step()
         self._scheduler.record_stall(self._clock.monotonic() - began)
+        embedded_s = self._embedding.step()
+        self._scheduler.record_stall(embedded_s)
         step = self._scheduler.decide(self._clock.monotonic())
         if isinstance(step, Admit):
             self._admit(self._running[step.sequence_id])
@@ -336,7 +358,7 @@ class BlockPoolBatchEngine:
             self._join(self._running[step.sequence_id])
         elif isinstance(step, Decode):
             self._decode(step.model_id, step.group)
-        elif isinstance(step, Idle):
+        elif not embedded_s:
             self._rest()
 
     def _note_writes(self) -> None:
@@ -358,7 +380,8 @@ class BlockPoolBatchEngine:
             return
         self._store.persist()
         self._check_integrity()
-        blocked = bool(self._scheduler.in_state(SequenceState.WAITING)) or self._changes.is_removing
+        blocked = bool(self._scheduler.in_state(SequenceState.WAITING))
+        blocked = blocked or self._changes.is_removing or self._embedding.is_waiting
         self._work_queue(wait_s=_BUSY_WAIT_S if blocked else _IDLE_WAIT_S)
         if blocked:
             self._scheduler.unblock()
@@ -379,6 +402,8 @@ class BlockPoolBatchEngine:
         try:
             if isinstance(item, Submission):
                 self._take(item)
+            elif isinstance(item, EmbeddingJob):
+                self._embedding.take(item)
             elif isinstance(item, Cancel):
                 self._completion.cancel(item.request_id)
                 self._room.measure()
@@ -394,6 +419,8 @@ class BlockPoolBatchEngine:
                 self._completion.fail(running, error)
             if not taken:
                 self._completion.refuse(item, error)
+        elif isinstance(item, EmbeddingJob):
+            self._embedding.refuse(item, error)
         elif isinstance(item, Action) and item.sequence_id in self._running:
             self._completion.fail(self._running[item.sequence_id], error)
         else:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+from semanticd.application.engine.embedding_job import EmbeddingJob
 from semanticd.application.engine.running_sequence import Submission
 from semanticd.domain.errors import DrainingError, InvalidRequestError, QueueFullError
 from semanticd.domain.ids import RequestId, SequenceId
@@ -35,7 +36,10 @@ class Action:
     sequence_id: SequenceId | None = None
 
 
-QueueItem = Submission | Cancel | Action
+Asked = Submission | EmbeddingJob
+"""What takes a place until it was answered."""
+
+QueueItem = Asked | Cancel | Action
 
 
 class EngineQueue:
@@ -66,7 +70,7 @@ class EngineQueue:
         """Whether the engine was asked to end."""
         return self._stopping
 
-    def submit(self, *submissions: Submission) -> None:
+    def submit(self, *submissions: Asked) -> None:
         """Take the submissions of one request, all or none.
 
         Raises:
@@ -99,7 +103,7 @@ class EngineQueue:
                 param="n",
             )
 
-    def release_place(self, submission: Submission) -> None:
+    def release_place(self, submission: Asked) -> None:
         """Give a submission's place back."""
         with self._condition:
             self._num_unanswered -= 1

@@ -80,6 +80,21 @@ class ModelRunner(Protocol):
     ) -> list[DecodedToken]:
         """Like `prefill`; entry i scores `targets[i]`, the token that follows `token_ids[i]`."""
 
+    def embed(self, texts: Sequence[Sequence[int]], *, dimensions: int | None) -> list[bytes]:
+        """Return a vector for each text: float32, little-endian, of length one; all are computed at once.
+
+        `dimensions` are the leading numbers that are wanted (None: all). Raises `InvalidRequestError` for more than
+        there are, and `UnsupportedError` for a model that has no vectors.
+        """
+
+    def embed_part(
+        self, sequence_id: SequenceId, token_ids: Sequence[int], *, is_last: bool, dimensions: int | None
+    ) -> bytes | None:
+        """Compute the next tokens of a text; returns its vector, as `embed` does, with the last ones.
+
+        Its running cache is there from the first tokens to `close`.
+        """
+
     def start_decode(
         self,
         sequence_id: SequenceId,
@@ -183,6 +198,12 @@ class Tokenizer(Protocol):
         """Return the ids of a text as it is, behind the BOS that the tokenizer wants if `add_special`.
 
         Without `parse_special` special tokens that are written in it are text.
+        """
+
+    def embedding_ids(self, text: str) -> list[int]:
+        """Return the ids of a text whose meaning is wanted: what the tokenizer puts around texts is there.
+
+        Special tokens that are written in the text are text.
         """
 
     def piece(self, token_id: int) -> bytes:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from semanticd.domain.generation import ModelDefaults
 from semanticd.domain.ids import ModelFingerprint
 from semanticd.domain.memory_plan import ModelFootprint
+
+Pooling = Literal["mean", "last"]
+"""Which positions of a text its vector is made of: all of them, or the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class ModelEntry:
     """Bytes of a token's KV in 16 bits, in all layers that keep every position."""
     recommended: bool = False
     """Whether a machine on which it fits may choose it by itself."""
+    pooling: Pooling | None = None
+    """How it makes vectors of texts; None: as its files say, else of all positions."""
 
     def footprint(self) -> ModelFootprint | None:
         """Return what it takes as far as that is known before its files are here; None: not at all."""
@@ -73,6 +78,7 @@ class InstalledModel:
     """As the entry's; from the model's own config."""
     weight_bits: int | None = None
     """Bits of its matrices; None: not known."""
+    pooling: Pooling = "mean"
 
     def footprint(self) -> ModelFootprint:
         """Return what it takes in memory."""

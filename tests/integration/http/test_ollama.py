@@ -223,8 +223,6 @@ def test_what_is_not_read_is_said(url: str, generator: ScriptedGenerator) -> Non
     ("ask", "status", "said"),
     [
         (lambda client: client.chat("nothing", messages=HELLO), 404, "nothing"),
-        (lambda client: client.embed("tiny", input="x"), 400, "no embeddings"),
-        (lambda client: client.embeddings("tiny", prompt="x"), 400, "no embeddings"),
         (lambda client: client.copy("tiny", "other"), 400, r"\[models.NAME\]"),
         (lambda client: client.generate("tiny", prompt="x", suffix="y"), 400, "suffix"),
         (lambda client: client.generate("tiny", prompt="x", images=[IMAGE]), 400, "text only"),

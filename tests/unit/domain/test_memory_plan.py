@@ -60,6 +60,7 @@ THOUSANDS: dict[str, tuple[int | None, ...]] = {
     "devstral-small-2": (None, None, 13, 48, 223, 537),
     "nemotron-3-nano-30b": (None, None, None, 586, 5247, 13635),
     "kimi-linear-48b": (None, None, None, None, 2782, 9174),
+    "qwen3-embedding-0.6b": (33, 83, 133, 183, 433, 882),
 }
 
 

@@ -27,6 +27,7 @@ from semanticd.domain.generation import FinishReason, GenerationRequest, Generat
 from semanticd.domain.limits import LIMITS
 
 if TYPE_CHECKING:
+    from semanticd.application.generation.embedding import EmbeddingRequest, Embeddings
     from semanticd.application.generation.service import GenerationStream
     from semanticd.application.generation.text_tokens import ReadText, TextToRead
 
@@ -156,6 +157,11 @@ class Gateway:
         """Return the prompt's token ids."""
         generator = self._services.generator
         return await self._answering(model, lambda name: generator.tokenize(name, prompt))
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return the vectors of texts."""
+        embedder = self._services.embedder
+        return await self._answering(request.model, lambda name: embedder.embed(replace(request, model=name)))
 
     async def encode(self, model: str, text: TextToRead) -> ReadText:
         """Return a text's token ids as the model's tokenizer has them."""

@@ -16,6 +16,7 @@ from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
+    from semanticd.application.generation.embedding import Embedder
     from semanticd.application.generation.service import Generator
     from semanticd.application.generation.text_tokens import TextTokens
     from semanticd.application.services.agents import AgentsService
@@ -94,6 +95,7 @@ class HttpServices:
 
     generator: Generator
     tokens: TextTokens
+    embedder: Embedder
     agents: AgentsService
     models: ModelsService
     cache: CacheService

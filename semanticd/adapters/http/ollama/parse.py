@@ -24,6 +24,7 @@ from semanticd.domain.chat import (
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.generation import GenerationRequest, OutputConstraint, Priority, SamplingParams
 from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.limits import LIMITS
 
 _LATEST = ":latest"
 
@@ -38,6 +39,14 @@ def model_name(name: str | None) -> str:
 def only_loads(body: wire.ChatRequest | wire.GenerateRequest) -> bool:
     """Whether the request has nothing to answer: clients ask so that a model be loaded, or leave memory."""
     return not body.messages if isinstance(body, wire.ChatRequest) else not body.prompt
+
+
+def texts_of(given: str | list[str] | None) -> tuple[str, ...]:
+    """Return the texts that vectors are wanted of; none where a client asks so that the model be loaded."""
+    texts = (given,) if isinstance(given, str) else tuple(given or ())
+    if len(texts) > LIMITS.embedding_inputs:
+        raise InvalidRequestError(f"expected at most {LIMITS.embedding_inputs} texts", param="input")
+    return () if texts == ("",) else texts
 
 
 def parse(

@@ -23,13 +23,16 @@ from semanticd.adapters.http.core.request_context import (
 )
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.core.services import named_model
+from semanticd.adapters.http.core.vectors import as_numbers, written
 from semanticd.adapters.http.ollama import catalogue, wire
-from semanticd.adapters.http.ollama.parse import model_name, only_loads, parse
+from semanticd.adapters.http.ollama.parse import model_name, only_loads, parse, texts_of
 from semanticd.adapters.http.ollama.render import OllamaStream, Shape, line, loaded, render
+from semanticd.application.generation.embedding import EmbeddingRequest, Embeddings
 from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.models import ModelsService
 from semanticd.domain.chat import TextPrompt
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
+from semanticd.domain.ids import ModelId
 
 API_LEVEL = "0.12.0"
 """The version of Ollama whose API this is: clients refuse older ones. The answer names our own version too."""
@@ -86,6 +89,65 @@ class Generations:
         result = await self._gateway.complete(exchange, request)
         show_cache(resp, result.usage.cache)
         resp.data = msgspec.json.encode(render(result, shape, created_at=self._wall()))
+
+
+class Vectors:
+    """`POST /api/embed` and `/api/embeddings`."""
+
+    access: ClassVar[Access] = "key"
+
+    def __init__(self, gateway: Gateway, config: HttpConfig, *, monotonic: Callable[[], float]) -> None:
+        """Embed through a gateway; `monotonic` times the answer."""
+        self._gateway = gateway
+        self._config = config
+        self._monotonic = monotonic
+
+    async def on_post_embed(self, req: Request, resp: Response) -> None:
+        """Answer with a vector for each text."""
+        began = self._monotonic()
+        body = await read_object(req, wire.EmbedRequest, self._config)
+        name = model_name(body.model)
+        texts = texts_of(body.input)
+        made = await self._embed(
+            req, name, texts, dimensions=body.dimensions, truncate=body.truncate is not False
+        )
+        seconds = self._monotonic() - began
+
+        def answer() -> dict[str, Any]:
+            return {
+                "model": name,
+                "embeddings": [as_numbers(vector) for vector in made.vectors],
+                "total_duration": round(seconds * 1e9),
+                "load_duration": 0,
+                "prompt_eval_count": made.num_tokens,
+            }
+
+        resp.data = await written(made.vectors, answer)
+
+    async def on_post_embeddings(self, req: Request, resp: Response) -> None:
+        """Answer with the vector of one text."""
+        body = await read_object(req, wire.EmbeddingsRequest, self._config)
+        made = await self._embed(req, model_name(body.model), texts_of(body.prompt), truncate=True)
+        numbers = as_numbers(made.vectors[0]) if made.vectors else []
+        resp.data = msgspec.json.encode({"embedding": numbers})
+
+    async def _embed(
+        self,
+        req: Request,
+        name: str,
+        texts: tuple[str, ...],
+        *,
+        truncate: bool,
+        dimensions: int | None = None,
+    ) -> Embeddings:
+        if not texts:
+            # Counting asks the model, which loads it where requests may.
+            await self._gateway.count_tokens(name, TextPrompt(" "))
+            return Embeddings(ModelId(name), (), 0)
+        request_id = request_context_of(req).request_id
+        return await self._gateway.embed(
+            EmbeddingRequest(request_id, name, texts, dimensions=dimensions, truncate=truncate)
+        )
 
 
 class Catalogue:
@@ -208,10 +270,6 @@ class NotOffered:
     """What Ollama has and this server does not: each says so, and what to use."""
 
     access: ClassVar[Access] = "key"
-
-    async def on_post_embed(self, req: Request, resp: Response) -> None:
-        """Refuse embeddings."""
-        raise UnsupportedError("this server computes no embeddings; ask a server that does for them")
 
     async def on_post_make(self, req: Request, resp: Response) -> None:
         """Refuse to make, copy or publish models."""

@@ -101,6 +101,27 @@ class GenerateRequest(Asked, kw_only=True):
     images: list[Any] | None = None
 
 
+class EmbedRequest(Struct, kw_only=True):
+    """Body of `POST /api/embed`; without a text it asks only that the model be loaded."""
+
+    model: str
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    """Whether texts that are too long are cut (the default)."""
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    options: Options | None = None
+    keep_alive: KeepAlive | None = None
+
+
+class EmbeddingsRequest(Struct, kw_only=True):
+    """Body of `POST /api/embeddings`, the form before `/api/embed`."""
+
+    model: str
+    prompt: str | None = None
+    options: Options | None = None
+    keep_alive: KeepAlive | None = None
+
+
 class ModelRequest(Struct):
     """A model by name, under its new or its old key."""
 

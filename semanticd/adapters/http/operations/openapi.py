@@ -19,6 +19,7 @@ from semanticd.adapters.http.core.errors import dialect_of
 from semanticd.adapters.http.ollama import wire as ollama_wire
 from semanticd.adapters.http.openai.chat import wire as openai_chat_wire
 from semanticd.adapters.http.openai.completions import wire as completions_wire
+from semanticd.adapters.http.openai.embeddings import wire as embeddings_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
 from semanticd.adapters.http.operations import text_tokens
 from semanticd.adapters.http.operations.admin_wire import ModelName
@@ -145,6 +146,13 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "post",
+        "/v1/embeddings",
+        "OpenAI: vectors of texts",
+        embeddings_wire.EmbeddingsRequest,
+        embeddings_wire.EmbeddingsAnswer,
+    ),
+    Operation(
+        "post",
         "/v1/responses",
         "OpenAI: create a response",
         openai_responses_wire.ResponsesRequest,
@@ -187,6 +195,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("get", "/v1/models/{name}", "Show a model"),
     Operation("post", "/api/chat", "Ollama: continue a conversation", ollama_wire.ChatRequest, streams=True),
     Operation("post", "/api/generate", "Ollama: answer a prompt", ollama_wire.GenerateRequest, streams=True),
+    Operation("post", "/api/embed", "Ollama: vectors of texts", ollama_wire.EmbedRequest),
+    Operation("post", "/api/embeddings", "Ollama: the vector of a text", ollama_wire.EmbeddingsRequest),
     Operation("get", "/api/tags", "Ollama: list the models that answer"),
     Operation("get", "/api/ps", "Ollama: list the loaded models"),
     Operation("post", "/api/show", "Ollama: describe a model", ollama_wire.ModelRequest),
@@ -195,7 +205,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("delete", "/api/delete", "Ollama: delete a model's files", ollama_wire.ModelRequest),
     *(
         Operation("post", f"/api/{name}", "Ollama: refused, with what to do instead")
-        for name in ("embed", "embeddings", "create", "copy", "push")
+        for name in ("create", "copy", "push")
     ),
     Operation(
         "post", "/v1/agents", "Create an agent", agents_wire.CreateAgent, status=201, optional_body=True

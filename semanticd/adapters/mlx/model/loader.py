@@ -70,6 +70,7 @@ class MlxModelLoader:
             block_tokens=self._block_tokens,
             precision=self._precision,
             constraint_processor=self._processors(tokenizer.constraints),
+            pooling=installed.pooling,
         )
         yield
         tokenizer.warm_up()

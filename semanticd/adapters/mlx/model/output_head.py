@@ -24,12 +24,34 @@ class OutputHead:
     @contextmanager
     def last_position_only(self) -> Iterator[None]:
         """Inside, a call of the model returns logits of its last position alone, `[B, 1, V]`."""
+        with self._replaced(_of_last):
+            yield
+
+    @contextmanager
+    def seen(self) -> Iterator[list[mx.array]]:
+        """Inside, a call of the model adds its features, `[B, L, D]`, to the list; its logits are as above."""
+        found: list[mx.array] = []
+
+        def noting(head: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+            def step(features: mx.array) -> mx.array:
+                found.append(features)
+                return head(features[:, -1:])
+
+            return step
+
+        with self._replaced(noting):
+            yield found
+
+    @contextmanager
+    def _replaced(
+        self, change: Callable[[Callable[[mx.array], mx.array]], Callable[[mx.array], mx.array]]
+    ) -> Iterator[None]:
         heads = [owner["lm_head"] for owner in self._owners]
         try:
             for owner, head in zip(self._owners, heads, strict=True):
-                owner["lm_head"] = _of_last(head)
+                owner["lm_head"] = change(head)
             for embedding in self._embeddings:
-                embedding.as_linear = _of_last(embedding.as_linear)
+                embedding.as_linear = change(embedding.as_linear)
             yield
         finally:
             for owner, head in zip(self._owners, heads, strict=True):

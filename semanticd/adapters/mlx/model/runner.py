@@ -21,11 +21,13 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
+from semanticd.adapters.mlx.model.embedding import TextEmbedder
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
 from semanticd.adapters.mlx.model.output_head import OutputHead
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
 from semanticd.adapters.mlx.platform.shortage import raising_shortage
 from semanticd.application.ports.inference import BlockPayload, DecodedToken, PrefixPart
+from semanticd.application.ports.models import Pooling
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
@@ -90,14 +92,16 @@ class MlxModelRunner:
         block_tokens: int = 256,
         precision: StoragePrecision = "exact",
         constraint_processor: Callable[[OutputConstraint, int], Any] | None = None,
+        pooling: Pooling = "mean",
     ) -> None:
         """Probe the model's cache with one token and build its layout.
 
         `constraint_processor` makes, from a constraint and the length of the context that precedes the answer, the
-        logits processor that enforces it.
+        logits processor that enforces it. `pooling` is how its vectors are made of features.
         """
         self._model = model
         self._head: Any = OutputHead(model)
+        self._embedder: Any = TextEmbedder(model, self._head, pooling=pooling)
         self._codec = KvCodec(self._probe(model), precision=precision)
         self._spec = ModelCacheSpec(
             fingerprint=fingerprint,
@@ -198,6 +202,24 @@ class MlxModelRunner:
         mx.eval(logprobs, [c.state for c in batch.prompt_cache])
         batch.tokens[0] += list(token_ids)
         return [self._scored(sequence_id, target, logprobs[row], top) for row, target in enumerate(targets)]
+
+    # Vectors.
+
+    @raising_shortage
+    def embed(self, texts: Sequence[Sequence[int]], *, dimensions: int | None) -> list[bytes]:
+        """Return a vector for each text."""
+        vectors: list[bytes] = self._embedder.whole(texts, dimensions=dimensions)
+        return vectors
+
+    @raising_shortage
+    def embed_part(
+        self, sequence_id: SequenceId, token_ids: Sequence[int], *, is_last: bool, dimensions: int | None
+    ) -> bytes | None:
+        """Compute the next tokens of a text; returns its vector with the last ones."""
+        vector: bytes | None = self._embedder.part(
+            sequence_id, token_ids, is_last=is_last, dimensions=dimensions
+        )
+        return vector
 
     # Decode.
 
@@ -342,6 +364,7 @@ class MlxModelRunner:
 
     def close(self, sequence_id: SequenceId) -> None:
         """Leave the batch and free the running cache."""
+        self._embedder.close(sequence_id)
         if self._prefilling.pop(sequence_id, None) is not None:
             return
         self._early = [token for token in self._early if token.sequence_id != sequence_id]
@@ -360,7 +383,8 @@ class MlxModelRunner:
     def running_bytes(self) -> int:
         """Bytes of all running caches, padding and spare room included."""
         batches = [*self._prefilling.values(), *self._batches.values()]
-        return sum(leaf.nbytes for batch in batches for leaf in flatten(batch.prompt_cache))
+        own = sum(leaf.nbytes for batch in batches for leaf in flatten(batch.prompt_cache))
+        return own + int(self._embedder.running_bytes())
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
         """Turn a payload into bytes."""
@@ -377,5 +401,5 @@ class MlxModelRunner:
         self._prefilling.clear()
         self._decoding.clear()
         self._batches.clear()
-        self._model = self._head = None
+        self._model = self._head = self._embedder = None
         mx.clear_cache()

@@ -93,7 +93,8 @@ class MlxTokenizer:
         self._all_control = self._control_tokens()
         self._control = self._all_control if literal_content else None
         self._anchor = self._plain_ids(_ANCHOR)
-        self._bos = self._added_before_text()
+        self._around = self._added_around_text()
+        self._bos = self.decode(self._around[0])
         backend = getattr(wrapper, "backend_tokenizer", None)
         if backend is not None:
             # The library re-sets these on every call when they are set, and that is not safe between threads.
@@ -128,12 +129,12 @@ class MlxTokenizer:
         single = {token.content for token in self._wrapper.added_tokens_decoder.values()}
         return ControlTokens(special=self._special, structural=[m for m in markers if m in single])
 
-    def _added_before_text(self) -> str:
-        """Return the text of what the tokenizer puts before a text of its own accord (BOS), as its file says."""
+    def _added_around_text(self) -> tuple[list[int], list[int]]:
+        """Return the ids that the tokenizer puts before and behind a text of its own accord, as its file says."""
         plain = self._plain_ids(_ANCHOR)
         ids: list[int] = self._wrapper.encode(_ANCHOR, add_special_tokens=True)
         starts = [i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain]
-        return self.decode(ids[: starts[0]]) if starts and starts[0] else ""
+        return (ids[: starts[0]], ids[starts[0] + len(plain) :]) if starts else ([], [])
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -178,6 +179,11 @@ class MlxTokenizer:
         """Return the ids of a text as it is; see the port."""
         text = protected(text) if parse_special else self._all_control.literal(text)
         return self.encode(self._behind_bos(text) if add_special else text)
+
+    def embedding_ids(self, text: str) -> list[int]:
+        """Return the ids of a text whose meaning is wanted; see the port."""
+        before, after = self._around
+        return [*before, *self.encode(self._all_control.literal(text)), *after]
 
     def piece(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for; they may be a part of a character."""

@@ -1,0 +1,24 @@
+"""EmbeddingJob: texts that are to become vectors, as they enter the engine."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from semanticd.domain.ids import AgentId, ModelId, RequestId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingJob:
+    """The texts of one request, as token ids; none of them is empty."""
+
+    request_id: RequestId
+    agent_id: AgentId
+    model_id: ModelId
+    texts: tuple[tuple[int, ...], ...]
+    dimensions: int | None = None
+    """Leading numbers of each vector that are wanted; None: all."""
+    share: str = ""
+    """Whose part of the queue it takes."""
+    vectors: Future[tuple[bytes, ...]] = field(default_factory=Future)
+    """Gets a vector for each text (float32, little-endian, of length one), or the error; cancelled: nobody waits."""
