@@ -22,6 +22,7 @@ from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.application.engine.memory_guard import EngineMemory
+from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.telemetry import EventBus, Log
 from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.domain.limits import LIMITS
@@ -46,10 +47,11 @@ def assemble(
     facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
     files: FileSystem | None = None,
+    around_loader: Callable[[ModelLoader], ModelLoader] = lambda loader: loader,
 ) -> Daemon:
     """Put the daemon together with real models; traces go to `tracer`, else where the settings say.
 
-    The warm tier works through `files`; see `build`.
+    The warm tier works through `files`; see `build`. `around_loader` returns what loads models, given the real loader.
     """
     tracer = tracer or open_tracer(settings.server.otlp_endpoint, version=__version__)
     device = machine(settings)
@@ -57,7 +59,7 @@ def assemble(
     wired = None if settings.mlx.wired_weights == "auto" else settings.mlx.wired_weights
     memory = MlxMemory(device, log=log, wired=wired)
     limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
-    loader = MlxModelLoader(
+    loader: ModelLoader = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
         precision=precision_of(settings),
         available_bytes=lambda: free_for_wide_weights(device, memory.free_bytes()),
@@ -68,7 +70,7 @@ def assemble(
     return build(
         settings,
         source=open_registry(settings),
-        loader=loader,
+        loader=around_loader(loader),
         memory=EngineMemory(memory, plan),
         device=device,
         bus=bus,

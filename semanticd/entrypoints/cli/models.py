@@ -27,14 +27,15 @@ def commands() -> None:
 _COLUMNS = ("id", "state", "context_length", "size_bytes", "memory_needed_bytes", "description")
 
 
-def _absolute(context: click.Context, param: click.Parameter, value: str) -> str:
+def name_or_path(value: str) -> str:
+    """Return a model's name as it is, and a path as it is seen from everywhere."""
     # A plain word is a name, whatever lies here under it.
     if is_path(value) or (not value.startswith(HUB) and "/" in value and Path(value).exists()):
         return str(absolute(value))
     return value
 
 
-as_model = click.argument("model", callback=_absolute)
+as_model = click.argument("model", callback=lambda context, param, value: name_or_path(value))
 
 
 @commands.command("list")

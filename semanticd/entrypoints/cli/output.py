@@ -53,6 +53,20 @@ def narrate(text: str) -> None:
     sys.stderr.flush()
 
 
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+
+
+def print_verdict(verdict: str, text: str, *, to_stderr: bool = False) -> None:
+    """Print a line that begins with a verdict, in its colour where that is a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+    console.print(
+        Text.assemble((f"{one_line(verdict):<8}", _STYLES.get(verdict, "")), many_lines(text)), soft_wrap=True
+    )
+
+
 def clear_screen() -> None:
     """Empty the terminal on stdout; nothing where it is none, or knows no escape sequences."""
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown"):

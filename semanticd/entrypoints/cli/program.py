@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "config": "config:config",
     "key": "key:commands",
     "doctor": "doctor:doctor",
+    "selftest": "selftest:selftest",
     "models": "models:commands",
     "agents": "agents:commands",
     "cache": "cache:commands",

@@ -39,6 +39,12 @@ class Progress:
             self._last = kind
             narrate(text)
 
+    def running(self, text: str) -> None:
+        """Show what runs now, on a terminal only."""
+        if self._terminal:
+            self._last = text
+            overwrite_line(text)
+
     def end(self) -> None:
         """Leave the line."""
         if self._terminal and self._last:

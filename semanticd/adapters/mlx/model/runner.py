@@ -133,6 +133,11 @@ class MlxModelRunner:
         """The model's cache layout."""
         return self._spec
 
+    @property
+    def model(self) -> Any:
+        """The model as the library knows it, for measurements."""
+        return self._model
+
     def warm_up(self) -> None:
         """Run a short prompt and a step, so that the first request need not wait for kernels to be made ready."""
         uid, prompt = SequenceId(0), [0] * _WARM_UP_TOKENS
