@@ -36,6 +36,7 @@ _KEPT_HEADERS = (
     "anthropic-beta",
     "x-claude-code-agent-id",
     "x-parent-session-id",
+    "x-codex-parent-thread-id",
     "x-priority",
 )
 _READY_WITHIN_S = 180.0
@@ -334,7 +335,8 @@ def _who(request: TracedRequest) -> str | None:
     body = request.body
     metadata = body.get("metadata")
     user = metadata.get("user_id") if isinstance(metadata, dict) else None
-    names = (request.headers.get("x-session-id"), body.get("prompt_cache_key"), body.get("user"), user)
+    headers = (request.headers.get(name) for name in ("x-session-id", "x-session-affinity"))
+    names = (*headers, body.get("prompt_cache_key"), body.get("user"), user)
     return next((str(name) for name in names if name), None)
 
 

@@ -137,6 +137,11 @@ def _contradictions(settings: Settings) -> list[str]:
             "server.cors_origins = '*' lets every web page that the user opens call this server, and no API key is "
             "set: set SEMANTIC_API_KEY, or name the origins"
         )
+    if server.ollama_port is not None and server.ollama_port == server.port:
+        found.append(
+            f"server.ollama_port = {server.ollama_port} is server.port too, on which Ollama's API is served already: "
+            "leave SEMANTIC_SERVER_OLLAMA_PORT out, or change one of the two"
+        )
     if mlx.max_queue_per_agent > mlx.max_queue:
         found.append(
             f"mlx.max_queue_per_agent = {mlx.max_queue_per_agent} is larger than mlx.max_queue = {mlx.max_queue}"

@@ -14,8 +14,9 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.ollama.catalogue import description
 from semanticd.application.ports.models import PullProgress
-from semanticd.application.services.model_facts import PulledModel
+from semanticd.application.services.model_facts import ModelFacts, PulledModel
 from semanticd.domain.chat import ChatPrompt, Message, TextPrompt, ToolCallPart, ToolResultPart
 from semanticd.domain.errors import EngineError, ModelDownloadError, PromptTooLongError, QueueFullError
 from semanticd.domain.generation import Finished, FinishReason, ThinkingDelta, ToolCallDelta, ToolCallStarted
@@ -200,6 +201,14 @@ def test_the_catalogue_shows_what_answers(client: ollama.Client, url: str) -> No
     version = httpx.get(f"{url}/api/version").json()
     assert version["semanticd"] == "1.2"
     assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("details", "thinks"), [({}, False), ({"thinks": False}, False), ({"thinks": True}, True)]
+)
+def test_a_model_that_thinks_says_so(details: dict[str, Any], thinks: bool) -> None:
+    shown = description(ModelFacts("m", loaded=True, details=details))
+    assert shown["capabilities"] == ["completion", "tools", *(["thinking"] if thinks else [])]
 
 
 def test_a_request_without_anything_to_answer_asks_for_the_model_alone(

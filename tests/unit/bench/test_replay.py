@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -107,6 +108,22 @@ async def test_requests_ask_this_server_for_short_answers_in_the_agents_own_name
         assert (body["model"], body["max_tokens"], body["stream"]) == ("letters", 3, True)
         assert headers["x-session-id"].startswith("replay-a-")
     assert len({headers["x-session-id"] for _, headers, _ in server.asked}) == 2
+
+
+async def test_an_agents_name_is_found_wherever_semanticd_finds_it() -> None:
+    said = (
+        {"x-session-id": "one", "x-session-affinity": "two"},
+        {"x-session-affinity": "one"},
+        {"x-session-affinity": "two"},
+    )
+    requests = tuple(
+        replace(trace("a", who="ann").requests[0], at=float(at), headers=headers)
+        for at, headers in enumerate(said)
+    )
+    server = CachingServer()
+    await play(server, Trace("a", {"trace": 1}, requests), restart=False)
+    first, second, third = (headers["x-session-id"] for _, headers, _ in server.asked)
+    assert first == second != third
 
 
 async def test_an_agent_without_a_name_stays_without_one() -> None:

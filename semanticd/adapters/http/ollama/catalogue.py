@@ -68,6 +68,6 @@ def description(model: ModelFacts) -> dict[str, Any]:
             "general.basename": model.id,
             f"{family}.context_length": model.context_length or 0,
         },
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["completion", "tools", *(["thinking"] if model.details.get("thinks") else [])],
         "modified_at": timestamp(model.created),
     }

@@ -88,6 +88,8 @@ class MlxModelLoader:
             description={
                 "device": "cpu" if device_is_cpu else "gpu",
                 "model_type": config.get("model_type"),
+                # The template tells, unless an entry of the configuration does.
+                "thinks": tokenizer.thinks if installed.entry.thinking is None else installed.entry.thinking,
             },
         )
 

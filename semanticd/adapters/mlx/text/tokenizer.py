@@ -249,6 +249,11 @@ class MlxTokenizer:
         begins = markup.think_end if self._begins_thinking(prompt) else None
         return VisibleStops(stops, tuple(hidden), begins) if hidden else stops
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may think before it answers, as far as its template tells."""
+        return bool(self._markup.think_end) or self._speaks_in_channels
+
     def _begins_thinking(self, prompt: ChatPrompt) -> bool:
         if prompt.prefill:
             return False

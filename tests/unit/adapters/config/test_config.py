@@ -185,6 +185,14 @@ def test_contradictions_are_named(tmp_path: Path) -> None:
     assert "max_queue_per_agent = 9" in complaint(tmp_path, mlx__max_queue=5, mlx__max_queue_per_agent=9)
 
 
+def test_one_port_cannot_be_both(tmp_path: Path) -> None:
+    for settings in ({"server__port": 11434, "server__ollama_port": 11434}, {"server__ollama_port": 8000}):
+        text = complaint(tmp_path, **settings)
+        assert "server.ollama_port = " in text
+        assert "is server.port too" in text
+    assert load(tmp_path, server__port=0, server__ollama_port=11434).settings.server.ollama_port == 11434
+
+
 def test_secrets_are_masked_and_everything_else_is_plain(tmp_path: Path) -> None:
     loaded = load(tmp_path, env={"SEMANTIC_API_KEY": "hush", "SEMANTIC_ADMIN_KEY": "husher"})
     rows = {one.name: one for one in effective(loaded)}

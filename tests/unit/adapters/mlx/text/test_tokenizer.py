@@ -168,6 +168,11 @@ def test_a_call_renders_as_it_was_made_so_that_the_next_turn_finds_it(tokenizer:
     assert tokenizer.render(ChatPrompt(conversation()[:4], (TOOL,))).startswith(made)
 
 
+def test_whether_a_model_thinks_is_told_by_its_template(make_tokenizer: MakeTokenizer) -> None:
+    assert not make_tokenizer(CHATML).thinks
+    assert make_tokenizer(THINKING, tokens=("<think>", "</think>")).thinks
+
+
 def test_an_answer_to_a_prompt_that_opens_thinking_begins_with_thinking(
     make_tokenizer: MakeTokenizer,
 ) -> None:
