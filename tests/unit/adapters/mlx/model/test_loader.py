@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from semanticd.adapters.mlx.model.gguf.convert import convert
 from semanticd.adapters.mlx.model.loader import MlxModelLoader
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.inference import finish_loading
@@ -18,7 +19,8 @@ def test_an_entry_of_the_configuration_says_whether_a_model_thinks(
     tmp_path: Path, said: bool | None, thinks: bool
 ) -> None:
     folder = write_tiny_model(tmp_path / "tiny")
-    installed = ModelRegistry(tmp_path / "models").pull(str(folder), lambda progress: None)
+    registry = ModelRegistry(tmp_path / "models", convert_gguf=convert)
+    installed = registry.pull(str(folder), lambda progress: None)
     installed = replace(installed, entry=replace(installed.entry, thinking=said))
     loader = MlxModelLoader(block_tokens=16, precision="exact", available_bytes=lambda: 8 << 30)
     loaded = finish_loading(loader.load(installed, on_progress=lambda share: None))
