@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from semanticd.domain.block import hash_block, root_hash
 from semanticd.domain.block_chain import BlockChain
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 StoragePrecision = Literal["exact", "q8", "q4"]
@@ -43,8 +44,8 @@ class ModelCacheSpec:
     """Bytes per position in a running batch (the model's own dtype)."""
     compute_revision: str = ""
     """Short name of the software and the kind of chip that compute the KV: other ones round otherwise."""
-    long_chunk: int = 0
-    """Tokens that a step should take behind a long history: with fewer, each costs much more; 0: no matter."""
+    chunks: ChunkTraits = field(default_factory=ChunkTraits)
+    """What the model makes of the length of prefill chunks."""
 
     @property
     def layout(self) -> str:

@@ -6,13 +6,14 @@ Rules, in the order they bind:
    fit is the engine's answer (`blocked`); a sequence that does not fit holds back the ones behind it in its class.
 2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one.
 3. *Time share.* While prefill and decode both have work, decode gets at least `decode_share` of engine time, and a
-   prefill chunk is cut so that it should last less than `max_stall_s`. (Where only prefill has work, chunks are cut
-   likewise, but not to fewer than 128 tokens.) What else holds decoding up (restoring, copying
-   blocks, joining the batch) is paid for by prefill, and none of it begins where decoding was held up for long already.
+   prefill chunk is cut so that it should last less than `max_stall_s` (see `chunk_policy`). What else holds decoding up
+   (restoring, copying blocks, joining the batch) is paid for by prefill, and none of it begins where decoding was held
+   up for long already.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
-   goes first; `background` agents go after `interactive` ones until they have waited `aging_s`. Within an agent,
-   arrival order. Whoever has not been served for longer than `aging_s` gains a second of credit a second, so that no
-   stream of newcomers can starve anybody. An answer that was preempted goes on before all that are still to begin.
+   goes first, and of two that used equally much the one whose last chunk lies further back; `background` agents go
+   after `interactive` ones until they have waited `aging_s`. Within an agent, arrival order. Whoever has not been
+   served for longer than `aging_s` gains a second of credit a second, so that no stream of newcomers can starve
+   anybody. An answer that was preempted goes on before all that are still to begin.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from semanticd.domain.chunk_policy import MARGIN, ChunkLimits, ChunkRates, Company, chunk_tokens
 from semanticd.domain.ids import ModelId, SequenceId
-from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.sequence import Sequence, SequenceState
 from semanticd.domain.single_flight import computes_prefix_of, shared_tokens, waits_for
 
@@ -31,7 +32,7 @@ class SchedulerLimits:
     """The scheduler's settings; times in seconds, sizes in tokens."""
 
     max_batch_size: int = 5
-    prefill_chunk: int = 256
+    prefill_chunk: int = 2048
     min_chunk: int = 16
     decode_share: float = 0.5
     max_stall_s: float = 0.3
@@ -77,14 +78,8 @@ class Idle:
 
 Step = Admit | Prefill | Join | Decode | Idle
 
-_EFFICIENT_CHUNK = 128
-"""Smaller chunks cost noticeably more a token; only decoding that must go on is worth that."""
-_LONG_HISTORY = 4096
-"""Tokens before a chunk from which the history costs more than what the chunk itself is put through."""
-_ALONE_S = 1.0
-"""How long a chunk may last while no other sequence runs or waits."""
-_MARGIN = 0.75
-"""How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
+_Rank = tuple[int, float, float, float, int]
+"""What decides who goes first, the least one does."""
 
 
 @dataclass(slots=True)
@@ -93,6 +88,8 @@ class _AgentShare:
     num_sequences: int = 0
     served_at: float = float("-inf")
     """When a sequence of the agent was last admitted or prefilled."""
+    prefilled_at: float = float("-inf")
+    """When a chunk of the agent's last began."""
 
 
 @dataclass(slots=True)
@@ -100,9 +97,8 @@ class _Rates:
     """Measured speeds of a model, as slowly moving averages."""
 
     prefill_tokens_per_s: float = 0.0
-    stalling_tokens_per_s: float = 0.0
-    """Prefill speed of the small chunks that are computed between decode steps: every chunk costs something anyhow."""
     decode_step_s: float = 0.0
+    chunks: ChunkRates = field(default_factory=ChunkRates)
 
     @staticmethod
     def blend(old: float, new: float) -> float:
@@ -207,11 +203,7 @@ class Scheduler:
         # The few tokens at a prompt's end cost nearly as much as many and would make every chunk look slow.
         if seconds > 0 and num_tokens >= self.limits.min_chunk:
             rates.prefill_tokens_per_s = rates.blend(rates.prefill_tokens_per_s, num_tokens / seconds)
-        contended = bool(self.in_state(SequenceState.DECODING))
-        if seconds > 0 and contended:
-            speed, known = num_tokens / seconds, rates.stalling_tokens_per_s
-            # What took too long counts for more than what was quick.
-            rates.stalling_tokens_per_s = (known + speed) / 2 if speed < known else rates.blend(known, speed)
+            rates.chunks.record(num_tokens, seconds)
         self._charge([sequence], seconds)
         self.record_stall(seconds)
 
@@ -256,7 +248,7 @@ class Scheduler:
     def decide(self, now: float) -> Step:
         """Return the next step at this clock reading (seconds)."""
         decoding = self.in_state(SequenceState.DECODING)
-        if decoding and self._stall_s > self.limits.max_stall_s * (1 - _MARGIN):
+        if decoding and self._stall_s > self.limits.max_stall_s * (1 - MARGIN):
             return Decode(*self._next_batch(decoding))
         candidate = self._next_admission(now)
         if candidate is not None:
@@ -274,9 +266,9 @@ class Scheduler:
         if decoding and (not prefillable or self._balance_s < 0.0):
             return Decode(*self._next_batch(decoding))
         sequence = min(prefillable, key=lambda s: self._rank(s, now))
-        self._shares[_share_of(sequence)].served_at = now
-        chunk = self._chunk(sequence, contended=bool(decoding), alone=len(self._sequences) == 1)
-        return Prefill(sequence.sequence_id, chunk)
+        share = self._shares[_share_of(sequence)]
+        share.served_at = share.prefilled_at = now
+        return Prefill(sequence.sequence_id, self._chunk(sequence, decoding=bool(decoding)))
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
         """Return the sequence that is computing, or restoring, tokens this one needs next, if any."""
@@ -357,7 +349,7 @@ class Scheduler:
                 self._followers[leader.sequence_id] = sequence.sequence_id
         return None
 
-    def _rank(self, sequence: Sequence, now: float) -> tuple[int, float, float, int]:
+    def _rank(self, sequence: Sequence, now: float) -> _Rank:
         own = self._own_rank(sequence, now)
         follower = self._sequences.get(self._followers.get(sequence.sequence_id, SequenceId(-1)))
         if follower is None or follower.state is not SequenceState.WAITING:
@@ -365,16 +357,16 @@ class Scheduler:
         # Whoever waits for this one must not wait behind those it would go before.
         return min(own, self._own_rank(follower, now))
 
-    def _own_rank(self, sequence: Sequence, now: float) -> tuple[int, float, float, int]:
+    def _own_rank(self, sequence: Sequence, now: float) -> _Rank:
         aged = now - sequence.arrived_at >= self.limits.aging_s
         late = sequence.priority == "background" and not aged
         share = self._shares[_share_of(sequence)]
         if sequence.output_ids and sequence.state is not SequenceState.DECODING:
             # Its client has read a part of the answer: it waits behind no request that is still to begin.
-            return (-1, 0.0, sequence.arrived_at, sequence.sequence_id)
+            return (-1, 0.0, 0.0, sequence.arrived_at, sequence.sequence_id)
         unserved = now - max(sequence.arrived_at, share.served_at)
         used = share.used_s - max(unserved - self.limits.aging_s, 0.0)
-        return (1 if late else 0, used, sequence.arrived_at, sequence.sequence_id)
+        return (1 if late else 0, used, share.prefilled_at, sequence.arrived_at, sequence.sequence_id)
 
     def _next_batch(self, decoding: list[Sequence]) -> tuple[ModelId, int]:
         batches = list(dict.fromkeys((s.model_id, s.group) for s in decoding))
@@ -384,26 +376,18 @@ class Scheduler:
         self._last_decoded = batches[0]
         return batches[0]
 
-    def _chunk(self, sequence: Sequence, *, contended: bool, alone: bool) -> int:
-        rates = self._rates.get(sequence.model_id, _Rates())
-        chunk = self.limits.prefill_chunk
-        # Chunks end on block boundaries, so that full blocks are published as they are computed.
-        boundary = next_boundary(sequence.num_cached, self.block_tokens) - sequence.num_cached
-        if contended:
-            # Nothing measured yet: begin small, the first chunk tells.
-            rate = rates.stalling_tokens_per_s or rates.prefill_tokens_per_s / 2
-            fitting = int(rate * self.limits.max_stall_s * _MARGIN)
-            chunk = max(min(chunk, fitting), self.limits.min_chunk)
-        elif rates.prefill_tokens_per_s:
-            # Whoever comes, or leaves, meanwhile waits for the end of the chunk.
-            fitting = max(int(rates.prefill_tokens_per_s * self.limits.max_stall_s), _EFFICIENT_CHUNK)
-            num_chunks = -(-boundary // min(chunk, fitting))
-            chunk = -(-boundary // num_chunks)
-            if alone and sequence.num_cached >= _LONG_HISTORY:
-                long = min(sequence.long_chunk, int(rates.prefill_tokens_per_s * _ALONE_S))
-                if long >= 2 * self.block_tokens:
-                    chunk = boundary = boundary + (long // self.block_tokens - 1) * self.block_tokens
-        return min(chunk, boundary, sequence.num_to_prefill)
+    def _chunk(self, sequence: Sequence, *, decoding: bool) -> int:
+        company: Company = "decoding" if decoding else "alone" if len(self._sequences) == 1 else "waiting"
+        limits = self.limits
+        return chunk_tokens(
+            sequence.num_cached,
+            sequence.num_to_prefill,
+            company=company,
+            limits=ChunkLimits(limits.prefill_chunk, limits.min_chunk, limits.max_stall_s),
+            rates=self._rates.get(sequence.model_id, _Rates()).chunks,
+            traits=sequence.chunks,
+            block_tokens=self.block_tokens,
+        )
 
 
 def _share_of(sequence: Sequence) -> str:

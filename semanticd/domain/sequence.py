@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from semanticd.domain.block_chain import BlockChain
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.generation import CacheReport, FinishReason, Priority
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, SequenceId
 from semanticd.domain.snapshots import Snapshot
@@ -77,8 +78,8 @@ class Sequence:
     """The decode batch that it is in: rows of similar length."""
     cuts_anywhere: bool = True
     """Whether the model's cached prefixes can be used up to any token; see `ModelCacheSpec`."""
-    long_chunk: int = 0
-    """Tokens that its model takes at once behind a long history; see `ModelCacheSpec`."""
+    chunks: ChunkTraits = field(default_factory=ChunkTraits)
+    """What its model makes of the length of prefill chunks."""
 
     def apply(self, event: SequenceEvent) -> None:
         """Move to the next state; an illegal move raises `ValueError` naming sequence, state and event."""

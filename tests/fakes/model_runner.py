@@ -25,6 +25,7 @@ from semanticd.application.ports.inference import (
     Tokenizer,
 )
 from semanticd.application.ports.warm_store import TensorBytes
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.errors import CacheError, InvalidRequestError
 from semanticd.domain.generation import ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
@@ -117,7 +118,7 @@ class HashRunner:
         clock: ManualClock | None = None,
         prefill_token_s: float = 0.0,
         decode_step_s: float = 0.0,
-        long_chunk: int = 0,
+        chunks: ChunkTraits = ChunkTraits(),  # noqa: B008 (frozen)
     ) -> None:
         """Answer with ids below `num_ids`, or with the ids of `script` and an end of turn.
 
@@ -133,7 +134,7 @@ class HashRunner:
             block_tokens=block_tokens,
             precision="exact",
             running_bytes_per_token=BYTES_PER_TOKEN,
-            long_chunk=long_chunk,
+            chunks=chunks,
         )
         self._has_state = has_state
         self._seed = seed
@@ -334,12 +335,16 @@ class HashRunner:
             tokens.append(DecodedToken(sequence_id, token, -0.5 if scored else None, top if scored else ()))
         return tokens
 
-    def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
-        """Copy positions [start, end) out of the running cache."""
-        self._called("copy_block")
+    def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
+        """Copy spans of positions [start, end) out of the running cache; each block is a call of `copy_block`."""
         kv = self._row(sequence_id).kv
-        assert 0 <= start < end <= len(kv), f"positions {start} to {end} of {len(kv)} cannot be copied"
-        return HashPayload(tuple(kv[start:end]))
+        payloads: list[BlockPayload] = []
+        for start, end in spans:
+            self._called("copy_block")
+            assert 0 <= start < end <= len(kv), f"positions {start} to {end} of {len(kv)} cannot be copied"
+            payloads.append(HashPayload(tuple(kv[start:end])))
+        self.calls["copy_blocks"] += 1
+        return payloads
 
     def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
         """Snapshot the rolling value; it opens only at the position where it was taken."""

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.generation import Priority
 from semanticd.domain.ids import AgentId, ModelId, SequenceId
 from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits, Step
@@ -32,8 +33,8 @@ class Job:
     """(group, tokens): its prompt begins with so many tokens of the group's."""
     restore_s: float = 0.0
     """How long its blocks are read before it starts."""
-    long_chunk: int = 0
-    """Tokens that its model takes at once behind a long history."""
+    chunks: ChunkTraits = field(default_factory=ChunkTraits)
+    """What its model makes of the length of chunks."""
 
 
 @dataclass(slots=True)
@@ -54,6 +55,8 @@ class ScheduledEngine:
     block_tokens: int = 16
     budget: int = 1_000_000
     prefill_token_s: float = 0.001
+    chunk_s: float = 0.0
+    """What every chunk costs besides its tokens."""
     decode_step_s: float = 0.02
     join_s: float = 0.0
     now: float = 0.0
@@ -84,7 +87,7 @@ class ScheduledEngine:
             max_new_tokens=job.answer,
             arrived_at=self.now,
             priority=job.priority,
-            long_chunk=job.long_chunk,
+            chunks=job.chunks,
         )
         if job.restore_s:
             self._restore_s[sequence.sequence_id] = job.restore_s
@@ -179,7 +182,7 @@ class ScheduledEngine:
     def _prefill(self, sequence: Sequence, num_tokens: int) -> None:
         assert sequence.state is SequenceState.PREFILLING
         assert 0 < num_tokens <= sequence.num_to_prefill, "a chunk lies within the prompt"
-        seconds = num_tokens * self.prefill_token_s
+        seconds = self.chunk_s + num_tokens * self.prefill_token_s
         self.now += seconds
         self.computed += num_tokens
         sequence.num_cached += num_tokens

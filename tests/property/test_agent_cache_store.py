@@ -148,15 +148,18 @@ class StoreMachine(RuleBasedStateMachine):
         snapshots: dict[BlockHash, BlockHash],
     ) -> int:
         while done < len(ids):
-            end = min(next_boundary(done, BLOCK), len(ids))
+            # Up to three blocks at once, as a long chunk's are.
+            ends = [min(next_boundary(done, BLOCK) + more * BLOCK, len(ids)) for more in range(3)]
+            ends = sorted(set(ends))
+            blocks = [tuple(ids[first:end]) for first, end in zip([done, *ends], ends, strict=False)]
             parent = table[-1] if table else self.runner.spec.root
-            name = self.store.publish(
-                self.runner, sequence_id, parent=parent, token_ids=tuple(ids[done:end]), start=done
-            )
-            if name is None:
-                break  # no room before the disk has caught up
-            table.append(name)
-            done = end
+            names = self.store.publish(self.runner, sequence_id, parent=parent, blocks=blocks, start=done)
+            table += names
+            if len(names) < len(blocks):
+                # No room before the disk has caught up.
+                done = ends[len(names) - 1] if names else done
+                break
+            done = ends[-1]
         self.published.update(table)
         self.gone -= set(table)
         self.deleted -= set(table)

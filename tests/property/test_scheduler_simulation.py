@@ -8,6 +8,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from semanticd.domain.chunk_policy import ATTENTION_BYTES, ChunkTraits
 from semanticd.domain.ids import SequenceId
 from semanticd.domain.scheduler import Decode, Prefill, SchedulerLimits
 from semanticd.domain.sequence import Sequence, SequenceState
@@ -23,6 +24,7 @@ JOBS: dict[str, Any] = {
     "model": st.sampled_from(["m", "m", "n"]),
     "shares": st.sampled_from([None, None, (1, 40), (1, 200), (2, 120)]),
     "restore_s": st.sampled_from([0.0, 0.0, 0.05, 1.0]),
+    "chunks": st.sampled_from([ChunkTraits(), ChunkTraits(min_tokens=40), ChunkTraits(score_bytes=1 << 16)]),
 }
 
 
@@ -65,6 +67,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         running = [s for s in self.engine.scheduler.sequences() if s.state is not SequenceState.WAITING]
         assert self.engine.used <= BUDGET or len(running) == 1
         assert len(running) <= 3
+
+    @invariant()
+    def chunks_keep_their_limits(self) -> None:
+        last = self.engine.decisions[-1:]
+        for step in (decision.step for decision in last if isinstance(decision.step, Prefill)):
+            assert step.num_tokens <= 64
+            sequence = self.sequences[step.sequence_id]
+            if sequence.chunks.score_bytes and sequence.num_cached:
+                scores = sequence.chunks.score_bytes * step.num_tokens * sequence.num_cached
+                assert scores <= ATTENTION_BYTES or step.num_tokens <= 16
 
     @invariant()
     def decode_had_its_share(self) -> None:

@@ -113,7 +113,7 @@ def _scores(runner: MlxModelRunner, ids: list[int], *, restored: bool) -> list[D
     runner.open(first, prefix=(), state=None, capacity_tokens=len(ids))
     runner.prefill(first, ids[:BLOCK])
     if restored:
-        payload = runner.restore(runner.dump(runner.copy_block(first, 0, BLOCK)))
+        payload = runner.restore(runner.dump(*runner.copy_blocks(first, [(0, BLOCK)])))
         runner.close(first)
         first = SequenceId(2)
         runner.open(first, prefix=[PrefixPart(payload, BLOCK)], state=None, capacity_tokens=len(ids))

@@ -71,9 +71,9 @@ class MlxSettings:
         "Prompt tokens between snapshots of layers that cannot be cut (windows, states); 0: at messages only.",
     )
     prefill_chunk: int = setting(
-        256,
+        2048,
         whole(minimum=16, maximum=16384),
-        "Largest number of prompt tokens computed in one step (latent attention, alone behind a long history: more).",
+        "Largest number of prompt tokens computed in one step; while others decode, wait or compute, fewer.",
     )
     cpu_math: bool = setting(
         True, flag(), "On the CPU, attention and gated activations of our own, faster than the library's."

@@ -54,6 +54,21 @@ class CacheCounters:
     restore_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _NewBlock:
+    """A block that is to be kept, and the position of its first token in the running sequence."""
+
+    name: BlockHash
+    parent: BlockHash
+    token_ids: tuple[int, ...]
+    start: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its positions."""
+        return self.start, self.start + len(self.token_ids)
+
+
 class AgentCacheStore:
     """The hot and the warm tier behind one interface."""
 
@@ -262,28 +277,44 @@ class AgentCacheStore:
         sequence_id: SequenceId,
         *,
         parent: BlockHash,
-        token_ids: tuple[int, ...],
+        blocks: Sequence[tuple[int, ...]],
         start: int,
-    ) -> BlockHash | None:
-        """Keep the KV of `token_ids`, which lie at positions `start`… of the running sequence; returns its name.
+    ) -> list[BlockHash]:
+        """Keep the KV of the tokens of `blocks`, which lie at positions `start`… of the running sequence.
 
-        None: there is no room before the disk has caught up. What others left behind makes room. The budget is
-        overdrawn by one block at most, so that a sequence which fills it alone can be kept piece by piece.
+        Returns the names, of the first ones only where there is no room for all of them before the disk has caught up:
+        none means that there is none for the next. What others left behind makes room. The budget is overdrawn by one
+        block at most, so that a sequence which fills it alone can be kept piece by piece. What is missing is copied at
+        once.
         """
         spec = runner.spec
-        name = hash_block(
-            fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids
-        )
-        if name not in self.pool:
-            if not self._has_room(spec.stored_bytes(len(token_ids))):
-                return None
-            payload = runner.copy_block(sequence_id, start, start + len(token_ids))
-            durable = self._warm is not None and self._warm.get(name) is not None
-            block = Block(name, parent, token_ids, payload.num_bytes)
+        found: list[_NewBlock] = []
+        for token_ids in blocks:
+            name = hash_block(
+                fingerprint=spec.fingerprint, layout=spec.layout, parent=parent, token_ids=token_ids
+            )
+            found.append(_NewBlock(name, parent, token_ids, start))
+            parent, start = name, start + len(token_ids)
+        missing = [new for new in found if new.name not in self.pool]
+        for new in found:
+            if new.name in self.pool:
+                self._write_again(new.name)
+        kept = missing[: self._num_fitting([spec.stored_bytes(len(new.token_ids)) for new in missing])]
+        if len(kept) < len(missing):
+            found = found[: found.index(missing[len(kept)])]
+        payloads = runner.copy_blocks(sequence_id, [new.span for new in kept]) if kept else []
+        for new, payload in zip(kept, payloads, strict=True):
+            durable = self._warm is not None and self._warm.get(new.name) is not None
+            block = Block(new.name, new.parent, new.token_ids, payload.num_bytes)
             self._insert(block, payload, spec.fingerprint, dirty=not durable)
-        else:
-            self._write_again(name)
-        return name
+        return [new.name for new in found]
+
+    def _num_fitting(self, sizes: Sequence[int]) -> int:
+        """Count the blocks of these sizes (bytes) that there is room for: all, or the first one, or none."""
+        total = sum(sizes)
+        if len(sizes) > 1 and self.can_keep(total) and self.make_room(total):
+            return len(sizes)
+        return 1 if sizes and self._has_room(sizes[0]) else 0
 
     def publish_state(
         self, runner: ModelRunner, sequence_id: SequenceId, *, parent: BlockHash
@@ -330,10 +361,12 @@ class AgentCacheStore:
         """Bytes that the snapshots of one conversation may take, in RAM and on disk alike."""
         return int(self.pool.budget_bytes * SHARE_OF_CONVERSATION)
 
+    def can_keep(self, num_bytes: int) -> bool:
+        """Whether blocks of so many bytes could be kept without waiting for the disk."""
+        return self.ready_bytes - num_bytes >= self._set_aside_bytes
+
     def _has_room(self, num_bytes: int) -> bool:
-        if self.ready_bytes - num_bytes < self._set_aside_bytes:
-            return False
-        return self.make_room(num_bytes) or self.pool.free_bytes >= 0
+        return self.can_keep(num_bytes) and (self.make_room(num_bytes) or self.pool.free_bytes >= 0)
 
     def note_skipped(self, num_blocks: int) -> None:
         """Count blocks that were computed and could not be kept."""

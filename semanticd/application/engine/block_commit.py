@@ -7,6 +7,7 @@ names what was not handed to the disk before it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
@@ -21,6 +22,9 @@ from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, merged, next_stop, still_on, thinned
 from semanticd.domain.transcript import Segment, Transcript
+
+BLOCKS_AT_ONCE = 16
+"""Blocks that are copied in one evaluation, at most."""
 
 
 class BlockCommit:
@@ -54,41 +58,41 @@ class BlockCommit:
         with_tail = with_tail and spec.cuts_anywhere
         first = sequence.num_published
         while sequence.num_published < up_to:
-            start = sequence.num_published
-            end = next_boundary(start, spec.block_tokens)
-            if end > up_to:
-                if not with_tail:
-                    break
-                end = up_to
-            name = self._publish_block(running, start, end)
-            if name is None:
+            ends = _block_ends(sequence.num_published, up_to, spec.block_tokens, with_tail=with_tail)
+            names = self._publish_blocks(running, sequence.num_published, ends)
+            sequence.block_table += names
+            for _, end in zip(names, ends, strict=False):
+                sequence.num_published = end
+                _count_stored(running, end)
+            if not names:
                 break
-            sequence.block_table.append(name)
-            sequence.num_published = end
-            _count_stored(running, end)
         if sequence.num_published > first:
             # Head last: what begins this chain must outlive what follows it.
             self._store.touch_hot(sequence.block_table)
 
-    def _publish_block(self, running: RunningSequence, start: int, end: int) -> BlockHash | None:
-        """Publish positions [start, end); None where there is no room, or where they cannot be copied."""
+    def _publish_blocks(self, running: RunningSequence, start: int, ends: Sequence[int]) -> list[BlockHash]:
+        """Publish the blocks from `start` with these ends; only the first, or none, without room or when copying fails.
+
+        Returns their names.
+        """
         sequence = running.sequence
         root = running.submission.root or running.spec.root
+        starts = (start, *ends)
         try:
-            name = self._store.publish(
+            names = self._store.publish(
                 running.runner,
                 sequence.sequence_id,
                 parent=sequence.block_table[-1] if sequence.block_table else root,
-                token_ids=sequence.token_slice(start, end),
+                blocks=[sequence.token_slice(*span) for span in zip(starts, ends, strict=False)],
                 start=start,
             )
-            if name is not None:
+            for name in names:
                 self._agents.note_block(running.submission.agent_id, name)
-            return name
+            return names
         except Exception as error:
             # Keeping a block saves work later; the answer does not depend on it.
             self._not_kept(running, error)
-            return None
+            return []
 
     def _not_kept(self, running: RunningSequence, error: Exception) -> None:
         self.ran_short = self.ran_short or isinstance(error, OutOfMemoryError)
@@ -105,8 +109,15 @@ class BlockCommit:
             self._store.persist(limit_bytes=1)
 
     def next_stop(self, running: RunningSequence, start: int, end: int) -> Stop:
-        """Return where a chunk of the prompt from `start` ends, at most at `end`, for what is to be kept there."""
+        """Return where a chunk of the prompt from `start` ends, at most at `end`, for what is to be kept there.
+
+        Where there is no room for all blocks of a long chunk, it ends with the first one: the disk makes room for the
+        next while that is computed.
+        """
         sequence, spec = running.sequence, running.spec
+        # Twice: what is being written counts again.
+        if not self._store.can_keep(2 * spec.stored_bytes(end - sequence.num_published)):
+            end = min(end, next_boundary(start, spec.block_tokens))
         spacing = (
             0 if spec.cuts_anywhere else -(-self._snapshot_tokens // spec.block_tokens) * spec.block_tokens
         )
@@ -133,7 +144,7 @@ class BlockCommit:
             return
         tail, num_bytes = None, spec.state_bytes
         if position > start:
-            tail = self._publish_block(running, start, position)
+            tail = next(iter(self._publish_blocks(running, start, [position])), None)
             if tail is None:
                 return
             num_bytes += spec.stored_bytes(position - start)
@@ -264,6 +275,15 @@ class BlockCommit:
         share = self._store.conversation_share
         given_up = thinned(known, end=len(token_ids), turn=turn, max_bytes=share)
         return tuple(one for one in known if one not in given_up), given_up
+
+
+def _block_ends(start: int, up_to: int, block_tokens: int, *, with_tail: bool) -> list[int]:
+    """Return where the next blocks after `start` end, at most `BLOCKS_AT_ONCE`; the last, partial one `with_tail`."""
+    first = next_boundary(start, block_tokens)
+    ends = list(range(first, up_to + 1, block_tokens))[:BLOCKS_AT_ONCE]
+    if with_tail and len(ends) < BLOCKS_AT_ONCE and (not ends or ends[-1] < up_to):
+        ends.append(up_to)
+    return ends
 
 
 def _count_stored(running: RunningSequence, end: int) -> None:

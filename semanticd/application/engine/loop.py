@@ -447,7 +447,7 @@ class BlockPoolBatchEngine:
             priority="background" if submission.priority == "background" else "interactive",
             share=submission.share,
             cuts_anywhere=model.runner.spec.cuts_anywhere,
-            long_chunk=model.runner.spec.long_chunk,
+            chunks=model.runner.spec.chunks,
         )
         running = RunningSequence(
             submission=submission,
@@ -531,8 +531,8 @@ class BlockPoolBatchEngine:
                 self._commit.snapshot(running, at_boundary=chunk.at_boundary)
             else:
                 self._commit.publish(running, up_to=stop, with_tail=False)
-            # A block at a time is written while the next one is computed: all at the end would hold everybody up.
-            self._store.persist(limit_bytes=1)
+            # What was computed is written while the next chunk is: all at the end would hold everybody up.
+            self._store.persist(limit_bytes=max(running.spec.stored_bytes(len(ids)), 1))
             self._scheduler.record_stall(self._clock.monotonic() - began - seconds)
         except OutOfMemoryError as error:
             self._run_short([running], error)

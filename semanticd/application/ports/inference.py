@@ -121,8 +121,11 @@ class ModelRunner(Protocol):
         A runner that has the first tokens of sequences that just joined may return those alone, and none after them.
         """
 
-    def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
-        """Copy the KV of positions [start, end) out, in storage precision (no view of the running cache)."""
+    def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
+        """Copy the KV of each span of positions [start, end) out, in storage precision, all in one evaluation.
+
+        Payloads are no views of the running cache, and never change.
+        """
 
     def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
         """Snapshot the layers that cannot be cut, as of now; None when there are none."""

@@ -109,7 +109,7 @@ def _copied(
         runner.open(_ORIGINAL, prefix=(), state=None, capacity_tokens=len(ids))
         runner.prefill(_ORIGINAL, ids[: spec.block_tokens])
         began = time.perf_counter()
-        payload = runner.copy_block(_ORIGINAL, 0, spec.block_tokens)
+        (payload,) = runner.copy_blocks(_ORIGINAL, [(0, spec.block_tokens)])
         state = runner.copy_state(_ORIGINAL)
         journey.copy_ms = _ms_since(began)
         began = time.perf_counter()

@@ -47,7 +47,8 @@ def stop_at(rig: EngineRig, operation: str, number: int, then: object) -> None:
 @pytest.mark.parametrize("has_state", [False, True])
 def test_a_prefill_that_is_cancelled_keeps_what_it_computed(has_state: bool) -> None:
     ids = prompt(1000)
-    with EngineRig(runner=HashRunner(has_state=has_state)) as rig:
+    limits = SchedulerLimits(prefill_chunk=16)
+    with EngineRig(runner=HashRunner(has_state=has_state), limits=limits) as rig:
         stop_at(rig, "prefill", 40, lambda: rig.engine.cancel(RequestId("leaving")))
         ask = rig.ask(ids, request_id="leaving")
         assert isinstance(ask.error(), CancelledByCallerError)

@@ -42,17 +42,24 @@ def test_a_prompt_of_a_coding_agent_is_admitted_with_a_budget_of_4_gib() -> None
 def test_chunks_of_several_blocks_publish_each_of_them() -> None:
     prompt = prompt_of(9000)
 
-    def answered(long_chunk: int) -> tuple[str, int, int]:
+    def answered(prefill_chunk: int, *, has_state: bool = False) -> tuple[str, int, int, int]:
         clock = ManualClock()
-        runner = HashRunner(block_tokens=256, long_chunk=long_chunk, clock=clock, prefill_token_s=0.0001)
-        with EngineRig(runner=runner, limits=SchedulerLimits(), clock=clock) as rig:
+        runner = HashRunner(block_tokens=256, has_state=has_state, clock=clock, prefill_token_s=0.0001)
+        limits = SchedulerLimits(prefill_chunk=prefill_chunk)
+        with EngineRig(runner=runner, limits=limits, clock=clock) as rig:
             text = rig.ask(prompt, agent="a", max_tokens=6).answer().text
-            steps = runner.calls["prefill"]
+            steps, copies = runner.calls["prefill"], runner.calls["copy_blocks"]
+            assert runner.calls["copy_block"] >= 9000 // 256
             # Another agent finds all that its prompt shares.
             other = rig.ask([*prompt[:8800], 1], agent="b", max_tokens=6).answer()
-        return text, steps, other.cache.reused_hot_tokens
+        return text, steps, copies, other.cache.reused_hot_tokens
 
-    short, long = answered(0), answered(2048)
+    short, long = answered(256), answered(2048)
     assert long[0] == short[0]
-    assert long[1] < short[1] * 2 // 3
-    assert long[2] == short[2] == 8800
+    assert short[1] >= 9000 // 256
+    assert long[1] <= 6, "one to measure, four of 2,048, and the rest"
+    assert long[2] <= long[1] + 2, "the blocks of a chunk are copied at once"
+    assert long[3] == short[3] == 8800
+    short, long = answered(256, has_state=True), answered(2048, has_state=True)
+    assert long[0] == short[0]
+    assert long[3] == short[3] == 8192, "there is a snapshot each 2,048 tokens, whatever the chunks"

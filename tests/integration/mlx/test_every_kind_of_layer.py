@@ -18,6 +18,7 @@ from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import SequenceId
 from semanticd.domain.model_cache_spec import StoragePrecision
+from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.mlx_rig import WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
 from tests.fakes.tiny_mlx import BUILDERS, build
@@ -35,6 +36,21 @@ def test_the_next_turn_is_computed_from_hot_blocks_only_as_far_as_it_is_new(fami
         warm, answer = rig.tell(prompt)
     assert answer.cache.computed_tokens == len(more)
     assert answer.cache.reused_hot_tokens == len(first) + len(said)
+    assert warm == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chunks_of_several_blocks_leave_the_same_blocks_and_snapshots(family: str) -> None:
+    first, more = prompt_of(90, 21), prompt_of(9, 22)
+    limits = SchedulerLimits(prefill_chunk=64, min_chunk=16)
+    with MlxRig(family, limits=limits, snapshot_tokens=32) as rig:
+        rig.tell(first)
+        rig.idle()
+        rig.on_engine(lambda: rig.store.evict_agent(rig.agents.get("a").agent_id))  # type: ignore[arg-type]
+        # Forked in the middle: at a block's end, or at the snapshot before it.
+        prompt = first[:80] + more
+        warm, answer = rig.tell(prompt, agent="b")
+    assert answer.cache.restored_warm_tokens >= 64
     assert warm == cold_answer(family, prompt)
 
 

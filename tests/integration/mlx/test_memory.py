@@ -39,7 +39,9 @@ def test_a_closed_sequence_leaves_nothing_behind(family: str) -> None:
         sequence = SequenceId(number)
         runner.open(sequence, prefix=prefix, state=None, capacity_tokens=4096)
         runner.prefill(sequence, PROMPT[runner.num_cached(sequence) : 32])
-        block = [PrefixPart(runner.copy_block(sequence, 0, 16), 16)] if runner.spec.cuts_anywhere else []
+        block = (
+            [PrefixPart(runner.copy_blocks(sequence, [(0, 16)])[0], 16)] if runner.spec.cuts_anywhere else []
+        )
         runner.start_decode(
             sequence, last_token=PROMPT[-1], context=PROMPT[:-1], num_generated=0, constraint=None, seed=0,
             sampling=SamplingParams(temperature=0),

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.ids import ModelId, SequenceId
 from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
@@ -34,7 +35,7 @@ def test_a_sequence_is_admitted_prefilled_in_chunks_that_end_on_blocks_and_decod
     steps = [decision.step for decision in engine.decisions]
     assert steps[0] == Admit(SequenceId(1))
     chunks = [step.num_tokens for step in steps if isinstance(step, Prefill)]
-    assert chunks == [16, 16, 16, 1]
+    assert chunks == [16, 16, 17], "the prompt's last tokens cost no chunk of their own"
     assert sum(isinstance(step, Decode) for step in steps) == 2
 
 
@@ -127,46 +128,54 @@ def test_a_chunk_that_took_too_long_makes_the_next_one_shorter() -> None:
     assert later.seconds <= 0.3
 
 
-def test_an_undisturbed_prefill_takes_whole_chunks() -> None:
-    assert _chunks_alone(prefill_token_s=0.0001) == [256] * 4
+@pytest.mark.parametrize(
+    ("token_s", "expected"),
+    [
+        (0.0001, [256] + [2048] * 4),
+        (0.001, [256] + [768] * 10 + [256]),
+        (0.0015, [256] * 1 + [512] * 15 + [256]),
+        (0.01, [256] + [128] * 62),
+    ],
+)
+def test_alone_a_chunk_spans_several_blocks_and_lasts_about_a_second(
+    token_s: float, expected: list[int]
+) -> None:
+    engine = ScheduledEngine(block_tokens=256, prefill_token_s=token_s)
+    prompt = sum(expected)
+    engine.run([Job(prompt=prompt + 1, answer=1)])
+    assert [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)] == expected
 
 
-def test_where_prefill_is_slow_its_chunks_are_parts_of_a_block_that_take_as_long_as_others_may_wait() -> None:
-    assert _chunks_alone(prefill_token_s=0.0015) == [256] + [128] * 6, "the first chunk tells"
-    assert _chunks_alone(prefill_token_s=0.1) == [256] + [128] * 6, "smaller ones would cost more a token"
-
-
-def _chunks_alone(*, prefill_token_s: float) -> list[int]:
-    limits = SchedulerLimits(prefill_chunk=256, max_stall_s=0.3)
-    engine = ScheduledEngine(limits=limits, block_tokens=256, prefill_token_s=prefill_token_s)
-    engine.run([Job(prompt=1025, answer=1)])
-    return [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)]
-
-
-def test_alone_behind_a_long_history_a_chunk_spans_several_blocks_where_the_model_gains_by_it() -> None:
-    engine = ScheduledEngine(block_tokens=256, prefill_token_s=0.001)
-    engine.run([Job(prompt=8193, answer=1, long_chunk=819)])
+def test_experts_get_enough_tokens_beside_decoding() -> None:
+    engine = ScheduledEngine(block_tokens=256, chunk_s=0.4)
+    decoder = engine.add(Job(agent="talker", prompt=1, answer=100_000))
+    steps_until(engine, decoder, SequenceState.DECODING)
+    engine.add(Job(agent="reader", prompt=4000, answer=1, chunks=ChunkTraits(min_tokens=205)))
+    for _ in range(300):
+        engine.step()
     chunks = [d.step.num_tokens for d in engine.decisions if isinstance(d.step, Prefill)]
-    assert chunks == [256] * 16 + [768] * 5 + [256]
-    assert max(_long_chunks(token_s=0.003)) == 256, "no chunk lasts longer than a second"
-    assert max(_long_chunks(token_s=0.001, long_chunk=0)) == 256
-    others = [Job(agent="b", prompt=64, answer=400)]
-    assert max(_long_chunks(token_s=0.001, others=others)) <= 256, "somebody else is there"
+    assert sum(chunks) > 2000
+    assert min(chunks) >= 205
 
 
-def _long_chunks(*, token_s: float, long_chunk: int = 819, others: list[Job] | None = None) -> set[int]:
-    """Return the lengths of chunks behind 4,096 tokens."""
-    engine = ScheduledEngine(
-        limits=SchedulerLimits(max_stall_s=1.0), block_tokens=256, prefill_token_s=token_s
-    )
-    [long, *_] = engine.run([Job(prompt=6144, answer=1, long_chunk=long_chunk), *(others or [])])
-    chunks = [
-        d.step.num_tokens
-        for d in engine.decisions
-        if isinstance(d.step, Prefill) and d.step.sequence_id == long.sequence_id
-    ]
-    done = [sum(chunks[:number]) for number in range(len(chunks))]
-    return {size for size, before in zip(chunks, done, strict=True) if before >= 4096}
+@pytest.mark.parametrize("arrives", [0.3, 1.0, 1.9, 3.33])
+@pytest.mark.parametrize("agent", ["b", "a"])
+def test_a_newcomer_waits_for_the_running_chunk_only_and_cuts_the_next(arrives: float, agent: str) -> None:
+    engine = ScheduledEngine(block_tokens=256)
+    old, new = engine.run([Job(prompt=9000, answer=1), Job(at=arrives, agent=agent, prompt=400, answer=4)])
+    begun = [d for d in engine.decisions if d.began >= arrives]
+    running = next(d for d in engine.decisions if d.began <= arrives < d.began + d.seconds)
+    assert isinstance(running.step, Prefill)
+    assert running.seconds <= 1.0
+    assert begun[0].step == Admit(new.sequence_id)
+    after = [d.step for d in begun if isinstance(d.step, Prefill)]
+    if agent == "b":
+        assert after[0].sequence_id == new.sequence_id, (
+            "whoever comes goes before the next chunk of the other"
+        )
+    first_end = min(engine.finished[one.sequence_id] for one in (old, new))
+    both = [d for d in begun if first_end > d.began and isinstance(d.step, Prefill)]
+    assert max(d.seconds for d in both) <= 0.3 + 1e-9
 
 
 def test_agents_take_turns_by_the_time_they_used() -> None:

@@ -182,14 +182,19 @@ class KvCodec:
 
     # Out of a running batch.
 
-    def copy_block(
-        self, prompt_cache: Sequence[Any], *, row: int, length: int, start: int, end: int
-    ) -> KvPayload:
-        """Copy positions [start, end) of one row, whose cache holds `length` tokens, into a block.
+    def copy_blocks(
+        self, prompt_cache: Sequence[Any], *, row: int, length: int, spans: Sequence[tuple[int, int]]
+    ) -> list[KvPayload]:
+        """Copy positions [start, end) of one row, whose cache holds `length` tokens, into a block for each span.
 
-        Rows are left-padded, so they all end at the batch's index.
+        Rows are left-padded, so they all end at the batch's index. All blocks are one evaluation.
         """
         leaves = flatten(prompt_cache)
+        blocks = [self._block(leaves, row, length, start, end) for start, end in spans]
+        mx.eval([list(tensors.values()) for tensors in blocks])
+        return [KvPayload(tensors) for tensors in blocks]
+
+    def _block(self, leaves: list[Any], row: int, length: int, start: int, end: int) -> dict[str, mx.array]:
         tensors: dict[str, mx.array] = {}
         for group in self._groups:
             members = [leaves[index] for index in group.leaves]
@@ -199,8 +204,7 @@ class KvCodec:
             values = self._stack([leaf.values for leaf in members], row, spans, group)
             self._store(tensors, f"{group.name}.k", keys, group)
             self._store(tensors, f"{group.name}.v", values, group)
-        mx.eval(list(tensors.values()))
-        return KvPayload(tensors)
+        return tensors
 
     def _stack(self, arrays: list[mx.array], row: int, spans: list[slice], group: _Group) -> mx.array:
         """Return these positions of a row, `[layers, heads, tokens, dim]`."""

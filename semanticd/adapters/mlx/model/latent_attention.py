@@ -135,12 +135,6 @@ class LatentAttention(Module):
         mixed = attend(q_nope, q_rope, latent, k_rope, mask)
         return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1))
 
-    @property
-    def long_chunk(self) -> int:
-        """Queries from which making keys and values again costs less than half of attending to them."""
-        made = self.nope + self.v_head_dim
-        return 2 * self.rank * made // (self.head_dim + self.v_head_dim)
-
     def _absorbs(self, length: int, positions: int) -> bool:
         """Return whether the absorbed way is the faster one; behind a long history of Lite below 192 queries.
 
@@ -240,15 +234,6 @@ def install(model: Any) -> bool:
                 # Layer by layer: the slices are copies, and the matrix they come from is freed with its layer.
                 mx.eval(module[name].parameters())
     return shared is not None or any(isinstance(module, LatentAttention) for module in model.modules())
-
-
-def long_chunk(model: Any) -> int:
-    """Return how many prompt tokens a step should take behind a long history; 0 for a model without latents.
-
-    Each step makes the history's keys and values again: with 256 queries of Lite's shape that is two thirds of its
-    work, with 819 a third.
-    """
-    return max((m.long_chunk for m in model.modules() if isinstance(m, LatentAttention)), default=0)
 
 
 def _split(projection: Any, heads: int, nope: int) -> tuple[HeadMatrices, HeadMatrices]:

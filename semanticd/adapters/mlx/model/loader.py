@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.model import latent_attention
+from semanticd.adapters.mlx.model.chunk_traits import chunk_traits
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
 from semanticd.adapters.mlx.platform import cpu_math
@@ -57,9 +58,10 @@ class MlxModelLoader:
             on_progress=on_progress,
             trust_remote_code=installed.entry.trust_remote_code,
         )
-        latent_attention.install(model)
+        bounds_scores = latent_attention.install(model)
         if device_is_cpu and self._cpu_math:
             cpu_math.install(model)
+            bounds_scores = True
         yield
         wrapper = load_tokenizer(path, config=config, trust_remote_code=installed.entry.trust_remote_code)
         yield
@@ -71,6 +73,7 @@ class MlxModelLoader:
             precision=self._precision,
             constraint_processor=self._processors(tokenizer.constraints),
             pooling=installed.pooling,
+            chunks=chunk_traits(config, device_is_cpu=device_is_cpu, bounds_scores=bounds_scores),
         )
         yield
         tokenizer.warm_up()

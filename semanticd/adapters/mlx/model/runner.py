@@ -19,7 +19,6 @@ import mlx.core as mx
 from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
-from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.embedding import TextEmbedder
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
@@ -29,6 +28,7 @@ from semanticd.adapters.mlx.platform.shortage import raising_shortage
 from semanticd.application.ports.inference import BlockPayload, DecodedToken, PrefixPart
 from semanticd.application.ports.models import Pooling
 from semanticd.application.ports.warm_store import TensorBytes
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
@@ -93,6 +93,7 @@ class MlxModelRunner:
         precision: StoragePrecision = "exact",
         constraint_processor: Callable[[OutputConstraint, int], Any] | None = None,
         pooling: Pooling = "mean",
+        chunks: ChunkTraits = ChunkTraits(),  # noqa: B008 (frozen)
     ) -> None:
         """Probe the model's cache with one token and build its layout.
 
@@ -110,7 +111,7 @@ class MlxModelRunner:
             precision=precision,
             running_bytes_per_token=self._codec.running_bytes_per_token,
             compute_revision=compute_revision(),
-            long_chunk=latent_attention.long_chunk(model),
+            chunks=chunks,
         )
         self._constraint_processor = constraint_processor
         self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}
@@ -340,13 +341,14 @@ class MlxModelRunner:
     # Blocks.
 
     @raising_shortage
-    def copy_block(self, sequence_id: SequenceId, start: int, end: int) -> BlockPayload:
-        """Copy positions [start, end) out of the running cache."""
+    def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
+        """Copy each span of positions [start, end) out of the running cache."""
         batch, row = self._find(sequence_id)
-        if end > len(batch.tokens[row]) and sequence_id in self._decoding:
+        last = max((end for _, end in spans), default=0)
+        if last > len(batch.tokens[row]) and sequence_id in self._decoding:
             self._early += self._step(self._decoding[sequence_id].group)
-        return self._codec.copy_block(
-            batch.prompt_cache, row=row, length=len(batch.tokens[row]), start=start, end=end
+        return list(
+            self._codec.copy_blocks(batch.prompt_cache, row=row, length=len(batch.tokens[row]), spans=spans)
         )
 
     @raising_shortage

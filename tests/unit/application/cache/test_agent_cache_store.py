@@ -51,9 +51,7 @@ class Rig:
         for start in range(0, len(ids), 4):
             parent = table[-1] if table else self.runner.spec.root
             part = tuple(ids[start : start + 4])
-            table.append(
-                self.store.publish(self.runner, sequence_id, parent=parent, token_ids=part, start=start)
-            )
+            table += self.store.publish(self.runner, sequence_id, parent=parent, blocks=[part], start=start)
         self.runner.close(sequence_id)
         self.store.set_table(agent, table, pinned=False)
         return table

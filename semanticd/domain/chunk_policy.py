@@ -1,0 +1,150 @@
+"""How many tokens of a prompt one step computes. Pure.
+
+What decides, in the order it binds:
+
+1. *Memory.* Attention that has no fused kernel writes scores of `heads x chunk x positions`: they stay below
+   `ATTENTION_BYTES`, whatever else is wanted.
+2. *Efficiency.* A step of a mixture of experts reads each expert that any token chose. With fewer than
+   `TOKENS_PER_EXPERT` tokens an expert, kernels for vectors run in place of those for matrices, and each token costs
+   several times as much.
+3. *Time.* While others decode, a chunk is meant to last three quarters of `max_stall_s`; while others wait or are
+   prefilled, `max_stall_s`; alone, a second. Whoever comes meanwhile waits for the end of this one chunk, and the next
+   one is cut for both.
+4. *Blocks.* A chunk ends on a block boundary where that takes less than half of it away: then all that it computed is
+   published at once. A block that a chunk leaves unfinished is published with the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Literal
+
+Company = Literal["alone", "waiting", "decoding"]
+"""Who else is there: nobody; others that wait or are prefilled; others that decode."""
+
+FIRST_TOKENS = 256
+"""The first chunk of a model that nobody waits for: it tells how fast the next ones are."""
+EFFICIENT_TOKENS = 128
+"""Smaller chunks cost noticeably more a token; only decoding that must go on is worth that."""
+TOKENS_PER_EXPERT = 4
+ALONE_S = 1.0
+MARGIN = 0.75
+"""How much of `max_stall_s` a chunk is meant to last; the rest is for what comes before it, and for slower chunks."""
+ATTENTION_BYTES = 512 << 20
+"""Most that one layer's scores may take; twice as much is held while they become weights, see `RESERVE_BYTES`."""
+_LEAST = 16
+_CATCH_UP = 0.1
+"""How much a slow size class is drawn towards a smaller one that was faster, at each chunk of that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTraits:
+    """What a model's layers make of the number of tokens that are computed in one step."""
+
+    min_tokens: int = 0
+    """Tokens below which experts cost much more a token; 0: there are no experts, or they do not mind."""
+    score_bytes: int = 0
+    """Bytes of scores a pair of query and position, over the heads of a layer; 0: attention writes none."""
+
+
+def experts_floor(num_experts: int, experts_per_token: int) -> int:
+    """Return how many tokens give each expert `TOKENS_PER_EXPERT` of them on average; 0 without experts."""
+    if num_experts <= 1 or experts_per_token <= 0:
+        return 0
+    return -(-TOKENS_PER_EXPERT * num_experts // experts_per_token)
+
+
+def attention_limit(score_bytes: int, num_cached: int) -> int:
+    """Return the most tokens whose scores over `num_cached` positions and themselves fit `ATTENTION_BYTES`."""
+    pairs = ATTENTION_BYTES // score_bytes
+    return max((isqrt(num_cached * num_cached + 4 * pairs) - num_cached) // 2, _LEAST)
+
+
+@dataclass(slots=True)
+class ChunkRates:
+    """Measured speeds (tokens per second) by size class: 17 to 32 tokens, 33 to 64, and so on.
+
+    A chunk of 16 tokens costs nearly what one of 128 does: what it tells of larger ones is only that they are no slower
+    a token.
+    """
+
+    _rates: dict[int, float] = field(default_factory=dict)
+
+    def record(self, num_tokens: int, seconds: float) -> None:
+        """Take a chunk's time. What took longer than expected counts for more than what was quick."""
+        if seconds <= 0:
+            return
+        size, speed = _size_class(num_tokens), num_tokens / seconds
+        known = self._rates.get(size, speed)
+        self._rates[size] = (known + speed) / 2 if speed < known else 0.7 * known + 0.3 * speed
+        for larger, rate in self._rates.items():
+            # One slow moment must not rule a size out for ever: it would never be measured again.
+            if larger > size and rate < self._rates[size]:
+                self._rates[larger] += _CATCH_UP * (self._rates[size] - rate)
+
+    def fitting(self, seconds: float, most: int) -> int:
+        """Return the tokens, at most `most`, that should be computed in so many seconds; 0: nothing was measured."""
+        if not self._rates:
+            return 0
+        for size in range(_size_class(most), 0, -1):
+            smallest, largest = (1 << (size - 1)) + 1, min(1 << size, most)
+            num_tokens = min(int(self._expected(size) * seconds), largest)
+            if num_tokens >= smallest:
+                return num_tokens
+        return 1
+
+    def _expected(self, size: int) -> float:
+        """Return a class's speed, or the next smaller one's, or half of the next larger one's."""
+        smaller = [known for known in self._rates if known <= size]
+        if smaller:
+            return self._rates[max(smaller)]
+        return self._rates[min(self._rates)] / 2
+
+
+def _size_class(num_tokens: int) -> int:
+    return max(num_tokens - 1, 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLimits:
+    """The settings that chunks obey: sizes in tokens, time in seconds."""
+
+    most: int
+    """More are never computed in one step."""
+    least: int
+    """Fewer are not worth a step, even while others decode."""
+    max_stall_s: float
+
+
+def chunk_tokens(
+    num_cached: int,
+    num_left: int,
+    *,
+    company: Company,
+    limits: ChunkLimits,
+    rates: ChunkRates,
+    traits: ChunkTraits,
+    block_tokens: int,
+) -> int:
+    """Return how many of the `num_left` tokens after `num_cached` the next step computes."""
+    most = limits.most
+    if traits.score_bytes:
+        most = min(most, attention_limit(traits.score_bytes, num_cached))
+    if company == "decoding":
+        least = max(limits.least, traits.min_tokens)
+        wanted = rates.fitting(limits.max_stall_s * MARGIN, most) or least
+    else:
+        least = max(limits.least, EFFICIENT_TOKENS, traits.min_tokens)
+        seconds = ALONE_S if company == "alone" else limits.max_stall_s
+        wanted = rates.fitting(seconds, most) or FIRST_TOKENS
+    wanted = min(max(wanted, least), most)
+    if wanted >= num_left:
+        return num_left
+    return _aligned(num_cached, wanted, least=traits.min_tokens, block_tokens=block_tokens)
+
+
+def _aligned(num_cached: int, wanted: int, *, least: int, block_tokens: int) -> int:
+    """Return a chunk that ends on the last block boundary in reach, where that takes less than half of it away."""
+    shorter = wanted - (num_cached + wanted) % block_tokens
+    return shorter if shorter >= least and 2 * shorter > wanted else wanted
