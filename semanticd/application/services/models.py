@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
@@ -36,10 +37,20 @@ from semanticd.domain.errors import (
     OverloadedError,
     SemanticError,
 )
-from semanticd.domain.ids import ModelId
+from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.memory_plan import DeviceMemory, ModelFootprint, refusal
 
 _DRAIN_POLL_S = 0.02
+_TRY_AGAIN_S = 60.0
+"""How long a model that could not be loaded is not tried again because a request names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why a model is not loaded for a request, until when on the clock."""
+
+    reason: str
+    until: float
 
 
 class ModelsService:
@@ -73,6 +84,9 @@ class ModelsService:
         self._used_at: dict[ModelId, float] = {}
         self._leases: Counter[ModelId] = Counter()
         self._leaving: set[ModelId] = set()
+        self._refused: dict[ModelFingerprint, _Refused] = {}
+        """Models that could not be loaded, for requests that name them."""
+        self._told_too_large: set[ModelFingerprint] = set()
         self._changing = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
@@ -121,10 +135,24 @@ class ModelsService:
     async def _on_demand(self, name: str) -> LoadedModel | None:
         """Load a model that is here under a name we know; a client names no folders and starts no downloads."""
         known = self._source.known_name(name)
-        if known is None or await asyncio.to_thread(self._source.find, known) is None:
+        if known is None or (found := await asyncio.to_thread(self._source.find, known)) is None:
             return None
+        self._check_refused(found)
         await self.load(known)
         return self._named(name)
+
+    def _check_refused(self, found: InstalledModel) -> None:
+        """Raise what a client is told of a model that cannot be loaded: nothing is tried, and it is logged once."""
+        if ModelId(found.model_id) in self._engine.models:
+            return
+        if (reason := self._why_it_never_fits(found.footprint())) is not None:
+            if found.fingerprint not in self._told_too_large:
+                self._told_too_large.add(found.fingerprint)
+                self._log.warning("model_on_demand_refused", model=found.model_id, reason=reason)
+            raise ModelTooLargeError(reason, param="model")
+        refused = self._refused.get(found.fingerprint)
+        if refused is not None and self._clock.monotonic() < refused.until:
+            raise ModelLoadError(refused.reason, param="model")
 
     def _serving(self) -> dict[ModelId, LoadedModel]:
         return {key: model for key, model in self._engine.models.items() if key not in self._leaving}
@@ -391,12 +419,15 @@ class ModelsService:
 
     def _refuse_what_never_fits(self, model: ModelFootprint | None) -> None:
         """Raise `ModelTooLargeError` for a model that does not fit on this machine, even alone."""
-        if model is None or self._device is None:
-            return
-        known = [one for entry in self._source.entries() if (one := entry.footprint()) is not None]
-        if (reason := refusal(self._device, model, known)) is not None:
+        if model is not None and (reason := self._why_it_never_fits(model)) is not None:
             self._failed(model.name, reason)
-            raise ModelTooLargeError(reason)
+            raise ModelTooLargeError(reason, param="model")
+
+    def _why_it_never_fits(self, model: ModelFootprint) -> str | None:
+        if self._device is None:
+            return None
+        known = [one for entry in self._source.entries() if (one := entry.footprint()) is not None]
+        return refusal(self._device, model, known)
 
     async def _load(self, model: str) -> LoadedModel:
         installed = await self._find(model)
@@ -415,18 +446,25 @@ class ModelsService:
                 self._engine.load_model(steps, weights_bytes=installed.size_bytes)
             )
         except SemanticError as error:
-            self._failed(installed.model_id, error.message)
+            self._failed_to_load(installed, error.message)
             if (short := one_sentence(error.message)) != error.message:
                 raise ModelLoadError(short) from error
             raise
         except Exception as error:
-            self._failed(installed.model_id, str(error))
+            self._failed_to_load(installed, str(error))
             raise ModelLoadError(
                 f"cannot load model {installed.model_id} from {installed.path}: {one_sentence(str(error))}"
             ) from error
+        self._refused.pop(installed.fingerprint, None)
         self._loaded_at[loaded.model_id] = self._clock.wall()
         self._used_at[loaded.model_id] = self._clock.monotonic()
         return loaded
+
+    def _failed_to_load(self, model: InstalledModel, reason: str) -> None:
+        # Files that were broken a moment ago are not read again for each client that names them.
+        until = self._clock.monotonic() + _TRY_AGAIN_S
+        self._refused[model.fingerprint] = _Refused(one_sentence(reason), until)
+        self._failed(model.model_id, reason)
 
     def _failed(self, model_id: str, reason: str) -> None:
         self.last_error = f"{model_id}: {one_sentence(reason)}"

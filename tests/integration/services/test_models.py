@@ -384,12 +384,34 @@ async def test_a_model_that_is_here_and_does_not_fit_is_refused_before_the_old_o
         assert (await rig.models.swap("three")).id == "three"
 
 
-async def test_a_model_named_by_a_request_that_does_not_fit_is_refused_with_the_numbers() -> None:
+async def test_a_model_named_by_requests_that_does_not_fit_is_refused_and_logged_once() -> None:
     async with ServiceRig(device=SMALL, load_on_demand=True) as rig:
         rig.source.size_bytes["two"] = 9_000_000_000
-        with pytest.raises(ModelTooLargeError, match=r"9\.0 GB for its weights"):
-            await rig.open("hello", model="two")
+        for _ in range(3):
+            with pytest.raises(ModelTooLargeError, match=r"9\.0 GB for its weights") as refused:
+                await rig.open("hello", model="two")
+            assert refused.value.param == "model"
+        assert rig.engine_rig.log.events("warning").count("model_on_demand_refused") == 1
+        assert rig.engine_rig.log.events("error") == []
+        assert (rig.models.last_error, rig.models.stage) == (None, "idle")
         assert (await rig.say("hello")).model == "one"
+        # It has become smaller, or another folder lies there.
+        rig.source.size_bytes["two"] = 1000
+        assert (await rig.say("hello", model="two")).model == "two"
+
+
+async def test_a_broken_model_named_by_many_requests_is_tried_once_a_minute() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        rig.loader.failures["two"] = ModelLoadError("a file is broken")
+        for _ in range(3):
+            with pytest.raises(ModelLoadError, match="a file is broken"):
+                await rig.open("hello", model="two")
+        assert rig.engine_rig.log.events("error").count("model_load_failed") == 1
+        del rig.loader.failures["two"]
+        with pytest.raises(ModelLoadError):
+            await rig.open("hello", model="two")
+        rig.clock.advance(61.0)
+        assert (await rig.say("hello", model="two")).model == "two"
 
 
 async def test_the_first_model_is_refused_too() -> None:

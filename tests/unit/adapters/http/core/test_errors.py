@@ -47,7 +47,7 @@ STATUSES = {
     domain.CancelledByCallerError: (409, 409),
     domain.ModelDownloadError: (503, 503),
     domain.ModelLoadError: (503, 503),
-    domain.ModelTooLargeError: (503, 503),
+    domain.ModelTooLargeError: (400, 400),
     domain.CacheError: (500, 500),
     domain.AgentExportError: (400, 400),
     domain.EngineError: (500, 500),
@@ -102,8 +102,8 @@ def test_a_callers_mistake_is_never_a_5xx_and_our_failure_never_a_4xx(
     status = errors.answer(make(cls), "anthropic", request_id="r").status
     if issubclass(cls, domain.RateLimitedError):
         assert status == 429
-    elif cls is domain.AgentExportError:
-        assert status == 400, "the file is the caller's"
+    elif cls in (domain.AgentExportError, domain.ModelTooLargeError):
+        assert status == 400, "the file, or the name of the model, is the caller's"
     elif cls is domain.SemanticError or issubclass(cls, ours):
         assert status >= 500
     else:
