@@ -23,7 +23,7 @@ from tests.fakes.tiny_folder import write_tiny_model
 CLIENTS = Path(__file__).resolve().parents[3] / ".cache" / "clients"
 HERE = Path(__file__).parent
 
-NODE_SDKS = ("openai@6", "@anthropic-ai/sdk@1")
+NODE_SDKS = ("openai@6", "@anthropic-ai/sdk@1", "ollama@0.6")
 PROGRAMS = ("@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0", "opencode-ai@1.18.33")
 
 

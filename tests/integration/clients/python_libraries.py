@@ -67,6 +67,29 @@ def langchain_anthropic(url: str) -> dict[str, Any]:
     return _langchain(ChatAnthropic(model="default", base_url=url, api_key="x", max_tokens=200), "any")
 
 
+def langchain_ollama(url: str) -> dict[str, Any]:
+    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+    from langchain_ollama import ChatOllama, OllamaEmbeddings
+
+    # The API has no way to require a call: a form stands for it.
+    options: dict[str, Any] = {"model": "default", "base_url": url, "temperature": 0}
+    chat, brief = ChatOllama(**options, num_predict=200), ChatOllama(**options, num_predict=4)
+    whole: Any = None
+    for chunk in ChatOllama(**options, num_predict=200, format=SCHEMA).stream([HumanMessage(QUESTION)]):
+        whole = chunk if whole is None else whole + chunk
+    typed = chat.with_structured_output({**SCHEMA, "title": "weather"}, method="json_schema").invoke(QUESTION)
+    call = {"name": "weather", "args": {"city": "Oslo", "days": 1}, "id": "call_1"}
+    answer = brief.bind_tools([TOOL]).invoke(
+        [HumanMessage(QUESTION), AIMessage("", tool_calls=[call]), ToolMessage("rain", tool_call_id="call_1")]
+    )
+    vectors = OllamaEmbeddings(model="default", base_url=url).embed_documents(["a river", "a lake"])
+    return {
+        "calls": [["weather", json.loads(whole.content)], ["weather", typed]],
+        "answers": [answer.usage_metadata["input_tokens"]],
+        "vectors": vectors,
+    }
+
+
 def pydantic_ai(url: str) -> dict[str, Any]:
     from pydantic import BaseModel, Field
     from pydantic_ai import Agent, RunContext
@@ -108,6 +131,7 @@ LIBRARIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "litellm": litellm,
     "langchain-openai": langchain_openai,
     "langchain-anthropic": langchain_anthropic,
+    "langchain-ollama": langchain_ollama,
     "pydantic-ai": pydantic_ai,
 }
 

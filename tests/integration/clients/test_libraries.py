@@ -53,6 +53,45 @@ def test_a_library_makes_a_tool_round_trip_whose_second_turn_is_cached(
     assert all(count > 300 for count in read["answers"]), read["answers"]
 
 
+def check_vectors(vectors: list[list[float]]) -> None:
+    first, second = vectors
+    assert len(first) == len(second) > 1
+    assert first != second
+    for vector in vectors:
+        assert abs(sum(number**2 for number in vector) - 1) < 1e-4
+
+
+def test_langchains_ollama_reads_streams_forms_tools_and_vectors(
+    python_libraries: Path, daemon: DaemonProcess, run: Callable[..., str]
+) -> None:
+    written = run([python_libraries / "python", HERE / "python_libraries.py", "langchain-ollama", daemon.url])
+    read = json.loads(written.splitlines()[-1])
+    assert len(read["calls"]) == 2
+    for call in read["calls"]:
+        check_weather(call)
+    assert read["answers"][0] > 100
+    check_vectors(read["vectors"])
+
+
+def test_ollamas_javascript_client_reads_all_that_it_asks_for(
+    node_sdks: Path, daemon: DaemonProcess, run: Callable[..., str]
+) -> None:
+    # It imports what is installed beside it.
+    script = shutil.copy(HERE / "node_ollama.mjs", node_sdks)
+    read = json.loads(run(["node", script, daemon.url]))
+    assert read["streamed"] == read["whole"]
+    check_weather(["weather", read["whole"]])
+    assert read["pieces"] > 2
+    assert read["done"] == [True, "stop", True]
+    assert read["afterTool"] == ["assistant", 4]
+    assert read["generated"] == 4
+    check_vectors(read["vectors"])
+    assert read["aborted"] == "AbortError"
+    assert read["refused"] == ["ResponseError", 404]
+    assert read["shown"] == ["completion", "tools"]
+    assert (len(read["names"]), read["running"]) == (1, 1)
+
+
 def test_pydantic_ai_makes_a_tool_round_trip_and_reads_a_typed_answer(
     python_libraries: Path, daemon: DaemonProcess, run: Callable[..., str]
 ) -> None:
@@ -77,4 +116,10 @@ def test_the_node_recipe_is_answered(node_sdks: Path, daemon: DaemonProcess, run
 
 
 def test_every_library_that_the_script_knows_is_tried() -> None:
-    assert set(LIBRARIES) == {"litellm", "langchain-openai", "langchain-anthropic", "pydantic-ai"}
+    assert set(LIBRARIES) == {
+        "litellm",
+        "langchain-openai",
+        "langchain-anthropic",
+        "langchain-ollama",
+        "pydantic-ai",
+    }
