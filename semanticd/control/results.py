@@ -78,6 +78,7 @@ class CacheStats:
     in_flight_bytes: int = 0
     promised_bytes: int = 0
     free_bytes: int = 0
+    text_bytes: int = 0
     num_hot_blocks: int = 0
     num_shared_blocks: int = 0
     warm_bytes: int = 0

@@ -8,17 +8,69 @@ at the end of a rendered prompt and at the end of an answer.
 from __future__ import annotations
 
 import hashlib
+import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from semanticd.domain.block import pack_token_ids, unpack_token_ids
 
-@dataclass(frozen=True, slots=True)
+
 class Segment:
-    """A run of text and exactly the ids that stand for it."""
+    """A run of text and exactly the ids that stand for it; immutable, four bytes an id."""
 
-    text: str
-    token_ids: tuple[int, ...]
+    __slots__ = ("packed_ids", "text")
+
+    def __init__(self, text: str, token_ids: Sequence[int] | bytes) -> None:
+        """Hold ids, or what `pack_token_ids` made of them; raises `ValueError` where an id has more than 32 bits."""
+        self.text = text
+        self.packed_ids = token_ids if isinstance(token_ids, bytes) else _packed(token_ids)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids, made anew at each call."""
+        return unpack_token_ids(self.packed_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many ids there are."""
+        return len(self.packed_ids) // 4
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return sys.getsizeof(self.text) + sys.getsizeof(self.packed_ids)
+
+    def ends_with(self, token_ids: Sequence[int]) -> bool:
+        """Whether its last ids are these."""
+        return self.packed_ids.endswith(pack_token_ids(token_ids))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether text and ids are equal."""
+        if not isinstance(other, Segment):
+            return NotImplemented
+        return self.text == other.text and self.packed_ids == other.packed_ids
+
+    def __hash__(self) -> int:
+        """Hash text and ids."""
+        return hash((self.text, self.packed_ids))
+
+    def __repr__(self) -> str:
+        """Show text and ids."""
+        return f"Segment({self.text!r}, {self.token_ids!r})"
+
+
+def _packed(token_ids: Sequence[int]) -> bytes:
+    try:
+        return pack_token_ids(token_ids)
+    except struct.error:
+        raise ValueError("a token id has more than 32 bits") from None
+
+
+def token_ids_of(segments: Iterable[Segment]) -> tuple[int, ...]:
+    """Return the ids of all segments."""
+    return unpack_token_ids(b"".join(segment.packed_ids for segment in segments))
 
 
 def outside_vocabulary(token_ids: Sequence[int], vocab_size: int) -> int | None:
@@ -44,16 +96,21 @@ class Transcript:
     @property
     def token_ids(self) -> tuple[int, ...]:
         """All token ids."""
-        return tuple(token for segment in self.segments for token in segment.token_ids)
+        return token_ids_of(self.segments)
 
     @property
     def num_tokens(self) -> int:
         """How many tokens it has."""
-        return sum(len(segment.token_ids) for segment in self.segments)
+        return sum(segment.num_tokens for segment in self.segments)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory that its segments take; others may share them."""
+        return sum(segment.num_bytes for segment in self.segments)
 
     def extended(self, *segments: Segment) -> Transcript:
         """Return a transcript with more segments at its end; empty ones are left out."""
-        return Transcript(self.segments + tuple(s for s in segments if s.text or s.token_ids))
+        return Transcript(self.segments + tuple(s for s in segments if s.text or s.packed_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +132,15 @@ class TranscriptIndex:
     """Finds, for a text, the longest chain of known segments that it begins with.
 
     Segments are nodes of a tree whose keys are digests of (parent key, text), so conversations that share a
-    beginning share nodes. Bounded by characters; least recently used leaves go first.
+    beginning share nodes. Bounded by bytes; least recently used leaves go first.
     """
 
     _ROOT = b"root"
 
-    def __init__(self, *, max_chars: int = 64 * 1024 * 1024) -> None:
-        """Keep at most `max_chars` characters of text."""
-        self._max_chars = max_chars
-        self._num_chars = 0
+    def __init__(self, *, max_bytes: int = 128 * 1024 * 1024) -> None:
+        """Keep at most so many bytes of segments."""
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._nodes: OrderedDict[bytes, _Node] = OrderedDict()
         self._children: dict[bytes, dict[int, set[bytes]]] = {self._ROOT: {}}
 
@@ -92,28 +149,33 @@ class TranscriptIndex:
         return len(self._nodes)
 
     @property
-    def num_chars(self) -> int:
-        """Characters held."""
-        return self._num_chars
+    def num_bytes(self) -> int:
+        """Bytes of memory that its segments take."""
+        return self._num_bytes
 
-    def add(self, segments: Iterable[Segment]) -> None:
-        """Remember a transcript; what is already known is only touched."""
+    def add(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
+        """Remember a transcript; what is already known is only touched. Returns its segments, equal ones shared."""
         parent = self._ROOT
         used: list[bytes] = []
-        for segment in segments:
+        held: list[Segment] = []
+        rest = iter(segments)
+        for segment in rest:
             if not segment.text:
+                held.append(segment)
                 break
             key = self._key(parent, segment.text)
             node = self._nodes.get(key)
-            if node is None or node.segment.token_ids != segment.token_ids:
-                if node is None:
-                    self._num_chars += len(segment.text)
-                    self._children.setdefault(parent, {}).setdefault(len(segment.text), set()).add(key)
-                self._nodes[key] = _Node(key, segment, parent=parent)
+            if node is None:
+                self._children.setdefault(parent, {}).setdefault(len(segment.text), set()).add(key)
+            if node is None or node.segment.packed_ids != segment.packed_ids:
+                self._num_bytes += segment.num_bytes - (0 if node is None else node.segment.num_bytes)
+                node = self._nodes[key] = _Node(key, segment, parent=parent)
+            held.append(node.segment)
             used.append(key)
             parent = key
         self._touch(used)
         self._shrink()
+        return (*held, *rest)
 
     def match(self, text: str) -> TranscriptMatch:
         """Return the longest chain of segments that `text` begins with."""
@@ -155,20 +217,14 @@ class TranscriptIndex:
         return digest.digest()
 
     def _shrink(self) -> None:
-        if self._num_chars <= self._max_chars:
-            return
-        # Oldest first; a node comes after all that hang on it (see `_touch`), so one pass suffices.
-        for key in list(self._nodes):
-            if self._num_chars <= self._max_chars:
-                return
-            if self._children.get(key):
-                continue
-            self._forget(key)
+        while self._num_bytes > self._max_bytes:
+            # Nothing hangs on the oldest: what others hang on is younger, see `_touch`.
+            self._forget(next(iter(self._nodes)))
 
     def _forget(self, key: bytes) -> None:
         node = self._nodes.pop(key)
         length = len(node.segment.text)
-        self._num_chars -= length
+        self._num_bytes -= node.segment.num_bytes
         siblings = self._children[node.parent]
         siblings[length].discard(key)
         if not siblings[length]:

@@ -89,7 +89,7 @@ def test_ids_come_most_recently_used_first(archive: AgentArchive) -> None:
     for name, used in (("a", 2.0), ("b", 9.0), ("c", 5.0)):
         archive.save(Agent(AgentId(name), 1.0, used))
     assert archive.ids() == ["b", "c", "a"]
-    assert [agent.agent_id for agent in archive.load_recent(max_agents=2)] == ["b", "c"]
+    assert [agent.agent_id for agent in archive.load_recent(max_agents=2, max_bytes=1 << 30)] == ["b", "c"]
 
 
 def test_a_deleted_agent_is_gone(archive: AgentArchive) -> None:

@@ -22,6 +22,7 @@ CACHE = CacheFacts(
     in_flight_bytes=0,
     promised_bytes=0,
     free_bytes=(1 << 30) - 12345,
+    text_bytes=0,
     num_hot_blocks=1,
     num_shared_blocks=0,
     warm_bytes=0,

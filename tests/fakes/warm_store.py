@@ -368,10 +368,16 @@ class MemoryAgentArchive:
         """Return the agent, or None if it is not there or unreadable."""
         return None if agent_id in self._broken else self._agents.get(agent_id)
 
-    def load_recent(self, *, max_agents: int) -> list[Agent]:
+    def load_recent(self, *, max_agents: int, max_bytes: int) -> list[Agent]:
         """Return the most recently used readable agents, newest first."""
-        readable = [agent for agent_id in self.ids() if (agent := self.load(agent_id)) is not None]
-        return readable[:max_agents]
+        found: list[Agent] = []
+        for agent_id in self.ids():
+            agent = self.load(agent_id)
+            if agent is not None:
+                found.append(agent)
+            if len(found) >= max_agents or sum(one.transcript.num_bytes for one in found) >= max_bytes:
+                break
+        return found
 
     def page(self, query: AgentQuery) -> SummaryPage:
         """Return the summaries of a page of agents."""

@@ -138,7 +138,9 @@ def check_agents(
                 assert len(store.get_many(agent.block_table)) == len(chain), (
                     "an agent names blocks that are not there"
                 )
-    assert sorted(archive.ids()) == sorted(agent.agent_id for agent in archive.load_recent(max_agents=99))
+    assert sorted(archive.ids()) == sorted(
+        agent.agent_id for agent in archive.load_recent(max_agents=99, max_bytes=1 << 30)
+    )
 
 
 def kill_at_random(writers: Writers, *, num_kills: int, cap_bytes: int, seed: int) -> None:

@@ -119,6 +119,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
         [
             Panel("Evictions by reason", "short", "Blocks per second that left RAM.", [(per_second("cache_evictions_total", by="reason"), "{{reason}}"), (per_second("cache_lost_blocks_total"), "lost"), (per_second("cache_skipped_blocks_total"), "not kept"), (per_second("recomputed_tokens_total"), "tokens computed again")]),
             Panel("Prefill saved", "s", "Seconds of prefill a second that reused tokens stood for.", [(per_second("saved_prefill_seconds_total"), "saved")]),
+            Panel("Agents' texts in RAM", "bytes", "Texts and token ids, outside the cache budget.", [(now("agent_text_bytes"), "texts")]),
             Panel("Blocks", "short", "How many there are.", [(now("block_pool_blocks"), "hot"), (now("warm_blocks"), "warm")]),
             Panel("Warm tier", "bytes", "Files on disk.", [(now("warm_bytes"), "stored"), (now("warm_cap_bytes"), "cap"), (now("warm_written_today_bytes"), "written today"), (now("warm_write_budget_bytes"), "write budget"), (now("warm_disk_free_bytes"), "free on the volume"), (now("warm_reserve_bytes"), "left free")]),
         ],

@@ -123,6 +123,9 @@ _HOT: Mapping[str, MetricSpec] = {
         values=POOL_STATES,
     ),
     "block_pool_blocks": MetricSpec("gauge", "Blocks in RAM."),
+    "agent_text_bytes": MetricSpec(
+        "gauge", "What agents' conversations (texts and token ids) take in RAM, outside the cache budget."
+    ),
     "block_pool_budget_bytes": MetricSpec("gauge", "The cache budget."),
     "block_pool_planned_bytes": MetricSpec(
         "gauge", "The cache budget while memory is not short; a lower budget has been lowered."

@@ -103,6 +103,8 @@ class AgentCacheStore:
         """Blocks that the present round of checks has still to look at."""
         self.disk_stalled = False
         """Whether writes have not ended for so long that blocks may leave RAM unwritten (set by the engine)."""
+        self.text_bytes = 0
+        """What the conversations of the agents in memory take, outside the budget (set by the agent registry)."""
         self._set_aside_bytes = 0
         self._protected: set[AgentId] = set()
         """Agents whose blocks must not be pruned from the disk."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,10 +27,12 @@ from semanticd.domain.agent_summary import (
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
-from semanticd.domain.transcript import Segment, TranscriptIndex
+from semanticd.domain.transcript import Segment, Transcript, TranscriptIndex
 
 MAX_AGENTS_KEPT = 512
 """Agents whose records stay in memory; older ones are read from the archive when they come back."""
+MAX_TEXT_BYTES = 256 * 1024 * 1024
+"""What their conversations may take (texts and token ids), shared beginnings counted for each."""
 
 
 class AgentRegistry:
@@ -42,8 +45,10 @@ class AgentRegistry:
         self._clock = clock
         self._agents: OrderedDict[AgentId, Agent] = OrderedDict()
         self._transcripts: dict[tuple[ModelFingerprint, str], TranscriptIndex] = {}
+        self._text_bytes: dict[AgentId, int] = {}
+        """Of the agents in memory; their sum is in the store's books."""
         if archive is not None:
-            recent = archive.load_recent(max_agents=MAX_AGENTS_KEPT)
+            recent = archive.load_recent(max_agents=MAX_AGENTS_KEPT, max_bytes=MAX_TEXT_BYTES)
             known = {agent.agent_id for agent in recent}
             # Before anything is written: the disk's cap must not prune what somebody pinned long ago.
             pinned = [a for a in archive.pinned() if a.is_pinned(clock.wall()) and a.agent_id not in known]
@@ -74,7 +79,7 @@ class AgentRegistry:
             if agent is None and self._archive is not None:
                 agent = self._archive.load(agent_id)
                 if agent is not None:
-                    self._remember(agent)
+                    agent = self._remember(agent)
             return agent
 
     # Looking: nothing comes into memory, nothing counts as used.
@@ -231,9 +236,9 @@ class AgentRegistry:
                 is_gone = self._archive.delete(agent_id)
             else:
                 is_gone.set_result(True)
-            agent = self._agents.pop(agent_id, None)
+            agent = self._agents.get(agent_id)
             if agent is not None:
-                self._forget_private(agent.salt)
+                self._forget_record(agent)
             self._store.pool.changes.note(agent_id)
         return is_gone
 
@@ -304,23 +309,33 @@ class AgentRegistry:
             self._store.discard(own)
             self.forget_blocks(agent_id, own)
 
-    def _remember(self, agent: Agent) -> None:
+    def _remember(self, agent: Agent) -> Agent:
+        """Hold the agent in memory, its text as others have it; returns what is held."""
+        if agent.model is not None and agent.transcript.segments:
+            index = self.transcripts(agent.model, salt=agent.salt)
+            agent = replace(agent, transcript=Transcript(index.add(agent.transcript.segments)))
         self._agents[agent.agent_id] = agent
         self._agents.move_to_end(agent.agent_id)
+        num_bytes = agent.transcript.num_bytes
+        self._store.text_bytes += num_bytes - self._text_bytes.get(agent.agent_id, 0)
+        self._text_bytes[agent.agent_id] = num_bytes
         self._store.pool.changes.note(agent.agent_id)
         now = self._clock.wall()
         self._store.set_table(
             agent.agent_id, agent.block_table, pinned=agent.is_pinned(now), kept=agent.is_kept(now)
         )
-        if agent.model is not None and agent.transcript.segments:
-            self.transcripts(agent.model, salt=agent.salt).add(agent.transcript.segments)
-        while len(self._agents) > MAX_AGENTS_KEPT:
-            oldest = next((a for a in self._agents.values() if not a.is_pinned(self._clock.wall())), None)
+        while len(self._agents) > MAX_AGENTS_KEPT or self._store.text_bytes > MAX_TEXT_BYTES:
+            oldest = next((a for a in self._agents.values() if not a.is_pinned(now)), None)
             if oldest is None:
-                return
-            del self._agents[oldest.agent_id]
+                break
             self._store.drop_table(oldest.agent_id)
-            self._forget_private(oldest.salt)
+            self._forget_record(oldest)
+        return agent
+
+    def _forget_record(self, agent: Agent) -> None:
+        del self._agents[agent.agent_id]
+        self._store.text_bytes -= self._text_bytes.pop(agent.agent_id)
+        self._forget_private(agent.salt)
 
     def _forget_private(self, salt: str) -> None:
         """Let go the texts of a salt that no agent in memory has; they come back with an agent from the archive."""

@@ -26,7 +26,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.sequence import Sequence
 from semanticd.domain.stop_matcher import StopMatcher
-from semanticd.domain.transcript import Segment
+from semanticd.domain.transcript import Segment, token_ids_of
 
 _TAIL_TOKENS = 8
 """Tokens whose text tells whether the last of them ends inside a character."""
@@ -114,7 +114,7 @@ class Submission:
     @property
     def prompt_ids(self) -> tuple[int, ...]:
         """All ids of the prompt."""
-        return tuple(token for segment in self.segments for token in segment.token_ids)
+        return token_ids_of(self.segments)
 
 
 @dataclass(slots=True)

@@ -73,7 +73,7 @@ class PromptBoundaries:
             head[1],
             *(_num_tokens_before(tokenizer, segments, at) for at in (last, end) if at > head[0]),
         ]
-        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        num_tokens = sum(segment.num_tokens for segment in segments)
         return tuple(sorted({at for at in found if MIN_DISTANCE <= at < num_tokens}))
 
     def _head_tokens(self, model: LoadedModel, head: str, segments: Sequence[Segment]) -> int:
@@ -82,7 +82,7 @@ class PromptBoundaries:
             if len(segment.text) > len(head):
                 ids = self._ids(model, head)
                 return num_tokens + common_prefix_length(ids, segment.token_ids)
-            num_tokens += len(segment.token_ids)
+            num_tokens += segment.num_tokens
             head = head[len(segment.text) :]
         return num_tokens
 
@@ -140,7 +140,7 @@ def _num_tokens_before(tokenizer: Tokenizer, segments: Sequence[Segment], at: in
     for segment in segments:
         if at < len(segment.text):
             return num_tokens + _num_within(tokenizer, segment, at)
-        num_tokens += len(segment.token_ids)
+        num_tokens += segment.num_tokens
         at -= len(segment.text)
     return num_tokens
 
@@ -148,7 +148,6 @@ def _num_tokens_before(tokenizer: Tokenizer, segments: Sequence[Segment], at: in
 def _num_within(tokenizer: Tokenizer, segment: Segment, at: int) -> int:
     # A message's end is near the prompt's: reading what follows is less than reading all that comes before.
     following = tuple(tokenizer.encode(segment.text[at:]))
-    num_before = len(segment.token_ids) - len(following)
-    if num_before >= 0 and segment.token_ids[num_before:] == following:
-        return num_before
+    if segment.ends_with(following):
+        return segment.num_tokens - len(following)
     return common_prefix_length(tuple(tokenizer.encode(segment.text[:at])), segment.token_ids)

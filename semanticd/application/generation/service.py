@@ -40,7 +40,7 @@ from semanticd.domain.generation import (
     OutputConstraint,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
-from semanticd.domain.transcript import Segment, outside_vocabulary
+from semanticd.domain.transcript import Segment, outside_vocabulary, token_ids_of
 from semanticd.domain.volatile_header import without_volatile_header
 
 _TAIL_TOKENS = 8
@@ -214,7 +214,7 @@ class GenerateService:
                 _, segments = await asyncio.to_thread(
                     self._tokenize, loaded, loaded.defaults.of_prompt(prompt)
                 )
-        return tuple(token for segment in segments for token in segment.token_ids)
+        return token_ids_of(segments)
 
     # Worker threads.
 
@@ -224,7 +224,7 @@ class GenerateService:
         agent_id = request.agent_id or self._anonymous_id(prompt)
         salt = self._agents.salt_of(agent_id)
         text, segments = self._tokenize(model, prompt, salt=salt)
-        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        num_tokens = sum(segment.num_tokens for segment in segments)
         if num_tokens == 0:
             raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
         if num_tokens >= model.context_length + (request.sampling.max_tokens == 0):
@@ -247,9 +247,7 @@ class GenerateService:
             points=points,
             system_tokens=system_tokens,
             changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
-            chain=spec.chain(
-                tuple(token for segment in segments for token in segment.token_ids), root=spec.root_of(salt)
-            ),
+            chain=spec.chain(token_ids_of(segments), root=spec.root_of(salt)),
             salt=salt,
             conversation=conversation,
         )

@@ -27,8 +27,8 @@ class AgentArchive(Protocol):
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read."""
 
-    def load_recent(self, *, max_agents: int) -> list[Agent]:
-        """Return the most recently used agents, newest first."""
+    def load_recent(self, *, max_agents: int, max_bytes: int) -> list[Agent]:
+        """Return the most recently used agents, newest first, until their texts take so many bytes of memory."""
 
     def page(self, query: AgentQuery) -> SummaryPage:
         """Return the summaries of a page of agents; a cursor whose agent is gone begins at the first."""

@@ -168,7 +168,7 @@ class AgentsService:
         if agent.messages:
             return tuple(shown_message(message) for message in agent.messages)
         return tuple(
-            ShownMessage("transcript", segment.text, len(segment.token_ids))
+            ShownMessage("transcript", segment.text, segment.num_tokens)
             for segment in agent.transcript.segments
         )
 

@@ -51,6 +51,7 @@ class Gauges:
             self._metrics.gauge("block_pool_bytes", getattr(ledger, f"{state}_bytes"), state=state)
         self._metrics.gauge("block_pool_budget_bytes", ledger.budget_bytes)
         self._metrics.gauge("block_pool_planned_bytes", store.planned_bytes)
+        self._metrics.gauge("agent_text_bytes", store.text_bytes)
         self._metrics.gauge("block_pool_blocks", store.count_hot_blocks()[0])
 
     def _refresh_warm(self, warm: WarmStats) -> None:

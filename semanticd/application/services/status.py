@@ -139,6 +139,7 @@ class StatusService:
             in_flight_bytes=ledger.in_flight_bytes,
             promised_bytes=ledger.promised_bytes,
             free_bytes=ledger.free_bytes,
+            text_bytes=store.text_bytes,
             num_hot_blocks=num_hot,
             num_shared_blocks=num_shared,
             warm_bytes=warm.bytes_stored,

@@ -61,6 +61,8 @@ class CacheFacts:
     in_flight_bytes: int
     promised_bytes: int
     free_bytes: int
+    text_bytes: int
+    """What agents' conversations (texts and token ids) take in RAM, outside the budget."""
     num_hot_blocks: int
     num_shared_blocks: int
     warm_bytes: int

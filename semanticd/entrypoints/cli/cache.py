@@ -62,7 +62,8 @@ def summary(cache: CacheStats) -> str:
         else "(no limit: SEMANTIC_AGENT_CACHE_MAX_GB)"
     )
     return (
-        f"RAM   {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, {cache.num_hot_blocks} blocks\n"
+        f"RAM   {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, {cache.num_hot_blocks} blocks; "
+        f"agents' texts {in_bytes(cache.text_bytes)}\n"
         f"disk  {in_bytes(cache.warm_bytes)} {cap}, {cache.num_warm_blocks} blocks"
     )
 

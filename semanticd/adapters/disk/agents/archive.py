@@ -130,9 +130,10 @@ class DiskAgentArchive:
                 return self._unsaved[agent_id]
         return self._ask(lambda: self._tables.load(agent_id), None, agent=agent_id)
 
-    def load_recent(self, *, max_agents: int) -> list[Agent]:
-        """Return the most recently used readable agents, newest first."""
+    def load_recent(self, *, max_agents: int, max_bytes: int) -> list[Agent]:
+        """Return the most recently used readable agents, newest first, until their texts take so many bytes."""
         found: list[Agent] = []
+        num_bytes = 0
         query = AgentQuery(limit=max_agents)
         while True:
             page = self.page(query)
@@ -140,7 +141,8 @@ class DiskAgentArchive:
                 agent = self.load(summary.agent_id)
                 if agent is not None:
                     found.append(agent)
-                    if len(found) >= max_agents:
+                    num_bytes += agent.transcript.num_bytes
+                    if len(found) >= max_agents or num_bytes >= max_bytes:
                         return found
             if not page.has_more:
                 return found

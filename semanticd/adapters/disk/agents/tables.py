@@ -24,7 +24,6 @@ from semanticd.adapters.disk.files.database import connect, schema_version, tran
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.domain.agent import Agent
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery, AgentSummary, summary_of
-from semanticd.domain.block import pack_token_ids, unpack_token_ids
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
@@ -502,14 +501,14 @@ def _load(connection: sqlite3.Connection, agent_id: AgentId) -> Agent | None:
 
 
 def _segment_bytes(segment: Segment) -> tuple[bytes, bytes]:
-    return segment.text.encode("utf-8", "surrogatepass"), pack_token_ids(segment.token_ids)
+    return segment.text.encode("utf-8", "surrogatepass"), segment.packed_ids
 
 
 def _segment(digest: bytes, text: bytes, token_ids: bytes) -> Segment:
     # Text with another text's tokens would be the worst of all mistakes, so this is checked at every load.
     if _digest(text, token_ids) != digest:
         raise ValueError("a segment's text or tokens are not what was stored")
-    return Segment(text.decode("utf-8", "surrogatepass"), unpack_token_ids(token_ids))
+    return Segment(text.decode("utf-8", "surrogatepass"), token_ids)
 
 
 def _digest(text: bytes, token_ids: bytes) -> bytes:

@@ -70,6 +70,38 @@ def test_an_agent_that_left_memory_is_read_from_the_archive(monkeypatch: pytest.
     assert [one.agent_id for one in registry.recent()] == ["a", "c"]
 
 
+def test_agents_whose_texts_take_too_much_leave_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, store = MemoryAgentArchive(), make_store()
+    registry = make(archive, store=store)
+    shared = Segment("system", tuple(range(6)))
+
+    def talk(name: str) -> Agent:
+        own = Segment(name * 1000, tuple(range(1000)))
+        return agent(name, model=MODEL, transcript=Transcript((shared, own)))
+
+    monkeypatch.setattr(agent_registry, "MAX_TEXT_BYTES", 2 * talk("a").transcript.num_bytes)
+    for name in ("a", "b", "c"):
+        registry.save(talk(name))
+    assert [one.agent_id for one in registry.recent()] == ["c", "b"]
+    assert store.text_bytes == 2 * talk("a").transcript.num_bytes
+    assert registry.get(AgentId("a")).transcript == talk("a").transcript
+    assert [one.agent_id for one in registry.recent()] == ["a", "c"]
+    registry.delete(AgentId("c"))
+    assert store.text_bytes == talk("a").transcript.num_bytes
+    again = make_store()
+    assert len(make(archive, store=again).recent()) == 2
+    assert again.text_bytes <= agent_registry.MAX_TEXT_BYTES
+
+
+def test_agents_that_begin_alike_hold_that_once() -> None:
+    archive = MemoryAgentArchive()
+    for name in ("a", "b"):
+        head = Segment("system", tuple(range(6)))
+        archive.save(agent(name, model=MODEL, transcript=Transcript((head, Segment(name, (1,))))))
+    first, second = make(archive).recent()
+    assert first.transcript.segments[0] is second.transcript.segments[0]
+
+
 def test_pinned_agents_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_registry, "MAX_AGENTS_KEPT", 1)
     registry = make(None)

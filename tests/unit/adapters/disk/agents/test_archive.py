@@ -72,7 +72,7 @@ def test_an_agent_survives_a_restart(open_archive: Open) -> None:
     open_archive().save(agent)
     archive = open_archive()
     assert archive.load(agent.agent_id) == agent
-    assert archive.load_recent(max_agents=5) == [agent]
+    assert archive.load_recent(max_agents=5, max_bytes=1 << 30) == [agent]
 
 
 def test_a_save_after_a_restart_continues_what_is_stored(open_archive: Open) -> None:
@@ -183,7 +183,7 @@ def test_an_unreadable_agent_is_none_logged_and_can_be_saved_again(
     )
     assert archive.load(AgentId("a")) is None
     assert log.lines == ["could not read stored agents"]
-    assert archive.load_recent(max_agents=2) == [other]
+    assert archive.load_recent(max_agents=2, max_bytes=1 << 30) == [other]
     archive.save(agent)
     assert open_archive().load(AgentId("a")) == agent
 
@@ -206,7 +206,7 @@ def test_an_unreadable_summary_hides_no_agent_and_is_logged(
     assert (list(page.summaries), page.num_agents, page.has_more) == (expected[:3], 5, True)
     page = archive.page(AgentQuery(limit=3, after=AgentId("a2")))
     assert (list(page.summaries), page.has_more) == (expected[3:], False)
-    assert archive.load_recent(max_agents=9) == agents[::-1]
+    assert archive.load_recent(max_agents=9, max_bytes=1 << 30) == agents[::-1]
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "unknown schema"])
@@ -244,7 +244,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(
             open_archive()
     assert not list((tmp_path / "caches").glob("*.damaged*"))
     sql(tmp_path, f"PRAGMA user_version = {version}")
-    assert open_archive().load_recent(max_agents=9) == [full_agent()]
+    assert open_archive().load_recent(max_agents=9, max_bytes=1 << 30) == [full_agent()]
 
 
 def test_a_save_that_failed_is_not_lost_and_tried_again(
@@ -317,4 +317,4 @@ def test_agents_of_format_1_still_load(open_archive: Open, tmp_path: Path) -> No
     with sqlite3.connect(path) as connection:
         connection.executescript(FIXTURE.read_text())
     connection.close()
-    assert open_archive().load_recent(max_agents=9) == [full_agent()]
+    assert open_archive().load_recent(max_agents=9, max_bytes=1 << 30) == [full_agent()]
