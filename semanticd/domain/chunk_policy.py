@@ -6,7 +6,7 @@ What decides, in the order it binds:
    `ATTENTION_BYTES`, whatever else is wanted.
 2. *Efficiency.* A step of a mixture of experts reads each expert that any token chose. With fewer than
    `TOKENS_PER_EXPERT` tokens an expert, kernels for vectors run in place of those for matrices, and each token costs
-   several times as much.
+   several times as much. Alone, no more than the machine was measured to compute fastest.
 3. *Time.* While others decode, a chunk is meant to last three quarters of `max_stall_s`; while others wait or are
    prefilled, `max_stall_s`; alone, a second. Whoever comes meanwhile waits for the end of this one chunk, and the next
    one is cut for both.
@@ -46,6 +46,8 @@ class ChunkTraits:
     """Tokens below which experts cost much more a token; 0: there are no experts, or they do not mind."""
     score_bytes: int = 0
     """Bytes of scores a pair of query and position, over the heads of a layer; 0: attention writes none."""
+    best_tokens: int = 0
+    """Tokens in one step that this machine computes fastest; alone, there are no more. 0: it was not measured."""
 
 
 def experts_floor(num_experts: int, experts_per_token: int) -> int:
@@ -131,6 +133,8 @@ def chunk_tokens(
     most = limits.most
     if traits.score_bytes:
         most = min(most, attention_limit(traits.score_bytes, num_cached))
+    if company == "alone" and traits.best_tokens:
+        most = min(most, max(traits.best_tokens, EFFICIENT_TOKENS, traits.min_tokens))
     if company == "decoding":
         least = max(limits.least, traits.min_tokens)
         wanted = rates.fitting(limits.max_stall_s * MARGIN, most) or least

@@ -28,6 +28,7 @@ from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.memory_plan import buffer_cache_bytes, free_for_wide_weights
 from semanticd.entrypoints.bootstrap import Daemon, build, precision_of
+from semanticd.entrypoints.measured_chunks import MeasuringLoader
 from semanticd.entrypoints.model_fit import budget_plan, default_model_name, machine, open_registry
 
 _HTTP_GRACE_S = 2
@@ -70,7 +71,7 @@ def assemble(
     return build(
         settings,
         source=open_registry(settings),
-        loader=around_loader(loader),
+        loader=around_loader(MeasuringLoader(loader, log=log)),
         memory=EngineMemory(memory, plan),
         device=device,
         bus=bus,

@@ -447,7 +447,7 @@ class BlockPoolBatchEngine:
             priority="background" if submission.priority == "background" else "interactive",
             share=submission.share,
             cuts_anywhere=model.runner.spec.cuts_anywhere,
-            chunks=model.runner.spec.chunks,
+            chunks=model.chunks,
         )
         running = RunningSequence(
             submission=submission,

@@ -7,12 +7,13 @@ called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from semanticd.application.ports.models import InstalledModel
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chat import ChatPrompt
+from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.generation import GenerationEvent, ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
@@ -277,6 +278,14 @@ class LoadedModel:
     description: Mapping[str, Any]
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     """For what a request leaves open."""
+    best_chunk: int | None = None
+    """Prompt tokens in one step that this machine computes fastest, as measured here; None: it was not measured."""
+
+    @property
+    def chunks(self) -> ChunkTraits:
+        """What the model makes of the length of prefill chunks, on this machine."""
+        traits = self.runner.spec.chunks
+        return traits if self.best_chunk is None else replace(traits, best_tokens=self.best_chunk)
 
 
 class ModelLoader(Protocol):

@@ -245,17 +245,20 @@ async def test_an_allocation_that_kills_more_than_one_request(tmp_path: Path, mo
     assert "other requests failed too" in outcome.message
 
 
-async def test_the_best_chunk_is_kept_for_the_next_start(tmp_path: Path, model: Path) -> None:
-    record = MachineRecord(tmp_path / "machine.json")
+async def test_the_best_chunk_is_kept_and_used_from_the_next_load_on(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
 
-    async def check(daemon: TemporaryDaemon) -> Outcome:
-        spec = daemon.loaded.runner.spec
-        known = {"fingerprint": spec.fingerprint, "computed_by": spec.compute_revision}
+    async def measure(daemon: TemporaryDaemon) -> Outcome:
+        assert daemon.loaded.best_chunk is None
         await speed_checks.check_prefill(daemon, (64, 128), record=None)
-        assert MachineRecord(record.path).best_chunk(**known) is None
-        outcome = await speed_checks.check_prefill(daemon, (64, 128), record=record)
-        assert MachineRecord(record.path).best_chunk(**known) == outcome.figures["best_chunk"]
+        await daemon.restart()
+        assert daemon.loaded.best_chunk is None
+        outcome = await speed_checks.check_prefill(daemon, (64, 128), record=MachineRecord())
+        await daemon.restart()
+        assert daemon.loaded.chunks.best_tokens == outcome.figures["best_chunk"]
         return outcome
 
-    outcome = await found(tmp_path, model, check)
+    outcome = await found(tmp_path, model, measure)
     assert set(outcome.figures["tokens_per_s"]) == {"64", "128"}

@@ -164,3 +164,14 @@ def test_a_slow_moment_rules_a_size_out_for_some_chunks_only() -> None:
         sizes.append(chunk("alone", rates))
         rates.record(sizes[-1], sizes[-1] / 1000)
     assert sizes[-1] == 768
+
+
+def test_alone_no_chunk_is_longer_than_what_the_machine_computes_fastest() -> None:
+    rates = known(10_000)
+    assert chunk("alone", rates, traits=ChunkTraits(best_tokens=512)) == 512
+    assert chunk("alone", rates, traits=ChunkTraits(best_tokens=4096)) == 2048
+    assert chunk("alone", rates, traits=ChunkTraits(best_tokens=16)) == 128
+    assert chunk("alone", rates, traits=ChunkTraits(best_tokens=64, min_tokens=205)) >= 205
+    # Beside others it is time that decides.
+    beside = chunk("waiting", rates, traits=ChunkTraits(best_tokens=512))
+    assert beside == chunk("waiting", rates)
