@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "trace": "trace:commands",
     "service": "service:commands",
     "launch": "launch:launch",
+    "mcp": "mcp:mcp",
     "completion": "completion:completion",
 }
 """Every command: the file of this package and the name in it."""
