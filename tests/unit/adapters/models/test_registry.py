@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import zipfile
 from pathlib import Path
@@ -273,3 +274,14 @@ def test_a_known_model_from_another_place_keeps_its_size_and_its_recommendation(
     said = {**own, "recommended": False, "weights_bytes": 7, "kv_bytes_per_token": 9}
     known = registry(tmp_path, user_models={"smollm2-135m": said}).resolve("smollm2-135m")
     assert (known.recommended, known.weights_bytes, known.kv_bytes_per_token) == (False, 7, 9)
+
+
+def test_the_bytes_of_a_token_are_those_of_the_shape_that_stands_beside_them() -> None:
+    text = Path(registry_module.__file__).with_name("registry.toml").read_text(encoding="utf-8")
+    lines = re.findall(r"^kv_bytes_per_token = ([\d_]+)(?:  # (.+))?$", text, re.MULTILINE)
+    assert len(lines) == len(re.findall(r"^\[models", text, re.MULTILINE))
+    for number, shape in lines:
+        parts = re.match(r"(\d+)(?: of \d+)? x (\d+) x \((\d+) \+ (\d+)\)", shape)
+        assert parts is not None, number
+        layers, heads, key, value = map(int, parts.groups())
+        assert int(number.replace("_", "")) == layers * heads * (key + value) * 2, shape
