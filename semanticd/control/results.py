@@ -85,6 +85,7 @@ class CacheStats:
     warm_cap_bytes: int | None = None
     num_warm_blocks: int = 0
     num_quarantined: int = 0
+    recovered_share: float | None = None
     free_disk_bytes: int | None = None
     disk_reserve_bytes: int = 0
     num_refused_blocks: int = 0

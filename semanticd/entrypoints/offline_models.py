@@ -70,7 +70,6 @@ def open_models(settings: Settings | None = None) -> OfflineModels:
             settings.paths.models_dir,
             convert_gguf=convert_gguf,
             user_models=settings.models,
-            user_profiles=settings.profiles,
             gguf_bits=settings.mlx.gguf_bits,
         )
     )

@@ -29,6 +29,7 @@ CACHE = CacheFacts(
     warm_cap_bytes=None,
     num_warm_blocks=0,
     num_quarantined=0,
+    recovered_share=None,
     free_disk_bytes=50 << 30,
     disk_reserve_bytes=0,
     num_refused_blocks=0,

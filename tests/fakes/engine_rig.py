@@ -194,9 +194,7 @@ class EngineRig:
             metrics=self.metrics,
             log=self.log,
         )
-        self.agents = AgentRegistry(
-            store=self.store, archive=self.archive, clock=self.clock, post=self.queue.post
-        )
+        self.agents = AgentRegistry(store=self.store, archive=self.archive, clock=self.clock)
         if scheduler is None:
             scheduler = Scheduler(
                 limits=limits or SchedulerLimits(prefill_chunk=64, min_chunk=16),

@@ -177,6 +177,35 @@ def index(num_conversations: int) -> None:
         found.close()
 
 
+def starts(num_files: int) -> None:
+    """Opening a folder with so many blocks after each kind of end, and looking through it in the background."""
+    with folder() as path:
+        store = DiskWarmStore.open(path)
+        names = [BlockHash(os.urandom(32)) for _ in range(num_files)]
+        found = BlockIndex(store.folder.index)
+        for first in range(0, num_files, 1000):
+            found.add(
+                NewBlock(Block(name, ROOT, tuple(range(16)), 1), FINGERPRINT, "l", 1, 1.0)
+                for name in names[first : first + 1000]
+            )
+        found.close()
+        for name in names:
+            file = store.folder.block_path(FINGERPRINT, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        store.close()
+        for end in ("clean", "unclean"):
+            if end == "unclean":
+                (store.folder.root / "unclean").touch()
+            began = time.perf_counter()
+            store = DiskWarmStore.open(path)
+            say(f"start with {num_files} files after a {end} end", 1000 * (time.perf_counter() - began))
+            if store.recovery is not None:
+                store.recovery.wait()
+                say("  looked through in the background", 1000 * (time.perf_counter() - began))
+            store.close()
+
+
 def agent_of(number: int, num_tokens: int) -> Agent:
     """Return an agent with a conversation and a table."""
     table = tuple(block.block_hash for block in chain(num_tokens // BLOCK_TOKENS))
@@ -233,6 +262,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--tokens", type=int, nargs="*", default=[8192, 32_768, 131_072])
     parser.add_argument("--listed", type=int, default=5000)
+    parser.add_argument("--files", type=int, default=400_000)
     arguments = parser.parse_args()
     for num_tokens in arguments.tokens:
         for num_agents in arguments.agents:
@@ -240,6 +270,7 @@ def main() -> None:
                 decisions(min(num_agents, 200), num_tokens)
                 pool(num_agents, num_tokens)
     index(50_000)
+    starts(arguments.files)
     asyncio.run(lists(arguments.listed, 2048))
     asyncio.run(lists(200, 131_072))
 

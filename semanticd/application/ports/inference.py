@@ -141,7 +141,7 @@ class ModelRunner(Protocol):
         """Bytes of all running caches, padding included."""
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
-        """Return a payload as bytes that any thread may read: views where it has them, which keep it alive."""
+        """Turn a payload into bytes (a copy)."""
 
     def restore(self, tensors: Sequence[TensorBytes]) -> BlockPayload:
         """Turn bytes into a payload; raises `CacheError` when names, types or shapes do not fit the model."""

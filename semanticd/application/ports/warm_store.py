@@ -71,6 +71,8 @@ class WarmStats:
     written_today_bytes: int = 0
     free_disk_bytes: int | None = None
     """What is left on the volume; None before it was looked at."""
+    recovered_share: float | None = None
+    """How much of the folder was looked through after an unclean end, from 0 to 1; None when that is not being done."""
 
 
 @dataclass(frozen=True, slots=True)

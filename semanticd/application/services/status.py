@@ -146,6 +146,7 @@ class StatusService:
             warm_cap_bytes=warm.cap_bytes,
             num_warm_blocks=warm.num_blocks,
             num_quarantined=warm.num_quarantined,
+            recovered_share=warm.recovered_share,
             free_disk_bytes=warm.free_disk_bytes,
             disk_reserve_bytes=warm.reserve_bytes,
             num_refused_blocks=warm.num_refused,

@@ -69,6 +69,8 @@ class CacheFacts:
     warm_cap_bytes: int | None
     num_warm_blocks: int
     num_quarantined: int
+    recovered_share: float | None
+    """How much of the cache folder was looked through after an unclean end, from 0 to 1; None: nothing is left."""
     free_disk_bytes: int | None
     """What is left on the volume of the warm tier; None where it is not known."""
     disk_reserve_bytes: int

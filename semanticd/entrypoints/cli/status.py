@@ -83,6 +83,11 @@ def render(status: StatusResult) -> str:
         f"warm     {in_bytes(cache.warm_bytes)}{f' of {in_bytes(cap)}' if cap else ''}, "
         f"{cache.num_warm_blocks} blocks"
         + (
+            f" (looking through the folder, {cache.recovered_share:.0%})"
+            if cache.recovered_share is not None
+            else ""
+        )
+        + (
             f", {in_bytes(cache.free_disk_bytes)} free on the volume"
             if cache.free_disk_bytes is not None
             else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -32,12 +31,7 @@ from semanticd.entrypoints.selftest.speed_checks import (
     check_thinking,
 )
 from semanticd.entrypoints.selftest.storage_checks import Shortage, check_blocks, check_shortage, check_turns
-from semanticd.entrypoints.temporary_daemon import (
-    Progress,
-    Replacements,
-    TemporaryDaemon,
-    remove_leftovers,
-)
+from semanticd.entrypoints.temporary_daemon import Progress, Replacements, TemporaryDaemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +59,6 @@ class SelfTest:
     ) -> None:
         """Check `model` by these settings; `replacements` stand in the place of real parts."""
         given = replacements or Replacements()
-        beside = place_beside(settings.agent.cache_dir)
-        if beside is not None:
-            remove_leftovers(beside, now=time.time())
         self._settings = settings
         self._quick = quick
         self._record = record
@@ -76,7 +67,7 @@ class SelfTest:
         self.daemon = TemporaryDaemon(
             settings,
             model,
-            beside=beside,
+            beside=place_beside(settings.agent.cache_dir),
             replacements=Replacements(
                 files=given.files, loader=lambda loader: self._shortage.around(given.loader(loader))
             ),

@@ -1,9 +1,9 @@
 """Bringing files and index together after a crash, a lost index, or for a check.
 
-First a survey, quick and complete: it lists files and rows shard by shard, removes what dead processes left
-half written and rows whose files are gone, and counts the bytes of files without rows. Then, beside normal
-work, those files are adopted: their headers are read and rows made. A file's tensors are verified when they
-are next read.
+First a survey: it lists files and rows shard by shard, removes what dead processes left half written and rows
+whose files are gone, and counts the bytes of files without rows. Then those files are adopted: their headers
+are read and rows made. Blocks are read and written meanwhile, between two shards. A file's tensors are verified
+when they are next read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from semanticd.domain.ids import BlockHash
 
 _FIRST_READ_BYTES = 32 * 1024
 _ROWS_PER_TRANSACTION = 128
+_PAUSE_S = 0.001
+"""Between two shards of a survey."""
 
 
 @dataclass(slots=True)
@@ -50,10 +52,22 @@ def survey_shard(storage: BlockRepository, shard: str) -> Survey:
     return found
 
 
-def survey(storage: BlockRepository) -> Survey:
-    """Compare everything, remove what is left over and rows without files; the rest is for `adopt_files`."""
+def survey(
+    storage: BlockRepository,
+    *,
+    stop: threading.Event,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Survey:
+    """Compare everything, remove what is left over and rows without files; the rest is for `adopt_files`.
+
+    `on_progress` hears how many of the shards are done. Ends early when `stop` is set.
+    """
     total = Survey()
-    for shard in SHARDS:
+    for number, shard in enumerate(SHARDS):
+        # A moment without the lock, or who waits for it would not get it.
+        if stop.wait(_PAUSE_S):
+            break
+        on_progress(number)
         with storage.still():
             found = survey_shard(storage, shard)
             reconcile(storage, found)
@@ -144,12 +158,12 @@ def _size(fs: FileSystem, path: Path) -> int:
 
 
 class Recovery:
-    """A recovery in the background: survey on the write queue, adoption on a thread of its own."""
+    """A recovery in the background, on a thread of its own."""
 
     def __init__(
         self, storage: BlockRepository, *, log: Log, on_progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Prepare; nothing happens before `survey`."""
+        """Prepare; nothing happens before `start`."""
         self._storage = storage
         self._log = log
         self._on_progress = on_progress
@@ -159,31 +173,53 @@ class Recovery:
         self._failed = False
         self.progress: tuple[int, int] = (0, 0)
         """Files adopted or set aside, and files there were to look at."""
+        self._surveyed = 0
 
     @property
     def complete(self) -> bool:
         """Whether files and index agree as far as recovery can tell."""
         return self._done.is_set() and not self._failed
 
-    def survey(self) -> None:
-        """Look through all files and start adopting; the write queue's first job, so writes wait for it."""
+    @property
+    def share(self) -> float | None:
+        """How much of the work is done, from 0 to 1; None when nothing is being done."""
+        if self._done.is_set():
+            return None
+        done, total = self.progress
+        # Listing files and reading their headers count for half each.
+        return 0.5 * self._surveyed / len(SHARDS) + (0.5 * done / total if total else 0.0)
+
+    def start(self) -> None:
+        """Start looking through all files."""
+        self._thread = threading.Thread(target=self._run, name="semanticd-warm-recovery", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
         try:
-            found = survey(self._storage)
+            found = survey(self._storage, stop=self._stop, on_progress=self._note_shards)
+            if self._stop.is_set():
+                self._failed = True
+                return
+            self._log.info(
+                "looked through the cache folder",
+                num_rows=found.num_rows,
+                num_missing=len(found.missing),
+                num_unindexed=len(found.unindexed),
+                num_leftover=len(found.leftover),
+            )
+            self.progress, self._surveyed = (0, len(found.unindexed)), len(SHARDS)
+            adopt_files(
+                self._storage, found.unindexed, stop=self._stop, log=self._log, on_progress=self._report
+            )
+            if self._stop.is_set() and self.progress[0] < self.progress[1]:
+                self._failed = True
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
-            return
-        self._log.info(
-            "looked through the cache folder",
-            num_rows=found.num_rows,
-            num_missing=len(found.missing),
-            num_unindexed=len(found.unindexed),
-            num_leftover=len(found.leftover),
-        )
-        self.progress = (0, len(found.unindexed))
-        self._thread = threading.Thread(
-            target=self._adopt, args=(found.unindexed,), name="semanticd-warm-recovery", daemon=True
-        )
-        self._thread.start()
+        finally:
+            self._done.set()
+
+    def _note_shards(self, done: int) -> None:
+        self._surveyed = done
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; False when the time ran out."""
@@ -195,16 +231,6 @@ class Recovery:
         if wait and self._thread is not None:
             self._thread.join()
 
-    def _adopt(self, paths: list[Path]) -> None:
-        try:
-            adopt_files(self._storage, paths, stop=self._stop, log=self._log, on_progress=self._report)
-            if self._stop.is_set() and self.progress[0] < self.progress[1]:
-                self._failed = True
-        except (OSError, sqlite3.Error) as error:
-            self._fail(error)
-        finally:
-            self._done.set()
-
     def _report(self, done: int, total: int) -> None:
         self.progress = (done, total)
         if self._on_progress is not None:
@@ -213,4 +239,3 @@ class Recovery:
     def _fail(self, error: Exception) -> None:
         self._log.error("could not recover the cache folder; the next start tries again", error=str(error))
         self._failed = True
-        self._done.set()

@@ -75,7 +75,7 @@ class DiskWarmStore:
         log: Log,
         recovery: Recovery | None,
     ) -> None:
-        """Take over an open folder; `recovery` runs before anything is written."""
+        """Take over an open folder; `recovery` runs beside normal work."""
         self._storage = storage
         self._index = storage.index
         self._options = options
@@ -99,9 +99,8 @@ class DiskWarmStore:
         self._recovery = recovery
         storage.on_damaged_index = self._rebuild_soon
         if recovery is not None:
-            self.write_queue.put(recovery.survey)
-        else:
-            self.write_queue.put(self._warm_up)
+            recovery.start()
+        self.write_queue.put(self._warm_up)
         self._verification = (
             BackgroundVerification(
                 storage, log=log, every_s=options.verify_every_s, max_bytes_per_s=options.verify_bytes_per_s
@@ -403,6 +402,7 @@ class DiskWarmStore:
             write_budget_bytes=self._options.write_budget_bytes,
             written_today_bytes=storage.written_today_bytes,
             free_disk_bytes=self._free_disk_bytes,
+            recovered_share=None if self._recovery is None else self._recovery.share,
         )
 
     def flush(self, timeout_s: float | None = None) -> bool:
@@ -445,7 +445,7 @@ class DiskWarmStore:
             self._recovery.stop()
         self._storage.rebuild_index()
         self._recovery = Recovery(self._storage, log=self._log)
-        self._recovery.survey()
+        self._recovery.start()
         with self._lock:
             self._rebuilding = False
 

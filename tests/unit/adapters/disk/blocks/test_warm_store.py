@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from semanticd.adapters.disk.blocks.codec import encode
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
+from semanticd.adapters.disk.files.folder import SHARDS
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -335,10 +337,44 @@ def test_a_recovery_cut_short_goes_on_at_the_next_start(open_store: Open, fs: Fa
     assert len(store.get_many(names(chain))) == 300
 
 
+def test_blocks_are_written_while_the_folder_is_looked_through(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    chain = make_chain(4)
+    store = open_store()
+    store.write(chain[:2]).result(10)
+    store.close()
+    (store.folder.root / "unclean").touch()
+    may_go_on = threading.Semaphore(1)
+    list_files = fs.list_files
+
+    def one_by_one(folder: Path) -> list[str]:
+        may_go_on.acquire(timeout=20)
+        return list_files(folder)
+
+    fs.list_files = one_by_one  # type: ignore[method-assign]
+    store = open_store()
+    written = store.write(chain[2:])
+    for _ in range(2 * len(SHARDS)):
+        if written.done():
+            break
+        may_go_on.release()
+        time.sleep(0.005)
+    share = store.stats().recovered_share
+    assert share is not None
+    assert share < 1
+    for _ in SHARDS:
+        may_go_on.release()
+    settle(store)
+    assert store.stats().recovered_share is None
+    assert len(store.get_many(names(chain))) == 4
+
+
 def test_verify_finds_and_fixes_what_disagrees(open_store: Open) -> None:
     store = open_store()
     records = [make_record((n,)) for n in range(6)]
     store.write(records).result(10)
+    settle(store)
     flip(-1)(path_of(store, records[0]))
     path_of(store, records[1]).unlink()
     forget_rows(store, [records[2].block.block_hash])
