@@ -183,6 +183,102 @@ FIELDS += [
 ]
 
 MESSAGE = {"role": "user", "content": "hi"}
+PNG = "data:image/png;base64,AAAA"
+FUNCTION = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}
+CHAT: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "s"}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG}}]},
+        {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "cold"},
+        MESSAGE,
+    ],
+    "tools": [{"type": "function", "function": FUNCTION}],
+    "tool_choice": {"type": "function", "function": {"name": "look"}},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    "stream_options": {"include_usage": True},
+    "logit_bias": {"5": 1},
+}
+ITEMS: dict[str, Any] = {
+    "model": "tiny",
+    "instructions": "s",
+    "input": [
+        {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": PNG}]},
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [{"type": "summary_text", "text": "hm"}],
+            "encrypted_content": "x",
+        },
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "cold"}]},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "input": "x"},
+        {"type": "local_shell_call", "call_id": "c3", "action": {"type": "exec", "command": ["ls"]}},
+        {"type": "web_search_call", "id": "w", "action": {"type": "search", "query": "fish"}},
+        {"type": "compaction", "encrypted_content": "x"},
+        MESSAGE,
+    ],
+    "tools": [
+        {"type": "function", **FUNCTION},
+        {
+            "type": "custom",
+            "name": "patch",
+            "format": {"type": "grammar", "syntax": "regex", "definition": "a"},
+        },
+        {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]},
+        {"type": "web_search"},
+    ],
+    "text": {
+        "format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}},
+        "verbosity": "low",
+    },
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "include": ["reasoning.encrypted_content"],
+    "truncation": "auto",
+    "prompt_cache_options": {"comparison_response_id": "resp_1"},
+}
+BLOCKS: dict[str, Any] = {
+    "model": "tiny",
+    "max_tokens": 5,
+    "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+    "messages": [
+        {"role": "user", "content": [
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A"}},
+        ]},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "x"},
+            {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "sky"}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "cold"}]},
+        ]},
+        {"role": "assistant", "content": [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}]},
+        MESSAGE,
+    ],
+    "tools": [{"name": "look", "input_schema": FUNCTION["parameters"]}, {"type": "bash_20250124", "name": "bash"}],
+    "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True},
+    "thinking": {"type": "enabled", "budget_tokens": 2},
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+    "metadata": {"user_id": "ann"},
+    "diagnostics": {"previous_message_id": "msg_1"},
+}  # fmt: skip
+OLLAMA: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"function": {"name": "look", "arguments": {"at": "sky"}}},
+        ]},
+        {"role": "tool", "tool_name": "look", "content": "cold"},
+        {"role": "user", "content": "hi", "images": ["AAAA"]},
+    ],
+    "tools": [{"type": "function", "function": FUNCTION}],
+    "format": {"type": "object"},
+    "options": {"num_predict": 5, "stop": ["x"], "temperature": 0},
+    "think": True,
+    "stream": False,
+}  # fmt: skip
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/messages": {"model": "tiny", "max_tokens": 5, "messages": [MESSAGE], "system": "s"},
     "/v1/messages/count_tokens": {"model": "tiny", "messages": [MESSAGE]},
@@ -196,14 +292,60 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/agents/ann/pin": {"ttl": 5},
     "/admin/models/load": {"model": "tiny"},
     "/admin/models/swap": {"model": "tiny"},
+    "/v1/tokenize": CHAT,
+    "/v1/responses/input_tokens": ITEMS,
+    "/v1/responses/compact": ITEMS,
+    "/api/chat": OLLAMA,
+    "/api/generate": {
+        "model": "tiny",
+        "prompt": "hi",
+        "system": "s",
+        "format": "json",
+        "options": {"seed": 1},
+    },
+    "/api/show": {"model": "tiny"},
 }
+RICH = (
+    ("/v1/chat/completions", CHAT),
+    ("/v1/responses", ITEMS),
+    ("/v1/messages", BLOCKS),
+    ("/v1/messages/count_tokens", BLOCKS),
+    (
+        "/v1/agents/ann/generate",
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"id": "c1", "name": "look", "arguments": "{}"}]},
+                {"role": "tool", "tool_call_id": "c1", "content": "cold", "is_error": False},
+                MESSAGE,
+            ],
+            "format": {"type": "regex", "pattern": "a"},
+            "tool_choice": "auto",
+        },
+    ),
+)
+"""Conversations with a history of all kinds, besides the small ones."""
+
+
+def parts_of(body: dict[str, Any]) -> list[Any]:
+    """Return all objects and lists in a body, itself first; lists that hold nothing are left out."""
+    found: list[Any] = []
+    left: list[Any] = [body]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict | list) and (part or part is body):
+            found.append(part)
+            left += part.values() if isinstance(part, dict) else part
+    return found
 
 
 def random_body(rng: random.Random, good: dict[str, Any]) -> bytes:
     body = json.loads(json.dumps(good))
     for _ in range(rng.choice([0, 1, 1, 2, 3])):
-        where = rng.choice([body, *[part for part in body.values() if isinstance(part, dict)]])
-        where[rng.choice([*list(where), *FIELDS])] = random_json(rng)
+        where = rng.choice(parts_of(body))
+        if isinstance(where, list):
+            where[rng.randrange(len(where))] = random_json(rng)
+        else:
+            where[rng.choice([*list(where), *FIELDS])] = random_json(rng)
     raw = json.dumps(body).encode()
     if rng.random() < 0.1:
         at = rng.randint(0, len(raw))
@@ -248,7 +390,7 @@ async def test_no_body_makes_the_server_fail(part: int) -> None:
     client = AsgiClient(app)
     for number in range(part, NUM_BODIES, SLICES):
         rng = random.Random(f"body {number}")
-        url, good = rng.choice(list(GOOD.items()))
+        url, good = rng.choice([*GOOD.items(), *RICH])
         raw = random_body(rng, good)
         answer = await client.post(url, raw)
         assert answer.status < 500, (number, url, raw[:500], answer.content)
