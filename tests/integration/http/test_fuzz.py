@@ -192,6 +192,7 @@ CHAT: dict[str, Any] = {
         {"role": "system", "content": [{"type": "text", "text": "s"}]},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG}}]},
         {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALL]},
+        {"role": "assistant", "reasoning": "hm", "function_call": CALL["function"]},
         {"role": "tool", "tool_call_id": "c1", "content": "cold"},
         MESSAGE,
     ],
@@ -345,7 +346,8 @@ def random_body(rng: random.Random, good: dict[str, Any]) -> bytes:
         if isinstance(where, list):
             where[rng.randrange(len(where))] = random_json(rng)
         else:
-            where[rng.choice([*list(where), *FIELDS])] = random_json(rng)
+            known = where and rng.random() < 0.7
+            where[rng.choice(list(where) if known else FIELDS)] = random_json(rng)
     raw = json.dumps(body).encode()
     if rng.random() < 0.1:
         at = rng.randint(0, len(raw))
@@ -390,7 +392,7 @@ async def test_no_body_makes_the_server_fail(part: int) -> None:
     client = AsgiClient(app)
     for number in range(part, NUM_BODIES, SLICES):
         rng = random.Random(f"body {number}")
-        url, good = rng.choice([*GOOD.items(), *RICH])
+        url, good = rng.choice(RICH if rng.random() < 0.5 else list(GOOD.items()))
         raw = random_body(rng, good)
         answer = await client.post(url, raw)
         assert answer.status < 500, (number, url, raw[:500], answer.content)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from semanticd.domain.chat import ToolCallPart
 
 
-def read_arguments(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a call's arguments; text that is not a JSON object (models err, clients send it back) is kept as text."""
+def read_arguments(given: object) -> dict[str, Any]:
+    """Return a call's arguments; what is no JSON object (models err, clients send it back) is kept as it is."""
     if isinstance(given, Mapping):
         return dict(given)
-    try:
-        parsed = json.loads(given or "{}")
-    except (ValueError, RecursionError):
-        parsed = None
+    parsed: object = None
+    if given is None or given == "":
+        parsed = {}
+    elif isinstance(given, str):
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(given)
     return parsed if isinstance(parsed, dict) else {"arguments": given}
 
 

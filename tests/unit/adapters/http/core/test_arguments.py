@@ -18,6 +18,10 @@ from semanticd.adapters.http.core.arguments import complete_members, read_argume
         (None, {}),
         ("[1]", {"arguments": "[1]"}),
         ("{oops", {"arguments": "{oops"}),
+        (-0.5, {"arguments": -0.5}),
+        (0, {"arguments": 0}),
+        ([1], {"arguments": [1]}),
+        (True, {"arguments": True}),
     ],
 )
 def test_arguments_are_read_in_every_form(given: Any, arguments: dict[str, Any]) -> None:
