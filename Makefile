@@ -68,7 +68,7 @@ test-clients: setup  ## Run the tests with third-party SDKs and libraries, and s
 package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac's wheels of all dependencies
 	@$(PY) contrib/dev/checks/package_check.py $(ARGS)
 
-lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, GitHub's files, known vulnerabilities
+lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, GitHub's files, Dockerfile, known vulnerabilities
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy --platform linux
@@ -78,6 +78,7 @@ lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, impor
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml .github/ISSUE_TEMPLATE/machine.yml
+	@$(VENV)/bin/hadolint contrib/docker/Dockerfile
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 
 # In an environment of its own, so that nothing of it gets into .venv. Without a network it says so, and fails nothing.

@@ -66,13 +66,6 @@ def failed_text(cmd: str, args: Mapping[str, Any]) -> str:
     return _FAILED.get(cmd, f"{cmd} failed").format(_object(args))
 
 
-def say_text(*, fork: bool) -> str:
-    """Return what the question for a turn says."""
-    if not fork:
-        return "The turn continues the conversation; the answer is shown as it comes."
-    return "Its client keeps the conversation, so the turn is taken with a fork; all blocks are shared."
-
-
 def _object(args: Mapping[str, Any]) -> str:
     return str(args.get("agent") or args.get("model") or args.get("request") or "")
 

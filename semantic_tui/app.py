@@ -27,7 +27,6 @@ from semantic_tui.actions import (
     done_text,
     failed_text,
     question,
-    say_text,
 )
 from semantic_tui.alarms import alarms
 from semantic_tui.connection import Connection
@@ -36,7 +35,7 @@ from semantic_tui.polling import SEARCH_INTERVAL_S, Poll, Polling
 from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import AgentScreen
 from semantic_tui.screens.dashboard import DashboardScreen
-from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, TextDialog, WordDialog
+from semantic_tui.screens.dialogs import ConfirmDialog, HelpPage, LiveDialog, TextDialog, WordDialog
 from semantic_tui.screens.doctor import DoctorScreen
 from semantic_tui.screens.graphs import GraphDialog
 from semantic_tui.screens.log import LogScreen
@@ -44,9 +43,10 @@ from semantic_tui.screens.models import ModelsScreen
 from semantic_tui.screens.requests import RequestsScreen
 from semantic_tui.screens.watch_screen import AgentActionsScreen, WatchScreen
 from semantic_tui.starting import start_arguments
-from semantic_tui.state import WatchState
+from semantic_tui.state import AgentDetails, Said, WatchState
 from semantic_tui.terminal_filter import TerminalFilter
 from semantic_tui.themes import DARK, LIGHT
+from semantic_tui.transcript import entries, num_user_turns
 from semanticd.control.errors import ControlError
 from semanticd.control.terminal_text import many_lines, one_line
 
@@ -149,7 +149,7 @@ class Dashboard(App[None]):
         screen = next((s for s in reversed(self.screen_stack) if isinstance(s, WatchScreen)), None)
         if screen is not None and screen.is_mounted:
             screen.refresh_from(self.state)
-            if isinstance(self.screen, GraphDialog):
+            if isinstance(self.screen, LiveDialog):
                 self.screen.refresh_from(self.state)
             polls = self._polling.due(self.place, self.chosen) if self._connect else []
             if polls:
@@ -221,26 +221,62 @@ class Dashboard(App[None]):
         self.command(f"agents.{action}", **args)
 
     def say(self, agent: str) -> None:
-        """Ask for a turn and take it with an agent, or with a fork where its client keeps the conversation."""
+        """Talk with an agent, or with a fork where its client keeps the conversation."""
         self.run_worker(self._say(agent))
 
     async def _say(self, agent: str) -> None:
         try:
             await self._polling.agent(agent)
-            messages = self.state.details[agent].messages
-            fork = any(message.role == "transcript" for message in messages)
-            text = await self.push_screen_wait(WordDialog(f"Say to {agent}", say_text(fork=fork)))
-            if not text:
+        except ControlError as error:
+            # In its first turn an agent has requests and no conversation yet.
+            if not self.state.requests_of(agent):
+                title = failed_text("agents.say", {"agent": agent})
+                self.notify(str(error), title=title, severity="error", markup=False)
                 return
-            if fork:
-                agent = str((await self.connection.call("agents.fork", agent=agent))["id"])
-            self.open_agent(agent)
+        messages = self.state.details.get(agent, AgentDetails()).messages
+        keeps_elsewhere = any(message.role == "transcript" for message in messages)
+        # Made when it is wanted: its editor takes memory that most never need.
+        from semantic_tui.screens.chat import ChatScreen
+
+        self.push_screen(ChatScreen(self, agent, forks=keeps_elsewhere))
+
+    async def take_turn(self, agent: str, text: str) -> bool:
+        """Say something to an agent and wait for the answer, which is shown as it comes; returns whether it came."""
+        state, stream = self.state, self.state.streams.get(agent)
+        said = Said(
+            many_lines(text),
+            num_user_turns(entries(state, agent)),
+            stream.request if stream is not None else "",
+        )
+        state.said[agent] = said
+        self.changed()
+        try:
             await self.connection.call("agents.say", agent=agent, text=text, reply_within_s=None)
+            await self._polling.agent(agent)
         except ControlError as error:
             title = failed_text("agents.say", {"agent": agent})
-            self.notify(many_lines(error), title=title, severity="error", timeout=12, markup=False)
-        if agent == self.chosen:
-            await self._poll_agent(agent)
+            self.notify(str(error), title=title, severity="error", timeout=12, markup=False)
+            return False
+        finally:
+            state.said.pop(agent, None)
+            self.changed()
+        return True
+
+    async def fork(self, agent: str) -> str | None:
+        """Make a fork and fetch its conversation; returns its id, None where that failed, which is shown."""
+        try:
+            fork = str((await self.connection.call("agents.fork", agent=agent))["id"])
+            await self._polling.agent(fork)
+        except ControlError as error:
+            title = failed_text("agents.fork", {"agent": agent})
+            self.notify(str(error), title=title, severity="error", timeout=12, markup=False)
+            return None
+        return fork
+
+    def stop_answer(self, agent: str) -> None:
+        """Cancel what the agent is answering; what came of it stays."""
+        for request in self.state.requests_of(agent):
+            self.command("requests.cancel", request=request.id)
 
     def change_model(self, action: str, model: str) -> None:
         """Swap to, load, unload or pull a model, after saying what will happen."""
@@ -402,7 +438,9 @@ class Dashboard(App[None]):
             yield SystemCommand(
                 f"Open {agent}", "Its stream, turns and transcript", lambda a=agent: self.open_agent(a)
             )
-            yield SystemCommand(f"Say to {agent}", "Take a turn", lambda a=agent: self.say(a))
+            yield SystemCommand(
+                f"Chat with {agent}", "Its conversation, and a turn of yours", lambda a=agent: self.say(a)
+            )
             for action, words in AGENT_ACTIONS.items():
                 yield SystemCommand(
                     f"{words} {agent}", "Agent", lambda a=agent, what=action: self.act_on_agent(what, a)

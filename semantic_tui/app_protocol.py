@@ -45,7 +45,19 @@ class AppProtocol(Protocol):
         ...
 
     def say(self, agent: str) -> None:
-        """Ask for a turn and take it with an agent, or with a fork where its client keeps the conversation."""
+        """Talk with an agent, or with a fork where its client keeps the conversation."""
+        ...
+
+    async def take_turn(self, agent: str, text: str) -> bool:
+        """Say something to an agent and wait for the answer, which is shown as it comes; returns whether it came."""
+        ...
+
+    async def fork(self, agent: str) -> str | None:
+        """Make a fork and fetch its conversation; returns its id, None where that failed, which is shown."""
+        ...
+
+    def stop_answer(self, agent: str) -> None:
+        """Cancel what the agent is answering; what came of it stays."""
         ...
 
     def change_model(self, action: str, model: str) -> None:

@@ -119,6 +119,19 @@ class AgentDetails:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What was said to an agent from here; its conversation has it only when the answer has ended.
+
+    `num_turns_before` and `request_before` tell what is of this turn: the user's turns, and the stream's request, until
+    it was said.
+    """
+
+    text: str
+    num_turns_before: int = 0
+    request_before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelChange:
     """How far a model's change is, and which model was the current one then."""
 
@@ -164,6 +177,8 @@ class WatchState:
     doctor: DoctorResult | None = None
     details: OrderedDict[str, AgentDetails] = field(default_factory=OrderedDict)
     """Of the agents that were opened; the last ones are kept."""
+    said: dict[str, Said] = field(default_factory=dict)
+    """By agent what was said from here and is being answered."""
     history: History = field(default_factory=History)
     failures: tuple[FailureRow, ...] = ()
     """The last requests that failed or were refused, newest first."""

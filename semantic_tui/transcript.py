@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from rich.cells import cell_len, chop_cells
 
 from semantic_tui.state import AgentDetails, WatchState
+from semanticd.control.markdown import MarkdownStream
 from semanticd.control.results import MessagePart
 
 COLLAPSED_ROLES = ("system", "tools", "tool", "developer")
@@ -27,7 +28,8 @@ _START = re.compile(
 _END = re.compile(
     r"<\|(?:im_end|eot_id|end|endoftext|begin_of_text)\|>\n?|<end_of_turn>\n?|</?s>|<bos>|<｜(?:begin|end)▁of▁sentence｜>"
 )
-_FENCE = "```"
+_LINE_KINDS = {"block": "code", "fence": "code", "heading": "heading"}
+_MARKED = ("strong", "emphasis", "code", "bullet", "quote")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,10 @@ class Entry:
     """Where its text begins in the prompt's text, in characters."""
 
 
+Mark = tuple[int, int, str]
+"""A part of a line that is more than text: its first character, the one behind it, and its kind in Markdown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of the view: its text, what kind of text it is, and whether it came from the cache."""
@@ -52,6 +58,7 @@ class Line:
     """text, role, heading or code."""
     cached: bool | None = None
     entry: int = 0
+    marks: tuple[Mark, ...] = ()
 
 
 def entries(state: WatchState, agent: str) -> list[Entry]:
@@ -68,9 +75,20 @@ def entries(state: WatchState, agent: str) -> list[Entry]:
         found.insert(0, Entry("system", system))
     stream = state.streams.get(agent)
     running = {row.id for row in state.requests_of(agent)}
+    said = state.said.get(agent)
+    if said is not None and num_user_turns(found) <= said.num_turns_before:
+        found.append(Entry("user", said.text))
+        if stream is not None and stream.request != said.request_before:
+            # The first tokens may come before the list of requests has theirs.
+            running.add(stream.request)
     if stream is not None and (stream.request in running or not messages):
         found.append(Entry("assistant", stream.text, now=stream.request in running))
     return [entry for entry in found if entry.text or entry.now]
+
+
+def num_user_turns(found: Iterable[Entry]) -> int:
+    """Return how many messages are a user's."""
+    return sum(entry.role == "user" for entry in found)
 
 
 def words_of(content: str | Sequence[MessagePart]) -> str:
@@ -129,34 +147,94 @@ def _marked(found: Sequence[Entry], num_cached: int) -> list[Entry]:
     ]
 
 
+class EntryLayout:
+    """One message as the view's lines; while it is written, only what came is laid out."""
+
+    def __init__(self, entry: Entry, width: int, *, number: int, open_all: bool) -> None:
+        """Wrap the message with this number; system text and tool results are one line unless all are open."""
+        self._entry, self._width, self._number = entry, width, number
+        self._whole: list[Line] = []
+        """The lines of paragraphs that have ended."""
+        self._text, self._kind, self._marks = "", "text", list[Mark]()
+        self._passed = 0
+        # What a model writes is Markdown; what others write is shown as it is.
+        self._markdown = MarkdownStream(in_lines=entry.role == "assistant")
+        self._is_closed = entry.role in COLLAPSED_ROLES and not open_all
+        name = f"{entry.role}, now" if entry.now else entry.role
+        if self._is_closed:
+            first = " ".join(entry.text.split())[: max(10, width - len(name) - 24)]
+            name = f"{name}: {first}… {len(entry.text):,} characters (o opens)"
+        self._whole.append(Line(name, "role", entry=number))
+        if not self._is_closed:
+            self._take(entry.text)
+
+    def extend(self, entry: Entry) -> bool:
+        """Take what was added to the message; returns False where it is another one."""
+        before = self._entry
+        if entry == before:
+            return True
+        same = replace(before, text=entry.text) == entry and entry.text.startswith(before.text)
+        if not same or not entry.now or self._is_closed:
+            return False
+        self._entry = entry
+        self._take(entry.text[len(before.text) :])
+        return True
+
+    @property
+    def lines(self) -> list[Line]:
+        """The message's lines, and an empty one."""
+        shown = list(self._whole)
+        if not self._is_closed:
+            text = self._text + self._markdown.held.expandtabs(4)
+            shown += self._wrapped(text, self._kind, self._marks)
+        return [*shown, Line("", entry=self._number)]
+
+    def _take(self, text: str) -> None:
+        pieces = self._markdown.feed(text)
+        if not self._entry.now:
+            pieces += self._markdown.end()
+        for piece, kind in pieces:
+            if piece == "\n":
+                self._whole += self._wrapped(self._text, self._kind, self._marks)
+                self._passed = self._entry.text.find("\n", self._passed) + 1
+                self._text, self._kind, self._marks = "", "text", []
+                continue
+            shown = piece.expandtabs(4)
+            if kind in _MARKED:
+                self._marks.append((len(self._text), len(self._text) + len(shown), kind))
+            self._kind = _LINE_KINDS.get(kind, self._kind)
+            self._text += shown
+
+    def _wrapped(self, text: str, kind: str, marks: Sequence[Mark]) -> list[Line]:
+        num_cached = self._entry.num_cached
+        cached = None if num_cached is None else self._passed < num_cached
+        made: list[Line] = []
+        at = 0
+        for piece in wrapped(text, self._width):
+            at = text.index(piece, at)
+            within = _within(marks, at, at + len(piece)) if marks else ()
+            made.append(Line(piece, kind, cached, self._number, within))
+            at += len(piece)
+        return made
+
+
 def lines(found: Iterable[Entry], width: int, *, open_all: bool) -> list[Line]:
     """Return the view's lines, wrapped; system text and tool results are one line each unless all are open."""
-    made: list[Line] = []
-    for number, entry in enumerate(found):
-        name = f"{entry.role}, now" if entry.now else entry.role
-        if entry.role in COLLAPSED_ROLES and not open_all:
-            first = " ".join(entry.text.split())[: max(10, width - len(name) - 24)]
-            made.append(
-                Line(f"{name}: {first}… {len(entry.text):,} characters (o opens)", "role", entry=number)
-            )
-            made.append(Line("", entry=number))
-            continue
-        made.append(Line(name, "role", entry=number))
-        passed, code = 0, False
-        for paragraph in entry.text.split("\n"):
-            fence = paragraph.lstrip().startswith(_FENCE)
-            kind = "code" if code or fence else "heading" if re.match(r"#{1,6} ", paragraph) else "text"
-            code ^= fence
-            cached = None if entry.num_cached is None else passed < entry.num_cached
-            made += [Line(piece, kind, cached, number) for piece in wrapped(paragraph, width)]
-            passed += len(paragraph) + 1
-        made.append(Line("", entry=number))
-    return made
+    layouts = (EntryLayout(entry, width, number=at, open_all=open_all) for at, entry in enumerate(found))
+    return [line for layout in layouts for line in layout.lines]
+
+
+def _within(marks: Sequence[Mark], start: int, end: int) -> tuple[Mark, ...]:
+    """Return the parts of marks between two characters, counted from the first of them."""
+    return tuple(
+        (max(first, start) - start, min(last, end) - start, kind)
+        for first, last, kind in marks
+        if first < end and last > start
+    )
 
 
 def wrapped(text: str, width: int) -> list[str]:
     """Return a paragraph as lines of at most `width` terminal cells, cut at spaces where there are any."""
-    text = text.expandtabs(4)
     if cell_len(text) <= width:
         return [text]
     pieces: list[str] = []

@@ -11,6 +11,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
+from semantic_tui.state import WatchState
+
 HELP = """\
 Everywhere  1 Dashboard 2 Agent 3 Models 4 Requests 5 Log 6 Doctor
             ctrl+p palette: every action  t dark or light
@@ -19,7 +21,7 @@ Everywhere  1 Dashboard 2 Agent 3 Models 4 Requests 5 Log 6 Doctor
 Agents      enter open  / filter  s sort  r reverse  esc all
             space tile  z graphs  + - longer or shorter time
             p pin  f fork  w rewind  e evict  d delete  x export
-            i say something  c cancel its requests  L its log
+            i chat  c cancel its requests  L its log
 Agent       the same; [ ] other tile  - close the tile
             enter on a turn shows where its prompt differed
 Models      enter or w swap  l load also  u unload  p pull
@@ -35,6 +37,14 @@ Block map   ■ of one agent  ◆ shared by several  □ only on disk
 Words       TTFT time to the first token  ITL time between tokens
             reuse: the share of the prompt that was cached
 """
+
+
+class LiveDialog(ModalScreen[None]):
+    """A dialog that goes on showing the state while it is open."""
+
+    def refresh_from(self, state: WatchState) -> None:
+        """Show the state; called at most ten times a second."""
+        raise NotImplementedError
 
 
 class ConfirmDialog(ModalScreen[bool]):

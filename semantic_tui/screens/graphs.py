@@ -8,17 +8,17 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 
 from semantic_tui.app_protocol import AppProtocol
 from semantic_tui.history import SPANS_S, wanted
+from semantic_tui.screens.dialogs import LiveDialog
 from semantic_tui.series import SERIES
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.figures import graph, time_axis
 from semantic_tui.widgets.shown_text import ShownText
 
 
-class GraphDialog(ModalScreen[None]):
+class GraphDialog(LiveDialog):
     """One graph over the dashboard; it goes on while it is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

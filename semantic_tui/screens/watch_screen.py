@@ -96,7 +96,7 @@ class AgentActionsScreen(WatchScreen):
     """A screen with an agent to act on; subclasses say which."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("i", "say", "Say"),
+        Binding("i", "say", "Chat"),
         Binding("p", "act('pin')", "Pin"),
         Binding("f", "act('fork')", "Fork"),
         Binding("w", "act('rewind')", "Rewind"),
@@ -120,7 +120,7 @@ class AgentActionsScreen(WatchScreen):
             self.dashboard.act_on_agent(action, agent)
 
     def action_say(self) -> None:
-        """Say something to the agent, or to a fork of it."""
+        """Talk with the agent, or with a fork of it."""
         agent = self.chosen_agent()
         if agent is None:
             self.notify("There is no agent to speak with.", severity="warning")

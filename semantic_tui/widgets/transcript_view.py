@@ -13,10 +13,17 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from semantic_tui.transcript import Entry, Line, lines
+from semantic_tui.transcript import Entry, EntryLayout, Line
 
 _GUTTER = "▌"
 _KINDS = {"role": "bold $primary", "heading": "bold", "code": "$secondary", "text": ""}
+_MARKS = {
+    "strong": "bold",
+    "emphasis": "italic",
+    "code": "$secondary",
+    "bullet": "$accent",
+    "quote": "$muted",
+}
 _VARIABLE = re.compile(r"\$([a-z-]+)")
 
 
@@ -34,6 +41,7 @@ class TranscriptView(ScrollView, can_focus=True):
         """Begin empty."""
         super().__init__(id=id)
         self._entries: list[Entry] = []
+        self._layouts: list[EntryLayout] = []
         self._lines: list[Line] = []
         self._width = 0
         self._words = ""
@@ -51,20 +59,25 @@ class TranscriptView(ScrollView, can_focus=True):
             return
         follow = self.following
         self._entries = list(entries)
-        self._lay(follow=follow)
+        self._lay(follow=follow, again=self._width != self.size.width)
 
     def on_resize(self) -> None:
         """Wrap anew."""
         if self.size.width and self.size.width != self._width:
             self._lay(follow=self.following)
 
-    def _lay(self, *, follow: bool) -> None:
+    def _lay(self, *, follow: bool, again: bool = True) -> None:
         self._width = self.size.width
-        self._lines = (
-            [Line("No transcript yet.")]
-            if not self._entries
-            else lines(self._entries, max(10, self._width - 3), open_all=self._open or bool(self._words))
-        )
+        width, open_all = max(10, self._width - 3), self._open or bool(self._words)
+        before = [] if again else self._layouts
+        self._layouts = [
+            before[at]
+            if at < len(before) and before[at].extend(entry)
+            else EntryLayout(entry, width, number=at, open_all=open_all)
+            for at, entry in enumerate(self._entries)
+        ]
+        self._lines = [line for layout in self._layouts for line in layout.lines]
+        self._lines = self._lines or [Line("No transcript yet.")]
         self.virtual_size = Size(self._width, len(self._lines))
         if follow:
             self.scroll_end(animate=False)
@@ -126,10 +139,19 @@ class TranscriptView(ScrollView, can_focus=True):
     def _segments(self, line: Line, *, matched: bool) -> list[Segment]:
         style = self._style(_KINDS[line.kind])
         if not self._words or self._words not in line.text.lower():
-            return [Segment(line.text, style)]
+            return self._marked(line, style)
         mark = style + Style(reverse=True, bold=matched)
         pieces = re.split(f"({re.escape(self._words)})", line.text, flags=re.IGNORECASE)
         return [Segment(piece, mark if at % 2 else style) for at, piece in enumerate(pieces) if piece]
+
+    def _marked(self, line: Line, style: Style) -> list[Segment]:
+        segments: list[Segment] = []
+        at = 0
+        for start, end, kind in line.marks:
+            segments.append(Segment(line.text[at:start], style))
+            segments.append(Segment(line.text[start:end], style + self._style(_MARKS[kind])))
+            at = end
+        return [*segments, Segment(line.text[at:], style)]
 
     def _style(self, style: str) -> Style:
         variables = self.app.theme_variables

@@ -134,7 +134,7 @@ def build(
         metrics=metrics,
         log=log,
     )
-    registry = AgentRegistry(store=store, archive=archive, clock=clock)
+    registry = AgentRegistry(store=store, archive=archive, clock=clock, post=queue.post)
     limits = SchedulerLimits(
         max_batch_size=settings.mlx.max_batch_size,
         prefill_chunk=settings.mlx.prefill_chunk,

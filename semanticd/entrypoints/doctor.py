@@ -359,4 +359,9 @@ def _registry(settings: Settings) -> ModelRegistry:
     def never(gguf: Path, folder: Path, **_: object) -> None:
         raise AssertionError("the doctor fetches nothing")
 
-    return ModelRegistry(settings.paths.models_dir, convert_gguf=never, user_models=settings.models)
+    return ModelRegistry(
+        settings.paths.models_dir,
+        convert_gguf=never,
+        user_models=settings.models,
+        user_profiles=settings.profiles,
+    )

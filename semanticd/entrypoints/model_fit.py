@@ -141,5 +141,6 @@ def open_registry(settings: Settings) -> ModelRegistry:
         settings.paths.models_dir,
         convert_gguf=convert_gguf,
         user_models=settings.models,
+        user_profiles=settings.profiles,
         gguf_bits=settings.mlx.gguf_bits,
     )

@@ -70,6 +70,7 @@ def open_models(settings: Settings | None = None) -> OfflineModels:
             settings.paths.models_dir,
             convert_gguf=convert_gguf,
             user_models=settings.models,
+            user_profiles=settings.profiles,
             gguf_bits=settings.mlx.gguf_bits,
         )
     )

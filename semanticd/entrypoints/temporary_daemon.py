@@ -7,8 +7,10 @@ are fetched, and no agent is left behind.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -33,8 +35,25 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_PREFIX = "semanticd-temporary-"
+_LEFT_BEHIND_S = 86_400.0
+
 Progress = Callable[[str, float], None]
 """Takes the stage of a model that is fetched or loaded, and the share that is done."""
+
+
+def remove_leftovers(beside: Path, *, now: float) -> int:
+    """Remove folders of temporary daemons that were killed, once they are a day old; returns how many.
+
+    `now` is the time in seconds since the epoch. What cannot be removed stays.
+    """
+    removed = 0
+    for folder in beside.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if now - folder.lstat().st_mtime > _LEFT_BEHIND_S and not folder.is_symlink():
+                shutil.rmtree(folder)
+                removed += 1
+    return removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,7 @@ class TemporaryDaemon:
 
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(
-                prefix="semanticd-", dir=self._beside, ignore_cleanup_errors=True
+                prefix=_PREFIX, dir=self._beside, ignore_cleanup_errors=True
             )
         self._parts = assemble(
             self._settings(Path(self._folder.name)),

@@ -49,6 +49,25 @@ def test_the_user_guide_explains_every_cause_of_a_miss() -> None:
     assert sorted(named) == sorted(get_args(MissCause))
 
 
+def test_the_page_on_models_has_the_profiles_as_they_are() -> None:
+    shipped = tomllib.loads(_text(ROOT / "semanticd/adapters/models/registry.toml"))["profiles"]
+    table = _text(DOCS / "model-onboarding.md").split("| profile | model |")[1].split("\n\n")[0]
+    shown = [
+        tuple(cell.strip(" `") for cell in line.strip("|").split("|")) for line in table.splitlines()[2:]
+    ]
+    told = {False: "off", True: "on"}
+    assert shown == [
+        (
+            name,
+            one["model"],
+            ", ".join(f"{key} {told.get(value, value)}" if key == "thinking" else f"{key} {value}"
+                      for key, value in one["defaults"].items()),
+            one["reference"],
+        )
+        for name, one in shipped.items()
+    ]  # fmt: skip
+
+
 def test_the_page_on_models_has_the_registry_as_it_is() -> None:
     shipped = tomllib.loads(_text(ROOT / "semanticd/adapters/models/registry.toml"))["models"]
     table = _text(DOCS / "model-onboarding.md").split("| model | context |")[1].split("\n\n")[0]

@@ -27,10 +27,13 @@ class FakeControlDaemon:
         self.path = path
         self.answers: dict[str, Any] = dict(answers or {})
         self.failures: dict[str, tuple[str, str]] = {}
+        self.waits: dict[str, asyncio.Event] = {}
+        """Commands that are answered once their event is set."""
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._subscribers: list[tuple[asyncio.StreamWriter, int, frozenset[str]]] = []
         self._server: asyncio.Server | None = None
+        self._late: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self.path.unlink(missing_ok=True)
@@ -45,6 +48,8 @@ class FakeControlDaemon:
         if self._server is not None:
             self._server.close()
             self._server = None
+        for task in self._late:
+            task.cancel()
         for writer in list(self._writers):
             writer.close()
         self._subscribers.clear()
@@ -81,7 +86,10 @@ class FakeControlDaemon:
                 for payload in frames.feed(data):
                     command = m.decode(payload)
                     assert isinstance(command, m.Command)
-                    writer.write(frame(m.encode(self._answer(writer, command))))
+                    if command.cmd in self.waits:
+                        self._late.add(asyncio.create_task(self._answer_late(writer, command)))
+                    else:
+                        writer.write(frame(m.encode(self._answer(writer, command))))
                 await writer.drain()
         except ConnectionError:
             pass
@@ -89,6 +97,10 @@ class FakeControlDaemon:
             self._writers.discard(writer)
             self._subscribers = [one for one in self._subscribers if one[0] is not writer]
             writer.close()
+
+    async def _answer_late(self, writer: asyncio.StreamWriter, command: m.Command) -> None:
+        await self.waits[command.cmd].wait()
+        writer.write(frame(m.encode(self._answer(writer, command))))
 
     def _answer(self, writer: asyncio.StreamWriter, command: m.Command) -> m.Reply:
         self.commands.append((command.cmd, dict(command.args)))

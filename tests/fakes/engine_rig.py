@@ -194,7 +194,9 @@ class EngineRig:
             metrics=self.metrics,
             log=self.log,
         )
-        self.agents = AgentRegistry(store=self.store, archive=self.archive, clock=self.clock)
+        self.agents = AgentRegistry(
+            store=self.store, archive=self.archive, clock=self.clock, post=self.queue.post
+        )
         if scheduler is None:
             scheduler = Scheduler(
                 limits=limits or SchedulerLimits(prefill_chunk=64, min_chunk=16),

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
-from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
+from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, PullProgress
 from semanticd.domain.errors import ModelDownloadError, ModelNotFoundError
 from semanticd.domain.ids import ModelFingerprint
 from tests.fakes.model_runner import HashRunner, loaded_model
@@ -26,6 +26,7 @@ class MemoryModelSource:
         }
         """The registry's entries by name."""
         self._installed = set(installed)
+        self.profiles: dict[str, ModelProfile] = {}
         self.unreachable: set[str] = set()
         """Models whose download fails."""
         self.reason = ""
@@ -41,6 +42,14 @@ class MemoryModelSource:
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""
         return list(self.known.values())
+
+    def profile(self, name: str) -> ModelProfile | None:
+        """Return the profile of this name."""
+        return self.profiles.get(name)
+
+    def profiles_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the profiles of this model."""
+        return tuple(one.name for one in self.profiles.values() if one.model == name)
 
     def installed(self) -> list[InstalledModel]:
         """Return the models whose files are here."""
@@ -72,6 +81,8 @@ class MemoryModelSource:
 
     def resolve(self, name: str) -> ModelEntry:
         """Return the entry a name stands for; whatever begins with `hf:` stands for itself."""
+        if name in self.profiles:
+            name = self.profiles[name].model
         if name.startswith("hf:"):
             return ModelEntry(name=name, source=name)
         if name in self.folders:
@@ -83,6 +94,8 @@ class MemoryModelSource:
 
     def known_name(self, name: str) -> str | None:
         """Return the name to find it by; None for whatever looks like a path."""
+        if name in self.profiles:
+            name = self.profiles[name].model
         if name.startswith(("/", "~", ".")):
             return None
         entry = self.known.get(name.lower())

@@ -22,11 +22,18 @@ from semanticd.domain.ids import ModelFingerprint, ModelId
 class FakeModels:
     """Known models, the first one current; a swap reports its progress to the hub and waits for `gate`."""
 
-    def __init__(self, *names: str, hub: EventHub | None = None, aliases: tuple[str, ...] = ()) -> None:
-        """Begin with these models installed; `aliases` are the first one's."""
+    def __init__(
+        self,
+        *names: str,
+        hub: EventHub | None = None,
+        aliases: tuple[str, ...] = (),
+        profiles: tuple[str, ...] = (),
+    ) -> None:
+        """Begin with these models installed; `aliases` and `profiles` are the first one's."""
         self._names = names
         self._hub = hub
         self._aliases = aliases
+        self._profiles = profiles
         self.current_id: str | None = names[0]
         self.gate = asyncio.Event()
         self.gate.set()
@@ -42,6 +49,7 @@ class FakeModels:
             context_length=8192,
             fingerprint=ModelFingerprint(f"f-{name}"),
             aliases=self._aliases if is_first else (),
+            profiles=self._profiles if is_first else (),
         )
 
     def _known(self, model: str) -> ModelId:

@@ -481,3 +481,11 @@ def test_removing_says_what_was_removed(home: ServedHome) -> None:
     removed = home.run("models", "rm", "large").stdout
     assert "path:" in removed
     assert "freed_bytes: " in removed
+
+
+def test_no_self_test_runs_beside_a_daemon(home: ServedHome) -> None:
+    ran = home.run("selftest", "--quick")
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert "a daemon is running" in ran.stderr
+    assert "`semanticd stop`" in ran.stderr

@@ -22,7 +22,8 @@ from semanticd.bench.text import TextSource
 
 RAW = "raw_mlx"
 CPU_MATH = "cpu_math"
-GROUPS = (RAW, CPU_MATH, "restore", "prefill_http", edge_rows.HTTP, edge_rows.CONTROL, edge_rows.STORE)
+FORMS = "forms"
+GROUPS = (RAW, CPU_MATH, FORMS, "restore", "prefill_http", edge_rows.HTTP, edge_rows.CONTROL, edge_rows.STORE)
 RAW_LENGTHS = (900, 2048)
 SEED = 3
 
@@ -35,6 +36,8 @@ def measure_all(path: Path, *, say: Callable[[str], None], only: Sequence[str] =
         keep(path, RAW, raw_mlx(), say)
     if CPU_MATH in wanted:
         keep(path, CPU_MATH, cpu_math(), say)
+    if FORMS in wanted:
+        keep(path, FORMS, _rates(FORMS, "form_rates"), say)
     if edge_rows.HTTP in wanted:
         keep(path, edge_rows.HTTP, asyncio.run(edge_rows.http_overhead()), say)
     if edge_rows.STORE in wanted:

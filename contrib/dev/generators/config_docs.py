@@ -34,7 +34,8 @@ security, because it may have come with a repository. From such a file these are
 keys, host, allowed hosts, CORS origins, the trace endpoint, all folders, what traces of requests hold,
 `load_on_demand`, and a model given by path.
 
-Models of your own are added in the TOML file as `[models.NAME]` tables: see [adding models](model-onboarding.md).
+Models of your own are added in the TOML file as `[models.NAME]` tables, models with settings under other names as
+`[profiles.NAME]`: see [adding models](model-onboarding.md).
 
 This page is made from the code by `python contrib/dev/generators/config_docs.py`.
 """

@@ -88,6 +88,7 @@ def load_settings(
     values, origins = _merge(sources, complaints)
     settings = Settings(
         models=sources[-1].models,
+        profiles=sources[-1].profiles,
         **{section: cls(**values.get(section, {})) for section, cls in SECTIONS.items()},
     )
     complaints += _contradictions(settings)

@@ -279,6 +279,8 @@ class Settings:
     trace: TraceSettings = field(default_factory=TraceSettings)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The user's own registry entries, TOML `[models.NAME]`, by name; for the models room to read."""
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The user's own profiles, TOML `[profiles.NAME]`, likewise."""
 
 
 SECTIONS: Mapping[str, type] = {

@@ -32,6 +32,7 @@ MODEL_KEYS = (
     "kv_bytes_per_token",
     "recommended",
     "tool_parser",
+    "pooling",
     "thinking",
     "trust_remote_code",
     "pinned",
@@ -40,6 +41,9 @@ MODEL_KEYS = (
     "reference",
 )
 """What a `[models.NAME]` table may hold."""
+
+PROFILE_KEYS = ("model", "description", "defaults", "reference")
+"""What a `[profiles.NAME]` table may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Source:
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     models: dict[str, Any] = field(default_factory=dict)
+    profiles: dict[str, Any] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     file: FileRead | None = None
@@ -143,7 +148,8 @@ def from_toml(path: Path, *, required: bool) -> Source:
         return source
     for section, content in document.items():
         _read_table(source, path, section, content)
-    source.file = FileRead(path, (*source.values, *(f"models.{name}" for name in source.models)))
+    tables = [f"models.{name}" for name in source.models] + [f"profiles.{name}" for name in source.profiles]
+    source.file = FileRead(path, (*source.values, *tables))
     return source
 
 
@@ -151,8 +157,12 @@ def _read_table(source: Source, path: Path, section: str, content: object) -> No
     if section == "models" and isinstance(content, dict):
         for name, entry in content.items():
             _read_model(source, path, name, entry)
+    elif section == "profiles" and isinstance(content, dict):
+        for name, entry in content.items():
+            _read_profile(source, path, name, entry)
     elif section not in SECTIONS:
-        source.complaints.append(_unknown(f"table or key in {path}", section, [*SECTIONS, "models"]))
+        known_tables = [*SECTIONS, "models", "profiles"]
+        source.complaints.append(_unknown(f"table or key in {path}", section, known_tables))
     elif not isinstance(content, dict):
         source.complaints.append(f"{section} in {path} must be a table: [{section}]")
     else:
@@ -174,6 +184,16 @@ def _read_model(source: Source, path: Path, name: str, entry: object) -> None:
         if key not in MODEL_KEYS:
             source.complaints.append(_unknown(f"key in [models.{name}] of {path}", key, list(MODEL_KEYS)))
     source.models[name] = entry
+
+
+def _read_profile(source: Source, path: Path, name: str, entry: object) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("model"), str):
+        source.complaints.append(f"[profiles.{name}] in {path} needs `model`: the name of a model")
+        return
+    for key in entry:
+        if key not in PROFILE_KEYS:
+            source.complaints.append(_unknown(f"key in [profiles.{name}] of {path}", key, list(PROFILE_KEYS)))
+    source.profiles[name] = entry
 
 
 def _no_flag(one: Declared) -> str:

@@ -30,7 +30,7 @@ from semanticd.adapters.models.folder_facts import (
 from semanticd.adapters.models.gguf_files import GgufFiles
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
-from semanticd.application.ports.models import InstalledModel, ModelEntry, Pooling, PullProgress
+from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, Pooling, PullProgress
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 from semanticd.domain.model_name import is_path
@@ -105,6 +105,30 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
     return entry, sources
 
 
+def read_profiles(tables: Mapping[str, Mapping[str, Any]], *, origin: str) -> dict[str, ModelProfile]:
+    """Turn tables into profiles, by name.
+
+    Raises:
+        ConfigurationError: A profile has a wrong field.
+    """
+    found = {}
+    for name, table in tables.items():
+        where = f"{origin}: profiles.{name}"
+        if not isinstance(table.get("model"), str) or not isinstance(table.get("description", ""), str):
+            raise ConfigurationError(
+                f"{where} needs `model`, the name of a model, and its description is text"
+            )
+        if not isinstance(table.get("defaults", {}), dict):
+            raise ConfigurationError(f"{where}.defaults must be a table, not {table['defaults']!r}")
+        found[name] = ModelProfile(
+            name,
+            table["model"],
+            read_defaults(table.get("defaults", {}), where=f"{where}.defaults"),
+            description=table.get("description", ""),
+        )
+    return found
+
+
 def _with_size(entry: ModelEntry, known: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     """Return a user's entry for a known model, with what it takes and whether it is recommended unless he says so."""
     if "weights_bytes" not in given and "memory_estimate_bytes" not in given:
@@ -132,6 +156,7 @@ class ModelRegistry:
         *,
         convert_gguf: ConvertGguf,
         user_models: Mapping[str, Mapping[str, Any]] | None = None,
+        user_profiles: Mapping[str, Mapping[str, Any]] | None = None,
         gguf_bits: int | None = None,
     ) -> None:
         """Keep models under `models_dir`; `convert_gguf` turns a GGUF file into a model folder.
@@ -142,16 +167,54 @@ class ModelRegistry:
         self._convert = convert_gguf
         self._gguf_bits = gguf_bits
         self._gguf_files = GgufFiles(models_dir / ".gguf.json")
-        shipped = resources.files("semanticd.adapters.models").joinpath("registry.toml").read_text("utf-8")
-        self._entries = read_entries(tomllib.loads(shipped)["models"], origin="registry.toml")
+        text = resources.files("semanticd.adapters.models").joinpath("registry.toml").read_text("utf-8")
+        shipped = tomllib.loads(text)
+        self._entries = read_entries(shipped["models"], origin="registry.toml")
         for name, (entry, sources) in read_entries(user_models or {}, origin="your configuration").items():
             known = self._entries.get(name)
             given = (user_models or {})[name]
             self._entries[name] = (entry if known is None else _with_size(entry, known[0], given), sources)
 
+        # What the user calls a model is that model, also where a profile is shipped under this name.
+        self._profiles = {
+            name: profile
+            for name, profile in read_profiles(shipped["profiles"], origin="registry.toml").items()
+            if name not in self._entries
+        }
+        for name, profile in read_profiles(user_profiles or {}, origin="your configuration").items():
+            self._check_profile(profile)
+            self._profiles[name] = profile
+
+    def _check_profile(self, profile: ModelProfile) -> None:
+        where = f"your configuration: profiles.{profile.name}"
+        if self._of_entry(profile.name) is not None:
+            raise ConfigurationError(f"{where}: a model is called so; give the profile another name")
+        is_known = profile.model not in self._profiles and self._of_entry(profile.model) is not None
+        if is_known or _REPO.fullmatch(profile.model.removeprefix("hf:")) or is_path(profile.model):
+            return
+        raise ConfigurationError(
+            f"{where}.model: no model is called {profile.model!r}; known: {', '.join(self._entries)}, or hf:org/name, "
+            "a model folder, a .gguf"
+        )
+
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""
         return [entry for entry, _ in self._entries.values()]
+
+    def profile(self, name: str) -> ModelProfile | None:
+        """Return the profile of this name, if there is one."""
+        return self._profiles.get(name)
+
+    def profiles_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the profiles of this entry."""
+        found = []
+        for profile in self._profiles.values():
+            entry = self._of_entry(profile.model)
+            if name in (profile.model, profile.model.removeprefix("hf:")) or (
+                entry and entry[0].name == name
+            ):
+                found.append(profile.name)
+        return tuple(found)
 
     def resolve(self, name: str) -> ModelEntry:
         """Return the entry that a name stands for; the name may be a path, so ask for administrators only."""
@@ -159,13 +222,18 @@ class ModelRegistry:
 
     def known_name(self, name: str) -> str | None:
         """Return the name to find a model by that a client named; None for folders and files, whatever they hold."""
-        entry = self._known(name)
+        name = self._meant(name)
+        entry = self._of_entry(name)
         if entry is not None:
             return entry[0].name
         repo = name.removeprefix("hf:")
         return f"hf:{repo}" if _REPO.fullmatch(repo) else None
 
-    def _known(self, name: str) -> tuple[ModelEntry, tuple[str, ...]] | None:
+    def _meant(self, name: str) -> str:
+        profile = self._profiles.get(name)
+        return name if profile is None else profile.model
+
+    def _of_entry(self, name: str) -> tuple[ModelEntry, tuple[str, ...]] | None:
         found = self._entries.get(name)
         if found is not None:
             return found
@@ -177,7 +245,8 @@ class ModelRegistry:
 
     def _resolve(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
         try:
-            return self._known(name) or self._look_up(name)
+            name = self._meant(name)
+            return self._of_entry(name) or self._look_up(name)
         except (OSError, RuntimeError, ValueError) as error:
             # No such user behind `~`, a name that is too long for the system, a NUL in it.
             raise ModelNotFoundError(f"{name[:80]!r} is not a model: {error}", param="model") from error

@@ -631,10 +631,6 @@ class AgentCacheStore:
             if own:
                 self._delete(own, scrub=False)
 
-    def on_engine(self, run: Callable[[], None]) -> None:
-        """Run something on the engine thread soon, or never where the engine has stopped. From any thread."""
-        self._post(run)
-
     def _delete(self, own: Sequence[BlockHash], *, scrub: bool = True) -> tuple[int, Future[int]]:
         freed = 0
         with self.lock:

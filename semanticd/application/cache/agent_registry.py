@@ -1,12 +1,14 @@
 """AgentRegistry: the agents this daemon knows, in memory as far as they are in use, all of them in the archive.
 
-Callable from any thread; `lock` is the cache store's, so that agents and blocks change together.
+Callable from any thread; `lock` is the cache store's, so that agents and blocks change together. The engine thread asks
+about agents that a request holds only: they are in memory, or there are none, so that it waits for no disk. Whatever
+reads the archive does so before it takes the lock, for which the engine thread would wait.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -38,12 +40,27 @@ MAX_TEXT_BYTES = 256 * 1024 * 1024
 class AgentRegistry:
     """Agents by id, and the transcripts by which texts are recognised."""
 
-    def __init__(self, *, store: AgentCacheStore, archive: AgentArchive | None, clock: Clock) -> None:
-        """Load the most recently used agents, so that their texts are recognised at once, and all that are pinned."""
+    def __init__(
+        self,
+        *,
+        store: AgentCacheStore,
+        archive: AgentArchive | None,
+        clock: Clock,
+        post: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """Load the most recently used agents, so that their texts are recognised at once, and all that are pinned.
+
+        `post` runs something on the engine thread soon, or never where the engine has stopped.
+        """
         self._store = store
         self._archive = archive
         self._clock = clock
+        self._post = post
         self._agents: OrderedDict[AgentId, Agent] = OrderedDict()
+        self._held: Counter[AgentId] = Counter()
+        """How many requests hold an agent; one that is not in memory either is not in the archive."""
+        self._num_changes = 0
+        """Grows with every save and deletion: what was read of the archive before may be no longer so."""
         self._transcripts: dict[tuple[ModelFingerprint, str], TranscriptIndex] = {}
         self._text_bytes: dict[AgentId, int] = {}
         """Of the agents in memory; their sum is in the store's books."""
@@ -74,13 +91,48 @@ class AgentRegistry:
 
     def find(self, agent_id: AgentId) -> Agent | None:
         """Return the agent for use, from memory, or from the archive; then it stays in memory."""
+        while True:
+            with self.lock:
+                agent, num_changes = self._agents.get(agent_id), self._num_changes
+                if agent is not None or self._archive is None or self._held[agent_id]:
+                    return agent
+            found = self._archive.load(agent_id)
+            with self.lock:
+                if num_changes != self._num_changes and agent_id not in self._agents:
+                    continue  # it may have been deleted, or saved and put away again
+                known = self._agents.get(agent_id)
+                # It may leave memory at once, where held ones take all of it.
+                return self._remember(found) if known is None and found is not None else known
+
+    def hold(self, agents: Collection[AgentId]) -> None:
+        """Bring the agents into memory, as far as there are any, and keep them there until they are released.
+
+        Reads the archive: neither on the engine thread nor on the event loop. `release` each as often as it was held.
+        """
+        for agent_id in agents:
+            while True:
+                num_changes = self._num_changes
+                found = self.find(agent_id)
+                with self.lock:
+                    is_known = agent_id in self._agents or agent_id in self._held
+                    if is_known or num_changes == self._num_changes:
+                        self._held[agent_id] += 1
+                        if not is_known and found is not None:
+                            self._remember(found)
+                        break
+
+    def release(self, agents: Collection[AgentId]) -> None:
+        """Let agents leave memory that were held, once no request holds them."""
         with self.lock:
-            agent = self._agents.get(agent_id)
-            if agent is None and self._archive is not None:
-                agent = self._archive.load(agent_id)
-                if agent is not None:
-                    agent = self._remember(agent)
-            return agent
+            self._held.subtract(agents)
+            for agent_id in agents:
+                if self._held[agent_id] <= 0:
+                    del self._held[agent_id]
+
+    @property
+    def num_held(self) -> int:
+        """How many agents requests hold."""
+        return len(self._held)
 
     # Looking: nothing comes into memory, nothing counts as used.
 
@@ -195,6 +247,7 @@ class AgentRegistry:
     def save(self, agent: Agent) -> None:
         """Keep the agent's new state, in memory and in the archive."""
         with self.lock:
+            self._num_changes += 1
             self._remember(agent)
         if self._archive is not None:
             self._archive.save(agent)
@@ -214,6 +267,7 @@ class AgentRegistry:
 
     def update(self, agent_id: AgentId, change: Callable[[Agent], Agent]) -> Agent:
         """Replace the agent by what `change` makes of it."""
+        self.find(agent_id)  # before the lock
         with self.lock:
             agent = change(self.get(agent_id))
             self.save(agent)
@@ -232,6 +286,7 @@ class AgentRegistry:
         """Forget the agent everywhere; the future says whether the disk has forgotten it too."""
         is_gone: Future[bool] = Future()
         with self.lock:
+            self._num_changes += 1
             if self._archive is not None:
                 is_gone = self._archive.delete(agent_id)
             else:
@@ -273,6 +328,7 @@ class AgentRegistry:
         archive = self._archive
         if archive is None:
             return list(names)
+        # Version 0.1.0 noted no blocks: those of earlier turns are found behind the agent's table only.
         own = [name for name in names if all(holder == agent_id for holder in archive.holders(name))]
         return list(dict.fromkeys([*own, *archive.own_blocks(agent_id)]))
 
@@ -301,7 +357,7 @@ class AgentRegistry:
             self._store.discard(given_up)
         elif given_up:
             self._archive.own_among(agent_id, given_up).add_done_callback(
-                lambda own: self._store.on_engine(partial(self._discard_own, agent_id, own.result()))
+                lambda own: self._post(partial(self._discard_own, agent_id, own.result()))
             )
 
     def _discard_own(self, agent_id: AgentId, own: Sequence[BlockHash]) -> None:
@@ -325,7 +381,7 @@ class AgentRegistry:
             agent.agent_id, agent.block_table, pinned=agent.is_pinned(now), kept=agent.is_kept(now)
         )
         while len(self._agents) > MAX_AGENTS_KEPT or self._store.text_bytes > MAX_TEXT_BYTES:
-            oldest = next((a for a in self._agents.values() if not a.is_pinned(now)), None)
+            oldest = next((one for one in self._agents.values() if self._may_leave(one)), None)
             if oldest is None:
                 break
             self._store.drop_table(oldest.agent_id)
@@ -336,6 +392,9 @@ class AgentRegistry:
         del self._agents[agent.agent_id]
         self._store.text_bytes -= self._text_bytes.pop(agent.agent_id)
         self._forget_private(agent.salt)
+
+    def _may_leave(self, agent: Agent) -> bool:
+        return agent.agent_id not in self._held and not agent.is_pinned(self._clock.wall())
 
     def _forget_private(self, salt: str) -> None:
         """Let go the texts of a salt that no agent in memory has; they come back with an agent from the archive."""

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from typing import Protocol
 
@@ -96,6 +97,8 @@ class _Prepared:
     chain: BlockChain
     salt: str
     conversation: ConversationKey | None
+    held: tuple[AgentId, ...]
+    """The agents that may get the turn, which the registry keeps in memory for it."""
 
 
 class GenerateService:
@@ -144,7 +147,29 @@ class GenerateService:
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
         request = model.defaults.of_request(request)
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
-        ready = await asyncio.to_thread(self._prepare, model, request)
+        ready = await self._ready(model, request)
+        try:
+            return await self._submit_ready(ready, model, request)
+        except BaseException:
+            self._agents.release(ready.held)
+            raise
+
+    async def _ready(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, model, request))
+        try:
+            return await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            # The thread goes on, and then holds agents that nobody else releases.
+            preparing.add_done_callback(self._let_go)
+            raise
+
+    def _let_go(self, preparing: asyncio.Future[_Prepared]) -> None:
+        if not preparing.cancelled() and preparing.exception() is None:
+            self._agents.release(preparing.result().held)
+
+    async def _submit_ready(
+        self, ready: _Prepared, model: LoadedModel, request: GenerationRequest
+    ) -> EngineStream:
         constraint = await self._compiled(model, ready.constraint)
         request = _stopped_where_visible(model, request, constraint)
         if constraint is not None and constraint.not_enforced:
@@ -158,6 +183,7 @@ class GenerateService:
             prompt_text=request.prompt.text if isinstance(request.prompt, TextPrompt) else ready.text,
             engine=self._engine,
             recorder=self._recorder,
+            on_end=partial(self._agents.release, ready.held),
         )
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(31)
         self._engine.submit(
@@ -236,20 +262,25 @@ class GenerateService:
         points, system_tokens = self._boundaries_of(model, prompt, text, segments)
         named = request.agent_id is not None and not request.conversation
         conversation = conversation_key(prompt) if named else None
-        agent_id = self._agents.holder(agent_id, conversation, segments)
         spec = model.runner.spec
+        # Those of which the turn's end will choose one, by what it finds then; last, for nothing fails any more.
+        held = (agent_id, *([] if conversation is None else [AgentId(conversation.name_below(agent_id))]))
+        chain = spec.chain(token_ids_of(segments), root=spec.root_of(salt))
+        changes = model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else ()
+        self._agents.hold(held)
         return _Prepared(
-            agent_id=agent_id,
+            agent_id=self._agents.holder(agent_id, conversation, segments),
             text=text,
             segments=segments,
             max_new_tokens=max_new_tokens,
             constraint=constraint,
             points=points,
             system_tokens=system_tokens,
-            changes=model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else (),
-            chain=spec.chain(token_ids_of(segments), root=spec.root_of(salt)),
+            changes=changes,
+            chain=chain,
             salt=salt,
             conversation=conversation,
+            held=held,
         )
 
     def _constraint(

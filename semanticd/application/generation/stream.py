@@ -60,8 +60,15 @@ class EngineStream:
         prompt_text: str,
         engine: BlockPoolBatchEngine,
         recorder: TurnRecorder,
+        on_end: Callable[[], None],
     ) -> None:
-        """Prepare one parser per choice; nothing is submitted here."""
+        """Prepare one parser per choice; nothing is submitted here.
+
+        `on_end` is called once on the event loop, when the stream was closed and the engine has ended every choice.
+        """
+        self._on_end = on_end
+        self._num_in_engine = request.num_choices
+        self._is_closed = False
         self.request_id = request.request_id
         self.model_id = model.model_id
         self.agent_id = agent_id
@@ -103,6 +110,10 @@ class EngineStream:
 
     def _put(self, choice: int, update: SequenceUpdate) -> None:
         """Queue an update, unless so much waits already that its reader cannot be reading."""
+        if isinstance(update, SequenceEnded | SequenceFailed):
+            self._num_in_engine -= 1
+            if self._is_closed and not self._num_in_engine:
+                self._on_end()
         unread = self._updates
         if (
             self._num_waiting_bytes > LIMITS.stream_bytes
@@ -150,6 +161,10 @@ class EngineStream:
             self._unfinished.clear()
             self._engine.cancel(self.request_id)
         self._recorder.end_turn(self.agent_id, self.request_id)
+        if not self._is_closed:
+            self._is_closed = True
+            if not self._num_in_engine:
+                self._on_end()
 
     def _result(self) -> GenerationResult:
         return GenerationResult(

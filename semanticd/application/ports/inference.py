@@ -141,7 +141,7 @@ class ModelRunner(Protocol):
         """Bytes of all running caches, padding included."""
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
-        """Turn a payload into bytes (a copy)."""
+        """Return a payload as bytes that any thread may read: views where it has them, which keep it alive."""
 
     def restore(self, tensors: Sequence[TensorBytes]) -> BlockPayload:
         """Turn bytes into a payload; raises `CacheError` when names, types or shapes do not fit the model."""

@@ -63,6 +63,16 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """A model under another name, with what is taken where a request that uses this name says nothing."""
+
+    name: str
+    model: str
+    defaults: ModelDefaults
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class InstalledModel:
     """A model whose files are complete on this machine."""
 
@@ -105,6 +115,12 @@ class ModelSource(Protocol):
 
     def entries(self) -> list[ModelEntry]:
         """Return the models known by name."""
+
+    def profile(self, name: str) -> ModelProfile | None:
+        """Return the profile of this name, if there is one. Reads no file."""
+
+    def profiles_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the profiles of this entry. Reads no file."""
 
     def installed(self) -> list[InstalledModel]:
         """Return the models whose files are here."""

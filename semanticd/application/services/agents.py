@@ -353,10 +353,13 @@ class AgentsService:
         are_forgotten = self._responses is None or await self._responses.forget_agent(agent.agent_id)
         self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
-        if not (await asyncio.wrap_future(is_deleted) and are_forgotten):
+        left = [] if await asyncio.wrap_future(is_deleted) else ["its conversation"]
+        left += [] if are_forgotten else ["the responses stored for it"]
+        if left:
             raise CacheError(
-                f"agent {agent_id!r} is gone from memory, but the disk refused its deletion, and a restart may bring "
-                "it back; is the disk full? Make room: it is tried again when an agent is saved, and at the stop"
+                f"agent {agent_id!r} is gone from memory, but the disk refused to delete {' and '.join(left)}: a "
+                "restart may bring that back. Make room, for example with `semanticd cache prune 2GB`; the deletion is "
+                "tried again with the next turn of any agent, and when the daemon stops"
             )
         return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
 

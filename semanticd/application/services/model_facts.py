@@ -43,6 +43,8 @@ class ModelFacts:
     """What its loader says of it: the device, its kind."""
     aliases: tuple[str, ...] = field(default=(), metadata=HIDDEN)
     """Other names that it answers to."""
+    profiles: tuple[str, ...] = field(default=(), metadata=HIDDEN)
+    """Names that it answers to with settings of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def model_facts(
             created=int(loaded_at.get(model_id, 0)),
             current=model_id == current,
         )
+    found = {name: replace(one, profiles=source.profiles_of(name)) for name, one in found.items()}
     return sorted(found.values(), key=lambda one: (not one.loaded, not one.installed, one.id))
 
 

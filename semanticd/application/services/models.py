@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
@@ -116,6 +116,7 @@ class ModelsService:
 
     async def _route(self, name: str) -> LoadedModel:
         await self._open.wait()
+        profile = self._source.profile(name)
         model = self._named(name)
         if model is None and self._load_on_demand:
             model = await self._on_demand(name)
@@ -130,7 +131,9 @@ class ModelsService:
                 "load another with `semanticd models load NAME`",
                 param="model",
             )
-        return model
+        if profile is None:
+            return model
+        return replace(model, defaults=profile.defaults.or_else(model.defaults))
 
     async def _on_demand(self, name: str) -> LoadedModel | None:
         """Load a model that is here under a name we know; a client names no folders and starts no downloads."""
@@ -162,6 +165,8 @@ class ModelsService:
         models = self._serving()
         if not name:
             return models.get(self._current) if self._current else None
+        if (profile := self._source.profile(name)) is not None:
+            name = profile.model
         found = models.get(ModelId(name))
         if found is None and (known := self._source.known_name(name)) is not None:
             found = models.get(ModelId(known)) or models.get(ModelId(known.removeprefix("hf:")))

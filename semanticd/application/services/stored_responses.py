@@ -124,8 +124,9 @@ class StoredResponses:
             self._forget(found)
         if self._archive is not None and not await asyncio.wrap_future(self._archive.delete(response_id)):
             raise CacheError(
-                f"response {response_id!r} is gone from memory, but the disk refused its deletion, and a restart may "
-                "bring it back; is the disk full? Make room: it is tried again when one is saved, and at the stop"
+                f"response {response_id!r} is gone from memory, but the disk refused to delete its text: after a "
+                "restart it may be found by its id again. Make room, for example with `semanticd cache prune 2GB`; the "
+                "deletion is tried again with the next response that is stored, and when the daemon stops"
             )
         return True
 

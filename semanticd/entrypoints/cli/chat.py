@@ -1,7 +1,8 @@
 """`semanticd chat [AGENT]`: a conversation with an agent in the plain terminal; the daemon keeps it, and its cache.
 
 A line is a turn; one that ends with a backslash goes on in the next, and what stands between two lines of three quotes
-is one turn. Lines that begin with a slash are commands. Standard output has the answers only.
+is one turn. Lines that begin with a slash are commands. Standard output has the answers only; where it is a terminal,
+their Markdown is shown as it comes.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from semanticd.control.errors import ControlError
+from semanticd.control.markdown import MarkdownStream, Piece
 from semanticd.control.results import (
     AgentRow,
+    MessageRow,
     RequestRow,
     SayResult,
     StatusResult,
@@ -29,7 +32,7 @@ from semanticd.control.results import (
 )
 from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
-from semanticd.entrypoints.cli.output import narrate, print_piece
+from semanticd.entrypoints.cli.output import is_styled, narrate, print_marked, print_piece
 
 if TYPE_CHECKING:
     from semanticd.control.async_client import AsyncControlClient, EventSubscription
@@ -37,12 +40,14 @@ if TYPE_CHECKING:
 _QUOTES = '"""'
 _HISTORY_FILE = "chat-history"
 _HISTORY_LINES = 1000
+_SHOWN_MESSAGES = 10
 HELP = """\
 /why            what the last turn reused and computed, and why it took its time
 /fork [NAME]    go on in a copy of the conversation
 /model [NAME]   which model answers; with a name, swap to it
 /new [NAME]     begin a new conversation
 /rewind [N]     forget the last turn, or the last N
+/history [N]    what was said last, N messages of it (10)
 /agents         list the agents
 /help           this list
 /exit           leave (also ctrl+d); the conversation stays
@@ -99,16 +104,19 @@ class Conversation:
         client = await AsyncControlClient.connect(socket_path(), name="semanticd-chat")
         try:
             tokens = await client.subscribe(["tokens"], agent=self._agent)
-            printing = asyncio.create_task(_print_tokens(tokens))
+            printed = PrintedAnswer()
+            printing = asyncio.create_task(_print_tokens(tokens, printed))
             try:
                 said = await self._answer(client, text)
+            except (asyncio.CancelledError, ControlError):
+                printed.end()
+                raise
             finally:
                 printing.cancel()
                 with contextlib.suppress(asyncio.CancelledError, ControlError):
                     await printing
             # What is printed by then may lack the last pieces: the reply has all.
-            printed = printing.result() if printing.done() and not printing.cancelled() else ""
-            print_piece(said.text[len(printed) :] if said.text.startswith(printed) else "")
+            printed.complete(said.text)
             print_piece("\n")
             self._agent = said.agent or self._agent
         finally:
@@ -141,6 +149,7 @@ class Conversation:
             "model": self._model,
             "new": self._new,
             "rewind": self._rewind,
+            "history": self._history,
             "agents": self._agents,
             "help": lambda _: narrate(HELP),
         }
@@ -184,22 +193,68 @@ class Conversation:
         ask("agents.rewind", agent=self._agent, turns=int(number or 1))
         narrate("forgotten; the rest stays cached")
 
+    def _history(self, number: str) -> None:
+        if number and not number.isdigit():
+            narrate(f"{one_line(number)} is not a number of messages")
+            return
+        rows = read_all(MessageRow, ask("agents.messages", agent=self._agent)["messages"])
+        for row in rows[-int(number or _SHOWN_MESSAGES) :]:
+            narrate(f"{one_line(row.role)}: {message_text(row)}")
+        if not rows:
+            narrate("nothing was said yet")
+
     def _agents(self, _: str) -> None:
         for row in read_all(AgentRow, ask("agents.list")["agents"]):
             narrate(f"{one_line(row.id)}  {one_line(row.state)}, {row.num_tokens} tokens")
 
 
-async def _print_tokens(tokens: EventSubscription) -> str:
-    """Print the answer as it comes until cancelled; returns what was printed."""
-    printed = ""
-    try:
-        async for event in tokens:
-            piece = read(TokenEvent, event.data).text
-            printed += piece
-            print_piece(piece)
-    except asyncio.CancelledError:
-        return printed
-    return printed
+class PrintedAnswer:
+    """An answer on standard output, as far as it came."""
+
+    def __init__(self) -> None:
+        """Print Markdown where a terminal shows it; what is written to a file is the text as it is."""
+        self._text = ""
+        self._markdown = MarkdownStream() if is_styled() else None
+
+    def add(self, text: str) -> None:
+        """Print what came."""
+        self._text += text
+        if self._markdown is None:
+            print_piece(text)
+        else:
+            _print_all(self._markdown.feed(text))
+
+    def complete(self, text: str) -> None:
+        """Print what is lacking of the whole answer."""
+        if text.startswith(self._text):
+            self.add(text[len(self._text) :])
+        self.end()
+
+    def end(self) -> None:
+        """Print what was held back: nothing follows that could show what it is."""
+        if self._markdown is not None:
+            _print_all(self._markdown.end())
+
+
+def _print_all(pieces: Sequence[Piece]) -> None:
+    for text, kind in pieces:
+        print_marked(text, kind)
+
+
+async def _print_tokens(tokens: EventSubscription, printed: PrintedAnswer) -> None:
+    """Print the answer as it comes until cancelled."""
+    async for event in tokens:
+        printed.add(read(TokenEvent, event.data).text)
+
+
+def message_text(row: MessageRow) -> str:
+    """Return a message's text; a part that is no text is named."""
+    if isinstance(row.content, str):
+        return row.content
+    parts = (
+        part.text or part.thinking or f"[{part.type} {part.name}]".replace(" ]", "]") for part in row.content
+    )
+    return "".join(parts)
 
 
 def turns(read_line: Callable[[str], str]) -> Iterator[str]:

@@ -14,6 +14,12 @@ from typing import Any
 
 from semanticd.control.terminal_text import many_lines, one_line, safe_json
 
+_MARKED_STYLES = {
+    "heading": "1", "strong": "1", "emphasis": "3", "code": "36", "block": "36", "fence": "2", "bullet": "33",
+    "quote": "2",
+}  # fmt: skip
+"""By kind of text how a terminal is told to show it: 1 bold, 2 faint, 3 italic, 33 yellow, 36 cyan."""
+_STYLES_WITHOUT_COLOUR = {kind: style for kind, style in _MARKED_STYLES.items() if len(style) == 1}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -40,6 +46,18 @@ def print_text(text: str, *, at_once: bool = False) -> None:
 def print_piece(text: str) -> None:
     """Print a piece of an answer on stdout as it comes, in the line that the piece before it began."""
     print(many_lines(text), end="", flush=True)
+
+
+def is_styled() -> bool:
+    """Whether stdout is a terminal that can show text in bold."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
+def print_marked(text: str, kind: str) -> None:
+    """Print a piece of Markdown on stdout, which is a terminal, in the style of its kind; see `MarkdownStream`."""
+    style = (_STYLES_WITHOUT_COLOUR if os.environ.get("NO_COLOR") else _MARKED_STYLES).get(kind)
+    shown = many_lines(text)
+    print(f"\x1b[{style}m{shown}\x1b[0m" if style else shown, end="", flush=True)
 
 
 def print_script(text: str) -> None:
@@ -69,7 +87,7 @@ def print_verdict(verdict: str, text: str, *, to_stderr: bool = False) -> None:
 
 def clear_screen() -> None:
     """Empty the terminal on stdout; nothing where it is none, or knows no escape sequences."""
-    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown"):
+    if is_styled():
         sys.stdout.write("\x1b[H\x1b[2J")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -177,9 +178,19 @@ def _process(
         try:
             yield process, events
         finally:
-            if process.poll() is None:
-                process.kill()
+            _end(process)
             reader.join()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process that still runs: first so that it can remove its folders."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _keep(report: Mapping[str, Any]) -> Path | None:

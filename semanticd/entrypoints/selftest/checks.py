@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -31,7 +32,12 @@ from semanticd.entrypoints.selftest.speed_checks import (
     check_thinking,
 )
 from semanticd.entrypoints.selftest.storage_checks import Shortage, check_blocks, check_shortage, check_turns
-from semanticd.entrypoints.temporary_daemon import Progress, Replacements, TemporaryDaemon
+from semanticd.entrypoints.temporary_daemon import (
+    Progress,
+    Replacements,
+    TemporaryDaemon,
+    remove_leftovers,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,9 @@ class SelfTest:
     ) -> None:
         """Check `model` by these settings; `replacements` stand in the place of real parts."""
         given = replacements or Replacements()
+        beside = place_beside(settings.agent.cache_dir)
+        if beside is not None:
+            remove_leftovers(beside, now=time.time())
         self._settings = settings
         self._quick = quick
         self._record = record
@@ -67,7 +76,7 @@ class SelfTest:
         self.daemon = TemporaryDaemon(
             settings,
             model,
-            beside=place_beside(settings.agent.cache_dir),
+            beside=beside,
             replacements=Replacements(
                 files=given.files, loader=lambda loader: self._shortage.around(given.loader(loader))
             ),

@@ -27,14 +27,15 @@ QUICK_CHUNKS = (256, 1024)
 _PROBE_TOKENS = 128
 _PREFILL_S = 5.0
 """What measuring one chunk size may take: a slow model reads a shorter prompt."""
+_ENOUGH_SIZES = 3
 _EQUAL = 0.97
 """A smaller chunk is as good as a larger one that is less than 3 % faster: others wait less for it."""
 
-MOST_TOKENS, _FEWEST_TOKENS = 48, 12
-_DECODE_S = 2.5
+MOST_TOKENS, _FEWEST_TOKENS = 32, 12
+_DECODE_S = 2.0
 """What one answer may take: a slow model writes shorter ones."""
 _PROMPT_TOKENS = 96
-_ROUNDS = 3
+_ROUNDS = 4
 _OF_LIBRARY, _FAR_BELOW = 0.95, 0.5
 _OF_PLAIN = {"schema": 0.95, "thinking": 0.97}
 
@@ -97,7 +98,11 @@ async def check_prefill(
             tries.append(await _prefill(daemon, ids[:num_tokens], chunk))
         rates[chunk], extra[chunk] = max(rate for rate, _ in tries), max(peak for _, peak in tries)
     found = judge_prefill(rates, extra, num_tokens=num_tokens)
-    if record is not None and max(rates) == max(chunks):
+    # Where the prompt had to be short, a longer chunk may be better still, but is never used: it takes too long.
+    told = len(rates) >= _ENOUGH_SIZES and (
+        found.figures["best_chunk"] < max(rates) or max(rates) == max(chunks)
+    )
+    if record is not None and told:
         record.keep_chunks(
             fingerprint=spec.fingerprint,
             computed_by=spec.compute_revision,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.application.cache.agent_registry import MAX_AGENTS_KEPT
 from semanticd.application.engine.admission import READ_DEADLINE_S, READ_WINDOW
 from semanticd.application.engine.loop import backoff_s
 from semanticd.application.engine.model_changes import WRITE_DEADLINE_S
@@ -19,11 +22,13 @@ from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.room import ROOM_DEADLINE_S
 from semanticd.application.ports.inference import StreamDecoder
 from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import CancelledByCallerError, DrainingError, EngineError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import AgentId, BlockHash, ModelId
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation, loaded_model
+from tests.fakes.service_rig import ServiceRig
 from tests.fakes.tokenizer import CharTokenizer
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
@@ -311,6 +316,102 @@ class CallingThreads(FileSystem):
         """Note the thread."""
         self.threads.add(threading.current_thread().name)
         super().remove(path)
+
+
+class AskedFrom(MemoryAgentArchive):
+    """Agents in a dictionary; notes which threads ask what a disk would be read for."""
+
+    QUESTIONS = frozenset(
+        {"load", "load_recent", "page", "summary", "block_tables", "first_blocks", "expired", "pinned", "ids"}
+        | {"surplus_anonymous", "holders", "own_blocks"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[tuple[str, str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        """Note a question and the thread that asks it."""
+        if name in AskedFrom.QUESTIONS:
+            self.asked.add((threading.current_thread().name, name))
+        return super().__getattribute__(name)
+
+
+SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
+
+
+async def test_the_engine_thread_asks_the_archive_nothing_even_about_agents_that_left_memory() -> None:
+    archive = AskedFrom()
+    async with ServiceRig(archive=archive) as rig:
+        engine = rig.engine_rig.on_engine(lambda: threading.current_thread().name)
+        await rig.say([SYSTEM, Message.of("user", "hello")], agent="a")
+        await rig.say("what is the title of this?", agent="a")
+        await rig.say("nobody asks", agent=None)
+        await rig.say("one turn", agent="kept", conversation=True)
+        turns = (await rig.agents.agent("a")).num_turns
+        stream = await rig.begin(
+            [SYSTEM, Message.of("user", "hello"), Message.of("user", "again")], agent="a"
+        )
+        for number in range(MAX_AGENTS_KEPT + 8):
+            rig.engine_rig.agents.get_or_create(AgentId(f"other-{number}"))
+        assert not rig.engine_rig.agents.is_in_memory(AgentId("kept"))
+        assert rig.engine_rig.agents.is_in_memory(AgentId("a"))
+        rig.runner.before = lambda operation: None
+        await stream.result()
+        assert (await rig.agents.agent("a")).num_turns == turns + 1
+        for number in range(MAX_AGENTS_KEPT + 8):
+            rig.engine_rig.agents.get_or_create(AgentId(f"another-{number}"))
+        assert not rig.engine_rig.agents.is_in_memory(AgentId("a")), "the request has let it go"
+        await rig.say([SYSTEM, Message.of("user", "hello")], agent="a")
+        assert (await rig.agents.agent("a")).num_turns == turns + 2
+    assert {name for thread, name in archive.asked if thread == engine} == set()
+    assert "load" in {name for _, name in archive.asked}
+
+
+class GatedTokenizer(CharTokenizer):
+    """Reads no text before `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.waiting = threading.Event()
+
+    def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
+        """Render when the gate is open."""
+        self.waiting.set()
+        assert self.gate.wait(PATIENCE_S)
+        return super().render(prompt, add_generation_prompt=add_generation_prompt)
+
+
+@pytest.mark.parametrize("ending", ["left while it is read", "refused", "left while it runs", "answered"])
+async def test_a_request_lets_its_agents_go_however_it_ends(ending: str) -> None:
+    tokenizer = GatedTokenizer()
+    async with ServiceRig(archive=MemoryAgentArchive(), tokenizer=tokenizer) as rig:
+        if ending == "left while it is read":
+            loop, readers = asyncio.get_running_loop(), ThreadPoolExecutor()
+            loop.set_default_executor(readers)
+            opening = asyncio.create_task(rig.open("hello", agent="a"))
+            assert await asyncio.to_thread(tokenizer.waiting.wait, PATIENCE_S)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            tokenizer.gate.set()
+            readers.shutdown()  # the thread has come to its end, and held what it holds
+            assert rig.engine_rig.agents.num_held == 2
+            loop.set_default_executor(ThreadPoolExecutor())
+        tokenizer.gate.set()
+        agents = rig.engine_rig.agents
+        if ending == "refused":
+            rig.engine.drain()
+            with pytest.raises(DrainingError):
+                await rig.open("hello", agent="a")
+        elif ending == "left while it runs":
+            stream = await rig.begin("hello", agent="a")
+            assert agents.num_held == 2
+            await stream.aclose()
+        elif ending == "answered":
+            await rig.say("hello", agent="a", num_choices=3)
+        await asyncio.to_thread(wait_until, lambda: agents.num_held == 0, "the end of what is held")
 
 
 def test_the_engine_thread_touches_no_block_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from semanticd.adapters.http.core.config import HttpConfig
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.generator import ScriptedGenerator, call_script
 from tests.fakes.http_services import make_services
+from tests.fakes.models_service import FakeModels
 
 FILE = Path(__file__).parents[2] / "data" / "http" / "model_pickers.json"
 PICKERS: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
@@ -57,3 +58,20 @@ async def test_the_names_that_are_listed_are_those_that_answer() -> None:
 
 def test_two_editors_are_known() -> None:
     assert len(PICKERS) == 2
+
+
+async def test_a_profile_is_listed_as_a_model_and_found_by_its_name() -> None:
+    models = FakeModels("tiny", aliases=("small",), profiles=("coder-fast",))
+    client = AsgiClient(create_app(make_services(models=models), HttpConfig()))
+    assert [one["id"] for one in (await client.get("/v1/models")).json["data"]] == ["tiny", "coder-fast"]
+    anthropic = {"anthropic-version": "2023-06-01"}
+    listed = await client.send("GET", "/v1/models", headers=anthropic)
+    assert [one["id"] for one in listed.json["data"]] == ["tiny", "coder-fast"]
+    tags = (await client.get("/api/tags")).json["models"]
+    assert [one["name"] for one in tags] == ["tiny:latest", "coder-fast:latest"]
+    assert (await client.get("/v1/models/coder-fast")).json["id"] == "coder-fast"
+    assert (await client.get("/v1/models/Coder-Fast")).json["id"] == "coder-fast"
+    assert (await client.get("/v1/models/small")).json["id"] == "tiny"
+    shown = await client.post("/api/show", {"model": "coder-fast:latest"})
+    assert shown.json["model_info"]["general.basename"] == "coder-fast"
+    assert len((await client.get("/api/ps")).json["models"]) == 1

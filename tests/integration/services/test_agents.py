@@ -231,14 +231,26 @@ async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> No
         await asyncio.to_thread(ask.answer)
 
 
-async def test_a_deletion_that_the_disk_refused_is_an_error() -> None:
+async def test_a_deletion_that_the_disk_refused_is_an_error_that_says_of_what(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(agent_id: AgentId) -> bool:
+        return False
+
     archive = MemoryAgentArchive()
     async with ServiceRig(archive=archive) as rig:
-        for agent in ("a", "b"):
+        for agent in ("a", "b", "c"):
             await rig.say("hello", agent=agent)
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.responses, "forget_agent", refuse)
+            with pytest.raises(CacheError, match="refused to delete the responses stored for it: a restart"):
+                await rig.agents.delete("c")
         archive.refuses = True
-        with pytest.raises(CacheError, match="the disk refused its deletion"):
+        with pytest.raises(
+            CacheError, match=r"refused to delete its conversation: .* `semanticd cache prune"
+        ) as refused:
             await rig.agents.delete("a")
+        assert "with the next turn of any agent" in refused.value.message
         with pytest.raises(AgentNotFoundError):
             await rig.agents.agent("a")
         archive.refuses = False

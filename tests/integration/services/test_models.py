@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.adapters.http.core.services import model_names
-from semanticd.application.ports.models import ModelEntry, PullProgress
+from semanticd.application.ports.models import ModelEntry, ModelProfile, PullProgress
 from semanticd.application.services.model_facts import (
     ModelInUse,
     PulledModel,
@@ -25,7 +25,7 @@ from semanticd.domain.errors import (
     ModelTooLargeError,
     OverloadedError,
 )
-from semanticd.domain.generation import SamplingParams
+from semanticd.domain.generation import ModelDefaults, SamplingParams
 from semanticd.domain.ids import ModelId
 from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
@@ -432,3 +432,32 @@ async def test_two_models_stand_beside_each_other_only_within_the_plan() -> None
         await rig.models.load("two")
         with pytest.raises(ModelLoadError, match="swap to it instead"):
             await rig.models.load("three")
+
+
+async def test_a_profile_asks_its_model_with_its_own_settings_where_a_request_is_silent() -> None:
+    async with ServiceRig() as rig:
+        rig.source.profiles["brief"] = ModelProfile("brief", "one", ModelDefaults(max_tokens=3))
+        rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
+        silent = SamplingParams.of(temperature=0.0)
+        brief = await rig.say("hello", model="brief", sampling=silent)
+        assert (brief.model, brief.usage.completion_tokens) == ("one", 3)
+        said = await rig.say(
+            "hello", model="brief", sampling=SamplingParams.of(temperature=0.0, max_tokens=5)
+        )
+        assert said.usage.completion_tokens == 5
+        plain = await rig.say("hello", model="one", sampling=SamplingParams.of(temperature=0.0, max_tokens=5))
+        assert plain.usage.completion_tokens == 5
+        with pytest.raises(ModelNotFoundError, match="of-two"):
+            await rig.say("hello", model="of-two")
+        listed = {model.id: model.profiles for model in await rig.models.list()}
+        assert (listed["one"], listed["two"]) == (("brief",), ("of-two",))
+        await rig.models.swap("of-two")
+        assert rig.models.current_id == "two"
+        assert (await rig.say("hello", model="of-two", sampling=silent)).usage.completion_tokens == 3
+
+
+async def test_a_profile_loads_its_model_where_requests_may() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
+        found = await rig.say("hello", model="of-two", sampling=SamplingParams.of(temperature=0.0))
+        assert (found.model, found.usage.completion_tokens) == ("two", 3)

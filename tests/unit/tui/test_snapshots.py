@@ -1,210 +1,228 @@
-"""How every screen looks, as pictures: run with `--snapshot-update` to accept a change, and look at what changed.
+"""How every screen looks, as text, and each in its colours as a picture.
 
-Nothing here moves: the state is given, the clock stands still, cursors do not blink, nothing is animated.
+`UPDATE_SNAPSHOTS=1 pytest tests/unit/tui/test_snapshots.py` accepts a change: look at what changed before it is
+committed. Nothing here moves: the state is given, the clock stands still, cursors do not blink, nothing is animated. An
+app runs once for many screens and sizes: beginning one takes longer than drawing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from difflib import unified_diff
+from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 from textual import constants
+from textual.app import App
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.preferences import Preferences
+from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
 from tests.fakes import watch_states
 
+Size = tuple[int, int]
 NARROW, USUAL, WIDE = (80, 24), (120, 40), (200, 60)
+SIZES = (NARROW, USUAL)
 TILES = ("planner", "coder", "reviewer")
-
-Compare = Callable[..., bool]
+STATES: dict[str, Callable[[], WatchState]] = {
+    "empty": watch_states.empty,
+    "busy": watch_states.busy,
+    "failing": watch_states.failing,
+    "first-turn": watch_states.first_turn,
+    "disconnected": watch_states.disconnected,
+    "absent": watch_states.absent,
+    "swapping": watch_states.swapping,
+    "rolled-back": watch_states.rolled_back,
+}
+_SIZES_OF = {"busy": (NARROW, USUAL, WIDE), "rolled-back": (USUAL,)}
+_FOLDER = Path(__file__).parent / "__snapshots__"
+_UPDATES = bool(os.environ.get("UPDATE_SNAPSHOTS"))
 
 
 @pytest.fixture(autouse=True)
-def _nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "TEXTUAL_ANIMATIONS", "none")
     monkeypatch.setattr(Input, "cursor_blink", False)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
-def shown(state: WatchState, screen: str, *, theme: str = "dark") -> Dashboard:
-    """Return a dashboard of this state, with tiles where they are seen."""
+def shown(state: WatchState, screen: str = "dashboard", *, theme: str = "dark") -> Dashboard:
+    """Return a dashboard of this state, with tiles where there are agents."""
     preferences = Preferences(theme=theme)
     app = Dashboard(state=state, screen=screen, preferences=preferences, clock=lambda: watch_states.NOW)
     app.animation_level = "none"
-    if state.agents and screen == "agent":
+    if state.agents:
         for agent in TILES:
             app.toggle_watched(agent)
     return app
 
 
-def looks_as_before(
-    snap_compare: Compare,
-    state: WatchState,
-    screen: str = "dashboard",
-    size: tuple[int, int] = USUAL,
-    *,
-    keys: tuple[str, ...] = (),
-    theme: str = "dark",
-) -> bool:
-    """Show a state on a screen, press keys, and compare."""
-    app = shown(state, screen, theme=theme)
-
-    async def arrange(pilot: Pilot[Any]) -> None:
-        await drawn(pilot)
-        for key in keys:
-            await pilot.press(key)
-            await drawn(pilot)
-
-    return snap_compare(app, terminal_size=size, run_before=arrange)
-
-
 async def drawn(pilot: Pilot[Any]) -> None:
-    """Wait until everything that was asked to be drawn is."""
-    laying_tiles = [worker for worker in pilot.app.workers if worker.group == "tiles"]
-    if laying_tiles:
-        await pilot.app.workers.wait_for_complete(laying_tiles)
-    await pilot.pause()
-    await pilot.pause()
+    """Wait until everything that was asked to be drawn is: until two rounds have drawn the same.
+
+    `Pilot.pause` waits in each round until the process is idle, which takes long where others are not.
+    """
+    before: list[str] = []
+    for _ in range(50):
+        app = pilot.app
+        for screen in app.screen_stack:
+            if isinstance(screen, WatchScreen):
+                # What a timer does a tenth of a second later, at once.
+                screen.refresh_from(screen.dashboard.state)
+        if laying_tiles := [worker for worker in app.workers if worker.group == "tiles"]:
+            await app.workers.wait_for_complete(laying_tiles)
+        await pilot._wait_for_screen()  # noqa: SLF001 (Textual has no public way)
+        round_ends = asyncio.Event()
+        app.screen.call_after_refresh(round_ends.set)
+        await round_ends.wait()
+        now = text_of(app)
+        at_rest = not app.screen._layout_required  # noqa: SLF001 (Textual has no public way)
+        if now == before and at_rest:
+            return
+        before = now
+    pytest.fail("the screen does not come to rest")
 
 
-STATES: dict[str, tuple[Callable[[], WatchState], tuple[int, int]]] = {
-    "empty": (watch_states.empty, USUAL),
-    "busy": (watch_states.busy, USUAL),
-    "disconnected": (watch_states.disconnected, USUAL),
-    "swap-running": (watch_states.swapping, USUAL),
-    "narrow": (watch_states.busy, NARROW),
-    "wide": (watch_states.busy, WIDE),
-}
+async def press(pilot: Pilot[Any], key: str) -> None:
+    """Press a key; `Pilot` waits at each until the process is idle, which takes long where others are not."""
+    pilot.app.post_message(Key(key, key if len(key) == 1 else None))
+    await drawn(pilot)
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+def text_of(app: App[Any]) -> list[str]:
+    """Return the lines on the terminal."""
+    strips = app.screen._compositor.render_strips()  # noqa: SLF001 (a picture would take ten times as long)
+    return [strip.text.rstrip() for strip in strips]
+
+
+class Snapshots:
+    """A file of named texts that are as they were, or are written anew."""
+
+    def __init__(self, name: str) -> None:
+        """Read the file."""
+        self._file = _FOLDER / f"{name}.txt"
+        self._seen: dict[str, list[str]] = {}
+
+    def take(self, name: str, lines: Sequence[str]) -> None:
+        """Add a text."""
+        assert name not in self._seen
+        self._seen[name] = list(lines)
+
+    def is_part(self) -> bool:
+        """Whether each text is one of the file's."""
+        there = self._file.read_text(encoding="utf-8")
+        return all("\n".join((f"=== {name}", *text, "")) in there for name, text in self._seen.items())
+
+    def compare(self) -> None:
+        """Compare all with the file's; a difference is shown as one."""
+        lines = [line for name, text in self._seen.items() for line in (f"=== {name}", *text)]
+        if _UPDATES:
+            _FOLDER.mkdir(exist_ok=True)
+            self._file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        before = self._file.read_text(encoding="utf-8").split("\n")[:-1]
+        difference = list(unified_diff(before, lines, "before", "now", n=1, lineterm=""))
+        assert not difference, "\n".join(difference[:200])
+
+
 @pytest.mark.parametrize("state", STATES)
-def test_every_screen_in_every_state(snap_compare: Compare, screen: str, state: str) -> None:
-    make, size = STATES[state]
-    assert looks_as_before(snap_compare, make(), screen, size)
+async def test_every_screen_in_every_state_and_size(state: str) -> None:
+    snapshots = Snapshots(state)
+    app = shown(STATES[state]())
+    async with app.run_test(size=NARROW) as pilot:
+        for width, height in _SIZES_OF.get(state, SIZES):
+            await pilot.resize_terminal(width, height)
+            for screen in SCREENS:
+                await app.switch_mode(screen)
+                await drawn(pilot)
+                snapshots.take(f"{screen}, {width} x {height}", text_of(app))
+    snapshots.compare()
 
 
-@pytest.mark.parametrize(
-    ("screen", "keys", "size"),
-    [
-        ("dashboard", ("d",), USUAL),
-        ("dashboard", ("f",), NARROW),
-        ("dashboard", ("x",), NARROW),
-        ("agent", ("w",), USUAL),
-        ("models", ("down", "w"), USUAL),
-        ("models", ("down", "w"), NARROW),
-        ("models", ("down", "l"), NARROW),
-        ("models", ("u",), USUAL),
-        ("models", ("p",), USUAL),
-    ],
-)
-def test_dialogs_say_what_will_happen(
-    snap_compare: Compare,
-    screen: str,
-    keys: tuple[str, ...],
-    size: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+DIALOGS: list[tuple[str, Size, str]] = [
+    ("dashboard", USUAL, "d"), ("dashboard", NARROW, "f"), ("dashboard", NARROW, "x"),
+    ("dashboard", NARROW, "question_mark"), ("dashboard", USUAL, "z"), ("dashboard", NARROW, "exclamation_mark"),
+    ("agent", NARROW, "enter"), ("agent", USUAL, "w"), ("models", USUAL, "down w"), ("models", NARROW, "w"),
+    ("models", NARROW, "l"), ("models", USUAL, "u"), ("models", USUAL, "p"),
+]  # fmt: skip
+"""Screens, sizes, and the keys that open a dialog there."""
+
+
+async def test_dialogs_say_what_will_happen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    assert looks_as_before(snap_compare, watch_states.busy(), screen, size, keys=keys)
+    snapshots = Snapshots("dialogs")
+    app = shown(watch_states.failing())
+    async with app.run_test(size=USUAL) as pilot:
+        for screen, size, keys in DIALOGS:
+            await pilot.resize_terminal(*size)
+            await app.switch_mode(screen)
+            await drawn(pilot)
+            for key in keys.split():
+                await press(pilot, key)
+            assert len(app.screen_stack) == 2, f"{keys} on {screen} opens no dialog"
+            await drawn(pilot)
+            snapshots.take(f"{screen}, {size[0]} x {size[1]}, {keys}", text_of(app))
+            await press(pilot, "escape")
+    snapshots.compare()
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_the_light_theme(snap_compare: Compare, screen: str) -> None:
-    assert looks_as_before(snap_compare, watch_states.swapping(), screen, theme="light")
+VIEWS: list[tuple[str, Size, tuple[str, ...]]] = [
+    ("dashboard", NARROW, ("slash", *"hot")),
+    ("dashboard", NARROW, ("escape", "s", "s", "s", "s", "r")),
+    ("dashboard", USUAL, ("plus", "plus")),
+    ("log", USUAL, ("l", "l", "slash", *"load")),
+    ("agent", USUAL, ("shift+tab", "right")),
+    ("agent", USUAL, ("right",)),
+    ("agent", USUAL, ("right",)),
+]
+"""Screens, sizes, and keys that show something else there, each with what those before have left."""
 
 
-def test_no_daemon_is_running(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.absent(), size=NARROW)
-
-
-def test_a_failed_swap_is_rolled_back(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.rolled_back(), "models")
-
-
-def test_an_engine_that_fails_every_request(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.failing(), size=NARROW)
-
-
-def test_alarms_are_listed_with_what_to_do(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.failing(), size=NARROW, keys=("exclamation_mark",))
-
-
-def test_an_agent_in_its_first_turn(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.first_turn(), size=NARROW)
-
-
-def test_a_graph_as_large_as_the_screen(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.busy(), keys=("plus", "z"))
-
-
-@pytest.mark.parametrize("screen", SCREENS)
-def test_without_colours_parts_differ_by_their_characters(
-    snap_compare: Compare, screen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert looks_as_before(snap_compare, watch_states.failing(), screen)
-
-
-@pytest.mark.parametrize("size", [NARROW, USUAL, WIDE])
-@pytest.mark.parametrize("screen", SCREENS)
-async def test_theme_and_no_color_change_colours_only(
-    screen: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So a picture of each screen in each theme, and of each size in one, stand for all of their combinations."""
-    dark = await text_of(screen, size, theme="dark")
-    assert await text_of(screen, size, theme="light") == dark
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert await text_of(screen, size, theme="dark") == dark
-
-
-async def text_of(screen: str, size: tuple[int, int], *, theme: str) -> list[str]:
-    """Return the lines of a busy daemon's screen."""
-    app = shown(watch_states.busy(), screen, theme=theme)
-    async with app.run_test(size=size) as pilot:
-        await drawn(pilot)
-        picture = ET.fromstring(app.export_screenshot())
-    lines: dict[str, list[tuple[float, str]]] = {}
-    for element in picture.iter("{http://www.w3.org/2000/svg}text"):
-        lines.setdefault(element.get("y", ""), []).append((float(element.get("x", 0)), element.text or ""))
-    return ["".join(text for _, text in sorted(pieces)) for pieces in lines.values()]
-
-
-def test_where_a_prompt_differed(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.busy(), "agent", size=NARROW, keys=("enter",))
-
-
-def test_dropped_events_are_counted_on_top(snap_compare: Compare) -> None:
+async def test_filter_order_log_and_an_agents_tabs() -> None:
+    snapshots = Snapshots("views")
     state = watch_states.busy()
     state.num_dropped = 12345
-    assert looks_as_before(snap_compare, state, size=NARROW)
+    app = shown(state)
+    async with app.run_test(size=USUAL) as pilot:
+        for at, (screen, size, keys) in enumerate(VIEWS, 1):
+            await pilot.resize_terminal(*size)
+            await app.switch_mode(screen)
+            await drawn(pilot)
+            for key in keys:
+                await press(pilot, key)
+            await drawn(pilot)
+            snapshots.take(f"{at}: {screen}, {size[0]} x {size[1]}, {' '.join(keys)}", text_of(app))
+    snapshots.compare()
 
 
-@pytest.mark.parametrize("keys", [("slash", *"hot"), ("s", "s", "s", "s", "r"), ("question_mark",)])
-def test_filter_order_and_help(snap_compare: Compare, keys: tuple[str, ...]) -> None:
-    assert looks_as_before(snap_compare, watch_states.busy(), size=NARROW, keys=keys)
-
-
-def test_the_agents_transcript(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.busy(), "agent", keys=("shift+tab", "right"))
-
-
-def test_the_agents_speed(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.busy(), "agent", keys=("shift+tab", "right", "right"))
-
-
-def test_the_agents_blocks(snap_compare: Compare) -> None:
-    keys = ("shift+tab", "right", "right", "right")
-    assert looks_as_before(snap_compare, watch_states.busy(), "agent", keys=keys)
-
-
-def test_the_log_from_a_level_on_with_a_search(snap_compare: Compare) -> None:
-    assert looks_as_before(snap_compare, watch_states.busy(), "log", keys=("l", "l", "slash", *"load"))
+@pytest.mark.parametrize("colours", ["dark", "light", "none"])
+async def test_every_screen_in_its_colours(colours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their texts are those of the other test: so these stand for all states and sizes in these colours."""
+    if colours == "none":
+        monkeypatch.setenv("NO_COLOR", "1")
+    texts = Snapshots("failing")
+    app = shown(watch_states.failing(), theme="light" if colours == "light" else "dark")
+    changed = []
+    async with app.run_test(size=USUAL) as pilot:
+        for screen in SCREENS:
+            await app.switch_mode(screen)
+            await drawn(pilot)
+            texts.take(f"{screen}, {USUAL[0]} x {USUAL[1]}", text_of(app))
+            file, picture = _FOLDER / f"{screen}-{colours}.svg", app.export_screenshot()
+            if _UPDATES:
+                file.write_text(picture, encoding="utf-8")
+            if file.read_text(encoding="utf-8") != picture:
+                changed.append(file.name)
+    assert changed == []
+    assert texts.is_part()

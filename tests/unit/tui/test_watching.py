@@ -20,7 +20,7 @@ from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.live import LiveAgent
 from semantic_tui.preferences import Preferences
 from semantic_tui.screens.agent import Tile
-from semantic_tui.screens.dialogs import TextDialog, WordDialog
+from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.graphs import GraphDialog
 from semantic_tui.screens.panels import activity_lines, facts_shown, pool_lines
 from semantic_tui.state import WatchState
@@ -113,7 +113,7 @@ async def test_the_palette_has_every_action_on_every_object() -> None:
     assert min(map(len, (agents, models, requests))) > 1
     wanted = {
         f"{words} {agent}"
-        for words in ("Open", "Say to", "Log of", *AGENT_ACTIONS.values())
+        for words in ("Open", "Chat with", "Log of", *AGENT_ACTIONS.values())
         for agent in agents
     }
     wanted |= {f"{words} {model}" for words in MODEL_ACTIONS.values() for model in models}
@@ -143,24 +143,6 @@ async def test_a_turns_difference_is_opened_with_its_verdict(socket_path: Path, 
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, TextDialog))
         await until(pilot, lambda: "4.3 of 5.4 s waiting for RAM behind coder." in seen(app))
-
-
-@pytest.mark.parametrize("role", ["user", "transcript"])
-async def test_a_turn_is_taken_with_the_agent_or_with_a_fork_where_its_client_keeps_the_conversation(
-    role: str, socket_path: Path, until: Until
-) -> None:
-    async with dashboard(socket_path, until) as (app, daemon, pilot):
-        daemon.answers["agents.messages"] = {"messages": [{"role": role, "content": "hi"}]}
-        daemon.answers["agents.fork"] = {"id": "planner-fork"}
-        await until(pilot, lambda: app.screen.query_one(RowsTable).current_key == "planner")
-        await pilot.press("i")
-        await until(pilot, lambda: isinstance(app.screen, WordDialog))
-        await pilot.press(*"hello", "enter")
-        spoken_to = "planner-fork" if role == "transcript" else "planner"
-        wanted = ("agents.say", {"agent": spoken_to, "text": "hello"})
-        await until(pilot, lambda: wanted in daemon.deeds())
-        assert app.place == "agent"
-        assert app.chosen == spoken_to
 
 
 async def test_a_transcript_is_searched_and_copied(socket_path: Path, until: Until) -> None:

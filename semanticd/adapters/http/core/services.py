@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from semanticd.adapters.http.core.model_names import among, means_current
@@ -119,9 +119,14 @@ def model_names(models: Iterable[ModelFacts]) -> dict[str, ModelFacts]:
     """Return the models by every name they go by."""
     by_name: dict[str, ModelFacts] = {}
     for model in models:
-        for name in (model.id, *model.aliases):
+        for name in (model.id, *model.aliases, *model.profiles):
             by_name.setdefault(name, model)
     return by_name
+
+
+def by_their_names(models: Iterable[ModelFacts]) -> list[ModelFacts]:
+    """Return the models as clients choose among them: each profile of one is a model of its own."""
+    return [replace(model, id=name) for model in models for name in (model.id, *model.profiles)]
 
 
 async def named_model(models: ModelsService, name: str, *, patterns: Iterable[str]) -> ModelFacts:
@@ -138,4 +143,5 @@ async def named_model(models: ModelsService, name: str, *, patterns: Iterable[st
     if found is None:
         known = ", ".join(sorted(by_name)) or "none"
         raise ModelNotFoundError(f"no model is called {name[:80]!r}; there are: {known}", param="model")
-    return found
+    asked = name if name in found.profiles else meant
+    return replace(found, id=asked) if asked in found.profiles else found

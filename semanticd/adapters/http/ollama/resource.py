@@ -22,7 +22,7 @@ from semanticd.adapters.http.core.request_context import (
     show_cache,
 )
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import named_model
+from semanticd.adapters.http.core.services import by_their_names, named_model
 from semanticd.adapters.http.core.vectors import as_numbers, written
 from semanticd.adapters.http.ollama import catalogue, wire
 from semanticd.adapters.http.ollama.parse import model_name, only_loads, parse, texts_of
@@ -162,7 +162,8 @@ class Catalogue:
 
     async def on_get_tags(self, req: Request, resp: Response) -> None:
         """List the models that answer now: a client takes any of these names for granted."""
-        found = [catalogue.entry(model) for model in await self._models.list() if model.loaded]
+        loaded = by_their_names(model for model in await self._models.list() if model.loaded)
+        found = [catalogue.entry(model) for model in loaded]
         resp.data = msgspec.json.encode({"models": found})
 
     async def on_get_ps(self, req: Request, resp: Response) -> None:

@@ -13,7 +13,7 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.pages import page_size
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.core.services import HealthAnswer, named_model
+from semanticd.adapters.http.core.services import HealthAnswer, by_their_names, named_model
 from semanticd.application.services.model_facts import ModelFacts
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
@@ -94,7 +94,7 @@ class Models:
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the models."""
         # Only what answers now: a client takes any of these names for granted.
-        found = [model for model in await self._models.list() if model.loaded]
+        found = by_their_names(model for model in await self._models.list() if model.loaded)
         if in_anthropic_shape(req):
             resp.data = msgspec.json.encode(_anthropic_page(found, req))
         else:

@@ -1,8 +1,8 @@
 """Enforces an answer's form while it is sampled.
 
-A processor belongs to one sequence and learns the sampled tokens from the context it is shown, so a sequence that was
-preempted goes on where it was. When the room for the answer is nearly used, the form is led to a short end: an answer
-that is cut in the middle would not have the form.
+A processor belongs to one sequence and learns the sampled tokens from the ids it is shown, so a sequence that was
+preempted goes on where it was. It asks for the last one only where that decides what may follow. When the room for the
+answer is nearly used, the form is led to a short end: an answer that is cut in the middle would not have the form.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from semanticd.adapters.mlx.constraints.packed_mask import PackedMask, all_but, masked, only, within
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
 
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -210,48 +211,58 @@ class ConstraintProcessor:
         self._path: list[int] = []
 
     def __call__(self, context: mx.array, logits: mx.array) -> mx.array:
-        """Return the row with every token that would break the form at minus infinity."""
-        new: Any = context[self._consumed :].tolist()
-        self._consumed += len(new)
-        for token in new:
+        """Return the row with every token that would break the form at minus infinity: a processor of the library's."""
+        ids: Any = context.tolist()
+        mask = self.mask(ids[:-1], ids[-1], size=logits.shape[-1])
+        return logits if mask is None else masked(logits, mask)
+
+    def needs_last(self, ids: Sequence[int]) -> bool:
+        """Whether what may come next depends on the token after `ids`."""
+        self._follow(ids)
+        if self._matcher is not None:
+            return True
+        return self._gate is not None and self._gate.may_force
+
+    def mask(self, ids: Sequence[int], last: int | None, *, size: int) -> PackedMask | None:
+        """Return which of `size` tokens may follow `ids` and `last`; None: all may."""
+        self._follow(ids)
+        if last is not None and self._consumed == len(ids):
+            self._take(last)
+        return self._allowed(size)
+
+    def _follow(self, ids: Sequence[int]) -> None:
+        for token in ids[self._consumed :]:
             self._take(token)
-        allowed = self._allowed(logits.shape[-1])
-        return logits if allowed is None else mx.where(mx.array(allowed)[None], logits, -float("inf"))
 
     def _take(self, token: int) -> None:
+        self._consumed += 1
         if self._gate is not None and not self._gate.closed:
             self._gate.take(token)
         elif self._matcher is not None and not self._matcher.is_stopped():
             self._matcher.consume_token(token)
 
-    def _allowed(self, size: int) -> _Mask | None:
+    def _allowed(self, size: int) -> PackedMask | None:
         if self._gate is not None and not self._gate.closed:
             return self._while_thinking(size, self._gate.forced)
         if self._matcher is None:
             return None
-        allowed = np.zeros(size, dtype=np.bool_)
         if not self._matcher.is_stopped():
             closing = self._closing()
             if closing is not None:
-                allowed[closing] = True
+                return only(closing)
+            allowed = within(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32), size)
+            if allowed.any():
                 return allowed
-            allowed = allowed_tokens(self._matcher, size)
-        if not allowed.any():
-            # The form is complete, or the engine gave up on it: the answer ends here.
-            allowed[self._eos] = True
-        return allowed
+        # The form is complete, or the engine gave up on it: the answer ends here.
+        return only(self._eos)
 
-    def _while_thinking(self, size: int, forced: int | None) -> _Mask | None:
+    def _while_thinking(self, size: int, forced: int | None) -> PackedMask | None:
         if forced is not None:
-            allowed = np.zeros(size, dtype=np.bool_)
-            allowed[forced] = True
-            return allowed
+            return only([forced])
         if self._matcher is None:
             return None
         # The turn must not end before the form has come.
-        allowed = np.ones(size, dtype=np.bool_)
-        allowed[self._eos] = False
-        return allowed
+        return all_but(self._eos, size)
 
     def _closing(self) -> list[int] | None:
         """Return what must come next when the room is nearly used, or None while there is enough."""

@@ -35,6 +35,14 @@ class ThinkingGate:
         return bool(marker) and tuple(self._recent[-len(marker) :]) == marker
 
     @property
+    def may_force(self) -> bool:
+        """Whether a token may have to come after the next one."""
+        if self.closed:
+            return False
+        # What begins with the next token has thought nothing yet.
+        return self._num_thought + 1 >= self._budget if self._thinking else self._budget <= 0
+
+    @property
     def forced(self) -> int | None:
         """The token that must come next, if any."""
         if self._thinking and not self.closed and self._num_thought >= self._budget:

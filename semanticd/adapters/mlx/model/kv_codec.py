@@ -298,6 +298,7 @@ class KvCodec:
     def append(self, prompt_cache: Sequence[Any], part: PrefixPart) -> None:
         """Copy a block behind what caches of one row hold; they have room for it."""
         leaves = flatten(prompt_cache)
+        changed: list[Any] = []
         for group in self._groups:
             keys, values = (self._load(part.payload, f"{group.name}.{kind}", group) for kind in "kv")
             for number, index in enumerate(group.leaves):
@@ -307,8 +308,9 @@ class KvCodec:
                 leaf.values[..., start:end, :] = values[number, :, : part.num_tokens]
                 leaf.offset += part.num_tokens
                 leaf._idx = end
-                # Layer by layer: while one is written, nothing else is held twice.
-                mx.eval(leaf.keys, leaf.values, leaf.offset)
+                changed += [leaf.keys, leaf.values, leaf.offset]
+        # Each is written in its own memory: nobody else holds what it was before.
+        mx.eval(changed)
 
     def _join(
         self, parts: Sequence[tuple[mx.array, int]], room: tuple[int, int, int], group: _Group
@@ -358,13 +360,16 @@ class KvCodec:
     # Bytes.
 
     def dump(self, payload: KvPayload) -> tuple[TensorBytes, ...]:
-        """Copy a payload's tensors into bytes."""
-        records = []
-        for name, tensor in payload.tensors.items():
-            dtype = _DTYPE_NAMES[tensor.dtype]
-            bits = tensor.view(mx.uint16) if tensor.dtype == mx.bfloat16 else tensor
-            records.append(TensorBytes(name, dtype, tuple(tensor.shape), np.array(bits).tobytes()))
-        return tuple(records)
+        """Return a payload's tensors as bytes: views, which keep them alive; payloads never change."""
+        bits = {
+            name: tensor.view(mx.uint16) if tensor.dtype == mx.bfloat16 else tensor
+            for name, tensor in payload.tensors.items()
+        }
+        mx.eval(list(bits.values()))
+        return tuple(
+            TensorBytes(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), _bytes_of(bits[name]))
+            for name, tensor in payload.tensors.items()
+        )
 
     def restore(self, tensors: Sequence[TensorBytes]) -> KvPayload:
         """Turn bytes into a payload.
@@ -401,3 +406,9 @@ class KvCodec:
             raise CacheError(
                 f"cannot restore {name}: expected {expected} layers and heads of {dim}, found {found}"
             )
+
+
+def _bytes_of(tensor: mx.array) -> memoryview:
+    """Return a view of a tensor's bytes; a copy where its rows do not follow one another."""
+    view: Any = np.ascontiguousarray(np.array(tensor, copy=False))
+    return memoryview(view.reshape(-1).view(np.uint8)).toreadonly()

@@ -1,6 +1,6 @@
 """MlxModelRunner: runs one model over mlx-lm's batch classes; what runs when is decided elsewhere.
 
-Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `GenerationBatch` that
+Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `DecodeBatch` that
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
 a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
 every first token would wait for a second step: it is emitted as soon as it is sampled (`_emits_first_token_early`), and
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
-from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
+from mlx_lm.generate import PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
+from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, Form, GuardedForm
 from semanticd.adapters.mlx.model.embedding import TextEmbedder
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
 from semanticd.adapters.mlx.model.output_head import OutputHead
@@ -53,6 +54,10 @@ class _Decoding:
     """Whether the token that the next step returns was emitted already."""
     error: Exception | None = None
     """What its sampler or a logits processor raised: the row cannot go on, the others can."""
+
+    def note(self, error: Exception) -> None:
+        """Note the first error of its own."""
+        self.error = self.error or error
 
     def guarded_processor(self, process: Callable[..., mx.array]) -> Callable[..., mx.array]:
         """Return a logits processor that notes what it raises, and then leaves the logits as they are."""
@@ -91,14 +96,14 @@ class MlxModelRunner:
         fingerprint: ModelFingerprint,
         block_tokens: int = 256,
         precision: StoragePrecision = "exact",
-        constraint_processor: Callable[[OutputConstraint, int], Any] | None = None,
+        constraint_processor: Callable[[OutputConstraint, int], Form] | None = None,
         pooling: Pooling = "mean",
         chunks: ChunkTraits = ChunkTraits(),  # noqa: B008 (frozen)
     ) -> None:
         """Probe the model's cache with one token and build its layout.
 
         `constraint_processor` makes, from a constraint and the length of the context that precedes the answer, the
-        logits processor that enforces it. `pooling` is how its vectors are made of features.
+        form that enforces it. `pooling` is how its vectors are made of features.
         """
         self._model = model
         self._head: Any = OutputHead(model)
@@ -118,7 +123,7 @@ class MlxModelRunner:
         self._decoding: dict[SequenceId, _Decoding] = {}
         self._early: list[DecodedToken] = []
         """Tokens that came without a call of `decode`."""
-        self._batches: dict[int, GenerationBatch] = {}
+        self._batches: dict[int, DecodeBatch] = {}
         """Decode batches by number; rows of one are padded to the same length."""
         # A snapshot of layers that cannot be cut must hold what was returned, and nothing beyond it.
         self._emits_first_token_early = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
@@ -254,12 +259,13 @@ class MlxModelRunner:
             greedy if sampling.temperature == 0 else SequenceSampler(sampling, seed=seed, step=num_generated)
         )
         batch.samplers = [sampler if sampler is greedy else row.guarded_sampler(sampler)]
-        processors = logits_processors(sampling)
+        processors: list[Any] = [row.guarded_processor(process) for process in logits_processors(sampling)]
         if constraint is not None and self._constraint_processor is not None:
-            processors.append(self._constraint_processor(constraint, len(context) + 1 - num_generated))
-        batch.logits_processors = [[row.guarded_processor(processor) for processor in processors]]
+            form = self._constraint_processor(constraint, len(context) + 1 - num_generated)
+            processors.append(GuardedForm(form, row.note))
+        batch.logits_processors = [processors]
         batch.max_tokens = [_NO_LIMIT]
-        joined = batch.generate([[last_token]])
+        joined = DecodeBatch.begin(batch, last_token)
         joined.model = self._model
         if row.error is not None:
             raise row.error
@@ -331,12 +337,13 @@ class MlxModelRunner:
     @staticmethod
     def _scored(sequence_id: SequenceId, token_id: int, logprobs: mx.array, top: int) -> DecodedToken:
         logprobs = logprobs.astype(mx.float32)
-        best: tuple[tuple[int, float], ...] = ()
-        if top:
-            indices = mx.argpartition(-logprobs, top)[:top]
-            ids, values = cast("list[int]", indices.tolist()), cast("list[float]", logprobs[indices].tolist())
-            best = tuple(sorted(zip(ids, values, strict=True), key=lambda pair: -pair[1]))
-        return DecodedToken(sequence_id, token_id, cast("float", logprobs[token_id].item()), best)
+        indices = mx.argpartition(-logprobs, top)[:top] if top else mx.array([], mx.uint32)
+        own, best = logprobs[token_id], logprobs[indices]
+        # Waited for once.
+        mx.eval(own, indices, best)
+        ids, values = cast("list[int]", indices.tolist()), cast("list[float]", best.tolist())
+        ranked = tuple(sorted(zip(ids, values, strict=True), key=lambda pair: -pair[1]))
+        return DecodedToken(sequence_id, token_id, cast("float", own.item()), ranked)
 
     # Blocks.
 

@@ -44,29 +44,28 @@ class SequenceSampler:
         self._step += 1
         lowest, highest = _TEMPERATURES
         scaled = logprobs.astype(mx.float32) / min(max(sampling.temperature, lowest), highest)
+        ids: mx.array | None = None
         if 0 < sampling.top_k < scaled.shape[-1]:
-            scaled = _keep_top_k(scaled, sampling.top_k)
+            # Everything else looks at these few only.
+            ids = mx.argpartition(-scaled, sampling.top_k - 1, axis=-1)[..., : sampling.top_k]
+            scaled = mx.take_along_axis(scaled, ids, axis=-1)
         if sampling.top_p < 1.0:
-            scaled = _keep_top_p(scaled, sampling.top_p)
+            order = mx.argsort(-scaled, axis=-1)
+            ids = order if ids is None else mx.take_along_axis(ids, order, axis=-1)
+            scaled = _keep_top_p(mx.take_along_axis(scaled, order, axis=-1), sampling.top_p)
         if sampling.min_p > 0.0:
             threshold = mx.max(scaled, axis=-1, keepdims=True) + mx.log(mx.array(sampling.min_p))
             scaled = mx.where(scaled < threshold, _NEVER, scaled)
-        return mx.random.categorical(scaled, axis=-1, key=key)
-
-
-def _keep_top_k(logits: mx.array, top_k: int) -> mx.array:
-    kth = mx.min(mx.topk(logits, top_k, axis=-1), axis=-1, keepdims=True)
-    return mx.where(logits < kth, _NEVER, logits)
+        drawn = mx.random.categorical(scaled, axis=-1, key=key)
+        return drawn if ids is None else mx.take_along_axis(ids, drawn[..., None], axis=-1)[..., 0]
 
 
 def _keep_top_p(logits: mx.array, top_p: float) -> mx.array:
-    order = mx.argsort(-logits, axis=-1)
-    probabilities = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
-    # A token stays while the mass before it is below top_p: the most likely one always does.
+    """Leave of logits, the highest first, those with less than `top_p` before them: the first one always."""
+    probabilities = mx.softmax(logits, axis=-1)
     before = mx.cumsum(probabilities, axis=-1) - probabilities
     beyond = (before >= top_p) & (mx.arange(logits.shape[-1]) > 0)
-    drop = mx.put_along_axis(mx.zeros_like(logits, dtype=mx.bool_), order, beyond, axis=-1)
-    return mx.where(drop, _NEVER, logits)
+    return mx.where(beyond, _NEVER, logits)
 
 
 def logits_processors(sampling: SamplingParams) -> list[LogitsProcessor]:

@@ -12,7 +12,7 @@ import ctypes
 import ctypes.util
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,10 @@ _STALLED_SOME, _STALLED_FULL = 10.0, 5.0
 """Percent of the last ten seconds in which some, or all, tasks waited for memory."""
 _LITTLE_FREE = 0.1
 """Share of the memory: with more free than this, tasks wait for pages of files, and no budget is to blame."""
-_CUDA_WARNING, _CUDA_CRITICAL = 0.05, 0.02
-"""Share of a card's memory that is free."""
+_FREE_WARNING, _FREE_CRITICAL = 0.05, 0.02
+"""Share of a card's memory, or of RAM, that is free: below it is short, whatever a system says of tasks that wait. The
+system ends a process without having let one wait, where nothing can be swapped."""
+_LEVELS: Sequence[Pressure] = ("none", "warning", "critical")
 
 
 def read_device(*, limit_bytes: int | None = None) -> DeviceMemory:
@@ -119,13 +121,37 @@ def _sysctl_int(name: str) -> int | None:
 
 
 def linux_pressure(psi: str, *, free_share: float) -> Pressure:
-    """Return how short memory is, from the text of `/proc/pressure/memory` and the share that is available."""
+    """Return how short memory is, from a text as `/proc/pressure/memory` has it and the share that is available."""
     if free_share >= _LITTLE_FREE:
         return "none"
     some, full = _stalled(psi, "some"), _stalled(psi, "full")
-    if full >= _STALLED_FULL:
+    if full >= _STALLED_FULL or free_share < _FREE_CRITICAL:
         return "critical"
-    return "warning" if some >= _STALLED_SOME else "none"
+    return "warning" if some >= _STALLED_SOME or free_share < _FREE_WARNING else "none"
+
+
+def group_pressure(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Pressure:
+    """Return how short this process's control group, or one around it, is of the memory that it may use."""
+    worst: Pressure = "none"
+    for folder in _cgroup_folders(cgroups, own):
+        limit = _limit(folder / "memory.max")
+        used = _limit(folder / "memory.current")
+        if not limit or used is None:
+            continue
+        # Pages of files count as used, and are given up when they are wanted.
+        left = limit - used
+        if left < limit * _LITTLE_FREE:
+            left += _file_bytes(_text(folder / "memory.stat"))
+        found = linux_pressure(_text(folder / "memory.pressure"), free_share=left / limit)
+        worst = max(worst, found, key=_LEVELS.index)
+    return worst
+
+
+def _file_bytes(stat: str) -> int:
+    """Return the bytes of files' pages that a group holds: `inactive_file 4096`."""
+    words = [line.split() for line in stat.splitlines()]
+    found = [line[1] for line in words if len(line) == 2 and line[0] in ("inactive_file", "active_file")]
+    return sum(int(number) for number in found if number.isdigit())
 
 
 def _stalled(psi: str, kind: str) -> float:
@@ -141,9 +167,9 @@ def _stalled(psi: str, kind: str) -> float:
 def cuda_pressure(free_bytes: int, total_bytes: int) -> Pressure:
     """Return how short a card is of memory."""
     share = free_bytes / max(total_bytes, 1)
-    if share < _CUDA_CRITICAL:
+    if share < _FREE_CRITICAL:
         return "critical"
-    return "warning" if share < _CUDA_WARNING else "none"
+    return "warning" if share < _FREE_WARNING else "none"
 
 
 @dataclass(slots=True)
@@ -187,9 +213,9 @@ class MlxMemory:
         if sys.platform == "darwin":
             return macos_pressure()
         memory = psutil.virtual_memory()
-        if memory.available >= memory.total * _LITTLE_FREE:
-            return "none"
-        return linux_pressure(_text(_PSI), free_share=memory.available / memory.total)
+        share = memory.available / memory.total
+        machines = linux_pressure(_text(_PSI) if share < _LITTLE_FREE else "", free_share=share)
+        return max(machines, group_pressure(), key=_LEVELS.index)
 
     def _card_pressure(self) -> Pressure:
         import mlx.core as mx

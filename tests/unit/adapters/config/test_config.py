@@ -275,3 +275,15 @@ def test_bounds_are_named_with_all_their_digits() -> None:
 def test_commas_without_a_key_do_not_open_the_server(tmp_path: Path, value: str) -> None:
     with pytest.raises(ConfigurationError, match="one or more keys"):
         load_settings(environ={"SEMANTIC_API_KEY": value}, folder=tmp_path)
+
+
+def test_profiles_are_read_and_their_mistakes_named(tmp_path: Path) -> None:
+    toml = "[profiles.coder-fast]\nmodel = 'qwen3-8b'\ndefaults = { temperature = 0.2 }"
+    found = load(tmp_path, toml=toml)
+    assert found.settings.profiles == {"coder-fast": {"model": "qwen3-8b", "defaults": {"temperature": 0.2}}}
+    for mistake, said in (
+        ("[profiles.x]\ndefaults = {}", r"\[profiles.x\] in .* needs `model`"),
+        ("[profiles.x]\nmodel = 'a'\ndefault = {}", "did you mean defaults"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            load(tmp_path, toml=mistake)

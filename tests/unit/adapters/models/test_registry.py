@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from semanticd.adapters.config.sources import MODEL_KEYS
 from semanticd.adapters.models import registry as registry_module
 from semanticd.adapters.models import wheel as wheel_module
 from semanticd.adapters.models.registry import ModelRegistry
@@ -273,3 +275,71 @@ def test_a_known_model_from_another_place_keeps_its_size_and_its_recommendation(
     said = {**own, "recommended": False, "weights_bytes": 7, "kv_bytes_per_token": 9}
     known = registry(tmp_path, user_models={"smollm2-135m": said}).resolve("smollm2-135m")
     assert (known.recommended, known.weights_bytes, known.kv_bytes_per_token) == (False, 7, 9)
+
+
+def test_the_bytes_of_a_token_are_those_of_the_shape_that_stands_beside_them() -> None:
+    text = Path(registry_module.__file__).with_name("registry.toml").read_text(encoding="utf-8")
+    lines = re.findall(r"^kv_bytes_per_token = ([\d_]+)(?:  # (.+))?$", text, re.MULTILINE)
+    assert len(lines) == len(re.findall(r"^\[models", text, re.MULTILINE))
+    for number, shape in lines:
+        parts = re.match(r"(\d+)(?: of \d+)? x (\d+) x \((\d+) \+ (\d+)\)", shape)
+        assert parts is not None, number
+        layers, heads, key, value = map(int, parts.groups())
+        assert int(number.replace("_", "")) == layers * heads * (key + value) * 2, shape
+
+
+# Profiles.
+
+
+def test_a_profile_is_its_model_with_settings_of_its_own(tmp_path: Path) -> None:
+    table = {"model": "smollm2", "defaults": {"temperature": 0.2}, "description": "quick"}
+    mine = registry(tmp_path, user_profiles={"coder-fast": table})
+    found = mine.profile("coder-fast")
+    assert found is not None
+    assert (found.model, found.defaults, found.description) == (
+        "smollm2",
+        ModelDefaults(temperature=0.2),
+        "quick",
+    )
+    assert mine.known_name("coder-fast") == "smollm2-135m"
+    assert mine.resolve("coder-fast").name == "smollm2-135m"
+    assert mine.profiles_of("smollm2-135m") == ("coder-fast",)
+    assert mine.profile("smollm2-135m") is None
+    other = registry(tmp_path, user_profiles={"coder-fast": {"model": "hf:me/mine"}})
+    assert other.known_name("coder-fast") == "hf:me/mine"
+    assert other.profiles_of("me/mine") == ("coder-fast",)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "said"),
+    [
+        ("x", {}, "needs `model`"),
+        ("x", {"model": 5}, "needs `model`"),
+        ("x", {"model": "smollm2", "defaults": 5}, "must be a table"),
+        ("x", {"model": "smollm2", "defaults": {"temprature": 1}}, "profiles.x.defaults"),
+        ("x", {"model": "smolm"}, "no model is called 'smolm'"),
+        ("x", {"model": "qwen3-8b-fast"}, "no model is called"),
+        ("smollm2", {"model": "qwen3-8b"}, "a model is called so"),
+    ],
+)
+def test_a_profile_that_cannot_be_meant_is_refused(
+    tmp_path: Path, name: str, table: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        registry(tmp_path, user_profiles={name: table})
+
+
+def test_shipped_profiles_are_of_shipped_models_and_a_users_model_takes_the_name(tmp_path: Path) -> None:
+    shipped = registry(tmp_path)
+    names = [name for entry in shipped.entries() for name in shipped.profiles_of(entry.name)]
+    assert len(names) == len(set(names)) == 5
+    fast = shipped.profile("qwen3-8b-fast")
+    assert fast is not None
+    assert fast.defaults.thinking is False
+    mine = registry(tmp_path, user_models={"qwen3-8b-fast": {"sources": ["hf:me/mine"]}})
+    assert mine.profile("qwen3-8b-fast") is None
+    assert mine.resolve("qwen3-8b-fast").source == "hf:me/mine"
+
+
+def test_the_configurations_reader_knows_the_fields_of_entries() -> None:
+    assert set(MODEL_KEYS) == set(registry_module._FIELDS)  # noqa: SLF001

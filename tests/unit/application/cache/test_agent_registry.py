@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,17 +12,18 @@ from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 from semanticd.domain.transcript import Segment, Transcript
+from tests.fakes.blocks import make_chain, names
 from tests.fakes.telemetry import ManualClock, RecordingLog, RecordingMetrics
-from tests.fakes.warm_store import MemoryAgentArchive
+from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 MODEL = ModelFingerprint("ab" * 32)
 
 
-def make_store() -> AgentCacheStore:
+def make_store(warm: MemoryWarmStore | None = None) -> AgentCacheStore:
     return AgentCacheStore(
         budget_bytes=1000,
         max_agents_in_memory=10,
-        warm=None,
+        warm=warm,
         post=lambda action: None,
         metrics=RecordingMetrics(),
         log=RecordingLog(),
@@ -33,7 +35,9 @@ def make(
     clock: ManualClock | None = None,
     store: AgentCacheStore | None = None,
 ) -> AgentRegistry:
-    return AgentRegistry(store=store or make_store(), archive=archive, clock=clock or ManualClock())
+    return AgentRegistry(
+        store=store or make_store(), archive=archive, clock=clock or ManualClock(), post=lambda run: run()
+    )
 
 
 def agent(name: str, **more: object) -> Agent:
@@ -139,6 +143,83 @@ def test_an_agents_own_blocks_are_those_that_no_archived_agent_names() -> None:
     registry.save(agent("a", block_table=(shared, own)))
     registry.save(agent("b", block_table=(shared,)))
     assert registry.own_blocks(AgentId("a")) == [own]
+
+
+def test_blocks_that_version_0_1_0_left_behind_an_agents_table_are_its_own() -> None:
+    chain, other = make_chain(3), make_chain(1, start=100)
+    warm = MemoryWarmStore()
+    warm.write([*chain, *other])
+    warm.catch_up()
+    registry = make(MemoryAgentArchive(), store=make_store(warm))
+    registry.save(agent("a", block_table=(chain[0].block.block_hash,)))
+    assert registry.own_blocks(AgentId("a")) == names(chain)
+
+
+def test_a_held_agent_stays_in_memory_until_every_request_has_let_it_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent_registry, "MAX_AGENTS_KEPT", 1)
+    registry = make(MemoryAgentArchive())
+    held = [AgentId("a")]
+    registry.save(agent("a"))
+    for _request in range(2):
+        registry.hold(held)
+    registry.save(agent("b"))
+    assert registry.is_in_memory(AgentId("a"))
+    registry.release(held)
+    registry.save(agent("c"))
+    assert registry.is_in_memory(AgentId("a"))
+    registry.release(held)
+    registry.save(agent("d"))
+    assert not registry.is_in_memory(AgentId("a"))
+    assert registry.find(AgentId("a")) is not None
+
+
+class SlowArchive(MemoryAgentArchive):
+    """While an agent is loaded, something else happens once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], object] = lambda: None
+        self.num_loads = 0
+
+    def load(self, agent_id: AgentId) -> Agent | None:
+        """Load, and let it happen before the caller has the answer."""
+        self.num_loads += 1
+        found = super().load(agent_id)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return found
+
+
+def test_an_agent_that_there_is_none_of_is_asked_for_once_while_it_is_held() -> None:
+    archive = SlowArchive()
+    registry = make(archive)
+    registry.hold([AgentId("new")])
+    assert archive.num_loads == 1
+    assert registry.find(AgentId("new")) is None
+    assert registry.get_or_create(AgentId("new")).num_turns == 0
+    assert archive.num_loads == 1
+    registry.release([AgentId("new")])
+
+
+def test_an_agent_that_is_deleted_while_it_is_loaded_does_not_come_back() -> None:
+    archive = SlowArchive()
+    registry = make(archive)
+    make(archive).save(agent("a"))
+    archive.meanwhile = lambda: registry.delete(AgentId("a"))
+    assert registry.find(AgentId("a")) is None
+    assert not registry.is_in_memory(AgentId("a"))
+
+
+def test_an_agent_that_is_saved_while_it_is_held_for_the_first_time_is_there() -> None:
+    archive = SlowArchive()
+    registry = make(archive)
+    archive.meanwhile = lambda: registry.save(agent("a", num_turns=7))
+    registry.hold([AgentId("a")])
+    found = registry.find(AgentId("a"))
+    assert found is not None
+    assert found.num_turns == 7
 
 
 def test_a_pin_with_a_time_is_let_go_when_it_is_over() -> None:

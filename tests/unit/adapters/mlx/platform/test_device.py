@@ -11,6 +11,7 @@ import pytest
 from semanticd.adapters.mlx.platform.device import (
     MlxMemory,
     cuda_pressure,
+    group_pressure,
     linux_pressure,
     macos_pressure,
     macos_version,
@@ -95,9 +96,11 @@ def test_a_system_without_that_number_is_not_short() -> None:
 @pytest.mark.parametrize(
     ("some", "full", "free_share", "expected"),
     [
-        (0.0, 0.0, 0.01, "none"),
-        (12.5, 1.0, 0.05, "warning"),
-        (40.0, 8.0, 0.05, "critical"),
+        (0.0, 0.0, 0.06, "none"),
+        (0.0, 0.0, 0.04, "warning"),  # without swap nobody waits before the system ends a process
+        (0.0, 0.0, 0.01, "critical"),
+        (12.5, 1.0, 0.09, "warning"),
+        (40.0, 8.0, 0.09, "critical"),
         (40.0, 8.0, 0.5, "none"),  # pages of files come and go: no budget is to blame
     ],
 )
@@ -113,7 +116,47 @@ def test_linux_says_how_long_tasks_waited(
 
 @pytest.mark.parametrize("psi", ["", "some\n", "some avg10=x avg60=1\nfull avg10=\n"])
 def test_what_a_kernel_does_not_say_is_no_pressure(psi: str) -> None:
-    assert linux_pressure(psi, free_share=0.01) == "none"
+    assert linux_pressure(psi, free_share=0.09) == "none"
+
+
+def group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / f"memory.{name}").write_text(f"{content}\n")
+
+
+@pytest.mark.parametrize(
+    ("used", "files", "stalled", "expected"),
+    [
+        (500, 0, 0, "none"),
+        (970, 0, 0, "warning"),
+        (990, 0, 0, "critical"),
+        (990, 400, 0, "none"),  # pages of files are given up
+        (930, 0, 20, "warning"),
+        (930, 0, 0, "none"),
+    ],
+)
+def test_a_container_is_short_before_its_limit_ends_the_process(
+    tmp_path: Path, used: int, files: int, stalled: int, expected: Pressure
+) -> None:
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    own.write_text("0::/box/daemon\n")
+    group(groups / "box" / "daemon", max="max", current=used)
+    assert group_pressure(groups, own) == "none", "without a limit the machine's memory counts"
+    psi = f"some avg10={stalled}.00 avg60=0.00 avg300=0.00 total=1"
+    stat = f"anon 5\ninactive_file {files}\nactive_file 0\nfile_dirty x"
+    group(groups / "box", max=1000, current=used, stat=stat, pressure=psi)
+    assert group_pressure(groups, own) == expected
+
+
+def test_a_group_that_says_little_is_not_short(tmp_path: Path) -> None:
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    assert group_pressure(groups, own) == "none"
+    own.write_text("0::/\n")
+    group(groups, max=1000)
+    assert group_pressure(groups, own) == "none"
+    group(groups, max=0, current=0)
+    assert group_pressure(groups, own) == "none"
 
 
 @pytest.mark.parametrize(
