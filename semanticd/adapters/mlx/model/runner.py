@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import PromptProcessingBatch
@@ -40,6 +40,8 @@ _NO_LIMIT = 1 << 60
 
 _CAPACITY_STEP = 256
 _WARM_UP_TOKENS = 16
+_SCORED_AT_ONCE = 256
+"""Prompt tokens whose logits are there at the same time: those of a long chunk would take gigabytes."""
 
 
 @dataclass(slots=True)
@@ -207,12 +209,21 @@ class MlxModelRunner:
         self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int
     ) -> list[DecodedToken]:
         """Compute KV, and for each token the log-probability of the target that follows it."""
+        scored: list[DecodedToken] = []
+        for start in range(0, len(token_ids), _SCORED_AT_ONCE):
+            part = slice(start, start + _SCORED_AT_ONCE)
+            scored += self._scored_part(sequence_id, list(token_ids[part]), list(targets[part]), top)
+        return scored
+
+    def _scored_part(
+        self, sequence_id: SequenceId, ids: list[int], targets: list[int], top: int
+    ) -> list[DecodedToken]:
         batch = self._prefilling[sequence_id]
-        logits = self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)[0].astype(mx.float32)
+        logits = self._model(mx.array([ids]), cache=batch.prompt_cache)[0].astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(logprobs, [c.state for c in batch.prompt_cache])
-        batch.tokens[0] += list(token_ids)
-        return [self._scored(sequence_id, target, logprobs[row], top) for row, target in enumerate(targets)]
+        batch.tokens[0] += ids
+        return _scored([sequence_id] * len(ids), targets, logprobs, top)
 
     # Vectors.
 
@@ -331,19 +342,8 @@ class MlxModelRunner:
     def _decoded(self, uid: SequenceId, token: int, logprobs: mx.array) -> DecodedToken:
         row = self._decoding[uid]
         if row.wants_logprobs:
-            return self._scored(uid, token, logprobs, row.num_top)
+            return _scored([uid], [token], logprobs[None], row.num_top)[0]
         return DecodedToken(uid, token)
-
-    @staticmethod
-    def _scored(sequence_id: SequenceId, token_id: int, logprobs: mx.array, top: int) -> DecodedToken:
-        logprobs = logprobs.astype(mx.float32)
-        indices = mx.argpartition(-logprobs, top)[:top] if top else mx.array([], mx.uint32)
-        own, best = logprobs[token_id], logprobs[indices]
-        # Waited for once.
-        mx.eval(own, indices, best)
-        ids, values = cast("list[int]", indices.tolist()), cast("list[float]", best.tolist())
-        ranked = tuple(sorted(zip(ids, values, strict=True), key=lambda pair: -pair[1]))
-        return DecodedToken(sequence_id, token_id, cast("float", own.item()), ranked)
 
     # Blocks.
 
@@ -417,3 +417,23 @@ class MlxModelRunner:
         self._batches.clear()
         self._model = self._head = self._embedder = None
         mx.clear_cache()
+
+
+def _scored(
+    uids: Sequence[SequenceId], token_ids: Sequence[int], logprobs: mx.array, top: int
+) -> list[DecodedToken]:
+    """Return tokens with what rows of log-probabilities `[n, vocab]` say of them, and of the `top` likeliest ones."""
+    logprobs = logprobs.astype(mx.float32)
+    own = mx.take_along_axis(logprobs, mx.array(list(token_ids))[:, None], axis=-1)[:, 0]
+    none = mx.zeros((len(token_ids), 0), mx.uint32)
+    likeliest = mx.argpartition(-logprobs, top, axis=-1)[:, :top] if top else none
+    values = mx.take_along_axis(logprobs, likeliest, axis=-1)
+    # Waited for once.
+    mx.eval(own, likeliest, values)
+    lists: Any = own.tolist(), likeliest.tolist(), values.tolist()
+    return [
+        DecodedToken(
+            uid, token_id, one, tuple(sorted(zip(best, each, strict=True), key=lambda pair: -pair[1]))
+        )
+        for uid, token_id, one, best, each in zip(uids, token_ids, *lists, strict=True)
+    ]
