@@ -60,7 +60,7 @@ def _requests(state: WatchState) -> list[Alarm]:
             Alarm(
                 "error",
                 f"{failed:,} failed/min{code}",
-                f"{failed:,} requests failed within a minute.{reason} Requests (4) lists them.",
+                f"{_requests_were(failed, 'failed')} within a minute.{reason} Requests (4) lists them.",
             )
         )
     if refused:
@@ -69,10 +69,15 @@ def _requests(state: WatchState) -> list[Alarm]:
             Alarm(
                 "warning",
                 f"{refused:,} refused/min{code}",
-                f"{refused:,} requests were refused within a minute.{reason} Requests (4) lists them.",
+                f"{_requests_were(refused, 'refused')} within a minute.{reason} Requests (4) lists them.",
             )
         )
     return found
+
+
+def _requests_were(number: int, what: str) -> str:
+    passive = "" if what == "failed" else "was " if number == 1 else "were "
+    return f"{number:,} request{'' if number == 1 else 's'} {passive}{what}"
 
 
 def _newest(state: WatchState, kind: str) -> tuple[str, str]:

@@ -293,7 +293,7 @@ class Dashboard(App[None]):
             text = {
                 "swap": swap_text, "load": load_text, "unload": unload_text,
             }[action](self.state, model)  # fmt: skip
-            if not await self.push_screen_wait(ConfirmDialog(f"{action.title()} {model}?", text)):
+            if not await self.push_screen_wait(ConfirmDialog(f"{MODEL_ACTIONS[action]} {model}?", text)):
                 return
         self.command(f"models.{action}", reply_within_s=None, model=model)
 

@@ -12,8 +12,9 @@ from semanticd.control.results import ModelRow
 
 MODEL_COLUMNS = (
     Column("model", 26, right=False), Column("state", 13, right=False), Column("weights", 10), Column("on disk", 10),
-    Column("context", 9), Column("precision", 9, right=False), Column("about", 24, right=False),
+    Column("context", 9), Column("precision", 9, right=False), Column("about", 0, right=False),
 )  # fmt: skip
+"""What a model is about gets the width that the others leave."""
 NARROW_COLUMNS = MODEL_COLUMNS[:4]
 """The columns for terminals of less than 100."""
 _STYLES = {"current": "bold $success", "loaded": "$success", "installed": "$primary"}
@@ -101,6 +102,8 @@ def swap_text(state: WatchState, model: str) -> str:
     if old == model:
         return f"{model} is the current model already; nothing changes."
     memory, fits = _memory(state, model)
+    if not _row(state, model).installed:
+        memory += "\nFiles: they are not here; they are fetched first, while the present model serves."
     running, agents = _requests_on(state, old), _agents_in_ram(state, old)
     if fits is None:
         drain = "loaded beside the old one if both fit; else new requests wait until the old one has left."

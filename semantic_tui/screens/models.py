@@ -14,7 +14,7 @@ from semantic_tui.model_facts import MODEL_COLUMNS, NARROW_COLUMNS, changes_text
 from semantic_tui.plain import size
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
-from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.rows_table import RowsTable, filled
 from semantic_tui.widgets.shown_text import ShownText
 
 _WIDE_FROM = 100
@@ -32,7 +32,7 @@ class ModelsScreen(WatchScreen):
 
     def body(self) -> Iterable[Widget]:
         """Lay out table and progress."""
-        yield RowsTable(MODEL_COLUMNS, id="models")
+        yield RowsTable(filled(MODEL_COLUMNS, 80), id="models")
         yield VerticalScroll(ShownText(id="changes-text"), id="changes")
 
     def on_mount(self) -> None:
@@ -48,7 +48,7 @@ class ModelsScreen(WatchScreen):
         table.entitle(
             f"Models ({num_loaded} loaded)", f"free memory {size(free)}" if free is not None else ""
         )
-        columns = MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS
+        columns = filled(MODEL_COLUMNS if self.size.width >= _WIDE_FROM else NARROW_COLUMNS, self.size.width)
         table.name_columns(columns)
         rows = [(row.id, model_cells(row, state.changes.get(row.id))) for row in state.models]
         table.show_rows([(key, cells[: len(columns)]) for key, cells in rows])

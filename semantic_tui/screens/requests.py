@@ -15,7 +15,7 @@ from semantic_tui.plain import duration, number, short_class
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
-from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, RowsTable
+from semantic_tui.widgets.rows_table import Cell, Column, RowsTable, filled
 from semanticd.control.results import FailureRow, RequestRow
 
 WIDE_FROM = 116
@@ -33,16 +33,6 @@ _FAILED = (
     Column("when", 8), Column("agent", 16, right=False), Column("HTTP", 4), Column("reason", 18, right=False),
     Column("message", 0, right=False),
 )  # fmt: skip
-_MIN_FLEXIBLE = 8
-
-
-def fill(columns: tuple[Column, ...], width: int) -> tuple[Column, ...]:
-    """Give the column without a width what the others leave of a table as wide as the terminal."""
-    taken = sum(column.width for column in columns) + 2 * CELL_PADDING * len(columns) + 3
-    return tuple(
-        column if column.width else column._replace(width=max(_MIN_FLEXIBLE, width - taken))
-        for column in columns
-    )
 
 
 def request_cells(row: RequestRow, *, wide: bool) -> tuple[Cell, ...]:
@@ -82,8 +72,8 @@ class RequestsScreen(WatchScreen):
     def body(self) -> Iterable[Widget]:
         """Lay out the tables."""
         yield Static("No request runs or waits.", id="hint")
-        yield RowsTable(fill(_NARROW, 80), id="requests")
-        yield RowsTable(fill(_FAILED, 80), id="failures")
+        yield RowsTable(filled(_NARROW, 80), id="requests")
+        yield RowsTable(filled(_FAILED, 80), id="failures")
 
     def on_mount(self) -> None:
         """Focus the table."""
@@ -95,12 +85,12 @@ class RequestsScreen(WatchScreen):
         table, failures = self.query_one("#requests", RowsTable), self.query_one("#failures", RowsTable)
         table.entitle(f"Requests ({len(state.requests)})", "enter opens the agent")
         wide = self.size.width >= WIDE_FROM
-        table.name_columns(fill(_WIDE if wide else _NARROW, self.size.width))
+        table.name_columns(filled(_WIDE if wide else _NARROW, self.size.width))
         table.show_rows([(row.id, request_cells(row, wide=wide)) for row in state.requests])
         self.query_one("#hint").display = not state.requests
         table.display = bool(state.requests)
         failures.display = bool(state.failures)
-        failures.name_columns(fill(_FAILED, self.size.width))
+        failures.name_columns(filled(_FAILED, self.size.width))
         failures.entitle(f"Not answered ({len(state.failures)})", "enter shows the message")
         failures.show_rows(
             [(f"{at} {row.request}", failure_cells(row)) for at, row in enumerate(state.failures)]

@@ -28,6 +28,7 @@ Row = tuple[str, tuple[Cell, ...]]
 CELL_PADDING = 1
 _MAX_REMOVED = 8
 """Rows that are removed one by one; each costs as much as looking at all, and more are cheaper made again."""
+_MIN_FLEXIBLE = 8
 _VARIABLE = re.compile(r"\$([a-z-]+)")
 
 
@@ -37,6 +38,15 @@ class Column(NamedTuple):
     title: str
     width: int
     right: bool = True
+
+
+def filled(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
+    """Give the column without a width what the others leave of a table as wide as the terminal."""
+    taken = sum(column.width for column in columns) + 2 * CELL_PADDING * len(columns) + 3
+    return tuple(
+        column if column.width else column._replace(width=max(_MIN_FLEXIBLE, width - taken))
+        for column in columns
+    )
 
 
 class KeyedText(Text):
