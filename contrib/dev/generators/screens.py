@@ -11,9 +11,12 @@ import asyncio
 import json
 from pathlib import Path
 
+from textual.widgets import TextArea
+
 from contrib.dev.generators.record_run import RECORD, TILES
 from semantic_tui.app import Dashboard
 from semantic_tui.preferences import Preferences
+from semantic_tui.screens.chat import ChatScreen
 from semantic_tui.state import WatchState
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -42,8 +45,10 @@ def recorded() -> WatchState:
     return state
 
 
-async def draw(name: str, *, screen: str, theme: str = "dark", keys: tuple[str, ...] = ()) -> None:
-    """Write one picture."""
+async def draw(
+    name: str, *, screen: str, theme: str = "dark", keys: tuple[str, ...] = (), chat: bool = False
+) -> None:
+    """Write one picture; with `chat`, of the conversation with the agent in the first tile."""
     app = Dashboard(state=recorded(), screen=screen, preferences=Preferences(theme=theme), clock=lambda: 0.0)
     app.preferences.change(span_s=60)
     app.animation_level = "none"
@@ -55,6 +60,10 @@ async def draw(name: str, *, screen: str, theme: str = "dark", keys: tuple[str, 
         for key in keys:
             await pilot.press(key)
             await pilot.pause(0.2)
+        if chat:
+            app.push_screen(ChatScreen(app, TILES[0], forks=False))
+            await pilot.pause(0.5)
+            app.screen.query_one(TextArea).cursor_blink = False
         path = FOLDER / f"dashboard-{name}.svg"
         path.write_text(app.export_screenshot(title="semantic-tui"))
         print(path.relative_to(REPOSITORY))
@@ -66,6 +75,7 @@ async def main() -> None:
     await draw("main", screen="dashboard")
     await draw("light", screen="dashboard", theme="light")
     await draw("agent", screen="agent")
+    await draw("chat", screen="agent", chat=True)
     await draw("models", screen="models")
     await draw("swap", screen="models", keys=("down", "w"))
     await draw("requests", screen="requests")
