@@ -27,6 +27,8 @@ QUICK_CHUNKS = (256, 1024)
 _PROBE_TOKENS = 128
 _PREFILL_S = 5.0
 """What measuring one chunk size may take: a slow model reads a shorter prompt."""
+_ALL_PREFILL_S = 25.0
+"""After so long nothing more is measured."""
 _ENOUGH_SIZES = 3
 _EQUAL = 0.97
 """A smaller chunk is as good as a larger one that is less than 3 % faster: others wait less for it."""
@@ -35,7 +37,7 @@ MOST_TOKENS, _FEWEST_TOKENS = 32, 12
 _DECODE_S = 2.0
 """What one answer may take: a slow model writes shorter ones."""
 _PROMPT_TOKENS = 96
-_ROUNDS = 4
+_ROUNDS, _ROUNDS_OF_SLOW = 4, 2
 _OF_LIBRARY, _FAR_BELOW = 0.95, 0.5
 _OF_PLAIN = {"schema": 0.95, "thinking": 0.97}
 
@@ -77,6 +79,16 @@ def judge_prefill(rates: Mapping[int, float], extra_bytes: Mapping[int, int], *,
     return ok(text, **figures)
 
 
+def is_worth_keeping(found: Outcome, rates: Mapping[int, float], chunks: Sequence[int]) -> bool:
+    """Whether a best chunk, of those that were measured, shall bound the chunks of later starts.
+
+    Where the prompt had to be short, a longer chunk than all that were measured may be better still; such a one is
+    never used, for it would take too long.
+    """
+    told = found.figures["best_chunk"] < max(rates) or max(rates) == max(chunks)
+    return told and found.verdict == "ok" and len(rates) >= _ENOUGH_SIZES
+
+
 async def check_prefill(
     daemon: TemporaryDaemon, chunks: Sequence[int], *, record: MachineRecord | None
 ) -> Outcome:
@@ -92,17 +104,15 @@ async def check_prefill(
     num_tokens = min(max(affordable, 2 * _PROBE_TOKENS), max(chunks), len(ids))
     rates: dict[int, float] = {}
     extra: dict[int, int] = {}
-    for chunk in (one for one in chunks if one <= num_tokens):
-        tries = [await _prefill(daemon, ids[:num_tokens], chunk)]
-        if num_tokens / tries[0][0] < _PREFILL_S / 2:
-            tries.append(await _prefill(daemon, ids[:num_tokens], chunk))
-        rates[chunk], extra[chunk] = max(rate for rate, _ in tries), max(peak for _, peak in tries)
+    sizes = [one for one in chunks if one <= num_tokens]
+    began = time.perf_counter()
+    # There and back: what else runs meanwhile, and kernels that are made ready, decide less.
+    for chunk in (*sizes, *reversed(sizes)):
+        if time.perf_counter() - began < _ALL_PREFILL_S:
+            rate, peak = await _prefill(daemon, ids[:num_tokens], chunk)
+            rates[chunk], extra[chunk] = max(rates.get(chunk, 0.0), rate), max(extra.get(chunk, 0), peak)
     found = judge_prefill(rates, extra, num_tokens=num_tokens)
-    # Where the prompt had to be short, a longer chunk may be better still, but is never used: it takes too long.
-    told = len(rates) >= _ENOUGH_SIZES and (
-        found.figures["best_chunk"] < max(rates) or max(rates) == max(chunks)
-    )
-    if record is not None and told:
+    if record is not None and is_worth_keeping(found, rates, chunks):
         record.keep_chunks(
             fingerprint=spec.fingerprint,
             computed_by=spec.compute_revision,
@@ -161,7 +171,7 @@ async def check_decode(daemon: TemporaryDaemon) -> Outcome:
     tokenizer = daemon.loaded.tokenizer
     engine, library = [], []
     num_tokens = await _answer_tokens(daemon)
-    for round_number in range(_ROUNDS):
+    for round_number in _rounds(num_tokens):
         ids = token_ids(tokenizer, _prompt_tokens(daemon), seed=10 + round_number)
         engine.append(decode_rate(await daemon.ask(TokenPrompt(tuple(ids)), max_tokens=num_tokens)))
         library.append(await _library_rate(daemon, ids, num_tokens))
@@ -179,6 +189,11 @@ async def _library_rate(daemon: TemporaryDaemon, ids: Sequence[int], num_tokens:
             decoder=daemon.loaded.tokenizer.stream_decoder(),
         )
     )
+
+
+def _rounds(num_tokens: int) -> range:
+    """Return the rounds in which answers of so many tokens are compared: fewer where each takes long."""
+    return range(_ROUNDS if num_tokens == MOST_TOKENS else _ROUNDS_OF_SLOW)
 
 
 async def _answer_tokens(daemon: TemporaryDaemon) -> int:
@@ -229,7 +244,7 @@ async def check_schema(daemon: TemporaryDaemon) -> Outcome:
     """Decode an answer that must follow a JSON schema."""
     plain, formed, problem = [], [], None
     num_tokens = await _answer_tokens(daemon)
-    for round_number in range(_ROUNDS):
+    for round_number in _rounds(num_tokens):
         topic = words(3, seed=20 + round_number)
         prompt = question(daemon.loaded.tokenizer, f"Answer in JSON: a title and numbers about {topic}.")
         plain.append(decode_rate(await daemon.ask(prompt, max_tokens=num_tokens)))
@@ -267,7 +282,7 @@ async def check_thinking(daemon: TemporaryDaemon) -> Outcome:
         return skipped("the model does not think")
     plain, formed, problem = [], [], None
     num_tokens = await _answer_tokens(daemon)
-    for round_number in range(_ROUNDS):
+    for round_number in _rounds(num_tokens):
         prompt = question(tokenizer, f"Is {91 + round_number} a prime number?")
         plain.append(decode_rate(await daemon.ask(prompt, max_tokens=num_tokens)))
         found = await daemon.ask(prompt, max_tokens=num_tokens, thinking_budget=_THINKING_TOKENS)

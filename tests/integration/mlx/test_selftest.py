@@ -275,8 +275,12 @@ async def test_the_best_chunk_is_kept_and_used_from_the_next_load_on(
         assert daemon.loaded.best_chunk is None
         outcome = await speed_checks.check_prefill(daemon, (32, 64, 128), record=MachineRecord())
         await daemon.restart()
-        assert daemon.loaded.chunks.best_tokens == outcome.figures["best_chunk"]
+        assert daemon.loaded.chunks.best_tokens == outcome.figures["best_chunk"] == 128
         return outcome
 
-    outcome = await found(tmp_path, model, measure)
+    def with_a_price(real: Any, *given: Any) -> None:
+        time.sleep(0.02)  # of each call, so that long chunks are the fast ones
+        real.prefill(*given)
+
+    outcome = await found(tmp_path, model, measure, with_runner(prefill=with_a_price))
     assert set(outcome.figures["tokens_per_s"]) == {"32", "64", "128"}

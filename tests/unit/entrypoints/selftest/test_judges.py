@@ -21,6 +21,7 @@ from semanticd.entrypoints.selftest.model_checks import LoadFigures, judge_load
 from semanticd.entrypoints.selftest.run import without_home
 from semanticd.entrypoints.selftest.speed_checks import (
     DecodeRates,
+    is_worth_keeping,
     judge_batches,
     judge_decode,
     judge_form,
@@ -56,6 +57,21 @@ def test_the_smallest_of_equally_fast_chunks_is_the_best_one() -> None:
 def test_chunks_that_take_more_than_the_reserve_or_gain_nothing_are_told() -> None:
     assert judge_prefill({256: 1.0, 1024: 2.0}, {1024: 3 << 30}, num_tokens=1024).verdict == "warn"
     assert judge_prefill({128: 3.0, 256: 2.0, 512: 1.0}, {}, num_tokens=1024).verdict == "warn"
+
+
+@pytest.mark.parametrize(
+    ("rates", "kept"),
+    [
+        ({128: 1.0, 512: 9.0, 2048: 5.0}, True),
+        ({128: 1.0, 512: 5.0, 2048: 9.0}, True),
+        ({128: 1.0, 256: 9.0, 512: 5.0}, True),
+        ({128: 1.0, 256: 5.0, 512: 9.0}, False),  # 2,048 may be better still
+        ({128: 9.0, 512: 5.0, 2048: 1.0}, False),  # odd: something else ran
+        ({128: 1.0, 2048: 5.0}, False),
+    ],
+)
+def test_only_a_measurement_that_tells_bounds_later_chunks(rates: dict[int, float], kept: bool) -> None:
+    assert is_worth_keeping(judge_prefill(rates, {}, num_tokens=1), rates, (128, 512, 2048)) is kept
 
 
 @pytest.mark.parametrize(("engine", "verdict"), [(120, "ok"), (96, "ok"), (90, "warn"), (45, "fail")])
