@@ -84,7 +84,7 @@ class MlxSettings:
     max_stall_ms: int = setting(
         300,
         whole(minimum=10, maximum=60_000),
-        "Longest time in ms that one prompt chunk may hold up decoding.",
+        "Time in ms that one prompt chunk may hold up decoding; experts on a GPU get a least number of tokens anyhow.",
     )
     max_queue: int = setting(256, whole(minimum=1), "Requests that may wait; further ones get 429.")
     max_queue_per_agent: int = setting(32, whole(minimum=1), "Requests of one agent that may wait.")

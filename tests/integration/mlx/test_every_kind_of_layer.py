@@ -226,7 +226,7 @@ def test_the_library_still_has_the_surface_we_build_on() -> None:
 
     for name in ("prompt", "generate", "extract_cache", "filter", "extend"):
         assert callable(getattr(PromptProcessingBatch, name)), name
-    for name in ("next", "extend", "filter", "extract_cache", "empty"):
+    for name in ("next", "extend", "filter", "extract_cache", "empty", "_step"):
         assert callable(getattr(GenerationBatch, name)), name
     model = build("llama")
     from mlx_lm.models.cache import BatchKVCache, make_prompt_cache

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
+from mlx_lm.models.cache import make_prompt_cache
 
 from semanticd.adapters.mlx.constraints.packed_mask import PackedMask, all_but, masked, only, within
 from semanticd.adapters.mlx.constraints.processor import AnswerBounds, ConstraintProcessor
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
+from semanticd.adapters.mlx.model.decode_batch import DecodeBatch
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
@@ -91,6 +95,35 @@ def test_a_step_waits_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(8):
             runner.decode()
     assert device.seen["wait"] == 8
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3_next"])
+def test_steps_are_the_librarys_with_another_order_of_waiting(family: str) -> None:
+    model = build(family)
+    penalized = SamplingParams(temperature=0, repetition_penalty=1.3, logit_bias={9: 2.0})
+
+    def prefilled(length: int, sampling: SamplingParams, seed: int | None) -> PromptProcessingBatch:
+        ids = prompt_of(length, length)
+        batch = PromptProcessingBatch(model, [length], [make_prompt_cache(model)], tokens=[[]])
+        batch.prompt([ids[:-1]])
+        batch.samplers = [greedy if seed is None else SequenceSampler(SamplingParams(), seed=seed)]
+        batch.logits_processors = [list(logits_processors(sampling))]
+        batch.max_tokens = [1000]
+        return batch
+
+    def answers(begin: Callable[[PromptProcessingBatch, int], GenerationBatch]) -> list[list[int]]:
+        rows = [(20, GREEDY, None), (31, penalized, None), (26, GREEDY, 5)]
+        batches = [begin(prefilled(*row), prompt_of(row[0], row[0])[-1]) for row in rows]
+        whole = batches[0]
+        for other in batches[1:]:
+            whole.extend(other)
+        steps = [[response.token for response in whole.next()] for _ in range(6)]
+        whole.filter([0, 2])
+        steps += [[response.token for response in whole.next()] for _ in range(3)]
+        assert [len(tokens) for tokens in whole.tokens] == [20 + 9, 26 + 9]
+        return steps
+
+    assert answers(DecodeBatch.begin) == answers(lambda batch, last: batch.generate([[last]]))
 
 
 def test_the_logits_are_begun_before_the_form_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
