@@ -9,7 +9,10 @@ import pytest
 from textual.pilot import Pilot
 
 from semantic_tui.app import SCREENS, Dashboard
-from semantic_tui.state import WatchState
+from semantic_tui.screens.chat import ChatScreen, Words
+from semantic_tui.state import Said, WatchState
+from semantic_tui.widgets.transcript_view import TranscriptView
+from semanticd.control.terminal_text import many_lines
 from tests.fakes import control_script, watch_states
 from tests.fakes.hostile_text import ENCODABLE, HOSTILE
 
@@ -72,3 +75,19 @@ async def test_every_screen_shows_every_text_without_a_control_character(screen:
         for key in keys:
             await pilot.press(key)
             assert not _UNSAFE.search(await shown(pilot))
+
+
+async def test_the_chat_shows_every_text_without_a_control_character() -> None:
+    app = Dashboard(state=hostile(), clock=lambda: watch_states.NOW)
+    async with app.run_test(size=(100, 60)) as pilot:
+        await app.push_screen(ChatScreen(app, "planner", forks=False))
+        view, words = app.screen.query_one(TranscriptView), app.screen.query_one(Words)
+        texts = list(ENCODABLE)
+        for at in range(0, len(texts), 20):
+            words.text = "\n".join(text[:200] for text in texts[at : at + 20])
+            assert not _UNSAFE.search(await shown(pilot))
+            view.scroll_to(y=view.scroll_y + 50, animate=False)
+        app.state.said["planner"] = Said(many_lines("\n".join(ENCODABLE)))
+        app.changed()
+        view.scroll_end(animate=False)
+        assert not _UNSAFE.search(await shown(pilot))
