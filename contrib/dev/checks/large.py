@@ -44,6 +44,16 @@ def rss_mib(daemon: DaemonProcess) -> int:
     return int(psutil.Process(daemon.pid).memory_info().rss // _MIB)
 
 
+def ask(daemon: DaemonProcess, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Take a turn, however long it takes."""
+    body = {"model": "default", "messages": messages, "max_tokens": 32, "temperature": 0}
+    url, headers = f"{daemon.url}/v1/chat/completions", {"X-Session-ID": "long"}
+    response = httpx.post(url, json=body, headers=headers, timeout=3600)
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
 def talk(home: Path, num_tokens: int) -> dict[str, Any]:
     """Let one conversation of so many tokens go on for 30 turns, through two restarts."""
     model = write_tiny_model(home / "long", vocab=259, context=num_tokens + 20_000, ends=False)
@@ -69,7 +79,7 @@ def talk(home: Path, num_tokens: int) -> dict[str, Any]:
                 daemon.start()
             messages.append({"role": "user", "content": f"Turn {turn}: what comes next?"})
             began = time.monotonic()
-            answer = daemon.chat(messages, agent="long", model="default", max_tokens=32)
+            answer = ask(daemon, messages)
             seconds.append(round(time.monotonic() - began, 3))
             memory.append(rss_mib(daemon))
             computed.append(daemon.last_turn("long")["computed_tokens"])
