@@ -161,13 +161,21 @@ async def test_a_response_has_every_required_field_plain_streamed_and_by_id() ->
         ("/v1/responses", {"include": ["nope"]}, "include.0"),
         ("/v1/responses", {"text": {"verbosity": "huge"}}, "text.verbosity"),
         ("/v1/chat/completions", {"reasoning_effort": "banana"}, "reasoning_effort"),
+        ("/v1/responses", {"service_tier": "banana"}, "service_tier"),
+        ("/v1/responses", {"prompt_cache_retention": "banana"}, "prompt_cache_retention"),
+        ("/v1/chat/completions", {"prompt_cache_retention": "banana"}, "prompt_cache_retention"),
         ("/v1/chat/completions", {"verbosity": "huge"}, "verbosity"),
+        ("/v1/chat/completions", {"service_tier": "banana"}, "service_tier"),
+        ("/v1/messages", {"service_tier": "banana"}, "service_tier"),
+        ("/v1/messages", {"output_config": {"effort": "banana"}}, "output_config.effort"),
     ],
 )
 async def test_a_value_that_no_sdk_knows_is_refused(url: str, fields: dict[str, Any], param: str) -> None:
     answer = await client().post(url, {"model": "tiny", **BODIES[url], **fields})
     assert answer.status == 400, answer.content
-    assert answer.json["error"]["param"].startswith(param)
+    error = answer.json["error"]
+    assert error["message"].startswith(param)
+    assert error.get("param", param).startswith(param)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +195,17 @@ async def test_values_that_the_sdks_know_are_accepted_and_echoed(fields: dict[st
         assert answer.json["truncation"] == fields["truncation"]
     if "text" in fields:
         assert answer.json["text"] == {"format": {"type": "text"}, **fields["text"]}
+
+
+@pytest.mark.parametrize("url", ["/v1/responses", "/v1/chat/completions"])
+@pytest.mark.parametrize(("retention", "seconds"), [(None, None), ("in_memory", None), ("24h", 86_400.0)])
+async def test_a_prompt_is_kept_for_as_long_as_the_client_asks(
+    url: str, retention: str | None, seconds: float | None
+) -> None:
+    generator = ScriptedGenerator()
+    body = {"model": "tiny", **BODIES[url], "prompt_cache_retention": retention}
+    assert (await client(generator).post(url, body)).status == 200
+    assert generator.requests[-1].cache_ttl_s == seconds
 
 
 class Short(ScriptedGenerator):

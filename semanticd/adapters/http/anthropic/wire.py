@@ -214,7 +214,7 @@ class OutputFormat(Struct):
 class OutputConfig(Struct):
     """Effort and form of the answer."""
 
-    effort: str | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 
@@ -260,7 +260,7 @@ class MessagesRequest(Conversation, kw_only=True):
     stream: bool | None = None
     stop_sequences: list[str] | None = None
     metadata: Metadata | None = None
-    service_tier: str | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
     diagnostics: Diagnostics | None = None
 
 

@@ -24,6 +24,9 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Seed = Annotated[int, Meta(ge=-INT64, le=INT64)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast", "batch"]
+"""How urgent a request is: flex and batch are background work here, the others interactive."""
+Retention = Literal["in-memory", "in_memory", "24h"]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
 
 
@@ -49,7 +52,8 @@ class Sampled(Formed, kw_only=True):
     seed: Seed | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
-    service_tier: str | None = None
+    prompt_cache_retention: Retention | None = None
+    service_tier: ServiceTier | None = None
     top_k: Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
@@ -113,3 +117,8 @@ def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
             raise InvalidRequestError("expected a number from -100 to 100", param=f"logit_bias.{key}")
         read[int(key)] = value
     return read
+
+
+def retention_s(retention: Retention | None) -> float | None:
+    """Return for how many seconds the client asks to keep the prompt's blocks; None: as long as there is room."""
+    return 86_400.0 if retention == "24h" else None

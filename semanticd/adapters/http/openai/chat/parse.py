@@ -9,7 +9,7 @@ from semanticd.adapters.http.core.adjustments import Adjustments, Speaker, asked
 from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.constraint import constraint_of
-from semanticd.adapters.http.openai.sampling import sampling_of, token_limit
+from semanticd.adapters.http.openai.sampling import retention_s, sampling_of, token_limit
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -73,6 +73,7 @@ def parse(
         priority=priority,
         constraint=constraint_of(body),
         num_choices=body.n or 1,
+        cache_ttl_s=retention_s(body.prompt_cache_retention),
         adjustments=adjustments.words,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.completions import wire
 from semanticd.adapters.http.openai.constraint import constraint_of
-from semanticd.adapters.http.openai.sampling import sampling_of
+from semanticd.adapters.http.openai.sampling import retention_s, sampling_of
 from semanticd.domain.chat import Prompt, TextPrompt, TokenPrompt
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.generation import GenerationRequest, Priority
@@ -55,6 +55,7 @@ def parse(
             agent_id=agent_id,
             priority=priority,
             num_choices=body.n or 1,
+            cache_ttl_s=retention_s(body.prompt_cache_retention),
             echo=bool(body.echo),
             parse_output=False,
             constraint=constraint,

@@ -22,7 +22,7 @@ from semanticd.adapters.http.openai.responses.tools import (
     read_choice,
     read_tools,
 )
-from semanticd.adapters.http.openai.sampling import token_limit
+from semanticd.adapters.http.openai.sampling import retention_s, token_limit
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -160,6 +160,7 @@ def parse(
         agent_id=agent_id,
         priority=priority,
         constraint=_constraint(body),
+        cache_ttl_s=retention_s(body.prompt_cache_retention),
         adjustments=adjustments.words,
     )
     return Parsed(request, own, messages, tuple(reader.said), box)

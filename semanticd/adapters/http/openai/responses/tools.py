@@ -128,6 +128,8 @@ def read_tools(tools: Sequence[wire.Tool], adjustments: Adjustments) -> ToolBox:
             todo.extendleft(reversed(inner))
             continue
         spec, behind = _read_tool(tool, namespace, path)
+        if _is_shown_only(tool):
+            adjustments.note("grammar_as_text")
         if spec.name in by_flat_name:
             raise InvalidRequestError("tool names must be unique", param=f"{path}.name")
         by_flat_name[spec.name] = behind
@@ -152,6 +154,12 @@ def _read_tool(tool: wire.Tool, namespace: str | None, path: str) -> tuple[ToolS
     parameters = tool.parameters or {"type": "object", "properties": {}}
     spec = ToolSpec(flat, description, parameters, bool(tool.strict))
     return spec, ToolBehind("function", tool.name, namespace)
+
+
+def _is_shown_only(tool: wire.Tool) -> bool:
+    """Whether a custom tool's grammar is told to the model and not enforced."""
+    form = tool.format if tool.type == "custom" and isinstance(tool.format, dict) else {}
+    return form.get("type") == "grammar" and form.get("syntax") == "lark"
 
 
 def _custom_spec(tool: wire.Tool, flat: str, path: str) -> ToolSpec:

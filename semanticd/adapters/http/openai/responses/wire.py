@@ -11,6 +11,8 @@ from semanticd.adapters.http.openai.sampling import (
     MAX_TOKENS,
     Effort,
     Penalty,
+    Retention,
+    ServiceTier,
     Temperature,
     TokenLimit,
     TopP,
@@ -146,7 +148,8 @@ class ResponsesRequest(Formed, kw_only=True):
     user: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: PromptCacheOptions | None = None
-    service_tier: str | None = None
+    prompt_cache_retention: Retention | None = None
+    service_tier: ServiceTier | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[Includable] | None = None
     presence_penalty: Penalty | None = None

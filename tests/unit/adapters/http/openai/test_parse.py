@@ -537,6 +537,8 @@ def test_responses_refuse_what_they_cannot_do_with_the_field(fields: dict[str, A
 def test_a_custom_tools_regular_expression_is_enforced_and_its_grammar_is_shown() -> None:
     def tool(**form: Any) -> Any:
         found = responses(tools=[{"type": "custom", "name": "sum", "format": form}])
+        shown_only = form.get("syntax") == "lark"
+        assert found.request.adjustments == (("grammar_as_text=1",) if shown_only else ())
         return found.tools.specs[0]
 
     regex = tool(type="grammar", syntax="regex", definition="[0-9]+")

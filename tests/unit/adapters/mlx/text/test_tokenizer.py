@@ -23,6 +23,7 @@ from semanticd.domain.chat import (
 )
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.generation import OutputConstraint, TextDelta, ThinkingDelta, ToolCallDelta
+from semanticd.domain.stop_matcher import StopMatcher
 from tests.unit.adapters.mlx.conftest import MakeTokenizer
 
 TOOL = ToolSpec(
@@ -188,6 +189,23 @@ def test_an_answer_to_a_prompt_that_opens_thinking_begins_with_thinking(
     text = OutputConstraint("optional_call", grammar="start: /a*/")
     free = tokenizer.with_thinking(prompt, text, budget=None, max_tokens=100)
     assert free == replace(text, thinking_budget=100, begins_thinking=True)
+
+
+@pytest.mark.parametrize("opens", [False, True])
+@pytest.mark.parametrize("mode", ["auto", "required", "none"])
+def test_stop_strings_stop_what_the_client_sees_and_neither_thinking_nor_a_call(
+    make_tokenizer: MakeTokenizer, mode: Any, opens: bool
+) -> None:
+    tokenizer = make_tokenizer(THINKING if opens else CHATML, tokens=("<think>", "</think>"))
+    prompt = ChatPrompt((user("Hi"),), (TOOL,), ToolChoice(mode))
+    thinking = ("" if opens else "<think>") + "STOP, I think.</think>"
+    call = CALL.replace("sky", "STOP")
+    matcher = StopMatcher(tokenizer.visible_stops(prompt, ("STOP",), formed=False))
+    results = [matcher.feed(character) for character in f"{thinking}So {call} and STOP here"]
+    stopped_at = next(at for at, result in enumerate(results) if result.matched)
+    said = "".join(result.text for result in results[: stopped_at + 1])
+    # Where no call is read, what looks like one is text.
+    assert said == (thinking + "So " + (call.split("STOP")[0] if mode == "none" else f"{call} and "))
 
 
 def test_a_model_that_does_not_think_has_no_bound(tokenizer: MlxTokenizer) -> None:
