@@ -1,7 +1,7 @@
 """How much of a long computation may be done at once between steps that others wait for.
 
 ```
-nobody else works   a slice lasts about `alone_s`: whoever comes then waits no longer
+nobody else works   a slice lasts about `alone_s`, which is what whoever comes then may have to wait
 others work         slices last `contended_s` at most, and take `share` of the time in all
 ```
 Time that others worked is credit; a slice is paid for with what it took, also where that was more than was expected.
@@ -22,6 +22,8 @@ class SliceBudget:
     contended_s: float = 0.05
     alone_s: float = 0.2
     min_tokens: int = 16
+    efficient_tokens: int = 128
+    """Smaller slices cost noticeably more a token; only work that must go on is worth that."""
     max_tokens: int = 2048
     _rates: dict[ModelId, float] = field(default_factory=dict)
     _credit_s: float = 0.0
@@ -34,7 +36,7 @@ class SliceBudget:
         """Return the size of the next slice; 0: it is the others' turn."""
         rate = self._rates.get(model_id, 0.0)
         if not contended:
-            return self._within(rate * self.alone_s)
+            return self._within(max(rate * self.alone_s, self.efficient_tokens)) if rate else self.min_tokens
         # A slice that costs more than all the credit there can be waits for all of it.
         cost_s = min(self.min_tokens / rate, self.contended_s) if rate else self.contended_s
         return self._within(rate * self._credit_s) if self._credit_s >= cost_s else 0

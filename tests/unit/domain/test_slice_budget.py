@@ -22,6 +22,7 @@ def test_a_first_slice_is_small_and_later_ones_follow_the_speed() -> None:
     budget = SliceBudget()
     assert budget.num_tokens(ONE, contended=False) == budget.min_tokens
     assert measured(1000).num_tokens(ONE, contended=False) == 200
+    assert measured(100).num_tokens(ONE, contended=False) == budget.efficient_tokens
     assert measured(1_000_000).num_tokens(ONE, contended=False) == budget.max_tokens
 
 
