@@ -39,14 +39,9 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
         await pilot.pause(0.05)
 
 
-@pytest.fixture
-def daemon(short_tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """A daemon's socket, and two models of which it has loaded the first."""
-    home = short_tmp_path
-    models = [
-        write_tiny_model(home / name, seed=seed, ends=False) for seed, name in enumerate(("one", "two"))
-    ]
-    environ = {
+def environment(home: Path, model: Path) -> dict[str, str]:
+    """Return the environment of a daemon whose folders are all in `home`."""
+    return {
         "PATH": os.environ["PATH"],
         "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
         "HOME": str(home),
@@ -54,10 +49,20 @@ def daemon(short_tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
         "SEMANTIC_RUNTIME_DIR": str(home / "run"),
         "SEMANTIC_LOG_DIR": str(home / "logs"),
         "SEMANTIC_MODELS_DIR": str(home / "models"),
-        "SEMANTIC_MLX_MODEL_ID": str(models[0]),
+        "SEMANTIC_MLX_MODEL_ID": str(model),
         "SEMANTIC_MLX_CACHE_BUDGET_MB": "64",
         "SEMANTIC_SERVER_PORT": "0",
     }
+
+
+@pytest.fixture
+def daemon(short_tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """A daemon's socket, and two models of which it has loaded the first."""
+    home = short_tmp_path
+    models = [
+        write_tiny_model(home / name, seed=seed, ends=False) for seed, name in enumerate(("one", "two"))
+    ]
+    environ = environment(home, models[0])
     command = [sys.executable, "-m", "semanticd", "start"]
     ran = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
@@ -89,12 +94,14 @@ async def streamed(address: str, words: str, *, agent: str) -> str:
     return text
 
 
-async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_screen_completes(
+async def test_a_stream_a_swap_and_a_new_start_from_the_screen(
     daemon: tuple[Path, list[Path]],
 ) -> None:
     socket, models = daemon
+    set_up = [f"{name}={value}" for name, value in environment(socket.parents[1], models[0]).items()]
+    start = ("env", "-i", *set_up, sys.executable, "-m", "semanticd", "start")
 
-    app = Dashboard(socket)
+    app = Dashboard(socket, start_command=start)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: app.state.connected and app.state.status.address)
         address = app.state.status.address
@@ -125,3 +132,12 @@ async def test_the_stream_on_the_screen_is_the_clients_and_a_swap_from_the_scree
         await until(pilot, lambda: app.state.changes["two"].progress.stage == "ready")
         assert await streamed(address, "tell me of the sea", agent="bob") != ""
         await until(pilot, lambda: getattr(app.state.agent("bob"), "model", "") == "two")
+
+        pid = running_pid(socket.with_name("semanticd.pid"))
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(pilot, lambda: app.state.connection == "absent")
+        await pilot.press("S")
+        await until(pilot, lambda: app.state.connected and app.state.daemon.pid != pid)
+        # Its environment names the first model.
+        await until(pilot, lambda: app.state.status.model == "two")
