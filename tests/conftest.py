@@ -41,6 +41,12 @@ _TRACED = tuple(
 )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let `-k "not WithModel"`, as the system's description has it, leave out what needs a real model."""
+    if item.get_closest_marker("model") is not None:
+        item.extra_keyword_matches.add("WithModel")
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Trace only the tests of the rooms whose coverage is held.

@@ -133,6 +133,16 @@ async def test_an_active_agent_is_neither_deleted_nor_rewound() -> None:
         await stream.aclose()
 
 
+@pytest.mark.parametrize("new_id", ["has space", "a/b", "x" * 200, "stats"])
+async def test_a_forks_id_obeys_the_rule_for_ids(new_id: str) -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello you", agent="a", conversation=True)
+        with pytest.raises(InvalidRequestError) as refused:
+            await rig.agents.fork("a", new_id)
+        assert refused.value.param == "new_id"
+        assert [row.id for row in (await rig.agents.page(AgentQuery())).agents] == ["a"]
+
+
 async def test_a_fork_shares_all_blocks_and_goes_its_own_way() -> None:
     async with ServiceRig() as rig:
         await rig.say("hello you", agent="a", conversation=True)
