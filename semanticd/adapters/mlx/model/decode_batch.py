@@ -105,29 +105,32 @@ class DecodeBatch(GenerationBatch):
         """
         if not any(self.logits_processors):
             return logits, [], None
-        rows, contexts = [], []
+        rows = [logits[number : number + 1] for number in range(len(self.uids))]
+        contexts: list[mx.array] = []
         forms: list[tuple[int, GuardedForm]] = []
+        is_changed = False
         for number, processors in enumerate(self.logits_processors):
-            row = logits[number : number + 1]
             functions = [one for one in processors or () if not isinstance(one, GuardedForm)]
             forms += [(number, one) for one in processors or () if isinstance(one, GuardedForm)]
             if functions:
                 context = self._token_context[number].update_and_fetch(inputs[number : number + 1])
                 contexts.append(context)
+                is_changed = True
                 for process in functions:
-                    row = process(context, row)
-            rows.append(row)
+                    rows[number] = process(context, rows[number])
         last: list[int] | None = None
         if any(form.needs_last(self.tokens[number]) for number, form in forms):
             mx.async_eval(rows)
             last = ids_of(inputs)
         for number, form in forms:
-            mask = form.mask(
-                self.tokens[number], None if last is None else last[number], size=logits.shape[-1]
-            )
+            token_id = None if last is None else last[number]
+            mask = form.mask(self.tokens[number], token_id, size=logits.shape[-1])
             if mask is not None:
+                is_changed = True
                 rows[number] = masked(rows[number], mask)
-        return mx.concatenate(rows, axis=0), contexts, last
+        if is_changed:
+            logits = rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+        return logits, contexts, last
 
     def _sampled(self, logprobs: mx.array) -> mx.array:
         """Return the next tokens; rows that share a sampler are one call."""
