@@ -61,3 +61,28 @@ async def test_a_folder_says_what_is_pooled_and_ollama_gets_the_same_vector(tmp_
     async with WholeDaemon(tmp_path / "last", model=model) as daemon:
         (last,) = await vectors_of(daemon, "the water")
     assert np.abs(last - mean).max() > 1e-3
+
+
+async def test_a_client_that_hangs_up_ends_the_work(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    async with WholeDaemon(tmp_path, model=model) as daemon:
+        leave, vectors = asyncio.Event(), []
+        runner = next(iter(daemon.parts.engine.models.values())).runner
+        compute = runner.embed_part
+
+        def counting(*given: Any, **more: Any) -> bytes | None:
+            vector = compute(*given, **more)
+            vectors.extend([vector] if vector else [])
+            return vector
+
+        runner.embed_part = counting  # type: ignore[method-assign]
+        body = {"model": "default", "input": [LONG] * 300}
+        asking = asyncio.ensure_future(daemon.client.post("/v1/embeddings", body, leave=leave))
+        await until(lambda: daemon.parts.engine.num_unanswered == 1)
+        leave.set()
+        await asking
+        await until(lambda: daemon.parts.engine.num_unanswered == 0)
+        assert len(vectors) < 300
+        assert daemon.parts.engine.call(runner.running_bytes).result(60) == 0
+        assert "http_request_failed" not in daemon.log.events("error")
+        assert (await vectors_of(daemon, "the water")).shape == (1, 128)
