@@ -31,6 +31,11 @@ class WatchScreen(Screen[None]):
         Binding("exclamation_mark", "app.alarms", "Alarms", show=False),
     ]
 
+    def __init__(self) -> None:
+        """Take the style sheet as it is now: for a new screen Textual would read all of it again, twice."""
+        super().__init__()
+        self._css_update_count = self.app._css_update_count  # noqa: SLF001 (there is no public way)
+
     @property
     def dashboard(self) -> AppProtocol:
         """The app, as screens may know it."""

@@ -226,3 +226,13 @@ async def test_every_screen_in_its_colours(colours: str, monkeypatch: pytest.Mon
                 changed.append(file.name)
     assert changed == []
     assert texts.is_part()
+
+
+async def test_a_screen_that_is_opened_after_the_theme_was_changed_has_its_colours() -> None:
+    app = shown(watch_states.failing())
+    async with app.run_test(size=USUAL) as pilot:
+        await press(pilot, "t")
+        await app.switch_mode("requests")
+        await drawn(pilot)
+        picture = app.export_screenshot()
+    assert picture == (_FOLDER / "requests-light.svg").read_text(encoding="utf-8")
