@@ -96,6 +96,17 @@ async def test_the_whole_sessions_do_so_too(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+async def test_claude_code_as_we_launch_it_computes_little_after_its_first_request(
+    daemon: DaemonProcess,
+) -> None:
+    (session,) = [trace for trace in recorded() if "claude" in trace.name]
+    result = await play(daemon, [session], evict_at=12, restart_at=20)
+    check(result, at_least=0.995)
+    assert result["total"]["reused_after_first"] >= 0.96
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("family", ["gemma3_text", "mamba2"])
 async def test_models_with_windows_or_a_state_reuse_nearly_all(short_tmp_path: Path, family: str) -> None:
