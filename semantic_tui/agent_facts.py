@@ -22,6 +22,8 @@ PHASES = (
 _CAUSES = {
     "first_request": "first request",
     "evicted": "blocks were evicted",
+    "files_missing": "block files were gone",
+    "files_damaged": "block files were damaged",
     "no_snapshot": "no snapshot nearer",
     "system_changed": "system text changed",
     "tools_changed": "tools changed",
@@ -34,6 +36,8 @@ _CAUSES = {
 _SHORT_CAUSES = {
     "first_request": "first",
     "evicted": "evicted",
+    "files_missing": "files gone",
+    "files_damaged": "damaged",
     "no_snapshot": "snapshot",
     "system_changed": "system",
     "tools_changed": "tools",
@@ -148,6 +152,9 @@ def difference(turn: TurnRow) -> Content:
             *parts, "The prompt continued what was cached; only what was new was computed."
         )
     parts += [(f"From token {_position(miss)} on: {_cause(miss)}.\n\n", "$warning")]
+    if not miss.found:
+        # The prompt goes on as before: it was the cache that had lost it.
+        return Content.assemble(*parts, miss.expected)
     old, new = miss.expected.split(" "), miss.found.split(" ")
     for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":

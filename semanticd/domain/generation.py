@@ -18,6 +18,8 @@ CacheTier = Literal["hot", "warm", "cold"]
 MissCause = Literal[
     "first_request",
     "evicted",
+    "files_missing",
+    "files_damaged",
     "no_snapshot",
     "model_changed",
     "date_changed",

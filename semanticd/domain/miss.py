@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from semanticd.domain.block import LostFile
 from semanticd.domain.generation import CacheMiss, MissCause
 from semanticd.domain.prefix_index import common_prefix_length
 from semanticd.domain.snapshots import MIN_DISTANCE
 
 _CONTEXT_TOKENS = 12
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b|\b20\d\d\b")
+
+_SMALL_SHARE = 5
+"""A prompt's last block that is no more than this part of it (a fifth) is not worth a cause."""
+_LOST: dict[LostFile, MissCause] = {"missing": "files_missing", "damaged": "files_damaged"}
 
 _MARKER_TOKENS = 12
 """Tokens that a marker of thinking takes at most."""
@@ -25,6 +30,8 @@ def explain_miss(
     previous_ids: Sequence[int] | None,
     num_matched: int,
     num_known: int | None = None,
+    lost_file: LostFile | None = None,
+    block_tokens: int = 0,
     decode: Callable[[Sequence[int]], str],
     system_tokens: int = 0,
     same_model: bool = True,
@@ -33,8 +40,10 @@ def explain_miss(
 
     `previous_ids` are the agent's last transcript; the first `system_tokens` tokens are system text and tools.
     `num_known` (None: as many as matched) counts the tokens whose blocks are there, though layers that cannot be cut go
-    on from the last snapshot before them only. `same_model` is False where that transcript was computed by other
-    weights, or with another tokenizer or template.
+    on from the last snapshot before them only. `lost_file` says what befell the file of the first block that is not
+    there, where that is known. Where the prompt was edited in its last `block_tokens` tokens, and these are a fifth of
+    it at most, nothing is named: a block is the least that is computed. `same_model` is False where that transcript was
+    computed by other weights, or with another tokenizer or template.
     """
     num_known = num_matched if num_known is None else num_known
     if previous_ids is None:
@@ -46,8 +55,9 @@ def explain_miss(
     if not same_model:
         return CacheMiss(num_matched, "model_changed", "", _around(prompt_ids, num_matched, decode))
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
-    lost: MissCause = "no_snapshot" if num_known > num_matched else "evicted"
-    if lost == "no_snapshot" and shared - num_matched <= MIN_DISTANCE:
+    cuts_short = num_known > num_matched
+    lost: MissCause = _LOST[lost_file] if lost_file else "no_snapshot" if cuts_short else "evicted"
+    if cuts_short and shared - num_matched <= MIN_DISTANCE:
         # As close as snapshots lie: what made the prompt part from the earlier one is what matters.
         num_matched = shared
     if num_matched > shared:
@@ -60,6 +70,9 @@ def explain_miss(
     expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
     if num_matched + 1 < shared:
         return CacheMiss(num_matched, lost, expected, found)
+    num_left = len(prompt_ids) - num_matched
+    if num_left <= block_tokens and num_left * _SMALL_SHARE <= len(prompt_ids):
+        return None
     cause = _cause(shared, system_tokens, expected, found)
     if cause == "history_changed" and _dropped_thinking(previous_ids, prompt_ids, shared, decode):
         cause = "thinking_dropped"

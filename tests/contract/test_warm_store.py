@@ -315,3 +315,12 @@ def test_sizes_are_those_of_each_model_and_layout(store: WarmStore) -> None:
     sizes = store.sizes()
     assert [(one.fingerprint, one.num_blocks) for one in sizes] == [(FINGERPRINT, 3), ("f" * 64, 1)]
     assert sum(one.num_bytes for one in sizes) == store.stats().bytes_stored
+
+
+def test_what_was_removed_on_purpose_is_not_lost(store: WarmStore) -> None:
+    chain = make_chain(3)
+    store.write(chain).result(10)
+    store.delete(names(chain)[:1]).result()
+    store.prune(target_bytes=0)
+    assert all(store.read(name).result(10) is None for name in names(chain))
+    assert store.lost_file(names(chain)) is None

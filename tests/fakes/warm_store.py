@@ -28,7 +28,7 @@ from semanticd.domain.agent_summary import (
     sort_key,
     summary_of,
 )
-from semanticd.domain.block import Block
+from semanticd.domain.block import Block, LostFile
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 
 
@@ -70,6 +70,7 @@ class MemoryWarmStore:
         self._protected: dict[str, frozenset[BlockHash]] = {}
         self._seen: set[BlockHash] = set()
         self._waiting: list[_Waiting] = []
+        self._lost: dict[BlockHash, LostFile] = {}
         self._time = 0
         self._order = itertools.count()
         self._stats = WarmStats(cap_bytes=cap_bytes)
@@ -82,8 +83,9 @@ class MemoryWarmStore:
         self._entries[block_hash].broken = True
 
     def lose_block(self, block_hash: BlockHash) -> None:
-        """Make a stored block disappear."""
+        """Make a stored block disappear, as reading it finds out."""
         del self._entries[block_hash]
+        self._lost[block_hash] = "missing"
 
     def restart(self) -> None:
         """Forget what a store keeps for one process only: pins, and the hashes it was asked about."""
@@ -135,12 +137,17 @@ class MemoryWarmStore:
             result.set_result(None)
         elif entry.broken:
             del self._entries[block_hash]
+            self._lost[block_hash] = "damaged"
             self._count(num_quarantined=1)
             result.set_result(None)
         else:
             self._count(num_reads=1, bytes_read=entry.record.block.num_bytes)
             result.set_result(entry.record)
         return result
+
+    def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
+        """Return what befell the first of these blocks that was lost."""
+        return next((self._lost[name] for name in names if name in self._lost), None)
 
     def wants(self, block_hash: BlockHash) -> bool:
         """Whether the policy would take it."""
@@ -183,6 +190,7 @@ class MemoryWarmStore:
         self._time += 1
         for record in fitting:
             self._entries[record.block.block_hash] = _Entry(record, self._time, next(self._order))
+            self._lost.pop(record.block.block_hash, None)
             self.writes.append(record.block.block_hash)
             num_written += 1
             num_bytes += self._size_of(record)

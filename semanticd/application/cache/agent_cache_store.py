@@ -22,7 +22,7 @@ from semanticd.application.cache.write_behind import LEAVES_UNWRITTEN, WriteBehi
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
-from semanticd.domain.block import Block, hash_block
+from semanticd.domain.block import Block, LostFile, hash_block
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.block_pool import AgentPlace, BlockPool, HotBlock, HotUse, PoolLedger
 from semanticd.domain.errors import CacheError
@@ -216,6 +216,10 @@ class AgentCacheStore:
             future.set_result(None)
             return future
         return self._warm.read(block_hash)
+
+    def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
+        """Return what befell the first of these blocks whose file was lost since the start; None: no such."""
+        return None if self._warm is None else self._warm.lost_file(names)
 
     def verify_soon(self, names: Iterable[BlockHash]) -> None:
         """Read blocks in the background, so that damaged ones are found and written again when they are computed."""

@@ -25,7 +25,8 @@ from semanticd.application.engine.running_sequence import RunningSequence, Seque
 from semanticd.application.engine.streaming_restore import StreamingRestore
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.warm_store import BlockRecord
-from semanticd.domain.block import Block
+from semanticd.domain.agent import Agent
+from semanticd.domain.block import Block, LostFile
 from semanticd.domain.decode_groups import GROWTH_TOKENS
 from semanticd.domain.errors import OverloadedError, RequestTooLargeError
 from semanticd.domain.generation import CacheReport
@@ -499,6 +500,8 @@ class Admission:
                 previous_ids=previous,
                 num_matched=match.num_tokens,
                 num_known=max(match.num_known, match.num_tokens),
+                lost_file=self._lost_file(running, agent) if agent is not None else None,
+                block_tokens=running.spec.block_tokens,
                 decode=running.model.tokenizer.decode,
                 system_tokens=running.submission.system_tokens,
                 same_model=agent is None or agent.model in (None, running.model.fingerprint),
@@ -511,6 +514,13 @@ class Admission:
         counters.computed_tokens += report.computed_tokens
         self._metrics.started(running)
         running.send(SequenceStarted(sequence.cache))
+
+    def _lost_file(self, running: RunningSequence, agent: Agent) -> LostFile | None:
+        """Return what befell the file of the agent's first block beyond a sequence's match, if it was lost."""
+        first = running.match.num_tokens // running.spec.block_tokens
+        # Layers with a state go on from any of the snapshots, which are named after the blocks.
+        end = first + 1 if running.spec.cuts_anywhere else None
+        return self._store.lost_file(agent.block_table[first:end])
 
 
 def _blocks(match: PrefixMatch) -> list[Block]:

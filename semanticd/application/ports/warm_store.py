@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from semanticd.domain.block import Block
+from semanticd.domain.block import Block, LostFile
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 
@@ -112,6 +112,13 @@ class WarmStore(Protocol):
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
+
+    def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
+        """Return what befell the first of these blocks whose file was lost since the start; None: no such.
+
+        Lost is a file that is gone though it was not removed here, or that could not be read as it was written. A block
+        that was stored again since is not lost. Costs nothing where none was lost.
+        """
 
     def wants(self, block_hash: BlockHash) -> bool:
         """Whether the write policy would take this block now; asking counts as a use of it."""

@@ -7,7 +7,9 @@ from semanticd.domain.generation import CacheMiss
 
 _CAUSES = {
     "first_request": "the first request has nothing to reuse",
-    "evicted": "the blocks had been evicted",
+    "evicted": "the blocks were no longer in RAM or on disk",
+    "files_missing": "block files were gone from the disk",
+    "files_damaged": "block files were damaged",
     "no_snapshot": "this model goes on from snapshots only, and the nearest is",
     "system_changed": "the system text changed",
     "tools_changed": "the tools changed",

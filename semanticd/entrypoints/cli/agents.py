@@ -120,7 +120,13 @@ def explained(turn: TurnRow) -> str:
     ]
     if turn.miss is not None and turn.miss.cause != "first_request":
         lines.append(f"  left the cache at token {turn.miss.position}: {turn.miss.cause.replace('_', ' ')}")
-        lines.append(f"    expected {one_line(turn.miss.expected)!r}, found {one_line(turn.miss.found)!r}")
+        if turn.miss.found:
+            lines.append(
+                f"    expected {one_line(turn.miss.expected)!r}, found {one_line(turn.miss.found)!r}"
+            )
+        elif turn.miss.expected:
+            # The prompt goes on as before: the cache no longer had it.
+            lines.append(f"    at {one_line(turn.miss.expected)!r}")
     return "\n".join(lines)
 
 

@@ -101,6 +101,28 @@ def test_damaged_files_are_computed_again(tmp_path: Path) -> None:
         assert rig.ask(ids).answer().cache.restored_warm_tokens == 299
 
 
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize(("damage", "cause"), [(None, "files_missing"), (b"x" * 10, "files_damaged")])
+@pytest.mark.parametrize("is_unclean", [False, True])
+def test_a_file_that_was_lost_is_why_its_prompt_is_computed(
+    tmp_path: Path, has_state: bool, damage: bytes | None, cause: str, is_unclean: bool
+) -> None:
+    ids = prompt(300)
+    with engine(tmp_path / "caches", has_state=has_state) as rig:
+        rig.ask(ids).answer()
+    for file in (tmp_path / "caches").rglob("*.safetensors"):
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage)
+    if is_unclean:
+        (tmp_path / "caches" / "unclean").touch()
+    with engine(tmp_path / "caches", has_state=has_state) as rig:
+        miss = rig.ask(ids + prompt(10, seed=1)).answer().cache.miss
+        assert miss is not None
+        assert (miss.position, miss.cause) == (0, cause)
+
+
 def test_a_full_disk_costs_reuse_after_a_restart_and_nothing_else(tmp_path: Path) -> None:
     fs = FaultyFileSystem()
     ids = prompt(300)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from semanticd.domain.block import LostFile
 from semanticd.domain.generation import CacheMiss
 from semanticd.domain.miss import explain_miss
 
@@ -162,3 +163,34 @@ def test_a_snapshot_close_to_the_history_s_end_missed_nothing() -> None:
         )
         is None
     )
+
+
+@pytest.mark.parametrize(("what", "cause"), [("missing", "files_missing"), ("damaged", "files_damaged")])
+def test_blocks_whose_files_were_lost_are_told_from_evicted_ones(what: LostFile, cause: str) -> None:
+    miss = explain_miss(
+        ids("one two three four"),
+        previous_ids=ids("one two three"),
+        num_matched=4,
+        lost_file=what,
+        decode=text_of,
+    )
+    assert miss is not None
+    assert (miss.position, miss.cause) == (4, cause)
+
+
+@pytest.mark.parametrize(
+    ("num_shared", "named"),
+    [(1464, None), (1300, None), (1200, "history_changed"), (200, "history_changed")],
+)
+def test_where_all_but_a_block_of_a_long_prompt_was_reused_no_fault_is_named(
+    num_shared: int, named: str | None
+) -> None:
+    num_tokens = 1477 if num_shared > 256 else 300
+    miss = explain_miss(
+        [1] * num_shared + [2] * (num_tokens - num_shared),
+        previous_ids=[1] * num_shared + [3] * 500,
+        num_matched=num_shared,
+        block_tokens=256,
+        decode=lambda part: "",
+    )
+    assert (miss and miss.cause) == named

@@ -87,6 +87,7 @@ def reconcile(storage: BlockRepository, found: Survey) -> None:
         if path.name.endswith(TEMP_SUFFIX):
             storage.remove_file(path)
     if found.missing:
+        storage.note_lost(found.missing, "missing")
         storage.delete(found.missing, scrub=True)
 
 

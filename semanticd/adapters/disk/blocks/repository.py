@@ -7,6 +7,7 @@ before their files. So a row always names a whole file, and a file without a row
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import threading
 import time
@@ -22,12 +23,15 @@ from semanticd.adapters.disk.blocks.quarantine import Quarantine
 from semanticd.adapters.disk.blocks.write_batch import OutgoingBlock, Stored, groups_of, leading, total_bytes
 from semanticd.adapters.disk.files.atomic import FileSystem, write_group
 from semanticd.adapters.disk.files.database import is_damage
-from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder
+from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder, hash_of
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.domain.block import LostFile
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
+_MAX_LOST = 16_384
+"""Blocks whose files were lost that are remembered: enough for every conversation's first one."""
 _VAIN_PRUNING_S = 60.0
 """How long no block is removed for the reserve's sake after that made no room."""
 
@@ -94,6 +98,7 @@ class BlockRepository:
         """For what must not wait for the disk."""
         self._quarantine = Quarantine(folder.quarantine, fs=fs)
         self._protected: dict[str, frozenset[BlockHash]] = {}
+        self._lost: dict[BlockHash, LostFile] = {}
         self.totals = index.totals()
         self._day = _utc_day(now())
         self._written_today = index.written_on(self._day)
@@ -140,13 +145,34 @@ class BlockRepository:
             # more.
             self._metrics.count("warm_read_errors_total")
             self._log.warning("could not read a block file", path=str(path), error=str(error))
+            self.note_lost([block_hash], "damaged")
             return None
         with self._counting:
+            self._lost.pop(block_hash, None)
             self.counters.num_reads += 1
             self.counters.bytes_read += len(data)
         self._metrics.count("warm_read_bytes_total", len(data))
         self._metrics.observe("warm_read_seconds", time.monotonic() - started)
         return record
+
+    def note_lost(self, names: Iterable[BlockHash], what: LostFile) -> None:
+        """Remember what befell the files of these blocks; the oldest beyond a bound are forgotten."""
+        with self._counting:
+            self._lost.update(dict.fromkeys(names, what))
+            for name in list(itertools.islice(self._lost, max(len(self._lost) - _MAX_LOST, 0))):
+                del self._lost[name]
+
+    def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
+        """Return what befell the first of these blocks whose file was lost since the start."""
+        if not self._lost:
+            return None
+        with self._counting:
+            return next((self._lost[name] for name in names if name in self._lost), None)
+
+    def _found_again(self, names: Iterable[BlockHash]) -> None:
+        with self._counting:
+            for name in names:
+                self._lost.pop(name, None)
 
     def forget_missing(self, block_hash: BlockHash) -> bool:
         """Remove the row of a block whose file is gone; False when the row is gone or the file is back."""
@@ -156,6 +182,7 @@ class BlockRepository:
                 return False
             self._metrics.count("warm_missing_files_total")
             self._log.warning("a block file is gone; its row is removed", block=block_hash.hex())
+            self.note_lost([block_hash], "missing")
             self.index.remove([block_hash])
             self._settle()
             return True
@@ -170,6 +197,9 @@ class BlockRepository:
             self.counters.num_quarantined += 1
             self._metrics.count("warm_quarantined_total")
             self._log.warning("a block file is broken and was set aside", path=str(path), reason=reason)
+            name = block_hash or hash_of(path)
+            if name is not None:
+                self.note_lost([name], "damaged")
             self._settle()
 
     def store(self, records: Sequence[BlockRecord]) -> Stored:
@@ -224,6 +254,7 @@ class BlockRepository:
             for block in group:
                 self._unlink(block.file.path)
             raise
+        self._found_again(block.block_hash for block in group)
         self._written_today = written_today
         self.counters.num_writes += len(group)
         self.counters.bytes_written += num_bytes
@@ -286,6 +317,7 @@ class BlockRepository:
                 if self._exists(self.folder.block_path(new.fingerprint, new.block.block_hash))
             ]
             self.index.add(rows)
+            self._found_again(new.block.block_hash for new in rows)
             self._settle()
             return len(rows)
 

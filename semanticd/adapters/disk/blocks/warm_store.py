@@ -37,7 +37,7 @@ from semanticd.application.ports.warm_store import (
     WarmStats,
     WriteResult,
 )
-from semanticd.domain.block import Block
+from semanticd.domain.block import Block, LostFile
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
@@ -222,6 +222,10 @@ class DiskWarmStore:
         except Exception as error:  # noqa: BLE001 (this thread must live on)
             self._log.error("reading a block failed", block=block_hash.hex(), error=repr(error))
         return None
+
+    def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
+        """Return what befell the first of these blocks whose file was lost since the start; None: no such."""
+        return self._storage.lost_file(names)
 
     def wants(self, block_hash: BlockHash) -> bool:
         """Whether the write policy would take this block now; asking counts as a use of it."""

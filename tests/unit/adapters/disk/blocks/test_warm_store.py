@@ -168,7 +168,9 @@ def test_a_damaged_file_is_a_miss_counted_and_set_aside(open_store: Open, what: 
     assert not path.exists()
     assert len(list(store.folder.quarantine.iterdir())) == 1
     assert same(store.read(child.block.block_hash).result(10), child), "its child is not touched"
+    assert store.lost_file([child.block.block_hash, record.block.block_hash]) == "damaged"
     assert store.write([record]).result(10).num_written == 1
+    assert store.lost_file([record.block.block_hash]) is None, "it is there again"
     assert same(store.read(record.block.block_hash).result(10), record)
 
 
@@ -180,6 +182,7 @@ def test_a_missing_file_is_a_miss_and_its_row_goes(open_store: Open) -> None:
     assert store.read(record.block.block_hash).result(10) is None
     assert store.get(record.block.block_hash) is None
     assert (store.stats().num_blocks, store.stats().num_quarantined) == (0, 0)
+    assert store.lost_file([record.block.block_hash]) == "missing"
 
 
 def test_a_file_that_cannot_be_read_just_now_stays(open_store: Open, fs: FaultyFileSystem) -> None:
@@ -188,8 +191,10 @@ def test_a_file_that_cannot_be_read_just_now_stays(open_store: Open, fs: FaultyF
     store.write([record]).result(10)
     fs.fail["read"] = errno.EMFILE
     assert store.read(record.block.block_hash).result(10) is None
+    assert store.lost_file([record.block.block_hash]) == "damaged"
     fs.fail.clear()
     assert same(store.read(record.block.block_hash).result(10), record)
+    assert store.lost_file([record.block.block_hash]) is None
 
 
 def test_the_quarantine_is_bounded_and_counts_towards_the_cap(open_store: Open) -> None:

@@ -1,0 +1,16 @@
+"""What `agents why` prints of a miss."""
+
+from __future__ import annotations
+
+from semanticd.control.results import MissRow, TurnRow
+from semanticd.entrypoints.cli.agents import explained
+
+
+def test_where_the_prompt_goes_on_as_before_no_difference_is_shown() -> None:
+    lost = explained(TurnRow(miss=MissRow(cause="files_missing", position=256, expected="the text there")))
+    assert "left the cache at token 256: files missing\n    at 'the text there'" in lost
+    assert "found" not in lost
+    changed = explained(
+        TurnRow(miss=MissRow(cause="date_changed", position=9, expected="1 May", found="2 May"))
+    )
+    assert "expected '1 May', found '2 May'" in changed
