@@ -315,6 +315,18 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallBroken:
+    """A call that was begun ended before its arguments did: it is none, and `text` is what was written of it.
+
+    A stream that has shown its beginning cannot take that back; whole answers hold the text in its place.
+    """
+
+    index: int
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The choice is complete; nothing follows it for this choice."""
 
@@ -324,7 +336,9 @@ class Finished:
     choice: int = 0
 
 
-GenerationEvent = Started | TextDelta | ThinkingDelta | ToolCallStarted | ToolCallDelta | Finished
+GenerationEvent = (
+    Started | TextDelta | ThinkingDelta | ToolCallStarted | ToolCallDelta | ToolCallBroken | Finished
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from semanticd.domain.generation import (
     TextDelta,
     ThinkingDelta,
     TokenLogprob,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -143,6 +144,7 @@ class _Collected:
     thinking: str = ""
     names: list[tuple[str, str]] = field(default_factory=list)
     arguments: dict[int, str] = field(default_factory=dict)
+    broken: set[int] = field(default_factory=set)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     end: Finished | None = None
 
@@ -156,6 +158,9 @@ class _Collected:
             self.names.append((event.call_id, event.name))
         elif isinstance(event, ToolCallDelta):
             self.arguments[event.index] = self.arguments.get(event.index, "") + event.arguments
+        elif isinstance(event, ToolCallBroken):
+            self.broken.add(event.index)
+            self.text += event.text
         elif isinstance(event, Finished):
             self.end = event
 
@@ -163,6 +168,7 @@ class _Collected:
         calls = tuple(
             _call(call_id, name, self.arguments.get(index) or "{}")
             for index, (call_id, name) in enumerate(self.names)
+            if index not in self.broken
         )
         assert self.end is not None
         return Choice(

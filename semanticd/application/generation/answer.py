@@ -14,6 +14,7 @@ from semanticd.domain.generation import (
     TextDelta,
     ThinkingDelta,
     TokenLogprob,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -25,6 +26,7 @@ class _Call:
     call_id: str
     name: str
     arguments: list[str] = field(default_factory=list)
+    is_broken: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +57,9 @@ class AnswerBuilder:
             draft.calls.append(_Call(event.call_id, event.name))
         elif isinstance(event, ToolCallDelta):
             draft.calls[event.index].arguments.append(event.arguments)
+        elif isinstance(event, ToolCallBroken):
+            draft.calls[event.index].is_broken = True
+            draft.text.append(event.text)
         elif isinstance(event, Finished):
             draft.finished = event
 
@@ -64,7 +69,7 @@ class AnswerBuilder:
             Choice(
                 text="".join(draft.text),
                 thinking="".join(draft.thinking),
-                tool_calls=tuple(_call(call) for call in draft.calls),
+                tool_calls=tuple(_call(call) for call in draft.calls if not call.is_broken),
                 reason=draft.finished.reason if draft.finished else FinishReason.CANCELLED,
                 stop_sequence=draft.finished.stop_sequence if draft.finished else None,
                 logprobs=tuple(draft.logprobs),

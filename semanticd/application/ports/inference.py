@@ -171,7 +171,7 @@ class OutputParser(Protocol):
 
     @property
     def num_tool_calls(self) -> int:
-        """Calls begun so far."""
+        """Calls begun so far, but for those that broke off (`ToolCallBroken`)."""
 
     @property
     def num_parse_failures(self) -> int:

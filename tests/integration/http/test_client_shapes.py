@@ -20,6 +20,7 @@ from semanticd.domain.generation import (
     GenerationRequest,
     Started,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -272,6 +273,40 @@ async def test_a_call_that_was_cut_ends_with_length_and_keeps_its_raw_arguments(
     assert message["content"][0]["input"] == {"a": "x"}
     told = (await asked.post("/v1/agents/ann/generate", {"prompt": "hello"})).json
     assert (told["finish_reason"], told["tool_calls"][0]["arguments"]) == ("length", '{"a": "x", "b": "the s')
+
+
+HALF: Script = [
+    ToolCallStarted(0, "c1", "f"),
+    ToolCallDelta(0, '{"a": "Par'),
+    ToolCallBroken(0, '{"name": "f", "arguments": {"a": "Par'),
+    Finished(FinishReason.STOP, USAGE),
+]
+
+
+async def test_half_a_call_is_text_in_every_whole_answer_and_no_reason_to_answer_it_in_a_stream() -> None:
+    asked = client(ScriptedGenerator(HALF))
+    text = '{"name": "f", "arguments": {"a": "Par'
+    chat_body = {"model": "tiny", "messages": HELLO}
+    chat = (await asked.post("/v1/chat/completions", chat_body)).json["choices"][0]
+    assert (chat["finish_reason"], chat["message"]["content"]) == ("stop", text)
+    assert not chat["message"].get("tool_calls")
+    (item,) = (await asked.post("/v1/responses", {"model": "tiny", "input": "hello"})).json["output"]
+    assert (item["type"], item["content"][0]["text"]) == ("message", text)
+    message_body = {**chat_body, "max_tokens": 7}
+    message = (await asked.post("/v1/messages", message_body)).json
+    assert (message["stop_reason"], [part["text"] for part in message["content"]]) == ("end_turn", [text])
+    told = (await asked.post("/v1/agents/ann/generate", {"prompt": "hello"})).json
+    assert (told["finish_reason"], told["text"]) == ("stop", text)
+
+    chunks = events(await asked.post("/v1/chat/completions", {**chat_body, "stream": True}))
+    assert [reason for c in chunks if (reason := c["choices"][0]["finish_reason"])] == ["stop"]
+    parts = events(await asked.post("/v1/messages", {**message_body, "stream": True}))
+    assert [p["delta"]["stop_reason"] for p in parts if p["type"] == "message_delta"] == ["end_turn"]
+    parts = events(await asked.post("/v1/responses", {"model": "tiny", "input": "hello", "stream": True}))
+    assert [p["item"]["status"] for p in parts if p["type"] == "response.output_item.done"] == ["incomplete"]
+    lines = (await asked.post("/api/chat", {**chat_body, "stream": True})).content.decode()
+    assert "tool_calls" not in lines
+    assert json.dumps(text) in lines
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from semanticd.domain.generation import (
     Started,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -318,6 +319,9 @@ class AgentStream:
             return frame({"index": event.index, "id": event.call_id, "name": event.name}, event="tool_call")
         if isinstance(event, ToolCallDelta):
             return frame({"index": event.index, "arguments": event.arguments}, event="tool_arguments")
+        if isinstance(event, ToolCallBroken):
+            # Its beginning was sent; the end says by its reason that no call is to be answered.
+            return b""
         return self._finished(event)
 
     def _finished(self, event: Finished) -> bytes:

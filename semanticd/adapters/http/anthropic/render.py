@@ -22,6 +22,7 @@ from semanticd.domain.generation import (
     Started,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -150,6 +151,9 @@ class MessageStream:
             return self._close() + self._begin(f"tool_use {event.index}", block)
         if isinstance(event, ToolCallDelta):
             return self._arguments(event.arguments) if event.arguments else b""
+        if isinstance(event, ToolCallBroken):
+            # Its beginning was sent; the end says by its reason that no call is to be answered.
+            return b""
         return self._finish(event)
 
     def finish(self) -> bytes:

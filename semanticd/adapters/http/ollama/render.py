@@ -22,6 +22,7 @@ from semanticd.domain.generation import (
     Started,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -134,6 +135,9 @@ class OllamaStream:
         if isinstance(event, ToolCallDelta):
             self._calls[event.index][1].append(event.arguments)
             return b""
+        if isinstance(event, ToolCallBroken):
+            del self._calls[event.index]
+            return self._line(piece(self._shape, event.text)) if event.text else b""
         return self._end(event)
 
     def finish(self) -> bytes:

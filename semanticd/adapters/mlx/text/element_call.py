@@ -70,6 +70,11 @@ class ElementCallReader:
         return self._json.complete if self._json is not None else self._complete
 
     @property
+    def begun(self) -> str:
+        """What was written of the last call, where its arguments were JSON: others are ended whatever comes."""
+        return self._json.begun if self._json is not None else ""
+
+    @property
     def rest(self) -> str:
         """What came after the last arguments, or broke them, where they were JSON."""
         return self._json.rest if self._json is not None else ""

@@ -20,6 +20,7 @@ from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -57,13 +58,15 @@ class HarmonyParser:
         self._header = ""
         self._buffer = ""
         self._arguments = JsonObjectReader()
-        self._num_calls = 0
+        self._written = ""
+        """What was written as the arguments of the last call."""
+        self._num_calls = self._num_broken = 0
         self.num_parse_failures = 0
 
     @property
     def num_tool_calls(self) -> int:
-        """Calls begun so far."""
-        return self._num_calls
+        """Calls begun so far, but for those that broke off."""
+        return self._num_calls - self._num_broken
 
     def feed(self, text: str) -> list[GenerationEvent]:
         """Take more text; return the events it completes."""
@@ -86,7 +89,7 @@ class HarmonyParser:
         events: list[GenerationEvent] = []
         rest, self._buffer = self._buffer, ""
         self._take(rest, events)
-        self._end()
+        self._end(events, cut=cut)
         return events
 
     def _take(self, text: str, events: list[GenerationEvent]) -> None:
@@ -103,6 +106,7 @@ class HarmonyParser:
             events.append(ThinkingDelta(text, self._choice))
         elif self._kind == "call":
             taken, _ = self._arguments.feed(text)
+            self._written += text
             if taken:
                 events.append(ToolCallDelta(self._num_calls - 1, taken, self._choice))
 
@@ -119,7 +123,7 @@ class HarmonyParser:
             else:
                 self._header = "" if marker in ("<|start|>", "<|end|>") else self._header + marker
         elif marker in ("<|start|>", "<|end|>", "<|channel|>"):
-            self._end()
+            self._end(events)
             self._header = marker if marker == "<|channel|>" else ""
 
     def _begin(self, events: list[GenerationEvent]) -> None:
@@ -127,7 +131,7 @@ class HarmonyParser:
         header, self._header = self._header, ""
         recipient = _RECIPIENT.search(header)
         if recipient is not None and recipient.group(1) in self._names:
-            self._kind, self._arguments = "call", JsonObjectReader()
+            self._kind, self._arguments, self._written = "call", JsonObjectReader(), ""
             events.append(ToolCallStarted(self._num_calls, self._new_id(), recipient.group(1), self._choice))
             self._num_calls += 1
         elif "analysis" in header and recipient is None:
@@ -136,9 +140,12 @@ class HarmonyParser:
             self.num_parse_failures += recipient is not None
             self._kind = "text"
 
-    def _end(self) -> None:
+    def _end(self, events: list[GenerationEvent], *, cut: bool = False) -> None:
         if self._kind == "call" and not self._arguments.complete:
             self.num_parse_failures += 1
+            if not cut:
+                self._num_broken += 1
+                events.append(ToolCallBroken(self._num_calls - 1, self._written, self._choice))
         self._kind = "header"
         self._header = ""
 

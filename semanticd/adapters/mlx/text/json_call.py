@@ -71,6 +71,8 @@ class JsonCallReader:
         """Whether the last call's arguments were read to their end."""
         self.rest = ""
         """What came after the last arguments ended or broke, or without any; nothing of it was handed on."""
+        self.begun = ""
+        """What was written of the last call, from its head to the end of its arguments or where they break."""
         self._head = head
         self._pattern = head.first
         self._seen: str | None = ""
@@ -94,7 +96,9 @@ class JsonCallReader:
                 self.started, self.complete, self.rest, self._object = True, False, "", JsonObjectReader()
                 pieces.append(("name", name))
                 continue
-            taken, text = self._object.feed(text)
+            before = text
+            taken, text = self._object.feed(before)
+            self.begun += before[: len(before) - len(text)]
             if taken:
                 pieces.append(("arguments", taken))
             if self._object.complete or self._object.broken:
@@ -120,6 +124,8 @@ class JsonCallReader:
             return None, ""
         groups = match.groupdict()
         name = groups.get("name") or _decoded(groups.get("quoted") or "")
+        head = match if self._pattern is self._head.first else self._head.anywhere.search(self._seen)
+        self.begun = self._seen[(head or match).start() : match.end()]
         after, self._seen = self._seen[match.end() :], None
         return (name, after) if name is not None else (None, "")
 

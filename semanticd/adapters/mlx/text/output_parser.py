@@ -24,6 +24,7 @@ from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -102,14 +103,14 @@ class MlxOutputParser:
         self._block: _Block | None = None
         self._leads = True
         """Whether nothing was said yet but bare calls: another one may begin."""
-        self._num_calls = 0
+        self._num_calls = self._num_broken = 0
         self._trim = False
         self.num_parse_failures = 0
 
     @property
     def num_tool_calls(self) -> int:
-        """Calls begun so far."""
-        return self._num_calls
+        """Calls begun so far, but for those that broke off."""
+        return self._num_calls - self._num_broken
 
     def feed(self, text: str) -> list[GenerationEvent]:
         """Take more text; return the events it completes."""
@@ -302,8 +303,7 @@ class MlxOutputParser:
                 # A marker of which the answer's end cut a part is no text.
                 self._read_left(block, left if end else _without_overlap(left, block.form.end), events)
             else:
-                # What was streamed cannot be taken back: the call stays cut, what broke it is shown.
-                self._fail(reader.rest, events)
+                self._break_call(reader, events)
             return
         calls = self._parsed(block)
         self._add_calls(calls, events)
@@ -338,7 +338,7 @@ class MlxOutputParser:
             self._stream(block, pieces, events)
             if not reader.complete:
                 if not cut:
-                    self._fail(reader.rest, events)
+                    self._break_call(reader, events)
                 return
             text = reader.left
 
@@ -381,6 +381,12 @@ class MlxOutputParser:
         arguments = block.raw[named.end() :].lstrip() if named is not None else ""
         if arguments.startswith("{"):
             events.append(ToolCallDelta(self._num_calls - 1, arguments, self._choice))
+
+    def _break_call(self, reader: JsonCallReader | ElementCallReader, events: list[GenerationEvent]) -> None:
+        """Say that the last call is none; a stream that has shown its beginning is shown what broke it too."""
+        self._num_broken += 1
+        events.append(ToolCallBroken(self._num_calls - 1, reader.begun.lstrip(), self._choice))
+        self._fail(reader.rest, events)
 
     def _fail(self, text: str, events: list[GenerationEvent]) -> None:
         self.num_parse_failures += 1

@@ -23,6 +23,7 @@ from semanticd.domain.generation import (
     TextDelta,
     ThinkingDelta,
     TokenLogprob,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -129,6 +130,9 @@ class ChatStream:
         if isinstance(event, ToolCallDelta):
             call = {"index": event.index, "function": {"arguments": event.arguments}}
             return self._chunk(event.choice, {"tool_calls": [call]})
+        if isinstance(event, ToolCallBroken):
+            # Its beginning was sent; the end says by its reason that no call is to be answered.
+            return b""
         return self._end(event)
 
     def finish(self) -> bytes:

@@ -33,6 +33,7 @@ from semanticd.domain.generation import (
     TextDelta,
     ThinkingDelta,
     TokenLogprob,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -88,6 +89,9 @@ class ResponseStream:
             if self._behind.kind == "custom":
                 return self._custom_delta(self._custom.feed(event.arguments))
             return self._item_event("response.function_call_arguments.delta", delta=event.arguments)
+        if isinstance(event, ToolCallBroken):
+            # Its beginning was sent; its status says that it is not to be answered.
+            return self._close("incomplete")
         return self._finish(event)
 
     def _custom_delta(self, text: str) -> bytes:

@@ -17,6 +17,7 @@ from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -119,3 +120,14 @@ def test_a_required_call_is_made_and_read(make_tokenizer: MakeTokenizer) -> None
     arguments = "".join(event.arguments for event in events if isinstance(event, ToolCallDelta))
     assert json.loads(arguments) == {"at": "sky"}
     assert parser.num_parse_failures == 0
+
+
+def test_half_a_call_is_text_and_no_call_but_for_its_room() -> None:
+    half = ' to=functions.look<|channel|>commentary json<|message|>{"at": "Par'
+    parser = HarmonyParser(names=("look",))
+    events = parser.feed(half) + parser.finish()
+    assert events[-1] == ToolCallBroken(0, '{"at": "Par')
+    assert parser.num_tool_calls == 0
+    cut = HarmonyParser(names=("look",))
+    assert not any(isinstance(event, ToolCallBroken) for event in cut.feed(half) + cut.finish(cut=True))
+    assert cut.num_tool_calls == 1

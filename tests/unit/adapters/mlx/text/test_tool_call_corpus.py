@@ -22,6 +22,7 @@ from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,
     ThinkingDelta,
+    ToolCallBroken,
     ToolCallDelta,
     ToolCallStarted,
 )
@@ -111,7 +112,7 @@ def read(parser: OutputParser, pieces: Iterable[str], *, cut: bool) -> Seen:
             seen.calls[-1] += event.arguments
         elif isinstance(event, ThinkingDelta):
             seen.thinking += event.text
-        else:
+        elif not isinstance(event, ToolCallBroken):
             assert isinstance(event, TextDelta)
             seen.text += event.text
     return seen
