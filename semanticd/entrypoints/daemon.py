@@ -46,6 +46,7 @@ from semanticd.domain.errors import DaemonError, SemanticError
 
 _DRAIN_POLL_S = 0.05
 _EXPIRE_EVERY_S = 60.0
+_TRIM_EVERY_S = 5.0
 _AWAKE_EVERY_S = 2.0
 _HTTP_GRACE_S = 2
 _INTERRUPTED = 130
@@ -242,6 +243,8 @@ class _Life:
             stack.callback(pruning.cancel)
             keeping = asyncio.create_task(self._keep())
             stack.callback(keeping.cancel)
+            trimming = asyncio.create_task(self._trim_memory())
+            stack.callback(trimming.cancel)
             sampling = asyncio.create_task(self._daemon.history.run())
             stack.callback(sampling.cancel)
             await self._stop.wait()
@@ -346,6 +349,14 @@ class _Life:
         # What was loaded by now stays; looking through it for cycles takes 50 ms each time.
         gc.collect()
         gc.freeze()
+
+    async def _trim_memory(self) -> None:
+        """Give back the gaps that blocks leave, also while requests run."""
+        from semanticd.adapters.mlx.platform.heap import trim_gaps
+
+        while True:
+            await asyncio.sleep(_TRIM_EVERY_S)
+            await asyncio.to_thread(trim_gaps, budget_bytes=self._heap_budget())
 
     def _tidy_memory(self) -> None:
         from semanticd.adapters.mlx.platform.heap import give_back

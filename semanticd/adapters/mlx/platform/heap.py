@@ -6,7 +6,8 @@ The budget counts tensors in use. On top of them come two pools of freed memory,
   freed tensors stay in the process. The limits are fixed at shares of the cache budget, because a block that was
   returned must be mapped again for the next tensor, which takes longer than computing it; and there is one arena, so
   that what a thread that reads freed serves the one that computes. What is kept is given back when nobody computes,
-  but for a reserve for the next conversation. Other C libraries, macOS's among them, return memory by themselves.
+  but for a reserve for the next conversation, and gaps between tensors every few seconds in any case. Other C
+  libraries, macOS's among them, return memory by themselves.
 - MLX keeps freed buffers for the next tensor of that size; how many is decided by machine, in `domain.memory_plan`.
 """
 
@@ -48,6 +49,39 @@ def give_back() -> None:
     trim = _from_glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def trim_gaps(*, budget_bytes: int) -> bool:
+    """Give back what lies free between tensors in use, if it may be more than is kept; returns whether it was.
+
+    Blocks that come and go for hours leave gaps that glibc never returns by itself. Takes about 10 ms for 500 MiB the
+    first time, and less than one where there is nothing new.
+    """
+    mallinfo = _from_glibc("mallinfo2")
+    if mallinfo is None:
+        return False
+    mallinfo.restype = _MallocInfo
+    if mallinfo().fordblks <= _kept_bytes(budget_bytes):
+        return False
+    give_back()
+    return True
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2`; `fordblks` is what is free in all arenas, given back or not."""
+
+    _fields_ = (
+        ("arena", ctypes.c_size_t),
+        ("ordblks", ctypes.c_size_t),
+        ("smblks", ctypes.c_size_t),
+        ("hblks", ctypes.c_size_t),
+        ("hblkhd", ctypes.c_size_t),
+        ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t),
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
+    )
 
 
 def reserve(*, budget_bytes: int) -> None:

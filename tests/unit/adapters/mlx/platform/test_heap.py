@@ -45,6 +45,23 @@ print(without, after)
 """
 
 
+_LEAVE_GAPS = """
+import psutil
+from semanticd.adapters.mlx.platform.heap import return_freed_memory, trim_gaps
+return_freed_memory(budget_bytes=512 << 20)
+import mlx.core as mx
+mx.set_cache_limit(0)
+def rss():
+    return psutil.Process().memory_info().rss
+held = [mx.zeros((100_000,), mx.uint8) + number % 250 for number in range(2000)]
+mx.eval(held)
+held = held[::2]
+before = rss()
+print(trim_gaps(budget_bytes=512 << 20), before - rss())
+print(trim_gaps(budget_bytes=64 << 30))
+"""
+
+
 def run(program: str = _GROW_AND_FREE, /, **env: str) -> list[str]:
     """Return the words that the program prints."""
     inherited = {
@@ -82,3 +99,11 @@ def test_memory_in_reserve_is_mapped_already() -> None:
 
     assert without > 1000  # pages of 4 KiB in 28 MiB, if the system gives no larger ones
     assert after < without / 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
+def test_gaps_between_tensors_go_back_to_the_system_while_others_are_in_use() -> None:
+    trimmed, num_bytes, again = run(_LEAVE_GAPS)
+    assert trimmed == "True"
+    assert int(num_bytes) > 50_000_000
+    assert again == "False", "so much may be kept"
