@@ -64,8 +64,7 @@ def survey(
     """
     total = Survey()
     for number, shard in enumerate(SHARDS):
-        # A moment without the lock, or who waits for it would not get it.
-        if stop.wait(_PAUSE_S):
+        if stop.is_set():
             break
         on_progress(number)
         with storage.still():
@@ -73,6 +72,9 @@ def survey(
             reconcile(storage, found)
             for path in found.unindexed:
                 storage.unindexed_bytes += _size(storage.fs, path)
+        if found.num_rows or found.unindexed:
+            # A moment without the lock, or who waits for it would not get it.
+            stop.wait(_PAUSE_S)
         total.num_rows += found.num_rows
         total.missing += found.missing
         total.unindexed += found.unindexed

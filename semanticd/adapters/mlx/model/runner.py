@@ -40,7 +40,7 @@ _NO_LIMIT = 1 << 60
 
 _CAPACITY_STEP = 256
 _WARM_UP_TOKENS = 16
-_SCORED_AT_ONCE = 256
+SCORED_AT_ONCE = 256
 """Prompt tokens whose logits are there at the same time: those of a long chunk would take gigabytes."""
 
 
@@ -210,8 +210,8 @@ class MlxModelRunner:
     ) -> list[DecodedToken]:
         """Compute KV, and for each token the log-probability of the target that follows it."""
         scored: list[DecodedToken] = []
-        for start in range(0, len(token_ids), _SCORED_AT_ONCE):
-            part = slice(start, start + _SCORED_AT_ONCE)
+        for start in range(0, len(token_ids), SCORED_AT_ONCE):
+            part = slice(start, start + SCORED_AT_ONCE)
             scored += self._scored_part(sequence_id, list(token_ids[part]), list(targets[part]), top)
         return scored
 

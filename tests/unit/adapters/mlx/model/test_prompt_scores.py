@@ -42,7 +42,7 @@ def test_a_long_chunk_is_scored_in_parts(top: int, monkeypatch: pytest.MonkeyPat
             result: mx.array = model(ids, **more)
             return result
 
-    monkeypatch.setattr(runner_module, "_SCORED_AT_ONCE", 16)
+    monkeypatch.setattr(runner_module, "SCORED_AT_ONCE", 16)
     found = scored(Watched(), top)
     assert max(lengths) == 16
     assert [token.token_id for token in found] == PROMPT[1:]
