@@ -11,7 +11,7 @@ from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.generation import CacheReport, Priority, Timings
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, RequestId
 from semanticd.domain.snapshots import Snapshot
-from semanticd.domain.transcript import Transcript
+from semanticd.domain.transcript import Continuation, Transcript
 
 AgentState = Literal["cold", "warm", "hot", "active"]
 
@@ -20,7 +20,11 @@ MAX_TURNS_KEPT = 200
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answered request of an agent; `num_segments` is the transcript's length after it."""
+    """One answered request of an agent.
+
+    `num_segments` says how much of the agent's transcript, as it is now, is what the conversation was after this turn:
+    less than it was then, where a later prompt departed from it.
+    """
 
     request_id: RequestId
     finished_at: float
@@ -96,12 +100,36 @@ class Agent(Retained):
     turns: tuple[Turn, ...] = ()
     num_turns: int = 0
 
+    def with_transcript(self, continuation: Continuation) -> Agent:
+        """Return the agent with its transcript's next state; its turns then say what of it is theirs."""
+        turns = self.turns
+        if turns:
+            earlier = tuple(_within(one, continuation.num_shared) for one in turns[:-1])
+            turns = (*earlier, replace(turns[-1], num_segments=continuation.num_before))
+        return replace(self, turns=turns, transcript=Transcript(continuation.segments))
+
     def with_turn(self, turn: Turn, *, now: float) -> Agent:
         """Return the agent after one more turn; only the last `MAX_TURNS_KEPT` are kept."""
         return replace(
             self, turns=(*self.turns, turn)[-MAX_TURNS_KEPT:], num_turns=self.num_turns + 1, last_used_at=now
         )
 
+    def transcript_before(self, turns: int) -> Transcript:
+        """Return what of the transcript is known to come before the last `turns` turns."""
+        left, gone = self.turns[:-turns], self.turns[-turns:]
+        if not left:
+            return Transcript()
+        known = Transcript(self.transcript.segments[: left[-1].num_segments])
+        shortest = min(turn.prompt_tokens for turn in gone)
+        # Earlier versions noted a transcript's length only, also where a later prompt had replaced it.
+        while known.segments and known.num_tokens >= shortest and known.num_tokens > left[-1].prompt_tokens:
+            known = Transcript(known.segments[:-1])
+        return known
+
     def expires_at(self) -> float | None:
         """When its time to live ends (seconds since the epoch), or None."""
         return None if self.config.ttl_s is None else self.last_used_at + self.config.ttl_s
+
+
+def _within(turn: Turn, num_segments: int) -> Turn:
+    return turn if turn.num_segments <= num_segments else replace(turn, num_segments=num_segments)

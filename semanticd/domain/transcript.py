@@ -83,6 +83,27 @@ def outside_vocabulary(token_ids: Sequence[int], vocab_size: int) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """A place in a text between two tokens: how many characters and how many ids come before it."""
+
+    num_chars: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A transcript's next state, and what of the state before is in it; both counts are segments of the new one.
+
+    `num_shared` are also the first segments of the transcript before, text and ids. `num_before`, at least as many, are
+    what the next turn found: the transcript before, as far as it is known, perhaps as its client writes it.
+    """
+
+    segments: tuple[Segment, ...]
+    num_shared: int
+    num_before: int
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """An agent's conversation as the model saw it, oldest segment first."""
 
@@ -111,6 +132,67 @@ class Transcript:
     def extended(self, *segments: Segment) -> Transcript:
         """Return a transcript with more segments at its end; empty ones are left out."""
         return Transcript(self.segments + tuple(s for s in segments if s.text or s.packed_ids))
+
+    def followed_by(self, segments: Sequence[Segment], *, turn_start: Cut | None = None) -> Continuation:
+        """Return the state after a turn whose prompt and answer are `segments`, which need not begin with this one.
+
+        Where this transcript's segments begin the new text, it is cut as they are. Where it departs from them,
+        `turn_start` says where in it the new turn begins (None: not known), and it is cut there too.
+        """
+        shared, rest = self._shared_with(segments)
+        num_shared = num_before = len(shared)
+        if turn_start is not None and num_shared < len(self.segments):
+            start = Cut(
+                turn_start.num_chars - sum(len(segment.text) for segment in shared),
+                turn_start.num_tokens - sum(segment.num_tokens for segment in shared),
+            )
+            parts = _parts(rest, start) if start.num_chars > 0 and start.num_tokens > 0 else None
+            if parts is not None:
+                num_before += len(parts[0])
+                rest = parts[0] + parts[1]
+        return Continuation(shared + rest, num_shared, num_before)
+
+    def _shared_with(self, segments: Sequence[Segment]) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """Return how much of this transcript begins other segments, in whole segments, and what follows there."""
+        at = 0
+        for own, other in zip(self.segments, segments, strict=False):
+            if own is not other and own != other:
+                break
+            at += 1
+        rest = tuple(segments[at:])
+        text, packed_ids = "".join(one.text for one in rest), b"".join(one.packed_ids for one in rest)
+        num_chars = num_bytes = num_more = 0
+        for own in self.segments[at:]:
+            # Cut elsewhere, the same text may have the same ids.
+            if not text.startswith(own.text, num_chars) or not packed_ids.startswith(
+                own.packed_ids, num_bytes
+            ):
+                break
+            num_chars += len(own.text)
+            num_bytes += len(own.packed_ids)
+            num_more += 1
+        parts = _parts(rest, Cut(num_chars, num_bytes // 4)) if num_more else None
+        if parts is None:
+            return self.segments[:at], rest
+        return self.segments[: at + num_more], parts[1]
+
+
+def _parts(segments: Sequence[Segment], cut: Cut) -> tuple[tuple[Segment, ...], tuple[Segment, ...]] | None:
+    """Return what comes before a cut and what after; None where it is not within one segment, or at an end."""
+    num_chars, num_bytes = cut.num_chars, 4 * cut.num_tokens
+    for at, segment in enumerate(segments):
+        if num_chars == 0 and num_bytes == 0:
+            return tuple(segments[:at]), tuple(segments[at:])
+        is_whole = num_chars >= len(segment.text) and num_bytes >= len(segment.packed_ids)
+        if not is_whole:
+            before = Segment(segment.text[:num_chars], segment.packed_ids[:num_bytes])
+            after = Segment(segment.text[num_chars:], segment.packed_ids[num_bytes:])
+            if not all(part.text and part.packed_ids for part in (before, after)):
+                return None
+            return (*segments[:at], before), (after, *segments[at + 1 :])
+        num_chars -= len(segment.text)
+        num_bytes -= len(segment.packed_ids)
+    return (tuple(segments), ()) if num_chars == 0 and num_bytes == 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from semanticd.domain.generation import FinishReason
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, merged, next_stop, still_on, thinned
-from semanticd.domain.transcript import Segment, Transcript
+from semanticd.domain.transcript import Segment
 
 BLOCKS_AT_ONCE = 16
 """Blocks that are copied in one evaluation, at most."""
@@ -236,11 +236,13 @@ class BlockCommit:
             kept_until = agent.kept_until
             if submission.cache_ttl_s:
                 kept_until = max(kept_until or 0.0, now + submission.cache_ttl_s)
+            start = submission.turn_start if _opens_alike(agent, submission) else None
+            continuation = agent.transcript.followed_by(segments, turn_start=start)
+            taken = replace(turn, num_segments=len(continuation.segments))
             return replace(
-                agent.with_turn(turn, now=now),
+                agent.with_transcript(continuation).with_turn(taken, now=now),
                 model=running.model.fingerprint,
                 model_id=running.model.model_id,
-                transcript=Transcript(segments),
                 block_table=(*sequence.block_table, *(name for one in snapshots for name in one.names)),
                 snapshots=snapshots,
                 kept_until=kept_until,
@@ -290,6 +292,12 @@ def _count_stored(running: RunningSequence, end: int) -> None:
     """Note that all positions up to `end` are kept; those of the prompt that were not reused count."""
     num_stored = min(end, len(running.sequence.prompt_ids)) - running.match.num_tokens
     running.num_stored = max(running.num_stored, num_stored)
+
+
+def _opens_alike(agent: Agent, submission: Submission) -> bool:
+    """Whether earlier answers in the prompt are the agent's, written otherwise; else another history took its place."""
+    key, known = submission.conversation, agent.conversation
+    return key is None or known is None or not set(key.opening).isdisjoint(known.opening)
 
 
 def _conversation_after(agent: Agent, submission: Submission) -> ConversationKey | None:

@@ -26,7 +26,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.sequence import Sequence
 from semanticd.domain.stop_matcher import StopMatcher
-from semanticd.domain.transcript import Segment, token_ids_of
+from semanticd.domain.transcript import Cut, Segment, token_ids_of
 
 _TAIL_TOKENS = 8
 """Tokens whose text tells whether the last of them ends inside a character."""
@@ -100,6 +100,8 @@ class Submission:
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
     canonicalized: tuple[str, ...] = ()
     """See `CacheReport.canonicalized`."""
+    turn_start: Cut | None = None
+    """Where what was said since the last answer begins; None: nowhere, or the prompt follows what its agent has."""
     chain: BlockChain | None = None
     """Names of the prompt's full blocks; None: the engine computes them."""
     salt: str = ""

@@ -23,7 +23,7 @@ from semanticd.domain.chat import ChatPrompt, Message, ToolResultPart
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.prefix_index import common_prefix_length
 from semanticd.domain.snapshots import MIN_DISTANCE
-from semanticd.domain.transcript import Segment
+from semanticd.domain.transcript import Cut, Segment
 
 _SAID = "\N{OBJECT REPLACEMENT CHARACTER} said \N{OBJECT REPLACEMENT CHARACTER}"
 """Stands for what is said, to find where in a prompt that is."""
@@ -56,6 +56,30 @@ class PromptBoundaries:
         return self._snapshot_points(
             model.tokenizer, prompt, text, segments, (head, head_tokens)
         ), system_tokens
+
+    @staticmethod
+    def turn_start(
+        tokenizer: Tokenizer, prompt: ChatPrompt, text: str, segments: Sequence[Segment]
+    ) -> Cut | None:
+        """Return where the prompt's last answer ends, behind which is what was said since.
+
+        None where nothing was answered yet, or no place between two tokens is known to be the one.
+        """
+        messages = prompt.messages[:-1] if prompt.prefill is not None else prompt.messages
+        before = _up_to_last_message(tokenizer, replace(prompt, messages=messages))
+        if not before or not text.startswith(before):
+            return None
+        short = replace(prompt, messages=(Message.of("user", "?"), Message.of("assistant", _SAID)), tools=())
+        closing = _rendered(tokenizer, short).rpartition(_SAID)[2]
+        asked_on = replace(short, messages=(*short.messages, Message.of("user", _SAID)))
+        between = _rendered(tokenizer, asked_on).partition(_SAID)[2].partition(_SAID)[0]
+        ends = []
+        if between and before.endswith(between):
+            ends.append(len(before) - len(between))
+        if closing.strip() and closing in before:
+            ends += [before.rindex(closing), before.rindex(closing) + len(closing)]
+        cuts = (_cut_at(tokenizer, segments, end) for end in ends)
+        return next((cut for cut in cuts if cut is not None), None)
 
     @staticmethod
     def _snapshot_points(
@@ -151,3 +175,18 @@ def _num_within(tokenizer: Tokenizer, segment: Segment, at: int) -> int:
     if segment.ends_with(following):
         return segment.num_tokens - len(following)
     return common_prefix_length(tuple(tokenizer.encode(segment.text[:at])), segment.token_ids)
+
+
+def _cut_at(tokenizer: Tokenizer, segments: Sequence[Segment], at: int) -> Cut | None:
+    """Return the cut before a character; None where a token spans it."""
+    num_chars = num_tokens = 0
+    for segment in segments:
+        within = at - num_chars
+        if within < len(segment.text):
+            following = tuple(tokenizer.encode(segment.text[within:]))
+            if not segment.ends_with(following):
+                return None
+            return Cut(at, num_tokens + segment.num_tokens - len(following))
+        num_chars += len(segment.text)
+        num_tokens += segment.num_tokens
+    return None

@@ -41,7 +41,7 @@ from semanticd.domain.generation import (
     OutputConstraint,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
-from semanticd.domain.transcript import Segment, outside_vocabulary, token_ids_of
+from semanticd.domain.transcript import Cut, Segment, outside_vocabulary, token_ids_of
 from semanticd.domain.volatile_header import without_volatile_header
 
 _TAIL_TOKENS = 8
@@ -96,6 +96,7 @@ class _Prepared:
     changes: tuple[str, ...]
     chain: BlockChain
     salt: str
+    turn_start: Cut | None
     conversation: ConversationKey | None
     held: tuple[AgentId, ...]
     """The agents that may get the turn, which the registry keeps in memory for it."""
@@ -209,6 +210,7 @@ class GenerateService:
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
+                    turn_start=ready.turn_start,
                     chain=ready.chain,
                     salt=ready.salt,
                     root=ready.chain.root,
@@ -267,6 +269,8 @@ class GenerateService:
         held = (agent_id, *([] if conversation is None else [AgentId(conversation.name_below(agent_id))]))
         chain = spec.chain(token_ids_of(segments), root=spec.root_of(salt))
         changes = model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else ()
+        holder = self._agents.holder(agent_id, conversation, segments)
+        turn_start = self._turn_start(model, prompt, text, segments, agent_id=holder)
         self._agents.hold(held)
         return _Prepared(
             agent_id=self._agents.holder(agent_id, conversation, segments),
@@ -279,6 +283,7 @@ class GenerateService:
             changes=changes,
             chain=chain,
             salt=salt,
+            turn_start=turn_start,
             conversation=conversation,
             held=held,
         )
@@ -330,6 +335,22 @@ class GenerateService:
         if not isinstance(prompt, ChatPrompt):
             return (), 0
         return self._boundaries.find(model, prompt, text, segments)
+
+    def _turn_start(
+        self,
+        model: LoadedModel,
+        prompt: Prompt,
+        text: str,
+        segments: tuple[Segment, ...],
+        *,
+        agent_id: AgentId,
+    ) -> Cut | None:
+        """Return where the new turn begins, if the prompt does not just follow what its agent has."""
+        agent = self._agents.find(agent_id)
+        known = () if agent is None else agent.transcript.segments
+        if not known or segments[: len(known)] == known or not isinstance(prompt, ChatPrompt):
+            return None
+        return self._boundaries.turn_start(model.tokenizer, prompt, text, segments)
 
     def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
         """Put the kept conversation, system text and tools of a server-side agent before the new messages."""

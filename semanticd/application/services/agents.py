@@ -51,7 +51,6 @@ from semanticd.domain.errors import (
     InvalidRequestError,
 )
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
-from semanticd.domain.transcript import Transcript
 
 _T = TypeVar("_T")
 
@@ -276,10 +275,7 @@ class AgentsService:
             raise InvalidRequestError(
                 f"agent {agent_id!r} has {len(agent.turns)} turns to go back, not {turns}", param="turns"
             )
-        turns_left = agent.turns[:-turns]
-        transcript = Transcript(
-            agent.transcript.segments[: turns_left[-1].num_segments] if turns_left else ()
-        )
+        transcript = agent.transcript_before(turns)
         table = self._table_up_to(agent, transcript.num_tokens)
 
         def change(known: Agent) -> Agent:
@@ -287,7 +283,7 @@ class AgentsService:
                 raise ConflictError(f"agent {agent_id!r} answered a request meanwhile; rewind it again")
             return replace(
                 known,
-                turns=turns_left,
+                turns=agent.turns[:-turns],
                 num_turns=agent.num_turns - turns,
                 transcript=transcript,
                 messages=_without_last_turns(agent.messages, turns),

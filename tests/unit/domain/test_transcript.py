@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semanticd.domain.transcript import Segment, Transcript, TranscriptIndex
+from semanticd.domain.transcript import Cut, Segment, Transcript, TranscriptIndex
 
 
 def segments(*texts: str) -> tuple[Segment, ...]:
@@ -125,3 +125,58 @@ def test_a_segment_takes_four_bytes_an_id_and_no_id_of_more_bits() -> None:
     assert not segment.ends_with(ids[:3])
     with pytest.raises(ValueError, match="32 bits"):
         Segment("x", (1 << 31,))
+
+
+def followed(
+    old: tuple[str, ...], new: tuple[str, ...], *, at: int | None = None
+) -> tuple[list[str], int, int]:
+    start = None if at is None else Cut(at, at)
+    found = Transcript(segments(*old)).followed_by(segments(*new), turn_start=start)
+    return [segment.text for segment in found.segments], found.num_shared, found.num_before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "expected"),
+    [
+        ((), ("ask", "say"), None, (["ask", "say"], 0, 0)),
+        (("ask", "say"), ("ask", "say", "more"), 4, (["ask", "say", "more"], 2, 2)),
+        # Cut elsewhere.
+        (("ask", "say"), ("asks", "aymore", "x"), None, (["ask", "say", "more", "x"], 2, 2)),
+        # The answer was rewritten, behind the same beginning or another one.
+        (("ask", "say"), ("ask", "sXmore", "x"), 5, (["ask", "sX", "more", "x"], 1, 2)),
+        (("ask", "say"), ("asXmore", "x"), 3, (["asX", "more", "x"], 0, 1)),
+        # The same question again: the turn starts before what is known.
+        (("ask", "say", "more", "x"), ("ask", "say", "more", "y"), 4, (["ask", "say", "more", "y"], 3, 3)),
+        (("ask", "say"), ("other", "x"), None, (["other", "x"], 0, 0)),
+        (("ask", "say"), ("ask",), None, (["ask"], 1, 1)),
+    ],
+)
+def test_what_follows_a_transcript_is_cut_as_it_is_and_where_the_turn_starts(
+    old: tuple[str, ...], new: tuple[str, ...], at: int | None, expected: object
+) -> None:
+    assert followed(old, new, at=at) == expected
+
+
+def test_text_with_other_ids_is_not_shared_and_is_not_cut_within_an_id() -> None:
+    old = Transcript((Segment("ab", (1, 2)),))
+    assert old.followed_by((Segment("abc", (7,)),)).num_shared == 0
+    pairs = (Segment("ab", (1,)), Segment("cd", (2,)))
+    for cut in (Cut(1, 1), Cut(3, 1), Cut(9, 1), Cut(1, 2)):
+        found = old.followed_by(pairs, turn_start=cut)
+        assert (found.segments[-1], found.num_before) == (pairs[-1], found.num_shared)
+
+
+@given(
+    old=st.lists(st.text("ab", min_size=1, max_size=3), max_size=4),
+    new=st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4),
+    at=st.integers(0, 20),
+)
+def test_a_continuation_is_the_new_text_and_shares_what_it_says(
+    old: list[str], new: list[str], at: int
+) -> None:
+    before = Transcript(segments(*old))
+    found = before.followed_by(segments(*new), turn_start=Cut(at, at))
+    after = Transcript(found.segments)
+    assert (after.text, after.token_ids) == ("".join(new), Transcript(segments(*new)).token_ids)
+    assert found.segments[: found.num_shared] == before.segments[: found.num_shared]
+    assert found.num_shared <= found.num_before <= len(found.segments)

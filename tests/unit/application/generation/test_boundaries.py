@@ -90,3 +90,60 @@ def test_an_answer_that_the_client_began_is_left_to_the_answer() -> None:
 def test_a_text_of_control_characters_is_found_by_its_tokens() -> None:
     odd = replace(SECOND, parts=Message.of("user", "  <|end|> \n\n x").parts)
     assert len(points(ChatPrompt((SYSTEM, FIRST, ANSWER, odd)), PairTokenizer())) == 3
+
+
+class EndsOtherwise(CharTokenizer):
+    """A template that ends the last answer of all in another way than those before it."""
+
+    def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
+        """End a conversation with a marker of its own."""
+        text = super().render(prompt, add_generation_prompt=add_generation_prompt)
+        return (
+            text if add_generation_prompt or prompt.messages[-1].role == "user" else text[:-7] + "<|tools|>"
+        )
+
+
+def turn_start(prompt: ChatPrompt, tokenizer: CharTokenizer | None = None, *, cut_at: int = 0) -> str | None:
+    """Return the prompt's text before what was said since the last answer, or None."""
+    tokenizer = tokenizer or CharTokenizer()
+    text = tokenizer.render(prompt)
+    segments = tuple(
+        Segment(part, tuple(tokenizer.encode(part))) for part in (text[:cut_at], text[cut_at:]) if part
+    )
+    cut = PromptBoundaries.turn_start(tokenizer, prompt, text, segments)
+    if cut is None:
+        return None
+    ids = [token_id for segment in segments for token_id in segment.token_ids]
+    assert tokenizer.decode(ids[: cut.num_tokens]) == text[: cut.num_chars]
+    return text[: cut.num_chars]
+
+
+ASKED = (Message.of("user", "hello"), Message.of("assistant", "well"), Message.of("user", "and on"))
+
+
+@pytest.mark.parametrize("cut_at", [0, 5, 30, 43])
+@pytest.mark.parametrize("tokenizer", [CharTokenizer, EndsOtherwise])
+def test_a_turn_starts_where_the_last_answer_ends(tokenizer: type[CharTokenizer], cut_at: int) -> None:
+    expected = "<|user|>hello<|end|><|assistant|>well"
+    assert turn_start(ChatPrompt(ASKED), tokenizer(), cut_at=cut_at) == expected
+    begun = ChatPrompt((*ASKED, Message.of("assistant", "so")))
+    assert turn_start(begun, tokenizer(), cut_at=cut_at) == expected
+
+
+def test_a_turn_of_a_tools_result_starts_where_the_call_ends() -> None:
+    call = Message("assistant", (ToolCallPart("1", "look", {}),))
+    result = Message("tool", (ToolResultPart("1", "nothing"),))
+    expected = "<|user|>hello<|end|><|assistant|>call:look {}"
+    assert turn_start(ChatPrompt((ASKED[0], call, result, result))) == expected
+
+
+@pytest.mark.parametrize("messages", [ASKED[:1], ASKED[:2]])
+def test_without_an_answer_and_a_question_since_no_start_is_known(messages: tuple[Message, ...]) -> None:
+    assert turn_start(ChatPrompt(messages)) is None
+
+
+def test_a_start_within_a_token_is_not_one() -> None:
+    tokenizer = CharTokenizer()
+    text = tokenizer.render(ChatPrompt(ASKED))
+    spelt_otherwise = Segment(text, tuple(reversed(tokenizer.encode(text))))
+    assert PromptBoundaries.turn_start(tokenizer, ChatPrompt(ASKED), text, (spelt_otherwise,)) is None
