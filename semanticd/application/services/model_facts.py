@@ -11,6 +11,7 @@ from semanticd.application.ports.models import InstalledModel, ModelEntry, Model
 from semanticd.application.services.plain import FLAT, HIDDEN, IF_KNOWN
 from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.model_cache_spec import StoragePrecision
+from semanticd.domain.model_name import is_gguf
 
 _MEMORY_PER_FILE_BYTE = 1.2
 """Memory a model takes per byte of its files, where the registry gives no estimate."""
@@ -37,7 +38,7 @@ class ModelFacts:
     fingerprint: ModelFingerprint | None = field(default=None, metadata=IF_KNOWN)
     weights_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     bytes_per_token: int | None = field(default=None, metadata=IF_KNOWN)
-    """Bytes of cache that a token takes in RAM."""
+    """Bytes of cache that a token takes in RAM; of a model that is not loaded, in 16 bits, as its config says."""
     precision: StoragePrecision | None = field(default=None, metadata=IF_KNOWN)
     details: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     """What its loader says of it: the device, its kind."""
@@ -69,7 +70,7 @@ class RemovedModel:
 
 def removed_facts(entry: ModelEntry, found: InstalledModel | None, *, freed_bytes: int) -> RemovedModel:
     """Return what was removed of a model; what a folder was converted from is the user's, and stays."""
-    kept = entry.source if entry.source.endswith(".gguf") else None
+    kept = entry.source if is_gguf(entry.source) else None
     return RemovedModel(
         entry.name, removed=True, freed_bytes=freed_bytes, path=found.path if found else "", kept=kept
     )
@@ -167,6 +168,7 @@ def installed_facts(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
         memory_needed_bytes=int(memory_needed(model)),
         context_length=model.context_length,
         fingerprint=model.fingerprint,
+        bytes_per_token=model.kv_bytes_per_token or model.entry.kv_bytes_per_token,
     )
 
 

@@ -41,6 +41,7 @@ from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.memory_plan import DeviceMemory, ModelFootprint, refusal
 
 _DRAIN_POLL_S = 0.02
+_DEFAULT = "default"
 _TRY_AGAIN_S = 60.0
 """How long a model that could not be loaded is not tried again because a request names it."""
 
@@ -190,7 +191,12 @@ class ModelsService:
             return None
 
     def _source_name(self, name: str) -> str:
-        """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path."""
+        """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path.
+
+        `default` is the current one, as in requests, unless a model or a profile is called so.
+        """
+        if name == _DEFAULT and self._current is not None and self._source.known_name(name) is None:
+            name = self._current
         there = self._installed.get(ModelId(name))
         return name if there is None or self._source.known_name(name) else there.entry.source
 

@@ -144,6 +144,9 @@ def shown(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float) and name.endswith("_bytes"):
         return in_bytes(value)
+    if name == "created" and not value:
+        # A model that is not loaded.
+        return "-"
     if isinstance(value, int | float) and (name.endswith("_at") or name == "created"):
         return (
             datetime.fromtimestamp(value, tz=timezone.utc).astimezone().isoformat(sep=" ", timespec="seconds")

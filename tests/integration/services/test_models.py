@@ -84,6 +84,16 @@ async def test_models_are_listed_loaded_first_with_their_facts() -> None:
             await rig.models.info("hf:somebody/something")
 
 
+async def test_default_is_the_current_model_as_in_requests() -> None:
+    async with ServiceRig() as rig:
+        assert (await rig.models.info("default")).id == "one"
+        await rig.models.swap("two")
+        assert (await rig.models.info("default")).id == "two"
+        assert (await rig.models.unload("default")).id == "two"
+        with pytest.raises(ModelNotFoundError):
+            await rig.models.info("default")
+
+
 async def test_a_folder_of_the_users_own_is_described_before_it_is_loaded_for_the_first_time() -> None:
     async with ServiceRig() as rig:
         rig.source.installed = list  # type: ignore[method-assign, assignment]

@@ -12,7 +12,7 @@ from semanticd.domain.model_name import is_path
     [
         ("smollm2-135m", False), ("org/name", False), ("hf:org/name", False), ("hf:org/name.gguf", False),
         ("./name", True), ("../name", True), ("~/name", True), ("~user/name", True), ("/name", True),
-        ("name.gguf", True), ("org/name.gguf", True),
+        ("name.gguf", True), ("org/name.gguf", True), ("NAME.GGUF", True), ("hf:org/NAME.GGUF", False),
     ],
 )  # fmt: skip
 def test_a_name_is_a_path_by_how_it_begins_or_ends(name: str, expected: bool) -> None:

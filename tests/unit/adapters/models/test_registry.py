@@ -16,6 +16,7 @@ from semanticd.adapters.models import registry as registry_module
 from semanticd.adapters.models import wheel as wheel_module
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
+from semanticd.application.services.model_facts import installed_facts, known_facts
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 from semanticd.domain.generation import ModelDefaults
 
@@ -343,3 +344,25 @@ def test_shipped_profiles_are_of_shipped_models_and_a_users_model_takes_the_name
 
 def test_the_configurations_reader_knows_the_fields_of_entries() -> None:
     assert set(MODEL_KEYS) == set(registry_module._FIELDS)  # noqa: SLF001
+
+
+def test_a_gguf_file_s_name_may_end_in_capitals(tmp_path: Path) -> None:
+    models = registry(tmp_path)
+    source = _file(tmp_path / "TINY.GGUF", b"weights")
+    installed = models.pull(str(source), silent)
+    assert (installed.model_id, models.resolve(str(source)).source) == ("TINY", str(source))
+    assert models.find(str(source)) == installed
+    with pytest.raises(ModelNotFoundError, match="it holds TINY.GGUF: name a file"):
+        models.resolve(str(tmp_path))
+
+
+def test_what_a_token_takes_is_known_before_a_model_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "lite"
+    folder.mkdir()
+    shape = {"num_hidden_layers": 27, "num_attention_heads": 16, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+    (folder / "config.json").write_text(json.dumps(shape))
+    found = registry(tmp_path).find(str(folder))
+    assert found is not None
+    facts = installed_facts(known_facts(found.entry), found)
+    assert facts.bytes_per_token == 31_104
+    assert facts.created == 0
