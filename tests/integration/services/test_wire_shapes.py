@@ -93,7 +93,7 @@ async def ask_everything(rig: ServiceRig, folder: Path) -> dict[str, Any]:
     await rig.say("once more", agent="kept", conversation=True)
     for _ in range(2):
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
-    await rig.say([SYSTEM, Message.of("user", "something else")], agent="a")
+    await rig.say([SYSTEM, Message.of("user", "something else, and more of it than a block")], agent="a")
     await asyncio.to_thread(rig.engine_rig.idle)
     await _looks(edges, rig)
     await _changes(edges, folder)

@@ -352,7 +352,7 @@ def test_a_gguf_file_s_name_may_end_in_capitals(tmp_path: Path) -> None:
     installed = models.pull(str(source), silent)
     assert (installed.model_id, models.resolve(str(source)).source) == ("TINY", str(source))
     assert models.find(str(source)) == installed
-    with pytest.raises(ModelNotFoundError, match="it holds TINY.GGUF: name a file"):
+    with pytest.raises(ModelNotFoundError, match=r"it holds TINY\.GGUF: name a file"):
         models.resolve(str(tmp_path))
 
 

@@ -19,6 +19,7 @@ from semanticd.adapters.mlx.model.gguf.vocabulary import described, tokenizer_of
 from semanticd.domain.errors import ModelLoadError
 
 _SHARD_BYTES = 1 << 30
+_MAGIC = b"GGUF"
 
 
 def convert(
@@ -51,7 +52,7 @@ def convert(
     except ModelLoadError as error:
         raise ModelLoadError(f"cannot convert {gguf}: {error.message}") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelLoadError(f"cannot convert {gguf}: it is damaged ({error})") from error
+        raise ModelLoadError(f"cannot convert {gguf}: {_what_is_wrong(gguf, error)}") from error
     except OSError as error:
         raise ModelLoadError(f"cannot convert {gguf}: {error.strerror or error}") from error
     finally:
@@ -81,7 +82,18 @@ def _read(gguf: Path) -> Any:
         raise ModelLoadError("there is no such file") from error
     except Exception as error:
         # The reader checks little: what is cut off or no GGUF at all fails in whatever it meets first.
-        raise ModelLoadError(f"it is not a complete GGUF file ({error})") from error
+        raise ModelLoadError(_what_is_wrong(gguf, error)) from error
+
+
+def _what_is_wrong(gguf: Path, error: Exception) -> str:
+    """Return a reason that people can act on; the library's own words speak of arrays."""
+    with gguf.open("rb") as file:
+        begin = file.read(len(_MAGIC))
+    if begin != _MAGIC:
+        return "it is not a GGUF file: it does not begin with `GGUF`"
+    if "is not a valid" in str(error) or "file appears to be version" in str(error):
+        return f"it is damaged, or written for a newer version of GGUF than this gguf package reads ({error})"
+    return f"it is damaged or was cut off: it has {gguf.stat().st_size:,} bytes; compare, and fetch it again"
 
 
 def _write_model(reader: Any, folder: Path, bits: int | None, on_progress: Callable[[float], None]) -> None:
