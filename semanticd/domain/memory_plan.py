@@ -230,9 +230,10 @@ def raised(budget_bytes: int, *, planned_bytes: int) -> int:
 def free_for_wide_weights(device: DeviceMemory, free_bytes: int) -> int:
     """Return the free memory of which weights that are made wider (for a CPU) may take two thirds.
 
-    Not so much that they leave less than 1 GB for KV.
+    Not so much that they leave less than 1 GB for KV, or less than half of the room where that is small.
     """
-    return min(free_bytes, max(device.room_bytes - 1_000_000_000, 0) * 3 // 2)
+    room = device.room_bytes
+    return min(free_bytes, max(room - 1_000_000_000, room // 2) * 3 // 2)
 
 
 def wired_bytes(

@@ -67,6 +67,7 @@ def assemble(
         canonicalize=settings.mlx.canonicalize,
         literal_content=settings.mlx.literal_content,
         cpu_math=settings.mlx.cpu_math,
+        log=log,
     )
     return build(
         settings,

@@ -212,6 +212,8 @@ def test_weights_made_wider_leave_room_for_kv() -> None:
     assert free_for_wide_weights(device, 6 * GIB) == 6 * GIB
     widest = free_for_wide_weights(device, 24 * GIB) * 2 // 3
     assert kv_budget(device, widest) >= 1_000_000_000
+    small = device_memory("cpu", 24 * GIB, limit_bytes=2_700_000_000)
+    assert free_for_wide_weights(small, 24 * GIB) * 2 // 3 == small.room_bytes // 2 == 600_000_000
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.chunk_traits import chunk_traits
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
-from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
+from semanticd.adapters.mlx.model.weights import compute_dtype, load_tokenizer, load_weights
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.models import InstalledModel
+from semanticd.application.ports.telemetry import Log, NullLog
 from semanticd.domain.errors import ModelLoadError
 from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.ids import ModelId
@@ -36,6 +37,7 @@ class MlxModelLoader:
         canonicalize: bool = True,
         literal_content: bool = True,
         cpu_math: bool = True,
+        log: Log | None = None,
     ) -> None:
         """`available_bytes` says how much memory weights may take now; `cpu_math` is for models on the CPU."""
         self._block_tokens = block_tokens
@@ -44,6 +46,7 @@ class MlxModelLoader:
         self._canonicalize = canonicalize
         self._literal_content = literal_content
         self._cpu_math = cpu_math
+        self._log = log or NullLog()
 
     def load(
         self, installed: InstalledModel, *, on_progress: Callable[[float], None]
@@ -58,6 +61,14 @@ class MlxModelLoader:
             on_progress=on_progress,
             trust_remote_code=installed.entry.trust_remote_code,
         )
+        computes_in = compute_dtype(model)
+        if device_is_cpu and computes_in != "float32":
+            self._log.warning(
+                "half_precision_on_cpu",
+                model=installed.model_id,
+                dtype=computes_in,
+                reason="float32 does not fit, and this is many times slower; give it more memory or a quantized model",
+            )
         bounds_scores = latent_attention.install(model)
         if device_is_cpu and self._cpu_math:
             cpu_math.install(model)
@@ -90,6 +101,7 @@ class MlxModelLoader:
             weights_bytes=sum(array.nbytes for _, array in weights),
             description={
                 "device": "cpu" if device_is_cpu else "gpu",
+                "compute_dtype": computes_in,
                 "model_type": config.get("model_type"),
                 # The template tells, unless an entry of the configuration does.
                 "thinks": tokenizer.thinks if installed.entry.thinking is None else installed.entry.thinking,

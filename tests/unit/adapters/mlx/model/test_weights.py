@@ -86,10 +86,11 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
         load_tokenizer(folder)
 
 
-def quantized_folder(tmp_path: Path) -> Path:
-    """Return a model of 4 bits."""
+def quantized_folder(tmp_path: Path, *, bits: int = 4, dtype: mx.Dtype = mx.float32) -> Path:
+    """Return a model of so many bits, and of this type where it is not packed."""
     model, config = load(write_model(tmp_path / "m"))
-    quantized, config = quantize_model(model, config, group_size=32, bits=4)
+    model.set_dtype(dtype)  # type: ignore[attr-defined]
+    quantized, config = quantize_model(model, config, group_size=32, bits=bits)
     folder = tmp_path / "q"
     folder.mkdir()
     save_model(folder, quantized)
@@ -111,6 +112,29 @@ def test_on_the_cpu_quantized_weights_become_float32_and_compute_the_same(tmp_pa
     prompt = mx.array([[1, 2, 3, 4]])
     expected, found = np.array(packed(prompt)), np.array(wide(prompt))  # type: ignore[operator]
     assert np.allclose(expected, found, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_that_fit_in_float32_just_so_become_it(tmp_path: Path, bits: int) -> None:
+    folder = quantized_folder(tmp_path, bits=bits, dtype=mx.bfloat16)
+    wide, _ = load(folder)
+    num_bytes = sum(array.nbytes for _, array in tree_flatten(wide.parameters()))  # type: ignore[attr-defined]
+    assert dtypes(load(folder, available=num_bytes * 3 // 2 + 2)[0]) == {mx.float32}
+    assert mx.uint32 in dtypes(load(folder, available=num_bytes * 3 // 2 - 2)[0])
+
+
+def test_where_only_packed_weights_fit_what_they_are_multiplied_with_is_float32(tmp_path: Path) -> None:
+    folder = quantized_folder(tmp_path, dtype=mx.float16)
+    whole, wide = load(folder, cpu=False)[0], load(folder)[0]
+    num_bytes = sum(array.nbytes for _, array in tree_flatten(wide.parameters()))  # type: ignore[attr-defined]
+    packed, _ = load(folder, available=num_bytes)
+    assert dtypes(whole) == {mx.uint32, mx.float16}
+    assert dtypes(packed) == {mx.uint32, mx.float32}
+    assert (weights.compute_dtype(whole), weights.compute_dtype(packed)) == ("float16", "float32")
+    prompt = mx.array([[1, 2, 3, 4]])
+    expected, found = np.array(wide(prompt)), np.array(packed(prompt))  # type: ignore[operator]
+    # The wide ones were rounded to half precision before.
+    assert np.abs(expected - found).max() < 0.01 * np.abs(expected).max()
 
 
 def test_where_memory_is_short_weights_stay_as_they_are(tmp_path: Path) -> None:
