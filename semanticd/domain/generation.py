@@ -172,6 +172,9 @@ class GenerationRequest:
     """Whether thinking and tool calls are separated from text."""
     conversation: bool = False
     """True when the server itself keeps the agent's conversation (Direct Agent API)."""
+    follows_text: bool = False
+    """Whether its messages follow the agent's own text, the prompt and answer of its last turn: its client keeps the
+    conversation otherwise."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     relax_form: bool = False
     """Whether a form that can be enforced in part only is, instead of being refused."""

@@ -209,7 +209,7 @@ def build(
         generate=generate,
         tokens=TextTokensService(models=models, places=places),
         embedding=EmbeddingService(engine=engine, models=models, places=places, clock=clock, metrics=metrics),
-        chat=Chat(generate=generate, agents=agents, models=models),
+        chat=Chat(generate=generate, agents=agents),
         agents=agents,
         models=models,
         requests=requests,

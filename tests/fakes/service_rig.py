@@ -158,7 +158,7 @@ class ServiceRig:
             clock=self.clock,
             metrics=self.engine_rig.metrics,
         )
-        self.chat = Chat(generate=self.generate, agents=self.agents, models=self.models)
+        self.chat = Chat(generate=self.generate, agents=self.agents)
         self.cache = CacheService(
             engine=self.engine,
             store=self.store,

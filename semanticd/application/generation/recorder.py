@@ -94,8 +94,8 @@ class TurnRecorder:
             self._metrics.count(f"gen_ai_client_inference_usage_{name}_tokens_total", num_tokens, **labels)
 
     def answered(self, request: GenerationRequest, agent_id: AgentId, result: GenerationResult) -> None:
-        """Append the turn to a conversation that the server keeps."""
-        if not request.conversation:
+        """Append the turn to a conversation that the server keeps as messages."""
+        if not request.conversation or request.follows_text:
             return
         prompt: Any = request.prompt
         choice = result.choices[0]

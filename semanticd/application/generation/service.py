@@ -18,6 +18,7 @@ from semanticd.application.engine.running_sequence import (
     Submission,
 )
 from semanticd.application.generation.boundaries import PromptBoundaries
+from semanticd.application.generation.continued import continued
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.prompt_size import check_characters, check_size, check_vocabulary
 from semanticd.application.generation.recorder import TurnRecorder
@@ -251,7 +252,8 @@ class GenerateService:
         prompt = request.prompt
         agent_id = request.agent_id or self._anonymous_id(prompt)
         salt = self._agents.salt_of(agent_id)
-        text, segments = self._tokenize(model, prompt, salt=salt)
+        follows = self._text_before(agent_id) if request.follows_text else ""
+        text, segments = self._tokenize(model, prompt, salt=salt, follows=follows)
         num_tokens = sum(segment.num_tokens for segment in segments)
         if num_tokens == 0:
             raise InvalidRequestError("the prompt is empty: send at least one token", param="prompt")
@@ -261,7 +263,7 @@ class GenerateService:
         wanted = request.sampling.max_tokens
         max_new_tokens = room if wanted is None else min(wanted, room)
         constraint = self._constraint(model, request, max_new_tokens)
-        points, system_tokens = self._boundaries_of(model, prompt, text, segments)
+        points, system_tokens = ((), 0) if follows else self._boundaries_of(model, prompt, text, segments)
         named = request.agent_id is not None and not request.conversation
         conversation = conversation_key(prompt) if named else None
         spec = model.runner.spec
@@ -304,15 +306,19 @@ class GenerateService:
         return tokenizer.find_constraint(constraint) or constraint
 
     def _tokenize(
-        self, model: LoadedModel, prompt: Prompt, *, salt: str = ""
+        self, model: LoadedModel, prompt: Prompt, *, salt: str = "", follows: str = ""
     ) -> tuple[str, tuple[Segment, ...]]:
+        """Return a prompt's text and tokens; messages may follow an agent's own text."""
         tokenizer = model.tokenizer
         check_size(prompt, model.context_length)
         if isinstance(prompt, TokenPrompt):
             check_vocabulary(prompt.token_ids, tokenizer.vocab_size, param="prompt")
             text = tokenizer.decode(prompt.token_ids)
             return text, (Segment(text, prompt.token_ids),)
-        text = tokenizer.render(prompt) if isinstance(prompt, ChatPrompt) else tokenizer.raw_text(prompt.text)
+        if isinstance(prompt, TextPrompt):
+            text = tokenizer.raw_text(prompt.text)
+        else:
+            text = continued(tokenizer, follows, prompt) if follows else tokenizer.render(prompt)
         check_characters(len(text), model.context_length)
         with self._agents.lock:
             segments = self._agents.transcripts(model.fingerprint, salt=salt).match(text).segments
@@ -336,6 +342,10 @@ class GenerateService:
             return (), 0
         return self._boundaries.find(model, prompt, text, segments)
 
+    def _text_before(self, agent_id: AgentId) -> str:
+        agent = self._agents.find(agent_id)
+        return "" if agent is None else agent.transcript.text
+
     def _turn_start(
         self,
         model: LoadedModel,
@@ -353,7 +363,10 @@ class GenerateService:
         return self._boundaries.turn_start(model.tokenizer, prompt, text, segments)
 
     def _with_conversation(self, request: GenerationRequest) -> GenerationRequest:
-        """Put the kept conversation, system text and tools of a server-side agent before the new messages."""
+        """Put the kept conversation, system text and tools of a server-side agent before the new messages.
+
+        Where a client keeps the conversation, the messages follow its text instead.
+        """
         if request.agent_id is None:
             return request
         agent = self._agents.find(request.agent_id)
@@ -363,13 +376,18 @@ class GenerateService:
         kept = agent.messages
         if agent.config.system and not any(m.role == "system" for m in (*kept, *prompt.messages)):
             kept = (Message.of("system", agent.config.system), *kept)
+        # A chat client's request under the agent's name left no messages, but a text.
+        follows_text = not agent.messages and bool(agent.transcript.segments)
         return replace(
             request,
             model=request.model or agent.config.model or "",
             prompt=replace(
-                prompt, messages=(*kept, *prompt.messages), tools=prompt.tools or agent.config.tools
+                prompt,
+                messages=prompt.messages if follows_text else (*kept, *prompt.messages),
+                tools=prompt.tools or agent.config.tools,
             ),
             priority=agent.config.priority,
+            follows_text=follows_text,
         )
 
     @staticmethod

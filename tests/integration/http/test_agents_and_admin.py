@@ -157,6 +157,21 @@ async def test_an_export_that_is_refused_is_named_as_the_client_knows_it(content
     assert tempfile.gettempdir() not in said["message"]
 
 
+async def test_an_agent_that_a_chat_client_made_goes_on_by_its_name() -> None:
+    async with ServiceRig() as rig:
+        services = make_services(rig.generate, agents=rig.agents, models=rig.models)
+        client = AsgiClient(create_app(services, HttpConfig()))
+        said = {"role": "user", "content": "the first thing that was said"}
+        chat = {"model": "one", "messages": [said], "max_tokens": 4}
+        made = await client.post("/v1/chat/completions", chat, headers={"x-session-id": "y"})
+        assert made.status == 200
+        answer = await client.post("/v1/agents/y/generate", {"prompt": "and the second", "max_tokens": 4})
+        assert (answer.status, answer.json["usage"]["cache"]["miss"]) == (200, None)
+        shown = "".join(one["content"] for one in (await client.get("/v1/agents/y/messages")).json["data"])
+        assert 0 < shown.find("the first thing") < shown.find("and the second")
+        assert answer.json["usage"]["cache"]["reused_hot_tokens"] >= made.json["usage"]["prompt_tokens"]
+
+
 async def test_a_temporary_folder_that_takes_no_file_is_an_error_that_says_so(
     edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
