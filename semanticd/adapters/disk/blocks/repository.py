@@ -189,6 +189,10 @@ class BlockRepository:
 
     def quarantine(self, path: Path, *, block_hash: BlockHash | None, reason: str) -> None:
         """Move a broken file out of the way and remove the row it belonged to."""
+        name = block_hash or hash_of(path)
+        if name is not None:
+            # Before its row goes: who does not find it any more may ask why at once.
+            self.note_lost([name], "damaged")
         with self._changing:
             if block_hash is not None:
                 self.index.remove([block_hash])
@@ -197,9 +201,6 @@ class BlockRepository:
             self.counters.num_quarantined += 1
             self._metrics.count("warm_quarantined_total")
             self._log.warning("a block file is broken and was set aside", path=str(path), reason=reason)
-            name = block_hash or hash_of(path)
-            if name is not None:
-                self.note_lost([name], "damaged")
             self._settle()
 
     def store(self, records: Sequence[BlockRecord]) -> Stored:

@@ -174,6 +174,30 @@ def test_a_damaged_file_is_a_miss_counted_and_set_aside(open_store: Open, what: 
     assert same(store.read(record.block.block_hash).result(10), record)
 
 
+@pytest.mark.parametrize("what", ["missing", "damaged"])
+def test_a_lost_block_is_known_as_lost_before_its_row_goes(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    store = open_store()
+    record = make_record()
+    store.write([record]).result(10)
+    path = path_of(store, record)
+    if what == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"x")
+    known: list[str | None] = []
+    remove = BlockIndex.remove
+
+    def removes(index: BlockIndex, names: list[BlockHash]) -> Any:
+        known.append(store.lost_file(names))
+        return remove(index, names)
+
+    monkeypatch.setattr(BlockIndex, "remove", removes)
+    assert store.read(record.block.block_hash).result(10) is None
+    assert known == [what]
+
+
 def test_a_missing_file_is_a_miss_and_its_row_goes(open_store: Open) -> None:
     store = open_store()
     record = make_record()
