@@ -426,11 +426,6 @@ class AgentsService:
 
 
 def _without_last_turns(messages: tuple[Message, ...], turns: int) -> tuple[Message, ...]:
-    """Cut before the user message that began the turns to forget."""
-    remaining = turns
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index].role == "user":
-            remaining -= 1
-            if remaining == 0:
-                return messages[:index]
-    return ()
+    """Cut behind the answer before the turns to forget; each turn ends with one, whatever it began with."""
+    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    return messages[: answers[-turns - 1] + 1] if len(answers) > turns else ()

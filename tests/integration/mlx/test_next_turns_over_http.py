@@ -177,3 +177,33 @@ async def test_a_long_prompt_that_changes_in_its_middle_is_reused_up_to_the_last
     assert whole.cached == 0
     assert other.cached >= shared.prompt - 2048 - BLOCK
     assert shared.cached >= shared.prompt - 2048 - BLOCK
+
+
+async def test_a_rewound_turn_is_gone_though_thinking_was_left_out_and_what_is_left_goes_on(
+    model: Path, tmp_path: Path
+) -> None:
+    async with WholeDaemon(tmp_path, model=model) as daemon:
+        await ask(daemon, SYSTEM, FIRST)
+        second = await ask(daemon, SYSTEM, FIRST, ANSWER, SECOND)
+        await ask(daemon, SYSTEM, FIRST, ANSWER, SECOND, ANSWER, THIRD)
+        sizes = []
+        for last in (SECOND, FIRST):
+            row = await daemon.client.post("/v1/agents/a/rewind", {"turns": 1})
+            sizes.append(row.json["num_tokens"])
+            shown = (await daemon.client.get("/v1/agents/a/messages")).json["data"]
+            text = "".join(one["content"] for one in shown)
+            assert last["content"] in text
+            assert text.endswith(ANSWER["content"])
+            assert THIRD["content"] not in text
+        assert SECOND["content"] not in text
+        assert sizes[0] > second.prompt - OPENING > sizes[1] > 0
+        turn = {"prompt": THIRD["content"], "max_tokens": 24, "temperature": 0}
+        answer = await daemon.client.post("/v1/agents/a/generate", turn)
+        usage = answer.json["usage"]
+        assert usage["prompt_tokens"] > sizes[1]
+        assert usage["cache"]["computed_tokens"] <= usage["prompt_tokens"] - sizes[1] + BLOCK
+    straight = await cold(model, tmp_path, SYSTEM, FIRST, ANSWER, THIRD)
+    assert (answer.json["thinking"] or None, answer.json["text"]) == (
+        straight.text[0],
+        straight.text[1] or "",
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.domain.agent import Agent
-from semanticd.domain.chat import ChatPrompt, Message, TextPart, TextPrompt, ThinkingPart
+from semanticd.domain.chat import ChatPrompt, Message, TextPart, TextPrompt, ThinkingPart, ToolResultPart
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
 from tests.fakes.service_rig import ServiceRig
@@ -158,6 +158,20 @@ async def test_a_direct_agents_turn_is_gone_from_messages_and_transcript() -> No
             assert (f"question {left}:" in agent.transcript.text) == bool(left)
             check_blocks(rig, agent)
         assert before == 0
+
+
+async def test_a_direct_agents_turn_of_several_messages_is_one_turn() -> None:
+    async with ServiceRig() as rig:
+        await rig.say([question(1)], agent="d", conversation=True)
+        result = Message("tool", (ToolResultPart("1", "the tool's words"),))
+        for turn in ([question(2), question(3)], [result]):
+            await rig.say(turn, agent="d", conversation=True)
+        for roles in (["user", "assistant", "user", "user", "assistant"], ["user", "assistant"], []):
+            await rig.agents.rewind("d")
+            agent = await rig.agents.agent("d")
+            assert [message.role for message in agent.messages] == roles
+            assert "the tool's words" not in agent.transcript.text
+            assert ("question 2" in agent.transcript.text) == (len(roles) > 2)
 
 
 async def test_a_question_that_was_asked_again_is_kept_for_the_turn_that_asked_it_first() -> None:
