@@ -40,8 +40,8 @@ def explain_miss(
 
     `previous_ids` are the agent's last transcript; the first `system_tokens` tokens are system text and tools.
     `num_known` (None: as many as matched) counts the tokens whose blocks are there, though layers that cannot be cut go
-    on from the last snapshot before them only. `lost_file` says what befell the file of the first block that is not
-    there, where that is known. Where the prompt was edited in its last `block_tokens` tokens, and these are a fifth of
+    on from the last snapshot before them only. `lost_file` says what befell a file of the blocks beyond the match,
+    if one was lost. Where the prompt was edited in its last `block_tokens` tokens, and these are a fifth of
     it at most, nothing is named: a block is the least that is computed. `same_model` is False where that transcript was
     computed by other weights, or with another tokenizer or template.
     """

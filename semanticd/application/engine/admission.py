@@ -516,11 +516,13 @@ class Admission:
         running.send(SequenceStarted(sequence.cache))
 
     def _lost_file(self, running: RunningSequence, agent: Agent) -> LostFile | None:
-        """Return what befell the file of the agent's first block beyond a sequence's match, if it was lost."""
+        """Return what befell the first file that was lost of the agent's blocks beyond a sequence's match.
+
+        That need not be the block at the match's end: reading ends at the first failure, in whatever order files are
+        read, and layers with a state go on from any of the snapshots, which are named after the blocks.
+        """
         first = running.match.num_tokens // running.spec.block_tokens
-        # Layers with a state go on from any of the snapshots, which are named after the blocks.
-        end = first + 1 if running.spec.cuts_anywhere else None
-        return self._store.lost_file(agent.block_table[first:end])
+        return self._store.lost_file(agent.block_table[first:])
 
 
 def _blocks(match: PrefixMatch) -> list[Block]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.disk import FaultyFileSystem
 from tests.fakes.engine_rig import EngineRig
@@ -28,7 +30,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 @contextmanager
 def engine(
-    folder: Path, *, has_state: bool = False, fs: FaultyFileSystem | None = None, **options: Any
+    folder: Path, *, has_state: bool = False, fs: FileSystem | None = None, **options: Any
 ) -> Iterator[EngineRig]:
     """Run an engine on this folder, as a daemon would between its start and its end."""
     warm = DiskWarmStore.open(folder, fs=fs)
@@ -121,6 +123,31 @@ def test_a_file_that_was_lost_is_why_its_prompt_is_computed(
         miss = rig.ask(ids + prompt(10, seed=1)).answer().cache.miss
         assert miss is not None
         assert (miss.position, miss.cause) == (0, cause)
+
+
+def test_a_damaged_file_is_the_cause_also_where_an_earlier_one_was_still_being_read(tmp_path: Path) -> None:
+    ids = prompt(300)
+    held = threading.Event()
+
+    class SlowFirst(FileSystem):
+        def read(self, path: Path) -> bytes:
+            if path.name.startswith(first.hex()):
+                held.wait(10)
+            return super().read(path)
+
+    with engine(tmp_path / "caches") as rig:
+        rig.ask(ids).answer()
+        table = rig.agents.get("a").block_table  # type: ignore[arg-type]
+    first = table[0]
+    (damaged,) = (tmp_path / "caches").rglob(f"{table[3].hex()}*.safetensors")
+    damaged.write_bytes(b"x" * 10)
+    with engine(tmp_path / "caches", fs=SlowFirst()) as rig:
+        try:
+            miss = rig.ask(ids + prompt(30, seed=1)).answer().cache.miss
+        finally:
+            held.set()
+        assert miss is not None
+        assert (miss.position, miss.cause) == (0, "files_damaged")
 
 
 def test_a_full_disk_costs_reuse_after_a_restart_and_nothing_else(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def test_a_lost_block_is_known_as_lost_before_its_row_goes(
     open_store: Open, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     store = open_store()
+    # A new folder is looked through, and that finds missing files too.
+    assert store.recovery is None or store.recovery.wait(10)
     record = make_record()
     store.write([record]).result(10)
     path = path_of(store, record)
