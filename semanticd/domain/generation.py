@@ -31,6 +31,9 @@ MissCause = Literal[
 ]
 """The likely reason why a prompt left what was cached."""
 
+CAUSES_OF_LOSS: frozenset[MissCause] = frozenset({"evicted", "files_missing", "files_damaged"})
+"""Those of blocks that are gone: what they held is computed again."""
+
 
 class FinishReason(enum.Enum):
     """Why a sequence ended."""

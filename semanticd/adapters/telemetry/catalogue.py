@@ -162,7 +162,8 @@ _HOT: Mapping[str, MetricSpec] = {
         "Prefill that reused and restored tokens stood for: tokens divided by the measured prefill speed.",
     ),
     "recomputed_tokens_total": MetricSpec(
-        "counter", "Prompt tokens computed although they had been cached before: their blocks were evicted."
+        "counter",
+        "Prompt tokens computed although they had been cached before: their blocks were evicted or lost.",
     ),
     "cache_lost_blocks_total": MetricSpec("counter", "Blocks dropped from RAM without a copy on disk."),
 }

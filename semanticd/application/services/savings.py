@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from semanticd.application.ports.telemetry import Clock, Metrics
 from semanticd.application.services.plain import FLAT
-from semanticd.domain.generation import CacheReport
+from semanticd.domain.generation import CAUSES_OF_LOSS, CacheReport
 
 MAX_AGENTS_COUNTED = 4096
 _DAY_S = 86_400
@@ -77,9 +77,9 @@ class Savings:
     def started(self, agent_id: str, cache: CacheReport, *, prefill_tokens_per_s: float) -> None:
         """A prompt was matched against the cache; the speed is its model's, 0 where none was measured yet."""
         reused = cache.cached_tokens
-        evicted = cache.miss is not None and cache.miss.cause == "evicted"
-        # Of an evicted prefix everything from the miss on is computed, and so is the new message, which is short.
-        recomputed = cache.computed_tokens if evicted else 0
+        lost = cache.miss is not None and cache.miss.cause in CAUSES_OF_LOSS
+        # Of a lost prefix everything from the miss on is computed, and so is the new message, which is short.
+        recomputed = cache.computed_tokens if lost else 0
         agent = self._by_agent.pop(agent_id, None) or Saved()
         self._by_agent[agent_id] = agent
         while len(self._by_agent) > MAX_AGENTS_COUNTED:
