@@ -21,6 +21,7 @@ def shell_command(line: str, *, what: str) -> Callable[[], Awaitable[None]]:
             _, said = await asyncio.wait_for(process.communicate(), COMMAND_WITHIN_S)
         except asyncio.TimeoutError:
             process.kill()
+            await process.wait()
             raise BenchError(
                 f"the {what} command `{line}` did not end within {COMMAND_WITHIN_S:.0f} s; it must leave the server "
                 "running in the background and return"

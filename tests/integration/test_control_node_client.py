@@ -66,7 +66,8 @@ async def test_it_shows_status_swaps_and_prints_tokens(short_tmp_path: Path) -> 
         expected = "Grüße, Welt!".encode()
         assert await asyncio.wait_for(watching.stdout.readexactly(len(expected)), 30) == expected
         watching.terminate()
-        await watching.wait()
+        # Also until its pipes have ended: what is left of them warns in whatever test runs then.
+        await output(watching)
     finally:
         await server.close()
 
