@@ -29,11 +29,11 @@ const afterTool = await ollama.chat({
     { role: 'tool', tool_name: 'weather', content: 'rain' },
   ],
 });
-const generated = await ollama.generate({ model, prompt: 'Once', options: { num_predict: 4 } });
+const generated = await ollama.generate({ model, prompt: 'Once', options: { num_predict: 4, temperature: 0 } });
 const vectors = await ollama.embed({ model, input: ['a river', 'a lake'] });
 
 // The client's own abort: the stream ends early, with the error that the client makes of it.
-const long = await ollama.chat({ model, messages: [question], options: { num_predict: 100000 }, stream: true });
+const long = await ollama.chat({ model, messages: [question], options: { num_predict: 100000, temperature: 0 }, stream: true });
 let aborted = '';
 try {
   for await (const _ of long) long.abort();
