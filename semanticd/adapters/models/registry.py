@@ -352,6 +352,8 @@ class ModelRegistry:
                 "set SEMANTIC_MODELS_DIR to another folder"
             ) from error
         replaced = self._hash_gguf(sources[0], on_progress)
+        # A copy of a file that was converted before has that one's name.
+        entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
         with FileLock(str(self._lock_file(folder.name))):
             if not (folder / _COMPLETE).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from semanticd.application.ports.inference import LoadedModel
@@ -69,8 +70,11 @@ class RemovedModel:
 
 
 def removed_facts(entry: ModelEntry, found: InstalledModel | None, *, freed_bytes: int) -> RemovedModel:
-    """Return what was removed of a model; what a folder was converted from is the user's, and stays."""
-    kept = entry.source if is_gguf(entry.source) else None
+    """Return what was removed of a model; the file that a folder was converted from is the user's, and stays.
+
+    Looks whether that file is there.
+    """
+    kept = entry.source if is_gguf(entry.source) and Path(entry.source).expanduser().is_file() else None
     return RemovedModel(
         entry.name, removed=True, freed_bytes=freed_bytes, path=found.path if found else "", kept=kept
     )

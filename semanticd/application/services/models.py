@@ -279,7 +279,7 @@ class ModelsService:
         found = await asyncio.to_thread(self._source.find, source_name)
         freed_bytes = await asyncio.to_thread(self._source.remove, source_name)
         self._installed.pop(ModelId(entry.name), None)
-        return removed_facts(entry, found, freed_bytes=freed_bytes)
+        return await asyncio.to_thread(removed_facts, entry, found, freed_bytes=freed_bytes)
 
     async def load(self, model: str) -> ModelInUse:
         """Load a model in addition to those already loaded; the first one becomes current.
