@@ -66,5 +66,6 @@ def _why(miss: CacheMiss | None) -> str:
     if miss is None:
         return " that were new"
     text = _CAUSES.get(miss.cause, miss.cause.replace("_", " ") or "the cause is not known")
-    at = f" at token {miss.position:,}" if miss.position or miss.cause == "no_snapshot" else ""
+    is_placed = miss.cause == "no_snapshot" or (miss.position and miss.cause != "first_request")
+    at = f" at token {miss.position:,}" if is_placed else ""
     return f": {text}{at}"
