@@ -14,7 +14,18 @@ from typing import Any, Literal
 
 import platformdirs
 
-from semanticd.adapters.config.kinds import Kind, auto_or, choice, flag, folder, number, text, texts, whole
+from semanticd.adapters.config.kinds import (
+    Kind,
+    auto_or,
+    choice,
+    flag,
+    folder,
+    model,
+    number,
+    text,
+    texts,
+    whole,
+)
 from semanticd.control.address import default_runtime_dir
 
 APP = "semanticd"
@@ -40,7 +51,7 @@ class MlxSettings:
 
     model_id: str | None = setting(
         None,
-        text("a model's name"),
+        model(),
         "Model to serve: alias, `hf:org/name`, folder or file; none: by machine.",
     )
     cache_budget_mb: int | Literal["auto"] = setting(

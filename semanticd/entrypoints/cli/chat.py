@@ -76,8 +76,9 @@ class Conversation:
 
     def run(self, interactive: bool) -> None:
         """Take turns until the input ends; without a terminal every line is a turn, and a failure ends it."""
+        # Without a daemon this fails, before anything is typed.
+        model = read(StatusResult, ask("status")).model or "no model"
         if interactive:
-            model = read(StatusResult, ask("status")).model or "no model"
             narrate(f"agent {one_line(self._agent)}, model {one_line(model)}; /help lists the commands")
         with _history() if interactive else contextlib.nullcontext():
             for turn in turns(lambda prompt: input(prompt if interactive else "")):
