@@ -1,8 +1,8 @@
 """GGUF files on this machine: the names of their models, and the hashes of their content.
 
 A conversion belongs to a content: a file that was replaced is another one, a copy is the same one under the same name,
-and two files whose names end alike share nothing. Hashes of large files take a while, so they are remembered by path, size, times of
-change and inode.
+and two files whose names end alike share nothing. Hashes of large files take a while, so they are remembered by path,
+size, times of change and inode.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class GgufFiles:
     def named(self, name: str) -> Path | None:
         """Return the file whose model has this name; of several copies, one that is as it was when it was hashed."""
         paths = [Path(path) for path, file in self._read().items() if file.name == name]
-        return next((path for path in paths if self.known_digest(path) is not None), paths[0] if paths else None)
+        return next(
+            (path for path in paths if self.known_digest(path) is not None), paths[0] if paths else None
+        )
 
     def known_digest(self, path: Path) -> str | None:
         """Return the SHA-256 of a file's content if it was computed of the file as it is now, or as it was last."""

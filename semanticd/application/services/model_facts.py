@@ -35,6 +35,10 @@ class ModelFacts:
     start_name: str | None = field(default=None, metadata=IF_KNOWN)
     """What a daemon that has not seen it yet finds it by, where its id says nothing: the user's folder or file."""
     size_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    modified_at: float | None = field(default=None, metadata=IF_KNOWN)
+    """When the weights of an installed one were written, seconds since the epoch."""
+    download_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    """About what fetching it downloads; of a model that is not installed."""
     memory_needed_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     fingerprint: ModelFingerprint | None = field(default=None, metadata=IF_KNOWN)
     weights_bytes: int | None = field(default=None, metadata=IF_KNOWN)
@@ -47,6 +51,11 @@ class ModelFacts:
     """Other names that it answers to."""
     profiles: tuple[str, ...] = field(default=(), metadata=HIDDEN)
     """Names that it answers to with settings of their own."""
+
+    @property
+    def since(self) -> int:
+        """When it was loaded, else when its files were written, seconds since the epoch; 0: it is not here."""
+        return self.created or int(self.modified_at or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,7 @@ def known_facts(entry: ModelEntry) -> ModelFacts:
         context_length=entry.context_length,
         aliases=entry.aliases,
         memory_needed_bytes=entry.memory_estimate_bytes,
+        download_bytes=entry.weights_bytes,
     )
 
 
@@ -169,6 +179,8 @@ def installed_facts(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
         installed=True,
         path=model.path,
         size_bytes=model.size_bytes,
+        modified_at=model.modified_at or None,
+        download_bytes=None,
         memory_needed_bytes=int(memory_needed(model)),
         context_length=model.context_length,
         fingerprint=model.fingerprint,
