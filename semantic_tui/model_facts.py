@@ -107,7 +107,7 @@ def swap_text(state: WatchState, model: str) -> str:
         memory += "\nFiles: they are not here; they are fetched first, while the present model serves."
     running, agents = _requests_on(state, old), _agents_in_ram(state, old)
     if fits is None:
-        drain = "loaded beside the old one if both fit; else new requests wait until the old one has left."
+        drain = "loaded next to the old one if both fit; else new requests wait until the old one has left."
     elif fits:
         drain = "both fit: no request waits."
     else:
@@ -130,7 +130,7 @@ def load_text(state: WatchState, model: str) -> str:
     )
     current = state.status.model or "none"
     return (
-        f"{model} is loaded beside the present models; {current} stays current.\n\nMemory: {memory}{refused}"
+        f"{model} is loaded next to the present models; {current} stays current.\n\nMemory: {memory}{refused}"
     )
 
 

@@ -342,7 +342,7 @@ class ModelsService:
             if not others:
                 raise ModelLoadError(
                     f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
-                    f"{max(self._room_beside_bytes(), 0) / 2**30:.1f} GiB are free beside {self._current}; "
+                    f"{max(self._room_beside_bytes(), 0) / 2**30:.1f} GiB are free next to {self._current}; "
                     "swap to it instead"
                 )
             await self._leave(min(others, key=lambda model: self._used_at.get(model.model_id, 0.0)))

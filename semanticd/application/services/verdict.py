@@ -10,7 +10,7 @@ _CAUSES = {
     "evicted": "the blocks were no longer in RAM or on disk",
     "files_missing": "block files were gone from the disk",
     "files_damaged": "block files were damaged",
-    "no_snapshot": "this model goes on from snapshots only, and the nearest is",
+    "no_snapshot": "this model resumes from snapshots only, and the nearest is",
     "system_changed": "the system text changed",
     "tools_changed": "the tools changed",
     "date_changed": "a date or time changed",

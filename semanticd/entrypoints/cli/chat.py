@@ -43,7 +43,7 @@ _HISTORY_LINES = 1000
 _SHOWN_MESSAGES = 10
 HELP = """\
 /why            what the last turn reused and computed, and why it took its time
-/fork [NAME]    go on in a copy of the conversation
+/fork [NAME]    continue in a copy of the conversation
 /model [NAME]   which model answers; with a name, swap to it
 /new [NAME]     begin a new conversation
 /rewind [N]     forget the last turn, or the last N

@@ -133,7 +133,7 @@ def _condition(pid: int) -> str:
     except psutil.Error:
         return ""
     return {
-        psutil.STATUS_STOPPED: f" (its process is suspended; `kill -CONT {pid}` lets it go on)",
+        psutil.STATUS_STOPPED: f" (its process is suspended; `kill -CONT {pid}` resumes it)",
         psutil.STATUS_DISK_SLEEP: " (its process waits for a disk)",
     }.get(state, "")
 
