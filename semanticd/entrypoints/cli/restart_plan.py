@@ -69,7 +69,7 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     model = importlib.import_module("semanticd.entrypoints.offline_models").open_models(settings).info(name)
     if not model.installed:
         raise DaemonError(
-            f"the model {name} is not installed; `semanticd models pull {name}` fetches it while the daemon keeps running"
+            f"the model {name} is not installed; `semanticd models pull {name}` fetches it while the daemon runs"
         )
     if name == there.get("mlx.model_id"):
         return
