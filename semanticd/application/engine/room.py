@@ -87,8 +87,10 @@ class Room:
         fits = self._store.make_room(num_bytes)
         if fits and self._store.ready_bytes >= self._growth_bytes:
             self._wanted_at = None
-        elif not self._is_behind and self._wanted_at is None and self._store.could_free() >= (
-            self._growth_bytes if fits else num_bytes
+        elif (
+            not self._is_behind
+            and self._wanted_at is None
+            and self._store.could_free() >= (self._growth_bytes if fits else num_bytes)
         ):
             self._wanted_at = self._clock.monotonic()
             self._store.persist()
