@@ -478,7 +478,8 @@ class ModelsService:
         self._failed(model.model_id, reason)
 
     def _failed(self, model_id: str, reason: str) -> None:
-        self.last_error = f"{model_id}: {one_sentence(reason)}"
+        sentence = one_sentence(reason)
+        self.last_error = sentence if model_id in sentence else f"{model_id}: {sentence}"
         self._tell(model_id, "failed", 0.0, reason=reason)
         self._log.error("model_load_failed", model=model_id, reason=reason)
         self.stage = "idle"

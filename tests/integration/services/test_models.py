@@ -349,6 +349,15 @@ async def test_a_model_is_looked_up_by_its_other_names_too() -> None:
     assert (by_name["deux"].id, by_name["two"].id) == ("two", "two")
 
 
+async def test_a_reason_that_names_the_model_is_not_headed_by_its_name_again() -> None:
+    async with ServiceRig() as rig:
+        rig.source.unreachable.add("four")
+        rig.source.reason = "cannot fetch four: no network"
+        with pytest.raises(ModelDownloadError):
+            await rig.models.pull("four")
+        assert rig.models.last_error == "cannot fetch four: no network"
+
+
 async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_something_works() -> None:
     async with ServiceRig() as rig:
         rig.source.unreachable.add("four")
