@@ -47,7 +47,6 @@ class LoadedModelFacts:
     bytes_per_token: int = 0
     precision: str = ""
     block_bytes: int = 0
-    compute_dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +165,21 @@ class SavingsFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """A machine that blocks are read from, within `status`; `state`: ready, or resting after a failure."""
+
+    address: str = ""
+    state: str = ""
+    num_asked: int = 0
+    num_found: int = 0
+    num_blocks: int = 0
+    num_bytes: int = 0
+    num_failures: int = 0
+    bytes_per_s: float | None = None
+    last_failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusResult:
     """`status`, and the data of the event `status`. `state`: starting, ready, draining or stopped."""
 
@@ -186,6 +200,7 @@ class StatusResult:
     outcomes: OutcomeFacts | None = None
     """None from a daemon that does not count them, as `savings`."""
     savings: SavingsFacts | None = None
+    peers: tuple[PeerFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +263,6 @@ class ModelRow:
     start_name: str | None = None
     """What a new daemon finds it by, where its id says nothing: the user's folder or file."""
     size_bytes: int | None = None
-    modified_at: float | None = None
-    download_bytes: int | None = None
-    """About what fetching it downloads; of a model that is not installed."""
     memory_needed_bytes: int | None = None
     fingerprint: str | None = None
     weights_bytes: int | None = None

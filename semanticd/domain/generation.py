@@ -20,6 +20,7 @@ MissCause = Literal[
     "evicted",
     "files_missing",
     "files_damaged",
+    "peer_failed",
     "no_snapshot",
     "model_changed",
     "date_changed",

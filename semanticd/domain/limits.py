@@ -60,6 +60,13 @@ class Limits:
     rate_limited_callers: int = 10_000
     """Keys or agents that a rate limiter remembers."""
 
+    peer_reads: int = 4
+    """Questions and blocks of peers that are answered at the same time; others wait, and get 503 after 4 s."""
+    peer_tokens: int = 1_048_576
+    """Tokens of a prompt that a peer asks about."""
+    peers: int = 16
+    """Machines in `SEMANTIC_PEERS`."""
+
     embedding_inputs: int = 2_048
     """Texts in one embeddings request."""
     embedding_tokens: int = 300_000

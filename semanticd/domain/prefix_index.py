@@ -21,8 +21,8 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 
 from semanticd.domain.block import Block, hash_block
 from semanticd.domain.block_chain import BlockChain
+from semanticd.domain.block_tree import BlockTree
 from semanticd.domain.ids import BlockHash
-from semanticd.domain.model_cache_spec import ModelCacheSpec
 
 MAX_QUESTIONS = 64
 """Places whose tails are looked for once something was found: each costs a look-up in the index."""
@@ -82,7 +82,7 @@ def next_boundary(position: int, block_tokens: int) -> int:
 def match_prefix(
     token_ids: tuple[int, ...],
     *,
-    spec: ModelCacheSpec,
+    spec: BlockTree,
     limit: int,
     get: Callable[[BlockHash], Block | None],
     children: Callable[[BlockHash], Sequence[Block]],
@@ -127,7 +127,7 @@ class _Way:
 class _Search:
     token_ids: tuple[int, ...]
     _: KW_ONLY
-    spec: ModelCacheSpec
+    spec: BlockTree
     limit: int
     get: Callable[[BlockHash], Block | None]
     children: Callable[[BlockHash], Sequence[Block]]

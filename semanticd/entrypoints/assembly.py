@@ -138,6 +138,8 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         cache=daemon.cache,
         health=_Health(daemon, state),
         metrics_text=daemon.metrics.text,
+        shared=daemon.shared,
+        coverage=daemon.coverage,
         responses=daemon.responses,
         log=log,
         log_context=log_context,

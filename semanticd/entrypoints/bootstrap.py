@@ -13,10 +13,12 @@ from semanticd import __version__
 from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
+from semanticd.adapters.disk.blocks.codec import decode_foreign
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.blocks.write_policy import WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
+from semanticd.adapters.peers.http_peers import HttpPeers
 from semanticd.adapters.request_traces.writer import TraceWriter
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
@@ -25,6 +27,7 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.engine.queue import EngineQueue
+from semanticd.application.generation.coverage import CoverageService
 from semanticd.application.generation.embedding import EmbeddingService
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.recorder import TurnRecorder
@@ -43,6 +46,7 @@ from semanticd.application.services.models import ModelsService
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
+from semanticd.application.services.shared_blocks import SharedBlocks
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.waits import Waits
@@ -67,6 +71,9 @@ class Daemon:
     responses: StoredResponses
     generate: GenerateService
     tokens: TextTokensService
+    coverage: CoverageService
+    shared: SharedBlocks
+    peers: HttpPeers | None
     embedding: EmbeddingService
     chat: Chat
     agents: AgentsService
@@ -123,6 +130,7 @@ def build(
     response_archive = DiskResponseArchive.open(warm.folder.responses, clock=clock, log=log)
     responses = StoredResponses(archive=response_archive)
     warm.when_pruned(archive.forget_blocks)
+    peers = open_peers(settings, metrics=metrics, log=log)
     queue = EngineQueue(
         max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
     )
@@ -133,6 +141,7 @@ def build(
         post=queue.post,
         metrics=metrics,
         log=log,
+        peers=peers,
     )
     registry = AgentRegistry(store=store, archive=archive, clock=clock, post=queue.post)
     limits = SchedulerLimits(
@@ -208,6 +217,9 @@ def build(
         responses=responses,
         generate=generate,
         tokens=TextTokensService(models=models, places=places),
+        coverage=CoverageService(models=models, store=store),
+        shared=SharedBlocks(warm),
+        peers=peers,
         embedding=EmbeddingService(engine=engine, models=models, places=places, clock=clock, metrics=metrics),
         chat=Chat(generate=generate, agents=agents),
         agents=agents,
@@ -223,6 +235,15 @@ def build(
         traces=trace_writer(settings, metrics=metrics, log=log),
         device=device,
     )
+
+
+def open_peers(settings: Settings, *, metrics: Metrics, log: Log) -> HttpPeers | None:
+    """Return what asks other machines for blocks; None unless the settings name some."""
+    urls, security = settings.agent.peers, settings.security
+    if not urls:
+        return None
+    key = security.peer_key or next(iter(security.api_key), None)
+    return HttpPeers(urls, key=key, decode=decode_foreign, metrics=metrics, log=log)
 
 
 def trace_writer(settings: Settings, *, metrics: Metrics, log: Log) -> TraceWriter | None:
@@ -258,4 +279,6 @@ def close(daemon: Daemon) -> None:
         stack.callback(daemon.response_archive.close)
         if daemon.traces is not None:
             stack.callback(daemon.traces.close)
+        if daemon.peers is not None:
+            stack.callback(daemon.peers.close)
         stack.callback(daemon.engine.stop)

@@ -13,6 +13,7 @@ from semanticd.domain.limits import Limits
 ROOT = Path(__file__).resolve().parents[2]
 
 CONNECTIONS = "integration/http/test_connections.py"
+BLOCKS = "integration/http/test_blocks.py"
 GUARDS = "integration/http/test_guards.py"
 GENERATE = "integration/services/test_generate.py"
 STORE = "unit/application/services/test_stored_responses.py"
@@ -47,6 +48,9 @@ HELD_BY: dict[str, tuple[str, str]] = {
         "test_json_with_no_or_more_than_one_meaning_is_refused",
     ),
     "messages": (GUARDS, "test_messages_have_a_limit_in_every_dialect"),
+    "peer_reads": (BLOCKS, "test_a_few_are_answered_at_a_time_and_others_are_told_to_come_again"),
+    "peer_tokens": (BLOCKS, "test_a_malformed_question_is_refused_by_its_field"),
+    "peers": ("unit/adapters/config/test_config.py", "test_peers_are_servers_and_a_folder_is_none"),
     "embedding_inputs": (
         "integration/http/test_embeddings.py",
         "test_what_is_no_list_of_texts_is_refused_with_its_field",

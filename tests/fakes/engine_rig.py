@@ -36,6 +36,7 @@ from semanticd.application.engine.running_sequence import (
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.ports.memory import AmpleMemory, MachineMemory
+from semanticd.application.ports.peers import Peers
 from semanticd.application.ports.telemetry import Telemetry
 from semanticd.application.ports.warm_store import WarmStore
 from semanticd.domain.generation import CacheReport, FinishReason, SamplingParams, TokenLogprob, Usage
@@ -167,6 +168,7 @@ class EngineRig:
         snapshot_tokens: int = SNAPSHOT_TOKENS,
         memory: MachineMemory | None = None,
         plan: BudgetPlan | None = None,
+        peers: Peers | None = None,
     ) -> None:
         """Wire it; nothing runs before the `with`."""
         self.runner = runner or HashRunner()
@@ -193,6 +195,7 @@ class EngineRig:
             post=self.queue.post,
             metrics=self.metrics,
             log=self.log,
+            peers=peers,
         )
         self.agents = AgentRegistry(
             store=self.store, archive=self.archive, clock=self.clock, post=self.queue.post

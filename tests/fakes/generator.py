@@ -11,6 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from semanticd.application.generation.coverage import PrefixCoverage
 from semanticd.application.generation.embedding import EmbeddingRequest, Embeddings
 from semanticd.application.generation.text_tokens import ReadText, TextToRead
 from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPrompt, ToolCallPart
@@ -237,6 +238,11 @@ class ScriptedGenerator:
             struct.pack(f"<{size}f", float(len(text)), *[0.0] * (size - 1)) for text in request.texts
         )
         return Embeddings(TINY, vectors, sum(map(len, request.texts)))
+
+    async def of(self, model: str, token_ids: tuple[int, ...]) -> PrefixCoverage:
+        """Say that all but the last token is hot."""
+        await self.count_tokens(model, TextPrompt(""))
+        return PrefixCoverage(len(token_ids), hot_tokens=len(token_ids) - 1)
 
     async def encode(self, model: str, text: TextToRead) -> ReadText:
         """Number the words, which are the pieces; the context has 8192 tokens."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
+from semanticd.application.services.shared_blocks import SharedBlocks
 from tests.fakes.agents_service import FakeAgents
 from tests.fakes.cache_service import FakeCache
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.models_service import FakeModels
+from tests.fakes.warm_store import MemoryWarmStore
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ def make_services(generator: ScriptedGenerator | None = None, **changes: Any) ->
         "models": FakeModels("tiny", aliases=("small",)),
         "cache": FakeCache(),
         "health": FakeHealth(),
+        "shared": SharedBlocks(MemoryWarmStore()),
+        "coverage": generator,
         "metrics_text": lambda: b"# HELP semanticd_up 1 while up\nsemanticd_up 1\n",
     }
     return HttpServices(**{**given, **changes})

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from semanticd.adapters.disk.blocks.codec import encode
 from semanticd.application.ports.warm_store import (
     BlockRecord,
     ModelSize,
@@ -101,6 +102,13 @@ class MemoryWarmStore:
         waiting, self._waiting = self._waiting[:most], self._waiting[len(self._waiting[:most]) :]
         for write in waiting:
             write.result.set_result(self._store(write.records))
+
+    # ---- BlockFiles
+
+    def read_file(self, block_hash: BlockHash) -> bytes | None:
+        """Return a block file as the disk has it; None when it is missing or broken."""
+        record = self.read(block_hash).result()
+        return None if record is None else b"".join(encode(record).pieces)
 
     # ---- WarmStore
 

@@ -128,6 +128,11 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
             Panel("Disk times, p95", "s", "Checks and fsync included.", [(quantile(0.95, "warm_read_seconds"), "read a block"), (quantile(0.95, "warm_write_seconds"), "write a group")]),
             Panel("Disk trouble", "short", "Nought on a healthy machine, but for pruned and refused under a cap.", _trouble()),
         ],
+        [
+            Panel("Blocks of peers", "short", "Prompts that peers were asked about, blocks that they have, and that they brought.", [(per_second("peer_lookups_total", by="peer"), "asked: {{peer}}"), (per_second("peer_found_blocks_total", by="peer"), "found: {{peer}}"), (per_second("peer_read_blocks_total", by="peer"), "read: {{peer}}")]),
+            Panel("Traffic from peers", "Bps", "Block files.", [(per_second("peer_read_bytes_total", by="peer"), "{{peer}}")]),
+            Panel("Failures of peers", "short", "Each costs a recompute; the peer is left alone for a while.", [(increase("peer_failures_total", by="peer, reason"), "{{peer}}: {{reason}}")]),
+        ],
     ],
     "Process": [
         [

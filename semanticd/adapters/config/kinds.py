@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from semanticd.domain.model_name import HUB, is_path
+from urllib.parse import urlsplit
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -90,6 +89,28 @@ def texts(expected: str) -> Kind:
     return Kind(expected, read)
 
 
+def urls(*, most: int) -> Kind:
+    """At most so many addresses of HTTP servers: a TOML list, or separated by commas; no folders, users or paths."""
+    plain = texts("addresses")
+
+    def read(value: object) -> tuple[str, ...]:
+        found = tuple(item.rstrip("/") for item in plain.read(value))
+        if len(found) > most or not all(_is_server(item) for item in found):
+            raise ValueError
+        return tuple(dict.fromkeys(found))
+
+    return Kind(
+        f"at most {most} addresses such as http://mac-2:8000, separated by commas; a folder is none", read
+    )
+
+
+def _is_server(text: str) -> bool:
+    parts = urlsplit(text)
+    rest = parts.path or parts.query or parts.fragment or parts.username or parts.password
+    # Asking for the port checks it.
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not rest and parts.port != 0
+
+
 def choice(*choices: str, fold: Callable[[str], str] = str.lower) -> Kind:
     """One of some words, in either case."""
 
@@ -126,26 +147,6 @@ def folder() -> Kind:
             raise ValueError from error  # `~` with the name of no user
 
     return Kind("a folder's path", read)
-
-
-def model() -> Kind:
-    """A model's name, or a path; a relative one starts at the working folder."""
-
-    def read(value: object) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError
-        name = value.strip()
-        try:
-            return str(Path(name).expanduser().absolute()) if means_path(name) else name
-        except (OSError, RuntimeError) as error:
-            raise ValueError from error  # `~` with the name of no user, a name that the system refuses
-
-    return Kind("a model's name", read)
-
-
-def means_path(name: str) -> bool:
-    """Whether a model's name means a path as it is typed here; a plain word is a name, whatever lies here under it."""
-    return is_path(name) or (not name.startswith(HUB) and "/" in name and Path(name).exists())
 
 
 def _bounds(minimum: float, maximum: float | None) -> str:

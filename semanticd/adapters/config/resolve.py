@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -142,6 +143,12 @@ def _contradictions(settings: Settings) -> list[str]:
         found.append(
             f"server.ollama_port = {server.ollama_port} is server.port too, on which Ollama's API is served already: "
             "leave SEMANTIC_SERVER_OLLAMA_PORT out, or change one of the two"
+        )
+    foreign = [url for url in settings.agent.peers if not is_loopback(urlsplit(url).hostname or "")]
+    if foreign and not (settings.security.peer_key or settings.security.api_key):
+        found.append(
+            f"agent.peers names another machine ({foreign[0]}), which shows its blocks to nobody without a key: set "
+            "SEMANTIC_PEER_KEY, or the same SEMANTIC_API_KEY on all machines"
         )
     if mlx.max_queue_per_agent > mlx.max_queue:
         found.append(

@@ -20,13 +20,14 @@ from semanticd.adapters.config.kinds import (
     choice,
     flag,
     folder,
-    model,
     number,
     text,
     texts,
+    urls,
     whole,
 )
 from semanticd.control.address import default_runtime_dir
+from semanticd.domain.limits import LIMITS
 
 APP = "semanticd"
 
@@ -51,7 +52,7 @@ class MlxSettings:
 
     model_id: str | None = setting(
         None,
-        model(),
+        text("a model's name"),
         "Model to serve: alias, `hf:org/name`, folder or file; none: by machine.",
     )
     cache_budget_mb: int | Literal["auto"] = setting(
@@ -155,6 +156,13 @@ class AgentSettings:
     write_budget_gb_per_day: float | None = setting(
         None, number(minimum=0.001), "GiB that may be written per day, to spare the disk; none: no limit."
     )
+    peers: tuple[str, ...] = setting(
+        (),
+        urls(most=LIMITS.peers),
+        "Daemons on other machines whose blocks are read where they are missing here (`http://mac-2:8000,…`).",
+        env="SEMANTIC_PEERS",
+        guarded=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +235,13 @@ class SecuritySettings:
     )
     admin_key: str | None = setting(
         None, text("a key"), "Key of the `/admin` routes.", env="SEMANTIC_ADMIN_KEY", secret=True
+    )
+    peer_key: str | None = setting(
+        None,
+        text("a key"),
+        "API key that peers ask for; none: the first key of `SEMANTIC_API_KEY`.",
+        env="SEMANTIC_PEER_KEY",
+        secret=True,
     )
 
 

@@ -37,8 +37,10 @@ from semanticd.adapters.http.openai.responses.resource import (
 )
 from semanticd.adapters.http.openai.responses.stored import InputItems, KeptResponse
 from semanticd.adapters.http.operations.admin import AdminCaches, AdminModels
+from semanticd.adapters.http.operations.blocks import SharedBlockFiles
 from semanticd.adapters.http.operations.docs import Docs, OpenApi
 from semanticd.adapters.http.operations.health import Health, Metrics, Model, Models, Root
+from semanticd.adapters.http.operations.prefix import PrefixLookup
 from semanticd.adapters.http.operations.text_tokens import TextToTokens, TokensToText
 from semanticd.adapters.http.operations.tokenize import Tokenize
 from semanticd.domain.errors import InvalidRequestError, SemanticError
@@ -63,6 +65,10 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
 
     app.add_route("/v1/models", Models(services.models))
     app.add_route("/v1/models/{name:path}", Model(services.models, config))
+    blocks = SharedBlockFiles(services.shared, config)
+    app.add_route("/v1/blocks/lookup", blocks, suffix="lookup")
+    app.add_route("/v1/blocks/{block_hash}", blocks)
+    app.add_route("/v1/prefix/lookup", PrefixLookup(gateway, config))
     app.add_route("/v1/tokenize", Tokenize(gateway, config))
     app.add_route("/tokenize", TextToTokens(gateway, config))
     app.add_route("/detokenize", TokensToText(gateway, config))

@@ -102,7 +102,7 @@ _ENGINE: Mapping[str, MetricSpec] = {
     ),
     "preemptions_total": MetricSpec("counter", "Sequences set back to waiting because memory ran short."),
     "prefilled_tokens_total": MetricSpec(
-        "counter", "Prompt tokens computed in prefill chunks, whether or not their requests finished."
+        "counter", "Prompt tokens computed in prefill chunks, whatever became of their requests."
     ),
     "unanswered_tokens_total": MetricSpec(
         "counter",
@@ -194,6 +194,19 @@ _WARM: Mapping[str, MetricSpec] = {
     "agent_load_errors_total": MetricSpec("counter", "Agent records that could not be read."),
 }
 
+_PEERS: Mapping[str, MetricSpec] = {
+    "peer_lookups_total": MetricSpec("counter", "Prompts that a peer was asked about.", ("peer",)),
+    "peer_found_blocks_total": MetricSpec("counter", "Blocks that a peer said it has.", ("peer",)),
+    "peer_read_blocks_total": MetricSpec("counter", "Blocks that a peer brought.", ("peer",)),
+    "peer_read_bytes_total": MetricSpec("counter", "Bytes of block files that a peer brought.", ("peer",)),
+    "peer_failures_total": MetricSpec(
+        "counter",
+        "Questions and blocks that failed, by reason: unreachable, timed_out, refused, busy, gone, malformed, "
+        "too_large, cut_off, damaged.",
+        ("peer", "reason"),
+    ),
+}
+
 _DAEMON: Mapping[str, MetricSpec] = {
     "build_info": MetricSpec("gauge", "1; the daemon's version is in the label.", ("version",)),
     "model_weights_bytes": MetricSpec("gauge", "Bytes of a loaded model's weights.", ("model",)),
@@ -209,6 +222,7 @@ GROUPS: Final[Mapping[str, Mapping[str, MetricSpec]]] = {
     "Engine": _ENGINE,
     "Hot tier": _HOT,
     "Warm tier and agents on disk": _WARM,
+    "Peers": _PEERS,
     "Models and control": _DAEMON,
 }
 """The catalogue as the documentation shows it."""

@@ -20,11 +20,13 @@ from semanticd.application.cache.chain_lookup import ChainLookup
 from semanticd.application.cache.reservation import Reservation
 from semanticd.application.cache.write_behind import LEAVES_UNWRITTEN, WriteBehind
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
+from semanticd.application.ports.peers import Peers
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, LostFile, hash_block
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.block_pool import AgentPlace, BlockPool, HotBlock, HotUse, PoolLedger
+from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
@@ -37,6 +39,10 @@ _DEMOTED_AT_ONCE = 64
 """Agents that may be demoted at one turn's end, at most."""
 _SCARCE_SHARE = 1 / 8
 """RAM is short when less than this share of the budget is free: the limit on hot agents binds from there on."""
+
+
+_Get = Callable[[BlockHash], Block | None]
+_Children = Callable[[BlockHash], Sequence[Block]]
 
 
 @dataclass(slots=True)
@@ -81,8 +87,9 @@ class AgentCacheStore:
         post: Callable[[Callable[[], None]], object],
         metrics: Metrics,
         log: Log,
+        peers: Peers | None = None,
     ) -> None:
-        """Begin empty; `post` runs a function on the engine thread soon."""
+        """Begin empty; `post` runs a function on the engine thread soon. `peers` bring what is not here."""
         self.pool = BlockPool(budget_bytes=budget_bytes)
         self.planned_bytes = budget_bytes
         """The budget while memory is not short."""
@@ -90,6 +97,8 @@ class AgentCacheStore:
         self.counters = CacheCounters()
         self._max_agents = max_agents_in_memory
         self._warm = warm
+        self.peers = peers
+        """Machines that may have what is not here."""
         self._post = post
         self._metrics = metrics
         self._log = log
@@ -161,23 +170,40 @@ class AgentCacheStore:
         root: BlockHash | None = None,
         chain: BlockChain | None = None,
         hot_only: bool = False,
+        offered: OfferedBlocks | None = None,
     ) -> PrefixMatch:
         """Return the longest prefix of at most `limit` tokens that is hot or warm, below `root` (None: the shared).
 
-        `chain` names the full blocks that `token_ids` begin with.
+        `chain` names the full blocks that `token_ids` begin with; `offered` are blocks of them that peers have.
         """
         warm = None if hot_only else self._warm
         lookup = ChainLookup(pool=self.pool, warm=warm, token_ids=token_ids, chain=chain)
+        get: _Get = lookup.get
+        children: _Children = self.pool.children if hot_only else self.children
+        if offered:
+            get, children = self._with_offered(offered, get, children)
         with self.lock:
             return match_prefix(
                 token_ids,
                 spec=spec,
                 limit=limit,
-                get=lookup.get,
-                children=self.pool.children if hot_only else self.children,
+                get=get,
+                children=children,
                 root=root,
                 chain=chain,
             )
+
+    @staticmethod
+    def _with_offered(offered: OfferedBlocks, get: _Get, children: _Children) -> tuple[_Get, _Children]:
+        def get_any(name: BlockHash) -> Block | None:
+            return get(name) or offered.by_name.get(name)
+
+        def all_children(parent: BlockHash) -> list[Block]:
+            found = list(children(parent))
+            here = {block.block_hash for block in found}
+            return found + [b for b in offered.by_parent.get(parent, ()) if b.block_hash not in here]
+
+        return get_any, all_children
 
     def _get(self, block_hash: BlockHash) -> Block | None:
         hot = self.pool.get(block_hash)
@@ -210,7 +236,15 @@ class AgentCacheStore:
     # Restoring.
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
-        """Begin to read a warm block."""
+        """Begin to read a block that is warm, or that a peer has."""
+        if self.peers is not None and self.peers.holds(block_hash) and not self._is_warm(block_hash):
+            return self.peers.read(block_hash)
+        return self._read_warm(block_hash)
+
+    def _is_warm(self, block_hash: BlockHash) -> bool:
+        return self._warm is not None and self._warm.get(block_hash) is not None
+
+    def _read_warm(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         if self._warm is None:
             future: Future[BlockRecord | None] = Future()
             future.set_result(None)
@@ -224,7 +258,7 @@ class AgentCacheStore:
     def verify_soon(self, names: Iterable[BlockHash]) -> None:
         """Read blocks in the background, so that damaged ones are found and written again when they are computed."""
         for name in names:
-            self.read(name).add_done_callback(partial(self._verified, name))
+            self._read_warm(name).add_done_callback(partial(self._verified, name))
 
     def _verified(self, block_hash: BlockHash, done: Future[BlockRecord | None]) -> None:
         # On the reader's thread.
@@ -243,7 +277,9 @@ class AgentCacheStore:
         payload = self.load(record)
         if payload is None:
             return False
-        self._insert(record.block, payload, record.fingerprint, dirty=False)
+        # What a peer brought is written here as if it had been computed here.
+        dirty = self.peers is not None and not self._is_warm(record.block.block_hash)
+        self._insert(record.block, payload, record.fingerprint, dirty=dirty)
         return True
 
     def load(self, record: BlockRecord) -> BlockPayload | None:
@@ -270,7 +306,7 @@ class AgentCacheStore:
         block = self.pool.get(block_hash)
         record = self._record_of(block) if block is not None else None
         if record is None:
-            return self.read(block_hash)
+            return self._read_warm(block_hash)
         future: Future[BlockRecord | None] = Future()
         future.set_result(record)
         return future
@@ -468,6 +504,11 @@ class AgentCacheStore:
         future: Future[WriteResult] = Future()
         future.set_result(WriteResult(0, 0, len(names), 0, "there is no warm store", names))
         return future
+
+    def keep_read(self, record: BlockRecord) -> None:
+        """Hand a block that was read, and does not become hot, to the disk where it came from a peer."""
+        if self.peers is not None and not self._is_warm(record.block.block_hash):
+            self.adopt([record])
 
     def _runner_of(self, fingerprint: ModelFingerprint) -> ModelRunner | None:
         runners = self._runners.get(fingerprint)

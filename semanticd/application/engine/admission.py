@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.engine.peer_lookup import PeerLookup
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceStarted
@@ -79,7 +81,7 @@ class Admission:
         room: Room,
         telemetry: EngineTelemetry,
     ) -> None:
-        """Take blocks from this store; reads that end come back through `queue`."""
+        """Take blocks from this store and its peers; reads that end come back through `queue`."""
         self._room = room
         self._store = store
         self._agents = agents
@@ -94,9 +96,10 @@ class Admission:
         self._streaming = StreamingRestore(
             store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock
         )
+        self._lookup = PeerLookup(store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock)
 
     def try_start(self, running: RunningSequence) -> None:
-        """Match, and either begin to restore, start, or mark the sequence as not fitting now.
+        """Match, and either ask peers, begin to restore, start, or mark the sequence as not fitting now.
 
         Raises:
             RequestTooLargeError: It can never fit the budget.
@@ -105,6 +108,8 @@ class Admission:
         cold: list[Block] = []
         if not running.restored:
             running.reservation = self._store.reserve()
+            if self._lookup.ask(running):
+                return
             cold = self._find(running)
         elif not all(self._store.is_hot(block.block_hash) for block in _blocks(running.match)):
             running.match = self._hot_part(running)
@@ -140,18 +145,40 @@ class Admission:
             limit=limit,
             root=running.submission.root,
             chain=running.sequence.chain,
+            offered=running.offered,
         )
+        running.from_peers = self._from_peers(running)
         running.beyond = ()
         self._refuse_what_never_fits(running)
         if not self._others_run(running):
             # No other sequence will make room by ending: what leaves none for the running cache is read into it later.
             running.match, running.beyond = self._fitting_part(running)
+        if not self._lookup.is_worth(running, self._compute_s(running, running.from_peers.values())):
+            running.offered = None
+            return self._find(running)
         cold = [b for b in _blocks(running.match) if not self._store.is_hot(b.block_hash)]
         if cold and (running.disk_failed or not self._worth_restoring(running, cold)):
             running.match = self._hot_part(running)
             running.beyond = ()
             cold = []
         return cold
+
+    @staticmethod
+    def _from_peers(running: RunningSequence) -> dict[BlockHash, Block]:
+        """Return the blocks of a match that were found at peers only: hot and warm ones are other objects."""
+        offered = running.offered
+        if not offered:
+            return {}
+        return {
+            block.block_hash: block
+            for block in _blocks(running.match)
+            if offered.by_name.get(block.block_hash) is block
+        }
+
+    def _compute_s(self, running: RunningSequence, blocks: Iterable[Block]) -> float:
+        """Return how long computing these blocks' tokens takes, by what was measured (seconds); inf: not known."""
+        rate = self._scheduler.prefill_rate(running.sequence.model_id)
+        return sum(block.num_tokens for block in blocks) / rate if rate else math.inf
 
     def _give_up_room(self, running: RunningSequence) -> None:
         running.reservation.end()
@@ -238,6 +265,7 @@ class Admission:
         """Whether reading these blocks beats computing their tokens, by what was measured so far."""
         counters = self._store.counters
         rate = self._scheduler.prefill_rate(running.sequence.model_id)
+        cold = [block for block in cold if block.block_hash not in running.from_peers]
         if not rate or not counters.restored_bytes:
             return True
         restore_s = sum(block.num_bytes for block in cold) * counters.restore_s / counters.restored_bytes
@@ -297,7 +325,10 @@ class Admission:
         running.pending_reads -= 1
         if record is None:
             # Where one block is missing or damaged, more may be; what follows is computed and must be written again.
-            self._store.verify_soon([*restoring.reading, *restoring.to_read])
+            self._store.verify_soon(
+                other for other in (*restoring.reading, *restoring.to_read) if other not in running.from_peers
+            )
+            self._note_peer_failed(running, name)
             if running.match.state is not None and running.num_rematched < MAX_REMATCHES:
                 self._match_anew(restoring, read_until=read_at)
             else:
@@ -312,6 +343,13 @@ class Admission:
             self._end_restoring(restoring, read_until=restoring.progress_at)
         else:
             self._read_more(restoring)
+
+    @staticmethod
+    def _note_peer_failed(running: RunningSequence, name: BlockHash) -> None:
+        """Take nothing more from peers for this sequence where one did not bring this block."""
+        if name in running.from_peers:
+            running.peer_failed = True
+            running.offered = None
 
     def _bring_match(self, restoring: _Restoring) -> bool:
         """Bring what was read into the pool, in order, up to the first block that is not there yet.
@@ -350,7 +388,7 @@ class Admission:
         running = restoring.running
         del self._restoring[running.sequence_id]
         running.pending_reads = 0
-        if restoring.num_bytes and running.restore_began_at is not None:
+        if restoring.num_bytes and running.restore_began_at is not None and not running.from_peers:
             counters = self._store.counters
             counters.restore_s += read_until - running.restore_began_at
             counters.restored_bytes += restoring.num_bytes
@@ -374,9 +412,10 @@ class Admission:
 
     def check_deadlines(self) -> None:
         """Stop waiting for blocks that do not come; what they hold is computed."""
-        if not self._restoring and not self._streaming.is_busy:
+        if not self.is_restoring:
             return
         now = self._clock.monotonic()
+        self._lookup.check_deadlines(now)
         for restoring in list(self._restoring.values()):
             if now >= min(restoring.progress_at + READ_DEADLINE_S, restoring.give_up_at):
                 self._log.warning(
@@ -387,19 +426,22 @@ class Admission:
                 )
                 self._metrics.restore_timed_out()
                 restoring.running.disk_failed = True
+                for name in (*restoring.reading, *restoring.to_read):
+                    self._note_peer_failed(restoring.running, name)
                 self._end_restoring(restoring, read_until=now)
         self._streaming.check_deadlines(now, READ_DEADLINE_S)
 
     @property
     def is_restoring(self) -> bool:
-        """Whether a sequence waits for the disk."""
-        return bool(self._restoring) or self._streaming.is_busy
+        """Whether a sequence waits for the disk, or for peers."""
+        return bool(self._restoring) or self._streaming.is_busy or self._lookup.is_busy
 
     def forget(self, sequence_id: SequenceId) -> None:
         """Drop what is noted of a sequence that ended or was preempted; its reservation ends by itself."""
         self._restoring.pop(sequence_id, None)
         self._ready.pop(sequence_id, None)
         self._streaming.forget(sequence_id)
+        self._lookup.forget(sequence_id)
 
     def _hot_part(self, running: RunningSequence) -> PrefixMatch:
         """Return the part of a sequence's match that is hot; the match itself when all of it is."""
@@ -504,6 +546,7 @@ class Admission:
                 block_tokens=running.spec.block_tokens,
                 decode=running.model.tokenizer.decode,
                 system_tokens=running.submission.system_tokens,
+                peer_failed=running.peer_failed,
                 same_model=agent is None or agent.model in (None, running.model.fingerprint),
             )
         sequence.cache = replace(report, miss=miss)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from semanticd.application.cache.reservation import Reservation
 from semanticd.application.ports.inference import DecodedToken, LoadedModel, ModelRunner, StreamDecoder
+from semanticd.domain.block import Block
 from semanticd.domain.block_chain import BlockChain
+from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
@@ -142,6 +144,14 @@ class RunningSequence:
     """Blocks that were read for it before a damaged one made it match anew."""
     num_rematched: int = 0
     """How often a damaged block made it match anew."""
+    asked_peers: bool = False
+    """Whether it is settled what peers have of its prompt."""
+    offered: OfferedBlocks | None = None
+    """What peers say they have of its prompt."""
+    from_peers: Mapping[BlockHash, Block] = field(default_factory=dict)
+    """Blocks of the match that are to come from peers."""
+    peer_failed: bool = False
+    """Whether a peer did not bring a block that it has, so that it is computed."""
     pending_reads: int = 0
     """Blocks that are still to arrive from the disk."""
     restore_began_at: float | None = None

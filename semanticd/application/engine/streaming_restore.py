@@ -106,11 +106,14 @@ class StreamingRestore:
             return  # It ended, was preempted, or no longer waits for the disk.
         payload = None if record is None else self._store.load(record)
         if record is None or payload is None:
+            running.peer_failed |= record is None and stream.blocks[0].block.block_hash in running.from_peers
             self._end(stream)
             return
-        counters = self._store.counters
-        counters.restore_s += seconds
-        counters.restored_bytes += record.block.num_bytes
+        self._store.keep_read(record)
+        if record.block.block_hash not in running.from_peers:
+            counters = self._store.counters
+            counters.restore_s += seconds
+            counters.restored_bytes += record.block.num_bytes
         running.restore_s += seconds
         running.restored |= {record.block.block_hash}
         self._append(running, stream.blocks.popleft(), payload)

@@ -80,7 +80,6 @@ class StatusService:
                     bytes_per_token=model.runner.spec.bytes_per_token,
                     precision=model.runner.spec.precision,
                     block_bytes=model.runner.spec.stored_bytes(model.runner.spec.block_tokens),
-                    compute_dtype=model.description.get("compute_dtype"),
                 )
                 for model_id, model in self._engine.models.items()
             ),
@@ -92,6 +91,7 @@ class StatusService:
             cache=self.cache(),
             outcomes=self._outcomes.facts(),
             savings=self._savings.facts(),
+            peers=self._store.peers.facts() if self._store.peers is not None else (),
         )
 
     def counters(self) -> CacheCounters:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from semanticd.application.ports.peers import PeerFacts
 from semanticd.application.services.outcomes import OutcomeFacts
-from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
+from semanticd.application.services.plain import AS_CLASS, FLAT
 from semanticd.application.services.savings import SavingsFacts
 from semanticd.application.services.waits import Reason as WaitReason
 from semanticd.domain.block_pool import HotBlock
@@ -29,8 +30,6 @@ class LoadedModelFacts:
     precision: StoragePrecision
     block_bytes: int
     """What a whole block takes, in RAM and, without its file's head, on disk."""
-    compute_dtype: str | None = field(default=None, metadata=IF_KNOWN)
-    """What its layers compute in: float32, bfloat16, float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +115,7 @@ class DaemonStatus:
     cache: CacheFacts
     outcomes: OutcomeFacts
     savings: SavingsFacts
+    peers: tuple[PeerFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

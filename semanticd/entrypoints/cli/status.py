@@ -8,7 +8,7 @@ import time
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
-from semanticd.control.results import CacheStats, StatusResult, read
+from semanticd.control.results import CacheStats, PeerFacts, StatusResult, read
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import json_option
@@ -62,7 +62,7 @@ def render(status: StatusResult) -> str:
         f"semanticd {status.version}: {status.state}, up {in_time(status.uptime_s)}, pid {status.pid}",
         f"address  {status.address}",
         f"socket   {status.socket}",
-        f"model    {status.model or '-'}{_computed_in(status)}{_stage(status)}",
+        f"model    {status.model or '-'}{_stage(status)}",
     ]
     lines += [
         f"         {model.id} loaded ({in_bytes(model.weights_bytes)})"
@@ -96,6 +96,9 @@ def render(status: StatusResult) -> str:
         f"tokens   {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
         f"{cache.computed_tokens} computed",
     ]
+    lines += [
+        f"{'peers' if number == 0 else '':<8} {_peer(peer)}" for number, peer in enumerate(status.peers)
+    ]
     if (unsaved := unsaved_text(cache)) is not None:
         lines.append(f"unsaved  {unsaved}")
     if (outcomes := status.outcomes) is not None:
@@ -109,6 +112,16 @@ def render(status: StatusResult) -> str:
             f"{savings.recomputed_tokens} tokens computed again after an eviction"
         )
     return "\n".join(lines)
+
+
+def _peer(peer: PeerFacts) -> str:
+    """Return one peer in a line."""
+    text = f"{peer.address}: {peer.state}, {peer.num_blocks} blocks ({in_bytes(peer.num_bytes)}) read"
+    if peer.bytes_per_s is not None:
+        text += f" at {in_bytes(int(peer.bytes_per_s))}/s"
+    if peer.num_failures:
+        text += f", {peer.num_failures} failures; last: {peer.last_failure}"
+    return text
 
 
 def keeps_nothing(status: StatusResult) -> str | None:
@@ -130,11 +143,6 @@ def unsaved_text(cache: CacheStats) -> str | None:
     if not parts:
         return None
     return f"{' and '.join(parts)} in memory only: the disk refused them; is it full? See `semanticd logs`"
-
-
-def _computed_in(status: StatusResult) -> str:
-    current = next((model for model in status.models if model.current), None)
-    return f", computed in {current.compute_dtype}" if current is not None and current.compute_dtype else ""
 
 
 def _stage(status: StatusResult) -> str:

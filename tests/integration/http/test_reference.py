@@ -44,7 +44,12 @@ def test_the_document_asks_for_the_keys_that_the_routes_declare() -> None:
         path = re.sub(r":\w+}", "}", route.template)
         for method in set(methods) - {"HEAD", "OPTIONS"}:
             asked = [name for way in described[path, method.lower()]["security"] for name in way]
-            assert asked == {"admin": ["admin"], "key": ["bearer", "key"], "open": []}[route.access], path
+            assert (
+                asked
+                == {"admin": ["admin"], "key": ["bearer", "key"], "peer": ["bearer", "key"], "open": []}[
+                    route.access
+                ]
+            ), path
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -143,6 +143,14 @@ def decode(data: bytes | memoryview, *, expected: BlockHash) -> BlockRecord:
     )
 
 
+def decode_foreign(data: bytes, expected: BlockHash) -> BlockRecord | None:
+    """Return the block held by bytes from another machine; None unless they are wholly that block."""
+    try:
+        return decode(data, expected=expected)
+    except BrokenBlockError:
+        return None
+
+
 def header_bytes(start: bytes | memoryview) -> int:
     """Return how many bytes precede the tensors, from a file's first 8; raises BrokenBlockError."""
     if len(start) < 8:

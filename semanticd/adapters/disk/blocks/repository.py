@@ -126,6 +126,11 @@ class BlockRepository:
 
     def read(self, block_hash: BlockHash) -> BlockRecord | None:
         """Return a block, or None when missing or broken: then its row goes, the file is set aside."""
+        found = self.read_file(block_hash)
+        return None if found is None else found[1]
+
+    def read_file(self, block_hash: BlockHash) -> tuple[bytes, BlockRecord] | None:
+        """Return a block's file and what it holds; None as `read`."""
         started = time.monotonic()
         stored = self.index.stored(block_hash)
         if stored is None:
@@ -153,7 +158,7 @@ class BlockRepository:
             self.counters.bytes_read += len(data)
         self._metrics.count("warm_read_bytes_total", len(data))
         self._metrics.observe("warm_read_seconds", time.monotonic() - started)
-        return record
+        return data, record
 
     def note_lost(self, names: Iterable[BlockHash], what: LostFile) -> None:
         """Remember what befell the files of these blocks; the oldest beyond a bound are forgotten."""

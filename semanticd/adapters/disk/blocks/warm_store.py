@@ -223,6 +223,17 @@ class DiskWarmStore:
             self._log.error("reading a block failed", block=block_hash.hex(), error=repr(error))
         return None
 
+    def read_file(self, block_hash: BlockHash) -> bytes | None:
+        """Return a verified block file, as it is shown to others; None when it is missing, broken or to be deleted.
+
+        Not by the I/O pool, whose readers are for this daemon's own agents: it takes as long as the disk does.
+        """
+        if self._closed or self._is_doomed(block_hash):
+            return None
+        found = self._ask(lambda: self._storage.read_file(block_hash), None)
+        # Its deletion may have been asked for while it was read.
+        return None if found is None or self._is_doomed(block_hash) else found[0]
+
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
         """Return what befell the first of these blocks whose file was lost since the start; None: no such."""
         return self._storage.lost_file(names)
@@ -440,7 +451,7 @@ class DiskWarmStore:
                 return
             self._rebuilding = True
         self._log.error(
-            "the cache index is damaged and is rebuilt from the files", index=str(self.folder.index)
+            "the cache index is damaged and is made anew from the files", index=str(self.folder.index)
         )
         self.write_queue.put(self._rebuild)
 

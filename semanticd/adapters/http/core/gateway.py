@@ -27,6 +27,7 @@ from semanticd.domain.generation import FinishReason, GenerationRequest, Generat
 from semanticd.domain.limits import LIMITS
 
 if TYPE_CHECKING:
+    from semanticd.application.generation.coverage import PrefixCoverage
     from semanticd.application.generation.embedding import EmbeddingRequest, Embeddings
     from semanticd.application.generation.service import GenerationStream
     from semanticd.application.generation.text_tokens import ReadText, TextToRead
@@ -167,6 +168,11 @@ class Gateway:
         """Return a text's token ids as the model's tokenizer has them."""
         tokens = self._services.tokens
         return await self._answering(model, lambda name: tokens.encode(name, text))
+
+    async def coverage(self, model: str, token_ids: tuple[int, ...]) -> PrefixCoverage:
+        """Return where the tokens of a prompt lie."""
+        coverage = self._services.coverage
+        return await self._answering(model, lambda name: coverage.of(name, token_ids))
 
     async def decode(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""

@@ -82,6 +82,8 @@ class Guards:
             exchange.caller = "admin"
             return None
         exchange.caller = self._check_key(scope)
+        if route.access == "peer":
+            self._check_peer(scope)
         if route.is_api or route is UNKNOWN:
             self._callers.admit(exchange.caller)
         return None
@@ -164,6 +166,12 @@ class Guards:
             if sum(hmac.compare_digest(digest, known) for known in self._keys):
                 return f"key-{digest.hex()[:8]}"
         raise AuthenticationError("the API key is not one of this server's keys")
+
+    def _check_peer(self, scope: Mapping[str, Any]) -> None:
+        if not self._keys and not (self._config.is_loopback and _from_loopback(scope)):
+            raise PermissionDeniedError(
+                "no API key is configured; without one, blocks are shown on loopback only: set SEMANTIC_API_KEY"
+            )
 
     def _check_admin(self, scope: Mapping[str, Any]) -> None:
         if self._admin_key is not None:

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from falcon.routing import CompiledRouter
 
-Access = Literal["open", "key", "admin"]
-"""`open`: nobody is asked; `key`: an API key, where there are any; `admin`: the admin key."""
+Access = Literal["open", "key", "peer", "admin"]
+"""`open`: nobody is asked; `key`: an API key, where there are any; `peer`: an API key, and without any this machine
+only; `admin`: the admin key."""
 
 COUNTED = ("/v1/", "/api/", "/tokenize", "/detokenize")
 """What lies below is counted by the rate limiter and traced."""
@@ -29,7 +30,7 @@ class Route:
     @property
     def is_api(self) -> bool:
         """Whether its requests are what clients come for: counted by the rate limiter, and traced."""
-        return self.template.startswith(COUNTED)
+        return self.access != "peer" and self.template.startswith(COUNTED)
 
 
 UNKNOWN = Route("other", "key")

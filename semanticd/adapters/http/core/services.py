@@ -16,6 +16,7 @@ from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
+    from semanticd.application.generation.coverage import Coverage
     from semanticd.application.generation.embedding import Embedder
     from semanticd.application.generation.service import Generator
     from semanticd.application.generation.text_tokens import TextTokens
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from semanticd.application.services.cache import CacheService
     from semanticd.application.services.model_facts import ModelFacts
     from semanticd.application.services.models import ModelsService
+    from semanticd.application.services.shared_blocks import SharedBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,9 @@ class HttpServices:
     health: HealthService
     metrics_text: Callable[[], bytes]
     """Returns the metrics in Prometheus' text form."""
+    shared: SharedBlocks
+    """What peers may read."""
+    coverage: Coverage
     responses: StoredResponses = field(default_factory=StoredResponses)
     log: Log = field(default_factory=NullLog)
     log_context: Callable[..., AbstractContextManager[object]] = no_log_context

@@ -23,6 +23,8 @@ from semanticd.adapters.http.openai.embeddings import wire as embeddings_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
 from semanticd.adapters.http.operations import text_tokens
 from semanticd.adapters.http.operations.admin_wire import ModelName
+from semanticd.adapters.http.operations.blocks import BlockLookup, StoredBlocks
+from semanticd.adapters.http.operations.prefix import PrefixAnswer
 from semanticd.adapters.http.operations.tokenize import Tokens
 from semanticd.domain.agent_name import AGENT_ID_PATTERN
 
@@ -112,6 +114,27 @@ OPERATIONS: tuple[Operation, ...] = (
         openai_chat_wire.ChatRequest,
         Tokens,
         query=("path",),
+    ),
+    Operation(
+        "post",
+        "/v1/prefix/lookup",
+        "Where the tokens of a prompt lie; with `path` the body is the one of that endpoint",
+        text_tokens.TokenizeRequest,
+        PrefixAnswer,
+        query=("path",),
+    ),
+    Operation(
+        "post",
+        "/v1/blocks/lookup",
+        "For peers: which blocks of a prompt are stored here",
+        BlockLookup,
+        StoredBlocks,
+    ),
+    Operation(
+        "get",
+        "/v1/blocks/{block_hash}",
+        "For peers: a block file",
+        content_type="application/octet-stream",
     ),
     Operation(
         "post",

@@ -103,7 +103,7 @@ class TextToTokens:
                 f"expected at most {self._config.max_messages} messages", param="messages"
             )
         request_id = request_context_of(req).request_id
-        text = await translated(req, lambda: _text_of(body, request_id))
+        text = await translated(req, lambda: text_of(body, request_id))
         read = await self._gateway.encode(body.model or "", text)
         if len(read.token_ids) > _MANY:
             resp.data = await asyncio.to_thread(_written, body, read)
@@ -128,7 +128,8 @@ class TokensToText:
         resp.data = msgspec.json.encode(DetokenizeAnswer(text, text))
 
 
-def _text_of(body: TokenizeRequest, request_id: RequestId) -> TextToRead:
+def text_of(body: TokenizeRequest, request_id: RequestId) -> TextToRead:
+    """Return what a body wants read; raises InvalidRequestError unless it has one of the three forms."""
     given = [name for name in ("prompt", "content", "messages") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InvalidRequestError(

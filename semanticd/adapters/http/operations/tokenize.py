@@ -63,6 +63,24 @@ READERS: Mapping[str, tuple[type[Any], Callable[[Any, Request], Prompt]]] = {
 """What `path` may be, and how such a body becomes a prompt."""
 
 
+async def read_prompt(req: Request, config: HttpConfig, *, path: str) -> tuple[str, Prompt]:
+    """Return the model's name and the prompt of a body as it would be sent to `path`.
+
+    Raises:
+        InvalidRequestError: there is no such path, or the body is none of its.
+    """
+    if path not in READERS:
+        raise InvalidRequestError(f"expected one of {', '.join(READERS)}", param="path")
+    wire_type, read = READERS[path]
+    body = await read_object(req, wire_type, config)
+    name = "input" if path == "/v1/responses" else "messages"
+    given = getattr(body, name)
+    if isinstance(given, list) and len(given) > config.max_messages:
+        raise InvalidRequestError(f"expected at most {config.max_messages} {name}", param=name)
+    model: str = body.model
+    return model, await translated(req, lambda: read(body, req))
+
+
 class Tokenize:
     """`POST /v1/tokenize`."""
 
@@ -75,15 +93,6 @@ class Tokenize:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer with the ids of the prompt that this body would be at `path`."""
-        path = req.get_param("path") or _DEFAULT
-        if path not in READERS:
-            raise InvalidRequestError(f"expected one of {', '.join(READERS)}", param="path")
-        wire_type, read = READERS[path]
-        body = await read_object(req, wire_type, self._config)
-        name = "input" if path == "/v1/responses" else "messages"
-        given = getattr(body, name)
-        if isinstance(given, list) and len(given) > self._config.max_messages:
-            raise InvalidRequestError(f"expected at most {self._config.max_messages} {name}", param=name)
-        prompt = await translated(req, lambda: read(body, req))
-        tokens = await self._gateway.tokenize(body.model, prompt)
+        model, prompt = await read_prompt(req, self._config, path=req.get_param("path") or _DEFAULT)
+        tokens = await self._gateway.tokenize(model, prompt)
         resp.data = msgspec.json.encode(Tokens(len(tokens), list(tokens)))

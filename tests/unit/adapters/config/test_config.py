@@ -35,22 +35,6 @@ def complaint(tmp_path: Path, **sources: Any) -> str:
     return failed.value.message
 
 
-@pytest.mark.parametrize(
-    ("typed", "is_path"),
-    [("./m", True), ("m.gguf", True), ("~/m", True), ("org/here", True), ("org/other", False), ("plain", False),
-     ("hf:org/here", False)],
-)  # fmt: skip
-def test_a_models_path_is_the_same_from_every_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, is_path: bool
-) -> None:
-    (tmp_path / "org" / "here").mkdir(parents=True)
-    (tmp_path / "plain").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    found = load_settings(flags={"mlx.model_id": typed}, environ={}, folder=tmp_path).settings.mlx.model_id
-    assert found == (str(tmp_path / typed.removeprefix("~/").removeprefix("./")) if is_path else typed)
-
-
 def test_every_line_of_the_settings_file_may_be_uncommented_as_it_stands(tmp_path: Path) -> None:
     lines = settings_file().splitlines()
     taken = "\n".join(re.sub(r"^#(\w+ = )", r"\1", line) for line in lines)
@@ -303,3 +287,23 @@ def test_profiles_are_read_and_their_mistakes_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=said):
             load(tmp_path, toml=mistake)
+
+
+def test_peers_are_servers_and_a_folder_is_none(tmp_path: Path) -> None:
+    env = {"SEMANTIC_PEERS": "http://mac-2:8000/, https://mac-3,http://mac-2:8000", "SEMANTIC_API_KEY": "k"}
+    assert load(tmp_path, env=env).settings.agent.peers == ("http://mac-2:8000", "https://mac-3")
+    for wrong in (
+        "/mnt/share", "file:///mnt/share", "mac-2:8000", "http://", "http://mac-2:99999", "http://[::1",
+        "http://user:secret@mac-2", "http://mac-2/v1", "http://mac-2?x", ",".join(f"http://m{n}" for n in range(17)),
+    ):  # fmt: skip
+        assert "a folder is none" in complaint(tmp_path, env={**env, "SEMANTIC_PEERS": wrong})
+
+
+def test_a_peer_on_another_machine_needs_a_key(tmp_path: Path) -> None:
+    env = {"SEMANTIC_PEERS": "http://127.0.0.1:8001,http://mac-2:8000"}
+    assert "http://mac-2:8000" in complaint(tmp_path, env=env)
+    assert load(tmp_path, env={**env, "SEMANTIC_PEER_KEY": "k"}).settings.security.peer_key == "k"
+    assert load(tmp_path, env={"SEMANTIC_PEERS": "http://127.0.0.1:8001"}).settings.agent.peers
+    loaded = load(tmp_path, dotenv="SEMANTIC_PEERS=http://127.0.0.1:8001\n")
+    assert "agent.peers" in {one.name for one in declared() if one.guarded}
+    assert loaded.settings.agent.peers == ("http://127.0.0.1:8001",)

@@ -23,6 +23,8 @@ GUARDED = {
     "server.allowed_hosts": "*",
     "security.api_key": "known-to-them",
     "security.admin_key": "known-to-them",
+    "security.peer_key": "known-to-them",
+    "agent.peers": "http://192.0.2.1:8000",
     "paths.models_dir": "/tmp/theirs",
     "paths.runtime_dir": "/tmp/theirs",
     "paths.log_dir": "/tmp/theirs",

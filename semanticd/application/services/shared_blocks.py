@@ -1,0 +1,71 @@
+"""SharedBlocks: what of this machine's warm tier others may read: blocks below the root that all agents share.
+
+An answer names no block whose tokens the asker did not send, so that nobody learns of a conversation by asking about
+its beginning. Blocks below a private root are found by nobody: their root is a secret of their agent. What is about to
+be deleted is not found. Hot blocks that are not on disk yet are not there for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from semanticd.application.ports.peers import BlockFiles
+from semanticd.domain.block_tree import NamedTree, OfferedBlock
+from semanticd.domain.errors import NotFoundError, OverloadedError
+from semanticd.domain.ids import BlockHash
+from semanticd.domain.limits import LIMITS
+from semanticd.domain.prefix_index import match_prefix
+
+_WAIT_S = 4.0
+"""How long a peer waits for its place: less than it waits for a block."""
+_RETRY_S = 1.0
+
+
+class SharedBlocks:
+    """The warm tier as peers see it; a few are answered at a time, in worker threads."""
+
+    def __init__(
+        self, files: BlockFiles, *, max_at_once: int = LIMITS.peer_reads, wait_s: float = _WAIT_S
+    ) -> None:
+        """Show these files to so many at once, for the daemon's own agents come first; others wait so long."""
+        self._files = files
+        self._wait_s = wait_s
+        self._places = asyncio.Semaphore(max_at_once)
+
+    async def take_place(self) -> Callable[[], None]:
+        """Wait for a place; returns what gives it back, to be called once, when the answer was sent.
+
+        Raises:
+            OverloadedError: others are being answered.
+        """
+        try:
+            await asyncio.wait_for(self._places.acquire(), self._wait_s)
+        except asyncio.TimeoutError as error:
+            raise OverloadedError("other peers are being answered", retry_after_s=_RETRY_S) from error
+        return self._places.release
+
+    async def look_up(self, tree: NamedTree, token_ids: tuple[int, ...]) -> list[OfferedBlock]:
+        """Return the stored blocks that cover the beginning of these tokens, parents first, the snapshot last."""
+        return await asyncio.to_thread(self._match, tree, token_ids)
+
+    async def file(self, name: BlockHash) -> bytes:
+        """Return a block file that was verified.
+
+        Raises:
+            NotFoundError: it is not stored, or was broken.
+        """
+        data = await asyncio.to_thread(self._files.read_file, name)
+        if data is None:
+            raise NotFoundError("no block of this name is stored here")
+        return data
+
+    def _match(self, tree: NamedTree, token_ids: tuple[int, ...]) -> list[OfferedBlock]:
+        files = self._files
+        match = match_prefix(
+            token_ids, spec=tree, limit=len(token_ids), get=files.get, children=files.children
+        )
+        found = [one.block for one in match.blocks if one.whole]
+        if match.state is not None:
+            found.append(match.state)
+        return [OfferedBlock(b.block_hash, b.parent, b.num_tokens, b.kind) for b in found]
