@@ -12,9 +12,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from contrib.dev.bench.raw_mlx import prompts
-from contrib.dev.bench.servers import MODEL, models_dir
-from semanticd.adapters.mlx.platform.blas import load_fast_blas
+from contrib.dev.bench.raw_mlx import load_in_float32, prompts
 from semanticd.adapters.mlx.platform.heap import return_freed_memory
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
@@ -70,19 +68,12 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    # Both before MLX is imported, or they do nothing.
+    # Before MLX is imported, or it does nothing.
     return_freed_memory(budget_bytes=4 << 30)
-    load_fast_blas()
-    import mlx.core as mx
-    from mlx_lm.utils import dequantize_model, load
-
+    model, tokenizer = load_in_float32()
     from semanticd.adapters.mlx.model.runner import MlxModelRunner
     from semanticd.adapters.mlx.platform import cpu_math
 
-    model, tokenizer = load(str(models_dir() / MODEL))[:2]
-    dequantize_model(model)
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
     (ids,) = prompts(1, LENGTH + 1, int(tokenizer.vocab_size), seed=7)
     runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32))
     taken: dict[str, list[tuple[float, float]]] = {"library": [], "off": [], "on": []}

@@ -14,9 +14,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from contrib.dev.bench.raw_mlx import prompts
-from contrib.dev.bench.servers import MODEL, models_dir
-from semanticd.adapters.mlx.platform.blas import load_fast_blas
+from contrib.dev.bench.raw_mlx import load_in_float32, prompts
 from semanticd.adapters.mlx.platform.heap import return_freed_memory
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
@@ -61,22 +59,15 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    # Both before MLX is imported, or they do nothing.
+    # Before MLX is imported, or it does nothing.
     return_freed_memory(budget_bytes=4 << 30)
-    load_fast_blas()
-    import mlx.core as mx
-    from mlx_lm.utils import dequantize_model, load
-
+    model, wrapper = load_in_float32()
     from semanticd.adapters.mlx.constraints.processor import AnswerBounds, ConstraintProcessor
     from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
     from semanticd.adapters.mlx.model.runner import MlxModelRunner
     from semanticd.adapters.mlx.platform import cpu_math
     from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 
-    model, wrapper = load(str(models_dir() / MODEL))[:2]
-    dequantize_model(model)
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
     cpu_math.install(model)
     tokenizer = MlxTokenizer(wrapper, model_type="llama")
 

@@ -25,6 +25,19 @@ def prompts(batch: int, length: int, vocabulary: int, seed: int) -> list[list[in
     return [[choose.randrange(100, vocabulary) for _ in range(length)] for _ in range(batch)]
 
 
+def load_in_float32() -> tuple[Any, Any]:
+    """Return the benchmarked model with float32 weights, and its tokenizer; MLX must not have been imported before."""
+    load_fast_blas()  # before MLX is imported, or it is not used
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load
+
+    model, tokenizer = load(str(models_dir() / MODEL))[:2]
+    dequantize_model(model)
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model, tokenizer
+
+
 def measure(model: Any, *, batch: int, length: int, vocabulary: int, steps: int) -> tuple[float, float]:
     """Return prefill and decode rates of the whole batch in tokens per second."""
     from mlx_lm.generate import BatchGenerator
@@ -51,14 +64,7 @@ def main() -> None:
     parser.add_argument("lengths", type=json.loads, help="prompts in tokens, one at a time: a JSON list")
     parser.add_argument("batches", type=json.loads, help="[prompts, tokens] at a time: a JSON list of pairs")
     options = parser.parse_args()
-    load_fast_blas()  # before MLX is imported, or it is not used
-    import mlx.core as mx
-    from mlx_lm.utils import dequantize_model, load
-
-    model, tokenizer = load(str(models_dir() / MODEL))[:2]
-    dequantize_model(model)
-    model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
+    model, tokenizer = load_in_float32()
     vocabulary = int(tokenizer.vocab_size)
     measure(model, batch=1, length=64, vocabulary=vocabulary, steps=4)
     rates: dict[str, float] = {}

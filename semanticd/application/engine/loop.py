@@ -24,7 +24,7 @@ from semanticd.application.engine.completion import RUNNING_STATES, Completion
 from semanticd.application.engine.embedding import Embedding
 from semanticd.application.engine.embedding_job import EmbeddingJob
 from semanticd.application.engine.memory_guard import EngineMemory, MemoryGuard
-from semanticd.application.engine.model_changes import WRITE_DEADLINE_S, LoadSteps, ModelChanges
+from semanticd.application.engine.model_changes import LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
 from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
@@ -51,6 +51,8 @@ _BUSY_WAIT_S = 0.05
 _IDLE_WAIT_S = 1.0
 STALLED_AFTER_S = 10.0
 """How long no write may end before blocks that are not written yet may be dropped to make room."""
+_STALLED_DISK_S = 30.0
+"""For how long, at the end, no block may reach the disk before the rest is given up; a slow disk is waited for."""
 _CHECKED_BLOCKS = 256
 """Hot blocks that an idle engine checks each time it rests."""
 _MAX_BACKOFF_S = 2.0
@@ -331,7 +333,7 @@ class BlockPoolBatchEngine:
             now = self._clock.monotonic()
             if self._store.num_writing != num_writing:
                 progress_at, num_writing = now, self._store.num_writing
-            elif now - progress_at > WRITE_DEADLINE_S:
+            elif now - progress_at > _STALLED_DISK_S:
                 self._log.warning("stopped_unwritten", num_blocks=num_writing)
                 return
 

@@ -20,8 +20,9 @@ from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.errors import ConflictError, DrainingError, ModelNotFoundError
 from semanticd.domain.ids import BlockHash, ModelId
 
-WRITE_DEADLINE_S = 30.0
-"""How long a model that leaves waits for the disk, which takes its blocks first; the rest is computed again."""
+LEAVING_WRITES_S = 30.0
+"""How long a model that leaves waits for the disk in all, which takes its blocks first: behind a slow disk a swap must
+not wait for minutes. The rest is computed again."""
 
 LoadSteps = Generator[None, None, LoadedModel]
 """See `ModelLoader.load`."""
@@ -140,7 +141,7 @@ class ModelChanges:
     def _step_removal(self, removal: _Removal) -> None:
         model = removal.model
         if not self._is_written(removal):
-            if self._clock.monotonic() - removal.began_at < WRITE_DEADLINE_S:
+            if self._clock.monotonic() - removal.began_at < LEAVING_WRITES_S:
                 return
             num_blocks = len(removal.unwritten)
             self._log.warning("model_left_unwritten", model=model.model_id, num_blocks=num_blocks)

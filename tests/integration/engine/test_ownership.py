@@ -17,7 +17,7 @@ from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.application.cache.agent_registry import MAX_AGENTS_KEPT
 from semanticd.application.engine.admission import READ_DEADLINE_S, READ_WINDOW
 from semanticd.application.engine.loop import backoff_s
-from semanticd.application.engine.model_changes import WRITE_DEADLINE_S
+from semanticd.application.engine.model_changes import LEAVING_WRITES_S
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.room import ROOM_DEADLINE_S
 from semanticd.application.ports.inference import StreamDecoder
@@ -609,7 +609,7 @@ def test_a_model_that_leaves_waits_for_a_slow_disk_for_a_limited_time() -> None:
         while not removed.done():
             # The disk does take blocks, one by one.
             rig.engine.call(lambda: rig.warm.catch_up(most=1)).result(PATIENCE_S)
-            rig.clock.advance(WRITE_DEADLINE_S / 4)
+            rig.clock.advance(LEAVING_WRITES_S / 4)
         assert rig.store.counters.lost_blocks > 0
         assert "model_left_unwritten" in rig.log.events("warning")
 

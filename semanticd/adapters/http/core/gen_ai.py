@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from semanticd.adapters.http.core.passing_stream import PassingStream
 from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Attribute
 from semanticd.domain.generation import Finished, GenerationEvent, GenerationResult, Usage
 from semanticd.domain.ids import RequestId
@@ -64,21 +65,13 @@ class GenAiFacts:
         }
 
 
-class TracedStream:
+class TracedStream(PassingStream):
     """A `GenerationStream` whose ends are noted as they pass."""
 
     def __init__(self, stream: GenerationStream, facts: GenAiFacts) -> None:
         """Observe a stream."""
-        self._stream = stream
+        super().__init__(stream)
         self._facts = facts
-        self.request_id = stream.request_id
-        self.model_id = stream.model_id
-        self.agent_id = stream.agent_id
-
-    @property
-    def adjustments(self) -> tuple[str, ...]:
-        """What was changed in the request."""
-        return self._stream.adjustments
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """Pass the events on."""
@@ -95,7 +88,3 @@ class TracedStream:
         self._facts.num_reasoning = result.usage.reasoning_tokens
         self._facts.reasons = [choice.reason.value for choice in result.choices]
         return result
-
-    async def aclose(self) -> None:
-        """Cancel what is not finished."""
-        await self._stream.aclose()

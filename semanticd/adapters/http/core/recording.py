@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from semanticd.adapters.http.core.passing_stream import PassingStream
 from semanticd.application.ports.request_traces import RecordedRequest
 from semanticd.domain.generation import (
     Finished,
@@ -107,21 +108,13 @@ class Recording:
         )
 
 
-class ObservedStream:
+class ObservedStream(PassingStream):
     """A `GenerationStream` whose events are noted as they pass."""
 
     def __init__(self, stream: GenerationStream, recording: Recording) -> None:
         """Observe a stream."""
-        self._stream = stream
+        super().__init__(stream)
         self._recording = recording
-        self.request_id = stream.request_id
-        self.model_id = stream.model_id
-        self.agent_id = stream.agent_id
-
-    @property
-    def adjustments(self) -> tuple[str, ...]:
-        """What was changed in the request."""
-        return self._stream.adjustments
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         """Pass the events on; the choices of a prompt share its cost, and have their tokens added up."""
@@ -142,7 +135,3 @@ class ObservedStream:
         result = await self._stream.result()
         self._recording.usages.append(result.usage)
         return result
-
-    async def aclose(self) -> None:
-        """Cancel what is not finished."""
-        await self._stream.aclose()
