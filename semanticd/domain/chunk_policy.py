@@ -36,6 +36,10 @@ ATTENTION_BYTES = 512 << 20
 _LEAST = 16
 _CATCH_UP = 0.1
 """How much a slow size class is drawn towards a smaller one that was faster, at each chunk of that one."""
+_FARTHER = 0.6
+"""What is expected of a speed where twice as many tokens are cached, until it is measured there."""
+_NEAR = 1024
+"""Below so many positions attention takes a small part of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,43 +69,58 @@ def attention_limit(score_bytes: int, num_cached: int) -> int:
 
 @dataclass(slots=True)
 class ChunkRates:
-    """Measured speeds (tokens per second) by size class: 17 to 32 tokens, 33 to 64, and so on.
+    """Measured speeds (tokens per second) by where a chunk ends and by its size.
 
-    A chunk of 16 tokens costs nearly what one of 128 does: what it tells of larger ones is only that they are no slower
-    a token.
+    Sizes are classed as 17 to 32 tokens, 33 to 64, and so on: a chunk of 16 tokens costs nearly what one of 128 does,
+    and what it says of larger ones is only that they are no slower a token. Ends are classed as below 2,048, 2,048 to
+    4,095, and so on: attention makes tokens dearer the more of them are cached.
     """
 
-    _rates: dict[int, float] = field(default_factory=dict)
+    _rates: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Speeds by class of end, then by class of size."""
 
-    def record(self, num_tokens: int, seconds: float) -> None:
-        """Take a chunk's time. What took longer than expected counts for more than what was quick."""
+    def record(self, num_tokens: int, seconds: float, *, num_cached: int = 0) -> None:
+        """Take the time of a chunk after `num_cached` tokens. What was slow counts for more than what was quick."""
         if seconds <= 0:
             return
+        rates = self._rates.setdefault(_end_class(num_cached + num_tokens), {})
         size, speed = _size_class(num_tokens), num_tokens / seconds
-        known = self._rates.get(size, speed)
-        self._rates[size] = (known + speed) / 2 if speed < known else 0.7 * known + 0.3 * speed
-        for larger, rate in self._rates.items():
+        known = rates.get(size, speed)
+        rates[size] = (known + speed) / 2 if speed < known else 0.7 * known + 0.3 * speed
+        for larger, rate in rates.items():
             # One slow moment must not rule a size out for ever: it would never be measured again.
-            if larger > size and rate < self._rates[size]:
-                self._rates[larger] += _CATCH_UP * (self._rates[size] - rate)
+            if larger > size and rate < rates[size]:
+                rates[larger] += _CATCH_UP * (rates[size] - rate)
 
-    def fitting(self, seconds: float, most: int) -> int:
-        """Return the tokens, at most `most`, that should be computed in so many seconds; 0: nothing was measured."""
+    def fitting(self, seconds: float, most: int, *, num_cached: int = 0) -> int:
+        """Return the tokens after `num_cached`, at most `most`, for so many seconds; 0: nothing was measured."""
         if not self._rates:
             return 0
         for size in range(_size_class(most), 0, -1):
             smallest, largest = (1 << (size - 1)) + 1, min(1 << size, most)
-            num_tokens = min(int(self._expected(size) * seconds), largest)
+            speed = self._expected(_end_class(num_cached + largest), size)
+            num_tokens = min(int(speed * seconds), largest)
             if num_tokens >= smallest:
                 return num_tokens
         return 1
 
-    def _expected(self, size: int) -> float:
-        """Return a class's speed, or the next smaller one's, or half of the next larger one's."""
-        smaller = [known for known in self._rates if known <= size]
-        if smaller:
-            return self._rates[max(smaller)]
-        return self._rates[min(self._rates)] / 2
+    def _expected(self, end: int, size: int) -> float:
+        """Return a class's speed; where it was not measured, what others of its size or of its end say of it."""
+        here = self._rates.get(end, {})
+        if size in here:
+            return here[size]
+        smaller = [known for known in here if known < size]
+        no_slower_than = here[max(smaller)] if smaller else 0.0
+        before = max((known for known in self._rates if known < end), default=None)
+        if before is not None:
+            return max(self._expected(before, size) * _FARTHER ** (end - before), no_slower_than)
+        if here:
+            return no_slower_than or here[min(here)] / 2
+        return self._expected(min(self._rates), size)
+
+
+def _end_class(position: int) -> int:
+    return max(position, _NEAR).bit_length()
 
 
 def _size_class(num_tokens: int) -> int:
@@ -137,11 +156,11 @@ def chunk_tokens(
         most = min(most, max(traits.best_tokens, EFFICIENT_TOKENS, traits.min_tokens))
     if company == "decoding":
         least = max(limits.least, traits.min_tokens)
-        wanted = rates.fitting(limits.max_stall_s * MARGIN, most) or least
+        wanted = rates.fitting(limits.max_stall_s * MARGIN, most, num_cached=num_cached) or least
     else:
         least = max(limits.least, EFFICIENT_TOKENS, traits.min_tokens)
         seconds = ALONE_S if company == "alone" else limits.max_stall_s
-        wanted = rates.fitting(seconds, most) or FIRST_TOKENS
+        wanted = rates.fitting(seconds, most, num_cached=num_cached) or FIRST_TOKENS
     wanted = min(max(wanted, least), most)
     if wanted >= num_left:
         return num_left

@@ -198,12 +198,12 @@ class Scheduler:
     # What was measured.
 
     def record_prefill(self, sequence: Sequence, *, num_tokens: int, seconds: float) -> None:
-        """Account a prefill chunk."""
+        """Account a prefill chunk, which `sequence.num_cached` counts already."""
         rates = self._rates.setdefault(sequence.model_id, _Rates())
         # The few tokens at a prompt's end cost nearly as much as many and would make every chunk look slow.
         if seconds > 0 and num_tokens >= self.limits.min_chunk:
             rates.prefill_tokens_per_s = rates.blend(rates.prefill_tokens_per_s, num_tokens / seconds)
-            rates.chunks.record(num_tokens, seconds)
+            rates.chunks.record(num_tokens, seconds, num_cached=sequence.num_cached - num_tokens)
         self._charge([sequence], seconds)
         self.record_stall(seconds)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from semanticd.domain.chunk_policy import (
@@ -143,15 +145,36 @@ def test_small_chunks_do_not_condemn_large_ones() -> None:
     # Sixteen tokens take as long as 128 do: 0.1 s. One average of all would never leave the small ones.
     rates, sizes = ChunkRates(), []
     for _ in range(12):
-        size = chunk("decoding", rates, cached=sum(sizes))
+        size = chunk("decoding", rates, cached=sum(sizes) % 1024)
+        rates.record(size, max(0.1, size / 1280), num_cached=sum(sizes) % 1024)
         sizes.append(size)
-        rates.record(size, max(0.1, size / 1280))
     assert sizes[0] == 16
     assert sizes[-1] >= 200
     # Then somebody's last few tokens, many times: they say nothing of what fits.
     for _ in range(50):
         rates.record(20, 0.1)
     assert chunk("decoding", rates) >= 200
+
+
+@pytest.mark.parametrize("order", ["ascending", "mixed", "deep first"])
+def test_chunks_last_alike_at_all_positions(order: str) -> None:
+    # From 4,000 tokens on, attention takes most of the time.
+    def seconds(num_tokens: int, cached: int) -> float:
+        return 0.01 + num_tokens * (1 + (cached + num_tokens / 2) / 4000) / 4000
+
+    rates, generator = ChunkRates(), random.Random(7)
+    positions = [generator.choice([0, 500, 2000, 8000, 30_000]) for _ in range(200)]
+    if order == "ascending":
+        positions = sorted(positions)
+    elif order == "deep first":
+        positions = [30_000] * 100 + positions
+    lasted = []
+    for cached in positions:
+        size = chunk("decoding", rates, cached=cached)
+        rates.record(size, seconds(size, cached), num_cached=cached)
+        lasted.append(seconds(size, cached))
+    assert max(lasted[20:]) <= 0.3, "max_stall_s"
+    assert sum(lasted[-50:]) / 50 > 0.1, "small chunks cost throughput"
 
 
 def test_a_slow_moment_rules_a_size_out_for_some_chunks_only() -> None:
