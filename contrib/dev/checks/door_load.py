@@ -138,14 +138,17 @@ class Check:
             ending.set()
             thread.join(60)
 
-    def random_requests(self, number: int) -> Counter[int]:
-        """Send seeded random requests of all kinds over real connections; returns their statuses."""
+    def random_requests(self, number: int, *, first: int = 0) -> Counter[int]:
+        """Send seeded random requests of all kinds over real connections, from number `first` on.
+
+        Returns their statuses.
+        """
         from tests.integration.http import test_fuzz as fuzz  # imports MLX, which --help must not wait for
 
         statuses: Counter[int] = Counter()
         good = list(fuzz.GOOD.items())
         with httpx.Client(base_url=self.daemon.url, timeout=60) as client:
-            for case in range(number):
+            for case in range(first, first + number):
                 rng = random.Random(f"door {case}")
                 url, body = rng.choice(good)
                 headers = {"content-type": "application/json"}
@@ -179,6 +182,8 @@ class Check:
         return statuses
 
 
+ROUNDS = 5
+"""Parts of the random requests; the resident memory is looked at after each."""
 FRAMING = {"content-length", "transfer-encoding", "expect", "upgrade"}
 
 
@@ -222,12 +227,18 @@ def measured(check: Check, options: argparse.Namespace) -> dict[str, Any]:
         result[kind] = check.connections(kind, options.connections // 4, options.requests)
         print(f"{kind}: {result[kind]}", file=sys.stderr)
     result["after connections"] = check.settled(descriptors=before["descriptors"])
+    statuses, rounds = Counter[int](), []
     with check.stream() as gaps:
-        statuses = check.random_requests(options.cases)
+        for number in range(ROUNDS):
+            size = options.cases // ROUNDS
+            statuses += check.random_requests(size, first=number * size)
+            rounds.append(check.resources()["rss_mib"])
+            print(f"round {number + 1} of {ROUNDS}: {rounds[-1]} MiB", file=sys.stderr)
     result["random requests"] = {
         "statuses": {str(status): number for status, number in sorted(statuses.items())},
         "longest_silence_s": round(max(gaps), 3),
         "p999_silence_s": round(statistics.quantiles(gaps, n=1000)[-1], 3),
+        "rss_mib_after_rounds": rounds,
     }
     after = check.settled(descriptors=before["descriptors"])
     result["after random requests"] = {**after, **check.well_behaved(options.requests)}
