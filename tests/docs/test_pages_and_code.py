@@ -121,3 +121,6 @@ def test_the_capacity_tables_are_what_the_script_computes(capsys: pytest.Capture
     computed = [line.replace(" x ", " × ") for line in capsys.readouterr().out.splitlines() if line]
     page = _text(DOCS / "operations.md").splitlines()
     assert [line for line in computed if line not in page] == []
+    script["show_links"](script["MODELS"])
+    page = _text(DOCS / "scaling.md").splitlines()
+    assert [line for line in capsys.readouterr().out.splitlines() if line not in page] == []

@@ -1,7 +1,8 @@
 """How many tokens of KV fit beside a model: prints Markdown tables for well-known models, from their published configs.
 
-Usage: `python contrib/dev/checks/kv_capacity.py`, and for a model of your own the same with its shape, which is in its
-`config.json`: `--name NAME --layers 32 --heads 8 --key 128 --value 128 --weights-gb 4.5`.
+Usage: `python contrib/dev/checks/kv_capacity.py`, with `--links` how quickly a peer's blocks come, and for a model of
+your own the same with its shape, which is in its `config.json`: `--name NAME --layers 32 --heads 8 --key 128
+--value 128 --weights-gb 4.5`.
 
 A token costs, in every layer that keeps all positions, `heads x (key + value)` numbers. Exact means 16 bits a
 number; q8 and q4 add a scale and an offset of 16 bits for every 64 numbers. Layers with a window keep a snapshot
@@ -19,6 +20,18 @@ from semanticd.domain.memory_plan import ModelFootprint, device_memory, fit
 GIB = 1024**3
 BITS = {"exact": 16.0, "q8": 8 + 32 / 64, "q4": 4 + 32 / 64}
 MEMORIES = (16, 24, 64)
+FRAMES = 1448 / 1538
+"""What of a wire's bits is TCP's payload, with frames of 1,500 bytes."""
+LINKS = {
+    "1 GbE": 1e9 * FRAMES / 8,
+    "2.5 GbE": 2.5e9 * FRAMES / 8,
+    "10 GbE": 10e9 * FRAMES / 8,
+    # As somebody measured it; see docs/scaling.md.
+    "Thunderbolt 4": 16.4e9 / 8,
+}
+"""Bytes per second."""
+LONG = 32_768
+"""Tokens of a long conversation."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,16 @@ def show(models: Sequence[Model]) -> None:
         print(f"| {model.name} ({model.weights_gb} GB) | {cells} |")
 
 
+def show_links(models: Sequence[Model]) -> None:
+    """Print how many tokens of KV a second come over a link, and how long those of a long conversation take."""
+    print(f"| model, stored as | {' | '.join(LINKS)} |\n|---|{'---|' * len(LINKS)}")
+    for model in models:
+        for precision in ("exact", "q4"):
+            rates = [link / model.bytes_per_token(precision) for link in LINKS.values()]
+            cells = " | ".join(f"{round(rate / 100) * 100:,} ({LONG / rate:.1f} s)" for rate in rates)
+            print(f"| {model.name}, {precision} | {cells} |")
+
+
 def main() -> int:
     """Show the well-known models, or the one that the options describe."""
     parser = argparse.ArgumentParser(
@@ -87,11 +110,13 @@ def main() -> int:
     parser.add_argument("--key", type=int, help="numbers of a head's key")
     parser.add_argument("--value", type=int, help="numbers of a head's value")
     parser.add_argument("--weights-gb", type=float, help="size of the weights")
+    parser.add_argument("--links", action="store_true", help="show how quickly blocks come over a network")
     shape = vars(parser.parse_args())
+    table = show_links if shape.pop("links") else show
     given = [name for name, value in shape.items() if name != "name" and value is not None]
     if given and len(given) < len(fields(Model)) - 1:
         parser.error("a model needs --layers, --heads, --key, --value and --weights-gb")
-    show([Model(**shape)] if given else MODELS)
+    table([Model(**shape)] if given else MODELS)
     return 0
 
 

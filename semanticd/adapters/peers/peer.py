@@ -111,9 +111,10 @@ class Peer:
         return found
 
     async def read(self, name: BlockHash, *, max_bytes: int, timeout_s: float) -> BlockRecord | None:
-        """Return a block of at most so many tensor bytes, verified; None where it fails, which is counted."""
-        # The wait for a free connection counts: who asks does not care where the time went.
-        until = self._monotonic() + timeout_s
+        """Return a block of at most so many tensor bytes, verified; None where it fails, which is counted.
+
+        It has so long from when its connection is free, which may take as long again.
+        """
         try:
             await asyncio.wait_for(self._places.acquire(), timeout_s)
         except asyncio.TimeoutError:
@@ -122,7 +123,7 @@ class Peer:
             if self.is_resting:
                 return None
             limit, path = max_bytes + _HEADER_BYTES, BLOCK_PATH + name.hex()
-            reply = await self._within(until - self._monotonic(), "GET", path, self._headers, b"", limit)
+            reply = await self._within(timeout_s, "GET", path, self._headers, b"", limit)
             record = await asyncio.to_thread(self._decode, reply.body, name)
             if record is None:
                 raise PeerFailedError(

@@ -78,7 +78,7 @@ class Peers(Protocol):
 LOOK_UP_S = 1.0
 """How long a prompt waits for what peers say they have."""
 READ_S = 8.0
-"""How long a peer has for one block, from the question on: with the look-up less than a disk's read deadline."""
+"""How long a peer has for one block, once its turn has come: with the look-up less than a disk's read deadline."""
 
 
 class BlockFiles(Protocol):
