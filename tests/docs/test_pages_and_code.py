@@ -124,3 +124,27 @@ def test_the_capacity_tables_are_what_the_script_computes(capsys: pytest.Capture
     script["show_links"](script["MODELS"])
     page = _text(DOCS / "scaling.md").splitlines()
     assert [line for line in capsys.readouterr().out.splitlines() if line not in page] == []
+
+
+def _cells(text: str) -> list[list[str]]:
+    return [
+        [re.sub(r" \(.*\)$", "", cell.strip()) for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def test_the_figures_that_open_the_readme_are_those_of_the_benchmark_page() -> None:
+    readme = _text(ROOT / "README.md").split("\n## ")[0]
+    sections = {part.split("\n")[0]: part for part in _text(DOCS / "benchmarks.md").split("\n## ")}
+    measured = []
+    for section, case, figure in (
+        ("warm_ttft", "2048", "ttft"),
+        ("restart_ttft", "2048", "ttft"),
+        ("agents", "6x3", "total"),
+    ):
+        header, _, *rows = _cells(sections[section])
+        [row] = [row for row in rows if row[:2] == [case, figure]]
+        columns = ("semanticd", "mlx_lm.server, MKL and float32", "llama.cpp")
+        measured.append([row[header.index(column)] for column in columns])
+    assert [row[1:] for row in _cells(readme)[2:]] == measured
