@@ -113,35 +113,32 @@ class Peer:
     async def read(self, name: BlockHash, *, max_bytes: int, timeout_s: float) -> BlockRecord | None:
         """Return a block of at most so many tensor bytes, verified; None where it fails, which is counted.
 
-        It has so long from when its connection is free, which may take as long again.
+        It has so long from when its turn has come. Those before it have no longer; if they fail it is not asked for.
         """
-        try:
-            await asyncio.wait_for(self._places.acquire(), timeout_s)
-        except asyncio.TimeoutError:
-            return None  # Those that hold the places say what is wrong.
-        try:
+        async with self._places:
             if self.is_resting:
                 return None
-            limit, path = max_bytes + _HEADER_BYTES, BLOCK_PATH + name.hex()
-            reply = await self._within(timeout_s, "GET", path, self._headers, b"", limit)
-            record = await asyncio.to_thread(self._decode, reply.body, name)
-            if record is None:
-                raise PeerFailedError(
-                    "damaged", f"what it sent is not block {name.hex()[:16]}…", for_long=True
-                )
-        except PeerFailedError as error:
-            self._failed_to_bring = self._failed_to_bring or error.failure not in _HARMLESS
-            self._failed(error)
-            return None
-        finally:
-            self._places.release()
+            try:
+                record, num_bytes = await self._bring(name, max_bytes=max_bytes, timeout_s=timeout_s)
+            except PeerFailedError as error:
+                self._failed_to_bring = self._failed_to_bring or error.failure not in _HARMLESS
+                self._failed(error)
+                return None
         self._failed_to_bring = False
         self._rest_s = 0.0
         self._num_blocks += 1
-        self._num_bytes += len(reply.body)
+        self._num_bytes += num_bytes
         self._metrics.count("peer_read_blocks_total", peer=self.url)
-        self._metrics.count("peer_read_bytes_total", len(reply.body), peer=self.url)
+        self._metrics.count("peer_read_bytes_total", num_bytes, peer=self.url)
         return record
+
+    async def _bring(self, name: BlockHash, *, max_bytes: int, timeout_s: float) -> tuple[BlockRecord, int]:
+        limit, path = max_bytes + _HEADER_BYTES, BLOCK_PATH + name.hex()
+        reply = await self._within(timeout_s, "GET", path, self._headers, b"", limit)
+        record = await asyncio.to_thread(self._decode, reply.body, name)
+        if record is None:
+            raise PeerFailedError("damaged", f"what it sent is not block {name.hex()[:16]}…", for_long=True)
+        return record, len(reply.body)
 
     async def _within(
         self, timeout_s: float, method: str, path: str, headers: Headers, body: bytes, max_bytes: int

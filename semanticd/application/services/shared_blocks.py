@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from semanticd.application.ports.peers import BlockFiles
 from semanticd.domain.block_tree import NamedTree, OfferedBlock
@@ -32,6 +33,8 @@ class SharedBlocks:
         self._files = files
         self._wait_s = wait_s
         self._places = asyncio.Semaphore(max_at_once)
+        # Of its own: work goes on in a thread after its asker has hung up, and must not take up everybody's.
+        self._workers = ThreadPoolExecutor(max_at_once, thread_name_prefix="semanticd-shared-blocks")
 
     async def take_place(self) -> Callable[[], None]:
         """Wait for a place; returns what gives it back, to be called once, when the answer was sent.
@@ -47,7 +50,8 @@ class SharedBlocks:
 
     async def look_up(self, tree: NamedTree, token_ids: tuple[int, ...]) -> list[OfferedBlock]:
         """Return the stored blocks that cover the beginning of these tokens, parents first, the snapshot last."""
-        return await asyncio.to_thread(self._match, tree, token_ids)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, self._match, tree, token_ids)
 
     async def file(self, name: BlockHash) -> bytes:
         """Return a block file that was verified.
@@ -55,7 +59,8 @@ class SharedBlocks:
         Raises:
             NotFoundError: it is not stored, or was broken.
         """
-        data = await asyncio.to_thread(self._files.read_file, name)
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._workers, self._files.read_file, name)
         if data is None:
             raise NotFoundError("no block of this name is stored here")
         return data

@@ -116,7 +116,10 @@ def render(status: StatusResult) -> str:
 
 def _peer(peer: PeerFacts) -> str:
     """Return one peer in a line."""
-    text = f"{peer.address}: {peer.state}, {peer.num_blocks} blocks ({in_bytes(peer.num_bytes)}) read"
+    text = (
+        f"{peer.address}: {peer.state}, asked about {peer.num_asked} prompts, "
+        f"{peer.num_blocks} blocks ({in_bytes(peer.num_bytes)}) read"
+    )
     if peer.bytes_per_s is not None:
         text += f" at {in_bytes(int(peer.bytes_per_s))}/s"
     if peer.num_failures:

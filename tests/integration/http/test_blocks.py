@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.application.services.shared_blocks import SharedBlocks
 from semanticd.domain.block import root_hash
+from semanticd.domain.ids import BlockHash
 from semanticd.domain.limits import LIMITS
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_record
@@ -173,6 +175,29 @@ async def test_a_few_are_answered_at_a_time_and_others_are_told_to_come_again(st
     assert (await client.get(f"/v1/blocks/{'ab' * 32}")).status == 404
     assert (await look_up(client, tokens="§")).status == 400
     assert names(await look_up(client))
+
+
+async def test_askers_that_hang_up_take_no_more_threads_than_those_that_wait(store: DiskWarmStore) -> None:
+    held, num_reading = threading.Event(), []
+
+    class Slow:
+        get, children = store.get, store.children
+
+        def read_file(self, name: BlockHash) -> bytes | None:
+            num_reading.append(threading.current_thread().name)
+            held.wait(30)
+            return None
+
+    shared = SharedBlocks(Slow(), max_at_once=2, wait_s=0.05)
+    try:
+        for _ in range(6):
+            release = await shared.take_place()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(shared.file(BlockHash(b"x" * 32)), 0.02)
+            release()
+        assert len(num_reading) <= 2
+    finally:
+        held.set()
 
 
 async def test_without_a_key_only_this_machine_reads_blocks() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semanticd.control.results import CacheStats, LoadedModelFacts, StatusResult
+from semanticd.control.results import CacheStats, LoadedModelFacts, PeerFacts, StatusResult
 from semanticd.entrypoints.cli.status import render
 
 MIB = 1024 * 1024
@@ -29,3 +29,20 @@ def test_what_the_disk_refused_is_said() -> None:
     assert "2 agents and 1 response in memory only: the disk refused them" in line(
         StatusResult(cache=refused), "unsaved"
     )
+
+
+def test_each_peer_has_a_line_and_its_failure_is_said() -> None:
+    peers = (
+        PeerFacts("http://mac-2:8000", "ready", 12, 9, 7, 3 * MIB, 0, 110.0 * MIB, None),
+        PeerFacts("http://mac-3:8000", "resting", 3, 0, 0, 0, 2, None, "it cannot be reached"),
+    )
+    said = render(StatusResult(peers=peers)).splitlines()
+    assert (
+        "peers    http://mac-2:8000: ready, asked about 12 prompts, 7 blocks (3.0 MiB) read at 110.0 MiB/s"
+        in said
+    )
+    assert (
+        "         http://mac-3:8000: resting, asked about 3 prompts, 0 blocks (0 B) read, 2 failures; "
+        "last: it cannot be reached" in said
+    )
+    assert not line(StatusResult(), "peers")
