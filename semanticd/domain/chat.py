@@ -89,6 +89,8 @@ class ToolSpec:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     strict: bool = False
+    input_grammar: str = ""
+    """A Lark grammar of the only argument, a string called `input`; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,6 +197,39 @@ def test_what_a_schema_asks_for_and_cannot_be_enforced_is_named(gpt: openai.Open
     assert "uniqueItems" in raw.headers["x-semantic-adjusted"]
     answer = json.loads(raw.parse().choices[0].message.content or "")
     assert all(isinstance(item, bool) for item in answer)
+
+
+GRAMMAR = r"""
+start: (KEY "=" VALUE LF)~1..2
+KEY: /[a-z]{1,4}/
+VALUE: /"[^"\n]{0,4}"/ | /[0-9]{1,3}/
+%import common.LF
+"""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_custom_tools_input_is_of_its_grammar(gpt: openai.OpenAI, stream: bool) -> None:
+    form: Any = {"type": "grammar", "syntax": "lark", "definition": GRAMMAR}
+    options: Any = {
+        "model": "default", "input": "Set it.", "tool_choice": "required", "max_output_tokens": 200,
+        "temperature": 1, "tools": [{"type": "custom", "name": "set", "format": form}],
+    }  # fmt: skip
+    told = ""
+    if stream:
+        for event in gpt.responses.create(**options, stream=True):
+            if event.type == "response.custom_tool_call_input.delta":
+                told += event.delta
+            elif event.type == "response.completed":
+                answer = event.response
+    else:
+        answer = gpt.responses.create(**options)
+    [call] = [item for item in answer.output if item.type == "custom_tool_call"]
+    assert re.fullmatch(r'([a-z]{1,4}=("[^"\n]{0,4}"|[0-9]{1,3})\n){1,2}', call.input)
+    assert told == (call.input if stream else "")
+    form["definition"] = "start: nowhere"
+    with pytest.raises(openai.BadRequestError, match=r"grammar of the tool 'set'.*nowhere") as refused:
+        gpt.responses.create(**options)
+    assert refused.value.param == "tools"
 
 
 @pytest.mark.parametrize(

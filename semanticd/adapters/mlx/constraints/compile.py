@@ -104,6 +104,8 @@ class ConstraintCompiler:
         """
         if constraint.kind == "any" or constraint.compiled is not None:
             return constraint
+        if constraint.not_enforced and not constraint.may_relax:
+            raise _refused("a tool's grammar has what cannot be enforced inside JSON", constraint)
         digest = self._digest(constraint)
         with self._lock:
             if reason := self._refused.get(digest):
@@ -112,7 +114,7 @@ class ConstraintCompiler:
             if form is None:
                 return None
             self._compiled.move_to_end(digest)
-        return replace(constraint, compiled=form, not_enforced=form.not_enforced)
+        return _with_form(constraint, form)
 
     def compile(self, constraint: OutputConstraint) -> OutputConstraint:
         """Return the constraint with its compiled form; takes its time, up to the limit.
@@ -139,7 +141,7 @@ class ConstraintCompiler:
             while self._compiled_bytes > self._limits.form_cache_bytes:
                 _, oldest = self._compiled.popitem(last=False)
                 self._compiled_bytes -= oldest.num_bytes
-        return replace(constraint, compiled=form, not_enforced=form.not_enforced)
+        return _with_form(constraint, form)
 
     def processor(self, constraint: OutputConstraint, *, num_context: int) -> ConstraintProcessor:
         """Return the logits processor for an answer that follows `num_context` tokens."""
@@ -207,7 +209,7 @@ class ConstraintCompiler:
             raise _refused(error, constraint) from error
         with self._lock:
             tables = self._tables or self._make_tables(constraint)
-        if constraint.kind in ("regex", "lark") or not all(map(is_plain, parts)):
+        if "%lark {" in grammar or constraint.kind in ("regex", "lark") or not all(map(is_plain, parts)):
             self._try(grammar, constraint)
         # Outside the lock: a large form takes its time, and the engine must not wait for it.
         matcher = LLMatcher(tables, grammar, log_level=0, limits=_limits())
@@ -261,6 +263,11 @@ class ConstraintCompiler:
         self._tables = LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=eos)
         self._ending = ShortestEnding(self._tables)
         return self._tables
+
+
+def _with_form(constraint: OutputConstraint, form: CompiledForm) -> OutputConstraint:
+    not_enforced = (*constraint.not_enforced, *form.not_enforced)
+    return replace(constraint, compiled=form, not_enforced=tuple(dict.fromkeys(not_enforced)))
 
 
 def _limits() -> LLParserLimits:

@@ -10,12 +10,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark, is_lark_syntax
 
 from semanticd.adapters.mlx.constraints.call_spelling import CallSpelling
+from semanticd.adapters.mlx.constraints.json_lark import inside_json_string
+from semanticd.adapters.mlx.constraints.pattern_tree import UntranslatableError
 from semanticd.domain.chat import ToolSpec
+from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
 
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -58,7 +62,7 @@ def tool_grammar(
         f"one: {_spelled(spelling.start, ids)} {_after_start(spelling, ids, most)}",
         *_calls(tools, spelling, ids),
     ]
-    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
+    return _form("tool_call", rules, tools)
 
 
 def optional_tool_grammar(
@@ -86,7 +90,7 @@ def optional_tool_grammar(
             f"TEXT: /(.|\\n)+/{_UNLIKE_A_CALL}",
             *_calls(offered, spelling, ids),
         ]
-        return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
+        return _form("optional_call", rules, tools)
     # A marker that is not a token of its own is found by the lexer: the shortest text that ends with it.
     opened = f"text {_literal(start, ids)}" if start in ids else f"ANYTHING {_literal(start, ids)}"
     rules = [
@@ -98,7 +102,7 @@ def optional_tool_grammar(
         "ANYTHING: /(.|\\n)*/",
         *_calls(offered, spelling, ids),
     ]
-    return OutputConstraint("optional_call", grammar="\n".join(rules) + "\n")
+    return _form("optional_call", rules, tools)
 
 
 def call_or_answer_grammar(
@@ -116,7 +120,7 @@ def call_or_answer_grammar(
     offered = [tool if tool.strict else replace(tool, parameters=_ANYTHING) for tool in tools]
     calls = tool_grammar(offered, spelling=spelling, parallel=parallel, special=special)
     rules = (calls.grammar or "").removeprefix("start:")
-    return OutputConstraint("tool_call", grammar=f"start: calls | {_answer(answer)}calls:{rules}")
+    return replace(calls, grammar=f"start: calls | {_answer(answer)}calls:{rules}")
 
 
 def no_call_grammar(
@@ -191,8 +195,8 @@ def channel_tool_grammar(
     for number, tool in enumerate(tools):
         recipient = json.dumps(f" to=functions.{tool.name}", ensure_ascii=False)
         rules.append(f'call_{number}: {recipient} {channel} "commentary json" {message} arguments_{number}')
-        rules.append(f"arguments_{number}: %json {json.dumps(_arguments(tool))}")
-    return OutputConstraint("tool_call", grammar="\n".join(rules) + "\n")
+        rules += _arguments_rules(number, tool)
+    return _form("tool_call", rules, tools)
 
 
 def _after_start(spelling: CallSpelling, ids: Mapping[str, int], most: int) -> str:
@@ -212,8 +216,49 @@ def _calls(tools: Sequence[ToolSpec], spelling: CallSpelling, ids: Mapping[str, 
         before, between = _spelled(spelling.before, ids), _spelled(spelling.between, ids)
         after = _spelled(spelling.after, ids)
         rules.append(f"call_{number}: {before} {name} {between} arguments_{number} {after}")
-        rules.append(f"arguments_{number}: %json {json.dumps(_arguments(tool))}")
+        rules += _arguments_rules(number, tool)
     return rules
+
+
+def _form(
+    kind: Literal["tool_call", "optional_call"], rules: Sequence[str], tools: Sequence[ToolSpec]
+) -> OutputConstraint:
+    """Return the form of these rules; it names what is not enforced of the tools."""
+    is_told_only = any(tool.input_grammar and _input_rules(tool) is None for tool in tools)
+    return OutputConstraint(
+        kind, grammar="\n".join(rules) + "\n", not_enforced=("lark",) if is_told_only else ()
+    )
+
+
+def _arguments_rules(number: int, tool: ToolSpec) -> list[str]:
+    """Return the rules of a tool's arguments: JSON by its schema, or with one string that has a grammar of its own."""
+    inner = _input_rules(tool) if tool.input_grammar and tool.strict else None
+    if inner is None:
+        return [f"arguments_{number}: %json {json.dumps(_arguments(tool))}"]
+    before, after = json.dumps('{"input": "'), json.dumps('"}')
+    return [f"arguments_{number}: {before} input_{number} {after}", f"input_{number}: %lark {{\n{inner}}}"]
+
+
+def _input_rules(tool: ToolSpec) -> str | None:
+    """Return a tool's grammar for text inside a JSON string; None where it cannot be said there.
+
+    Raises:
+        UnsupportedError: it is no grammar.
+    """
+    try:
+        return _rewritten(tool.input_grammar)
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedError(
+            f"the grammar of the tool {tool.name[:80]!r} cannot be enforced: {error}", param="tools"
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _rewritten(grammar: str) -> str | None:
+    try:
+        return inside_json_string(grammar)
+    except UntranslatableError:
+        return None
 
 
 def _arguments(tool: ToolSpec) -> dict[str, Any]:

@@ -128,8 +128,6 @@ def read_tools(tools: Sequence[wire.Tool], adjustments: Adjustments) -> ToolBox:
             todo.extendleft(reversed(inner))
             continue
         spec, behind = _read_tool(tool, namespace, path)
-        if _is_shown_only(tool):
-            adjustments.note("grammar_as_text")
         if spec.name in by_flat_name:
             raise InvalidRequestError("tool names must be unique", param=f"{path}.name")
         by_flat_name[spec.name] = behind
@@ -156,17 +154,8 @@ def _read_tool(tool: wire.Tool, namespace: str | None, path: str) -> tuple[ToolS
     return spec, ToolBehind("function", tool.name, namespace)
 
 
-def _is_shown_only(tool: wire.Tool) -> bool:
-    """Whether a custom tool's grammar is told to the model and not enforced."""
-    form = tool.format if tool.type == "custom" and isinstance(tool.format, dict) else {}
-    return form.get("type") == "grammar" and form.get("syntax") == "lark"
-
-
 def _custom_spec(tool: wire.Tool, flat: str, path: str) -> ToolSpec:
-    """Return a custom tool as a function of one string; a regular expression is enforced in it.
-
-    A Lark grammar is shown to the model instead: the string that it would describe is written as JSON.
-    """
+    """Return a custom tool as a function of one string; its grammar or regular expression is enforced in it."""
     form = tool.format if isinstance(tool.format, dict) else {}
     if form.get("type") != "grammar":
         return ToolSpec(flat, tool.description or "", _CUSTOM_PARAMETERS)
@@ -183,7 +172,8 @@ def _custom_spec(tool: wire.Tool, flat: str, path: str) -> ToolSpec:
     }
     pattern = {"pattern": f"^(?:{definition})$"} if syntax == "regex" else {}
     parameters = {**_CUSTOM_PARAMETERS, "properties": {"input": {**described, **pattern}}}
-    return ToolSpec(flat, tool.description or "", parameters, strict=syntax == "regex")
+    grammar = definition if syntax == "lark" else ""
+    return ToolSpec(flat, tool.description or "", parameters, strict=True, input_grammar=grammar)
 
 
 def read_choice(choice: str | wire.ToolChoice | None, box: ToolBox, *, parallel: bool) -> ToolChoice:

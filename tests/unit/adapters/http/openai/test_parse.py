@@ -534,18 +534,17 @@ def test_responses_refuse_what_they_cannot_do_with_the_field(fields: dict[str, A
     assert caught.value.param
 
 
-def test_a_custom_tools_regular_expression_is_enforced_and_its_grammar_is_shown() -> None:
+def test_a_custom_tools_regular_expression_and_grammar_are_enforced_and_told() -> None:
     def tool(**form: Any) -> Any:
         found = responses(tools=[{"type": "custom", "name": "sum", "format": form}])
-        shown_only = form.get("syntax") == "lark"
-        assert found.request.adjustments == (("grammar_as_text=1",) if shown_only else ())
+        assert found.request.adjustments == ()
         return found.tools.specs[0]
 
     regex = tool(type="grammar", syntax="regex", definition="[0-9]+")
-    assert regex.strict
+    assert (regex.strict, regex.input_grammar) == (True, "")
     assert regex.parameters["properties"]["input"]["pattern"] == "^(?:[0-9]+)$"
     lark = tool(type="grammar", syntax="lark", definition="start: /[0-9]+/")
-    assert not lark.strict
+    assert (lark.strict, lark.input_grammar) == (True, "start: /[0-9]+/")
     assert "start: /[0-9]+/" in lark.parameters["properties"]["input"]["description"]
     assert not tool(type="text").strict
 
