@@ -68,12 +68,13 @@ test-clients: setup  ## Run the tests with third-party SDKs and libraries, and s
 package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac's wheels of all dependencies
 	@$(PY) contrib/dev/checks/package_check.py $(ARGS)
 
-lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, GitHub's files, Dockerfile, known vulnerabilities
+lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, wording, GitHub's files, Dockerfile, known vulnerabilities
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy --platform linux
 	@$(VENV)/bin/mypy --platform darwin
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(PY) contrib/dev/checks/wording.py
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml

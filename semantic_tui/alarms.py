@@ -51,7 +51,7 @@ def _requests(state: WatchState) -> list[Alarm]:
             Alarm(
                 "error",
                 f"engine failing: {in_a_row:,} in a row{code}",
-                f"The last {in_a_row:,} requests failed.{reason} See the log (5); restart the daemon if it goes on.",
+                f"The last {in_a_row:,} requests failed.{reason} See the log (5); restart the daemon if it continues.",
             )
         )
     elif failed:

@@ -35,7 +35,8 @@ def model_cells(row: ModelRow, change: ModelChange | None = None) -> tuple[Cell,
         row.id,
         (state, style),
         size(row.weights_bytes) if row.weights_bytes else "-",
-        size(row.size_bytes) if row.size_bytes else "-",
+        # Of a model that is not here, what is downloaded.
+        size(num_bytes) if (num_bytes := row.size_bytes or row.download_bytes) else "-",
         f"{row.context_length:,}" if row.context_length is not None else "-",
         row.precision or "-",
         row.description,
@@ -106,7 +107,7 @@ def swap_text(state: WatchState, model: str) -> str:
         memory += "\nFiles: they are not here; they are fetched first, while the present model serves."
     running, agents = _requests_on(state, old), _agents_in_ram(state, old)
     if fits is None:
-        drain = "loaded beside the old one if both fit; else new requests wait until the old one has left."
+        drain = "loaded next to the old one if both fit; else new requests wait until the old one has left."
     elif fits:
         drain = "both fit: no request waits."
     else:
@@ -129,7 +130,7 @@ def load_text(state: WatchState, model: str) -> str:
     )
     current = state.status.model or "none"
     return (
-        f"{model} is loaded beside the present models; {current} stays current.\n\nMemory: {memory}{refused}"
+        f"{model} is loaded next to the present models; {current} stays current.\n\nMemory: {memory}{refused}"
     )
 
 

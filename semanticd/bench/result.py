@@ -89,7 +89,7 @@ def load_result(path: Path) -> BenchResult:
         raise BenchError(f"{path} is not JSON ({error}); give files that `semanticd bench` wrote") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT_VERSION:
         raise BenchError(
-            f"{path} is no benchmark result of format {FORMAT_VERSION}; give files that this version's "
+            f"{path} is not a benchmark result of format {FORMAT_VERSION}; give files that this version's "
             "`semanticd bench` wrote"
         )
     try:

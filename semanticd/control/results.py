@@ -47,6 +47,7 @@ class LoadedModelFacts:
     bytes_per_token: int = 0
     precision: str = ""
     block_bytes: int = 0
+    compute_dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,9 @@ class ModelRow:
     start_name: str | None = None
     """What a new daemon finds it by, where its id says nothing: the user's folder or file."""
     size_bytes: int | None = None
+    modified_at: float | None = None
+    download_bytes: int | None = None
+    """About what fetching it downloads; of a model that is not installed."""
     memory_needed_bytes: int | None = None
     fingerprint: str | None = None
     weights_bytes: int | None = None

@@ -17,6 +17,9 @@ _SMALL_SHARE = 5
 """A prompt's last block that is no more than this part of it (a fifth) is not worth a cause."""
 _LOST: dict[LostFile, MissCause] = {"missing": "files_missing", "damaged": "files_damaged"}
 
+_TEMPLATE_TOKENS = 48
+"""What a chat template itself may put before a client's text: its opening and a system text of its own."""
+
 _MARKER_TOKENS = 12
 """Tokens that a marker of thinking takes at most."""
 _THOUGHT = re.compile(
@@ -43,19 +46,20 @@ def explain_miss(
     `num_known` (None: as many as matched) counts the tokens whose blocks are there, though layers that cannot be cut go
     on from the last snapshot before them only. `lost_file` says what befell a file of the blocks beyond the match,
     if one was lost. Where the prompt was edited in its last `block_tokens` tokens, and these are a fifth of
-    it at most, nothing is named: a block is the least that is computed. `same_model` is False where that transcript was
-    computed by other weights, or with another tokenizer or template. `peer_failed` says that a peer did not
-    bring what it has of the prompt beyond the match.
+    it at most, nothing is named: a block is the least that is computed. A first request that found no more than a
+    template's own tokens found nothing. `same_model` is False where that transcript was computed by other weights, or
+    with another tokenizer or template. `peer_failed` says that a peer did not bring what it has of the prompt beyond
+    the match.
     """
     num_known = num_matched if num_known is None else num_known
+    if num_matched >= len(prompt_ids) - 1:
+        return None
     if peer_failed:
         return CacheMiss(num_matched, "peer_failed", "", _around(prompt_ids, num_matched, decode))
     if previous_ids is None:
-        if num_matched:
+        if num_matched > _TEMPLATE_TOKENS:
             return None
-        return CacheMiss(0, "first_request", "", _around(prompt_ids, 0, decode))
-    if num_matched >= len(prompt_ids) - 1:
-        return None
+        return CacheMiss(num_matched, "first_request", "", _around(prompt_ids, num_matched, decode))
     if not same_model:
         return CacheMiss(num_matched, "model_changed", "", _around(prompt_ids, num_matched, decode))
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))

@@ -187,7 +187,7 @@ def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
     )
     text += f"{budget / _GIB:.1f} GiB" if budget is not None else "by what weights leave"
     if budget is None and model is not None and found is not None:
-        text += f", {found.kv_bytes / _GIB:.1f} GiB beside {model.name}"
+        text += f", {found.kv_bytes / _GIB:.1f} GiB with {model.name}"
     facts = {
         "total_bytes": device.total_bytes,
         "working_set_bytes": device.working_set_bytes,

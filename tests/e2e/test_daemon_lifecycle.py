@@ -416,6 +416,12 @@ def test_a_restart_that_cannot_succeed_leaves_the_daemon_running(home: Home) -> 
             assert ran.returncode in (1, 2), words
             assert said in ran.stderr
             assert "stopped" not in ran.stderr
+    for line, said in (("SEMANTIC_MLX_KV_BITS=5", "4 or 8"), ('SEMANTIC_SERVER_PORT="8', "is not closed")):
+        (home.folder / ".env").write_text(f"{line}\n")
+        ran = home.run("restart")
+        assert ran.returncode == 2, line
+        assert said in ran.stderr
+    (home.folder / ".env").unlink()
     assert home.pid == pid
     assert home.status()["state"] == "ready"
 

@@ -13,6 +13,7 @@ from tests.fakes.model_runner import HashRunner, loaded_model
 from tests.fakes.tokenizer import CharTokenizer
 
 SIZE_BYTES = 1000
+WRITTEN_AT = 1_700_000_000.5
 
 
 class MemoryModelSource:
@@ -65,6 +66,7 @@ class MemoryModelSource:
             context_length=4096,
             size_bytes=SIZE_BYTES,
             entry=entry,
+            modified_at=WRITTEN_AT,
         )
 
     def _describe(self, name: str) -> InstalledModel:
@@ -77,6 +79,7 @@ class MemoryModelSource:
             size_bytes=self.size_bytes.get(name, SIZE_BYTES),
             entry=self.known[name],
             defaults=self.known[name].defaults,
+            modified_at=WRITTEN_AT,
         )
 
     def resolve(self, name: str) -> ModelEntry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -89,11 +90,13 @@ class ServedHome:
         out, err = process.communicate(typed, timeout=60)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    def shell(self, line: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def shell(
+        self, line: str, *, cwd: Path | None = None, module: str = "semanticd", **environ: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a line as a shell does, redirections included."""
         return subprocess.run(
-            ["sh", "-c", f"{sys.executable} -m semanticd {line}"],
-            cwd=self.folder,
+            ["sh", "-c", f"{sys.executable} -m {module} {line}"],
+            cwd=cwd or self.folder,
             env={**self.environment(), **environ},
             capture_output=True,
             text=True,
@@ -359,6 +362,50 @@ def test_an_export_overwrites_a_file_only_if_it_may(home: ServedHome) -> None:
 def test_the_doctor_leaves_the_engine_alone_where_it_is_asked_to(home: ServedHome) -> None:
     assert "generation" in home.run("doctor").stdout
     assert "generation" not in home.run("doctor", "--no-generate").stdout
+
+
+def test_an_export_asks_before_it_overwrites_where_there_is_a_terminal(home: ServedHome) -> None:
+    (home.folder / "there.agent").write_text("mine")
+    for answer, status in (("n", 130), ("y", 0)):
+        mine, theirs = pty.openpty()
+        exporting = home.popen("agents", "export", "planner", "there.agent", stdin=theirs)
+        os.write(mine, f"{answer}\n".encode())
+        _, said = exporting.communicate(timeout=60)
+        os.close(mine)
+        os.close(theirs)
+        assert exporting.returncode == status, said
+        assert "there.agent exists; overwrite it?" in said
+        assert ((home.folder / "there.agent").read_text() == "mine") is (answer == "n")
+
+
+def test_paths_of_exports_are_this_shells_folder(home: ServedHome) -> None:
+    inner = home.folder / "inner"
+    inner.mkdir()
+    ran = home.shell("agents export planner a.agent --json", cwd=inner)
+    assert json.loads(ran.stdout)["path"] == str(inner / "a.agent")
+    assert (inner / "a.agent").exists()
+    assert home.shell("agents import a.agent --as other --json", cwd=inner).returncode == 0
+    assert home.shell("agents import a.agent --as third").returncode == 1, "it is not here"
+
+
+def test_a_dashboard_without_a_terminal_is_text_and_says_how_to_ask_for_it(home: ServedHome) -> None:
+    ran = home.shell("", module="semantic_tui", TERM="xterm-256color")
+    assert ran.returncode == 0, ran.stderr
+    assert "--once" in ran.stderr
+    assert "\x1b" not in ran.stdout
+    assert "planner" in ran.stdout
+    asked = home.shell("--once", module="semantic_tui")
+    assert asked.stderr == ""
+
+
+def test_chat_without_a_daemon_says_so_before_anything_is_typed(short_tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(short_tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "semanticd", "--runtime-dir", str(short_tmp_path), "chat"],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 3
+    assert "semanticd start" in ran.stderr
 
 
 def test_a_setting_is_shown_with_all_its_digits(home: ServedHome) -> None:

@@ -656,7 +656,7 @@ async def test_an_open_folder_of_other_things_is_refused_and_ours_is_closed(shor
 
 async def test_something_that_is_no_socket_is_left_alone(short_tmp_path: Path) -> None:
     (short_tmp_path / "semanticd.sock").write_text("a file")
-    with pytest.raises(DaemonError, match="no socket"):
+    with pytest.raises(DaemonError, match="not a socket"):
         async with serving(short_tmp_path):
             raise AssertionError("started over a file")
     assert (short_tmp_path / "semanticd.sock").read_text() == "a file"

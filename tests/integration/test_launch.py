@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,12 @@ class Home:
         self._thread.start()
         self._daemon: FakeControlDaemon | None = None
 
-    def serve(self, status: dict[str, Any]) -> None:
-        """Serve from now on a daemon of this state, in place of the one before."""
+    def serve(self, status: dict[str, Any], *, settings: Sequence[dict[str, Any]] = ()) -> None:
+        """Serve from now on a daemon of this state, in place of the one before; with these settings, if any."""
         if self._daemon is not None:
             asyncio.run_coroutine_threadsafe(self._daemon.stop(), self._loop).result(10)
-        self._daemon = FakeControlDaemon(self.runtime / "semanticd.sock", {"status": status})
+        answers = {"status": status} | ({"config.show": {"settings": list(settings)}} if settings else {})
+        self._daemon = FakeControlDaemon(self.runtime / "semanticd.sock", answers)
         asyncio.run_coroutine_threadsafe(self._daemon.__aenter__(), self._loop).result(10)
 
     def install(self, name: str) -> None:
@@ -142,6 +143,19 @@ def test_print_shows_what_a_shell_can_evaluate_and_starts_nothing(home: Home) ->
     said = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True, timeout=30)
     assert said.stdout.split() == ["openai/long", "http://127.0.0.1:8123/v1"]
     assert done.stdout.splitlines()[-1] == "# aider --yes"
+
+
+@pytest.mark.parametrize("words", [("claude", "--print"), ("claude",)])
+def test_no_dummy_is_handed_out_where_the_daemon_asks_for_a_key(home: Home, words: tuple[str, ...]) -> None:
+    shown = {"name": "security.api_key", "value": "********", "origin": "environment SEMANTIC_API_KEY"}
+    home.serve(STATUS, settings=[shown])
+    home.install("claude")
+    done = home.launch(*words, SEMANTIC_API_KEY="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "asks for an API key and this shell has none" in done.stderr
+    assert "SEMANTIC_API_KEY" in done.stderr
+    home.serve(STATUS, settings=[{**shown, "value": None}])
+    assert "=semanticd" in home.launch("claude", "--print").stdout, "a daemon without keys takes any"
 
 
 def test_nothing_is_written_into_the_users_home(home: Home) -> None:

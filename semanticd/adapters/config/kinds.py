@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from semanticd.domain.model_name import HUB, is_path
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -147,6 +149,26 @@ def folder() -> Kind:
             raise ValueError from error  # `~` with the name of no user
 
     return Kind("a folder's path", read)
+
+
+def model() -> Kind:
+    """A model's name, or a path; a relative one starts at the working folder."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError
+        name = value.strip()
+        try:
+            return str(Path(name).expanduser().absolute()) if means_path(name) else name
+        except (OSError, RuntimeError) as error:
+            raise ValueError from error  # `~` with the name of no user, a name that the system refuses
+
+    return Kind("a model's name", read)
+
+
+def means_path(name: str) -> bool:
+    """Whether a model's name means a path as it is typed here; a plain word is a name, whatever lies here under it."""
+    return is_path(name) or (not name.startswith(HUB) and "/" in name and Path(name).exists())
 
 
 def _bounds(minimum: float, maximum: float | None) -> str:

@@ -147,7 +147,7 @@ def _contradictions(settings: Settings) -> list[str]:
     foreign = [url for url in settings.agent.peers if not is_loopback(urlsplit(url).hostname or "")]
     if foreign and not (settings.security.peer_key or settings.security.api_key):
         found.append(
-            f"agent.peers names another machine ({foreign[0]}), which shows its blocks to nobody without a key: set "
+            f"agent.peers names another machine ({foreign[0]}), which shows no blocks without a key: set "
             "SEMANTIC_PEER_KEY, or the same SEMANTIC_API_KEY on all machines"
         )
     if mlx.max_queue_per_agent > mlx.max_queue:

@@ -20,6 +20,7 @@ from semanticd.adapters.config.kinds import (
     choice,
     flag,
     folder,
+    model,
     number,
     text,
     texts,
@@ -52,7 +53,7 @@ class MlxSettings:
 
     model_id: str | None = setting(
         None,
-        text("a model's name"),
+        model(),
         "Model to serve: alias, `hf:org/name`, folder or file; none: by machine.",
     )
     cache_budget_mb: int | Literal["auto"] = setting(

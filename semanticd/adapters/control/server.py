@@ -128,7 +128,7 @@ class ControlServer:
             uid = self._uid_of(writer.get_extra_info("socket"))
         except OSError as error:
             self._log.warning("control_peer_unknown", error=str(error))
-            return m.ErrorInfo(m.NOT_ALLOWED, f"cannot tell who is connecting: {error}")
+            return m.ErrorInfo(m.NOT_ALLOWED, f"cannot find out who is connecting: {error}")
         if uid != os.getuid():
             self._log.warning("control_peer_refused", uid=uid)
             return m.ErrorInfo(m.NOT_ALLOWED, f"this daemon belongs to user {os.getuid()}, not to {uid}")
@@ -164,7 +164,7 @@ def remove_stale_socket(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(info.st_mode):
-        raise DaemonError(f"cannot listen on {path}: something that is no socket lies there; move it away")
+        raise DaemonError(f"cannot listen on {path}: there is a file that is not a socket; move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
         try:
@@ -173,7 +173,7 @@ def remove_stale_socket(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError as error:
-            raise DaemonError(f"cannot tell whether a daemon listens on {path}: {error}") from error
+            raise DaemonError(f"cannot find out whether a daemon listens on {path}: {error}") from error
     raise DaemonError(f"a daemon is listening on {path} already; `semanticd status` shows it")
 
 

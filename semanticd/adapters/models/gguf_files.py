@@ -1,8 +1,8 @@
 """GGUF files on this machine: the names of their models, and the hashes of their content.
 
-A conversion belongs to a content: a file that was replaced is another one, a copy is the same one, and two files whose
-names end alike share nothing. Hashes of large files take a while, so they are remembered by path, size, times of
-change and inode.
+A conversion belongs to a content: a file that was replaced is another one, a copy is the same one under the same name,
+and two files whose names end alike share nothing. Hashes of large files take a while, so they are remembered by path,
+size, times of change and inode.
 """
 
 from __future__ import annotations
@@ -37,18 +37,17 @@ class GgufFiles:
         self._memory = memory
 
     def name_of(self, path: Path) -> str:
-        """Return the name of a file's model: its stem, unless that is another file's."""
+        """Return the name of a file's model: its stem, unless that is another file's; of a copy, the first one's."""
         known = self._read()
         here = _key(path)
-        if here in known:
-            return known[here].name
-        if any(file.name == path.stem for file in known.values()):
-            return f"{path.stem}-{hashlib.sha256(here.encode()).hexdigest()[:6]}"
-        return path.stem
+        return known[here].name if here in known else _free_name(path, {file.name for file in known.values()})
 
     def named(self, name: str) -> Path | None:
-        """Return the file whose model has this name."""
-        return next((Path(path) for path, file in self._read().items() if file.name == name), None)
+        """Return the file whose model has this name; of several copies, one that is as it was when it was hashed."""
+        paths = [Path(path) for path, file in self._read().items() if file.name == name]
+        return next(
+            (path for path in paths if self.known_digest(path) is not None), paths[0] if paths else None
+        )
 
     def known_digest(self, path: Path) -> str | None:
         """Return the SHA-256 of a file's content if it was computed of the file as it is now, or as it was last."""
@@ -62,24 +61,24 @@ class GgufFiles:
         found = self.known_digest(path)
         if found is not None:
             return found, None
-        facts, name = _facts(path), self.name_of(path)
+        facts = _facts(path)
         found = _hash(path, on_progress)
-        before = self._update(_key(path), GgufFile(name, found, facts))
+        before = self._update(path, found, facts)
         return found, before.digest if before is not None and before.digest != found else None
 
     def has(self, digest: str) -> bool:
         """Whether any known file has this content."""
         return any(file.digest == digest for file in self._read().values())
 
-    def _update(self, key: str, file: GgufFile) -> GgufFile | None:
+    def _update(self, path: Path, digest: str, facts: tuple[int, ...]) -> GgufFile | None:
         locks = self._memory.parent / ".locks"
         locks.mkdir(exist_ok=True, mode=0o700)
         with FileLock(str(locks / f"{self._memory.name}.lock")):
             known = self._read()
-            before = known.get(key)
-            known[key] = file
+            before = known.pop(_key(path), None)
+            known[_key(path)] = GgufFile(_name_for(path, digest, before, known), digest, facts)
             partial = self._memory.with_name(f"{self._memory.name}.{os.getpid()}")
-            content = {path: [one.name, one.digest, *one.facts] for path, one in known.items()}
+            content = {key: [one.name, one.digest, *one.facts] for key, one in known.items()}
             partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
             partial.replace(self._memory)
         return before
@@ -87,12 +86,37 @@ class GgufFiles:
     def _read(self) -> dict[str, GgufFile]:
         try:
             content: dict[str, Any] = json.loads(self._memory.read_text(encoding="utf-8"))
+            names: dict[str, str] = {}
+            # Earlier versions gave copies names of their own.
             return {
-                path: GgufFile(str(name), str(digest), tuple(int(fact) for fact in facts))
+                path: GgufFile(
+                    names.setdefault(str(digest), str(name)), str(digest), tuple(int(fact) for fact in facts)
+                )
                 for path, (name, digest, *facts) in content.items()
             }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
+
+
+def _name_for(path: Path, digest: str, before: GgufFile | None, others: dict[str, GgufFile]) -> str:
+    """Return the name for a content: that of its copies, else the path's own one unless another content has it."""
+    for file in others.values():
+        if file.digest == digest:
+            return file.name
+    taken = {file.name for file in others.values()}
+    return before.name if before is not None and before.name not in taken else _free_name(path, taken)
+
+
+def _free_name(path: Path, taken: set[str]) -> str:
+    if path.stem not in taken:
+        return path.stem
+    name = f"{path.stem}-{hashlib.sha256(_key(path).encode()).hexdigest()[:6]}"
+    number = 2
+    # The path's own name may have gone to a copy of what was there before.
+    while name in taken:
+        name = f"{path.stem}-{number}"
+        number += 1
+    return name
 
 
 def _key(path: Path) -> str:

@@ -83,7 +83,7 @@ def pull_from_hub(
         snapshot_download(repo, local_dir=folder, allow_patterns=_PATTERNS)
     except Exception as error:
         raise ModelDownloadError(
-            f"fetching {repo} broke off ({_short(error)}); pull it again, it goes on where it stopped"
+            f"fetching {repo} broke off ({_short(error)}); pull it again, the download resumes where it stopped"
         ) from error
     finally:
         done.set()

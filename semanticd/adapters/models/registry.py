@@ -311,7 +311,7 @@ class ModelRegistry:
 
     def _folder(self, entry: ModelEntry, sources: tuple[str, ...]) -> Path:
         if _is_folder(sources[0]):
-            return Path(sources[0]).expanduser()
+            return Path(sources[0]).expanduser().absolute()
         if _is_gguf(sources[0]):
             return self._gguf_folder(self._gguf_files.known_digest(Path(sources[0]).expanduser()) or "")
         return self._dir / re.sub(r"[^\w.-]+", "--", entry.name)
@@ -322,17 +322,19 @@ class ModelRegistry:
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
         context = entry.context_length or context_of(folder)
+        weights = [path.stat() for path in folder.glob("*.safetensors")]
         return InstalledModel(
             model_id=entry.name,
             path=str(folder),
             fingerprint=fingerprint_of(folder, memory_dir=self._dir / _FINGERPRINTS),
             context_length=context,
-            size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+            size_bytes=sum(one.st_size for one in weights),
             entry=replace(entry, context_length=context),
             defaults=entry.defaults.or_else(recommended(folder)),
             kv_bytes_per_token=entry.kv_bytes_per_token or kv_bytes_per_token(folder),
             weight_bits=weight_bits(folder),
             pooling=entry.pooling or pooling_of(folder),
+            modified_at=max((one.st_mtime for one in weights), default=0.0),
         )
 
     # Getting and removing.
@@ -352,6 +354,8 @@ class ModelRegistry:
                 "set SEMANTIC_MODELS_DIR to another folder"
             ) from error
         replaced = self._hash_gguf(sources[0], on_progress)
+        # A copy of a file that was converted before has that one's name.
+        entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
         with FileLock(str(self._lock_file(folder.name))):
             if not (folder / _COMPLETE).is_file():

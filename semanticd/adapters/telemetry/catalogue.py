@@ -102,7 +102,7 @@ _ENGINE: Mapping[str, MetricSpec] = {
     ),
     "preemptions_total": MetricSpec("counter", "Sequences set back to waiting because memory ran short."),
     "prefilled_tokens_total": MetricSpec(
-        "counter", "Prompt tokens computed in prefill chunks, whatever became of their requests."
+        "counter", "Prompt tokens computed in prefill chunks, whether or not their requests finished."
     ),
     "unanswered_tokens_total": MetricSpec(
         "counter",

@@ -236,7 +236,7 @@ class Embedding:
         if error is None and len(work.vectors) == len(work.job.texts):
             self._answer(work.job, tuple(work.vectors[index] for index in range(len(work.job.texts))))
         else:
-            self._answer(work.job, error or ConflictError("nobody waits for it"))
+            self._answer(work.job, error or ConflictError("no client waits for it"))
 
     def _answer(self, job: EmbeddingJob, answer: Exception | tuple[bytes, ...]) -> None:
         self._queue.release_place(job)

@@ -3,7 +3,7 @@
 ```
 evict what is on disk ──> enough
      └──> the rest is written first: wait ──(ROOM_DEADLINE_S, or an answer would pause)──> the disk is behind:
-                                        drop what it has not taken, until there is room without that
+              drop what it has not taken, without a wait, until no more than CAUGHT_UP_SHARE of the budget is unwritten
 ```
 A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it.
 """
@@ -23,6 +23,11 @@ from semanticd.domain.sequence import SequenceState
 
 ROOM_DEADLINE_S = 2.0
 """How long the disk may take to make room that is wanted."""
+CAUGHT_UP_SHARE = 0.5
+"""A disk that was behind is waited for again when at most this share of the budget is unwritten.
+
+While it is not, each prompt that wants room would wait for as long again.
+"""
 
 
 class Room:
@@ -81,9 +86,11 @@ class Room:
         """
         fits = self._store.make_room(num_bytes)
         if fits and self._store.ready_bytes >= self._growth_bytes:
-            self._wanted_at, self._is_behind = None, False
-        elif self._wanted_at is None and self._store.could_free() >= (
-            self._growth_bytes if fits else num_bytes
+            self._wanted_at = None
+        elif (
+            not self._is_behind
+            and self._wanted_at is None
+            and self._store.could_free() >= (self._growth_bytes if fits else num_bytes)
         ):
             self._wanted_at = self._clock.monotonic()
             self._store.persist()
@@ -91,9 +98,11 @@ class Room:
 
     def check(self, now: float) -> None:
         """Note at this clock reading (seconds) whether the disk is behind; to be called between two steps."""
-        if self._wanted_at is None or self._is_behind:
+        if self._is_behind:
+            self._look_for_progress()
+        elif self._wanted_at is None:
             return
-        if not self._store.ledger().dirty_bytes:
+        elif not self._store.ledger().dirty_bytes:
             self._wanted_at = None
         elif now - self._wanted_at >= ROOM_DEADLINE_S:
             self._give_up_waiting(ROOM_DEADLINE_S)
@@ -117,7 +126,13 @@ class Room:
         """Note that answers do not pause for the disk."""
         self._paused_at = None
 
+    def _look_for_progress(self) -> None:
+        ledger = self._store.ledger()
+        if ledger.dirty_bytes <= CAUGHT_UP_SHARE * ledger.budget_bytes:
+            self._is_behind = False
+            self._log.info("disk_caught_up", dirty_bytes=ledger.dirty_bytes)
+
     def _give_up_waiting(self, waited_s: float) -> None:
-        self._is_behind = True
+        self._is_behind, self._wanted_at = True, None
         self._scheduler.unblock()
         self._log.warning("disk_is_behind", num_blocks=self._store.num_writing, waited_s=round(waited_s, 3))

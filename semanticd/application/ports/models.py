@@ -89,6 +89,8 @@ class InstalledModel:
     weight_bits: int | None = None
     """Bits of its matrices; None: not known."""
     pooling: Pooling = "mean"
+    modified_at: float = 0.0
+    """When its weights were written, seconds since the epoch; 0: not known."""
 
     def footprint(self) -> ModelFootprint:
         """Return what it takes in memory."""

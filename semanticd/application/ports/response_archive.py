@@ -50,11 +50,11 @@ class ResponseArchive(Protocol):
     """Responses on disk, bounded in bytes and age; the oldest go first. Callable from any thread."""
 
     def save(self, response: StoredResponse) -> None:
-        """Store a response soon; one that cannot be stored is logged and given up."""
+        """Store a response soon; one that the disk refuses stays readable and is tried again, within bounds."""
 
     @property
     def num_refused(self) -> int:
-        """How many responses the disk refused since the start: they are gone once they leave memory."""
+        """How many responses the disk refused and does not hold: tried again, or given up as they were too many."""
 
     @property
     def is_refusing(self) -> bool:
@@ -69,7 +69,7 @@ class ResponseArchive(Protocol):
     def delete(self, response_id: str) -> Future[bool]:
         """Forget a response; it is not returned from now on. The future says whether the disk has forgotten it too.
 
-        Where the disk refused, the deletion is tried again with a later one, or a later save.
+        Where the disk refused, the deletion is tried again.
         """
 
     def delete_agent(self, agent_id: AgentId) -> Future[bool]:

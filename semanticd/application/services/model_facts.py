@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from semanticd.application.ports.inference import LoadedModel
@@ -34,6 +35,10 @@ class ModelFacts:
     start_name: str | None = field(default=None, metadata=IF_KNOWN)
     """What a daemon that has not seen it yet finds it by, where its id says nothing: the user's folder or file."""
     size_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    modified_at: float | None = field(default=None, metadata=IF_KNOWN)
+    """When the weights of an installed one were written, seconds since the epoch."""
+    download_bytes: int | None = field(default=None, metadata=IF_KNOWN)
+    """About what fetching it downloads; of a model that is not installed."""
     memory_needed_bytes: int | None = field(default=None, metadata=IF_KNOWN)
     fingerprint: ModelFingerprint | None = field(default=None, metadata=IF_KNOWN)
     weights_bytes: int | None = field(default=None, metadata=IF_KNOWN)
@@ -46,6 +51,11 @@ class ModelFacts:
     """Other names that it answers to."""
     profiles: tuple[str, ...] = field(default=(), metadata=HIDDEN)
     """Names that it answers to with settings of their own."""
+
+    @property
+    def since(self) -> int:
+        """When it was loaded, else when its files were written, seconds since the epoch; 0: it is not here."""
+        return self.created or int(self.modified_at or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +79,11 @@ class RemovedModel:
 
 
 def removed_facts(entry: ModelEntry, found: InstalledModel | None, *, freed_bytes: int) -> RemovedModel:
-    """Return what was removed of a model; what a folder was converted from is the user's, and stays."""
-    kept = entry.source if is_gguf(entry.source) else None
+    """Return what was removed of a model; the file that a folder was converted from is the user's, and stays.
+
+    Looks whether that file is there.
+    """
+    kept = entry.source if is_gguf(entry.source) and Path(entry.source).expanduser().is_file() else None
     return RemovedModel(
         entry.name, removed=True, freed_bytes=freed_bytes, path=found.path if found else "", kept=kept
     )
@@ -155,6 +168,7 @@ def known_facts(entry: ModelEntry) -> ModelFacts:
         context_length=entry.context_length,
         aliases=entry.aliases,
         memory_needed_bytes=entry.memory_estimate_bytes,
+        download_bytes=entry.weights_bytes,
     )
 
 
@@ -165,6 +179,8 @@ def installed_facts(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
         installed=True,
         path=model.path,
         size_bytes=model.size_bytes,
+        modified_at=model.modified_at or None,
+        download_bytes=None,
         memory_needed_bytes=int(memory_needed(model)),
         context_length=model.context_length,
         fingerprint=model.fingerprint,

@@ -279,7 +279,7 @@ class ModelsService:
         found = await asyncio.to_thread(self._source.find, source_name)
         freed_bytes = await asyncio.to_thread(self._source.remove, source_name)
         self._installed.pop(ModelId(entry.name), None)
-        return removed_facts(entry, found, freed_bytes=freed_bytes)
+        return await asyncio.to_thread(removed_facts, entry, found, freed_bytes=freed_bytes)
 
     async def load(self, model: str) -> ModelInUse:
         """Load a model in addition to those already loaded; the first one becomes current.
@@ -342,7 +342,7 @@ class ModelsService:
             if not others:
                 raise ModelLoadError(
                     f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
-                    f"{max(self._room_beside_bytes(), 0) / 2**30:.1f} GiB are free beside {self._current}; "
+                    f"{max(self._room_beside_bytes(), 0) / 2**30:.1f} GiB are free next to {self._current}; "
                     "swap to it instead"
                 )
             await self._leave(min(others, key=lambda model: self._used_at.get(model.model_id, 0.0)))
@@ -478,7 +478,8 @@ class ModelsService:
         self._failed(model.model_id, reason)
 
     def _failed(self, model_id: str, reason: str) -> None:
-        self.last_error = f"{model_id}: {one_sentence(reason)}"
+        sentence = one_sentence(reason)
+        self.last_error = sentence if model_id in sentence else f"{model_id}: {sentence}"
         self._tell(model_id, "failed", 0.0, reason=reason)
         self._log.error("model_load_failed", model=model_id, reason=reason)
         self.stage = "idle"

@@ -80,6 +80,7 @@ class StatusService:
                     bytes_per_token=model.runner.spec.bytes_per_token,
                     precision=model.runner.spec.precision,
                     block_bytes=model.runner.spec.stored_bytes(model.runner.spec.block_tokens),
+                    compute_dtype=model.description.get("compute_dtype"),
                 )
                 for model_id, model in self._engine.models.items()
             ),

@@ -8,7 +8,7 @@ from typing import Any
 
 from semanticd.application.ports.peers import PeerFacts
 from semanticd.application.services.outcomes import OutcomeFacts
-from semanticd.application.services.plain import AS_CLASS, FLAT
+from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
 from semanticd.application.services.savings import SavingsFacts
 from semanticd.application.services.waits import Reason as WaitReason
 from semanticd.domain.block_pool import HotBlock
@@ -30,6 +30,8 @@ class LoadedModelFacts:
     precision: StoragePrecision
     block_bytes: int
     """What a whole block takes, in RAM and, without its file's head, on disk."""
+    compute_dtype: str | None = field(default=None, metadata=IF_KNOWN)
+    """What its layers compute in: float32, bfloat16, float16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class StoredResponses:
 
     @property
     def num_refused(self) -> int:
-        """How many responses the disk refused since the start: they are in memory only, as long as there is room."""
+        """How many responses are in memory only, as long as there is room: the disk refused them."""
         return 0 if self._archive is None else self._archive.num_refused
 
     @property

@@ -11,7 +11,7 @@ _CAUSES = {
     "files_missing": "block files were gone from the disk",
     "files_damaged": "block files were damaged",
     "peer_failed": "a peer did not bring its blocks",
-    "no_snapshot": "this model goes on from snapshots only, and the nearest is",
+    "no_snapshot": "this model resumes from snapshots only, and the nearest is",
     "system_changed": "the system text changed",
     "tools_changed": "the tools changed",
     "date_changed": "a date or time changed",
@@ -67,5 +67,6 @@ def _why(miss: CacheMiss | None) -> str:
     if miss is None:
         return " that were new"
     text = _CAUSES.get(miss.cause, miss.cause.replace("_", " ") or "the cause is not known")
-    at = f" at token {miss.position:,}" if miss.position or miss.cause == "no_snapshot" else ""
+    is_placed = miss.cause == "no_snapshot" or (miss.position and miss.cause != "first_request")
+    at = f" at token {miss.position:,}" if is_placed else ""
     return f": {text}{at}"

@@ -25,7 +25,7 @@ def _numbers(context: click.Context, param: click.Parameter, value: str) -> tupl
         numbers = ()
     if not numbers or min(numbers) < 1:
         raise click.BadParameter(
-            f"{value!r} is no list of whole numbers from 1 such as 256,900,2048", context, param
+            f"{value!r} is not a list of whole numbers from 1 such as 256,900,2048", context, param
         )
     return numbers
 

@@ -51,7 +51,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
         patience_s += drain_s
         _say_what_is_left(int(answer.get("num_requests") or 0), drain_s)
     if (unsaved := unsaved_text(read(CacheStats, answer or {}))) is not None:
-        narrate(f"not stored: {unsaved}; agents are tried once more now, what is refused again is lost")
+        narrate(f"not stored: {unsaved}; they are tried once more now, what is refused again is lost")
     deadline = time.monotonic() + patience_s
     with _watching(answered=answer is not None and not now) as look:
         while running_pid(pid_file) == pid:
@@ -133,7 +133,7 @@ def _condition(pid: int) -> str:
     except psutil.Error:
         return ""
     return {
-        psutil.STATUS_STOPPED: f" (its process is suspended; `kill -CONT {pid}` lets it go on)",
+        psutil.STATUS_STOPPED: f" (its process is suspended; `kill -CONT {pid}` resumes it)",
         psutil.STATUS_DISK_SLEEP: " (its process waits for a disk)",
     }.get(state, "")
 

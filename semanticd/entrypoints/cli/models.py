@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
+from semanticd.adapters.config.kinds import means_path
 from semanticd.control.errors import DaemonNotRunningError
 from semanticd.control.results import ModelProgress, ModelRow, read
-from semanticd.domain.model_name import HUB, is_path
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import absolute, json_option
 from semanticd.entrypoints.cli.output import in_bytes, narrate, print_facts, print_json, print_table
@@ -29,10 +28,7 @@ _COLUMNS = ("id", "state", "context_length", "size_bytes", "memory_needed_bytes"
 
 def name_or_path(value: str) -> str:
     """Return a model's name as it is, and a path as it is seen from everywhere."""
-    # A plain word is a name, whatever lies here under it.
-    if is_path(value) or (not value.startswith(HUB) and "/" in value and Path(value).exists()):
-        return str(absolute(value))
-    return value
+    return str(absolute(value)) if means_path(value) else value
 
 
 as_model = click.argument("model", callback=lambda context, param, value: name_or_path(value))
@@ -41,12 +37,12 @@ as_model = click.argument("model", callback=lambda context, param, value: name_o
 @commands.command("list")
 @json_option
 def list_models(*, as_json: bool) -> None:
-    """List models: loaded, installed, and those that can be pulled."""
+    """List models: loaded, installed, and those that can be pulled, for which SIZE is what is downloaded."""
     rows = _either(lambda: ask("models.list")["models"], lambda offline: offline.list())
     if as_json:
         print_json({"models": rows})
     else:
-        print_table([{**row, "state": _state(read(ModelRow, row))} for row in rows], _COLUMNS)
+        print_table([_listed(row, read(ModelRow, row)) for row in rows], _COLUMNS)
 
 
 @commands.command()
@@ -138,6 +134,10 @@ def _fit_row(row: Mapping[str, Any]) -> dict[str, Any]:
     if not row["fits"]:
         state, tokens = "too large", dict.fromkeys(tokens)
     return {**row, **tokens, "state": state}
+
+
+def _listed(row: Mapping[str, Any], typed: ModelRow) -> dict[str, Any]:
+    return {**row, "state": _state(typed), "size_bytes": typed.size_bytes or typed.download_bytes}
 
 
 def _state(row: ModelRow) -> str:

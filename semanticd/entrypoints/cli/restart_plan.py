@@ -63,14 +63,16 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     held = [_port_of(status.address), there.get("server.port"), there.get("server.ollama_port")]
     _check_places(settings.server.host, ports, held_by=str(there.get("server.host")), held=held)
     name = settings.mlx.model_id
-    if name is None or name == there.get("mlx.model_id"):
+    if name is None:
         return
     # The registry is heavy, therefore by name.
     model = importlib.import_module("semanticd.entrypoints.offline_models").open_models(settings).info(name)
     if not model.installed:
         raise DaemonError(
-            f"the model {name} is not installed; `semanticd models pull {name}` fetches it while the daemon goes on"
+            f"the model {name} is not installed; `semanticd models pull {name}` fetches it while the daemon runs"
         )
+    if name == there.get("mlx.model_id"):
+        return
     importlib.import_module("semanticd.entrypoints.model_fit").refuse_what_never_fits(settings, name)
     needed = model.memory_needed_bytes or 0
     free = status.free_memory_bytes

@@ -62,7 +62,7 @@ def render(status: StatusResult) -> str:
         f"semanticd {status.version}: {status.state}, up {in_time(status.uptime_s)}, pid {status.pid}",
         f"address  {status.address}",
         f"socket   {status.socket}",
-        f"model    {status.model or '-'}{_stage(status)}",
+        f"model    {status.model or '-'}{_computed_in(status)}{_stage(status)}",
     ]
     lines += [
         f"         {model.id} loaded ({in_bytes(model.weights_bytes)})"
@@ -146,6 +146,11 @@ def unsaved_text(cache: CacheStats) -> str | None:
     if not parts:
         return None
     return f"{' and '.join(parts)} in memory only: the disk refused them; is it full? See `semanticd logs`"
+
+
+def _computed_in(status: StatusResult) -> str:
+    current = next((model for model in status.models if model.current), None)
+    return f", computed in {current.compute_dtype}" if current is not None and current.compute_dtype else ""
 
 
 def _stage(status: StatusResult) -> str:

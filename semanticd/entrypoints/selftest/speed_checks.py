@@ -262,7 +262,7 @@ def schema_problem(text: str) -> str | None:
     try:
         value = json.loads(text)
     except ValueError:
-        return f"the answer is no JSON: {text[:60]!r}"
+        return f"the answer is not JSON: {text[:60]!r}"
     if not isinstance(value, dict) or set(value) != {"title", "numbers"}:
         return f"the answer has other keys than the schema: {text[:60]!r}"
     numbers = value["numbers"]

@@ -64,7 +64,7 @@ def judge_blocks(journey: _Journey, *, exact: bool) -> Outcome:
     )
     near, far = (_NEAR_LOGPROB, _FAR_LOGPROB) if exact else (_FAR_LOGPROB, _LOSSY_LOGPROB)
     if journey.difference > far:
-        return fail(f"{text}: the model does not go on from it as before", **figures)
+        return fail(f"{text}: the model does not continue from it as before", **figures)
     return (ok if journey.difference <= near else warn)(text, **figures)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
 from semanticd.domain.chat import Message
-from semanticd.domain.errors import AgentExportError
+from semanticd.domain.errors import AgentExportError, InvalidRequestError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agent_file import forge
@@ -127,6 +127,17 @@ async def test_ids_of_another_text_are_refused(rig: ServiceRig, tmp_path: Path) 
     forge(Path(path), lambda manifest: manifest["segments"][0].__setitem__(1, other))
     with pytest.raises(AgentExportError, match=r"segment 0 .* another text"):
         await rig.agents.import_(path, "copy")
+
+
+@pytest.mark.parametrize("new_id", ["has space", "a/b", "-a", "x" * 200, "stats"])
+async def test_another_id_for_an_import_obeys_the_rule_for_ids(
+    rig: ServiceRig, tmp_path: Path, new_id: str
+) -> None:
+    path = await exported(rig, tmp_path / "a.agent")
+    with pytest.raises(InvalidRequestError) as refused:
+        await rig.agents.import_(path, new_id)
+    assert refused.value.param == "new_id"
+    assert await rig.agents.list() == []
 
 
 async def test_an_id_that_no_client_could_name_is_refused_until_another_is_given(

@@ -29,6 +29,7 @@ from semanticd.domain.generation import ModelDefaults, SamplingParams
 from semanticd.domain.ids import ModelId
 from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
+from tests.fakes.model_source import WRITTEN_AT
 from tests.fakes.service_rig import ServiceRig
 
 LONG = SamplingParams(temperature=0, max_tokens=1500)
@@ -134,6 +135,17 @@ async def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed()
         await rig.models.remove("four")
         row = next(row for row in await rig.models.list() if row.id == "four")
         assert not row.installed
+
+
+async def test_models_are_dated_by_their_load_else_by_their_files_and_say_what_a_fetch_downloads() -> None:
+    async with ServiceRig() as rig:
+        rig.source.known["four"] = replace(rig.source.known["four"], weights_bytes=5000)
+        rows = {row.id: row for row in await rig.models.list()}
+        assert rows["one"].since == rows["one"].created > 0
+        assert (rows["two"].created, rows["two"].since) == (0, int(WRITTEN_AT))
+        assert (rows["four"].since, rows["four"].download_bytes) == (0, 5000)
+        await rig.models.pull("four")
+        assert (await rig.models.info("four")).download_bytes is None
 
 
 async def test_a_model_that_is_not_here_is_fetched_when_it_is_to_be_loaded() -> None:
@@ -335,6 +347,15 @@ async def test_a_model_is_looked_up_by_its_other_names_too() -> None:
         entries["two"] = replace(entries["two"], aliases=("deux",))
         by_name = model_names(await rig.models.list())
     assert (by_name["deux"].id, by_name["two"].id) == ("two", "two")
+
+
+async def test_a_reason_that_names_the_model_is_not_headed_by_its_name_again() -> None:
+    async with ServiceRig() as rig:
+        rig.source.unreachable.add("four")
+        rig.source.reason = "cannot fetch four: no network"
+        with pytest.raises(ModelDownloadError):
+            await rig.models.pull("four")
+        assert rig.models.last_error == "cannot fetch four: no network"
 
 
 async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_something_works() -> None:

@@ -53,8 +53,8 @@ def test_new_figures_of_a_scenario_replace_the_old_ones() -> None:
     [
         (None, "check the path"),
         ("{", "not JSON"),
-        ("[]", "no benchmark result"),
-        ('{"format": 99}', "no benchmark result"),
+        ("[]", "not a benchmark result"),
+        ('{"format": 99}', "not a benchmark result"),
         ('{"format": 1, "figures": [{}]}', "measure again"),
     ],
 )

@@ -33,7 +33,14 @@ def test_a_first_request_that_found_nothing_says_so() -> None:
 
 
 def test_a_first_request_that_found_somebody_elses_prefix_missed_nothing() -> None:
-    assert explain("a prompt", None, matched=5) is None
+    assert explain("system text " * 10, None, matched=60) is None
+    assert explain("a prompt", None, matched=7) is None, "all of it"
+
+
+def test_a_first_request_that_found_only_a_templates_tokens_found_nothing() -> None:
+    miss = explain("<|im_start|>system\n" + "system text " * 10, None, matched=19)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (19, "first_request")
 
 
 def test_a_conversation_that_goes_on_missed_nothing() -> None:

@@ -50,12 +50,12 @@ def settings_with(tmp_path: Path, **mlx: Any) -> Settings:
 @pytest.mark.parametrize(
     ("gb", "mlx", "state", "words"),
     [
-        (16, {}, "ok", "cache budget by what weights leave, 1.1 GiB beside deepseek-coder-v2-lite"),
+        (16, {}, "ok", "cache budget by what weights leave, 1.1 GiB with deepseek-coder-v2-lite"),
         (16, {"cache_budget_mb": 1024}, "ok", "cache budget 1.0 GiB"),
         (16, {"cache_budget_mb": 4096}, "warning", "cache budget 4.0 GiB"),
         (16, {"model_id": "qwen3-coder-30b"}, "error", "qwen3-coder-30b does not fit"),
         (16, {"model_id": "no such model"}, "ok", "cache budget by what weights leave"),
-        (8, {}, "ok", "beside smollm2-135m"),
+        (8, {}, "ok", "with smollm2-135m"),
     ],
 )
 def test_the_memory_is_judged_by_the_model_to_serve(

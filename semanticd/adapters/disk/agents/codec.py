@@ -155,5 +155,5 @@ def _pack(document: object) -> bytes:
 def _unpack(data: bytes) -> dict[str, Any]:
     document = json.loads(data)
     if not isinstance(document, dict):
-        raise TypeError("the document is no map")
+        raise TypeError("the document is not a map")
     return document

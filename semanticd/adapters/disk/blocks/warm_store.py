@@ -451,7 +451,7 @@ class DiskWarmStore:
                 return
             self._rebuilding = True
         self._log.error(
-            "the cache index is damaged and is made anew from the files", index=str(self.folder.index)
+            "the cache index is damaged and is rebuilt from the files", index=str(self.folder.index)
         )
         self.write_queue.put(self._rebuild)
 

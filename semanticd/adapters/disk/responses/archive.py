@@ -1,9 +1,14 @@
-"""Responses on disk: saved by a thread of their own, and readable at once though saving is queued."""
+"""Responses on disk: saved by a thread of their own, and readable at once though saving is queued.
+
+What the disk refused stays readable and is tried again: after the next response that is stored, while nothing else is
+written, and at the end. It is bounded in number and bytes; beyond that the oldest is given up.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,6 +27,9 @@ from semanticd.domain.limits import LIMITS
 _T = TypeVar("_T")
 _MAX_WAITING = 256
 """Responses that wait to be saved; on a disk that hangs further ones are not kept."""
+_MAX_REFUSED_BYTES = 32 * 1024 * 1024
+"""Bytes of refused responses that wait to be tried again, by estimate: items of several count in each."""
+_RETRY_EVERY_S = 30.0
 _DAY_S = 86_400.0
 
 
@@ -37,25 +45,28 @@ class DiskResponseArchive:
         log: Log,
         max_bytes: int,
         max_age_days: float,
+        idle_s: float,
     ) -> None:
-        """Take over open tables of the database at `path`."""
+        """Take over open tables of the database at `path`; after `idle_s` without a job it looks what to try again."""
         self._tables = tables
         self._path = path
         self._clock = clock
         self._log = log
         self._max_bytes = max_bytes
         self._max_age_s = max_age_days * _DAY_S
-        self._queue = WriteQueue(log=log)
         self._lock = threading.Lock()
         self._unsaved: dict[str, StoredResponse | None] = {}
-        """Responses whose saving is queued; None: whose forgetting is queued, or has failed."""
+        """Responses whose saving is queued or was refused; None: whose forgetting is queued, or has failed."""
+        self._refused: OrderedDict[str, int] = OrderedDict()
+        """Bytes of the responses that the disk refused and that are tried again, oldest first."""
+        self._retry_at = 0.0
         self._agents_to_forget: frozenset[AgentId] = frozenset()
         """Agents of which what the database holds is to be forgotten: it is queued, or has failed."""
         self._closed = False
-        self.num_refused = 0
-        """How many responses the disk refused since the start."""
+        self._num_given_up = 0
         self.is_refusing = False
         """Whether it refused what was last to be stored."""
+        self._queue = WriteQueue(log=log, on_idle=self._retry_while_idle, idle_s=idle_s)
 
     @classmethod
     def open(
@@ -66,6 +77,7 @@ class DiskResponseArchive:
         log: Log,
         max_bytes: int = LIMITS.archived_responses_bytes,
         max_age_days: float = LIMITS.archived_responses_days,
+        idle_s: float = 2.0,
     ) -> DiskResponseArchive:
         """Open the database; a damaged one is set aside as `….damaged` and an empty one begun.
 
@@ -85,7 +97,21 @@ class DiskResponseArchive:
             raise CacheError(
                 f"cannot open the responses' database {path}: {error}; check the disk and its permissions"
             ) from error
-        return cls(tables, path=path, clock=clock, log=log, max_bytes=max_bytes, max_age_days=max_age_days)
+        return cls(
+            tables,
+            path=path,
+            clock=clock,
+            log=log,
+            max_bytes=max_bytes,
+            max_age_days=max_age_days,
+            idle_s=idle_s,
+        )
+
+    @property
+    def num_refused(self) -> int:
+        """How many responses are not on disk because it refused them: waiting to be tried again, or given up."""
+        with self._lock:
+            return len(self._refused) + self._num_given_up
 
     def save(self, response: StoredResponse) -> None:
         """Store a response soon; see `ResponseArchive.save`."""
@@ -96,7 +122,7 @@ class DiskResponseArchive:
                 self._log.warning(
                     "response_not_kept", response=response.response_id, reason="the disk is slow"
                 )
-                self.num_refused += 1
+                self._num_given_up += 1
                 self.is_refusing = True
                 return
             self._unsaved[response.response_id] = response
@@ -106,6 +132,7 @@ class DiskResponseArchive:
         """Forget a response; see the port."""
         with self._lock:
             self._unsaved[response_id] = None
+            self._refused.pop(response_id, None)
         return self._queue_forgetting(lambda: response_id not in self._to_forget()[0])
 
     def delete_agent(self, agent_id: AgentId) -> Future[bool]:
@@ -115,6 +142,7 @@ class DiskResponseArchive:
             for response_id, response in self._unsaved.items():
                 if response is not None and response.is_of({agent_id}):
                     self._unsaved[response_id] = None
+                    self._refused.pop(response_id, None)
         return self._queue_forgetting(lambda: agent_id not in self._to_forget()[1])
 
     def _queue_forgetting(self, is_done: Callable[[], bool]) -> Future[bool]:
@@ -148,31 +176,74 @@ class DiskResponseArchive:
             if self._closed:
                 return
             self._closed = True
-        self._queue.put(self._forget)  # what failed is tried again
+        self._queue.put(self._retry)  # what failed is tried again
         self._queue.close()
+        if self._refused:
+            self._log.error("responses_not_stored", count=len(self._refused))
         self._tables.close()
 
     def _save(self, response: StoredResponse) -> None:
+        if self._store(response):
+            self._retry()
+
+    def _store(self, response: StoredResponse) -> bool:
+        """Store a response that is still wanted; one that the disk refuses is kept. Returns whether it refused none."""
         # What is to be forgotten goes first, also what failed before: the response's agent may be among it.
         self._forget()
         with self._lock:
-            is_wanted = self._unsaved.get(response.response_id) is response
+            if self._unsaved.get(response.response_id) is not response:
+                return True
             is_blocked = response.is_of(self._agents_to_forget)
-        if is_wanted and is_blocked:
+        if is_blocked:
             self._log.error(
                 "response_not_stored", error="what its agent left before could not be deleted yet"
             )
-            self._note_stored(is_stored=False)
-        elif is_wanted:
-            self._note_stored(is_stored=self._try("response_not_stored", lambda: self._write(response)))
-        with self._lock:
-            if self._unsaved.get(response.response_id) is response:
-                del self._unsaved[response.response_id]
-
-    def _note_stored(self, *, is_stored: bool) -> None:
+        is_stored = not is_blocked and self._try("response_not_stored", lambda: self._write(response))
         with self._lock:
             self.is_refusing = not is_stored
-            self.num_refused += not is_stored
+            # It may have been deleted meanwhile, and is then about to be forgotten.
+            if self._unsaved.get(response.response_id) is response:
+                self._refused.pop(response.response_id, None)
+                if is_stored:
+                    del self._unsaved[response.response_id]
+                else:
+                    self._keep_refused(response)
+        return is_stored
+
+    def _keep_refused(self, response: StoredResponse) -> None:
+        """Keep a response to be tried again, within the bounds; the lock is held."""
+        num_bytes = _num_bytes(response)
+        self._refused[response.response_id] = num_bytes
+        # One that is too large by itself costs no others their place.
+        self._refused.move_to_end(response.response_id, last=num_bytes <= _MAX_REFUSED_BYTES)
+        while len(self._refused) > _MAX_WAITING or sum(self._refused.values()) > _MAX_REFUSED_BYTES:
+            given_up, _ = self._refused.popitem(last=False)
+            del self._unsaved[given_up]
+            self._num_given_up += 1
+            self._log.error("response_given_up", response=given_up)
+
+    def _retry(self) -> None:
+        """Try again to forget and to store what the disk refused, oldest first, until it refuses something."""
+        self._retry_at = self._clock.monotonic() + _RETRY_EVERY_S
+        self._forget()
+        with self._lock:
+            waiting = [self._unsaved.get(response_id) for response_id in self._refused]
+        num_stored = 0
+        for response in waiting:
+            if response is None:
+                continue
+            if not self._store(response):
+                break
+            num_stored += 1
+        if num_stored:
+            self._log.info("refused_responses_stored", count=num_stored)
+
+    def _retry_while_idle(self) -> None:
+        if self._clock.monotonic() >= self._retry_at:
+            with self._lock:
+                is_waiting = bool(self._refused or self._agents_to_forget or None in self._unsaved.values())
+            if is_waiting:
+                self._retry()
 
     def _write(self, response: StoredResponse) -> None:
         self._tables.save(response)
@@ -228,3 +299,7 @@ class DiskResponseArchive:
         except (sqlite3.Error, ValueError) as error:
             self._log.error("response_not_read", error=repr(error))
             return None
+
+
+def _num_bytes(response: StoredResponse) -> int:
+    return len(response.document) + sum(len(item.document) for item in response.items)

@@ -22,7 +22,7 @@ def entry(model: ModelFacts) -> dict[str, Any]:
     return {
         "name": tagged(model.id),
         "model": tagged(model.id),
-        "modified_at": timestamp(model.created),
+        "modified_at": timestamp(model.since),
         "size": model.size_bytes or model.weights_bytes or 0,
         "digest": model.fingerprint or "",
         "details": details(model),
@@ -69,5 +69,6 @@ def description(model: ModelFacts) -> dict[str, Any]:
             f"{family}.context_length": model.context_length or 0,
         },
         "capabilities": ["completion", "tools", *(["thinking"] if model.details.get("thinks") else [])],
-        "modified_at": timestamp(model.created),
+        # Of a model that is not here there is no such time.
+        **({"modified_at": timestamp(model.since)} if model.since else {}),
     }

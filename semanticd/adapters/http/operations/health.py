@@ -125,7 +125,7 @@ def openai_model(model: ModelFacts) -> dict[str, Any]:
     return {
         "id": model.id,
         "object": "model",
-        "created": model.created,
+        "created": model.since,
         "owned_by": model.owned_by,
         "loaded": model.loaded,
         "context_length": model.context_length,
@@ -135,7 +135,7 @@ def openai_model(model: ModelFacts) -> dict[str, Any]:
 
 def anthropic_model(model: ModelFacts) -> dict[str, Any]:
     """Return a model as Anthropic lists it."""
-    created = datetime.fromtimestamp(model.created, tz=timezone.utc)
+    created = datetime.fromtimestamp(model.since, tz=timezone.utc)
     return {
         "type": "model",
         "id": model.id,

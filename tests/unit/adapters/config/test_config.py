@@ -35,6 +35,22 @@ def complaint(tmp_path: Path, **sources: Any) -> str:
     return failed.value.message
 
 
+@pytest.mark.parametrize(
+    ("typed", "is_path"),
+    [("./m", True), ("m.gguf", True), ("~/m", True), ("org/here", True), ("org/other", False), ("plain", False),
+     ("hf:org/here", False)],
+)  # fmt: skip
+def test_a_models_path_is_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, is_path: bool
+) -> None:
+    (tmp_path / "org" / "here").mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = load_settings(flags={"mlx.model_id": typed}, environ={}, folder=tmp_path).settings.mlx.model_id
+    assert found == (str(tmp_path / typed.removeprefix("~/").removeprefix("./")) if is_path else typed)
+
+
 def test_every_line_of_the_settings_file_may_be_uncommented_as_it_stands(tmp_path: Path) -> None:
     lines = settings_file().splitlines()
     taken = "\n".join(re.sub(r"^#(\w+ = )", r"\1", line) for line in lines)

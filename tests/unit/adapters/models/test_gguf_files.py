@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
+from semanticd.application.services.model_facts import removed_facts
 from semanticd.domain.errors import ModelDownloadError, ModelLoadError, ModelNotFoundError
 
 
@@ -85,6 +87,58 @@ def test_a_copy_and_a_touched_file_are_not_converted_again(tmp_path: Path, conve
     assert models.pull(path, silent).path == first.path
     assert models.pull(file(tmp_path / "copy.gguf", "one"), silent).path == first.path
     assert len(converter.converted) == 1
+
+
+def test_copies_are_one_model_under_one_name(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    first, copy = (file(tmp_path / folder / "model.gguf", "one") for folder in ("a", "b"))
+    assert models.pull(first, silent).model_id == models.pull(copy, silent).model_id == "model"
+    Path(first).unlink()
+    assert models.resolve(copy).name == models.resolve(first).name == "model"
+    assert len(models.installed()) == 1
+    models.remove(copy)
+    assert models.find(first) is None
+    assert models.find("model") is None
+
+
+def test_a_copy_that_is_replaced_gets_a_name_of_its_own(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    first, copy = (file(tmp_path / folder / "model.gguf", "one") for folder in ("a", "b"))
+    kept = models.pull(first, silent)
+    models.pull(copy, silent)
+    file(Path(first), "other text")
+    found = models.find("model")
+    assert found is not None
+    assert found.path == kept.path, "the copy is still it"
+    changed = models.pull(first, silent)
+    assert changed.model_id != "model"
+    assert {one.model_id: one.path for one in models.installed()} == {
+        "model": kept.path, changed.model_id: changed.path,
+    }  # fmt: skip
+
+
+def test_copies_that_an_older_version_named_apart_are_one_model(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    first, copy = (file(tmp_path / folder / "model.gguf", "one") for folder in ("a", "b"))
+    models.pull(first, silent)
+    models.pull(copy, silent)
+    memory = tmp_path / "models" / ".gguf.json"
+    rows = json.loads(memory.read_text())
+    rows[copy][0] = "model-123456"
+    memory.write_text(json.dumps(rows))
+    assert models.resolve(copy).name == "model"
+
+
+def test_a_file_that_is_gone_is_not_said_to_be_kept(tmp_path: Path, converter: Converter) -> None:
+    models = registry(tmp_path, converter)
+    path = file(tmp_path / "model.gguf", "one")
+    for is_there in (True, False):
+        models.pull(path, silent)
+        if not is_there:
+            Path(path).unlink()
+        entry, found = models.resolve(path), models.find(path)
+        removed = removed_facts(entry, found, freed_bytes=models.remove(path))
+        assert removed.kept == (path if is_there else None)
 
 
 def test_other_bits_are_another_conversion(tmp_path: Path, converter: Converter) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from semanticd.entrypoints.cli.output import print_facts, print_table, shown
+from semanticd.entrypoints.cli.output import clear_screen, print_facts, print_table, shown
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,18 @@ def test_a_name_tells_how_its_value_is_shown() -> None:
     assert shown("created", 0) == "-", "a model that is not loaded has no date"
     assert shown("pinned", True) == "yes"
     assert shown("shared_with", ["a", "b"]) == "a, b"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "cleared"), [("dumb", False), ("", False), ("unknown", False), ("xterm-256color", True)]
+)
+def test_a_screen_is_cleared_only_where_the_terminal_can(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: str, cleared: bool
+) -> None:
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    clear_screen()
+    assert bool(capsys.readouterr().out) is cleared
 
 
 def test_what_would_break_a_line_or_steer_the_terminal_is_escaped() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from semanticd.adapters.config import effective, load_settings
 from semanticd.adapters.process import bind_listener
 from semanticd.control.results import ConfigValue, StatusResult
-from semanticd.domain.errors import DaemonError
+from semanticd.domain.errors import DaemonError, ModelNotFoundError
 from semanticd.entrypoints.cli.restart_plan import plan
 
 LOCAL = "127.0.0.1"
@@ -55,6 +57,27 @@ def restart(
     status = StatusResult(state="ready", address=f"http://{host}:{port if at is None else at}")
     _, changed = plan(shown, status, flags)
     return [line.partition(":")[0] for line in changed]
+
+
+def test_a_relative_model_means_the_folder_it_was_typed_in_wherever_the_restart_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ports: Ports
+) -> None:
+    model = tmp_path / "tiny"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEMANTIC_MODELS_DIR", str(tmp_path / "models"))
+    started = load_settings(flags={"mlx.model_id": "./tiny"})
+    running = [ConfigValue(one.name, one.value, one.origin) for one in effective(started)]
+    port = ports.taken()
+    status = StatusResult(state="ready", address=f"http://{LOCAL}:{port}")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    flags, changed = plan(running, status, {})
+    assert (flags["mlx.model_id"], changed) == (str(model), [])
+    (model / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"config\.json is missing"):
+        plan(running, status, {})
 
 
 @pytest.mark.parametrize("host", [LOCAL, "0.0.0.0", "localhost"])

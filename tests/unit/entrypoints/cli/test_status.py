@@ -23,6 +23,12 @@ def test_a_cap_below_a_block_of_the_model_is_said_to_keep_nothing() -> None:
         assert ("keeps no whole block: one of m takes 6.0 MiB" in said) == keeps_nothing, said
 
 
+def test_a_model_comes_with_what_it_computes_in_where_that_is_known() -> None:
+    models = (LoadedModelFacts(id="m", current=True, compute_dtype="float32"),)
+    assert line(StatusResult(model="m", models=models), "model") == "model    m, computed in float32"
+    assert line(StatusResult(model="m", models=MODELS), "model") == "model    m"
+
+
 def test_what_the_disk_refused_is_said() -> None:
     assert line(StatusResult(cache=CacheStats()), "unsaved") == ""
     refused = CacheStats(num_unsaved_agents=2, num_unsaved_responses=1)

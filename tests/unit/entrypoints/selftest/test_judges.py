@@ -102,7 +102,7 @@ def test_an_answer_is_checked_against_the_schema(answer: Any, follows: bool) -> 
 
 
 def test_an_answer_that_is_cut_is_no_json() -> None:
-    assert "no JSON" in (schema_problem('{"title": "a') or "")
+    assert "not JSON" in (schema_problem('{"title": "a') or "")
 
 
 def test_rows_that_depend_on_their_neighbours_are_red() -> None:

@@ -23,7 +23,7 @@ _KEPT_CHARACTERS = 64_000
 """What the user said is kept up to this length, the newest first."""
 
 _QUESTION = (
-    "This conversation is about to be replaced by a summary of it. Write that summary for the one who goes on with the "
+    "This conversation is about to be replaced by a summary of it. Write that summary for the one who continues the "
     "work: the goal, what was decided and why, what was done, the state of each file or object that matters, exact "
     "names and values that are still needed, and the next steps. Call no tool. Write the summary only, in at most "
     "{words} words."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +155,103 @@ def test_what_could_not_be_deleted_is_deleted_at_the_end(tmp_path: Path) -> None
     again = opened(path)
     assert again.load("gone") is None
     again.close()
+
+
+class FullDisk:
+    """Refuses responses while it is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path)
+
+    def fill(self) -> None:
+        self._connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON responses BEGIN SELECT raise(ABORT, 'full'); END"
+        )
+
+    def empty(self) -> None:
+        self._connection.execute("DROP TRIGGER full")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def names(self) -> list[str]:
+        return [name for (name,) in self._connection.execute("SELECT response_id FROM responses ORDER BY id")]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[FullDisk]:
+    opened(tmp_path / "responses.sqlite").close()
+    made = FullDisk(tmp_path / "responses.sqlite")
+    made.fill()
+    yield made
+    made.close()
+
+
+def test_what_the_disk_refused_is_readable_and_stored_with_the_next_that_it_takes(
+    tmp_path: Path, disk: FullDisk
+) -> None:
+    archive = opened(tmp_path / "responses.sqlite")
+    refused = [response("r1", "hi", "a"), response("r2", "hi", "b"), response("r3", "x", agent="b")]
+    for one in refused:
+        archive.save(one)
+    assert archive.flush(60)
+    assert (archive.num_refused, archive.is_refusing, disk.names()) == (3, True, [])
+    assert [archive.load(one.response_id) for one in refused] == refused
+    archive.delete("r2")
+    archive.delete_agent(AgentId("b"))
+    disk.empty()
+    archive.save(response("r4", "y"))
+    assert archive.flush(60)
+    assert (archive.num_refused, archive.is_refusing, disk.names()) == (0, False, ["r4", "r1"])
+    archive.close()
+    again = opened(tmp_path / "responses.sqlite")
+    assert again.load("r1") == refused[0]
+    assert again.load("r2") is again.load("r3") is None
+    again.close()
+
+
+def test_what_the_disk_refused_is_tried_again_now_and_then_while_nothing_else_is_written(
+    tmp_path: Path, disk: FullDisk
+) -> None:
+    clock = ManualClock()
+    archive = opened(tmp_path / "responses.sqlite", clock, idle_s=0.001)
+    archive.save(response("r1", "hi"))
+    assert archive.flush(60)
+    disk.empty()
+    deadline = time.monotonic() + 60
+    while disk.names() != ["r1"]:
+        clock.advance(31)
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    archive.close()
+
+
+def test_what_the_disk_refused_is_stored_at_the_end(tmp_path: Path, disk: FullDisk) -> None:
+    archive = opened(tmp_path / "responses.sqlite")
+    archive.save(response("r1", "hi"))
+    assert archive.flush(60)
+    disk.empty()
+    archive.close()
+    assert disk.names() == ["r1"]
+
+
+def test_what_waits_for_the_disk_is_bounded_in_number_and_bytes(tmp_path: Path, disk: FullDisk) -> None:
+    archive = opened(tmp_path / "responses.sqlite")
+    for number in range(300):
+        archive.save(response(f"r{number}", "hi"))
+        assert archive.flush(60)
+    assert archive.num_refused == 300
+    assert (archive.load("r43"), archive.load("r44")) == (None, response("r44", "hi"))
+    archive.save(response("large", "x", size=40 << 20))
+    assert archive.flush(60)
+    assert archive.load("large") is None
+    archive.save(response("half", "x", size=20 << 20))
+    archive.save(response("other half", "x", size=20 << 20))
+    assert archive.flush(60)
+    assert archive.load("half") is None
+    disk.empty()
+    archive.close()
+    assert disk.names() == ["other half"], "the oldest were given up"
 
 
 def test_an_agents_responses_are_gone_at_once_and_later_ones_stay(tmp_path: Path) -> None:
