@@ -247,7 +247,7 @@ class PatternReader:
     def _property(self, *, negated: bool) -> int:
         named = re.compile(r"\{(\^?)([A-Z][a-z]?)\}|([A-Z])").match(self._text, self._at)
         if named is None:
-            raise UntranslatableError("a property of characters in a pattern that is no general category")
+            raise UntranslatableError("a property of characters in a pattern that is not a general category")
         self._at = named.end()
         category = named[2] or named[3]
         found = set_of(c for c in map(chr, range(NUM_ASCII)) if unicodedata.category(c).startswith(category))
