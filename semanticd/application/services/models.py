@@ -443,6 +443,11 @@ class ModelsService:
     async def _load(self, model: str) -> LoadedModel:
         installed = await self._find(model)
         existing = self._engine.models.get(ModelId(installed.model_id))
+        if existing is not None and existing.fingerprint != installed.fingerprint:
+            raise ConflictError(
+                f"model {installed.model_id} is loaded, from files that were replaced since; unload it first "
+                f"(`semanticd models unload {installed.model_id}`)"
+            )
         if existing is not None:
             return existing
         self._tell(installed.model_id, "loading", 0.0)

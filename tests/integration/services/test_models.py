@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from semanticd.adapters.http.core.services import model_names
-from semanticd.application.ports.models import ModelEntry, ModelProfile, PullProgress
+from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, PullProgress
 from semanticd.application.services.model_facts import (
     ModelInUse,
     PulledModel,
@@ -26,7 +26,7 @@ from semanticd.domain.errors import (
     OverloadedError,
 )
 from semanticd.domain.generation import ModelDefaults, SamplingParams
-from semanticd.domain.ids import ModelId
+from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.model_source import WRITTEN_AT
@@ -170,6 +170,22 @@ async def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
             "two", removed=True, freed_bytes=1000, path="/models/two"
         )
         assert rig.source.removed == ["two"]
+
+
+async def test_a_loaded_model_whose_files_were_replaced_is_not_said_to_be_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ServiceRig() as rig:
+        find = rig.source.find
+
+        def replaced(name: str) -> InstalledModel | None:
+            found = find(name)
+            return found and replace(found, fingerprint=ModelFingerprint("ee" * 32))
+
+        monkeypatch.setattr(rig.source, "find", replaced)
+        with pytest.raises(ConflictError, match="replaced since; unload it first"):
+            await rig.models.load("one")
+        assert (await rig.say("still there?")).model == "one"
 
 
 async def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:

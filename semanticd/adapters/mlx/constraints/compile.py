@@ -209,7 +209,9 @@ class ConstraintCompiler:
             raise _refused(error, constraint) from error
         with self._lock:
             tables = self._tables or self._make_tables(constraint)
-        if "%lark {" in grammar or constraint.kind in ("regex", "lark") or not all(map(is_plain, parts)):
+        # Of a client's own grammars and patterns, also those beside calls, the cost is not known.
+        has_own = constraint.kind in ("regex", "lark") or "%lark {" in grammar or "ANSWER: /" in grammar
+        if has_own or not all(map(is_plain, parts)):
             self._try(grammar, constraint)
         # Outside the lock: a large form takes its time, and the engine must not wait for it.
         matcher = LLMatcher(tables, grammar, log_level=0, limits=_limits())

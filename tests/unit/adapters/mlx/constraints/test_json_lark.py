@@ -11,11 +11,12 @@ from llguidance import LLMatcher, LLTokenizer
 from semanticd.adapters.mlx.constraints.call_spelling import json_spelling
 from semanticd.adapters.mlx.constraints.json_lark import inside_json_string
 from semanticd.adapters.mlx.constraints.pattern_tree import UntranslatableError
-from semanticd.adapters.mlx.constraints.tool_grammar import tool_grammar
+from semanticd.adapters.mlx.constraints.tool_grammar import call_or_answer_grammar, tool_grammar
 from semanticd.adapters.mlx.constraints.trial import TrialProcess
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from semanticd.domain.chat import ToolSpec
 from semanticd.domain.errors import UnsupportedError
+from semanticd.domain.generation import OutputConstraint
 from tests.unit.adapters.mlx.constraints.test_compile import babble
 
 CUSTOM: dict[str, Any] = {
@@ -155,10 +156,22 @@ def test_what_cannot_be_said_inside_json_is_told_and_named(tokenizer: MlxTokeniz
         tokenizer.compile_constraint(form)
 
 
-def test_a_tools_grammar_is_tried_before_it_is_compiled(
-    tokenizer: MlxTokenizer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("grammar", "answer"),
+    [
+        ('start: "a"', None),
+        ("", OutputConstraint("lark", grammar='start: "a"')),
+        ("", OutputConstraint("regex", grammar="a+")),
+    ],
+)
+def test_a_grammar_and_a_pattern_beside_calls_are_tried_before_they_are_compiled(
+    tokenizer: MlxTokenizer, monkeypatch: pytest.MonkeyPatch, grammar: str, answer: OutputConstraint | None
 ) -> None:
     monkeypatch.setattr(TrialProcess, "refusal", lambda self, grammar: "refused by the trial")
-    form = tool_grammar([tool('start: "a"')], spelling=json_spelling("<c>", "</c>"), parallel=False)
+    markup: dict[str, Any] = {"spelling": json_spelling("<c>", "</c>"), "parallel": False}
+    if answer is None:
+        form = tool_grammar([tool(grammar)], **markup)
+    else:
+        form = call_or_answer_grammar([tool(grammar)], answer, **markup)
     with pytest.raises(UnsupportedError, match="refused by the trial"):
         tokenizer.compile_constraint(form)
