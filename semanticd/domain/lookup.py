@@ -1,0 +1,192 @@
+"""Lookup decoding: what a sequence said before is the draft of what it says next.
+
+An agent copies: files that it edits, results that it quotes, calls that have the same keys each time. Where the last
+`GRAM` ids were seen before, what followed them there is a draft of what follows now; a step that verifies a draft of
+four tokens costs hardly more than a step of one. Drafts are only guesses: whoever verifies them decides.
+
+Nothing here grows with the context from step to step: an id is looked at once when it is new, and a long prompt is
+taken in slices, its end first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+AUTO_DRAFTS = 12
+"""Most tokens of a draft, unless the user says: beyond it a token costs more than it is likely to save."""
+GRAM = 3
+"""Ids that must have been seen in this order for what followed them to be a draft."""
+SLICE_TOKENS = 1024
+"""Ids of a prompt that are taken in at a time: about half a millisecond."""
+MAX_GRAMS = 1 << 16
+"""What an index remembers at most: about 8 MB; one that is full forgets all but what follows."""
+NEAR_GRAM = 2
+"""As `GRAM`, near what was being repeated until another id came: an edit is followed by what followed the original."""
+NEAR_TOKENS = 24
+"""How far before and behind that place is near, and for how many ids it is looked for."""
+FIRST_WIDTH = 2
+"""Draft tokens to begin with: where nothing is repeated they cost a tenth of a step."""
+MAX_FAILURES = 2
+"""Drafts in a row of which nothing was right, after which none are made for a while."""
+FIRST_PAUSE = 8
+LONGEST_PAUSE = 512
+"""Tokens without a draft after failures; each pause is twice the one before, until a draft is right."""
+
+
+class GramIndex:
+    """Where each run of `GRAM` ids was followed by another one last, in ids that grow at their end."""
+
+    def __init__(self, *, max_grams: int = MAX_GRAMS) -> None:
+        """Begin without any; at most `max_grams` runs are remembered."""
+        self._max_grams = max_grams
+        self._places: dict[tuple[int, ...], int] = {}
+        self._begin = -1
+        """Runs that are followed by a position from here on are known; -1: none was taken in."""
+        self._end = -1
+        """The first position that was not looked at."""
+
+    def __len__(self) -> int:
+        """Count the runs that are remembered."""
+        return len(self._places)
+
+    def take(self, ids: Sequence[int]) -> None:
+        """Take in what is new at the end of `ids`, and what is older and was not taken in yet: a slice of each."""
+        if self._begin < 0 or len(self._places) >= self._max_grams:
+            self._places.clear()
+            # From the end of the prompt on: what is near is repeated most.
+            self._begin = self._end = max(len(ids) - 1, GRAM)
+        places = self._places
+        until = min(len(ids), self._end + SLICE_TOKENS)
+        for position in range(self._end, until):
+            places[tuple(ids[position - GRAM : position])] = position
+        self._end = max(self._end, until)
+        # Half is left for what is still to come.
+        older = min(self._begin - GRAM, SLICE_TOKENS, self._max_grams // 2 - len(places))
+        for position in range(self._begin - 1, self._begin - 1 - older, -1):
+            places.setdefault(tuple(ids[position - GRAM : position]), position)
+        self._begin -= max(older, 0)
+
+    def find(self, last: Sequence[int]) -> int | None:
+        """Return the position that followed these `GRAM` ids when they were seen last; None: they were not."""
+        return self._places.get(tuple(last))
+
+
+class DraftPolicy:
+    """How long drafts are, and when there are none: longer while they are right, none for a while when they are not."""
+
+    def __init__(self, max_drafts: int) -> None:
+        """Make drafts of `max_drafts` tokens at most."""
+        self._widths = _widths(max_drafts)
+        self._level = 0
+        self._num_failures = 0
+        self._pause = FIRST_PAUSE
+        self._resumes_at = 0
+
+    def width(self, length: int) -> int:
+        """Return how many draft tokens may follow ids of this length; 0: none now."""
+        return self._widths[self._level] if length >= self._resumes_at else 0
+
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
+        """Learn what became of a draft; the ids have this length since then."""
+        if num_accepted == 0:
+            self._fail(length)
+            return
+        self._num_failures, self._pause = 0, FIRST_PAUSE
+        if num_accepted < num_drafted:
+            # An edit, most likely: what follows is repeated again.
+            self._level = min(self._level, 1)
+        elif num_drafted >= self._widths[self._level]:
+            self._level = min(self._level + 1, len(self._widths) - 1)
+
+    def _fail(self, length: int) -> None:
+        self._level = 0
+        self._num_failures += 1
+        if self._num_failures >= MAX_FAILURES:
+            # The next one alone decides whether it goes on.
+            self._num_failures = MAX_FAILURES - 1
+            self._resumes_at = length + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+
+class Drafter:
+    """Makes the drafts of one sequence, from its own ids."""
+
+    def __init__(self, max_drafts: int) -> None:
+        """Make drafts of `max_drafts` tokens at most."""
+        self._index = GramIndex()
+        self._policy = DraftPolicy(max_drafts)
+        self._source: int | None = None
+        """The position of what is being repeated; it is followed for as long as it is right."""
+        self._lost: tuple[int, int] | None = None
+        """What was repeated until another id came: its position there, and the length of the ids then."""
+        self._length = 0
+
+    def expect(self, ids: Sequence[int]) -> list[int]:
+        """Return what should follow `ids`: a token, and the draft of what follows that; nothing where that is unknown.
+
+        `ids` are those of the call before, and more.
+        """
+        self._follow(ids)
+        width = self._policy.width(len(ids))
+        if not width or len(ids) < GRAM:
+            return []
+        self._index.take(ids)
+        if self._source is None:
+            self._source = self._found_near(ids) or self._index.find(ids[-GRAM:])
+        return [] if self._source is None else _continuation(ids, self._source, width + 1)
+
+    def continue_from(self, ids: Sequence[int], ahead: Sequence[int], *, most: int) -> list[int]:
+        """Return a draft of at most `most` tokens that follow `ids` and then `ahead`, which is not among them yet."""
+        width = min(most, self._policy.width(len(ids)))
+        last = [*ids[-GRAM:], *ahead][-GRAM:]
+        source = self._index.find(last) if width > 0 and len(last) == GRAM else None
+        return [] if source is None else _continuation(ids, source, width)
+
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
+        """Learn how many tokens of a draft were right; the ids have this length since then."""
+        self._policy.note(num_drafted=num_drafted, num_accepted=num_accepted, length=length)
+
+    def _follow(self, ids: Sequence[int]) -> None:
+        source = self._source
+        if source is not None:
+            for position in range(self._length, len(ids)):
+                if ids[source] != ids[position]:
+                    self._lost = source, position
+                    break
+                source += 1
+            else:
+                self._source = source
+                self._length = len(ids)
+                return
+            self._source = None
+        self._length = len(ids)
+
+    def _found_near(self, ids: Sequence[int]) -> int | None:
+        """Return where what was repeated goes on after an edit, if the last ids are there."""
+        if self._lost is None:
+            return None
+        source, since = self._lost
+        if not NEAR_GRAM <= len(ids) - since <= NEAR_TOKENS:
+            return None
+        last = list(ids[-NEAR_GRAM:])
+        for place in range(source, source + NEAR_TOKENS):
+            if list(ids[place - NEAR_GRAM : place]) == last and place < since:
+                return place
+        return None
+
+
+def _widths(max_drafts: int) -> list[int]:
+    """Return the lengths of drafts, shortest first: 2, 4, 8, then twice as many each, the last one `max_drafts`."""
+    widths = [FIRST_WIDTH]
+    while widths[-1] < max_drafts:
+        widths.append(2 * widths[-1])
+    widths[-1] = max_drafts
+    return widths
+
+
+def _continuation(ids: Sequence[int], source: int, count: int) -> list[int]:
+    """Return the `count` ids from a position on; beyond the end, what is repeated begins again."""
+    found = list(ids[source : source + count])
+    while len(found) < count:
+        found.append(found[source - len(ids)])
+    return found
