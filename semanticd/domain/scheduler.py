@@ -98,6 +98,7 @@ class _Rates:
 
     prefill_tokens_per_s: float = 0.0
     decode_step_s: float = 0.0
+    decode_token_s: float = 0.0
     chunks: ChunkRates = field(default_factory=ChunkRates)
 
     @staticmethod
@@ -215,11 +216,20 @@ class Scheduler:
         else:
             self._balance_s = 0.0
 
-    def record_decode(self, sequences: Iterable[Sequence], *, model_id: ModelId, seconds: float) -> None:
-        """Account a decode step."""
+    def record_decode(
+        self,
+        sequences: Iterable[Sequence],
+        *,
+        model_id: ModelId,
+        seconds: float,
+        num_tokens: int | None = None,
+    ) -> None:
+        """Account a decode step that brought so many tokens (None: one for each sequence)."""
         members = list(sequences)
         rates = self._rates.setdefault(model_id, _Rates())
         rates.decode_step_s = rates.blend(rates.decode_step_s, seconds)
+        per_token = seconds * len(members) / max(num_tokens or len(members), 1)
+        rates.decode_token_s = rates.blend(rates.decode_token_s, per_token)
         self._charge(members, seconds)
         self._stall_s = 0.0
         if self._prefillable():
@@ -236,6 +246,11 @@ class Scheduler:
         """Seconds of recent decode steps (0 when nothing was measured)."""
         rates = self._rates.get(model_id)
         return rates.decode_step_s if rates else 0.0
+
+    def decode_token_s(self, model_id: ModelId) -> float:
+        """Seconds of recent decode steps for each token of a sequence: less than a step's where drafts were right."""
+        rates = self._rates.get(model_id)
+        return rates.decode_token_s if rates else 0.0
 
     def _charge(self, sequences: list[Sequence], seconds: float) -> None:
         for sequence in sequences:

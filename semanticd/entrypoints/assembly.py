@@ -17,7 +17,7 @@ from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from semanticd.adapters.http.server import server_config, within_descriptors
 from semanticd.adapters.logs import log_context
-from semanticd.adapters.mlx.model.loader import MlxModelLoader
+from semanticd.adapters.mlx.model.loader import ComputeOptions, MlxModelLoader
 from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.tracing import OtelTracer, open_tracer
@@ -26,12 +26,18 @@ from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.telemetry import EventBus, Log
 from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.domain.limits import LIMITS
+from semanticd.domain.lookup import AUTO_DRAFTS
 from semanticd.domain.memory_plan import buffer_cache_bytes, free_for_wide_weights
 from semanticd.entrypoints.bootstrap import Daemon, build, precision_of
 from semanticd.entrypoints.measured_chunks import MeasuringLoader
 from semanticd.entrypoints.model_fit import budget_plan, default_model_name, machine, open_registry
 
 _HTTP_GRACE_S = 2
+
+
+def max_drafts(speculation: int | str) -> int:
+    """Return how many draft tokens a step may verify, as the setting says."""
+    return AUTO_DRAFTS if speculation == "auto" else 0 if speculation == "off" else int(speculation)
 
 
 def first_model(settings: Settings) -> str:
@@ -66,7 +72,7 @@ def assemble(
         available_bytes=lambda: free_for_wide_weights(device, memory.free_bytes()),
         canonicalize=settings.mlx.canonicalize,
         literal_content=settings.mlx.literal_content,
-        cpu_math=settings.mlx.cpu_math,
+        compute=ComputeOptions(settings.mlx.cpu_math, max_drafts(settings.mlx.speculation)),
         log=log,
     )
     return build(

@@ -9,11 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 from semanticd.adapters.mlx.model import latent_attention
-from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.stream_decoder import WindowStreamDecoder
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint
+from semanticd.domain.lookup import AUTO_DRAFTS
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import Answer, EngineRig
@@ -51,6 +52,7 @@ class MlxRig(EngineRig):
         precision: StoragePrecision = "exact",
         seed: int = 0,
         runner_class: type[MlxModelRunner] = MlxModelRunner,
+        max_drafts: int = AUTO_DRAFTS,
         **more: Any,
     ) -> None:
         """Build the family's model with these weights."""
@@ -63,6 +65,7 @@ class MlxRig(EngineRig):
             fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),
             block_tokens=BLOCK,
             precision=precision,
+            decoding=Decoding(max_drafts=max_drafts),
         )
         limits = more.pop("limits", SchedulerLimits(prefill_chunk=BLOCK, min_chunk=BLOCK))
         super().__init__(runner=runner, tokenizer=IdTokenizer(), limits=limits, **more)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from semanticd.application.ports.inference import (
     BlockPayload,
     DecodedToken,
+    DraftCounts,
     LoadedModel,
     PrefixPart,
     Tokenizer,
@@ -118,12 +119,13 @@ class HashRunner:
         clock: ManualClock | None = None,
         prefill_token_s: float = 0.0,
         decode_step_s: float = 0.0,
+        max_drafts: int = 0,
         chunks: ChunkTraits = ChunkTraits(),  # noqa: B008 (frozen)
     ) -> None:
         """Answer with ids below `num_ids`, or with the ids of `script` and an end of turn.
 
         `seed` stands for the weights. With a clock, prefill takes `prefill_token_s` a token and decode `decode_step_s`
-        a step.
+        a step. A row that is alone may get up to `max_drafts` tokens more from a step.
         """
         layers = [LayerSpec("attention", "hash", bytes_per_token=BYTES_PER_TOKEN)]
         if has_state:
@@ -143,6 +145,8 @@ class HashRunner:
         self._clock = clock
         self._prefill_token_s = prefill_token_s
         self._decode_step_s = decode_step_s
+        self._max_drafts = 0 if has_state else max_drafts
+        self._draft_counts = DraftCounts()
         self._prefilling: dict[SequenceId, _Row] = {}
         self._decoding: dict[SequenceId, _Row] = {}
         self._thread: int | None = None
@@ -298,6 +302,7 @@ class HashRunner:
         constraint: OutputConstraint | None,
         seed: int,
         group: int = 0,
+        max_length: int | None = None,
     ) -> None:
         """Join a decode batch."""
         self._called("start_decode")
@@ -326,14 +331,33 @@ class HashRunner:
             if sequence_id in self.broken_rows:
                 tokens.append(DecodedToken(sequence_id, token, error=self.broken_rows.pop(sequence_id)))
                 continue
-            row.feed(token)
-            row.pending = row.sample(self.script, self._num_ids)
-            scored = row.sampling.logprobs
-            top = tuple(
-                ((token + i) % self._num_ids, -0.5 * (i + 1)) for i in range(row.sampling.top_logprobs)
-            )
-            tokens.append(DecodedToken(sequence_id, token, -0.5 if scored else None, top if scored else ()))
+            tokens.append(self._next(sequence_id, row))
+            tokens += [self._next(sequence_id, row) for _ in range(self._num_accepted(row))]
         return tokens
+
+    def _next(self, sequence_id: SequenceId, row: _Row) -> DecodedToken:
+        token = row.pending
+        row.feed(token)
+        row.pending = row.sample(self.script, self._num_ids)
+        scored = row.sampling.logprobs
+        top = tuple(((token + i) % self._num_ids, -0.5 * (i + 1)) for i in range(row.sampling.top_logprobs))
+        return DecodedToken(sequence_id, token, -0.5 if scored else None, top if scored else ())
+
+    def _num_accepted(self, row: _Row) -> int:
+        """Return how many tokens come from drafts: any number that makes the running cache no larger."""
+        if not self._max_drafts or len(self._decoding) > 1:
+            return 0
+        most = min(self._max_drafts, max(_capacity(row) - len(row.kv), 0))
+        num_accepted = _mix(row.digest, 7) % (most + 1)
+        self._draft_counts = self._draft_counts.plus(
+            num_drafted=most, num_accepted=num_accepted, num_steps=int(most > 0)
+        )
+        return num_accepted
+
+    def take_draft_counts(self) -> DraftCounts:
+        """Return what was drafted since the last call."""
+        counts, self._draft_counts = self._draft_counts, DraftCounts()
+        return counts
 
     def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
         """Copy spans of positions [start, end) out of the running cache; each block is a call of `copy_block`."""

@@ -67,10 +67,10 @@ class MoodyDisk(MemoryWarmStore):
 class EngineStates(RuleBasedStateMachine):
     """Drives one engine."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(max_drafts=st.sampled_from([0, 6]))
+    def begin(self, max_drafts: int) -> None:
         self.disk = MoodyDisk()
-        self.rig = EngineRig(budget_bytes=BUDGET, warm=self.disk)
+        self.rig = EngineRig(budget_bytes=BUDGET, warm=self.disk, runner=HashRunner(max_drafts=max_drafts))
         self.rig.expects_defect = False
         self.rig.__enter__()
         self.asks: list[tuple[Ask, list[int], int, str]] = []

@@ -64,7 +64,7 @@ def main() -> None:
     model, wrapper = load_in_float32()
     from semanticd.adapters.mlx.constraints.processor import AnswerBounds, ConstraintProcessor
     from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
-    from semanticd.adapters.mlx.model.runner import MlxModelRunner
+    from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
     from semanticd.adapters.mlx.platform import cpu_math
     from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 
@@ -78,7 +78,7 @@ def main() -> None:
         return ConstraintProcessor(None, bounds=AnswerBounds(num_context), eos_token_ids=[2], gate=gate)
 
     (ids,) = prompts(1, LENGTH + 1, int(wrapper.vocab_size), seed=7)
-    runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32), constraint_processor=processor)
+    runner = MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32), decoding=Decoding(processor))
     for group, form in enumerate(FORMS.values()):
         begin(runner, ids, group, form)
     taken: dict[str, list[float]] = {name: [] for name in FORMS}

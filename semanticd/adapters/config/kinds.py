@@ -43,11 +43,19 @@ def whole(*, minimum: int, maximum: int | None = None, choices: tuple[int, ...] 
 
 def auto_or(kind: Kind) -> Kind:
     """The word `auto`, or a value of another kind."""
+    return _word_or("auto", kind)
 
+
+def off_or(kind: Kind) -> Kind:
+    """The word `off`, or a value of another kind."""
+    return _word_or("off", kind)
+
+
+def _word_or(word: str, kind: Kind) -> Kind:
     def read(value: object) -> Any:
-        return "auto" if isinstance(value, str) and value.strip().lower() == "auto" else kind.read(value)
+        return word if isinstance(value, str) and value.strip().lower() == word else kind.read(value)
 
-    return Kind(f"auto, or {kind.expected}", read)
+    return Kind(f"{word}, or {kind.expected}", read)
 
 
 def number(*, minimum: float, maximum: float | None = None) -> Kind:

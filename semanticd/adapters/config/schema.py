@@ -22,6 +22,7 @@ from semanticd.adapters.config.kinds import (
     folder,
     model,
     number,
+    off_or,
     text,
     texts,
     urls,
@@ -90,6 +91,11 @@ class MlxSettings:
     )
     cpu_math: bool = setting(
         True, flag(), "On the CPU, attention and gated activations of our own, faster than the library's."
+    )
+    speculation: int | Literal["auto", "off"] = setting(
+        "auto",
+        auto_or(off_or(whole(minimum=1, maximum=64))),
+        "Most tokens guessed from what was said before, or from a form, and verified in one step; auto: 12.",
     )
     decode_share: float = setting(
         0.5, number(minimum=0.05, maximum=0.95), "Least share of engine time for decoding while prompts wait."

@@ -97,6 +97,13 @@ _ENGINE: Mapping[str, MetricSpec] = {
     "prefill_chunk_seconds": MetricSpec("histogram", "Time of one prefill chunk.", (), _STEP_SECONDS),
     "decode_step_seconds": MetricSpec("histogram", "Time of one decode step of a batch.", (), _STEP_SECONDS),
     "batch_size": MetricSpec("histogram", "Sequences in a decode step.", (), _COUNTS),
+    "draft_tokens_total": MetricSpec(
+        "counter",
+        "Tokens guessed from what was said before, or from a form; each that was accepted saved a decode step.",
+        ("outcome",),
+        values=("accepted", "rejected"),
+    ),
+    "verify_steps_total": MetricSpec("counter", "Decode steps that verified guessed tokens."),
     "sequences": MetricSpec(
         "gauge", "Sequences in the engine now, by state.", ("state",), values=SEQUENCE_STATES
     ),

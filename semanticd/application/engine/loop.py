@@ -262,6 +262,10 @@ class BlockPoolBatchEngine:
         """Return the seconds of recent decode steps (0: nothing was measured)."""
         return self._scheduler.decode_step_s(model_id)
 
+    def decode_token_s(self, model_id: ModelId) -> float:
+        """Return the seconds of recent decode steps for each token of a sequence (0: nothing was measured)."""
+        return self._scheduler.decode_token_s(model_id)
+
     @property
     def cached_bytes(self) -> int:
         """Bytes of cached blocks that would leave RAM to make room."""
@@ -568,6 +572,7 @@ class BlockPoolBatchEngine:
             constraint=submission.constraint,
             seed=submission.seed,
             group=sequence.group,
+            max_length=len(sequence.prompt_ids) + sequence.max_new_tokens,
         )
         if num_joining:
             running.prefill_s += self._clock.monotonic() - began
@@ -621,11 +626,18 @@ class BlockPoolBatchEngine:
         ]
         # First tokens may cost no step of their own, and the step after them may bring none.
         stepped = any(running.first_token_at is not None for running, _ in rows)
-        if stepped and len(tokens) == len(members):
-            self._scheduler.record_decode(members, model_id=model_id, seconds=now - began)
+        num_rows = len({token.sequence_id for token in tokens})
+        if stepped and num_rows == len(members):
+            self._scheduler.record_decode(
+                members, model_id=model_id, seconds=now - began, num_tokens=len(tokens)
+            )
         if tokens:
-            self._metrics.decoded(now - began, batch_size=len(tokens))
+            self._metrics.decoded(now - began, batch_size=num_rows)
+        self._metrics.drafted(self._models[model_id].runner.take_draft_counts())
         for running, token in rows:
+            if running.has_ended:
+                # By a token that came in the same step, before this one.
+                continue
             try:
                 self._output.token(running, token, now)
             except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from semanticd.application.engine.running_sequence import RunningSequence
+from semanticd.application.ports.inference import DraftCounts
 from semanticd.application.ports.telemetry import Metrics
 from semanticd.domain.generation import Usage
 from semanticd.domain.sequence import Sequence
@@ -31,6 +32,14 @@ class SequenceMetrics:
         """Every sequence of a batch got a token."""
         self._metrics.observe("decode_step_seconds", seconds)
         self._metrics.observe("batch_size", batch_size)
+
+    def drafted(self, counts: DraftCounts) -> None:
+        """Tokens were guessed and verified."""
+        if counts.num_steps:
+            rejected = counts.num_drafted - counts.num_accepted
+            self._metrics.count("draft_tokens_total", counts.num_accepted, outcome="accepted")
+            self._metrics.count("draft_tokens_total", rejected, outcome="rejected")
+            self._metrics.count("verify_steps_total", counts.num_steps)
 
     def token(self, running: RunningSequence, now: float) -> None:
         """A sequence got a token at this clock reading; called before it is noted there."""

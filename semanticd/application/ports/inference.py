@@ -53,6 +53,22 @@ class DecodedToken:
     """Why this row cannot go on, where its own sampling failed; the other rows are not concerned."""
 
 
+@dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """Tokens that were guessed and verified, and the steps that verified them."""
+
+    num_drafted: int = 0
+    num_accepted: int = 0
+    """Of them those that were right: each saved a step."""
+    num_steps: int = 0
+
+    def plus(self, *, num_drafted: int, num_accepted: int, num_steps: int) -> DraftCounts:
+        """Return the sum."""
+        return DraftCounts(
+            self.num_drafted + num_drafted, self.num_accepted + num_accepted, self.num_steps + num_steps
+        )
+
+
 class ModelRunner(Protocol):
     """Runs one model: prefill one sequence at a time, decode all of them together."""
 
@@ -107,20 +123,26 @@ class ModelRunner(Protocol):
         constraint: OutputConstraint | None,
         seed: int,
         group: int = 0,
+        max_length: int | None = None,
     ) -> None:
         """Join the decode batch of this number: `last_token` is fed first; `context` holds all earlier ids.
 
         What the cache does not hold of `context` is computed together with `last_token`.
 
         `num_generated` counts the tokens this answer already has (after a preemption), so that a seeded sampler
-        goes on where it was.
+        goes on where it was. No more than `max_length` tokens of prompt and answer are wanted (None: not known).
         """
 
     def decode(self, group: int = 0) -> list[DecodedToken]:
         """Return the next token of every sequence in this decode batch, mostly by running a step.
 
         A runner that has the first tokens of sequences that just joined may return those alone, and none after them.
+        One that guesses tokens may return several of a sequence, in their order; the same ones that it would return
+        one by one.
         """
+
+    def take_draft_counts(self) -> DraftCounts:
+        """Return what was guessed since the last call."""
 
     def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
         """Copy the KV of each span of positions [start, end) out, in storage precision, all in one evaluation.

@@ -108,6 +108,7 @@ class StatusService:
         states = [one.sequence.state for one in self._engine.running()]
         current = self._models.current_id
         step_s = self._engine.decode_step_s(current) if current else 0.0
+        token_s = self._engine.decode_token_s(current) if current else 0.0
         decoding = states.count(SequenceState.DECODING)
         return EngineFacts(
             num_running=decoding + states.count(SequenceState.PREFILLING),
@@ -116,7 +117,7 @@ class StatusService:
             batch_size=decoding,
             max_batch_size=self._engine.max_batch_size,
             prefill_tokens_per_s=self._engine.prefill_rate(current) if current else 0.0,
-            decode_tokens_per_s=decoding / step_s if step_s else 0.0,
+            decode_tokens_per_s=decoding / token_s if token_s else 0.0,
             decode_step_ms=1000 * step_s,
             draining=self._engine.draining,
             failure=self._engine.failure,

@@ -44,6 +44,8 @@ def main() -> int:
     load_fast_blas()  # before mlx.core is imported
     try:
         settings = load_settings().settings
+        # Steps are compared with the library's, which give a token each.
+        settings = replace(settings, mlx=replace(settings.mlx, speculation="off"))
         if options.model:
             settings = replace(settings, mlx=replace(settings.mlx, model_id=options.model))
         model = settings.mlx.model_id or default_model_name(

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from semanticd.domain.chunk_policy import ChunkTraits
-from semanticd.domain.ids import ModelId, SequenceId
+from semanticd.domain.ids import AgentId, ModelId, SequenceId
 from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
 from tests.fakes.scheduled_engine import Decision, Job, ScheduledEngine
@@ -387,3 +387,15 @@ def test_rates_are_what_was_measured() -> None:
     engine.run([Job(prompt=300)])
     assert engine.scheduler.prefill_rate(ModelId("m")) == pytest.approx(500.0)
     assert engine.scheduler.decode_step_s(ModelId("m")) == pytest.approx(0.05)
+    assert engine.scheduler.decode_token_s(ModelId("m")) == pytest.approx(0.05)
+
+
+def test_a_step_that_brings_several_tokens_makes_a_token_cheaper_and_no_step() -> None:
+    scheduler, model = Scheduler(), ModelId("m")
+    assert scheduler.decode_token_s(model) == 0.0
+    pair = [Sequence(SequenceId(n), AgentId("a"), model, (1, 2), 8, 0.0) for n in (1, 2)]
+    for one in pair:
+        scheduler.add(one)
+    scheduler.record_decode(pair, model_id=model, seconds=0.06, num_tokens=6)
+    assert scheduler.decode_step_s(model) == pytest.approx(0.06)
+    assert scheduler.decode_token_s(model) == pytest.approx(0.02)

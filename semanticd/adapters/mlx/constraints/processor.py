@@ -230,6 +230,19 @@ class ConstraintProcessor:
             self._take(last)
         return self._allowed(size)
 
+    def forced(self, ids: Sequence[int], last: int) -> list[int]:
+        """Return the tokens that the form leaves no choice about behind `ids` and `last`, as it would spell them.
+
+        Where an answer is led to its end they may be others: this is a guess of what `mask` will allow.
+        """
+        self._follow(ids)
+        if self._consumed == len(ids):
+            self._take(last)
+        thinks = self._gate is not None and not self._gate.closed
+        if thinks or self._path or self._matcher is None or self._matcher.is_stopped():
+            return []
+        return list(self._matcher.compute_ff_tokens())
+
     def _follow(self, ids: Sequence[int]) -> None:
         for token in ids[self._consumed :]:
             self._take(token)

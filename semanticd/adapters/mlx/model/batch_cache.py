@@ -38,6 +38,11 @@ class UnmaskedBatchKVCache(BatchKVCache):
             return super().make_mask(N, return_array, **more)
         return "causal" if N > 1 else None
 
+    @property
+    def room(self) -> int:
+        """Tokens for which there is room: more of them would make it grow."""
+        return 0 if self.keys is None else int(self.keys.shape[2]) - int(self._idx)
+
     def prepare(self, **more: Any) -> None:
         """Announce padding."""
         self.end_alone()

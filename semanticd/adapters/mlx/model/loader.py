@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlx.utils import tree_flatten
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.chunk_traits import chunk_traits
-from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
 from semanticd.adapters.mlx.model.weights import compute_dtype, load_tokenizer, load_weights
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
@@ -23,6 +24,16 @@ from semanticd.domain.errors import ModelLoadError
 from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.ids import ModelId
 from semanticd.domain.model_cache_spec import StoragePrecision
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeOptions:
+    """How models are computed."""
+
+    cpu_math: bool = True
+    """Whether models on the CPU get functions of our own."""
+    max_drafts: int = 0
+    """Tokens that are guessed and verified in one step, at most; 0: none are guessed."""
 
 
 class MlxModelLoader:
@@ -36,16 +47,16 @@ class MlxModelLoader:
         available_bytes: Callable[[], int],
         canonicalize: bool = True,
         literal_content: bool = True,
-        cpu_math: bool = True,
+        compute: ComputeOptions = ComputeOptions(),
         log: Log | None = None,
     ) -> None:
-        """`available_bytes` says how much memory weights may take now; `cpu_math` is for models on the CPU."""
+        """`available_bytes` says how much memory weights may take now."""
         self._block_tokens = block_tokens
         self._precision: StoragePrecision = precision
         self._available_bytes = available_bytes
         self._canonicalize = canonicalize
         self._literal_content = literal_content
-        self._cpu_math = cpu_math
+        self._compute = compute
         self._log = log or NullLog()
 
     def load(
@@ -70,7 +81,7 @@ class MlxModelLoader:
                 reason="float32 does not fit, and this is many times slower; give it more memory or a quantized model",
             )
         bounds_scores = latent_attention.install(model)
-        if device_is_cpu and self._cpu_math:
+        if device_is_cpu and self._compute.cpu_math:
             cpu_math.install(model)
             bounds_scores = True
         yield
@@ -82,7 +93,7 @@ class MlxModelLoader:
             fingerprint=installed.fingerprint,
             block_tokens=self._block_tokens,
             precision=self._precision,
-            constraint_processor=self._processors(tokenizer.constraints),
+            decoding=Decoding(self._processors(tokenizer.constraints), self._compute.max_drafts),
             pooling=installed.pooling,
             chunks=chunk_traits(config, device_is_cpu=device_is_cpu, bounds_scores=bounds_scores),
         )

@@ -4,7 +4,8 @@ Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. De
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
 a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
 every first token would wait for a second step: it is emitted as soon as it is sampled (`_emits_first_token_early`), and
-its KV is computed by the next step, or when it is asked for.
+its KV is computed by the next step, or when it is asked for. A row that decodes alone may get several tokens from one
+step, see `drafts`.
 
 Engine thread only.
 """
@@ -20,13 +21,14 @@ from mlx_lm.generate import PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
-from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, Form, GuardedForm
+from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, Form, GuardedForm, GuardedSampler
+from semanticd.adapters.mlx.model.drafts import RowDrafts
 from semanticd.adapters.mlx.model.embedding import TextEmbedder
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
 from semanticd.adapters.mlx.model.output_head import OutputHead
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
 from semanticd.adapters.mlx.platform.shortage import raising_shortage
-from semanticd.application.ports.inference import BlockPayload, DecodedToken, PrefixPart
+from semanticd.application.ports.inference import BlockPayload, DecodedToken, DraftCounts, PrefixPart
 from semanticd.application.ports.models import Pooling
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chunk_policy import ChunkTraits
@@ -56,6 +58,8 @@ class _Decoding:
     """Whether the token that the next step returns was emitted already."""
     error: Exception | None = None
     """What its sampler or a logits processor raised: the row cannot go on, the others can."""
+    drafts: RowDrafts | None = None
+    """What its next tokens may be; None: nobody guesses."""
 
     def note(self, error: Exception) -> None:
         """Note the first error of its own."""
@@ -74,18 +78,15 @@ class _Decoding:
 
         return guarded
 
-    def guarded_sampler(self, sample: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
-        """Return a sampler that notes what it raises, and then takes the likeliest token."""
 
-        def guarded(logprobs: mx.array) -> mx.array:
-            if self.error is None:
-                try:
-                    return sample(logprobs)
-                except Exception as error:  # noqa: BLE001 (handed to the engine, which ends this row)
-                    self.error = error
-            return greedy(logprobs)
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How answers are decoded."""
 
-        return guarded
+    constraint_processor: Callable[[OutputConstraint, int], Form] | None = None
+    """Makes, from a constraint and the length of the context that precedes the answer, the form that enforces it."""
+    max_drafts: int = 0
+    """Tokens that are guessed and verified in one step, at most, of a row that decodes alone; 0: none are guessed."""
 
 
 class MlxModelRunner:
@@ -98,14 +99,13 @@ class MlxModelRunner:
         fingerprint: ModelFingerprint,
         block_tokens: int = 256,
         precision: StoragePrecision = "exact",
-        constraint_processor: Callable[[OutputConstraint, int], Form] | None = None,
+        decoding: Decoding = Decoding(),
         pooling: Pooling = "mean",
         chunks: ChunkTraits = ChunkTraits(),  # noqa: B008 (frozen)
     ) -> None:
         """Probe the model's cache with one token and build its layout.
 
-        `constraint_processor` makes, from a constraint and the length of the context that precedes the answer, the
-        form that enforces it. `pooling` is how its vectors are made of features.
+        `pooling` is how its vectors are made of features. Where a layer cannot be cut nothing is guessed.
         """
         self._model = model
         self._head: Any = OutputHead(model)
@@ -120,7 +120,9 @@ class MlxModelRunner:
             compute_revision=compute_revision(),
             chunks=chunks,
         )
-        self._constraint_processor = constraint_processor
+        self._constraint_processor = decoding.constraint_processor
+        self._max_drafts = decoding.max_drafts if self._spec.cuts_anywhere else 0
+        self._draft_counts = DraftCounts()
         self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}
         self._decoding: dict[SequenceId, _Decoding] = {}
         self._early: list[DecodedToken] = []
@@ -257,6 +259,7 @@ class MlxModelRunner:
         constraint: OutputConstraint | None,
         seed: int,
         group: int = 0,
+        max_length: int | None = None,
     ) -> None:
         """Join a decode batch."""
         batch = self._prefilling.pop(sequence_id)
@@ -269,11 +272,17 @@ class MlxModelRunner:
         sampler = (
             greedy if sampling.temperature == 0 else SequenceSampler(sampling, seed=seed, step=num_generated)
         )
-        batch.samplers = [sampler if sampler is greedy else row.guarded_sampler(sampler)]
+        batch.samplers = [
+            GuardedSampler(sampler, row.note) if isinstance(sampler, SequenceSampler) else sampler
+        ]
         processors: list[Any] = [row.guarded_processor(process) for process in logits_processors(sampling)]
+        form: GuardedForm | None = None
         if constraint is not None and self._constraint_processor is not None:
-            form = self._constraint_processor(constraint, len(context) + 1 - num_generated)
-            processors.append(GuardedForm(form, row.note))
+            made = self._constraint_processor(constraint, len(context) + 1 - num_generated)
+            form = GuardedForm(made, row.note, looks_ahead=self._max_drafts > 0)
+            processors.append(form)
+        if self._max_drafts:
+            row.drafts = RowDrafts(self._max_drafts, form=form, max_length=max_length)
         batch.logits_processors = [processors]
         batch.max_tokens = [_NO_LIMIT]
         joined = DecodeBatch.begin(batch, last_token)
@@ -313,9 +322,9 @@ class MlxModelRunner:
                 self._early.remove(token)
         return list(tokens.values())
 
-    def _step(self, group: int) -> list[DecodedToken]:
-        tokens = []
-        for response in self._next(group):
+    def _step(self, group: int, *, drafts: bool = True) -> list[DecodedToken]:
+        tokens: list[DecodedToken] = []
+        for response in self._next(group, drafts=drafts):
             row = self._decoding[SequenceId(response.uid)]
             if row.error is not None:
                 tokens.append(DecodedToken(row.sequence_id, response.token, error=row.error))
@@ -325,19 +334,39 @@ class MlxModelRunner:
                 tokens.append(self._decoded(row.sequence_id, response.token, response.logprobs))
         return tokens
 
-    def _next(self, group: int) -> list[Any]:
+    def _next(self, group: int, *, drafts: bool) -> list[Any]:
         batch = self._batches.get(group)
         if batch is None:
             if any(row.group == group for row in self._decoding.values()):
                 raise OutOfMemoryError("memory ran out in a step of this request's decode batch")
             return []
         try:
-            responses: list[Any] = batch.next()
+            responses: list[Any] = (self._verified(batch) if drafts else []) or batch.next()
         except Exception:
             # What its caches hold is not known: nobody may read them, and rows leave without looking at them.
             del self._batches[group]
             raise
         return responses
+
+    def _verified(self, batch: DecodeBatch) -> list[Any]:
+        """Run a step that verifies a draft, if there is one; drafts are for a row that decodes alone."""
+        if not self._max_drafts or len(self._decoding) != 1:
+            return []
+        (row,) = self._decoding.values()
+        draft = row.drafts.make(batch) if row.drafts is not None else []
+        if not draft or row.drafts is None:
+            return []
+        responses: list[Any] = batch.verify(draft)
+        row.drafts.note(len(responses) - 1, length=len(batch.tokens[0]))
+        self._draft_counts = self._draft_counts.plus(
+            num_drafted=len(draft), num_accepted=len(responses) - 1, num_steps=1
+        )
+        return responses
+
+    def take_draft_counts(self) -> DraftCounts:
+        """Return what was drafted since the last call."""
+        counts, self._draft_counts = self._draft_counts, DraftCounts()
+        return counts
 
     def _decoded(self, uid: SequenceId, token: int, logprobs: mx.array) -> DecodedToken:
         row = self._decoding[uid]
@@ -353,7 +382,7 @@ class MlxModelRunner:
         batch, row = self._find(sequence_id)
         last = max((end for _, end in spans), default=0)
         if last > len(batch.tokens[row]) and sequence_id in self._decoding:
-            self._early += self._step(self._decoding[sequence_id].group)
+            self._early += self._step(self._decoding[sequence_id].group, drafts=False)
         return list(
             self._codec.copy_blocks(batch.prompt_cache, row=row, length=len(batch.tokens[row]), spans=spans)
         )

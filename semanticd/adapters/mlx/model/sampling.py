@@ -37,6 +37,10 @@ class SequenceSampler:
         self._seed = seed & ((1 << _SEED_BITS) - 1)
         self._step = step
 
+    def take_back(self, num_steps: int) -> None:
+        """Go back by steps whose tokens are not used."""
+        self._step -= num_steps
+
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Return the token `[1]` and move on by a step."""
         sampling = self._sampling

@@ -14,7 +14,7 @@ from semanticd.adapters.mlx.constraints.packed_mask import PackedMask, all_but, 
 from semanticd.adapters.mlx.constraints.processor import AnswerBounds, ConstraintProcessor
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
 from semanticd.adapters.mlx.model.decode_batch import DecodeBatch
-from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.domain.generation import OutputConstraint, SamplingParams
@@ -61,7 +61,7 @@ def runner_with(form: Any) -> MlxModelRunner:
         model,
         fingerprint=ModelFingerprint("00" * 32),
         block_tokens=16,
-        constraint_processor=lambda constraint, num_context: form,
+        decoding=Decoding(lambda constraint, num_context: form),
     )
 
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from semanticd.adapters.mlx.model.gguf.convert import convert
-from semanticd.adapters.mlx.model.loader import MlxModelLoader
+from semanticd.adapters.mlx.model.loader import ComputeOptions, MlxModelLoader
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.inference import finish_loading
 from tests.fakes.telemetry import RecordingLog
@@ -41,7 +41,11 @@ def test_a_model_that_stays_in_half_precision_on_a_cpu_says_so(
     registry, log = ModelRegistry(tmp_path / "models", convert_gguf=convert), RecordingLog()
     installed = registry.pull(str(folder), lambda progress: None)
     loader = MlxModelLoader(
-        block_tokens=16, precision="exact", available_bytes=lambda: available, cpu_math=False, log=log
+        block_tokens=16,
+        precision="exact",
+        available_bytes=lambda: available,
+        compute=ComputeOptions(cpu_math=False),
+        log=log,
     )
     loaded = finish_loading(loader.load(installed, on_progress=lambda share: None))
     assert loaded.description["compute_dtype"] == dtype
