@@ -1,0 +1,268 @@
+"""What verifying drafts gains: decode rates with lookup decoding as shares of those without, as one line of JSON.
+
+Usage: `python -m contrib.dev.bench.lookup_rates [--rounds 3]`. One process, one model, two runners that give the same
+answers in turn, one with drafts and one without; the median of the rounds' ratios counts. Four workloads: `edit`, an
+answer that repeats a passage of the prompt with a dozen edits; `prose`, the same passage where the prompt
+has nothing of it; `call`, a tool call whose form leaves no choice about most of its tokens; `own`, what the model says
+by itself. What a small model says is not what was asked for: the answers of the first two are given to it token by
+token, at the cost of a form, and only the guesses are guesses. Beside each ratio stands how many tokens came from one
+step, and whether both answers were the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from contrib.dev.bench.servers import MODEL, models_dir
+from semanticd.adapters.mlx.platform.blas import load_fast_blas
+from semanticd.adapters.mlx.platform.heap import return_freed_memory
+from semanticd.domain.generation import OutputConstraint, SamplingParams
+from semanticd.domain.ids import ModelFingerprint, SequenceId
+
+if TYPE_CHECKING:
+    from semanticd.adapters.mlx.constraints.packed_mask import PackedMask
+    from semanticd.adapters.mlx.model.runner import MlxModelRunner
+
+MAX_DRAFTS = 12
+GREEDY = SamplingParams(temperature=0, ignore_eos=True)
+PASSAGE = (
+    "The harbour of Ellisport was built in 1871 by a company of merchants who wanted a shorter way to the northern "
+    "markets. It has two stone piers, each of them four hundred metres long, and a lighthouse at the end of the "
+    "western one. For thirty years most of the grain of the county was shipped from here, and on some days more than "
+    "sixty ships lay at anchor in the bay. When the railway was opened in 1903 the trade went inland, and the company "
+    "was dissolved two years later. The warehouses stood empty until the town bought them and turned them into a "
+    "market hall, a school for carpenters and a museum of navigation. Today the harbour is used by fishing boats and "
+    "by visitors. The ferry to the islands leaves every morning at seven and returns in the evening; in winter it "
+    "runs three times a week only. A storm damaged the eastern pier in 1962, and it was repaired with concrete "
+    "blocks, which can be seen at low tide. The lighthouse has been automatic since 1984, and its last keeper, Anna "
+    "Lindqvist, wrote a book about her forty years of service. Every August the town holds a festival with a race of "
+    "old sailing ships, a concert on the pier and a fair in the market hall, to which several thousand people come "
+    "from all parts of the county. The harbour master publishes the times of the tides on a board beside his office, "
+    "where children from the school learn to read them. Plans for a second ferry were made in 2011 and again in 2019, "
+    "but both times the council found that too few people live on the islands to pay for it, and the money was spent "
+    "on the road along the coast instead, which had been washed away twice."
+)
+EDIT = "<|im_start|>user\nRepeat this text, with other words:\n\n{passage}<|im_end|>\n<|im_start|>assistant\n"
+PROSE = "<|im_start|>user\nTell me about a harbour in the north.<|im_end|>\n<|im_start|>assistant\n"
+GIVEN = OutputConstraint("any")
+CALL = "Please book a table for four people at eight o'clock on Friday. The call of the tool is:\n"
+CALL_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "tool_name": {"const": "restaurant_reservation_service.create_reservation"},
+        "arguments": {
+            "type": "object",
+            "properties": {
+                "number_of_people": {"type": "integer", "minimum": 1, "maximum": 20},
+                "reservation_date_and_time": {"enum": ["Friday evening", "Saturday evening"]},
+                "requires_wheelchair_access": {"type": "boolean"},
+                "confirmation_by_text_message": {"type": "boolean"},
+            },
+            "required": [
+                "number_of_people", "reservation_date_and_time", "requires_wheelchair_access",
+                "confirmation_by_text_message",
+            ],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["tool_name", "arguments"],
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A prompt, and what kind of answer."""
+
+    prompt: str
+    script: str = ""
+    """The answer, where it is given."""
+    num_tokens: int = 0
+    """How long it may be, where it is not."""
+    sampling: SamplingParams = GREEDY
+    form: OutputConstraint | None = None
+    ends: bool = False
+    """Whether it ends by itself."""
+
+
+def edited(text: str) -> str:
+    """Return a text with two of its sentences replaced, and every thirtieth word."""
+    sentences = text.split(". ")
+    sentences[3] = "Nobody remembers who laid the first stone"
+    sentences[8] = "In 1950 a circus came by sea, and its two elephants walked from the pier to the market"
+    words = ". ".join(sentences).split()
+    words[29::30] = ["indeed"] * len(words[29::30])
+    return " ".join(words)
+
+
+WORKLOADS = {
+    "edit": Workload(EDIT.format(passage=PASSAGE), script=edited(PASSAGE), form=GIVEN),
+    "prose": Workload(PROSE, script=PASSAGE, form=GIVEN),
+    "call": Workload(
+        CALL, num_tokens=120, form=OutputConstraint("json_schema", schema=CALL_SCHEMA), ends=True
+    ),
+    "own": Workload(
+        PROSE, num_tokens=256, sampling=SamplingParams(temperature=1.0, top_p=0.95, ignore_eos=True)
+    ),
+}
+
+
+class Script:
+    """A form that has one answer, and does not say so beforehand."""
+
+    def __init__(self, ids: list[int], num_context: int) -> None:
+        """Give these ids after `num_context` others."""
+        self._ids, self._num_context = ids, num_context
+
+    def needs_last(self, ids: Sequence[int]) -> bool:
+        """Only how many there are counts."""
+        return False
+
+    def mask(self, ids: Sequence[int], last: int | None, *, size: int) -> PackedMask | None:
+        """Allow the next one."""
+        from semanticd.adapters.mlx.constraints.packed_mask import only
+
+        place = len(ids) + 1 - self._num_context
+        return only([self._ids[min(place, len(self._ids) - 1)]])
+
+    def forced(self, ids: Sequence[int], last: int) -> list[int]:
+        """Say nothing."""
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer's ids, and the seconds of the steps that gave all but the first of them."""
+
+    ids: tuple[int, ...]
+    seconds: float
+    num_steps: int
+
+
+def answer(
+    runner: MlxModelRunner,
+    ids: list[int],
+    workload: Workload,
+    eos: frozenset[int],
+    *,
+    num_tokens: int,
+    seed: int,
+) -> Answered:
+    """Give one answer."""
+    uid = SequenceId(1)
+    runner.open(uid, prefix=[], state=None, capacity_tokens=len(ids) + num_tokens)
+    runner.prefill(uid, ids[:-1])
+    runner.start_decode(
+        uid, last_token=ids[-1], context=ids[:-1], num_generated=0, constraint=workload.form, seed=seed,
+        sampling=workload.sampling, max_length=len(ids) + num_tokens,
+    )  # fmt: skip
+    found = [token.token_id for token in runner.decode()]
+    num_steps, began = 0, time.perf_counter()
+    while len(found) < num_tokens and not (workload.ends and eos & set(found)):
+        found += [token.token_id for token in runner.decode()]
+        num_steps += 1
+    seconds = time.perf_counter() - began
+    runner.close(uid)
+    end = min([found.index(one) + 1 for one in eos & set(found)] if workload.ends else [num_tokens])
+    return Answered(tuple(found[:end]), seconds * end / len(found), num_steps)
+
+
+def repeated_share(ids: tuple[int, ...], passage: list[int], gram: int = 4) -> float:
+    """Return the share of an answer's tokens that stand in a run which the passage has too."""
+    known = {tuple(passage[n : n + gram]) for n in range(len(passage))}
+    covered: set[int] = set()
+    for n in range(len(ids) - gram + 1):
+        if ids[n : n + gram] in known:
+            covered.update(range(n, n + gram))
+    return len(covered) / max(len(ids), 1)
+
+
+def main() -> None:
+    """Measure in turn, and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=WORKLOADS)
+    options = parser.parse_args()
+    # Both before MLX is imported, or they do nothing.
+    return_freed_memory(budget_bytes=4 << 30)
+    load_fast_blas()
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load
+
+    from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
+    from semanticd.adapters.mlx.platform import cpu_math
+    from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
+
+    model, wrapper = load(str(models_dir() / MODEL))[:2]
+    if mx.default_device() == mx.Device(mx.cpu):
+        dequantize_model(model)
+        model.set_dtype(mx.float32)
+        cpu_math.install(model)
+    mx.eval(model.parameters())
+    tokenizer = MlxTokenizer(wrapper, model_type="llama")
+
+    scripts: list[int] = []
+
+    def processor(constraint: OutputConstraint, num_context: int) -> Any:
+        if constraint is GIVEN:
+            return Script(scripts, num_context)
+        return tokenizer.constraints.processor(constraint, num_context=num_context)
+
+    runners = [
+        MlxModelRunner(
+            model,
+            fingerprint=ModelFingerprint("00" * 32),
+            decoding=Decoding(processor, max_drafts),
+        )
+        for max_drafts in (0, MAX_DRAFTS)
+    ]
+    row: dict[str, Any] = {}
+    for name, workload in WORKLOADS.items():
+        if options.only in (None, name):
+            scripts[:] = tokenizer.encode(workload.script)
+            num_tokens = len(scripts) or workload.num_tokens
+            row |= measured(name, workload, runners, tokenizer, num_tokens=num_tokens, rounds=options.rounds)
+    print(json.dumps(row))
+
+
+def measured(
+    name: str,
+    workload: Workload,
+    runners: list[MlxModelRunner],
+    tokenizer: Any,
+    *,
+    num_tokens: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Return one workload's figures."""
+    ids = tokenizer.encode(workload.prompt)
+    ratios, per_step, same = [], [], True
+    for seed in range(rounds):
+        off, on = (
+            answer(runner, ids, workload, tokenizer.eos_token_ids, num_tokens=num_tokens, seed=seed)
+            for runner in runners
+        )
+        ratios.append((len(on.ids) / on.seconds) / (len(off.ids) / off.seconds))
+        per_step.append(len(on.ids) / on.num_steps)
+        same = same and on.ids == off.ids
+    found: dict[str, Any] = {
+        f"{name}/ratio": round(statistics.median(ratios), 3),
+        f"{name}/tokens_per_step": round(statistics.median(per_step), 2),
+        f"{name}/same_answers": same,
+        f"{name}/num_tokens": len(on.ids),
+    }
+    if name == "edit":
+        found[f"{name}/repeated"] = round(repeated_share(on.ids, tokenizer.encode(PASSAGE)), 3)
+    return found
+
+
+if __name__ == "__main__":
+    main()
