@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +39,11 @@ def pair(request: pytest.FixtureRequest, short_tmp_path: Path) -> Iterator[Pair]
     for name in ("a", "b"):
         (short_tmp_path / name).mkdir()
         daemon = DaemonProcess(
-            short_tmp_path / name, models_dir=short_tmp_path / "models", SEMANTIC_MLX_MODEL_ID=str(model)
+            short_tmp_path / name,
+            models_dir=short_tmp_path / "models",
+            command=("-m", "tests.fakes.patient_daemon"),
+            PYTHONPATH=sys.path[0],
+            SEMANTIC_MLX_MODEL_ID=str(model),
         )
         made.append(daemon)
     for daemon, other in zip(made, reversed(made), strict=True):

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -23,6 +24,7 @@ from tests.fakes.tiny_folder import write_tiny_model
 CONTRIB = Path(__file__).resolve().parents[2] / "contrib"
 WORDS = "the people were there and each of them would find some water and a long way down "
 NUM_AGENTS = 12
+BLOCK = 64
 MACHINES = ("mac-1", "mac-2", "mac-3")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -135,7 +137,9 @@ def router(request: pytest.FixtureRequest, short_tmp_path: Path) -> Iterator[Rou
                 short_tmp_path / name,
                 models_dir=short_tmp_path / "models",
                 SEMANTIC_MLX_MODEL_ID=str(model),
-                SEMANTIC_MLX_BLOCK_TOKENS="64",
+                command=("-m", "tests.fakes.patient_daemon"),
+                PYTHONPATH=sys.path[0],
+                SEMANTIC_MLX_BLOCK_TOKENS=str(BLOCK),
             )
         )
     for daemon in daemons:
@@ -213,12 +217,27 @@ def test_an_agent_has_its_machine_and_comes_warm_to_another(router: Router) -> N
     router.drain("mac-1")
     time.sleep(0.5)
     for agent in agents:
-        known = agent.known
+        known = stored_somewhere(daemons, agent)
+        assert known > 400
         agent.turn(router.url)
-        assert agent.cached >= known - 1, (agent.name, home[agent.name])
+        assert agent.cached >= known, (agent.name, home[agent.name])
     moved = homes(daemons)
     assert all(moved[agent.name] - {0} for agent in moving)
     assert all(moved[agent.name] == home[agent.name] for agent in agents if agent not in moving)
+
+
+def stored_somewhere(daemons: list[DaemonProcess], agent: Agent) -> int:
+    """Return how many tokens of an agent's next prompt lie on one machine, as its text is read there.
+
+    That may be fewer than were computed: a machine that does not know the agent reads its answers from their text,
+    which need not give the tokens that a model of random weights wrote.
+    """
+    body = {"model": "default", "messages": agent.messages}
+    found = []
+    for daemon in daemons:
+        answer = httpx.post(f"{daemon.url}/v1/prefix/lookup", json=body, timeout=120).json()
+        found.append(answer["hot_tokens"] + answer["warm_tokens"])
+    return max(found)
 
 
 def stored(daemon: DaemonProcess) -> bool:
@@ -262,13 +281,14 @@ def test_no_request_fails_while_one_machine_is_killed_and_another_is_drained(rou
 
     # The killed one starts again: its agents come back to it, and what others computed meanwhile comes from them.
     router.daemons[1].start()
-    until(lambda: stored(router.daemons[0]), "the blocks are on the disk")
+    until(lambda: stored(router.daemons[0]) and stored(router.daemons[2]), "the blocks are on the disk")
     time.sleep(12 if router.name == "nginx" else 2)  # how long it is passed over
     cold = []
     for agent in agents:
-        known = agent.known
+        known = stored_somewhere(router.daemons, agent)
         agent.turn(router.url)
-        if agent.cached < known - 1:
+        # Peers are asked where more than a block is missing.
+        if agent.cached < known - BLOCK:
             cold.append((agent.name, agent.cached, known))
     assert cold == []
     assert any(1 in numbers for numbers in homes(router.daemons).values())

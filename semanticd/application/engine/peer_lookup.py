@@ -21,7 +21,7 @@ from semanticd.domain.ids import SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 from semanticd.domain.scheduler import Scheduler
 
-_PATIENCE_S = 2 * LOOK_UP_S
+ANSWER_DEADLINE_S = 2 * LOOK_UP_S
 """When an answer is given up that its own deadline did not end."""
 
 
@@ -62,7 +62,7 @@ class PeerLookup:
         if len(token_ids) - match.num_tokens <= spec.block_tokens:
             return False
         self._scheduler.hold(running.sequence_id)
-        self._asked[running.sequence_id] = running, self._clock.monotonic() + _PATIENCE_S
+        self._asked[running.sequence_id] = running, self._clock.monotonic() + ANSWER_DEADLINE_S
         answer = self._peers.look_up(question_about(token_ids, spec))
         running.reservation.add_read(answer)
         answer.add_done_callback(lambda done: self._answered(running, token_ids, done))
