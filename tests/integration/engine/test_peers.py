@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -15,9 +16,12 @@ import pytest
 
 from semanticd.adapters.disk.blocks.codec import decode_foreign
 from semanticd.adapters.peers.http_peers import HttpPeers
+from semanticd.application.engine.peer_lookup import ANSWER_DEADLINE_S
+from semanticd.application.ports.peers import PeerQuestion
+from semanticd.domain.block_tree import OfferedBlock
 from semanticd.domain.decode_groups import GROWTH_TOKENS
 from semanticd.domain.generation import CacheMiss
-from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.ids import AgentId, BlockHash, SequenceId
 from tests.fakes.engine_rig import Answer, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner
 from tests.fakes.peer_server import PeerServer, Vice
@@ -283,3 +287,22 @@ def test_the_engine_and_other_requests_go_on_while_blocks_come() -> None:
         assert not moved.started
         gate.set()
         assert moved.answer().text == text
+
+
+def test_an_answer_that_never_comes_is_given_up() -> None:
+    class SilentPeers(HttpPeers):
+        def look_up(self, question: PeerQuestion) -> Future[tuple[OfferedBlock, ...]]:
+            """Never answer, whatever was promised."""
+            return Future()
+
+    clock = ManualClock()
+    peers = SilentPeers([], key=None, decode=decode_foreign, metrics=RecordingMetrics(), log=RecordingLog())
+    try:
+        with EngineRig(peers=peers, clock=clock) as rig:
+            asked = rig.ask(PROMPT, agent="ada")
+            wait_until(lambda: rig.on_engine(lambda: rig.scheduler.is_held(SequenceId(1))), "the question")
+            assert not asked.started
+            clock.advance(ANSWER_DEADLINE_S)
+            assert cost(asked.answer()) == (0, len(PROMPT))
+    finally:
+        peers.close()
