@@ -61,7 +61,7 @@ class Limits:
     """Keys or agents that a rate limiter remembers."""
 
     peer_reads: int = 4
-    """Questions and blocks of peers that are answered at the same time; others wait, and get 503 after 4 s."""
+    """Blocks that are sent to peers at the same time, and questions; others wait, and get 503 after 4 s."""
     peer_tokens: int = 1_048_576
     """Tokens of a prompt that a peer asks about."""
     peers: int = 16

@@ -33,25 +33,38 @@ class SharedBlocks:
         self._files = files
         self._wait_s = wait_s
         self._places = asyncio.Semaphore(max_at_once)
+        # Questions are short, and must not wait for files that go over a slow link.
+        self._questions = asyncio.Semaphore(max_at_once)
         # Of its own: work goes on in a thread after its asker has hung up, and must not take up everybody's.
-        self._workers = ThreadPoolExecutor(max_at_once, thread_name_prefix="semanticd-shared-blocks")
+        self._workers = ThreadPoolExecutor(2 * max_at_once, thread_name_prefix="semanticd-shared-blocks")
 
     async def take_place(self) -> Callable[[], None]:
-        """Wait for a place; returns what gives it back, to be called once, when the answer was sent.
+        """Wait for a file's place; returns what gives it back, to be called once, when the file was sent.
 
         Raises:
             OverloadedError: others are being answered.
         """
+        return await self._take(self._places)
+
+    async def _take(self, places: asyncio.Semaphore) -> Callable[[], None]:
         try:
-            await asyncio.wait_for(self._places.acquire(), self._wait_s)
+            await asyncio.wait_for(places.acquire(), self._wait_s)
         except asyncio.TimeoutError as error:
             raise OverloadedError("other peers are being answered", retry_after_s=_RETRY_S) from error
-        return self._places.release
+        return places.release
 
     async def look_up(self, tree: NamedTree, token_ids: tuple[int, ...]) -> list[OfferedBlock]:
-        """Return the stored blocks that cover the beginning of these tokens, parents first, the snapshot last."""
+        """Return the stored blocks that cover the beginning of these tokens, parents first, the snapshot last.
+
+        Raises:
+            OverloadedError: others are being answered.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self._match, tree, token_ids)
+        release = await self._take(self._questions)
+        try:
+            return await loop.run_in_executor(self._workers, self._match, tree, token_ids)
+        finally:
+            release()
 
     async def file(self, name: BlockHash) -> bytes:
         """Return a block file that was verified.

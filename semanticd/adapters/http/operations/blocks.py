@@ -74,12 +74,8 @@ class SharedBlockFiles:
         tree = NamedTree(
             ModelFingerprint(body.fingerprint), body.layout, body.block_tokens, body.cuts_anywhere
         )
-        release = await self._shared.take_place()
-        try:
-            token_ids = await asyncio.to_thread(read_token_ids, body.tokens)
-            found = await self._shared.look_up(tree, token_ids)
-        finally:
-            release()
+        token_ids = await asyncio.to_thread(read_token_ids, body.tokens)
+        found = await self._shared.look_up(tree, token_ids)
         resp.data = msgspec.json.encode(
             StoredBlocks([StoredBlock(b.name.hex(), b.parent.hex(), b.num_tokens, b.kind) for b in found])
         )
