@@ -5,13 +5,19 @@ The engine's own queue counts what was submitted; here stands what is on its way
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.domain.errors import QueueFullError
 from semanticd.domain.ids import AgentId
+
+_T = TypeVar("_T")
 
 
 class ReadingPlaces:
@@ -22,6 +28,20 @@ class ReadingPlaces:
         self._queue = queue
         self._agents: Counter[AgentId] = Counter()
         self.num_taken = 0
+        self._counting = asyncio.Semaphore(1)
+        self._counter = ThreadPoolExecutor(1, thread_name_prefix="semanticd-counting")
+
+    @property
+    def to_count(self) -> AbstractAsyncContextManager[object]:
+        """The turn of a request whose prompt is only counted: one at a time, for others wait for answers."""
+        return self._counting
+
+    async def count(self, read: Callable[[], _T]) -> _T:
+        """Read a prompt that is only counted, in the thread for those: no other request's reading waits for it.
+
+        The thread of one whose client has left reads on: there is no second one then.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._counter, read)
 
     @contextlib.contextmanager
     def take(self, agent_id: AgentId | None, count: int) -> Iterator[None]:

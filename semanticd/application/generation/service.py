@@ -239,9 +239,9 @@ class GenerateService:
     async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids; what is known of its beginning keeps the ids it was computed from."""
         with self._places.take(None, 1):
-            async with self._models.lease(model) as loaded:
-                _, segments = await asyncio.to_thread(
-                    self._tokenize, loaded, loaded.defaults.of_prompt(prompt)
+            async with self._places.to_count, self._models.lease(model) as loaded:
+                _, segments = await self._places.count(
+                    partial(self._tokenize, loaded, loaded.defaults.of_prompt(prompt))
                 )
         return token_ids_of(segments)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from semanticd.application.generation.places import ReadingPlaces
@@ -47,7 +47,7 @@ class TextTokens(Protocol):
 
 
 class TextTokensService:
-    """Reads with the tokenizers of loaded models, in worker threads."""
+    """Reads with the tokenizers of loaded models, one text at a time: those that wait for answers come first."""
 
     def __init__(self, *, models: ModelsService, places: ReadingPlaces) -> None:
         """Read for as many callers at a time as `places` has, those that wait for answers included."""
@@ -57,14 +57,14 @@ class TextTokensService:
     async def encode(self, model: str, text: TextToRead) -> ReadText:
         """Return a text's ids; see the protocol."""
         with self._places.take(None, 1):
-            async with self._models.lease(model) as loaded:
-                return await asyncio.to_thread(_encode, loaded, text)
+            async with self._places.to_count, self._models.lease(model) as loaded:
+                return await self._places.count(partial(_encode, loaded, text))
 
     async def decode(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of ids; see the protocol."""
         with self._places.take(None, 1):
-            async with self._models.lease(model) as loaded:
-                return await asyncio.to_thread(_decode, loaded, token_ids)
+            async with self._places.to_count, self._models.lease(model) as loaded:
+                return await self._places.count(partial(_decode, loaded, token_ids))
 
 
 def _encode(model: LoadedModel, text: TextToRead) -> ReadText:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
 from semanticd.application.generation.text_tokens import TextToRead
@@ -55,3 +58,25 @@ async def test_a_place_is_taken_before_anything_is_read() -> None:
             with pytest.raises(QueueFullError):
                 await ask
         await stream.aclose()
+
+
+async def test_texts_that_are_read_slowly_hold_up_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def read_slowly(*_: object, **__: object) -> list[int]:
+        begun.release()
+        assert may_end.wait(60)
+        return [1]
+
+    monkeypatch.setattr(CharTokenizer, "text_ids", read_slowly)
+    async with ServiceRig(max_queue=64) as rig:
+        # More than the event loop has threads for such work.
+        reads = [asyncio.ensure_future(rig.tokens.encode("", TextToRead("a"))) for _ in range(40)]
+        try:
+            assert await asyncio.to_thread(begun.acquire, timeout=60)
+            answer = await asyncio.wait_for(rig.say("hello"), 60)
+            assert answer.usage.completion_tokens
+            assert not begun.acquire(blocking=False), "one at a time"
+        finally:
+            may_end.set()
+        assert {read.token_ids for read in await asyncio.gather(*reads)} == {(1,)}
