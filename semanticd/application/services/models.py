@@ -11,10 +11,11 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
-from semanticd.application.ports.models import InstalledModel, ModelSource, PullProgress
+from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelSource, PullProgress
 from semanticd.application.ports.telemetry import Telemetry
 from semanticd.application.services.model_facts import (
     ModelFacts,
@@ -39,6 +40,7 @@ from semanticd.domain.errors import (
 )
 from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.memory_plan import DeviceMemory, ModelFootprint, refusal
+from semanticd.domain.model_name import is_gguf, is_path
 
 _DRAIN_POLL_S = 0.02
 _DEFAULT = "default"
@@ -179,16 +181,69 @@ class ModelsService:
             (models[key] for key, there in paths if there and name in (there.path, there.entry.source)), None
         )
 
-    def _by_name(self, name: str) -> LoadedModel | None:
-        """Return the loaded model that an administrator's name stands for, which may be a path."""
+    async def _by_name(self, name: str) -> LoadedModel | None:
+        """Return the loaded model that an administrator's name stands for, which may be a path.
+
+        A path of another model that is called like a loaded one does not stand for that; one of a copy does.
+        """
         found = self._named(name)
-        if found is not None or not name:
+        if found is not None or not name or (entry := self._resolved(name)) is None:
             return found
-        models = self._serving()
+        loaded = self._serving().get(ModelId(entry.name))
+        if loaded is None or self._is_source(loaded.model_id, entry.source):
+            return loaded
+        there = await self._look(name)
+        return loaded if there is not None and there.fingerprint == loaded.fingerprint else None
+
+    async def _unchanged(self, name: str) -> LoadedModel | None:
+        """Return the loaded model that a name stands for, unless its files were replaced by another's since."""
+        loaded = await self._by_name(name)
+        if loaded is None or (entry := self._resolved(name)) is None:
+            return loaded
+        there = await self._look(name)
+        if there is not None:
+            return loaded if there.fingerprint == loaded.fingerprint else None
+        # What was fetched may be gone; a file of the user's that is not known is another one than was loaded.
+        return None if is_gguf(entry.source) and is_path(entry.source) else loaded
+
+    def _resolved(self, name: str) -> ModelEntry | None:
         try:
-            return models.get(ModelId(self._source.resolve(self._source_name(name)).name))
+            return self._source.resolve(self._source_name(name))
         except SemanticError:
             return None
+
+    async def _look(self, name: str) -> InstalledModel | None:
+        """Return the model whose files lie where a name says now; None where there are none that can be read."""
+        try:
+            return await asyncio.to_thread(self._source.find, self._source_name(name))
+        except (SemanticError, OSError):
+            return None
+
+    def _is_source(self, model_id: ModelId, source: str) -> bool:
+        """Whether a loaded model came from there."""
+        there = self._installed.get(model_id)
+        return there is not None and _whole_path(there.entry.source) == _whole_path(source)
+
+    def _note(self, found: InstalledModel) -> None:
+        """Remember where a model's files lie; of a loaded one, where those lie that it was loaded from."""
+        model_id = ModelId(found.model_id)
+        if model_id not in self._engine.models or model_id not in self._installed:
+            self._installed[model_id] = found
+
+    def _namesake(self, loaded: LoadedModel, name: str, entry: ModelEntry) -> ConflictError:
+        """Return what is wrong with loading a model beside another one of the same id."""
+        unload = f"first (`semanticd models unload {loaded.model_id}`)"
+        swap = f"`semanticd models swap {name}`"
+        if self._is_source(loaded.model_id, entry.source):
+            return ConflictError(
+                f"model {loaded.model_id} is loaded, from files that were replaced since; unload it {unload}, "
+                f"or swap to the new ones ({swap})"
+            )
+        return ConflictError(
+            f"model {loaded.model_id} is loaded from {self._installed[loaded.model_id].entry.source}, and "
+            f"{entry.source} is another model of this name; unload the loaded one {unload}, swap to the other "
+            f"({swap}), or rename it"
+        )
 
     def _source_name(self, name: str) -> str:
         """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path.
@@ -231,7 +286,7 @@ class ModelsService:
         there = await asyncio.to_thread(self._source.find, source_name)
         if there is not None:
             # It may be a folder of the user's own, which no list of installed models knows before it is loaded.
-            self._installed[ModelId(there.model_id)] = there
+            self._note(there)
         found = next((one for one in await self.list() if one.id == entry.name), None)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} is not here; pull it first", param="model")
@@ -256,7 +311,7 @@ class ModelsService:
         except Exception as error:
             self._failed(model, str(error) or type(error).__name__)
             raise ModelLoadError(f"cannot fetch model {model}: {one_sentence(str(error))}") from error
-        self._installed[ModelId(installed.model_id)] = installed
+        self._note(installed)
         self._tell(model, "pulled", 1.0)
         self.stage, self.last_error = "idle", None
         return PulledModel(installed.model_id, installed.path, installed.size_bytes)
@@ -272,13 +327,14 @@ class ModelsService:
 
     async def remove(self, model: str) -> RemovedModel:
         """Delete a model's files; raises `ConflictError` while it is loaded."""
-        if self._by_name(model) is not None:
+        if await self._by_name(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
         source_name = self._source_name(model)
         entry = self._source.resolve(source_name)
         found = await asyncio.to_thread(self._source.find, source_name)
         freed_bytes = await asyncio.to_thread(self._source.remove, source_name)
-        self._installed.pop(ModelId(entry.name), None)
+        if ModelId(entry.name) not in self._engine.models:
+            self._installed.pop(ModelId(entry.name), None)
         return await asyncio.to_thread(removed_facts, entry, found, freed_bytes=freed_bytes)
 
     async def load(self, model: str) -> ModelInUse:
@@ -288,6 +344,7 @@ class ModelsService:
 
         Raises:
             ModelLoadError: It does not fit beside the current one, or cannot be loaded.
+            ConflictError: Another model of its name is loaded, or it is, from files that were replaced since.
         """
         async with self._changing:
             await self._make_room(await self._find(model))
@@ -300,18 +357,30 @@ class ModelsService:
     async def unload(self, model: str) -> UnloadedModel:
         """Free a model's memory once its requests are answered; its agents' blocks stay on disk."""
         async with self._changing:
-            loaded = self._by_name(model)
+            loaded = await self._by_name(model)
             if loaded is None:
-                raise ModelNotFoundError(f"model {model!r} is not loaded", param="model")
+                raise ModelNotFoundError(self._why_not_loaded(model), param="model")
             await self._leave(loaded)
             self._settled(loaded.model_id)
         return UnloadedModel(loaded.model_id, loaded=False)
 
+    def _why_not_loaded(self, name: str) -> str:
+        entry = self._resolved(name)
+        there = self._installed.get(ModelId(entry.name)) if entry is not None else None
+        if there is None or ModelId(there.model_id) not in self._engine.models:
+            return f"model {name[:80]!r} is not loaded"
+        return (
+            f"model {name!r} is not loaded; {there.model_id} is, from {there.entry.source}: unload it by that name "
+            f"(`semanticd models unload {there.model_id}`)"
+        )
+
     async def swap(self, model: str) -> SwappedModel:
         """Make a model the current one: beside the old where both fit, else in its place.
 
+        One whose id is loaded from other files takes that one's place.
+
         Raises:
-            ModelLoadError: It could not be loaded; the old one serves again.
+            ModelLoadError: It could not be loaded; the old one serves again, if its files are as they were.
         """
         try:
             swapped = await self._swap(model)
@@ -324,7 +393,7 @@ class ModelsService:
     async def _swap(self, model: str) -> SwappedModel:
         async with self._changing:
             old = self._engine.models.get(self._current) if self._current else None
-            target = self._by_name(model)
+            target = await self._unchanged(model)
             if target is None:
                 target = await self._bring_in(model, old)
             self._current = target.model_id
@@ -348,23 +417,52 @@ class ModelsService:
             await self._leave(min(others, key=lambda model: self._used_at.get(model.model_id, 0.0)))
 
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
-        installed = await self._find(model)
-        if old is None or memory_needed(installed) <= self._room_beside_bytes():
+        installed = await self._find(model, replaces=True)
+        namesake = self._engine.models.get(ModelId(installed.model_id))
+        if namesake is not None and namesake.fingerprint == installed.fingerprint:
+            return namesake
+        needed = memory_needed(installed)
+        if namesake is None and (old is None or needed <= self._room_beside_bytes()):
             return await self._load(model)
-        # Both do not fit: requests wait while the old model drains, persists and leaves.
+        # Both do not fit, or are called the same: requests wait while the old one drains, persists and leaves.
+        name = self._source_name(model)
+        gone = []
         self._open.clear()
         try:
-            await self._leave(old)
+            if namesake is not None:
+                gone.append(self._installed[namesake.model_id])
+                await self._leave(namesake)
+            if old is not None and old is not namesake and needed > self._room_beside_bytes():
+                gone.append(self._installed[old.model_id])
+                await self._leave(old)
             try:
-                loaded = await self._load(model)
-            except SemanticError:
-                self._current = (await self._load(str(old.model_id))).model_id
+                loaded = await self._load(name)
+            except SemanticError as error:
+                await self._bring_back(gone, old, error)
                 self.stage = "idle"
                 raise
             self._current = loaded.model_id
             return loaded
         finally:
             self._open.set()
+
+    async def _bring_back(
+        self, gone: list[InstalledModel], old: LoadedModel | None, error: SemanticError
+    ) -> None:
+        """Load again what left for a model that could not be loaded."""
+        for one in gone:
+            name = one.entry.source if is_path(one.entry.source) else one.model_id
+            self._installed[ModelId(one.model_id)] = one
+            there = await self._look(name)
+            if there is None or there.fingerprint != one.fingerprint:
+                # Blocks of the one that left must not be taken for those of what lies there now.
+                raise ModelLoadError(
+                    f"{error.message}; {one.model_id} is not loaded any more, and its files in {one.path} were "
+                    "replaced since it was"
+                ) from error
+            await self._load(name)
+        if old is not None and old.model_id in self._engine.models:
+            self._current = old.model_id
 
     async def _leave(self, model: LoadedModel) -> None:
         """Let a model answer what it was asked, persist its blocks and free its memory."""
@@ -414,17 +512,23 @@ class ModelsService:
     def _may_go(self, model_id: ModelId) -> bool:
         return model_id != self._current and not self._installed[model_id].entry.pinned
 
-    async def _find(self, model: str) -> InstalledModel:
+    async def _find(self, model: str, *, replaces: bool = False) -> InstalledModel:
+        """Return a model's files, fetched if they are not here; one that replaces another may be called like it."""
         source_name = self._source_name(model)
         found = await asyncio.to_thread(self._source.find, source_name)
         if found is None:
-            self._refuse_what_never_fits(self._source.resolve(source_name).footprint())
+            entry = self._source.resolve(source_name)
+            loaded = self._engine.models.get(ModelId(entry.name))
+            if loaded is not None and not replaces and not self._is_source(loaded.model_id, entry.source):
+                raise self._namesake(loaded, model, entry)
+            self._refuse_what_never_fits(entry.footprint())
             await self.pull(model)
             found = await asyncio.to_thread(self._source.find, source_name)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} was pulled but cannot be found", param="model")
-        self._installed[ModelId(found.model_id)] = found
-        if ModelId(found.model_id) not in self._engine.models:
+        self._note(found)
+        loaded = self._engine.models.get(ModelId(found.model_id))
+        if loaded is None or loaded.fingerprint != found.fingerprint:
             self._refuse_what_never_fits(found.footprint())
         return found
 
@@ -444,10 +548,7 @@ class ModelsService:
         installed = await self._find(model)
         existing = self._engine.models.get(ModelId(installed.model_id))
         if existing is not None and existing.fingerprint != installed.fingerprint:
-            raise ConflictError(
-                f"model {installed.model_id} is loaded, from files that were replaced since; unload it first "
-                f"(`semanticd models unload {installed.model_id}`)"
-            )
+            raise self._namesake(existing, model, installed.entry)
         if existing is not None:
             return existing
         self._tell(installed.model_id, "loading", 0.0)
@@ -510,3 +611,7 @@ class ModelsService:
             loaded_at=self._loaded_at,
             current=self._current,
         )
+
+
+def _whole_path(source: str) -> str:
+    return str(Path(source).expanduser().absolute()) if is_path(source) else source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,129 @@ async def test_a_loaded_model_whose_files_were_replaced_is_not_said_to_be_loaded
         with pytest.raises(ConflictError, match="replaced since; unload it first"):
             await rig.models.load("one")
         assert (await rig.say("still there?")).model == "one"
+
+
+FIRST, SECOND = "/v1/mine", "/v2/mine"
+
+
+def two_of_one_name(rig: ServiceRig) -> None:
+    for folder in (FIRST, SECOND):
+        rig.source.folders[folder] = ModelEntry("mine", folder)
+
+
+def fingerprint(rig: ServiceRig, path: str) -> ModelFingerprint:
+    found = rig.source.find(path)
+    assert found is not None
+    return found.fingerprint
+
+
+async def test_another_model_of_a_loaded_ones_name_is_not_said_to_be_loaded() -> None:
+    async with ServiceRig() as rig:
+        two_of_one_name(rig)
+        await rig.models.load(FIRST)
+        with pytest.raises(ConflictError, match=r"from /v1/mine, and /v2/mine is another .* unload mine"):
+            await rig.models.load(SECOND)
+        assert rig.engine.models[ModelId("mine")].fingerprint == fingerprint(rig, FIRST)
+        assert (await rig.say("hello", model=FIRST)).model == "mine"
+        with pytest.raises(ModelNotFoundError, match="not loaded"):
+            await rig.say("hello", model=SECOND)
+        assert (await rig.models.load(FIRST)).loaded
+
+
+async def test_a_file_of_a_loaded_models_name_is_refused_before_it_is_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ServiceRig() as rig:
+        rig.source.folders[FIRST] = ModelEntry("mine", FIRST)
+        rig.source.folders["/v1/mine.gguf"] = ModelEntry("mine", "/v1/mine.gguf")
+        await rig.models.load(FIRST)
+        find = rig.source.find
+        monkeypatch.setattr(rig.source, "find", lambda name: None if name.endswith(".gguf") else find(name))
+        monkeypatch.delattr(type(rig.source), "pull")
+        with pytest.raises(ConflictError, match=r"/v1/mine\.gguf is another"):
+            await rig.models.load("/v1/mine.gguf")
+
+
+async def test_only_the_path_of_a_loaded_model_or_of_a_copy_unloads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ServiceRig() as rig:
+        two_of_one_name(rig)
+        await rig.models.load(FIRST)
+        with pytest.raises(ModelNotFoundError, match=r"mine is, from /v1/mine: .*unload mine`"):
+            await rig.models.unload(SECOND)
+        assert "mine" in loaded(rig)
+        find = rig.source.find
+        monkeypatch.setattr(rig.source, "find", lambda name: find(FIRST if name == SECOND else name))
+        assert await rig.models.unload(SECOND) == UnloadedModel(ModelId("mine"), loaded=False)
+        assert loaded(rig) == {"one"}
+
+
+@pytest.mark.parametrize("current", [FIRST, "one"])
+async def test_a_swap_to_another_model_of_a_loaded_ones_name_takes_its_place(current: str) -> None:
+    async with ServiceRig() as rig:
+        two_of_one_name(rig)
+        await rig.models.load(FIRST)
+        await rig.models.swap(current)
+        if current == "one":
+            await rig.models.load(FIRST)
+        running = await rig.open("hello", model="mine", sampling=LONG)
+        swapping = asyncio.create_task(rig.models.swap(SECOND))
+        assert (await running.result()).usage.completion_tokens == 1500
+        assert (await swapping).id == "mine"
+        assert loaded(rig) == {"mine"}
+        assert rig.engine.models[ModelId("mine")].fingerprint == fingerprint(rig, SECOND)
+        assert rig.models.current_id == "mine"
+        assert (await rig.say("hello", model=SECOND)).model == "mine"
+        assert (await rig.models.info(SECOND)).path == SECOND
+
+
+async def test_a_failed_swap_to_another_model_of_the_same_name_goes_back() -> None:
+    async with ServiceRig() as rig:
+        two_of_one_name(rig)
+        await rig.models.swap(FIRST)
+        load = rig.loader.load
+
+        def broken(installed: InstalledModel, **more: Any) -> Any:
+            if installed.path == SECOND:
+                raise ModelLoadError("a file is broken")
+            return load(installed, **more)
+
+        rig.loader.load = broken  # type: ignore[method-assign]
+        with pytest.raises(ModelLoadError, match="a file is broken"):
+            await rig.models.swap(SECOND)
+        assert rig.models.current_id == "mine"
+        assert rig.engine.models[ModelId("mine")].fingerprint == fingerprint(rig, FIRST)
+        assert (await rig.say("hello", model=FIRST)).model == "mine"
+
+
+@pytest.mark.parametrize("name", [FIRST, "mine", "default"])
+async def test_a_swap_to_a_model_whose_files_were_replaced_loads_the_new_ones(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ServiceRig() as rig:
+        two_of_one_name(rig)
+        await rig.models.swap(FIRST)
+        other = ModelFingerprint("ee" * 32)
+        find = rig.source.find
+
+        def replaced(path: str) -> InstalledModel | None:
+            found = find(path)
+            return found and replace(found, fingerprint=other if path == FIRST else found.fingerprint)
+
+        monkeypatch.setattr(rig.source, "find", replaced)
+        rig.loader.failures["mine"] = ModelLoadError("a file is broken")
+        with pytest.raises(
+            ModelLoadError, match="a file is broken; mine is not loaded any more, and its files"
+        ):
+            await rig.models.swap(name)
+        assert loaded(rig) == set()
+        rig.loader.failures.clear()
+        await rig.models.swap(FIRST)
+        other = ModelFingerprint("ef" * 32)
+        await rig.models.swap(name)
+        assert rig.engine.models[ModelId("mine")].fingerprint == other
+        assert (await rig.say("hello")).model == "mine"
 
 
 async def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
