@@ -42,7 +42,7 @@ class Limits:
     import_bytes: int = 64 * GIB
     """An uploaded agent export, which is written to disk as it comes."""
     nesting: int = 64
-    """How deep objects and arrays of a body are nested."""
+    """How deep objects and arrays of a body, or of JSON inside of a text in it, are nested."""
     messages: int = 10_000
     """Messages, input items or prompts in one request."""
     stored_responses_per_agent: int = 200

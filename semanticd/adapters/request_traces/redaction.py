@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from semanticd.domain.json_text import parse_json_text
+
 GROUP = 16
 """Characters that are hidden together."""
 
@@ -78,7 +80,7 @@ class Redaction:
     def body(self, raw: bytes) -> Any:
         """Return a request's parsed JSON without its content; a text where it is not JSON."""
         try:
-            parsed = json.loads(raw)
+            parsed = parse_json_text(raw)
         except ValueError:
             return self.text(raw.decode("utf-8", "replace"))
         return self._any(parsed, field="")
@@ -151,15 +153,15 @@ class Redaction:
     def _schema_text(self, value: str) -> str:
         """A schema may be sent as JSON inside of a text, and stays JSON."""
         try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
+            parsed = parse_json_text(value)
+        except ValueError:
             return self.text(value)
         return json.dumps(self._schema(parsed), ensure_ascii=False)
 
     def _arguments(self, value: str) -> str:
         """A call's arguments are JSON inside of a text, and stay JSON."""
         try:
-            parsed = json.loads(value)
+            parsed = parse_json_text(value)
         except ValueError:
             return self.text(value)
         return json.dumps(self._opaque(parsed), ensure_ascii=False) if isinstance(parsed, dict) else "{}"

@@ -23,6 +23,7 @@ from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.control.private_files import open_private, prepare_private_folder
 from semanticd.domain.errors import DaemonError
 from semanticd.domain.generation import Usage
+from semanticd.domain.json_text import parse_json_text
 
 FORMAT = 1
 SUFFIX = ".trace.jsonl"
@@ -229,7 +230,7 @@ def _usage(usages: tuple[Usage, ...]) -> dict[str, int]:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        return parse_json_text(raw)
     except ValueError:
         return raw.decode("utf-8", "replace")
 

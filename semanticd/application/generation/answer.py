@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 
 from semanticd.domain.chat import ToolCallPart
@@ -19,6 +18,7 @@ from semanticd.domain.generation import (
     ToolCallStarted,
     Usage,
 )
+from semanticd.domain.json_text import parse_json_text
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class AnswerBuilder:
 def _call(call: _Call) -> ToolCallPart:
     text = "".join(call.arguments)
     try:
-        arguments = json.loads(text) if text else {}
+        arguments = parse_json_text(text) if text else {}
     except ValueError:
         return ToolCallPart(call.call_id, call.name, {}, cut=text)
     return ToolCallPart(call.call_id, call.name, arguments if isinstance(arguments, dict) else {})

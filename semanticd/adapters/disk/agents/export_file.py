@@ -25,6 +25,8 @@ from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
 from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.json_text import parse_json_text
+from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, Transcript
 
 FORMAT_VERSION = 1
@@ -34,6 +36,8 @@ _HEAD = struct.Struct("<16sIIQ")  # magic, version, number of block frames, byte
 _FRAME = struct.Struct("<Q")
 _DIGEST_BYTES = 32
 _MAX_MANIFEST_BYTES = 1 << 30
+_MAX_NESTING = LIMITS.nesting + 8
+"""Levels of the manifest: what a request brought (a tool, a call) lies a few levels inside of it."""
 _READ_BYTES = 4 * 1024 * 1024
 
 
@@ -252,7 +256,7 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
         raise _refused(path, f"its manifest claims {num_bytes} bytes, more than {_MAX_MANIFEST_BYTES}")
     data = _exactly(file, num_bytes, path)
     try:
-        document = json.loads(data)
+        document = parse_json_text(data, max_nesting=_MAX_NESTING)
         agent = _decode_agent(document)
         blocks = tuple(BlockHash(bytes.fromhex(name)) for name in document["blocks"])
         layout = document["layout"]

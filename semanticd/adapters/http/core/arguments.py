@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from semanticd.domain.chat import ToolCallPart
+from semanticd.domain.json_text import is_nested_deeper, parse_json_text
+from semanticd.domain.limits import LIMITS
 
 
 def read_arguments(given: object) -> dict[str, Any]:
@@ -18,8 +20,8 @@ def read_arguments(given: object) -> dict[str, Any]:
     if given is None or given == "":
         parsed = {}
     elif isinstance(given, str):
-        with suppress(ValueError, RecursionError):
-            parsed = json.loads(given)
+        with suppress(ValueError):
+            parsed = parse_json_text(given)
     return parsed if isinstance(parsed, dict) else {"arguments": given}
 
 
@@ -45,6 +47,8 @@ def complete_members(text: str) -> dict[str, Any]:
             position = _after_space(text, position)
             if position == len(text) and isinstance(value, (int, float)) and not isinstance(value, bool):
                 # More digits might have come.
+                return members
+            if is_nested_deeper(value, LIMITS.nesting - 1):
                 return members
             members[key] = value
             if text[position : position + 1] != ",":

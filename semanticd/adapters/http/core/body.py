@@ -23,6 +23,7 @@ from semanticd.adapters.http.core.content_encoding import coding_of, decode
 from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
 from semanticd.adapters.http.core.request_context import SCOPE_KEY
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
+from semanticd.domain.json_text import is_nested_deeper
 from semanticd.domain.limits import LIMITS
 
 T = TypeVar("T")
@@ -198,7 +199,8 @@ def parse_json(raw: bytes, *, max_nesting: int) -> Any:
         raise InvalidRequestError(f"the body is not valid JSON: {error.msg} ({where})") from None
     except RecursionError:
         raise _too_deep(max_nesting) from None
-    _check_nesting(parsed, max_nesting)
+    if is_nested_deeper(parsed, max_nesting):
+        raise _too_deep(max_nesting)
     # Half of a surrogate pair, as clients leave it where they cut a text, is no character: it cannot be tokenized.
     return _without_halves(parsed) if _SURROGATE.search(text) else parsed
 
@@ -240,20 +242,6 @@ def _bounded_int(digits: str) -> int:
     if len(digits) > _MAX_INTEGER_DIGITS or not -_MAX_INTEGER < int(digits) < _MAX_INTEGER:
         raise InvalidRequestError(f"the number {digits[:40]} does not fit into 64 bits")
     return int(digits)
-
-
-def _check_nesting(parsed: Any, limit: int) -> None:
-    level = [parsed] if isinstance(parsed, (dict, list)) else []
-    depth = 0
-    while level:
-        depth += 1
-        if depth > limit:
-            raise _too_deep(limit)
-        below: list[Any] = []
-        for container in level:
-            children = container.values() if isinstance(container, dict) else container
-            below.extend(child for child in children if isinstance(child, (dict, list)))
-        level = below
 
 
 def _too_deep(limit: int) -> InvalidRequestError:

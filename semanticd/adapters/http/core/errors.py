@@ -109,6 +109,9 @@ UNEXPECTED = domain.SemanticError(
 )
 """What a client is told of an exception that nobody foresaw; details stay in the log."""
 
+TOO_DEEP = domain.InvalidRequestError("the request is nested too deeply to be translated")
+"""What it is told where Python's stack ended: only what a request brings is nested, and sent again it fails again."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
@@ -141,6 +144,8 @@ def row_for(error: BaseException) -> Row:
 
 def foreseen(error: BaseException) -> domain.SemanticError:
     """Return the error itself if it is ours, else the one that hides the details."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
     return error if isinstance(error, domain.SemanticError) else UNEXPECTED
 
 

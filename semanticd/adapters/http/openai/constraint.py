@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.generation import OutputConstraint
+from semanticd.domain.json_text import parse_json_text
 
 
 class JsonSchema(Struct):
@@ -122,8 +123,8 @@ def _of_schema(given: dict[str, Any] | str | None, param: str) -> OutputConstrai
     schema: Any = given
     if isinstance(given, str):
         try:
-            schema = json.loads(given)
-        except (ValueError, RecursionError):
+            schema = parse_json_text(given)
+        except ValueError:
             raise InvalidRequestError("expected a JSON schema, or its JSON text", param=param) from None
     if not isinstance(schema, dict):
         raise InvalidRequestError("expected a JSON schema of type object", param=param)

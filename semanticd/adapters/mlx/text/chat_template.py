@@ -78,11 +78,20 @@ class ChatTemplate:
         """Return the conversation's text.
 
         Raises:
-            InvalidRequestError: The template refuses the conversation in every form we know.
+            InvalidRequestError: The template refuses the conversation in every form we know, or the conversation is
+                nested too deeply to be written.
             UnsupportedError: The model has no template.
         """
         if add_generation_prompt and prompt.prefill is not None:
             return self._continued(prompt)
+        try:
+            return self._rendered(prompt, add_generation_prompt=add_generation_prompt)
+        except RecursionError:
+            raise InvalidRequestError(
+                "a tool or a call of the conversation is nested too deeply", param="messages"
+            ) from None
+
+    def _rendered(self, prompt: ChatPrompt, *, add_generation_prompt: bool) -> str:
         if not self._wrapper.has_chat_template:
             raise UnsupportedError(
                 "this model has no chat template: it continues text, so use /v1/completions", param="messages"

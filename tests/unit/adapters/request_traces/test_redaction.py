@@ -194,3 +194,11 @@ def test_what_is_no_request_is_hidden_as_well(raw: bytes) -> None:
     made = json.dumps(Redaction(KEY).body(raw))
     assert "json" not in made
     assert "broken" not in made
+
+
+@pytest.mark.parametrize("depth", [65, 500, 950, 5_000])
+def test_what_is_nested_too_deeply_is_hidden_as_text(depth: int) -> None:
+    nested = '{"a":' + "[" * depth + '"s"' + "]" * depth + "}"
+    hidden = Redaction(KEY)
+    assert hidden.body(nested.encode()) == hidden.text(nested)
+    assert hidden.body(json.dumps({"arguments": nested}).encode()) == {"arguments": hidden.text(nested)}

@@ -51,6 +51,16 @@ def test_arguments_that_are_no_json_object_are_empty() -> None:
         assert builder.choices()[0].tool_calls[0].arguments == {}
 
 
+def test_arguments_that_are_nested_too_deeply_are_kept_as_they_are() -> None:
+    for depth in (65, 500, 5_000):
+        text = '{"a": ' + "[" * depth + "]" * depth + "}"
+        builder = AnswerBuilder(1)
+        builder.add(ToolCallStarted(0, "c", "look"))
+        builder.add(ToolCallDelta(0, text))
+        call = builder.choices()[0].tool_calls[0]
+        assert (call.arguments, call.cut) == ({}, text)
+
+
 def test_arguments_that_were_cut_are_kept_as_they_are() -> None:
     builder = AnswerBuilder(1)
     builder.add(ToolCallStarted(0, "c", "look"))

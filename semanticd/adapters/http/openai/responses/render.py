@@ -23,6 +23,7 @@ from semanticd.domain.generation import (
     TokenLogprob,
     Usage,
 )
+from semanticd.domain.json_text import parse_json_text
 
 _PLAIN = ReasoningForm()
 
@@ -257,8 +258,8 @@ def call_item(
 def custom_input(arguments: str) -> str:
     """Return a custom tool's input from the one-field object that the model wrote."""
     try:
-        parsed = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
+        parsed = parse_json_text(arguments or "{}")
+    except ValueError:
         # It was cut: what there is of the text inside is the input so far.
         return CustomInput().feed(arguments) or whole_characters(arguments)
     text = parsed.get("input", "") if isinstance(parsed, dict) else parsed
