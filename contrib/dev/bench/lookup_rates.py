@@ -1,12 +1,12 @@
 """What verifying drafts gains: decode rates with lookup decoding as shares of those without, as one line of JSON.
 
 Usage: `python -m contrib.dev.bench.lookup_rates [--rounds 3]`. One process, one model, two runners that give the same
-answers in turn, one with drafts and one without; the median of the rounds' ratios counts. Four workloads: `edit`, an
-answer that repeats a passage of the prompt with a dozen edits; `prose`, the same passage where the prompt
-has nothing of it; `call`, a tool call whose form leaves no choice about most of its tokens; `own`, what the model says
-by itself. What a small model says is not what was asked for: the answers of the first two are given to it token by
-token, at the cost of a form, and only the guesses are guesses. Beside each ratio stands how many tokens came from one
-step, and whether both answers were the same.
+answers in turn, one with drafts and one without; the median of the rounds' ratios counts. Workloads: `edit`, an answer
+that repeats a passage of the prompt with two sentences replaced; `edits`, the same with a word in thirty changed as
+well; `prose`, the passage where the prompt has nothing of it; `call`, a tool call whose form leaves no choice about
+most of its tokens; `own`, what the model says by itself. A small model does not do what it is asked for: the answers
+of the first three are given to it token by token, at the cost of a form, and only the guesses are guesses. Beside each
+ratio stands how many tokens came from one step, and whether both answers were the same.
 """
 
 from __future__ import annotations
@@ -91,18 +91,24 @@ class Workload:
     """Whether it ends by itself."""
 
 
-def edited(text: str) -> str:
-    """Return a text with two of its sentences replaced, and every thirtieth word."""
+def rewritten(text: str) -> str:
+    """Return a text with two of its sentences replaced."""
     sentences = text.split(". ")
     sentences[3] = "Nobody remembers who laid the first stone"
     sentences[8] = "In 1950 a circus came by sea, and its two elephants walked from the pier to the market"
-    words = ". ".join(sentences).split()
+    return ". ".join(sentences)
+
+
+def edited(text: str) -> str:
+    """Return a text with two of its sentences replaced, and every thirtieth word."""
+    words = rewritten(text).split()
     words[29::30] = ["indeed"] * len(words[29::30])
     return " ".join(words)
 
 
 WORKLOADS = {
-    "edit": Workload(EDIT.format(passage=PASSAGE), script=edited(PASSAGE), form=GIVEN),
+    "edit": Workload(EDIT.format(passage=PASSAGE), script=rewritten(PASSAGE), form=GIVEN),
+    "edits": Workload(EDIT.format(passage=PASSAGE), script=edited(PASSAGE), form=GIVEN),
     "prose": Workload(PROSE, script=PASSAGE, form=GIVEN),
     "call": Workload(
         CALL, num_tokens=120, form=OutputConstraint("json_schema", schema=CALL_SCHEMA), ends=True
@@ -259,7 +265,7 @@ def measured(
         f"{name}/same_answers": same,
         f"{name}/num_tokens": len(on.ids),
     }
-    if name == "edit":
+    if workload.prompt == WORKLOADS["edit"].prompt:
         found[f"{name}/repeated"] = round(repeated_share(on.ids, tokenizer.encode(PASSAGE)), 3)
     return found
 

@@ -151,6 +151,8 @@ def test_a_bad_secret_is_not_repeated(tmp_path: Path) -> None:
         ("[server]\nport = 1.5", "expected a whole number"),
         ("[mlx]\nkv_bits = 5", "4 or 8"),
         ("[mlx]\ndecode_share = nan", "expected a number"),
+        ("[mlx]\nspeculation = 0", "expected auto, or off, or a whole number from 1 to 64"),
+        ("[mlx]\nspeculation = 'on'", "expected auto, or off, or a whole number from 1 to 64"),
         ("[mlx]\nload_on_demand = 'maybe'", "true or false"),
         ("[agent]\nwrite_policy = 'sometimes'", "always, second_use or off"),
         ("[agent]\ncache_dir = ''", "a folder's path"),
@@ -161,6 +163,11 @@ def test_a_bad_secret_is_not_repeated(tmp_path: Path) -> None:
 )
 def test_toml_mistakes_say_what_was_expected(tmp_path: Path, toml: str, words: str) -> None:
     assert words in complaint(tmp_path, toml=toml)
+
+
+@pytest.mark.parametrize(("said", "found"), [("auto", "auto"), ("OFF", "off"), ("1", 1), ("64", 64)])
+def test_speculation_is_a_word_or_a_number(tmp_path: Path, said: str, found: object) -> None:
+    assert load(tmp_path, env={"SEMANTIC_MLX_SPECULATION": said}).settings.mlx.speculation == found
 
 
 def test_a_named_file_that_is_missing_is_a_mistake_and_the_usual_one_is_not(tmp_path: Path) -> None:
