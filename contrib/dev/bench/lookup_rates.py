@@ -1,12 +1,12 @@
 """What verifying drafts gains: decode rates with lookup decoding as shares of those without, as one line of JSON.
 
 Usage: `python -m contrib.dev.bench.lookup_rates [--rounds 3]`. One process, one model, two runners that give the same
-answers in turn, one with drafts and one without; the median of the rounds' ratios counts. Workloads: `edit`, an answer
-that repeats a passage of the prompt with two sentences replaced; `edits`, the same with a word in thirty changed as
-well; `prose`, the passage where the prompt has nothing of it; `call`, a tool call whose form leaves no choice about
-most of its tokens; `own`, what the model says by itself. A small model does not do what it is asked for: the answers
-of the first three are given to it token by token, at the cost of a form, and only the guesses are guesses. Beside each
-ratio stands how many tokens came from one step, and whether both answers were the same.
+answers, a step of each in turn, one with drafts and one without; the median of the rounds' ratios counts. Workloads:
+`edit`, an answer that repeats a passage of the prompt with two sentences replaced; `edits`, the same with a word in
+thirty changed as well; `prose`, the passage where the prompt has nothing of it; `call`, a tool call whose form leaves
+no choice about most of its tokens; `own`, what the model says by itself. A small model does not do what it is asked
+for: the answers of the first three are given to it token by token, at the cost of a form, and only the guesses are
+guesses. Beside each ratio stands how many tokens came from one step, and whether both answers were the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from contrib.dev.bench.servers import MODEL, models_dir
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from semanticd.adapters.mlx.model.runner import MlxModelRunner
 
 MAX_DRAFTS = 12
+UID = SequenceId(1)
 GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 PASSAGE = (
     "The harbour of Ellisport was built in 1871 by a company of merchants who wanted a shorter way to the northern "
@@ -142,41 +143,47 @@ class Script:
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer's ids, and the seconds of the steps that gave all but the first of them."""
+@dataclass(slots=True)
+class Answer:
+    """An answer that is being made: its ids, and the seconds of each step behind the first token."""
 
-    ids: tuple[int, ...]
-    seconds: float
-    num_steps: int
+    runner: MlxModelRunner
+    workload: Workload
+    num_tokens: int
+    eos: frozenset[int]
+    ids: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
+    def begin(self, prompt: list[int], *, seed: int) -> None:
+        """Read the prompt, and get the first token."""
+        self.runner.open(UID, prefix=[], state=None, capacity_tokens=len(prompt) + self.num_tokens)
+        self.runner.prefill(UID, prompt[:-1])
+        self.runner.start_decode(
+            UID, last_token=prompt[-1], context=prompt[:-1], num_generated=0, constraint=self.workload.form,
+            seed=seed, sampling=self.workload.sampling, max_length=len(prompt) + self.num_tokens,
+        )  # fmt: skip
+        self.ids += [token.token_id for token in self.runner.decode()]
 
-def answer(
-    runner: MlxModelRunner,
-    ids: list[int],
-    workload: Workload,
-    eos: frozenset[int],
-    *,
-    num_tokens: int,
-    seed: int,
-) -> Answered:
-    """Give one answer."""
-    uid = SequenceId(1)
-    runner.open(uid, prefix=[], state=None, capacity_tokens=len(ids) + num_tokens)
-    runner.prefill(uid, ids[:-1])
-    runner.start_decode(
-        uid, last_token=ids[-1], context=ids[:-1], num_generated=0, constraint=workload.form, seed=seed,
-        sampling=workload.sampling, max_length=len(ids) + num_tokens,
-    )  # fmt: skip
-    found = [token.token_id for token in runner.decode()]
-    num_steps, began = 0, time.perf_counter()
-    while len(found) < num_tokens and not (workload.ends and eos & set(found)):
-        found += [token.token_id for token in runner.decode()]
-        num_steps += 1
-    seconds = time.perf_counter() - began
-    runner.close(uid)
-    end = min([found.index(one) + 1 for one in eos & set(found)] if workload.ends else [num_tokens])
-    return Answered(tuple(found[:end]), seconds * end / len(found), num_steps)
+    @property
+    def is_over(self) -> bool:
+        """Whether it is complete."""
+        ended = self.workload.ends and not self.eos.isdisjoint(self.ids)
+        return ended or len(self.ids) >= self.num_tokens
+
+    def step(self) -> None:
+        """Run a step, unless it is over."""
+        if self.is_over:
+            return
+        began = time.perf_counter()
+        found = self.runner.decode()
+        self.seconds.append(time.perf_counter() - began)
+        self.ids += [token.token_id for token in found]
+
+    def end(self) -> None:
+        """Free the running cache, and leave out what came behind the end."""
+        self.runner.close(UID)
+        ends = [self.ids.index(one) + 1 for one in self.eos & set(self.ids)] if self.workload.ends else []
+        del self.ids[min([*ends, self.num_tokens]) :]
 
 
 def repeated_share(ids: tuple[int, ...], passage: list[int], gram: int = 4) -> float:
@@ -249,15 +256,24 @@ def measured(
     rounds: int,
 ) -> dict[str, Any]:
     """Return one workload's figures."""
-    ids = tokenizer.encode(workload.prompt)
+    prompt = tokenizer.encode(workload.prompt)
     ratios, per_step, same = [], [], True
     for seed in range(rounds):
-        off, on = (
-            answer(runner, ids, workload, tokenizer.eos_token_ids, num_tokens=num_tokens, seed=seed)
-            for runner in runners
-        )
-        ratios.append((len(on.ids) / on.seconds) / (len(off.ids) / off.seconds))
-        per_step.append(len(on.ids) / on.num_steps)
+        off, on = (Answer(runner, workload, num_tokens, tokenizer.eos_token_ids) for runner in runners)
+        off.begin(prompt, seed=seed)
+        on.begin(prompt, seed=seed)
+        # A step of each in turn: what else this machine does meanwhile is shared.
+        while not off.is_over:
+            off.step()
+            on.step()
+        while not on.is_over:
+            on.step()
+        off.end()
+        on.end()
+        # The one with drafts was over earlier: only steps that have a neighbour count for the other's.
+        step_s = statistics.mean(off.seconds[: len(on.seconds)])
+        ratios.append(len(off.seconds) * step_s / sum(on.seconds))
+        per_step.append(len(on.ids) / len(on.seconds))
         same = same and on.ids == off.ids
     found: dict[str, Any] = {
         f"{name}/ratio": round(statistics.median(ratios), 3),
@@ -266,7 +282,7 @@ def measured(
         f"{name}/num_tokens": len(on.ids),
     }
     if workload.prompt == WORKLOADS["edit"].prompt:
-        found[f"{name}/repeated"] = round(repeated_share(on.ids, tokenizer.encode(PASSAGE)), 3)
+        found[f"{name}/repeated"] = round(repeated_share(tuple(on.ids), tokenizer.encode(PASSAGE)), 3)
     return found
 
 
