@@ -23,6 +23,7 @@ SemanticError
 ├── ModelError
 │   ├── ModelDownloadError
 │   └── ModelLoadError
+│       ├── BrokenModelError     its files are damaged, or no model that we know
 │       └── ModelTooLargeError   its weights leave no room for KV on this machine
 ├── CacheError                   the cache could not do what was asked (disk full)
 │   └── AgentExportError         a file that is not a whole agent export, or of a model that is not loaded
@@ -194,6 +195,10 @@ class ModelLoadError(ModelError):
     """The model's files are there, but could not be loaded."""
 
     code = "model_load_failed"
+
+
+class BrokenModelError(ModelLoadError):
+    """The files are damaged, not whole, or those of no model that is known: trying again is of no use."""
 
 
 class ModelTooLargeError(ModelLoadError):

@@ -138,6 +138,15 @@ def recommended(folder: Path) -> ModelDefaults:
     return ModelDefaults(**{name: published[name] for name in names if _fits(name, published.get(name))})
 
 
+def ignored_advice(folder: Path) -> tuple[str, ...]:
+    """Return what `recommended` does not take from `generation_config.json`, because it is out of range."""
+    published = _read(folder / "generation_config.json")
+    names = [name for name in _RANGES if name != "max_tokens" and published.get(name) is not None]
+    return tuple(
+        f"{name} = {str(published[name])[:80]}" for name in names if not _fits(name, published[name])
+    )
+
+
 def read_defaults(table: Mapping[str, Any], *, where: str) -> ModelDefaults:
     """Return what a registry entry's table `defaults` says.
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name
 from semanticd.adapters.models.folder_facts import (
     context_of,
+    ignored_advice,
     kv_bytes_per_token,
     pooling_of,
     read_defaults,
@@ -331,6 +332,7 @@ class ModelRegistry:
             size_bytes=sum(one.st_size for one in weights),
             entry=replace(entry, context_length=context),
             defaults=entry.defaults.or_else(recommended(folder)),
+            ignored_advice=ignored_advice(folder),
             kv_bytes_per_token=entry.kv_bytes_per_token or kv_bytes_per_token(folder),
             weight_bits=weight_bits(folder),
             pooling=entry.pooling or pooling_of(folder),

@@ -84,6 +84,8 @@ class InstalledModel:
     entry: ModelEntry
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     """For what a request leaves open: the entry's, else those of the model's `generation_config.json`."""
+    ignored_advice: tuple[str, ...] = ()
+    """What its `generation_config.json` recommends out of range, as `top_p = 7`: nothing of it is taken."""
     kv_bytes_per_token: int | None = None
     """As the entry's; from the model's own config."""
     weight_bits: int | None = None

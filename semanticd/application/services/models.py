@@ -31,6 +31,7 @@ from semanticd.application.services.model_facts import (
 )
 from semanticd.domain.errors import (
     NO_MODEL_LOADED,
+    BrokenModelError,
     ConflictError,
     ModelLoadError,
     ModelNotFoundError,
@@ -52,6 +53,7 @@ _TRY_AGAIN_S = 60.0
 class _Refused:
     """Why a model is not loaded for a request, until when on the clock."""
 
+    kind: type[ModelLoadError]
     reason: str
     until: float
 
@@ -158,7 +160,7 @@ class ModelsService:
             raise ModelTooLargeError(reason, param="model")
         refused = self._refused.get(found.fingerprint)
         if refused is not None and self._clock.monotonic() < refused.until:
-            raise ModelLoadError(refused.reason, param="model")
+            raise refused.kind(refused.reason, param="model")
 
     def _serving(self) -> dict[ModelId, LoadedModel]:
         return {key: model for key, model in self._engine.models.items() if key not in self._leaving}
@@ -563,24 +565,32 @@ class ModelsService:
                 self._engine.load_model(steps, weights_bytes=installed.size_bytes)
             )
         except SemanticError as error:
-            self._failed_to_load(installed, error.message)
+            kind = BrokenModelError if isinstance(error, BrokenModelError) else ModelLoadError
+            self._failed_to_load(installed, error.message, kind)
             if (short := one_sentence(error.message)) != error.message:
-                raise ModelLoadError(short) from error
+                raise kind(short) from error
             raise
         except Exception as error:
-            self._failed_to_load(installed, str(error))
+            self._failed_to_load(installed, str(error), ModelLoadError)
             raise ModelLoadError(
                 f"cannot load model {installed.model_id} from {installed.path}: {one_sentence(str(error))}"
             ) from error
+        if installed.ignored_advice:
+            self._log.warning(
+                "model_defaults_ignored",
+                model=installed.model_id,
+                file=f"{installed.path}/generation_config.json",
+                reason=f"out of range: {', '.join(installed.ignored_advice)}",
+            )
         self._refused.pop(installed.fingerprint, None)
         self._loaded_at[loaded.model_id] = self._clock.wall()
         self._used_at[loaded.model_id] = self._clock.monotonic()
         return loaded
 
-    def _failed_to_load(self, model: InstalledModel, reason: str) -> None:
+    def _failed_to_load(self, model: InstalledModel, reason: str, kind: type[ModelLoadError]) -> None:
         # Files that were broken a moment ago are not read again for each client that names them.
         until = self._clock.monotonic() + _TRY_AGAIN_S
-        self._refused[model.fingerprint] = _Refused(one_sentence(reason), until)
+        self._refused[model.fingerprint] = _Refused(kind, one_sentence(reason), until)
         self._failed(model.model_id, reason)
 
     def _failed(self, model_id: str, reason: str) -> None:

@@ -19,6 +19,7 @@ from semanticd.application.services.model_facts import (
     UnloadedModel,
 )
 from semanticd.domain.errors import (
+    BrokenModelError,
     ConflictError,
     ModelDownloadError,
     ModelLoadError,
@@ -312,6 +313,30 @@ async def test_a_swap_to_a_model_whose_files_were_replaced_loads_the_new_ones(
         assert (await rig.say("hello")).model == "mine"
 
 
+async def test_a_broken_models_long_reason_is_still_the_callers_mistake() -> None:
+    async with ServiceRig() as rig:
+        rig.loader.failures["two"] = BrokenModelError("a file is broken\nat length")
+        with pytest.raises(BrokenModelError, match="has the rest"):
+            await rig.models.load("two")
+
+
+async def test_advice_of_a_models_files_that_is_not_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ServiceRig() as rig:
+        find = rig.source.find
+
+        def advised(name: str) -> InstalledModel | None:
+            found = find(name)
+            return found and replace(found, ignored_advice=("temperature = -5", "top_p = 7"))
+
+        monkeypatch.setattr(rig.source, "find", advised)
+        await rig.models.load("two")
+        told = next(
+            fields for _, event, fields in rig.engine_rig.log.lines if event == "model_defaults_ignored"
+        )
+        assert told["file"] == "/models/two/generation_config.json"
+        assert told["reason"] == "out of range: temperature = -5, top_p = 7"
+
+
 async def test_a_swap_beside_the_old_model_serves_all_the_time() -> None:
     async with ServiceRig() as rig:
         running = await rig.open("hello", sampling=LONG)
@@ -573,9 +598,9 @@ async def test_a_model_named_by_requests_that_does_not_fit_is_refused_and_logged
 
 async def test_a_broken_model_named_by_many_requests_is_tried_once_a_minute() -> None:
     async with ServiceRig(load_on_demand=True) as rig:
-        rig.loader.failures["two"] = ModelLoadError("a file is broken")
+        rig.loader.failures["two"] = BrokenModelError("a file is broken")
         for _ in range(3):
-            with pytest.raises(ModelLoadError, match="a file is broken"):
+            with pytest.raises(BrokenModelError, match="a file is broken"):
                 await rig.open("hello", model="two")
         assert rig.engine_rig.log.events("error").count("model_load_failed") == 1
         del rig.loader.failures["two"]

@@ -96,6 +96,7 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
     domain.RateLimitedError: Row(429, "rate_limit_error", "requests", code="rate_limit_exceeded", retry=True),
     domain.CancelledByCallerError: Row(409, "api_error", "server_error", retry=False),
     domain.ModelError: Row(503, "api_error", "server_error", retry=False),
+    domain.BrokenModelError: Row(400, _INVALID, _INVALID),
     domain.ModelTooLargeError: Row(400, _INVALID, _INVALID),
     domain.CacheError: Row(500, "api_error", "server_error", retry=False),
     domain.AgentExportError: Row(400, _INVALID, _INVALID),

@@ -16,7 +16,7 @@ from mlx_lm.utils import load_tokenizer as load_wrapped_tokenizer
 from transformers import __version__ as transformers_version
 
 from semanticd.adapters.mlx.platform.shortage import is_shortage
-from semanticd.domain.errors import ModelLoadError
+from semanticd.domain.errors import BrokenModelError, ModelLoadError
 
 _FLOAT32 = 4
 _PACKED_PARTS = frozenset({"weight", "scales", "biases"})
@@ -40,19 +40,25 @@ def load_weights(
     multiplied with becomes float32, if that fits: products with half precision take 10 to 40 times as long there.
 
     Raises:
-        ModelLoadError: A file is missing or damaged, or the architecture is not known.
+        BrokenModelError: A file is missing or damaged, or the architecture is not known.
+        ModelLoadError: Memory is short.
     """
     on_progress(0.0)
     if not (path / "config.json").is_file():
-        raise ModelLoadError(f"cannot load a model from {path}: config.json is missing; pull the model again")
+        raise BrokenModelError(
+            f"cannot load a model from {path}: config.json is missing; pull the model again"
+        )
     if not list(path.glob("model*.safetensors")):
-        raise ModelLoadError(
+        raise BrokenModelError(
             f"cannot load a model from {path}: it has no model*.safetensors; pull the model again"
         )
+    _check_ends(path)
     try:
         model, config = _load_lazily(path, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise ModelLoadError(_cause(path, error)) from error
+        if is_shortage(error):
+            raise ModelLoadError(_shortage(path, error)) from error
+        raise BrokenModelError(_cause(path, error)) from error
     on_progress(0.3)
     yield
     try:
@@ -64,9 +70,38 @@ def load_weights(
     except Exception as error:
         if is_shortage(error):
             raise ModelLoadError(_shortage(path, error)) from error
-        raise ModelLoadError(f"cannot load the weights in {path}: {error}; pull the model again") from error
+        raise BrokenModelError(f"cannot load the weights in {path}: {error}; pull the model again") from error
     on_progress(1.0)
     return model, config
+
+
+def _check_ends(path: Path) -> None:
+    """Check the files that say which tokens end an answer; raises `BrokenModelError` with the file's name.
+
+    The library passes over a `generation_config.json` that it cannot read, after which answers may never end.
+    """
+    for name in ("config.json", "generation_config.json"):
+        file = path / name
+        if not file.is_file():
+            continue
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ModelLoadError(
+                f"cannot load {path}: cannot read {name}: {error.strerror or error}"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise BrokenModelError(
+                f"cannot load {path}: {name} is not valid JSON; pull the model again"
+            ) from error
+        if not isinstance(content, dict):
+            raise BrokenModelError(f"cannot load {path}: {name} is not a JSON object; pull the model again")
+        ends = content.get("eos_token_id")
+        if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends or 0])):
+            raise BrokenModelError(
+                f"cannot load {path}: `eos_token_id` in {name} is {str(ends)[:80]!r}; it is a token's id, or "
+                "a list of them"
+            )
 
 
 def _evaluate(model: Any, *, on_progress: Callable[[float], None]) -> Generator[None, None, None]:
@@ -142,12 +177,7 @@ def _shortage(path: Path, error: Exception) -> str:
 
 
 def _cause(path: Path, error: Exception) -> str:
-    if is_shortage(error):
-        return _shortage(path, error)
-    try:
-        model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except ValueError:
-        return f"cannot load {path}: config.json is not valid JSON; pull the model again"
+    model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     if "custom module" in str(error):
         return (
             f"cannot load {path}: the model brings Python code of its own, which is not run unless its entry in your "
@@ -181,7 +211,7 @@ def load_tokenizer(
     if not any(
         (path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     ):
-        raise ModelLoadError(f"cannot load a model from {path}: it has no tokenizer; pull the model again")
+        raise BrokenModelError(f"cannot load a model from {path}: it has no tokenizer; pull the model again")
     config = config or {}
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if config.get("model_type") in _MISTRAL_FAMILY:
@@ -194,7 +224,7 @@ def load_tokenizer(
                 f"cannot load the tokenizer in {path}: it brings Python code of its own, which is not run unless the "
                 "model's entry in your configuration says `trust_remote_code = true`"
             ) from error
-        raise ModelLoadError(f"cannot load the tokenizer in {path}: {error}") from error
+        raise BrokenModelError(f"cannot load the tokenizer in {path}: {error}") from error
     _check_round_trips(path, wrapper)
     return wrapper
 

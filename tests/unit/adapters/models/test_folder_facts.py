@@ -10,6 +10,7 @@ import pytest
 
 from semanticd.adapters.models.folder_facts import (
     context_of,
+    ignored_advice,
     kv_bytes_per_token,
     read_defaults,
     recommended,
@@ -72,6 +73,9 @@ def test_recommended_sampling_is_read_and_nonsense_in_it_is_ignored(tmp_path: Pa
     found = recommended(folder_with(tmp_path, generation_config=published))
     assert found == ModelDefaults(temperature=0.6, top_p=0.95, top_k=20)
     assert recommended(tmp_path / "nowhere") == ModelDefaults()
+    assert ignored_advice(tmp_path / "nowhere") == ()
+    folder = folder_with(tmp_path, generation_config={**published, "temperature": -5, "top_k": None})
+    assert ignored_advice(folder) == ("temperature = -5", "min_p = -1", "repetition_penalty = high")
 
 
 @pytest.mark.parametrize(

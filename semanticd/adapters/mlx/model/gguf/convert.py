@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 from semanticd.adapters.mlx.model.gguf.architecture import Architecture, Settings, architecture_of, mlx_name
 from semanticd.adapters.mlx.model.gguf.tensors import Converted, as_floats, as_matrix
 from semanticd.adapters.mlx.model.gguf.vocabulary import described, tokenizer_of
-from semanticd.domain.errors import ModelLoadError
+from semanticd.domain.errors import BrokenModelError, ModelLoadError
 
 _SHARD_BYTES = 1 << 30
 _MAGIC = b"GGUF"
@@ -39,7 +39,8 @@ def convert(
         on_progress: Hears the share of the tensors that are done, in [0, 1].
 
     Raises:
-        ModelLoadError: The file is damaged or of a kind that is not converted; the reason is one sentence.
+        BrokenModelError: The file is damaged or of a kind that is not converted; the reason is one sentence.
+        ModelLoadError: It cannot be read, or the model cannot be written.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -50,9 +51,9 @@ def convert(
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except ModelLoadError as error:
-        raise ModelLoadError(f"cannot convert {gguf}: {error.message}") from error
+        raise BrokenModelError(f"cannot convert {gguf}: {error.message}") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ModelLoadError(f"cannot convert {gguf}: {_what_is_wrong(gguf, error)}") from error
+        raise BrokenModelError(f"cannot convert {gguf}: {_what_is_wrong(gguf, error)}") from error
     except OSError as error:
         raise ModelLoadError(f"cannot convert {gguf}: {error.strerror or error}") from error
     finally:

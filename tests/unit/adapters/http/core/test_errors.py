@@ -47,6 +47,7 @@ STATUSES = {
     domain.CancelledByCallerError: (409, 409),
     domain.ModelDownloadError: (503, 503),
     domain.ModelLoadError: (503, 503),
+    domain.BrokenModelError: (400, 400),
     domain.ModelTooLargeError: (400, 400),
     domain.CacheError: (500, 500),
     domain.AgentExportError: (400, 400),
@@ -102,7 +103,7 @@ def test_a_callers_mistake_is_never_a_5xx_and_our_failure_never_a_4xx(
     status = errors.answer(make(cls), "anthropic", request_id="r").status
     if issubclass(cls, domain.RateLimitedError):
         assert status == 429
-    elif cls in (domain.AgentExportError, domain.ModelTooLargeError):
+    elif cls in (domain.AgentExportError, domain.BrokenModelError, domain.ModelTooLargeError):
         assert status == 400, "the file, or the name of the model, is the caller's"
     elif cls is domain.SemanticError or issubclass(cls, ours):
         assert status >= 500

@@ -18,7 +18,7 @@ from semanticd.adapters.mlx.model.gguf.tensors import as_matrix
 from semanticd.adapters.mlx.model.gguf.vocabulary import tokenizer_of
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
 from semanticd.application.ports.inference import finish_loading
-from semanticd.domain.errors import ModelLoadError
+from semanticd.domain.errors import BrokenModelError, ModelLoadError
 from tests.fakes import tiny_gguf
 
 Q = GGMLQuantizationType
@@ -197,7 +197,7 @@ def test_a_damaged_file_is_refused_in_plain_words_and_leaves_nothing(
 ) -> None:
     path = tiny_gguf.write(tmp_path / "m.gguf")
     damage(path)
-    with pytest.raises(ModelLoadError, match=rf"cannot convert .*m\.gguf: {reason}") as refused:
+    with pytest.raises(BrokenModelError, match=rf"cannot convert .*m\.gguf: {reason}") as refused:
         convert(path, tmp_path / "out" / "m")
     assert not any(word in refused.value.message for word in ("dtype", "array", "axis", "index"))
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True

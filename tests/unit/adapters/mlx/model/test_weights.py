@@ -16,7 +16,7 @@ from mlx_lm.utils import quantize_model, save_model
 from semanticd.adapters.mlx.model import weights
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
 from semanticd.application.ports.inference import finish_loading
-from semanticd.domain.errors import ModelLoadError
+from semanticd.domain.errors import BrokenModelError, ModelLoadError
 from tests.fakes.tiny_folder import write_tiny_model as write_model
 
 GIB = 1024**3
@@ -47,6 +47,13 @@ def _no_json(folder: Path) -> None:
     (folder / "config.json").write_text("{ not json")
 
 
+def _written(name: str, content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return damage
+
+
 def _half(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -63,17 +70,41 @@ def _unknown(folder: Path) -> None:
         (_without("config.json"), "config.json is missing"),
         (_without("model.safetensors"), "no model*.safetensors"),
         (_no_json, "not valid JSON"),
+        (_written("config.json", "[]"), "config.json is not a JSON object"),
+        (_written("generation_config.json", "[]"), "generation_config.json is not a JSON object"),
+        (_written("generation_config.json", "null"), "generation_config.json is not a JSON object"),
+        (_written("generation_config.json", "{bad"), "generation_config.json is not valid JSON"),
+        (
+            _written("generation_config.json", '{"eos_token_id": "x"}'),
+            "`eos_token_id` in generation_config.json is 'x'",
+        ),
+        (
+            _written("generation_config.json", '{"eos_token_id": [1, null]}'),
+            "in generation_config.json is '[1, None]'",
+        ),
         (_half, "cannot load"),
         (_unknown, "does not know the architecture 'nobody_knows'"),
     ],
-    ids=["no config", "no weights", "no json", "truncated", "unknown architecture"],
+    ids=[
+        "no config",
+        "no weights",
+        "no json",
+        "config is a list",
+        "generation is a list",
+        "generation is null",
+        "generation is no json",
+        "end is a word",
+        "an end is null",
+        "truncated",
+        "unknown architecture",
+    ],
 )
 def test_a_folder_that_cannot_be_loaded_says_why(
     tmp_path: Path, damage: Callable[[Path], None], words: str
 ) -> None:
     folder = write_model(tmp_path / "m")
     damage(folder)
-    with pytest.raises(ModelLoadError) as refused:
+    with pytest.raises(BrokenModelError) as refused:
         load(folder)
     assert words in refused.value.message
 
