@@ -10,7 +10,7 @@ from semanticd.adapters.config.schema import SECTIONS, Settings, declared, read_
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
 
-HEAD = """# Configuration
+HEAD = r"""# Configuration
 
 A setting is taken from the first of these that has it:
 
@@ -30,9 +30,11 @@ starts.
 Keys have no flag, because other users can read a program's arguments.
 
 A `.env` file that git tracks, that belongs to another user, or that others may write to decides nothing about
-security, because it may have come with a repository. From such a file these are not applied, and a warning says so:
-keys, host, allowed hosts, CORS origins, the trace endpoint, all folders, what traces of requests hold,
-`load_on_demand`, and a model given by path.
+security, because it may have come with a repository: not about addresses, ports, keys, hosts, origins, endpoints,
+peers, folders or models from elsewhere, what is recorded or kept, checks, or limits on requests, memory and disk. From
+such a file only the settings marked with \* are applied, which change speed, precision and form, and a warning names
+the others. Of models it may choose those of the catalogue and your own entries by name, neither a path nor a
+repository on the hub.
 
 Models of your own are added in the TOML file as `[models.NAME]` tables, models with settings under other names as
 `[profiles.NAME]`: see [adding models](model-onboarding.md).
@@ -54,7 +56,10 @@ def page() -> str:
             if one.section == section:
                 default = _default(one.name, read_setting(Settings(), one.name), one.secret)
                 flag = f"`{one.flag}`" if one.flag else "none"
-                lines.append(f"| `{one.env}` | {flag} | {default} | {one.kind.expected} | {one.meaning} |")
+                mark = "" if one.guarded else r" \*"
+                lines.append(
+                    f"| `{one.env}`{mark} | {flag} | {default} | {one.kind.expected} | {one.meaning} |"
+                )
         lines.append("")
     return "\n".join(lines)
 

@@ -1,8 +1,7 @@
 """A `.env` file of the working folder, and how far it is trusted.
 
 Rule: a working folder may be anything that the user has cloned or unpacked. A `.env` file that git tracks, that belongs
-to another user, or that others may change sets nothing with effect on security: address, keys, origins, hosts,
-endpoints, folders.
+to another user, or that others may change sets nothing with effect on security: see `schema.setting` for what that is.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def from_dotenv(path: Path, *, uid: int | None = None) -> Source:
         one.name
         for one in declared()
         if one.name in source.values
-        and (one.guarded or _is_model_path(one, source.values[one.name], path.parent))
+        and (one.guarded or _is_foreign_model(one, source.values[one.name], path.parent))
     ]
     reason = why_not_trusted(path, info, uid=uid) if guarded else ""
     ignored = guarded if reason else []
@@ -86,11 +85,15 @@ def _is_private_group(gid: int, *, uid: int) -> bool:
     return user.pw_gid == gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
-def _is_model_path(one: Declared, value: str, folder: Path) -> bool:
-    """Whether a value makes the daemon read a model from a path; other names are the registry's and the hub's."""
-    if one.name != "mlx.model_id" or value.startswith("hf:"):
+def _is_foreign_model(one: Declared, value: str, folder: Path) -> bool:
+    """Whether a value makes the daemon read a model from a path, or fetch one that somebody else chose.
+
+    A name of the catalogue or of the user's own entries has no slash. No model brings code along unless its entry
+    allows it, but one from anywhere answers the user's programs, and costs the download.
+    """
+    if one.name != "mlx.model_id":
         return False
-    return value.startswith("~") or os.path.lexists(folder / value)
+    return "/" in value or value.startswith(("hf:", "~")) or os.path.lexists(folder / value)
 
 
 def _read(path: Path) -> tuple[str, os.stat_result]:

@@ -41,6 +41,11 @@ def setting(
 
     A secret has no flag, for other users can read a program's arguments. A guarded one (each secret too) decides about
     security: a `.env` file that is not trusted may not set it.
+
+    Rule: a setting is guarded unless every value that it takes leaves all defences and limits as the user set them. So
+    these are: what listens and who may ask (address, ports, keys, hosts, origins, model names), what is reached or read
+    (endpoints, peers, folders, models that are not ours), what is recorded or kept, whatever switches off a check, and
+    each limit on requests, memory or disk. What is left decides about speed, precision and form only. A test lists it.
     """
     metadata = {"kind": kind, "meaning": meaning, "env": env, "secret": secret, "guarded": guarded or secret}
     if callable(default):
@@ -61,16 +66,19 @@ class MlxSettings:
         "auto",
         auto_or(whole(minimum=16)),
         "Memory for KV caches in MiB: hot blocks, running batches, writes in flight; auto: what weights leave.",
+        guarded=True,
     )
     memory_mb: int | Literal["auto"] = setting(
         "auto",
         auto_or(whole(minimum=256)),
         "Memory in MiB for weights and KV together; auto: what the device recommends, two thirds of RAM on a CPU.",
+        guarded=True,
     )
     wired_weights: bool | Literal["auto"] = setting(
         "auto",
         auto_or(flag()),
         "Keep weights resident (macOS 15 or later); auto: where that leaves 8 GB and 35 % of the memory.",
+        guarded=True,
     )
     max_batch_size: int = setting(5, whole(minimum=1, maximum=256), "Sequences decoded together.")
     kv_bits: int | None = setting(
@@ -105,8 +113,12 @@ class MlxSettings:
         whole(minimum=10, maximum=60_000),
         "Time in ms that one prompt chunk may hold up decoding; experts on a GPU get a least number of tokens anyhow.",
     )
-    max_queue: int = setting(256, whole(minimum=1), "Requests that may wait; further ones get 429.")
-    max_queue_per_agent: int = setting(32, whole(minimum=1), "Requests of one agent that may wait.")
+    max_queue: int = setting(
+        256, whole(minimum=1), "Requests that may wait; further ones get 429.", guarded=True
+    )
+    max_queue_per_agent: int = setting(
+        32, whole(minimum=1), "Requests of one agent that may wait.", guarded=True
+    )
     canonicalize: bool = setting(
         True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
     )
@@ -116,7 +128,10 @@ class MlxSettings:
         "Bits of the matrices of converted GGUF files, 16 for floats; none: their own where MLX has that form, else 8.",
     )
     literal_content: bool = setting(
-        True, flag(), "Control tokens in what users wrote (`<|im_end|>`, ...) are plain text to the model."
+        True,
+        flag(),
+        "Control tokens in what users wrote (`<|im_end|>`, ...) are plain text to the model.",
+        guarded=True,
     )
     load_on_demand: bool = setting(
         False,
@@ -143,25 +158,31 @@ class AgentSettings:
         None,
         number(minimum=0),
         "Largest size of the cache folder in GiB; none: 20 % of what was free at first, at most 64; 0: no limit.",
+        guarded=True,
     )
     disk_reserve_gb: float | None = setting(
         None,
         number(minimum=0),
         "GiB to leave free on the volume: no block is written below that; none: 10, or 5 % of a large volume; 0: none.",
+        guarded=True,
     )
     anonymous_max: int = setting(
         1000,
         whole(minimum=1),
         "Agents of clients that name none which are kept; the longest unused go first.",
+        guarded=True,
     )
     anonymous_days: float = setting(
-        14.0, number(minimum=0.01), "Days after its last use that such an agent is deleted."
+        14.0, number(minimum=0.01), "Days after its last use that such an agent is deleted.", guarded=True
     )
     write_policy: str = setting(
-        "always", choice("always", "second_use", "off"), "Which blocks are written to disk."
+        "always", choice("always", "second_use", "off"), "Which blocks are written to disk.", guarded=True
     )
     write_budget_gb_per_day: float | None = setting(
-        None, number(minimum=0.001), "GiB that may be written per day, to spare the disk; none: no limit."
+        None,
+        number(minimum=0.001),
+        "GiB that may be written per day, to spare the disk; none: no limit.",
+        guarded=True,
     )
     peers: tuple[str, ...] = setting(
         (),
@@ -177,14 +198,17 @@ class ServerSettings:
     """The HTTP server and the log."""
 
     host: str = setting("127.0.0.1", text("an address or host name"), "Address to listen on.", guarded=True)
-    port: int = setting(8000, whole(minimum=0, maximum=65535), "Port to listen on; 0: any free one.")
+    port: int = setting(
+        8000, whole(minimum=0, maximum=65535), "Port to listen on; 0: any free one.", guarded=True
+    )
     ollama_port: int | None = setting(
         None,
         whole(minimum=1, maximum=65535),
         "Second port, for programs that look for Ollama's API at its own port, 11434; none: only the first.",
+        guarded=True,
     )
     log_level: str = setting(
-        "info", choice("debug", "info", "warning", "error"), "Least level that is logged."
+        "info", choice("debug", "info", "warning", "error"), "Least level that is logged.", guarded=True
     )
     log_format: str = setting(
         "json", choice("json", "console"), "Form of the log file's lines.", env="SEMANTIC_LOG_FORMAT"
@@ -199,8 +223,12 @@ class ServerSettings:
         env="SEMANTIC_OTLP_ENDPOINT",
         guarded=True,
     )
-    rate_limit_per_agent: int = setting(0, whole(minimum=0), "Requests per minute and agent; 0: no limit.")
-    rate_limit_global: int = setting(0, whole(minimum=0), "Requests per minute and key; 0: no limit.")
+    rate_limit_per_agent: int = setting(
+        0, whole(minimum=0), "Requests per minute and agent; 0: no limit.", guarded=True
+    )
+    rate_limit_global: int = setting(
+        0, whole(minimum=0), "Requests per minute and key; 0: no limit.", guarded=True
+    )
     cors_origins: tuple[str, ...] = setting(
         (),
         texts("origins, separated by commas"),
@@ -217,12 +245,14 @@ class ServerSettings:
         ("claude-*", "gpt-*", "haiku*", "sonnet*", "opus*", "default"),
         texts("shell patterns, separated by commas"),
         "Model names in requests that stand for the default model; capitals make no difference.",
+        guarded=True,
     )
     strict: bool = setting(
         False,
         flag(),
         "Refuse with 400 what the vendors refuse, and schemas that can be enforced in part only; otherwise such "
         "requests are answered, and the log and a header say what was changed.",
+        guarded=True,
     )
     drain_timeout_s: float = setting(
         30.0, number(minimum=0, maximum=3600), "Seconds that running requests may take when the daemon stops."
@@ -296,7 +326,7 @@ class TraceSettings:
         guarded=True,
     )
     max_mb: int = setting(
-        256, whole(minimum=1), "MiB of traces kept in the folder; the oldest files are removed."
+        256, whole(minimum=1), "MiB of traces kept in the folder; the oldest files are removed.", guarded=True
     )
 
 
