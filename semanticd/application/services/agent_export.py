@@ -24,6 +24,7 @@ from semanticd.domain.block import hash_block
 from semanticd.domain.errors import AgentExportError, CacheError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import outside_vocabulary
+from semanticd.domain.whole_text import has_half
 
 _IMPORT_BYTES = 64 * 1024 * 1024
 """Tensor bytes that an import reads before it hands them to the store."""
@@ -210,7 +211,10 @@ def _check_transcript(agent: Agent, model: LoadedModel | None, *, trust: bool) -
             continue
         decoded = tokenizer.decode(segment.token_ids)
         # Not every tokenizer gives a text back as it was, so the text's own ids may be asked what they decode to.
-        if decoded != segment.text and decoded != tokenizer.decode(tokenizer.encode(segment.text)):
+        # None takes half of a surrogate pair.
+        if decoded != segment.text and (
+            has_half(segment.text) or decoded != tokenizer.decode(tokenizer.encode(segment.text))
+        ):
             raise refused(
                 at, "has token ids that stand for another text (an administrator may import with `--trust`)"
             )

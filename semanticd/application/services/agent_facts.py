@@ -13,6 +13,7 @@ from semanticd.domain.agent import AgentState, Turn
 from semanticd.domain.chat import Message, Part, Role, TextPart, ThinkingPart, ToolCallPart
 from semanticd.domain.generation import CacheMiss, CacheTier, Priority
 from semanticd.domain.ids import AgentId, RequestId
+from semanticd.domain.whole_text import whole_characters, whole_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +242,14 @@ def shown_message(message: Message) -> ShownMessage:
 
 def _shown_part(part: Part) -> ShownPart:
     if isinstance(part, TextPart):
-        return ShownText("text", part.text)
+        return ShownText("text", whole_characters(part.text))
     if isinstance(part, ThinkingPart):
-        return ShownThinking("thinking", part.text)
+        return ShownThinking("thinking", whole_characters(part.text))
+    call_id = whole_characters(part.call_id)
     if isinstance(part, ToolCallPart):
-        return ShownToolCall("tool_call", part.call_id, part.name, part.arguments)
-    return ShownToolResult("tool_result", part.call_id, part.content, part.is_error)
+        arguments = whole_texts(part.arguments)
+        return ShownToolCall("tool_call", call_id, whole_characters(part.name), arguments)
+    return ShownToolResult("tool_result", call_id, whole_characters(part.content), part.is_error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ from semanticd.domain.errors import (
     InvalidRequestError,
 )
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
+from semanticd.domain.whole_text import whole_characters
 
 _T = TypeVar("_T")
 
@@ -167,7 +168,7 @@ class AgentsService:
         if agent.messages:
             return tuple(shown_message(message) for message in agent.messages)
         return tuple(
-            ShownMessage("transcript", segment.text, segment.num_tokens)
+            ShownMessage("transcript", whole_characters(segment.text), segment.num_tokens)
             for segment in agent.transcript.segments
         )
 

@@ -148,15 +148,22 @@ def shown(name: str, value: Any) -> str:
         # A model that is not loaded.
         return "-"
     if isinstance(value, int | float) and (name.endswith("_at") or name == "created"):
-        return (
-            datetime.fromtimestamp(value, tz=timezone.utc).astimezone().isoformat(sep=" ", timespec="seconds")
-        )
+        return _in_local_time(value)
     if isinstance(value, float):
         return f"{value:.0%}" if name.endswith("_ratio") else f"{value:.1f}".removesuffix(".0")
     if isinstance(value, list | tuple):
         return ", ".join(shown(name, item) for item in value) or "-"
     # A line break inside a value would look like a line of its own.
     return one_line(value)
+
+
+def _in_local_time(seconds: float) -> str:
+    """Return a time since the epoch as the user's clock shows it, or the number where no calendar has it."""
+    try:
+        moment = datetime.fromtimestamp(seconds, tz=timezone.utc).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return one_line(seconds)
+    return moment.isoformat(sep=" ", timespec="seconds")
 
 
 def in_bytes(number: float) -> str:

@@ -1,8 +1,9 @@
 """An agent's parts as JSON documents, and back.
 
 Reading is forgiving where it can be (unknown fields are skipped, missing ones take their defaults, so that an
-older or newer version's agents still load) and strict where it must be (a wrong type is an error). Text
-travels as ASCII JSON: a conversation may hold half of a surrogate pair, which UTF-8 cannot.
+older or newer version's agents still load) and strict where it must be (a wrong type, or a value that the rest of
+the program cannot take, is an error). Text travels as ASCII JSON: a conversation may hold half of a surrogate pair,
+which UTF-8 cannot.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from semanticd.domain.agent import Agent, AgentConfig, Turn
+from semanticd.domain.agent_bounds import check_agent, check_summary, check_turn
 from semanticd.domain.agent_summary import AgentSummary
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from semanticd.domain.conversation_key import ConversationKey
@@ -30,7 +32,15 @@ _PARTS: dict[str, type[Part]] = {
 }
 _PART_NAMES = {kind: name for name, kind in _PARTS.items()}
 
-DocumentError = (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgspec.ValidationError)
+DocumentError = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    msgspec.ValidationError,
+)
 """What decoding a broken document may raise."""
 
 
@@ -89,6 +99,7 @@ def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, in
         conversation=None if conversation is None else msgspec.convert(conversation, ConversationKey),
         snapshots=tuple(map(_decode_snapshot, document.get("snapshots", ()))),
     )
+    check_agent(agent)
     return agent, msgspec.convert(document["lengths"], dict[str, int])
 
 
@@ -101,7 +112,9 @@ def encode_summary(summary: AgentSummary) -> bytes:
 
 def decode_summary(agent_id: AgentId, data: bytes) -> AgentSummary:
     """Undo `encode_summary`. Raises one of `DocumentError`."""
-    return msgspec.convert({**_unpack(data), "agent_id": agent_id}, AgentSummary)
+    summary = msgspec.convert({**_unpack(data), "agent_id": agent_id}, AgentSummary)
+    check_summary(summary)
+    return summary
 
 
 def _encode_snapshot(snapshot: Snapshot) -> list[object]:
@@ -129,7 +142,9 @@ def encode_turn(turn: Turn) -> bytes:
 
 def decode_turn(data: bytes) -> Turn:
     """Undo `encode_turn`. Raises one of `DocumentError`."""
-    return msgspec.convert(_unpack(data), Turn)
+    turn = msgspec.convert(_unpack(data), Turn)
+    check_turn(turn)
+    return turn
 
 
 def encode_message(message: Message) -> bytes:

@@ -13,6 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,12 +23,21 @@ from semanticd.adapters.disk.blocks import codec as block_file
 from semanticd.adapters.disk.files.atomic import FileSystem, NewFile, write_group
 from semanticd.application.ports.agent_export import ExportedAgent, ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
-from semanticd.domain.agent import Agent
+from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, Turn
+from semanticd.domain.agent_bounds import (
+    OutOfBoundsError,
+    check_arguments,
+    check_config,
+    check_summary,
+)
+from semanticd.domain.agent_summary import summary_of
+from semanticd.domain.chat import Message, ToolCallPart
 from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.json_text import parse_json_text
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.transcript import Segment, Transcript
+from semanticd.domain.whole_text import has_half
 
 FORMAT_VERSION = 1
 MAGIC = b"semanticd.agent\n"
@@ -109,6 +119,7 @@ class DiskAgentExportFile:
         with self._opened(path) as file:
             _check_bytes(file, path)
             manifest = _read_manifest(file, path)
+            _check_frames(file, manifest, path)
         return ExportedAgent(manifest.agent, manifest.layout, len(manifest.blocks))
 
     def records(self, path: str) -> Iterator[BlockRecord]:
@@ -262,27 +273,79 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
         layout = document["layout"]
         if len(blocks) != num_blocks or not isinstance(layout, str):
             raise ValueError("the list of blocks does not agree with the head")
+        if has_half(layout):
+            raise OutOfBoundsError("layout holds half of a surrogate pair")
+    except OutOfBoundsError as error:
+        raise _refused(path, f"in its manifest, {error}") from error
     except agent_codec.DocumentError as error:
         raise _refused(path, f"its manifest cannot be read: {error!r}") from error
     return _Manifest(agent, layout, blocks, _HEAD.size + num_bytes)
 
 
-def _decode_agent(document: dict[str, Any]) -> Agent:
-    def encoded(part: object) -> bytes:
-        return json.dumps(part).encode("ascii")
+def _check_frames(file: BinaryIO, manifest: _Manifest, path: str) -> None:
+    """Raise unless the frames end where the checksum begins: what no part claims is nobody's."""
+    end = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
+    at = manifest.first_frame_at
+    for _ in manifest.blocks:
+        file.seek(at)
+        (num_bytes,) = _FRAME.unpack(_exactly(file, _FRAME.size, path))
+        at += _FRAME.size + num_bytes
+        if at > end:
+            raise _refused(path, "it ends in the middle of a part")
+    if at != end:
+        raise _refused(path, f"it has {end - at} bytes behind its last block that belong to nothing")
 
-    agent, lengths = agent_codec.decode_agent(AgentId(str(document["agent_id"])), encoded(document["agent"]))
+
+def _decode_agent(document: dict[str, Any]) -> Agent:
+    with _named("agent"):
+        agent, lengths = agent_codec.decode_agent(
+            AgentId(str(document["agent_id"])), _encoded(document["agent"])
+        )
+        check_config(agent.config)
     segments = (Segment(str(text), tuple(map(int, ids))) for text, ids in document["segments"])
     agent = replace(
         agent,
         transcript=Transcript(tuple(segments)),
-        messages=tuple(agent_codec.decode_message(encoded(part)) for part in document["messages"]),
-        turns=tuple(agent_codec.decode_turn(encoded(part)) for part in document["turns"]),
+        messages=tuple(_decode_message(at, part) for at, part in enumerate(document["messages"])),
+        turns=tuple(_decode_turn(at, part) for at, part in enumerate(document["turns"])),
         block_table=tuple(BlockHash(bytes.fromhex(name)) for name in document["block_table"]),
     )
     if agent_codec.lengths(agent) != lengths:
         raise ValueError("parts of the agent are missing")
+    if agent.num_turns < len(agent.turns):
+        raise OutOfBoundsError(f"agent.num_turns is {agent.num_turns}, fewer than the turns in the file")
+    if len(agent.turns) > MAX_TURNS_KEPT:
+        raise OutOfBoundsError(f"turns are {len(agent.turns)}, more than {MAX_TURNS_KEPT}")
+    # What a list shows is computed from the last turn, and may overflow where the turn's own numbers do not.
+    with _named("turns[-1]"):
+        check_summary(summary_of(agent))
     return agent
+
+
+def _decode_turn(at: int, document: object) -> Turn:
+    with _named(f"turns[{at}]"):
+        return agent_codec.decode_turn(_encoded(document))
+
+
+def _decode_message(at: int, document: object) -> Message:
+    message = agent_codec.decode_message(_encoded(document))
+    for part in message.parts:
+        if isinstance(part, ToolCallPart):
+            check_arguments(part, f"messages[{at}].arguments")
+    return message
+
+
+def _encoded(part: object) -> bytes:
+    return json.dumps(part).encode("ascii")
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Say in which part of the manifest a value is out of bounds."""
+    try:
+        yield
+    except OutOfBoundsError as error:
+        raise OutOfBoundsError(f"{part}.{error}") from None
 
 
 def _exactly(file: BinaryIO, num_bytes: int, path: str) -> bytes:

@@ -23,6 +23,7 @@ from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.files.database import connect, schema_version, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.domain.agent import Agent
+from semanticd.domain.agent_bounds import count_or_nothing, time_or_nothing
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery, AgentSummary, summary_of
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
@@ -438,13 +439,13 @@ def _stored_summary(agent_id: str, used_at: float, created_at: float, *columns: 
         # One broken row must not hide all others, nor its own agent.
         known = AgentSummary(
             AgentId(agent_id),
-            created_at,
-            used_at,
+            time_or_nothing(created_at),
+            time_or_nothing(used_at),
             anonymous=bool(anonymous),
             pinned=bool(pinned),
             model_id=model_id,
-            num_tokens=num_tokens,
-            num_turns=num_turns,
+            num_tokens=count_or_nothing(num_tokens),
+            num_turns=count_or_nothing(num_turns),
         )
         return StoredSummary(known, repr(error))
 

@@ -22,9 +22,11 @@ from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.content_encoding import coding_of, decode
 from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
 from semanticd.adapters.http.core.request_context import SCOPE_KEY
+from semanticd.domain.agent_bounds import metadata_characters
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
 from semanticd.domain.json_text import is_nested_deeper
 from semanticd.domain.limits import LIMITS
+from semanticd.domain.whole_text import whole_texts
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,7 +39,6 @@ _UNDECLARED = ("", "application/x-www-form-urlencoded")
 _MAX_INTEGER_DIGITS = 20
 _MAX_INTEGER = 2**64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 async def read_object(
@@ -202,15 +203,7 @@ def parse_json(raw: bytes, *, max_nesting: int) -> Any:
     if is_nested_deeper(parsed, max_nesting):
         raise _too_deep(max_nesting)
     # Half of a surrogate pair, as clients leave it where they cut a text, is no character: it cannot be tokenized.
-    return _without_halves(parsed) if _SURROGATE.search(text) else parsed
-
-
-def _without_halves(parsed: Any) -> Any:
-    if isinstance(parsed, str):
-        return _HALF.sub("\N{REPLACEMENT CHARACTER}", parsed)
-    if isinstance(parsed, dict):
-        return {_without_halves(key): _without_halves(value) for key, value in parsed.items()}
-    return [_without_halves(value) for value in parsed] if isinstance(parsed, list) else parsed
+    return whole_texts(parsed) if _SURROGATE.search(text) else parsed
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -250,7 +243,7 @@ def _too_deep(limit: int) -> InvalidRequestError:
 
 def check_metadata(metadata: Mapping[str, str] | None) -> None:
     """Refuse more metadata than the limit: it is kept and sent back with what it belongs to."""
-    size = sum(len(key) + len(value) for key, value in (metadata or {}).items())
+    size = metadata_characters(metadata or {})
     if size > LIMITS.metadata_characters:
         raise InvalidRequestError(
             f"expected at most {LIMITS.metadata_characters} characters, got {size}", param="metadata"

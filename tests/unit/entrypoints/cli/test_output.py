@@ -31,6 +31,9 @@ def test_a_name_tells_how_its_value_is_shown() -> None:
     assert shown("reuse_ratio", 0.5) == "50%"
     assert shown("created_at", 1795420510.25) == "2026-11-23 07:55:10+00:00"
     assert shown("finished_at", None) == "-"
+    assert shown("created_at", 1e308) == "1e+308", "no calendar has that time"
+    assert shown("created_at", float("nan")) == "nan"
+    assert shown("created_at", 253402300799.0)
     assert shown("created", 0) == "-", "a model that is not loaded has no date"
     assert shown("pinned", True) == "yes"
     assert shown("shared_with", ["a", "b"]) == "a, b"

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
-from semanticd.adapters.http.openai.responses.tools import CustomInput, ToolBehind, ToolBox, whole_characters
+from semanticd.adapters.http.openai.responses.tools import CustomInput, ToolBehind, ToolBox
 from semanticd.domain.chat import ToolCallPart
 from semanticd.domain.generation import (
     CacheReport,
@@ -24,6 +24,7 @@ from semanticd.domain.generation import (
     Usage,
 )
 from semanticd.domain.json_text import parse_json_text
+from semanticd.domain.whole_text import whole_characters
 
 _PLAIN = ReasoningForm()
 

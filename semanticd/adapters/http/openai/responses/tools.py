@@ -19,6 +19,7 @@ from semanticd.adapters.http.openai.responses import wire
 from semanticd.domain.chat import ToolChoice, ToolSpec
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
 from semanticd.domain.limits import LIMITS
+from semanticd.domain.whole_text import whole_characters
 
 HOSTED = ("web_search", "file_search", "code_interpreter", "image_generation", "tool_search", "local_shell")
 """How the types of OpenAI's own tools begin; a version or `_preview` may follow."""
@@ -29,7 +30,6 @@ _STRING_PART = re.compile(
 )
 """As much of a JSON string as can be read: whole characters and escapes."""
 
-_HALF = re.compile("[\ud800-\udfff]")
 
 _CUSTOM_PARAMETERS = {
     "type": "object",
@@ -58,11 +58,6 @@ class ToolBox:
     def behind(self, flat_name: str) -> ToolBehind:
         """Return what a model's call means; an unknown name is a function's."""
         return self.by_flat_name.get(flat_name, ToolBehind("function", flat_name))
-
-
-def whole_characters(text: str) -> str:
-    """Return text in which halves of surrogate pairs, which no answer can carry, are replaced."""
-    return _HALF.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class CustomInput:

@@ -75,6 +75,14 @@ def test_an_agent_survives_a_restart(open_archive: Open) -> None:
     assert archive.load_recent(max_agents=5, max_bytes=1 << 30) == [agent]
 
 
+def test_an_agent_pinned_for_ever_by_its_end_survives_a_restart(open_archive: Open) -> None:
+    agent = replace(full_agent(), pinned_until=float("inf"))
+    open_archive().save(agent)
+    archive = open_archive()
+    assert archive.load(agent.agent_id) == agent
+    assert archive.summary(agent.agent_id) == summary_of(agent)
+
+
 def test_a_save_after_a_restart_continues_what_is_stored(open_archive: Open) -> None:
     agent = full_agent()
     open_archive().save(agent)
@@ -207,6 +215,53 @@ def test_an_unreadable_summary_hides_no_agent_and_is_logged(
     page = archive.page(AgentQuery(limit=3, after=AgentId("a2")))
     assert (list(page.summaries), page.has_more) == (expected[3:], False)
     assert archive.load_recent(max_agents=9, max_bytes=1 << 30) == agents[::-1]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ['"created_at":1e308', '"last_used_at":NaN', '"num_turns":36893488147419103232', r'"model_id":"\ud83d"'],
+)
+def test_a_stored_value_that_nothing_could_show_costs_its_own_agent_only(
+    open_archive: Open, tmp_path: Path, log: ListLog, field: str
+) -> None:
+    archive = open_archive()
+    agents = [replace(full_agent(f"a{at}"), last_used_at=float(at)) for at in range(3)]
+    for agent in agents:
+        archive.save(agent)
+    archive = open_archive()
+    # The later one of two equal keys counts.
+    end = "cast(rtrim(cast({0} as TEXT), '}}') || '{1}' as BLOB)"
+    sql(
+        tmp_path,
+        f"UPDATE agents SET summary = {end.format('summary', ',' + field + '}')},"
+        f" document = {end.format('document', '},' + field + '}')},"
+        " created_at = 9e999, num_turns = 9223372036854775807 WHERE agent_id = 'a1'",
+    )
+    page = archive.page(AgentQuery())
+    assert [one.agent_id for one in page.summaries] == ["a2", "a1", "a0"]
+    assert (page.summaries[1].created_at, page.summaries[1].num_turns) == (0.0, 0)
+    assert archive.load(AgentId("a1")) is None
+    assert archive.load_recent(max_agents=3, max_bytes=1 << 30) == [agents[2], agents[0]]
+    assert log.lines[0] == "could not read an agent's summary"
+
+
+@pytest.mark.parametrize(
+    "field", ['"finished_at":1e300', '"prompt_tokens":-1', '"completion_tokens":1180591620717411303424']
+)
+def test_a_stored_turn_that_nothing_could_show_makes_its_agent_unreadable(
+    open_archive: Open, tmp_path: Path, field: str
+) -> None:
+    archive = open_archive()
+    archive.save(full_agent("a"))
+    archive.save(full_agent("b"))
+    archive = open_archive()
+    sql(
+        tmp_path,
+        f"UPDATE agent_turns SET document = cast(rtrim(cast(document as TEXT), '}}') || ',{field}}}' as BLOB)"
+        " WHERE agent = (SELECT id FROM agents WHERE agent_id = 'a')",
+    )
+    assert archive.load(AgentId("a")) is None
+    assert archive.load(AgentId("b")) == full_agent("b")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "unknown schema"])
