@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.disk.agents.export_file import DiskAgentExportFile
+from semanticd.adapters.http.agents.wire import CreateAgent, parse_create
 from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.core.body import to_wire
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.limits import LIMITS
@@ -63,6 +65,21 @@ async def test_an_agent_lives_from_create_to_delete(edge: Edge) -> None:
     assert (await edge.delete("/v1/agents/ann")).json == {"id": "ann", "deleted": True, "freed_bytes": 0}
     missing = await edge.get("/v1/agents/ann")
     assert (missing.status, missing.json["error"]["code"]) == (404, "agent_not_found")
+
+
+async def test_a_tools_schema_has_the_name_that_either_vendor_gives_it(edge: Edge) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    for given in (
+        {"parameters": schema},
+        {"input_schema": schema},
+        {"parameters": schema, "input_schema": schema},
+    ):
+        body = to_wire({"tools": [{"name": "look", **given}]}, CreateAgent)
+        assert parse_create(body).tools[0].parameters == schema
+    tool = {"name": "look", "parameters": {"type": "object"}, "input_schema": schema}
+    refused = await edge.client.post("/v1/agents", {"tools": [tool]})
+    assert refused.status == 400
+    assert refused.json["error"]["param"] == "tools.0.parameters"
 
 
 async def test_an_id_is_made_where_none_is_given(edge: Edge) -> None:

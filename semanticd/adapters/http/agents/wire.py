@@ -47,11 +47,12 @@ Seconds = Annotated[float, Meta(gt=0, le=MAX_TTL_S)]
 
 
 class AgentTool(Struct):
-    """A tool the agent may call; `parameters` is a JSON schema of type object."""
+    """A tool the agent may call; `parameters`, or `input_schema` as in Messages, is a JSON schema of type object."""
 
     name: Annotated[str, Meta(min_length=1)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    input_schema: dict[str, Any] | None = None
     strict: bool | None = None
 
 
@@ -166,16 +167,20 @@ def parse_create(body: CreateAgent) -> AgentConfig:
     return AgentConfig(
         model=body.model,
         system=body.system,
-        tools=tuple(
-            ToolSpec(
-                tool.name, tool.description or "", tool.parameters or {"type": "object"}, bool(tool.strict)
-            )
-            for tool in tools
-        ),
+        tools=tuple(_tool(tool, index) for index, tool in enumerate(tools)),
         ttl_s=body.ttl_s or body.ttl,
         priority=body.priority or "interactive",
         metadata=body.metadata or {},
     )
+
+
+def _tool(tool: AgentTool, index: int) -> ToolSpec:
+    schema = tool.input_schema if tool.parameters is None else tool.parameters
+    if tool.input_schema is not None and schema != tool.input_schema:
+        raise InvalidRequestError(
+            "contradicts `input_schema`: send the schema once", param=f"tools.{index}.parameters"
+        )
+    return ToolSpec(tool.name, tool.description or "", schema or {"type": "object"}, bool(tool.strict))
 
 
 def parse_generate(
