@@ -156,6 +156,8 @@ class AgentTables:
                 self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._writer.execute("SELECT agent_id FROM agents LIMIT 1").fetchall()
             self._reader = connect(path, _PRAGMAS)
+            # One damaged name must not hide all others.
+            self._reader.text_factory = _readable
         except (sqlite3.Error, CacheError):
             self._writer.close()
             raise
@@ -499,6 +501,10 @@ def _load(connection: sqlite3.Connection, agent_id: AgentId) -> Agent | None:
     if agent_document.lengths(agent) != lengths:
         raise ValueError(f"parts are missing: {agent_document.lengths(agent)} instead of {dict(lengths)}")
     return agent
+
+
+def _readable(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def _segment_bytes(segment: Segment) -> tuple[bytes, bytes]:

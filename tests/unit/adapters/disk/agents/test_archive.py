@@ -245,6 +245,22 @@ def test_a_stored_value_that_nothing_could_show_costs_its_own_agent_only(
     assert log.lines[0] == "could not read an agent's summary"
 
 
+@pytest.mark.parametrize("column", ["model_id", "agent_id"])
+def test_a_stored_name_with_a_broken_byte_hides_no_other_agent(
+    open_archive: Open, tmp_path: Path, column: str
+) -> None:
+    archive = open_archive()
+    for agent_id in ("a", "b"):
+        archive.save(replace(full_agent(agent_id), last_used_at=float(agent_id == "a")))
+    archive = open_archive()
+    sql(tmp_path, f"UPDATE agents SET {column} = cast(x'6dff' as TEXT), summary = '' WHERE agent_id = 'a'")
+    page = archive.page(AgentQuery())
+    assert getattr(page.summaries[0], column) == "m\N{REPLACEMENT CHARACTER}"
+    assert page.summaries[1].agent_id == "b"
+    assert len(archive.ids()) == 2
+    assert archive.load_recent(max_agents=3, max_bytes=1 << 30)[-1].agent_id == "b"
+
+
 @pytest.mark.parametrize(
     "field", ['"finished_at":1e300', '"prompt_tokens":-1', '"completion_tokens":1180591620717411303424']
 )
