@@ -7,6 +7,7 @@ import os
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,10 @@ from semanticd.adapters.disk.agents.export_file import MAGIC, DiskAgentExportFil
 from semanticd.application.ports.agent_export import ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
+from semanticd.domain.chat import Message, ToolCallPart
 from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
 from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.limits import LIMITS
 from tests.fakes.agents import full_agent
 from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_chain, make_record, same
 from tests.fakes.disk import FaultyFileSystem
@@ -188,3 +191,20 @@ def test_a_file_of_version_1_loads_for_ever() -> None:
     assert agent == agent_of(chain)
     assert len(records) == 1, "the second block was gone when it was written"
     assert same(records[0], chain[0])
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(LIMITS.nesting, True), (400, False), (900, False)])
+def test_calls_nested_as_deep_as_clients_may_send_come_back(
+    tmp_path: Path, depth: int, is_read: bool
+) -> None:
+    value: Any = 1
+    for _ in range(depth - 1):
+        value = [value]
+    call = ToolCallPart("c1", "look", {"at": value})
+    agent = replace(agent_of([]), messages=(Message("assistant", (call,)),))
+    export(tmp_path / "a", [], agent=agent)
+    if is_read:
+        assert read_all(tmp_path / "a")[0].messages == agent.messages
+    else:
+        with pytest.raises(AgentExportError, match="nested deeper"):
+            read_all(tmp_path / "a")
