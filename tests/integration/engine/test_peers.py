@@ -45,6 +45,14 @@ def told(has_state: bool) -> tuple[MemoryWarmStore, list[int], str]:
         return store, prompt, cold.ask(prompt, agent="ada").answer().text
 
 
+COUNTED = (
+    "peer_lookups_total",
+    "peer_found_blocks_total",
+    "peer_read_blocks_total",
+    "peer_read_bytes_total",
+)
+
+
 @contextmanager
 def asking(peer: PeerServer | None, *, has_state: bool = False, **more: Any) -> Iterator[EngineRig]:
     """Run an engine on another machine, whose only peer is this one; its disk is empty."""
@@ -58,6 +66,7 @@ def asking(peer: PeerServer | None, *, has_state: bool = False, **more: Any) -> 
         with EngineRig(runner=runner, peers=peers, **more) as rig:
             rig.peers = peers  # type: ignore[attr-defined]
             rig.peer_log = log  # type: ignore[attr-defined]
+            rig.peer_counters = metrics.counters  # type: ignore[attr-defined]
             yield rig
     finally:
         peers.close()
@@ -78,6 +87,8 @@ def test_what_a_peer_has_is_not_computed_again_and_is_kept_here(has_state: bool)
         rig.idle()
         kept = set(rig.warm.stored())
         assert peer.num_look_ups == 1
+        counted = dict(rig.peer_counters)  # type: ignore[attr-defined]
+        assert all(counted[name, peer.url] > 0 for name in COUNTED), counted
     with EngineRig(runner=HashRunner(has_state=has_state), warm=rig.warm) as later:
         again = later.ask(prompt, agent="ada").answer()
         assert again.text == text
@@ -97,6 +108,8 @@ def test_a_peer_that_fails_costs_a_recompute_and_is_named(vice: Vice, has_state:
         assert answer.cache.miss == CacheMiss(0, "peer_failed", "", answer.cache.miss.found)  # type: ignore[union-attr]
         (facts,) = rig.peers.facts()  # type: ignore[attr-defined]
         assert facts.num_failures > 0
+        names = {name for name, *_ in rig.peer_counters}  # type: ignore[attr-defined]
+        assert "peer_failures_total" in names
         assert facts.state == "resting"
         # It is left alone: the next prompt does not even ask.
         asked = peer.num_look_ups

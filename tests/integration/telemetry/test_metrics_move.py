@@ -34,6 +34,11 @@ ELSEWHERE = {
     "warm_index_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
     "agent_save_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
     "agent_load_errors_total": "tests/unit/adapters/disk/test_trouble_metrics.py",
+    "peer_lookups_total": "tests/integration/engine/test_peers.py",
+    "peer_found_blocks_total": "tests/integration/engine/test_peers.py",
+    "peer_read_blocks_total": "tests/integration/engine/test_peers.py",
+    "peer_read_bytes_total": "tests/integration/engine/test_peers.py",
+    "peer_failures_total": "tests/integration/engine/test_peers.py",
     "trace_dropped_requests_total": "tests/unit/adapters/request_traces/test_writer.py",
 }
 """Metrics of trouble that a healthy run does not have, and the test that makes it."""
