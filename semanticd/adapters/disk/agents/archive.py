@@ -253,10 +253,11 @@ class DiskAgentArchive:
         return self._ask(lambda: self._holders(block_hash), nothing)
 
     def _holders(self, block_hash: BlockHash) -> list[AgentId]:
-        stored = self._tables.holders(block_hash)
+        # What is queued first: a save that ends between the two is in both, and in neither the other way round.
         with self._lock:
             unsaved = dict(self._unsaved)
             makers = set(self._noted.get(block_hash, ()))
+        stored = self._tables.holders(block_hash)
         # What a stored table names and a newer one does not is about to be the agent's past.
         found = dict.fromkeys(one for one in stored if one not in unsaved or unsaved[one] is not None)
         for agent_id, agent in unsaved.items():
@@ -275,15 +276,18 @@ class DiskAgentArchive:
     def own_blocks(self, agent_id: AgentId) -> list[BlockHash]:
         """Return the blocks that this agent names, or named or made before, and no other does."""
         nothing: list[BlockHash] = []
-        found = dict.fromkeys(self._ask(lambda: self._tables.own_blocks(agent_id), nothing))
         others: set[BlockHash] = set()
+        queued: list[BlockHash] = []
+        # What is queued first, as for `holders`.
         with self._lock:
             for one, agent in self._unsaved.items():
                 if agent is not None and one != agent_id:
                     others.update(agent.block_table)
                 elif agent is not None:
-                    found.update(dict.fromkeys(agent.block_table))
-            found.update(dict.fromkeys(name for name, makers in self._noted.items() if agent_id in makers))
+                    queued += agent.block_table
+            queued += [name for name, makers in self._noted.items() if agent_id in makers]
+        stored = self._ask(lambda: self._tables.own_blocks(agent_id), nothing)
+        found = dict.fromkeys([*stored, *queued])
         unsaved = [name for name in found if name not in others]
         return [name for name in unsaved if all(one == agent_id for one in self.holders(name))]
 
