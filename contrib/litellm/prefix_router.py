@@ -116,7 +116,7 @@ def address_of(deployment: Mapping[str, Any]) -> str:
 
 
 def agent_of(request: Mapping[str, Any]) -> str:
-    """Return whose request it is, as the daemon finds out; empty: nobody says."""
+    """Return whose request it is, as the daemon finds out; empty: the request does not name it."""
     headers = {name.lower(): value for name, value in (request.get("extra_headers") or {}).items()}
     return str(headers.get("x-session-id") or request.get("prompt_cache_key") or request.get("user") or "")
 

@@ -6,7 +6,7 @@ answers, a step of each in turn, one with drafts and one without; the median of 
 thirty changed as well; `prose`, the passage where the prompt has nothing of it; `call`, a tool call whose form leaves
 no choice about most of its tokens; `own`, what the model says by itself. A small model does not do what it is asked
 for: the answers of the first three are given to it token by token, at the cost of a form, and only the guesses are
-guesses. Beside each ratio stands how many tokens came from one step, and whether both answers were the same.
+guesses. Each ratio comes with the tokens of one step, and with whether both answers were the same.
 """
 
 from __future__ import annotations

@@ -148,10 +148,17 @@ class DiskAgentArchive:
                 return found
             query = replace(query, after=page.summaries[-1].agent_id)
 
+    def _queued(self) -> dict[AgentId, Agent | None]:
+        """Return what is not saved yet; to be asked before what is stored.
+
+        A save that ends between the two questions is in both answers then; the other way round it is in neither.
+        """
+        with self._lock:
+            return dict(self._unsaved)
+
     def page(self, query: AgentQuery) -> SummaryPage:
         """Return the summaries of a page of agents, saved or still queued."""
-        with self._lock:
-            unsaved = dict(self._unsaved)
+        unsaved = self._queued()
         waiting = [summary_of(agent) for agent in unsaved.values() if agent is not None]
         nothing: tuple[list[StoredSummary], int, tuple[float, str] | None] = ([], 0, None)
         stored, number, after = self._ask(lambda: self._tables.page(query, without=unsaved), nothing)
@@ -183,32 +190,31 @@ class DiskAgentArchive:
     def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
         """Return the block tables of these agents."""
         nothing: dict[AgentId, tuple[BlockHash, ...]] = {}
+        unsaved = self._queued()
         tables = self._ask(lambda: self._tables.block_tables(agents), nothing)
-        with self._lock:
-            for agent_id in agents:
-                agent = self._unsaved.get(agent_id)
-                if agent is not None:
-                    tables[agent_id] = agent.block_table
+        for agent_id in agents:
+            agent = unsaved.get(agent_id)
+            if agent is not None:
+                tables[agent_id] = agent.block_table
         return tables
 
     def first_blocks(self) -> dict[AgentId, BlockHash | None]:
         """Return each agent's first block."""
         nothing: dict[AgentId, BlockHash | None] = {}
+        unsaved = self._queued()
         found = self._ask(self._tables.first_blocks, nothing)
-        with self._lock:
-            for agent_id, agent in self._unsaved.items():
-                if agent is None:
-                    found.pop(agent_id, None)
-                else:
-                    found[agent_id] = agent.block_table[0] if agent.block_table else None
+        for agent_id, agent in unsaved.items():
+            if agent is None:
+                found.pop(agent_id, None)
+            else:
+                found[agent_id] = agent.block_table[0] if agent.block_table else None
         return found
 
     def expired(self, now: float, *, limit: int) -> list[AgentId]:
         """Return agents whose time to live is over, at most `limit`."""
         nothing: list[AgentId] = []
+        unsaved = self._queued()
         found = self._ask(lambda: self._tables.expired(now, limit=limit), nothing)
-        with self._lock:
-            unsaved = dict(self._unsaved)
         found = [agent_id for agent_id in found if agent_id not in unsaved]
         over = (a for a in unsaved.values() if a is not None and (a.expires_at() or now + 1) <= now)
         return [*found, *(agent.agent_id for agent in over)][:limit]
@@ -216,21 +222,20 @@ class DiskAgentArchive:
     def surplus_anonymous(self, *, used_before: float, max_agents: int, limit: int) -> list[AgentId]:
         """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
         nothing: list[AgentId] = []
+        unsaved = self._queued()
         found = self._ask(
             lambda: self._tables.surplus_anonymous(
                 used_before=used_before, max_agents=max_agents, limit=limit
             ),
             nothing,
         )
-        with self._lock:
-            return [agent_id for agent_id in found if agent_id not in self._unsaved]
+        return [agent_id for agent_id in found if agent_id not in unsaved]
 
     def pinned(self) -> list[Agent]:
         """Return the readable agents that are or were pinned, oldest use first."""
         nothing: list[AgentId] = []
-        stored = self._ask(self._tables.pinned, nothing)
-        with self._lock:
-            candidates = {*stored, *self._unsaved}
+        unsaved = self._queued()
+        candidates = {*self._ask(self._tables.pinned, nothing), *unsaved}
         found = [agent for agent_id in candidates if (agent := self.load(agent_id)) is not None]
         found = [agent for agent in found if agent.pinned or agent.pinned_until is not None]
         return sorted(found, key=lambda agent: agent.last_used_at)
@@ -238,13 +243,13 @@ class DiskAgentArchive:
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
         nothing: dict[AgentId, float] = {}
+        unsaved = self._queued()
         used = self._ask(self._tables.ids, nothing)
-        with self._lock:
-            for agent_id, agent in self._unsaved.items():
-                if agent is None:
-                    used.pop(agent_id, None)
-                else:
-                    used[agent_id] = agent.last_used_at
+        for agent_id, agent in unsaved.items():
+            if agent is None:
+                used.pop(agent_id, None)
+            else:
+                used[agent_id] = agent.last_used_at
         return sorted(used, key=lambda agent_id: used[agent_id], reverse=True)
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
@@ -253,7 +258,7 @@ class DiskAgentArchive:
         return self._ask(lambda: self._holders(block_hash), nothing)
 
     def _holders(self, block_hash: BlockHash) -> list[AgentId]:
-        # What is queued first: a save that ends between the two is in both, and in neither the other way round.
+        # Queued first, as `_queued` says.
         with self._lock:
             unsaved = dict(self._unsaved)
             makers = set(self._noted.get(block_hash, ()))
@@ -278,7 +283,7 @@ class DiskAgentArchive:
         nothing: list[BlockHash] = []
         others: set[BlockHash] = set()
         queued: list[BlockHash] = []
-        # What is queued first, as for `holders`.
+        # Queued first, as `_queued` says.
         with self._lock:
             for one, agent in self._unsaved.items():
                 if agent is not None and one != agent_id:

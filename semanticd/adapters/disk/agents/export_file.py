@@ -283,7 +283,7 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
 
 
 def _check_frames(file: BinaryIO, manifest: _Manifest, path: str) -> None:
-    """Raise unless the frames end where the checksum begins: what no part claims is nobody's."""
+    """Raise unless the frames end where the checksum begins: bytes that belong to no part are refused."""
     end = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
     at = manifest.first_frame_at
     for _ in manifest.blocks:

@@ -111,7 +111,7 @@ UNEXPECTED = domain.SemanticError(
 """What a client is told of an exception that nobody foresaw; details stay in the log."""
 
 TOO_DEEP = domain.InvalidRequestError("the request is nested too deeply to be translated")
-"""What it is told where Python's stack ended: only what a request brings is nested, and sent again it fails again."""
+"""The message where Python's stack ended: only what a request brings is nested, and sent again it fails again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class _Decoding:
     error: Exception | None = None
     """What its sampler or a logits processor raised: the row cannot go on, the others can."""
     drafts: RowDrafts | None = None
-    """What its next tokens may be; None: nobody guesses."""
+    """What its next tokens may be; None: none are guessed."""
 
     def note(self, error: Exception) -> None:
         """Note the first error of its own."""

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
+from semanticd.adapters.disk.agents.tables import AgentTables
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
-from semanticd.domain.agent import MAX_TURNS_KEPT, Agent
+from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, AgentConfig
 from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.agents import full_agent, make_turn
+from tests.fakes.telemetry import RecordingMetrics
 
 Open = Callable[[], DiskAgentArchive]
 FIXTURE = Path(__file__).resolve().parents[4] / "data" / "disk" / "agents-v1.sql"
@@ -389,3 +393,75 @@ def test_agents_of_format_1_still_load(open_archive: Open, tmp_path: Path) -> No
         connection.executescript(FIXTURE.read_text())
     connection.close()
     assert open_archive().load_recent(max_agents=9, max_bytes=1 << 30) == [full_agent()]
+
+
+class SavesMeanwhile:
+    """Tables whose answers are overtaken: what is queued is saved before the caller has them."""
+
+    def __init__(self, tables: AgentTables, question: str) -> None:
+        self._tables = tables
+        self._question = question
+        self.save_all: Callable[[], object] = lambda: None
+
+    def __getattr__(self, name: str) -> Any:
+        asked = getattr(self._tables, name)
+        if name != self._question:
+            return asked
+
+        def answer_then_save(*given: Any, **more: Any) -> Any:
+            found = asked(*given, **more)
+            self.save_all()
+            return found
+
+        return answer_then_save
+
+
+OWN = BlockHash(b"o" * 32)
+QUESTIONS: dict[str, tuple[Callable[[DiskAgentArchive], object], object]] = {
+    "holders": (lambda archive: archive.holders(OWN), ["a"]),
+    "own_blocks": (lambda archive: archive.own_blocks(AgentId("a")), [OWN]),
+    "block_tables": (lambda archive: archive.block_tables([AgentId("a")]), {"a": (OWN,)}),
+    "first_blocks": (lambda archive: archive.first_blocks(), {"a": OWN}),
+    "ids": (lambda archive: archive.ids(), ["a"]),
+    "pinned": (lambda archive: [agent.agent_id for agent in archive.pinned()], ["a"]),
+    "page": (lambda archive: archive.page(AgentQuery(limit=5)).num_agents, 1),
+    # It was used since: what is stored of it is no longer so.
+    "expired": (lambda archive: archive.expired(50.0, limit=5), []),
+    "surplus_anonymous": (
+        lambda archive: archive.surplus_anonymous(used_before=50.0, max_agents=5, limit=5),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_save_that_ends_while_a_question_is_answered_is_not_overlooked(
+    tmp_path: Path, log: ListLog, question: str
+) -> None:
+    store = DiskWarmStore.open(tmp_path / "caches")
+    tables = SavesMeanwhile(AgentTables(store.folder.agents), question)
+    archive = DiskAgentArchive(
+        tables,  # type: ignore[arg-type]
+        folder=store.folder,
+        write_queue=store.write_queue,
+        metrics=RecordingMetrics(),
+        log=log,
+    )
+    config = AgentConfig(ttl_s=10.0)
+    if question in ("expired", "surplus_anonymous"):
+        archive.save(Agent(AgentId("a"), 1.0, 1.0, config, anonymous=True))
+        assert archive.flush(30)
+    may_save = threading.Event()
+    store.write_queue.put(lambda: may_save.wait(30))
+    agent = Agent(AgentId("a"), 1.0, 99.0, config, anonymous=True, pinned=True, block_table=(OWN,))
+    archive.save(agent)
+
+    def save_all() -> None:
+        may_save.set()
+        assert archive.flush(30)
+
+    tables.save_all = save_all
+    ask, expected = QUESTIONS[question]
+    assert ask(archive) == expected
+    archive.close()
+    store.close()
