@@ -452,6 +452,7 @@ def loaded_model(
     tokenizer: Tokenizer | None = None,
     context_length: int = 100_000,
     defaults: ModelDefaults = ModelDefaults(),  # noqa: B008 (frozen)
+    settings_digest: str = "",
 ) -> LoadedModel:
     """Return a model in memory that runs on this runner."""
     return LoadedModel(
@@ -463,6 +464,7 @@ def loaded_model(
         weights_bytes=1000,
         description={"quantization": "none"},
         defaults=defaults,
+        settings_digest=settings_digest,
     )
 
 

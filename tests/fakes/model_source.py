@@ -171,4 +171,5 @@ class HashLoader:
             tokenizer=self._tokenizer,
             context_length=self._context_length,
             defaults=installed.defaults,
+            settings_digest=installed.settings_digest,
         )

@@ -1,7 +1,8 @@
 """Names a model by its content: every file that a loader may read.
 
 What a loader reads is not listed anywhere: models bring code, vocabularies of many kinds, templates in folders. So all
-files count, save those that cannot matter (documents, pictures, weights in formats that are not loaded).
+files count, save those that cannot matter (documents, pictures, weights in formats that are not loaded) and those that
+matter, but not to the KV of given tokens: what was computed before they changed stays usable.
 
 Reading gigabytes takes a while, so a fingerprint is computed once per set of files and remembered by their paths,
 sizes, times of change and inodes, in a folder of ours: nothing is written into a model's. A file that was put in
@@ -25,16 +26,20 @@ _OTHER_FORMATS = frozenset({".gguf", ".bin", ".pt", ".pth", ".onnx", ".h5", ".ms
 _INERT_NAMES = frozenset(
     {"license", "license.txt", "notice", "notice.txt", "use_policy", "readme", "readme.txt"}
 )
+_SETTINGS = ("generation_config.json",)
+"""Sampling defaults and end tokens: they decide what is said, not what is computed of it."""
 _CHUNK = 4 * 1024 * 1024
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files that may decide what the model computes, in a fixed order; hidden ones are not the model's."""
+    """Return the files that may decide what the model's KV is, in a fixed order; hidden ones are not the model's."""
     return sorted(path for path in folder.rglob("*") if _counts(path.relative_to(folder)) and path.is_file())
 
 
 def _counts(path: Path) -> bool:
     if any(part.startswith(".") or part == "__pycache__" for part in path.parts):
+        return False
+    if path.as_posix() in _SETTINGS:
         return False
     return path.suffix.lower() not in _DOCUMENTS | _OTHER_FORMATS and path.name.lower() not in _INERT_NAMES
 
@@ -61,6 +66,18 @@ def fingerprint_of(
     fingerprint = _compute(folder, files, on_progress)
     _remember(memory, {"folder": str(folder), "files": facts, "fingerprint": fingerprint})
     return fingerprint
+
+
+def settings_digest(folder: Path) -> str:
+    """Return a digest of the files that a loader reads and the fingerprint leaves out; empty where there are none."""
+    whole = hashlib.sha256()
+    found = False
+    for name in _SETTINGS:
+        # One that cannot be read is refused where the model is loaded.
+        with contextlib.suppress(OSError):
+            whole.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
+            found = True
+    return whole.hexdigest() if found else ""
 
 
 def memory_name(folder: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, get_args
 
 from filelock import FileLock
 
-from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name
+from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name, settings_digest
 from semanticd.adapters.models.folder_facts import (
     context_of,
     ignored_advice,
@@ -337,6 +337,7 @@ class ModelRegistry:
             weight_bits=weight_bits(folder),
             pooling=entry.pooling or pooling_of(folder),
             modified_at=max((one.st_mtime for one in weights), default=0.0),
+            settings_digest=settings_digest(folder),
         )
 
     # Getting and removing.

@@ -300,8 +300,15 @@ class LoadedModel:
     description: Mapping[str, Any]
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
     """For what a request leaves open."""
+    settings_digest: str = ""
+    """See `InstalledModel.settings_digest`."""
     best_chunk: int | None = None
     """Prompt tokens in one step that this machine computes fastest, as measured here; None: it was not measured."""
+
+    @property
+    def content(self) -> tuple[ModelFingerprint, str]:
+        """See `InstalledModel.content`."""
+        return self.fingerprint, self.settings_digest
 
     @property
     def chunks(self) -> ChunkTraits:

@@ -93,6 +93,13 @@ class InstalledModel:
     pooling: Pooling = "mean"
     modified_at: float = 0.0
     """When its weights were written, seconds since the epoch; 0: not known."""
+    settings_digest: str = ""
+    """Of files that the loader reads though they compute no KV, so that no fingerprint covers them; empty: none."""
+
+    @property
+    def content(self) -> tuple[ModelFingerprint, str]:
+        """All that is loaded: a model of another content must be loaded anew, though its blocks may be the same."""
+        return self.fingerprint, self.settings_digest
 
     def footprint(self) -> ModelFootprint:
         """Return what it takes in memory."""

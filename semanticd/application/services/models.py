@@ -89,7 +89,7 @@ class ModelsService:
         self._used_at: dict[ModelId, float] = {}
         self._leases: Counter[ModelId] = Counter()
         self._leaving: set[ModelId] = set()
-        self._refused: dict[ModelFingerprint, _Refused] = {}
+        self._refused: dict[tuple[ModelFingerprint, str], _Refused] = {}
         """Models that could not be loaded, for requests that name them."""
         self._told_too_large: set[ModelFingerprint] = set()
         self._changing = asyncio.Lock()
@@ -158,7 +158,7 @@ class ModelsService:
                 self._told_too_large.add(found.fingerprint)
                 self._log.warning("model_on_demand_refused", model=found.model_id, reason=reason)
             raise ModelTooLargeError(reason, param="model")
-        refused = self._refused.get(found.fingerprint)
+        refused = self._refused.get(found.content)
         if refused is not None and self._clock.monotonic() < refused.until:
             raise refused.kind(refused.reason, param="model")
 
@@ -204,7 +204,7 @@ class ModelsService:
             return loaded
         there = await self._look(name)
         if there is not None:
-            return loaded if there.fingerprint == loaded.fingerprint else None
+            return loaded if there.content == loaded.content else None
         # What was fetched may be gone; a file of the user's that is not known is another one than was loaded.
         return None if is_gguf(entry.source) and is_path(entry.source) else loaded
 
@@ -421,7 +421,7 @@ class ModelsService:
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
         installed = await self._find(model, replaces=True)
         namesake = self._engine.models.get(ModelId(installed.model_id))
-        if namesake is not None and namesake.fingerprint == installed.fingerprint:
+        if namesake is not None and namesake.content == installed.content:
             return namesake
         needed = memory_needed(installed)
         if namesake is None and (old is None or needed <= self._room_beside_bytes()):
@@ -549,7 +549,7 @@ class ModelsService:
     async def _load(self, model: str) -> LoadedModel:
         installed = await self._find(model)
         existing = self._engine.models.get(ModelId(installed.model_id))
-        if existing is not None and existing.fingerprint != installed.fingerprint:
+        if existing is not None and existing.content != installed.content:
             raise self._namesake(existing, model, installed.entry)
         if existing is not None:
             return existing
@@ -582,7 +582,7 @@ class ModelsService:
                 file=f"{installed.path}/generation_config.json",
                 reason=f"out of range: {', '.join(installed.ignored_advice)}",
             )
-        self._refused.pop(installed.fingerprint, None)
+        self._refused.pop(installed.content, None)
         self._loaded_at[loaded.model_id] = self._clock.wall()
         self._used_at[loaded.model_id] = self._clock.monotonic()
         return loaded
@@ -590,7 +590,7 @@ class ModelsService:
     def _failed_to_load(self, model: InstalledModel, reason: str, kind: type[ModelLoadError]) -> None:
         # Files that were broken a moment ago are not read again for each client that names them.
         until = self._clock.monotonic() + _TRY_AGAIN_S
-        self._refused[model.fingerprint] = _Refused(kind, one_sentence(reason), until)
+        self._refused[model.content] = _Refused(kind, one_sentence(reason), until)
         self._failed(model.model_id, reason)
 
     def _failed(self, model_id: str, reason: str) -> None:

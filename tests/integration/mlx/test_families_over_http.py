@@ -159,7 +159,14 @@ async def test_what_a_request_leaves_open_is_what_the_model_recommends_and_its_o
         silent = [await said(seed=seed) for seed in (1, 2)]
         own = [await said(seed=seed, top_k=200) for seed in (1, 2)]
         cooled = await said(seed=1, top_k=200, temperature=0)
+        before = await ask(daemon, SYSTEM, ASK)
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.1, "top_k": 3}))
+    async with WholeDaemon(tmp_path, model=model) as daemon:
+        after = await ask(daemon, SYSTEM, ASK)
     assert silent == [greedy, greedy], "of one candidate, the most likely token is chosen"
     assert greedy not in own
     assert own[0] != own[1]
     assert cooled == greedy
+    assert before.cached <= 1, "the first turn shares no more than the opening token"
+    assert after.cached == after.prompt - 1, "other defaults leave the KV as it was"
+    assert after.text == before.text

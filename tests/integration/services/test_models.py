@@ -174,20 +174,45 @@ async def test_a_loaded_model_cannot_be_removed_and_another_can() -> None:
         assert rig.source.removed == ["two"]
 
 
+@pytest.mark.parametrize("change", [{"fingerprint": "ee" * 32}, {"settings_digest": "ee" * 32}])
 async def test_a_loaded_model_whose_files_were_replaced_is_not_said_to_be_loaded(
-    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ServiceRig() as rig:
         find = rig.source.find
 
         def replaced(name: str) -> InstalledModel | None:
             found = find(name)
-            return found and replace(found, fingerprint=ModelFingerprint("ee" * 32))
+            return found and replace(found, **change)
 
         monkeypatch.setattr(rig.source, "find", replaced)
         with pytest.raises(ConflictError, match="replaced since; unload it first"):
             await rig.models.load("one")
         assert (await rig.say("still there?")).model == "one"
+
+
+async def test_a_swap_to_a_model_whose_sampling_defaults_changed_takes_them_and_keeps_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ServiceRig() as rig:
+        find = rig.source.find
+        told = await rig.say(
+            "a question that takes some tokens, so that there is something to keep", agent="a"
+        )
+
+        def changed(name: str) -> InstalledModel | None:
+            found = find(name)
+            return found and replace(
+                found, settings_digest="ee" * 32, defaults=ModelDefaults(temperature=0.25)
+            )
+
+        monkeypatch.setattr(rig.source, "find", changed)
+        await rig.models.swap("one")
+        assert rig.engine.models[ModelId("one")].defaults.temperature == 0.25
+        again = await rig.say(
+            "a question that takes some tokens, so that there is something to keep", agent="a"
+        )
+        assert again.usage.cache.computed_tokens < told.usage.cache.computed_tokens / 2
 
 
 FIRST, SECOND = "/v1/mine", "/v2/mine"

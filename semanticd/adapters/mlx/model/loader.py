@@ -109,6 +109,7 @@ class MlxModelLoader:
             tokenizer=tokenizer,
             context_length=installed.context_length,
             defaults=installed.defaults,
+            settings_digest=installed.settings_digest,
             weights_bytes=sum(array.nbytes for _, array in weights),
             description={
                 "device": "cpu" if device_is_cpu else "gpu",

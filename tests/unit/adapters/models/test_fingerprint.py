@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from semanticd.adapters.models.fingerprint import fingerprint_of
+from semanticd.adapters.models.fingerprint import fingerprint_of, settings_digest
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -90,6 +90,23 @@ def test_what_no_loader_reads_does_not_matter(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("hello")
     assert fingerprint_of(folder) == before
+
+
+def test_sampling_defaults_leave_blocks_usable_and_are_told_apart_all_the_same(folder: Path) -> None:
+    before, digests = fingerprint_of(folder), [settings_digest(folder)]
+    for text in ('{"temperature": 0.6}', '{"temperature": 0.7}'):
+        (folder / "generation_config.json").write_text(text)
+        digests.append(settings_digest(folder))
+        assert fingerprint_of(folder) == before
+    assert digests[0] == ""
+    assert len(set(digests)) == 3
+
+
+def test_a_file_of_that_name_in_a_folder_below_counts(folder: Path) -> None:
+    before = fingerprint_of(folder)
+    (folder / "code").mkdir()
+    (folder / "code" / "generation_config.json").write_text("{}")
+    assert fingerprint_of(folder) != before
 
 
 def test_a_readme_does_not_matter(folder: Path) -> None:
