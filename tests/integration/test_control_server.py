@@ -204,6 +204,9 @@ async def test_domain_errors_arrive_with_their_code_and_text(short_tmp_path: Pat
         ("agents.pin", {"agent": "planner", "ttl": 5}, "invalid_argument", "did you mean 'ttl_s'"),
         ("agents.pin", {"agent": "planner", "ttl_s": -1}, "invalid_argument", "a number above 0"),
         ("agents.pin", {"agent": "planner", "ttl_s": 0}, "invalid_argument", "a number above 0"),
+        ("agents.pin", {"agent": "planner", "ttl_s": float("inf")}, "invalid_argument", "at most 315360000"),
+        ("agents.pin", {"agent": "planner", "ttl_s": 1e300}, "invalid_argument", "at most 315360000"),
+        ("shutdown", {"timeout_s": float("nan")}, "invalid_argument", "from 0 to 315360000"),
         ("agents.rewind", {"agent": "planner", "turns": 1.5}, "invalid_argument", "whole number"),
         ("log.level", {"level": "loud"}, "invalid_argument", "debug, info"),
         ("status", {"verbose": True}, "invalid_argument", "takes none"),
@@ -449,14 +452,44 @@ async def test_sixty_four_clients_are_served_at_once(short_tmp_path: Path) -> No
         await until(lambda: server.num_clients == 0, "all are gone")
 
 
-async def test_one_client_too_many_is_told_so(short_tmp_path: Path) -> None:
+async def test_clients_that_ask_nothing_make_room_the_silent_ones_first(short_tmp_path: Path) -> None:
+    async with serving(short_tmp_path, limits=ControlLimits(max_clients=6)) as server:
+        greeted = await RawClient.connect(server)
+        subscriber = await RawClient.connect(server)
+        subscriber.send({"v": 1, "id": 1, "cmd": "subscribe", "args": {"topics": ["log"]}})
+        assert (await subscriber.receive())["ok"]
+        silent = [await RawClient.connect(server, hello=False) for _ in range(30)]
+        for number in range(5):
+            async with await AsyncControlClient.connect(server.path) as client:
+                assert await client.call("ping") == {"pong": True}, number
+        for one in silent[:20]:
+            assert (await one.receive())["error"]["code"] == "too_many_clients"
+            assert await one.ended()
+        for number, kept in enumerate((greeted, subscriber)):
+            kept.send({"v": 1, "id": 9 + number, "cmd": "ping"})
+            assert (await kept.receive())["ok"]
+        rest = [await AsyncControlClient.connect(server.path) for _ in range(5)]
+        assert (await greeted.receive())["error"]["code"] == "too_many_clients"
+        assert await greeted.ended()
+        assert server.num_clients <= 6
+        subscriber.send({"v": 1, "id": 20, "cmd": "ping"})
+        assert (await subscriber.receive())["ok"]
+        for one in rest:
+            await one.close()
+
+
+async def test_one_client_too_many_is_told_so_where_all_wait_for_something(short_tmp_path: Path) -> None:
     async with serving(short_tmp_path, limits=ControlLimits(max_clients=2)) as server:
-        clients = [await AsyncControlClient.connect(server.path) for _ in range(2)]
+        clients = [await RawClient.connect(server) for _ in range(2)]
+        for client in clients:
+            client.send({"v": 1, "id": 1, "cmd": "subscribe", "args": {"topics": ["log"]}})
+            assert (await client.receive())["ok"]
         with pytest.raises(CommandFailedError) as failed:
             await AsyncControlClient.connect(server.path)
         assert failed.value.code == "too_many_clients"
         for client in clients:
-            await client.close()
+            client.send({"v": 1, "id": 2, "cmd": "ping"})
+            assert (await client.receive())["ok"]
 
 
 async def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many(short_tmp_path: Path) -> None:

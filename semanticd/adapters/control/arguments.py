@@ -1,6 +1,7 @@
 """Arguments of control commands: declared in the table of commands, checked here before a command runs.
 
-Every complaint names the argument, what was given and what was expected.
+Every complaint names the argument, what was given and what was expected. No number is without bounds on both sides:
+what is declared without them gets those of its kind.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from semanticd.domain.agent_bounds import MAX_COUNT, MAX_TTL_S
 
 Kind = Literal["text", "integer", "number", "flag", "texts"]
 
@@ -19,6 +22,8 @@ _EXPECTED: dict[Kind, str] = {
     "flag": "true or false",
     "texts": "a list of texts",
 }
+_HIGHEST: dict[Kind, float] = {"integer": MAX_COUNT, "number": MAX_TTL_S}
+"""What a number may be at most: counts and bytes, and seconds."""
 _REQUIRED = object()
 
 
@@ -35,9 +40,11 @@ class Argument:
     meaning: str = ""
     default: Any = _REQUIRED
     choices: tuple[str, ...] = ()
-    minimum: float | None = None
+    minimum: float = 0
     above: float | None = None
-    """What a number must be larger than."""
+    """What a number must be larger than, where that is not the minimum."""
+    maximum: float | None = None
+    """None: the highest of its kind."""
     max_chars: int = 4096
     """The longest text."""
 
@@ -49,13 +56,21 @@ class Argument:
     def expected(self) -> str:
         """Say in words what it takes."""
         words = f"one of {', '.join(self.choices)}" if self.choices else _EXPECTED[self.kind]
+        if self.kind not in _HIGHEST:
+            return words
         if self.above is not None:
-            return f"{words} above {self.above:g}"
-        return words if self.minimum is None else f"{words} from {self.minimum:g}"
+            return f"{words} above {self.above:g}, at most {self.highest:.0f}"
+        return f"{words} from {self.minimum:g} to {self.highest:.0f}"
+
+    @property
+    def highest(self) -> float:
+        """What a number may be at most."""
+        return _HIGHEST[self.kind] if self.maximum is None else self.maximum
 
     def holds(self, value: float) -> bool:
         """Whether a number is within the bounds."""
-        return (self.minimum is None or value >= self.minimum) and (self.above is None or value > self.above)
+        above = self.above is None or value > self.above
+        return above and self.minimum <= value <= self.highest
 
 
 def check(given: Mapping[str, Any], declared: Sequence[Argument]) -> dict[str, Any]:

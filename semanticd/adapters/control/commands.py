@@ -77,7 +77,7 @@ def need(service: _T | None, what: str) -> _T:
 
 _AGENT = Argument("agent", meaning="the agent's id")
 _MODEL = Argument("model", meaning="a name from the registry, `hf:org/name`, or a folder or file")
-_TIMEOUT = Argument("timeout_s", "number", "how long requests may run on", default=None, minimum=0)
+_TIMEOUT = Argument("timeout_s", "number", "how long requests may run on", default=None)
 
 
 @command("status")
@@ -128,7 +128,7 @@ async def log_recent(context: CommandContext, args: Mapping[str, Any]) -> object
 @command(
     "history",
     Argument("step_s", "integer", "seconds a sample: 1 (ten minutes are kept) or 10 (an hour)", default=1),
-    Argument("after", "integer", "only samples with a larger number", default=-1),
+    Argument("after", "integer", "only samples with a larger number", default=-1, minimum=-1),
 )
 async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
     """The last hour in numbers: rates, queue, evictions, failures."""
@@ -323,7 +323,9 @@ async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> obje
 
 @command(
     "cache.prune",
-    Argument("target_bytes", "integer", "size to come down to; the cap if absent", default=None, minimum=0),
+    Argument(
+        "target_bytes", "integer", "size to come down to; the cap if absent", default=None, maximum=2**53
+    ),
     Argument("dry_run", "flag", "remove nothing, only say how much that would free", default=False),
 )
 async def cache_prune(context: CommandContext, args: Mapping[str, Any]) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ _SUBSCRIBE = (
     Argument("topics", "texts", meaning=", ".join(m.TOPICS)),
     Argument("agent", meaning="only events about this agent (tokens)", default=None),
 )
-_UNSUBSCRIBE = (Argument("sub", "integer", minimum=0),)
+_UNSUBSCRIBE = (Argument("sub", "integer"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class ControlLimits:
     """What one client may take; times in seconds."""
 
     max_clients: int = 256
+    """Beyond it the client that has asked nothing for longest leaves; one that waits for something stays."""
     max_commands: int = 32
     """Commands of one client that run at the same time."""
     max_subscriptions: int = 32
@@ -95,7 +97,27 @@ class Connection:
         self._subscriptions: dict[int, tuple[Subscription, asyncio.Task[None]]] = {}
         self._next_sub = 1
         self._context: CommandContext | None = None
+        self._heard_at = time.monotonic()
         writer.transport.set_write_buffer_limits(high=limits.send_buffer_bytes)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has commands running or subscriptions."""
+        return bool(self._running or self._subscriptions)
+
+    @property
+    def worth(self) -> tuple[bool, float]:
+        """The order in which those that are not busy leave: first who said no hello, then who was silent longest."""
+        return self._context is not None, self._heard_at
+
+    def make_room(self, error: m.ErrorInfo) -> None:
+        """Hang up for another client's sake, and say so as far as the client reads; never waits."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(frame(m.encode(m.Reply(None, error=error))))
+        if self._writer.transport.get_write_buffer_size():
+            self._writer.transport.abort()
+        else:
+            self._writer.close()
 
     async def serve(self) -> None:
         """Read commands until the client leaves, breaks the protocol, or the server closes."""
@@ -144,6 +166,7 @@ class Connection:
             data = await asyncio.wait_for(self._reader.read(64 * 1024), self._patience())
             if not data:
                 return
+            self._heard_at = time.monotonic()
             for payload in self._frames.feed(data):
                 yield payload
 

@@ -55,6 +55,7 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], Connection] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._snapshots: asyncio.Task[None] | None = None
 
@@ -103,7 +104,7 @@ class ControlServer:
             if (refusal := self._refusal(writer)) is not None:
                 await _turn_away(writer, refusal)
                 return
-            await Connection(
+            connection = self._connections[task] = Connection(
                 reader,
                 writer,
                 services=self._services,
@@ -111,12 +112,14 @@ class ControlServer:
                 limits=self._limits,
                 log=self._log,
                 background=self._background,
-            ).serve()
+            )
+            await connection.serve()
         except asyncio.CancelledError:
             # Ends quietly: asyncio would otherwise report the cancellation that `close` asked for.
             writer.close()
         finally:
             self._clients.discard(task)
+            self._connections.pop(task, None)
             self._count_clients()
 
     def _count_clients(self) -> None:
@@ -132,11 +135,24 @@ class ControlServer:
         if uid != os.getuid():
             self._log.warning("control_peer_refused", uid=uid)
             return m.ErrorInfo(m.NOT_ALLOWED, f"this daemon belongs to user {os.getuid()}, not to {uid}")
-        if len(self._clients) > self._limits.max_clients:
+        if len(self._connections) >= self._limits.max_clients and not self._one_leaves():
             return m.ErrorInfo(
-                m.TOO_MANY_CLIENTS, f"{self._limits.max_clients} clients are connected already"
+                m.TOO_MANY_CLIENTS,
+                f"{self._limits.max_clients} clients are connected already, and each waits for something",
             )
         return None
+
+    def _one_leaves(self) -> bool:
+        """Hang up on the client that is missed least; returns False where all wait for something."""
+        idle = {task: one.worth for task, one in self._connections.items() if not one.is_busy}
+        if not idle:
+            return False
+        connection = self._connections.pop(min(idle, key=idle.__getitem__))
+        self._log.info("control_client_dropped", num_clients=self._limits.max_clients)
+        connection.make_room(
+            m.ErrorInfo(m.TOO_MANY_CLIENTS, "another client came, and this one had asked nothing for longest")
+        )
+        return True
 
 
 async def _turn_away(writer: asyncio.StreamWriter, error: m.ErrorInfo) -> None:

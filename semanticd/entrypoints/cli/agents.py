@@ -12,7 +12,7 @@ import click
 from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all
 from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
-from semanticd.entrypoints.cli.options import absolute, json_option
+from semanticd.entrypoints.cli.options import FiniteRange, absolute, json_option
 from semanticd.entrypoints.cli.output import (
     in_bytes,
     narrate,
@@ -133,7 +133,7 @@ def explained(turn: TurnRow) -> str:
 @commands.command()
 @as_agent
 @click.option(
-    "--ttl", type=click.FloatRange(min=0, min_open=True), help="For so many seconds; without it, for good."
+    "--ttl", type=FiniteRange(min=0, min_open=True), help="For so many seconds; without it, for good."
 )
 @json_option
 def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:

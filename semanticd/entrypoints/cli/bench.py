@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semanticd.bench.scenarios import SCENARIOS
+from semanticd.entrypoints.cli.options import FiniteRange
 from semanticd.entrypoints.cli.output import narrate, print_json, print_text
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _api_key = click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to sen
 _timeout = click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=600.0,
     show_default=True,
     help="Seconds without any answer after which a request has failed.",
@@ -206,7 +207,7 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
 @click.option("--concurrent", is_flag=True, help="Let the agents ask at the same time instead of in turn.")
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="With --concurrent: keep the recorded pauses, divided by this; 0: no pauses.",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, connect
-from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.options import FiniteRange, json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_line
 
 _HELP = """Run a command of the control protocol: `ctl agents.pin agent=planner ttl_s=60`.
@@ -25,7 +25,7 @@ Values are JSON where they are (true, 60, [..], "text"), else text. `ctl subscri
 @click.option("--agent", help="With `subscribe`: only tokens of this agent.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(min=0.1),
     default=LONG_COMMAND_TIMEOUT_S,
     help="Seconds to wait for the reply.",
 )

@@ -11,11 +11,11 @@ from semanticd.control.errors import ControlError, DaemonNotRunningError
 from semanticd.control.results import ConfigResult, ConfigValue, StatusResult, read
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.ending import stop_daemon
-from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags, setting_options
+from semanticd.entrypoints.cli.options import ANY_FLAG, FiniteRange, read_flags, setting_options
 from semanticd.entrypoints.cli.output import narrate
 
 drain_option = click.option(
-    "--timeout", type=click.FloatRange(min=0), help="Seconds that running requests may take."
+    "--timeout", type=FiniteRange(min=0), help="Seconds that running requests may take."
 )
 now_option = click.option("--now", is_flag=True, help="Cancel running requests.")
 
@@ -23,7 +23,7 @@ now_option = click.option("--now", is_flag=True, help="Cancel running requests."
 @click.command(context_settings=ANY_FLAG)
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Seconds to wait until it is ready; startup continues afterwards.",
 )
 @setting_options

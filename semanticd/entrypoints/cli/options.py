@@ -12,6 +12,23 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+LONGEST_S = 10 * 365 * 86400.0
+"""What may be asked for in seconds; what waits takes no infinite time, and no NaN."""
+
+
+class FiniteRange(click.FloatRange):
+    """A number up to ten years of seconds: `click.FloatRange` takes NaN for a number within any bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fails with click's message for others."""
+        number = super().convert(value, param, ctx)
+        return (
+            number
+            if number <= LONGEST_S
+            else self.fail(f"{value} is no number up to {LONGEST_S:.0f}.", param, ctx)
+        )
+
+
 ANY_FLAG = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Every setting is a flag, `--section-name VALUE`; they are read from what the parser leaves over."""
 

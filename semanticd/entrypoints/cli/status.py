@@ -11,7 +11,7 @@ from semanticd.control.errors import DaemonNotRunningError
 from semanticd.control.results import CacheStats, PeerFacts, StatusResult, read
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
-from semanticd.entrypoints.cli.options import json_option
+from semanticd.entrypoints.cli.options import FiniteRange, json_option
 from semanticd.entrypoints.cli.output import (
     clear_screen,
     in_bytes,
@@ -28,7 +28,7 @@ from semanticd.entrypoints.cli.output import (
 @click.option("--watch", "-w", is_flag=True, help="Refresh until interrupted.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(min=0.1),
     default=1.0,
     show_default=True,
     help="Refresh interval in seconds.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from semanticd.adapters.http.app import create_app
@@ -50,6 +51,36 @@ def test_the_document_asks_for_the_keys_that_the_routes_declare() -> None:
                     route.access
                 ]
             ), path
+
+
+def parts_of(value: Any) -> Iterator[dict[str, Any]]:
+    """Return all objects within a value, itself first."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from parts_of(inner)
+
+
+def test_every_number_in_a_body_or_a_query_has_bounds() -> None:
+    made = document()
+    schemas = made["components"]["schemas"]
+    asked: list[Any] = [
+        {"body": operation.get("requestBody"), "query": operation.get("parameters")}
+        for methods in made["paths"].values()
+        for operation in methods.values()
+    ]
+    seen: set[str] = set()
+    num_numbers = 0
+    for schema in asked:
+        for part in parts_of(schema):
+            if (name := str(part.get("$ref", "")).rpartition("/")[2]) and name not in seen:
+                seen.add(name)
+                asked.append(schemas[name])
+            if part.get("type") in ("number", "integer"):
+                num_numbers += 1
+                assert {"minimum", "exclusiveMinimum"} & set(part), (schema, part)
+                assert {"maximum", "exclusiveMaximum"} & set(part), (schema, part)
+    assert num_numbers > 50
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -7,24 +7,27 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 Think = bool | Literal["low", "medium", "high"]
-KeepAlive = float | int | str
+INT32 = 2**31 - 1
+INT64 = 2**63 - 1
+KeepAlive = Annotated[float, Meta(ge=-INT64, le=INT64)] | str
+"""Seconds, or Go's nanoseconds; not heeded."""
 
 
 class Options(Struct, kw_only=True):
     """`options`: how tokens are chosen. What belongs to a loaded model (`num_ctx`, `num_gpu`, …) is not read."""
 
-    num_predict: int | None = None
+    num_predict: Annotated[int, Meta(ge=-INT32, le=INT32)] | None = None
     """Longest answer in tokens; below 1: what fits."""
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=INT32)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    repeat_last_n: int | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-INT32, le=INT32)] | None = None
     """Last tokens that penalties look at; 0: no penalties; below 0: as where it is left out."""
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Meta(ge=-INT64, le=INT64)] | None = None
     stop: list[str] | str | None = None
 
 
@@ -108,7 +111,7 @@ class EmbedRequest(Struct, kw_only=True):
     input: str | list[str] | None = None
     truncate: bool | None = None
     """Whether texts that are too long are cut (the default)."""
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=INT32)] | None = None
     options: Options | None = None
     keep_alive: KeepAlive | None = None
 

@@ -27,6 +27,8 @@ Verbosity = Literal["low", "medium", "high"]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast", "batch"]
 """How urgent a request is: flex and batch are background work here, the others interactive."""
 Retention = Literal["in-memory", "in_memory", "24h"]
+Bias = Annotated[float, Meta(extra_json_schema={"minimum": -100, "maximum": 100})]
+"""Its bounds are checked with its token, which the error names."""
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
 
 
@@ -48,7 +50,7 @@ class Sampled(Formed, kw_only=True):
     top_p: TopP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Bias] | None = None
     seed: Seed | None = None
     user: str | None = None
     prompt_cache_key: str | None = None

@@ -74,7 +74,7 @@ class TokenizeAnswer(msgspec.Struct):
 class DetokenizeRequest(msgspec.Struct):
     """Body of `POST /detokenize`."""
 
-    tokens: list[int]
+    tokens: list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
     model: str | None = None
 
 

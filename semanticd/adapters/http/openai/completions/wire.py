@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from semanticd.adapters.http.openai.sampling import MAX_TOKENS, Sampled
+from semanticd.adapters.http.openai.sampling import MAX_TOKENS, NumChoices, Sampled
 from semanticd.adapters.http.openai.usage import CompletionUsage
 
 
@@ -18,7 +18,7 @@ class CompletionRequest(Sampled, kw_only=True):
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     suffix: str | None = None
-    best_of: int | None = None
+    best_of: NumChoices | None = None
 
 
 class CompletionChoice(Struct):

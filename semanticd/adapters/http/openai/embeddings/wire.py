@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from semanticd.adapters.http.openai.sampling import MAX_TOKENS
+
 
 class EmbeddingsRequest(Struct, kw_only=True):
     """Body of `POST /v1/embeddings`."""
@@ -13,7 +15,7 @@ class EmbeddingsRequest(Struct, kw_only=True):
     model: str
     input: Any
     """A text, texts, a text's token ids, or those of several."""
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 
