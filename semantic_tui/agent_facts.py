@@ -10,7 +10,7 @@ from textual.content import Content
 from semantic_tui.plain import bar, duration, short_duration, shortened, size
 from semantic_tui.widgets.figures import graph, waterfall
 from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, Row
-from semanticd.control.results import AgentResult, AgentRow, MissRow, TurnRow
+from semanticd.control.results import AgentResult, AgentRow, MissRow, TurnRow, step_text
 
 PHASES = (
     ("queue_ms", "queue", "░", "$muted"),
@@ -123,6 +123,8 @@ def turn_text(turn: TurnRow, *, short: bool = False) -> Content:
             (character, style),
             f" {name} {duration(_phase(turn, key))}",
         ]
+    if per_step := step_text(turn.tokens_per_step):
+        parts.append((f", {per_step}", "$muted"))
     if turn.verdict:
         parts += ["\n", (turn.verdict, "bold")]
     missed = miss_text(turn.miss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state, waits_text
-from semanticd.control.results import AgentRow, RequestRow, StatusResult
+from semanticd.control.results import AgentRow, RequestRow, StatusResult, drafts_text, step_text
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -128,7 +128,8 @@ def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[st
         f"semanticd {status.version or '?'}  {status.state or '?'}  up {status.uptime_s:.0f} s  "
         f"{status.address}  model {status.model or '-'}",
         f"engine  {engine.num_running} running, {engine.num_waiting} waiting{f' ({waits})' if waits else ''}, "
-        f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s",
+        f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s"
+        + (f", {per_step}" if engine.batch_size and (per_step := step_text(engine.tokens_per_step)) else ""),
         f"budget  {bar(cache.used_bytes / (cache.budget_bytes or 1), 30)} {size(cache.used_bytes)} of "
         f"{size(cache.budget_bytes)}: hot {size(cache.hot_bytes)}, running {size(cache.running_bytes)}, "
         f"in flight {size(cache.in_flight_bytes)}, pinned {size(cache.pinned_bytes)}",
@@ -150,6 +151,8 @@ def _ends(status: StatusResult) -> list[str]:
             f"ended   {outcomes.num_answered} answered, {outcomes.num_failed} failed, "
             f"{outcomes.num_refused} refused"
         )
+    if drafts := drafts_text(status.engine):
+        lines.append(f"guessed {drafts}")
     if (savings := status.savings) is not None:
         lines.append(
             f"saved   {short_duration(savings.saved_s)} of prefill by {savings.reused_tokens} "

@@ -19,6 +19,9 @@ from typing import Any, Final, TypeGuard, TypeVar
 
 _T = TypeVar("_T")
 
+SHOWN_TOKENS_PER_STEP: Final = 1.05
+"""Below it a figure of one digit says no more than that a step brings a token."""
+
 _CLASS: Final = {"key": "class"}
 """The key, where it is a word that Python keeps for itself."""
 
@@ -62,6 +65,11 @@ class EngineFacts:
     prefill_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0
     decode_step_ms: float = 0.0
+    tokens_per_step: float = 1.0
+    """Tokens that a sequence got from each of the last decode steps: more than 1 where drafts were right."""
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    """Of the draft tokens those that were right, since the start: each saved a decode step."""
     draining: bool = False
     failure: str | None = None
 
@@ -303,6 +311,7 @@ class RequestRow:
     age_s: float = 0.0
     ttft_ms: float | None = None
     tokens_per_s: float | None = None
+    tokens_per_step: float | None = None
     cached_tokens: int = 0
     num_preemptions: int = 0
     restore_progress: float | None = None
@@ -334,11 +343,18 @@ class TurnRow:
     queue_ms: float = 0.0
     restore_ms: float = 0.0
     decode_ms: float = 0.0
+    decode_steps: int = 0
+    """Fewer than the answer's tokens where drafts were right; 0: not known."""
     ttft_ms: float | None = None
     finish_reason: str = ""
     verdict: str = ""
     miss: MissRow | None = None
     """None where the turn computed only what was new."""
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a decode step brought on average; None where it is not known."""
+        return (self.completion_tokens or 0) / self.decode_steps if self.decode_steps else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +477,23 @@ class ConfigResult:
 
     settings: tuple[ConfigValue, ...] = ()
     config_file: str = ""
+
+
+def step_text(tokens_per_step: float | None) -> str:
+    """Return tokens per decode step in words, as in `2.3 tokens a step`; empty where it is one, or not known."""
+    if tokens_per_step is None or tokens_per_step < SHOWN_TOKENS_PER_STEP:
+        return ""
+    return f"{tokens_per_step:.1f} tokens a step"
+
+
+def drafts_text(engine: EngineFacts) -> str:
+    """Return what lookup decoding saved since the start, in words; empty where nothing was guessed."""
+    if not engine.num_draft_tokens:
+        return ""
+    return (
+        f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} tokens guessed right, "
+        "each of them a decode step saved"
+    )
 
 
 def read(kind: type[_T], data: object) -> _T:

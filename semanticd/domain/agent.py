@@ -35,6 +35,10 @@ class Turn:
     cache: CacheReport
     timings: Timings
     finish_reason: str
+    decode_steps: int = 0
+    """Decode steps that its answer took, fewer than its tokens where drafts were right; 0: not known."""
+    wait_reason: str | None = None
+    """What it waited for longest before it was computed, one of `WaitReason`; None: it was not seen waiting."""
 
 
 @dataclass(frozen=True, slots=True)

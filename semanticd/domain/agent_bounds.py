@@ -48,7 +48,7 @@ def check_agent(agent: Agent) -> None:
 def check_turn(turn: Turn) -> None:
     """Check a turn; raises `OutOfBoundsError`."""
     _check_times(turn, "finished_at")
-    _check_counts(turn, "prompt_tokens", "completion_tokens", "num_segments")
+    _check_counts(turn, "prompt_tokens", "completion_tokens", "num_segments", "decode_steps")
     counts = ("prompt_tokens", "reused_hot_tokens", "restored_warm_tokens", "computed_tokens")
     _check_counts(turn.cache, *counts, prefix="cache.")
     if turn.cache.miss is not None:

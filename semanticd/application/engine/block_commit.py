@@ -223,6 +223,8 @@ class BlockCommit:
             cache=usage.cache,
             timings=usage.timings,
             finish_reason=reason.value,
+            decode_steps=running.decode_steps,
+            wait_reason=running.longest_wait,
         )
         self._store.touch(sequence.full_table)
         # The blocks go to the writer's queue before the record that names them.

@@ -31,7 +31,7 @@ from semanticd.application.engine.queue import Action, Cancel, EngineQueue, Queu
 from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
 from semanticd.application.engine.telemetry import EngineTelemetry
-from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.inference import DraftCounts, LoadedModel
 from semanticd.application.ports.memory import AmpleMemory
 from semanticd.application.ports.telemetry import Telemetry
 from semanticd.domain.decode_groups import DecodeGroup, choose_group
@@ -97,6 +97,8 @@ class BlockPoolBatchEngine:
         self._running: Running = {}
         self._num_failures = 0
         self._last_failure = ""
+        self.drafts = DraftCounts()
+        """What was drafted since the start."""
         self._pause = threading.Event()
         self._writes_progress_at = float("-inf")
         recording = EngineTelemetry.over(telemetry, store=store)
@@ -626,14 +628,21 @@ class BlockPoolBatchEngine:
         ]
         # First tokens may cost no step of their own, and the step after them may bring none.
         stepped = any(running.first_token_at is not None for running, _ in rows)
-        num_rows = len({token.sequence_id for token in tokens})
+        brought = {token.sequence_id for token in tokens}
+        num_rows = len(brought)
         if stepped and num_rows == len(members):
             self._scheduler.record_decode(
                 members, model_id=model_id, seconds=now - began, num_tokens=len(tokens)
             )
         if tokens:
             self._metrics.decoded(now - began, batch_size=num_rows)
-        self._metrics.drafted(self._models[model_id].runner.take_draft_counts())
+        for sequence_id in brought & self._running.keys():
+            self._running[sequence_id].decode_steps += 1
+        drafts = self._models[model_id].runner.take_draft_counts()
+        self._metrics.drafted(drafts)
+        self.drafts = self.drafts.plus(
+            num_drafted=drafts.num_drafted, num_accepted=drafts.num_accepted, num_steps=drafts.num_steps
+        )
         for running, token in rows:
             if running.has_ended:
                 # By a token that came in the same step, before this one.

@@ -22,6 +22,7 @@ from semanticd.domain.generation import (
     Timings,
     TokenLogprob,
     Usage,
+    WaitReason,
 )
 from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
@@ -157,9 +158,12 @@ class RunningSequence:
     restore_began_at: float | None = None
     restore_s: float = 0.0
     admitted_at: float | None = None
+    longest_wait: WaitReason | None = None
+    """What it waited for longest, as far as it was seen waiting; set by another thread."""
     prefill_s: float = 0.0
-    decode_s: float = 0.0
     decode_began_at: float | None = None
+    decode_steps: int = 0
+    """Decode steps that brought it tokens: fewer than those where drafts were right."""
     first_token_at: float | None = None
     last_token_at: float | None = None
     started: bool = False

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
 from semanticd.application.services.savings import SavedFacts
-from semanticd.application.services.waits import Reason as WaitReason
 from semanticd.domain.agent import AgentState, Turn
 from semanticd.domain.chat import Message, Part, Role, TextPart, ThinkingPart, ToolCallPart
 from semanticd.domain.generation import CacheMiss, CacheTier, Priority
@@ -114,6 +113,8 @@ class TurnFacts:
     restore_ms: float
     prefill_ms: float
     decode_ms: float
+    decode_steps: int
+    """Fewer than the answer's tokens where drafts were right; 0: not known."""
     finish_reason: str
 
 
@@ -136,6 +137,7 @@ def turn_facts(turn: Turn) -> TurnFacts:
         restore_ms=timings.restore_ms,
         prefill_ms=timings.prefill_ms,
         decode_ms=timings.decode_ms,
+        decode_steps=turn.decode_steps,
         finish_reason=turn.finish_reason,
     )
 
@@ -145,7 +147,7 @@ class TurnReport:
     """A turn, what it waited for longest (None: it never did) and behind which agent, and all of it in a sentence."""
 
     turn: TurnFacts = field(metadata=FLAT)
-    wait_reason: WaitReason | None
+    wait_reason: str | None
     wait_behind: str | None
     verdict: str
 

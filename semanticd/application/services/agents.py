@@ -159,7 +159,9 @@ class AgentsService:
 
     def _turn(self, turn: Turn) -> TurnReport:
         facts, wait = turn_facts(turn), self._waits.longest(turn.request_id)
-        reason, behind = (wait.reason, wait.behind) if wait is not None else (None, None)
+        reason = turn.wait_reason or (wait.reason if wait is not None else None)
+        # Of requests of an earlier run only the reason is known.
+        behind = wait.behind if wait is not None and wait.reason == reason else None
         return TurnReport(facts, reason, behind, verdict(facts, reason=reason, behind=behind))
 
     async def messages(self, agent_id: str) -> tuple[ShownMessage, ...]:

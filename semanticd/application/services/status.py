@@ -119,6 +119,9 @@ class StatusService:
             prefill_tokens_per_s=self._engine.prefill_rate(current) if current else 0.0,
             decode_tokens_per_s=decoding / token_s if token_s else 0.0,
             decode_step_ms=1000 * step_s,
+            tokens_per_step=step_s / token_s if token_s else 1.0,
+            num_draft_tokens=self._engine.drafts.num_drafted,
+            num_accepted_tokens=self._engine.drafts.num_accepted,
             draining=self._engine.draining,
             failure=self._engine.failure,
         )
@@ -228,6 +231,7 @@ def _request(running: RunningSequence, now: float, wait: Wait | None) -> Request
             if running.first_token_at is not None and now > running.first_token_at
             else None
         ),
+        tokens_per_step=(len(sequence.output_ids) / running.decode_steps if running.decode_steps else None),
         cached_tokens=sequence.cache.cached_tokens,
         num_preemptions=sequence.num_preemptions,
         restore_progress=_restore_progress(running),

@@ -10,9 +10,8 @@ from semanticd.application.ports.peers import PeerFacts
 from semanticd.application.services.outcomes import OutcomeFacts
 from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
 from semanticd.application.services.savings import SavingsFacts
-from semanticd.application.services.waits import Reason as WaitReason
 from semanticd.domain.block_pool import HotBlock
-from semanticd.domain.generation import Priority
+from semanticd.domain.generation import Priority, WaitReason
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.sequence import SequenceState
@@ -46,6 +45,12 @@ class EngineFacts:
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     decode_step_ms: float
+    tokens_per_step: float
+    """Tokens that a sequence got from each of the last decode steps: more than 1 where drafts were right."""
+    num_draft_tokens: int
+    """Tokens that were guessed and verified since the start."""
+    num_accepted_tokens: int
+    """Of them those that were right: each saved a decode step."""
     draining: bool
     failure: str | None
 
@@ -145,7 +150,7 @@ class ClearedCache:
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """One request in the engine; `ttft_ms` and `tokens_per_s` are None before its first token."""
+    """One request in the engine; `ttft_ms`, `tokens_per_s` and `tokens_per_step` are None before its first token."""
 
     id: RequestId
     agent: AgentId
@@ -161,6 +166,8 @@ class RequestFacts:
     age_s: float
     ttft_ms: float | None
     tokens_per_s: float | None
+    tokens_per_step: float | None
+    """1 without drafts."""
     cached_tokens: int
     num_preemptions: int
     restore_progress: float | None

@@ -1,8 +1,10 @@
 """Why requests wait: for RAM, a place in the batch, another's prefix, the disk, or their turn; and behind which agent.
 
 The engine keeps no record of it, so it is seen from outside: each look notes the present reason of every waiting
-request, and the time since the look before is counted under it. Rule: work grows with the requests in the engine
-only; the event loop's thread only.
+request, and the time since the look before is counted under it. The reason it waited for longest becomes part of its
+turn's record; behind whom is kept for the last requests only, for that agent may be deleted.
+
+Rule: work grows with the requests in the engine only; the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -10,13 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from semanticd.application.engine.running_sequence import RunningSequence
+from semanticd.domain.generation import WaitReason
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
-
-Reason = Literal["restore", "place", "leader", "memory", "turn"]
 
 MAX_REQUESTS_KEPT = 1024
 _RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
@@ -26,7 +26,7 @@ _RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
 class Wait:
     """What a request waits for, or waited for longest, and which agent it waits for (None: no one in particular)."""
 
-    reason: Reason
+    reason: WaitReason
     behind: str | None = None
 
 
@@ -34,6 +34,10 @@ class Wait:
 class _Record:
     seen_at: float
     seconds: dict[Wait, float] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> Wait:
+        return max(self.seconds, key=lambda wait: self.seconds[wait])
 
 
 class Waits:
@@ -56,6 +60,7 @@ class Waits:
                 record = self._records.setdefault(request_id, _Record(live.submitted_at))
                 record.seconds[wait] = record.seconds.get(wait, 0.0) + max(0.0, now - record.seen_at)
                 record.seen_at = now
+                live.longest_wait = record.longest.reason
         for live in lives:
             known = self._records.get(str(live.submission.request_id))
             if known is not None and live.sequence.state is not SequenceState.WAITING:
@@ -69,7 +74,7 @@ class Waits:
         record = self._records.get(request_id)
         if record is None or not record.seconds:
             return None
-        return max(record.seconds, key=lambda wait: record.seconds[wait])
+        return record.longest
 
     def _reason(self, live: RunningSequence, active: list[RunningSequence], *, memory_waits: bool) -> Wait:
         if live.pending_reads:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all
+from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all, step_text
 from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import FiniteRange, absolute, json_option
@@ -116,7 +116,8 @@ def explained(turn: TurnRow) -> str:
         f"  prompt {turn.prompt_tokens} tokens: {turn.reused_hot_tokens} from RAM, {turn.restored_warm_tokens} from "
         f"disk, {turn.computed_tokens} computed; answer {turn.completion_tokens} tokens ({turn.finish_reason})",
         f"  queue {turn.queue_ms:.0f} ms, restore {turn.restore_ms:.0f} ms, first token after "
-        f"{turn.ttft_ms or 0:.0f} ms, decode {turn.decode_ms:.0f} ms",
+        f"{turn.ttft_ms or 0:.0f} ms, decode {turn.decode_ms:.0f} ms"
+        + (f", {per_step}" if (per_step := step_text(turn.tokens_per_step)) else ""),
     ]
     if turn.miss is not None and turn.miss.cause != "first_request":
         lines.append(f"  left the cache at token {turn.miss.position}: {turn.miss.cause.replace('_', ' ')}")

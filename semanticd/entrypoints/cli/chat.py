@@ -29,6 +29,7 @@ from semanticd.control.results import (
     WhyResult,
     read,
     read_all,
+    step_text,
 )
 from semanticd.control.terminal_text import one_line
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
@@ -172,6 +173,7 @@ class Conversation:
             f"{one_line(last.verdict)}\n{last.reused_hot_tokens or 0} tokens reused from RAM, "
             f"{last.restored_warm_tokens or 0} restored from disk, {last.computed_tokens or 0} computed; "
             f"{last.completion_tokens or 0} tokens in {last.decode_ms / 1000:.1f} s"
+            + (f", {per_step}" if (per_step := step_text(last.tokens_per_step)) else "")
         )
 
     def _fork(self, name: str) -> None:

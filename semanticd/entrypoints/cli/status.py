@@ -8,7 +8,7 @@ import time
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
-from semanticd.control.results import CacheStats, PeerFacts, StatusResult, read
+from semanticd.control.results import CacheStats, PeerFacts, StatusResult, drafts_text, read, step_text
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import FiniteRange, json_option
@@ -72,7 +72,8 @@ def render(status: StatusResult) -> str:
     cap = cache.warm_cap_bytes
     lines += [
         f"engine   {engine.num_running} running, {engine.num_waiting} waiting; "
-        f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s",
+        f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s"
+        + (f", {per_step}" if engine.batch_size and (per_step := step_text(engine.tokens_per_step)) else ""),
         f"hot      {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, "
         f"{cache.num_hot_blocks} blocks ({cache.num_shared_blocks} shared)"
         + (
@@ -106,6 +107,8 @@ def render(status: StatusResult) -> str:
             f"requests {outcomes.num_answered} answered, {outcomes.num_failed} failed, "
             f"{outcomes.num_refused} refused"
         )
+    if drafts := drafts_text(engine):
+        lines.append(f"guessed  {drafts}")
     if (savings := status.savings) is not None:
         lines.append(
             f"saved    {in_time(savings.saved_s)} of prefill by {savings.reused_tokens} tokens; "

@@ -97,6 +97,20 @@ def test_a_cancel_between_tokens_of_a_step_leaves_nothing_behind(
     assert again[0] == again[1]
 
 
+@pytest.mark.parametrize("max_drafts", [0, 6])
+def test_a_turn_and_the_engine_know_how_many_steps_drafts_saved(max_drafts: int) -> None:
+    runner = HashRunner(max_drafts=max_drafts)
+    with EngineRig(runner=runner) as rig:
+        answer = rig.ask(list(range(40)), max_tokens=LONG).answer()
+        (turn,) = rig.agents.get("a").turns  # type: ignore[arg-type, union-attr]
+        drafts = rig.engine.drafts
+    assert turn.decode_steps == runner.calls["decode"]
+    # A step may have brought more than the answer had room for.
+    tokens = turn.decode_steps + drafts.num_accepted
+    assert answer.usage.completion_tokens <= tokens <= answer.usage.completion_tokens + max_drafts
+    assert bool(drafts.num_accepted) == (max_drafts > 0) == (turn.decode_steps < LONG)
+
+
 def test_a_row_that_fails_on_its_first_token_gives_no_second_one() -> None:
     with EngineRig(runner=HashRunner(max_drafts=6)) as rig:
         seen: list[object] = []

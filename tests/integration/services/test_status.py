@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from semanticd.adapters.disk.agents.codec import decode_turn, encode_turn
 from semanticd.application.services.status_facts import RequestFacts
 from semanticd.domain.chat import Message
 from semanticd.domain.scheduler import SchedulerLimits
@@ -41,6 +42,37 @@ async def test_a_request_without_a_place_says_so_and_behind_which_agent() -> Non
         assert last is not None
         assert (last.wait_reason, last.wait_behind) == ("place", "a")
         assert "waiting for a place in the batch behind a" in last.verdict
+
+
+async def test_why_a_turn_waited_outlives_the_daemon_and_behind_whom_does_not() -> None:
+    """The name of another agent, which may be deleted, is in no record of this one."""
+    async with ServiceRig(limits=SchedulerLimits(max_batch_size=1)) as rig:
+        first = await rig.begin("hello", agent="a")
+        waiting = asyncio.create_task(rig.say("something else", agent="b"))
+        await row_of(rig, "b", lambda row: row.state is SequenceState.WAITING)
+        rig.clock.advance(5)
+        rig.history.sample()
+        await first.aclose()
+        await waiting
+        (stored,) = (await rig.agents.agent("b")).turns
+        (facts,) = (await rig.agents.show("b")).turns
+        assert "behind a" in facts.verdict
+    turn = decode_turn(encode_turn(stored))
+    assert turn.wait_reason == "place"
+    async with ServiceRig() as later:
+        # As after a restart: nothing was seen of the request itself.
+        report = later.agents._turn(turn)  # noqa: SLF001 (an archive would be its way around)
+        assert (report.wait_reason, report.wait_behind) == ("place", None)
+        assert "waiting for a place in the batch." in report.verdict
+
+
+async def test_status_and_rows_say_how_many_tokens_a_step_brings() -> None:
+    async with ServiceRig() as rig:
+        running = await rig.begin("hello", agent="a", sampling=LONG)
+        row = await row_of(rig, "a", lambda row: row.state is SequenceState.DECODING)
+        engine = (await rig.status.snapshot()).engine
+        assert (row.tokens_per_step, engine.tokens_per_step, engine.num_draft_tokens) == (1.0, 1.0, 0)
+        await running.aclose()
 
 
 async def test_a_request_that_finds_no_room_in_ram_says_so() -> None:

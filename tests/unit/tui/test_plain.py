@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from semantic_tui.live import LiveAgent
 from semantic_tui.plain import agent_row, bar, dashboard, duration, short_size, shortened, size, table
 from semanticd.control.results import AgentRow, CacheStats, EngineFacts, RequestRow, StatusResult, read
@@ -64,6 +66,18 @@ def test_the_dashboard_says_the_daemons_state_and_lists_its_agents() -> None:
     assert "2 running, 1 waiting" in text
     assert bar(0.5, 30) in text
     assert "ada" in text.splitlines()[-1]
+
+
+def test_tokens_per_step_are_said_where_they_are_more_than_one() -> None:
+    engine = replace(
+        STATUS.engine, batch_size=1, tokens_per_step=2.34, num_draft_tokens=40, num_accepted_tokens=31
+    )
+    text = dashboard(replace(STATUS, engine=engine), [], [])
+    assert "decode 12.3 tok/s, 2.3 tokens a step" in text
+    assert "31 of 40 tokens guessed right, each of them a decode step saved" in text
+    idle = dashboard(replace(STATUS, engine=replace(engine, batch_size=0)), [], [])
+    assert "a step" not in idle.replace("a decode step saved", "")
+    assert "guessed" not in dashboard(STATUS, [], [])
 
 
 def test_an_older_daemon_that_tells_less_is_shown_too() -> None:

@@ -186,6 +186,8 @@ def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
     [
         ({"state": "decoding", "tokens_per_s": 27.4}, "decode 27/s"),
         ({"state": "decoding", "completion_tokens": 3}, "decode 3 tokens"),
+        ({"state": "decoding", "tokens_per_s": 27.4, "tokens_per_step": 1.04}, "decode 27/s"),
+        ({"state": "decoding", "tokens_per_s": 127.4, "tokens_per_step": 12.34}, "decode 127/s ×12.3"),
         ({"state": "prefilling", "prefill_progress": 0.43}, "prefill 43 %"),
         ({"state": "waiting", "restore_progress": 0.61, "wait_reason": "restore"}, "restore 61 %"),
         ({"state": "waiting", "age_s": 3.9, "wait_reason": "place"}, "wait 3.9 s (batch)"),

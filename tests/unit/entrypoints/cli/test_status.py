@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semanticd.control.results import CacheStats, LoadedModelFacts, PeerFacts, StatusResult
+from semanticd.control.results import CacheStats, EngineFacts, LoadedModelFacts, PeerFacts, StatusResult
 from semanticd.entrypoints.cli.status import render
 
 MIB = 1024 * 1024
@@ -27,6 +27,17 @@ def test_a_model_comes_with_what_it_computes_in_where_that_is_known() -> None:
     models = (LoadedModelFacts(id="m", current=True, compute_dtype="float32"),)
     assert line(StatusResult(model="m", models=models), "model") == "model    m, computed in float32"
     assert line(StatusResult(model="m", models=MODELS), "model") == "model    m"
+
+
+def test_tokens_per_step_are_said_while_guesses_are_right() -> None:
+    engine = EngineFacts(batch_size=1, tokens_per_step=2.34, num_draft_tokens=40, num_accepted_tokens=31)
+    status = StatusResult(engine=engine)
+    assert line(status, "engine").endswith("tok/s, 2.3 tokens a step")
+    assert (
+        line(status, "guessed") == "guessed  31 of 40 tokens guessed right, each of them a decode step saved"
+    )
+    assert not line(StatusResult(engine=EngineFacts(batch_size=1)), "engine").endswith("a step")
+    assert not line(StatusResult(), "guessed")
 
 
 def test_what_the_disk_refused_is_said() -> None:
