@@ -108,7 +108,7 @@ class _Health:
         if self._state() != "ready":
             return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
         if not self._daemon.engine.models:
-            failed = self._daemon.models.last_error
+            failed = self._daemon.model_progress.last_error
             why = f"{NO_MODEL_LOADED}; the last one failed: {failed}" if failed else NO_MODEL_LOADED
             return HealthAnswer(ok=False, reason=why)
         return HealthAnswer(ok=True)
@@ -117,7 +117,8 @@ class _Health:
         """Starting is over once the first model is loaded."""
         if self._state() == "starting":
             return HealthAnswer(
-                ok=False, reason=f"{self._daemon.models.stage}: {self._daemon.models.progress:.0%}"
+                ok=False,
+                reason=f"{self._daemon.model_progress.stage}: {self._daemon.model_progress.share:.0%}",
             )
         return HealthAnswer(ok=True)
 

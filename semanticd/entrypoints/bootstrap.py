@@ -42,6 +42,11 @@ from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.gauges import Gauges
 from semanticd.application.services.history import History
+from semanticd.application.services.model_memory import ModelMemory
+from semanticd.application.services.model_names import ModelNames
+from semanticd.application.services.model_progress import ModelProgress
+from semanticd.application.services.model_routing import ModelRouting
+from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
@@ -78,6 +83,7 @@ class Daemon:
     chat: Chat
     agents: AgentsService
     models: ModelsService
+    model_progress: ModelProgress
     requests: RequestsService
     status: StatusService
     cache: CacheService
@@ -160,25 +166,36 @@ def build(
         snapshot_tokens=settings.mlx.snapshot_tokens,
         memory=memory,
     )
+    use, progress = ModelUse(clock), ModelProgress(telemetry)
+    names = ModelNames(engine=engine, source=source, use=use)
     models = ModelsService(
         engine=engine,
         source=source,
         loader=loader,
-        memory_bytes=memory.machine.free_bytes,
-        device=device,
-        telemetry=telemetry,
+        use=use,
+        names=names,
+        memory=ModelMemory(engine=engine, source=source, free_bytes=memory.machine.free_bytes, device=device),
+        progress=progress,
+    )
+    routing = ModelRouting(
+        engine=engine,
+        models=models,
+        source=source,
+        names=names,
+        use=use,
+        progress=progress,
         load_on_demand=settings.mlx.load_on_demand,
     )
     gauges = Gauges(engine=engine, store=store, warm=warm, metrics=metrics, version=__version__)
     metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
     waits = Waits(scheduler)
-    observations = Observations(waits, outcomes, savings)
+    observations = Observations(waits, outcomes, savings, progress)
     requests = RequestsService(engine=engine, clock=clock, waits=waits, outcomes=outcomes)
     status = StatusService(
         engine=engine,
         store=store,
-        models=models,
+        use=use,
         warm=warm,
         observations=observations,
         clock=clock,
@@ -186,6 +203,7 @@ def build(
             {"version": __version__, "pid": os.getpid(), **facts},
             state,
             num_unsaved=lambda: (registry.num_unsaved, responses.num_refused),
+            free_memory_bytes=memory.machine.free_bytes,
         ),
     )
     history = History(
@@ -197,7 +215,7 @@ def build(
     )
     places = ReadingPlaces(queue)
     generate = GenerateService(
-        engine=engine, agents=registry, models=models, places=places, recorder=recorder
+        engine=engine, agents=registry, routing=routing, places=places, recorder=recorder
     )
     agents = AgentsService(
         engine=engine,
@@ -216,14 +234,17 @@ def build(
         response_archive=response_archive,
         responses=responses,
         generate=generate,
-        tokens=TextTokensService(models=models, places=places),
-        coverage=CoverageService(models=models, store=store),
+        tokens=TextTokensService(routing=routing, places=places),
+        coverage=CoverageService(routing=routing, store=store),
         shared=SharedBlocks(warm),
         peers=peers,
-        embedding=EmbeddingService(engine=engine, models=models, places=places, clock=clock, metrics=metrics),
+        embedding=EmbeddingService(
+            engine=engine, routing=routing, places=places, clock=clock, metrics=metrics
+        ),
         chat=Chat(generate=generate, agents=agents),
         agents=agents,
         models=models,
+        model_progress=progress,
         requests=requests,
         status=status,
         cache=CacheService(engine=engine, store=store, agents=registry, warm=warm, status=status),

@@ -29,6 +29,11 @@ from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.history import History
+from semanticd.application.services.model_memory import ModelMemory
+from semanticd.application.services.model_names import ModelNames
+from semanticd.application.services.model_progress import ModelProgress
+from semanticd.application.services.model_routing import ModelRouting
+from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
@@ -82,20 +87,36 @@ class ServiceRig:
 
     async def __aenter__(self) -> Self:
         """Start the engine and load the first model."""
+        self.use, self.progress = ModelUse(self.clock), ModelProgress(self.engine_rig.telemetry)
+        names = ModelNames(engine=self.engine, source=self.source, use=self.use)
         self.models = ModelsService(
             engine=self.engine,
             source=self.source,
             loader=self.loader,
-            memory_bytes=lambda: self.free_memory(),
-            telemetry=self.engine_rig.telemetry,
+            use=self.use,
+            names=names,
+            memory=ModelMemory(
+                engine=self.engine,
+                source=self.source,
+                free_bytes=lambda: self.free_memory(),
+                device=self._device,
+            ),
+            progress=self.progress,
+        )
+        routing = ModelRouting(
+            engine=self.engine,
+            models=self.models,
+            source=self.source,
+            names=names,
+            use=self.use,
+            progress=self.progress,
             load_on_demand=self._load_on_demand,
-            device=self._device,
         )
         self.responses = StoredResponses()
         self.outcomes = Outcomes(clock=self.clock)
         self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
         waits = Waits(self.engine_rig.scheduler)
-        observations = Observations(waits, self.outcomes, self.savings)
+        observations = Observations(waits, self.outcomes, self.savings, self.progress)
         self.agents = AgentsService(
             engine=self.engine,
             agents=self.engine_rig.agents,
@@ -116,7 +137,7 @@ class ServiceRig:
         self.status = StatusService(
             engine=self.engine,
             store=self.store,
-            models=self.models,
+            use=self.use,
             warm=self.engine_rig.warm,
             observations=observations,
             clock=self.clock,
@@ -124,6 +145,7 @@ class ServiceRig:
                 {"version": "0"},
                 lambda: "ready",
                 num_unsaved=lambda: (self.engine_rig.agents.num_unsaved, self.responses.num_refused),
+                free_memory_bytes=lambda: self.free_memory(),
             ),
         )
         self.history = History(
@@ -143,17 +165,17 @@ class ServiceRig:
             history=self.history,
         )
         places = ReadingPlaces(self.engine_rig.queue)
-        self.tokens = TextTokensService(models=self.models, places=places)
+        self.tokens = TextTokensService(routing=routing, places=places)
         self.generate = GenerateService(
             engine=self.engine,
             agents=self.engine_rig.agents,
-            models=self.models,
+            routing=routing,
             places=places,
             recorder=recorder,
         )
         self.embedding = EmbeddingService(
             engine=self.engine,
-            models=self.models,
+            routing=routing,
             places=places,
             clock=self.clock,
             metrics=self.engine_rig.metrics,

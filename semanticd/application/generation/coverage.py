@@ -8,7 +8,7 @@ from typing import Protocol
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.peer_lookup import question_about
-from semanticd.application.services.models import ModelsService
+from semanticd.application.services.model_routing import ModelRouting
 from semanticd.domain.block_tree import OfferedBlocks, fitting_blocks
 from semanticd.domain.model_cache_spec import ModelCacheSpec
 
@@ -38,14 +38,14 @@ class Coverage(Protocol):
 class CoverageService:
     """Looks in the cache store, and asks peers where a block's worth is missing."""
 
-    def __init__(self, *, models: ModelsService, store: AgentCacheStore) -> None:
+    def __init__(self, *, routing: ModelRouting, store: AgentCacheStore) -> None:
         """Look at these."""
-        self._models = models
+        self._routing = routing
         self._store = store
 
     async def of(self, model: str, token_ids: tuple[int, ...]) -> PrefixCoverage:
         """Return where these tokens lie; see the protocol."""
-        async with self._models.lease(model) as loaded:
+        async with self._routing.lease(model) as loaded:
             spec = loaded.runner.spec
             found = await asyncio.to_thread(self._look, spec, token_ids, None)
             peers = self._store.peers

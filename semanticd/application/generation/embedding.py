@@ -13,7 +13,7 @@ from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.prompt_size import check_size, check_vocabulary
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Clock, Metrics
-from semanticd.application.services.models import ModelsService
+from semanticd.application.services.model_routing import ModelRouting
 from semanticd.domain.chat import TextPrompt
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, RequestTooLargeError
 from semanticd.domain.ids import AgentId, ModelId, RequestId
@@ -59,14 +59,14 @@ class EmbeddingService:
         self,
         *,
         engine: BlockPoolBatchEngine,
-        models: ModelsService,
+        routing: ModelRouting,
         places: ReadingPlaces,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         """Embed on this engine; texts are read for as many requests as `places` has."""
         self._engine = engine
-        self._models = models
+        self._routing = routing
         self._places = places
         self._clock = clock
         self._metrics = metrics
@@ -77,7 +77,7 @@ class EmbeddingService:
         async with contextlib.AsyncExitStack() as leased:
             with self._places.take(None, 1):
                 # The model stays until the vectors are there, the place until the engine has the texts.
-                model = await leased.enter_async_context(self._models.lease(request.model))
+                model = await leased.enter_async_context(self._routing.lease(request.model))
                 texts = await asyncio.to_thread(_read, model, request)
                 job = EmbeddingJob(
                     request_id=request.request_id,

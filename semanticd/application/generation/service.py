@@ -24,7 +24,7 @@ from semanticd.application.generation.prompt_size import check_characters, check
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
-from semanticd.application.services.models import ModelsService
+from semanticd.application.services.model_routing import ModelRouting
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.chat import (
     ChatPrompt,
@@ -111,7 +111,7 @@ class GenerateService:
         *,
         engine: BlockPoolBatchEngine,
         agents: AgentRegistry,
-        models: ModelsService,
+        routing: ModelRouting,
         places: ReadingPlaces,
         recorder: TurnRecorder,
     ) -> None:
@@ -122,7 +122,7 @@ class GenerateService:
         self._places = places
         self._engine = engine
         self._agents = agents
-        self._models = models
+        self._routing = routing
         self._recorder = recorder
         self._boundaries = PromptBoundaries()
         # One thread of its own: forms that take long must not take the threads that read prompts.
@@ -143,7 +143,7 @@ class GenerateService:
                 raise
 
     async def _open(self, request: GenerationRequest) -> EngineStream:
-        async with self._models.lease(request.model) as model:
+        async with self._routing.lease(request.model) as model:
             return await self._submit(request, model)
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
@@ -239,7 +239,7 @@ class GenerateService:
     async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids; what is known of its beginning keeps the ids it was computed from."""
         with self._places.take(None, 1):
-            async with self._places.to_count, self._models.lease(model) as loaded:
+            async with self._places.to_count, self._routing.lease(model) as loaded:
                 _, segments = await self._places.count(
                     partial(self._tokenize, loaded, loaded.defaults.of_prompt(prompt))
                 )

@@ -10,7 +10,7 @@ from typing import Protocol
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.prompt_size import check_size, check_vocabulary
 from semanticd.application.ports.inference import LoadedModel
-from semanticd.application.services.models import ModelsService
+from semanticd.application.services.model_routing import ModelRouting
 from semanticd.domain.chat import ChatPrompt, TextPrompt, TokenPrompt
 
 
@@ -49,21 +49,21 @@ class TextTokens(Protocol):
 class TextTokensService:
     """Reads with the tokenizers of loaded models, one text at a time: those that wait for answers come first."""
 
-    def __init__(self, *, models: ModelsService, places: ReadingPlaces) -> None:
+    def __init__(self, *, routing: ModelRouting, places: ReadingPlaces) -> None:
         """Read for as many callers at a time as `places` has, those that wait for answers included."""
-        self._models = models
+        self._routing = routing
         self._places = places
 
     async def encode(self, model: str, text: TextToRead) -> ReadText:
         """Return a text's ids; see the protocol."""
         with self._places.take(None, 1):
-            async with self._places.to_count, self._models.lease(model) as loaded:
+            async with self._places.to_count, self._routing.lease(model) as loaded:
                 return await self._places.count(partial(_encode, loaded, text))
 
     async def decode(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of ids; see the protocol."""
         with self._places.take(None, 1):
-            async with self._places.to_count, self._models.lease(model) as loaded:
+            async with self._places.to_count, self._routing.lease(model) as loaded:
                 return await self._places.count(partial(_decode, loaded, token_ids))
 
 

@@ -1,9 +1,10 @@
-"""Observations: what is seen of requests from outside the engine, kept together."""
+"""Observations: what is seen of requests and models from outside the engine, kept together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from semanticd.application.services.model_progress import ModelProgress
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.waits import Waits
@@ -11,8 +12,9 @@ from semanticd.application.services.waits import Waits
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """Why requests waited, how they ended, and what the cache saved them."""
+    """Why requests waited, how they ended, what the cache saved them, and how far changes of models are."""
 
     waits: Waits
     outcomes: Outcomes
     savings: Savings
+    progress: ModelProgress

@@ -11,7 +11,7 @@ from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
-from semanticd.application.services.models import ModelsService
+from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Failure, Outcomes
 from semanticd.application.services.status_facts import (
@@ -36,6 +36,8 @@ class DaemonIdentity:
     state: Callable[[], str]
     num_unsaved: Callable[[], tuple[int, int]]
     """How many agents and responses the disk refused to store."""
+    free_memory_bytes: Callable[[], int]
+    """How much memory is free on its machine."""
 
 
 class StatusService:
@@ -46,7 +48,7 @@ class StatusService:
         *,
         engine: BlockPoolBatchEngine,
         store: AgentCacheStore,
-        models: ModelsService,
+        use: ModelUse,
         warm: WarmStore | None,
         observations: Observations,
         clock: Clock,
@@ -55,17 +57,18 @@ class StatusService:
         """Look at these parts of this daemon."""
         self._engine = engine
         self._store = store
-        self._models = models
+        self._use = use
         self._warm = warm
         self._clock = clock
         self._daemon = daemon
         self._outcomes = observations.outcomes
         self._savings = observations.savings
+        self._progress = observations.progress
         self._started_at = clock.monotonic()
 
     async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""
-        current = self._models.current_id
+        current = self._use.current
         return DaemonStatus(
             fixed=self._daemon.facts,
             state=self._daemon.state(),
@@ -84,10 +87,10 @@ class StatusService:
                 )
                 for model_id, model in self._engine.models.items()
             ),
-            model_stage=self._models.stage,
-            model_progress=self._models.progress,
-            model_error=self._models.last_error,
-            free_memory_bytes=self._models.free_memory_bytes,
+            model_stage=self._progress.stage,
+            model_progress=self._progress.share,
+            model_error=self._progress.last_error,
+            free_memory_bytes=self._daemon.free_memory_bytes(),
             engine=self.engine(),
             cache=self.cache(),
             outcomes=self._outcomes.facts(),
@@ -106,7 +109,7 @@ class StatusService:
     def engine(self) -> EngineFacts:
         """Return what the engine is doing."""
         states = [one.sequence.state for one in self._engine.running()]
-        current = self._models.current_id
+        current = self._use.current
         step_s = self._engine.decode_step_s(current) if current else 0.0
         token_s = self._engine.decode_token_s(current) if current else 0.0
         decoding = states.count(SequenceState.DECODING)

@@ -12,6 +12,7 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.application.ports.telemetry import NullMetrics
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.model_progress import ModelProgress
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
@@ -38,6 +39,7 @@ def service(rig: MlxRig) -> AgentsService:
             waits=Waits(rig.scheduler),
             outcomes=Outcomes(clock=rig.clock),
             savings=Savings(clock=rig.clock, metrics=NullMetrics()),
+            progress=ModelProgress(rig.telemetry),
         ),
         clock=rig.clock,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.http.core.services import model_names
-from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, PullProgress
+from semanticd.application.ports.models import InstalledModel, ModelEntry, PullProgress
 from semanticd.application.services.model_facts import (
     ModelInUse,
     PulledModel,
@@ -25,7 +25,6 @@ from semanticd.domain.errors import (
     ModelLoadError,
     ModelNotFoundError,
     ModelTooLargeError,
-    OverloadedError,
 )
 from semanticd.domain.generation import ModelDefaults, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId
@@ -45,7 +44,7 @@ async def test_the_first_model_becomes_current_and_others_stand_beside_it() -> N
     async with ServiceRig() as rig:
         assert await rig.models.load("two") == ModelInUse(ModelId("two"), loaded=True, current=False)
         assert await rig.models.load("two") == ModelInUse(ModelId("two"), loaded=True, current=False)
-        assert rig.models.current_id == "one"
+        assert rig.use.current == "one"
         assert (await rig.say("hello")).model == "one"
         assert (await rig.say("hello", model="two")).model == "two"
         stages = [event["stage"] for event in rig.bus.on("models") if event["model"] == "two"]
@@ -127,7 +126,7 @@ async def test_a_failed_swap_from_a_folder_goes_back_to_it() -> None:
         rig.loader.failures["two"] = RuntimeError("a file is broken")
         with pytest.raises(ModelLoadError, match="a file is broken"):
             await rig.models.swap("two")
-        assert rig.models.current_id == "mine"
+        assert rig.use.current == "mine"
         assert (await rig.say("still there?")).model == "mine"
 
 
@@ -285,7 +284,7 @@ async def test_a_swap_to_another_model_of_a_loaded_ones_name_takes_its_place(cur
         assert (await swapping).id == "mine"
         assert loaded(rig) == {"mine"}
         assert rig.engine.models[ModelId("mine")].fingerprint == fingerprint(rig, SECOND)
-        assert rig.models.current_id == "mine"
+        assert rig.use.current == "mine"
         assert (await rig.say("hello", model=SECOND)).model == "mine"
         assert (await rig.models.info(SECOND)).path == SECOND
 
@@ -304,7 +303,7 @@ async def test_a_failed_swap_to_another_model_of_the_same_name_goes_back() -> No
         rig.loader.load = broken  # type: ignore[method-assign]
         with pytest.raises(ModelLoadError, match="a file is broken"):
             await rig.models.swap(SECOND)
-        assert rig.models.current_id == "mine"
+        assert rig.use.current == "mine"
         assert rig.engine.models[ModelId("mine")].fingerprint == fingerprint(rig, FIRST)
         assert (await rig.say("hello", model=FIRST)).model == "mine"
 
@@ -386,7 +385,7 @@ async def test_a_swap_in_place_holds_requests_until_the_new_model_is_there() -> 
         rig.loader.gate = threading.Event()
         swapping = asyncio.create_task(rig.models.swap("two"))
         assert (await running.result()).usage.completion_tokens == 1500
-        await asyncio.to_thread(wait_until, lambda: rig.models.stage == "loading")
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage == "loading")
         assert loaded(rig) == set()
         waiting = asyncio.create_task(rig.say("hello"))
         await asyncio.sleep(0.02)
@@ -415,11 +414,11 @@ async def test_a_swap_that_fails_leaves_the_old_model_serving(error: Exception, 
         rig.loader.failures["two"] = error
         with pytest.raises(ModelLoadError):
             await rig.models.swap("two")
-        assert rig.models.current_id == "one"
+        assert rig.use.current == "one"
         assert (await rig.say("hello")).model == "one"
-        assert rig.models.last_error is not None
-        assert "two" in rig.models.last_error
-        assert rig.models.stage == "idle"
+        assert rig.progress.last_error is not None
+        assert "two" in rig.progress.last_error
+        assert rig.progress.stage == "idle"
 
 
 async def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None:
@@ -430,7 +429,7 @@ async def test_requests_on_their_way_while_a_model_leaves_are_answered() -> None
         rig.engine.call(lambda: gate.wait(PATIENCE_S))
         streams += [await rig.open(f"hello {n}", agent=str(n)) for n in range(5, 10)]
         swapping = asyncio.create_task(rig.models.swap("two"))
-        await asyncio.to_thread(wait_until, lambda: rig.models.stage != "idle")
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage != "idle")
         gate.set()
         answers = [await stream.result() for stream in streams]
         assert {answer.model for answer in answers} == {"one"}
@@ -458,51 +457,12 @@ async def test_a_model_is_unloaded_when_its_requests_are_answered() -> None:
         unloading = asyncio.create_task(rig.models.unload("one"))
         assert (await running.result()).usage.completion_tokens == 1500
         assert await unloading == UnloadedModel(ModelId("one"), loaded=False)
-        assert rig.models.current_id == "two"
+        assert rig.use.current == "two"
         assert rig.runner.released
         with pytest.raises(ModelNotFoundError):
             await rig.models.unload("one")
         with pytest.raises(ModelNotFoundError):
             await rig.open("hello", model="one")
-
-
-async def test_without_any_model_requests_are_refused() -> None:
-    async with ServiceRig(load=False) as rig:
-        assert await rig.models.current() is None
-        with pytest.raises(ModelNotFoundError, match="no model is loaded; run `semanticd models load NAME`"):
-            await rig.open("hello")
-        rig.loader.gate = threading.Event()
-        loading = asyncio.create_task(rig.models.load("one"))
-        await asyncio.to_thread(wait_until, lambda: rig.models.stage == "loading")
-        with pytest.raises(OverloadedError, match="still loading"):
-            await rig.open("hello")
-        rig.loader.gate.set()
-        await loading
-        assert (await rig.say("hello")).model == "one"
-
-
-async def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> None:
-    async with ServiceRig(load_on_demand=True) as rig:
-        assert (await rig.say("hello", model="two")).model == "two"
-        with pytest.raises(ModelNotFoundError):
-            await rig.open("hello", model="four")
-
-
-async def test_a_folder_is_not_loaded_because_a_request_names_it() -> None:
-    async with ServiceRig(load_on_demand=True) as rig:
-        rig.source.known["/models/three"] = rig.source.known["three"]
-        rig.source.paths_asked.clear()
-        for name in ("/models/three", "~nosuchuser/x", "../three"):
-            with pytest.raises(ModelNotFoundError):
-                await rig.open("hello", model=name)
-        assert rig.source.paths_asked == []
-        assert loaded(rig) == {"one"}
-
-
-async def test_a_model_that_an_administrator_loaded_answers_to_its_path() -> None:
-    async with ServiceRig() as rig:
-        await rig.models.load("two")
-        assert (await rig.say("hello", model="/models/two")).model == "two"
 
 
 async def test_a_model_that_nobody_asks_for_leaves_after_a_while_and_the_current_one_stays() -> None:
@@ -545,7 +505,7 @@ async def test_a_reason_that_names_the_model_is_not_headed_by_its_name_again() -
         rig.source.reason = "cannot fetch four: no network"
         with pytest.raises(ModelDownloadError):
             await rig.models.pull("four")
-        assert rig.models.last_error == "cannot fetch four: no network"
+        assert rig.progress.last_error == "cannot fetch four: no network"
 
 
 async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_something_works() -> None:
@@ -554,11 +514,11 @@ async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_s
         rig.source.reason = "cannot convert it\n" + "missing tensor\n" * 300
         with pytest.raises(ModelDownloadError):
             await rig.models.pull("four")
-        assert (rig.models.stage, rig.models.progress) == ("idle", 0.0)
-        assert rig.models.last_error == "four: cannot convert it … (`semanticd logs` has the rest)"
+        assert (rig.progress.stage, rig.progress.share) == ("idle", 0.0)
+        assert rig.progress.last_error == "four: cannot convert it … (`semanticd logs` has the rest)"
         rig.source.unreachable.clear()
         await rig.models.pull("four")
-        assert (rig.models.stage, rig.models.last_error) == ("idle", None)
+        assert (rig.progress.stage, rig.progress.last_error) == ("idle", None)
 
 
 SMALL = DeviceMemory("metal", 12_000_000_000, 8_000_000_000)
@@ -586,9 +546,9 @@ async def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched(change:
         ):
             assert words in refused.value.message
         assert rig.source.find("four") is None, "nothing was fetched"
-        assert rig.models.current_id == "one"
+        assert rig.use.current == "one"
         assert (await rig.say("hello")).model == "one"
-        assert rig.models.last_error is not None
+        assert rig.progress.last_error is not None
         assert (await rig.models.pull("four")).id == "four", "its files may be fetched"
 
 
@@ -605,43 +565,13 @@ async def test_a_model_that_is_here_and_does_not_fit_is_refused_before_the_old_o
         assert (await rig.models.swap("three")).id == "three"
 
 
-async def test_a_model_named_by_requests_that_does_not_fit_is_refused_and_logged_once() -> None:
-    async with ServiceRig(device=SMALL, load_on_demand=True) as rig:
-        rig.source.size_bytes["two"] = 9_000_000_000
-        for _ in range(3):
-            with pytest.raises(ModelTooLargeError, match=r"9\.0 GB for its weights") as refused:
-                await rig.open("hello", model="two")
-            assert refused.value.param == "model"
-        assert rig.engine_rig.log.events("warning").count("model_on_demand_refused") == 1
-        assert rig.engine_rig.log.events("error") == []
-        assert (rig.models.last_error, rig.models.stage) == (None, "idle")
-        assert (await rig.say("hello")).model == "one"
-        # It has become smaller, or another folder lies there.
-        rig.source.size_bytes["two"] = 1000
-        assert (await rig.say("hello", model="two")).model == "two"
-
-
-async def test_a_broken_model_named_by_many_requests_is_tried_once_a_minute() -> None:
-    async with ServiceRig(load_on_demand=True) as rig:
-        rig.loader.failures["two"] = BrokenModelError("a file is broken")
-        for _ in range(3):
-            with pytest.raises(BrokenModelError, match="a file is broken"):
-                await rig.open("hello", model="two")
-        assert rig.engine_rig.log.events("error").count("model_load_failed") == 1
-        del rig.loader.failures["two"]
-        with pytest.raises(ModelLoadError):
-            await rig.open("hello", model="two")
-        rig.clock.advance(61.0)
-        assert (await rig.say("hello", model="two")).model == "two"
-
-
 async def test_the_first_model_is_refused_too() -> None:
     async with ServiceRig(device=SMALL, load=False) as rig:
         rig.source.size_bytes["one"] = 9_000_000_000
         with pytest.raises(ModelTooLargeError):
             await rig.models.load("one")
-        assert (rig.models.stage, rig.models.current_id) == ("idle", None)
-        assert rig.models.last_error is not None
+        assert (rig.progress.stage, rig.use.current) == ("idle", None)
+        assert rig.progress.last_error is not None
 
 
 async def test_two_models_stand_beside_each_other_only_within_the_plan() -> None:
@@ -653,32 +583,3 @@ async def test_two_models_stand_beside_each_other_only_within_the_plan() -> None
         await rig.models.load("two")
         with pytest.raises(ModelLoadError, match="swap to it instead"):
             await rig.models.load("three")
-
-
-async def test_a_profile_asks_its_model_with_its_own_settings_where_a_request_is_silent() -> None:
-    async with ServiceRig() as rig:
-        rig.source.profiles["brief"] = ModelProfile("brief", "one", ModelDefaults(max_tokens=3))
-        rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
-        silent = SamplingParams.of(temperature=0.0)
-        brief = await rig.say("hello", model="brief", sampling=silent)
-        assert (brief.model, brief.usage.completion_tokens) == ("one", 3)
-        said = await rig.say(
-            "hello", model="brief", sampling=SamplingParams.of(temperature=0.0, max_tokens=5)
-        )
-        assert said.usage.completion_tokens == 5
-        plain = await rig.say("hello", model="one", sampling=SamplingParams.of(temperature=0.0, max_tokens=5))
-        assert plain.usage.completion_tokens == 5
-        with pytest.raises(ModelNotFoundError, match="of-two"):
-            await rig.say("hello", model="of-two")
-        listed = {model.id: model.profiles for model in await rig.models.list()}
-        assert (listed["one"], listed["two"]) == (("brief",), ("of-two",))
-        await rig.models.swap("of-two")
-        assert rig.models.current_id == "two"
-        assert (await rig.say("hello", model="of-two", sampling=silent)).usage.completion_tokens == 3
-
-
-async def test_a_profile_loads_its_model_where_requests_may() -> None:
-    async with ServiceRig(load_on_demand=True) as rig:
-        rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
-        found = await rig.say("hello", model="of-two", sampling=SamplingParams.of(temperature=0.0))
-        assert (found.model, found.usage.completion_tokens) == ("two", 3)

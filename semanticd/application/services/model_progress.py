@@ -1,0 +1,106 @@
+"""ModelProgress: how far the change of models is, what failed last, and what is not tried again for a while.
+
+All of it is published on the topic `models`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semanticd.application.ports.models import InstalledModel
+from semanticd.application.ports.telemetry import Telemetry
+from semanticd.application.services.model_facts import one_sentence
+from semanticd.domain.errors import ModelLoadError
+from semanticd.domain.ids import ModelFingerprint
+
+_TRY_AGAIN_S = 60.0
+"""How long a model that could not be loaded is not tried again because a request names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a model is not loaded for a request, until when on the clock."""
+
+    kind: type[ModelLoadError]
+    reason: str
+    until: float
+
+
+class ModelProgress:
+    """What is told of changes while they go on; asyncio thread."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        """Publish on this bus, and log and count here."""
+        self._clock = telemetry.clock
+        self._bus = telemetry.bus
+        self._log = telemetry.log
+        self._metrics = telemetry.metrics
+        self._failures: dict[tuple[ModelFingerprint, str], _Failure] = {}
+        self._told_too_large: set[ModelFingerprint] = set()
+        self.last_error: str | None = None
+        """Why the last change failed, in a sentence; None since one was done."""
+        self.stage = "idle"
+        self.share = 0.0
+        """How much of the stage is done, 0 to 1."""
+
+    def tell(self, model_id: str, stage: str, share: float, **more: object) -> None:
+        """Publish how far a model's stage is."""
+        self.stage, self.share = stage, share
+        self._bus.publish("models", {"model": model_id, "stage": stage, "progress": share, **more})
+
+    def rest(self) -> None:
+        """Note that nothing goes on."""
+        self.stage = "idle"
+
+    def pulled(self, model: str) -> None:
+        """Tell that a model's files are here."""
+        self.tell(model, "pulled", 1.0)
+        self.stage, self.last_error = "idle", None
+
+    def settled(self, model_id: str) -> None:
+        """Tell that a change is done."""
+        self.tell(model_id, "ready", 1.0)
+        # What failed before is over once a model serves.
+        self.stage, self.last_error = "idle", None
+
+    def swapped(self, outcome: str) -> None:
+        """Count a swap that was done or failed."""
+        self._metrics.count("model_swaps_total", outcome=outcome)
+
+    def failed(self, model_id: str, reason: str) -> None:
+        """Tell that a change failed."""
+        sentence = one_sentence(reason)
+        self.last_error = sentence if model_id in sentence else f"{model_id}: {sentence}"
+        self.tell(model_id, "failed", 0.0, reason=reason)
+        self._log.error("model_load_failed", model=model_id, reason=reason)
+        self.stage = "idle"
+
+    def failed_to_load(self, model: InstalledModel, reason: str, kind: type[ModelLoadError]) -> None:
+        """Tell that a model could not be loaded; files that are broken are not read again for each client's request."""
+        until = self._clock.monotonic() + _TRY_AGAIN_S
+        self._failures[model.content] = _Failure(kind, one_sentence(reason), until)
+        self.failed(model.model_id, reason)
+
+    def loaded(self, model: InstalledModel) -> None:
+        """Log what advice of a model's files is not taken, and forget that it could not be loaded."""
+        if model.ignored_advice:
+            self._log.warning(
+                "model_defaults_ignored",
+                model=model.model_id,
+                file=f"{model.path}/generation_config.json",
+                reason=f"out of range: {', '.join(model.ignored_advice)}",
+            )
+        self._failures.pop(model.content, None)
+
+    def too_large_for_request(self, model: InstalledModel, reason: str) -> None:
+        """Log, once for each model, that one that a request named does not fit."""
+        if model.fingerprint not in self._told_too_large:
+            self._told_too_large.add(model.fingerprint)
+            self._log.warning("model_on_demand_refused", model=model.model_id, reason=reason)
+
+    def failure_of(self, model: InstalledModel) -> ModelLoadError | None:
+        """Return why a model is not tried again for a request; None: it may be."""
+        failure = self._failures.get(model.content)
+        if failure is None or self._clock.monotonic() >= failure.until:
+            return None
+        return failure.kind(failure.reason, param="model")

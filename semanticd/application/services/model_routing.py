@@ -1,0 +1,81 @@
+"""ModelRouting: the model that answers a request, by the name that the request gives."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from semanticd.application.engine.loop import BlockPoolBatchEngine
+from semanticd.application.ports.inference import LoadedModel
+from semanticd.application.ports.models import ModelSource
+from semanticd.application.services.model_names import ModelNames
+from semanticd.application.services.model_progress import ModelProgress
+from semanticd.application.services.model_use import ModelUse
+from semanticd.application.services.models import ModelsService
+from semanticd.domain.errors import NO_MODEL_LOADED, ModelNotFoundError, OverloadedError
+
+
+class ModelRouting:
+    """Gives requests their models; asyncio thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: BlockPoolBatchEngine,
+        models: ModelsService,
+        source: ModelSource,
+        names: ModelNames,
+        use: ModelUse,
+        progress: ModelProgress,
+        load_on_demand: bool = False,
+    ) -> None:
+        """With `load_on_demand`, `models` loads an installed model that a request names."""
+        self._engine = engine
+        self._models = models
+        self._source = source
+        self._names = names
+        self._use = use
+        self._progress = progress
+        self._load_on_demand = load_on_demand
+
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[LoadedModel]:
+        """Hold the loaded model that answers to a name (`""`: the current one) until its work is submitted.
+
+        A model that is leased stays; one that is about to leave is not leased any more.
+
+        Raises:
+            ModelNotFoundError: Nothing loaded answers to it.
+            OverloadedError: The first model is still loading.
+        """
+        model = await self._route(name)
+        with self._use.held(model.model_id):
+            yield model
+
+    async def _route(self, name: str) -> LoadedModel:
+        await self._use.wait_until_open()
+        profile = self._source.profile(name)
+        model = self._names.loaded(name)
+        if model is None and self._load_on_demand:
+            await self._models.load_for_request(name)
+            model = self._names.loaded(name)
+        if model is None:
+            raise self._not_loaded(name)
+        if profile is None:
+            return model
+        return replace(model, defaults=profile.defaults.or_else(model.defaults))
+
+    def _not_loaded(self, name: str) -> ModelNotFoundError | OverloadedError:
+        there = sorted(self._engine.models)
+        if not there and self._models.is_changing:
+            return OverloadedError(
+                f"the model is still {self._progress.stage} ({self._progress.share:.0%})", retry_after_s=2.0
+            )
+        if not there:
+            return ModelNotFoundError(NO_MODEL_LOADED, param="model")
+        return ModelNotFoundError(
+            f"model {name[:80]!r} is not loaded; loaded: {', '.join(there)}. Ask for `default`, which is "
+            f"{self._use.current}, or load another with `semanticd models load NAME`",
+            param="model",
+        )

@@ -1,0 +1,127 @@
+"""A request gets the model that it names, one that may be loaded for it, or a reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from semanticd.application.ports.models import ModelProfile
+from semanticd.domain.errors import (
+    BrokenModelError,
+    ModelLoadError,
+    ModelNotFoundError,
+    ModelTooLargeError,
+    OverloadedError,
+)
+from semanticd.domain.generation import ModelDefaults, SamplingParams
+from semanticd.domain.memory_plan import DeviceMemory
+from tests.fakes.engine_rig import wait_until
+from tests.fakes.service_rig import ServiceRig
+
+LONG = SamplingParams(temperature=0, max_tokens=1500)
+SMALL = DeviceMemory("metal", 12_000_000_000, 8_000_000_000)
+"""Room for 6.5 GB of weights and KV."""
+
+
+def loaded(rig: ServiceRig) -> set[str]:
+    return {str(name) for name in rig.engine.models}
+
+
+async def test_without_any_model_requests_are_refused() -> None:
+    async with ServiceRig(load=False) as rig:
+        assert await rig.models.current() is None
+        with pytest.raises(ModelNotFoundError, match="no model is loaded; run `semanticd models load NAME`"):
+            await rig.open("hello")
+        rig.loader.gate = threading.Event()
+        loading = asyncio.create_task(rig.models.load("one"))
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage == "loading")
+        with pytest.raises(OverloadedError, match="still loading"):
+            await rig.open("hello")
+        rig.loader.gate.set()
+        await loading
+        assert (await rig.say("hello")).model == "one"
+
+
+async def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        assert (await rig.say("hello", model="two")).model == "two"
+        with pytest.raises(ModelNotFoundError):
+            await rig.open("hello", model="four")
+
+
+async def test_a_folder_is_not_loaded_because_a_request_names_it() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        rig.source.known["/models/three"] = rig.source.known["three"]
+        rig.source.paths_asked.clear()
+        for name in ("/models/three", "~nosuchuser/x", "../three"):
+            with pytest.raises(ModelNotFoundError):
+                await rig.open("hello", model=name)
+        assert rig.source.paths_asked == []
+        assert loaded(rig) == {"one"}
+
+
+async def test_a_model_that_an_administrator_loaded_answers_to_its_path() -> None:
+    async with ServiceRig() as rig:
+        await rig.models.load("two")
+        assert (await rig.say("hello", model="/models/two")).model == "two"
+
+
+async def test_a_model_named_by_requests_that_does_not_fit_is_refused_and_logged_once() -> None:
+    async with ServiceRig(device=SMALL, load_on_demand=True) as rig:
+        rig.source.size_bytes["two"] = 9_000_000_000
+        for _ in range(3):
+            with pytest.raises(ModelTooLargeError, match=r"9\.0 GB for its weights") as refused:
+                await rig.open("hello", model="two")
+            assert refused.value.param == "model"
+        assert rig.engine_rig.log.events("warning").count("model_on_demand_refused") == 1
+        assert rig.engine_rig.log.events("error") == []
+        assert (rig.progress.last_error, rig.progress.stage) == (None, "idle")
+        assert (await rig.say("hello")).model == "one"
+        # It has become smaller, or another folder lies there.
+        rig.source.size_bytes["two"] = 1000
+        assert (await rig.say("hello", model="two")).model == "two"
+
+
+async def test_a_broken_model_named_by_many_requests_is_tried_once_a_minute() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        rig.loader.failures["two"] = BrokenModelError("a file is broken")
+        for _ in range(3):
+            with pytest.raises(BrokenModelError, match="a file is broken"):
+                await rig.open("hello", model="two")
+        assert rig.engine_rig.log.events("error").count("model_load_failed") == 1
+        del rig.loader.failures["two"]
+        with pytest.raises(ModelLoadError):
+            await rig.open("hello", model="two")
+        rig.clock.advance(61.0)
+        assert (await rig.say("hello", model="two")).model == "two"
+
+
+async def test_a_profile_asks_its_model_with_its_own_settings_where_a_request_is_silent() -> None:
+    async with ServiceRig() as rig:
+        rig.source.profiles["brief"] = ModelProfile("brief", "one", ModelDefaults(max_tokens=3))
+        rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
+        silent = SamplingParams.of(temperature=0.0)
+        brief = await rig.say("hello", model="brief", sampling=silent)
+        assert (brief.model, brief.usage.completion_tokens) == ("one", 3)
+        said = await rig.say(
+            "hello", model="brief", sampling=SamplingParams.of(temperature=0.0, max_tokens=5)
+        )
+        assert said.usage.completion_tokens == 5
+        plain = await rig.say("hello", model="one", sampling=SamplingParams.of(temperature=0.0, max_tokens=5))
+        assert plain.usage.completion_tokens == 5
+        with pytest.raises(ModelNotFoundError, match="of-two"):
+            await rig.say("hello", model="of-two")
+        listed = {model.id: model.profiles for model in await rig.models.list()}
+        assert (listed["one"], listed["two"]) == (("brief",), ("of-two",))
+        await rig.models.swap("of-two")
+        assert rig.use.current == "two"
+        assert (await rig.say("hello", model="of-two", sampling=silent)).usage.completion_tokens == 3
+
+
+async def test_a_profile_loads_its_model_where_requests_may() -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
+        found = await rig.say("hello", model="of-two", sampling=SamplingParams.of(temperature=0.0))
+        assert (found.model, found.usage.completion_tokens) == ("two", 3)
