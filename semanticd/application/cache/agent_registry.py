@@ -218,10 +218,15 @@ class AgentRegistry:
     ) -> AgentId:
         """Return the agent that holds a conversation asked for under an agent's id: this agent, or one below it.
 
-        A prompt that begins with the agent's own text, its `segments`, is its main conversation in any case.
+        A conversation that the server keeps as messages is continued by no prompt that a client wrote. Otherwise a
+        prompt that begins with the agent's own text, its `segments`, is its main conversation in any case.
         """
         agent = None if conversation is None else self.find(agent_id)
-        if agent is None or conversation is None or conversation.continues(agent.conversation):
+        if agent is None or conversation is None:
+            return agent_id
+        if agent.messages:
+            return AgentId(conversation.name_below(agent_id))
+        if conversation.continues(agent.conversation):
             return agent_id
         if segments and segments[:1] == agent.transcript.segments[:1]:
             return agent_id
