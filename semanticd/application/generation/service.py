@@ -18,7 +18,7 @@ from semanticd.application.engine.running_sequence import (
     Submission,
 )
 from semanticd.application.generation.boundaries import PromptBoundaries
-from semanticd.application.generation.continued import continued
+from semanticd.application.generation.continued import NOTHING_TO_ANSWER, continued
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.prompt_size import check_characters, check_size, check_vocabulary
 from semanticd.application.generation.recorder import TurnRecorder
@@ -374,10 +374,12 @@ class GenerateService:
             return request
         prompt = request.prompt
         kept = agent.messages
-        if agent.config.system and not any(m.role == "system" for m in (*kept, *prompt.messages)):
-            kept = (Message.of("system", agent.config.system), *kept)
         # A chat client's request under the agent's name left no messages, but a text.
         follows_text = not agent.messages and bool(agent.transcript.segments)
+        if not prompt.messages and not follows_text and not (kept and kept[-1].role in ("user", "tool")):
+            raise InvalidRequestError(NOTHING_TO_ANSWER, param="prompt")
+        if agent.config.system and not any(m.role == "system" for m in (*kept, *prompt.messages)):
+            kept = (Message.of("system", agent.config.system), *kept)
         return replace(
             request,
             model=request.model or agent.config.model or "",

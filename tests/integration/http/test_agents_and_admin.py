@@ -187,6 +187,9 @@ async def test_an_agent_that_a_chat_client_made_goes_on_by_its_name() -> None:
         shown = "".join(one["content"] for one in (await client.get("/v1/agents/y/messages")).json["data"])
         assert 0 < shown.find("the first thing") < shown.find("and the second")
         assert answer.json["usage"]["cache"]["reused_hot_tokens"] >= made.json["usage"]["prompt_tokens"]
+        nothing = await client.post("/v1/agents/y/generate", {})
+        assert (nothing.status, nothing.json["error"]["param"]) == (400, "prompt")
+        assert "send a prompt or messages" in nothing.json["error"]["message"]
 
 
 async def test_a_temporary_folder_that_takes_no_file_is_an_error_that_says_so(
@@ -286,7 +289,6 @@ async def test_generating_hands_over_only_what_is_new(edge: Edge) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {},
         {"prompt": "a", "messages": []},
         {"messages": []},
         {"messages": [{"role": "user"}]},

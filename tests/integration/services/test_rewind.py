@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 
-from semanticd.domain.agent import Agent
+from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.chat import ChatPrompt, Message, TextPart, TextPrompt, ThinkingPart, ToolResultPart
 from semanticd.domain.errors import InvalidRequestError
 from semanticd.domain.ids import AgentId
@@ -184,6 +185,79 @@ async def test_a_question_that_was_asked_again_is_kept_for_the_turn_that_asked_i
         assert text.endswith(CharTokenizer().render(ChatPrompt(tuple(history(2))))[-40:])
         await rig.agents.rewind("z")
         assert (await text_of(rig, "z")).endswith("my own answer 1")
+
+
+async def asked_twice_and_rewound(rig: ServiceRig) -> str:
+    """Ask a second question twice, take the second answer back, and return the text that is left."""
+    for number in (1, 2, 2):
+        await rig.say(history(number), agent="z")
+    await rig.agents.rewind("z")
+    return await text_of(rig, "z")
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer, OpensThinking])
+@pytest.mark.parametrize("has_state", [False, True])
+async def test_a_question_whose_answer_was_taken_back_is_answered_without_another(
+    tokenizer: type[CharTokenizer], has_state: bool
+) -> None:
+    async with ServiceRig(tokenizer=tokenizer(), has_state=has_state) as rig:
+        left = await asked_twice_and_rewound(rig)
+        said = await rig.say([], agent="z", conversation=True)
+        text = await text_of(rig, "z")
+        assert text.startswith(left)
+        assert text.removeprefix(left).removesuffix("<|end|>") == said.choices[0].text
+        assert said.usage.cache.computed_tokens <= 20, "the question is cached"
+        again = await rig.say(history(2), agent="other")
+        assert again.choices[0].text == said.choices[0].text, (
+            "the answer to that question, not to an empty answer"
+        )
+        await rig.agents.rewind("z")
+        assert await text_of(rig, "z") == left
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer, OpensThinking])
+async def test_a_message_behind_an_open_question_follows_it_and_no_empty_answer(
+    tokenizer: type[CharTokenizer],
+) -> None:
+    async with ServiceRig(tokenizer=tokenizer()) as rig:
+        await asked_twice_and_rewound(rig)
+        await rig.say("and briefly", agent="z", conversation=True)
+        asked = tokenizer().render(ChatPrompt((*history(2), Message.of("user", "and briefly"))))
+        assert (await text_of(rig, "z")).startswith(asked)
+
+
+class TakesTurns(CharTokenizer):
+    """A template that wants questions and answers in turn."""
+
+    def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
+        """Refuse two questions in a row."""
+        roles = [message.role for message in prompt.messages]
+        if any(pair == ("user", "user") for pair in itertools.pairwise(roles)):
+            raise InvalidRequestError("roles must alternate", param="messages")
+        return super().render(prompt, add_generation_prompt=add_generation_prompt)
+
+
+async def test_where_a_template_wants_answers_between_questions_the_refusal_says_what_to_do() -> None:
+    async with ServiceRig(tokenizer=TakesTurns()) as rig:
+        left = await asked_twice_and_rewound(rig)
+        with pytest.raises(InvalidRequestError, match=r"roles must alternate.*generate without prompt"):
+            await rig.say("and briefly", agent="z", conversation=True)
+        assert await text_of(rig, "z") == left
+        await rig.say([], agent="z", conversation=True)
+        await rig.say("and briefly", agent="z", conversation=True)
+
+
+async def test_without_an_open_question_there_is_nothing_to_answer() -> None:
+    async with ServiceRig() as rig:
+        await rig.agents.create("new", AgentConfig(system="be brief"))
+        await rig.say(history(1), agent="chat")
+        await rig.say([question(1)], agent="kept", conversation=True)
+        for agent in ("new", "chat", "kept"):
+            before = await rig.agents.messages(agent)
+            with pytest.raises(InvalidRequestError, match="no question that waits"):
+                await rig.say([], agent=agent, conversation=True)
+            assert await rig.agents.messages(agent) == before
+            await rig.say("a question", agent=agent, conversation=True)
 
 
 async def test_of_another_history_nothing_is_kept_that_was_not_said_before() -> None:

@@ -99,7 +99,10 @@ class AnswerFormat(Struct):
 
 
 class Generate(Struct):
-    """Body of `POST /v1/agents/{id}/generate`: a prompt, or new messages that follow those kept here."""
+    """Body of `POST /v1/agents/{id}/generate`: a prompt, or new messages that follow those kept here.
+
+    Neither: the question that stands last in the conversation is answered.
+    """
 
     prompt: str | None = None
     messages: list[AgentMessage] | None = None
@@ -186,16 +189,17 @@ def _tool(tool: AgentTool, index: int) -> ToolSpec:
 def parse_generate(
     body: Generate, *, agent_id: AgentId, request_id: RequestId, priority: Priority
 ) -> GenerationRequest:
-    """Return the request; its prompt holds the new messages only, the agent's own come before them."""
+    """Return the request; its prompt holds the new messages only, if any: the agent's own come before them."""
     if body.max_tokens == 0:
         raise InvalidRequestError("expected a number >= 1, or -1 for no limit of its own", param="max_tokens")
-    if (body.prompt is None) == (body.messages is None):
+    if body.prompt is not None and body.messages is not None:
         raise InvalidRequestError("send either prompt or messages", param="prompt")
     if body.prompt == "":
         raise InvalidRequestError("expected some text", param="prompt")
-    if body.messages is None:
-        messages: tuple[Message, ...] = (Message.of("user", body.prompt or ""),)
-    else:
+    messages: tuple[Message, ...] = ()
+    if body.prompt is not None:
+        messages = (Message.of("user", body.prompt),)
+    elif body.messages is not None:
         if not body.messages:
             raise InvalidRequestError("expected at least one message", param="messages")
         messages = tuple(
