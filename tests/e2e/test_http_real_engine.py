@@ -20,7 +20,7 @@ import jsonschema
 import mlx.core as mx
 import openai
 import pytest
-from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
+from mlx_lm.utils import load_model, load_tokenizer
 
 from tests.fakes.daemon_process import MODEL, DaemonProcess
 from tests.fakes.random_schema import random_schema
@@ -291,11 +291,10 @@ assert len(ITEMS) == 50
 def logprobs_by_mlx_lm(folder: Path, texts: list[str]) -> list[list[float]]:
     """Return, for each text, its tokens' log-probabilities after the first, as mlx-lm computes them.
 
-    The weights are the same as the daemon's, which on the CPU computes with quantized ones written out in float32.
+    With its own kernels for packed weights, in float32; the daemon unpacks them on the CPU.
     """
     model, _ = load_model(folder)
     if mx.default_device() == mx.Device(mx.cpu):
-        dequantize_model(model)
         model.set_dtype(mx.float32)
     tokenizer = load_tokenizer(folder)
     found = []

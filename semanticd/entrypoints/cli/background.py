@@ -27,7 +27,7 @@ from semanticd.entrypoints.cli.status import keeps_nothing
 OUTPUT_FILE = "semanticd.out"
 """What the process prints beside its log: tracebacks, and what native libraries have to say."""
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 _QUIET_FLAGS = {"server.log_console": False}
 _TAKES_COMMANDS = ("ready", "draining")
 _NUM_LAST_LINES = 15

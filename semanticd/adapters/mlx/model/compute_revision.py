@@ -1,7 +1,7 @@
 """compute_revision: the name of what computes KV here, so that blocks of another computation are not mistaken for ours.
 
 Minor versions of mlx and mlx-lm may round otherwise, and a mistake in a model's code may be put right; so may our own
-attention. Chips of one family run the same kernels.
+attention, and what weights are made from packed ones. Chips of one family run the same kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
-from semanticd.adapters.mlx.model import latent_attention
+from semanticd.adapters.mlx.model import latent_attention, weights
 from semanticd.adapters.mlx.platform import cpu_math
 
 _APPLE_FAMILY = re.compile(r"applegpu_g(\d+)")
@@ -21,9 +21,9 @@ _APPLE_FAMILY = re.compile(r"applegpu_g(\d+)")
 
 @functools.cache
 def compute_revision() -> str:
-    """Return letters, digits, dots and dashes such as `mlx0.32-lm0.32-a1.1-apple.g14`."""
+    """Return letters, digits, dots and dashes such as `mlx0.32-lm0.32-a1.1.1-apple.g14`."""
     info: Mapping[str, object] = mx.device_info(mx.default_device())
-    own = f"a{latent_attention.REVISION}.{cpu_math.REVISION}"
+    own = f"a{latent_attention.REVISION}.{cpu_math.REVISION}.{weights.REVISION}"
     chip = chip_family(
         architecture=str(info.get("architecture", "")), on_cpu=mx.default_device() == mx.Device(mx.cpu)
     )

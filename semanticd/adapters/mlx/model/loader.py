@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
+from mlx_lm.utils import load_config
 
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.model import latent_attention
@@ -65,13 +67,23 @@ class MlxModelLoader:
         """Load weights and tokenizer, a slice each time it is advanced; raises `ModelLoadError`."""
         path = Path(installed.path)
         device_is_cpu = mx.default_device() == mx.Device(mx.cpu)
-        model, config = yield from load_weights(
+        trusted = installed.entry.trust_remote_code
+        reading = load_weights(
             path,
             device_is_cpu=device_is_cpu,
             available_bytes=self._available_bytes(),
             on_progress=on_progress,
-            trust_remote_code=installed.entry.trust_remote_code,
+            trust_remote_code=trusted,
         )
+        yield next(reading)
+        with ThreadPoolExecutor(1, thread_name_prefix="semanticd-tokenizer") as beside:
+            # Reading weights leaves Python's lock alone; reading a tokenizer holds it, a quarter of a second or more.
+            reading_text = beside.submit(
+                load_tokenizer, path, config=load_config(path), trust_remote_code=trusted
+            )
+            model, config = yield from reading
+            wrapper = reading_text.result()
+        yield
         computes_in = compute_dtype(model)
         if device_is_cpu and computes_in != "float32":
             self._log.warning(
@@ -84,9 +96,6 @@ class MlxModelLoader:
         if device_is_cpu and self._compute.cpu_math:
             cpu_math.install(model)
             bounds_scores = True
-        yield
-        wrapper = load_tokenizer(path, config=config, trust_remote_code=installed.entry.trust_remote_code)
-        yield
         tokenizer = self._tokenizer(installed, wrapper, model_type=str(config.get("model_type", "")))
         runner = MlxModelRunner(
             model,

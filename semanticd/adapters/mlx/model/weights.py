@@ -18,6 +18,9 @@ from transformers import __version__ as transformers_version
 from semanticd.adapters.mlx.platform.shortage import is_shortage
 from semanticd.domain.errors import BrokenModelError, ModelLoadError
 
+REVISION = 1
+"""Raised when weights are made otherwise from the same files, so that KV comes out otherwise."""
+
 _FLOAT32 = 4
 _PACKED_PARTS = frozenset({"weight", "scales", "biases"})
 """What a quantized module keeps of its matrix."""
@@ -133,6 +136,8 @@ def _widen(model: Any, available_bytes: int) -> None:
     """Make all weights float32 in place where that fits, else all but packed ones where that fits."""
     most = available_bytes * 2 // 3
     if _bytes_in_float32(model, unpacked=True) <= most:
+        # Scales first: what is unpacked in half precision is rounded to it at each step, and takes four times as long.
+        model.set_dtype(mx.float32)
         dequantize_model(model)
         model.set_dtype(mx.float32)
     elif _bytes_in_float32(model, unpacked=False) <= most:

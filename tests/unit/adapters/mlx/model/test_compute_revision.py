@@ -30,5 +30,5 @@ def test_chips_of_a_family_share_blocks(architecture: str, on_cpu: bool, family:
 
 def test_a_models_layout_says_what_computed_its_blocks() -> None:
     runner = MlxModelRunner(build("llama"), fingerprint=ModelFingerprint("f" * 64), block_tokens=16)
-    assert re.fullmatch(r"mlx\d+\.\d+-lm\d+\.\d+-a\d+\.\d+-[\w.]+", compute_revision())
+    assert re.fullmatch(r"mlx\d+\.\d+-lm\d+\.\d+-a\d+\.\d+\.\d+-[\w.]+", compute_revision())
     assert runner.spec.layout.endswith(f"-{compute_revision()}")
