@@ -58,6 +58,11 @@ class PrefixMatch:
         """Tokens covered."""
         return sum(matched.num_tokens for matched in self.blocks)
 
+    @property
+    def all_blocks(self) -> list[Block]:
+        """The blocks in order, the snapshot last."""
+        return [matched.block for matched in self.blocks] + ([self.state] if self.state else [])
+
 
 def common_prefix_length(left: Sequence[object], right: Sequence[object]) -> int:
     """Count the leading items that two sequences share."""

@@ -184,6 +184,14 @@ class Scheduler:
         """Whether the sequence's blocks are being restored."""
         return sequence_id in self._held
 
+    def others_run(self, sequence_id: SequenceId) -> bool:
+        """Whether another sequence than this one runs or is being restored."""
+        return any(
+            other.state is not SequenceState.WAITING or self.is_held(other.sequence_id)
+            for other in self._sequences.values()
+            if other.sequence_id != sequence_id
+        )
+
     def block(self, sequence_id: SequenceId) -> None:
         """Note that a waiting sequence does not fit at present."""
         self._blocked.add(sequence_id)

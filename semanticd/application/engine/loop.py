@@ -20,6 +20,7 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
+from semanticd.application.engine.cache_report import CacheReporter
 from semanticd.application.engine.completion import RUNNING_STATES, Completion
 from semanticd.application.engine.embedding import Embedding
 from semanticd.application.engine.embedding_job import EmbeddingJob
@@ -142,6 +143,7 @@ class BlockPoolBatchEngine:
             room=self._room,
             telemetry=recording,
         )
+        self._reporter = CacheReporter(store=store, agents=agents, metrics=self._metrics)
         self._completion = Completion(
             running=self._running,
             queue=queue,
@@ -522,7 +524,7 @@ class BlockPoolBatchEngine:
         ids = sequence.token_slice(start, stop)
         began = self._clock.monotonic()
         try:
-            self._admission.announce(running)
+            self._reporter.announce(running)
             if running.submission.score_prompt:
                 targets = sequence.token_slice(start + 1, stop + 1)
                 running.prompt_logprobs += runner.prefill_logprobs(
@@ -550,7 +552,7 @@ class BlockPoolBatchEngine:
 
     def _begin_decode(self, running: RunningSequence) -> None:
         """Move a sequence whose prompt is in the cache (but for its last tokens) to a decode batch."""
-        self._admission.announce(running)
+        self._reporter.announce(running)
         sequence, submission = running.sequence, running.submission
         if running.decode_began_at is None:
             running.decode_began_at = self._clock.monotonic()

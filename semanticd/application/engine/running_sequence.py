@@ -13,6 +13,7 @@ from semanticd.domain.block import Block
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.conversation_key import ConversationKey
+from semanticd.domain.decode_groups import GROWTH_TOKENS
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
     CacheReport,
@@ -194,6 +195,12 @@ class RunningSequence:
     def spec(self) -> ModelCacheSpec:
         """The cache layout of its model."""
         return self.model.runner.spec
+
+    @property
+    def bytes_alone(self) -> int:
+        """Bytes of its running cache if no other sequence is in the batch."""
+        length = -(-(self.sequence.num_tokens + 1) // GROWTH_TOKENS) * GROWTH_TOKENS
+        return length * self.spec.running_bytes_per_token + self.spec.state_bytes
 
     def send(self, update: SequenceUpdate) -> None:
         """Hand an update to the client's stream."""

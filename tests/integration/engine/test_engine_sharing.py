@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from semanticd.application.engine.admission import READ_WINDOW
+from semanticd.application.engine.restore import READ_WINDOW
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.errors import CancelledByCallerError, RequestTooLargeError
 from semanticd.domain.generation import FinishReason, SamplingParams

@@ -15,10 +15,10 @@ import pytest
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.application.cache.agent_registry import MAX_AGENTS_KEPT
-from semanticd.application.engine.admission import READ_DEADLINE_S, READ_WINDOW
 from semanticd.application.engine.loop import backoff_s
 from semanticd.application.engine.model_changes import LEAVING_WRITES_S
 from semanticd.application.engine.queue import EngineQueue
+from semanticd.application.engine.restore import READ_DEADLINE_S, READ_WINDOW
 from semanticd.application.engine.room import ROOM_DEADLINE_S
 from semanticd.application.ports.inference import StreamDecoder
 from semanticd.application.ports.warm_store import BlockRecord

@@ -359,6 +359,15 @@ def test_the_youngest_is_preempted_and_background_first() -> None:
     assert scheduler.preemption_victim(sparing=SequenceId(0)) is None
 
 
+def test_others_run_once_they_are_restored_or_computed() -> None:
+    engine = ScheduledEngine()
+    first, second = (engine.add(Job()).sequence_id for _ in range(2))
+    assert not engine.scheduler.others_run(first)
+    engine.scheduler.hold(first)
+    assert not engine.scheduler.others_run(first)
+    assert engine.scheduler.others_run(second)
+
+
 def test_membership_is_kept() -> None:
     engine = ScheduledEngine()
     sequence = engine.add(Job())

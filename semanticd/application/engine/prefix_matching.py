@@ -1,0 +1,160 @@
+"""PrefixMatching: which of the known blocks a sequence begins from, and which of them are to be read for it.
+
+```
+match ──> never fits: refused ──> cut to what fits next to the running cache ──> worth reading? ──> cold blocks to read
+                                        └──> what follows is read later, straight into the running cache
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.peer_lookup import PeerLookup
+from semanticd.application.engine.running_sequence import RunningSequence
+from semanticd.domain.block import Block
+from semanticd.domain.errors import OverloadedError, RequestTooLargeError
+from semanticd.domain.ids import BlockHash
+from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
+from semanticd.domain.scheduler import Scheduler
+
+_MEMORY_RETRY_S = 60.0
+_SLOW_DISK_DECAY = 0.8
+"""Share of the slow-disk penalty that is left after each time it decided."""
+
+
+class PrefixMatching:
+    """Looks prompts up in the cache; engine thread only."""
+
+    def __init__(self, *, store: AgentCacheStore, scheduler: Scheduler, lookup: PeerLookup) -> None:
+        """Match the blocks of this store, and what its peers offered; `scheduler` knows what computing costs."""
+        self._store = store
+        self._scheduler = scheduler
+        self._lookup = lookup
+
+    def find(self, running: RunningSequence) -> list[Block]:
+        """Match the prompt; returns the blocks of the match that are to be read.
+
+        Raises:
+            RequestTooLargeError: It can never fit the budget.
+            OverloadedError: It does not fit as long as the budget is lowered.
+        """
+        token_ids = running.sequence.token_ids
+        limit = 0 if running.submission.score_prompt else len(token_ids) - 1
+        running.match = self._store.match(
+            running.spec,
+            token_ids,
+            limit=limit,
+            root=running.submission.root,
+            chain=running.sequence.chain,
+            offered=running.offered,
+        )
+        running.from_peers = self._from_peers(running)
+        running.beyond = ()
+        self._refuse_what_never_fits(running)
+        if not self._scheduler.others_run(running.sequence_id):
+            # No other sequence will make room by ending: what leaves none for the running cache is read into it later.
+            running.match, running.beyond = self._fitting_part(running)
+        if not self._lookup.is_worth(running, self._compute_s(running, running.from_peers.values())):
+            running.offered = None
+            return self.find(running)
+        cold = [b for b in running.match.all_blocks if not self._store.is_hot(b.block_hash)]
+        if cold and (running.disk_failed or not self.is_worth_reading(running, cold)):
+            running.match = self.hot_part(running)
+            running.beyond = ()
+            cold = []
+        return cold
+
+    @staticmethod
+    def _from_peers(running: RunningSequence) -> dict[BlockHash, Block]:
+        """Return the blocks of a match that were found at peers only: hot and warm ones are other objects."""
+        offered = running.offered
+        if not offered:
+            return {}
+        return {
+            block.block_hash: block
+            for block in running.match.all_blocks
+            if offered.by_name.get(block.block_hash) is block
+        }
+
+    def _compute_s(self, running: RunningSequence, blocks: Iterable[Block]) -> float:
+        """Return how long computing these blocks' tokens takes, by what was measured (seconds); inf: not known."""
+        rate = self._scheduler.prefill_rate(running.sequence.model_id)
+        return sum(block.num_tokens for block in blocks) / rate if rate else math.inf
+
+    def hot_part(self, running: RunningSequence) -> PrefixMatch:
+        """Return the part of a sequence's match that is hot; the match itself when all of it is."""
+        match = running.match
+        if all(self._store.is_hot(block.block_hash) for block in match.all_blocks):
+            return match
+        if match.state is not None:
+            token_ids, root = running.sequence.token_ids, running.submission.root
+            found = self._store.match(
+                running.spec, token_ids, limit=match.num_tokens, root=root, hot_only=True
+            )
+            # It may be another snapshot than the one whose blocks are locked.
+            running.reservation.lock_blocks(block.block_hash for block in found.all_blocks)
+            return found
+        blocks = []
+        for matched in match.blocks:
+            if not self._store.is_hot(matched.block.block_hash):
+                break
+            blocks.append(matched)
+        return PrefixMatch(tuple(blocks), None, match.diverged)
+
+    def _fitting_part(self, running: RunningSequence) -> tuple[PrefixMatch, tuple[MatchedBlock, ...]]:
+        """Cut the match where its blocks leave no room for the running cache: what fits, and what follows."""
+        match = running.match
+        ledger = self._store.ledger()
+        room = ledger.budget_bytes - ledger.pinned_bytes - running.bytes_alone
+        blocks = []
+        for matched in match.blocks:
+            # What is pinned and hot was taken off already; a pinned agent's block on disk needs room like any other.
+            name = matched.block.block_hash
+            if not self._store.is_pinned_block(name):
+                room -= matched.block.num_bytes
+            if room < 0:
+                break
+            blocks.append(matched)
+        if len(blocks) == len(match.blocks) and (match.state is None or match.state.num_bytes <= room):
+            return match, ()
+        if match.state is not None:
+            # A snapshot belongs to the whole match.
+            return PrefixMatch((), None, match.diverged), ()
+        return PrefixMatch(tuple(blocks), None, match.diverged), match.blocks[len(blocks) :]
+
+    def _refuse_what_never_fits(self, running: RunningSequence) -> None:
+        ledger = self._store.ledger()
+        alone = running.bytes_alone
+        available = ledger.budget_bytes - ledger.pinned_bytes
+        if alone > available and alone <= self._store.planned_bytes - ledger.pinned_bytes:
+            raise OverloadedError(
+                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, and "
+                f"memory is short: the budget was lowered to {ledger.budget_bytes / 2**20:.0f} MiB for now; close "
+                "other programs or try again in a minute",
+                retry_after_s=_MEMORY_RETRY_S,
+            )
+        if alone > available:
+            raise RequestTooLargeError(
+                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, but "
+                f"the budget leaves {available / 2**20:.0f} MiB of {ledger.budget_bytes / 2**20:.0f} MiB "
+                f"({ledger.pinned_bytes / 2**20:.0f} MiB are pinned); raise SEMANTIC_MLX_CACHE_BUDGET_MB, unpin "
+                "agents or shorten the prompt",
+                param="messages",
+            )
+
+    def is_worth_reading(self, running: RunningSequence, cold: list[Block]) -> bool:
+        """Whether reading these blocks beats computing their tokens, by what was measured so far."""
+        counters = self._store.counters
+        rate = self._scheduler.prefill_rate(running.sequence.model_id)
+        cold = [block for block in cold if block.block_hash not in running.from_peers]
+        if not rate or not counters.restored_bytes:
+            return True
+        restore_s = sum(block.num_bytes for block in cold) * counters.restore_s / counters.restored_bytes
+        worth = restore_s <= sum(block.num_tokens for block in cold) / rate
+        if not worth:
+            # One slow moment of the disk must not be held against it for ever.
+            counters.restore_s *= _SLOW_DISK_DECAY
+        return worth
