@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+from semanticd.domain.limits import LIMITS
+
 HUB = "hf:"
 """How a name begins that is a repository of the Hugging Face Hub."""
 _PATHS = (".", "~", "/")
+_CUT = 200
+"""Characters of a name that is made of a longer one; a few are left for what tells it from others."""
 
 
 def is_gguf(name: str) -> bool:
@@ -15,3 +21,28 @@ def is_gguf(name: str) -> bool:
 def is_path(name: str) -> bool:
     """Whether a model's name is the path of a folder or file, whatever lies there."""
     return not name.startswith(HUB) and (name.startswith(_PATHS) or is_gguf(name))
+
+
+def is_addressable(name: str) -> bool:
+    """Whether requests and commands can name a model so: it is printable, no path, and a path of a URL holds it."""
+    segments = name.split("/")
+    return (
+        0 < len(name) <= LIMITS.name_characters
+        and name.isprintable()
+        and "\\" not in name
+        and name == name.strip()
+        and not is_path(name)
+        and all(segment not in ("", ".", "..") for segment in segments)
+    )
+
+
+def plain_name(stem: str) -> str:
+    """Return what a model is called whose file or folder has this name (without suffix): the same, where that can be.
+
+    Characters that cannot be written are replaced, and what would make it a path or a repository's name goes.
+    """
+    if is_addressable(stem) and not stem.startswith(HUB) and "/" not in stem:
+        return stem
+    name = "".join(char if char.isprintable() and char not in "/\\" else "-" for char in stem)
+    name = re.sub(r"(\.gguf)+$", "", name.strip(), flags=re.IGNORECASE).removeprefix(HUB)
+    return name[:_CUT].lstrip("./~ ").rstrip() or "model"

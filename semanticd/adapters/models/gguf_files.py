@@ -17,6 +17,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from semanticd.domain.model_name import plain_name
+
 _CHUNK = 4 * 1024 * 1024
 
 
@@ -37,7 +39,7 @@ class GgufFiles:
         self._memory = memory
 
     def name_of(self, path: Path) -> str:
-        """Return the name of a file's model: its stem, unless that is another file's; of a copy, the first one's."""
+        """Return the name of a file's model: its stem, made plain, unless that is another file's; a copy has the first's."""
         known = self._read()
         here = _key(path)
         return known[here].name if here in known else _free_name(path, {file.name for file in known.values()})
@@ -87,15 +89,23 @@ class GgufFiles:
         try:
             content: dict[str, Any] = json.loads(self._memory.read_text(encoding="utf-8"))
             names: dict[str, str] = {}
-            # Earlier versions gave copies names of their own.
+            # Earlier versions gave copies names of their own, and took over what a file name may hold.
             return {
                 path: GgufFile(
-                    names.setdefault(str(digest), str(name)), str(digest), tuple(int(fact) for fact in facts)
+                    names.setdefault(str(digest), kept_name(str(name), str(digest))),
+                    str(digest),
+                    tuple(int(fact) for fact in facts),
                 )
                 for path, (name, digest, *facts) in content.items()
             }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
+
+
+def kept_name(name: str, digest: str) -> str:
+    """Return the name that was kept for a content, or in its place one that can be written; equal ones stay apart."""
+    plain = plain_name(name)
+    return name if plain == name else f"{plain}-{digest[:6]}"
 
 
 def _name_for(path: Path, digest: str, before: GgufFile | None, others: dict[str, GgufFile]) -> str:
@@ -108,13 +118,14 @@ def _name_for(path: Path, digest: str, before: GgufFile | None, others: dict[str
 
 
 def _free_name(path: Path, taken: set[str]) -> str:
-    if path.stem not in taken:
-        return path.stem
-    name = f"{path.stem}-{hashlib.sha256(_key(path).encode()).hexdigest()[:6]}"
+    stem = plain_name(path.stem)
+    if stem not in taken:
+        return stem
+    name = f"{stem}-{hashlib.sha256(_key(path).encode()).hexdigest()[:6]}"
     number = 2
     # The path's own name may have gone to a copy of what was there before.
     while name in taken:
-        name = f"{path.stem}-{number}"
+        name = f"{stem}-{number}"
         number += 1
     return name
 

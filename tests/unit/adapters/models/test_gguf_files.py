@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from semanticd.adapters.http.core.paths import canonical_path
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.model_facts import removed_facts
@@ -213,3 +215,59 @@ def test_locks_lie_apart_from_the_models(tmp_path: Path, converter: Converter) -
     models = registry(tmp_path, converter)
     models.pull(file(tmp_path / "model.gguf", "one"), silent)
     assert list((tmp_path / "models").glob("*.lock")) == list((tmp_path / "models").glob(".*.lock")) == []
+
+
+HOSTILE = (
+    ".",
+    "a\nb",
+    "a\x1b]0;x\x07",
+    "x" * 250,
+    "~root",
+    "x.gguf",
+    "hf:a",
+    ".hidden",
+    " a ",
+    "\u202eb",
+    "a\\b",
+    "\udcff",
+    "%2f?#",
+)
+
+
+@pytest.mark.parametrize("stem", HOSTILE)
+def test_whatever_a_file_is_called_its_model_can_be_named(
+    tmp_path: Path, converter: Converter, stem: str
+) -> None:
+    models = registry(tmp_path, converter)
+    model = models.pull(file(tmp_path / "files" / f"{stem}.gguf", "one"), silent)
+    scope = {"path": "", "raw_path": f"/v1/models/{quote(model.model_id, safe='')}".encode()}
+    assert canonical_path(scope) == f"/v1/models/{model.model_id}"
+    assert model.model_id.isprintable()
+    assert [one.model_id for one in models.installed()] == [model.model_id]
+    assert models.find(model.model_id) == model
+    assert models.remove(model.model_id) > 0
+
+
+def test_names_that_an_earlier_version_kept_are_made_plain_and_stay_apart(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    kept = {}
+    for number, stem in enumerate(("a\nb", "a\rb")):
+        path = Path(file(tmp_path / "files" / f"{stem}.gguf", str(number)))
+        kept[str(path)] = stem
+        folder = Path(models.pull(str(path), silent).path)
+        (folder / ".complete").write_text(stem)
+    memory = tmp_path / "models" / ".gguf.json"
+    content = json.loads(memory.read_text())
+    memory.write_text(json.dumps({path: [kept[path], *facts[1:]] for path, facts in content.items()}))
+    names = [one.model_id for one in models.installed()]
+    assert len(set(names)) == 2
+    for name in names:
+        assert name.startswith("a-b-")
+        found = models.find(name)
+        assert found is not None
+        assert found.model_id == name
+        assert models.remove(name) > 0
+    memory.unlink()
+    assert models.installed() == []

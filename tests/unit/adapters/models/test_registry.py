@@ -19,6 +19,7 @@ from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.model_facts import installed_facts, known_facts
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 from semanticd.domain.generation import ModelDefaults
+from semanticd.domain.model_name import is_addressable
 
 
 def silent(progress: PullProgress) -> None:
@@ -63,6 +64,8 @@ def test_a_model_is_found_by_name_alias_and_source(tmp_path: Path, name: str, ex
         "/" + "x" * 5000,
         "a\0b",
         "\ud800",
+        "a/b\n",
+        "a/..",
     ],
 )
 def test_an_unknown_name_is_refused_and_says_what_there_is(tmp_path: Path, name: str) -> None:
@@ -366,3 +369,24 @@ def test_what_a_token_takes_is_known_before_a_model_is_loaded(tmp_path: Path) ->
     facts = installed_facts(known_facts(found.entry), found)
     assert facts.bytes_per_token == 31_104
     assert facts.created == 0
+
+
+@pytest.mark.parametrize("name", ["a\nb", "../x", "a//b", "/abs", "", " ", "x" * 300, "a\\b", "x.gguf"])
+def test_a_name_in_the_configuration_that_nothing_could_say_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="could not name it"):
+        registry(tmp_path, user_models={name: {"sources": ["hf:a/b"]}})
+    with pytest.raises(ConfigurationError, match="could not name it"):
+        registry(tmp_path, user_models={"a": {"sources": ["hf:a/b"], "aliases": [name]}})
+    with pytest.raises(ConfigurationError, match="could not name it"):
+        registry(tmp_path, user_profiles={name: {"model": "smollm2"}})
+
+
+@pytest.mark.parametrize("folder", ["a\nb", "...", "x" * 250])
+def test_whatever_a_folder_is_called_its_model_can_be_named(tmp_path: Path, folder: str) -> None:
+    fake_convert(_file(tmp_path / "w", b"weights"), tmp_path / folder)
+    model = registry(tmp_path).find(str(tmp_path / folder))
+    assert model is not None
+    assert is_addressable(model.model_id)
+    same = registry(tmp_path).find(str(tmp_path / folder / "."))
+    assert same is not None
+    assert same.model_id == model.model_id
