@@ -23,7 +23,7 @@ def make_turn(number: int) -> Turn:
     )
 
 
-def full_agent(agent_id: str = "agent/ä") -> Agent:
+def full_agent(agent_id: str = "agent:a") -> Agent:
     """Return an agent with a transcript, messages of every kind, turns and blocks."""
     tool = ToolSpec(
         "search", "Finds.", {"type": "object", "properties": {"q": {"type": "string"}}}, strict=True

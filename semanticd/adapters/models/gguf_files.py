@@ -39,7 +39,7 @@ class GgufFiles:
         self._memory = memory
 
     def name_of(self, path: Path) -> str:
-        """Return the name of a file's model: its stem, made plain, unless that is another file's; a copy has the first's."""
+        """Return the name of a model: its file's stem, made plain, or the one that a copy of it has."""
         known = self._read()
         here = _key(path)
         return known[here].name if here in known else _free_name(path, {file.name for file in known.values()})

@@ -338,18 +338,22 @@ class AgentsService:
         return EvictedAgent(await self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
-        """Forget it and the blocks that only it holds, on disk too; raises `CacheError` where the disk refuses."""
+        """Forget it and the blocks that only it holds, on disk too; raises `CacheError` where the disk refuses.
+
+        What is listed can be deleted, also where its record cannot be read.
+        """
         self._not_active(agent_id)
-        agent = await self.agent(agent_id)
-        names = await asyncio.to_thread(self._agents.own_blocks, agent.agent_id)
+        await self.require(agent_id)
+        known = AgentId(agent_id)
+        names = await asyncio.to_thread(self._agents.own_blocks, known)
 
         def forget() -> tuple[int, Future[int]]:
             self._not_active(agent_id)  # a request may have been taken while the archive was asked
-            return self._store.delete_agent(agent.agent_id, names)
+            return self._store.delete_agent(known, names)
 
         freed, warm = await self._on_engine(forget)
-        is_deleted = self._agents.delete(agent.agent_id)
-        are_forgotten = self._responses is None or await self._responses.forget_agent(agent.agent_id)
+        is_deleted = self._agents.delete(known)
+        are_forgotten = self._responses is None or await self._responses.forget_agent(known)
         self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
         left = [] if await asyncio.wrap_future(is_deleted) else ["its conversation"]
@@ -360,7 +364,7 @@ class AgentsService:
                 "restart may bring that back. Make room, for example with `semanticd cache prune 2GB`; the deletion is "
                 "tried again with the next turn of any agent, and when the daemon stops"
             )
-        return DeletedAgent(agent.agent_id, deleted=True, freed_bytes=freed)
+        return DeletedAgent(known, deleted=True, freed_bytes=freed)
 
     def _not_active(self, agent_id: str) -> None:
         requests = self._requests_of(agent_id)

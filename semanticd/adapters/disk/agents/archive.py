@@ -88,6 +88,8 @@ class DiskAgentArchive:
             raise CacheError(
                 f"cannot open the agents' database {folder.agents}: {error}; check the disk and its permissions"
             ) from error
+        for old, new in tables.renamed.items():
+            log.warning("an agent whose id could not be named was renamed", agent=new, was=old)
         return cls(tables, folder=folder, write_queue=write_queue, metrics=metrics or NullMetrics(), log=log)
 
     def save(self, agent: Agent) -> None:

@@ -23,7 +23,8 @@ from semanticd.adapters.disk.agents import codec as agent_document
 from semanticd.adapters.disk.files.database import connect, schema_version, transaction
 from semanticd.adapters.disk.files.folder import private_file
 from semanticd.domain.agent import Agent
-from semanticd.domain.agent_bounds import count_or_nothing, time_or_nothing
+from semanticd.domain.agent_bounds import MAX_COUNT, MAX_TIME, count_or_nothing, time_or_nothing
+from semanticd.domain.agent_name import MAX_AGENT_ID_CHARACTERS, RESERVED_AGENT_IDS
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery, AgentSummary, summary_of
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
@@ -126,7 +127,20 @@ class StoredSummary:
 
 
 _T = TypeVar("_T")
+_HASH_BYTES = 32
 _SUMMARY = "agent_id, last_used_at, created_at, anonymous, pinned, model_id, num_tokens, num_turns, summary"
+
+_ODD_IDS = (
+    "SELECT id, CAST(agent_id AS BLOB) FROM agents WHERE typeof(agent_id) <> 'text'"
+    f" OR length(CAST(agent_id AS BLOB)) NOT BETWEEN 1 AND {MAX_AGENT_ID_CHARACTERS}"
+    " OR length(agent_id) <> length(CAST(agent_id AS BLOB))"
+    " OR agent_id GLOB '*[^A-Za-z0-9._:@+=-]*' OR agent_id NOT GLOB '[A-Za-z0-9]*'"
+    f" OR agent_id IN ({', '.join(repr(one) for one in RESERVED_AGENT_IDS)})"
+)
+"""Agents whose id no request could name."""
+_SORTED = {"last_used_at": ("real", MAX_TIME), "created_at": ("real", MAX_TIME)}
+_SORTED |= {"num_tokens": ("integer", MAX_COUNT), "num_turns": ("integer", MAX_COUNT)}
+"""Columns by which lists are sorted: their type, and the largest value."""
 
 _PRAGMAS: dict[str, str | int] = {"synchronous": "FULL", "fullfsync": 1, "checkpoint_fullfsync": 1}
 
@@ -154,13 +168,35 @@ class AgentTables:
                 raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
             if version == 0:
                 self._writer.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-            self._writer.execute("SELECT agent_id FROM agents LIMIT 1").fetchall()
+            self.renamed = self._mend()
             self._reader = connect(path, _PRAGMAS)
             # One damaged name must not hide all others.
             self._reader.text_factory = _readable
         except (sqlite3.Error, CacheError):
             self._writer.close()
             raise
+
+    def _mend(self) -> dict[str, AgentId]:
+        """Make each agent one that can be listed in order, named and deleted; returns new ids by the old ones.
+
+        Earlier versions took over what a forged file said. It reads indexes only.
+        """
+        renamed: dict[str, AgentId] = {}
+        with transaction(self._writer):
+            for row_id, old in self._writer.execute(_ODD_IDS).fetchall():
+                new = AgentId(f"renamed-{hashlib.sha256(old).hexdigest()[:16]}")
+                self._writer.execute("UPDATE OR REPLACE agents SET agent_id = ? WHERE id = ?", (new, row_id))
+                self._writer.execute(
+                    "UPDATE OR REPLACE past_blocks SET agent_id = ? WHERE CAST(agent_id AS BLOB) = ?",
+                    (new, old),
+                )
+                renamed[_readable(old)] = new
+            for column, (kind, largest) in _SORTED.items():
+                self._writer.execute(
+                    f"UPDATE agents SET {column} = 0 WHERE typeof({column}) <> ? OR {column} NOT BETWEEN 0 AND ?",
+                    (kind, largest),
+                )
+        return renamed
 
     def _migrate(self) -> None:
         """Bring a database of version 1 up to date: summaries are made from the documents."""
@@ -233,7 +269,7 @@ class AgentTables:
         """Return the blocks that this agent names, or named before, and no other does."""
         with self._reading:
             rows = self._reader.execute(OWN_BLOCKS, {"agent": agent_id}).fetchall()
-        return [BlockHash(name) for (name,) in rows]
+        return [BlockHash(name) for (name,) in rows if _is_hash(name)]
 
     def note_blocks(self, blocks: Iterable[tuple[AgentId, BlockHash]]) -> None:
         """Note that agents made blocks.
@@ -277,7 +313,8 @@ class AgentTables:
             " JOIN agent_blocks b ON b.agent = a.id ORDER BY j.key, b.position",
             json.dumps(list(agents)),
         ):
-            tables[AgentId(agent_id)].append(BlockHash(block_hash))
+            if _is_hash(block_hash):
+                tables[AgentId(agent_id)].append(BlockHash(block_hash))
         return {agent_id: tuple(table) for agent_id, table in tables.items()}
 
     def first_blocks(self) -> dict[AgentId, BlockHash | None]:
@@ -285,7 +322,7 @@ class AgentTables:
         rows = self._ask(
             "SELECT a.agent_id, b.hash FROM agents a LEFT JOIN agent_blocks b ON b.agent = a.id AND b.position = 0"
         )
-        return {AgentId(agent_id): None if name is None else BlockHash(name) for agent_id, name in rows}
+        return {AgentId(agent_id): BlockHash(name) if _is_hash(name) else None for agent_id, name in rows}
 
     def expired(self, now: float, *, limit: int) -> list[AgentId]:
         """Return agents whose time to live is over."""
@@ -435,21 +472,28 @@ def _row(summary: AgentSummary) -> tuple[object, ...]:
 
 def _stored_summary(agent_id: str, used_at: float, created_at: float, *columns: Any) -> StoredSummary:
     anonymous, pinned, model_id, num_tokens, num_turns, data = columns
+    # What lists are sorted by is the columns': a summary that says otherwise would lead past agents, page by page.
+    known = AgentSummary(
+        AgentId(agent_id),
+        time_or_nothing(created_at),
+        time_or_nothing(used_at),
+        num_tokens=count_or_nothing(num_tokens),
+        num_turns=count_or_nothing(num_turns),
+    )
     try:
-        return StoredSummary(agent_document.decode_summary(AgentId(agent_id), data))
+        summary = agent_document.decode_summary(known.agent_id, data)
     except agent_document.DocumentError as error:
         # One broken row must not hide all others, nor its own agent.
-        known = AgentSummary(
-            AgentId(agent_id),
-            time_or_nothing(created_at),
-            time_or_nothing(used_at),
-            anonymous=bool(anonymous),
-            pinned=bool(pinned),
-            model_id=model_id,
-            num_tokens=count_or_nothing(num_tokens),
-            num_turns=count_or_nothing(num_turns),
-        )
+        known = replace(known, anonymous=bool(anonymous), pinned=bool(pinned), model_id=model_id)
         return StoredSummary(known, repr(error))
+    summary = replace(
+        summary,
+        created_at=known.created_at,
+        last_used_at=known.last_used_at,
+        num_tokens=known.num_tokens,
+        num_turns=known.num_turns,
+    )
+    return StoredSummary(summary)
 
 
 def _summary_from(
@@ -495,12 +539,16 @@ def _load(connection: sqlite3.Connection, agent_id: AgentId) -> Agent | None:
         agent,
         transcript=Transcript(tuple(_segment(*row) for row in segments)),
         messages=tuple(agent_document.decode_message(data) for data in column("agent_messages")),
-        block_table=tuple(BlockHash(data) for data in column("agent_blocks")),
+        block_table=tuple(BlockHash(data) for data in column("agent_blocks") if _is_hash(data)),
         turns=tuple(agent_document.decode_turn(data) for data in column("agent_turns")),
     )
     if agent_document.lengths(agent) != lengths:
         raise ValueError(f"parts are missing: {agent_document.lengths(agent)} instead of {dict(lengths)}")
     return agent
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == _HASH_BYTES
 
 
 def _readable(data: bytes) -> str:

@@ -17,6 +17,7 @@ from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.tables import AgentTables
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, AgentConfig
+from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
@@ -392,7 +393,9 @@ def test_agents_of_format_1_still_load(open_archive: Open, tmp_path: Path) -> No
     with sqlite3.connect(path) as connection:
         connection.executescript(FIXTURE.read_text())
     connection.close()
-    assert open_archive().load_recent(max_agents=9, max_bytes=1 << 30) == [full_agent()]
+    # Its id is one that requests cannot name.
+    (loaded,) = open_archive().load_recent(max_agents=9, max_bytes=1 << 30)
+    assert replace(loaded, agent_id=full_agent().agent_id) == full_agent()
 
 
 class SavesMeanwhile:
@@ -465,3 +468,70 @@ def test_a_save_that_ends_while_a_question_is_answered_is_not_overlooked(
     assert ask(archive) == expected
     archive.close()
     store.close()
+
+
+ODD_IDS = (
+    "''",
+    "'a b'",
+    "'a/b'",
+    "'x' || char(10)",
+    "'n' || char(0) || 'x'",
+    "'stats'",
+    "'import'",
+    "'.a'",
+    "'é'",
+)
+ODD_IDS += ("cast(x'6dff' as TEXT)", "x'00ff'", "'" + "x" * 129 + "'", "'a]'", "'^'")
+
+
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_an_agent_whose_stored_id_no_request_could_name_gets_another(
+    open_archive: Open, tmp_path: Path, log: ListLog, odd: str
+) -> None:
+    archive = open_archive()
+    for agent_id in ("a", "b"):
+        archive.save(full_agent(agent_id))
+    archive = open_archive()
+    sql(tmp_path, f"UPDATE agents SET agent_id = {odd} WHERE agent_id = 'a'")
+    sql(tmp_path, f"INSERT INTO past_blocks VALUES ({odd}, x'{'07' * 32}')")
+    archive = open_archive()
+    renamed = next(one for one in archive.ids() if one != "b")
+    assert checked_agent_id(renamed, param="id").startswith("renamed-")
+    assert archive.load(renamed) == replace(full_agent("a"), agent_id=renamed)
+    assert archive.holders(BlockHash(b"\x07" * 32)) == [renamed]
+    assert log.lines == ["an agent whose id could not be named was renamed"]
+    assert archive.delete(renamed).result(10)
+    assert open_archive().ids() == ["b"]
+
+
+def test_an_id_that_can_be_named_stays_as_it_is(open_archive: Open, log: ListLog) -> None:
+    ids = ["a", "Z.9_:@+=-", "x" * 128, "stats2", "user-0f"]
+    archive = open_archive()
+    for agent_id in ids:
+        archive.save(full_agent(agent_id))
+    assert sorted(open_archive().ids()) == sorted(ids)
+    assert log.lines == []
+
+
+@pytest.mark.parametrize("column", ["last_used_at", "created_at", "num_tokens", "num_turns"])
+@pytest.mark.parametrize("value", ["'text'", "x'ff'", "9e999", "-5", "1e300"])
+def test_a_stored_value_to_sort_by_hides_no_agent_from_any_page(
+    open_archive: Open, tmp_path: Path, column: str, value: str
+) -> None:
+    archive = open_archive()
+    for number in range(5):
+        archive.save(replace(full_agent(f"a{number}"), last_used_at=float(number)))
+    archive = open_archive()
+    sql(tmp_path, f"UPDATE agents SET {column} = {value} WHERE agent_id IN ('a1', 'a3')")
+    archive = open_archive()
+    assert len(archive.ids()) == 5
+    for order in ("used", "created", "tokens", "turns", "name"):
+        seen: list[str] = []
+        query = AgentQuery(limit=2, order=order)
+        while True:
+            page = archive.page(query)
+            seen += [one.agent_id for one in page.summaries]
+            if not page.has_more:
+                break
+            query = replace(query, after=page.summaries[-1].agent_id)
+        assert sorted(seen) == [f"a{number}" for number in range(5)], order
