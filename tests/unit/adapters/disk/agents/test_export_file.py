@@ -80,7 +80,7 @@ def test_blocks_that_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
     written = DiskAgentExportFile().write(str(path), agent_of(chain), names, coming)
     assert (written.num_blocks, written.num_missing) == (1, 2)
     agent, records = read_all(path)
-    assert agent == replace(agent_of(chain), agent_id=AgentId("agent/ä")), "an import gives it another id"
+    assert agent == agent_of(chain)
     assert [record.block for record in records] == [chain[1].block]
 
 
