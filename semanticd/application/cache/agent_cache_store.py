@@ -235,6 +235,15 @@ class AgentCacheStore:
 
     # Restoring.
 
+    @property
+    def knows_all_files(self) -> bool:
+        """Whether the disk's index knows all that is stored; see `WarmStore.find_files`."""
+        return self._warm is None or self._warm.knows_all_files
+
+    def find_files(self, names: Iterable[BlockHash], fingerprint: ModelFingerprint) -> Future[int] | None:
+        """Look for these blocks' files while the disk's index may lack them; None: it knows all that is stored."""
+        return None if self._warm is None else self._warm.find_files(names, fingerprint)
+
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Begin to read a block that is warm, or that a peer has."""
         if self.peers is not None and self.peers.holds(block_hash) and not self._is_warm(block_hash):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.engine.file_lookup import FileLookup
 from semanticd.application.engine.peer_lookup import PeerLookup
 from semanticd.application.engine.prefix_matching import PrefixMatching
 from semanticd.application.engine.queue import EngineQueue
@@ -48,6 +49,9 @@ class Admission:
         self._agents = agents
         self._scheduler = scheduler
         self._clock = telemetry.clock
+        self._files = FileLookup(
+            store=store, agents=agents, scheduler=scheduler, queue=queue, clock=telemetry.clock
+        )
         self._lookup = PeerLookup(store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock)
         self._matching = PrefixMatching(store=store, scheduler=scheduler, lookup=self._lookup)
         self._restore = Restore(
@@ -67,9 +71,12 @@ class Admission:
         cold: list[Block] = []
         if not running.restored:
             running.reservation = self._store.reserve()
-            if self._lookup.ask(running):
+            if self._files.ask(running) or self._lookup.ask(running):
                 return
             cold = self._matching.find(running)
+            # Finding may itself have shown that the index is damaged.
+            if self._files.ask(running):
+                return
         elif not all(self._store.is_hot(block.block_hash) for block in running.match.all_blocks):
             running.match = self._matching.hot_part(running)
         running.reservation.use(running.reservation.promised_bytes)
@@ -161,9 +168,10 @@ class Admission:
 
     def check_deadlines(self) -> None:
         """Stop waiting for blocks and answers that do not come."""
-        if not (self._restore.is_busy or self._streaming.is_busy or self._lookup.is_busy):
+        if not any(part.is_busy for part in (self._restore, self._streaming, self._files, self._lookup)):
             return
         now = self._clock.monotonic()
+        self._files.check_deadlines(now)
         self._lookup.check_deadlines(now)
         self._restore.check_deadlines(now)
         self._streaming.check_deadlines(now, READ_DEADLINE_S)
@@ -172,4 +180,5 @@ class Admission:
         """Drop what is noted of a sequence that ended or was preempted; its reservation ends by itself."""
         self._restore.forget(sequence_id)
         self._streaming.forget(sequence_id)
+        self._files.forget(sequence_id)
         self._lookup.forget(sequence_id)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.engine.file_lookup import may_look_for_files
 from semanticd.application.engine.prefix_matching import PrefixMatching
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.running_sequence import RunningSequence
@@ -153,7 +154,9 @@ class Restore:
                 other for other in (*restoring.reading, *restoring.to_read) if other not in running.from_peers
             )
             self._note_peer_failed(running, name)
-            if running.match.state is not None and running.num_rematched < MAX_REMATCHES:
+            # Where the index turns out to be damaged, its blocks may lie on disk all the same.
+            anew = running.match.state is not None or may_look_for_files(running, self._store)
+            if anew and running.num_rematched < MAX_REMATCHES:
                 self._match_anew(restoring, read_until=read_at)
             else:
                 self._end_restoring(restoring, read_until=read_at)

@@ -146,6 +146,8 @@ class RunningSequence:
     """Blocks that were read for it before a damaged one made it match anew."""
     num_rematched: int = 0
     """How often a damaged block made it match anew."""
+    asked_files: bool = False
+    """Whether its blocks' files were looked for that the disk's index may not know."""
     asked_peers: bool = False
     """Whether it is settled what peers have of its prompt."""
     offered: OfferedBlocks | None = None

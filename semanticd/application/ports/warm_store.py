@@ -7,7 +7,7 @@ exception: the caller computes instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -109,6 +109,20 @@ class WarmStore(Protocol):
 
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent` (any kind, any length)."""
+
+    @property
+    def knows_all_files(self) -> bool:
+        """Whether the index knows all that is stored.
+
+        It does not after an unclean end, or when it was lost, until the folder was looked through.
+        """
+
+    def find_files(self, names: Iterable[BlockHash], fingerprint: ModelFingerprint) -> Future[int] | None:
+        """Look for the files of these blocks of one model, which may lie on disk while the index does not know them.
+
+        None: the index knows all that is stored. The names are taken, and the files read, by the I/O pool; the future
+        gets how many blocks became known by it, never an exception.
+        """
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""

@@ -108,6 +108,14 @@ class AgentsService:
         (row,) = await asyncio.to_thread(self._rows.of, [summary_of(agent)])
         return row
 
+    async def _find_files(self, agent: Agent) -> None:
+        """Let the disk's index know an agent's blocks, where it is just made anew."""
+        if agent.model is None:
+            return
+        found = self._store.find_files(agent.block_table, agent.model)
+        if found is not None:
+            await asyncio.wrap_future(found)
+
     def _requests_of(self, agent_id: str) -> tuple[RequestId, ...]:
         running = (one.submission for one in self._engine.running())
         return tuple(one.request_id for one in running if one.agent_id == agent_id)
@@ -261,6 +269,7 @@ class AgentsService:
         if turns < 1:
             raise InvalidRequestError(f"turns must be at least 1, not {turns}", param="turns")
         self._not_active(agent_id)
+        await self._find_files(await self.agent(agent_id))
         before = await asyncio.to_thread(self._agents.own_blocks, AgentId(agent_id))
         agent = await asyncio.to_thread(self._rewind, AgentId(agent_id), turns)
         kept = await asyncio.to_thread(self._within, before, agent)
@@ -409,7 +418,9 @@ class AgentsService:
 
     async def export(self, agent_id: str, path: str) -> AgentExport:
         """Write an agent export; the path is absolute."""
-        return await self._exporter.export(await self.agent(agent_id), path)
+        agent = await self.agent(agent_id)
+        await self._find_files(agent)
+        return await self._exporter.export(agent, path)
 
     async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
         """Read an agent export; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""

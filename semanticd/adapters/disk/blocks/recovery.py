@@ -2,15 +2,15 @@
 
 First a survey: it lists files and rows shard by shard, removes what dead processes left half written and rows
 whose files are gone, and counts the bytes of files without rows. Then those files are adopted: their headers
-are read and rows made. Blocks are read and written meanwhile, between two shards. A file's tensors are verified
-when they are next read.
+are read and rows made. Blocks are read and written meanwhile, between two shards, and those that are asked for are
+looked for by their names (`adopt_named`). A file's tensors are verified when they are next read.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from semanticd.adapters.disk.blocks.repository import BlockRepository
 from semanticd.adapters.disk.files.atomic import TEMP_SUFFIX, FileSystem
 from semanticd.adapters.disk.files.folder import SHARDS, hash_of
 from semanticd.application.ports.telemetry import Log
-from semanticd.domain.ids import BlockHash
+from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 _FIRST_READ_BYTES = 32 * 1024
 _ROWS_PER_TRANSACTION = 128
@@ -71,7 +71,7 @@ def survey(
             found = survey_shard(storage, shard)
             reconcile(storage, found)
             for path in found.unindexed:
-                storage.unindexed_bytes += _size(storage.fs, path)
+                storage.note_unindexed(path, _size(storage.fs, path))
         if found.num_rows or found.unindexed:
             # A moment without the lock, or who waits for it would not get it.
             stop.wait(_PAUSE_S)
@@ -111,13 +111,26 @@ def adopt_files(
         if stop.is_set():
             break
         part = paths[first : first + _ROWS_PER_TRANSACTION]
-        sizes = sum(_size(storage.fs, path) for path in part)
         rows = [row for path in part if (row := _read_row(storage, path, log=log)) is not None]
         with storage.still():
             adopted += storage.adopt(rows)
-            storage.unindexed_bytes = max(0, storage.unindexed_bytes - sizes)
+            storage.forget_unindexed(part)
         on_progress(first + len(part), len(paths))
     return adopted
+
+
+def adopt_named(
+    storage: BlockRepository, names: Iterable[BlockHash], fingerprint: ModelFingerprint, *, log: Log
+) -> int:
+    """Make rows for those of one model's blocks that lie on disk without; returns how many. Raises sqlite3.Error.
+
+    A block's name is its file's: each costs one look at the file system, however many files there are.
+    """
+    wanted = list(dict.fromkeys(names))
+    known = storage.index.block_bytes(wanted)
+    paths = (storage.folder.block_path(fingerprint, name) for name in wanted if name not in known)
+    lying = [path for path in paths if _size(storage.fs, path)]
+    return adopt_files(storage, lying, stop=threading.Event(), log=log)
 
 
 def read_header(fs: FileSystem, path: Path, *, expected: BlockHash) -> BlockHeader:
@@ -194,6 +207,7 @@ class Recovery:
 
     def start(self) -> None:
         """Start looking through all files."""
+        self._storage.knows_all_files = False
         self._thread = threading.Thread(target=self._run, name="semanticd-warm-recovery", daemon=True)
         self._thread.start()
 
@@ -219,6 +233,7 @@ class Recovery:
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
         finally:
+            self._storage.knows_all_files = not self._failed
             self._done.set()
 
     def _note_shards(self, done: int) -> None:

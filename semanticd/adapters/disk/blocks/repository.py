@@ -84,8 +84,10 @@ class BlockRepository:
         self.reserve_bytes = limits.reserve_bytes
         self._pruning_helps_from = 0.0
         self.counters = Counters()
-        self.unindexed_bytes = 0
-        """Bytes of files found by recovery whose rows are still to be made: they count towards the cap."""
+        self._unindexed: dict[Path, int] = {}
+        self._unindexed_bytes = 0
+        self.knows_all_files = True
+        """Whether each block's file has a row; not while the folder is still to be looked through."""
         self.on_removed: Callable[[Sequence[BlockHash]], None] = lambda names: None
         """Hears of blocks that were pruned."""
         self.on_damaged_index: Callable[[], None] = lambda: None
@@ -106,7 +108,21 @@ class BlockRepository:
     @property
     def bytes_stored(self) -> int:
         """All files' bytes: indexed, still to be indexed, and in quarantine."""
-        return self.totals.file_bytes + self.unindexed_bytes + self._quarantine.num_bytes
+        return self.totals.file_bytes + self._unindexed_bytes + self._quarantine.num_bytes
+
+    def note_unindexed(self, path: Path, num_bytes: int) -> None:
+        """Count a file without a row towards the cap, until its row is made."""
+        self._unindexed_bytes += num_bytes - self._unindexed.get(path, 0)
+        self._unindexed[path] = num_bytes
+
+    def forget_unindexed(self, paths: Iterable[Path] | None = None) -> None:
+        """Count files (None: all) no longer by themselves: they have rows, or are gone."""
+        if paths is None:
+            self._unindexed.clear()
+            self._unindexed_bytes = 0
+            return
+        for path in paths:
+            self._unindexed_bytes -= self._unindexed.pop(path, 0)
 
     def free_disk_bytes(self) -> int:
         """Return what may still be written on the folder's volume; raises OSError."""
@@ -342,6 +358,8 @@ class BlockRepository:
         with self._changing:
             names = list(hashes)
             freed = self._unlink_all(self.index.remove(names)) + self._quarantine.drop(names)
+            if not self.knows_all_files:
+                freed += self._unlink_unindexed(names)
             if scrub:
                 self.index.scrub()
             return freed
@@ -399,7 +417,7 @@ class BlockRepository:
                     model.rmdir()
             if fingerprint is None:
                 self._quarantine.empty()
-                self.unindexed_bytes = 0
+                self.forget_unindexed()
             self.index.scrub()
             self._settle()
             return before - self.bytes_stored
@@ -409,6 +427,18 @@ class BlockRepository:
             self._unlink(self.folder.block_path(stored.fingerprint, stored.block_hash))
         self._settle()
         return sum(stored.file_bytes for stored in removed)
+
+    def _unlink_unindexed(self, names: Iterable[BlockHash]) -> int:
+        """Remove the files of blocks whose rows are not there yet, of whatever model; returns their bytes."""
+        freed = 0
+        folders = self.folder.model_folders()
+        for name in names:
+            for path in (self.folder.path_in(folder, name) for folder in folders):
+                with contextlib.suppress(OSError):
+                    freed += self.fs.size(path)
+                    self._unlink(path)
+                    self.forget_unindexed([path])
+        return freed
 
     def _unlink(self, path: Path) -> None:
         try:
@@ -431,7 +461,7 @@ class BlockRepository:
         """Begin an empty index after the old one was found damaged."""
         with self._changing:
             self.index.recreate()
-            self.unindexed_bytes = 0
+            self.forget_unindexed()
             self._settle()
 
     def _exists(self, path: Path) -> bool:

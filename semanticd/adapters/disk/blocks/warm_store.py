@@ -11,14 +11,15 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from semanticd.adapters.disk.blocks.index import BlockIndex
-from semanticd.adapters.disk.blocks.recovery import Recovery
+from semanticd.adapters.disk.blocks.recovery import Recovery, adopt_named
 from semanticd.adapters.disk.blocks.repository import BlockRepository, StoreLimits
 from semanticd.adapters.disk.blocks.verification import BackgroundVerification, verify
 from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites, Stored
@@ -204,6 +205,55 @@ class DiskWarmStore:
         self._log.warning("the cache index did not answer", error=str(error))
         if is_damage(error):
             self._rebuild_soon()
+
+    @property
+    def knows_all_files(self) -> bool:
+        """Whether each block's file has a row in the index."""
+        return self._storage.knows_all_files
+
+    def find_files(self, names: Iterable[BlockHash], fingerprint: ModelFingerprint) -> Future[int] | None:
+        """Look for these blocks' files where the index may lack rows; see the port."""
+        if self.knows_all_files:
+            return None
+        found: Future[int] = Future()
+        search = partial(self._find_files, names, fingerprint, found)
+        # A damaged index takes no rows: its successor is made on the writing thread.
+        if self._rebuilding and self.write_queue.put(search):
+            return found
+        with contextlib.suppress(RuntimeError):  # closed
+            self._readers.submit(search)
+            return found
+        return None
+
+    def _find_files(
+        self, names: Iterable[BlockHash], fingerprint: ModelFingerprint, found: Future[int]
+    ) -> None:
+        if found.set_running_or_notify_cancel():
+            self._search(tuple(names), fingerprint, found)
+
+    def _search(
+        self,
+        names: Sequence[BlockHash],
+        fingerprint: ModelFingerprint,
+        found: Future[int],
+        *,
+        is_last: bool = False,
+    ) -> None:
+        number: int | None = 0
+        try:
+            number = self._adopt(names, fingerprint)
+        except Exception as error:  # noqa: BLE001 (this thread must live on)
+            self._log.error("looking for block files failed", error=repr(error))
+        # Where the damage was found just now: once more, behind the making of a new index.
+        again = partial(self._search, names, fingerprint, found, is_last=True)
+        if number is None and self._rebuilding and not is_last and self.write_queue.put(again):
+            return
+        found.set_result(number or 0)
+
+    def _adopt(self, names: Sequence[BlockHash], fingerprint: ModelFingerprint) -> int | None:
+        """Make the index know these blocks, as far as they lie on disk; returns how many, None: it did not answer."""
+        wanted = [name for name in names if not self._is_doomed(name)]
+        return self._ask(lambda: adopt_named(self._storage, wanted, fingerprint, log=self._log), None)
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Read and verify a block; None when it is missing or broken (then it is quarantined and counted)."""
@@ -450,6 +500,7 @@ class DiskWarmStore:
             if self._rebuilding:
                 return
             self._rebuilding = True
+        self._storage.knows_all_files = False
         self._log.error(
             "the cache index is damaged and is rebuilt from the files", index=str(self.folder.index)
         )

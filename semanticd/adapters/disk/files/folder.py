@@ -80,8 +80,13 @@ class CacheFolder:
 
     def block_path(self, fingerprint: ModelFingerprint, block_hash: BlockHash) -> Path:
         """Return where a block's file belongs."""
+        return self.path_in(self.blocks / self.model_name(fingerprint), block_hash)
+
+    @staticmethod
+    def path_in(model_folder: Path, block_hash: BlockHash) -> Path:
+        """Return where a block's file belongs in the folder of its model."""
         name = block_hash.hex()
-        return self.blocks / self.model_name(fingerprint) / name[:2] / f"{name}{BLOCK_SUFFIX}"
+        return model_folder / name[:2] / f"{name}{BLOCK_SUFFIX}"
 
     @staticmethod
     def model_name(fingerprint: ModelFingerprint) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from semanticd.adapters.disk.blocks import recovery
 from semanticd.adapters.disk.blocks.codec import encode
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
@@ -299,6 +300,41 @@ def test_an_index_damaged_while_running_is_made_anew(open_store: Open) -> None:
     assert store.get_many(names(chain)) == []
     settle(store)
     assert store.get_many(names(chain)) == [record.block for record in chain]
+
+
+def test_blocks_are_found_by_name_and_deleted_ones_are_gone_before_the_folder_was_looked_through(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = make_chain(4)
+    store = open_store()
+    store.write(chain).result(10)
+    before = store.stats().bytes_stored
+    store.close()
+    store.folder.index.unlink()
+    go_on, survey = threading.Event(), recovery.survey
+    monkeypatch.setattr(recovery, "survey", lambda *args, **more: go_on.wait(20) and survey(*args, **more))
+
+    store = open_store()
+    fingerprint = chain[0].fingerprint
+    assert store.get_many(names(chain)) == []
+    found = store.find_files([*names(chain[:2]), *names([make_record((77,))])], fingerprint)
+    assert found is not None
+    assert found.result(20) == 2
+    assert store.get_many(names(chain)) == [record.block for record in chain[:2]]
+    assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain[:2])
+    again = store.find_files(names(chain[:2]), fingerprint)
+    assert again is not None
+    assert again.result(20) == 0
+    gone = path_of(store, chain[3])
+    size = gone.stat().st_size
+    # What is deleted has no row yet, and must not come back with its file.
+    assert store.delete(names(chain[3:])).result(20) == size
+    assert not gone.exists()
+    go_on.set()
+    settle(store)
+    assert store.find_files(names(chain), fingerprint) is None
+    assert store.get_many(names(chain)) == [record.block for record in chain[:3]]
+    assert store.stats().bytes_stored == before - size, "none is counted twice"
 
 
 def test_rows_without_files_go_after_an_unclean_end(open_store: Open) -> None:
