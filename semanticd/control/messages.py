@@ -132,9 +132,19 @@ Message = Command | Reply | Event
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as a msgpack map (without the frame's length)."""
-    packed: bytes = msgpack.packb(_as_map(message), use_bin_type=True)
+    """Return the message as a msgpack map (without the frame's length).
+
+    A result's integers beyond 64 bits, as a model may write them into a call's arguments, go as text.
+    """
+    default = None if isinstance(message, Command) else _digits
+    packed: bytes = msgpack.packb(_as_map(message), use_bin_type=True, default=default)
     return packed
+
+
+def _digits(value: object) -> str:
+    if not isinstance(value, int):
+        raise TypeError(f"cannot send {type(value).__name__}")
+    return str(value)
 
 
 def _as_map(message: Message) -> dict[str, Any]:

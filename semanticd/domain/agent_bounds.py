@@ -69,8 +69,11 @@ def check_summary(summary: AgentSummary) -> None:
 
 
 def check_arguments(call: ToolCallPart, where: str) -> None:
-    """Check the numbers in a tool call's arguments, text may be anything; raises `OutOfBoundsError`."""
-    _check_value(call.arguments, where, any_text=True)
+    """Check the numbers in a tool call's arguments: finite, text and integers may be anything that JSON says.
+
+    Raises `OutOfBoundsError`.
+    """
+    _check_value(call.arguments, where, as_json=True)
 
 
 def check_config(config: AgentConfig) -> None:
@@ -140,27 +143,27 @@ def _check_counts(record: object, *names: str, prefix: str = "") -> None:
             raise _wrong(prefix + name, value, f"a whole number from 0 to {MAX_COUNT}")
 
 
-def _check_value(value: object, where: str, *, any_text: bool = False) -> None:
+def _check_value(value: object, where: str, *, as_json: bool = False) -> None:
     """Check all numbers and texts in a value of dataclasses, mappings and sequences."""
     if isinstance(value, str):
-        if not any_text and has_half(value):
+        if not as_json and has_half(value):
             raise OutOfBoundsError(f"{where} holds half of a surrogate pair")
     elif isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
+        if not as_json and not -(2**63) <= value < 2**64:
             raise _wrong(where, value, "a number of 64 bits")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise _wrong(where, value, "a finite number")
     elif is_dataclass(value):
         for one in fields(value):
-            _check_value(getattr(value, one.name), _within(where, one.name), any_text=any_text)
+            _check_value(getattr(value, one.name), _within(where, one.name), as_json=as_json)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            _check_value(key, f"a key of {where}", any_text=any_text)
-            _check_value(item, _within(where, key[:_SHOWN_CHARACTERS]), any_text=any_text)
+            _check_value(key, f"a key of {where}", as_json=as_json)
+            _check_value(item, _within(where, key[:_SHOWN_CHARACTERS]), as_json=as_json)
     elif isinstance(value, list | tuple):
         for at, item in enumerate(value):
-            _check_value(item, f"{where}[{at}]", any_text=any_text)
+            _check_value(item, f"{where}[{at}]", as_json=as_json)
 
 
 def _depth(value: object) -> int:

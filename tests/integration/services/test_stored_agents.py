@@ -6,13 +6,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from semanticd.adapters.control.commands import COMMANDS, CommandContext, run_command
 from semanticd.adapters.control.services import Services
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.agents.tables import AgentTables
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.control import messages as m
 from tests.fakes.agents import full_agent
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
@@ -59,7 +58,9 @@ async def control(daemon: WholeDaemon, command: str, **args: Any) -> Any:
     spec = COMMANDS[command]
     given = {one.name: None if one.required else one.default for one in spec.arguments} | args
     context = CommandContext(Services(agents=daemon.parts.agents))
-    return msgpack.unpackb(msgpack.packb(await run_command(spec, context, given)))
+    reply = m.decode(m.encode(m.Reply(1, await run_command(spec, context, given))))
+    assert isinstance(reply, m.Reply)
+    return reply.result
 
 
 async def test_whatever_is_listed_of_damaged_agents_can_be_deleted(tmp_path: Path) -> None:

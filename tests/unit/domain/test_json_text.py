@@ -33,7 +33,7 @@ def test_the_limit_itself_is_allowed() -> None:
         parse_json_text("[" * (LIMITS.nesting + 1) + "]" * (LIMITS.nesting + 1))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 500, b"\xff", "x"])
+@pytest.mark.parametrize("text", ["", "{", "[" * 500, b"\xff", "x", "NaN", "[1e400]", "-Infinity"])
 def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json_text(text)

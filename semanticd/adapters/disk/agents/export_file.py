@@ -267,7 +267,7 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
         raise _refused(path, f"its manifest claims {num_bytes} bytes, more than {_MAX_MANIFEST_BYTES}")
     data = _exactly(file, num_bytes, path)
     try:
-        document = parse_json_text(data, max_nesting=_MAX_NESTING)
+        document = parse_json_text(data, max_nesting=_MAX_NESTING, finite=False)
         agent = _decode_agent(document)
         blocks = tuple(BlockHash(bytes.fromhex(name)) for name in document["blocks"])
         layout = document["layout"]

@@ -37,7 +37,7 @@ LARGE_BYTES = 256 * 1024
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 """What programs send that declare nothing; the second is curl's word for it."""
 _MAX_INTEGER_DIGITS = 20
-_MAX_INTEGER = 2**64
+_INTEGERS = range(-(2**63), 2**64)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -232,7 +232,7 @@ def _finite_float(digits: str) -> float:
 
 def _bounded_int(digits: str) -> int:
     # The length is looked at first: turning thousands of digits into an int is slow, and refused by Python.
-    if len(digits) > _MAX_INTEGER_DIGITS or not -_MAX_INTEGER < int(digits) < _MAX_INTEGER:
+    if len(digits) > _MAX_INTEGER_DIGITS or int(digits) not in _INTEGERS:
         raise InvalidRequestError(f"the number {digits[:40]} does not fit into 64 bits")
     return int(digits)
 

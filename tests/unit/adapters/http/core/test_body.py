@@ -23,6 +23,8 @@ from semanticd.domain.errors import InvalidRequestError
         (b'{"a": -Infinity}', "Infinity"),
         (b'{"a": 1e999}', "too large"),
         (b'{"a": 123456789012345678901234567890}', "64 bits"),
+        (b'{"a": 18446744073709551616}', "64 bits"),
+        (b'{"a": -9223372036854775809}', "64 bits"),
         (b'{"a": ' + b"9" * 5000 + b"}", "64 bits"),
         (b"[" * 65 + b"]" * 65, "deeper than 64"),
         (b"[" * 100_000, "deeper than 64"),
