@@ -22,8 +22,10 @@ from semanticd.adapters.peers.http_peers import HttpPeers
 from semanticd.adapters.request_traces.writer import TraceWriter
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.cache.agent_tables import AgentTables
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.engine.queue import EngineQueue
@@ -142,14 +144,17 @@ def build(
     )
     store = AgentCacheStore(
         budget_bytes=memory.plan.budget_bytes(0),
-        max_agents_in_memory=settings.agent.max_agents_in_memory,
         warm=warm,
         post=queue.post,
         metrics=metrics,
         log=log,
         peers=peers,
     )
-    registry = AgentRegistry(store=store, archive=archive, clock=clock, post=queue.post)
+    tables = AgentTables(
+        store=store, warm=warm, max_agents_in_memory=settings.agent.max_agents_in_memory, log=log
+    )
+    cache = AgentCache(store, tables)
+    registry = AgentRegistry(cache=cache, archive=archive, clock=clock, post=queue.post)
     limits = SchedulerLimits(
         max_batch_size=settings.mlx.max_batch_size,
         prefill_chunk=settings.mlx.prefill_chunk,
@@ -159,7 +164,7 @@ def build(
     scheduler = Scheduler(limits=limits, block_tokens=settings.mlx.block_tokens)
     engine = BlockPoolBatchEngine(
         queue=queue,
-        store=store,
+        cache=cache,
         agents=registry,
         scheduler=scheduler,
         telemetry=telemetry,
@@ -220,7 +225,7 @@ def build(
     agents = AgentsService(
         engine=engine,
         agents=registry,
-        store=store,
+        cache=cache,
         exporter=exporter,
         observations=observations,
         clock=clock,

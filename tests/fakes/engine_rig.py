@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.cache.agent_tables import AgentTables
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.engine.queue import EngineQueue
@@ -190,15 +192,18 @@ class EngineRig:
         self.queue = EngineQueue(max_queue=max_queue, max_queue_per_agent=max_queue_per_agent)
         self.store = AgentCacheStore(
             budget_bytes=budget_bytes,
-            max_agents_in_memory=max_agents,
             warm=self.warm,
             post=self.queue.post,
             metrics=self.metrics,
             log=self.log,
             peers=peers,
         )
+        self.tables = AgentTables(
+            store=self.store, warm=self.warm, max_agents_in_memory=max_agents, log=self.log
+        )
+        self.cache = AgentCache(self.store, self.tables)
         self.agents = AgentRegistry(
-            store=self.store, archive=self.archive, clock=self.clock, post=self.queue.post
+            cache=self.cache, archive=self.archive, clock=self.clock, post=self.queue.post
         )
         if scheduler is None:
             scheduler = Scheduler(
@@ -208,7 +213,7 @@ class EngineRig:
         self.scheduler = scheduler
         self.engine = BlockPoolBatchEngine(
             queue=self.queue,
-            store=self.store,
+            cache=self.cache,
             agents=self.agents,
             scheduler=self.scheduler,
             telemetry=self.telemetry,

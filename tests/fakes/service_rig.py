@@ -120,7 +120,7 @@ class ServiceRig:
         self.agents = AgentsService(
             engine=self.engine,
             agents=self.engine_rig.agents,
-            store=self.store,
+            cache=self.engine_rig.cache,
             exporter=AgentExporter(
                 engine=self.engine,
                 store=self.store,

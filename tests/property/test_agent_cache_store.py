@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_tables import AgentTables
 from semanticd.domain.block_pool import MAX_PINNED_SHARE
 from semanticd.domain.ids import AgentId, BlockHash, SequenceId
 from semanticd.domain.prefix_index import PrefixMatch, next_boundary
@@ -55,15 +56,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner = HashRunner(block_tokens=BLOCK, has_state=self.has_state)
         self.store = AgentCacheStore(
             budget_bytes=BUDGET,
-            max_agents_in_memory=2,
             warm=self.warm,
             post=self.posted.append,
             metrics=RecordingMetrics(),
             log=RecordingLog(),
         )
+        self.holds = AgentTables(store=self.store, warm=self.warm, max_agents_in_memory=2, log=RecordingLog())
         self.store.register_model(self.runner)
         for agent, table in self.tables.items():
-            self.store.set_table(agent, table, pinned=agent in self.pinned)
+            self.holds.set_table(agent, table, pinned=agent in self.pinned)
 
     def pump(self) -> None:
         """Let the engine thread take what was posted."""
@@ -108,9 +109,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.talks[agent] = prompt + output
             full = [n for b in table for n in ([b, snapshots[b]] if b in snapshots else [b])]
             self.tables[agent] = tuple(full)
-            self.store.set_table(agent, full, pinned=agent in self.pinned)
+            self.holds.set_table(agent, full, pinned=agent in self.pinned)
             self.store.touch(full)
-            self.store.limit_agents(sparing=frozenset([agent]))
+            self.holds.limit_agents(sparing=frozenset([agent]))
         self.store.persist()
         self.pump()
 
@@ -192,7 +193,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(agent=agents)
     def evict(self, agent: AgentId) -> None:
-        self.store.evict_agent(agent)
+        self.holds.evict_agent(agent)
         self.pump()
 
     @rule(agent=agents)
@@ -201,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.talks.pop(agent, None)
         self.pinned.discard(agent)
         others = {name for other in self.tables.values() for name in other}
-        self.store.delete_agent(agent, [n for n in self.store.blocks_of(agent) if n not in others])
+        self.holds.delete_agent(agent, [n for n in self.holds.blocks_of(agent) if n not in others])
         self.deleted |= set(table) - others
         # A snapshot of an earlier turn goes with its block.
         self.gone |= self.deleted | {name for name in self.published if self.store.block(name) is None}
@@ -212,16 +213,16 @@ class StoreMachine(RuleBasedStateMachine):
         if source in self.tables and copy not in self.tables:
             self.talks[copy] = list(self.talks[source])
             self.tables[copy] = self.tables[source]
-            self.store.set_table(copy, self.tables[copy], pinned=False)
+            self.holds.set_table(copy, self.tables[copy], pinned=False)
 
     @rule(agent=agents, pinned=st.booleans())
     def pin(self, agent: AgentId, pinned: bool) -> None:
         if agent in self.tables:
             (self.pinned.add if pinned else self.pinned.discard)(agent)
-            is_held = self.store.set_pinned(agent, pinned)
+            is_held = self.holds.set_pinned(agent, pinned)
             pool = self.store.pool
             most = pool.budget_bytes * MAX_PINNED_SHARE
-            assert is_held == pool.is_pinned_agent(agent) == (pinned and self.store.could_pin(agent))
+            assert is_held == pool.is_pinned_agent(agent) == (pinned and self.holds.could_pin(agent))
             assert not is_held or pool.pinned_bytes <= most
 
     @rule()

@@ -118,20 +118,20 @@ class EngineStates(RuleBasedStateMachine):
 
     @rule(agent=AGENTS)
     def delete(self, agent: str) -> None:
-        names = self.rig.on_engine(lambda: self.rig.store.blocks_of(AgentId(agent)))
-        self.rig.on_engine(lambda: self.rig.store.delete_agent(AgentId(agent), names))
+        names = self.rig.on_engine(lambda: self.rig.tables.blocks_of(AgentId(agent)))
+        self.rig.on_engine(lambda: self.rig.tables.delete_agent(AgentId(agent), names))
         self.rig.on_engine(lambda: self.rig.agents.delete(AgentId(agent)))
 
     @rule(agent=AGENTS)
     def evict(self, agent: str) -> None:
-        self.rig.on_engine(lambda: self.rig.store.evict_agent(AgentId(agent)))
+        self.rig.on_engine(lambda: self.rig.tables.evict_agent(AgentId(agent)))
 
     @rule(agent=AGENTS, kept=st.booleans())
     def keep(self, agent: str, kept: bool) -> None:
         def change() -> None:
             if self.rig.agents.find(AgentId(agent)) is not None:
                 table = self.rig.agents.get(AgentId(agent)).block_table
-                self.rig.store.set_table(AgentId(agent), table, pinned=False, kept=kept)
+                self.rig.tables.set_table(AgentId(agent), table, pinned=False, kept=kept)
 
         self.rig.on_engine(change)
 

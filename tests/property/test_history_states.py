@@ -119,7 +119,7 @@ class HistoryStates(RuleBasedStateMachine):
     @rule()
     def evict(self) -> None:
         self.rig.idle()
-        self.rig.on_engine(lambda: self.rig.store.evict_agent(AGENT))
+        self.rig.on_engine(lambda: self.rig.tables.evict_agent(AGENT))
 
     @rule(
         chosen=st.lists(st.integers(0, 999), min_size=1, max_size=3),
@@ -144,7 +144,7 @@ class HistoryStates(RuleBasedStateMachine):
     def delete(self) -> None:
         self.rig.idle()
         names = self.rig.agents.own_blocks(AGENT)
-        self.rig.on_engine(lambda: self.rig.store.delete_agent(AGENT, names))[1].result()
+        self.rig.on_engine(lambda: self.rig.tables.delete_agent(AGENT, names))[1].result()
         self.rig.on_engine(lambda: self.rig.agents.delete(AGENT))
         self.warm_turns.clear()
 

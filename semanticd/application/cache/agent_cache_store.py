@@ -25,7 +25,7 @@ from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, LostFile, hash_block
 from semanticd.domain.block_chain import BlockChain
-from semanticd.domain.block_pool import AgentPlace, BlockPool, HotBlock, HotUse, PoolLedger
+from semanticd.domain.block_pool import BlockPool, HotBlock, PoolLedger
 from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
@@ -35,10 +35,6 @@ from semanticd.domain.snapshots import SHARE_OF_BUDGET, SHARE_OF_CONVERSATION, s
 
 PERSIST_STEP_BYTES = 32 * 1024 * 1024
 """Tensor bytes that are handed to the disk between two steps of the engine, at most (and one block at least)."""
-_DEMOTED_AT_ONCE = 64
-"""Agents that may be demoted at one turn's end, at most."""
-_SCARCE_SHARE = 1 / 8
-"""RAM is short when less than this share of the budget is free: the limit on hot agents binds from there on."""
 
 
 _Get = Callable[[BlockHash], Block | None]
@@ -82,7 +78,6 @@ class AgentCacheStore:
         self,
         *,
         budget_bytes: int,
-        max_agents_in_memory: int,
         warm: WarmStore | None,
         post: Callable[[Callable[[], None]], object],
         metrics: Metrics,
@@ -95,7 +90,6 @@ class AgentCacheStore:
         """The budget while memory is not short."""
         self.lock = threading.RLock()
         self.counters = CacheCounters()
-        self._max_agents = max_agents_in_memory
         self._warm = warm
         self.peers = peers
         """Machines that may have what is not here."""
@@ -115,8 +109,6 @@ class AgentCacheStore:
         self.text_bytes = 0
         """What the conversations of the agents in memory take, outside the budget (set by the agent registry)."""
         self._set_aside_bytes = 0
-        self._protected: set[AgentId] = set()
-        """Agents whose blocks must not be pruned from the disk."""
 
     # Models.
 
@@ -602,12 +594,12 @@ class AgentCacheStore:
         if self._writes is not None:
             self._writes.leave_once_written(block_hash, reason)
 
-    def evict_agent(self, agent_id: AgentId, *, reason: str = "command") -> int:
-        """Demote the agent's blocks that no other agent holds; returns the bytes that left at once."""
+    def demote(self, blocks: Iterable[Block], reason: str) -> int:
+        """Let blocks go from RAM now, or once they are written; returns the bytes that left at once."""
         freed = 0
         waiting = False
         with self.lock:
-            for block in self.pool.exclusive_blocks(agent_id):
+            for block in blocks:
                 if self._writes is not None and self._writes.is_writing(block.block_hash):
                     self._writes.leave_once_written(block.block_hash, reason)
                 elif self.pool.can_leave(block.block_hash):
@@ -617,55 +609,6 @@ class AgentCacheStore:
         if waiting:
             self.persist()
         return freed
-
-    def limit_agents(self, *, sparing: frozenset[AgentId] = frozenset()) -> None:
-        """Where RAM is short, demote the least recently used agents until at most the configured number is hot.
-
-        Room that is there already is no reason to read an agent from the disk at its next turn.
-        """
-        with self.lock:
-            excess = self.pool.num_hot_agents - self._max_agents
-            missing = self.pool.budget_bytes * _SCARCE_SHARE - self.pool.free_bytes
-            if excess <= 0 or missing <= 0:
-                return
-            candidates = self.pool.coldest_agents(_DEMOTED_AT_ONCE)
-        for agent_id in candidates:
-            if agent_id in sparing or self.pool.is_pinned_agent(agent_id):
-                continue
-            share = self.pool.share(agent_id)
-            self.evict_agent(agent_id, reason="max_agents")
-            excess -= 1
-            # Also what leaves only once it is written.
-            missing -= share.num_bytes - share.shared_bytes
-            if excess <= 0 or missing <= 0:
-                return
-
-    def blocks_of(self, agent_id: AgentId) -> list[BlockHash]:
-        """Return the agent's blocks and the snapshots behind them, as far as no agent in memory shares them.
-
-        Asks the index for every block: not on the engine thread.
-        """
-        with self.lock:
-            table = self.pool.table(agent_id)
-            own = [name for name in table if self.pool.holders(name) <= {agent_id}]
-        known = set(own)
-        # What follows them and is in no table belongs to earlier turns, or to answers that were given otherwise since.
-        found, to_ask = list(own), list(own)
-        while to_ask:
-            for child in self.children(to_ask.pop()):
-                name = child.block_hash
-                if name not in known and not self.pool.holders(name):
-                    known.add(name)
-                    found.append(name)
-                    to_ask.append(name)
-        return found
-
-    def delete_agent(self, agent_id: AgentId, names: Sequence[BlockHash]) -> tuple[int, Future[int]]:
-        """Drop the agent's table and these blocks of it, as `drop_blocks` does."""
-        with self.lock:
-            self.set_pinned(agent_id, False)
-            self.pool.drop_agent(agent_id)
-            return self.drop_blocks(names)
 
     def drop_blocks(self, names: Sequence[BlockHash]) -> tuple[int, Future[int]]:
         """Drop blocks in RAM and on disk, as far as no agent holds them by now.
@@ -717,29 +660,7 @@ class AgentCacheStore:
                     freed += block.num_bytes
         return freed
 
-    # Agents' tables.
-
-    def set_table(
-        self, agent_id: AgentId, table: Sequence[BlockHash], *, pinned: bool, kept: bool = False
-    ) -> None:
-        """Note which blocks an agent holds, whether an operator pinned them, and whether a client wants them kept."""
-        with self.lock:
-            self.pool.set_table(agent_id, table)
-            is_held = self.set_pinned(agent_id, pinned)
-            (self.pool.keep if kept or (pinned and not is_held) else self.pool.release)(agent_id)
-
-    def drop_table(self, agent_id: AgentId) -> None:
-        """Forget which blocks an agent holds; they stay until room is needed."""
-        with self.lock:
-            self.pool.drop_agent(agent_id)
-
-    def is_pinned(self, agent_id: AgentId) -> bool:
-        """Whether an operator pinned the agent's blocks."""
-        return self.pool.is_pinned_agent(agent_id)
-
-    def is_kept(self, agent_id: AgentId) -> bool:
-        """Whether the agent's blocks are evicted after those of others."""
-        return self.pool.is_kept_agent(agent_id)
+    # Use and sums.
 
     def touch_hot(self, table: Sequence[BlockHash]) -> None:
         """Stamp a chain of blocks as just used in RAM only."""
@@ -755,29 +676,6 @@ class AgentCacheStore:
         if self._warm is not None:
             self._warm.touch(table)
 
-    def set_pinned(self, agent_id: AgentId, pinned: bool) -> bool:
-        """Pin or unpin an agent's blocks in both tiers; returns whether they cannot leave RAM now.
-
-        Where pins have their share of RAM already, the agent's blocks are protected on disk only.
-        """
-        with self.lock:
-            was_pinned = self.pool.is_pinned_agent(agent_id)
-            is_held = pinned and self.pool.could_pin(agent_id)
-            (self.pool.pin if is_held else self.pool.unpin)(agent_id)
-            if was_pinned and pinned and not is_held:
-                self._log.warning(
-                    "pins_have_their_share", agent_id=agent_id, budget_bytes=self.pool.budget_bytes
-                )
-            if self._warm is not None and (pinned or agent_id in self._protected):
-                self._warm.protect(self.pool.table(agent_id) if pinned else (), owner=agent_id)
-                (self._protected.add if pinned else self._protected.discard)(agent_id)
-            return is_held
-
-    def could_pin(self, agent_id: AgentId) -> bool:
-        """Whether the agent's blocks can be pinned in addition to those that are; callable from any thread."""
-        with self.lock:
-            return self.pool.could_pin(agent_id)
-
     def is_pinned_block(self, block_hash: BlockHash) -> bool:
         """Whether a block is hot and a pinned agent keeps it so."""
         with self.lock:
@@ -787,21 +685,6 @@ class AgentCacheStore:
         """Return the bytes that an agent's pin keeps hot; 0 where it has none."""
         with self.lock:
             return self.pool.agent_bytes(agent_id) if self.pool.is_pinned_agent(agent_id) else 0
-
-    def places(self, agents: Sequence[AgentId], *, max_sharing: int) -> list[AgentPlace]:
-        """Return where these agents' blocks are, as far as the agents are in memory; callable from any thread."""
-        with self.lock:
-            return self.pool.places(agents, max_sharing=max_sharing)
-
-    def hot_agents(self) -> list[AgentId]:
-        """Return the agents that hold hot blocks; callable from any thread."""
-        with self.lock:
-            return self.pool.hot_agents()
-
-    def hot_use(self, agent_id: AgentId, table: Sequence[BlockHash]) -> HotUse:
-        """Return what of an agent's table is hot, and with which agents it is shared; callable from any thread."""
-        with self.lock:
-            return self.pool.hot_use(agent_id, table)
 
     def hot_blocks(self, limit: int) -> list[HotBlock]:
         """Return hot blocks, at most `limit`; callable from any thread."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.ports.agent_archive import AgentArchive
 from semanticd.application.ports.telemetry import Clock
 from semanticd.domain.agent import Agent, AgentConfig
@@ -43,7 +43,7 @@ class AgentRegistry:
     def __init__(
         self,
         *,
-        store: AgentCacheStore,
+        cache: AgentCache,
         archive: AgentArchive | None,
         clock: Clock,
         post: Callable[[Callable[[], None]], object],
@@ -52,7 +52,7 @@ class AgentRegistry:
 
         `post` runs something on the engine thread soon, or never where the engine has stopped.
         """
-        self._store = store
+        self._store, self._tables = cache.store, cache.tables
         self._archive = archive
         self._clock = clock
         self._post = post
@@ -313,10 +313,10 @@ class AgentRegistry:
         with self.lock:
             for agent in self._agents.values():
                 pinned, kept = agent.is_pinned(now), agent.is_kept(now)
-                if (self._store.is_pinned(agent.agent_id) and not pinned) or (
-                    self._store.is_kept(agent.agent_id) and not kept
+                if (self._tables.is_pinned(agent.agent_id) and not pinned) or (
+                    self._tables.is_kept(agent.agent_id) and not kept
                 ):
-                    self._store.set_table(agent.agent_id, agent.block_table, pinned=pinned, kept=kept)
+                    self._tables.set_table(agent.agent_id, agent.block_table, pinned=pinned, kept=kept)
                     self._store.pool.changes.note(agent.agent_id)
 
     def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:
@@ -329,7 +329,7 @@ class AgentRegistry:
 
         Asks the archive and the index about every block: not on the engine thread.
         """
-        names = dict.fromkeys(self._store.blocks_of(agent_id))
+        names = dict.fromkeys(self._tables.blocks_of(agent_id))
         archive = self._archive
         if archive is None:
             return list(names)
@@ -382,14 +382,14 @@ class AgentRegistry:
         self._text_bytes[agent.agent_id] = num_bytes
         self._store.pool.changes.note(agent.agent_id)
         now = self._clock.wall()
-        self._store.set_table(
+        self._tables.set_table(
             agent.agent_id, agent.block_table, pinned=agent.is_pinned(now), kept=agent.is_kept(now)
         )
         while len(self._agents) > MAX_AGENTS_KEPT or self._store.text_bytes > MAX_TEXT_BYTES:
             oldest = next((one for one in self._agents.values() if self._may_leave(one)), None)
             if oldest is None:
                 break
-            self._store.drop_table(oldest.agent_id)
+            self._tables.drop_table(oldest.agent_id)
             self._forget_record(oldest)
         return agent
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.running_sequence import RunningSequence, Submission
 from semanticd.application.ports.telemetry import Clock, Log
@@ -33,7 +33,7 @@ class BlockCommit:
     def __init__(
         self,
         *,
-        store: AgentCacheStore,
+        cache: AgentCache,
         agents: AgentRegistry,
         snapshot_tokens: int,
         clock: Clock,
@@ -44,7 +44,7 @@ class BlockCommit:
         self._log = log
         self.ran_short = False
         """Whether memory ran out while a block was copied; taken back by who made room."""
-        self._store = store
+        self._store, self._tables = cache.store, cache.tables
         self._agents = agents
         self._clock = clock
 
@@ -258,7 +258,7 @@ class BlockCommit:
             agent_id = self._agents.holder(main_id, submission.conversation, submission.segments)
             self._agents.update_or_create(agent_id, change, anonymous=submission.anonymous)
         self._agents.discard(agent_id, [name for one in given_up for name in one.names])
-        self._store.limit_agents(sparing=frozenset([agent_id]))
+        self._tables.limit_agents(sparing=frozenset([agent_id]))
 
     def _snapshots_of(
         self, running: RunningSequence, agent: Agent

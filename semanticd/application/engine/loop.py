@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.admission import Admission
 from semanticd.application.engine.block_commit import BlockCommit
@@ -77,20 +77,20 @@ class BlockPoolBatchEngine:
         self,
         *,
         queue: EngineQueue,
-        store: AgentCacheStore,
+        cache: AgentCache,
         agents: AgentRegistry,
         scheduler: Scheduler,
         telemetry: Telemetry,
         snapshot_tokens: int = SNAPSHOT_TOKENS,
         memory: EngineMemory | None = None,
     ) -> None:
-        """Serve what comes through `queue`, with the blocks of `store`; nothing runs before `start`.
+        """Serve what comes through `queue`, with the blocks of `cache`; nothing runs before `start`.
 
         Where layers cannot be cut, a snapshot is taken each `snapshot_tokens` of a prompt (0: none). `memory` says how
         large the store's budget is to be, and when that is too much (None: as it is, and never).
         """
         self._queue = queue
-        self._store = store
+        self._store = store = cache.store
         self._scheduler = scheduler
         self._thread: threading.Thread | None = None
         self._ids = itertools.count(1)
@@ -121,7 +121,7 @@ class BlockPoolBatchEngine:
             log=self._log,
         )
         self._commit = BlockCommit(
-            store=store,
+            cache=cache,
             agents=agents,
             snapshot_tokens=snapshot_tokens,
             clock=self._clock,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Clock
@@ -31,14 +31,14 @@ class AgentRows:
         *,
         engine: BlockPoolBatchEngine,
         agents: AgentRegistry,
-        store: AgentCacheStore,
+        cache: AgentCache,
         observations: Observations,
         clock: Clock,
     ) -> None:
         """Look at these."""
         self._engine = engine
         self._agents = agents
-        self._store = store
+        self._store, self._tables = cache.store, cache.tables
         self._clock = clock
         self._outcomes = observations.outcomes
         self._savings = observations.savings
@@ -61,7 +61,7 @@ class AgentRows:
     def of(self, summaries: Sequence[AgentSummary]) -> list[AgentFacts]:
         """Return the rows of these agents."""
         names = [summary.agent_id for summary in summaries]
-        places = self._store.places(names, max_sharing=MAX_SHARING_LISTED)
+        places = self._tables.places(names, max_sharing=MAX_SHARING_LISTED)
         away = [name for name in names if not self._agents.is_in_memory(name)]
         stored = self._agents.block_tables(away) if away else {}
         tables = [place.table or stored.get(name, ()) for name, place in zip(names, places, strict=True)]
@@ -82,7 +82,7 @@ class AgentRows:
         """Return all agents in one sum."""
         firsts = self._agents.first_blocks()
         active = self.active()
-        hot = set(self._store.hot_agents()) - active
+        hot = set(self._tables.hot_agents()) - active
         rest = {agent: name for agent, name in firsts.items() if agent not in active and agent not in hot}
         stored = self._store.stored({name for name in rest.values() if name is not None})
         num_warm = sum(name in stored for name in rest.values())

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Clock
@@ -67,16 +67,16 @@ class AgentsService:
         *,
         engine: BlockPoolBatchEngine,
         agents: AgentRegistry,
-        store: AgentCacheStore,
+        cache: AgentCache,
         exporter: AgentExporter,
         observations: Observations,
         clock: Clock,
         responses: StoredResponses | None = None,
     ) -> None:
-        """Work on these agents, whose blocks are in `store` and whose requests run on `engine`."""
+        """Work on these agents, whose blocks are in `cache` and whose requests run on `engine`."""
         self._engine = engine
         self._agents = agents
-        self._store = store
+        self._store, self._tables = cache.store, cache.tables
         self._clock = clock
         self._exporter = exporter
         self._responses = responses
@@ -85,7 +85,7 @@ class AgentsService:
         self._waits = observations.waits
         self._savings = observations.savings
         self._rows = AgentRows(
-            engine=engine, agents=agents, store=store, observations=observations, clock=clock
+            engine=engine, agents=agents, cache=cache, observations=observations, clock=clock
         )
         self._naming = asyncio.Lock()
         """Held while an id is looked up and then taken."""
@@ -151,7 +151,7 @@ class AgentsService:
 
     def _sharing(self, agent: Agent) -> tuple[SharedBlocks, ...]:
         """Return with whom hot blocks are shared and how many bytes; who shares most comes first."""
-        sharing = self._store.hot_use(agent.agent_id, agent.block_table).sharing
+        sharing = self._tables.hot_use(agent.agent_id, agent.block_table).sharing
         return tuple(
             SharedBlocks(other, num_blocks, num_bytes)
             for other, (num_blocks, num_bytes) in sorted(
@@ -218,7 +218,7 @@ class AgentsService:
         Raises `ConflictError` where pins would keep more of the budget than they may, and `CacheError` where the disk
         refuses.
         """
-        if not self._store.could_pin(AgentId(agent_id)):
+        if not self._tables.could_pin(AgentId(agent_id)):
             raise ConflictError(
                 f"agent {agent_id!r} cannot be pinned: pins keep at most {MAX_PINNED_SHARE:.0%} of the cache budget; "
                 "unpin another agent, or raise SEMANTIC_MLX_CACHE_BUDGET_MB"
@@ -343,7 +343,7 @@ class AgentsService:
     async def evict(self, agent_id: str) -> EvictedAgent:
         """Demote its blocks to disk; the next turn restores them."""
         agent = await self.agent(agent_id)
-        freed = await self._on_engine(lambda: self._store.evict_agent(agent.agent_id))
+        freed = await self._on_engine(lambda: self._tables.evict_agent(agent.agent_id))
         return EvictedAgent(await self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
@@ -358,7 +358,7 @@ class AgentsService:
 
         def forget() -> tuple[int, Future[int]]:
             self._not_active(agent_id)  # a request may have been taken while the archive was asked
-            return self._store.delete_agent(known, names)
+            return self._tables.delete_agent(known, names)
 
         freed, warm = await self._on_engine(forget)
         is_deleted = self._agents.delete(known)

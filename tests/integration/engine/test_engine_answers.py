@@ -80,7 +80,7 @@ def test_after_an_eviction_the_agent_resumes_from_disk(has_state: bool) -> None:
     with EngineRig(runner=HashRunner(has_state=has_state)) as rig:
         rig.ask(ids).answer()
         rig.idle()
-        rig.on_engine(lambda: rig.store.evict_agent("a"))  # type: ignore[arg-type]
+        rig.on_engine(lambda: rig.tables.evict_agent("a"))  # type: ignore[arg-type]
         again = rig.ask(ids).answer()
         assert again.text == truth(ids, has_state=has_state)
         assert again.cache.restored_warm_tokens == 99

@@ -268,7 +268,7 @@ def test_what_is_faster_computed_than_read_is_computed_and_the_disk_gets_another
         counters.restored_bytes, counters.restore_s = 16 * BYTES_PER_TOKEN, 1.0
         computed_until = None
         for attempt in range(40):
-            rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
+            rig.on_engine(lambda: rig.tables.evict_agent(AgentId("a")))
             answer = rig.ask(ids).answer()
             assert answer.text == truth(ids)
             if answer.cache.restored_warm_tokens:
@@ -301,7 +301,7 @@ def test_a_first_read_that_failed_says_nothing_about_the_disks_speed() -> None:
             if number == 0:
                 assert (rig.store.counters.restored_bytes, rig.store.counters.restore_s) == (0, 0)
             rig.idle()
-            rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
+            rig.on_engine(lambda: rig.tables.evict_agent(AgentId("a")))
         assert rig.store.counters.restored_bytes > 0
 
 
@@ -342,7 +342,7 @@ def test_a_long_conversation_whose_blocks_are_damaged_is_computed_from_there_on(
         agent = rig.agents.find(AgentId("a"))
         assert agent is not None
         rig.idle()
-        rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
+        rig.on_engine(lambda: rig.tables.evict_agent(AgentId("a")))
         rig.idle()
         rig.warm.break_block(agent.block_table[25])
         again = rig.ask(ids, agent="b").answer()

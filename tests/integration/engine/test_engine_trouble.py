@@ -125,14 +125,13 @@ def test_blocks_being_read_for_one_request_may_be_evicted_or_deleted_by_name() -
     with EngineRig(warm=warm, archive=archive) as rig:
         rig.ask(ids).answer()
     with EngineRig(warm=warm, archive=archive) as rig:
-        store = rig.store
         # The first blocks are hot, the others are still to be read.
         rig.ask(ids[:50], agent="c").answer()
         warm.hold_reads = True
         ask = rig.ask(ids, agent="b")
         wait_until(lambda: bool(warm.waiting), "the reads")
-        rig.on_engine(lambda: store.evict_agent("a"))  # type: ignore[arg-type]
-        rig.on_engine(lambda: store.delete_agent(AgentId("a"), store.blocks_of(AgentId("a"))))
+        rig.on_engine(lambda: rig.tables.evict_agent("a"))  # type: ignore[arg-type]
+        rig.on_engine(lambda: rig.tables.delete_agent(AgentId("a"), rig.tables.blocks_of(AgentId("a"))))
         warm.let_go()
         assert ask.answer().text == truth(ids)
 

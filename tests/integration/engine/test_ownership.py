@@ -449,8 +449,8 @@ def test_the_engine_thread_touches_no_block_file(tmp_path: Path) -> None:
         for seed in range(4):
             rig.ask(prompt(500, seed), agent=str(seed), max_tokens=40).answer()
         rig.ask(prompt(500), agent="0").answer()
-        names = rig.store.blocks_of(AgentId("0"))
-        _, freed = rig.on_engine(lambda: rig.store.delete_agent(AgentId("0"), names))
+        names = rig.tables.blocks_of(AgentId("0"))
+        _, freed = rig.on_engine(lambda: rig.tables.delete_agent(AgentId("0"), names))
         assert freed.result(PATIENCE_S) > 0
     warm.close()
     assert len(fs.threads) > 1
@@ -473,8 +473,8 @@ def test_deleting_an_agent_waits_for_no_write_that_is_under_way(tmp_path: Path) 
         StuckSync.gate.clear()
         try:
             rig.ask(prompt(300, 1), agent="new").answer()
-            names = rig.store.blocks_of(AgentId("old"))
-            freed_hot, freed = rig.on_engine(lambda: rig.store.delete_agent(AgentId("old"), names))
+            names = rig.tables.blocks_of(AgentId("old"))
+            freed_hot, freed = rig.on_engine(lambda: rig.tables.delete_agent(AgentId("old"), names))
             assert freed_hot > 0
             assert not freed.done()
             assert rig.ask(prompt(300), agent="again").answer().cache.computed_tokens == 300

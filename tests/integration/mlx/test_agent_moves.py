@@ -33,7 +33,7 @@ def service(rig: MlxRig) -> AgentsService:
     return AgentsService(
         engine=rig.engine,
         agents=rig.agents,
-        store=rig.store,
+        cache=rig.cache,
         exporter=exporter,
         observations=Observations(
             waits=Waits(rig.scheduler),
@@ -80,7 +80,7 @@ async def test_blocks_that_only_the_disk_has_are_exported_too_and_without_a_disk
     with MlxRig("llama") as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
+        rig.on_engine(lambda: rig.tables.evict_agent(AgentId("a")))
         await service(rig).export("a", path)
     prompt = first + said + more
     with MlxRig("llama", no_warm=True) as rig:
@@ -96,7 +96,7 @@ async def test_what_was_pruned_meanwhile_is_computed_again_where_the_agent_goes(
     with MlxRig("llama") as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.store.evict_agent(AgentId("a")))
+        rig.on_engine(lambda: rig.tables.evict_agent(AgentId("a")))
         gone = rig.agents.get(AgentId("a")).block_table[2]
         rig.warm.delete([gone])
         exported = await service(rig).export("a", path)

@@ -46,7 +46,7 @@ def test_chunks_of_several_blocks_leave_the_same_blocks_and_snapshots(family: st
     with MlxRig(family, limits=limits, snapshot_tokens=32) as rig:
         rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.store.evict_agent(rig.agents.get("a").agent_id))  # type: ignore[arg-type]
+        rig.on_engine(lambda: rig.tables.evict_agent(rig.agents.get("a").agent_id))  # type: ignore[arg-type]
         # Forked in the middle: at a block's end, or at the snapshot before it.
         prompt = first[:80] + more
         warm, answer = rig.tell(prompt, agent="b")
@@ -74,7 +74,7 @@ def test_after_eviction_the_next_turn_is_warm_and_the_same(family: str) -> None:
     with MlxRig(family) as rig:
         said, _ = rig.tell(first)
         rig.idle()
-        rig.on_engine(lambda: rig.store.evict_agent(rig.agents.get("a").agent_id))  # type: ignore[arg-type]
+        rig.on_engine(lambda: rig.tables.evict_agent(rig.agents.get("a").agent_id))  # type: ignore[arg-type]
         prompt = first + said + more
         warm, answer = rig.tell(prompt)
     assert answer.cache.restored_warm_tokens == len(first) + len(said)

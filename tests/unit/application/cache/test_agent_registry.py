@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from semanticd.application.cache import agent_registry
+from semanticd.application.cache.agent_cache import AgentCache
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
+from semanticd.application.cache.agent_tables import AgentTables
 from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
@@ -22,7 +24,6 @@ MODEL = ModelFingerprint("ab" * 32)
 def make_store(warm: MemoryWarmStore | None = None) -> AgentCacheStore:
     return AgentCacheStore(
         budget_bytes=1000,
-        max_agents_in_memory=10,
         warm=warm,
         post=lambda action: None,
         metrics=RecordingMetrics(),
@@ -35,8 +36,10 @@ def make(
     clock: ManualClock | None = None,
     store: AgentCacheStore | None = None,
 ) -> AgentRegistry:
+    store = store or make_store()
+    tables = AgentTables(store=store, warm=None, max_agents_in_memory=10, log=RecordingLog())
     return AgentRegistry(
-        store=store or make_store(), archive=archive, clock=clock or ManualClock(), post=lambda run: run()
+        cache=AgentCache(store, tables), archive=archive, clock=clock or ManualClock(), post=lambda run: run()
     )
 
 
