@@ -130,7 +130,7 @@ def test_an_index_that_is_damaged_while_the_daemon_runs_costs_no_history(
         gate.clear()
         wait_until(lambda: rig.store.ledger().dirty_bytes == 0, "the writing")
         assert warm.flush(20)
-        rig.engine.call(lambda: rig.store.evict_agent("a")).result(20)  # type: ignore[arg-type]
+        rig.engine.call(lambda: rig.tables.evict_agent("a")).result(20)  # type: ignore[arg-type]
         damage(warm.folder.index)
         assert computed(rig, ids, agent="a", has_state=has_state) <= 12 + 1
         assert not warm.knows_all_files
