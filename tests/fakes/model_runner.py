@@ -81,6 +81,8 @@ class _Row:
     group: int = 0
     embedded: list[int] = field(default_factory=list)
     """Tokens of a text that becomes a vector."""
+    is_torn: bool = False
+    """Whether a prefill was left in the middle: a real running cache could not be read."""
     pending: int = 0
     """The token that comes out of the next decode step."""
 
@@ -238,14 +240,24 @@ class HashRunner:
         assert len(row.kv) < row.capacity, "the running cache has room for its prompt"
         self.restored[sequence_id] += part.num_tokens
 
-    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
-        """Compute the KV of the next prompt tokens."""
+    def prefill(
+        self,
+        sequence_id: SequenceId,
+        token_ids: Sequence[int],
+        *,
+        is_unwanted: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Compute the KV of the next prompt tokens; asks before each whether it is wanted."""
         self._called("prefill")
         row = self._prefilling[sequence_id]
         for token in token_ids:
+            row.is_torn = is_unwanted()
+            if row.is_torn:
+                return False
             row.feed(token)
-        self.prefilled[sequence_id] += len(token_ids)
-        self._spend(self._prefill_token_s * len(token_ids))
+            self.prefilled[sequence_id] += 1
+            self._spend(self._prefill_token_s)
+        return True
 
     def prefill_logprobs(
         self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int
@@ -361,6 +373,7 @@ class HashRunner:
 
     def copy_blocks(self, sequence_id: SequenceId, spans: Sequence[tuple[int, int]]) -> list[BlockPayload]:
         """Copy spans of positions [start, end) out of the running cache; each block is a call of `copy_block`."""
+        assert not self._row(sequence_id).is_torn, "nothing is copied out of a torn running cache"
         kv = self._row(sequence_id).kv
         payloads: list[BlockPayload] = []
         for start, end in spans:
@@ -376,6 +389,7 @@ class HashRunner:
         if not self._has_state:
             return None
         row = self._row(sequence_id)
+        assert not row.is_torn, "nothing is copied out of a torn running cache"
         return HashPayload((row.state, len(row.kv)), kind="state")
 
     def num_cached(self, sequence_id: SequenceId) -> int:

@@ -180,7 +180,9 @@ class BlockCommit:
             self.snapshot(running)
 
     def keep_unfinished(self, running: RunningSequence) -> None:
-        """Keep what a sequence computed that is cancelled or preempted."""
+        """Keep what a sequence computed that is cancelled or preempted; of a torn one no more than was published."""
+        if running.is_torn:
+            return
         if running.spec.cuts_anywhere:
             self.publish(running, up_to=running.sequence.num_cached, with_tail=True)
         else:

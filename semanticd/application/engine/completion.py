@@ -98,6 +98,7 @@ class Completion:
         running.restored = frozenset()
         self._admission.forget(sequence.sequence_id)
         self._scheduler.release(sequence.sequence_id)
+        running.is_torn = False
         sequence.apply(SequenceEvent.PREEMPTED)
         sequence.num_preemptions += 1
         sequence.num_cached = sequence.num_published = 0

@@ -14,6 +14,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
 from semanticd.application.cache.agent_cache import AgentCache
@@ -530,8 +531,11 @@ class BlockPoolBatchEngine:
                 running.prompt_logprobs += runner.prefill_logprobs(
                     sequence.sequence_id, ids, targets=targets, top=running.submission.sampling.top_logprobs
                 )
-            else:
-                runner.prefill(sequence.sequence_id, ids)
+            elif not runner.prefill(sequence.sequence_id, ids, is_unwanted=self._left_early(running)):
+                # The cancel that was seen is the next thing that is taken from the queue.
+                running.is_torn = True
+                self._scheduler.record_stall(self._clock.monotonic() - began)
+                return
             seconds = self._clock.monotonic() - began
             running.prefill_s += seconds
             sequence.num_cached = stop
@@ -549,6 +553,15 @@ class BlockPoolBatchEngine:
         except Exception as error:
             self._completion.fail(running, error)
         self._preemption.keep_within_budget()
+
+    def _left_early(self, running: RunningSequence) -> Callable[[], bool]:
+        """Return what says whether a chunk is to be left in the middle.
+
+        Where a layer cannot be cut never: what was computed since the last snapshot would be lost with it.
+        """
+        if not running.spec.cuts_anywhere:
+            return lambda: False
+        return partial(self._queue.is_cancelled, running.submission.request_id)
 
     def _begin_decode(self, running: RunningSequence) -> None:
         """Move a sequence whose prompt is in the cache (but for its last tokens) to a decode batch."""

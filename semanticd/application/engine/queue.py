@@ -116,6 +116,11 @@ class EngineQueue:
         """Cancel a request's sequences soon; unknown ids are ignored."""
         self._put(Cancel(request_id))
 
+    def is_cancelled(self, request_id: RequestId) -> bool:
+        """Whether a cancel of this request waits to be taken."""
+        with self._condition:
+            return any(isinstance(item, Cancel) and item.request_id == request_id for item in self._items)
+
     def post(self, run: Callable[[], None], *, sequence_id: SequenceId | None = None) -> bool:
         """Run something on the engine thread soon; False after the engine's end. See `Action`."""
         return self._put(Action(run, sequence_id))

@@ -173,6 +173,8 @@ class RunningSequence:
     visible_text: list[str] = field(default_factory=list)
     held_logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[DecodedToken] = field(default_factory=list)
+    is_torn: bool = False
+    """Whether its running cache cannot be read, as a prefill was left in the middle."""
     num_shortages: int = 0
     """Times that memory ran out in a step that it took part in."""
     num_stored: int = 0

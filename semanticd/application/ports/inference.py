@@ -89,8 +89,18 @@ class ModelRunner(Protocol):
     def append(self, sequence_id: SequenceId, part: PrefixPart) -> None:
         """Put a block behind what the sequence holds before its prefill; for models whose layers all cut anywhere."""
 
-    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
-        """Compute the KV of these next prompt tokens."""
+    def prefill(
+        self,
+        sequence_id: SequenceId,
+        token_ids: Sequence[int],
+        *,
+        is_unwanted: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Compute the KV of these next prompt tokens; returns whether all was computed.
+
+        `is_unwanted` is asked now and then meanwhile. Once it says yes the rest is left, and nothing can be copied out
+        of the sequence's running cache any more.
+        """
 
     def prefill_logprobs(
         self, sequence_id: SequenceId, token_ids: Sequence[int], *, targets: Sequence[int], top: int

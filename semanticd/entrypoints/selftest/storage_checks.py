@@ -296,13 +296,13 @@ class _ShortRunner:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 
-    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
+    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int], **more: Any) -> bool:
         if self._shortage.strikes(token_ids):
             from semanticd.adapters.mlx.platform.counters import allocate_too_much
             from semanticd.adapters.mlx.platform.shortage import raising_shortage
 
             raising_shortage(allocate_too_much)()
-        self._runner.prefill(sequence_id, token_ids)
+        return self._runner.prefill(sequence_id, token_ids, **more)
 
 
 def judge_shortage(

@@ -5,7 +5,9 @@ The models are tiny and random; the engine, the runner and the library under it 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -16,11 +18,11 @@ from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.application.ports.inference import DecodedToken
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
-from semanticd.domain.ids import SequenceId
+from semanticd.domain.ids import RequestId, SequenceId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import wait_until
-from tests.fakes.mlx_rig import WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
+from tests.fakes.mlx_rig import BLOCK, WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
 from tests.fakes.tiny_mlx import BUILDERS, build
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
@@ -155,6 +157,45 @@ class GrowingRunner(MlxModelRunner):
         """End a sequence, and the shortage."""
         self.surplus_bytes = 0
         super().close(sequence_id)
+
+
+class LeavingRunner(MlxModelRunner):
+    """Whose fourth chunk is in its middle when the client leaves."""
+
+    leave: Callable[[], None]
+    was_whole: list[bool]
+
+    def prefill(
+        self,
+        sequence_id: SequenceId,
+        token_ids: Sequence[int],
+        *,
+        is_unwanted: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Compute a chunk; the client leaves before the second part of it."""
+        asked = itertools.count()
+
+        def leave_and_ask() -> bool:
+            if next(asked) == 1 and len(self.was_whole) == 3:
+                self.leave()
+            return is_unwanted()
+
+        self.was_whole.append(super().prefill(sequence_id, token_ids, is_unwanted=leave_and_ask))
+        return self.was_whole[-1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_chunk_that_is_left_in_the_middle_costs_that_chunk_and_nothing_else(family: str) -> None:
+    prompt = prompt_of(200, 31)
+    with MlxRig(family, runner_class=LeavingRunner) as rig:
+        runner: Any = rig.runner
+        runner.was_whole, runner.leave = [], lambda: rig.engine.cancel(RequestId("leaving"))
+        assert isinstance(rig.ask(prompt, request_id="leaving").error(), CancelledByCallerError)
+        assert runner.was_whole == [True, True, True, not rig.runner.spec.cuts_anywhere]
+        warm, answer = rig.tell(prompt)
+        assert "cancelled_blocks_lost" not in rig.log.events("error")
+    assert answer.cache.reused_hot_tokens >= 3 * BLOCK
+    assert warm == cold_answer(family, prompt)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -24,6 +24,7 @@ from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, Form, GuardedForm, GuardedSampler
 from semanticd.adapters.mlx.model.drafts import RowDrafts
 from semanticd.adapters.mlx.model.embedding import TextEmbedder
+from semanticd.adapters.mlx.model.evaluation import evaluated_in_parts
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
 from semanticd.adapters.mlx.model.output_head import OutputHead
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
@@ -198,13 +199,21 @@ class MlxModelRunner:
         batch.tokens[0] += [0] * part.num_tokens
 
     @raising_shortage
-    def prefill(self, sequence_id: SequenceId, token_ids: Sequence[int]) -> None:
-        """Compute the KV of the next prompt tokens."""
+    def prefill(
+        self,
+        sequence_id: SequenceId,
+        token_ids: Sequence[int],
+        *,
+        is_unwanted: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Compute the KV of the next prompt tokens; see `ModelRunner.prefill`."""
         batch = self._prefilling[sequence_id]
-        self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)
         # The batch's own `prompt` would also give the freed buffers back, which the next chunk wants again.
-        mx.eval([c.state for c in batch.prompt_cache])
-        batch.tokens[0] += list(token_ids)
+        self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)
+        is_whole = evaluated_in_parts([c.state for c in batch.prompt_cache], is_unwanted=is_unwanted)
+        if is_whole:
+            batch.tokens[0] += list(token_ids)
+        return is_whole
 
     @raising_shortage
     def prefill_logprobs(
