@@ -22,6 +22,7 @@ PHASES = (
 _CAUSES = {
     "first_request": "first request",
     "evicted": "blocks were evicted",
+    "gone_before_start": "gone before the daemon started",
     "files_missing": "block files were gone",
     "files_damaged": "block files were damaged",
     "peer_failed": "a peer brought no blocks",
@@ -37,6 +38,7 @@ _CAUSES = {
 _SHORT_CAUSES = {
     "first_request": "first",
     "evicted": "evicted",
+    "gone_before_start": "gone before",
     "files_missing": "files gone",
     "files_damaged": "damaged",
     "peer_failed": "peer",

@@ -17,8 +17,9 @@ from semanticd.domain.ids import BlockHash, ModelFingerprint
 BlockKind = Literal["kv", "state"]
 """`kv`: keys and values of `token_ids`. `state`: a snapshot of the layers that cannot be cut by position
 (sliding window, recurrent), taken right after its parent block's last token; it holds no tokens of its own."""
-LostFile = Literal["missing", "damaged"]
-"""What befell a block's file: it is gone, or cannot be read as it was written."""
+LostFile = Literal["missing", "damaged", "pruned"]
+"""What befell a block's file: it is gone, cannot be read as it was written, or was removed to make room or by request.
+"""
 
 
 def root_hash(fingerprint: ModelFingerprint, layout: str, *, salt: str = "") -> BlockHash:

@@ -21,6 +21,7 @@ CacheTier = Literal["hot", "warm", "cold"]
 MissCause = Literal[
     "first_request",
     "evicted",
+    "gone_before_start",
     "files_missing",
     "files_damaged",
     "peer_failed",
@@ -35,7 +36,9 @@ MissCause = Literal[
 ]
 """The likely reason why a prompt left what was cached."""
 
-CAUSES_OF_LOSS: frozenset[MissCause] = frozenset({"evicted", "files_missing", "files_damaged"})
+CAUSES_OF_LOSS: frozenset[MissCause] = frozenset(
+    {"evicted", "gone_before_start", "files_missing", "files_damaged"}
+)
 """Those of blocks that are gone: what they held is computed again."""
 
 

@@ -15,7 +15,11 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d|\b(?:Mon|Tues|Wednes|Thurs|Fri
 
 _SMALL_SHARE = 5
 """A prompt's last block that is no more than this part of it (a fifth) is not worth a cause."""
-_LOST: dict[LostFile, MissCause] = {"missing": "files_missing", "damaged": "files_damaged"}
+_LOST: dict[LostFile, MissCause] = {
+    "missing": "files_missing",
+    "damaged": "files_damaged",
+    "pruned": "evicted",
+}
 
 _TEMPLATE_TOKENS = 48
 """What a chat template itself may put before a client's text: its opening and a system text of its own."""
@@ -39,6 +43,7 @@ def explain_miss(
     system_tokens: int = 0,
     same_model: bool = True,
     peer_failed: bool = False,
+    is_from_before: bool = False,
 ) -> CacheMiss | None:
     """Return why `prompt_ids` were not cached beyond `num_matched`; None when only new tokens were computed.
 
@@ -49,7 +54,8 @@ def explain_miss(
     it at most, nothing is named: a block is the least that is computed. A first request that found no more than a
     template's own tokens found nothing. `same_model` is False where that transcript was computed by other weights, or
     with another tokenizer or template. `peer_failed` says that a peer did not bring what it has of the prompt beyond
-    the match.
+    the match. `is_from_before` says that `previous_ids` were computed before this daemon started: it does not know what
+    became of their blocks until then.
     """
     num_known = num_matched if num_known is None else num_known
     if num_matched >= len(prompt_ids) - 1:
@@ -64,7 +70,8 @@ def explain_miss(
         return CacheMiss(num_matched, "model_changed", "", _around(prompt_ids, num_matched, decode))
     shared = common_prefix_length(tuple(previous_ids), tuple(prompt_ids))
     cuts_short = num_known > num_matched
-    lost: MissCause = _LOST[lost_file] if lost_file else "no_snapshot" if cuts_short else "evicted"
+    gone: MissCause = "gone_before_start" if is_from_before else "evicted"
+    lost: MissCause = _LOST[lost_file] if lost_file else "no_snapshot" if cuts_short else gone
     if cuts_short and shared - num_matched <= MIN_DISTANCE:
         # As close as snapshots lie: what made the prompt part from the earlier one is what matters.
         num_matched = shared

@@ -17,8 +17,11 @@ from semanticd.domain.miss import explain_miss
 class CacheReporter:
     """Reports to clients, counters and metrics; engine thread only."""
 
-    def __init__(self, *, store: AgentCacheStore, agents: AgentRegistry, metrics: SequenceMetrics) -> None:
-        """Compare with what these agents hold and this store lost."""
+    def __init__(
+        self, *, store: AgentCacheStore, agents: AgentRegistry, metrics: SequenceMetrics, began_at: float
+    ) -> None:
+        """Compare with what these agents hold and this store lost since `began_at` (seconds since the epoch)."""
+        self._began_at = began_at
         self._store = store
         self._agents = agents
         self._metrics = metrics
@@ -51,6 +54,7 @@ class CacheReporter:
                 decode=running.model.tokenizer.decode,
                 system_tokens=running.submission.system_tokens,
                 peer_failed=running.peer_failed,
+                is_from_before=agent is not None and self._is_from_before(agent),
                 same_model=agent is None or agent.model in (None, running.model.fingerprint),
             )
         sequence.cache = replace(report, miss=miss)
@@ -61,6 +65,10 @@ class CacheReporter:
         counters.computed_tokens += report.computed_tokens
         self._metrics.started(running)
         running.send(SequenceStarted(sequence.cache))
+
+    def _is_from_before(self, agent: Agent) -> bool:
+        """Whether an agent's last turn was taken before the start."""
+        return bool(agent.turns) and agent.turns[-1].finished_at < self._began_at
 
     def _lost_file(self, running: RunningSequence, agent: Agent) -> LostFile | None:
         """Return what befell the first file that was lost of the agent's blocks beyond a sequence's match.

@@ -144,7 +144,9 @@ class BlockPoolBatchEngine:
             room=self._room,
             telemetry=recording,
         )
-        self._reporter = CacheReporter(store=store, agents=agents, metrics=self._metrics)
+        self._reporter = CacheReporter(
+            store=store, agents=agents, metrics=self._metrics, began_at=telemetry.clock.wall()
+        )
         self._completion = Completion(
             running=self._running,
             queue=queue,

@@ -130,8 +130,9 @@ class WarmStore(Protocol):
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
         """Return what befell the first of these blocks whose file was lost since the start; None: no such.
 
-        Lost is a file that is gone though it was not removed here, or that could not be read as it was written. A block
-        that was stored again since is not lost. Costs nothing where none was lost.
+        Lost is a file that is gone though it was not removed here, or that could not be read as it was written, or that
+        was removed to make room, or with all others. A block that was stored again since is not lost. Costs nothing
+        where none was lost.
         """
 
     def wants(self, block_hash: BlockHash) -> bool:

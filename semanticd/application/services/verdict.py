@@ -8,6 +8,7 @@ from semanticd.domain.generation import CacheMiss
 _CAUSES = {
     "first_request": "the first request has nothing to reuse",
     "evicted": "the blocks were no longer in RAM or on disk",
+    "gone_before_start": "the blocks were gone before the daemon started",
     "files_missing": "block files were gone from the disk",
     "files_damaged": "block files were damaged",
     "peer_failed": "a peer did not bring its blocks",

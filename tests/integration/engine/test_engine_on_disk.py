@@ -19,6 +19,7 @@ from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.disk import FaultyFileSystem
 from tests.fakes.engine_rig import EngineRig
 from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
+from tests.fakes.telemetry import ManualClock
 from tests.fakes.tokenizer import CharTokenizer
 
 TOKENS = CharTokenizer()
@@ -123,6 +124,34 @@ def test_a_file_that_was_lost_is_why_its_prompt_is_computed(
         miss = rig.ask(ids + prompt(10, seed=1)).answer().cache.miss
         assert miss is not None
         assert (miss.position, miss.cause) == (0, cause)
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize(
+    "how", ["noticed by an earlier daemon", "pruned by an earlier one", "pruned by this one"]
+)
+def test_only_what_this_daemon_let_go_is_said_to_be_evicted(
+    tmp_path: Path, has_state: bool, how: str
+) -> None:
+    ids = prompt(300)
+    with engine(tmp_path / "caches", has_state=has_state) as rig:
+        rig.ask(ids).answer()
+    warm = DiskWarmStore.open(tmp_path / "caches")
+    if how == "pruned by an earlier one":
+        assert warm.prune(target_bytes=0)
+    elif how == "noticed by an earlier daemon":
+        for file in (tmp_path / "caches").rglob("*.safetensors"):
+            file.unlink()
+        warm.verify(fix=True)
+    warm.close()
+    with engine(tmp_path / "caches", has_state=has_state, clock=ManualClock(wall=1_700_003_600.0)) as rig:
+        if how == "pruned by this one":
+            assert rig.warm.prune(target_bytes=0)
+        answer = rig.ask(ids + prompt(10, seed=1)).answer()
+        assert answer.text == TOKENS.decode(continuation(ids + prompt(10, seed=1), 8, has_state=has_state))
+        miss = answer.cache.miss
+        assert miss is not None
+        assert miss.cause == ("evicted" if how == "pruned by this one" else "gone_before_start")
 
 
 def test_a_damaged_file_is_the_cause_also_where_an_earlier_one_was_still_being_read(tmp_path: Path) -> None:

@@ -55,6 +55,18 @@ def test_what_was_known_and_is_gone_was_evicted() -> None:
     assert "two" in miss.expected
 
 
+def test_what_was_gone_before_the_start_is_not_said_to_be_evicted() -> None:
+    miss = explain_miss(
+        ids("one two three four"),
+        previous_ids=ids("one two three"),
+        num_matched=4,
+        is_from_before=True,
+        decode=text_of,
+    )
+    assert miss is not None
+    assert miss.cause == "gone_before_start"
+
+
 def test_a_changed_history_that_was_evicted_besides_says_evicted() -> None:
     miss = explain("one two three four", "one two three five", matched=2)
     assert miss is not None
@@ -172,13 +184,19 @@ def test_a_snapshot_close_to_the_history_s_end_missed_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize(("what", "cause"), [("missing", "files_missing"), ("damaged", "files_damaged")])
-def test_blocks_whose_files_were_lost_are_told_from_evicted_ones(what: LostFile, cause: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "cause"), [("missing", "files_missing"), ("damaged", "files_damaged"), ("pruned", "evicted")]
+)
+@pytest.mark.parametrize("is_from_before", [False, True])
+def test_blocks_whose_files_were_lost_are_told_from_evicted_ones(
+    what: LostFile, cause: str, is_from_before: bool
+) -> None:
     miss = explain_miss(
         ids("one two three four"),
         previous_ids=ids("one two three"),
         num_matched=4,
         lost_file=what,
+        is_from_before=is_from_before,
         decode=text_of,
     )
     assert miss is not None

@@ -101,6 +101,7 @@ class BlockRepository:
         self._quarantine = Quarantine(folder.quarantine, fs=fs)
         self._protected: dict[str, frozenset[BlockHash]] = {}
         self._lost: dict[BlockHash, LostFile] = {}
+        self._was_cleared = False
         self.totals = index.totals()
         self._day = _utc_day(now())
         self._written_today = index.written_on(self._day)
@@ -185,10 +186,11 @@ class BlockRepository:
 
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
         """Return what befell the first of these blocks whose file was lost since the start."""
+        otherwise: LostFile | None = "pruned" if self._was_cleared else None
         if not self._lost:
-            return None
+            return otherwise
         with self._counting:
-            return next((self._lost[name] for name in names if name in self._lost), None)
+            return next((self._lost[name] for name in names if name in self._lost), otherwise)
 
     def _found_again(self, names: Iterable[BlockHash]) -> None:
         with self._counting:
@@ -389,7 +391,9 @@ class BlockRepository:
             kept = set(spare).union(*self._protected.values())
             removed = self.index.remove_oldest_leaves(excess, spare=kept)
             freed += self._unlink_all(removed)
-            self.on_removed([stored.block_hash for stored in removed])
+            names = [stored.block_hash for stored in removed]
+            self.note_lost(names, "pruned")
+            self.on_removed(names)
             self.counters.num_pruned += len(removed)
             self._metrics.count("warm_pruned_total", len(removed))
         return freed
@@ -398,6 +402,8 @@ class BlockRepository:
         """Remove all blocks (of one model), with files that have no row yet; returns the bytes freed."""
         with self._changing:
             before = self.bytes_stored
+            # There are too many to note each.
+            self._was_cleared = True
             self.index.remove_model(fingerprint)
             folders = self.folder.model_folders()
             if fingerprint is not None:
