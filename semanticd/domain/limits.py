@@ -43,6 +43,8 @@ class Limits:
     """An uploaded agent export, which is written to disk as it comes."""
     nesting: int = 64
     """How deep objects and arrays of a body, or of JSON inside of a text in it, are nested."""
+    json_values: int = 320_000
+    """Values in a body, or in JSON inside of a text in it: members and elements, empty lists count twice."""
     messages: int = 10_000
     """Messages, input items or prompts in one request."""
     stored_responses_per_agent: int = 200

@@ -47,6 +47,10 @@ HELD_BY: dict[str, tuple[str, str]] = {
         "unit/adapters/http/core/test_body.py",
         "test_json_with_no_or_more_than_one_meaning_is_refused",
     ),
+    "json_values": (
+        "integration/http/test_large_bodies.py",
+        "test_a_body_of_too_many_values_is_refused_unread",
+    ),
     "messages": (GUARDS, "test_messages_have_a_limit_in_every_dialect"),
     "peer_reads": (BLOCKS, "test_a_few_are_answered_at_a_time_and_others_are_told_to_come_again"),
     "peer_tokens": (BLOCKS, "test_a_malformed_question_is_refused_by_its_field"),

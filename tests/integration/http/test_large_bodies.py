@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from typing import Any
 
 import pytest
 
+from semanticd.adapters.http.core import body as bodies
+from semanticd.domain.limits import LIMITS
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.integration.http.test_fuzz import make_app
 
@@ -131,3 +134,58 @@ async def test_nor_for_more_items_that_are_stored() -> None:
     bodies = [{"model": "tiny", "input": [MESSAGE] * number} for number in (300, 300, 9_000)]
     _, few, many = [await calls_on_the_loop(client, "/v1/responses", body) for body in bodies]
     assert many - few < 1_000, (few, many)
+
+
+def many_values(number: int) -> bytes:
+    return json.dumps({"model": "tiny", "messages": [MESSAGE], "more": [1] * number}).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        (json.dumps({"model": "tiny", "messages": [MESSAGE]}).encode(), "here"),
+        (many_values(bodies.MANY_VALUES), "elsewhere"),
+        (json.dumps({"model": "tiny", "messages": [MESSAGE], **PAD}).encode(), "elsewhere"),
+        (many_values(100_000), "one after another"),
+    ],
+    ids=["small", "many values", "large", "very many values"],
+)
+async def test_the_event_loop_parses_no_large_body(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes, where: str
+) -> None:
+    threads: list[threading.Thread] = []
+    parse = bodies.parse_json
+
+    def noted(*given: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread())
+        return parse(*given, **more)
+
+    monkeypatch.setattr(bodies, "parse_json", noted)
+    answer = await AsgiClient(make_app()[0]).post("/v1/chat/completions", raw)
+    assert answer.status == 200, answer.content
+    (thread,) = threads
+    found = "here" if thread is threading.current_thread() else "elsewhere"
+    assert ("one after another" if thread.name.startswith("heavy-body") else found) == where
+
+
+@pytest.mark.parametrize(
+    ("url", "shape"),
+    [
+        ("/v1/chat/completions", "openai"),
+        ("/v1/messages", "anthropic"),
+        ("/api/chat", "ollama"),
+        ("/v1/agents/ann/generate", "openai"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", "{}", "[]", '"x"', '{"a":1}'])
+async def test_a_body_of_too_many_values_is_refused_unread(
+    monkeypatch: pytest.MonkeyPatch, url: str, shape: str, value: str
+) -> None:
+    monkeypatch.setattr(bodies, "parse_json", None)  # whoever calls it fails
+    raw = f'{{"model": "tiny", "x": [{",".join([value] * LIMITS.json_values)}]}}'.encode()
+    answer = await AsgiClient(make_app()[0]).post(url, raw)
+    assert answer.status == 400
+    error = answer.json["error"]
+    text = error if shape == "ollama" else error["message"]
+    assert f"more than {LIMITS.json_values} JSON values" in text
+    assert (answer.json.get("type") == "error") == (shape == "anthropic")

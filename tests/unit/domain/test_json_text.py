@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 
 import pytest
 
-from semanticd.domain.json_text import is_nested_deeper, parse_json_text
+from semanticd.domain import json_text
+from semanticd.domain.json_text import has_more_values, is_nested_deeper, parse_json_text
 from semanticd.domain.limits import LIMITS
 
 
@@ -37,3 +40,38 @@ def test_the_limit_itself_is_allowed() -> None:
 def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json_text(text)
+
+
+def count(text: str) -> int:
+    """Return what `has_more_values` counts, found another way."""
+    return 1 + len(re.findall(r"[,[{]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text, flags=re.DOTALL)))
+
+
+def random_value(rng: random.Random, depth: int) -> object:
+    kind = rng.randrange(6) if depth else rng.randrange(4)
+    if kind < 4:
+        word = "".join(rng.choices('\\"[]{},:ab\U0001f600\n', k=rng.choice((0, 1, 3, 20))))
+        return (word, 5, None, word * 3)[kind]
+    items = [random_value(rng, depth - 1) for _ in range(rng.randrange(5))]
+    return items if kind == 4 else {f'{index}"\\': item for index, item in enumerate(items)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_values_are_counted_outside_of_strings_however_the_text_is_cut(
+    monkeypatch: pytest.MonkeyPatch, size: int, ascii_only: bool
+) -> None:
+    monkeypatch.setattr(json_text, "_SLICE_CHARACTERS", size)
+    for number in range(60):
+        text = json.dumps(random_value(random.Random(number), 5), ensure_ascii=ascii_only)
+        exact = count(text)
+        for given in (text, text.encode()):
+            assert not has_more_values(given, exact), text
+            assert has_more_values(given, exact - 1), text
+
+
+def test_text_of_more_values_than_a_body_may_hold_is_no_json() -> None:
+    many = "[" + "1," * LIMITS.json_values + "1]"
+    with pytest.raises(ValueError, match="more than"):
+        parse_json_text(many)
+    assert parse_json_text(json.dumps(["," * LIMITS.json_values])) == ["," * LIMITS.json_values]

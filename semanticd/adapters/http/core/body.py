@@ -1,7 +1,8 @@
 """Reading a request's body strictly: bounded in bytes and time, one meaning only; a refusal names the field.
 
-JSON is parsed once. Refused are invalid UTF-8, duplicate keys, NaN and infinities, numbers outside 64 bits
-and nesting beyond the limit; fields we do not know are ignored, since clients send beta fields at will.
+JSON is parsed once, a large or intricate body outside of the event loop, and none of more values than the limit.
+Refused are invalid UTF-8, duplicate keys, NaN and infinities, numbers outside 64 bits and nesting beyond the limit;
+fields we do not know are ignored, since clients send beta fields at will.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ from semanticd.adapters.http.core.errors import MediaTypeError, SlowBodyError
 from semanticd.adapters.http.core.request_context import SCOPE_KEY
 from semanticd.domain.agent_bounds import metadata_characters
 from semanticd.domain.errors import InvalidRequestError, RequestTooLargeError
-from semanticd.domain.json_text import is_nested_deeper
+from semanticd.domain.json_text import has_more_values, is_nested_deeper
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.whole_text import whole_texts
 
@@ -33,6 +35,12 @@ R = TypeVar("R")
 
 LARGE_BYTES = 256 * 1024
 """Bodies above this size are parsed and translated outside of the event loop."""
+MANY_VALUES = 4_096
+"""So are those with more values than this, at most. Those with many times more wait for one another."""
+
+_HEAVY_VALUES = 65_536
+
+_HEAVY = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy-body")
 
 _UNDECLARED = ("", "application/x-www-form-urlencoded")
 """What programs send that declare nothing; the second is curl's word for it."""
@@ -64,7 +72,7 @@ async def read_object(
     raw = await read_bytes(req, limit=limit, timeout_s=config.body_timeout_s)
     if coding is not None and raw:
         raw = await asyncio.to_thread(decode, raw, coding, limit=limit)
-    req.context.is_large = len(raw) > LARGE_BYTES
+    req.context.is_large = len(raw) > LARGE_BYTES or _may_hold_more(raw, MANY_VALUES)
     exchange = req.scope.get(SCOPE_KEY)
     if exchange is not None and exchange.recording is not None:
         exchange.recording.body = raw
@@ -73,8 +81,35 @@ async def read_object(
     _check_media_type(req)
     if req.context.is_large:
         # Other streams go on meanwhile.
-        return await asyncio.to_thread(_read_large, raw, wire_type, config.max_nesting)
+        req.context.is_heavy = await asyncio.to_thread(_is_heavy, raw)
+        return await _outside(
+            req, lambda: to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
+        )
     return to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)
+
+
+async def _outside(req: Request, work: Callable[[], R]) -> R:
+    """Return what work on a large body comes to, done by another thread; that of heavy ones is done one after another.
+
+    Several threads that compute leave the event loop's thread a fraction of the time each.
+    """
+    if not req.context.get("is_heavy"):
+        return await asyncio.to_thread(work)
+    return await asyncio.get_running_loop().run_in_executor(_HEAVY, work)
+
+
+def _is_heavy(raw: bytes) -> bool:
+    """Return whether a body holds many values; raises `InvalidRequestError` where they are too many."""
+    if has_more_values(raw, LIMITS.json_values):
+        raise InvalidRequestError(
+            f"the body holds more than {LIMITS.json_values} JSON values (commas, [ and {{ outside of strings)"
+        )
+    return has_more_values(raw, _HEAVY_VALUES)
+
+
+def _may_hold_more(raw: bytes, limit: int) -> bool:
+    """Return whether a small body may hold more values than this; texts are counted as if they were JSON."""
+    return len(raw) > limit and raw.count(b",") + raw.count(b"[") + raw.count(b"{") > limit
 
 
 async def translated(req: Request, translate: Callable[[], R], *, with_more: bool = False) -> R:
@@ -82,7 +117,7 @@ async def translated(req: Request, translate: Callable[[], R], *, with_more: boo
 
     So it is done `with_more` than the body, such as a stored conversation: that may be large where the body is small.
     """
-    return await asyncio.to_thread(translate) if req.context.is_large or with_more else translate()
+    return await _outside(req, translate) if req.context.is_large or with_more else translate()
 
 
 def _check_media_type(req: Request) -> None:
@@ -110,10 +145,6 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
-
-
-def _read_large(raw: bytes, wire_type: type[T], max_nesting: int) -> T:
-    return to_wire(parse_json(raw, max_nesting=max_nesting), wire_type)
 
 
 async def read_bytes(req: Request, *, limit: int, timeout_s: float) -> bytes:
