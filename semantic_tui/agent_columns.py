@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from semantic_tui.live import LiveAgent, agent_state
-from semantic_tui.plain import duration, number, short_class, short_duration, short_size, size
+from semantic_tui.plain import count, duration, number, short_class, short_duration, short_size, size
 from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column
 
 _BORDER = 2 + 1  # and the scrollbar
@@ -59,7 +59,7 @@ def _model(agent: LiveAgent) -> str:
 
 
 def _tokens(agent: LiveAgent) -> str:
-    return f"{agent.row.num_tokens:,}"
+    return count(agent.row.num_tokens)
 
 
 def _name(agent: LiveAgent) -> Cell:

@@ -37,7 +37,7 @@ def alarms(state: WatchState) -> list[Alarm]:
     """Return the present alarms, errors first; none while the daemon is not there (another line says so)."""
     if not state.connected:
         return []
-    found = [*_requests(state), *_thrash(state), *_disk(state), *_memory(state)]
+    found = [*_requests(state), *_thrash(state), *_disk(state), *_memory(state), *_peers(state)]
     return sorted(found, key=lambda alarm: alarm.level != "error")
 
 
@@ -171,3 +171,21 @@ def _memory(state: WatchState) -> list[Alarm]:
             )
         )
     return found
+
+
+def _peers(state: WatchState) -> list[Alarm]:
+    resting = [peer for peer in state.status.peers if peer.state == "resting"]
+    if not resting:
+        return []
+    first = resting[0]
+    host = first.address.partition("://")[2] or first.address
+    others = f" and {len(resting) - 1} more" if len(resting) > 1 else ""
+    reason = first.last_failure or "no reason is known"
+    return [
+        Alarm(
+            "warning",
+            f"peer {host} failed{others}",
+            f"{first.address}{others} failed and is left alone for a while: {reason}. "
+            "What it has is computed here. P shows all peers, the doctor (6) asks each of them.",
+        )
+    ]

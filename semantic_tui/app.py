@@ -40,6 +40,7 @@ from semantic_tui.screens.doctor import DoctorScreen
 from semantic_tui.screens.graphs import GraphDialog
 from semantic_tui.screens.log import LogScreen
 from semantic_tui.screens.models import ModelsScreen
+from semantic_tui.screens.peers import PeersDialog
 from semantic_tui.screens.requests import RequestsScreen
 from semantic_tui.screens.watch_screen import AgentActionsScreen, WatchScreen
 from semantic_tui.starting import start_arguments
@@ -366,6 +367,10 @@ class Dashboard(App[None]):
         text = "\n\n".join(f"▲ {alarm.detail}" for alarm in found) or "Nothing needs attention."
         self.push_screen(TextDialog("Alarms", text))
 
+    def action_peers(self) -> None:
+        """Show the machines that blocks are read from."""
+        self.push_screen(PeersDialog(self.state))
+
     def action_help(self) -> None:
         """Show the keys."""
         self.push_screen(HelpPage())
@@ -415,6 +420,7 @@ class Dashboard(App[None]):
         )
         yield SystemCommand("Help", "Show the keys and what the figures mean", self.action_help)
         yield SystemCommand("Alarms", "List what needs attention", self.action_alarms)
+        yield SystemCommand("Peers", "Show the machines that blocks are read from", self.action_peers)
         yield SystemCommand("Graphs", "Show the last hour", lambda: self.push_screen(GraphDialog(self)))
         yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
         yield from self._agent_commands(screen)

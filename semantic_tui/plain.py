@@ -30,6 +30,13 @@ def short_size(num_bytes: float | None) -> str:
     raise AssertionError("unreachable")
 
 
+def count(number: int) -> str:
+    """Return a count in at most seven characters: a figure that a column cuts says another number."""
+    if number < 1_000_000:
+        return f"{number:,}"
+    return f"{number / 1e6:.1f}M" if number < 1e9 else f"{number / 1e9:.1f}G"
+
+
 def duration(ms: float | None) -> str:
     """Return milliseconds as such below a second, else as seconds; a dash where there are none."""
     if ms is None:
@@ -139,7 +146,18 @@ def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[st
         + f"; evictions {cache.num_evictions}",
         f"tokens  {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
         f"{cache.computed_tokens} computed",
+        *_peers(status),
         *_ends(status),
+    ]
+
+
+def _peers(status: StatusResult) -> list[str]:
+    """Return a line for each peer."""
+    return [
+        f"peer    {peer.address}: {peer.state or '-'}, {peer.num_blocks} blocks ({size(peer.num_bytes)}) read"
+        + (f" at {size(peer.bytes_per_s)}/s" if peer.bytes_per_s is not None else "")
+        + (f"; {peer.num_failures} failures, the last: {peer.last_failure}" if peer.num_failures else "")
+        for peer in status.peers
     ]
 
 

@@ -40,10 +40,21 @@ class Tile(VerticalScroll):
         self.border_title = Text(agent)
         self._shown: tuple[str, int] | None = None
         self._text = ""
+        self._follows = True
 
     def compose(self) -> Iterable[Widget]:
         """Hold one text."""
         yield Static(Content.styled("No answer yet.", "$muted"))
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Follow the end from when it is reached until it is left; another size of the tile does not leave it."""
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = self.max_scroll_y - new_value <= 1
+
+    def on_resize(self) -> None:
+        """Stay at the end, which is elsewhere now."""
+        if self._follows:
+            self.scroll_end(animate=False)
 
     def show(self, state: WatchState) -> None:
         """Show the stream's end, if it moved, and what the agent does; without a stream, its last answer."""
@@ -51,8 +62,7 @@ class Tile(VerticalScroll):
         text = agent_state(state.agent(self.agent), state.requests_of(self.agent))[0]
         if stream is not None:
             text += f", {stream.num_tokens} tokens"
-        follows = self.max_scroll_y - self.scroll_y <= 1
-        text += "" if follows else ", paused (end follows)"
+        text += "" if self._follows else ", paused (end follows)"
         if text != self._text:
             self._text, self.border_subtitle = text, Text(text)
         if stream is not None:
@@ -62,10 +72,13 @@ class Tile(VerticalScroll):
             mark, said = ("", len(answers)), answers[-1][-_TILE_CHARS:] if answers else ""
         texts = self.query(Static)
         if mark == self._shown or not said or not texts:
+            if self._follows and self.scroll_y < self.max_scroll_y:
+                # What was the end when the text came is not after other parts took or left their place.
+                self.scroll_end(animate=False)
             return
         self._shown = mark
         texts.first().update(Content(said) if stream else Content.styled(f"Last answer:\n{said}", "$muted"))
-        if follows:
+        if self._follows:
             self.scroll_end(animate=False)
 
     def on_click(self, event: events.Click) -> None:

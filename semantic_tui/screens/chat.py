@@ -141,7 +141,9 @@ class ChatScreen(LiveDialog):
                     return
                 self._agent, self._forks = fork, False
             words.earlier.append(text)
-            self.query_one(TranscriptView).scroll_end(animate=False)
+            for conversation in self.query(TranscriptView):
+                # None, where the screen was left meanwhile.
+                conversation.scroll_end(animate=False)
             came = await self._dashboard.take_turn(self._agent, text)
         finally:
             self._waits = False

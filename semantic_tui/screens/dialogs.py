@@ -16,7 +16,7 @@ from semantic_tui.state import WatchState
 HELP = """\
 Everywhere  1 Dashboard 2 Agent 3 Models 4 Requests 5 Log 6 Doctor
             ctrl+p palette: every action  t dark or light
-            ! alarms  ? this page  S start the daemon  q quit
+            ! alarms  P peers  ? this page  S start the daemon  q quit
 
 Agents      enter open  / filter  s sort  r reverse  esc all
             space tile  z graphs  + - longer or shorter time
@@ -30,6 +30,7 @@ Log         / search  l level  f follow or stay
 Doctor      r run again  g also generate with the model
 
 State       decode 27/s, prefill 43 %, restore 61 %, wait 3.9 s (why)
+            ×2.3: a step brings 2.3 tokens, for guesses were right
             why: RAM, batch (is full), prefix (another computes it), disk
 Waterfall   ░ queue ▒ restore ▓ prefill █ decode
 Budget bar  █ running ▓ hot ▚ pinned ▒ on its way to disk · free

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from rich.text import Text
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input, RichLog
@@ -32,6 +33,16 @@ def line_text(line: LogLine, colours: Mapping[str, str]) -> Text:
     return Text.assemble((line.timestamp[11:19], "dim"), " ", (f"{line.level:<8}", style), f" {line.text}")
 
 
+class LogLines(RichLog):
+    """The lines; they keep the width that they were written with, so another one is the screen's affair."""
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Let the screen write them anew."""
+        super().on_resize(event)
+        if isinstance(self.screen, LogScreen):
+            self.screen.refresh_from(self.screen.dashboard.state)
+
+
 class LogScreen(WatchScreen):
     """The daemon's log."""
 
@@ -46,12 +57,13 @@ class LogScreen(WatchScreen):
         """Begin with all lines."""
         super().__init__()
         self._words, self._next = "", 0
+        self._drawn_for: tuple[int, str] = (0, "")
         self._titles: tuple[str, str] | None = None
 
     def body(self) -> Iterable[Widget]:
         """Lay out the lines."""
         yield Input(placeholder="search: words, an agent, a request", id="search")
-        yield RichLog(id="lines", max_lines=2000, wrap=True)
+        yield LogLines(id="lines", max_lines=2000, wrap=True, min_width=20)
 
     def on_mount(self) -> None:
         """Hide the search until it is asked for."""
@@ -74,8 +86,14 @@ class LogScreen(WatchScreen):
         if titles != self._titles:
             self._titles = titles
             lines.border_title, lines.border_subtitle = map(Text, titles)
+        drawn_for = (lines.size.width, self.app.theme)
+        if self._next and drawn_for != self._drawn_for:
+            # Lines keep the width and the colours that they were written with.
+            lines.clear()
+            self._next = 0
         if self._next >= state.num_log_lines:
             return
+        self._drawn_for = drawn_for
         for line in state.log:
             if line.number >= self._next and wanted(line, level, self._words):
                 lines.write(line_text(line, self.app.theme_variables))

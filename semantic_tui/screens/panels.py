@@ -9,6 +9,7 @@ from textual.content import Content
 
 from semantic_tui.history import wanted
 from semantic_tui.live import request_state, waits_text
+from semantic_tui.peer_facts import peers_line
 from semantic_tui.plain import short_duration, shortened, size
 from semantic_tui.series import BY_KEY
 from semantic_tui.state import WatchState
@@ -27,7 +28,16 @@ def facts_shown(state: WatchState, span_s: int) -> object:
     """Return what the panels are made of: while it is equal they are, whatever the clock and other facts do."""
     past = tuple(state.history.values(key, span_s) for key in _SERIES)
     cache = replace(state.cache, free_disk_bytes=None)
-    return span_s, past, cache, state.blocks, state.engine, state.status.savings, state.requests
+    return (
+        span_s,
+        past,
+        cache,
+        state.blocks,
+        state.engine,
+        state.status.savings,
+        state.status.peers,
+        state.requests,
+    )
 
 
 def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> list[Content]:
@@ -43,6 +53,7 @@ def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> li
     ]
     below = [
         _disk(cache, width),
+        *_peers(state, width),
         *_savings(state, width),
         series(state, "hit_rate", width, span_s),
         series(state, "evictions", width, span_s),
@@ -73,6 +84,11 @@ def _disk(cache: CacheStats, width: int) -> Content:
     room = width - 10 - len(text) - 1
     bar = f.share_bar(warm / cap, room, f.WARM_STYLE) if cap and room > 3 else Content("")
     return Content.assemble(("disk      ", "$muted"), bar, " " if cap else "", text)
+
+
+def _peers(state: WatchState, width: int) -> list[Content]:
+    peers = state.status.peers
+    return [_text("peers", *peers_line(peers), width)] if peers else []
 
 
 def _savings(state: WatchState, width: int) -> list[Content]:

@@ -11,7 +11,7 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
 from semantic_tui.live import request_state
-from semantic_tui.plain import duration, number, short_class
+from semantic_tui.plain import count, duration, number, short_class
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
@@ -39,10 +39,10 @@ def request_cells(row: RequestRow, *, wide: bool) -> tuple[Cell, ...]:
     """Return a request's cells."""
     agent, state = row.agent or "-", request_state(row)
     output = f"{row.completion_tokens}/{row.max_new_tokens}"
-    prompt, age, ttft = f"{row.prompt_tokens:,}", number(row.age_s, " s", digits=1), duration(row.ttft_ms)
+    prompt, age, ttft = count(row.prompt_tokens), number(row.age_s, " s", digits=1), duration(row.ttft_ms)
     if not wide:
         return (agent, state, prompt, output, ttft, age)
-    cached, short = f"{row.cached_tokens:,}", short_class(row.priority)
+    cached, short = count(row.cached_tokens), short_class(row.priority)
     return (agent, state, row.wait_behind or "", prompt, cached, output, ttft, age, short)
 
 

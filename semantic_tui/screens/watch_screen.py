@@ -29,6 +29,7 @@ class WatchScreen(Screen[None]):
         Binding("question_mark", "app.help", "Help", show=False),
         Binding("q", "app.quit", "Quit", show=False),
         Binding("exclamation_mark", "app.alarms", "Alarms", show=False),
+        Binding("P", "app.peers", "Peers", show=False),
     ]
 
     def __init__(self) -> None:

@@ -66,6 +66,9 @@ def fitted(text: str, width: int) -> str:
         if cell_len(character + end) > tail:
             break
         end = character + end
+    while end and not cell_len(end[0]):
+        # An accent whose letter was left out would stand on the ellipsis.
+        end = end[1:]
     return f"{set_cell_size(text, head).rstrip()}…{end}"
 
 

@@ -47,11 +47,13 @@ class TranscriptView(ScrollView, can_focus=True):
         self._words = ""
         self._match: int | None = None
         self._open = False
+        self.following = True
+        """Whether new text moves the view: from when the end is reached until it is left."""
 
-    @property
-    def following(self) -> bool:
-        """Whether new text moves the view."""
-        return self.scroll_offset.y >= self.virtual_size.height - self.size.height - 1
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """See whether the end is seen; another size of the view does not leave it."""
+        super().watch_scroll_y(old_value, new_value)
+        self.following = self.max_scroll_y - new_value <= 1
 
     def show_entries(self, entries: Sequence[Entry]) -> None:
         """Show these entries, if they are others."""
@@ -65,6 +67,8 @@ class TranscriptView(ScrollView, can_focus=True):
         """Wrap anew."""
         if self.size.width and self.size.width != self._width:
             self._lay(follow=self.following)
+        elif self.following:
+            self.scroll_end(animate=False)
 
     def _lay(self, *, follow: bool, again: bool = True) -> None:
         self._width = self.size.width

@@ -53,7 +53,7 @@ from semanticd.application.services.models import ModelsService
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
-from semanticd.application.services.shared_blocks import SharedBlocks
+from semanticd.application.services.shared_blocks import SharedBlocks, shared_trees
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.waits import Waits
@@ -241,7 +241,7 @@ def build(
         generate=generate,
         tokens=TextTokensService(routing=routing, places=places),
         coverage=CoverageService(routing=routing, store=store),
-        shared=SharedBlocks(warm),
+        shared=SharedBlocks(warm, trees=lambda: shared_trees(engine.models.values())),
         peers=peers,
         embedding=EmbeddingService(
             engine=engine, routing=routing, places=places, clock=clock, metrics=metrics
@@ -265,11 +265,12 @@ def build(
 
 def open_peers(settings: Settings, *, metrics: Metrics, log: Log) -> HttpPeers | None:
     """Return what asks other machines for blocks; None unless the settings name some."""
-    urls, security = settings.agent.peers, settings.security
+    urls = settings.agent.peers
     if not urls:
         return None
-    key = security.peer_key or next(iter(security.api_key), None)
-    return HttpPeers(urls, key=key, decode=decode_foreign, metrics=metrics, log=log)
+    return HttpPeers(
+        urls, key=settings.security.key_for_peers, decode=decode_foreign, metrics=metrics, log=log
+    )
 
 
 def trace_writer(settings: Settings, *, metrics: Metrics, log: Log) -> TraceWriter | None:

@@ -445,11 +445,16 @@ class _Life:
         )
 
     def _doctor(self) -> DoctorService:
+        from semanticd.adapters.peers.probe import PeerTree
         from semanticd.entrypoints.doctor import Doctor
         from semanticd.entrypoints.doctor_generation import generate_some
 
+        daemon = self._daemon
         return Doctor(
-            self._settings, generate=lambda: generate_some(self._daemon.generate), device=self._daemon.device
+            self._settings,
+            generate=lambda: generate_some(daemon.generate),
+            device=daemon.device,
+            trees=lambda: [PeerTree(one.model, one.fingerprint, one.layout) for one in daemon.shared.trees()],
         )
 
     async def show(self) -> SettingsInEffect:

@@ -14,10 +14,10 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import psutil
@@ -27,10 +27,13 @@ from semanticd.adapters.config.resolve import config_file_path
 from semanticd.adapters.disk.files.volume import VolumeSpace, default_reserve
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.models.registry import ModelRegistry
+from semanticd.adapters.peers.probe import PeerTree
 from semanticd.adapters.process import bind_listener
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, ModelFootprint, fit
+from semanticd.entrypoints.doctor_peers import check_peers
+from semanticd.entrypoints.findings import Finding
 from semanticd.entrypoints.model_fit import default_model_name, fixed_budget, machine_without_mlx
 from semanticd.entrypoints.offline_models import OfflineModels
 
@@ -45,17 +48,6 @@ Generate = Callable[[], Awaitable[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found."""
-
-    check: str
-    state: Literal["ok", "warning", "error"]
-    message: str
-    advice: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class DoctorReport:
     """All findings; `ok` unless one is an error. Clients read it as `control.results.DoctorResult`."""
 
@@ -66,15 +58,27 @@ class DoctorReport:
 class Doctor:
     """Examines from inside the running daemon; fits the control plane's `DoctorService`."""
 
-    def __init__(self, settings: Settings, *, generate: Generate | None, device: DeviceMemory) -> None:
-        """`generate` asks the current model for a few tokens; `device` is what the models run on."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        generate: Generate | None,
+        device: DeviceMemory,
+        trees: Callable[[], Sequence[PeerTree]] = tuple,
+    ) -> None:
+        """`generate` asks the current model for a few tokens; `device` is what the models run on.
+
+        `trees` returns what is loaded, to be compared with what peers have.
+        """
         self._settings = settings
         self._device = device
         self._generate = generate
+        self._trees = trees
 
     async def run(self, generate: bool = True) -> DoctorReport:
         """Return all findings; without `generate` the engine is left alone."""
         findings = await asyncio.to_thread(lambda: list(examine(self._settings, device=self._device)))
+        findings += await check_peers(self._settings, self._trees())
         if generate:
             findings.append(await check_generation(self._generate))
         return report(findings)
@@ -93,6 +97,7 @@ def examine_here(*, generate: bool) -> DoctorReport:
         advice = "`semanticd config --all` lists every setting with what it takes"
         return report([Finding("settings", "error", error.message, advice)])
     findings = list(examine(settings))
+    findings += asyncio.run(check_peers(settings, ()))
     if generate:
         findings.append(asyncio.run(_generation_here(settings)))
     return report(findings)

@@ -35,7 +35,7 @@ def requests() -> list[dict[str, Any]]:
     return [
         {"id": "req-1", "agent": "planner", "state": "decoding", "class": "interactive", "prompt_tokens": 2048,
          "prefill_progress": 1.0, "completion_tokens": 120, "max_new_tokens": 512, "age_s": 3.2, "ttft_ms": 84.0,
-         "tokens_per_s": 48.5, "cached_tokens": 1990, "model": "smollm2-135m"},
+         "tokens_per_s": 48.5, "tokens_per_step": 2.1, "cached_tokens": 1990, "model": "smollm2-135m"},
         {"id": "req-2", "agent": "coder", "state": "prefilling", "class": "interactive", "prompt_tokens": 8192,
          "prefill_progress": 0.43, "completion_tokens": 0, "max_new_tokens": 1024, "age_s": 1.1, "cached_tokens": 0,
          "model": "smollm2-135m"},
@@ -145,7 +145,7 @@ def show(name: str) -> dict[str, Any]:
          "finish_reason": "stop", "miss": {"cause": "first_request", "position": 0, "expected": "", "found": "You"}},
         {"request_id": "r2", "prompt_tokens": 1024, "completion_tokens": 120, "reused_hot_tokens": 964,
          "restored_warm_tokens": 0, "computed_tokens": 60, "tier": "hot", "ttft_ms": 84.0, "queue_ms": 3.0,
-         "restore_ms": 0.0, "prefill_ms": 75.0, "decode_ms": 2400.0,
+         "restore_ms": 0.0, "prefill_ms": 75.0, "decode_ms": 2400.0, "decode_steps": 52,
          "verdict": "Quick: the first token came after 84 ms; 60 tokens were computed.",
          "finish_reason": "stop", "miss": None},
         {"request_id": "r3", "prompt_tokens": 1200, "completion_tokens": 41, "reused_hot_tokens": 512,
@@ -162,6 +162,18 @@ def show(name: str) -> dict[str, Any]:
         "sharing": [{"agent": "coder", "num_blocks": 3, "bytes": 54 * MIB},
                     {"agent": "reviewer", "num_blocks": 1, "bytes": 18 * MIB}],
     }  # fmt: skip
+
+
+def peers() -> list[dict[str, Any]]:
+    """Return a peer that brings blocks, one that was not asked yet, and one that fails."""
+    return [
+        {"address": "http://mac-2:8000", "state": "ready", "num_asked": 214, "num_found": 1630, "num_blocks": 1204,
+         "num_bytes": 21 * GIB, "num_failures": 1, "bytes_per_s": 231.0 * MIB,
+         "last_failure": "no whole answer within 8.0 s"},
+        {"address": "http://mac-3:8000", "state": "ready"},
+        {"address": "https://build-server.office.example:8443", "state": "resting", "num_asked": 3, "num_failures": 3,
+         "last_failure": "it answered 401; is SEMANTIC_PEER_KEY one of its keys?"},
+    ]  # fmt: skip
 
 
 def messages() -> list[dict[str, Any]]:

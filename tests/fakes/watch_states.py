@@ -5,6 +5,9 @@ from __future__ import annotations
 from semantic_tui.state import WatchState
 from tests.fakes import control_script
 
+WIDE_NAME = "評" * 95
+COMBINED_NAME = "e\u0301" * 60
+LONG_NAME = "anonymous-" + "0123456789abcdef" * 5
 NOW = 1000.0
 """What the dashboard's clock says."""
 
@@ -58,6 +61,41 @@ def first_turn() -> WatchState:
     state.take("requests", {"requests": [request]})
     text = "I begin with the tests."
     state.take("token", {"agent": "newcomer", "request": "req-1", "text": text, "num_tokens": 6})
+    return state
+
+
+def with_peers() -> WatchState:
+    """Blocks are read from other machines; one of them fails."""
+    state = busy()
+    state.take("status", {**control_script.status(119), "peers": control_script.peers()})
+    return state
+
+
+def crowded() -> WatchState:
+    """Five hundred agents of five thousand, some with names longer than any column; those take up every place."""
+    state = busy()
+    names = [
+        WIDE_NAME,
+        COMBINED_NAME,
+        LONG_NAME,
+        *control_script.NAMES,
+        *(f"worker-{at:03d}" for at in range(489)),
+    ]
+    rows = control_script.agents()
+    agents = [
+        {**rows[at % len(rows)], "id": name, "last_used_at": 1000.0 - at, "num_tokens": 10**at % 10**9}
+        for at, name in enumerate(names)
+    ]
+    state.take("agents", {"agents": agents, "num_agents": 5000})
+    requests = control_script.requests()
+    waiting = [
+        {**requests[2], "id": f"req-{at + 5}", "agent": names[at], "wait_behind": WIDE_NAME}
+        for at in range(120)
+    ]
+    state.take("requests", {"requests": [*requests, *waiting]})
+    for name in names[:3]:
+        state.take("token", {"agent": name, "request": "r", "text": f"I am {name}. " * 20, "num_tokens": 40})
+        state.take_details(name, {**control_script.show("planner"), "id": name}, control_script.messages())
     return state
 
 

@@ -281,6 +281,11 @@ class SecuritySettings:
         secret=True,
     )
 
+    @property
+    def key_for_peers(self) -> str | None:
+        """The key that is sent to peers."""
+        return self.peer_key or next(iter(self.api_key), None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathSettings:

@@ -66,6 +66,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/models", Models(services.models))
     app.add_route("/v1/models/{name:path}", Model(services.models, config))
     blocks = SharedBlockFiles(services.shared, config)
+    app.add_route("/v1/blocks", blocks, suffix="identity")
     app.add_route("/v1/blocks/lookup", blocks, suffix="lookup")
     app.add_route("/v1/blocks/{block_hash}", blocks)
     app.add_route("/v1/prefix/lookup", PrefixLookup(gateway, config))

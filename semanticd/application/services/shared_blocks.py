@@ -8,13 +8,15 @@ be deleted is not found. Hot blocks that are not on disk yet are not there for o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.peers import BlockFiles
 from semanticd.domain.block_tree import NamedTree, OfferedBlock
 from semanticd.domain.errors import NotFoundError, OverloadedError
-from semanticd.domain.ids import BlockHash
+from semanticd.domain.ids import BlockHash, ModelFingerprint, ModelId
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.prefix_index import match_prefix
 
@@ -23,14 +25,39 @@ _WAIT_S = 4.0
 _RETRY_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class SharedTree:
+    """A model that is loaded: machines share its blocks where fingerprint and layout are equal."""
+
+    model: ModelId
+    fingerprint: ModelFingerprint
+    layout: str
+
+
+def shared_trees(models: Iterable[LoadedModel]) -> tuple[SharedTree, ...]:
+    """Return what these models' blocks lie below."""
+    return tuple(
+        SharedTree(one.model_id, one.runner.spec.fingerprint, one.runner.spec.layout) for one in models
+    )
+
+
 class SharedBlocks:
     """The warm tier as peers see it; a few are answered at a time, in worker threads."""
 
     def __init__(
-        self, files: BlockFiles, *, max_at_once: int = LIMITS.peer_reads, wait_s: float = _WAIT_S
+        self,
+        files: BlockFiles,
+        *,
+        max_at_once: int = LIMITS.peer_reads,
+        wait_s: float = _WAIT_S,
+        trees: Callable[[], Sequence[SharedTree]] = tuple,
     ) -> None:
-        """Show these files to so many at once, for the daemon's own agents come first; others wait so long."""
+        """Show these files to so many at once, for the daemon's own agents come first; others wait so long.
+
+        `trees` returns the models that are loaded.
+        """
         self._files = files
+        self.trees = trees
         self._wait_s = wait_s
         self._places = asyncio.Semaphore(max_at_once)
         # Questions are short, and must not wait for files that go over a slow link.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from semanticd.domain.errors import SemanticError
-from semanticd.entrypoints.doctor import Finding
+from semanticd.entrypoints.findings import Finding
 
 Verdict = Literal["ok", "warn", "fail", "skipped"]
 

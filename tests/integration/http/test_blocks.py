@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
+from semanticd import __version__
 from semanticd.adapters.disk.blocks.codec import decode
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.application.ports.warm_store import BlockRecord
-from semanticd.application.services.shared_blocks import SharedBlocks
+from semanticd.application.services.shared_blocks import SharedBlocks, SharedTree
 from semanticd.domain.block import Block, root_hash
 from semanticd.domain.block_tree import NamedTree
-from semanticd.domain.ids import BlockHash
+from semanticd.domain.ids import BlockHash, ModelId
 from semanticd.domain.limits import LIMITS
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_record
@@ -74,6 +75,18 @@ async def look_up(client: AsgiClient, known: Sequence[int] = TOKENS, **more: Any
 def names(answer: Answer) -> list[str]:
     assert answer.status == 200, answer.content
     return [block["name"] for block in answer.json["blocks"]]
+
+
+async def test_a_peer_is_told_which_models_are_computed_how(store: DiskWarmStore) -> None:
+    trees = [SharedTree(ModelId("m"), FINGERPRINT, LAYOUT)]
+    answer = await client_of(SharedBlocks(store, trees=lambda: trees)).get("/v1/blocks")
+    identity = {
+        "version": __version__,
+        "trees": [{"model": "m", "fingerprint": FINGERPRINT, "layout": LAYOUT}],
+    }
+    assert (answer.status, answer.json) == (200, identity)
+    closed = client_of(store, api_keys=("k",))
+    assert (await closed.get("/v1/blocks")).status == 401
 
 
 async def test_a_prompts_blocks_are_named_and_their_files_are_what_is_on_the_disk(

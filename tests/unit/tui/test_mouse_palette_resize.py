@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual.command import CommandPalette
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, RichLog
 
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.screens.agent import Tile
@@ -116,3 +116,61 @@ async def test_a_screen_fits_whatever_size_the_terminal_gets(screen: str, until:
                 assert taken <= max(width, 80), (table.id, width)
             lines = app.export_screenshot()
             assert lines.startswith("<svg")
+
+
+async def test_what_follows_its_end_does_so_at_any_size_and_what_was_scrolled_stays(until: Until) -> None:
+    """Only scrolling leaves the end: another size must not, or a stream would stand still unnoticed."""
+    app = busy(screen="agent")
+    app.toggle_watched("planner")
+    for number in range(80):
+        text = f"Line {number} of a long answer that a narrow tile wraps and a wide one does not.\n"
+        app.state.take("token", {"agent": "planner", "request": "r", "text": text, "num_tokens": number})
+    async with app.run_test(size=(200, 60)) as pilot:
+        await until(
+            pilot, lambda: bool(app.screen.query(Tile)) and app.screen.query_one(Tile).max_scroll_y > 0
+        )
+        tile = app.screen.query_one(Tile)
+        for size in (*SIZES, (80, 24), (200, 60)):
+            await pilot.resize_terminal(*size)
+            app.changed()
+            await until(pilot, lambda: tile.scroll_y == tile.max_scroll_y)
+            assert "paused" not in str(tile.border_subtitle)
+        tile.scroll_to(y=3, animate=False)
+        await until(pilot, lambda: tile.scroll_y == 3)
+        await pilot.resize_terminal(120, 40)
+        app.changed()
+        await until(pilot, lambda: "paused" in str(tile.border_subtitle))
+        assert tile.scroll_y == 3
+
+
+async def test_the_log_is_wrapped_anew_and_has_the_themes_colours(until: Until) -> None:
+    app = busy(screen="log")
+    for number in range(3):
+        fields = {"text": f"{number} " + "many words " * 30}
+        app.state.take(
+            "log", {"timestamp": "2026-11-23T09:00:00Z", "level": "info", "event": "long", "fields": fields}
+        )
+    async with app.run_test(size=(200, 60)) as pilot:
+        await until(
+            pilot, lambda: bool(app.screen.query(RichLog)) and bool(app.screen.query_one(RichLog).lines)
+        )
+        log = app.screen.query_one(RichLog)
+        wide = len(log.lines)
+        await pilot.resize_terminal(80, 24)
+        app.changed()
+        await until(pilot, lambda: len(log.lines) > wide and log.lines[0].cell_length <= 80)
+        app.action_theme()
+        coloured = {
+            segment.style.color.name for segment in log.lines[0] if segment.style and segment.style.color
+        }
+        await until(
+            pilot,
+            lambda: (
+                coloured
+                != {
+                    segment.style.color.name
+                    for segment in log.lines[0]
+                    if segment.style and segment.style.color
+                }
+            ),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from semantic_tui.live import LiveAgent
-from semantic_tui.plain import agent_row, bar, dashboard, duration, short_size, shortened, size, table
+from semantic_tui.plain import agent_row, bar, count, dashboard, duration, short_size, shortened, size, table
 from semanticd.control.results import AgentRow, CacheStats, EngineFacts, RequestRow, StatusResult, read
 
 STATUS = StatusResult(
@@ -37,6 +37,9 @@ def test_a_bar_never_leaves_its_width() -> None:
 def test_what_is_too_long_for_a_narrow_table_is_shortened() -> None:
     assert [short_size(n) for n in (None, 999, 1536, 99.96 * 2**20, 768 * 1024, 3 * 2**40)] == [
         "0B", "999B", "1.5K", "100M", "768K", "3.0T",
+    ]  # fmt: skip
+    assert [count(n) for n in (0, 999_999, 1_000_000, 999_900_000, 10**11)] == [
+        "0", "999,999", "1.0M", "999.9M", "100.0G",
     ]  # fmt: skip
     assert [duration(ms) for ms in (None, 84.4, 1500)] == ["-", "84 ms", "1.5 s"]
     assert [shortened("abcdefgh", width) for width in (8, 5)] == ["abcdefgh", "ab…gh"]

@@ -8,9 +8,11 @@ app runs once for many screens and sizes: beginning one takes longer than drawin
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from typing import Any
 import pytest
 from textual import constants
 from textual.app import App
+from textual.color import Color
 from textual.events import Key
+from textual.filter import Monochrome
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -26,11 +30,12 @@ from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.preferences import Preferences
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
-from tests.fakes import watch_states
+from semanticd.control.results import PeerFacts, read_all
+from tests.fakes import control_script, watch_states
 
 Size = tuple[int, int]
 NARROW, USUAL, WIDE = (80, 24), (120, 40), (200, 60)
-SIZES = (NARROW, USUAL)
+SIZES = (NARROW, USUAL, WIDE)
 TILES = ("planner", "coder", "reviewer")
 STATES: dict[str, Callable[[], WatchState]] = {
     "empty": watch_states.empty,
@@ -41,8 +46,13 @@ STATES: dict[str, Callable[[], WatchState]] = {
     "absent": watch_states.absent,
     "swapping": watch_states.swapping,
     "rolled-back": watch_states.rolled_back,
+    "crowded": watch_states.crowded,
+    "peers": watch_states.with_peers,
 }
-_SIZES_OF = {"busy": (NARROW, USUAL, WIDE), "rolled-back": (USUAL,)}
+_SCREENS_OF = {"crowded": ("dashboard", "agent", "requests"), "peers": ("dashboard",)}
+"""Of states that show themselves on some screens only."""
+_LIGHT_AT_ALL_SIZES = ("busy", "failing")
+_TILES_OF = {"crowded": (watch_states.WIDE_NAME, watch_states.COMBINED_NAME, watch_states.LONG_NAME)}
 _FOLDER = Path(__file__).parent / "__snapshots__"
 _UPDATES = bool(os.environ.get("UPDATE_SNAPSHOTS"))
 
@@ -58,13 +68,19 @@ def _nothing_moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def shown(state: WatchState, screen: str = "dashboard", *, theme: str = "dark") -> Dashboard:
+def shown(
+    state: WatchState,
+    screen: str = "dashboard",
+    *,
+    theme: str = "dark",
+    tiles: Sequence[str] = TILES,
+) -> Dashboard:
     """Return a dashboard of this state, with tiles where there are agents."""
     preferences = Preferences(theme=theme)
     app = Dashboard(state=state, screen=screen, preferences=preferences, clock=lambda: watch_states.NOW)
     app.animation_level = "none"
     if state.agents:
-        for agent in TILES:
+        for agent in tiles:
             app.toggle_watched(agent)
     return app
 
@@ -107,6 +123,16 @@ def text_of(app: App[Any]) -> list[str]:
     return [strip.text.rstrip() for strip in strips]
 
 
+def colours_of(app: App[Any], *, monochrome: bool = False) -> str:
+    """Return a digest of the terminal's cells with their colours; `monochrome`: as NO_COLOR would leave them."""
+    digest = hashlib.sha256()
+    for strip in app.screen._compositor.render_strips():  # noqa: SLF001 (a picture would take ten times as long)
+        drawn_as = strip.apply_filter(Monochrome(), Color(0, 0, 0)) if monochrome else strip
+        for text, style, _ in drawn_as.simplify():
+            digest.update(f"{text}|{style}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 class Snapshots:
     """A file of named texts that are as they were, or are written anew."""
 
@@ -123,7 +149,7 @@ class Snapshots:
     def is_part(self) -> bool:
         """Whether each text is one of the file's."""
         there = self._file.read_text(encoding="utf-8")
-        return all("\n".join((f"=== {name}", *text, "")) in there for name, text in self._seen.items())
+        return all("\n".join(("", *text, "")) in there for text in self._seen.values())
 
     def compare(self) -> None:
         """Compare all with the file's; a difference is shown as one."""
@@ -138,23 +164,52 @@ class Snapshots:
 
 @pytest.mark.parametrize("state", STATES)
 async def test_every_screen_in_every_state_and_size(state: str) -> None:
+    """Texts are kept as they are; their colours in the themes, and without colours, as digests.
+
+    Where a digest is another one and the text is the same, look at the pictures of the test below, or draw one.
+    """
+    found: dict[str, list[str]] = {}
+    for theme in ("dark", "light"):
+        app = shown(STATES[state](), theme=theme, tiles=_TILES_OF.get(state, TILES))
+        async with app.run_test(size=NARROW) as pilot:
+            for width, height in SIZES if theme == "dark" or state in _LIGHT_AT_ALL_SIZES else (USUAL,):
+                await pilot.resize_terminal(width, height)
+                for screen in _SCREENS_OF.get(state, SCREENS):
+                    await app.switch_mode(screen)
+                    await drawn(pilot)
+                    text, name = text_of(app), f"{screen}, {width} x {height}"
+                    if theme == "dark":
+                        # No screen asks whether there are colours, see the test below.
+                        colours = f"--- dark {colours_of(app)}  NO_COLOR {colours_of(app, monochrome=True)}"
+                        found[name] = [colours, *text]
+                    else:
+                        assert text == found[name][1:], f"{name}: another theme says something else"
+                        found[name][0] += f"  light {colours_of(app)}"
     snapshots = Snapshots(state)
-    app = shown(STATES[state]())
+    for name, lines in found.items():
+        snapshots.take(name, lines)
+    snapshots.compare()
+
+
+async def test_without_colours_nothing_else_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is drawn in colours stands for what is drawn without, in the other states."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    kept = (_FOLDER / "failing.txt").read_text(encoding="utf-8")
+    app = shown(watch_states.failing())
     async with app.run_test(size=NARROW) as pilot:
-        for width, height in _SIZES_OF.get(state, SIZES):
+        for width, height in SIZES:
             await pilot.resize_terminal(width, height)
             for screen in SCREENS:
                 await app.switch_mode(screen)
                 await drawn(pilot)
-                snapshots.take(f"{screen}, {width} x {height}", text_of(app))
-    snapshots.compare()
+                assert f"NO_COLOR {colours_of(app)}  light" in kept, f"{screen}, {width} x {height}"
 
 
 DIALOGS: list[tuple[str, Size, str]] = [
     ("dashboard", USUAL, "d"), ("dashboard", NARROW, "f"), ("dashboard", NARROW, "x"),
     ("dashboard", NARROW, "question_mark"), ("dashboard", USUAL, "z"), ("dashboard", NARROW, "exclamation_mark"),
     ("agent", NARROW, "enter"), ("agent", USUAL, "w"), ("models", USUAL, "down w"), ("models", NARROW, "w"),
-    ("models", NARROW, "l"), ("models", USUAL, "u"), ("models", USUAL, "p"),
+    ("models", NARROW, "l"), ("models", USUAL, "u"), ("models", USUAL, "p"), ("dashboard", NARROW, "P"),
 ]  # fmt: skip
 """Screens, sizes, and the keys that open a dialog there."""
 
@@ -162,9 +217,12 @@ DIALOGS: list[tuple[str, Size, str]] = [
 async def test_dialogs_say_what_will_happen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     snapshots = Snapshots("dialogs")
-    app = shown(watch_states.failing())
+    state = watch_states.failing()
+    app = shown(state)
     async with app.run_test(size=USUAL) as pilot:
         for screen, size, keys in DIALOGS:
+            peers = control_script.peers() if keys == "P" else []
+            state.status = replace(state.status, peers=read_all(PeerFacts, peers))
             await pilot.resize_terminal(*size)
             await app.switch_mode(screen)
             await drawn(pilot)

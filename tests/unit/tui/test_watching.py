@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widget import Widget
@@ -203,6 +204,13 @@ async def test_switching_screens_keeps_no_object_alive() -> None:
 )
 def test_a_cell_never_takes_more_than_its_width(text: str, width: int, shown: str) -> None:
     assert fitted(text, width) == shown
+
+
+def test_what_is_cut_begins_with_no_accent_of_a_letter_that_is_gone() -> None:
+    for width in range(4, 40):
+        shown = fitted("e\u0301" * 60, width)
+        assert "…\u0301" not in shown
+        assert cell_len(shown) <= width
 
 
 async def test_columns_do_not_move_with_their_content() -> None:

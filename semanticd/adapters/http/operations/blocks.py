@@ -17,6 +17,7 @@ import msgspec
 from falcon.asgi import Request, Response
 from msgspec import Meta
 
+from semanticd import __version__
 from semanticd.adapters.http.core.body import read_object
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.request_context import request_context_of
@@ -58,8 +59,23 @@ class StoredBlocks(msgspec.Struct):
     blocks: list[StoredBlock]
 
 
+class LoadedTree(msgspec.Struct):
+    """A model that is loaded; machines share its blocks where fingerprint and layout are equal."""
+
+    model: str
+    fingerprint: str
+    layout: str
+
+
+class PeerIdentity(msgspec.Struct):
+    """Answer of `GET /v1/blocks`: who this is, and whose blocks it computes now."""
+
+    version: str
+    trees: list[LoadedTree]
+
+
 class SharedBlockFiles:
-    """`/v1/blocks/lookup` and `/v1/blocks/{block_hash}`."""
+    """`/v1/blocks`, `/v1/blocks/lookup` and `/v1/blocks/{block_hash}`."""
 
     access: ClassVar[Access] = "peer"
 
@@ -67,6 +83,11 @@ class SharedBlockFiles:
         """Show these blocks."""
         self._shared = shared
         self._config = config
+
+    async def on_get_identity(self, req: Request, resp: Response) -> None:
+        """Answer who this is, for a peer's doctor."""
+        trees = [LoadedTree(one.model, one.fingerprint, one.layout) for one in self._shared.trees()]
+        resp.data = msgspec.json.encode(PeerIdentity(__version__, trees))
 
     async def on_post_lookup(self, req: Request, resp: Response) -> None:
         """Answer which blocks of a prompt are stored here."""

@@ -23,7 +23,7 @@ from semanticd.adapters.http.openai.embeddings import wire as embeddings_wire
 from semanticd.adapters.http.openai.responses import wire as openai_responses_wire
 from semanticd.adapters.http.operations import text_tokens
 from semanticd.adapters.http.operations.admin_wire import ModelName
-from semanticd.adapters.http.operations.blocks import BlockLookup, StoredBlocks
+from semanticd.adapters.http.operations.blocks import BlockLookup, PeerIdentity, StoredBlocks
 from semanticd.adapters.http.operations.prefix import PrefixAnswer
 from semanticd.adapters.http.operations.tokenize import Tokens
 from semanticd.domain.agent_name import AGENT_ID_PATTERN
@@ -129,6 +129,12 @@ OPERATIONS: tuple[Operation, ...] = (
         "For peers: which blocks of a prompt are stored here",
         BlockLookup,
         StoredBlocks,
+    ),
+    Operation(
+        "get",
+        "/v1/blocks",
+        "For a peer's doctor: the version, and the models that are loaded",
+        answer=PeerIdentity,
     ),
     Operation(
         "get",

@@ -1,0 +1,43 @@
+"""The machines that blocks are read from, as text: a line for all, and a few for each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from semantic_tui.plain import shortened, size
+from semanticd.control.results import PeerFacts
+
+
+def peers_line(peers: Sequence[PeerFacts]) -> tuple[str, str]:
+    """Return how many peers are ready and what they brought, and for the right how many are not; not of none."""
+    resting = sum(peer.state == "resting" for peer in peers)
+    brought = f"{sum(peer.num_blocks for peer in peers):,} blocks, {size(sum(peer.num_bytes for peer in peers))} read"
+    return f"{len(peers) - resting} of {len(peers)}, {brought}", f"{resting} resting" if resting else ""
+
+
+def peers_text(peers: Sequence[PeerFacts], width: int) -> Content:
+    """Return each peer in a few lines of `width` characters: what it was asked for, what it brought, what failed."""
+    if not peers:
+        return Content.styled(
+            "No peers. SEMANTIC_PEERS=http://mac-2:8000 lets this daemon read blocks from another machine's disk.",
+            "$muted",
+        )
+    parts: list[tuple[str, str] | str] = []
+    for peer in peers:
+        ready = peer.state == "ready"
+        rate = "" if peer.bytes_per_s is None else f" at {size(peer.bytes_per_s)}/s"
+        parts += [
+            ("● " if ready else "○ ", "$success" if ready else "$warning"),
+            (shortened(peer.address, max(8, width - 14)), "bold"),
+            f"  {peer.state or '-'}\n",
+            f"  asked about {peer.num_asked:,} prompts; {peer.num_found:,} blocks found, {peer.num_blocks:,} read\n",
+            f"  {size(peer.num_bytes)} read{rate}\n",
+        ]
+        if peer.num_failures:
+            failures = f"  {peer.num_failures:,} failure{'' if peer.num_failures == 1 else 's'}; the last: "
+            parts += [(failures, "$warning"), f"{peer.last_failure or '-'}\n"]
+        parts.append("\n")
+    parts.append(("The doctor (6) asks each of them whether it takes the key and computes alike.", "$muted"))
+    return Content.assemble(*parts)

@@ -1,0 +1,74 @@
+"""The doctor's look at peers: one finding for each, with what to do here or there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from semanticd import __version__
+from semanticd.adapters.config import Settings
+from semanticd.adapters.peers.probe import PeerTree, Probe, ProbeOutcome, probe
+from semanticd.entrypoints.findings import Finding
+
+_ADVICE: dict[ProbeOutcome, str] = {
+    "unreachable": "start semanticd there with SEMANTIC_SERVER_HOST=0.0.0.0, and let its port through the firewall; "
+    "until then its blocks are computed here",
+    "key_refused": "set SEMANTIC_PEER_KEY here to one of the keys in SEMANTIC_API_KEY there",
+    "not_allowed": "there, set SEMANTIC_API_KEY, and name this address's host in SEMANTIC_SERVER_ALLOWED_HOSTS",
+    "busy": "it has too much to do; run the doctor again",
+    "no_peer": "is the port semanticd's? A router in front of it closes /v1/blocks, and versions before 0.2 know "
+    "no peers: name the daemon itself, of the same version as here",
+}
+_SAYS: dict[ProbeOutcome, str] = {
+    "unreachable": "cannot be asked",
+    "key_refused": "does not take the key",
+    "not_allowed": "does not let this machine in",
+    "busy": "has no time",
+    "no_peer": "does not answer as a peer",
+}
+
+
+async def check_peers(settings: Settings, own: Sequence[PeerTree]) -> list[Finding]:
+    """Ask all peers at once; `own` are the models that are loaded here."""
+    key = settings.security.key_for_peers
+    probes = await asyncio.gather(*(probe(url, key=key) for url in settings.agent.peers))
+    return [peer_finding(one, own) for one in probes]
+
+
+def peer_finding(asked: Probe, own: Sequence[PeerTree]) -> Finding:
+    """Judge one peer."""
+    outcome, facts = asked.outcome, {"address": asked.url, "version": asked.version}
+    if outcome != "ready":
+        state = "error" if outcome in ("key_refused", "not_allowed") else "warning"
+        text = f"{asked.url} {_SAYS[outcome]}: {asked.message}"
+        return Finding("peer", "error" if state == "error" else "warning", text, _ADVICE[outcome], facts)
+    said, advice = [], []
+    for tree in own:
+        text, what = _compared(tree, asked.trees)
+        said.append(text)
+        advice += [what] if what else []
+    if not own:
+        models = ", ".join(tree.model for tree in asked.trees) or "no model"
+        said.append(f"it serves {models}; a running daemon compares it with its own")
+    other = f" (version {asked.version}, here {__version__})" if asked.version != __version__ else ""
+    text = f"{asked.url} takes the key{other}; {'; '.join(said)}"
+    return Finding("peer", "warning" if advice else "ok", text, "; ".join(dict.fromkeys(advice)), facts)
+
+
+def _compared(tree: PeerTree, theirs: Iterable[PeerTree]) -> tuple[str, str]:
+    """Return whether a peer computes a model as it is computed here, and what to do where it does not."""
+    alike = [one for one in theirs if one.fingerprint == tree.fingerprint]
+    if any(one.layout == tree.layout for one in alike):
+        return f"it computes {tree.model} alike", ""
+    if alike:
+        return (
+            f"it computes {tree.model} otherwise ({alike[0].layout} there, {tree.layout} here): no block is shared",
+            "use one SEMANTIC_MLX_KV_BITS, one SEMANTIC_MLX_BLOCK_TOKENS, and one minor version of mlx and mlx-lm on "
+            "both, on chips of one family",
+        )
+    if any(one.model == tree.model for one in theirs):
+        return (
+            f"its {tree.model} has other files: no block is shared",
+            f"fetch it again on one of them: `semanticd models pull {tree.model}`",
+        )
+    return f"it has not loaded {tree.model}: only what its disk has from before is found", ""
