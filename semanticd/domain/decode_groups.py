@@ -1,4 +1,4 @@
-"""Which sequences decode together: rows of a batch are padded to the longest, so lengths should be alike.
+"""Which sequences decode together: every row of a batch has the room of the longest, so lengths should be alike.
 
 A step costs nearly the same for one row and for several, which speaks for large batches; padding costs memory and
 attention, which speaks against mixing lengths. Rows share a batch while the longest is at most `MAX_RATIO` times the
@@ -35,15 +35,15 @@ class DecodeGroup:
         """Return the tokens of room that the batch takes more when a row of this length moves to it."""
         longest = max(self.lengths)
         # A prompt's cache has room for one token more than the prompt.
-        before = len(self.lengths) * _room(longest) + _room(length + 1)
-        return (len(self.lengths) + 1) * _room(max(longest, length) + 1) - before
+        before = len(self.lengths) * capacity_for(longest) + capacity_for(length + 1)
+        return (len(self.lengths) + 1) * capacity_for(max(longest, length) + 1) - before
 
     def growth(self, longest: int) -> int:
         """Return the tokens of room that it takes when it grows next, padding included; 0 if no row may get as long.
 
         `longest` is how long (tokens) a row may get.
         """
-        return GROWTH_TOKENS * len(self.lengths) if longest > _room(max(self.lengths)) else 0
+        return GROWTH_TOKENS * len(self.lengths) if longest > capacity_for(max(self.lengths)) else 0
 
     @property
     def growth_is_due(self) -> bool:
@@ -68,7 +68,8 @@ def choose_group(length: int, groups: Iterable[DecodeGroup], *, room_tokens: int
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
-def _room(length: int) -> int:
+def capacity_for(length: int) -> int:
+    """Return the tokens that a running cache has room for when it holds so many."""
     return -(-length // GROWTH_TOKENS) * GROWTH_TOKENS
 
 

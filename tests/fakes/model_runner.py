@@ -415,6 +415,14 @@ class HashRunner:
         tokens += sum(len(rows) * max(rows) for rows in groups.values())
         return BYTES_PER_TOKEN * tokens
 
+    def spare_bytes(self, group: int) -> int:
+        """Every row has its own room, and nobody else's."""
+        return 0
+
+    def compact(self) -> int:
+        """There is nothing to give back."""
+        return 0
+
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
         """Turn a payload into bytes."""
         self._called("dump")

@@ -607,7 +607,8 @@ class BlockPoolBatchEngine:
                 lengths.setdefault(other.group, []).append(other.num_tokens)
         groups = {group: DecodeGroup(group, tuple(rows)) for group, rows in lengths.items()}
         length, bytes_per_token = running.sequence.num_tokens, running.spec.running_bytes_per_token
-        room_tokens = max(self._store.could_free(), 0) // max(bytes_per_token, 1)
+        spare_bytes = sum(map(running.runner.spare_bytes, groups))
+        room_tokens = max(self._store.could_free() + spare_bytes, 0) // max(bytes_per_token, 1)
         group = choose_group(length, groups.values(), room_tokens=room_tokens)
         if group in groups and not self._room.make(groups[group].room_for(length) * bytes_per_token):
             return choose_group(length, groups.values(), room_tokens=0)

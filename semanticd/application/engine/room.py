@@ -11,12 +11,14 @@ A slow disk so costs blocks, which are computed again, and prompts a moment once
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.running_sequence import Running, RunningSequence
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.decode_groups import DecodeGroup
+from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.ids import ModelId
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
@@ -82,9 +84,13 @@ class Room:
     def make(self, num_bytes: int) -> bool:
         """Evict until so many bytes fit; False when that needs writes to finish first, or cannot be done.
 
+        Where eviction is not enough, decode batches give back what rows that left had.
+
         Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
         """
         fits = self._store.make_room(num_bytes)
+        if not fits and self._compact():
+            fits = self._store.make_room(num_bytes)
         if fits and self._store.ready_bytes >= self._growth_bytes:
             self._wanted_at = None
         elif (
@@ -95,6 +101,16 @@ class Room:
             self._wanted_at = self._clock.monotonic()
             self._store.persist()
         return fits or (self._is_behind and self._store.make_room(num_bytes, unwritten=True))
+
+    def _compact(self) -> bool:
+        """Let decode batches give back what no row needs; returns whether they had any."""
+        before = self._store.ledger().running_bytes
+        for model in self._models.values():
+            # A batch that memory ran out for is gone: its rows are told at their next step.
+            with suppress(OutOfMemoryError):
+                model.runner.compact()
+        self.measure()
+        return self._store.ledger().running_bytes < before
 
     def check(self, now: float) -> None:
         """Note at this clock reading (seconds) whether the disk is behind; to be called between two steps."""

@@ -170,7 +170,13 @@ class ModelRunner(Protocol):
         """Leave the batch and free the running cache. Unknown ids are ignored."""
 
     def running_bytes(self) -> int:
-        """Bytes of all running caches, padding included."""
+        """Bytes of all running caches, padding and spare room included."""
+
+    def spare_bytes(self, group: int) -> int:
+        """Bytes of this decode batch that no row needs now: room that rows left, for the next ones to join."""
+
+    def compact(self) -> int:
+        """Give back the spare room of all decode batches, by copying their rows; returns the bytes."""
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
         """Return a payload as bytes that any thread may read: views where it has them, which keep it alive."""

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
-from semanticd.adapters.mlx.model.kv_codec import end_of_rows
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.application.ports.inference import DecodedToken
 from semanticd.domain.errors import CancelledByCallerError
@@ -23,7 +21,7 @@ from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.mlx_rig import BLOCK, WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
-from tests.fakes.tiny_mlx import BUILDERS, build
+from tests.fakes.tiny_mlx import BUILDERS
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 FAMILIES = sorted(BUILDERS)
@@ -269,10 +267,3 @@ def test_the_library_still_has_the_surface_we_build_on() -> None:
         assert callable(getattr(PromptProcessingBatch, name)), name
     for name in ("next", "extend", "filter", "extract_cache", "empty", "_step"):
         assert callable(getattr(GenerationBatch, name)), name
-    model = build("llama")
-    from mlx_lm.models.cache import BatchKVCache, make_prompt_cache
-
-    caches = [cache.merge([cache]) for cache in make_prompt_cache(model)]
-    model(mx.array([[1, 2, 3]]), cache=caches)
-    assert isinstance(caches[0], BatchKVCache)
-    assert end_of_rows(caches[0]) == 3, "rows end at the batch's index"

@@ -125,6 +125,12 @@ class DecodeBatch(GenerationBatch):
             batch.max_tokens,
         )
 
+    def filter(self, keep: Sequence[int]) -> None:
+        """Keep these rows: all stay where they are, but for the last ones, which take the places that became free."""
+        kept = set(keep)
+        last = [row for row in keep if row >= len(kept)]
+        super().filter([place if place in kept else last.pop() for place in range(len(kept))])
+
     def _step(self) -> tuple[list[int], list[mx.array]]:
         """Sample the next tokens; return the ones before, which are in the cache now, and their log-probabilities."""
         inputs = self._next_tokens

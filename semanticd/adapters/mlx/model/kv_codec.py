@@ -26,7 +26,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from semanticd.adapters.mlx.model.batch_cache import UnmaskedBatchKVCache
+from semanticd.adapters.mlx.model.batch_cache import SlottedKVCache
 from semanticd.application.ports.inference import PrefixPart
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.errors import CacheError, ModelLoadError
@@ -96,13 +96,9 @@ def flatten(prompt_cache: Sequence[Any]) -> list[Any]:
     return leaves
 
 
-def end_of_rows(cache: Any) -> int:
-    """Return where the rows of one layer's batch cache end: all end together, as they are padded on the left.
-
-    Source: the library's own index of the next position; it shows this nowhere else.
-    """
-    end: int = cache._idx
-    return end
+def slotted(prompt_cache: Sequence[Any]) -> list[SlottedKVCache]:
+    """Return the attention caches of all layers."""
+    return [leaf for leaf in flatten(prompt_cache) if isinstance(leaf, SlottedKVCache)]
 
 
 class KvCodec:
@@ -183,35 +179,30 @@ class KvCodec:
     # Out of a running batch.
 
     def copy_blocks(
-        self, prompt_cache: Sequence[Any], *, row: int, length: int, spans: Sequence[tuple[int, int]]
+        self, prompt_cache: Sequence[Any], *, row: int, spans: Sequence[tuple[int, int]]
     ) -> list[KvPayload]:
-        """Copy positions [start, end) of one row, whose cache holds `length` tokens, into a block for each span.
-
-        Rows are left-padded, so they all end at the batch's index. All blocks are one evaluation.
-        """
+        """Copy positions [start, end) of one row into a block for each span; all blocks are one evaluation."""
         leaves = flatten(prompt_cache)
-        blocks = [self._block(leaves, row, length, start, end) for start, end in spans]
+        blocks = [self._block(leaves, row, slice(start, end)) for start, end in spans]
         mx.eval([list(tensors.values()) for tensors in blocks])
         return [KvPayload(tensors) for tensors in blocks]
 
-    def _block(self, leaves: list[Any], row: int, length: int, start: int, end: int) -> dict[str, mx.array]:
+    def _block(self, leaves: list[Any], row: int, span: slice) -> dict[str, mx.array]:
         tensors: dict[str, mx.array] = {}
         for group in self._groups:
             members = [leaves[index] for index in group.leaves]
-            firsts = [end_of_rows(leaf) - length for leaf in members]
-            spans = [slice(first + start, first + end) for first in firsts]
-            keys = self._stack([leaf.keys for leaf in members], row, spans, group)
-            values = self._stack([leaf.values for leaf in members], row, spans, group)
+            keys = self._stack([leaf.keys for leaf in members], row, span, group)
+            values = self._stack([leaf.values for leaf in members], row, span, group)
             self._store(tensors, f"{group.name}.k", keys, group)
             self._store(tensors, f"{group.name}.v", values, group)
         return tensors
 
-    def _stack(self, arrays: list[mx.array], row: int, spans: list[slice], group: _Group) -> mx.array:
+    def _stack(self, arrays: list[mx.array], row: int, span: slice, group: _Group) -> mx.array:
         """Return these positions of a row, `[layers, heads, tokens, dim]`."""
         if not self._numpy_copies(group):
-            return mx.stack([array[row, :, span] for array, span in zip(arrays, spans, strict=True)])
+            return mx.stack([array[row, :, span] for array in arrays])
         views = [np.array(array, copy=False) for array in arrays]
-        return mx.array(np.stack([view[row, :, span] for view, span in zip(views, spans, strict=True)]))
+        return mx.array(np.stack([view[row, :, span] for view in views]))
 
     def _numpy_copies(self, group: _Group) -> bool:
         return self._on_cpu and group.dtype in (mx.float32, mx.float16)
@@ -266,11 +257,7 @@ class KvCodec:
             joined_keys = self._join(keys, (group.num_heads, room, group.key_dim), group)
             joined_values = self._join(values, (group.num_heads, room, group.value_dim), group)
             for index, leaf_keys, leaf_values in zip(group.leaves, joined_keys, joined_values, strict=True):
-                leaf = UnmaskedBatchKVCache([0])
-                leaf.keys, leaf.values = leaf_keys, leaf_values
-                leaf.offset = mx.array([used])
-                leaf._idx = used
-                attention[index] = leaf
+                attention[index] = SlottedKVCache.of_row(leaf_keys, leaf_values, used)
         assembled = self._rebuilt(fresh, attention, state, itertools.count())
         mx.eval([leaf.state for leaf in flatten(assembled) if not leaf.empty()])
         return assembled
@@ -302,13 +289,9 @@ class KvCodec:
         for group in self._groups:
             keys, values = (self._load(part.payload, f"{group.name}.{kind}", group) for kind in "kv")
             for number, index in enumerate(group.leaves):
-                leaf, start = leaves[index], end_of_rows(leaves[index])
-                end = start + part.num_tokens
-                leaf.keys[..., start:end, :] = keys[number, :, : part.num_tokens]
-                leaf.values[..., start:end, :] = values[number, :, : part.num_tokens]
-                leaf.offset += part.num_tokens
-                leaf._idx = end
-                changed += [leaf.keys, leaf.values, leaf.offset]
+                leaf = leaves[index]
+                leaf.append(keys[number, :, : part.num_tokens], values[number, :, : part.num_tokens])
+                changed += leaf.state
         # Each is written in its own memory: nobody else holds what it was before.
         mx.eval(changed)
 

@@ -12,7 +12,8 @@ Engine thread only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, Form, Guarded
 from semanticd.adapters.mlx.model.drafts import RowDrafts
 from semanticd.adapters.mlx.model.embedding import TextEmbedder
 from semanticd.adapters.mlx.model.evaluation import evaluated_in_parts
-from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten
+from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten, slotted
 from semanticd.adapters.mlx.model.output_head import OutputHead
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
 from semanticd.adapters.mlx.platform.shortage import raising_shortage
@@ -33,6 +34,7 @@ from semanticd.application.ports.inference import BlockPayload, DecodedToken, Dr
 from semanticd.application.ports.models import Pooling
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chunk_policy import ChunkTraits
+from semanticd.domain.decode_groups import capacity_for
 from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
@@ -41,7 +43,6 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec, StoragePrecision
 # The library counts tokens itself; ours is the count that decides.
 _NO_LIMIT = 1 << 60
 
-_CAPACITY_STEP = 256
 _WARM_UP_TOKENS = 16
 SCORED_AT_ONCE = 256
 """Prompt tokens whose logits are there at the same time: those of a long chunk would take gigabytes."""
@@ -129,7 +130,7 @@ class MlxModelRunner:
         self._early: list[DecodedToken] = []
         """Tokens that came without a call of `decode`."""
         self._batches: dict[int, DecodeBatch] = {}
-        """Decode batches by number; rows of one are padded to the same length."""
+        """Decode batches by number; each row of one has the room of the longest."""
         # A snapshot of layers that cannot be cut must hold what was returned, and nothing beyond it.
         self._emits_first_token_early = self._spec.cuts_anywhere and mx.default_device() == mx.Device(mx.cpu)
 
@@ -179,7 +180,7 @@ class MlxModelRunner:
     ) -> None:
         """Begin a sequence on a restored prefix."""
         num_restored = sum(part.num_tokens for part in prefix)
-        capacity = -(-max(capacity_tokens, num_restored + 1) // _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = capacity_for(max(capacity_tokens, num_restored + 1))
         batch = PromptProcessingBatch(
             self._model, [sequence_id], [], tokens=[[0] * num_restored], prefill_step_size=_NO_LIMIT
         )
@@ -304,7 +305,8 @@ class MlxModelRunner:
             self._early.append(self._decoded(sequence_id, token, joined._next_logprobs[0]))
             row.first_emitted = True
         if group in self._batches:
-            self._batches[group].extend(joined)
+            with self._losing(group):
+                self._batches[group].extend(joined)
         else:
             self._batches[group] = joined
 
@@ -349,13 +351,21 @@ class MlxModelRunner:
             if any(row.group == group for row in self._decoding.values()):
                 raise OutOfMemoryError("memory ran out in a step of this request's decode batch")
             return []
-        try:
+        with self._losing(group):
             responses: list[Any] = (self._verified(batch) if drafts else []) or batch.next()
+        return responses
+
+    @contextmanager
+    def _losing(self, group: int) -> Iterator[None]:
+        """Drop a batch in whose change an error occurs.
+
+        What its caches hold is not known then: nobody may read them, and rows leave without looking at them.
+        """
+        try:
+            yield
         except Exception:
-            # What its caches hold is not known: nobody may read them, and rows leave without looking at them.
             del self._batches[group]
             raise
-        return responses
 
     def _verified(self, batch: DecodeBatch) -> list[Any]:
         """Run a step that verifies a draft, if there is one; drafts are for a row that decodes alone."""
@@ -392,9 +402,7 @@ class MlxModelRunner:
         last = max((end for _, end in spans), default=0)
         if last > len(batch.tokens[row]) and sequence_id in self._decoding:
             self._early += self._step(self._decoding[sequence_id].group, drafts=False)
-        return list(
-            self._codec.copy_blocks(batch.prompt_cache, row=row, length=len(batch.tokens[row]), spans=spans)
-        )
+        return list(self._codec.copy_blocks(batch.prompt_cache, row=row, spans=spans))
 
     @raising_shortage
     def copy_state(self, sequence_id: SequenceId) -> BlockPayload | None:
@@ -428,9 +436,24 @@ class MlxModelRunner:
         if batch is None:
             return
         if others:
-            batch.filter(others)
+            with self._losing(row.group):
+                batch.filter(others)
         else:
             del self._batches[row.group]
+
+    @raising_shortage
+    def compact(self) -> int:
+        """Give back the room in decode batches that no row needs now."""
+        num_bytes = 0
+        for group, batch in list(self._batches.items()):
+            with self._losing(group):
+                num_bytes += sum(leaf.compact() for leaf in slotted(batch.prompt_cache))
+        return num_bytes
+
+    def spare_bytes(self, group: int) -> int:
+        """Bytes of a decode batch that no row needs now."""
+        batch = self._batches.get(group)
+        return sum(leaf.spare_bytes for leaf in slotted(batch.prompt_cache)) if batch is not None else 0
 
     def running_bytes(self) -> int:
         """Bytes of all running caches, padding and spare room included."""
