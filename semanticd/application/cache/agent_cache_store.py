@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from semanticd.application.cache.chain_lookup import ChainLookup
+from semanticd.application.cache.chain_lookup import ChainLookup, joined
 from semanticd.application.cache.reservation import Reservation
 from semanticd.application.cache.write_behind import LEAVES_UNWRITTEN, WriteBehind
 from semanticd.application.ports.inference import BlockPayload, ModelRunner, PrefixPart
@@ -35,10 +35,6 @@ from semanticd.domain.snapshots import SHARE_OF_BUDGET, SHARE_OF_CONVERSATION, s
 
 PERSIST_STEP_BYTES = 32 * 1024 * 1024
 """Tensor bytes that are handed to the disk between two steps of the engine, at most (and one block at least)."""
-
-
-_Get = Callable[[BlockHash], Block | None]
-_Children = Callable[[BlockHash], Sequence[Block]]
 
 
 @dataclass(slots=True)
@@ -169,33 +165,17 @@ class AgentCacheStore:
         `chain` names the full blocks that `token_ids` begin with; `offered` are blocks of them that peers have.
         """
         warm = None if hot_only else self._warm
-        lookup = ChainLookup(pool=self.pool, warm=warm, token_ids=token_ids, chain=chain)
-        get: _Get = lookup.get
-        children: _Children = self.pool.children if hot_only else self.children
-        if offered:
-            get, children = self._with_offered(offered, get, children)
+        lookup = ChainLookup(pool=self.pool, warm=warm, token_ids=token_ids, chain=chain, offered=offered)
         with self.lock:
             return match_prefix(
                 token_ids,
                 spec=spec,
                 limit=limit,
-                get=get,
-                children=children,
+                get=lookup.get,
+                children=lookup.children,
                 root=root,
                 chain=chain,
             )
-
-    @staticmethod
-    def _with_offered(offered: OfferedBlocks, get: _Get, children: _Children) -> tuple[_Get, _Children]:
-        def get_any(name: BlockHash) -> Block | None:
-            return get(name) or offered.by_name.get(name)
-
-        def all_children(parent: BlockHash) -> list[Block]:
-            found = list(children(parent))
-            here = {block.block_hash for block in found}
-            return found + [b for b in offered.by_parent.get(parent, ()) if b.block_hash not in here]
-
-        return get_any, all_children
 
     def _get(self, block_hash: BlockHash) -> Block | None:
         hot = self.pool.get(block_hash)
@@ -206,11 +186,8 @@ class AgentCacheStore:
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the known blocks that directly follow `parent`, hot or warm."""
         with self.lock:
-            found = {block.block_hash: block for block in self.pool.children(parent)}
-        if self._warm is not None:
-            for block in self._warm.children(parent):
-                found.setdefault(block.block_hash, block)
-        return list(found.values())
+            found = self.pool.children(parent)
+        return found if self._warm is None else joined(found, self._warm.children(parent))
 
     def block(self, block_hash: BlockHash) -> Block | None:
         """Return a block's facts, hot or warm."""

@@ -278,15 +278,6 @@ class AgentRegistry:
             self.save(agent)
             return agent
 
-    def update_or_create(
-        self, agent_id: AgentId, change: Callable[[Agent], Agent], *, anonymous: bool
-    ) -> Agent:
-        """Replace the agent, made now if need be, by what `change` makes of it."""
-        with self.lock:
-            agent = change(self.get_or_create(agent_id, anonymous=anonymous))
-            self.save(agent)
-            return agent
-
     def delete(self, agent_id: AgentId) -> Future[bool]:
         """Forget the agent everywhere; the future says whether the disk has forgotten it too."""
         is_gone: Future[bool] = Future()

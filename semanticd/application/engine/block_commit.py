@@ -213,12 +213,11 @@ class BlockCommit:
         self, running: RunningSequence, kept: tuple[int, ...], text: str, reason: FinishReason
     ) -> None:
         sequence, submission = running.sequence, running.submission
-        now = self._clock.wall()
         segments = submission.segments + ((Segment(text, kept),) if kept else ())
         usage = running.usage(self._clock.monotonic())
         turn = Turn(
             request_id=submission.request_id,
-            finished_at=now,
+            finished_at=self._clock.wall(),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             num_segments=len(segments),
@@ -232,33 +231,13 @@ class BlockCommit:
         # The blocks go to the writer's queue before the record that names them.
         self._store.persist()
 
-        given_up: list[Snapshot] = []
-
-        def change(agent: Agent) -> Agent:
-            snapshots, thinned_out = self._snapshots_of(running, agent)
-            given_up.extend(thinned_out)
-            kept_until = agent.kept_until
-            if submission.cache_ttl_s:
-                kept_until = max(kept_until or 0.0, now + submission.cache_ttl_s)
-            start = submission.turn_start if _opens_alike(agent, submission) else None
-            continuation = agent.transcript.followed_by(segments, turn_start=start)
-            taken = replace(turn, num_segments=len(continuation.segments))
-            return replace(
-                agent.with_transcript(continuation).with_turn(taken, now=now),
-                model=running.model.fingerprint,
-                model_id=running.model.model_id,
-                block_table=(*sequence.block_table, *(name for one in snapshots for name in one.names)),
-                snapshots=snapshots,
-                kept_until=kept_until,
-                conversation=_conversation_after(agent, submission),
-                salt=submission.salt,
-            )
-
         main_id = submission.main_agent_id or submission.agent_id
         with self._agents.lock:
             # Another conversation under the same id may have ended meanwhile, and be the main one.
             agent_id = self._agents.holder(main_id, submission.conversation, submission.segments)
-            self._agents.update_or_create(agent_id, change, anonymous=submission.anonymous)
+            agent = self._agents.get_or_create(agent_id, anonymous=submission.anonymous)
+            snapshots, given_up = self._snapshots_of(running, agent)
+            self._agents.save(_after_turn(agent, running, turn, segments=segments, snapshots=snapshots))
         self._agents.discard(agent_id, [name for one in given_up for name in one.names])
         self._tables.limit_agents(sparing=frozenset([agent_id]))
 
@@ -290,6 +269,34 @@ def _block_ends(start: int, up_to: int, block_tokens: int, *, with_tail: bool) -
     if with_tail and len(ends) < BLOCKS_AT_ONCE and (not ends or ends[-1] < up_to):
         ends.append(up_to)
     return ends
+
+
+def _after_turn(
+    agent: Agent,
+    running: RunningSequence,
+    turn: Turn,
+    *,
+    segments: tuple[Segment, ...],
+    snapshots: tuple[Snapshot, ...],
+) -> Agent:
+    """Return an agent with a turn whose prompt and answer are `segments`, and the snapshots that it keeps."""
+    sequence, submission = running.sequence, running.submission
+    kept_until = agent.kept_until
+    if submission.cache_ttl_s:
+        kept_until = max(kept_until or 0.0, turn.finished_at + submission.cache_ttl_s)
+    start = submission.turn_start if _opens_alike(agent, submission) else None
+    continuation = agent.transcript.followed_by(segments, turn_start=start)
+    taken = replace(turn, num_segments=len(continuation.segments))
+    return replace(
+        agent.with_transcript(continuation).with_turn(taken, now=turn.finished_at),
+        model=running.model.fingerprint,
+        model_id=running.model.model_id,
+        block_table=(*sequence.block_table, *(name for one in snapshots for name in one.names)),
+        snapshots=snapshots,
+        kept_until=kept_until,
+        conversation=_conversation_after(agent, submission),
+        salt=submission.salt,
+    )
 
 
 def _count_stored(running: RunningSequence, end: int) -> None:

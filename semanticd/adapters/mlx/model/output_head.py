@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,17 @@ class OutputHead:
         """Inside, a call of the model returns logits of its last position alone, `[B, 1, V]`."""
         with self._replaced(_of_last):
             yield
+
+    def joining(self, model: Any, rest: Sequence[int]) -> Callable[..., mx.array]:
+        """Return the model for a step that computes the tokens of `rest` before its own; its logits are as above."""
+        before = mx.array([list(rest)], mx.uint32)
+
+        def step(last: mx.array, cache: Any) -> mx.array:
+            with self.last_position_only():
+                logits: mx.array = model(mx.concatenate([before, last], axis=1), cache=cache)
+            return logits
+
+        return step
 
     @contextmanager
     def seen(self) -> Iterator[list[mx.array]]:

@@ -275,7 +275,7 @@ class MlxModelRunner:
         batch = self._prefilling.pop(sequence_id)
         rest = context[len(batch.tokens[0]) :]
         if rest:
-            batch.model = self._joining(rest)
+            batch.model = self._head.joining(self._model, rest)
         # Penalties and constraints look at token ids, so the placeholders of the restored prefix must go.
         batch.tokens = [list(context)]
         row = _Decoding(sequence_id, sampling.logprobs, sampling.top_logprobs, group=group)
@@ -309,17 +309,6 @@ class MlxModelRunner:
                 self._batches[group].extend(joined)
         else:
             self._batches[group] = joined
-
-    def _joining(self, rest: Sequence[int]) -> Callable[..., mx.array]:
-        """Return the model for a first step that computes the prompt's rest too."""
-        before = mx.array([list(rest)], mx.uint32)
-
-        def step(last: mx.array, cache: Any) -> mx.array:
-            with self._head.last_position_only():
-                logits: mx.array = self._model(mx.concatenate([before, last], axis=1), cache=cache)
-            return logits
-
-        return step
 
     @raising_shortage
     def decode(self, group: int = 0) -> list[DecodedToken]:
