@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from semanticd.adapters.mlx.text.output_parser import Markup, MlxOutputParser
 from semanticd.adapters.mlx.text.tool_families import family_of
-from semanticd.application.generation.answer import AnswerBuilder
+from semanticd.application.generation.stream import AnswerBuilder
 from semanticd.domain.generation import (
     GenerationEvent,
     TextDelta,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from semanticd.application.generation.answer import AnswerBuilder
+from semanticd.application.generation.stream import AnswerBuilder
 from semanticd.domain.generation import (
     Finished,
     FinishReason,
