@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from semanticd import __version__
-from semanticd.adapters.awake import Awake
 from semanticd.adapters.config import Effective, Loaded, effective, load_settings
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import DoctorService, Services
 from semanticd.adapters.disk.files.atomic import FileSystem
-from semanticd.adapters.exclusions import leave_out
 from semanticd.adapters.logs import LOG_FILE, LogOptions, Logs
 from semanticd.adapters.process import (
     PID_FILE,
@@ -35,19 +33,16 @@ from semanticd.adapters.process import (
     bind_listener,
     is_supervised,
     notify_supervisor,
-    watchdog_interval_s,
 )
-from semanticd.adapters.service import LABEL, run_program
+from semanticd.adapters.service import LABEL
 from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import socket_path_in
 from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.control.terminal_text import many_lines
 from semanticd.domain.errors import DaemonError, SemanticError
+from semanticd.entrypoints.upkeep import Upkeep, heap_budget
 
 _DRAIN_POLL_S = 0.05
-_EXPIRE_EVERY_S = 60.0
-_TRIM_EVERY_S = 5.0
-_AWAKE_EVERY_S = 2.0
 _HTTP_GRACE_S = 2
 _INTERRUPTED = 130
 ENDING_LIMIT_S = 80.0
@@ -189,7 +184,7 @@ class _Life:
         from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
         from semanticd.adapters.mlx.platform.heap import return_freed_memory
 
-        return_freed_memory(budget_bytes=self._heap_budget())
+        return_freed_memory(budget_bytes=heap_budget(self._settings))
         # Imports leave nothing to collect; looking through 1,200 modules again and again takes a tenth of a second.
         gc.disable()
         blas = load_fast_blas()
@@ -213,6 +208,7 @@ class _Life:
         self._log.info(
             "daemon_starting", version=__version__, pid=os.getpid(), blas=blas.name, address=address
         )
+        upkeep = Upkeep(self._daemon, self._settings, log=self._log)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
             control = ControlServer(
@@ -229,34 +225,17 @@ class _Life:
             http = assembly.http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
             serving = asyncio.create_task(http.serve(sockets=list(self._listeners)))
             stack.push_async_callback(self._end_http, http, serving)
-            if (interval_s := watchdog_interval_s()) is not None:
-                pinging = asyncio.create_task(self._ping(interval_s))
-                stack.callback(pinging.cancel)
-            awake = Awake(log=self._log)
-            stack.callback(awake.close)
-            if awake.needed:
-                keeping_awake = asyncio.create_task(self._keep_awake(awake))
-                stack.callback(keeping_awake.cancel)
-            failed = await self._load()
+            stack.enter_context(upkeep.alive())
+            failed = await self._load(upkeep)
             if failed is not None:
                 return failed
-            marking = asyncio.create_task(asyncio.to_thread(self._leave_out_of_backups))
-            stack.callback(marking.cancel)
-            # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.
-            pruning = asyncio.create_task(self._daemon.cache.prune())
-            stack.callback(pruning.cancel)
-            keeping = asyncio.create_task(self._keep())
-            stack.callback(keeping.cancel)
-            trimming = asyncio.create_task(self._trim_memory())
-            stack.callback(trimming.cancel)
-            sampling = asyncio.create_task(self._daemon.history.run())
-            stack.callback(sampling.cancel)
+            stack.enter_context(upkeep.serving())
             await self._stop.wait()
             await self._drain()
             end_within(ENDING_LIMIT_S, log=self._log)
         return 0
 
-    async def _load(self) -> int | None:
+    async def _load(self, upkeep: Upkeep) -> int | None:
         """Load the first model; returns an exit status when that ends the daemon."""
         from semanticd.entrypoints.assembly import first_model
 
@@ -281,7 +260,7 @@ class _Life:
             self.state = "ready"
             notify_supervisor(f"READY=1\nSTATUS=no model is loaded: {error.message}")
             return None
-        await asyncio.to_thread(self._settle)
+        await asyncio.to_thread(upkeep.settle)
         self._say_where_nothing_is_kept()
         self.state = "ready"
         notify_supervisor(f"READY=1\nSTATUS=serving {name}")
@@ -302,82 +281,6 @@ class _Life:
                     block_bytes=block_bytes,
                     consequence="no whole block is kept on disk; raise SEMANTIC_AGENT_CACHE_MAX_GB",
                 )
-
-    async def _keep_awake(self, awake: Awake) -> None:
-        """Hold the assertion against sleep while requests live."""
-        loop = asyncio.get_running_loop()
-        while True:
-            awake.note(self._daemon.engine.num_unanswered, now=loop.time())
-            await asyncio.sleep(_AWAKE_EVERY_S)
-
-    def _leave_out_of_backups(self) -> None:
-        for folder in (self._daemon.warm.folder.blocks, self._settings.paths.models_dir):
-            if (failure := leave_out(folder, run=run_program)) is not None:
-                self._log.warning("folder_not_left_out", reason=failure)
-
-    async def _keep(self) -> None:
-        """Let agents, models and freed memory go, and retry refused writes."""
-        tidied = self._work_done()
-        while True:
-            await asyncio.sleep(_EXPIRE_EVERY_S)
-            try:
-                kept = self._settings.agent
-                await self._daemon.agents.expire()
-                await self._daemon.agents.prune_anonymous(
-                    max_agents=kept.anonymous_max, max_age_s=kept.anonymous_days * 86_400
-                )
-                await self._daemon.models.expire(self._settings.mlx.model_ttl_s)
-                await asyncio.wrap_future(self._daemon.engine.call(self._daemon.store.retry_refused))
-                done = self._work_done()
-                if self._daemon.engine.num_unanswered == 0 and done != tidied:
-                    tidied = done
-                    await asyncio.to_thread(self._tidy_memory)
-            except Exception as error:  # noqa: BLE001 (upkeep goes on, whatever failed this time)
-                self._log.warning("upkeep_failed", reason=repr(error))
-
-    @staticmethod
-    async def _ping(every_s: float) -> None:
-        """Report to the supervisor that the process is alive; waits for nothing but the time."""
-        while True:
-            await asyncio.sleep(every_s)
-            notify_supervisor("WATCHDOG=1")
-
-    def _work_done(self) -> tuple[int, int, int]:
-        """Return something that differs when memory may have been freed in between."""
-        counters = self._daemon.store.counters
-        return counters.computed_tokens, counters.restored_bytes, len(self._daemon.engine.models)
-
-    def _settle(self) -> None:
-        """Do once what requests would wait for."""
-        self._reserve_memory()
-        # What was loaded by now stays; looking through it for cycles takes 50 ms each time.
-        gc.collect()
-        gc.freeze()
-
-    async def _trim_memory(self) -> None:
-        """Give back the gaps that blocks leave, also while requests run."""
-        from semanticd.adapters.mlx.platform.heap import trim_gaps
-
-        while True:
-            await asyncio.sleep(_TRIM_EVERY_S)
-            await asyncio.to_thread(trim_gaps, budget_bytes=self._heap_budget())
-
-    def _tidy_memory(self) -> None:
-        from semanticd.adapters.mlx.platform.heap import give_back
-
-        give_back()
-        self._reserve_memory()
-
-    def _reserve_memory(self) -> None:
-        from semanticd.adapters.mlx.platform.heap import reserve
-
-        reserve(budget_bytes=self._heap_budget())
-
-    def _heap_budget(self) -> int:
-        """Return the KV budget in bytes for what decides which freed memory is kept: the same from 4 GiB on."""
-        from semanticd.entrypoints.model_fit import USUAL_BUDGET_BYTES, fixed_budget
-
-        return fixed_budget(self._settings) or USUAL_BUDGET_BYTES
 
     # Ending.
 
