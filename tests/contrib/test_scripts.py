@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +103,7 @@ def without_mlx(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> st
     return f"{folder}{os.pathsep}{installed}"
 
 
-def start(command: list[str], *, python_path: str) -> subprocess.CompletedProcess[str]:
+def start(command: list[str], *, python_path: str, within_s: float = 60) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         command,
@@ -109,7 +112,7 @@ def start(command: list[str], *, python_path: str) -> subprocess.CompletedProces
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=within_s,
         check=False,
     )
 
@@ -164,6 +167,41 @@ def test_the_accuracy_of_a_tiny_model_is_measured(tmp_path: Path, installed: Pat
     assert ran.returncode == 0, ran.stderr
     for stored in ("not stored", "exact", "q8", "q4"):
         assert f"| {stored} | " in ran.stdout
+
+
+def test_no_call_of_a_chat_request_comes_back_to_the_file_that_it_came_from(installed: Path) -> None:
+    ran = start(
+        [sys.executable, "contrib/dev/checks/request_path.py", "--limit", "100"],
+        python_path=str(installed),
+        within_s=150,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for file in (
+        "adapters/http/openai/chat/parse.py",
+        "application/engine/loop.py",
+        "adapters/mlx/model/runner.py",
+    ):
+        assert re.search(rf"^path +{file} ", ran.stdout, re.MULTILINE), "all threads are traced"
+
+
+def test_a_call_that_comes_back_is_seen() -> None:
+    check = runpy.run_path(str(CONTRIB / "dev" / "checks" / "request_path.py"))
+    seen: list[list[str] | None] = []
+
+    def look() -> None:
+        frame = inspect.currentframe()
+        way = check["came_back"](frame and frame.f_back)
+        seen.append(way and [check["short"](code) for code in way])
+
+    def module(name: str, text: str, **names: object) -> dict[str, Any]:
+        values: dict[str, Any] = {"look": look, **names}
+        exec(compile(text, f"{check['PACKAGE']}{name}", "exec"), values)
+        return values
+
+    other = module("other.py", "def call(function):\n    look()\n    function()")
+    one = module("one.py", "def begin():\n    call(end)\ndef end():\n    look()", call=other["call"])
+    one["begin"]()
+    assert seen == [None, ["one.py", "other.py", "one.py"]]
 
 
 FOLDERS = sorted(

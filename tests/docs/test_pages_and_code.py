@@ -108,6 +108,22 @@ def test_the_architecture_page_of_a_room_names_no_file_that_is_gone(room: str) -
     assert set(named) - files == set(), "lines without a file"
 
 
+def test_the_files_that_architecture_pages_name_are_there() -> None:
+    named = {
+        path
+        for page in sorted((DOCS / "architecture").glob("*.md"))
+        for path in re.findall(
+            r"`((?:adapters|application|domain|control|entrypoints)/[\w/]+\.py)`", _text(page)
+        )
+    }
+    rooms = _text(DOCS / "architecture" / "application.md").split("|---|---|")[2].split("\n\n")[0]
+    named |= {
+        f"application/{name.replace('.', '/')}.py" for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", rooms)
+    }
+    assert len(named) > 40
+    assert {path for path in named if not (ROOT / "semanticd" / path).is_file()} == set()
+
+
 def test_the_architecture_page_of_the_adapters_names_every_room() -> None:
     table = _text(DOCS / "architecture" / "adapters.md").split("|---|---|---|")[1].split("\n\n")[0]
     named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
