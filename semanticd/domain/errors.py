@@ -30,6 +30,7 @@ SemanticError
 ├── EngineError                  the engine failed while it worked on this request
 ├── ConfigurationError           a setting is unknown, badly formed or contradicts another
 └── DaemonError                  starting, stopping or finding the daemon failed
+    └── RestartNeededError       its files were changed or removed since it started
 ```
 A message says what we were doing, to what, why it failed and what to do about it.
 """
@@ -235,3 +236,9 @@ class DaemonError(SemanticError):
     """Starting, stopping or reaching the daemon failed."""
 
     code = "daemon_error"
+
+
+class RestartNeededError(DaemonError):
+    """A part of the running program is not there any more: its files were changed or removed since it started."""
+
+    code = "restart_needed"

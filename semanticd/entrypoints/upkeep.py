@@ -70,6 +70,7 @@ class Upkeep:
             # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.
             asyncio.create_task(self._daemon.cache.prune()),
             asyncio.create_task(self._keep()),
+            asyncio.create_task(asyncio.to_thread(_load_the_rest)),
             asyncio.create_task(self._trim_memory()),
             asyncio.create_task(self._daemon.history.run()),
         ]
@@ -141,3 +142,10 @@ async def _ping(every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         notify_supervisor("WATCHDOG=1")
+
+
+def _load_the_rest() -> None:
+    """Load what the first request of a kind would load: by then an upgrade may have replaced the files."""
+    from semanticd.adapters.http.core.content_encoding import load_decoders
+
+    load_decoders()

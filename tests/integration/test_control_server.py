@@ -259,6 +259,20 @@ async def test_a_command_that_fails_unexpectedly_answers_and_is_logged(short_tmp
     assert [line[1] for line in log.lines] == ["control_command_failed", "control_result_not_encodable"]
 
 
+async def test_a_command_whose_files_are_gone_asks_for_a_restart(short_tmp_path: Path) -> None:
+    class Gone:
+        async def snapshot(self) -> dict[str, Any]:
+            raise ModuleNotFoundError("No module named 'x'")
+
+    async with (
+        serving(short_tmp_path, services=replace(fake_services(), status=Gone())) as server,
+        await AsyncControlClient.connect(server.path) as client,
+    ):
+        with pytest.raises(CommandFailedError, match="semanticd restart") as failed:
+            await client.call("status")
+        assert failed.value.code == "restart_needed"
+
+
 async def test_a_result_larger_than_a_frame_is_an_error_and_not_the_end(short_tmp_path: Path) -> None:
     class Huge:
         async def stats(self) -> dict[str, Any]:

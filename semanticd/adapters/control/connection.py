@@ -21,7 +21,7 @@ from semanticd.adapters.control.snapshots import SNAPSHOTS, take_snapshot
 from semanticd.application.ports.telemetry import Log
 from semanticd.control import messages as m
 from semanticd.control.framing import FrameError, FrameReader, FrameTooLargeError, frame
-from semanticd.domain.errors import SemanticError
+from semanticd.domain.errors import RestartNeededError, SemanticError
 
 CONNECTION_COMMANDS = ("hello", "ping", "subscribe", "unsubscribe")
 _HELLO = (Argument("client", default=""), Argument("protocol", "integer", default=None, minimum=1))
@@ -241,6 +241,14 @@ class Connection:
             reply = _failed(command, m.INVALID_ARGUMENT, f"{command.cmd}: {error}")
         except (SemanticError, _RefusedError) as error:
             reply = _failed(command, error.code, error.message)
+        except ImportError as error:
+            self._log.error("control_command_failed", command=command.cmd, error=repr(error))
+            reply = _failed(
+                command,
+                RestartNeededError.code,
+                f"{command.cmd}: a part of the daemon could not be loaded ({error}): restart the daemon, its files "
+                "changed since it started (`semanticd restart`)",
+            )
         except Exception as error:  # noqa: BLE001 (a failing command must answer, and must not end the connection)
             self._log.error("control_command_failed", command=command.cmd, error=repr(error))
             reply = _failed(

@@ -65,6 +65,11 @@ def _zlib(raw: bytes, coding: str, limit: int) -> bytes:
     return decoded
 
 
+def load_decoders() -> None:
+    """Load what a first compressed body would load: by then the files may be other ones. Takes 30 ms."""
+    import zstandard  # noqa: F401
+
+
 def _zstd(raw: bytes, limit: int) -> bytes:
     import zstandard
 

@@ -110,6 +110,12 @@ UNEXPECTED = domain.SemanticError(
 )
 """What a client is told of an exception that nobody foresaw; details stay in the log."""
 
+RESTART = domain.RestartNeededError(
+    "a part of the server could not be loaded: restart the daemon, its files changed since it started "
+    "(`semanticd restart`)"
+)
+"""What a client is told where an import failed: all that a request needs was there when the daemon started."""
+
 TOO_DEEP = domain.InvalidRequestError("the request is nested too deeply to be translated")
 """The message where Python's stack ended: only what a request brings is nested, and sent again it fails again."""
 
@@ -147,6 +153,8 @@ def foreseen(error: BaseException) -> domain.SemanticError:
     """Return the error itself if it is ours, else the one that hides the details."""
     if isinstance(error, RecursionError):
         return TOO_DEEP
+    if isinstance(error, ImportError):
+        return RESTART
     return error if isinstance(error, domain.SemanticError) else UNEXPECTED
 
 

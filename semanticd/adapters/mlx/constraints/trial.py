@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from semanticd.domain.errors import RestartNeededError
 from semanticd.domain.limits import LIMITS
 
 _PROGRAM = Path(__file__).with_name("trial_process.py")
@@ -98,6 +99,7 @@ class TrialProcess:
 
         Raises:
             TooComplexError: it took too long or too much memory; the process was ended.
+        RestartNeededError: the process's program is gone.
         """
         content = grammar.encode()
         with self._lock:
@@ -107,6 +109,11 @@ class TrialProcess:
                 return _ask(child, content, deadline).decode("utf-8", "replace")
             except (OSError, EOFError, TimeoutError):
                 self.close()
+                if not _PROGRAM.is_file():
+                    raise RestartNeededError(
+                        "what tries schemas is gone: restart the daemon, its files changed since it started "
+                        "(`semanticd restart`)"
+                    ) from None
                 raise TooComplexError from None
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ STATUSES = {
     domain.AgentExportError: (400, 400),
     domain.EngineError: (500, 500),
     domain.ConfigurationError: (500, 500),
-    domain.DaemonError: (503, 503),
+    domain.RestartNeededError: (503, 503),
     errors.RouteNotFoundError: (404, 404),
     errors.MethodNotAllowedError: (405, 405),
     errors.SlowBodyError: (408, 408),
@@ -162,3 +162,13 @@ def test_an_exception_that_nobody_foresaw_tells_nothing_of_itself() -> None:
 )
 def test_the_route_tells_whose_shape_an_error_has(route: str, version: str | None, dialect: str) -> None:
     assert errors.dialect_of(route, anthropic_version=version) == dialect
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("no module"), ImportError("cannot import name")])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "ollama"])
+def test_an_import_that_fails_under_a_running_daemon_asks_for_a_restart(
+    error: ImportError, dialect: errors.Dialect
+) -> None:
+    answer = errors.answer(error, dialect, request_id="req_1")
+    assert answer.status == 503
+    assert "restart the daemon, its files changed" in str(answer.body)
