@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from semanticd.application.cache.chain_lookup import ChainLookup
 from semanticd.domain.block import Block
 from semanticd.domain.block_pool import BlockPool
+from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import match_prefix
 from tests.fakes.model_runner import HashRunner
@@ -64,3 +65,28 @@ def test_names_of_other_prompts_are_asked_for_one_by_one() -> None:
     lookup = ChainLookup(pool=BlockPool(budget_bytes=1), warm=warm, token_ids=ids, chain=SPEC.chain(ids))
     assert lookup.get(BlockHash(b"\2" * 32)) is None
     assert warm.num_questions == 1
+
+
+def test_what_follows_a_block_is_what_is_hot_then_stored_then_offered_each_once() -> None:
+    ids = tuple(range(32))
+    chain = SPEC.chain(ids)
+    first = Block(chain.hashes[0], chain.root, ids[:16], 3)
+    full = Block(chain.hashes[1], first.block_hash, ids[16:], 3)
+    stored, offered = (Block(BlockHash(bytes([n]) * 32), first.block_hash, (n,), 3) for n in (1, 2))
+
+    class Store(SizedStore):
+        def children(self, parent: BlockHash) -> list[Block]:
+            """Answer."""
+            return [full, stored] if parent == first.block_hash else []
+
+    pool = BlockPool(budget_bytes=1000)
+    pool.insert(full, dirty=True)
+    peers = OfferedBlocks()
+    for block in (first, full, stored, offered):
+        peers.add(block)
+    lookup = ChainLookup(pool=pool, warm=Store({}), token_ids=ids, chain=chain, offered=peers)
+    assert lookup.children(first.block_hash) == [full, stored, offered]
+    assert lookup.children(offered.block_hash) == []
+    assert lookup.get(first.block_hash) is first, "it is at a peer only"
+    assert lookup.get(full.block_hash) is full
+    assert ChainLookup(pool=pool, warm=None, token_ids=ids, chain=chain).children(first.block_hash) == [full]
