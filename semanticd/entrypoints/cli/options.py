@@ -25,7 +25,7 @@ class FiniteRange(click.FloatRange):
         return (
             number
             if number <= LONGEST_S
-            else self.fail(f"{value} is no number up to {LONGEST_S:.0f}.", param, ctx)
+            else self.fail(f"{value} is not a number up to {LONGEST_S:.0f}.", param, ctx)
         )
 
 
