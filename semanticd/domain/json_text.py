@@ -14,7 +14,7 @@ from typing import Any
 
 from semanticd.domain.limits import LIMITS
 
-_SLICE_CHARACTERS = 1024 * 1024
+SLICE_CHARACTERS = 1024 * 1024
 
 
 def parse_json_text(text: str | bytes, *, max_nesting: int = LIMITS.nesting, finite: bool = True) -> Any:
@@ -57,7 +57,7 @@ def has_more_values(text: str | bytes, limit: int) -> bool:
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     number, begin, is_inside = 1, 0, False
     while begin < len(raw):
-        part = raw[begin : begin + _SLICE_CHARACTERS]
+        part = raw[begin : begin + SLICE_CHARACTERS]
         if (len(part) - len(part.rstrip(b"\\"))) % 2:
             part += raw[begin + len(part) : begin + len(part) + 1]  # what the last backslash escapes
         begin += len(part)

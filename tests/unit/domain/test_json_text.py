@@ -61,7 +61,7 @@ def random_value(rng: random.Random, depth: int) -> object:
 def test_values_are_counted_outside_of_strings_however_the_text_is_cut(
     monkeypatch: pytest.MonkeyPatch, size: int, ascii_only: bool
 ) -> None:
-    monkeypatch.setattr(json_text, "_SLICE_CHARACTERS", size)
+    monkeypatch.setattr(json_text, "SLICE_CHARACTERS", size)
     for number in range(60):
         text = json.dumps(random_value(random.Random(number), 5), ensure_ascii=ascii_only)
         exact = count(text)
