@@ -121,6 +121,8 @@ class Daemon:
             **{key: value for key, value in os.environ.items() if not key.startswith("SEMANTIC_")},
             "SEMANTIC_AGENT_CACHE_DIR": str(home / "caches"),
             "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
+            # The table shows what turns after the restart read from disk.
+            "SEMANTIC_AGENT_PRELOAD_SHARE": "0",
             "SEMANTIC_RUNTIME_DIR": str(home / "run"),
             "SEMANTIC_LOG_DIR": str(home / "logs"),
             "SEMANTIC_MLX_MODEL_ID": MODEL,

@@ -52,6 +52,7 @@ from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
+from semanticd.application.services.preload import Preload
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.shared_blocks import SharedBlocks, shared_trees
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
@@ -80,6 +81,7 @@ class Daemon:
     tokens: TextTokensService
     coverage: CoverageService
     shared: SharedBlocks
+    preload: Preload
     peers: HttpPeers | None
     embedding: EmbeddingService
     chat: Chat
@@ -242,6 +244,14 @@ def build(
         tokens=TextTokensService(routing=routing, places=places),
         coverage=CoverageService(routing=routing, store=store),
         shared=SharedBlocks(warm, trees=lambda: shared_trees(engine.models.values())),
+        preload=Preload(
+            engine=engine,
+            store=store,
+            agents=registry,
+            warm=warm,
+            share=settings.agent.preload_share,
+            log=log,
+        ),
         peers=peers,
         embedding=EmbeddingService(
             engine=engine, routing=routing, places=places, clock=clock, metrics=metrics

@@ -64,11 +64,12 @@ class Upkeep:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """Inside, what is not needed any more leaves RAM and disk, and the history is sampled."""
+        """Inside, what is not needed any more leaves RAM and disk, and what is needed soon comes."""
         tasks = [
             asyncio.create_task(asyncio.to_thread(self._leave_out_of_backups)),
             # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.
             asyncio.create_task(self._daemon.cache.prune()),
+            asyncio.create_task(self._daemon.preload.run()),
             asyncio.create_task(self._keep()),
             asyncio.create_task(asyncio.to_thread(_load_the_rest)),
             asyncio.create_task(self._trim_memory()),

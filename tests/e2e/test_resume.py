@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.fakes.daemon_process import MODEL, DaemonProcess, text_of
+from tests.fakes.engine_rig import wait_until
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -61,6 +62,25 @@ def test_after_kill_9_in_the_middle_of_an_answer_earlier_turns_are_warm_and_the_
         assert cold.last_turn("ada")["computed_tokens"] == cost["prompt_tokens"]
     finally:
         cold.kill()
+
+
+def test_the_last_users_conversation_is_in_ram_soon_after_a_restart(
+    short_tmp_path: Path, models_dir: Path
+) -> None:
+    process = DaemonProcess(short_tmp_path, models_dir=models_dir, SEMANTIC_AGENT_PRELOAD_SHARE="0.5")
+    process.start()
+    try:
+        first = process.chat([SYSTEM, QUESTION], agent="ada")
+        assert process.stop() == 0
+        process.start()
+        wait_until(lambda: "agents_preloaded" in process.log.read_text(), "the preload")
+        said = {"role": "assistant", "content": text_of(first)}
+        process.chat([SYSTEM, QUESTION, said, NEXT], agent="ada", max_tokens=2)
+        cost = process.last_turn("ada")
+    finally:
+        process.kill()
+    known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+    assert (cost["reused_hot_tokens"], cost["restored_warm_tokens"]) == (known, 0)
 
 
 def test_ctrl_c_persists_and_exits_0_and_the_next_start_is_warm(daemon: DaemonProcess) -> None:

@@ -56,6 +56,8 @@ class DaemonProcess:
             "SEMANTIC_AGENT_CACHE_DIR": str(home / "caches"),
             # Tests run on whatever volume there is.
             "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
+            # What a test finds on disk shall not be in RAM before it asks.
+            "SEMANTIC_AGENT_PRELOAD_SHARE": "0",
             "SEMANTIC_RUNTIME_DIR": str(home / "run"),
             "SEMANTIC_LOG_DIR": str(home / "logs"),
             "SEMANTIC_MODELS_DIR": str(models_dir),

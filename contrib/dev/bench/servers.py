@@ -72,6 +72,8 @@ def _semanticd(home: Path, port: int, small: bool) -> Launch:
     env = {
         "SEMANTIC_AGENT_CACHE_DIR": str(home / "caches"),
         "SEMANTIC_AGENT_DISK_RESERVE_GB": "0",
+        # What is measured after a restart is what comes from disk.
+        "SEMANTIC_AGENT_PRELOAD_SHARE": "0",
         "SEMANTIC_RUNTIME_DIR": str(home / "run"),
         "SEMANTIC_LOG_DIR": str(home / "logs"),
         "SEMANTIC_MODELS_DIR": str(models_dir()),

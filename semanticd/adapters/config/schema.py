@@ -175,6 +175,11 @@ class AgentSettings:
     anonymous_days: float = setting(
         14.0, number(minimum=0.01), "Days after its last use that such an agent is deleted.", guarded=True
     )
+    preload_share: float = setting(
+        0.25,
+        number(minimum=0, maximum=1),
+        "Share of the KV budget that blocks of the last users' agents fill after a start, from disk; 0: none.",
+    )
     write_policy: str = setting(
         "always", choice("always", "second_use", "off"), "Which blocks are written to disk.", guarded=True
     )

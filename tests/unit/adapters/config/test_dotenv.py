@@ -52,6 +52,7 @@ GUARDED = {
     "trace.max_mb": "1000000",
 }
 HARMLESS = {
+    "agent.preload_share": "0.5",
     "mlx.model_id": "smollm2-135m",
     "mlx.max_batch_size": "256",
     "mlx.kv_bits": "8",
