@@ -1,15 +1,19 @@
 """Seeded random requests over paths, headers, bodies and schemas: refused or answered, never a failure of the server.
 
-20,000 cases against the edge with scripted answers, and schemas against the real grammar engine. A failing case is
-found again by its number, which the message says.
+20,000 cases: paths, headers and bodies against a whole daemon in this process, with the real engine on a tiny model,
+and schemas against the real grammar engine. A failing case is found again by its number, which the message says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import random
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,17 +26,20 @@ from semanticd.adapters.mlx.model.weights import load_tokenizer
 from semanticd.domain.errors import UnsupportedError
 from semanticd.domain.generation import OutputConstraint
 from tests.fakes.agents_service import FakeAgents
-from tests.fakes.asgi_client import AsgiClient
+from tests.fakes.asgi_client import Answer
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_services import make_services
 from tests.fakes.telemetry import RecordingLog
 from tests.fakes.tiny_folder import write_tiny_model
+from tests.fakes.whole_daemon import WholeDaemon
 
 NUM_PATHS = 6_000
 NUM_HEADERS = 5_000
 NUM_BODIES = 8_000
 NUM_SCHEMAS = 1_000
 SLICES = 4
+PATIENCE_S = 120.0
+"""After which a request that is not answered counts as hung."""
 
 PIECES = [
     "/",
@@ -355,53 +362,93 @@ def random_body(rng: random.Random, good: dict[str, Any]) -> bytes:
     return raw
 
 
-@pytest.mark.parametrize("part", range(SLICES))
-async def test_no_path_makes_the_server_fail(part: int) -> None:
-    app, log = make_app()
-    client, known = AsgiClient(app), templates(app)
-    for number in range(part, NUM_PATHS, SLICES):
-        rng = random.Random(f"path {number}")
-        method, template = rng.choice(known)
-        path = random_path(rng, template)
-        answer = await client.send(method, path, b"{}", headers={"content-type": "application/json"})
-        assert answer.status < 500, (number, method, path, answer.content)
-    assert "http_request_failed" not in log.events("error")
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model whose answers are short: every token of more than one byte ends them."""
+    return write_short_model(tmp_path_factory.mktemp("fuzz") / "tiny")
+
+
+def write_short_model(folder: Path) -> Path:
+    """Write a tiny model that ends most of its answers after a few tokens."""
+    write_tiny_model(folder, context=2048)
+    config = json.loads((folder / "config.json").read_text())
+    config["eos_token_id"] = list(range(256, config["vocab_size"]))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@asynccontextmanager
+async def daemon_at(home: Path, model: Path) -> AsyncIterator[WholeDaemon]:
+    """Run a whole daemon with an agent `ann`; fails where a request failed inside."""
+    async with WholeDaemon(home, model=model) as daemon:
+        assert (await daemon.client.post("/v1/agents", {"id": "ann"})).status == 201
+        yield daemon
+    events = {event for _, event, _ in daemon.log.lines}
+    assert not {"http_request_failed", "http_stream_failed", "engine_failed", "engine_step_failed"} & events
+
+
+def is_failure(answer: Answer) -> bool:
+    """Whether the server failed; that a tiny model writes no summary is said with 503, and is the model's failure."""
+    return answer.status >= 500 and b'"model_error"' not in answer.content
 
 
 @pytest.mark.parametrize("part", range(SLICES))
-async def test_no_header_makes_the_server_fail(part: int) -> None:
-    app, log = make_app()
-    client, known = AsgiClient(app), templates(app)
-    for number in range(part, NUM_HEADERS, SLICES):
-        rng = random.Random(f"header {number}")
-        method, template = rng.choice(known)
-        path = re.sub(r"{[^}]*}", "ann", template)
-        names = rng.sample(HEADER_NAMES, rng.randint(1, 4))
-        headers = {"content-type": "application/json", **{name: random_header(rng, name) for name in names}}
-        body = json.dumps(GOOD.get(path, {})).encode()
-        answer = await client.send(method, path, body, headers=headers)
-        assert answer.status < 500, (number, method, path, headers, answer.content)
-        for name, value in answer.headers.items():
-            assert CONTENT.fullmatch(name + value), (number, name, value)
-    assert "http_request_failed" not in log.events("error")
+async def test_no_path_makes_the_server_fail(part: int, tmp_path: Path, model: Path) -> None:
+    known = templates(make_app()[0])
+    async with daemon_at(tmp_path, model) as daemon:
+        for number in range(part, NUM_PATHS, SLICES):
+            rng = random.Random(f"path {number}")
+            method, template = rng.choice(known)
+            path = random_path(rng, template)
+            headers = {"content-type": "application/json"}
+            answer = await asyncio.wait_for(
+                daemon.client.send(method, path, b"{}", headers=headers), PATIENCE_S
+            )
+            assert not is_failure(answer), (number, method, path, answer.content)
 
 
 @pytest.mark.parametrize("part", range(SLICES))
-async def test_no_body_makes_the_server_fail(part: int) -> None:
-    app, log = make_app()
-    client = AsgiClient(app)
-    for number in range(part, NUM_BODIES, SLICES):
-        rng = random.Random(f"body {number}")
-        url, good = rng.choice(RICH if rng.random() < 0.5 else list(GOOD.items()))
-        raw = random_body(rng, good)
-        answer = await client.post(url, raw)
-        assert answer.status < 500, (number, url, raw[:500], answer.content)
-        assert b"event: error" not in answer.content or b"api_error" not in answer.content, (
-            number,
-            url,
-            raw[:500],
-        )
-    assert not {"http_request_failed", "http_stream_failed"} & {event for _, event, _ in log.lines}
+async def test_no_header_makes_the_server_fail(part: int, tmp_path: Path, model: Path) -> None:
+    known = templates(make_app()[0])
+    num_answered = 0
+    async with daemon_at(tmp_path, model) as daemon:
+        for number in range(part, NUM_HEADERS, SLICES):
+            rng = random.Random(f"header {number}")
+            method, template = rng.choice(known)
+            path = re.sub(r"{[^}]*}", "ann", template)
+            names = rng.sample(HEADER_NAMES, rng.randint(1, 4))
+            headers = {
+                "content-type": "application/json",
+                **{name: random_header(rng, name) for name in names},
+            }
+            body = json.dumps(GOOD.get(path, {})).encode()
+            answer = await asyncio.wait_for(
+                daemon.client.send(method, path, body, headers=headers), PATIENCE_S
+            )
+            assert not is_failure(answer), (number, method, path, headers, answer.content)
+            num_answered += answer.status == 200
+            for name, value in answer.headers.items():
+                assert CONTENT.fullmatch(name + value), (number, name, value)
+    assert num_answered > NUM_HEADERS / SLICES / 10
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+async def test_no_body_makes_the_server_fail(part: int, tmp_path: Path, model: Path) -> None:
+    num_answered = 0
+    async with daemon_at(tmp_path, model) as daemon:
+        for number in range(part, NUM_BODIES, SLICES):
+            rng = random.Random(f"body {number}")
+            url, good = rng.choice(RICH if rng.random() < 0.5 else list(GOOD.items()))
+            raw = random_body(rng, good)
+            answer = await asyncio.wait_for(daemon.client.post(url, raw), PATIENCE_S)
+            assert not is_failure(answer), (number, url, raw[:500], answer.content)
+            assert b"event: error" not in answer.content or b"api_error" not in answer.content, (
+                number,
+                url,
+                raw[:500],
+            )
+            num_answered += answer.status == 200
+    assert num_answered > NUM_BODIES / SLICES / 10
 
 
 WORDS = [
