@@ -56,9 +56,17 @@ class Polling:
             row = self._state.agent(agent)
             if row and self._changed(f"agent {agent}", tuple(getattr(row, key) for key in _AGENT_FACTS)):
                 polls.append(lambda: self.agent(agent))
+            running = self._state.requests_of(agent)
+            if running and running[-1].id not in self._state.prompts and self._has_prompts:
+                polls.append(lambda: self.prompt(running[-1].id))
         if self._changed("history", self._state.status.uptime_s):
             polls.append(self.history)
         return polls
+
+    @property
+    def _has_prompts(self) -> bool:
+        """Whether the daemon shows what running requests ask about."""
+        return "requests.prompt" in self._state.daemon.commands
 
     def _is_search_due(self) -> bool:
         state = self._state
@@ -114,6 +122,15 @@ class Polling:
             if after is None or len(rows) >= search.number or search != state.more.search:
                 break
         state.more.take(search, rows, has_more=after is not None)
+
+    async def prompt(self, request: str) -> None:
+        """Fetch what a running request asks about: its agent has it only when the turn has ended."""
+        try:
+            answer = await self._connection.call("requests.prompt", request=request)
+        except ControlError:
+            # It has ended meanwhile, or its prompt is too long for a message: it is not asked for again.
+            answer = {}
+        self._state.take_prompt(request, answer)
 
     async def agent(self, agent: str) -> None:
         """Fetch an agent's facts, turns and messages; raises `ControlError` when there is no such agent."""

@@ -50,6 +50,8 @@ STREAM_PIECE_CHARS = 512
 MAX_STREAMS = 256
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
+MAX_PROMPTS = 8
+"""Prompts of running requests that are kept after a look at them."""
 _NOTHING_HEARD = StatusResult()
 
 
@@ -177,6 +179,8 @@ class WatchState:
     doctor: DoctorResult | None = None
     details: OrderedDict[str, AgentDetails] = field(default_factory=OrderedDict)
     """Of the agents that were opened; the last ones are kept."""
+    prompts: OrderedDict[str, tuple[MessageRow, ...]] = field(default_factory=OrderedDict)
+    """Prompts of running requests, by the request's id; the last ones are kept."""
     said: dict[str, Said] = field(default_factory=dict)
     """By agent what was said from here and is being answered."""
     history: History = field(default_factory=History)
@@ -239,6 +243,7 @@ class WatchState:
             self.changes.clear()
             self.failures, self.settings, self.last_model = (), (), ""
             self.more.forget()
+            self.prompts.clear()
         self.daemon = hello
         self.num_dropped = 0
 
@@ -279,6 +284,12 @@ class WatchState:
         self.details.move_to_end(agent)
         while len(self.details) > MAX_DETAILS:
             self.details.popitem(last=False)
+
+    def take_prompt(self, request: str, answer: Facts) -> None:
+        """Take an answer of `requests.prompt`; an empty one: it has ended, or is too long to be sent."""
+        self.prompts[request] = read_all(MessageRow, safe_values(answer.get("messages")))
+        while len(self.prompts) > MAX_PROMPTS:
+            self.prompts.popitem(last=False)
 
     def turns(self, agent: str) -> tuple[TurnRow, ...]:
         """Return the agent's turns as far as they were fetched, oldest first."""

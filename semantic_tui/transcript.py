@@ -10,7 +10,7 @@ from rich.cells import cell_len, chop_cells
 
 from semantic_tui.state import AgentDetails, WatchState
 from semanticd.control.markdown import MarkdownStream
-from semanticd.control.results import MessagePart
+from semanticd.control.results import MessagePart, MessageRow
 
 COLLAPSED_ROLES = ("system", "tools", "tool", "developer")
 """Roles whose text is long and seldom read: shown as one line until asked for."""
@@ -65,12 +65,22 @@ def entries(state: WatchState, agent: str) -> list[Entry]:
     """Return the conversation as the daemon keeps it, then what the agent is writing now."""
     details = state.details.get(agent, AgentDetails())
     messages, system = details.messages, details.facts.system
-    if any(message.role == "transcript" for message in messages):
-        found = parsed("".join(words_of(message.content) for message in messages))
-        num_cached = _cached_chars(details)
-        found = _marked(found, num_cached) if num_cached is not None else found
-    else:
+    asked, num_cached = _asked_now(state, agent)
+    kept_as_messages = bool(messages) and all(message.role != "transcript" for message in messages)
+    if kept_as_messages:
         found = [Entry(message.role or "?", words_of(message.content)) for message in messages]
+        prompt = parsed(_text(asked)) if asked else []
+        if num_user_turns(found) < num_user_turns(prompt):
+            found += _since_last_answer(prompt)
+    else:
+        # Of a client that keeps the conversation the prompt is all of it.
+        shown = asked or messages
+        if not asked and details.facts.turns:
+            last = details.facts.turns[-1]
+            num_cached = (last.reused_hot_tokens or 0) + (last.restored_warm_tokens or 0)
+        found = parsed(_text(shown)) if shown else []
+        num_chars = _cached_chars(shown, num_cached)
+        found = _marked(found, num_chars) if num_chars is not None else found
     if system and not any(entry.role == "system" for entry in found):
         found.insert(0, Entry("system", system))
     stream = state.streams.get(agent)
@@ -84,6 +94,25 @@ def entries(state: WatchState, agent: str) -> list[Entry]:
     if stream is not None and (stream.request in running or not messages):
         found.append(Entry("assistant", stream.text, now=stream.request in running))
     return [entry for entry in found if entry.text or entry.now]
+
+
+def _asked_now(state: WatchState, agent: str) -> tuple[tuple[MessageRow, ...], int | None]:
+    """Return the prompt of the agent's newest request while it runs, and how many of its tokens were cached."""
+    for row in reversed(state.requests_of(agent)):
+        prompt = state.prompts.get(row.id)
+        if prompt:
+            return prompt, None if row.state == "waiting" else row.cached_tokens
+    return (), None
+
+
+def _since_last_answer(found: Sequence[Entry]) -> list[Entry]:
+    """Return what was said after the model's last words."""
+    last = max((at for at, entry in enumerate(found) if entry.role == "assistant"), default=-1)
+    return [Entry(entry.role, entry.text) for entry in found[last + 1 :] if entry.role != "system"]
+
+
+def _text(messages: Iterable[MessageRow]) -> str:
+    return "".join(words_of(message.content) for message in messages)
 
 
 def num_user_turns(found: Iterable[Entry]) -> int:
@@ -122,14 +151,13 @@ def _entry(role: str, text: str, start: int, end: int) -> Entry:
     return Entry(role, _END.sub("", text[start:end]).strip("\n"), start=start)
 
 
-def _cached_chars(details: AgentDetails) -> int | None:
-    """Return how many characters of the conversation came from the cache in the last turn, by its segments' tokens."""
-    turns = details.facts.turns
-    if not turns:
+def _cached_chars(messages: Iterable[MessageRow], num_cached: int | None) -> int | None:
+    """Return how many characters of a prompt came from the cache, by its segments' tokens; None: it is not known."""
+    if num_cached is None:
         return None
-    left = (turns[-1].reused_hot_tokens or 0) + (turns[-1].restored_warm_tokens or 0)
+    left = num_cached
     chars = 0
-    for message in details.messages:
+    for message in messages:
         tokens, length = message.num_tokens, len(words_of(message.content))
         if tokens is None:
             return None

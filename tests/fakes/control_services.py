@@ -7,6 +7,7 @@ from typing import Any
 
 from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.services import Services
+from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.application.services.history import HistoryFacts
 from semanticd.application.services.outcomes import Failure, OutcomeFacts
 from semanticd.application.services.savings import SavedFacts, SavingsFacts
@@ -15,6 +16,7 @@ from semanticd.application.services.status_facts import (
     DaemonStatus,
     EngineFacts,
     RequestFacts,
+    RequestPrompt,
 )
 from semanticd.domain.errors import RequestNotFoundError
 from semanticd.domain.ids import AgentId, ModelId, RequestId
@@ -49,7 +51,7 @@ class FakeStatus:
             model_progress=0.0,
             model_error=None,
             free_memory_bytes=1 << 30,
-            engine=EngineFacts(0, 0, 0, 0, 8, 0.0, 0.0, 0.0, 0.0, 0, 0, draining=False, failure=None),
+            engine=EngineFacts(0, 0, 0, 0, 8, 0.0, 0.0, 0.0, 1.0, 0, 0, draining=False, failure=None),
             cache=CACHE,
             outcomes=OutcomeFacts(0, 0, 0, 0, 0, 0, None),
             savings=SavingsFacts(saved, saved),
@@ -69,6 +71,11 @@ class FakeRequests:
             raise RequestNotFoundError(f"no request has the id {request_id!r}")
         self.ids.remove(request_id)
         return CancelledRequest(request_id, cancelled=True)
+
+    async def prompt(self, request_id: str) -> RequestPrompt:
+        """Return its words."""
+        messages = (ShownMessage("transcript", "<|im_start|>user\nWhy?<|im_end|>\n", 9),)
+        return RequestPrompt(RequestId(request_id), AgentId("planner"), messages)
 
     async def failures(self) -> tuple[Failure, ...]:
         """Return one refusal."""
@@ -94,6 +101,7 @@ def _request(request_id: str) -> RequestFacts:
         age_s=1.0,
         ttft_ms=100.0,
         tokens_per_s=10.0,
+        tokens_per_step=1.0,
         cached_tokens=0,
         num_preemptions=0,
         restore_progress=None,

@@ -159,6 +159,17 @@ async def test_every_command_reaches_its_service(short_tmp_path: Path) -> None:
                 ]
             },
         ),
+        (
+            "requests.prompt",
+            {"request": "req-1"},
+            {
+                "request": "req-1",
+                "agent": "planner",
+                "messages": [
+                    {"role": "transcript", "content": "<|im_start|>user\nWhy?<|im_end|>\n", "num_tokens": 9}
+                ],
+            },
+        ),
         ("requests.cancel", {"request": "req-1"}, {"cancelled": True}),
         ("requests.list", {}, {"requests": []}),
         ("drain", {"timeout_s": 1.5}, {"state": "draining"}),

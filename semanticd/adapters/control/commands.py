@@ -346,6 +346,12 @@ async def requests_list(context: CommandContext, args: Mapping[str, Any]) -> obj
     return {"requests": await need(context.services.requests, "the engine").list()}
 
 
+@command("requests.prompt", Argument("request", meaning="the request's id"))
+async def requests_prompt(context: CommandContext, args: Mapping[str, Any]) -> object:
+    """The prompt of a running or waiting request, as text."""
+    return await need(context.services.requests, "the engine").prompt(args["request"])
+
+
 @command("requests.cancel", Argument("request", meaning="the request's id"))
 async def requests_cancel(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Cancel a request; what it computed stays cached."""

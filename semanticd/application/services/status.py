@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
+from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Failure, Outcomes
@@ -21,11 +23,14 @@ from semanticd.application.services.status_facts import (
     EngineFacts,
     LoadedModelFacts,
     RequestFacts,
+    RequestPrompt,
 )
 from semanticd.application.services.waits import Wait, Waits
 from semanticd.domain.errors import RequestNotFoundError
 from semanticd.domain.ids import RequestId
 from semanticd.domain.sequence import SequenceState
+from semanticd.domain.transcript import Segment
+from semanticd.domain.whole_text import whole_characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,17 @@ class RequestsService:
         waiting = self._waits.look(running, now)
         return [_request(one, now, waiting.get(str(one.submission.request_id))) for one in running]
 
+    async def prompt(self, request_id: str) -> RequestPrompt:
+        """Return the text that a request asks about; raises `RequestNotFoundError` once it has ended."""
+        for one in self._engine.running():
+            if one.submission.request_id == request_id:
+                return RequestPrompt(
+                    request=one.submission.request_id,
+                    agent=one.sequence.agent_id,
+                    messages=await asyncio.to_thread(_shown, one.submission.segments),
+                )
+        raise _not_found(request_id)
+
     def watch_waits(self) -> None:
         """Note why requests wait now; called every second, also while no client asks."""
         self._waits.look(self._engine.running(), self._clock.monotonic())
@@ -203,9 +219,17 @@ class RequestsService:
     async def cancel(self, request_id: str) -> CancelledRequest:
         """Cancel a request; what it computed stays cached."""
         if not any(one.submission.request_id == request_id for one in self._engine.running()):
-            raise RequestNotFoundError(f"no running or waiting request has the id {request_id!r}")
+            raise _not_found(request_id)
         self._engine.cancel(RequestId(request_id))
         return CancelledRequest(request_id, cancelled=True)
+
+
+def _not_found(request_id: str) -> RequestNotFoundError:
+    return RequestNotFoundError(f"no running or waiting request has the id {request_id!r}")
+
+
+def _shown(segments: Iterable[Segment]) -> tuple[ShownMessage, ...]:
+    return tuple(ShownMessage("transcript", whole_characters(one.text), one.num_tokens) for one in segments)
 
 
 def _request(running: RunningSequence, now: float, wait: Wait | None) -> RequestFacts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semanticd.application.ports.peers import PeerFacts
+from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.application.services.outcomes import OutcomeFacts
 from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
 from semanticd.application.services.savings import SavingsFacts
@@ -175,6 +176,15 @@ class RequestFacts:
     wait_reason: WaitReason | None
     wait_behind: str | None
     """The agent that it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPrompt:
+    """What a running request asks about, in pieces of its prompt's text: its agent has none of it before the end."""
+
+    request: RequestId
+    agent: AgentId
+    messages: tuple[ShownMessage, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from semanticd.adapters.disk.agents.codec import decode_turn, encode_turn
 from semanticd.application.services.status_facts import RequestFacts
 from semanticd.domain.chat import Message
+from semanticd.domain.errors import RequestNotFoundError
 from semanticd.domain.scheduler import SchedulerLimits
 from semanticd.domain.sequence import SequenceState
 from semanticd.entrypoints.doctor_generation import generate_some
@@ -64,6 +67,21 @@ async def test_why_a_turn_waited_outlives_the_daemon_and_behind_whom_does_not() 
         report = later.agents._turn(turn)  # noqa: SLF001 (an archive would be its way around)
         assert (report.wait_reason, report.wait_behind) == ("place", None)
         assert "waiting for a place in the batch." in report.verdict
+
+
+async def test_the_prompt_of_a_request_is_shown_while_it_runs_and_not_after() -> None:
+    async with ServiceRig() as rig:
+        running = await rig.begin([SYSTEM, Message.of("user", "hello \ud83d")], agent="a", sampling=LONG)
+        (row,) = await rig.requests.list()
+        prompt = await rig.requests.prompt(str(row.id))
+        text = "".join(str(message.content) for message in prompt.messages)
+        assert prompt.agent == "a"
+        assert "hello \ufffd" in text, "half a character cannot be sent"
+        assert sum(message.num_tokens or 0 for message in prompt.messages) == row.prompt_tokens
+        await running.aclose()
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
+        with pytest.raises(RequestNotFoundError):
+            await rig.requests.prompt(str(row.id))
 
 
 async def test_status_and_rows_say_how_many_tokens_a_step_brings() -> None:

@@ -128,6 +128,7 @@ async def _looks(edges: Edges, rig: ServiceRig) -> None:
         await edges.http("GET", url)
     stream = await rig.begin("hello", agent="running")
     (row,) = (await edges.control("requests.list", "requests.list while one runs"))["requests"]
+    await edges.control("requests.prompt", request=row["id"])
     await edges.control("requests.cancel", request=row["id"])
     await stream.aclose()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from semantic_tui.state import WatchState
+from semantic_tui.state import Said, WatchState
 from semantic_tui.transcript import entries, lines, parsed, wrapped
 
 TEMPLATES = {
@@ -33,6 +33,62 @@ def test_text_without_a_template_stays_as_it_is() -> None:
     assert [(entry.role, entry.text) for entry in parsed("once upon a time")] == [
         ("transcript", "once upon a time")
     ]
+
+
+ASKS = "<|im_start|>user\nHi?<|im_end|>\n"
+ASKS_AGAIN = (
+    "<|im_start|>assistant\nHo.<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+def answering(*, kept: list[dict[str, object]] | None, prompt: bool = True) -> WatchState:
+    """Return what is known while an agent's second turn is answered; `kept`: its messages (None: its first turn)."""
+    state = WatchState()
+    request = {"id": "r2", "agent": "a", "state": "decoding", "cached_tokens": 4}
+    state.take("requests", {"requests": [{"id": "other", "agent": "b", "state": "decoding"}, request]})
+    state.take("token", {"agent": "a", "request": "r2", "text": "So", "num_tokens": 1})
+    if kept is not None:
+        state.take_details("a", {"turns": [{"reused_hot_tokens": 0}]}, kept)
+    if prompt:
+        rows = [
+            {"role": "transcript", "content": ASKS, "num_tokens": 4},
+            {"role": "transcript", "content": ASKS_AGAIN, "num_tokens": 9},
+        ]
+        state.take_prompt("r2", {"messages": rows})
+    return state
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        None,
+        [{"role": "transcript", "content": ASKS, "num_tokens": 4}],
+        [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}],
+    ],
+    ids=["first turn", "kept by its client", "kept here"],
+)
+def test_what_is_asked_is_there_while_it_is_answered(kept: list[dict[str, object]] | None) -> None:
+    state = answering(kept=kept)
+    said = [("user", "Hi?"), ("assistant", "Ho."), ("user", "And now?"), ("assistant", "So")]
+    assert [(entry.role, entry.text) for entry in entries(state, "a")] == said
+    if kept is None or kept[0]["role"] == "transcript":
+        assert [entry.num_cached for entry in entries(state, "a")] == [3, 0, 0, None]
+    state.said["a"] = Said("And now?", num_turns_before=1)
+    assert [(entry.role, entry.text) for entry in entries(state, "a")] == said, "it is there once"
+    state.take("requests", {"requests": []})
+    state.said.clear()
+    assert ("user", "And now?") not in [(entry.role, entry.text) for entry in entries(state, "a")]
+
+
+def test_an_older_daemon_and_a_prompt_that_is_not_sent_leave_what_is_kept() -> None:
+    kept: list[dict[str, object]] = [{"role": "transcript", "content": ASKS, "num_tokens": 4}]
+    for state in (answering(kept=kept, prompt=False), answering(kept=kept, prompt=False)):
+        assert [entry.text for entry in entries(state, "a")] == ["Hi?", "So"]
+        state.take_prompt("r2", {})
+    state = answering(kept=kept)
+    for number in range(20):
+        state.take_prompt(f"x{number}", {})
+    assert len(state.prompts) < 20
 
 
 def test_the_cached_part_ends_where_the_last_turns_cached_tokens_end() -> None:
