@@ -28,6 +28,8 @@ FIRST_WIDTH = 2
 """Draft tokens to begin with: where nothing is repeated they cost a tenth of a step."""
 MAX_FAILURES = 2
 """Drafts in a row of which nothing was right, after which none are made for a while."""
+STEP_TOKENS = 12
+"""So many tokens of all rows take as long as what a step costs whatever it computes; many more on a GPU."""
 FIRST_PAUSE = 8
 LONGEST_PAUSE = 512
 """Tokens without a draft after failures; each pause is twice the one before, until a draft is right."""
@@ -106,6 +108,28 @@ class DraftPolicy:
             self._num_failures = MAX_FAILURES - 1
             self._resumes_at = length + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+
+def is_worth_a_step(num_drafts: int, num_rows: int) -> bool:
+    """Whether drafts for so many rows of a decode batch gain more than what they cost the other rows."""
+    return 2 * num_drafts > num_rows
+
+
+def shared_width(lengths: Sequence[int]) -> int:
+    """Return how many draft tokens of each row one step verifies, given the lengths of the rows' drafts; 0: none.
+
+    All rows of a step are as wide as the widest: a long draft beside short ones costs all of them.
+    """
+    num_rows, num_drafts = len(lengths), sum(map(bool, lengths))
+    if not is_worth_a_step(num_drafts, num_rows):
+        return 0
+
+    def rate(width: int) -> float:
+        return (num_rows + sum(min(length, width) for length in lengths)) / (
+            STEP_TOKENS + num_rows * (1 + width)
+        )
+
+    return lengths[0] if num_rows == 1 else max(set(lengths) - {0}, key=rate)
 
 
 class Drafter:

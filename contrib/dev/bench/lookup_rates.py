@@ -1,12 +1,13 @@
 """What verifying drafts gains: decode rates with lookup decoding as shares of those without, as one line of JSON.
 
-Usage: `python -m contrib.dev.bench.lookup_rates [--rounds 3]`. One process, one model, two runners that give the same
-answers, a step of each in turn, one with drafts and one without; the median of the rounds' ratios counts. Workloads:
-`edit`, an answer that repeats a passage of the prompt with two sentences replaced; `edits`, the same with a word in
-thirty changed as well; `prose`, the passage where the prompt has nothing of it; `call`, a tool call whose form leaves
-no choice about most of its tokens; `own`, what the model says by itself. A small model does not do what it is asked
-for: the answers of the first three are given to it token by token, at the cost of a form, and only the guesses are
-guesses. Each ratio comes with the tokens of one step, and with whether both answers were the same.
+Usage: `python -m contrib.dev.bench.lookup_rates [--rounds 3] [--rows 4]`. One process, one model, two runners that
+give the same answers, a step of each in turn, one with drafts and one without; the median of the rounds' ratios
+counts. Workloads: `edit`, an answer that repeats a passage of the prompt with two sentences replaced; `edits`, the
+same with a word in thirty changed as well; `prose`, the passage where the prompt has nothing of it; `call`, a tool
+call whose form leaves no choice about most of its tokens; `own`, what the model says by itself. A small model does
+not do what it is asked for: the answers of the first three are given to it token by token, at the cost of a form, and
+only the guesses are guesses. With `--rows`, so many sequences decode together, each of them the same workload behind
+a prompt of its own. Each ratio comes with the tokens of one step, and with whether both answers were the same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from semanticd.adapters.mlx.model.runner import MlxModelRunner
 
 MAX_DRAFTS = 12
-UID = SequenceId(1)
 GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 PASSAGE = (
     "The harbour of Ellisport was built in 1871 by a company of merchants who wanted a shorter way to the northern "
@@ -144,46 +144,59 @@ class Script:
 
 
 @dataclass(slots=True)
-class Answer:
-    """An answer that is being made: its ids, and the seconds of each step behind the first token."""
+class Answers:
+    """Answers that are being made together: their ids, and the seconds of each step behind the first tokens."""
 
     runner: MlxModelRunner
     workload: Workload
     num_tokens: int
     eos: frozenset[int]
-    ids: list[int] = field(default_factory=list)
+    ids: dict[SequenceId, list[int]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
 
-    def begin(self, prompt: list[int], *, seed: int) -> None:
-        """Read the prompt, and get the first token."""
-        self.runner.open(UID, prefix=[], state=None, capacity_tokens=len(prompt) + self.num_tokens)
-        self.runner.prefill(UID, prompt[:-1])
-        self.runner.start_decode(
-            UID, last_token=prompt[-1], context=prompt[:-1], num_generated=0, constraint=self.workload.form,
-            seed=seed, sampling=self.workload.sampling, max_length=len(prompt) + self.num_tokens,
-        )  # fmt: skip
-        self.ids += [token.token_id for token in self.runner.decode()]
+    def begin(self, prompts: Sequence[list[int]], *, seed: int) -> None:
+        """Read the prompts, and get the first tokens."""
+        for number, prompt in enumerate(prompts):
+            uid = SequenceId(number)
+            self.runner.open(uid, prefix=[], state=None, capacity_tokens=len(prompt) + self.num_tokens)
+            self.runner.prefill(uid, prompt[:-1])
+            self.runner.start_decode(
+                uid, last_token=prompt[-1], context=prompt[:-1], num_generated=0, constraint=self.workload.form,
+                seed=seed + number, sampling=self.workload.sampling, max_length=len(prompt) + self.num_tokens,
+            )  # fmt: skip
+            self.ids[uid] = []
+        self._take()
 
     @property
     def is_over(self) -> bool:
-        """Whether it is complete."""
-        ended = self.workload.ends and not self.eos.isdisjoint(self.ids)
-        return ended or len(self.ids) >= self.num_tokens
+        """Whether all of them are complete."""
+        return all(map(self._is_complete, self.ids.values()))
 
     def step(self) -> None:
-        """Run a step, unless it is over."""
+        """Run a step, unless they are over."""
         if self.is_over:
             return
         began = time.perf_counter()
-        found = self.runner.decode()
+        self._take()
         self.seconds.append(time.perf_counter() - began)
-        self.ids += [token.token_id for token in found]
 
-    def end(self) -> None:
-        """Free the running cache, and leave out what came behind the end."""
-        self.runner.close(UID)
-        ends = [self.ids.index(one) + 1 for one in self.eos & set(self.ids)] if self.workload.ends else []
-        del self.ids[min([*ends, self.num_tokens]) :]
+    def end(self) -> list[list[int]]:
+        """Return the answers, without what came behind their ends."""
+        for ids in self.ids.values():
+            ends = [ids.index(one) + 1 for one in self.eos & set(ids)] if self.workload.ends else []
+            del ids[min([*ends, self.num_tokens]) :]
+        return list(self.ids.values())
+
+    def _take(self) -> None:
+        for token in self.runner.decode():
+            self.ids[token.sequence_id].append(token.token_id)
+        for uid, ids in self.ids.items():
+            if self._is_complete(ids):
+                self.runner.close(uid)
+
+    def _is_complete(self, ids: list[int]) -> bool:
+        ended = self.workload.ends and not self.eos.isdisjoint(ids)
+        return ended or len(ids) >= self.num_tokens
 
 
 def repeated_share(ids: tuple[int, ...], passage: list[int], gram: int = 4) -> float:
@@ -202,6 +215,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--only", choices=WORKLOADS)
     options = parser.parse_args()
     # Both before MLX is imported, or they do nothing.
@@ -242,7 +256,10 @@ def main() -> None:
         if options.only in (None, name):
             scripts[:] = tokenizer.encode(workload.script)
             num_tokens = len(scripts) or workload.num_tokens
-            row |= measured(name, workload, runners, tokenizer, num_tokens=num_tokens, rounds=options.rounds)
+            row |= measured(
+                name, workload, runners, tokenizer,
+                num_tokens=num_tokens, rounds=options.rounds, num_rows=options.rows,
+            )  # fmt: skip
     print(json.dumps(row))
 
 
@@ -254,35 +271,35 @@ def measured(
     *,
     num_tokens: int,
     rounds: int,
+    num_rows: int,
 ) -> dict[str, Any]:
     """Return one workload's figures."""
-    prompt = tokenizer.encode(workload.prompt)
+    prompts = [tokenizer.encode("Hello. " * number + workload.prompt) for number in range(num_rows)]
     ratios, per_step, same = [], [], True
     for seed in range(rounds):
-        off, on = (Answer(runner, workload, num_tokens, tokenizer.eos_token_ids) for runner in runners)
-        off.begin(prompt, seed=seed)
-        on.begin(prompt, seed=seed)
+        off, on = (Answers(runner, workload, num_tokens, tokenizer.eos_token_ids) for runner in runners)
+        off.begin(prompts, seed=seed)
+        on.begin(prompts, seed=seed)
         # A step of each in turn: what else this machine does meanwhile is shared.
         while not off.is_over:
             off.step()
             on.step()
         while not on.is_over:
             on.step()
-        off.end()
-        on.end()
+        answers = on.end()
+        same = same and answers == off.end()
         # The one with drafts was over earlier: only steps that have a neighbour count for the other's.
         step_s = statistics.mean(off.seconds[: len(on.seconds)])
         ratios.append(len(off.seconds) * step_s / sum(on.seconds))
-        per_step.append(len(on.ids) / len(on.seconds))
-        same = same and on.ids == off.ids
+        per_step.append(sum(map(len, answers)) / len(on.seconds))
     found: dict[str, Any] = {
         f"{name}/ratio": round(statistics.median(ratios), 3),
         f"{name}/tokens_per_step": round(statistics.median(per_step), 2),
         f"{name}/same_answers": same,
-        f"{name}/num_tokens": len(on.ids),
+        f"{name}/num_tokens": sum(map(len, answers)),
     }
     if workload.prompt == WORKLOADS["edit"].prompt:
-        found[f"{name}/repeated"] = round(repeated_share(tuple(on.ids), tokenizer.encode(PASSAGE)), 3)
+        found[f"{name}/repeated"] = round(repeated_share(tuple(answers[0]), tokenizer.encode(PASSAGE)), 3)
     return found
 
 

@@ -167,3 +167,37 @@ def test_one_that_is_left_alone_and_is_preempted_says_the_same() -> None:
             rig.on_engine(lambda rig=rig, preempt=preempt: list(map(preempt, rig.engine.running())))  # type: ignore[misc]
             found.append([one.answer().text for one in (*asks[:2], ask)])
     assert found[0] == found[1]
+
+
+def test_answers_of_a_batch_end_where_they_do_without_drafts() -> None:
+    bias = dict.fromkeys((7, 8, 9), 60.0)
+    samplings = [
+        SamplingParams(temperature=0, ignore_eos=True, logit_bias=bias),
+        SamplingParams(temperature=0, ignore_eos=True, logit_bias=bias, logprobs=True, top_logprobs=2),
+        SamplingParams(temperature=0.5, ignore_eos=True, logit_bias=bias),
+        SamplingParams(temperature=0, ignore_eos=True, logit_bias=bias),
+    ]
+    found, accepted = [], 0.0
+    for max_drafts in (0, 12):
+        with MlxRig("llama", max_drafts=max_drafts) as rig:
+            with rig.held():
+                asks = [
+                    rig.ask(
+                        [7, 8, 9, n] * 12, agent=f"a{n}", max_tokens=50 + 13 * n, sampling=sampling, seed=n
+                    )
+                    for n, sampling in enumerate(samplings, 10)
+                ]
+                # One leaves in the middle of a step's tokens.
+                asks[3].on_update = lambda _, rig=rig, ask=asks[3]: rig.engine.cancel(ask.request_id)  # type: ignore[misc]
+            answers = [ask.answer() for ask in asks[:3]]
+            with pytest.raises(CancelledByCallerError):
+                raise asks[3].error()
+            found.append(
+                [
+                    (answer.text, answer.reason, answer.usage.completion_tokens, answer.usage.stored_tokens)
+                    for answer in answers
+                ]
+            )
+            accepted = rig.metrics.counters["draft_tokens_total", "accepted"]
+    assert found[0] == found[1]
+    assert accepted > 60

@@ -17,6 +17,7 @@ from semanticd.domain.lookup import (
     Drafter,
     DraftPolicy,
     GramIndex,
+    shared_width,
 )
 
 
@@ -231,3 +232,12 @@ def test_any_text_comes_out_whole(prompt: list[int], answer: list[int], most: in
         assert set(expected) <= set(ids)
     repeat(drafter, ids, answer)
     assert ids == prompt + answer
+
+
+def test_a_step_of_several_rows_is_as_wide_as_gains_most() -> None:
+    assert shared_width([5]) == 5
+    assert shared_width([]) == shared_width([0, 0]) == 0
+    assert shared_width([12, 0]) == shared_width([12, 12, 0, 0]) == 0, "most rows must have a draft"
+    assert shared_width([12, 12, 12, 0]) == 12
+    assert shared_width([4, 4, 4, 4]) == 4
+    assert shared_width([2, 2, 2, 12]) == 2, "one long draft would cost all rows"

@@ -8,9 +8,10 @@ Token `n` was sampled by the step before. The library begins to compute when all
 cannot be described before token `n` is known: the device would wait for Python. Here the logits are begun first, and
 the form works while they are computed. Where a form does not depend on the last token, nothing waits for that either.
 
-A row that is alone may be given a draft of what follows token `n` (see `drafts`): one step computes all of it, every
-position is sampled as it would have been alone, and the draft is right up to the first token that is not the sampled
-one. What was computed behind that is taken back.
+Rows may be given drafts of what follows token `n` (see `drafts`): one step computes all of them, every position is
+sampled as it would have been alone, and a row's draft is right up to the first token that is not the sampled one. What
+was computed behind that is taken back, from each row what is its own; a shorter draft is filled up, and the filling is
+taken back with it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import mlx.core as mx
 from mlx_lm.generate import GenerationBatch, PromptProcessingBatch
 
 from semanticd.adapters.mlx.constraints.packed_mask import PackedMask, masked
-from semanticd.adapters.mlx.model.kv_codec import flatten
+from semanticd.adapters.mlx.model.kv_codec import flatten, slotted
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy
 
 
@@ -103,6 +104,14 @@ class GuardedSampler:
         self.sampler.take_back(num_steps)
 
 
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What was sampled in a row: a token behind each that was right, and its log-probabilities `[vocab]`."""
+
+    ids: list[int]
+    logprobs: list[mx.array]
+
+
 class DecodeBatch(GenerationBatch):
     """A batch of decoding rows; a row's processors are functions of its ids and logits, and its form, if any."""
 
@@ -146,100 +155,134 @@ class DecodeBatch(GenerationBatch):
             tokens.append(token_id)
         return ids, self._current_logprobs
 
-    def pending(self) -> int:
-        """Wait for the next token of the only row."""
-        (token_id,) = ids_of(self._next_tokens)
-        return token_id
+    def pending(self) -> list[int]:
+        """Wait for each row's next token."""
+        return ids_of(self._next_tokens)
 
     @property
     def draft_room(self) -> int:
-        """Draft tokens that the running cache has room for beside the next token."""
+        """Draft tokens that the running caches have room for beside the next token."""
         return min(int(leaf.room) for leaf in flatten(self.prompt_cache)) - 1
 
-    def verify(self, draft: Sequence[int]) -> list[GenerationBatch.Response]:
-        """Compute the next token of the only row and a draft of what follows it.
+    def verify(self, drafts: Sequence[Sequence[int]]) -> list[GenerationBatch.Response]:
+        """Compute each row's next token and a draft of what follows it, which may be empty.
 
-        Returns the next token, and as much of the draft as is what would have been sampled; that is in the cache now.
-        Layers that cannot be cut do not allow this.
+        Returns for each row, one after the other, the next token and as much of the draft as is what would have been
+        sampled; that is in the cache now. Layers that cannot be cut do not allow this.
         """
-        fed, first_logprobs = [self.pending(), *draft], self._next_logprobs[0]
-        logits = self.model(mx.array([fed]), cache=self.prompt_cache)[0]
-        rows, contexts = self._processed_rows(logits, fed)
-        form = next((one for one in self.logits_processors[0] or () if isinstance(one, GuardedForm)), None)
-        if form is None:
-            sampled, logprobs = self._sampled_at_once(rows, contexts, fed)
-        else:
-            sampled, logprobs = self._sampled_along(form, rows, contexts, fed)
-        num_used = len(sampled)
-        self._take_back(len(fed) - num_used, has_context=bool(contexts))
-        self._num_tokens[0] += num_used
-        self._next_tokens, self._next_logprobs = mx.array(sampled[-1:], mx.uint32), logprobs[-1:]
-        scored = zip(fed[:num_used], [first_logprobs, *logprobs], strict=False)
-        return [self.Response(self.uids[0], token_id, row, None, None, None) for token_id, row in scored]
+        fed = [[token_id, *draft] for token_id, draft in zip(self.pending(), drafts, strict=True)]
+        width = max(map(len, fed))
+        filled = [ids + ids[-1:] * (width - len(ids)) for ids in fed]
+        logits = self.model(mx.array(filled), cache=self.prompt_cache)
+        verified = self._verified(logits, fed)
+        used = [len(row.ids) for row in verified]
+        if any(count < width for count in used):
+            for leaf in slotted(self.prompt_cache):
+                leaf.take_back([width - count for count in used])
+        responses: list[GenerationBatch.Response] = []
+        for number, row in enumerate(verified):
+            self._num_tokens[number] += used[number]
+            scored = zip(fed[number], [self._next_logprobs[number], *row.logprobs[:-1]], strict=False)
+            responses += [
+                self.Response(self.uids[number], token_id, logprobs, None, None, None)
+                for token_id, logprobs in scored
+            ]
+        self._next_tokens = mx.array([row.ids[-1] for row in verified], mx.uint32)
+        self._next_logprobs = [row.logprobs[-1] for row in verified]
+        return responses
 
-    def _processed_rows(self, logits: mx.array, fed: Sequence[int]) -> tuple[list[mx.array], list[mx.array]]:
-        """Return each position's logits `[1, vocab]` after the row's processors, and the ids that these have seen."""
-        rows = [logits[number : number + 1] for number in range(len(fed))]
-        functions = [one for one in self.logits_processors[0] or () if not isinstance(one, GuardedForm)]
+    def _verified(self, logits: mx.array, fed: Sequence[Sequence[int]]) -> list[_Verified]:
+        """Return what is sampled in each row, whose logits `[rows, width, vocab]` follow what it was fed."""
+        positions: list[mx.array] = []
         contexts: list[mx.array] = []
-        if functions:
-            for number, token_id in enumerate(fed):
-                contexts.append(self._token_context[0].update_and_fetch(mx.array([token_id])))
-                for process in functions:
-                    rows[number] = process(contexts[number], rows[number])
-        return rows, contexts
+        forms: dict[int, GuardedForm] = {}
+        for number, ids in enumerate(fed):
+            processed = self._processed(number, logits[number, : len(ids)], ids, contexts)
+            positions.append(processed)
+            form = next(
+                (one for one in self.logits_processors[number] or () if isinstance(one, GuardedForm)), None
+            )
+            if form is not None:
+                forms[number] = form
+        # The forms work while everything else is computed.
+        sampled = {
+            number: self._sampled_at_once(number, row)
+            for number, row in enumerate(positions)
+            if number not in forms
+        }
+        mx.async_eval(list(sampled.values()), [positions[number] for number in forms], contexts)
+        verified = [
+            self._sampled_along(number, forms[number], row, fed[number])
+            if number in forms
+            else self._accepted(number, *sampled[number], fed[number])
+            for number, row in enumerate(positions)
+        ]
+        for number, (ids, row) in enumerate(zip(fed, verified, strict=True)):
+            if self._functions(number):
+                self._token_context[number]._size -= len(ids) - len(row.ids)
+        return verified
 
-    def _sampled_at_once(
-        self, rows: list[mx.array], contexts: list[mx.array], fed: Sequence[int]
-    ) -> tuple[list[int], list[mx.array]]:
-        """Return what is sampled behind the next token and behind each token of the draft that is right."""
-        logits = mx.concatenate(rows, axis=0)
+    def _functions(self, number: int) -> list[Any]:
+        """Return a row's processors but for its form."""
+        return [one for one in self.logits_processors[number] or () if not isinstance(one, GuardedForm)]
+
+    def _processed(
+        self, number: int, logits: mx.array, fed: Sequence[int], contexts: list[mx.array]
+    ) -> mx.array:
+        """Return a row's logits `[width, vocab]` after its processors; what these have seen goes to `contexts`."""
+        functions = self._functions(number)
+        if not functions:
+            return logits
+        rows = [logits[place : place + 1] for place in range(len(fed))]
+        for place, token_id in enumerate(fed):
+            contexts.append(self._token_context[number].update_and_fetch(mx.array([token_id])))
+            for process in functions:
+                rows[place] = process(contexts[-1], rows[place])
+        return mx.concatenate(rows, axis=0)
+
+    def _sampled_at_once(self, number: int, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """Return what is sampled at every position of a row, and the log-probabilities; to be evaluated."""
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        sampler = self.samplers[0] or self.fallback_sampler
+        sampler = self.samplers[number] or self.fallback_sampler
         if sampler is greedy:
-            sampled = greedy(logprobs)
-        else:
-            sampled = mx.concatenate([sampler(logprobs[n : n + 1]) for n in range(len(rows))], axis=0)
-        mx.eval(sampled, logprobs, contexts)
+            return greedy(logprobs), logprobs
+        places = range(logits.shape[0])
+        return mx.concatenate([sampler(logprobs[place : place + 1]) for place in places], axis=0), logprobs
+
+    def _accepted(self, number: int, sampled: mx.array, logprobs: mx.array, fed: Sequence[int]) -> _Verified:
+        """Return what is sampled behind the next token and behind each token of the draft that is right."""
         ids = ids_of(sampled)
         num_used = 1
         while num_used < len(ids) and ids[num_used - 1] == fed[num_used]:
             num_used += 1
+        sampler = self.samplers[number] or self.fallback_sampler
         if isinstance(sampler, GuardedSampler):
             sampler.take_back(len(ids) - num_used)
-        self.tokens[0] += fed[:num_used]
-        return ids[:num_used], list(logprobs[:num_used])
+        self.tokens[number] += fed[:num_used]
+        return _Verified(ids[:num_used], list(logprobs[:num_used]))
 
     def _sampled_along(
-        self, form: GuardedForm, rows: list[mx.array], contexts: list[mx.array], fed: Sequence[int]
-    ) -> tuple[list[int], list[mx.array]]:
-        """As `_sampled_at_once`, a position at a time: the form must not see a token that is not in the answer."""
-        mx.async_eval(rows, contexts)
-        sampler = self.samplers[0] or self.fallback_sampler
+        self, number: int, form: GuardedForm, logits: mx.array, fed: Sequence[int]
+    ) -> _Verified:
+        """As `_accepted`, a position at a time: the form must not see a token that is not in the answer."""
+        sampler = self.samplers[number] or self.fallback_sampler
+        tokens = self.tokens[number]
         ids: list[int] = []
         logprobs: list[mx.array] = []
-        for number, token_id in enumerate(fed):
-            mask = form.mask(self.tokens[0], token_id, size=rows[number].shape[-1])
-            row = rows[number] if mask is None else masked(rows[number], mask)
+        for place, token_id in enumerate(fed):
+            row = logits[place : place + 1]
+            mask = form.mask(tokens, token_id, size=row.shape[-1])
+            row = row if mask is None else masked(row, mask)
             row = row - mx.logsumexp(row, axis=-1, keepdims=True)
             ids += ids_of(sampler(row))
             logprobs.append(row[0])
-            is_last = fed[number + 1 : number + 2] != ids[-1:]
+            is_last = fed[place + 1 : place + 2] != ids[-1:]
             if is_last:
-                form.look_ahead(self.tokens[0], token_id)
-            self.tokens[0].append(token_id)
+                form.look_ahead(tokens, token_id)
+            tokens.append(token_id)
             if is_last:
                 break
-        return ids, logprobs
-
-    def _take_back(self, num_tokens: int, *, has_context: bool) -> None:
-        """Forget the last tokens that were computed."""
-        if not num_tokens:
-            return
-        for leaf in flatten(self.prompt_cache):
-            leaf.trim(num_tokens)
-        if has_context:
-            self._token_context[0]._size -= num_tokens
+        return _Verified(ids, logprobs)
 
     def _formed(
         self, logits: mx.array, inputs: mx.array
@@ -273,7 +316,7 @@ class DecodeBatch(GenerationBatch):
             if mask is not None:
                 is_changed = True
                 rows[number] = masked(rows[number], mask)
-            if token_id is not None and len(self.uids) == 1:
+            if token_id is not None:
                 form.look_ahead(self.tokens[number], token_id)
         if is_changed:
             logits = rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)

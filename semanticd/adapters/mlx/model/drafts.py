@@ -1,20 +1,22 @@
 """RowDrafts: what the next tokens of a row may be, to be verified in one step.
 
-First what its form forces, then what the row said before. The pending token, which the step before has sampled, is
-waited for only where there is something to follow it: without a draft, a step waits for nothing that it did not wait
-for anyway.
+First what its form forces, then what the row said before. The pending tokens, which the step before has sampled, are
+waited for only where most rows of the batch have something to follow them: without drafts, a step waits for nothing
+that it did not wait for anyway.
 
 Engine thread only.
 """
 
 from __future__ import annotations
 
-from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, GuardedForm
+from collections.abc import Sequence
+
+from semanticd.adapters.mlx.model.decode_batch import GuardedForm
 from semanticd.domain.lookup import Drafter
 
 
 class RowDrafts:
-    """Makes the drafts of one row, while it decodes alone."""
+    """Makes the drafts of one row."""
 
     def __init__(self, max_drafts: int, *, form: GuardedForm | None, max_length: int | None) -> None:
         """Make drafts of `max_drafts` tokens at most, for a row that ends at `max_length` (None: anywhere)."""
@@ -22,31 +24,36 @@ class RowDrafts:
         self._form = form
         self._max_length = max_length
         self._drafter = Drafter(max_drafts)
-        self._num_forced = self._num_guessed = 0
+        self._expected: list[int] = []
+        self._most = 0
+        self._num_forced = 0
 
-    def make(self, batch: DecodeBatch) -> list[int]:
-        """Return a draft of what follows the pending token; empty where there is none."""
-        ids = batch.tokens[0]
+    def expect(self, ids: Sequence[int], *, room: int) -> bool:
+        """Whether there may be a draft of what follows the token behind `ids`; `room` is the longest there may be."""
         # What makes the running cache grow is left to a plain step, for which room was made.
-        most = min(self._max_drafts, batch.draft_room)
+        self._most = min(self._max_drafts, room)
         if self._max_length is not None:
-            most = min(most, self._max_length - len(ids) - 1)
-        if most <= 0:
-            return []
-        expected = self._drafter.expect(ids)
-        if not expected and not (self._form is not None and self._form.forces):
-            return []
-        pending = batch.pending()
-        forced = self._form.forced(ids, pending)[:most] if self._form is not None else []
-        if not forced and expected[:1] == [pending]:
-            guessed = expected[1 : most + 1]
+            self._most = min(self._most, self._max_length - len(ids) - 1)
+        if self._most <= 0:
+            return False
+        self._expected = self._drafter.expect(ids)
+        return bool(self._expected) or (self._form is not None and self._form.forces)
+
+    def make(self, ids: Sequence[int], pending: int) -> list[int]:
+        """Return a draft of what follows `ids` and the pending token, as `expect` has just said; may be empty."""
+        forced = self._form.forced(ids, pending)[: self._most] if self._form is not None else []
+        if not forced and self._expected[:1] == [pending]:
+            guessed = self._expected[1 : self._most + 1]
         else:
-            guessed = self._drafter.continue_from(ids, [pending, *forced], most=most - len(forced))
-        self._num_forced, self._num_guessed = len(forced), len(guessed)
+            most = self._most - len(forced)
+            guessed = self._drafter.continue_from(ids, [pending, *forced], most=most)
+        self._num_forced = len(forced)
         return [*forced, *guessed]
 
-    def note(self, num_accepted: int, *, length: int) -> None:
-        """Learn how many tokens of the last draft were right; the row has this length since then."""
-        if self._num_guessed and num_accepted >= self._num_forced:
-            right = num_accepted - self._num_forced
-            self._drafter.note(num_drafted=self._num_guessed, num_accepted=right, length=length)
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
+        """Learn how many of the draft's first `num_drafted` tokens were right; the row has this length since then."""
+        num_forced = min(self._num_forced, num_drafted)
+        if num_drafted > num_forced and num_accepted >= num_forced:
+            self._drafter.note(
+                num_drafted=num_drafted - num_forced, num_accepted=num_accepted - num_forced, length=length
+            )

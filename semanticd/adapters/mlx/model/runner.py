@@ -4,14 +4,15 @@ Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. De
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
 a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
 every first token would wait for a second step: it is emitted as soon as it is sampled (`_emits_first_token_early`), and
-its KV is computed by the next step, or when it is asked for. A row that decodes alone may get several tokens from one
-step, see `drafts`.
+its KV is computed by the next step, or when it is asked for. Rows may get several tokens from one step, see
+`drafts`.
 
 Engine thread only.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from semanticd.domain.decode_groups import capacity_for
 from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
+from semanticd.domain.lookup import is_worth_a_step, shared_width
 from semanticd.domain.model_cache_spec import ModelCacheSpec, StoragePrecision
 
 # The library counts tokens itself; ours is the count that decides.
@@ -88,7 +90,7 @@ class Decoding:
     constraint_processor: Callable[[OutputConstraint, int], Form] | None = None
     """Makes, from a constraint and the length of the context that precedes the answer, the form that enforces it."""
     max_drafts: int = 0
-    """Tokens that are guessed and verified in one step, at most, of a row that decodes alone; 0: none are guessed."""
+    """Tokens that are guessed and verified in one step, at most, of each row; 0: none are guessed."""
 
 
 class MlxModelRunner:
@@ -357,18 +359,37 @@ class MlxModelRunner:
             raise
 
     def _verified(self, batch: DecodeBatch) -> list[Any]:
-        """Run a step that verifies a draft, if there is one; drafts are for a row that decodes alone."""
-        if not self._max_drafts or len(self._decoding) != 1:
+        """Run a step that verifies drafts, if most rows of the batch have one."""
+        if not self._max_drafts:
             return []
-        (row,) = self._decoding.values()
-        draft = row.drafts.make(batch) if row.drafts is not None else []
-        if not draft or row.drafts is None:
+        room = batch.draft_room
+        rows = [self._decoding[SequenceId(uid)].drafts for uid in batch.uids]
+        hopeful = [
+            drafts is not None and drafts.expect(ids, room=room)
+            for drafts, ids in zip(rows, batch.tokens, strict=True)
+        ]
+        if not is_worth_a_step(sum(hopeful), len(rows)):
             return []
-        responses: list[Any] = batch.verify(draft)
-        row.drafts.note(len(responses) - 1, length=len(batch.tokens[0]))
-        self._draft_counts = self._draft_counts.plus(
-            num_drafted=len(draft), num_accepted=len(responses) - 1, num_steps=1
-        )
+        made = [
+            drafts.make(ids, pending) if drafts is not None and has_hope else []
+            for drafts, has_hope, ids, pending in zip(
+                rows, hopeful, batch.tokens, batch.pending(), strict=True
+            )
+        ]
+        width = shared_width([len(draft) for draft in made])
+        if not width:
+            return []
+        made = [draft[:width] for draft in made]
+        responses: list[Any] = batch.verify(made)
+        num_returned = Counter(response.uid for response in responses)
+        for uid, drafts, draft, ids in zip(batch.uids, rows, made, batch.tokens, strict=True):
+            num_accepted = num_returned[uid] - 1
+            if drafts is not None and draft:
+                drafts.note(num_drafted=len(draft), num_accepted=num_accepted, length=len(ids))
+            self._draft_counts = self._draft_counts.plus(
+                num_drafted=len(draft), num_accepted=num_accepted, num_steps=0
+            )
+        self._draft_counts = self._draft_counts.plus(num_drafted=0, num_accepted=0, num_steps=1)
         return responses
 
     def take_draft_counts(self) -> DraftCounts:

@@ -49,8 +49,11 @@ class Oracle:
     noted: list[int] = field(default_factory=list)
     made: list[int] = field(default_factory=list)
 
-    def make(self, batch: DecodeBatch) -> list[int]:
-        begin = len(batch.tokens[0]) + 1 - len(self.prompt)
+    def expect(self, ids: Sequence[int], *, room: int) -> bool:
+        return True
+
+    def make(self, ids: Sequence[int], pending: int) -> list[int]:
+        begin = len(ids) + 1 - len(self.prompt)
         draft = list(self.answer[begin : begin + self.source.randrange(0, 9)])
         if draft and self.source.random() < 0.5:
             wrong = self.source.randrange(len(draft))
@@ -58,7 +61,7 @@ class Oracle:
         self.made.append(len(draft))
         return draft
 
-    def note(self, num_accepted: int, *, length: int) -> None:
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
         self.noted.append(num_accepted)
 
 
@@ -252,9 +255,9 @@ def test_drafts_end_with_the_answer_and_with_the_room(monkeypatch: pytest.Monkey
     made_drafts: list[tuple[int, int]] = []
 
     class Noting(RowDrafts):
-        def make(self, batch: DecodeBatch) -> list[int]:
-            draft = super().make(batch)
-            made_drafts.append((len(batch.tokens[0]), len(draft)))
+        def make(self, ids: Sequence[int], pending: int) -> list[int]:
+            draft = super().make(ids, pending)
+            made_drafts.append((len(ids), len(draft)))
             return draft
 
     monkeypatch.setattr(runner, "RowDrafts", Noting)
@@ -297,18 +300,93 @@ def test_layers_that_cannot_be_cut_have_no_drafts(family: str) -> None:
     assert one.take_draft_counts() == DraftCounts()
 
 
-def test_rows_that_are_not_alone_have_no_drafts() -> None:
-    biased = SamplingParams(temperature=0, logit_bias={7: 99.0})
-    one, other = made("llama"), SequenceId(2)
-    begin(one, [7] * 20, biased)
-    assert len(tokens_of(one, 20)) >= 20
-    assert one.take_draft_counts().num_accepted > 0
-    begin(one, [7] * 20, biased, uid=other)
+KINDS: list[tuple[str, Callable[[], Any] | None]] = [
+    ("greedy", None), ("sampled", EveryThird), ("penalized", None), ("both", None), ("scored", thinking),
+    ("greedy", EveryThird),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek_v2"])
+def test_rows_of_a_batch_get_from_drafts_what_they_get_alone_without(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of all kinds, of different lengths, that join one after the other; some leave in between."""
+    count = 40
+    next_form: list[Any] = [None]
+    plain = made(family, max_drafts=0, form=lambda: next_form[0]())
+    one = made(family, model=plain.model, form=lambda: next_form[0]())
+    prompts = [
+        prompt_of(24, 3) if kind[1] is thinking else prompt_of(10 + 9 * n, n) for n, kind in enumerate(KINDS)
+    ]
+    oracles = []
+    for number, (sampling, form) in enumerate(KINDS):
+        next_form[0] = form
+        begin_row(plain, number, prompts[number], SAMPLINGS[sampling], is_formed=form is not None)
+        expected = tokens_of(plain, count)
+        plain.close(SequenceId(number))
+        oracles.append(
+            (Oracle(prompts[number], [token.token_id for token in expected], random.Random(number)), expected)
+        )
+    found: dict[int, list[DecodedToken]] = {number: [] for number in range(len(KINDS))}
+    waiting, source = list(found), random.Random(1)
+    running: list[int] = []
+    num_steps = 0
+    while waiting or running:
+        if waiting and (len(running) < 3 or num_steps % 4 == 0):
+            running.append(number := waiting.pop(0))
+            monkeypatch.setattr(runner, "RowDrafts", lambda *_, number=number, **more: oracles[number][0])
+            sampling, next_form[0] = KINDS[number]
+            begin_row(one, number, prompts[number], SAMPLINGS[sampling], is_formed=next_form[0] is not None)
+        for token in one.decode():
+            found[token.sequence_id].append(token)
+        num_steps += 1
+        for number in list(running):
+            if len(found[number]) >= count - 12 or source.random() < 0.02:
+                running.remove(number)
+                one.close(SequenceId(number))
+    for number, tokens in found.items():
+        expected = oracles[number][1][: len(tokens)]
+        assert [token.token_id for token in tokens] == [token.token_id for token in expected], number
+        for mine, other in zip(tokens, expected, strict=True):
+            if other.logprob is not None:
+                assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
+    counts = one.take_draft_counts()
+    assert counts.num_drafted > counts.num_accepted > 40
+    assert sum(map(len, found.values())) > 2 * num_steps
+    assert one.running_bytes() == 0
+
+
+def begin_row(
+    one: MlxModelRunner, number: int, prompt: Sequence[int], sampling: SamplingParams, *, is_formed: bool
+) -> None:
+    uid = SequenceId(number)
+    one.open(uid, prefix=(), state=None, capacity_tokens=len(prompt))
+    one.prefill(uid, prompt[:-1])
+    one.start_decode(
+        uid, last_token=prompt[-1], context=prompt[:-1], num_generated=0, sampling=sampling, seed=number,
+        constraint=OutputConstraint("any") if is_formed else None,
+    )  # fmt: skip
+
+
+def test_a_batch_is_given_drafts_where_most_rows_have_one() -> None:
+    repeats, wanders = SamplingParams(temperature=0, logit_bias={7: 99.0}), SamplingParams(temperature=3.0)
+    one = made("llama")
+    for number in (0, 1):
+        begin_row(one, number, [7] * (20 + number), repeats, is_formed=False)
+    found = tokens_of(one, 60)
+    assert {token.token_id for token in found} == {7}
+    assert {token.sequence_id for token in found} == {0, 1}
+    assert one.take_draft_counts().num_accepted > 30
+    for number in (2, 3):
+        begin_row(one, number, prompt_of(20, number), wanders, is_formed=False)
+    one.take_draft_counts()
     for _ in range(8):
-        found = one.decode()
-        assert len({token.sequence_id for token in found}) == len(found)
-    assert one.take_draft_counts() == DraftCounts()
-    one.close(other)
+        tokens = one.decode()
+        assert len({token.sequence_id for token in tokens}) == len(tokens)
+    assert one.take_draft_counts() == DraftCounts(), "two of four are not most"
+    one.close(SequenceId(2))
+    one.close(SequenceId(1))
+    one.close(SequenceId(3))
     assert {token.token_id for token in tokens_of(one, 20)} == {7}
     assert one.take_draft_counts().num_accepted > 0
 
@@ -383,9 +461,12 @@ class Likeliest:
 
     following: dict[int, dict[int, float]]
 
-    def make(self, batch: DecodeBatch) -> list[int]:
-        shares = self.following.get(batch.pending(), {})
+    def expect(self, ids: Sequence[int], *, room: int) -> bool:
+        return True
+
+    def make(self, ids: Sequence[int], pending: int) -> list[int]:
+        shares = self.following.get(pending, {})
         return sorted(shares, key=lambda token_id: -shares[token_id])[:1]
 
-    def note(self, num_accepted: int, *, length: int) -> None:
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
         pass
