@@ -32,8 +32,7 @@ from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.base import create_causal_mask
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import KVCache, create_attention_mask
 
 from semanticd.domain.decode_groups import capacity_for
 
@@ -92,9 +91,8 @@ class SlottedKVCache:
     ) -> Any:
         """Return what `mx.fast.scaled_dot_product_attention` takes as a mask for N new tokens of each row."""
         if self._is_even:
-            if return_array or window_size is not None:
-                return create_causal_mask(N, offset=self.lengths[0], window_size=window_size)
-            return "causal" if N > 1 else None
+            # As of one row: models ask for an array and count on None for a single token.
+            return create_attention_mask(N, self.lengths[0], return_array, window_size)
         positions = _offsets(tuple(self.lengths))[:, None, None, None] + mx.arange(N)[:, None]
         indices = mx.arange(self.size() + N)
         mask = indices <= positions

@@ -40,6 +40,7 @@ def batch_of(*lengths: int) -> SlottedKVCache:
 
 def test_a_single_row_needs_no_mask_to_decode_and_only_order_to_prefill() -> None:
     assert row(5).make_mask(1) is None
+    assert row(5).make_mask(1, return_array=True) is None, "deepseek_v32 takes along its mask's axes"
     assert row(5).make_mask(3) == "causal"
 
 
