@@ -149,6 +149,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "bos_token_id": _TEXT_VOCAB - 3,
         "eos_token_id": _TEXT_VOCAB - 1,
     },
+    "deepseek_v2": {
+        **_COMMON,
+        **_EXPERTS,
+        **_LATENT,
+        "topk_method": "greedy",
+        "scoring_func": "softmax",
+        "first_k_dense_replace": 1,
+        # As in Lite's own config, for a context that is 16 times the original one.
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 16,
+            "original_max_position_embeddings": 4096,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+            "beta_fast": 32,
+            "beta_slow": 1,
+        },
+    },
     "glm4_moe_lite": {**_COMMON, **_EXPERTS, **_LATENT, "first_k_dense_replace": 1},
     "deepseek_v32": {
         **_COMMON,

@@ -117,6 +117,15 @@ class HistoryStates(RuleBasedStateMachine):
         self.damaged = False
 
     @rule()
+    def lose_index(self) -> None:
+        """Start without the index of blocks, which is made anew while turns are asked: that costs no token."""
+        self.stop()
+        for path in (self.home / "caches").glob("index.sqlite*"):
+            path.unlink()
+        self.start()
+        self.damaged = False
+
+    @rule()
     def evict(self) -> None:
         self.rig.idle()
         self.rig.on_engine(lambda: self.rig.tables.evict_agent(AGENT))

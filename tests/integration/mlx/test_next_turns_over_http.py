@@ -143,12 +143,15 @@ async def test_after_eviction_and_after_a_fork_the_next_turn_is_warm(model: Path
         await daemon.written()
         assert (await daemon.client.post("/v1/agents/a/evict", {})).status == 200
         second = await ask(daemon, SYSTEM, FIRST, ANSWER, SECOND)
-        assert (await daemon.client.post("/v1/agents/a/fork", {"new_id": "fork"})).status in (200, 201)
+        made = await daemon.client.post("/v1/agents/a/fork", {"id": "fork"})
+        assert (made.status, made.json["id"]) == (201, "fork")
         forked = await ask(daemon, SYSTEM, FIRST, ANSWER, OTHER, agent="fork")
         original = await ask(daemon, SYSTEM, FIRST, ANSWER, SECOND, ANSWER, THIRD)
     assert second.cached >= first.prompt - OPENING - CLOSE
     assert forked.computed <= len(OTHER["content"].encode()) + OPENING + CLOSE
     assert original.cached >= second.prompt - OPENING - CLOSE
+    for warm, *turn in ((second, ANSWER, SECOND), (forked, ANSWER, OTHER)):
+        assert warm.text == (await cold(model, tmp_path / turn[1]["content"][:8], SYSTEM, FIRST, *turn)).text
 
 
 async def test_system_text_after_the_first_user_message_is_no_part_of_the_head(
