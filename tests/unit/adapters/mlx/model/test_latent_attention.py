@@ -159,7 +159,8 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, length: int, form
         return attention(x, mask, cache)
 
     whole = attend()
-    monkeypatch.setattr(latent_attention, "PART_BYTES", 1 << 18)
+    for part in ("PART_BYTES", "CPU_PART_BYTES"):
+        monkeypatch.setattr(latent_attention, part, 1 << 18)
     assert furthest(attend(), whole) < 1e-5
 
 
