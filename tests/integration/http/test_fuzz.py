@@ -392,6 +392,28 @@ def is_failure(answer: Answer) -> bool:
     return answer.status >= 500 and b'"model_error"' not in answer.content
 
 
+FRAMING = {"content-length", "transfer-encoding", "expect", "upgrade"}
+"""Headers that a client's own library sees to."""
+
+
+def random_request(number: int) -> tuple[str, dict[str, str], bytes]:
+    """Return path, headers and body of one POST of a mixture of all kinds: bodies, paths, headers, schemas."""
+    rng = random.Random(f"door {number}")
+    url, body = rng.choice(list(GOOD.items()))
+    headers = {"content-type": "application/json"}
+    raw = random_body(rng, body)
+    if number % 4 == 1:
+        url = random_path(rng, url)
+    elif number % 4 == 2:
+        name = rng.choice([name for name in HEADER_NAMES if name not in FRAMING])
+        headers[name] = random_header(rng, name)
+    elif number % 20 == 3:
+        url = "/v1/chat/completions"
+        form = {"type": "json_schema", "json_schema": {"name": "f", "schema": random_schema(rng)}}
+        raw = json.dumps({**GOOD[url], "max_tokens": 8, "response_format": form}).encode()
+    return url, headers, raw
+
+
 @pytest.mark.parametrize("part", range(SLICES))
 async def test_no_path_makes_the_server_fail(part: int, tmp_path: Path, model: Path) -> None:
     known = templates(make_app()[0])
