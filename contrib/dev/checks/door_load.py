@@ -36,7 +36,6 @@ import psutil
 
 from semanticd.control.client import ControlClient
 from tests.fakes.daemon_process import DaemonProcess
-from tests.fakes.tiny_folder import write_tiny_model
 
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
 STREAM_BODY = {
@@ -44,7 +43,8 @@ STREAM_BODY = {
     "stream": True,
     "max_tokens": 2000,
     "messages": [{"role": "user", "content": "hi"}],
-    "logit_bias": {"0": -100, "2": -100},
+    # The tokens that end an answer of `write_short_model`.
+    "logit_bias": {str(token): -100 for token in range(256, 512)},
 }
 TROUBLE = {
     "nothing": b"",
@@ -228,9 +228,13 @@ def main() -> None:
         "--requests", type=int, default=200, help="requests of the well-behaved client per measurement"
     )
     options = parser.parse_args()
+    from tests.integration.http.test_fuzz import (
+        write_short_model,  # imports MLX, which --help must not wait for
+    )
+
     with tempfile.TemporaryDirectory(prefix="smt-") as name:
         home = Path(name)
-        model = write_tiny_model(home / "tiny")
+        model = write_short_model(home / "tiny")
         daemon = DaemonProcess(
             home, models_dir=home, SEMANTIC_MLX_MODEL_ID=str(model), SEMANTIC_MLX_CACHE_BUDGET_MB="64"
         )

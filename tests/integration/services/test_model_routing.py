@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,26 @@ async def test_a_profile_loads_its_model_where_requests_may() -> None:
         rig.source.profiles["of-two"] = ModelProfile("of-two", "two", ModelDefaults(max_tokens=3))
         found = await rig.say("hello", model="of-two", sampling=SamplingParams.of(temperature=0.0))
         assert (found.model, found.usage.completion_tokens) == ("two", 3)
+
+
+async def test_files_are_looked_at_outside_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ServiceRig(load_on_demand=True) as rig:
+        looked: list[tuple[str, bool]] = []
+        here = threading.current_thread()
+        for name in ("find", "pull", "installed", "remove"):
+            method = getattr(rig.source, name)
+
+            def noted(*given: Any, _name: str = name, _method: Any = method, **more: Any) -> Any:
+                looked.append((_name, threading.current_thread() is here))
+                return _method(*given, **more)
+
+            monkeypatch.setattr(rig.source, name, noted)
+        await rig.models.list()
+        await rig.models.load("two")
+        assert (await rig.say("hello", model="three")).model == "three"
+        await rig.models.swap("three")
+        await rig.models.pull("four")
+        await rig.models.info("four")
+        await rig.models.remove("four")
+        assert {name for name, _ in looked} == {"find", "pull", "installed", "remove"}
+        assert [name for name, is_here in looked if is_here] == []
