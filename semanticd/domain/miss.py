@@ -27,7 +27,7 @@ _TEMPLATE_TOKENS = 48
 _MARKER_TOKENS = 12
 """Tokens that a marker of thinking takes at most."""
 _THOUGHT = re.compile(
-    r"(?:<think(?:ing)?>|<\|channel\|>analysis<\|message\|>|\[THINK\]|<seed:think>|<\|START_THINKING\|>)\s*\w"
+    r"(?:<think(?:ing)?>|<\|channel\|>analysis<\|message\|>|\[THINK\]|<seed:think>|<\|START_THINKING\|>)\s*[^\s<]"
 )
 
 
@@ -72,8 +72,10 @@ def explain_miss(
     cuts_short = num_known > num_matched
     gone: MissCause = "gone_before_start" if is_from_before else "evicted"
     lost: MissCause = _LOST[lost_file] if lost_file else "no_snapshot" if cuts_short else gone
-    if cuts_short and shared - num_matched <= MIN_DISTANCE:
-        # As close as snapshots lie: what made the prompt part from the earlier one is what matters.
+    is_near = 0 <= shared - num_matched <= min(MIN_DISTANCE, block_tokens)
+    if is_near or (cuts_short and shared - num_matched <= MIN_DISTANCE):
+        # As close as snapshots lie, and less than anybody would look for: what made the prompt part from the earlier
+        # one is what matters.
         num_matched = shared
     if num_matched > shared:
         # Another conversation's beginning was found, longer than what this one shares with its own last prompt.

@@ -7,6 +7,7 @@ may also be a path from which nothing was loaded yet; files are looked at for it
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -126,8 +127,8 @@ class ModelNames:
 
     def namesake(self, loaded: LoadedModel, name: str, entry: ModelEntry) -> ConflictError:
         """Return what is wrong with loading a model beside another one of the same id."""
-        unload = f"first (`semanticd models unload {loaded.model_id}`)"
-        swap = f"`semanticd models swap {name}`"
+        unload = f"first (`semanticd models unload {shlex.quote(loaded.model_id)}`)"
+        swap = f"`semanticd models swap {shlex.quote(name)}`"
         if self.is_source(loaded.model_id, entry.source):
             return ConflictError(
                 f"model {loaded.model_id} is loaded, from files that were replaced since; unload it {unload}, "
@@ -147,7 +148,7 @@ class ModelNames:
             return f"model {name[:80]!r} is not loaded"
         return (
             f"model {name!r} is not loaded; {there.model_id} is, from {there.entry.source}: unload it by that name "
-            f"(`semanticd models unload {there.model_id}`)"
+            f"(`semanticd models unload {shlex.quote(there.model_id)}`)"
         )
 
 

@@ -259,8 +259,9 @@ class ModelsService:
             name = one.entry.source if is_path(one.entry.source) else one.model_id
             self._names.note_files(one, again=True)
             there = await self._names.look(name)
-            if there is None or there.fingerprint != one.fingerprint:
-                # Blocks of the one that left must not be taken for those of what lies there now.
+            if there is None or there.content != one.content:
+                # Blocks of the one that left must not be taken for those of what lies there now; and what lies there
+                # is what just failed.
                 raise ModelLoadError(
                     f"{error.message}; {one.model_id} is not loaded any more, and its files in {one.path} were "
                     "replaced since it was"

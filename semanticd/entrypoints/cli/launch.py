@@ -66,7 +66,7 @@ def find_service(model: str | None) -> Service:
     if chosen not in loaded:
         raise ModelNotFoundError(
             f"model {chosen!r} is not loaded; loaded: {', '.join(sorted(loaded))}. "
-            f"Load it with `semanticd models load {chosen}`"
+            f"Load it with `semanticd models load {shlex.quote(chosen)}`"
         )
     address = status.address
     if not is_on_this_machine(address):

@@ -337,6 +337,44 @@ async def test_a_swap_to_a_model_whose_files_were_replaced_loads_the_new_ones(
         assert (await rig.say("hello")).model == "mine"
 
 
+async def test_where_only_settings_are_broken_it_is_said_what_is_not_loaded_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ServiceRig() as rig:
+        find = rig.source.find
+
+        def changed(name: str) -> InstalledModel | None:
+            found = find(name)
+            return found and replace(found, settings_digest="ee" * 32)
+
+        monkeypatch.setattr(rig.source, "find", changed)
+        rig.loader.failures["one"] = ModelLoadError("a file is broken")
+        with pytest.raises(
+            ModelLoadError, match="a file is broken; one is not loaded any more, and its files"
+        ):
+            await rig.models.swap("one")
+
+
+async def test_commands_in_a_refusal_can_be_pasted_whatever_the_model_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ServiceRig() as rig:
+        name = "/v1/my model"
+        rig.source.folders[name] = ModelEntry("my model", name)
+        await rig.models.load(name)
+        find = rig.source.find
+
+        def replaced(path: str) -> InstalledModel | None:
+            found = find(path)
+            return found and replace(found, fingerprint=ModelFingerprint("ee" * 32))
+
+        monkeypatch.setattr(rig.source, "find", replaced)
+        with pytest.raises(ConflictError) as refused:
+            await rig.models.load(name)
+        assert "unload 'my model'`" in refused.value.message
+        assert f"swap '{name}'`" in refused.value.message
+
+
 async def test_a_broken_models_long_reason_is_still_the_callers_mistake() -> None:
     async with ServiceRig() as rig:
         rig.loader.failures["two"] = BrokenModelError("a file is broken\nat length")

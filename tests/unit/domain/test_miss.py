@@ -130,6 +130,32 @@ def test_thinking_that_a_template_leaves_out_is_a_cause_of_its_own(previous: str
     assert (miss.position, miss.cause) == (shared, "thinking_dropped")
 
 
+@pytest.mark.parametrize("thought", ["**Plan** first", "(hm)", "1. look", "\u201cwell"])
+def test_a_thought_that_begins_with_a_sign_is_one(thought: str) -> None:
+    previous, prompt = f"sys bot: <think>{thought}</think>a", "sys bot: <think></think>a user: more"
+    shared = next(i for i, (a, b) in enumerate(zip(prompt, previous, strict=False)) if a != b)
+    miss = explain(prompt, previous, matched=shared, system_tokens=4)
+    assert miss is not None
+    assert miss.cause == "thinking_dropped"
+
+
+def test_a_few_tokens_at_the_end_of_what_was_known_are_no_loss() -> None:
+    history = "one two three four five six seven eight nine ten"
+
+    def cause(matched: int) -> str | None:
+        miss = explain_miss(
+            ids(history + " and on"),
+            previous_ids=ids(history),
+            num_matched=matched,
+            block_tokens=16,
+            decode=text_of,
+        )
+        return miss and miss.cause
+
+    assert cause(len(history) - 16) is None
+    assert cause(len(history) - 17) == "evicted"
+
+
 def test_thinking_that_was_edited_is_the_histories() -> None:
     miss = explain("sys bot: <think>no</think>a", "sys bot: <think>hm</think>a", matched=16, system_tokens=4)
     assert miss is not None
