@@ -559,9 +559,13 @@ class BlockPoolBatchEngine:
     def _left_early(self, running: RunningSequence) -> Callable[[], bool]:
         """Return what says whether a chunk is to be left in the middle.
 
-        Where a layer cannot be cut never: what was computed since the last snapshot would be lost with it.
+        Never where more than the chunk would be lost with it: what earlier chunks computed and no block holds yet, or,
+        where a layer cannot be cut, what was computed since the last snapshot. A client that gives up early and asks
+        again would never come any further.
         """
-        if not running.spec.cuts_anywhere:
+        sequence = running.sequence
+        held = max(sequence.num_published, running.match.num_tokens)
+        if not running.spec.cuts_anywhere or sequence.num_cached > held:
             return lambda: False
         return partial(self._queue.is_cancelled, running.submission.request_id)
 

@@ -61,6 +61,20 @@ def test_a_prefill_that_is_cancelled_keeps_what_it_computed(has_state: bool) -> 
         assert retry.cache.cached_tokens >= 0.95 * computed
 
 
+def test_a_client_that_gives_up_before_a_block_is_full_comes_further_each_time() -> None:
+    ids, limits = prompt(1000), SchedulerLimits(prefill_chunk=16)
+    with EngineRig(runner=HashRunner(block_tokens=256), limits=limits) as rig:
+        for attempt in range(4):
+            stop_at(rig, "prefill", 2, lambda: rig.engine.cancel(RequestId("leaving")))
+            before = rig.runner.num_prefilled
+            ask = rig.ask(ids, request_id="leaving")
+            assert isinstance(ask.error(), CancelledByCallerError)
+            assert rig.runner.num_prefilled - before == 3 * 16, attempt
+        answer = rig.ask(ids).answer()
+        assert answer.cache.cached_tokens == 4 * 3 * 16
+        assert answer.text == truth(ids)
+
+
 @pytest.mark.parametrize("has_state", [False, True])
 @pytest.mark.parametrize("step", [0, 1, 7])
 def test_an_answer_that_is_cancelled_keeps_what_it_computed(step: int, has_state: bool) -> None:
