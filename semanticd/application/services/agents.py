@@ -48,6 +48,7 @@ from semanticd.domain.errors import (
     AgentNotFoundError,
     CacheError,
     ConflictError,
+    DrainingError,
     InvalidRequestError,
 )
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
@@ -80,6 +81,8 @@ class AgentsService:
         self._clock = clock
         self._exporter = exporter
         self._responses = responses
+        self.cancelled_within_s = 10.0
+        """How many seconds a call waits at most for requests that are cancelled to leave the engine."""
         self.saved_within_s = 5.0
         """How many seconds a change of an agent waits for the disk at most before it is answered."""
         self._waits = observations.waits
@@ -268,7 +271,7 @@ class AgentsService:
         """Forget its last `turns` turns; its remaining conversation stays cached."""
         if turns < 1:
             raise InvalidRequestError(f"turns must be at least 1, not {turns}", param="turns")
-        self._not_active(agent_id)
+        await self._until_inactive(agent_id)
         await self._find_files(await self.agent(agent_id))
         before = await asyncio.to_thread(self._agents.own_blocks, AgentId(agent_id))
         agent = await asyncio.to_thread(self._rewind, AgentId(agent_id), turns)
@@ -351,7 +354,7 @@ class AgentsService:
 
         What is listed can be deleted, also where its record cannot be read.
         """
-        self._not_active(agent_id)
+        await self._until_inactive(agent_id)
         await self.require(agent_id)
         known = AgentId(agent_id)
         names = await asyncio.to_thread(self._agents.own_blocks, known)
@@ -380,13 +383,32 @@ class AgentsService:
         if requests:
             raise AgentBusyError(agent_id, requests[0])
 
+    async def _until_inactive(self, agent_id: str) -> None:
+        """Raise `AgentBusyError` while it answers a request that is not cancelled; one that is ends with its step."""
+        if self._is_active(agent_id):
+            await self._cancels_taken()
+        self._not_active(agent_id)
+
+    async def _cancels_taken(self) -> None:
+        """Wait, within a bound, until the engine has ended what was cancelled before this call."""
+        # The engine takes what it is told in order, between two steps.
+        with contextlib.suppress(DrainingError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._on_engine(lambda: None), self.cancelled_within_s)
+
     async def cancel(self, agent_id: str) -> CancelledAgent:
-        """Cancel the requests that it answers, or that wait for it; raises `AgentNotFoundError`."""
+        """Cancel the requests that it answers, or that wait for it, and wait until they have ended (10 s at most).
+
+        Raises `AgentNotFoundError`.
+        """
         requests = self._requests_of(agent_id)
         if not requests:
             await self.require(agent_id)
+            await self._cancels_taken()  # one may have been sent that the engine has not taken in
+            requests = self._requests_of(agent_id)
         for request_id in requests:
             self._engine.cancel(request_id)
+        if requests:
+            await self._cancels_taken()
         return CancelledAgent(AgentId(agent_id), requests)
 
     async def expire(self) -> int:

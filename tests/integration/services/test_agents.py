@@ -224,6 +224,58 @@ async def test_the_refusal_of_a_busy_agent_says_how_to_cancel_it_and_that_works(
             await rig.agents.cancel("nobody")
 
 
+@pytest.mark.parametrize("change", ["delete", "rewind"])
+@pytest.mark.parametrize("by", ["agent", "request", "client"])
+async def test_requests_that_are_cancelled_keep_no_call_from_their_agent(change: str, by: str) -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello", agent="a")
+        stream = await rig.begin("hello again", agent="a")
+        cancels = {
+            "agent": lambda: rig.agents.cancel("a"),
+            "request": lambda: rig.requests.cancel(str(stream.request_id)),
+            "client": stream.aclose,
+        }
+        with rig.engine_rig.held():
+            # The engine is in a step while the cancel comes, and the next call right behind it.
+            cancelling = asyncio.ensure_future(cancels[by]())
+            await asyncio.sleep(0)
+            changing = asyncio.create_task(getattr(rig.agents, change)("a"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not changing.done()
+        await changing
+        await cancelling
+        await stream.aclose()
+
+
+async def test_a_cancel_is_answered_when_its_requests_are_over() -> None:
+    async with ServiceRig() as rig:
+        stream = await rig.begin("hello", agent="a")
+        with rig.engine_rig.held():
+            cancelling = asyncio.create_task(rig.agents.cancel("a"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not cancelling.done()
+        assert (await cancelling).requests == (stream.request_id,)
+        assert not rig.engine.running()
+        await stream.aclose()
+
+
+async def test_a_request_that_the_engine_has_not_taken_yet_is_cancelled_too() -> None:
+    async with ServiceRig() as rig:
+        await rig.say("hello", agent="a")
+        with rig.engine_rig.held():
+            stream = await rig.open("hello again", agent="a", sampling=LONG)
+            assert not rig.engine.running()
+            cancelling = asyncio.create_task(rig.agents.cancel("a"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert (await cancelling).requests == (stream.request_id,)
+        with pytest.raises(CancelledByCallerError):
+            await stream.result()
+        await stream.aclose()
+
+
 async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> None:
     async with ServiceRig() as rig:
         await rig.say("hello", agent="a")
