@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import sys
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -189,3 +192,33 @@ async def test_a_body_of_too_many_values_is_refused_unread(
     text = error if shape == "ollama" else error["message"]
     assert f"more than {LIMITS.json_values} JSON values" in text
     assert (answer.json.get("type") == "error") == (shape == "anthropic")
+
+
+FILLER = b'{"model":"tiny","filler":"' + b"x" * 2_000_000 + b'"'
+REFUSED = {
+    "too many values": FILLER + b',"x":[' + b"1," * LIMITS.json_values + b"1]}",
+    "cut off": FILLER,
+    "a key twice": FILLER + b',"model":"tiny"}',
+    "a wrong type": FILLER + b',"messages":5}',
+    "invalid UTF-8": FILLER + b',"x":"\xff"}',
+    "nested": FILLER + b',"x":' + b"[" * 70 + b"]" * 70 + b"}",
+}
+
+
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+async def test_nothing_of_a_refused_body_waits_for_the_next_search_for_cycles(url: str) -> None:
+    client = AsgiClient(make_app()[0])
+    await client.post(url, b"{}")
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for name, raw in REFUSED.items():
+            before, _ = tracemalloc.get_traced_memory()
+            assert (await client.post(url, raw)).status == 400, name
+            await asyncio.sleep(0.01)  # what the loop itself holds of its last step
+            after, _ = tracemalloc.get_traced_memory()
+            assert after - before < len(raw) // 2, name
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -90,6 +90,10 @@ class RequestContextWrapper:
             self._running.discard(exchange.request_id)
             await exchange.at_end.aclose()
             self._note(exchange, answer, scope, seconds=self._services.monotonic() - begun)
+            if exchange.error is not None:
+                # Its frames hold the body and this exchange, which holds it: all stays until cycles are looked for.
+                exchange.error.__traceback__ = exchange.error.__context__ = None
+                exchange.error = None
 
     def _note(self, exchange: RequestContext, answer: _Answer, scope: Scope, *, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
