@@ -70,6 +70,7 @@ class Dashboard(App[None]):
         "doctor": DoctorScreen,
     }
     DEFAULT_MODE = "dashboard"
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-high")]  # noqa: RUF012 (as Textual has it)
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(str(at + 1), f"switch_mode('{name}')", name.title(), show=False)

@@ -13,8 +13,8 @@ from semanticd.control.results import PeerFacts
 def peers_line(peers: Sequence[PeerFacts]) -> tuple[str, str]:
     """Return how many peers are ready and what they brought, and for the right how many are not; not of none."""
     resting = sum(peer.state == "resting" for peer in peers)
-    brought = f"{sum(peer.num_blocks for peer in peers):,} blocks, {size(sum(peer.num_bytes for peer in peers))} read"
-    return f"{len(peers) - resting} of {len(peers)}, {brought}", f"{resting} resting" if resting else ""
+    brought = size(sum(peer.num_bytes for peer in peers))
+    return f"{len(peers) - resting} of {len(peers)} ready, {brought}", f"{resting} resting" if resting else ""
 
 
 def peers_text(peers: Sequence[PeerFacts], width: int) -> Content:

@@ -12,7 +12,7 @@ from semantic_tui.connection import Connection
 from semantic_tui.history import SAMPLES_KEPT
 from semantic_tui.more_agents import PAGE, AgentSearch
 from semantic_tui.state import WatchState
-from semanticd.control.errors import ControlError
+from semanticd.control.errors import CommandFailedError, ControlError
 from semanticd.control.results import AgentRow, read_all
 from semanticd.control.terminal_text import safe_values
 
@@ -20,6 +20,7 @@ INTERVAL_S = 1.0
 SEARCH_INTERVAL_S = 0.3
 FOUND_INTERVAL_S = 5.0
 """Agents that were found are looked up again when others came or went, and this rarely."""
+NOT_FOUND = "agent_not_found"
 _BLOCK_COUNTS = ("num_hot_blocks", "num_shared_blocks", "num_warm_blocks", "pinned_bytes", "dirty_bytes")
 _AGENT_FACTS = ("num_turns", "state", "num_hot_blocks", "pinned", "num_shared_with", "num_tokens")
 
@@ -53,10 +54,11 @@ class Polling:
             if self._is_search_due():
                 polls.append(self.search)
         elif screen == "agent" and agent is not None:
-            row = self._state.agent(agent)
-            if row and self._changed(f"agent {agent}", tuple(getattr(row, key) for key in _AGENT_FACTS)):
+            row, running = self._state.agent(agent), self._state.requests_of(agent)
+            # One that is listed no longer was deleted, or is not among those used last.
+            facts = row and tuple(getattr(row, key) for key in _AGENT_FACTS)
+            if (row or not running) and self._changed(f"agent {agent}", facts or "not listed"):
                 polls.append(lambda: self.agent(agent))
-            running = self._state.requests_of(agent)
             if running and running[-1].id not in self._state.prompts and self._has_prompts:
                 polls.append(lambda: self.prompt(running[-1].id))
         if self._changed("history", self._state.status.uptime_s):
@@ -134,7 +136,12 @@ class Polling:
 
     async def agent(self, agent: str) -> None:
         """Fetch an agent's facts, turns and messages; raises `ControlError` when there is no such agent."""
-        facts = await self._connection.call("agents.show", agent=agent)
+        try:
+            facts = await self._connection.call("agents.show", agent=agent)
+        except CommandFailedError as error:
+            if error.code == NOT_FOUND and not self._state.requests_of(agent):
+                self._state.forget(agent)
+            raise
         try:
             messages = (await self._connection.call("agents.messages", agent=agent)).get("messages")
         except ControlError as error:

@@ -291,6 +291,12 @@ class WatchState:
         while len(self.prompts) > MAX_PROMPTS:
             self.prompts.popitem(last=False)
 
+    def forget(self, agent: str) -> None:
+        """Drop what is kept of an agent that the daemon has no longer: what is deleted is not shown."""
+        self.details.pop(agent, None)
+        self.streams.pop(agent, None)
+        self.more.drop(agent)
+
     def turns(self, agent: str) -> tuple[TurnRow, ...]:
         """Return the agent's turns as far as they were fetched, oldest first."""
         details = self.details.get(agent)

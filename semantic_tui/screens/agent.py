@@ -19,7 +19,7 @@ from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import AgentActionsScreen
 from semantic_tui.state import AgentDetails, WatchState
 from semantic_tui.transcript import entries
-from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.rows_table import RowsTable, fitted
 from semantic_tui.widgets.shown_text import ShownText
 from semantic_tui.widgets.transcript_view import TranscriptView
 from semanticd.control.results import TurnRow
@@ -28,6 +28,8 @@ MAX_TILES = 6
 _MIN_TILE_COLUMNS = 38
 _TILE_CHARS = 4000
 _SHORT_SCREEN = 30
+_GONE = "This agent is gone: it was deleted. - closes its tile."
+_SHOWN_GONE = ("", -1)
 
 
 class Tile(VerticalScroll):
@@ -59,7 +61,13 @@ class Tile(VerticalScroll):
     def show(self, state: WatchState) -> None:
         """Show the stream's end, if it moved, and what the agent does; without a stream, its last answer."""
         stream = state.streams.get(self.agent)
-        text = agent_state(state.agent(self.agent), state.requests_of(self.agent))[0]
+        row = state.agent(self.agent)
+        if row is None and self.agent in state.details:
+            # It is not among those used last, which are listed.
+            row = state.details[self.agent].facts
+        requests = state.requests_of(self.agent)
+        is_gone = self._shown is not None and row is None and not requests and stream is None
+        text = "gone" if is_gone else agent_state(row, requests)[0]
         if stream is not None:
             text += f", {stream.num_tokens} tokens"
         text += "" if self._follows else ", paused (end follows)"
@@ -71,6 +79,11 @@ class Tile(VerticalScroll):
             answers = [entry.text for entry in entries(state, self.agent) if entry.role == "assistant"]
             mark, said = ("", len(answers)), answers[-1][-_TILE_CHARS:] if answers else ""
         texts = self.query(Static)
+        if is_gone and texts:
+            if self._shown != _SHOWN_GONE:
+                texts.first().update(Content.styled(_GONE, "$muted"))
+                self._shown = _SHOWN_GONE
+            return
         if mark == self._shown or not said or not texts:
             if self._follows and self.scroll_y < self.max_scroll_y:
                 # What was the end when the text came is not after other parts took or left their place.
@@ -178,7 +191,8 @@ class AgentScreen(AgentActionsScreen):
             table, columns = self.query_one("#turns", RowsTable), turn_columns(width)
             table.name_columns(columns)
             table.show_rows([turn_row(at, turn, columns) for at, turn in enumerate(turns, 1)][::-1])
-            table.entitle(f"Turns of {agent} ({len(turns)})", "enter shows the difference")
+            name = fitted(agent, max(8, width - 50))
+            table.entitle(f"Turns of {name} ({len(turns)})", "enter shows the difference")
             self._show_why()
         elif tab == "transcript-pane":
             self.query_one(TranscriptView).show_entries(entries(state, agent))

@@ -96,6 +96,12 @@ class RowsTable(DataTable[KeyedText]):
         """Make the columns."""
         self._make_columns()
 
+    def on_resize(self) -> None:
+        """Draw all lines anew: Textual keeps some as they were where a scrollbar comes or goes with the size."""
+        self._lines.clear()
+        self._clear_caches()
+        self.refresh()
+
     def _make_columns(self) -> None:
         self._column_keys = [
             self.add_column(

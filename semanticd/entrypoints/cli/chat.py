@@ -110,8 +110,11 @@ class Conversation:
             printing = asyncio.create_task(_print_tokens(tokens, printed))
             try:
                 said = await self._answer(client, text)
-            except (asyncio.CancelledError, ControlError):
+            except asyncio.CancelledError:
                 printed.end()
+                raise
+            except ControlError:
+                printed.break_off()
                 raise
             finally:
                 printing.cancel()
@@ -136,10 +139,15 @@ class Conversation:
 
     def _stop(self) -> None:
         """Cancel the answer; what was computed of it stays cached."""
-        for row in read_all(RequestRow, ask("requests.list")["requests"]):
-            if row.agent == self._agent:
-                ask("requests.cancel", request=row.id)
-        narrate("\nstopped")
+        try:
+            for row in read_all(RequestRow, ask("requests.list")["requests"]):
+                if row.agent == self._agent:
+                    ask("requests.cancel", request=row.id)
+        except ControlError as error:
+            # Whoever wants to stop an answer does not want to leave the chat.
+            narrate(f"\nsemanticd: {error}")
+        else:
+            narrate("\nstopped")
 
     def _command(self, line: str) -> bool:
         """Do what a line with a slash says; returns whether to go on."""
@@ -237,6 +245,12 @@ class PrintedAnswer:
         """Print what was held back: nothing follows that could show what it is."""
         if self._markdown is not None:
             _print_all(self._markdown.end())
+
+    def break_off(self) -> None:
+        """Print what was held back, and begin a new line for what is said of it."""
+        self.end()
+        if self._text and not self._text.endswith("\n"):
+            print_piece("\n")
 
 
 def _print_all(pieces: Sequence[Piece]) -> None:

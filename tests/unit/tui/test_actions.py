@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from semantic_tui.app import Dashboard
 from semantic_tui.screens.agent import Tile
 from semantic_tui.screens.dialogs import ConfirmDialog, WordDialog
+from semantic_tui.transcript import entries
 from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.top_line import complaint
 from tests.fakes import control_script
@@ -166,3 +168,48 @@ async def test_typing_a_filter_leaves_the_agents_that_match(socket_path: Path, u
         await until(pilot, lambda: app.screen.query_one(RowsTable).row_count == 1)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen.query_one(RowsTable).row_count == 8)
+
+
+async def test_an_agent_that_is_deleted_while_it_is_open_is_shown_as_gone(
+    socket_path: Path, until: Until
+) -> None:
+    """Whoever deleted it: what is deleted is not shown, neither its stream nor its conversation."""
+    async with dashboard(socket_path, until) as (app, daemon, pilot):
+        app.open_agent("planner")
+        await daemon.publish(
+            "tokens", {"agent": "planner", "request": "req-1", "text": "a secret", "num_tokens": 2}
+        )
+        await until(pilot, lambda: "planner" in app.state.details and bool(app.screen.query(Tile)))
+        await until(pilot, lambda: "a secret" in str(app.screen.query_one(Tile).query_one(Static).render()))
+        daemon.failures["agents.show"] = ("agent_not_found", "no agent has the id 'planner'")
+        await daemon.publish("requests", {"requests": []})
+        rows = [row for row in control_script.agents() if row["id"] != "planner"]
+        await daemon.publish("agents", {"agents": rows, "num_agents": len(rows)})
+
+        async def goes_on() -> None:
+            # As a daemon's states do: a question so soon after the one before waits for the next.
+            while True:
+                await daemon.publish("status", control_script.status())
+                await asyncio.sleep(0.2)
+
+        states = asyncio.create_task(goes_on())
+        await until(pilot, lambda: "gone" in str(app.screen.query_one(Tile).border_subtitle))
+        states.cancel()
+        await until(
+            pilot, lambda: "was deleted" in str(app.screen.query_one(Tile).query_one(Static).render())
+        )
+        assert entries(app.state, "planner") == []
+
+
+async def test_what_is_asked_can_be_read_in_a_terminal_of_five_lines(socket_path: Path, until: Until) -> None:
+    async with dashboard(socket_path, until) as (app, _, pilot):
+        await pilot.resize_terminal(30, 5)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmDialog) and app.screen.query("Label"))
+        dialog = app.screen
+        heading = dialog.query_one("Label")
+        dialog.query_one(".dialog").scroll_home(animate=False)
+        await until(pilot, lambda: heading.region.height > 0 and 0 <= heading.region.y < 5)
+        await pilot.resize_terminal(120, 40)
+        await pilot.press("n")
+        await until(pilot, lambda: app.screen is not dialog)

@@ -90,7 +90,7 @@ async def drawn(pilot: Pilot[Any]) -> None:
 
     `Pilot.pause` waits in each round until the process is idle, which takes long where others are not.
     """
-    before: list[str] = []
+    before = ""
     for _ in range(50):
         app = pilot.app
         for screen in app.screen_stack:
@@ -103,7 +103,8 @@ async def drawn(pilot: Pilot[Any]) -> None:
         round_ends = asyncio.Event()
         app.screen.call_after_refresh(round_ends.set)
         await round_ends.wait()
-        now = text_of(app)
+        # With its colours: what has the focus is coloured a moment after it was drawn.
+        now = colours_of(app)
         at_rest = not app.screen._layout_required  # noqa: SLF001 (Textual has no public way)
         if now == before and at_rest:
             return

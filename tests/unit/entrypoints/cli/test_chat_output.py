@@ -50,6 +50,16 @@ def test_elsewhere_the_text_is_as_the_model_wrote_it(
     assert capsys.readouterr().out == ANSWER.replace("\x1b", "\\x1b")
 
 
+@pytest.mark.parametrize(("text", "shown"), [("She s", "She s\n"), ("She.\n", "She.\n"), ("", "")])
+def test_an_answer_that_breaks_off_leaves_its_line_to_what_is_said_of_it(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = PrintedAnswer()
+    answer.add(text)
+    answer.break_off()
+    assert capsys.readouterr().out == shown
+
+
 def test_a_messages_parts_are_its_text() -> None:
     parts = [{"type": "text", "text": "see "}, {"type": "tool_call", "name": "look"}, {"type": "image"}]
     row = read(MessageRow, {"role": "assistant", "content": parts})
