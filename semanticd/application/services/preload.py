@@ -16,6 +16,7 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore
+from semanticd.domain.agent import Agent
 from semanticd.domain.ids import BlockHash
 
 _LOOK_AGAIN_S = 0.25
@@ -53,7 +54,9 @@ class Preload:
             self._log.info("agents_preloaded", num_blocks=num_hot)
 
     async def _fill(self) -> int:
-        tables = self._tables()
+        agents = self._served()
+        tables = [agent.block_table for agent in agents]
+        await self._find_files(agents)
         num_hot = 0
         for name in dict.fromkeys(itertools.chain(*tables)):
             while self._engine.num_unanswered:  # noqa: ASYNC110 (the engine's thread sets no events)
@@ -71,11 +74,19 @@ class Preload:
             await asyncio.wrap_future(self._engine.call(partial(self._touch, reversed(tables))))
         return num_hot
 
-    def _tables(self) -> list[tuple[BlockHash, ...]]:
+    def _served(self) -> list[Agent]:
         if not self._share:
             return []
         served = {model.fingerprint for model in self._engine.models.values()}
-        return [agent.block_table for agent in self._agents.recent() if agent.model in served]
+        return [agent for agent in self._agents.recent() if agent.model in served]
+
+    async def _find_files(self, agents: Sequence[Agent]) -> None:
+        """Let the disk's index know the agents' blocks, where it is just made anew."""
+        for agent in agents:
+            found = agent.model and self._store.find_files(agent.block_table, agent.model)
+            if not found:
+                return
+            await asyncio.wrap_future(found)
 
     def _touch(self, tables: Iterable[Sequence[BlockHash]]) -> None:
         for table in tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -18,6 +19,7 @@ from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks import recovery
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.application.engine.file_lookup import FILES_DEADLINE_S
+from semanticd.application.services.preload import Preload
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 from tests.fakes.engine_rig import EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner, continuation
@@ -103,6 +105,25 @@ def test_a_history_is_warm_before_its_files_are_all_looked_through(
         assert warm.stats().bytes_stored >= stored
     with engine(tmp_path / "caches", has_state=has_state) as (rig, warm):
         assert computed(rig, ids, agent="a", has_state=has_state) <= 12
+
+
+async def test_what_is_brought_to_ram_after_a_start_is_found_without_the_index_too(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    gate.set()
+    with engine(tmp_path / "caches", has_state=False) as (rig, _):
+        ids = talk(rig, prompt(180, seed=1), has_state=False)
+    gate.clear()
+    for path in (tmp_path / "caches").glob("index.sqlite*"):
+        path.unlink()
+    with engine(tmp_path / "caches", has_state=False) as (rig, warm):
+        preload = Preload(
+            engine=rig.engine, store=rig.store, agents=rig.agents, warm=warm, share=1.0, log=rig.log
+        )
+        await preload.run()
+        answer = await asyncio.to_thread(rig.ask(ids, agent="a", max_tokens=5).answer)
+    assert answer.cache.restored_warm_tokens == 0
+    assert answer.cache.computed_tokens <= 12 + 1
 
 
 def damage(index: Path) -> None:
