@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mlx_lm.utils import load_model
 
 from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
@@ -14,6 +16,7 @@ from semanticd.application.ports.inference import DecodedToken
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
 from tests.fakes.mlx_rig import prompt_of
+from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.tiny_mlx import BUILDERS, build
 
 SCORED = SamplingParams(temperature=0, logprobs=True)
@@ -21,8 +24,12 @@ SAMPLED = SamplingParams(temperature=0.9, logprobs=True, presence_penalty=0.3)
 LENGTHS = (3, 40, 17, 255, 90, 256, 8, 33)
 
 
-def runner_of(family: str) -> MlxModelRunner:
-    model = build(family)
+def runner_of(family: str, folder: Path | None = None) -> MlxModelRunner:
+    if family in BUILDERS:
+        model = build(family)
+    else:
+        assert folder is not None
+        model, _ = load_model(write_tiny_family(folder / family, family))
     latent_attention.install(model)
     return MlxModelRunner(model, fingerprint=ModelFingerprint("00" * 32), block_tokens=16)
 
@@ -37,9 +44,9 @@ def begin(runner: MlxModelRunner, number: int, length: int) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", sorted(BUILDERS))
-def test_each_row_gets_the_tokens_and_scores_that_it_gets_alone(family: str) -> None:
-    runner = runner_of(family)
+@pytest.mark.parametrize("family", [*sorted(BUILDERS), "deepseek_v32"])
+def test_each_row_gets_the_tokens_and_scores_that_it_gets_alone(family: str, tmp_path: Path) -> None:
+    runner = runner_of(family, tmp_path)
     source = random.Random(7)
     waiting, running = list(range(len(LENGTHS))), list[int]()
     found: dict[int, list[tuple[int, float]]] = {number: [] for number in waiting}
