@@ -43,9 +43,10 @@ def hostile() -> WatchState:
               "miss": {"cause": t, "position": 1, "expected": t, "found": t}} for t in texts]  # fmt: skip
     messages = [{"role": text, "content": text} for text in texts]
     state.take_details("planner", {"turns": turns, "sharing": []}, messages)
-    state.take(
-        "status", {**control_script.status(119), "model": texts[0], "address": texts[1], "state": texts[2]}
-    )
+    peers = [{"address": t, "state": "resting", "num_failures": 1, "last_failure": t} for t in texts]
+    names = {"model": texts[0], "address": texts[1], "state": texts[2]}
+    state.take("status", {**control_script.status(119), **names, "peers": peers})
+    state.take_prompt(texts[0], {"messages": messages})
     return state
 
 
@@ -74,6 +75,18 @@ async def test_every_screen_shows_every_text_without_a_control_character(screen:
         assert not _UNSAFE.search(await shown(pilot))
         for key in keys:
             await pilot.press(key)
+            assert not _UNSAFE.search(await shown(pilot))
+
+
+async def test_the_list_of_peers_shows_every_text_without_a_control_character() -> None:
+    app = Dashboard(state=hostile(), clock=lambda: watch_states.NOW)
+    async with app.run_test(size=(100, 60)) as pilot:
+        await pilot.press("P")
+        assert not _UNSAFE.search(await shown(pilot))
+        dialog = app.screen.query_one(".dialog")
+        assert dialog.max_scroll_y > 200, "all of them are there"
+        for at in range(0, dialog.max_scroll_y, dialog.max_scroll_y // 4):
+            dialog.scroll_to(y=at, animate=False)
             assert not _UNSAFE.search(await shown(pilot))
 
 
