@@ -132,7 +132,7 @@ def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[st
     engine, cache = status.engine, status.cache
     cap, waits = cache.warm_cap_bytes, waits_text(requests)
     return [
-        f"semanticd {status.version or '?'}  {status.state or '?'}  up {status.uptime_s:.0f} s  "
+        f"semanticd {status.version or '?'}  {(status.state or '?').replace('_', ' ')}  up {status.uptime_s:.0f} s  "
         f"{status.address}  model {status.model or '-'}",
         f"engine  {engine.num_running} running, {engine.num_waiting} waiting{f' ({waits})' if waits else ''}, "
         f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s"

@@ -19,7 +19,13 @@ _CONNECTIONS = {
     "refused": "no access",
     "untrusted": "not trusted",
 }
-_STATES = {"ready": "$success", "starting": "$warning", "draining": "$warning", "stopped": "$error"}
+_STATES = {
+    "ready": "$success",
+    "no_model": "$warning",
+    "starting": "$warning",
+    "draining": "$warning",
+    "stopped": "$error",
+}
 
 
 def span(seconds: float) -> str:
@@ -47,7 +53,7 @@ def headline(state: WatchState) -> Content:
     parts: list[tuple[str, str] | str] = [
         ("semanticd", "bold $accent"), (f" {version}", "$muted"), _health(state),
     ]  # fmt: skip
-    if state.heard:
+    if state.heard and status.state != "no_model":
         parts += ["  ", (status.model or "no model", "bold")]
     if status.model_stage != "idle" and state.connected:
         parts.append((f"  {status.model_stage} {100 * status.model_progress:.0f} %", "$warning"))
@@ -68,7 +74,7 @@ def _health(state: WatchState) -> tuple[str, str]:
     if is_failing(state):
         return "  ● failing", "bold $error"
     name = state.status.state or "connected"
-    return f"  ● {name}", _STATES.get(name, "$warning")
+    return f"  ● {name.replace('_', ' ')}", _STATES.get(name, "$warning")
 
 
 class AlarmLine(ShownText):

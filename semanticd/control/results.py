@@ -190,7 +190,7 @@ class PeerFacts:
 
 @dataclass(frozen=True, slots=True)
 class StatusResult:
-    """`status`, and the data of the event `status`. `state`: starting, ready, draining or stopped."""
+    """`status`, and the data of the event `status`. `state`: starting, ready, no_model, draining or stopped."""
 
     version: str = ""
     pid: int = 0

@@ -24,7 +24,6 @@ from semanticd.adapters.tracing import OtelTracer, open_tracer
 from semanticd.application.engine.memory_guard import EngineMemory
 from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.telemetry import EventBus, Log
-from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.lookup import AUTO_DRAFTS
 from semanticd.domain.memory_plan import buffer_cache_bytes, free_for_wide_weights
@@ -105,12 +104,11 @@ class _Health:
         """Requests are taken while at least one model serves and nobody asked us to stop."""
         if self._daemon.engine.failure is not None:
             return HealthAnswer(ok=False, reason=f"the engine fails: {self._daemon.engine.failure}")
-        if self._state() != "ready":
-            return HealthAnswer(ok=False, reason=f"the daemon is {self._state()}")
-        if not self._daemon.engine.models:
-            failed = self._daemon.model_progress.last_error
-            why = f"{NO_MODEL_LOADED}; the last one failed: {failed}" if failed else NO_MODEL_LOADED
-            return HealthAnswer(ok=False, reason=why)
+        state = self._daemon.status.state()
+        if state == "no_model":
+            return HealthAnswer(ok=False, reason=self._daemon.status.why_no_model())
+        if state != "ready":
+            return HealthAnswer(ok=False, reason=f"the daemon is {state}")
         return HealthAnswer(ok=True)
 
     def startup(self) -> HealthAnswer:

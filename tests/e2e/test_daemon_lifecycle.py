@@ -325,7 +325,7 @@ def test_a_service_whose_first_model_fails_stays_up_and_says_why(home: Home, tmp
         assert said.startswith("READY=1\nSTATUS=no model is loaded: ")
         assert "safetensors" in said
         status = json.loads(home.run("status", "--json").stdout)
-        assert (status["state"], status["model"]) == ("ready", None)
+        assert (status["state"], status["model"]) == ("no_model", None)
         assert "safetensors" in status["model_error"]
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

@@ -34,7 +34,7 @@ class ModelNames:
 
     def loaded(self, name: str) -> LoadedModel | None:
         """Return the loaded model that a client's name stands for (`""`: the current one); no file is looked at."""
-        models = self._serving()
+        models = self.serving()
         if not name:
             return models.get(self._use.current) if self._use.current else None
         if (profile := self._source.profile(name)) is not None:
@@ -58,7 +58,7 @@ class ModelNames:
         found = self.loaded(name)
         if found is not None or not name or (entry := self._resolved(name)) is None:
             return found
-        loaded = self._serving().get(ModelId(entry.name))
+        loaded = self.serving().get(ModelId(entry.name))
         if loaded is None or self.is_source(loaded.model_id, entry.source):
             return loaded
         there = await self.look(name)
@@ -75,7 +75,8 @@ class ModelNames:
         # What was fetched may be gone; a file of the user's that is not known is another one than was loaded.
         return None if is_gguf(entry.source) and is_path(entry.source) else loaded
 
-    def _serving(self) -> dict[ModelId, LoadedModel]:
+    def serving(self) -> dict[ModelId, LoadedModel]:
+        """Return the loaded models but those that are leaving."""
         return {key: model for key, model in self._engine.models.items() if not self._use.is_leaving(key)}
 
     def _resolved(self, name: str) -> ModelEntry | None:

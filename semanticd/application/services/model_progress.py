@@ -16,6 +16,8 @@ from semanticd.domain.ids import ModelFingerprint
 _TRY_AGAIN_S = 60.0
 """How long a model that could not be loaded is not tried again because a request names it."""
 
+_LEAVING = ("draining", "unloaded")
+
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
@@ -47,6 +49,13 @@ class ModelProgress:
         """Publish how far a model's stage is."""
         self.stage, self.share = stage, share
         self._bus.publish("models", {"model": model_id, "stage": stage, "progress": share, **more})
+
+    @property
+    def coming(self) -> str | None:
+        """What is told, while no model serves, of one that is on its way; None where the last one is leaving."""
+        if self.stage in _LEAVING:
+            return None
+        return f"the model is still {'loading' if self.stage == 'idle' else self.stage} ({self.share:.0%})"
 
     def rest(self) -> None:
         """Note that nothing goes on."""

@@ -67,15 +67,14 @@ class ModelRouting:
         return replace(model, defaults=profile.defaults.or_else(model.defaults))
 
     def _not_loaded(self, name: str) -> ModelNotFoundError | OverloadedError:
-        there = sorted(self._engine.models)
-        if not there and self._models.is_changing:
-            return OverloadedError(
-                f"the model is still {self._progress.stage} ({self._progress.share:.0%})", retry_after_s=2.0
-            )
+        # One that is leaving answers no further request, whatever it still answers.
+        there = sorted(self._names.serving())
+        if not there and self._models.is_changing and (coming := self._progress.coming) is not None:
+            return OverloadedError(coming, retry_after_s=2.0)
         if not there:
             return ModelNotFoundError(NO_MODEL_LOADED, param="model")
         return ModelNotFoundError(
             f"model {name[:80]!r} is not loaded; loaded: {', '.join(there)}. Ask for `default`, which is "
-            f"{self._use.current}, or load another with `semanticd models load NAME`",
+            f"{self._use.current or there[0]}, or load another with `semanticd models load NAME`",
             param="model",
         )

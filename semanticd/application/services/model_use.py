@@ -43,6 +43,11 @@ class ModelUse:
         finally:
             self._open.set()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether new requests are held back."""
+        return not self._open.is_set()
+
     @contextlib.contextmanager
     def held(self, model_id: ModelId) -> Iterator[None]:
         """Keep a model for a request that is not submitted yet."""

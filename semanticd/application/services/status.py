@@ -26,7 +26,7 @@ from semanticd.application.services.status_facts import (
     RequestPrompt,
 )
 from semanticd.application.services.waits import Wait, Waits
-from semanticd.domain.errors import RequestNotFoundError
+from semanticd.domain.errors import NO_MODEL_LOADED, RequestNotFoundError
 from semanticd.domain.ids import RequestId
 from semanticd.domain.sequence import SequenceState
 from semanticd.domain.transcript import Segment
@@ -71,12 +71,27 @@ class StatusService:
         self._progress = observations.progress
         self._started_at = clock.monotonic()
 
+    def state(self) -> str:
+        """Return the daemon's state: one that is ready but has no model that serves is in the state `no_model`."""
+        state = self._daemon.state()
+        return "no_model" if state == "ready" and self._use.current is None else state
+
+    def why_no_model(self) -> str:
+        """Return what is told while the state is `no_model`."""
+        if self._use.is_closed:
+            return "another model takes the place of the last one; requests wait for it"
+        progress = self._progress
+        if progress.stage != "idle" and progress.coming is not None:
+            return progress.coming
+        failed = progress.last_error
+        return f"{NO_MODEL_LOADED} (what failed last: {failed})" if failed else NO_MODEL_LOADED
+
     async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""
         current = self._use.current
         return DaemonStatus(
             fixed=self._daemon.facts,
-            state=self._daemon.state(),
+            state=self.state(),
             uptime_s=self._clock.monotonic() - self._started_at,
             model=current,
             models=tuple(

@@ -109,7 +109,7 @@ class DaemonStatus:
     fixed: Mapping[str, Any] = field(metadata=FLAT)
     """What never changes: version, process id, address, socket."""
     state: str
-    """starting, ready, draining or stopped."""
+    """starting, ready, no_model, draining or stopped."""
     uptime_s: float
     model: ModelId | None
     models: tuple[LoadedModelFacts, ...]

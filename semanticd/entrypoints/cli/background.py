@@ -17,6 +17,7 @@ from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
 from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
 from semanticd.control.results import ConfigResult, StatusResult, read
+from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.logs import pretty
 from semanticd.entrypoints.cli.options import as_arguments
@@ -29,7 +30,8 @@ OUTPUT_FILE = "semanticd.out"
 
 _POLL_S = 0.05
 _QUIET_FLAGS = {"server.log_console": False}
-_TAKES_COMMANDS = ("ready", "draining")
+_IS_UP = ("ready", "no_model")
+_TAKES_COMMANDS = (*_IS_UP, "draining")
 _NUM_LAST_LINES = 15
 _TAIL_BYTES = 64 * 1024
 
@@ -54,7 +56,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
     log = LogEnd(settings.paths.log_dir / "semanticd.log")
     command = [sys.executable, "-m", "semanticd", "serve", *as_arguments(flags)]
     process = spawn_detached(command, output=output)
-    ready = _wait(socket, lambda: process.poll() is None, states=("ready",), timeout_s=timeout_s)
+    ready = _wait(socket, lambda: process.poll() is None, states=_IS_UP, timeout_s=timeout_s)
     if ready is None and process.poll() is not None and (winner := running_pid(pid_file)) is not None:
         # Two starts at once: the other one won, and is what the user wanted.
         ready = _wait(socket, lambda: running_pid(pid_file) == winner, states=_TAKES_COMMANDS)
@@ -135,7 +137,7 @@ def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
         )
     if settings.server.ollama_port is not None:
         print_text(f"ollama:  {status.address.rpartition(':')[0]}:{settings.server.ollama_port}")
-    print_text(f"model:   {status.model}")
+    print_text(f"model:   {status.model or f'none: {NO_MODEL_LOADED}'}")
     print_text(f"socket:  {socket}")
     print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
     if (nothing := keeps_nothing(status)) is not None:

@@ -57,7 +57,7 @@ def find_service(model: str | None) -> Service:
     status = read(StatusResult, ask("status"))
     loaded = {one.id: one for one in status.models}
     chosen = model or status.model
-    if not status.models and status.state == "ready":
+    if not status.models and status.state in ("ready", "no_model"):
         raise DaemonError(NO_MODEL_LOADED)
     if chosen is None:
         raise DaemonError(

@@ -9,6 +9,7 @@ import click
 
 from semanticd.control.errors import DaemonNotRunningError
 from semanticd.control.results import CacheStats, PeerFacts, StatusResult, drafts_text, read, step_text
+from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
 from semanticd.entrypoints.cli.options import FiniteRange, json_option
@@ -58,12 +59,15 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
 def render(status: StatusResult) -> str:
     """Return the snapshot as a few lines for people."""
     engine, cache = status.engine, status.cache
+    state = status.state.replace("_", " ")
     lines = [
-        f"semanticd {status.version}: {status.state}, up {in_time(status.uptime_s)}, pid {status.pid}",
+        f"semanticd {status.version}: {state}, up {in_time(status.uptime_s)}, pid {status.pid}",
         f"address  {status.address}",
         f"socket   {status.socket}",
-        f"model    {status.model or '-'}{_computed_in(status)}{_stage(status)}",
+        f"model    {status.model or _no_model(status)}{_computed_in(status)}{_stage(status)}",
     ]
+    if status.model_error:
+        lines.append(f"failed   the last change of models: {status.model_error}")
     lines += [
         f"         {model.id} loaded ({in_bytes(model.weights_bytes)})"
         for model in status.models
@@ -157,9 +161,11 @@ def _computed_in(status: StatusResult) -> str:
 
 
 def _stage(status: StatusResult) -> str:
-    parts = []
-    if status.model_stage != "idle":
-        parts.append(f"{status.model_stage} {100 * status.model_progress:.0f} %")
-    if status.model_error:
-        parts.append(f"last error: {status.model_error}")
-    return f" ({'; '.join(parts)})" if parts else ""
+    if status.model_stage == "idle":
+        return ""
+    return f" ({status.model_stage} {100 * status.model_progress:.0f} %)"
+
+
+def _no_model(status: StatusResult) -> str:
+    """Return what stands for the model where there is none; one may be on its way."""
+    return f"- {NO_MODEL_LOADED}" if status.state == "no_model" and status.model_stage == "idle" else "-"

@@ -10,11 +10,13 @@ import pytest
 
 from semanticd.application.ports.models import ModelProfile
 from semanticd.domain.errors import (
+    NO_MODEL_LOADED,
     BrokenModelError,
     ModelLoadError,
     ModelNotFoundError,
     ModelTooLargeError,
     OverloadedError,
+    SemanticError,
 )
 from semanticd.domain.generation import ModelDefaults, SamplingParams
 from semanticd.domain.memory_plan import DeviceMemory
@@ -43,6 +45,53 @@ async def test_without_any_model_requests_are_refused() -> None:
         rig.loader.gate.set()
         await loading
         assert (await rig.say("hello")).model == "one"
+
+
+async def test_while_the_last_model_leaves_requests_and_the_status_say_that_there_is_none() -> None:
+    async with ServiceRig() as rig:
+        assert (rig.status.state(), (await rig.status.snapshot()).state) == ("ready", "ready")
+        running = await rig.begin("hello")
+        unloading = asyncio.create_task(rig.models.unload("one"))
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage == "draining")
+        for name in ("", "one"):
+            with pytest.raises(ModelNotFoundError) as refused:
+                await rig.open("hello", model=name)
+            assert refused.value.message == NO_MODEL_LOADED == rig.status.why_no_model()
+        assert rig.status.state() == "no_model"
+        await running.aclose()
+        await unloading
+        assert ((await rig.status.snapshot()).state, rig.status.why_no_model()) == (
+            "no_model",
+            NO_MODEL_LOADED,
+        )
+        with pytest.raises(SemanticError):
+            await rig.models.pull("nobody/has-this")
+        assert rig.status.why_no_model().startswith(f"{NO_MODEL_LOADED} (what failed last: ")
+
+
+async def test_while_one_of_two_models_leaves_only_the_other_is_said_to_be_loaded() -> None:
+    async with ServiceRig() as rig:
+        await rig.models.load("two")
+        running = await rig.begin("hello", model="one")
+        unloading = asyncio.create_task(rig.models.unload("one"))
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage == "draining")
+        with pytest.raises(ModelNotFoundError, match=r"loaded: two\. Ask for `default`, which is two"):
+            await rig.open("hello", model="one")
+        assert rig.status.state() == "ready"
+        await running.aclose()
+        await unloading
+
+
+async def test_while_a_model_takes_the_last_ones_place_the_status_says_so() -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
+        rig.loader.gate = threading.Event()
+        swapping = asyncio.create_task(rig.models.swap("two"))
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage == "loading")
+        assert rig.status.state() == "no_model"
+        assert rig.status.why_no_model().startswith("another model takes the place of the last one")
+        rig.loader.gate.set()
+        await swapping
+        assert rig.status.state() == "ready"
 
 
 async def test_a_model_named_by_a_request_is_loaded_when_that_is_wanted() -> None:

@@ -29,6 +29,15 @@ def test_a_model_comes_with_what_it_computes_in_where_that_is_known() -> None:
     assert line(StatusResult(model="m", models=MODELS), "model") == "model    m"
 
 
+def test_without_a_model_the_state_is_named_and_what_to_run_and_no_cause_is_invented() -> None:
+    none = StatusResult(version="1", state="no_model", model_stage="idle", model_error="a/b: it is not there")
+    assert line(none, "semanticd").startswith("semanticd 1: no model, up")
+    assert line(none, "model") == "model    - no model is loaded; run `semanticd models load NAME`"
+    assert line(none, "failed") == "failed   the last change of models: a/b: it is not there"
+    loading = StatusResult(state="starting", model_stage="loading", model_progress=0.4)
+    assert line(loading, "model") == "model    - (loading 40 %)"
+
+
 def test_tokens_per_step_are_said_while_guesses_are_right() -> None:
     engine = EngineFacts(batch_size=1, tokens_per_step=2.34, num_draft_tokens=40, num_accepted_tokens=31)
     status = StatusResult(engine=engine)
