@@ -214,6 +214,12 @@ class CacheError(SemanticError):
     code = "cache_error"
 
 
+class StorageFullError(CacheError):
+    """The disk has no room for what was asked; nothing was done, or what was done is said."""
+
+    code = "storage_full"
+
+
 class AgentExportError(CacheError):
     """The file is not an agent export, is damaged, or belongs to a model or layout that is not loaded here."""
 

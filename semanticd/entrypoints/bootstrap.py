@@ -137,7 +137,9 @@ def build(
         log=log,
     )
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
-    response_archive = DiskResponseArchive.open(warm.folder.responses, clock=clock, log=log)
+    response_archive = DiskResponseArchive.open(
+        warm.folder.responses, clock=clock, log=log, ballast=warm.folder.ballast
+    )
     responses = StoredResponses(archive=response_archive)
     warm.when_pruned(archive.forget_blocks)
     peers = open_peers(settings, metrics=metrics, log=log)

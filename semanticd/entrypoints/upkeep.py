@@ -14,6 +14,7 @@ from semanticd.adapters.exclusions import leave_out
 from semanticd.adapters.process import notify_supervisor, watchdog_interval_s
 from semanticd.adapters.service import run_program
 from semanticd.application.ports.telemetry import Log
+from semanticd.domain.errors import SemanticError
 
 if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
     from semanticd.entrypoints.bootstrap import Daemon
@@ -68,7 +69,7 @@ class Upkeep:
         tasks = [
             asyncio.create_task(asyncio.to_thread(self._leave_out_of_backups)),
             # The cap may be lower than at the last start; where nothing is written, nothing else enforces it.
-            asyncio.create_task(self._daemon.cache.prune()),
+            asyncio.create_task(self._enforce_cap()),
             asyncio.create_task(self._daemon.preload.run()),
             asyncio.create_task(self._keep()),
             asyncio.create_task(asyncio.to_thread(_load_the_rest)),
@@ -80,6 +81,12 @@ class Upkeep:
         finally:
             for task in reversed(tasks):
                 task.cancel()
+
+    async def _enforce_cap(self) -> None:
+        try:
+            await self._daemon.cache.prune()
+        except SemanticError as error:
+            self._log.error("cap_not_enforced", reason=error.message)
 
     async def _keep_awake(self, awake: Awake) -> None:
         """Hold the assertion against sleep while requests live."""

@@ -56,14 +56,19 @@ class CacheService:
         return PrunedCache(freed)
 
     async def clear(self) -> ClearedCache:
-        """Drop every block that no running request uses, in RAM and on disk; agents start cold."""
+        """Drop every block that no running request uses, in RAM and on disk; agents start cold.
+
+        The disk comes first: where it refuses, RAM keeps its blocks. Raises CacheError.
+        """
         store = self._store
+        warm = await asyncio.to_thread(self._warm.clear)
         hot = await asyncio.wrap_future(self._engine.call(store.clear))
         while store.num_writing:
             # Blocks on their way to the disk stay in RAM until they are there.
             await asyncio.sleep(_WRITES_POLL_S)
             hot += await asyncio.wrap_future(self._engine.call(store.clear))
-        warm = await asyncio.to_thread(self._warm.clear)
+        # What was written meanwhile.
+        warm += await asyncio.to_thread(self._warm.clear)
         self._agents.forget_all_blocks()
         self._agents.scrub()
         return ClearedCache(freed_hot_bytes=hot, freed_warm_bytes=warm)

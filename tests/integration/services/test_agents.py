@@ -19,6 +19,7 @@ from semanticd.domain.errors import (
     ConflictError,
     InvalidRequestError,
     RequestNotFoundError,
+    StorageFullError,
 )
 from semanticd.domain.ids import AgentId
 from tests.fakes.engine_rig import wait_until
@@ -453,6 +454,21 @@ async def test_the_daemon_tells_what_it_does() -> None:
         with pytest.raises(RequestNotFoundError):
             await rig.requests.cancel("unknown")
         await stream.aclose()
+
+
+async def test_clear_leaves_the_ram_alone_where_the_disk_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise StorageFullError("the index refuses")
+
+    async with ServiceRig() as rig:
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        num_blocks = len(rig.cache.blocks())
+        monkeypatch.setattr(rig.engine_rig.warm, "clear", refuse)
+        with pytest.raises(StorageFullError):
+            await rig.cache.clear()
+        assert num_blocks
+        assert len(rig.cache.blocks()) == num_blocks
 
 
 async def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:

@@ -77,7 +77,7 @@ class DiskAgentArchive:
         log = log or NullLog()
         try:
             try:
-                tables = AgentTables(folder.agents)
+                tables = folder.ballast.make_room_for(lambda: AgentTables(folder.agents))
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
@@ -412,7 +412,8 @@ class DiskAgentArchive:
 
     def _forget(self, agent_id: AgentId) -> None:
         self._known.pop(agent_id, None)
-        self._tables.delete(agent_id)
+        tables = self._tables
+        self._folder.ballast.make_room_for(lambda: tables.delete(agent_id), after=tables.scrub)
 
     def _try(self, deed: Callable[[], None]) -> bool:
         try:

@@ -43,9 +43,9 @@ MAX_CHILDREN = 512
 class _NotMeantError(Exception):
     """Undoes a transaction that was tried only to see what it would remove."""
 
-    def __init__(self, num_bytes: int) -> None:
-        super().__init__(num_bytes)
-        self.num_bytes = num_bytes
+    def __init__(self, removed: list[StoredBlock]) -> None:
+        super().__init__()
+        self.removed = removed
 
 
 class BlockIndex:
@@ -284,31 +284,34 @@ class BlockIndex:
                 )
             return before - self.totals().file_bytes
 
-    def remove_oldest_leaves(self, num_bytes: int, *, spare: Container[BlockHash]) -> list[StoredBlock]:
+    def remove_oldest_leaves(
+        self, num_bytes: int, *, spare: Container[BlockHash], limit: int | None = None
+    ) -> list[StoredBlock]:
         """Remove least recently used blocks without stored children until their files make up `num_bytes`.
 
         A parent becomes a leaf when its last child goes. Blocks in `spare` stay, and with them all before
-        them.
+        them. No more than `limit` blocks are removed.
         """
         removed: list[StoredBlock] = []
         freed = 0
         with self.transaction():
             for block_id, stored in oldest_leaves(self._writer, spare=spare):
-                if freed >= num_bytes:
+                if freed >= num_bytes or len(removed) == limit:
                     break
                 self._writer.execute("DELETE FROM blocks WHERE id = ?", (block_id,))
                 removed.append(stored)
                 freed += stored.file_bytes
         return removed
 
-    def removable_bytes(self, num_bytes: int, *, spare: Container[BlockHash]) -> int:
-        """Return the bytes of what `remove_oldest_leaves` would remove; nothing is."""
+    def oldest_leaves(
+        self, num_bytes: int, *, spare: Container[BlockHash], limit: int | None = None
+    ) -> list[StoredBlock]:
+        """Return what `remove_oldest_leaves` would remove, the first `limit` of it; nothing is."""
         try:
             with self.transaction():
-                removed = self.remove_oldest_leaves(num_bytes, spare=spare)
-                raise _NotMeantError(sum(stored.file_bytes for stored in removed))
+                raise _NotMeantError(self.remove_oldest_leaves(num_bytes, spare=spare, limit=limit))
         except _NotMeantError as undone:
-            return undone.num_bytes
+            return undone.removed
 
     def touch(self, used: Iterable[tuple[BlockHash, float, int]]) -> None:
         """Record uses: (block, when last, how many more)."""

@@ -2,6 +2,9 @@
 
 Order makes it safe to die anywhere: when storing, files are durable before their rows; when removing, rows go
 before their files. So a row always names a whole file, and a file without a row is found by recovery.
+
+On a disk so full that no row can be removed, files go first: that makes the room. A row that is left without its file
+is a miss when it is read, and recovery finds it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from semanticd.adapters.disk.blocks.codec import BrokenBlockError, decode
@@ -22,7 +26,7 @@ from semanticd.adapters.disk.blocks.index_rows import NewBlock, StoredBlock
 from semanticd.adapters.disk.blocks.quarantine import Quarantine
 from semanticd.adapters.disk.blocks.write_batch import OutgoingBlock, Stored, groups_of, leading, total_bytes
 from semanticd.adapters.disk.files.atomic import FileSystem, write_group
-from semanticd.adapters.disk.files.database import is_damage
+from semanticd.adapters.disk.files.database import is_damage, is_out_of_room
 from semanticd.adapters.disk.files.folder import SHARDS, CacheFolder, hash_of
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.application.ports.telemetry import Log, Metrics
@@ -32,6 +36,8 @@ from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 _MAX_LOST = 16_384
 """Blocks whose files were lost that are remembered: enough for every conversation's first one."""
+_REMOVED_AT_ONCE = 64
+"""Blocks whose rows are removed in one transaction on a full disk: a log of about a megabyte."""
 _VAIN_PRUNING_S = 60.0
 """How long no block is removed for the reserve's sake after that made no room."""
 
@@ -84,6 +90,9 @@ class BlockRepository:
         self.reserve_bytes = limits.reserve_bytes
         self._pruning_helps_from = 0.0
         self.counters = Counters()
+        self._fileless: dict[BlockHash, int] = {}
+        """Blocks that were removed though the full disk kept their rows, and the bytes those still count."""
+        self._fileless_bytes = 0
         self._unindexed: dict[Path, int] = {}
         self._unindexed_bytes = 0
         self.knows_all_files = True
@@ -109,7 +118,13 @@ class BlockRepository:
     @property
     def bytes_stored(self) -> int:
         """All files' bytes: indexed, still to be indexed, and in quarantine."""
-        return self.totals.file_bytes + self._unindexed_bytes + self._quarantine.num_bytes
+        indexed = max(self.totals.file_bytes - self._fileless_bytes, 0)
+        return indexed + self._unindexed_bytes + self._quarantine.num_bytes
+
+    @property
+    def has_fileless_rows(self) -> bool:
+        """Whether the index names blocks that were removed, because the disk refused to forget them."""
+        return bool(self._fileless)
 
     def note_unindexed(self, path: Path, num_bytes: int) -> None:
         """Count a file without a row towards the cap, until its row is made."""
@@ -239,7 +254,8 @@ class BlockRepository:
         return result
 
     def _store_group(self, group: list[OutgoingBlock]) -> Stored:
-        fresh = [block for block in group if not self.index.has(block.block_hash)]
+        self.remove_fileless()
+        fresh = [block for block in group if not self._is_stored(block.block_hash)]
         num_present = len(group) - len(fresh)
         fitting, reason = self._make_room(fresh)
         num_bytes = total_bytes(fitting)
@@ -263,6 +279,9 @@ class BlockRepository:
             reason=reason,
         )
 
+    def _is_stored(self, block_hash: BlockHash) -> bool:
+        return block_hash not in self._fileless and self.index.has(block_hash)
+
     def _write(self, group: list[OutgoingBlock], num_bytes: int) -> None:
         if not group:
             return
@@ -279,6 +298,7 @@ class BlockRepository:
                 self._unlink(block.file.path)
             raise
         self._found_again(block.block_hash for block in group)
+        self._forget_fileless(block.block_hash for block in group)
         self._written_today = written_today
         self.counters.num_writes += len(group)
         self.counters.bytes_written += num_bytes
@@ -359,11 +379,19 @@ class BlockRepository:
         """
         with self._changing:
             names = list(hashes)
-            freed = self._unlink_all(self.index.remove(names)) + self._quarantine.drop(names)
+            self.remove_fileless()
+            try:
+                freed = self._unlink_all(self.index.remove(names))
+            except sqlite3.OperationalError as error:
+                if not is_out_of_room(error):
+                    raise
+                stored = [one for name in names if (one := self.index.stored(name)) is not None]
+                freed = self._remove_files_first(stored)
+            freed += self._quarantine.drop(names)
             if not self.knows_all_files:
                 freed += self._unlink_unindexed(names)
             if scrub:
-                self.index.scrub()
+                self.folder.ballast.make_room_for(self.index.scrub)
             return freed
 
     def prune(self, target_bytes: int) -> int:
@@ -380,23 +408,101 @@ class BlockRepository:
             # What was put aside goes first, all of it.
             aside = self._quarantine.num_bytes
             kept = set[BlockHash]().union(*self._protected.values())
-            return aside + self.index.removable_bytes(max(excess - aside, 0), spare=kept)
+            leaves = self.index.oldest_leaves(max(excess - aside, 0), spare=kept)
+            return aside + sum(stored.file_bytes for stored in leaves)
 
     def _prune(self, target_bytes: int, *, spare: Iterable[BlockHash]) -> int:
         freed = 0
+        self.remove_fileless()
         if self.bytes_stored > target_bytes:
             freed += self._quarantine.empty()
         excess = self.bytes_stored - target_bytes
         if excess > 0:
-            kept = set(spare).union(*self._protected.values())
-            removed = self.index.remove_oldest_leaves(excess, spare=kept)
-            freed += self._unlink_all(removed)
-            names = [stored.block_hash for stored in removed]
-            self.note_lost(names, "pruned")
-            self.on_removed(names)
-            self.counters.num_pruned += len(removed)
-            self._metrics.count("warm_pruned_total", len(removed))
+            freed += self._remove_oldest(excess, spare=set(spare).union(*self._protected.values()))
         return freed
+
+    def _remove_oldest(self, excess: int, *, spare: set[BlockHash]) -> int:
+        freed = 0
+        while freed < excess:
+            removed = self._try_removing(excess - freed, spare=spare)
+            if removed is not None:
+                self._note_pruned(removed)
+                return freed + self._unlink_all(removed)
+            removed = self._next_on_full_disk(excess - freed, spare=spare)
+            num_bytes = self._remove_files_first(removed)
+            if not num_bytes:
+                break
+            self._note_pruned(removed)
+            freed += num_bytes
+        return freed
+
+    def _try_removing(self, num_bytes: int, *, spare: set[BlockHash]) -> list[StoredBlock] | None:
+        """Remove the rows of the oldest blocks; None where the disk is too full for it."""
+        try:
+            return self.index.remove_oldest_leaves(num_bytes, spare=spare)
+        except sqlite3.OperationalError as error:
+            if not is_out_of_room(error):
+                raise
+            return None
+
+    def _next_on_full_disk(self, num_bytes: int, *, spare: set[BlockHash]) -> list[StoredBlock]:
+        """Return a few of the next blocks to go: what they free mostly is the room that the others' rows need.
+
+        Where it never is, each time there are twice as many, because those before are looked at again.
+        """
+        num_before = len(self._fileless)
+        limit = _REMOVED_AT_ONCE + 2 * num_before
+        try:
+            found = self.index.oldest_leaves(num_bytes + self._fileless_bytes, spare=spare, limit=limit)
+        except sqlite3.OperationalError as error:
+            if not num_before or not is_out_of_room(error):
+                raise
+            return []
+        return [one for one in found if one.block_hash not in self._fileless]
+
+    def _note_pruned(self, removed: Sequence[StoredBlock]) -> None:
+        names = [stored.block_hash for stored in removed]
+        self.note_lost(names, "pruned")
+        self.on_removed(names)
+        self.counters.num_pruned += len(removed)
+        self._metrics.count("warm_pruned_total", len(removed))
+
+    def _remove_files_first(self, stored: Sequence[StoredBlock]) -> int:
+        """Remove blocks on a full disk: their files, then their rows; returns the bytes freed."""
+        freed = 0
+        for one in stored:
+            if one.block_hash in self._fileless:
+                continue
+            if self._unlink(self.folder.block_path(one.fingerprint, one.block_hash)):
+                freed += one.file_bytes
+                self._fileless[one.block_hash] = one.file_bytes
+                self._fileless_bytes += one.file_bytes
+        self.remove_fileless()
+        return freed
+
+    def remove_fileless(self) -> None:
+        """Remove the rows that a full disk kept before, as far as it lets."""
+        if not self._fileless:
+            return
+        with self._changing:
+            names = list(self._fileless)
+            try:
+                for first in range(0, len(names), _REMOVED_AT_ONCE):
+                    part = names[first : first + _REMOVED_AT_ONCE]
+                    remove = partial(self.index.remove, part)
+                    self.folder.ballast.make_room_for(remove, after=self.index.scrub)
+                    self._forget_fileless(part)
+            except sqlite3.Error as error:
+                self._rare_log.warning(
+                    "could not forget removed blocks; it is tried again",
+                    number=len(self._fileless),
+                    error=str(error),
+                )
+            self._settle()
+
+    def _forget_fileless(self, names: Iterable[BlockHash]) -> None:
+        for name in names:
+            self._fileless_bytes -= self._fileless.pop(name, 0)
 
     def clear(self, fingerprint: ModelFingerprint | None) -> int:
         """Remove all blocks (of one model), with files that have no row yet; returns the bytes freed."""
@@ -404,7 +510,16 @@ class BlockRepository:
             before = self.bytes_stored
             # There are too many to note each.
             self._was_cleared = True
-            self.index.remove_model(fingerprint)
+            try:
+                self.index.remove_model(fingerprint)
+            except sqlite3.OperationalError as error:
+                if not is_out_of_room(error):
+                    raise
+                for shard in SHARDS:
+                    stored = self.index.shard(shard)
+                    self._remove_files_first(
+                        [one for one in stored if fingerprint in {None, one.fingerprint}]
+                    )
             folders = self.folder.model_folders()
             if fingerprint is not None:
                 # Another fingerprint may share the folder's 16 digits: only what the index does not know
@@ -413,7 +528,11 @@ class BlockRepository:
                 folders = [folder for folder in folders if folder.name == wanted]
             for model in folders:
                 for shard in SHARDS:
-                    kept = {s.block_hash.hex() for s in self.index.shard(shard)} if fingerprint else set()
+                    kept = {
+                        s.block_hash.hex()
+                        for s in (self.index.shard(shard) if fingerprint else ())
+                        if s.fingerprint != fingerprint
+                    }
                     for name in self.fs.list_files(model / shard):
                         if name[:64] not in kept:
                             self._unlink(model / shard / name)
@@ -424,7 +543,8 @@ class BlockRepository:
             if fingerprint is None:
                 self._quarantine.empty()
                 self.forget_unindexed()
-            self.index.scrub()
+            self.remove_fileless()
+            self.folder.ballast.make_room_for(self.index.scrub)
             self._settle()
             return before - self.bytes_stored
 
@@ -446,11 +566,13 @@ class BlockRepository:
                     self.forget_unindexed([path])
         return freed
 
-    def _unlink(self, path: Path) -> None:
+    def _unlink(self, path: Path) -> bool:
         try:
             self.fs.remove(path)
         except OSError as error:
             self._log.warning("could not remove a file; recovery will", path=str(path), error=str(error))
+            return False
+        return True
 
     def remove_file(self, path: Path) -> None:
         """Remove a file that is no block (left by a dead process)."""
@@ -468,6 +590,7 @@ class BlockRepository:
         with self._changing:
             self.index.recreate()
             self.forget_unindexed()
+            self._forget_fileless(list(self._fileless))
             self._settle()
 
     def _exists(self, path: Path) -> bool:

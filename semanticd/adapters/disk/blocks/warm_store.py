@@ -25,7 +25,7 @@ from semanticd.adapters.disk.blocks.verification import BackgroundVerification, 
 from semanticd.adapters.disk.blocks.write_batch import PendingTouches, PendingWrite, PendingWrites, Stored
 from semanticd.adapters.disk.blocks.write_policy import SeenHashes, WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
-from semanticd.adapters.disk.files.database import is_damage
+from semanticd.adapters.disk.files.database import is_damage, is_out_of_room
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.adapters.disk.files.volume import UNKNOWN_SPACE, VolumeSpace, default_cap, default_reserve
@@ -39,7 +39,7 @@ from semanticd.application.ports.warm_store import (
     WriteResult,
 )
 from semanticd.domain.block import Block, LostFile
-from semanticd.domain.errors import CacheError
+from semanticd.domain.errors import CacheError, StorageFullError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 _T = TypeVar("_T")
@@ -101,6 +101,7 @@ class DiskWarmStore:
         storage.on_damaged_index = self._rebuild_soon
         if recovery is not None:
             recovery.start()
+        self.write_queue.put(self._put_ballast_back)
         self.write_queue.put(self._warm_up)
         self._verification = (
             BackgroundVerification(
@@ -131,7 +132,7 @@ class DiskWarmStore:
         metrics, log = metrics or NullMetrics(), log or NullLog()
         folder = CacheFolder.open(root, fs=fs)
         try:
-            index = BlockIndex(folder.index)
+            index = folder.ballast.make_room_for(lambda: BlockIndex(folder.index))
             storage = BlockRepository(
                 folder=folder,
                 index=index,
@@ -187,6 +188,9 @@ class DiskWarmStore:
         nothing: list[Block] = []
         found = self._ask(lambda: self._index.children(parent), nothing)
         return [block for block in found if not self._is_doomed(block.block_hash)]
+
+    def _put_ballast_back(self) -> None:
+        self.folder.ballast.put_back()
 
     def _warm_up(self) -> None:
         if not self._stop.is_set():
@@ -367,7 +371,11 @@ class DiskWarmStore:
     def _rest(self) -> None:
         """What the writing thread does while nothing is to be written."""
         self._write_touches()
+        self._storage.remove_fileless()
         self._look_at_free_disk()
+        ballast = self.folder.ballast
+        if not ballast.is_there and (self._free_disk_bytes or 0) > 2 * ballast.num_bytes:
+            ballast.put_back()
 
     def _look_at_free_disk(self) -> None:
         # On the writing thread: a volume that does not answer holds up nothing but writing.
@@ -429,13 +437,28 @@ class DiskWarmStore:
             raise CacheError(f"cannot verify the cache in {self.folder.root}: {error}") from error
 
     def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
-        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much."""
+        """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much.
+
+        Raises as the port says.
+        """
         self._write_touches()
         target = self._storage.cap_bytes if target_bytes is None else target_bytes
         if target is None:
             return 0
         prune = self._storage.prunable_bytes if dry_run else self._storage.prune
-        return self._ask(lambda: prune(target), 0)
+        return self._removal(lambda: prune(target))
+
+    def _removal(self, remove: Callable[[], int]) -> int:
+        """Return the bytes removed; raises CacheError where the index refuses."""
+        try:
+            return remove()
+        except sqlite3.Error as error:
+            self._log_index_error(error)
+            kind = StorageFullError if is_out_of_room(error) else CacheError
+            raise kind(
+                f"cannot remove blocks from the cache folder {self.folder.root}: its index refuses ({error}); check "
+                "the disk and its permissions, and make room on it"
+            ) from error
 
     def sizes(self) -> tuple[ModelSize, ...]:
         """Return what each model's blocks take, largest first."""
@@ -443,9 +466,12 @@ class DiskWarmStore:
         return self._ask(self._index.sizes, nothing)
 
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
-        """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed."""
+        """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed.
+
+        Raises as the port says.
+        """
         self._pending.cancel(lambda record: fingerprint in (None, record.fingerprint))
-        return self._ask(lambda: self._storage.clear(fingerprint), 0)
+        return self._removal(lambda: self._storage.clear(fingerprint))
 
     def stats(self) -> WarmStats:
         """Return the store's numbers; waits for nothing."""
@@ -490,7 +516,9 @@ class DiskWarmStore:
             self._recovery.stop()
         self._readers.shutdown(wait=True)
         self._write_touches()
+        self._storage.remove_fileless()
         clean = not self._rebuilding and (self._recovery is None or self._recovery.complete)
+        clean = clean and not self._storage.has_fileless_rows
         self._index.close()
         self.folder.release(clean=clean)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -66,6 +67,14 @@ def is_damage(error: BaseException) -> bool:
     return type(error) is sqlite3.DatabaseError or (
         isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
     )
+
+
+def is_out_of_room(error: BaseException) -> bool:
+    """Whether an error says that the disk takes no more bytes: it is full, or a quota is used up."""
+    if isinstance(error, sqlite3.OperationalError):
+        # The latter where the log's index, or a file beside the database, cannot be made or grow, and for quotas.
+        return str(error) in {"database or disk is full", "disk I/O error"}
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def set_aside(path: Path) -> None:

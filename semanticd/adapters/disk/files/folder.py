@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.adapters.disk.files.ballast import Ballast
 from semanticd.control.private_files import open_private, prepare_private_folder
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -27,6 +28,7 @@ _OURS = (
     "responses.sqlite",
     "lock",
     "unclean",
+    "ballast",
 )
 CACHE_TAG = "CACHEDIR.TAG"
 _TAG_TEXT = b"""Signature: 8a477f597d28d172789f06886806bc55
@@ -49,6 +51,8 @@ class CacheFolder:
         self.cap = root / "cap"
         """Where the default cap is written down."""
         self.responses = root / "responses.sqlite"
+        self.ballast = Ballast(root / "ballast")
+        """Room for deletions on a full disk."""
         self.was_unclean = was_unclean
         """Whether the owner before us did not close the folder."""
         self._fs = fs

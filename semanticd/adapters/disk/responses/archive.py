@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from semanticd.adapters.disk.files.ballast import Ballast
 from semanticd.adapters.disk.files.database import files_set_aside, is_damage, set_aside
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.adapters.disk.responses.tables import ResponseTables
@@ -46,8 +47,10 @@ class DiskResponseArchive:
         max_bytes: int,
         max_age_days: float,
         idle_s: float,
+        ballast: Ballast | None,
     ) -> None:
         """Take over open tables of the database at `path`; after `idle_s` without a job it looks what to try again."""
+        self._ballast = ballast
         self._tables = tables
         self._path = path
         self._clock = clock
@@ -78,15 +81,18 @@ class DiskResponseArchive:
         max_bytes: int = LIMITS.archived_responses_bytes,
         max_age_days: float = LIMITS.archived_responses_days,
         idle_s: float = 2.0,
+        ballast: Ballast | None = None,
     ) -> DiskResponseArchive:
         """Open the database; a damaged one is set aside as `….damaged` and an empty one begun.
+
+        `ballast` is given up where a full disk refuses a deletion.
 
         Raises:
             CacheError: the file cannot be opened, or a newer version wrote it.
         """
         try:
             try:
-                tables = ResponseTables(path)
+                tables = _with_room(ballast, lambda: ResponseTables(path))
             except sqlite3.DatabaseError as error:
                 if not is_damage(error):
                     raise
@@ -105,6 +111,7 @@ class DiskResponseArchive:
             max_bytes=max_bytes,
             max_age_days=max_age_days,
             idle_s=idle_s,
+            ballast=ballast,
         )
 
     @property
@@ -269,7 +276,9 @@ class DiskResponseArchive:
                 self._tables.delete_agent(agent_id)
             self._tables.scrub()
 
-        if not self._try("response_not_deleted", delete):
+        if not self._try(
+            "response_not_deleted", lambda: _with_room(self._ballast, delete, after=self._tables.scrub)
+        ):
             return
         self._remove_damaged()
         with self._lock:
@@ -299,6 +308,12 @@ class DiskResponseArchive:
         except (sqlite3.Error, ValueError) as error:
             self._log.error("response_not_read", error=repr(error))
             return None
+
+
+def _with_room(
+    ballast: Ballast | None, deed: Callable[[], _T], *, after: Callable[[], object] = lambda: None
+) -> _T:
+    return deed() if ballast is None else ballast.make_room_for(deed, after=after)
 
 
 def _num_bytes(response: StoredResponse) -> int:

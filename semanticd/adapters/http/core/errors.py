@@ -99,6 +99,7 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
     domain.BrokenModelError: Row(400, _INVALID, _INVALID),
     domain.ModelTooLargeError: Row(400, _INVALID, _INVALID),
     domain.CacheError: Row(500, "api_error", "server_error", retry=False),
+    domain.StorageFullError: Row(507, "api_error", "server_error", retry=False),
     domain.AgentExportError: Row(400, _INVALID, _INVALID),
     domain.EngineError: Row(500, "api_error", "server_error"),
     domain.ConfigurationError: Row(500, "api_error", "server_error", retry=False),
