@@ -51,6 +51,7 @@ class LoadedModelFacts:
     precision: str = ""
     block_bytes: int = 0
     compute_dtype: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

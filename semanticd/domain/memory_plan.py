@@ -10,7 +10,7 @@ precision whatever they are stored in, so fewer bits for stored KV keep more con
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -227,13 +227,48 @@ def raised(budget_bytes: int, *, planned_bytes: int) -> int:
 # What a machine is told about the memory that MLX holds.
 
 
-def free_for_wide_weights(device: DeviceMemory, free_bytes: int) -> int:
-    """Return the free memory of which weights that are made wider (for a CPU) may take two thirds.
+_WIDE_KV_BYTES = 1_000_000_000
+_WIDE_KV_TOKENS = 2 * MIN_TOKENS
+"""KV that weights which are made wider leave room for: the smaller of the two, or half of the room."""
 
-    Not so much that they leave less than 1 GB for KV, or less than half of the room where that is small.
+
+@dataclass(frozen=True, slots=True)
+class WeightRoom:
+    """What weights that are made float32 (for a CPU) may take of a machine, whose free memory is asked for each time.
+
+    A token's KV takes `token_bytes` (None: not known). Weights that stay packed compute many times slower on a CPU, so
+    they are wide rather than that much of the KV budget lies idle.
     """
-    room = device.room_bytes
-    return min(free_bytes, max(room - 1_000_000_000, room // 2) * 3 // 2)
+
+    device: DeviceMemory
+    free_bytes: Callable[[], int]
+
+    def planned_bytes(self, token_bytes: int | None) -> int:
+        """Return what wide weights may take by the plan, whatever is free."""
+        room = self.device.room_bytes
+        return max(room - self._kv_bytes(token_bytes), room // 2)
+
+    def available_bytes(self, token_bytes: int | None) -> int:
+        """Return the memory of which wide weights may take two thirds."""
+        return min(self.free_bytes(), self.planned_bytes(token_bytes) * 3 // 2)
+
+    def missing_bytes(self, wide_bytes: int, token_bytes: int | None) -> int:
+        """Return how much more memory weights need that take `wide_bytes` when they are wide; 0: none."""
+        room = wide_bytes + min(self._kv_bytes(token_bytes), wide_bytes)
+        planned = room + RESERVE_BYTES - self.device.working_set_bytes
+        return max(planned, wide_bytes * 3 // 2 - self.free_bytes(), 0)
+
+    @staticmethod
+    def _kv_bytes(token_bytes: int | None) -> int:
+        return min(_WIDE_KV_BYTES, _WIDE_KV_TOKENS * token_bytes) if token_bytes else _WIDE_KV_BYTES
+
+
+def packed_on_cpu(missing_bytes: int) -> str:
+    """Return what is told of weights that stay packed on a CPU because so much memory is missing."""
+    return (
+        f"packed weights on the CPU compute many times slower: give it {-(-missing_bytes // (1 << 20))} MiB more "
+        "(SEMANTIC_MLX_MEMORY_MB), or choose a smaller model"
+    )
 
 
 def wired_bytes(

@@ -26,7 +26,7 @@ from semanticd.application.ports.inference import ModelLoader
 from semanticd.application.ports.telemetry import EventBus, Log
 from semanticd.domain.limits import LIMITS
 from semanticd.domain.lookup import AUTO_DRAFTS
-from semanticd.domain.memory_plan import buffer_cache_bytes, free_for_wide_weights
+from semanticd.domain.memory_plan import WeightRoom, buffer_cache_bytes
 from semanticd.entrypoints.bootstrap import Daemon, build, precision_of
 from semanticd.entrypoints.measured_chunks import MeasuringLoader
 from semanticd.entrypoints.model_fit import budget_plan, default_model_name, machine, open_registry
@@ -68,7 +68,7 @@ def assemble(
     loader: ModelLoader = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
         precision=precision_of(settings),
-        available_bytes=lambda: free_for_wide_weights(device, memory.free_bytes()),
+        room=WeightRoom(device, memory.free_bytes),
         canonicalize=settings.mlx.canonicalize,
         literal_content=settings.mlx.literal_content,
         compute=ComputeOptions(settings.mlx.cpu_math, max_drafts(settings.mlx.speculation)),

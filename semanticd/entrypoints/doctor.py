@@ -29,9 +29,10 @@ from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.adapters.peers.probe import PeerTree
 from semanticd.adapters.process import bind_listener
+from semanticd.application.ports.models import InstalledModel
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.domain.errors import SemanticError
-from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, ModelFootprint, fit
+from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, ModelFootprint, fit, packed_on_cpu
 from semanticd.entrypoints.doctor_peers import check_peers
 from semanticd.entrypoints.findings import Finding
 from semanticd.entrypoints.model_fit import default_model_name, fixed_budget, machine_without_mlx
@@ -184,7 +185,7 @@ def check_blas(kind: DeviceKind = "cpu") -> Finding:
 def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
     """The device's memory against the model to serve and the cache's budget."""
     free = psutil.virtual_memory().available
-    budget, model = fixed_budget(settings), _footprint(settings, device)
+    budget, (model, installed) = fixed_budget(settings), _to_serve(settings, device)
     found = fit(device, model, budget_bytes=budget) if model is not None else None
     text = (
         f"{device.kind}: {device.total_bytes / _GIB:.1f} GiB, of them {device.working_set_bytes / _GIB:.1f} GiB for "
@@ -205,18 +206,22 @@ def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
     if budget is not None and budget > device.room_bytes - (model.weights_bytes if model is not None else 0):
         advice = "weights need room too: lower SEMANTIC_MLX_CACHE_BUDGET_MB, or set it to auto"
         return Finding("memory", "warning", text, advice, facts)
+    if installed is not None and (missing := installed.missing_bytes(device)):
+        return Finding("memory", "warning", f"{text}; {installed.model_id}", packed_on_cpu(missing), facts)
     return Finding("memory", "ok", text, facts=facts)
 
 
-def _footprint(settings: Settings, device: DeviceMemory) -> ModelFootprint | None:
-    """Return what the model to serve takes, as far as that is known."""
+def _to_serve(
+    settings: Settings, device: DeviceMemory
+) -> tuple[ModelFootprint | None, InstalledModel | None]:
+    """Return what the model to serve takes, as far as that is known, and its files if they are here."""
     try:
         source = _registry(settings)
         name = settings.mlx.model_id or default_model_name(source, device)
         found, entry = source.find(name), source.resolve(name)
     except SemanticError:
-        return None  # another check says so
-    return found.footprint() if found is not None else entry.footprint()
+        return None, None  # another check says so
+    return (found.footprint() if found is not None else entry.footprint()), found
 
 
 def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
@@ -302,7 +307,7 @@ def check_models(settings: Settings, device: DeviceMemory) -> Finding:
     """Whether the model to serve is here."""
     try:
         source = _registry(settings)
-        models = OfflineModels(source)
+        models = OfflineModels(source, device)
         name = settings.mlx.model_id or default_model_name(source, device)
         facts = models.info(name)
     except SemanticError as error:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from semanticd.adapters.config import Settings, load_settings
 from semanticd.adapters.models.registry import ModelRegistry
@@ -16,6 +21,7 @@ from semanticd.application.services.model_facts import (
     known_facts,
     removed_facts,
 )
+from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, device_memory
 
 
 def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]) -> None:
@@ -31,14 +37,16 @@ def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Cal
 class OfflineModels:
     """What can be done with models' files alone; rows look like the daemon's."""
 
-    def __init__(self, registry: ModelRegistry) -> None:
-        """Look at this registry."""
-        self._registry = registry
+    def __init__(self, registry: ModelRegistry, device: DeviceMemory) -> None:
+        """Look at this registry; models are to be held on this device."""
+        self._registry, self._device = registry, device
 
     def info(self, model: str) -> ModelFacts:
         """Return one model's facts; raises `ModelNotFoundError`."""
         entry, found = self._registry.resolve(model), self._registry.find(model)
-        return known_facts(entry) if found is None else installed_facts(known_facts(entry), found)
+        return (
+            known_facts(entry) if found is None else installed_facts(known_facts(entry), found, self._device)
+        )
 
     def pull(self, model: str, show: Callable[[str, float, int], None]) -> PulledModel:
         """Fetch a model's files; `show` hears (stage, share of the bytes, all bytes)."""
@@ -72,5 +80,22 @@ def open_models(settings: Settings | None = None) -> OfflineModels:
             user_models=settings.models,
             user_profiles=settings.profiles,
             gguf_bits=settings.mlx.gguf_bits,
-        )
+        ),
+        _device(settings),
     )
+
+
+def _device(settings: Settings) -> DeviceMemory:
+    """Return what computes here as far as that is seen without MLX, whose import takes a second."""
+    kind: DeviceKind = "metal" if sys.platform == "darwin" else "cpu"
+    if any(name.startswith("mlx-cuda") for name in _distributions()):
+        kind = "cuda"
+    limit = None if settings.mlx.memory_mb == "auto" else settings.mlx.memory_mb << 20
+    return device_memory(kind, psutil.virtual_memory().total, limit_bytes=limit)
+
+
+def _distributions() -> Iterator[str]:
+    for name in ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(name)
+            yield name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ DEFAULT_CONTEXT = 4096
 
 _NESTED = ("text_config", "language_config", "llm_config")
 """Where models that see or hear keep the settings of their language part."""
+_LONGEST_HEAD = 100 << 20
 _LONGEST_CONTEXT = 1 << 27
 """Longer ones mean "no limit": tokenizers write 1e30."""
 
@@ -84,6 +87,46 @@ def weight_bits(folder: Path) -> int | None:
     quantization = config.get("quantization") or config.get("quantization_config")
     bits = quantization.get("bits") if isinstance(quantization, dict) else 16
     return bits if isinstance(bits, int) and not isinstance(bits, bool) else None
+
+
+def wide_bytes(folder: Path) -> int | None:
+    """Return the bytes that a model's weights take as floats of 32 bits; None: its files cannot be read.
+
+    Reads the heads of its weights' files, each once for as long as it does not change.
+    """
+    config = _read(folder / "config.json")
+    quantization = config.get("quantization") or config.get("quantization_config")
+    bits = quantization if isinstance(quantization, dict) else {}
+    try:
+        heads = []
+        for file in sorted(folder.glob("model*.safetensors")):
+            stat = file.stat()
+            heads.append(_sizes(str(file), stat.st_mtime_ns, stat.st_size))
+        sizes = {name: size for head in heads for name, size in head.items()}
+        return sum(_values(name, size, sizes, bits) for name, size in sizes.items()) * 4 or None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError):
+        return None
+
+
+def _values(name: str, size: int, sizes: Mapping[str, int], quantization: Mapping[str, Any]) -> int:
+    """Return how many values a tensor is made into; those that scale packed ones go."""
+    module, _, part = name.rpartition(".")
+    if part not in ("weight", "scales", "biases") or f"{module}.scales" not in sizes:
+        return size
+    own = quantization.get(module)
+    bits = own["bits"] if isinstance(own, dict) else quantization["bits"]
+    return size * 32 // int(bits) if part == "weight" else 0
+
+
+@lru_cache(maxsize=512)
+def _sizes(file: str, changed_ns: int, num_bytes: int) -> Mapping[str, int]:
+    """Return how many numbers each tensor of a file of weights has, by its head; raises `ValueError` and `OSError`."""
+    with Path(file).open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > min(num_bytes, _LONGEST_HEAD):
+            raise ValueError("no head")
+        head = json.loads(opened.read(length))
+    return {name: prod(one["shape"]) for name, one in head.items() if name != "__metadata__"}
 
 
 def _language_part(config: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from semanticd.adapters.models.folder_facts import (
     read_defaults,
     recommended,
     weight_bits,
+    wide_bytes,
 )
 from semanticd.adapters.models.gguf_files import GgufFiles, kept_name
 from semanticd.adapters.models.hub import pull_from_hub
@@ -348,6 +349,7 @@ class ModelRegistry:
             ignored_advice=ignored_advice(folder),
             kv_bytes_per_token=entry.kv_bytes_per_token or kv_bytes_per_token(folder),
             weight_bits=weight_bits(folder),
+            wide_bytes=wide_bytes(folder),
             pooling=entry.pooling or pooling_of(folder),
             modified_at=max((one.st_mtime for one in weights), default=0.0),
             settings_digest=settings_digest(folder),

@@ -11,10 +11,12 @@ from typing import Literal, Protocol
 
 from semanticd.domain.generation import ModelDefaults
 from semanticd.domain.ids import ModelFingerprint
-from semanticd.domain.memory_plan import ModelFootprint
+from semanticd.domain.memory_plan import DeviceMemory, ModelFootprint, WeightRoom
 
 Pooling = Literal["mean", "last"]
 """Which positions of a text its vector is made of: all of them, or the last one."""
+
+_HALF_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class InstalledModel:
     """As the entry's; from the model's own config."""
     weight_bits: int | None = None
     """Bits of its matrices; None: not known."""
+    wide_bytes: int | None = None
+    """What its weights take as floats of 32 bits, as a CPU holds them where they fit; None: not known."""
     pooling: Pooling = "mean"
     modified_at: float = 0.0
     """When its weights were written, seconds since the epoch; 0: not known."""
@@ -110,6 +114,22 @@ class InstalledModel:
             weight_bits=self.weight_bits,
             recommended=self.entry.recommended,
         )
+
+    def held_bytes(self, device: DeviceMemory | None) -> int:
+        """Return what its weights take in memory on this device, by its plan (None: as in the files)."""
+        if device is None or device.kind != "cpu" or self.wide_bytes is None:
+            return self.size_bytes
+        token_bytes = self.footprint().token_bytes("exact", kind="cpu")
+        fits = self.wide_bytes <= WeightRoom(device, lambda: 0).planned_bytes(token_bytes)
+        return self.wide_bytes if fits else self.size_bytes
+
+    def missing_bytes(self, device: DeviceMemory) -> int:
+        """Return how much memory a CPU lacks so that packed weights stay packed, which is slow; 0: none, or no CPU."""
+        is_packed = self.weight_bits is not None and self.weight_bits < _HALF_BITS
+        if device.kind != "cpu" or self.wide_bytes is None or not is_packed:
+            return 0
+        token_bytes = self.footprint().token_bytes("exact", kind="cpu")
+        return WeightRoom(device, lambda: device.total_bytes).missing_bytes(self.wide_bytes, token_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelSource
 from semanticd.application.services.plain import FLAT, HIDDEN, IF_KNOWN
 from semanticd.domain.ids import ModelFingerprint, ModelId
+from semanticd.domain.memory_plan import DeviceMemory
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.model_name import is_gguf
 
-_MEMORY_PER_FILE_BYTE = 1.2
-"""Memory a model takes per byte of its files, where the registry gives no estimate."""
+_MEMORY_PER_WEIGHT_BYTE = 1.2
+"""Memory a model takes per byte of its weights as they are held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,9 @@ class SwappedModel:
     previous: ModelId | None
 
 
-def memory_needed(installed: InstalledModel) -> float:
-    """Return the bytes a model takes: the registry's estimate, else a guess from its files."""
-    return installed.entry.memory_estimate_bytes or installed.size_bytes * _MEMORY_PER_FILE_BYTE
+def memory_needed(installed: InstalledModel, device: DeviceMemory | None) -> int:
+    """Return about how many bytes a model takes on this device, by its content and not by its name."""
+    return int(installed.held_bytes(device) * _MEMORY_PER_WEIGHT_BYTE)
 
 
 def model_facts(
@@ -139,6 +140,7 @@ def model_facts(
     loaded: Mapping[ModelId, LoadedModel],
     loaded_at: Mapping[ModelId, float],
     current: ModelId | None,
+    device: DeviceMemory | None,
 ) -> list[ModelFacts]:
     """Return all models, loaded ones first, then installed ones; reads folders, so not on the event loop.
 
@@ -148,7 +150,7 @@ def model_facts(
     installed.update({str(model_id): model for model_id, model in list(fetched.items())})
     found = {entry.name: known_facts(entry) for entry in source.entries()}
     for name, model in installed.items():
-        facts = installed_facts(found.get(name) or ModelFacts(name), model)
+        facts = installed_facts(found.get(name) or ModelFacts(name), model, device)
         found[name] = facts if source.known_name(name) else replace(facts, start_name=model.entry.source)
     for model_id, loaded_model in loaded.items():
         found[model_id] = replace(
@@ -172,7 +174,9 @@ def known_facts(entry: ModelEntry) -> ModelFacts:
     )
 
 
-def installed_facts(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
+def installed_facts(
+    facts: ModelFacts, model: InstalledModel, device: DeviceMemory | None = None
+) -> ModelFacts:
     """Return a model's facts with those of its files."""
     return replace(
         facts,
@@ -181,7 +185,7 @@ def installed_facts(facts: ModelFacts, model: InstalledModel) -> ModelFacts:
         size_bytes=model.size_bytes,
         modified_at=model.modified_at or None,
         download_bytes=None,
-        memory_needed_bytes=int(memory_needed(model)),
+        memory_needed_bytes=memory_needed(model, device),
         context_length=model.context_length,
         fingerprint=model.fingerprint,
         bytes_per_token=model.kv_bytes_per_token or model.entry.kv_bytes_per_token,
@@ -195,6 +199,7 @@ def _loaded(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
         installed=True,
         context_length=model.context_length,
         fingerprint=model.fingerprint,
+        memory_needed_bytes=int(model.weights_bytes * _MEMORY_PER_WEIGHT_BYTE),
         weights_bytes=model.weights_bytes,
         bytes_per_token=model.runner.spec.bytes_per_token,
         precision=model.runner.spec.precision,

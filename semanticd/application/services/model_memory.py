@@ -24,20 +24,21 @@ class ModelMemory:
         self._engine = engine
         self._source = source
         self._free_bytes = free_bytes
-        self._device = device
+        self.device = device
+        """What all models may take; None: there is no limit."""
 
     def beside_bytes(self) -> int:
         """Return what another model may take without another leaving; cached blocks would make room for it."""
         free_bytes = int(self._free_bytes())
-        if self._device is None:
+        if self.device is None:
             return free_bytes
         loaded = sum(model.weights_bytes for model in self._engine.models.values())
-        planned = self._device.room_bytes - loaded
+        planned = self.device.room_bytes - loaded
         return min(planned, free_bytes + self._engine.cached_bytes)
 
     def why_it_never_fits(self, model: ModelFootprint) -> str | None:
         """Return why a model does not fit on this machine, even alone; None: it does."""
-        if self._device is None:
+        if self.device is None:
             return None
         known = [one for entry in self._source.entries() if (one := entry.footprint()) is not None]
-        return refusal(self._device, model, known)
+        return refusal(self.device, model, known)

@@ -213,7 +213,7 @@ class ModelsService:
     async def _make_room(self, installed: InstalledModel) -> None:
         if not self._engine.models or ModelId(installed.model_id) in self._engine.models:
             return
-        needed = memory_needed(installed)
+        needed = memory_needed(installed, self._memory.device)
         while needed > self._memory.beside_bytes():
             others = [model for model in self._engine.models.values() if self._may_go(model.model_id)]
             if not others:
@@ -229,7 +229,7 @@ class ModelsService:
         namesake = self._engine.models.get(ModelId(installed.model_id))
         if namesake is not None and namesake.content == installed.content:
             return namesake
-        needed = memory_needed(installed)
+        needed = memory_needed(installed, self._memory.device)
         if namesake is None and (old is None or needed <= self._memory.beside_bytes()):
             return await self._load(model)
         # Both do not fit, or are called the same: requests wait while the old one drains, persists and leaves.
@@ -384,4 +384,5 @@ class ModelsService:
             loaded=self._engine.models,
             loaded_at=self._use.loaded_at,
             current=self._use.current,
+            device=self._memory.device,
         )

@@ -104,6 +104,7 @@ class StatusService:
                     precision=model.runner.spec.precision,
                     block_bytes=model.runner.spec.stored_bytes(model.runner.spec.block_tokens),
                     compute_dtype=model.description.get("compute_dtype"),
+                    warning=model.description.get("warning"),
                 )
                 for model_id, model in self._engine.models.items()
             ),

@@ -32,6 +32,8 @@ class LoadedModelFacts:
     """What a whole block takes, in RAM and, without its file's head, on disk."""
     compute_dtype: str | None = field(default=None, metadata=IF_KNOWN)
     """What its layers compute in: float32, bfloat16, float16."""
+    warning: str | None = field(default=None, metadata=IF_KNOWN)
+    """What makes it slow on this machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,9 @@ def _announce(status: StatusResult, settings: Settings, socket: Path) -> None:
     print_text(f"model:   {status.model or f'none: {NO_MODEL_LOADED}'}")
     print_text(f"socket:  {socket}")
     print_text(f"log:     {settings.paths.log_dir / 'semanticd.log'}")
+    for model in status.models:
+        if model.warning:
+            narrate(f"warning: {model.id}: {model.warning}")
     if (nothing := keeps_nothing(status)) is not None:
         narrate(f"warning: the cache on disk {nothing}")
 

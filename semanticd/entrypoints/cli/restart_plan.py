@@ -74,7 +74,8 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     if name == there.get("mlx.model_id"):
         return
     importlib.import_module("semanticd.entrypoints.model_fit").refuse_what_never_fits(settings, name)
-    needed = model.memory_needed_bytes or 0
+    # Packed, where that is all that fits.
+    needed = model.size_bytes or 0
     free = status.free_memory_bytes
     room = (free or 0) + sum(one.weights_bytes for one in status.models)
     if free and needed > room:

@@ -66,6 +66,7 @@ def render(status: StatusResult) -> str:
         f"socket   {status.socket}",
         f"model    {status.model or _no_model(status)}{_computed_in(status)}{_stage(status)}",
     ]
+    lines += [f"warning  {model.id}: {model.warning}" for model in status.models if model.warning]
     if status.model_error:
         lines.append(f"failed   the last change of models: {status.model_error}")
     lines += [

@@ -18,10 +18,13 @@ from semanticd.adapters.mlx.model.loader import MlxModelLoader
 from semanticd.adapters.mlx.model.weights import load_tokenizer, load_weights
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.inference import LoadedModel, finish_loading
+from semanticd.domain.memory_plan import DeviceMemory, WeightRoom
 from tests.fakes import real_gguf
 from tests.fakes.engine_rig import EngineRig
 from tests.fakes.mlx_rig import WITHOUT_END
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
+
+ROOM = WeightRoom(DeviceMemory("cpu", 64 << 30, 64 << 30), lambda: 8 << 30)
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -122,7 +125,7 @@ def gemma(models_dir: Path) -> LoadedModel:
 
     registry = ModelRegistry(models_dir, convert_gguf=converted)
     installed = registry.pull(str(real_gguf.gemma(models_dir)), lambda progress: None)
-    loader = MlxModelLoader(block_tokens=16, precision="exact", available_bytes=lambda: 8 << 30)
+    loader = MlxModelLoader(block_tokens=16, precision="exact", room=ROOM)
     return finish_loading(loader.load(installed, on_progress=lambda share: None))
 
 

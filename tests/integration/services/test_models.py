@@ -30,7 +30,7 @@ from semanticd.domain.generation import ModelDefaults, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId
 from semanticd.domain.memory_plan import DeviceMemory
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
-from tests.fakes.model_source import WRITTEN_AT
+from tests.fakes.model_source import SIZE_BYTES, WRITTEN_AT
 from tests.fakes.service_rig import ServiceRig
 
 LONG = SamplingParams(temperature=0, max_tokens=1500)
@@ -84,6 +84,16 @@ async def test_models_are_listed_loaded_first_with_their_facts() -> None:
             await rig.models.info("nobody")
         with pytest.raises(ModelNotFoundError):
             await rig.models.info("hf:somebody/something")
+
+
+async def test_what_a_model_needs_follows_from_its_content_and_not_from_its_name() -> None:
+    async with ServiceRig() as rig:
+        rig.source.known["two"] = replace(rig.source.known["two"], memory_estimate_bytes=10**9)
+        rows = {row.id: row.memory_needed_bytes for row in await rig.models.list()}
+        assert rows["two"] == rows["three"] == SIZE_BYTES * 1.2
+        loaded = await rig.models.info("one")
+        assert loaded.weights_bytes is not None
+        assert loaded.memory_needed_bytes == int(loaded.weights_bytes * 1.2)
 
 
 async def test_default_is_the_current_model_as_in_requests() -> None:
@@ -615,8 +625,9 @@ async def test_the_first_model_is_refused_too() -> None:
 async def test_two_models_stand_beside_each_other_only_within_the_plan() -> None:
     rig = ServiceRig(device=DeviceMemory("metal", 12_000_000_000, 1_600_000_000), memory_bytes=1 << 40)
     entries = rig.source.known
-    for name, estimate in (("one", 1000), ("two", 99_000_000), ("three", 101_000_000)):
-        entries[name] = replace(entries[name], memory_estimate_bytes=estimate, kv_bytes_per_token=10)
+    for name, needed in (("one", 1000), ("two", 99_000_000), ("three", 101_000_000)):
+        rig.source.size_bytes[name] = needed * 5 // 6
+        entries[name] = replace(entries[name], kv_bytes_per_token=10)
     async with rig:
         await rig.models.load("two")
         with pytest.raises(ModelLoadError, match="swap to it instead"):

@@ -17,13 +17,14 @@ from semanticd.domain.memory_plan import (
     DeviceMemory,
     ModelFootprint,
     Pressure,
+    WeightRoom,
     buffer_cache_bytes,
     default_model,
     device_memory,
     fit,
-    free_for_wide_weights,
     kv_budget,
     lowered,
+    packed_on_cpu,
     raised,
     refusal,
     wired_bytes,
@@ -209,11 +210,36 @@ def test_exact_kv_is_float32_on_a_cpu() -> None:
 
 def test_weights_made_wider_leave_room_for_kv() -> None:
     device = device_memory("cpu", 24 * GIB)
-    assert free_for_wide_weights(device, 6 * GIB) == 6 * GIB
-    widest = free_for_wide_weights(device, 24 * GIB) * 2 // 3
+    assert WeightRoom(device, lambda: 6 * GIB).available_bytes(None) == 6 * GIB
+    widest = WeightRoom(device, lambda: 24 * GIB).available_bytes(None) * 2 // 3
     assert kv_budget(device, widest) >= 1_000_000_000
     small = device_memory("cpu", 24 * GIB, limit_bytes=2_700_000_000)
-    assert free_for_wide_weights(small, 24 * GIB) * 2 // 3 == small.room_bytes // 2 == 600_000_000
+    assert (
+        WeightRoom(small, lambda: 24 * GIB).available_bytes(None) * 2 // 3
+        == small.room_bytes // 2
+        == 600_000_000
+    )
+
+
+@pytest.mark.parametrize(("limit_mib", "is_wide"), [(2400, True), (2310, True), (2300, False), (1800, False)])
+def test_weights_are_wide_rather_than_that_the_budget_lies_idle(limit_mib: int, is_wide: bool) -> None:
+    model, wide = MODELS["smollm2-135m"], 538_000_000
+    token = model.token_bytes("exact", kind="cpu")
+    device = device_memory("cpu", 24 * GIB, limit_bytes=limit_mib << 20)
+    room = WeightRoom(device, lambda: 20 * GIB)
+    assert (wide <= room.available_bytes(token) * 2 // 3) is is_wide
+    missing = room.missing_bytes(wide, token)
+    assert (missing == 0) is is_wide
+    # So much more is enough, and less is not.
+    for more, is_enough in ((missing, True), (missing - 1_000_000, is_wide)):
+        larger = WeightRoom(
+            device_memory("cpu", 24 * GIB, limit_bytes=(limit_mib << 20) + more), lambda: 20 * GIB
+        )
+        assert (wide <= larger.available_bytes(token) * 2 // 3 + 1) is is_enough
+        assert not is_enough or kv_budget(larger.device, wide) >= 2 * MIN_TOKENS * (token or 0) - 1_000_000
+    short = WeightRoom(device_memory("cpu", 24 * GIB), lambda: 500_000_000)
+    assert short.missing_bytes(wide, token) == 307_000_000
+    assert "give it 293 MiB more" in packed_on_cpu(short.missing_bytes(wide, token))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from semanticd.adapters.config import Settings
-from semanticd.domain.memory_plan import device_memory
+from semanticd.domain.memory_plan import DeviceKind, device_memory
 from semanticd.entrypoints.doctor import check_blas, check_memory, room_on_disk
 
 GIB = 1024**3
@@ -71,3 +72,33 @@ def test_no_blas_is_missed_where_a_gpu_computes() -> None:
     found = check_blas("cuda")
     assert (found.state, found.advice) == ("ok", "")
     assert "not used" in found.message
+
+
+@pytest.mark.parametrize(("limit_mb", "missing"), [(2400, 0), (1900, 404)])
+@pytest.mark.parametrize("kind", ["cpu", "metal"])
+def test_weights_that_will_stay_packed_on_a_cpu_are_a_warning_with_what_is_missing(
+    tmp_path: Path, kind: DeviceKind, limit_mb: int, missing: int
+) -> None:
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    shape = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+    quantization = {"bits": 4, "group_size": 64}
+    (folder / "config.json").write_text(json.dumps({**shape, "quantization": quantization}))
+    whole = 134_515_008
+    head = json.dumps(
+        {
+            "a.weight": {"dtype": "U32", "shape": [1, whole // 8], "data_offsets": [0, 0]},
+            "a.scales": {"dtype": "F16", "shape": [1, whole // 64], "data_offsets": [0, 0]},
+            "a.biases": {"dtype": "F16", "shape": [1, whole // 64], "data_offsets": [0, 0]},
+        }
+    ).encode()
+    (folder / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    (folder / "tokenizer.json").write_text("{}")
+    settings = settings_with(tmp_path, model_id=str(folder), memory_mb=limit_mb)
+    found = check_memory(settings, device_memory(kind, 24 * GIB, limit_bytes=limit_mb << 20))
+    if kind == "metal" or not missing:
+        assert found.state == "ok"
+    else:
+        assert found.state == "warning"
+        assert found.advice is not None
+        assert f"give it {missing} MiB more" in found.advice

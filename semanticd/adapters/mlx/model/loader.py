@@ -16,7 +16,12 @@ from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.chunk_traits import chunk_traits
 from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
-from semanticd.adapters.mlx.model.weights import compute_dtype, load_tokenizer, load_weights
+from semanticd.adapters.mlx.model.weights import (
+    compute_dtype,
+    load_tokenizer,
+    load_weights,
+    packed_bytes_if_wide,
+)
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from semanticd.application.ports.inference import LoadedModel
@@ -25,7 +30,10 @@ from semanticd.application.ports.telemetry import Log, NullLog
 from semanticd.domain.errors import ModelLoadError
 from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.ids import ModelId
+from semanticd.domain.memory_plan import WeightRoom, packed_on_cpu
 from semanticd.domain.model_cache_spec import StoragePrecision
+
+_HALF_ON_CPU = "float32 does not fit, and this is many times slower; give it more memory or a quantized model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +54,16 @@ class MlxModelLoader:
         *,
         block_tokens: int,
         precision: StoragePrecision,
-        available_bytes: Callable[[], int],
+        room: WeightRoom,
         canonicalize: bool = True,
         literal_content: bool = True,
         compute: ComputeOptions = ComputeOptions(),
         log: Log | None = None,
     ) -> None:
-        """`available_bytes` says how much memory weights may take now."""
+        """`room` says how much memory weights may take now that are made wider for a CPU."""
         self._block_tokens = block_tokens
         self._precision: StoragePrecision = precision
-        self._available_bytes = available_bytes
+        self._room = room
         self._canonicalize = canonicalize
         self._literal_content = literal_content
         self._compute = compute
@@ -68,10 +76,11 @@ class MlxModelLoader:
         path = Path(installed.path)
         device_is_cpu = mx.default_device() == mx.Device(mx.cpu)
         trusted = installed.entry.trust_remote_code
+        token_bytes = installed.footprint().token_bytes("exact", kind="cpu")
         reading = load_weights(
             path,
             device_is_cpu=device_is_cpu,
-            available_bytes=self._available_bytes(),
+            available_bytes=self._room.available_bytes(token_bytes),
             on_progress=on_progress,
             trust_remote_code=trusted,
         )
@@ -85,13 +94,16 @@ class MlxModelLoader:
             wrapper = reading_text.result()
         yield
         computes_in = compute_dtype(model)
+        warning = None
         if device_is_cpu and computes_in != "float32":
+            warning = _HALF_ON_CPU
             self._log.warning(
-                "half_precision_on_cpu",
-                model=installed.model_id,
-                dtype=computes_in,
-                reason="float32 does not fit, and this is many times slower; give it more memory or a quantized model",
+                "half_precision_on_cpu", model=installed.model_id, dtype=computes_in, reason=warning
             )
+        wide_bytes = packed_bytes_if_wide(model) if device_is_cpu else None
+        if wide_bytes is not None:
+            warning = packed_on_cpu(self._room.missing_bytes(wide_bytes, token_bytes))
+            self._log.warning("packed_weights_on_cpu", model=installed.model_id, reason=warning)
         bounds_scores = latent_attention.install(model)
         if device_is_cpu and self._compute.cpu_math:
             cpu_math.install(model)
@@ -124,6 +136,7 @@ class MlxModelLoader:
                 "device": "cpu" if device_is_cpu else "gpu",
                 "compute_dtype": computes_in,
                 "model_type": config.get("model_type"),
+                **({"warning": warning} if warning is not None else {}),
                 # The template tells, unless an entry of the configuration does.
                 "thinks": tokenizer.thinks if installed.entry.thinking is None else installed.entry.thinking,
             },

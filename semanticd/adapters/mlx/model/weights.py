@@ -164,6 +164,13 @@ def _bytes_in_float32(model: Any, *, unpacked: bool) -> int:
     return num_bytes
 
 
+def packed_bytes_if_wide(model: Any) -> int | None:
+    """Return what a model with packed weights would take with floats of 32 bits; None: none of its are packed."""
+    if not any(getattr(module, "bits", None) is not None for _, module in model.named_modules()):
+        return None
+    return _bytes_in_float32(model, unpacked=True)
+
+
 def compute_dtype(model: Any) -> str:
     """Return the type that a model computes in: that of most of its floats, as `float32`."""
     leaves: Any = tree_flatten(model.parameters())
