@@ -4,16 +4,18 @@ Rules, in the order they bind:
 
 1. *Admission.* Waiting sequences start in the order below while a place in the batch is free. Whether their bytes
    fit is the engine's answer (`blocked`); a sequence that does not fit holds back the ones behind it in its class.
-2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one.
+2. *Single flight.* A sequence whose prompt continues into tokens another one is computing waits for that one, which
+   takes its turns on behalf of all that wait: the agents of the best class among them pay for it in equal parts.
 3. *Time share.* While prefill and decode both have work, decode gets at least `decode_share` of engine time, and a
    prefill chunk is cut so that it should last less than `max_stall_s` (see `chunk_policy`). What else holds decoding up
-   (restoring, copying blocks, joining the batch) is paid for by prefill, and none of it begins where decoding was held
-   up for long already.
+   (restoring, copying blocks, joining the batch) is paid for by prefill, but for no more than `max_batch_size` times
+   `max_stall_s` before its next chunk; and none of it begins where decoding was held up for long already.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first, and of two that used equally much the one whose last chunk lies further back; `background` agents go
    after `interactive` ones until they have waited `aging_s`. Within an agent, arrival order. Whoever has not been
    served for longer than `aging_s` gains a second of credit a second, so that no stream of newcomers can starve
-   anybody. An answer that was preempted goes on before all that are still to begin.
+   anybody. An answer that was preempted is admitted before all of its class that are still to begin; while it computes
+   again what it lost, it takes turns with them, and the first turn is its own.
 """
 
 from __future__ import annotations
@@ -78,8 +80,8 @@ class Idle:
 
 Step = Admit | Prefill | Join | Decode | Idle
 
-_Rank = tuple[int, float, float, float, int]
-"""What decides who goes first, the least one does."""
+_Rank = tuple[int, int, float, float, float, int]
+"""What decides who goes first, the least one does: class, whether it is still to begin, and its turn among those."""
 
 
 @dataclass(slots=True)
@@ -115,28 +117,48 @@ class Scheduler:
     _sequences: dict[SequenceId, Sequence] = field(default_factory=dict)
     _held: set[SequenceId] = field(default_factory=set)
     _blocked: set[SequenceId] = field(default_factory=set)
-    _followers: dict[SequenceId, SequenceId] = field(default_factory=dict)
-    """For a sequence that others wait for, the one of them that comes first."""
     _following: dict[SequenceId, tuple[SequenceId, int]] = field(default_factory=dict)
     """Whom a waiting sequence waits for, and how many leading tokens the two share."""
+    _followers: dict[SequenceId, dict[SequenceId, None]] = field(default_factory=dict)
+    """For a sequence, those that were found to wait for it; they may wait for another one by now."""
     _shares: dict[str, _AgentShare] = field(default_factory=dict)
     _rates: dict[ModelId, _Rates] = field(default_factory=dict)
     _balance_s: float = 0.0
     """Decode's credit against its share while both kinds of work wait; below zero it is decode's turn."""
+    _served_level_s: float = 0.0
+    """What the agent whose prompt was served last had used after it (seconds)."""
+    _lost_s: float = 0.0
+    """What of decode's credit prefill owes for other work than its own since its last chunk."""
+    _chunk_is_due: bool = False
+    """Whether prefill owed so much that a chunk comes before others start and join."""
+    _returned_s: float = 0.0
+    """By how much preempted answers that return were prefilled longer than those that waited beside them."""
     _stall_s: float = 0.0
     """Engine time since the last decode step."""
+    _decided_at: float = 0.0
+    """Clock reading of the last decision (seconds)."""
     _last_decoded: tuple[ModelId, int] | None = None
 
     # Membership.
 
     def add(self, sequence: Sequence) -> None:
-        """Take a new waiting sequence. An agent new to the scene starts level with the least served one."""
+        """Take a new waiting sequence; see `_entry_level` for an agent new to the scene."""
         self._sequences[sequence.sequence_id] = sequence
         share = self._shares.get(_share_of(sequence))
         if share is None:
-            level = min((s.used_s for s in self._shares.values()), default=0.0)
-            share = self._shares[_share_of(sequence)] = _AgentShare(level)
+            share = self._shares[_share_of(sequence)] = _AgentShare(self._entry_level())
         share.num_sequences += 1
+
+    def _entry_level(self) -> float:
+        """Return the engine time (seconds) that an agent new to the scene is taken to have used.
+
+        It starts level with the one whose prompt was served last: were it the least served one, whoever was served once
+        would wait for all newcomers. Those who wait are at most `aging_s` ahead of it.
+        """
+        least = min((share.used_s for share in self._shares.values()), default=None)
+        if least is None:
+            return 0.0
+        return min(max(self._served_level_s, least), least + self.limits.aging_s)
 
     def remove(self, sequence_id: SequenceId) -> None:
         """Forget a finished sequence; room that it leaves may unblock others."""
@@ -144,12 +166,14 @@ class Scheduler:
         if sequence is None:
             return
         self._held.discard(sequence_id)
-        self._followers.pop(sequence_id, None)
         self._following.pop(sequence_id, None)
+        self._followers.pop(sequence_id, None)
         share = self._shares[_share_of(sequence)]
         share.num_sequences -= 1
         if share.num_sequences == 0:
             del self._shares[_share_of(sequence)]
+        if not self._shares:
+            self._served_level_s = 0.0
         self.unblock()
 
     def __contains__(self, sequence_id: SequenceId) -> bool:
@@ -213,11 +237,35 @@ class Scheduler:
         if seconds > 0 and num_tokens >= self.limits.min_chunk:
             rates.prefill_tokens_per_s = rates.blend(rates.prefill_tokens_per_s, num_tokens / seconds)
             rates.chunks.record(num_tokens, seconds, num_cached=sequence.num_cached - num_tokens)
-        self._charge([sequence], seconds)
-        self.record_stall(seconds)
+        served = [sequence, *self._followers_of(sequence)]
+        best = min(self._class(one, self._decided_at) for one in served)
+        payers = [one for one in served if self._class(one, self._decided_at) == best]
+        self._charge_each(payers, seconds)
+        used = [share.used_s for one in payers if (share := self._shares.get(_share_of(one)))]
+        self._served_level_s = min(used, default=self._served_level_s)
+        if any(_returns(one) for one in served):
+            self._returned_s += seconds
+        else:
+            self._returned_s = max(self._returned_s - seconds, 0.0)
+        self._lost_s = 0.0
+        self._chunk_is_due = False
+        self._stall(seconds)
 
     def record_stall(self, seconds: float) -> None:
-        """Account engine time that was not decoding: prefill, restoring, copying, joining."""
+        """Account engine time that was neither prefill nor decoding: restoring, copying, joining."""
+        self._stall(seconds)
+        if not self.in_state(SequenceState.DECODING):
+            self._lost_s = 0.0
+            return
+        self._lost_s += seconds * self.limits.decode_share
+        most = self.limits.max_batch_size * self.limits.max_stall_s * self.limits.decode_share
+        if self._lost_s > most:
+            # Those that start and join without end would leave no time to a prompt that is computed beside them.
+            self._balance_s += self._lost_s
+            self._lost_s = 0.0
+            self._chunk_is_due = True
+
+    def _stall(self, seconds: float) -> None:
         self._stall_s += seconds
         if self.in_state(SequenceState.DECODING):
             self._balance_s -= seconds * self.limits.decode_share
@@ -266,13 +314,24 @@ class Scheduler:
             if share:
                 share.used_s += seconds / len(sequences)
 
+    def _charge_each(self, sequences: list[Sequence], seconds: float) -> None:
+        """Charge the agents of these sequences in equal parts, however many each of them has."""
+        self._charge(list({_share_of(sequence): sequence for sequence in sequences}.values()), seconds)
+
     # The decision.
 
     def decide(self, now: float) -> Step:
         """Return the next step at this clock reading (seconds)."""
+        self._decided_at = now
         decoding = self.in_state(SequenceState.DECODING)
         if decoding and self._stall_s > self.limits.max_stall_s * (1 - MARGIN):
             return Decode(*self._next_batch(decoding))
+        if decoding and self._chunk_is_due:
+            unfinished = [s for s in self._prefillable() if s.num_to_prefill]
+            if unfinished and self._balance_s >= 0.0:
+                return self._next_chunk(unfinished, now, decoding=True)
+            if unfinished:
+                return Decode(*self._next_batch(decoding))
         candidate = self._next_admission(now)
         if candidate is not None:
             self._shares[_share_of(candidate)].served_at = now
@@ -288,10 +347,27 @@ class Scheduler:
             return Join(joining.sequence_id)
         if decoding and (not prefillable or self._balance_s < 0.0):
             return Decode(*self._next_batch(decoding))
-        sequence = min(prefillable, key=lambda s: self._rank(s, now))
-        share = self._shares[_share_of(sequence)]
-        share.served_at = share.prefilled_at = now
-        return Prefill(sequence.sequence_id, self._chunk(sequence, decoding=bool(decoding)))
+        return self._next_chunk(prefillable, now, decoding=bool(decoding))
+
+    def _next_chunk(self, prefillable: list[Sequence], now: float, *, decoding: bool) -> Prefill:
+        sequence = self._next_prefill(prefillable, now)
+        for one in (sequence, *self._followers_of(sequence)):
+            share = self._shares[_share_of(one)]
+            share.served_at = share.prefilled_at = now
+        return Prefill(sequence.sequence_id, self._chunk(sequence, decoding=decoding))
+
+    def _next_prefill(self, prefillable: list[Sequence], now: float) -> Sequence:
+        ranks = {s.sequence_id: self._rank(s, now) for s in prefillable}
+        first = min(prefillable, key=lambda s: ranks[s.sequence_id])
+        best, is_new, *_ = ranks[first.sequence_id]
+        if is_new:
+            return first
+        beside = [s for s in prefillable if ranks[s.sequence_id][:2] == (best, 1)]
+        if not beside:
+            self._returned_s = 0.0
+        if self._returned_s <= 0.0:
+            return first
+        return min(beside, key=lambda s: ranks[s.sequence_id])
 
     def leader_of(self, sequence: Sequence) -> Sequence | None:
         """Return the sequence that is computing, or restoring, tokens this one needs next, if any."""
@@ -367,29 +443,38 @@ class Scheduler:
                 self._following.pop(sequence.sequence_id, None)
                 return sequence
             self._following[sequence.sequence_id] = leader.sequence_id, shared_tokens(leader, sequence)
-            first = self._followers.get(leader.sequence_id)
-            if first is None or first not in self._sequences:
-                self._followers[leader.sequence_id] = sequence.sequence_id
+            self._followers.setdefault(leader.sequence_id, {})[sequence.sequence_id] = None
         return None
 
+    def _followers_of(self, leader: Sequence) -> list[Sequence]:
+        """Return the waiting sequences that were found to wait for this one, and still do."""
+        min_tokens, found = self.limits.min_shared_tokens, []
+        for sequence_id in self._followers.get(leader.sequence_id, ()):
+            leader_id, shared = self._following.get(sequence_id, (None, 0))
+            if leader_id == leader.sequence_id:
+                follower = self._sequences[sequence_id]
+                is_waiting = follower.state is SequenceState.WAITING
+                if is_waiting and waits_for(follower, leader, shared=shared, min_tokens=min_tokens):
+                    found.append(follower)
+        return found
+
     def _rank(self, sequence: Sequence, now: float) -> _Rank:
-        own = self._own_rank(sequence, now)
-        follower = self._sequences.get(self._followers.get(sequence.sequence_id, SequenceId(-1)))
-        if follower is None or follower.state is not SequenceState.WAITING:
-            return own
         # Whoever waits for this one must not wait behind those it would go before.
-        return min(own, self._own_rank(follower, now))
+        return min(self._own_rank(one, now) for one in (sequence, *self._followers_of(sequence)))
 
     def _own_rank(self, sequence: Sequence, now: float) -> _Rank:
-        aged = now - sequence.arrived_at >= self.limits.aging_s
-        late = sequence.priority == "background" and not aged
+        urgency = self._class(sequence, now)
+        if _returns(sequence):
+            # Its client has read a part of the answer: it waits behind none of its class that is still to begin.
+            return (urgency, 0, 0.0, 0.0, sequence.arrived_at, sequence.sequence_id)
         share = self._shares[_share_of(sequence)]
-        if sequence.output_ids and sequence.state is not SequenceState.DECODING:
-            # Its client has read a part of the answer: it waits behind no request that is still to begin.
-            return (-1, 0.0, 0.0, sequence.arrived_at, sequence.sequence_id)
         unserved = now - max(sequence.arrived_at, share.served_at)
         used = share.used_s - max(unserved - self.limits.aging_s, 0.0)
-        return (1 if late else 0, used, share.prefilled_at, sequence.arrived_at, sequence.sequence_id)
+        return (urgency, 1, used, share.prefilled_at, sequence.arrived_at, sequence.sequence_id)
+
+    def _class(self, sequence: Sequence, now: float) -> int:
+        """Return 1 for a `background` sequence that has not waited for long, 0 for all others."""
+        return int(sequence.priority == "background" and now - sequence.arrived_at < self.limits.aging_s)
 
     def _next_batch(self, decoding: list[Sequence]) -> tuple[ModelId, int]:
         batches = list(dict.fromkeys((s.model_id, s.group) for s in decoding))
@@ -415,3 +500,8 @@ class Scheduler:
 
 def _share_of(sequence: Sequence) -> str:
     return sequence.share or sequence.agent_id
+
+
+def _returns(sequence: Sequence) -> bool:
+    """Whether the sequence was preempted in the middle of its answer."""
+    return bool(sequence.output_ids) and sequence.state is not SequenceState.DECODING

@@ -100,6 +100,12 @@ class ScheduledEngine:
         self._restoring.pop(sequence.sequence_id, None)
         self.scheduler.remove(sequence.sequence_id)
 
+    def lose(self, sequence: Sequence) -> None:
+        """Preempt a sequence now; of what was computed for anybody nothing is kept."""
+        sequence.apply(SequenceEvent.PREEMPTED)
+        sequence.num_cached = sequence.num_published = 0
+        self._published.clear()
+
     @property
     def used(self) -> int:
         """Tokens of the running sequences."""

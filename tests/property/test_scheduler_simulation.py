@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -112,3 +113,48 @@ TestScheduler.settings = settings(
     # Explaining a failure traces every line from the beginning, which makes every run ten times as slow.
     phases=set(Phase) - {Phase.explain},
 )
+
+
+CHUNK = 64
+RIVALS: dict[str, Any] = {
+    "at": st.floats(0.0, 1.0),
+    "priority": st.sampled_from(["interactive", "interactive", "background"]),
+    "prompt": st.sampled_from([400, 1500, 3000]),
+    "answer": st.just(1),
+    "shares": st.sampled_from([None, (1, 390), (1, 3000), (2, 1400)]),
+    "restore_s": st.sampled_from([0.0, 0.0, 0.2]),
+}
+
+
+@given(
+    rivals=st.lists(st.builds(Job, **RIVALS), min_size=1, max_size=8),
+    returning=st.lists(st.integers(0, 7), max_size=3),
+    prompt=st.integers(1, 500),
+    places=st.integers(9, 12),
+)
+@settings(max_examples=150 if settings.get_current_profile_name() == "ci" else 60, deadline=None)
+def test_a_waiting_prompt_is_passed_by_each_other_agent_for_no_longer_than_it_takes_itself(
+    rivals: list[Job], returning: list[int], prompt: int, places: int
+) -> None:
+    """Whoever leads, follows, restores or comes back after a preemption: each agent goes before it by its own turns.
+
+    An agent's turns are as long as the prompt's, and a chunk more. Answers that come back take every other turn.
+    """
+    limits = SchedulerLimits(max_batch_size=places, prefill_chunk=CHUNK, aging_s=1000.0)
+    engine = ScheduledEngine(limits=limits, decode_step_s=0.0)
+    jobs = [replace(job, agent=f"rival-{number}") for number, job in enumerate(rivals)]
+    sequences = engine.run(jobs, until=1.0)
+    for number in returning:
+        if number < len(sequences) and sequences[number].state is SequenceState.PREFILLING:
+            begun = sequences[number]
+            engine.lose(begun)
+            begun.output_ids.append(0)
+            begun.max_new_tokens += 1
+    engine.decisions.clear()
+    waiting = engine.add(Job(agent="one", prompt=prompt, answer=1))
+    while waiting.sequence_id not in engine.first_token:
+        engine.step(next_event=engine.now + 0.1)
+    chunks = [d.step for d in engine.decisions if isinstance(d.step, Prefill)]
+    passing = sum(step.num_tokens for step in chunks if step.sequence_id != waiting.sequence_id)
+    num_turns = 2 * len(rivals) + 1 if returning else len(rivals)
+    assert passing <= num_turns * (prompt + 2 * CHUNK)

@@ -77,6 +77,22 @@ def test_four_requests_with_one_prefix_of_1000_tokens_compute_it_once() -> None:
         assert cached[1] >= 960
 
 
+def test_two_with_one_long_prompt_do_not_keep_a_short_one_waiting_until_both_are_answered() -> None:
+    long, short, clock = prompt(1353), prompt(389, seed=9), ManualClock()
+    runner = HashRunner(block_tokens=64)
+    runner.before = lambda name: clock.advance(0.1) if name == "prefill" else None
+    with EngineRig(runner=runner, clock=clock, limits=SchedulerLimits(prefill_chunk=64)) as rig:
+        with rig.held():
+            pair = [rig.ask(long, agent=agent, max_tokens=2) for agent in "ab"]
+            other = rig.ask(short, agent="other", max_tokens=2)
+        over: list[bool] = []
+        other.on_update = lambda update: over.extend(ask.over for ask in pair)
+        assert other.answer().text == truth(short, 2)
+        assert not any(over), "the two took the engine to themselves"
+        assert [ask.answer().text for ask in pair] == [truth(long, 2)] * 2
+        assert rig.runner.num_prefilled <= 1353 + 389 + 64, "and their prompt is computed once"
+
+
 def test_a_prefix_that_is_partly_on_disk_is_read_and_completed_once() -> None:
     warm, archive = MemoryWarmStore(), MemoryAgentArchive()
     shared = prompt(1000)

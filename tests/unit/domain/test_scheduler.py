@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from semanticd.domain.chunk_policy import ChunkTraits
+from semanticd.domain.generation import Priority
 from semanticd.domain.ids import AgentId, ModelId, SequenceId
 from semanticd.domain.scheduler import Admit, Decode, Idle, Join, Prefill, Scheduler, SchedulerLimits
 from semanticd.domain.sequence import Sequence, SequenceEvent, SequenceState
@@ -299,6 +300,84 @@ def test_an_interactive_request_does_not_wait_behind_others_for_a_background_lea
     others = [Job(at=0.3 * n, agent=f"other-{n}", prompt=300) for n in range(200)]
     engine.run(others, until=60.0)
     assert engine.first_token[waiting.sequence_id] < 10.0
+
+
+def passing_tokens(engine: ScheduledEngine, waiting: Sequence) -> int:
+    """Let the engine work until that one has its first token; returns how many tokens of other prompts went before."""
+    begun = len(engine.decisions)
+    while waiting.sequence_id not in engine.first_token:
+        engine.step()
+    chunks = [d.step for d in engine.decisions[begun:] if isinstance(d.step, Prefill)]
+    return sum(step.num_tokens for step in chunks if step.sequence_id != waiting.sequence_id)
+
+
+@pytest.mark.parametrize(
+    ("leaders", "followers", "num_turns"),
+    [
+        ("interactive", "interactive", 2),
+        ("background", "interactive", 1),
+        ("interactive", "background", 1),
+        ("background", "background", 0),
+    ],
+)
+@pytest.mark.parametrize("num_pairs", [1, 3])
+def test_those_who_wait_for_one_prefix_take_no_more_than_their_turns(
+    leaders: Priority, followers: Priority, num_turns: int, num_pairs: int
+) -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=9, prefill_chunk=64, aging_s=1000.0))
+    for number in range(num_pairs):
+        leader = engine.add(Job(agent=f"a{number}", priority=leaders, prompt=1353, shares=(number, 1350)))
+        steps_until(engine, leader, SequenceState.PREFILLING)
+    for number in range(num_pairs):
+        engine.add(Job(agent=f"b{number}", priority=followers, prompt=1353, shares=(number, 1350)))
+    while not engine.computed:
+        engine.step()
+    other = engine.add(Job(agent="other", prompt=389))
+    assert passing_tokens(engine, other) <= num_pairs * num_turns * (389 + 64)
+
+
+def test_who_waits_for_a_prefix_is_served_with_it_and_gains_no_credit_meanwhile() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=9, prefill_chunk=64, aging_s=1.0))
+    engine.add(Job(agent="leader", prompt=9000, shares=(1, 9000)))
+    engine.add(Job(agent="follower", prompt=9000, shares=(1, 9000)))
+    while engine.now < 5.0:
+        engine.step()
+    assert passing_tokens(engine, engine.add(Job(agent="other", prompt=389))) <= 2 * (389 + 64)
+
+
+def test_an_answer_that_comes_back_takes_turns_with_prompts_that_wait() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=4, prefill_chunk=64))
+    begun = engine.add(Job(agent="busy", prompt=3000, answer=1000))
+    steps_until(engine, begun, SequenceState.DECODING)
+    engine.step()
+    other = engine.add(Job(agent="other", prompt=389))
+    engine.lose(begun)
+    assert 389 - 64 <= passing_tokens(engine, other) <= 389 + 64
+
+
+def test_a_background_answer_that_comes_back_goes_after_interactive_prompts() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=4, prefill_chunk=64))
+    begun = engine.add(Job(agent="batch", priority="background", prompt=3000, answer=1000))
+    steps_until(engine, begun, SequenceState.DECODING)
+    engine.step()
+    engine.lose(begun)
+    assert passing_tokens(engine, engine.add(Job(agent="other", prompt=389))) == 0
+
+
+def test_short_requests_that_start_and_join_without_end_leave_time_to_a_long_prompt() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=3), join_s=0.1)
+    long = engine.add(Job(agent="long", prompt=500))
+    steps_until(engine, long, SequenceState.PREFILLING)
+    engine.run([Job(at=0.11 * n, agent=f"n{n}", prompt=1, answer=2) for n in range(400)], until=40.0)
+    assert engine.first_token[long.sequence_id] < 20.0
+
+
+def test_who_was_served_once_does_not_wait_for_all_who_come_later() -> None:
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=9, prefill_chunk=64, aging_s=1000.0))
+    long = engine.add(Job(agent="long", prompt=1000, answer=1))
+    jobs = [Job(at=0.25 * n, agent=f"new-{n}", prompt=300, answer=1) for n in range(240)]
+    engine.run(jobs, until=60.0)
+    assert engine.first_token[long.sequence_id] < 10.0
 
 
 def test_models_take_turns_in_decoding() -> None:
