@@ -255,6 +255,8 @@ class AgentRow:
     num_shared_with: int = 0
     num_errors: int | None = None
     saved_s: float | None = None
+    unsaved: bool = False
+    """Whether the disk refused its newest state, so that it is in memory only."""
 
 
 @dataclass(frozen=True, slots=True)

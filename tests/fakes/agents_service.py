@@ -83,6 +83,10 @@ class FakeAgents:
         except KeyError:
             raise AgentNotFoundError(f"no agent has the id {agent_id!r}") from None
 
+    def is_unsaved(self, agent_id: str) -> bool:
+        """Whether its row says so."""
+        return self._row(agent_id).unsaved
+
     async def require(self, agent_id: str) -> None:
         """Raise unless there is one."""
         self._row(agent_id)

@@ -380,6 +380,10 @@ class MemoryAgentArchive:
         is_saved.set_result(agent_id not in self._unsaved)
         return is_saved
 
+    def is_unsaved(self, agent_id: AgentId) -> bool:
+        """Whether it had no room for the agent when it was saved last."""
+        return agent_id in self._unsaved
+
     @property
     def num_unsaved(self) -> int:
         """How many agents it had no room for."""

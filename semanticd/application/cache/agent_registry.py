@@ -265,6 +265,10 @@ class AgentRegistry:
         saved.set_result(True)
         return saved
 
+    def is_unsaved(self, agent_id: AgentId) -> bool:
+        """Whether the disk refused the agent's newest state, so that it is in memory only."""
+        return self._archive is not None and self._archive.is_unsaved(agent_id)
+
     @property
     def num_unsaved(self) -> int:
         """How many agents' newest state the disk refused."""

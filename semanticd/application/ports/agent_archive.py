@@ -20,6 +20,9 @@ class AgentArchive(Protocol):
     def is_saved(self, agent_id: AgentId) -> Future[bool]:
         """Return soon whether the disk has taken what was saved of an agent before this call, and not refused it."""
 
+    def is_unsaved(self, agent_id: AgentId) -> bool:
+        """Whether the disk refused the agent's newest state, as `num_unsaved` counts; waits for nothing."""
+
     @property
     def num_unsaved(self) -> int:
         """How many agents' newest state the disk refused; it stays in memory, and is tried again with a later save."""

@@ -53,6 +53,8 @@ class AgentFacts:
     """Requests that failed or were refused since the start."""
     saved_s: float
     """Seconds of prefill that the cache saved it since the start."""
+    unsaved: bool = False
+    """Whether its newest state is in memory only: the disk refused it, and it is tried again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,4 +135,5 @@ class AgentRows:
             num_shared_with=place.num_sharing,
             num_errors=self._outcomes.of_agent(summary.agent_id),
             saved_s=self._savings.of_agent(summary.agent_id).saved_s,
+            unsaved=self._agents.is_unsaved(summary.agent_id),
         )

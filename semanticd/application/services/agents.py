@@ -50,6 +50,7 @@ from semanticd.domain.errors import (
     ConflictError,
     DrainingError,
     InvalidRequestError,
+    StorageFullError,
 )
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
 from semanticd.domain.whole_text import whole_characters
@@ -188,26 +189,29 @@ class AgentsService:
     # Changing.
 
     async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
-        """Make an agent; raises `ConflictError` when the id is taken, `CacheError` where the disk refuses it."""
+        """Make an agent; raises `ConflictError` when the id is taken.
+
+        Where the disk refuses it, it is there in memory, and its facts say so: `unsaved`. So do those of every change.
+        """
         chosen = checked_agent_id(agent_id or f"agent-{secrets.token_hex(6)}", param="id")
         async with self._naming:
             await asyncio.to_thread(self._check_free, chosen)
             agent = self._agents.create(chosen, config, pinned=pin)
-        await self._saved(chosen, "was made", after="it is gone")
+        await self._saved(chosen)
         return await self._row(agent)
 
-    async def _saved(self, agent_id: AgentId, change: str, *, after: str) -> None:
-        """Wait until the disk has an agent's change; raises `CacheError` where it refuses.
+    async def _saved(self, agent_id: AgentId) -> None:
+        """Wait until the disk has an agent's change, or has refused it.
 
-        A disk that is slow, or hangs, is not waited for: the change is in memory, and its writing is queued.
+        A change that the disk refuses holds in memory, and is tried again. A disk that is slow, or hangs, is not waited
+        for: the change's writing is queued.
         """
         saving = asyncio.ensure_future(asyncio.wrap_future(self._agents.is_saved(agent_id)))
-        done, _ = await asyncio.wait({saving}, timeout=self.saved_within_s)
-        if done and not saving.result():
-            raise CacheError(
-                f"agent {agent_id!r} {change} in memory, but the disk refused to store that, and after a restart "
-                f"{after}; is the disk full? Make room: it is tried again when an agent is saved, and at the stop"
-            )
+        await asyncio.wait({saving}, timeout=self.saved_within_s)
+
+    def is_unsaved(self, agent_id: AgentId) -> bool:
+        """Whether the disk refused the agent's newest state, so that it is in memory only."""
+        return self._agents.is_unsaved(agent_id)
 
     def _check_free(self, agent_id: AgentId) -> None:
         if self._agents.is_known(agent_id):
@@ -218,8 +222,7 @@ class AgentsService:
     async def pin(self, agent_id: str, ttl_s: float | None = None) -> AgentFacts:
         """Keep its blocks from eviction, for `ttl_s` seconds or for good.
 
-        Raises `ConflictError` where pins would keep more of the budget than they may, and `CacheError` where the disk
-        refuses.
+        Raises `ConflictError` where pins would keep more of the budget than they may.
         """
         if not self._tables.could_pin(AgentId(agent_id)):
             raise ConflictError(
@@ -238,12 +241,7 @@ class AgentsService:
             return replace(agent, pinned=pinned, pinned_until=until)
 
         agent = await asyncio.to_thread(self._agents.update, AgentId(agent_id), change)
-        is_kept = pinned or until is not None
-        await self._saved(
-            agent.agent_id,
-            "was pinned" if is_kept else "was unpinned",
-            after="its pin is as it was before",
-        )
+        await self._saved(agent.agent_id)
         return agent
 
     async def fork(self, agent_id: str, new_id: str | None = None) -> AgentFacts:
@@ -264,7 +262,7 @@ class AgentsService:
         async with self._naming:
             await asyncio.to_thread(self._check_free, chosen)
             self._agents.save(fork)
-        await self._saved(chosen, "was made", after="it is gone")
+        await self._saved(chosen)
         return await self._row(fork)
 
     async def rewind(self, agent_id: str, turns: int = 1) -> AgentFacts:
@@ -280,7 +278,7 @@ class AgentsService:
         await self._on_engine(lambda: self._store.drop_blocks(gone))
         self._agents.forget_blocks(agent.agent_id, gone)
         self._agents.scrub()
-        await self._saved(agent.agent_id, "was rewound", after="it has the forgotten turns again")
+        await self._saved(agent.agent_id)
         return await self._row(agent)
 
     def _rewind(self, agent_id: AgentId, turns: int) -> Agent:
@@ -350,7 +348,7 @@ class AgentsService:
         return EvictedAgent(await self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
-        """Forget it and the blocks that only it holds, on disk too; raises `CacheError` where the disk refuses.
+        """Forget it and the blocks that only it holds, on disk too; raises `StorageFullError` where it refuses.
 
         What is listed can be deleted, also where its record cannot be read.
         """
@@ -371,7 +369,7 @@ class AgentsService:
         left = [] if await asyncio.wrap_future(is_deleted) else ["its conversation"]
         left += [] if are_forgotten else ["the responses stored for it"]
         if left:
-            raise CacheError(
+            raise StorageFullError(
                 f"agent {agent_id!r} is gone from memory, but the disk refused to delete {' and '.join(left)}: a "
                 "restart may bring that back. Make room, for example with `semanticd cache prune 2GB`; the deletion is "
                 "tried again with the next turn of any agent, and when the daemon stops"
@@ -451,7 +449,7 @@ class AgentsService:
             # Another agent may have taken the id while blocks were written.
             await asyncio.to_thread(self._check_free, imported.agent.agent_id)
             self._agents.save(imported.agent)
-        await self._saved(imported.agent.agent_id, "was imported", after="it is gone")
+        await self._saved(imported.agent.agent_id)
         return ImportedAgent(
             await self._row(imported.agent),
             num_imported_blocks=imported.num_kept,

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, OrderedDict
 
 from semanticd.application.ports.response_archive import ResponseArchive, StoredItem, StoredResponse
-from semanticd.domain.errors import CacheError
+from semanticd.domain.errors import StorageFullError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
@@ -116,14 +116,14 @@ class StoredResponses:
         return None if self._archive is None else await asyncio.to_thread(self._archive.item, item_id)
 
     async def forget(self, response_id: str) -> bool:
-        """Forget a response; returns whether it was there. Raises `CacheError` where the disk refuses."""
+        """Forget a response; returns whether it was there. Raises `StorageFullError` where the disk refuses."""
         found = await self.find(response_id)
         if found is None:
             return False
         if response_id in self._by_id:
             self._forget(found)
         if self._archive is not None and not await asyncio.wrap_future(self._archive.delete(response_id)):
-            raise CacheError(
+            raise StorageFullError(
                 f"response {response_id!r} is gone from memory, but the disk refused to delete its text: after a "
                 "restart it may be found by its id again. Make room, for example with `semanticd cache prune 2GB`; the "
                 "deletion is tried again with the next response that is stored, and when the daemon stops"

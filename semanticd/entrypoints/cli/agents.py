@@ -231,6 +231,15 @@ def confirm_overwriting(path: Path, *, force: bool) -> None:
 
 
 def _print(facts: Mapping[str, Any], as_json: bool) -> None:
+    if facts.get("unsaved"):
+        narrate(
+            "the disk refused to store this: it holds in memory only, and a restart would undo it; make room, for "
+            "example with `semanticd cache prune 2GB`, then it is tried again with the next turn of any agent"
+        )
+    if missing := facts.get("num_missing_blocks"):
+        narrate(
+            f"{missing} blocks are gone, and are not in the export: the agent computes them again elsewhere"
+        )
     if as_json:
         print_json(facts)
     else:

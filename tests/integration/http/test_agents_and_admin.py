@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.fakes.generator import ScriptedGenerator, call_script
 from tests.fakes.http_services import FakeHealth, make_services
 from tests.fakes.models_service import FakeModels
 from tests.fakes.service_rig import ServiceRig
+from tests.fakes.warm_store import MemoryAgentArchive
 
 EXPORT = Path(__file__).resolve().parents[2] / "data" / "disk" / "agent-v1.agent"
 """An export of a model that is not here."""
@@ -190,6 +192,55 @@ async def test_an_agent_that_a_chat_client_made_goes_on_by_its_name() -> None:
         nothing = await client.post("/v1/agents/y/generate", {})
         assert (nothing.status, nothing.json["error"]["param"]) == (400, "prompt")
         assert "send a prompt or messages" in nothing.json["error"]["message"]
+
+
+async def test_what_a_full_disk_keeps_in_memory_only_is_made_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = MemoryAgentArchive()
+    async with ServiceRig(archive=archive, export_file=DiskAgentExportFile()) as rig:
+        services = make_services(rig.generate, agents=rig.agents, models=rig.models)
+        client = AsgiClient(create_app(services, HttpConfig()))
+        url = "/v1/agents/ann"
+        assert "x-semantic-adjusted" not in (await client.post("/v1/agents", {"id": "ann"})).headers
+        archive.refuses = True
+        said = {"prompt": "hello", "max_tokens": 4}
+        first = await client.post(f"{url}/generate", said)
+        answers = [
+            await client.post(f"{url}/generate", said),
+            await client.post("/v1/agents", {"id": "made"}),
+            await client.post(f"{url}/fork", {"id": "forked"}),
+            await client.post(f"{url}/rewind", {"turns": 1}),
+            await client.post(f"{url}/pin", {}),
+            await client.post(f"{url}/unpin", {}),
+        ]
+        assert (first.status, [one.status for one in answers]) == (200, [200, 201, 201, 200, 200, 200])
+        words = {one.headers.get("x-semantic-adjusted") for one in answers}
+        assert words == {"stored_in_memory_only=1"}
+        assert {one.json["unsaved"] for one in answers[1:]} == {True}
+        assert (await client.post("/v1/agents", {"id": "made"})).status == 409
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(tempfile, "mkstemp", refuse)
+        assert (await client.get(f"{url}/export")).status == 507
+        refused = await client.post("/v1/agents/import", b"x")
+        assert (refused.status, refused.json["error"]["code"]) == (507, "storage_full")
+
+
+async def test_an_export_without_its_blocks_says_how_many_are_missing() -> None:
+    async with ServiceRig(export_file=DiskAgentExportFile()) as rig:
+        client = AsgiClient(create_app(make_services(rig.generate, agents=rig.agents), HttpConfig()))
+        await client.post("/v1/agents", {"id": "ann"})
+        await client.post("/v1/agents/ann/generate", {"prompt": "hello " * 20, "max_tokens": 4})
+        whole = await client.get("/v1/agents/ann/export")
+        assert (whole.status, whole.headers.get("x-semantic-adjusted")) == (200, None)
+        num_blocks = len((await rig.agents.agent("ann")).block_table)
+        await rig.cache.clear()
+        bare = await client.get("/v1/agents/ann/export")
+        assert num_blocks
+        assert bare.headers["x-semantic-adjusted"] == f"blocks_missing={num_blocks}"
 
 
 async def test_a_temporary_folder_that_takes_no_file_is_an_error_that_says_so(

@@ -127,7 +127,7 @@ async def test_a_deletion_that_the_disk_refused_is_an_error(tmp_path: Path) -> N
             "CREATE TRIGGER full BEFORE DELETE ON responses BEGIN SELECT raise(ABORT, 'full'); END"
         )
     refused = await asked.send("DELETE", url)
-    assert refused.status == 500
+    assert refused.status == 507
     assert "the disk refused to delete its text" in refused.json["error"]["message"]
     assert (await asked.get(url)).status == 404
     archive.close()

@@ -107,6 +107,10 @@ class DiskAgentArchive:
         """Return soon whether the agent's newest state is on disk; see the port."""
         return self._queue.ask(lambda: agent_id not in self._failed, otherwise=False)
 
+    def is_unsaved(self, agent_id: AgentId) -> bool:
+        """Whether the disk refused the agent's newest state; it is tried again."""
+        return agent_id in self._failed
+
     @property
     def num_unsaved(self) -> int:
         """How many agents' newest state the disk refused; it is tried again."""

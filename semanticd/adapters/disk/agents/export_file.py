@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from semanticd.adapters.disk.agents import codec as agent_codec
 from semanticd.adapters.disk.blocks import codec as block_file
 from semanticd.adapters.disk.files.atomic import FileSystem, NewFile, write_group
+from semanticd.adapters.disk.files.database import is_out_of_room
 from semanticd.application.ports.agent_export import ExportedAgent, ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, Turn
@@ -32,7 +33,13 @@ from semanticd.domain.agent_bounds import (
 )
 from semanticd.domain.agent_summary import summary_of
 from semanticd.domain.chat import Message, ToolCallPart
-from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
+from semanticd.domain.errors import (
+    AgentExportError,
+    CacheError,
+    ConflictError,
+    InvalidRequestError,
+    StorageFullError,
+)
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.json_text import parse_json_text
 from semanticd.domain.limits import LIMITS
@@ -76,14 +83,15 @@ class DiskAgentExportFile:
         Raises:
             InvalidRequestError: The path is not that of a file in an existing folder.
             ConflictError: Something other than an agent export lies there.
-            CacheError: The disk does not take it.
+            CacheError: The disk does not take it; StorageFullError (one of them): it has no room.
         """
         target = self._target(Path(path))
         writing = _Writing(agent, names)
         try:
             write_group(self._fs, [NewFile(target, writing.pieces(records))])
         except OSError as error:
-            raise CacheError(
+            kind = StorageFullError if is_out_of_room(error) else CacheError
+            raise kind(
                 f"cannot write agent {agent.agent_id!r} to {target}: {error.strerror or error}; "
                 "make room, or choose another folder"
             ) from error

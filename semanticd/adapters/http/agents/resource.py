@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast, get_args
@@ -39,6 +41,7 @@ from semanticd.domain.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     SemanticError,
+    StorageFullError,
 )
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
@@ -46,11 +49,19 @@ from semanticd.domain.limits import LIMITS
 PAGE = 100
 MAX_PAGE = 1000
 CHUNK_BYTES = 1 << 20
+_IN_MEMORY_ONLY = "stored_in_memory_only=1"
 
 
 def _json(result: object) -> bytes:
     """Return a service's result, or a dictionary that holds some, as JSON."""
     return msgspec.json.encode(plain(result))
+
+
+def _answer(resp: Response, result: object, *, unsaved: bool) -> None:
+    """Answer with a change of an agent, and say where the disk refused it: it was made, and holds in memory."""
+    if unsaved:
+        resp.set_header("X-Semantic-Adjusted", _IN_MEMORY_ONLY)
+    resp.data = _json(result)
 
 
 class Agents:
@@ -76,7 +87,7 @@ class Agents:
         made = await self._agents.create(agent_id, config, pin=bool(body.pin))
         resp.status = falcon.HTTP_201
         resp.set_header("Location", f"/v1/agents/{made.id}")
-        resp.data = _json(made)
+        _answer(resp, made, unsaved=made.unsaved)
 
     async def _check_model(self, name: str) -> None:
         """Raise `InvalidRequestError` unless a model goes by this name, loaded or not: all its turns would fail."""
@@ -168,21 +179,24 @@ class AgentActions:
         new_id = None if body.id is None else checked_agent_id(body.id, param="id")
         made = await self._agents.fork(AgentId(agent_id), new_id)
         resp.status = falcon.HTTP_201
-        resp.data = _json(made)
+        _answer(resp, made, unsaved=made.unsaved)
 
     async def on_post_rewind(self, req: Request, resp: Response, agent_id: str) -> None:
         """Forget the last turns."""
         body = await read_object(req, wire.Rewind, self._config, optional=True)
-        resp.data = _json(await self._agents.rewind(AgentId(agent_id), body.turns))
+        changed = await self._agents.rewind(AgentId(agent_id), body.turns)
+        _answer(resp, changed, unsaved=changed.unsaved)
 
     async def on_post_pin(self, req: Request, resp: Response, agent_id: str) -> None:
         """Keep the blocks from eviction."""
         body = await read_object(req, wire.Pin, self._config, optional=True)
-        resp.data = _json(await self._agents.pin(AgentId(agent_id), body.ttl_s or body.ttl))
+        changed = await self._agents.pin(AgentId(agent_id), body.ttl_s or body.ttl)
+        _answer(resp, changed, unsaved=changed.unsaved)
 
     async def on_post_unpin(self, req: Request, resp: Response, agent_id: str) -> None:
         """Let the blocks be evicted again."""
-        resp.data = _json(await self._agents.unpin(AgentId(agent_id)))
+        changed = await self._agents.unpin(AgentId(agent_id))
+        _answer(resp, changed, unsaved=changed.unsaved)
 
     async def on_post_evict(self, req: Request, resp: Response, agent_id: str) -> None:
         """Demote the blocks to disk now."""
@@ -221,6 +235,8 @@ class AgentGenerate:
         )
         await self._agents.require(agent_id)
         request = await translated(req, reading)
+        if self._agents.is_unsaved(AgentId(agent_id)):
+            request = replace(request, adjustments=(*request.adjustments, _IN_MEMORY_ONLY))
         if body.stream:
             await self._gateway.respond(resp, exchange, request, wire.AgentStream())
             return
@@ -244,9 +260,11 @@ class AgentExports:
         exchange = request_context_of(req)
         with own_file_unnamed("the file to be sent") as named:
             path = named(await temporary_file(exchange.on_end))
-            await self._agents.export(AgentId(agent_id), path)
+            written = await self._agents.export(AgentId(agent_id), path)
             file = await asyncio.to_thread(Path(path).open, "rb")
         exchange.at_end.callback(file.close)
+        if written.num_missing_blocks:
+            resp.set_header("X-Semantic-Adjusted", f"blocks_missing={written.num_missing_blocks}")
         resp.content_type = "application/octet-stream"
         resp.downloadable_as = f"{agent_id}.agent"
         resp.content_length = os.fstat(file.fileno()).st_size
@@ -263,7 +281,7 @@ class AgentExports:
             await save_upload(req, path, limit=config.max_import_bytes, stall_s=config.body_timeout_s)
             made = await self._agents.import_(path, new_id)
         resp.status = falcon.HTTP_201
-        resp.data = _json(made)
+        _answer(resp, made, unsaved=made.agent.unsaved)
 
 
 @contextmanager
@@ -273,7 +291,7 @@ def own_file_unnamed(means: str) -> Iterator[Callable[[str], str]]:
     Gives a function that is told the file's path, and returns it.
 
     Raises:
-        CacheError: The system does not take the file.
+        CacheError: The system does not take the file; StorageFullError (one of them): there is no room for it.
     """
     paths: list[str] = []
 
@@ -292,7 +310,8 @@ def own_file_unnamed(means: str) -> Iterator[Callable[[str], str]]:
     except (ConnectionError, TimeoutError):
         raise  # the client's, not the file's
     except OSError as error:
-        raise CacheError(
+        kind = StorageFullError if error.errno in {errno.ENOSPC, errno.EDQUOT} else CacheError
+        raise kind(
             f"the daemon cannot keep {means} in its temporary folder: {error.strerror or error}; make room there, or "
             "start it with another TMPDIR"
         ) from error

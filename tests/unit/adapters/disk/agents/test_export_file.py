@@ -16,7 +16,13 @@ from semanticd.application.ports.agent_export import ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import Message, ToolCallPart
-from semanticd.domain.errors import AgentExportError, CacheError, ConflictError, InvalidRequestError
+from semanticd.domain.errors import (
+    AgentExportError,
+    CacheError,
+    ConflictError,
+    InvalidRequestError,
+    StorageFullError,
+)
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.limits import LIMITS
 from tests.fakes.agents import full_agent
@@ -177,7 +183,7 @@ def test_a_full_disk_leaves_the_earlier_export_as_it_was(tmp_path: Path) -> None
     disk = FaultyFileSystem()
     disk.room_bytes = 1000
     chain = make_chain(5)
-    with pytest.raises(CacheError, match=os.strerror(errno.ENOSPC)):
+    with pytest.raises(StorageFullError, match=os.strerror(errno.ENOSPC)):
         DiskAgentExportFile(disk).write(
             str(path), agent_of(chain), [r.block.block_hash for r in chain], iter(chain)
         )
