@@ -66,10 +66,17 @@ class PromptTooLongError(InvalidRequestError):
 
     code = "prompt_too_long"
 
-    def __init__(self, *, num_tokens: int, maximum: int) -> None:
-        """Say both numbers, in the wording that coding agents recognise and compact on."""
-        super().__init__(f"prompt is too long: {num_tokens} tokens > {maximum} maximum", param="messages")
+    def __init__(self, *, num_tokens: int, maximum: int, is_estimate: bool = False) -> None:
+        """Say both numbers, in the wording that coding agents recognise and compact on.
+
+        An estimate is made of texts that are too long to be read: they have at least about so many tokens.
+        """
+        text = f"prompt is too long: {num_tokens} tokens > {maximum} maximum"
+        if is_estimate:
+            text += f" (at least about {num_tokens}, by its length: it is too long to be read)"
+        super().__init__(text, param="messages")
         self.num_tokens = num_tokens
+        self.is_estimate = is_estimate
         self.maximum = maximum
 
 

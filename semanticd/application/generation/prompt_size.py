@@ -26,7 +26,7 @@ def check_characters(count: int, context_length: int) -> None:
     """Raise `PromptTooLongError` for a text of so many characters that cannot fit."""
     at_least = count // LIMITS.prompt_characters_per_token
     if at_least > context_length:
-        raise PromptTooLongError(num_tokens=at_least, maximum=context_length - 1)
+        raise PromptTooLongError(num_tokens=at_least, maximum=context_length - 1, is_estimate=True)
 
 
 def check_vocabulary(token_ids: Sequence[int], vocab_size: int, *, param: str) -> None:

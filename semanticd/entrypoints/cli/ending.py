@@ -36,6 +36,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
     if pid is None:
         return False
     patience_s = _NOW_S if now else PERSIST_S
+    drain_s: float | None = None
     answer = _ask_to_stop(pid, timeout_s=timeout_s, now=now)
     if answer is None:
         narrate(
@@ -52,8 +53,10 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
         _say_what_is_left(int(answer.get("num_requests") or 0), drain_s)
     if (unsaved := unsaved_text(read(CacheStats, answer or {}))) is not None:
         narrate(f"not stored: {unsaved}; they are tried once more now, what is refused again is lost")
-    deadline = time.monotonic() + patience_s
-    with _watching(answered=answer is not None and not now) as look:
+    began = time.monotonic()
+    deadline = began + patience_s
+    drained = began + drain_s if drain_s is not None else None
+    with _watching(drained=drained) as look:
         while running_pid(pid_file) == pid:
             if time.monotonic() > deadline:
                 if not now:
@@ -79,8 +82,11 @@ def _say_what_is_left(num_requests: int, drain_s: float) -> None:
 
 
 @contextmanager
-def _watching(*, answered: bool) -> Iterator[Any]:
-    """Give a function that shows, once a second, how many requests are left and for how long we wait at most."""
+def _watching(*, drained: float | None) -> Iterator[Any]:
+    """Give a function that shows, once a second, how many requests are left and for how long we wait at most.
+
+    Requests may run until `drained` on the monotonic clock; None: the daemon does not answer, or does not let them.
+    """
     progress = Progress()
     last = [time.monotonic()]
 
@@ -88,14 +94,25 @@ def _watching(*, answered: bool) -> Iterator[Any]:
         if time.monotonic() - last[0] < _LOOK_EVERY_S:
             return
         last[0] = time.monotonic()
-        num = _num_requests() if answered else None
-        what = "writing the cache" if num in (0, None) and answered else f"{num} requests left"
-        progress.line(f"{what if answered else 'still running'}, {left_s:.0f} s at most", what)
+        num = None if drained is None else _num_requests()
+        what = what_is_awaited(num, answered=drained is not None)
+        if num and drained is not None and drained > last[0]:
+            left_s = drained - last[0]
+        progress.line(f"{what}, {left_s:.0f} s at most", what)
 
     try:
         yield look
     finally:
         progress.end()
+
+
+def what_is_awaited(num_requests: int | None, *, answered: bool) -> str:
+    """Return what a daemon that ends still does: its requests (None: it did not say), else its writing."""
+    if not answered:
+        return "still running"
+    if not num_requests:
+        return "writing the cache"
+    return f"{num_requests} request{'s' if num_requests > 1 else ''} left"
 
 
 def _num_requests() -> int | None:

@@ -104,6 +104,8 @@ async def test_a_failure_after_the_first_byte_is_told_as_an_event(url: str) -> N
         assert (name, data["type"], data["error"]["type"]) == ("error", "error", "api_error")
     elif url == "/v1/responses":
         assert (name, data["response"]["status"]) == ("response.failed", "failed")
+        # One last word: a client that ends at an `error` would leave the stream before this.
+        assert "error" not in {name for name, _ in found}
     elif url.startswith("/v1/agents"):
         assert name == "error"
     else:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.control.private_files import (
     UnsafePathError,
     check_shared_folder,
@@ -17,6 +19,7 @@ from semanticd.control.private_files import (
     prepare_private_folder,
     prepare_runtime_folder,
 )
+from semanticd.domain.errors import CacheError
 
 OURS = ("semanticd.",)
 ANOTHER = os.geteuid() + 4242
@@ -172,3 +175,15 @@ def test_a_socket_is_only_trusted_where_nobody_else_could_have_put_it(short_tmp_
         (short_tmp_path / "link").symlink_to(path)
         with pytest.raises(UnsafePathError, match="not a socket"):
             check_socket(short_tmp_path / "link")
+
+
+def test_a_cache_folder_that_is_not_ours_alone_is_not_said_to_be_made_writable(tmp_path: Path) -> None:
+    for folder, advice in (
+        (folder_of(tmp_path / "everybodys", 0o1777), "name a folder inside it"),
+        (folder_of(tmp_path / "mixed", 0o775, "somebody's"), "chmod go-w"),
+    ):
+        with pytest.raises(CacheError) as refused:
+            CacheFolder.open(folder, fs=FileSystem())
+        assert advice in refused.value.message
+        assert refused.value.message.endswith("; SEMANTIC_AGENT_CACHE_DIR names another")
+        assert "writable" not in refused.value.message

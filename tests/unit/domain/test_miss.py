@@ -245,3 +245,12 @@ def test_where_all_but_a_block_of_a_long_prompt_was_reused_no_fault_is_named(
         decode=lambda part: "",
     )
     assert (miss and miss.cause) == named
+
+
+def test_what_was_lost_shows_the_text_at_the_miss_and_not_where_the_prompts_part() -> None:
+    history = " ".join(f"w{n}" for n in range(60))
+    miss = explain(f"{history} end", f"{history} other", matched=0)
+    assert miss is not None
+    assert (miss.position, miss.cause) == (0, "evicted")
+    assert miss.expected.startswith("w0 w1")
+    assert miss.found == ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.files.ballast import Ballast
-from semanticd.control.private_files import open_private, prepare_private_folder
+from semanticd.control.private_files import UnsafePathError, open_private, prepare_private_folder
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
@@ -75,6 +75,11 @@ class CacheFolder:
             marker = root / "unclean"
             was_unclean = marker.exists()
             os.close(open_private(marker, os.O_WRONLY | os.O_CREAT))
+        except UnsafePathError as error:
+            # It says what to do with the folder.
+            raise CacheError(
+                f"cannot use the cache folder {root}: {error}; SEMANTIC_AGENT_CACHE_DIR names another"
+            ) from error
         except OSError as error:
             raise CacheError(
                 f"cannot open the cache folder {root}: {error.strerror or error}; "

@@ -210,8 +210,9 @@ def _with_param(error: domain.SemanticError) -> str:
 
 def _openai_message(error: domain.SemanticError) -> str:
     if isinstance(error, domain.PromptTooLongError):
+        about = "at least about " if error.is_estimate else ""
         return (
             f"This model's maximum context length is {error.maximum} tokens. However, your messages resulted "
-            f"in {error.num_tokens} tokens. Please reduce the length of the messages. ({error.message})"
+            f"in {about}{error.num_tokens} tokens. Please reduce the length of the messages. ({error.message})"
         )
     return _with_param(error)

@@ -197,6 +197,8 @@ def _cause(path: Path, error: Exception) -> str:
         )
     if "not supported" in str(error):
         return f"cannot load {path}: mlx-lm does not know the architecture {model_type!r}; try a newer mlx-lm"
+    if not model_type:
+        return f"cannot load {path}: config.json names no `model_type`; pull the model again"
     return f"cannot load the {model_type!r} model in {path}: {error}"
 
 

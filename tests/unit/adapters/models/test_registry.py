@@ -130,6 +130,18 @@ def test_a_local_folder_stays_where_it_is_and_is_not_removed(tmp_path: Path, pla
         models.remove(str(folder))
 
 
+def test_a_folder_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "gone"
+    models = registry(tmp_path, user_models={"gone": {"sources": [str(folder)]}})
+    fake_convert(_file(tmp_path / "w", b"weights"), folder)
+    (folder / ".complete").write_text("gone")
+    assert models.remove("gone") > 0
+    with pytest.raises(ModelNotFoundError, match="model gone is not installed"):
+        models.remove("gone")
+    with pytest.raises(ModelDownloadError, match=r"there is no model in .*gone"):
+        models.pull("gone", silent)
+
+
 def test_removing_a_model_frees_its_bytes(tmp_path: Path) -> None:
     models = registry(tmp_path)
     source = str(_file(tmp_path / "tiny.gguf", b"weights"))

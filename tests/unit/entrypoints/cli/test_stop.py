@@ -14,7 +14,7 @@ from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.process import PID_FILE, PidFile
 from semanticd.entrypoints.cli.daemon_link import socket_path
-from semanticd.entrypoints.cli.ending import stop_daemon
+from semanticd.entrypoints.cli.ending import stop_daemon, what_is_awaited
 from tests.fakes.control_services import FakeLifecycle, NullLog, fake_services
 
 NO_PROCESS = 2**30
@@ -44,6 +44,13 @@ def test_a_daemon_that_ends_while_it_is_asked_to_is_stopped(
         ending.join(20)
     assert f"stopped (pid {NO_PROCESS})" in capsys.readouterr().err
     assert stop_daemon(timeout_s=None, now=now) is False
+
+
+def test_what_a_daemon_that_ends_still_does_is_counted_in_words() -> None:
+    assert what_is_awaited(1, answered=True) == "1 request left"
+    assert what_is_awaited(2, answered=True) == "2 requests left"
+    assert what_is_awaited(0, answered=True) == what_is_awaited(None, answered=True) == "writing the cache"
+    assert what_is_awaited(None, answered=False) == "still running"
 
 
 @pytest.mark.parametrize("num_agents", [0, 2])

@@ -102,15 +102,14 @@ class ResponseStream:
         return b""
 
     def fail(self, error: SemanticError) -> bytes:
-        """Return the error event and the failed response."""
+        """Return the failed response, which is the last event: clients end at it, and at an `error` before it."""
         code = "rate_limit_exceeded" if isinstance(error, OverloadedError) else "server_error"
         shown = errors.body(error, "openai", request_id="")["error"]
-        told = self._event("error", code=shown["code"], message=shown["message"], param=shown["param"])
         failed = {"code": code, "message": shown["message"]}
         self.response = msgspec.structs.replace(
             self.response, status="failed", error=failed, output=self.output
         )
-        return told + self._lifecycle("response.failed")
+        return self._lifecycle("response.failed")
 
     def _event(self, name: str, /, **fields: Any) -> bytes:
         numbered = {"type": name, "sequence_number": self._sequence, **fields}

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from semanticd.adapters.http.core import errors
+from semanticd.application.generation.prompt_size import check_characters
 from semanticd.domain import errors as domain
+from semanticd.domain.limits import LIMITS
 
 
 def walk(cls: type[domain.SemanticError]) -> Iterator[type[domain.SemanticError]]:
@@ -132,6 +134,21 @@ def test_a_prompt_that_is_too_long_is_told_in_the_wording_each_client_understand
     assert "maximum context length is 8191 tokens" in openai["message"]
     assert "9000 tokens" in openai["message"]
     assert openai["code"] == "context_length_exceeded"
+
+
+def test_the_length_of_a_prompt_that_is_not_read_is_told_as_an_estimate() -> None:
+    with pytest.raises(domain.PromptTooLongError) as refused:
+        check_characters(900_000 * LIMITS.prompt_characters_per_token, 8192)
+    told = {
+        d: errors.answer(refused.value, d, request_id="r").body for d in ("anthropic", "openai", "agents")
+    }
+    # Coding agents read the numbers of this wording, and compact.
+    assert told["anthropic"]["error"]["message"].startswith(
+        "prompt is too long: 900000 tokens > 8191 maximum ("
+    )
+    assert "resulted in at least about 900000 tokens" in told["openai"]["error"]["message"]
+    for body in told.values():
+        assert "at least about 900000" in str(body)
 
 
 def test_an_overloaded_server_says_when_to_come_back() -> None:
