@@ -52,6 +52,7 @@ STATUSES = {
     domain.BrokenModelError: (400, 400),
     domain.ModelTooLargeError: (400, 400),
     domain.CacheError: (500, 500),
+    domain.StorageFullError: (507, 507),
     domain.AgentExportError: (400, 400),
     domain.EngineError: (500, 500),
     domain.ConfigurationError: (500, 500),
