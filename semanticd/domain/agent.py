@@ -35,6 +35,7 @@ class Turn:
     cache: CacheReport
     timings: Timings
     finish_reason: str
+    """A `FinishReason`, or `kv_budget`: the answer ended where the KV budget had no room for more."""
     decode_steps: int = 0
     """Decode steps that its answer took, fewer than its tokens where drafts were right; 0: not known."""
     wait_reason: str | None = None

@@ -268,6 +268,8 @@ class Usage:
     timings: Timings = Timings()
     stored_tokens: int = 0
     """Prompt tokens whose KV was newly kept by this request."""
+    is_cut_short: bool = False
+    """Whether the answer ended because the KV budget had no room for more."""
 
 
 @dataclass(frozen=True, slots=True)

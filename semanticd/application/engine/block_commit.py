@@ -23,6 +23,9 @@ from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, merged, next_stop, still_on, thinned
 from semanticd.domain.transcript import Segment
 
+_KV_BUDGET = "kv_budget"
+"""The finish reason in a turn's record where the budget had no room for more of the answer."""
+
 BLOCKS_AT_ONCE = 16
 """Blocks that are copied in one evaluation, at most."""
 
@@ -223,7 +226,7 @@ class BlockCommit:
             num_segments=len(segments),
             cache=usage.cache,
             timings=usage.timings,
-            finish_reason=reason.value,
+            finish_reason=_KV_BUDGET if running.is_cut_short else reason.value,
             decode_steps=running.decode_steps,
             wait_reason=running.longest_wait,
         )

@@ -67,6 +67,7 @@ class OutputProcessor:
     def cut_short(self, running: RunningSequence) -> None:
         """End an answer that has no room to go on."""
         text, stopped = running.flush()
+        running.is_cut_short = not stopped
         self._send(running, text)
         self._completion.end(running, FinishReason.STOP_SEQUENCE if stopped else FinishReason.LENGTH)
 

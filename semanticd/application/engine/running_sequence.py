@@ -179,6 +179,8 @@ class RunningSequence:
     """Times that memory ran out in a step that it took part in."""
     num_stored: int = 0
     stop_sequence: str | None = None
+    is_cut_short: bool = False
+    """Whether its answer ends because the budget has no room for more."""
     has_ended: bool = False
     """Whether its last update was sent."""
     _text_ends: list[int] = field(default_factory=list)
@@ -219,6 +221,7 @@ class RunningSequence:
             completion_tokens=len(self.sequence.output_ids),
             cache=self.sequence.cache,
             stored_tokens=self.num_stored,
+            is_cut_short=self.is_cut_short,
             timings=Timings(
                 queue_ms=1000 * max(begun - self.submitted_at - self.restore_s, 0.0),
                 restore_ms=1000 * self.restore_s,

@@ -333,6 +333,7 @@ class AnswerBuilder:
             usages[0],
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+            is_cut_short=any(usage.is_cut_short for usage in usages),
         )
 
 

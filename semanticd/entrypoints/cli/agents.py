@@ -119,6 +119,8 @@ def explained(turn: TurnRow) -> str:
         f"{turn.ttft_ms or 0:.0f} ms, decode {turn.decode_ms:.0f} ms"
         + (f", {per_step}" if (per_step := step_text(turn.tokens_per_step)) else ""),
     ]
+    if turn.finish_reason == "kv_budget":
+        lines.append("  the answer ends where the KV budget was full: raise SEMANTIC_MLX_CACHE_BUDGET_MB")
     if turn.miss is not None and turn.miss.cause != "first_request":
         lines.append(f"  left the cache at token {turn.miss.position}: {turn.miss.cause.replace('_', ' ')}")
         if turn.miss.found:

@@ -204,11 +204,15 @@ def test_an_answer_that_outgrows_the_budget_ends_there_and_its_conversation_goes
     with EngineRig(budget_bytes=BYTES_PER_TOKEN * (3 * CAPACITY_STEP - 1)) as rig:
         answer = rig.ask(ids, max_tokens=5000, sampling=endless).answer()
         assert answer.reason is FinishReason.LENGTH
+        assert answer.usage.is_cut_short
+        assert rig.agents.peek(AgentId("a")).turns[-1].finish_reason == "kv_budget"
         assert 0 <= len(ids) + answer.usage.completion_tokens - 2 * CAPACITY_STEP <= 1
         assert answer.text == truth(ids, answer.usage.completion_tokens)
         assert "answer_cut_short" in rig.log.events("warning")
         assert rig.store.ledger().free_bytes >= 0
-        assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
+        after = rig.ask(prompt(20)).answer()
+        assert after.text == truth(prompt(20))
+        assert not after.usage.is_cut_short
 
 
 @pytest.mark.parametrize("length", range(100, 1100, 50))

@@ -60,6 +60,15 @@ async def test_a_model_answers_by_any_spelling_of_its_names(url: str, name: str)
     assert (shown.status, shown.json["id"]) == (200, "tiny")
 
 
+@pytest.mark.parametrize("url", [url for url in BODIES if "count" not in url])
+@pytest.mark.parametrize("is_cut", [True, False])
+async def test_an_answer_that_the_kv_budget_cut_short_says_so(url: str, is_cut: bool) -> None:
+    ended = Finished(FinishReason.LENGTH, replace(USAGE, is_cut_short=is_cut))
+    answer = await client(ScriptedGenerator(["so far", ended])).post(url, {"model": "tiny", **BODIES[url]})
+    assert answer.status == 200, answer.content
+    assert answer.headers.get("x-semantic-adjusted") == ("answer_cut_by_kv_budget=1" if is_cut else None)
+
+
 @pytest.mark.parametrize("name", ["openai/default", "haiku", "sonnet", "opus", "Claude-Sonnet-5"])
 async def test_names_of_the_vendors_are_answered_by_the_current_model(name: str) -> None:
     answer = await client().post("/v1/chat/completions", {"model": name, "messages": HELLO})

@@ -62,7 +62,7 @@ class Messages:
 
         self._answered.note(message_id, stream.agent_id)
         if not body.stream:
-            result = await self._gateway.result(stream)
+            result = await self._gateway.result(exchange, stream)
             show_cache(resp, result.usage.cache)
             answer = render(
                 result,

@@ -110,10 +110,10 @@ class Gateway:
 
     async def complete(self, exchange: RequestContext, request: GenerationRequest) -> GenerationResult:
         """Answer a request that does not stream."""
-        return await self.result(await self.open(exchange, request))
+        return await self.result(exchange, await self.open(exchange, request))
 
-    async def result(self, stream: GenerationStream) -> GenerationResult:
-        """Collect a whole answer.
+    async def result(self, exchange: RequestContext, stream: GenerationStream) -> GenerationResult:
+        """Collect a whole answer; one that the KV budget cut short has that in its headers.
 
         Raises:
             CancelledByCallerError: somebody cancelled it, so there is no whole answer.
@@ -121,6 +121,8 @@ class Gateway:
         result = await stream.result()
         if any(choice.reason in (FinishReason.CANCELLED, FinishReason.ERROR) for choice in result.choices):
             raise CancelledByCallerError("the request was cancelled before its answer was complete")
+        if result.usage.is_cut_short:
+            self._show_adjustments(exchange, (*stream.adjustments, "answer_cut_by_kv_budget=1"))
         return result
 
     async def respond(

@@ -12,6 +12,12 @@ def test_tokens_a_step_are_said_where_guesses_were_right() -> None:
         assert ("decode 900 ms, 2.5 tokens a step" in text) == said
 
 
+def test_an_answer_that_the_budget_cut_short_says_so() -> None:
+    said = "ends where the KV budget was full: raise SEMANTIC_MLX_CACHE_BUDGET_MB"
+    assert said in explained(TurnRow(finish_reason="kv_budget"))
+    assert said not in explained(TurnRow(finish_reason="length"))
+
+
 def test_where_the_prompt_goes_on_as_before_no_difference_is_shown() -> None:
     lost = explained(TurnRow(miss=MissRow(cause="files_missing", position=256, expected="the text there")))
     assert "left the cache at token 256: files missing\n    at 'the text there'" in lost

@@ -73,7 +73,7 @@ class Completions:
             await self._gateway.follow(resp, exchange, joined, renderer)
             return
         # All prompts are being computed already; their results are only waited for in order.
-        results = [await self._gateway.result(stream) for stream in streams]
+        results = [await self._gateway.result(exchange, stream) for stream in streams]
         show_cache(resp, total_of_prompts([result.usage for result in results]).cache)
         answer = render(
             results, completion_id=completion_id, created=created, logprobs=body.logprobs is not None

@@ -173,7 +173,7 @@ class Responses:
             )
             await gateway.follow(resp, exchange, stream, renderer)
             return
-        result = await gateway.result(stream)
+        result = await gateway.result(exchange, stream)
         show_cache(resp, result.usage.cache)
         answer = render(
             result,
@@ -254,7 +254,7 @@ class Compact:
         _, _, parsed = await self._conversations.read(req, wire.CompactRequest)
         request = asking_for_a_summary(parsed.request)
         stream = await self._conversations.open(exchange, request, truncates=True)
-        result = await self._conversations.gateway.result(stream)
+        result = await self._conversations.gateway.result(exchange, stream)
         show_cache(resp, result.usage.cache)
         output = compacted(parsed.said, summary_in(result), key=self._conversations.key)
         resp.data = msgspec.json.encode(
