@@ -119,7 +119,10 @@ def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 def clear(*, yes: bool, as_json: bool) -> None:
-    """Drop every block that no running request uses, in RAM and on disk; agents stay and start cold."""
+    """Drop every block that no running request uses, on disk and in RAM; agents stay and start cold.
+
+    Where the disk refuses, that is an error, and nothing leaves RAM.
+    """
     if not yes:
         if not sys.stdin.isatty():
             raise click.ClickException("this drops the whole cache; --yes does it without asking")

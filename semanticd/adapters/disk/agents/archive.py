@@ -372,7 +372,7 @@ class DiskAgentArchive:
             deed()
         except sqlite3.Error as error:
             self._metrics.count("agent_save_errors_total")
-            self._log.warning("could not change the agents' database", error=repr(error))
+            self._rare_log.warning("could not change the agents' database", error=repr(error))
 
     def _save(self, agent: Agent) -> None:
         with self._lock:

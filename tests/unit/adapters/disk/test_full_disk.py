@@ -57,7 +57,7 @@ class Disk:
         return len(list(self.warm.folder.blocks.glob("*/*/*.safetensors")))
 
 
-CHAIN = make_chain(200, num_bytes=4096)
+CHAIN = make_chain(80, num_bytes=8192)
 RESPONSE = StoredResponse(
     "r1", AgentId("agent:a"), 1_700_000_000.0, b"{}", (StoredItem("i1", b"x" * 9000),), num_output=1
 )
@@ -66,7 +66,7 @@ RESPONSE = StoredResponse(
 def filled(root: Path) -> Disk:
     disk = Disk(root)
     assert disk.warm.write(CHAIN).result(20).num_written == len(CHAIN)
-    for number in range(20):
+    for number in range(6):
         disk.agents.save(full_agent(f"agent-{number}"))
     disk.agents.save(full_agent())
     disk.responses.save(RESPONSE)
@@ -85,7 +85,7 @@ def test_blocks_can_be_removed_from_a_full_volume(volume: Path, how: str) -> Non
         freed = disk.warm.delete(names(CHAIN)).result(20)
     else:
         freed = disk.warm.clear(FINGERPRINT if how == "clear a model" else None)
-    assert freed > 200 * 100
+    assert freed > 80 * 8192
     assert disk.num_files == disk.warm.stats().num_blocks == disk.warm.stats().bytes_stored == 0
     disk.close()
     disk = Disk(volume / "caches")
@@ -107,7 +107,7 @@ def test_a_lower_cap_is_enforced_on_a_full_volume(volume: Path) -> None:
 def test_agents_and_responses_deleted_on_a_full_volume_stay_deleted(volume: Path) -> None:
     disk = filled(volume / "caches")
     fill(volume)
-    for agent_id in ("agent:a", *(f"agent-{number}" for number in range(20))):
+    for agent_id in ("agent:a", *(f"agent-{number}" for number in range(6))):
         assert disk.agents.delete(AgentId(agent_id)).result(20), agent_id
     assert disk.responses.delete_agent(AgentId("agent:a")).result(20)
     assert disk.warm.folder.ballast.is_there, "there for the next one"
@@ -123,7 +123,7 @@ def test_a_folder_on_a_full_volume_can_be_opened(volume: Path) -> None:
     fill(volume)
     disk = Disk(volume / "caches")
     assert disk.warm.stats().num_blocks == len(CHAIN)
-    assert disk.agents.page(AgentQuery()).num_agents == 21
+    assert disk.agents.page(AgentQuery()).num_agents == 7
     disk.close()
 
 
