@@ -6,9 +6,10 @@ everything that competes for the byte budget:
 ```
 budget = hot blocks (pinned | locked | evictable) + running batches as padded + promised + writes in flight + free
 ```
-Least recently used goes first. Uses are stamped tail first, so that of one conversation the tail goes before the
-shared head. Blocks of *kept* agents (a client asked to cache them) go after all others; blocks of *pinned* agents (an
-operator's choice) never go.
+Least recently used goes first, but none before the hot blocks that follow it: what stays of a chain is a prefix that
+can be used. Uses are stamped tail first, so that of one conversation the tail goes before the shared head. A block
+that is not on disk stays as long as one that follows it may not leave. Blocks of *kept* agents (a client asked to
+cache them) go after all others; blocks of *pinned* agents (an operator's choice) never go.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ class HotBlock(NamedTuple):
 class BlockPool:
     """The hot tier's book-keeping."""
 
-    def __init__(self, *, budget_bytes: int) -> None:
-        """Begin empty with a budget in bytes."""
+    def __init__(self, *, budget_bytes: int, has_disk: bool = True) -> None:
+        """Begin empty with a budget in bytes; without a disk no block comes back once it has left."""
+        self._has_disk = has_disk
         self.budget_bytes = budget_bytes
         self.running_bytes = 0
         self.in_flight_bytes = 0
@@ -163,6 +165,10 @@ class BlockPool:
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the hot blocks that directly follow `parent`."""
         return [self._entries[h].block for h in self._children.get(parent, ())]
+
+    def has_children(self, parent: BlockHash) -> bool:
+        """Whether a hot block directly follows `parent`."""
+        return parent in self._children
 
     def insert(self, block: Block, *, dirty: bool) -> bool:
         """Add a block (`dirty`: not on disk yet); False when it is hot already."""
@@ -572,18 +578,65 @@ class BlockPool:
         """Bytes of hot blocks that may leave now."""
         return self._hot_bytes - self._stuck_bytes
 
-    def victims(self, num_bytes: int) -> list[Block]:
-        """Choose least recently used blocks worth at least `num_bytes`, as far as there are any; kept ones last."""
-        chosen: list[Block] = []
+    def victims(self, num_bytes: int, *, at_any_cost: bool = False) -> list[Block]:
+        """Choose least recently used blocks worth at least `num_bytes`, as far as there are any; kept ones last.
+
+        A block comes after all hot ones that follow it. One that is not on disk is not chosen where one of those stays,
+        unless that is worth it `at_any_cost`.
+        """
+        chosen: dict[BlockHash, Block] = {}
         total = 0
-        for want_kept in (False, True) if self._kept else (False,):
-            for block_hash, entry in self._entries.items():
-                if total >= num_bytes:
-                    return chosen
-                if self.is_kept(block_hash) is want_kept and self._may_leave(entry):
-                    chosen.append(entry.block)
-                    total += entry.block.num_bytes
-        return chosen
+        for follows in (True, False) if at_any_cost else (True,):
+            for want_kept in (False, True) if self._kept else (False,):
+                staying: set[BlockHash] = set()
+                for block_hash in self._entries:
+                    if total >= num_bytes:
+                        return list(chosen.values())
+                    for block in self._leaving_with(
+                        block_hash, chosen, staying, want_kept=want_kept, follows=follows
+                    ):
+                        chosen[block.block_hash] = block
+                        total += block.num_bytes
+                        if total >= num_bytes:
+                            break
+        return list(chosen.values())
+
+    def _leaving_with(
+        self,
+        name: BlockHash,
+        chosen: Mapping[BlockHash, Block],
+        staying: set[BlockHash],
+        *,
+        want_kept: bool,
+        follows: bool,
+    ) -> Iterator[Block]:
+        """Iterate over a block and the hot ones that follow it, each after its own followers, as far as they may leave.
+
+        Those that may not are added to `staying`, and are not looked at again. Without `follows` a block may leave
+        though one that follows it stays. The caller adds each block to `chosen` before it asks for the next.
+        """
+        ways = [(name, False)]
+        while ways:
+            name, was_followed = ways.pop()
+            if name in chosen or name in staying:
+                continue
+            children = self._children.get(name, ())
+            entry = self._entries[name]
+            if not self._may_leave(entry) or self.is_kept(name) is not want_kept:
+                staying.add(name)
+                continue
+            if not was_followed:
+                ways.append((name, True))
+                ways += [(child, False) for child in sorted(children, key=self._last_used, reverse=True)]
+                continue
+            is_lost = entry.dirty or not self._has_disk
+            if follows and is_lost and any(child not in chosen for child in children):
+                staying.add(name)
+            else:
+                yield entry.block
+
+    def _last_used(self, block_hash: BlockHash) -> int:
+        return self._entries[block_hash].last_used
 
     def state_victims(self, num_bytes: int) -> list[Block]:
         """Choose least recently used snapshots worth at least `num_bytes`, as far as there are any that may leave."""

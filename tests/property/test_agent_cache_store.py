@@ -47,6 +47,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.published: set[BlockHash] = set()
         self.deleted: set[BlockHash] = set()
         """Blocks of deleted agents that nobody has computed again."""
+        self.broken: set[BlockHash] = set()
+        """Blocks that were deleted, or whose file was damaged or lost, at any time: others may still follow them."""
         self.calm = True
         self.trouble = False
         self.sequence = 0
@@ -201,6 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
         table = self.tables.pop(agent, ())
         self.talks.pop(agent, None)
         self.pinned.discard(agent)
+        self.broken.update(table, self.holds.blocks_of(agent))
         others = {name for other in self.tables.values() for name in other}
         self.holds.delete_agent(agent, [n for n in self.holds.blocks_of(agent) if n not in others])
         self.deleted |= set(table) - others
@@ -264,6 +267,7 @@ class StoreMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.warm.stored()))
         (self.warm.break_block if broken else self.warm.lose_block)(name)
         self.gone.add(name)
+        self.broken.add(name)
         # A hot copy is believed to be on disk: when it leaves RAM it is gone.
         self.trouble = True
 
@@ -283,6 +287,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.counters.lost_blocks == 0
         for name in self.published - self.gone:
             assert self.store.block(name) is not None, "a block is neither hot nor on disk"
+
+    @invariant()
+    def what_stays_can_be_used(self) -> None:
+        for block in self.store.pool:
+            parent = block.parent
+            if parent != self.runner.spec.root and parent not in self.broken:
+                assert self.store.block(parent) is not None, "a block stays though what it follows is lost"
 
     @invariant()
     def what_was_deleted_is_gone(self) -> None:

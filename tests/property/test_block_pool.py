@@ -127,13 +127,33 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.touch(chain)
         self.used(chain)
 
-    @rule(num_bytes=st.integers(-5, 200))
-    def choose_victims(self, num_bytes: int) -> None:
-        victims = [block.block_hash for block in self.pool.victims(num_bytes)]
-        allowed = [name for name in self.order if self.can_leave(name)]
-        assert victims == allowed[: len(victims)], "least recently used first, nothing locked or pinned"
+    def followers(self, name: BlockHash) -> set[BlockHash]:
+        """Return the hot blocks that follow a block without a gap."""
+        direct = {n for n in self.hot if BLOCKS[n].parent == name}
+        return direct.union(*map(self.followers, direct))
+
+    def is_held_by_followers(self, name: BlockHash) -> bool:
+        """Whether a block is not on disk, and one that directly follows it cannot leave."""
+        direct = [n for n in self.hot if BLOCKS[n].parent == name]
+        return self.hot[name] and any(not self.can_leave(n) or self.is_held_by_followers(n) for n in direct)
+
+    @rule(num_bytes=st.integers(-5, 200), at_any_cost=st.booleans())
+    def choose_victims(self, num_bytes: int, at_any_cost: bool) -> None:
+        victims = [block.block_hash for block in self.pool.victims(num_bytes, at_any_cost=at_any_cost)]
+        assert all(self.can_leave(name) for name in victims), "nothing locked or pinned"
+        assert len(victims) == len(set(victims))
+        held = {n for n in self.hot if self.is_held_by_followers(n)}
+        for at, name in enumerate(victims):
+            staying = set(self.hot) - set(victims[: at + 1])
+            useless = {n for n in staying if BLOCKS[n].parent == name}
+            assert not any(self.can_leave(n) and n not in held for n in useless), "the tail first"
+            assert at_any_cost or not self.hot[name] or not useless, "of no use without their parent"
+        first = [n for n in self.order if self.can_leave(n) and n not in held]
+        if victims and first:
+            assert victims[0] in {first[0], *self.followers(first[0])}, "least recently used first"
         total = sum(BLOCKS[name].num_bytes for name in victims)
-        assert total >= num_bytes or len(victims) == len(allowed)
+        allowed = {n for n in self.hot if self.can_leave(n) and (at_any_cost or n not in held)}
+        assert total >= num_bytes or set(victims) == allowed
         if victims:
             assert total - BLOCKS[victims[-1]].num_bytes < num_bytes, "no more than needed"
 

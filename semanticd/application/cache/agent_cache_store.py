@@ -81,7 +81,7 @@ class AgentCacheStore:
         peers: Peers | None = None,
     ) -> None:
         """Begin empty; `post` runs a function on the engine thread soon. `peers` bring what is not here."""
-        self.pool = BlockPool(budget_bytes=budget_bytes)
+        self.pool = BlockPool(budget_bytes=budget_bytes, has_disk=warm is not None)
         self.planned_bytes = budget_bytes
         """The budget while memory is not short."""
         self.lock = threading.RLock()
@@ -319,7 +319,11 @@ class AgentCacheStore:
         for new in found:
             if new.name in self.pool:
                 self._write_again(new.name)
-        kept = missing[: self._num_fitting([spec.stored_bytes(len(new.token_ids)) for new in missing])]
+        if missing and missing[0].start and not self._is_known(missing[0].parent):
+            # Nobody could use it: what it follows is lost.
+            return [new.name for new in found[: found.index(missing[0])]]
+        sizes = [spec.stored_bytes(len(new.token_ids)) for new in missing]
+        kept = missing[: self._num_fitting(sizes, below=[new.parent for new in missing])]
         if len(kept) < len(missing):
             found = found[: found.index(missing[len(kept)])]
         payloads = runner.copy_blocks(sequence_id, [new.span for new in kept]) if kept else []
@@ -329,12 +333,26 @@ class AgentCacheStore:
             self._insert(block, payload, spec.fingerprint, dirty=not durable)
         return [new.name for new in found]
 
-    def _num_fitting(self, sizes: Sequence[int]) -> int:
-        """Count the blocks of these sizes (bytes) that there is room for: all, or the first one, or none."""
+    def _is_known(self, block_hash: BlockHash) -> bool:
+        is_at_a_peer = self.peers is not None and self.peers.holds(block_hash)
+        return block_hash in self.pool or is_at_a_peer or self._is_warm(block_hash)
+
+    def _num_fitting(self, sizes: Sequence[int], *, below: Sequence[BlockHash]) -> int:
+        """Count the blocks of these sizes (bytes) that there is room for `below` others: all, or the first, or none."""
         total = sum(sizes)
-        if len(sizes) > 1 and self.can_keep(total) and self.make_room(total):
+        if len(sizes) > 1 and self.can_keep(total) and self._make_room_below(below, total):
             return len(sizes)
-        return 1 if sizes and self._has_room(sizes[0]) else 0
+        return 1 if sizes and self._has_room(sizes[0], below=below[:1]) else 0
+
+    def _make_room_below(self, parents: Sequence[BlockHash], num_bytes: int) -> bool:
+        """Make room for what follows these blocks, not by letting them go."""
+        with self.lock:
+            hot = [name for name in parents if name in self.pool]
+            self.pool.lock(hot)
+            try:
+                return self.make_room(num_bytes)
+            finally:
+                self.pool.unlock(hot)
 
     def publish_state(
         self, runner: ModelRunner, sequence_id: SequenceId, *, parent: BlockHash
@@ -353,7 +371,7 @@ class AgentCacheStore:
         if self._get(name) is not None:
             return name
         self._make_room_for_snapshot(spec.state_bytes)
-        if not self._has_room(spec.state_bytes):
+        if not self._has_room(spec.state_bytes, below=[parent]) or not self._is_known(parent):
             return None
         payload = runner.copy_state(sequence_id)
         if payload is None:
@@ -385,8 +403,10 @@ class AgentCacheStore:
         """Whether blocks of so many bytes could be kept without waiting for the disk."""
         return self.ready_bytes - num_bytes >= self._set_aside_bytes
 
-    def _has_room(self, num_bytes: int) -> bool:
-        return self.can_keep(num_bytes) and (self.make_room(num_bytes) or self.pool.free_bytes >= 0)
+    def _has_room(self, num_bytes: int, *, below: Sequence[BlockHash]) -> bool:
+        return self.can_keep(num_bytes) and (
+            self._make_room_below(below, num_bytes) or self.pool.free_bytes >= 0
+        )
 
     def note_skipped(self, num_blocks: int) -> None:
         """Count blocks that were computed and could not be kept."""
@@ -443,8 +463,11 @@ class AgentCacheStore:
     def _on_written(self, names: Sequence[BlockHash], result: WriteResult) -> None:
         assert self._writes is not None, "something was written, so there is a warm store"
         with self.lock:
-            for block, reason in self._writes.ended(names):
-                self._remove(block, reason)
+            # Last to first: of what the disk did not take, that which others follow stays.
+            for block, reason in reversed(self._writes.ended(names)):
+                is_lost = self.pool.is_dirty(block.block_hash) and reason == "budget"
+                if not is_lost or not self.pool.has_children(block.block_hash):
+                    self._remove(block, reason)
             more = self._writes.has_leaving
             for name in names:
                 for agent_id in self.pool.holders(name):
@@ -522,7 +545,8 @@ class AgentCacheStore:
             missing = num_bytes - self.pool.free_bytes
             if missing <= 0:
                 return True
-            blocks = self.pool.victims(missing)
+            # What waits for a disk that does not answer may never leave, nor what comes before it.
+            blocks = self.pool.victims(missing, at_any_cost=self.disk_stalled)
             waiting = self._evict(blocks, "budget")
         if waiting:
             self.persist()
@@ -540,7 +564,7 @@ class AgentCacheStore:
         with self.lock:
             missing = num_bytes - self.pool.free_bytes
             if 0 < missing <= self.pool.evictable_bytes():
-                for block in self.pool.victims(missing):
+                for block in self.pool.victims(missing, at_any_cost=True):
                     self._remove(block, "budget")
 
     def could_free(self) -> int:
@@ -562,7 +586,8 @@ class AgentCacheStore:
             if not given_up and not self._is_refused(name):
                 self._leave_once_written(name, reason)
                 return False
-            if reason != "budget":
+            if reason != "budget" or (self.pool.has_children(name) and not self.disk_stalled):
+                # What follows it would be of no use any more, and leaves before it.
                 return False
         self._remove(block, reason)
         return True

@@ -21,6 +21,7 @@ from tests.fakes.engine_rig import EngineRig
 from tests.fakes.model_runner import BYTES_PER_TOKEN, CAPACITY_STEP, HashRunner, continuation
 from tests.fakes.telemetry import ManualClock
 from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryWarmStore
 
 TOKENS = CharTokenizer()
 
@@ -177,6 +178,25 @@ def test_a_damaged_file_is_the_cause_also_where_an_earlier_one_was_still_being_r
             held.set()
         assert miss is not None
         assert (miss.position, miss.cause) == (0, "files_damaged")
+
+
+@pytest.mark.parametrize("has_disk", [True, False])
+@pytest.mark.parametrize(("budget_tokens", "cached"), [(1100, 256), (1250, 384)])
+def test_beside_a_full_disk_what_stays_of_a_prompt_can_be_used(
+    budget_tokens: int, cached: int, has_disk: bool
+) -> None:
+    """Room for all of a prompt's blocks, and what it runs on, there is not: the first blocks stay, not the last."""
+    warm = MemoryWarmStore()
+    warm.refuse = "the disk is full"
+    runner, ids = HashRunner(block_tokens=128), prompt(548)
+    budget_bytes = budget_tokens * BYTES_PER_TOKEN
+    with EngineRig(runner=runner, warm=warm, no_warm=not has_disk, budget_bytes=budget_bytes) as rig:
+        rig.ask(ids, max_tokens=4).answer()
+        rig.idle()
+        assert rig.ask(ids, max_tokens=4).answer().cache.cached_tokens == cached
+        rig.ask(prompt(200, seed=1), agent="other", max_tokens=4).answer()
+        for _ in range(2):
+            assert rig.ask(ids, max_tokens=4).answer().cache.cached_tokens >= 128
 
 
 def test_a_full_disk_costs_reuse_after_a_restart_and_nothing_else(tmp_path: Path) -> None:

@@ -112,6 +112,39 @@ def test_what_the_disk_refuses_leaves_only_when_room_is_needed_and_is_counted() 
     assert rig.metrics.counters[("cache_lost_blocks_total",)] == 2
 
 
+def test_what_the_disk_refuses_leaves_after_what_follows_it() -> None:
+    rig = CacheRig(budget_tokens=28)
+    rig.warm.refuse = "the disk is full"
+    table = rig.publish(A, list(range(12)))
+    rig.store.persist(limit_bytes=1)
+    rig.pump()
+    rig.warm.hold_writes = True
+    rig.store.persist()
+    assert [rig.store.is_writing(name) for name in table] == [False, True, False]
+    assert not rig.store.make_room(24 * BYTES_PER_TOKEN), "it waits for the end of that write"
+    assert table[0] in rig.store.pool
+    for _ in range(2):
+        rig.warm.catch_up()
+        rig.pump()
+    for num_tokens, num_kept in ((20, 2), (24, 1), (28, 0)):
+        assert rig.store.make_room(num_tokens * BYTES_PER_TOKEN)
+        assert [name in rig.store.pool for name in table] == [at < num_kept for at in range(3)]
+
+
+def test_what_leaves_as_the_disk_refuses_it_leaves_no_follower_behind() -> None:
+    rig = CacheRig(budget_tokens=32)
+    table = rig.publish(A, list(range(8)))
+    rig.warm.hold_writes, rig.warm.refuse = True, "the disk is full"
+    rig.store.persist()
+    assert not rig.store.make_room(32 * BYTES_PER_TOKEN)
+    table = rig.publish(A, list(range(12)))
+    assert len(table) == 3
+    for _ in range(3):
+        rig.warm.catch_up()
+        rig.pump()
+    assert all(name in rig.store.pool for name in table)
+
+
 def test_what_the_policy_never_writes_is_not_turned_into_bytes_and_leaves_at_once_when_room_is_needed() -> (
     None
 ):
