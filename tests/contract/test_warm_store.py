@@ -317,10 +317,19 @@ def test_sizes_are_those_of_each_model_and_layout(store: WarmStore) -> None:
     assert sum(one.num_bytes for one in sizes) == store.stats().bytes_stored
 
 
-def test_what_was_removed_on_purpose_is_not_lost(store: WarmStore) -> None:
+def test_what_was_deleted_is_not_lost_and_what_made_room_is(store: WarmStore) -> None:
     chain = make_chain(3)
     store.write(chain).result(10)
     store.delete(names(chain)[:1]).result()
+    assert store.lost_file(names(chain)) is None
     store.prune(target_bytes=0)
     assert all(store.read(name).result(10) is None for name in names(chain))
-    assert store.lost_file(names(chain)) in {None, "pruned"}
+    assert store.lost_file(names(chain)[:1]) is None
+    assert store.lost_file(names(chain)) == "pruned"
+
+
+def test_all_is_lost_that_was_cleared(store: WarmStore) -> None:
+    chain = make_chain(3)
+    store.write(chain).result(10)
+    store.clear()
+    assert store.lost_file(names(chain)) == "pruned"

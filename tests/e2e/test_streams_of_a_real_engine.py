@@ -35,9 +35,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
     prefill, decode = MlxModelRunner.prefill, MlxModelRunner.decode
 
-    def counted_prefill(self: MlxModelRunner, *args: Any) -> None:
+    def counted_prefill(self: MlxModelRunner, *args: Any, **more: Any) -> bool:
         counted["prefill"] += 1
-        prefill(self, *args)
+        return prefill(self, *args, **more)
 
     def counted_decode(self: MlxModelRunner, group: int = 0) -> Any:
         counted["decode"] += 1

@@ -72,6 +72,7 @@ class MemoryWarmStore:
         self._seen: set[BlockHash] = set()
         self._waiting: list[_Waiting] = []
         self._lost: dict[BlockHash, LostFile] = {}
+        self._was_cleared = False
         self._time = 0
         self._order = itertools.count()
         self._stats = WarmStats(cap_bytes=cap_bytes)
@@ -160,7 +161,8 @@ class MemoryWarmStore:
 
     def lost_file(self, names: Sequence[BlockHash]) -> LostFile | None:
         """Return what befell the first of these blocks that was lost."""
-        return next((self._lost[name] for name in names if name in self._lost), None)
+        otherwise: LostFile | None = "pruned" if self._was_cleared else None
+        return next((self._lost[name] for name in names if name in self._lost), otherwise)
 
     def wants(self, block_hash: BlockHash) -> bool:
         """Whether the policy would take it."""
@@ -303,6 +305,8 @@ class MemoryWarmStore:
         freed = self._prune(target, spare=set())
         if dry_run:
             self._entries, self._stats = entries, stats
+        else:
+            self._lost.update(dict.fromkeys(entries.keys() - self._entries.keys(), "pruned"))
         return freed
 
     def sizes(self) -> tuple[ModelSize, ...]:
@@ -319,6 +323,7 @@ class MemoryWarmStore:
         """Remove all blocks (of one model), also those whose write is held."""
         for write in self._waiting:
             write.records = [r for r in write.records if fingerprint not in (None, r.fingerprint)]
+        self._was_cleared = True
         return self._delete(
             [name for name, entry in self._entries.items() if fingerprint in (None, entry.record.fingerprint)]
         )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,10 @@ async def serving(folder: Path, *, services: Services | None = None, **options: 
 class RawClient:
     """A client that sends whatever bytes it likes."""
 
+    opened: ClassVar[list[RawClient]] = []
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened.append(self)
         self.reader, self.writer = reader, writer
         self.frames = FrameReader()
         self.received: list[dict[str, Any]] = []
@@ -82,6 +85,14 @@ class RawClient:
             return await asyncio.wait_for(self.reader.read(), 10) == b""
         except ConnectionError:
             return True
+
+
+@pytest.fixture(autouse=True)
+async def no_client_stays() -> AsyncIterator[None]:
+    """Close every raw client: a socket that the collector finds would fail a later test."""
+    yield
+    while RawClient.opened:
+        RawClient.opened.pop().writer.close()
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -146,8 +146,10 @@ async def test_broken_bodies_are_refused_in_the_dialects_shape(url: str) -> None
         create_app(make_services(generator, agents=agents), HttpConfig(max_body_bytes=250_000))
     )
     rng = random.Random(f"malformed {url}")
+    # Without messages `generate` answers the question that is open, if one is.
+    breakers = [one for one in BREAKERS if not (one is missing and url.endswith("/generate"))]
     for number in range(NUM_BODIES):
-        breaker = BREAKERS[number % len(BREAKERS)]
+        breaker = breakers[number % len(breakers)]
         raw = breaker(rng, GOOD[url])
         answer = await client.post(url, raw)
         assert 400 <= answer.status < 500, (breaker.__name__, raw[:200], answer.content)
