@@ -328,9 +328,10 @@ class AgentCacheStore:
             found = found[: found.index(missing[len(kept)])]
         payloads = runner.copy_blocks(sequence_id, [new.span for new in kept]) if kept else []
         for new, payload in zip(kept, payloads, strict=True):
-            durable = self._warm is not None and self._warm.get(new.name) is not None
+            # Dirty even where the disk has it: computed all the same, it may be lost there without having been read.
+            # The writer looks at its file, and writes what is missing.
             block = Block(new.name, new.parent, new.token_ids, payload.num_bytes)
-            self._insert(block, payload, spec.fingerprint, dirty=not durable)
+            self._insert(block, payload, spec.fingerprint, dirty=True)
         return [new.name for new in found]
 
     def _is_known(self, block_hash: BlockHash) -> bool:
@@ -367,8 +368,6 @@ class AgentCacheStore:
         name = state_name(spec, parent)
         if name in self.pool:
             self._write_again(name)
-            return name
-        if self._get(name) is not None:
             return name
         self._make_room_for_snapshot(spec.state_bytes)
         if not self._has_room(spec.state_bytes, below=[parent]) or not self._is_known(parent):

@@ -15,6 +15,7 @@ import pytest
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.domain.ids import AgentId
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.disk import FaultyFileSystem
 from tests.fakes.engine_rig import EngineRig
@@ -103,6 +104,31 @@ def test_damaged_files_are_computed_again(tmp_path: Path) -> None:
         assert answer.text == TOKENS.decode(continuation(ids, 30))
     with engine(tmp_path / "caches") as rig:
         assert rig.ask(ids).answer().cache.restored_warm_tokens == 299
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 10, None, "flipped"])
+def test_a_file_that_is_lost_behind_another_is_written_again_with_it(
+    tmp_path: Path, damage: bytes | str | None
+) -> None:
+    ids = prompt(600)
+    with engine(tmp_path / "caches") as rig:
+        rig.ask(ids).answer()
+        table = rig.agents.get(AgentId("a")).block_table
+    files = {file.stem: file for file in (tmp_path / "caches").rglob("*.safetensors")}
+    # Far behind the first one, so that it is not read with it.
+    for number in (1, 30):
+        file = files[table[number].hex()]
+        if damage is None:
+            file.unlink()
+        elif damage == "flipped":
+            data = file.read_bytes()
+            file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        else:
+            file.write_bytes(damage)  # type: ignore[arg-type]
+    with engine(tmp_path / "caches") as rig:
+        assert rig.ask(ids).answer().cache.restored_warm_tokens == 16
+    with engine(tmp_path / "caches") as rig:
+        assert rig.ask(ids).answer().cache.restored_warm_tokens == 599
 
 
 @pytest.mark.parametrize("has_state", [False, True])

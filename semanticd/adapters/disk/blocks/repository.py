@@ -110,6 +110,8 @@ class BlockRepository:
         self._quarantine = Quarantine(folder.quarantine, fs=fs)
         self._protected: dict[str, frozenset[BlockHash]] = {}
         self._lost: dict[BlockHash, LostFile] = {}
+        self._has_lost = False
+        """Whether a file was found to be gone or broken since the start."""
         self._was_cleared = False
         self.totals = index.totals()
         self._day = _utc_day(now())
@@ -175,8 +177,9 @@ class BlockRepository:
             self.forget_missing(block_hash)
             return None
         except BrokenBlockError as error:
-            self.quarantine(path, block_hash=block_hash, reason=str(error))
-            return None
+            if self.quarantine(path, block_hash=block_hash, reason=str(error)):
+                return None
+            return self.read_file(block_hash)
         except OSError as error:
             # Not proof against the file (too many open files, a sleeping volume): a miss this time, nothing
             # more.
@@ -195,6 +198,7 @@ class BlockRepository:
     def note_lost(self, names: Iterable[BlockHash], what: LostFile) -> None:
         """Remember what befell the files of these blocks; the oldest beyond a bound are forgotten."""
         with self._counting:
+            self._has_lost = self._has_lost or what != "pruned"
             self._lost.update(dict.fromkeys(names, what))
             for name in list(itertools.islice(self._lost, max(len(self._lost) - _MAX_LOST, 0))):
                 del self._lost[name]
@@ -225,13 +229,18 @@ class BlockRepository:
             self._settle()
             return True
 
-    def quarantine(self, path: Path, *, block_hash: BlockHash | None, reason: str) -> None:
-        """Move a broken file out of the way and remove the row it belonged to."""
+    def quarantine(self, path: Path, *, block_hash: BlockHash | None, reason: str) -> bool:
+        """Move a broken file out of the way and remove the row it belonged to.
+
+        Returns False, and does nothing, where the file is whole: it was written anew since it was found broken.
+        """
         name = block_hash or hash_of(path)
-        if name is not None:
-            # Before its row goes: who does not find it any more may ask why at once.
-            self.note_lost([name], "damaged")
         with self._changing:
+            if name is not None:
+                if self._is_whole(path, name):
+                    return False
+                # Before its row goes: who does not find it any more may ask why at once.
+                self.note_lost([name], "damaged")
             if block_hash is not None:
                 self.index.remove([block_hash])
             with contextlib.suppress(OSError):
@@ -240,6 +249,14 @@ class BlockRepository:
             self._metrics.count("warm_quarantined_total")
             self._log.warning("a block file is broken and was set aside", path=str(path), reason=reason)
             self._settle()
+            return True
+
+    def _is_whole(self, path: Path, block_hash: BlockHash) -> bool:
+        try:
+            decode(self.fs.read(path), expected=block_hash)
+        except (OSError, BrokenBlockError):
+            return False
+        return True
 
     def store(self, records: Sequence[BlockRecord]) -> Stored:
         """Store records (parents first) that are not there yet; refuse those for which there is no room."""
@@ -280,7 +297,27 @@ class BlockRepository:
         )
 
     def _is_stored(self, block_hash: BlockHash) -> bool:
-        return block_hash not in self._fileless and self.index.has(block_hash)
+        """Whether a block need not be written; one whose file is found to be lost is forgotten.
+
+        A block that was computed though it has a row may stand behind one whose file was lost, or be lost itself
+        without having been read: its file is looked at, and read where others were lost since the start.
+        """
+        if block_hash in self._fileless or not self.index.has(block_hash):
+            return False
+        stored = self.index.stored(block_hash)
+        if stored is None:
+            return True
+        path = self.folder.block_path(stored.fingerprint, block_hash)
+        try:
+            num_bytes = self.fs.size(path)
+        except FileNotFoundError:
+            return not self.forget_missing(block_hash)
+        except OSError:
+            return True
+        if num_bytes != stored.file_bytes:
+            self.quarantine(path, block_hash=block_hash, reason=f"{num_bytes} bytes, not {stored.file_bytes}")
+            return False
+        return not self._has_lost or self.read(block_hash) is not None or self.index.has(block_hash)
 
     def _write(self, group: list[OutgoingBlock], num_bytes: int) -> None:
         if not group:
