@@ -25,7 +25,8 @@ SemanticError
 │   └── ModelLoadError
 │       ├── BrokenModelError     its files are damaged, or no model that we know
 │       └── ModelTooLargeError   its weights leave no room for KV on this machine
-├── CacheError                   the cache could not do what was asked (disk full)
+├── CacheError                   the cache could not do what was asked
+│   ├── StorageFullError         the disk has no room for it
 │   └── AgentExportError         a file that is not a whole agent export, or of a model that is not loaded
 ├── EngineError                  the engine failed while it worked on this request
 ├── ConfigurationError           a setting is unknown, badly formed or contradicts another

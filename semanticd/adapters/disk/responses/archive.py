@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,14 @@ _RETRY_EVERY_S = 30.0
 _DAY_S = 86_400.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What is kept at most; the oldest go first."""
+
+    max_bytes: int
+    max_age_s: float
+
+
 class DiskResponseArchive:
     """`ResponseArchive` in one file; make it with `DiskResponseArchive.open`."""
 
@@ -44,8 +53,7 @@ class DiskResponseArchive:
         path: Path,
         clock: Clock,
         log: Log,
-        max_bytes: int,
-        max_age_days: float,
+        bounds: _Bounds,
         idle_s: float,
         ballast: Ballast | None,
     ) -> None:
@@ -55,8 +63,7 @@ class DiskResponseArchive:
         self._path = path
         self._clock = clock
         self._log = log
-        self._max_bytes = max_bytes
-        self._max_age_s = max_age_days * _DAY_S
+        self._bounds = bounds
         self._lock = threading.Lock()
         self._unsaved: dict[str, StoredResponse | None] = {}
         """Responses whose saving is queued or was refused; None: whose forgetting is queued, or has failed."""
@@ -108,8 +115,7 @@ class DiskResponseArchive:
             path=path,
             clock=clock,
             log=log,
-            max_bytes=max_bytes,
-            max_age_days=max_age_days,
+            bounds=_Bounds(max_bytes, max_age_days * _DAY_S),
             idle_s=idle_s,
             ballast=ballast,
         )
@@ -254,7 +260,8 @@ class DiskResponseArchive:
 
     def _write(self, response: StoredResponse) -> None:
         self._tables.save(response)
-        pruned = self._tables.prune(max_bytes=self._max_bytes, before=self._clock.wall() - self._max_age_s)
+        before = self._clock.wall() - self._bounds.max_age_s
+        pruned = self._tables.prune(max_bytes=self._bounds.max_bytes, before=before)
         if pruned:
             self._log.info("responses_pruned", count=pruned)
 
