@@ -82,6 +82,8 @@ class HistoryStates(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp(prefix="semanticd-history-"))
         self.warm_turns: set[int] = set()
         """Turns that were computed since the last fault that the engine has seen."""
+        self.last = -1
+        """The turn that was asked last."""
         self.damaged = False
         """Whether files were damaged that the engine need not have read since: it may still have them in RAM."""
         self.start()
@@ -100,6 +102,7 @@ class HistoryStates(RuleBasedStateMachine):
     def ask(self, number: int) -> None:
         turn = TURNS[number]
         said, answer = self.rig.tell(turn.ids, snapshot_points=turn.points)
+        self.last = number
         assert said == self.truth[number], "a wrong answer"
         most = len(turn.ids)
         if number in self.warm_turns:
@@ -118,7 +121,12 @@ class HistoryStates(RuleBasedStateMachine):
 
     @rule()
     def lose_index(self) -> None:
-        """Start without the index of blocks, which is made anew while turns are asked: that costs no token."""
+        """Start without the index of blocks, which is made anew while turns are asked.
+
+        That costs no token of the turn that was asked last, whose blocks its agent names. Other branches of the history
+        hang on parts of blocks, which only the index finds: they are computed, once, or found when all was looked at.
+        """
+        self.warm_turns &= {self.last}
         self.stop()
         for path in (self.home / "caches").glob("index.sqlite*"):
             path.unlink()
