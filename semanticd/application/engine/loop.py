@@ -559,13 +559,13 @@ class BlockPoolBatchEngine:
     def _left_early(self, running: RunningSequence) -> Callable[[], bool]:
         """Return what says whether a chunk is to be left in the middle.
 
-        Never where more than the chunk would be lost with it: what earlier chunks computed and no block holds yet, or,
-        where a layer cannot be cut, what was computed since the last snapshot. A client that gives up early and asks
-        again would never come any further.
+        Never where a layer cannot be cut: what was computed since the last snapshot would be lost with it. Nor where
+        earlier chunks computed something and no block holds any of it yet: a client that gives up early and asks again
+        would never come any further.
         """
-        sequence = running.sequence
-        held = max(sequence.num_published, running.match.num_tokens)
-        if not running.spec.cuts_anywhere or sequence.num_cached > held:
+        sequence, num_found = running.sequence, running.match.num_tokens
+        comes_further = sequence.num_published > num_found or sequence.num_cached <= num_found
+        if not running.spec.cuts_anywhere or not comes_further:
             return lambda: False
         return partial(self._queue.is_cancelled, running.submission.request_id)
 

@@ -27,7 +27,7 @@ infinity is no number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -45,6 +45,8 @@ class SlottedKVCache:
         self.keys: Any = None
         self.values: Any = None
         self.lengths = [0] * num_rows
+        self.before_write: Callable[[], None] | None = None
+        """Called when a layer has its keys and values; what it raises goes through the model to its caller."""
 
     @classmethod
     def of_row(cls, keys: mx.array, values: mx.array, length: int) -> SlottedKVCache:
@@ -62,6 +64,8 @@ class SlottedKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write tokens behind each row, `[rows, heads, tokens, dim]`; return all, as long as the longest row."""
+        if self.before_write is not None:
+            self.before_write()
         num_tokens = keys.shape[2]
         if self.room < num_tokens:
             self._resize(len(self.lengths), capacity_for(self.size() + num_tokens), like=(keys, values))

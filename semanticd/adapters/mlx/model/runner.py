@@ -26,7 +26,7 @@ from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.decode_batch import DecodeBatch, Form, GuardedForm, GuardedSampler
 from semanticd.adapters.mlx.model.drafts import RowDrafts
 from semanticd.adapters.mlx.model.embedding import TextEmbedder
-from semanticd.adapters.mlx.model.evaluation import evaluated_in_parts
+from semanticd.adapters.mlx.model.evaluation import LeftError, evaluated_in_parts, leaving_between_layers
 from semanticd.adapters.mlx.model.kv_codec import KvCodec, KvPayload, flatten, slotted
 from semanticd.adapters.mlx.model.output_head import OutputHead
 from semanticd.adapters.mlx.model.sampling import SequenceSampler, greedy, logits_processors
@@ -212,7 +212,11 @@ class MlxModelRunner:
         """Compute the KV of the next prompt tokens; see `ModelRunner.prefill`."""
         batch = self._prefilling[sequence_id]
         # The batch's own `prompt` would also give the freed buffers back, which the next chunk wants again.
-        self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)
+        try:
+            with leaving_between_layers(slotted(batch.prompt_cache), is_unwanted=is_unwanted):
+                self._model(mx.array([list(token_ids)]), cache=batch.prompt_cache)
+        except LeftError:
+            return False
         is_whole = evaluated_in_parts([c.state for c in batch.prompt_cache], is_unwanted=is_unwanted)
         if is_whole:
             batch.tokens[0] += list(token_ids)
