@@ -51,7 +51,6 @@ STATES: dict[str, Callable[[], WatchState]] = {
 }
 _SCREENS_OF = {"crowded": ("dashboard", "agent", "requests"), "peers": ("dashboard",)}
 """Of states that show themselves on some screens only."""
-_LIGHT_AT_ALL_SIZES = ("busy", "failing")
 _TILES_OF = {"crowded": (watch_states.WIDE_NAME, watch_states.COMBINED_NAME, watch_states.LONG_NAME)}
 _FOLDER = Path(__file__).parent / "__snapshots__"
 _UPDATES = bool(os.environ.get("UPDATE_SNAPSHOTS"))
@@ -173,7 +172,7 @@ async def test_every_screen_in_every_state_and_size(state: str) -> None:
     for theme in ("dark", "light"):
         app = shown(STATES[state](), theme=theme, tiles=_TILES_OF.get(state, TILES))
         async with app.run_test(size=NARROW) as pilot:
-            for width, height in SIZES if theme == "dark" or state in _LIGHT_AT_ALL_SIZES else (USUAL,):
+            for width, height in SIZES:
                 await pilot.resize_terminal(width, height)
                 for screen in _SCREENS_OF.get(state, SCREENS):
                     await app.switch_mode(screen)
