@@ -158,8 +158,8 @@ def test_blocks_that_another_agent_has_or_had_are_not_an_agents_own(archive: Age
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    """Poll until what was queued is done."""
-    deadline = time.monotonic() + 10
+    """Poll until what was queued is done; a busy disk takes seconds for a commit."""
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         threading.Event().wait(0.005)
     return condition()
