@@ -7,8 +7,7 @@ that nothing leaves RAM for it.
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
@@ -16,7 +15,6 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore
-from semanticd.domain.agent import Agent
 from semanticd.domain.ids import BlockHash
 
 _LOOK_AGAIN_S = 0.25
@@ -43,58 +41,55 @@ class Preload:
         self._warm = warm
         self._share = share
         self._log = log
+        self._num_hot = 0
+        self._unreadable: set[BlockHash] = set()
 
     async def run(self) -> None:
         """Read the agents' blocks, those of the last user first; a failure is logged."""
+        seen: list[tuple[BlockHash, ...]] = []
         try:
-            num_hot = await self._fill()
+            for table in self._tables():
+                seen.append(table)
+                if not await self._bring(table):
+                    break
+            await self._touch(seen)
         except Exception as error:  # noqa: BLE001 (requests restore what was not brought in)
             self._log.warning("preload_failed", reason=repr(error))
         else:
-            self._log.info("agents_preloaded", num_blocks=num_hot)
+            self._log.info("agents_preloaded", num_blocks=self._num_hot)
 
-    async def _fill(self) -> int:
-        agents = self._served()
-        tables = [agent.block_table for agent in agents]
-        await self._find_files(agents)
-        num_hot = 0
-        for name in dict.fromkeys(itertools.chain(*tables)):
+    async def _bring(self, table: Sequence[BlockHash]) -> bool:
+        """Make an agent's blocks hot; False where there is no room for more of them."""
+        for name in table:
             while self._engine.num_unanswered:  # noqa: ASYNC110 (the engine's thread sets no events)
                 await asyncio.sleep(_LOOK_AGAIN_S)
-            if self._store.is_hot(name):
+            if name in self._unreadable or self._store.is_hot(name):
                 continue
             record = await asyncio.wrap_future(self._warm.read(name))
             if record is None:
-                continue
-            if not await asyncio.wrap_future(self._engine.call(partial(self._promote, record))):
-                break
-            num_hot += 1
-        if num_hot:
-            # Who asked last is evicted last.
-            await asyncio.wrap_future(self._engine.call(partial(self._touch, reversed(tables))))
-        return num_hot
+                self._unreadable.add(name)
+            elif not await asyncio.wrap_future(self._engine.call(partial(self._promote, record))):
+                return False
+        return True
 
-    def _served(self) -> list[Agent]:
+    def _tables(self) -> list[tuple[BlockHash, ...]]:
         if not self._share:
             return []
         served = {model.fingerprint for model in self._engine.models.values()}
-        return [agent for agent in self._agents.recent() if agent.model in served]
+        return [agent.block_table for agent in self._agents.recent() if agent.model in served]
 
-    async def _find_files(self, agents: Sequence[Agent]) -> None:
-        """Let the disk's index know the agents' blocks, where it is just made anew."""
-        for agent in agents:
-            found = agent.model and self._store.find_files(agent.block_table, agent.model)
-            if not found:
-                return
-            await asyncio.wrap_future(found)
-
-    def _touch(self, tables: Iterable[Sequence[BlockHash]]) -> None:
-        for table in tables:
-            self._store.touch_hot(table)
+    async def _touch(self, tables: Sequence[Sequence[BlockHash]]) -> None:
+        """Let who asked last be evicted last; one table between two steps of the engine."""
+        for table in reversed(tables):
+            await asyncio.wrap_future(self._engine.call(partial(self._store.touch_hot, table)))
 
     def _promote(self, record: BlockRecord) -> bool:
-        """Make a block hot if that stays within the share; engine thread."""
+        """Make a block hot; False where that would go beyond the share, or its model has left. Engine thread."""
+        if self._warm.get(record.block.block_hash) is None:
+            return True  # its agent was deleted since it was read
         ledger = self._store.ledger()
         if ledger.used_bytes + record.block.num_bytes > self._share * ledger.budget_bytes:
             return False
-        return self._store.promote(record)
+        is_hot = self._store.promote(record)
+        self._num_hot += is_hot
+        return is_hot

@@ -5,6 +5,7 @@ The models are tiny and random; the engine, the runner and the library under it 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import pytest
 
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
 from semanticd.application.ports.inference import DecodedToken
+from semanticd.application.services.preload import Preload
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import RequestId, SequenceId
@@ -65,6 +67,21 @@ def test_after_a_restart_the_next_turn_is_restored_from_bytes(family: str) -> No
         warm, answer = rig.tell(prompt)
     assert answer.cache.restored_warm_tokens == len(first) + len(said)
     assert answer.cache.computed_tokens == len(more)
+    assert warm == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_after_a_restart_and_the_preload_the_next_turn_is_hot_and_the_same(family: str) -> None:
+    first, more = turns(3)
+    warm_tier, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with MlxRig(family, warm=warm_tier, archive=archive) as rig:
+        said, _ = rig.tell(first)
+    prompt = first + said + more
+    with MlxRig(family, warm=warm_tier, archive=archive) as rig:
+        parts = {"engine": rig.engine, "store": rig.store, "agents": rig.agents, "log": rig.log}
+        await Preload(warm=warm_tier, share=1.0, **parts).run()  # type: ignore[arg-type]
+        warm, answer = await asyncio.to_thread(rig.tell, prompt)
+    assert (answer.cache.restored_warm_tokens, answer.cache.computed_tokens) == (0, len(more))
     assert warm == cold_answer(family, prompt)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from concurrent.futures import Future
 
 import pytest
 
+from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.application.services.preload import Preload
+from semanticd.domain.ids import BlockHash
 from tests.fakes.engine_rig import EngineRig
 from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
@@ -109,3 +112,19 @@ async def test_what_cannot_be_read_is_passed_over() -> None:
         answer = await asyncio.to_thread(lambda: rig.ask(first).answer())
     with EngineRig() as cold:
         assert answer.text == cold.ask(first).answer().text
+
+
+async def test_what_was_deleted_while_it_was_read_does_not_come_back() -> None:
+    warm, archive = left_by(("a", prompt(200)))
+    with EngineRig(warm=warm, archive=archive) as rig:
+        table = rig.agents.get("a").block_table  # type: ignore[arg-type]
+        read = warm.read
+
+        def read_and_delete(name: BlockHash) -> Future[BlockRecord | None]:
+            found = read(name)
+            warm.delete(table).result()
+            return found
+
+        warm.read = read_and_delete  # type: ignore[method-assign]
+        await preload_of(rig, warm).run()
+        assert not any(rig.store.is_hot(name) for name in table)
