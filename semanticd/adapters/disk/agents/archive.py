@@ -367,9 +367,9 @@ class DiskAgentArchive:
                 damaged.unlink()
                 self._log.warning("the damaged agents' database was removed", path=str(damaged))
 
-    def _try_quietly(self, deed: Callable[[], None]) -> None:
+    def _try_quietly(self, action: Callable[[], None]) -> None:
         try:
-            deed()
+            action()
         except sqlite3.Error as error:
             self._metrics.count("agent_save_errors_total")
             self._rare_log.warning("could not change the agents' database", error=repr(error))
@@ -419,9 +419,9 @@ class DiskAgentArchive:
         tables = self._tables
         self._folder.ballast.make_room_for(lambda: tables.delete(agent_id), after=tables.scrub)
 
-    def _try(self, deed: Callable[[], None]) -> bool:
+    def _try(self, action: Callable[[], None]) -> bool:
         try:
-            deed()
+            action()
         except (sqlite3.Error, *DocumentError) as error:
             self._metrics.count("agent_save_errors_total")
             self._rare_log.warning("could not save an agent", error=repr(error))

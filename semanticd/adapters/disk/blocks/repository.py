@@ -1,4 +1,4 @@
-"""Block files and their index, changed together: every deed of the warm store, one at a time, under one lock.
+"""Block files and their index, changed together: every action of the warm store, one at a time, under one lock.
 
 Order makes it safe to die anywhere: when storing, files are durable before their rows; when removing, rows go
 before their files. So a row always names a whole file, and a file without a row is found by recovery.
@@ -163,8 +163,8 @@ class BlockRepository:
         found = self.read_file(block_hash)
         return None if found is None else found[1]
 
-    def read_file(self, block_hash: BlockHash) -> tuple[bytes, BlockRecord] | None:
-        """Return a block's file and what it holds; None as `read`."""
+    def read_file(self, block_hash: BlockHash, *, again: bool = True) -> tuple[bytes, BlockRecord] | None:
+        """Return a block's file and what it holds; None as `read`. Reads once more (`again`) what was replaced."""
         started = time.monotonic()
         stored = self.index.stored(block_hash)
         if stored is None:
@@ -177,9 +177,9 @@ class BlockRepository:
             self.forget_missing(block_hash)
             return None
         except BrokenBlockError as error:
-            if self.quarantine(path, block_hash=block_hash, reason=str(error)):
+            if self.quarantine(path, block_hash=block_hash, reason=str(error)) or not again:
                 return None
-            return self.read_file(block_hash)
+            return self.read_file(block_hash, again=False)
         except OSError as error:
             # Not proof against the file (too many open files, a sleeping volume): a miss this time, nothing
             # more.

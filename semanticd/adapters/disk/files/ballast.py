@@ -46,13 +46,13 @@ class Ballast:
         with self._lock:
             return self._put_back()
 
-    def make_room_for(self, deed: Callable[[], _T], *, after: Callable[[], object] = lambda: None) -> _T:
-        """Return what `deed` does; where it finds no room it is done once more without the file.
+    def make_room_for(self, action: Callable[[], _T], *, after: Callable[[], object] = lambda: None) -> _T:
+        """Return what `action` does; where it finds no room it is done once more without the file.
 
-        `after` gives back the room that the deed took, such as a database's log. Raises what `deed` does.
+        `after` gives back the room that the action took, such as a database's log. Raises what `action` does.
         """
         try:
-            return deed()
+            return action()
         except (OSError, sqlite3.Error) as error:
             if not is_out_of_room(error):
                 raise
@@ -62,7 +62,7 @@ class Ballast:
                 except OSError:
                     raise error from None
                 try:
-                    return deed()
+                    return action()
                 finally:
                     with contextlib.suppress(sqlite3.Error):
                         after()

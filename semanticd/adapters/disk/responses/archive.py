@@ -318,9 +318,9 @@ class DiskResponseArchive:
 
 
 def _with_room(
-    ballast: Ballast | None, deed: Callable[[], _T], *, after: Callable[[], object] = lambda: None
+    ballast: Ballast | None, action: Callable[[], _T], *, after: Callable[[], object] = lambda: None
 ) -> _T:
-    return deed() if ballast is None else ballast.make_room_for(deed, after=after)
+    return action() if ballast is None else ballast.make_room_for(action, after=after)
 
 
 def _num_bytes(response: StoredResponse) -> int:
