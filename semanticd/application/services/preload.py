@@ -15,6 +15,7 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore
+from semanticd.domain.agent import Agent
 from semanticd.domain.ids import BlockHash
 
 _LOOK_AGAIN_S = 0.25
@@ -48,9 +49,10 @@ class Preload:
         """Read the agents' blocks, those of the last user first; a failure is logged."""
         seen: list[tuple[BlockHash, ...]] = []
         try:
-            for table in self._tables():
-                seen.append(table)
-                if not await self._bring(table):
+            for agent in self._served():
+                await self._find_files(agent)
+                seen.append(agent.block_table)
+                if not await self._bring(agent.block_table):
                     break
             await self._touch(seen)
         except Exception as error:  # noqa: BLE001 (requests restore what was not brought in)
@@ -72,11 +74,17 @@ class Preload:
                 return False
         return True
 
-    def _tables(self) -> list[tuple[BlockHash, ...]]:
+    def _served(self) -> list[Agent]:
         if not self._share:
             return []
         served = {model.fingerprint for model in self._engine.models.values()}
-        return [agent.block_table for agent in self._agents.recent() if agent.model in served]
+        return [agent for agent in self._agents.recent() if agent.model in served]
+
+    async def _find_files(self, agent: Agent) -> None:
+        """Let the disk's index know the agent's blocks, where it is just made anew."""
+        found = agent.model and self._store.find_files(agent.block_table, agent.model)
+        if found:
+            await asyncio.wrap_future(found)
 
     async def _touch(self, tables: Sequence[Sequence[BlockHash]]) -> None:
         """Let who asked last be evicted last; one table between two steps of the engine."""
