@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_tables import AgentTables
+from semanticd.application.cache.reservation import Reservation
 from semanticd.domain.block_pool import MAX_PINNED_SHARE
 from semanticd.domain.ids import AgentId, BlockHash, SequenceId
 from semanticd.domain.prefix_index import PrefixMatch, next_boundary
@@ -49,6 +50,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Blocks of deleted agents that nobody has computed again."""
         self.broken: set[BlockHash] = set()
         """Blocks that were deleted, or whose file was damaged or lost, at any time: others may still follow them."""
+        self.copied: list[Reservation] = []
+        """What sequences hold that are copying blocks at this moment."""
         self.calm = True
         self.trouble = False
         self.sequence = 0
@@ -116,6 +119,36 @@ class StoreMachine(RuleBasedStateMachine):
             self.holds.limit_agents(sparing=frozenset([agent]))
         self.store.persist()
         self.pump()
+
+    @rule(agent=agents, other=agents, answer=st.integers(0, 3), keep=st.booleans())
+    def ask_what_was_just_deleted(self, agent: AgentId, other: AgentId, answer: int, keep: bool) -> None:
+        """Delete an agent, and ask the same again at once, whatever is on its way to the disk."""
+        said = self.talks.get(agent, [])
+        self.delete(agent)
+        if len(said) > 1 and other not in self.talks:
+            self.talks[other] = said[:-1]
+            self.ask(other, said[-1:], answer, keep)
+            if not keep:
+                del self.talks[other]
+
+    @rule(agent=agents)
+    def begin_to_copy(self, agent: AgentId) -> None:
+        """Lock what a sequence copies into its running cache."""
+        reservation = self.store.reserve()
+        reservation.lock_blocks([name for name in self.tables.get(agent, ()) if name in self.store.pool])
+        self.copied.append(reservation)
+
+    @precondition(lambda self: self.copied)
+    @rule()
+    def end_copying(self) -> None:
+        """Go on with what was copied: it was asked for, whatever was deleted meanwhile."""
+        for reservation in self.copied:
+            names = reservation.locked_blocks
+            reservation.end()
+            self.store.touch(names)
+            self.gone -= set(names)
+            self.deleted -= set(names)
+        self.copied.clear()
 
     def restore(self, match: PrefixMatch) -> PrefixMatch:
         """Make a match hot as far as that is possible."""
@@ -203,10 +236,13 @@ class StoreMachine(RuleBasedStateMachine):
         table = self.tables.pop(agent, ())
         self.talks.pop(agent, None)
         self.pinned.discard(agent)
-        self.broken.update(table, self.holds.blocks_of(agent))
+        own = self.holds.blocks_of(agent)
+        self.broken.update(table, own)
         others = {name for other in self.tables.values() for name in other}
-        self.holds.delete_agent(agent, [n for n in self.holds.blocks_of(agent) if n not in others])
-        self.deleted |= set(table) - others
+        doomed = [name for name in own if name not in others]
+        self.holds.delete_agent(agent, doomed)
+        # Also blocks that are in no table: of earlier turns, and of answers that were not kept.
+        self.deleted |= set(doomed) | (set(table) - others)
         # A snapshot of an earlier turn goes with its block.
         self.gone |= self.deleted | {name for name in self.published if self.store.block(name) is None}
         self.pump()
@@ -230,6 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
+        self.end_copying()
         self.warm.hold_writes = False
         self.warm.catch_up()
         self.pump()
@@ -277,7 +314,7 @@ class StoreMachine(RuleBasedStateMachine):
     def books_agree(self) -> None:
         self.store.check_integrity()
         ledger = self.store.ledger()
-        if not self.store.num_writing:
+        if not self.store.num_writing and not self.copied:
             assert ledger.locked_bytes == 0, "somebody forgot to unlock"
 
     @invariant()
@@ -297,7 +334,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_was_deleted_is_gone(self) -> None:
-        if self.store.num_writing:
+        if self.store.num_writing or self.copied:
             return
         for name in self.deleted:
             assert name not in self.store.pool, "a deleted block stays in RAM"

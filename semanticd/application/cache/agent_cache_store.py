@@ -255,8 +255,8 @@ class AgentCacheStore:
         payload = self.load(record)
         if payload is None:
             return False
-        # What a peer brought is written here as if it had been computed here.
-        dirty = self.peers is not None and not self._is_warm(record.block.block_hash)
+        # What a peer brought, or was deleted while it was read, is written here as if it had been computed here.
+        dirty = not self._is_warm(record.block.block_hash)
         self._insert(record.block, payload, record.fingerprint, dirty=dirty)
         return True
 
@@ -380,8 +380,12 @@ class AgentCacheStore:
         return name
 
     def _write_again(self, name: BlockHash) -> None:
-        """Let a hot block that the disk has lost (it was damaged, deleted or pruned) be written once more."""
-        if self._warm is not None and not self.pool.is_dirty(name) and self._warm.get(name) is None:
+        """Let a hot block stay that was to leave as deleted, and be written once more where the disk has lost it."""
+        if self._writes is None:
+            return
+        with self.lock:
+            self._writes.undelete(name)
+        if not self.pool.is_dirty(name) and not self._is_warm(name):
             with self.lock:
                 self.pool.mark_dirty(name)
 
@@ -639,11 +643,12 @@ class AgentCacheStore:
                 if self._writes is not None and self._writes.is_writing(name):
                     self._writes.call_off(name)
                     continue
-                self.pool.mark_clean(name)
-                # One that is being copied for a sequence at this moment leaves when room is needed.
                 if self.pool.can_leave(name):
                     self._remove(block, "deleted")
                     freed += block.num_bytes
+                elif self._writes is not None:
+                    # One that is being copied for a sequence at this moment leaves when room is needed.
+                    self._writes.note_deleted(name)
         if self._warm is not None:
             return freed, self._warm.delete(own, scrub=scrub)
         nothing: Future[int] = Future()

@@ -39,6 +39,8 @@ class WriteBehind:
         """Dirty blocks that the store did not take."""
         self._called_off: set[BlockHash] = set()
         """Blocks whose writing was called off because their agent was deleted; some other may still use them."""
+        self._deleted: set[BlockHash] = set()
+        """Hot blocks that were deleted while a sequence had them locked: on no disk, and not to be written as yet."""
 
     @property
     def num_writing(self) -> int:
@@ -118,6 +120,8 @@ class WriteBehind:
             if durable or lost or reason in LEAVES_UNWRITTEN:
                 if self._pool.can_leave(name):
                     leaving.append((block, reason))
+                elif reason == "deleted":
+                    self.note_deleted(name)
             elif name not in self._refused:
                 # Its writing was called off, and it was asked for since: it leaves once it is written after all.
                 self._leaving[name] = reason
@@ -132,6 +136,19 @@ class WriteBehind:
         self._leaving[block_hash] = "deleted"
         self._called_off.add(block_hash)
 
+    def note_deleted(self, block_hash: BlockHash) -> None:
+        """Note that a block is deleted and stays hot for a sequence: it leaves unwritten, unless it is used again."""
+        self._pool.mark_clean(block_hash)
+        self._deleted.add(block_hash)
+
+    def undelete(self, block_hash: BlockHash) -> None:
+        """Let a block that was deleted while it was in use, and was asked for since, stay and be written."""
+        if self._leaving.get(block_hash) == "deleted":
+            del self._leaving[block_hash]
+        if block_hash in self._deleted:
+            self._deleted.discard(block_hash)
+            self._pool.mark_dirty(block_hash)
+
     def retry_refused(self) -> None:
         """Offer refused blocks again: a disk has room again, a new day a new budget."""
         refused, self._refused = self._refused, set()
@@ -145,6 +162,7 @@ class WriteBehind:
     def used_again(self, names: Sequence[BlockHash]) -> None:
         """Note that blocks are in use: they need not leave, and the disk may want them by now."""
         for name in names:
+            self.undelete(name)
             self._leaving.pop(name, None)
             if name in self._refused:
                 self._refused.discard(name)
@@ -154,3 +172,4 @@ class WriteBehind:
         """Drop what is noted of a block that has left RAM."""
         self._leaving.pop(block_hash, None)
         self._refused.discard(block_hash)
+        self._deleted.discard(block_hash)

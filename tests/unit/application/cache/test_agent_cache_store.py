@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from semanticd.application.cache import write_behind
 from semanticd.domain.ids import AgentId
 from tests.fakes.cache_rig import CacheRig
@@ -226,6 +228,71 @@ def test_a_block_that_is_used_again_after_its_writing_was_called_off_is_written_
     assert rig.tables.evict_agent(B) == 0
     assert rig.store.make_room(1000 * BYTES_PER_TOKEN)
     assert rig.store.counters.lost_blocks == 0
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_what_is_computed_again_after_its_writing_was_called_off_stays_and_is_written(
+    has_state: bool,
+) -> None:
+    rig = CacheRig(has_state=has_state)
+    rig.warm.hold_writes = True
+    table = rig.publish(A, list(range(8)))
+    rig.store.persist()
+    rig.tables.delete_agent(A, rig.tables.blocks_of(A))
+    # Asked again by a client that leaves: published, and in no table.
+    assert rig.publish(A, list(range(8))) == table
+    rig.tables.drop_table(A)
+    rig.warm.hold_writes = False
+    rig.warm.catch_up()
+    rig.pump()
+    assert all(name in rig.store.pool for name in table)
+    rig.store.persist()
+    rig.pump()
+    assert rig.warm.stored() == sorted(table)
+    rig.store.check_integrity()
+
+
+@pytest.mark.parametrize("is_writing", [False, True])
+@pytest.mark.parametrize("is_used_again", [False, True])
+def test_what_is_deleted_while_a_sequence_copies_it_is_written_if_it_is_used_again(
+    is_writing: bool, is_used_again: bool
+) -> None:
+    rig = CacheRig()
+    rig.warm.hold_writes = is_writing
+    table = rig.publish(A, list(range(8)))
+    rig.store.persist()
+    rig.pump()
+    reservation = rig.store.reserve()
+    reservation.lock_blocks(table)
+    rig.tables.delete_agent(A, rig.tables.blocks_of(A))
+    rig.warm.hold_writes = False
+    rig.warm.catch_up()
+    rig.pump()
+    reservation.end()
+    if is_used_again:
+        rig.store.touch(table)
+    rig.store.persist()
+    rig.pump()
+    assert rig.warm.stored() == (sorted(table) if is_used_again else [])
+    assert rig.store.make_room(1000 * BYTES_PER_TOKEN)
+    assert rig.store.counters.lost_blocks == 0
+    rig.store.check_integrity()
+
+
+def test_a_block_that_was_read_before_it_was_deleted_is_written_when_it_becomes_hot() -> None:
+    rig = CacheRig()
+    table = rig.publish(A, list(range(4)))
+    rig.store.persist()
+    rig.pump()
+    rig.tables.evict_agent(A)
+    record = rig.store.read(table[0]).result()
+    assert record is not None
+    rig.tables.delete_agent(A, rig.tables.blocks_of(A))
+    assert rig.store.promote(record)
+    rig.tables.set_table(B, table, pinned=False)
+    rig.store.persist()
+    rig.pump()
+    assert rig.warm.stored() == table
 
 
 def test_what_was_called_off_and_should_leave_is_written_first() -> None:
