@@ -33,3 +33,7 @@ class MeasuringLoader:
             return loaded
         self._log.info("measured_chunk_used", model=loaded.model_id, num_tokens=best)
         return replace(loaded, best_chunk=best)
+
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        """Read a model's files; see `ModelLoader`."""
+        return self._loader.check(installed)

@@ -181,6 +181,47 @@ def test_a_model_that_cannot_be_loaded_is_rolled_back_with_its_cause(
     assert (after["model"], said(after)) == ("one", said(before))
 
 
+BREAKS = {
+    "generation_config.json": "{ not json",
+    "config.json": "{ not json",
+    "tokenizer.json": "{ not json",
+    "model.safetensors": "cut off",
+}
+
+
+@pytest.mark.parametrize("file", BREAKS)
+def test_a_loaded_model_whose_files_broke_goes_on_serving_when_it_is_asked_for_again(
+    short_tmp_path: Path, tmp_path: Path, file: str
+) -> None:
+    folder = write_tiny_model(tmp_path / "mine", seed=5)
+    daemon = Daemon(short_tmp_path, folder)
+    try:
+        before = daemon.ask("hello", agent="ada")
+        whole = (folder / file).read_bytes() if (folder / file).is_file() else None
+        # A file that is replaced, as a download does it: the daemon may have the old one mapped.
+        broken = folder / "broken.tmp"
+        broken.write_text(BREAKS[file])
+        broken.replace(folder / file)
+        for command in ("models.swap", "models.load"):
+            for name in ("mine", str(folder), "default"):
+                with pytest.raises(CommandFailedError):
+                    daemon.call(command, model=name)
+                status = daemon.call("status")
+                assert (status["model"], [one["id"] for one in status["models"]]) == ("mine", ["mine"])
+        after = daemon.ask("hello", agent="eve")
+        assert (after["model"], said(after)) == ("mine", said(before))
+        if whole is None:
+            (folder / file).unlink()
+        else:
+            (folder / file).write_bytes(whole)
+        assert daemon.call("models.swap", model="mine")["id"] == "mine"
+        assert said(daemon.ask("hello", agent="fay")) == said(before)
+    finally:
+        pid = running_pid(daemon.socket.with_name("semanticd.pid"))
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_model_for_which_memory_runs_out_is_rolled_back_with_that_cause(daemon: Daemon) -> None:
     folder = write_tiny_model(daemon.starved, seed=4)
     config = json.loads((folder / "config.json").read_text())

@@ -133,7 +133,10 @@ class MemoryModelSource:
 
 
 class HashLoader:
-    """A `ModelLoader` whose models differ by their place in the registry; loading can fail or take its time."""
+    """A `ModelLoader` whose models differ by their place in the registry; loading can fail or take its time.
+
+    What fails fails as it is loaded (memory is short, a disk cannot read the weights), or as it is checked already.
+    """
 
     def __init__(
         self, *, tokenizer: Tokenizer | None = None, has_state: bool = False, context_length: int = 4096
@@ -144,9 +147,21 @@ class HashLoader:
         self._context_length = context_length
         self.block_tokens = 16
         self.failures: dict[str, Exception] = {}
+        self.broken: dict[str, Exception] = {}
+        """What is wrong with models' files, by their paths."""
         self.runners: dict[str, HashRunner] = {}
         self.gate: threading.Event | None = None
         """When set, loading waits for it."""
+        self.check_gate: threading.Event | None = None
+        """When set, looking at files waits for it."""
+
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        """Look at its files, in slices."""
+        yield
+        while self.check_gate is not None and not self.check_gate.wait(0.001):
+            yield
+        if installed.path in self.broken:
+            raise self.broken[installed.path]
 
     def load(
         self, installed: InstalledModel, *, on_progress: Callable[[float], None]
@@ -156,8 +171,8 @@ class HashLoader:
         yield
         while self.gate is not None and not self.gate.wait(0.001):
             yield
-        if installed.model_id in self.failures:
-            raise self.failures[installed.model_id]
+        if (error := self.broken.get(installed.path) or self.failures.get(installed.model_id)) is not None:
+            raise error
         runner = HashRunner(
             fingerprint=installed.fingerprint,
             seed=int(installed.fingerprint[:2], 16),

@@ -26,7 +26,7 @@ from semanticd.application.engine.completion import RUNNING_STATES, Completion
 from semanticd.application.engine.embedding import Embedding
 from semanticd.application.engine.embedding_job import EmbeddingJob
 from semanticd.application.engine.memory_guard import EngineMemory, MemoryGuard
-from semanticd.application.engine.model_changes import LoadSteps, ModelChanges
+from semanticd.application.engine.model_changes import CheckSteps, LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
 from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
@@ -245,6 +245,10 @@ class BlockPoolBatchEngine:
         return self._change(
             lambda future: self._changes.begin_load(steps, future, weights_bytes=weights_bytes)
         )
+
+    def check_model(self, steps: CheckSteps) -> Future[None]:
+        """Look at a model's files between other steps; the future gets a result, or what is wrong with them."""
+        return self._change(lambda future: self._changes.begin_check(steps, future))
 
     def remove_model(self, model_id: ModelId) -> Future[None]:
         """Stop serving a model, persist its blocks and free its memory; see `ModelChanges.begin_removal`."""

@@ -1,6 +1,7 @@
 """ModelChanges: models that come and go, as steps between the engine's other steps; engine thread only.
 
 ```
+check    slice ─> slice ─> … ─> known to be whole                  (before anything leaves for it)
 load     slice ─> slice ─> … ─> served                             (a failure at any slice: nothing has changed)
 removal  no sequence runs ─> blocks written, or time is up ─> gone (the last step cannot fail)
 ```
@@ -27,11 +28,20 @@ not wait for minutes. The rest is computed again."""
 LoadSteps = Generator[None, None, LoadedModel]
 """See `ModelLoader.load`."""
 
+CheckSteps = Generator[None, None, None]
+"""See `ModelLoader.check`."""
+
 
 @dataclass(slots=True)
 class _Load:
     steps: LoadSteps
     loaded: Future[LoadedModel]
+
+
+@dataclass(slots=True)
+class _Check:
+    steps: CheckSteps
+    checked: Future[None]
 
 
 @dataclass(slots=True)
@@ -65,12 +75,13 @@ class ModelChanges:
         self._clock = clock
         self._log = log
         self._loads: list[_Load] = []
+        self._checks: list[_Check] = []
         self._removals: list[_Removal] = []
 
     @property
     def is_loading(self) -> bool:
-        """Whether a model is being loaded."""
-        return bool(self._loads)
+        """Whether a model is being loaded, or its files are looked at."""
+        return bool(self._loads or self._checks)
 
     @property
     def is_removing(self) -> bool:
@@ -85,6 +96,10 @@ class ModelChanges:
         """Load a model, whose weights take about so many bytes; the future gets it when it is served."""
         self._guard.expect(weights_bytes)
         self._loads.append(_Load(steps, loaded))
+
+    def begin_check(self, steps: CheckSteps, checked: Future[None]) -> None:
+        """Look at a model's files; the future gets a result when they are whole, or what is wrong with them."""
+        self._checks.append(_Check(steps, checked))
 
     def begin_removal(self, model_id: ModelId, removed: Future[None]) -> None:
         """Stop serving a model; the future gets a result when its memory is free.
@@ -105,6 +120,8 @@ class ModelChanges:
 
     def step(self) -> None:
         """Take every change one step further."""
+        for check in list(self._checks):
+            self._step_check(check)
         for load in list(self._loads):
             self._step_load(load)
         for removal in list(self._removals):
@@ -114,14 +131,27 @@ class ModelChanges:
         """Give up every change, because the engine ends."""
         stopped = DrainingError("the engine has stopped", retry_after_s=5.0)
         loads, self._loads = self._loads, []
+        checks, self._checks = self._checks, []
         removals, self._removals = self._removals, []
-        for future in [load.loaded for load in loads] + [f for one in removals for f in one.removed]:
+        for loading in loads:
+            loading.loaded.set_exception(stopped)
+        for future in [check.checked for check in checks] + [f for one in removals for f in one.removed]:
             future.set_exception(stopped)
-        for load in loads:
+        for steps in [load.steps for load in loads] + [check.steps for check in checks]:
             try:
-                load.steps.close()
+                steps.close()
             except Exception as error:
                 self._log.error("load_not_closed", error=repr(error))
+
+    def _step_check(self, check: _Check) -> None:
+        try:
+            next(check.steps)
+        except StopIteration:
+            self._checks.remove(check)
+            check.checked.set_result(None)
+        except Exception as error:
+            self._checks.remove(check)
+            check.checked.set_exception(error)
 
     def _step_load(self, load: _Load) -> None:
         try:

@@ -345,6 +345,13 @@ class ModelLoader(Protocol):
         cause.
         """
 
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        """Return a generator that reads all of a model's files but the values of its weights, and keeps nothing.
+
+        It raises what `load` would, as far as that depends on the files, and takes no memory for weights: another model
+        need not leave for it.
+        """
+
 
 def finish_loading(steps: Generator[None, None, _T]) -> _T:
     """Advance a generator such as `ModelLoader.load` to its end, and return what it returns."""

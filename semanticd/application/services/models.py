@@ -7,7 +7,9 @@ before finish on the model they were admitted to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel, ModelLoader
@@ -40,6 +42,8 @@ from semanticd.domain.ids import ModelId
 from semanticd.domain.memory_plan import ModelFootprint
 from semanticd.domain.model_name import is_path
 
+_T = TypeVar("_T")
+
 _DRAIN_POLL_S = 0.02
 
 
@@ -66,6 +70,8 @@ class ModelsService:
         self._memory = memory
         self._progress = progress
         self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
+        """Changes that are made; the event loop alone would not keep them."""
 
     @property
     def is_changing(self) -> bool:
@@ -143,6 +149,9 @@ class ModelsService:
             ModelLoadError: It does not fit beside the current one, or cannot be loaded.
             ConflictError: Another model of its name is loaded, or it is, from files that were replaced since.
         """
+        return await self._to_the_end(self._load_beside(model))
+
+    async def _load_beside(self, model: str) -> ModelInUse:
         async with self._changing:
             await self._make_room(await self._find(model))
             loaded = await self._load(model)
@@ -153,6 +162,9 @@ class ModelsService:
 
     async def unload(self, model: str) -> UnloadedModel:
         """Free a model's memory once its requests are answered; its agents' blocks stay on disk."""
+        return await self._to_the_end(self._unload(model))
+
+    async def _unload(self, model: str) -> UnloadedModel:
         async with self._changing:
             loaded = await self._names.administered(model)
             if loaded is None:
@@ -190,6 +202,18 @@ class ModelsService:
         Raises:
             ModelLoadError: It could not be loaded; the old one serves again, if its files are as they were.
         """
+        return await self._to_the_end(self._counted_swap(model))
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
+        """Make a change whole, also where who asked for it does not wait: half of one would leave no model."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        # Its failure is in the log, and in what the models' progress says: a task that nobody waits for adds nothing.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _counted_swap(self, model: str) -> SwappedModel:
         try:
             swapped = await self._swap(model)
         except BaseException:
@@ -233,6 +257,8 @@ class ModelsService:
         if namesake is None and (old is None or needed <= self._memory.beside_bytes()):
             return await self._load(model)
         # Both do not fit, or are called the same: requests wait while the old one drains, persists and leaves.
+        # What is wrong with its files must show while the old one is served.
+        await self._check(installed)
         name = self._names.source_name(model)
         gone = []
         with self._use.closed():
@@ -353,11 +379,26 @@ class ModelsService:
         def report(share: float) -> None:
             loop.call_soon_threadsafe(self._progress.tell, installed.model_id, "loading", share)
 
-        try:
+        with self._failures_noted(installed):
             steps = self._loader.load(installed, on_progress=report)
             loaded = await asyncio.wrap_future(
                 self._engine.load_model(steps, weights_bytes=installed.size_bytes)
             )
+        self._progress.loaded(installed)
+        self._use.note_loaded(loaded.model_id)
+        return loaded
+
+    async def _check(self, installed: InstalledModel) -> None:
+        """Raise what loading a model's files would, without the memory that its weights take."""
+        self._progress.tell(installed.model_id, "checking", 0.0)
+        with self._failures_noted(installed):
+            await asyncio.wrap_future(self._engine.check_model(self._loader.check(installed)))
+
+    @contextlib.contextmanager
+    def _failures_noted(self, installed: InstalledModel) -> Iterator[None]:
+        """Note why a model cannot be loaded, and raise that as a `ModelLoadError` of one sentence."""
+        try:
+            yield
         except SemanticError as error:
             kind = BrokenModelError if isinstance(error, BrokenModelError) else ModelLoadError
             self._progress.failed_to_load(installed, error.message, kind)
@@ -369,9 +410,6 @@ class ModelsService:
             raise ModelLoadError(
                 f"cannot load model {installed.model_id} from {installed.path}: {one_sentence(str(error))}"
             ) from error
-        self._progress.loaded(installed)
-        self._use.note_loaded(loaded.model_id)
-        return loaded
 
     # Last, because it shadows the built-in name for all that follows in the class body.
 

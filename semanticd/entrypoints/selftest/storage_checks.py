@@ -285,6 +285,9 @@ class _LoaderOfShortRunners:
         loaded = yield from self._loader.load(installed, on_progress=on_progress)
         return replace(loaded, runner=cast("ModelRunner", _ShortRunner(loaded.runner, self._shortage)))
 
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        return self._loader.check(installed)
+
 
 class _ShortRunner:
     """The real runner, whose prefill asks for too much memory when the shortage strikes."""

@@ -68,6 +68,9 @@ class FaultyLoader:
     def load(self, installed: InstalledModel, *, on_progress: Any) -> Generator[None, None, LoadedModel]:
         return self._change((yield from self._loader.load(installed, on_progress=on_progress)))
 
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        return self._loader.check(installed)
+
 
 def changed(change: Callable[[LoadedModel], LoadedModel]) -> Replacements:
     return Replacements(loader=lambda loader: FaultyLoader(loader, change))

@@ -365,6 +365,63 @@ async def test_where_only_settings_are_broken_it_is_said_what_is_not_loaded_any_
             await rig.models.swap("one")
 
 
+@pytest.mark.parametrize(
+    "change", [{"settings_digest": "ee" * 32}, {"fingerprint": ModelFingerprint("ee" * 32)}]
+)
+@pytest.mark.parametrize("memory_bytes", [0, 1_000_000])
+async def test_a_loaded_model_whose_files_broke_serves_all_the_time_it_is_swapped_to(
+    change: dict[str, Any], memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ServiceRig(memory_bytes=memory_bytes) as rig:
+        model, find = rig.engine.models[ModelId("one")], rig.source.find
+
+        def changed(name: str) -> InstalledModel | None:
+            found = find(name)
+            return found and replace(found, **change)
+
+        monkeypatch.setattr(rig.source, "find", changed)
+        found = changed("one")
+        assert found is not None
+        rig.loader.broken[found.path] = BrokenModelError("config.json is not valid JSON")
+        with pytest.raises(BrokenModelError, match=r"^config\.json is not valid JSON$"):
+            await rig.models.swap("one")
+        assert rig.engine.models == {ModelId("one"): model}
+        assert rig.use.current == "one"
+        assert rig.progress.stage == "idle"
+        assert (await rig.say("hello")).model == "one"
+
+
+async def test_a_model_that_takes_anothers_place_is_looked_at_before_that_leaves() -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
+        model = rig.engine.models[ModelId("one")]
+        there = rig.source.find("two")
+        assert there is not None
+        rig.loader.broken[there.path] = BrokenModelError("a file is broken")
+        with pytest.raises(BrokenModelError, match="a file is broken"):
+            await rig.models.swap("two")
+        assert rig.engine.models == {ModelId("one"): model}
+
+
+@pytest.mark.parametrize("stage", ["checking", "draining", "loading"])
+async def test_a_swap_is_made_whole_though_who_asked_for_it_left(stage: str) -> None:
+    async with ServiceRig(memory_bytes=0) as rig:
+        running = await rig.open("hello", sampling=LONG) if stage == "draining" else None
+        gate = threading.Event()
+        rig.loader.gate = gate
+        rig.loader.check_gate = gate if stage == "checking" else None
+        swapping = asyncio.create_task(rig.models.swap("two"))
+        await asyncio.to_thread(wait_until, lambda: rig.progress.stage == stage)
+        swapping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await swapping
+        gate.set()
+        if running is not None:
+            assert (await running.result()).usage.completion_tokens == 1500
+        assert (await rig.models.swap("two")).id == "two"
+        assert loaded(rig) == {"two"}
+        assert (await rig.say("hello")).model == "two"
+
+
 async def test_commands_in_a_refusal_can_be_pasted_whatever_the_model_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

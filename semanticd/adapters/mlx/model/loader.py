@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from semanticd.domain.ids import ModelId
 from semanticd.domain.memory_plan import WeightRoom, packed_on_cpu
 from semanticd.domain.model_cache_spec import StoragePrecision
 
+_SLICE_S = 0.005
+"""How long a step of a check waits for what is read beside it."""
 _HALF_ON_CPU = "float32 does not fit, and this is many times slower; give it more memory or a quantized model"
 
 
@@ -142,6 +144,22 @@ class MlxModelLoader:
             },
         )
 
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        """Read configuration, tokenizer and the shapes of all weights, and drop them; see the port."""
+        path, trusted = Path(installed.path), installed.entry.trust_remote_code
+        reading = load_weights(
+            path, device_is_cpu=False, available_bytes=0, on_progress=_unheard, trust_remote_code=trusted
+        )
+        yield next(reading)
+        reading.close()
+        config = load_config(path)
+        with ThreadPoolExecutor(1, thread_name_prefix="semanticd-tokenizer") as beside:
+            reading_text = beside.submit(load_tokenizer, path, config=config, trust_remote_code=trusted)
+            while wait([reading_text], timeout=_SLICE_S).not_done:
+                yield
+            wrapper = reading_text.result()
+        self._tokenizer(installed, wrapper, model_type=str(config.get("model_type", "")))
+
     def _tokenizer(self, installed: InstalledModel, wrapper: Any, *, model_type: str) -> MlxTokenizer:
         try:
             return MlxTokenizer(
@@ -162,3 +180,7 @@ class MlxModelLoader:
             return compiler.processor(constraint, num_context=num_context)
 
         return make
+
+
+def _unheard(share: float) -> None:
+    """Tell nobody how far a check is: it takes less than a second."""
