@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from semanticd.adapters.http.operations.openapi import OPERATIONS
+from semanticd.adapters.http.app import ENDPOINTS
 from tests.docs.markdown_page import read_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api-reference.md"
-SERVED = {(operation.method.upper(), operation.path) for operation in OPERATIONS}
+SERVED = {(endpoint.method.upper(), endpoint.path) for endpoint in ENDPOINTS}
 
 
 def test_the_table_lists_every_endpoint_of_the_openapi_document() -> None:

@@ -7,6 +7,7 @@ import falcon.asgi
 import msgspec
 from falcon.asgi import Request, Response
 
+from semanticd.adapters.http.agents import endpoints as agents_endpoints
 from semanticd.adapters.http.agents.resource import (
     Agent,
     AgentActions,
@@ -16,6 +17,8 @@ from semanticd.adapters.http.agents.resource import (
     AgentStats,
     AgentViews,
 )
+from semanticd.adapters.http.anthropic import endpoints as anthropic_endpoints
+from semanticd.adapters.http.anthropic import prompt_readers as anthropic_prompts
 from semanticd.adapters.http.anthropic.resource import CountTokens, Messages
 from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.config import HttpConfig
@@ -25,7 +28,10 @@ from semanticd.adapters.http.core.middleware import RequestContextWrapper
 from semanticd.adapters.http.core.request_context import checked_ids, request_context_of
 from semanticd.adapters.http.core.routes import DeclaredRouter
 from semanticd.adapters.http.core.services import HttpServices
+from semanticd.adapters.http.ollama import endpoints as ollama_endpoints
 from semanticd.adapters.http.ollama.resource import Catalogue, Files, Generations, NotOffered, Vectors
+from semanticd.adapters.http.openai import endpoints as openai_endpoints
+from semanticd.adapters.http.openai import prompt_readers as openai_prompts
 from semanticd.adapters.http.openai.chat.resource import ChatCompletions
 from semanticd.adapters.http.openai.completions.resource import Completions
 from semanticd.adapters.http.openai.embeddings.resource import EmbeddingVectors
@@ -36,14 +42,25 @@ from semanticd.adapters.http.openai.responses.resource import (
     Responses,
 )
 from semanticd.adapters.http.openai.responses.stored import InputItems, KeptResponse
+from semanticd.adapters.http.operations import endpoints as operations_endpoints
 from semanticd.adapters.http.operations.admin import AdminCaches, AdminModels
 from semanticd.adapters.http.operations.blocks import SharedBlockFiles
 from semanticd.adapters.http.operations.docs import Docs, OpenApi
 from semanticd.adapters.http.operations.health import Health, Metrics, Model, Models, Root
+from semanticd.adapters.http.operations.openapi import make_document
 from semanticd.adapters.http.operations.prefix import PrefixLookup
 from semanticd.adapters.http.operations.text_tokens import TextToTokens, TokensToText
 from semanticd.adapters.http.operations.tokenize import Tokenize
 from semanticd.domain.errors import InvalidRequestError, SemanticError
+
+ENDPOINTS = (
+    *anthropic_endpoints.ENDPOINTS,
+    *openai_endpoints.ENDPOINTS,
+    *ollama_endpoints.ENDPOINTS,
+    *agents_endpoints.ENDPOINTS,
+    *operations_endpoints.ENDPOINTS,
+)
+"""What the OpenAPI document describes; a test compares it with the routes."""
 
 
 def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrapper:
@@ -59,8 +76,9 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/health/live", Health(services.health.live))
     app.add_route("/health/ready", Health(services.health.ready))
     app.add_route("/health/startup", Health(services.health.startup))
-    app.add_route("/openapi.json", OpenApi(config))
-    app.add_route("/docs", Docs(config))
+    document = make_document(ENDPOINTS, version=config.version)
+    app.add_route("/openapi.json", OpenApi(document))
+    app.add_route("/docs", Docs(document))
     app.add_route("/metrics", Metrics(services.metrics_text))
 
     app.add_route("/v1/models", Models(services.models))
@@ -69,8 +87,9 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/v1/blocks", blocks, suffix="identity")
     app.add_route("/v1/blocks/lookup", blocks, suffix="lookup")
     app.add_route("/v1/blocks/{block_hash}", blocks)
-    app.add_route("/v1/prefix/lookup", PrefixLookup(gateway, config))
-    app.add_route("/v1/tokenize", Tokenize(gateway, config))
+    readers = {**anthropic_prompts.PROMPT_READERS, **openai_prompts.PROMPT_READERS}
+    app.add_route("/v1/prefix/lookup", PrefixLookup(gateway, config, readers))
+    app.add_route("/v1/tokenize", Tokenize(gateway, config, readers))
     app.add_route("/tokenize", TextToTokens(gateway, config))
     app.add_route("/detokenize", TokensToText(gateway, config))
     app.add_route("/v1/messages", Messages(gateway, config))

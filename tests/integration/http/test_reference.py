@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from semanticd.adapters.http.app import create_app
+from semanticd.adapters.http.app import ENDPOINTS, create_app
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.adapters.http.operations.openapi import OPERATIONS, make_document
+from semanticd.adapters.http.operations.openapi import make_document
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.http_services import make_services
 
@@ -17,7 +17,7 @@ UNDOCUMENTED = {"/", "/openapi.json", "/docs"}
 
 
 def document() -> dict[str, Any]:
-    return make_document(version="1.2.3")
+    return make_document(ENDPOINTS, version="1.2.3")
 
 
 def test_every_route_is_described_and_every_description_has_a_route() -> None:
@@ -28,7 +28,7 @@ def test_every_route_is_described_and_every_description_has_a_route() -> None:
         for method in methods
         if method not in ("HEAD", "OPTIONS")
     }
-    described = {(operation.method, operation.path) for operation in OPERATIONS}
+    described = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
     assert {route for route in routes if route[1] not in UNDOCUMENTED} == described
 
 
@@ -106,7 +106,7 @@ async def test_the_page_shows_every_path_and_names_no_other_host() -> None:
     text = page.content.decode()
     assert page.status == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert all(operation.path in text for operation in OPERATIONS)
+    assert all(endpoint.path in text for endpoint in ENDPOINTS)
     assert not re.findall(r"https?://|<script|<link|<img|@import", text)
     shown = (await client.get("/openapi.json")).json
     assert shown["paths"].keys() == document()["paths"].keys()

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 from falcon.asgi import Request, Response
 
-from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.routes import Access
-from semanticd.adapters.http.operations.openapi import make_document
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -30,9 +28,8 @@ class OpenApi:
 
     access: ClassVar[Access] = "open"
 
-    def __init__(self, config: HttpConfig) -> None:
-        """Make the document once."""
-        self._content = msgspec.json.encode(make_document(version=config.version))
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._content = msgspec.json.encode(document)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer with the document."""
@@ -44,9 +41,8 @@ class Docs:
 
     access: ClassVar[Access] = "open"
 
-    def __init__(self, config: HttpConfig) -> None:
-        """Write the page once."""
-        self._content = render_page(make_document(version=config.version)).encode()
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._content = render_page(document).encode()
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer with the page."""

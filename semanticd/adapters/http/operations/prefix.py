@@ -13,10 +13,10 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.prompt_reader import PromptReaders, read_prompt
 from semanticd.adapters.http.core.request_context import request_context_of
 from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.operations.text_tokens import TokenizeRequest, text_of
-from semanticd.adapters.http.operations.tokenize import read_prompt
 from semanticd.domain.errors import InvalidRequestError
 
 
@@ -39,16 +39,16 @@ class PrefixLookup:
 
     access: ClassVar[Access] = "key"
 
-    def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Look up through a gateway."""
+    def __init__(self, gateway: Gateway, config: HttpConfig, readers: PromptReaders) -> None:
         self._gateway = gateway
         self._config = config
+        self._readers = readers
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer where the tokens of a prompt lie; with `path` the body is the one that would be sent there."""
         path = req.get_param("path")
         if path is not None:
-            model, prompt = await read_prompt(req, self._config, path=path)
+            model, prompt = await read_prompt(req, self._config, self._readers, path=path)
             token_ids = await self._gateway.tokenize(model, prompt)
         else:
             model, token_ids = await self._read_text(req)
