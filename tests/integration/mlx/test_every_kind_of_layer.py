@@ -135,6 +135,41 @@ def test_sequences_in_one_batch_answer_as_they_would_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_two_conversations_that_exceed_half_the_budget_run_at_the_same_time(family: str) -> None:
+    prompts, more = [prompt_of(300, 90 + number) for number in range(2)], prompt_of(9, 92)
+    with MlxRig(family) as roomy:
+        spec = roomy.runner.spec
+    # Two running caches of 512 tokens, and a fraction of their blocks.
+    room = 2 * (512 * spec.running_bytes_per_token + spec.state_bytes) + spec.stored_bytes(48)
+    with MlxRig(family, budget_bytes=(room + 2 * spec.state_bytes) * 16 // 15) as rig:
+        said = _told_at_once(rig, prompts)
+        assert said == [_told_alone(family, prompt) for prompt in prompts]
+        assert max(rig.metrics.observations["batch_size"]) == 2
+        rig.metrics.observations.clear()
+        rig.idle()
+        # And again, with what each said before.
+        prompts = [prompt + answer + more for prompt, answer in zip(prompts, said, strict=True)]
+        assert _told_at_once(rig, prompts) == [_told_alone(family, prompt) for prompt in prompts]
+        # A snapshot belongs to a whole prefix: what goes on from one waits until there is room for all of it.
+        assert max(rig.metrics.observations["batch_size"]) == 2 or not spec.cuts_anywhere
+        assert not rig.metrics.counters["preemptions_total",]
+
+
+def _told_at_once(rig: MlxRig, prompts: list[list[int]]) -> list[list[int]]:
+    with rig.held():
+        asks = [
+            rig.ask(prompt, agent=f"agent-{number}", max_tokens=90, sampling=WITHOUT_END)
+            for number, prompt in enumerate(prompts)
+        ]
+    return [list(rig.tokenizer.encode(ask.answer().text)) for ask in asks]
+
+
+def _told_alone(family: str, prompt: list[int]) -> list[int]:
+    with MlxRig(family) as rig:
+        return rig.tell(prompt, max_tokens=90)[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_sequence_that_was_preempted_goes_on_as_if_nothing_had_happened(family: str) -> None:
     first, second = prompt_of(40, 20), prompt_of(44, 21)
     with MlxRig(family, runner_class=GrowingRunner) as rig:
