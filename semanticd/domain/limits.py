@@ -99,8 +99,10 @@ class Limits:
     """Time to compile a form; a slower one is refused as too complex."""
     form_compile_bytes: int = 2 * GIB
     """Address space of the process that tries a form."""
+    form_memory_bytes: int = 32 * MIB
+    """Memory that a compiled form with patterns or rules of its own takes."""
     form_cache_bytes: int = 64 * MIB
-    """Compiled forms kept for later requests, by estimate."""
+    """Compiled forms kept for later requests: those with patterns or rules as measured, others by estimate."""
 
 
 LIMITS = Limits()

@@ -91,6 +91,10 @@ HELD_BY: dict[str, tuple[str, str]] = {
     "form_steps": (COMPLEXITY, "test_a_schema_of_too_many_parts_is_compiled_without_an_estimate"),
     "form_compile_s": TOO_COMPLEX,
     "form_compile_bytes": (COMPLEXITY, "test_a_process_gets_no_more_address_space_than_its_limit"),
+    "form_memory_bytes": (
+        COMPLEXITY,
+        "test_a_form_that_takes_much_memory_for_as_long_as_it_is_kept_is_refused",
+    ),
     "form_cache_bytes": (COMPLEXITY, "test_kept_forms_are_bounded_in_bytes"),
 }
 

@@ -12,11 +12,12 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from semanticd.adapters.mlx.constraints.compiled_form import CompiledForm, form_memory
 from semanticd.adapters.mlx.constraints.pattern_sample import keys, samples, schemas, with_schemas
 from semanticd.adapters.mlx.constraints.processor import (
     AnswerBounds,
@@ -36,23 +37,6 @@ from semanticd.domain.generation import OutputConstraint
 from semanticd.domain.limits import LIMITS, Limits
 
 _MAX_REFUSALS = 256
-_FORM_BYTES = 32 * 1024
-_BYTES_PER_BYTE = 100
-"""A compiled form takes 30 to 160 bytes for each of its grammar (measured: objects of 300 and 3,000 members)."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledForm:
-    """A form ready to be followed: what the engine thread needs of it, all computed before."""
-
-    matcher: LLMatcher
-    """Never advanced: each answer follows a copy."""
-    samples: tuple[str, ...]
-    keys: tuple[str, ...]
-    opening: int | None
-    num_bytes: int
-    not_enforced: tuple[str, ...] = ()
-    """Words of its schemas that were left out or changed."""
 
 
 class ConstraintCompiler:
@@ -88,12 +72,14 @@ class ConstraintCompiler:
         self._tables: LLTokenizer | None = None
         self._ending: ShortestEnding | None = None
         self._compiled: OrderedDict[bytes, CompiledForm] = OrderedDict()
+        self._counted: dict[bytes, int] = {}
+        """Bytes that were counted of each kept form when it was last asked for."""
         self._compiled_bytes = 0
         self._refused: OrderedDict[bytes, str] = OrderedDict()
 
     @property
     def num_cached_bytes(self) -> int:
-        """Bytes of the forms that are kept, by estimate."""
+        """Bytes of the forms that are kept, when each was last asked for."""
         return self._compiled_bytes
 
     def find(self, constraint: OutputConstraint) -> OutputConstraint | None:
@@ -113,7 +99,10 @@ class ConstraintCompiler:
             form = self._compiled.get(digest)
             if form is None:
                 return None
-            self._compiled.move_to_end(digest)
+            if form.is_spent:
+                self._forget(digest)
+                return None
+            self._keep(digest, form)
         return _with_form(constraint, form)
 
     def compile(self, constraint: OutputConstraint) -> OutputConstraint:
@@ -136,12 +125,21 @@ class ConstraintCompiler:
                     self._refused.popitem(last=False)
             raise
         with self._lock:
-            self._compiled[digest] = form
-            self._compiled_bytes += form.num_bytes
-            while self._compiled_bytes > self._limits.form_cache_bytes:
-                _, oldest = self._compiled.popitem(last=False)
-                self._compiled_bytes -= oldest.num_bytes
+            self._keep(digest, form)
         return _with_form(constraint, form)
+
+    def _keep(self, digest: bytes, form: CompiledForm) -> None:
+        """Keep a form as the one used last, at what it takes now; older ones make room."""
+        self._compiled[digest] = form
+        self._compiled.move_to_end(digest)
+        self._compiled_bytes += form.num_bytes - self._counted.get(digest, 0)
+        self._counted[digest] = form.num_bytes
+        while self._compiled_bytes > self._limits.form_cache_bytes:
+            self._forget(next(iter(self._compiled)))
+
+    def _forget(self, digest: bytes) -> None:
+        del self._compiled[digest]
+        self._compiled_bytes -= self._counted.pop(digest)
 
     def processor(self, constraint: OutputConstraint, *, num_context: int) -> ConstraintProcessor:
         """Return the logits processor for an answer that follows `num_context` tokens."""
@@ -165,6 +163,7 @@ class ConstraintCompiler:
             gate=gate,
             ending=self._ending,
             hints=None if form is None else FormHints(form.samples, form.keys, form.opening),
+            use=None if form is None else form.use,
         )
 
     def _digest(self, constraint: OutputConstraint) -> bytes:
@@ -211,8 +210,9 @@ class ConstraintCompiler:
             tables = self._tables or self._make_tables(constraint)
         # Of a client's own grammars and patterns, also those beside calls, the cost is not known.
         has_own = constraint.kind in ("regex", "lark") or "%lark {" in grammar or "ANSWER: /" in grammar
+        measured = None
         if has_own or not all(map(is_plain, parts)):
-            self._try(grammar, constraint)
+            measured = self._try(grammar, constraint)
         # Outside the lock: a large form takes its time, and the engine must not wait for it.
         matcher = LLMatcher(tables, grammar, log_level=0, limits=_limits())
         if matcher.is_error():
@@ -224,20 +224,28 @@ class ConstraintCompiler:
             samples=samples(constraint),
             keys=keys(constraint),
             opening=largest_opening(constraint, max_steps=self._limits.form_steps),
-            num_bytes=_FORM_BYTES + _BYTES_PER_BYTE * len(grammar),
+            memory=form_memory(grammar, measured_bytes=measured),
         )
 
-    def _try(self, grammar: str, constraint: OutputConstraint) -> None:
+    def _try(self, grammar: str, constraint: OutputConstraint) -> int:
+        """Compile a grammar where that can be ended; returns the memory it takes, 0 where that is not known."""
         try:
-            reason = self._trial.refusal(grammar)
+            trial = self._trial.attempt(grammar)
         except TooComplexError as error:
             raise _refused(
                 f"it is too complex: it was not compiled within {self._limits.form_compile_s:g} s; use fewer patterns "
                 "and fewer combinations",
                 constraint,
             ) from error
-        if reason:
-            raise _refused(reason, constraint)
+        if trial.refusal:
+            raise _refused(trial.refusal, constraint)
+        if trial.num_bytes > self._limits.form_memory_bytes:
+            raise _refused(
+                f"it is too complex: compiled it takes {trial.num_bytes >> 20} MiB, and "
+                f"{self._limits.form_memory_bytes >> 20} MiB is the most; use fewer patterns and fewer alternatives",
+                constraint,
+            )
+        return trial.num_bytes
 
     def _check_size(self, parts: Iterable[Any], constraint: OutputConstraint) -> None:
         left = list(parts)

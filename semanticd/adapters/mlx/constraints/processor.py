@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from semanticd.adapters.mlx.constraints.compiled_form import FormUse
 from semanticd.adapters.mlx.constraints.packed_mask import PackedMask, all_but, masked, only, within
 from semanticd.adapters.mlx.constraints.thinking_gate import ThinkingGate
 
@@ -190,13 +191,18 @@ class ConstraintProcessor:
         gate: ThinkingGate | None = None,
         ending: ShortestEnding | None = None,
         hints: FormHints | None = None,
+        use: FormUse | None = None,
     ) -> None:
-        """Without a matcher the answer is free; with a gate whose thinking has begun, the form begins after it."""
+        """Without a matcher the answer is free; with a gate whose thinking has begun, the form begins after it.
+
+        `use` is told what the answer did to the form that the matcher is a copy of.
+        """
         hints = hints or FormHints()
         num_context, max_tokens, opening = bounds.num_context, bounds.max_tokens, hints.opening
         self._may_be_cut = bounds.may_be_cut
         self._samples, self._keys = hints.samples, hints.keys
         self._matcher = matcher
+        self._use = use or FormUse()
         self._num_context = num_context
         self._consumed = num_context
         self._eos = list(eos_token_ids)
@@ -253,6 +259,7 @@ class ConstraintProcessor:
             self._gate.take(token)
         elif self._matcher is not None and not self._matcher.is_stopped():
             self._matcher.consume_token(token)
+            self._use.num_tokens += 1
 
     def _allowed(self, size: int) -> PackedMask | None:
         if self._gate is not None and not self._gate.closed:
@@ -267,6 +274,7 @@ class ConstraintProcessor:
             if allowed.any():
                 return allowed
         # The form is complete, or the engine gave up on it: the answer ends here.
+        self._use.has_failed |= self._matcher.is_error()
         return only(self._eos)
 
     def _while_thinking(self, size: int, forced: int | None) -> PackedMask | None:

@@ -1,7 +1,8 @@
 """Tries a grammar in a process of its own, which can be ended: the grammar engine cannot be interrupted.
 
-A few hundred bytes (fifteen patterns under `allOf`) make the engine work for hours. Plain schemas compile in time that
-grows with their size and are not tried. The process is started for the first form that needs it, and kept.
+A few hundred bytes (fifteen patterns under `allOf`) make the engine work for hours, or take megabytes for as long as
+the form is kept: the process says how many. Plain schemas compile in time and memory that grow with their size and are
+not tried. The process is started for the first form that needs it, and kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ _PROGRAM = Path(__file__).with_name("trial_process.py")
 _STARTING_S = 10.0
 """What the process may take to start."""
 _MAX_REASON_BYTES = 1 << 20
+_SIZE = 8
+"""Bytes of an answer before the reason: what the form takes."""
 
 _PLAIN = frozenset(
     (
@@ -82,6 +86,16 @@ def is_plain(schema: Any) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of trying a grammar."""
+
+    refusal: str
+    """Why it does not compile; empty when it does."""
+    num_bytes: int
+    """Memory that the compiled form takes; 0 where the system does not say."""
+
+
 class TrialProcess:
     """One process that compiles one grammar at a time; callable from any thread."""
 
@@ -94,19 +108,20 @@ class TrialProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., Any] | None = None
 
-    def refusal(self, grammar: str) -> str:
-        """Return why the grammar does not compile; empty when it does.
+    def attempt(self, grammar: str) -> Trial:
+        """Compile the grammar there; returns whether that works and what it takes.
 
         Raises:
             TooComplexError: it took too long or too much memory; the process was ended.
-        RestartNeededError: the process's program is gone.
+            RestartNeededError: the process's program is gone.
         """
         content = grammar.encode()
         with self._lock:
             try:
                 child = self._child or self._start()
                 deadline = time.monotonic() + self._timeout_s
-                return _ask(child, content, deadline).decode("utf-8", "replace")
+                answer = _ask(child, content, deadline)
+                return Trial(answer[_SIZE:].decode("utf-8", "replace"), int.from_bytes(answer[:_SIZE], "big"))
             except (OSError, EOFError, TimeoutError):
                 self.close()
                 if not _PROGRAM.is_file():

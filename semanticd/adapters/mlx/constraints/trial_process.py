@@ -1,17 +1,23 @@
 """The child's side of `trial`: compiles grammars, and says whether they compile. Run by path, as a program of its own.
 
-Messages in both directions are a length (4 bytes, big-endian) and as many bytes of UTF-8: a grammar, and the reason
-why it was refused (empty: it compiles). An empty message comes first, when the process is ready.
+Messages in both directions are a length (4 bytes, big-endian) and as many bytes. In: a grammar in UTF-8. Out: the
+bytes that the compiled form takes (8 bytes, big-endian; 0 where the system does not say) and the reason why it was
+refused in UTF-8 (empty: it compiles). An empty message comes first, when the process is ready.
+
+Nothing else allocates here, so that what the system's heap grew by is what the form takes. The vocabulary matters
+little: a form of a tokenizer with 256 tokens takes as much as one of 150,000 (within 1 %).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _NICE = 10
+_FORCED_PIECES = 64
 
 
 def main(max_bytes: int) -> None:
@@ -19,17 +25,34 @@ def main(max_bytes: int) -> None:
     # The folder of this file comes first in the path of a program that is run by path; nothing is imported from there.
     sys.path.pop(0)
     _bound(max_bytes)
-    from llguidance import LLMatcher, LLParserLimits
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     limits = LLParserLimits(verbose_errors=False)
+    tables = LLTokenizer("byte")
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     # Ready: a form's time begins now.
     sink.write(struct.pack(">I", 0))
     sink.flush()
     while (grammar := read_message(source)) is not None:
-        reason = LLMatcher.validate_grammar(grammar.decode(), None, limits=limits).encode()
-        sink.write(struct.pack(">I", len(reason)) + reason)
+        before = heap_bytes()
+        matcher = LLMatcher(tables, grammar.decode(), log_level=0, limits=limits)
+        reason = matcher.get_error().encode() if matcher.is_error() else b""
+        if not reason:
+            begin(matcher)
+        taken = max(0, heap_bytes() - before)
+        del matcher
+        sink.write(struct.pack(">IQ", 8 + len(reason), taken) + reason)
         sink.flush()
+
+
+def begin(matcher: Any) -> None:
+    """Follow what a form forces from its start: its lexer, which copies share, keeps what it learns from that."""
+    ahead = matcher.deep_copy()
+    for _ in range(_FORCED_PIECES):
+        tokens = ahead.compute_ff_tokens()
+        if not tokens or not ahead.consume_tokens(tokens):
+            break
+    ahead.compute_bitmask()
 
 
 def read_message(source: BinaryIO) -> bytes | None:
@@ -40,6 +63,38 @@ def read_message(source: BinaryIO) -> bytes | None:
     size: int = struct.unpack(">I", head)[0]
     content = source.read(size)
     return content if len(content) == size else None
+
+
+class _GlibcHeap(ctypes.Structure):
+    """`struct mallinfo2`: `hblkhd` is the fifth of its numbers, `uordblks` the eighth; together what is in use."""
+
+    _fields_ = (("numbers", ctypes.c_size_t * 10),)
+
+
+class _MacHeap(ctypes.Structure):
+    """`malloc_statistics_t`."""
+
+    _fields_ = (
+        ("blocks_in_use", ctypes.c_uint),
+        ("size_in_use", ctypes.c_size_t),
+        ("max_size_in_use", ctypes.c_size_t),
+        ("size_allocated", ctypes.c_size_t),
+    )
+
+
+def heap_bytes() -> int:
+    """Return the bytes of this process's heap that are in use; 0 where the system does not say."""
+    library: Any = ctypes.CDLL(None)
+    if (mallinfo := getattr(library, "mallinfo2", None)) is not None:
+        mallinfo.restype = _GlibcHeap
+        numbers = mallinfo().numbers
+        return int(numbers[4] + numbers[7])
+    if (statistics := getattr(library, "malloc_zone_statistics", None)) is not None:
+        found = _MacHeap()
+        # No zone: all of them.
+        statistics(None, ctypes.byref(found))
+        return int(found.size_in_use)
+    return 0
 
 
 def _bound(max_bytes: int) -> None:

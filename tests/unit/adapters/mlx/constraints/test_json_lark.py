@@ -12,7 +12,7 @@ from semanticd.adapters.mlx.constraints.call_spelling import json_spelling
 from semanticd.adapters.mlx.constraints.json_lark import inside_json_string
 from semanticd.adapters.mlx.constraints.pattern_tree import UntranslatableError
 from semanticd.adapters.mlx.constraints.tool_grammar import call_or_answer_grammar, tool_grammar
-from semanticd.adapters.mlx.constraints.trial import TrialProcess
+from semanticd.adapters.mlx.constraints.trial import Trial, TrialProcess
 from semanticd.adapters.mlx.text.tokenizer import MlxTokenizer
 from semanticd.domain.chat import ToolSpec
 from semanticd.domain.errors import UnsupportedError
@@ -167,7 +167,7 @@ def test_what_cannot_be_said_inside_json_is_told_and_named(tokenizer: MlxTokeniz
 def test_a_grammar_and_a_pattern_beside_calls_are_tried_before_they_are_compiled(
     tokenizer: MlxTokenizer, monkeypatch: pytest.MonkeyPatch, grammar: str, answer: OutputConstraint | None
 ) -> None:
-    monkeypatch.setattr(TrialProcess, "refusal", lambda self, grammar: "refused by the trial")
+    monkeypatch.setattr(TrialProcess, "attempt", lambda self, grammar: Trial("refused by the trial", 0))
     markup: dict[str, Any] = {"spelling": json_spelling("<c>", "</c>"), "parallel": False}
     if answer is None:
         form = tool_grammar([tool(grammar)], **markup)
