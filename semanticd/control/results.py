@@ -55,6 +55,15 @@ class LoadedModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftSourceFacts:
+    """Tokens guessed from one source since the start (`forced`, `own`, `earlier`), and those that were right."""
+
+    source: str = ""
+    num_tokens: int = 0
+    num_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What the engine is doing, within `status`."""
 
@@ -71,6 +80,8 @@ class EngineFacts:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     """Of the draft tokens those that were right, since the start: each saved a decode step."""
+    draft_sources: tuple[DraftSourceFacts, ...] = ()
+    """The same by what they were guessed from; empty: not known."""
     draining: bool = False
     failure: str | None = None
 
@@ -489,14 +500,23 @@ def step_text(tokens_per_step: float | None) -> str:
     return f"{tokens_per_step:.1f} tokens a step"
 
 
+_SOURCES = {"forced": "by a form", "own": "from own text", "earlier": "from earlier turns"}
+
+
 def drafts_text(engine: EngineFacts) -> str:
     """Return what lookup decoding saved since the start, in words; empty where nothing was guessed."""
     if not engine.num_draft_tokens:
         return ""
-    return (
+    text = (
         f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} tokens guessed right, "
         "each of them a decode step saved"
     )
+    sources = [
+        f"{_SOURCES.get(one.source, one.source)} {one.num_accepted} of {one.num_tokens}"
+        for one in engine.draft_sources
+        if one.num_tokens
+    ]
+    return f"{text} ({', '.join(sources)})" if len(sources) > 1 else text
 
 
 def read(kind: type[_T], data: object) -> _T:

@@ -59,6 +59,10 @@ class Limits:
     """Metadata of a response or an agent, names and values."""
     agent_bytes: int = 1 * MIB
     """What creates an agent: its system text, tools and metadata, which are kept for its life."""
+    earlier_tokens: int = 16 * KIB
+    """Tokens of an agent's earlier answers by one model, kept in memory for lookup decoding; the oldest go first."""
+    earlier_bytes: int = 32 * MIB
+    """Earlier answers of all agents, by estimate; those of the agent that answered least recently go first."""
     rate_limited_callers: int = 10_000
     """Keys or agents that a rate limiter remembers."""
 

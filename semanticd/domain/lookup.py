@@ -4,6 +4,8 @@ An agent copies: files that it edits, results that it quotes, calls that have th
 `GRAM` ids were seen before, what followed them there is a draft of what follows now; a step that verifies a draft of
 four tokens costs hardly more than a step of one. Drafts are only guesses: whoever verifies them decides.
 
+What the sequence's own ids do not hold may be found in what its agent answered before, see `earlier_text`.
+
 Nothing here grows with the context from step to step: an id is looked at once when it is new, and a long prompt is
 taken in slices, its end first.
 """
@@ -11,11 +13,16 @@ taken in slices, its end first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from semanticd.domain.earlier_text import GRAM, EarlierText
+
+Guess = Literal["own", "earlier"]
+"""Where a draft is from: the sequence's own ids, or what its agent answered before."""
 
 AUTO_DRAFTS = 12
 """Most tokens of a draft, unless the user says: beyond it a token costs more than it is likely to save."""
-GRAM = 3
-"""Ids that must have been seen in this order for what followed them to be a draft."""
 SLICE_TOKENS = 1024
 """Ids of a prompt that are taken in at a time: about half a millisecond."""
 MAX_GRAMS = 1 << 16
@@ -132,18 +139,40 @@ def shared_width(lengths: Sequence[int]) -> int:
     return lengths[0] if num_rows == 1 else max(set(lengths) - {0}, key=rate)
 
 
-class Drafter:
-    """Makes the drafts of one sequence, from its own ids."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place in a sequence's own ids, or in those of its agent's earlier answers."""
 
-    def __init__(self, max_drafts: int) -> None:
-        """Make drafts of `max_drafts` tokens at most."""
+    guess: Guess
+    at: int
+
+
+class Drafter:
+    """Makes the drafts of one sequence: from its own ids, and from earlier answers where those have none."""
+
+    def __init__(self, max_drafts: int, *, earlier: EarlierText | None = None) -> None:
+        """Make drafts of `max_drafts` tokens at most; `earlier` is what the sequence's agent answered before."""
         self._index = GramIndex()
-        self._policy = DraftPolicy(max_drafts)
-        self._source: int | None = None
-        """The position of what is being repeated; it is followed for as long as it is right."""
-        self._lost: tuple[int, int] | None = None
-        """What was repeated until another id came: its position there, and the length of the ids then."""
+        self._earlier = earlier or EarlierText()
+        # Each has its own: where the one is wrong, the other is not left alone.
+        self._policies: dict[Guess, DraftPolicy] = {
+            "own": DraftPolicy(max_drafts),
+            "earlier": DraftPolicy(max_drafts),
+        }
+        self._source: _Place | None = None
+        """The place of what is being repeated; it is followed for as long as it is right."""
+        self._lost: tuple[_Place, int] | None = None
+        """What was repeated until another id came: its place there, and the length of the ids then."""
         self._length = 0
+        self.guess: Guess = "own"
+        """Where the last draft is from."""
+
+    def begin(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Follow the former answer to this very prompt, if there is one that begins with what is already answered."""
+        start = self._earlier.answer_to(prompt)
+        if start is not None and self._earlier.continuation(start, len(answer)) == list(answer):
+            self._source = _Place("earlier", start + len(answer))
+            self._length = len(prompt) + len(answer)
 
     def expect(self, ids: Sequence[int]) -> list[int]:
         """Return what should follow `ids`: a token, and the draft of what follows that; nothing where that is unknown.
@@ -151,52 +180,75 @@ class Drafter:
         `ids` are those of the call before, and more.
         """
         self._follow(ids)
-        width = self._policy.width(len(ids))
-        if not width or len(ids) < GRAM:
+        if len(ids) < GRAM:
             return []
-        self._index.take(ids)
+        if self._has_width("own", ids):
+            self._index.take(ids)
         if self._source is None:
-            self._source = self._found_near(ids) or self._index.find(ids[-GRAM:])
-        return [] if self._source is None else _continuation(ids, self._source, width + 1)
+            self._source = self._found_near(ids) or self._found(ids[-GRAM:], ids)
+        if self._source is None or not self._has_width(self._source.guess, ids):
+            return []
+        return self._draft(ids, self._source, self._policies[self._source.guess].width(len(ids)) + 1)
 
     def continue_from(self, ids: Sequence[int], ahead: Sequence[int], *, most: int) -> list[int]:
         """Return a draft of at most `most` tokens that follow `ids` and then `ahead`, which is not among them yet."""
-        width = min(most, self._policy.width(len(ids)))
         last = [*ids[-GRAM:], *ahead][-GRAM:]
-        source = self._index.find(last) if width > 0 and len(last) == GRAM else None
-        return [] if source is None else _continuation(ids, source, width)
+        source = self._found(last, ids) if most > 0 and len(last) == GRAM else None
+        if source is None:
+            return []
+        return self._draft(ids, source, min(most, self._policies[source.guess].width(len(ids))))
 
     def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
-        """Learn how many tokens of a draft were right; the ids have this length since then."""
-        self._policy.note(num_drafted=num_drafted, num_accepted=num_accepted, length=length)
+        """Learn how many tokens of the last draft were right; the ids have this length since then."""
+        self._policies[self.guess].note(num_drafted=num_drafted, num_accepted=num_accepted, length=length)
+
+    def _has_width(self, guess: Guess, ids: Sequence[int]) -> bool:
+        return self._policies[guess].width(len(ids)) > 0
+
+    def _draft(self, ids: Sequence[int], source: _Place, count: int) -> list[int]:
+        self.guess = source.guess
+        if source.guess == "own":
+            return _continuation(ids, source.at, count)
+        return self._earlier.continuation(source.at, count)
+
+    def _found(self, last: Sequence[int], ids: Sequence[int]) -> _Place | None:
+        """Return what followed the `last` ids before: in the sequence's `ids`, else in earlier answers."""
+        if self._has_width("own", ids) and (at := self._index.find(last)) is not None:
+            return _Place("own", at)
+        if self._has_width("earlier", ids) and (at := self._earlier.find(last)) is not None:
+            return _Place("earlier", at)
+        return None
 
     def _follow(self, ids: Sequence[int]) -> None:
         source = self._source
         if source is not None:
+            text, at = self._text(source.guess, ids), source.at
             for position in range(self._length, len(ids)):
-                if ids[source] != ids[position]:
-                    self._lost = source, position
+                if text[at] != ids[position]:
+                    self._lost = _Place(source.guess, at), position
+                    self._source = None
                     break
-                source += 1
+                at += 1
             else:
-                self._source = source
-                self._length = len(ids)
-                return
-            self._source = None
+                self._source = _Place(source.guess, at)
         self._length = len(ids)
 
-    def _found_near(self, ids: Sequence[int]) -> int | None:
+    def _found_near(self, ids: Sequence[int]) -> _Place | None:
         """Return where what was repeated goes on after an edit, if the last ids are there."""
         if self._lost is None:
             return None
-        source, since = self._lost
-        if not NEAR_GRAM <= len(ids) - since <= NEAR_TOKENS:
+        lost, since = self._lost
+        guess, at = lost.guess, lost.at
+        if not self._has_width(guess, ids) or not NEAR_GRAM <= len(ids) - since <= NEAR_TOKENS:
             return None
-        last = list(ids[-NEAR_GRAM:])
-        for place in range(source, source + NEAR_TOKENS):
-            if list(ids[place - NEAR_GRAM : place]) == last and place < since:
-                return place
+        text, last = self._text(guess, ids), list(ids[-NEAR_GRAM:])
+        for place in range(at, at + NEAR_TOKENS):
+            if list(text[place - NEAR_GRAM : place]) == last and (guess == "earlier" or place < since):
+                return _Place(guess, place)
         return None
+
+    def _text(self, guess: Guess, ids: Sequence[int]) -> Sequence[int]:
+        return ids if guess == "own" else self._earlier.ids
 
 
 def _widths(max_drafts: int) -> list[int]:

@@ -16,6 +16,7 @@ CONNECTIONS = "integration/http/test_connections.py"
 BLOCKS = "integration/http/test_blocks.py"
 GUARDS = "integration/http/test_guards.py"
 GENERATE = "integration/services/test_generate.py"
+EARLIER = "unit/application/cache/test_earlier_answers.py"
 STORE = "unit/application/services/test_stored_responses.py"
 ARCHIVE = "unit/adapters/disk/responses/test_archive.py"
 COMPLEXITY = "unit/adapters/mlx/constraints/test_complexity.py"
@@ -72,6 +73,8 @@ HELD_BY: dict[str, tuple[str, str]] = {
     "archived_responses_days": PRUNED,
     "metadata_characters": METADATA,
     "agent_bytes": METADATA,
+    "earlier_tokens": (EARLIER, "test_an_agents_answers_are_bounded"),
+    "earlier_bytes": (EARLIER, "test_the_agent_that_answered_least_recently_makes_room"),
     "rate_limited_callers": (
         "unit/adapters/http/core/test_rate_limit.py",
         "test_the_table_of_callers_stays_small",

@@ -21,12 +21,14 @@ from semanticd.application.ports.inference import (
     BlockPayload,
     DecodedToken,
     DraftCounts,
+    Drafted,
     LoadedModel,
     PrefixPart,
     Tokenizer,
 )
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chunk_policy import ChunkTraits
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.errors import CacheError, InvalidRequestError
 from semanticd.domain.generation import ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
@@ -163,6 +165,8 @@ class HashRunner:
         self.batch_sizes: list[int] = []
         self.embedded: list[tuple[int, ...]] = []
         """The tokens of each row, by slice."""
+        self.earlier: dict[SequenceId, EarlierText | None] = {}
+        """What each sequence's agent answered before, as it was told."""
         self.broken_rows: dict[SequenceId, Exception] = {}
         """Rows whose sampling fails at the next decode step."""
         self.released = False
@@ -207,6 +211,11 @@ class HashRunner:
     def spec(self) -> ModelCacheSpec:
         """The model's cache layout."""
         return self._spec
+
+    @property
+    def makes_drafts(self) -> bool:
+        """Whether several tokens may come from a step."""
+        return self._max_drafts > 0
 
     def open(
         self,
@@ -315,9 +324,11 @@ class HashRunner:
         seed: int,
         group: int = 0,
         max_length: int | None = None,
+        earlier: EarlierText | None = None,
     ) -> None:
         """Join a decode batch."""
         self._called("start_decode")
+        self.earlier[sequence_id] = earlier
         row = self._prefilling.pop(sequence_id)
         rest = context[len(row.kv) :]
         assert not (rest and self._has_state), (
@@ -362,7 +373,7 @@ class HashRunner:
         most = min(self._max_drafts, max(_capacity(row) - len(row.kv), 0))
         num_accepted = _mix(row.digest, 7) % (most + 1)
         self._draft_counts = self._draft_counts.plus(
-            num_drafted=most, num_accepted=num_accepted, num_steps=int(most > 0)
+            DraftCounts(own=Drafted(most, num_accepted), num_steps=int(most > 0))
         )
         return num_accepted
 

@@ -139,9 +139,15 @@ class HashLoader:
     """
 
     def __init__(
-        self, *, tokenizer: Tokenizer | None = None, has_state: bool = False, context_length: int = 4096
+        self,
+        *,
+        tokenizer: Tokenizer | None = None,
+        has_state: bool = False,
+        context_length: int = 4096,
+        max_drafts: int = 0,
     ) -> None:
         """Give every model this tokenizer."""
+        self._max_drafts = max_drafts
         self._tokenizer = tokenizer or CharTokenizer()
         self._has_state = has_state
         self._context_length = context_length
@@ -178,6 +184,7 @@ class HashLoader:
             seed=int(installed.fingerprint[:2], 16),
             has_state=self._has_state,
             block_tokens=self.block_tokens,
+            max_drafts=self._max_drafts,
         )
         self.runners[installed.model_id] = runner
         return loaded_model(

@@ -62,6 +62,7 @@ class ServiceRig:
         tokenizer: Tokenizer | None = None,
         has_state: bool = False,
         context_length: int = 4096,
+        max_drafts: int = 0,
         memory_bytes: int = 1_000_000,
         load_on_demand: bool = False,
         export_file: AgentExportFile | None = None,
@@ -76,7 +77,9 @@ class ServiceRig:
         self.clock = self.engine_rig.clock
         self.bus = self.engine_rig.bus
         self.source = MemoryModelSource(installed=("one", "two", "three"), others=("four",))
-        self.loader = HashLoader(tokenizer=tokenizer, has_state=has_state, context_length=context_length)
+        self.loader = HashLoader(
+            tokenizer=tokenizer, has_state=has_state, context_length=context_length, max_drafts=max_drafts
+        )
         self.free_memory: Callable[[], int] = lambda: memory_bytes
         """What the models service is given as the memory (bytes) that is left for models."""
         self._export_file = export_file

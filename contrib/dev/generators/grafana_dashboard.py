@@ -106,7 +106,7 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
         ],
         [
             Panel("Step times, p95", "s", "One step of the engine's thread.", [(quantile(0.95, "prefill_chunk_seconds"), "prefill chunk"), (quantile(0.95, "decode_step_seconds"), "decode step")]),
-            Panel("Drafts", "short", "Guessed tokens per second; tokens of a sequence from one decode step.", [(per_second("draft_tokens_total", by="outcome"), "{{outcome}}"), (per_second("verify_steps_total"), "steps that verify"), (f"""1 + {per_second('draft_tokens_total', 'outcome="accepted"')} / {per_second('batch_size_sum')}""", "tokens per step")]),
+            Panel("Drafts", "short", "Guessed tokens per second; tokens of a sequence from one decode step.", [(per_second("draft_tokens_total", by="outcome"), "{{outcome}}"), (per_second("accepted_tokens_total", by="source"), "accepted: {{source}}"), (per_second("verify_steps_total"), "steps that verify"), (f"""1 + {per_second('draft_tokens_total', 'outcome="accepted"')} / {per_second('batch_size_sum')}""", "tokens per step")]),
             Panel("Preemptions, tool calls not parsed", "short", "Per second.", [(per_second("preemptions_total"), "preemptions"), (per_second("tool_parse_failures_total"), "tool calls not parsed"), (per_second("restore_timeouts_total"), "restores timed out"), (per_second("memory_short_total", by="cause"), "memory short: {{cause}}"), (per_second("trace_dropped_requests_total", by="reason"), "not recorded: {{reason}}")]),
             Panel("Models", "bytes", "Weights of the loaded models; swaps.", [(now("model_weights_bytes"), "{{model}}"), (increase("model_swaps_total", by="outcome"), "swap {{outcome}}")]),
         ],

@@ -103,6 +103,18 @@ _ENGINE: Mapping[str, MetricSpec] = {
         ("outcome",),
         values=("accepted", "rejected"),
     ),
+    "drafted_tokens_total": MetricSpec(
+        "counter",
+        "Tokens guessed, by source: what a form forces, the sequence's own text, its agent's earlier answers.",
+        ("source",),
+        values=("forced", "own", "earlier"),
+    ),
+    "accepted_tokens_total": MetricSpec(
+        "counter",
+        "Guessed tokens that were accepted, by source.",
+        ("source",),
+        values=("forced", "own", "earlier"),
+    ),
     "verify_steps_total": MetricSpec("counter", "Decode steps that verified guessed tokens."),
     "sequences": MetricSpec(
         "gauge", "Sequences in the engine now, by state.", ("state",), values=SEQUENCE_STATES

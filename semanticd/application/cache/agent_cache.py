@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_tables import AgentTables
+from semanticd.application.cache.earlier_answers import EarlierAnswers
 
 
 @dataclass(frozen=True, slots=True)
 class AgentCache:
-    """The blocks of both tiers, and which agents hold them."""
+    """The blocks of both tiers, which agents hold them, and what the agents answered."""
 
     store: AgentCacheStore
     tables: AgentTables
+    answers: EarlierAnswers = field(default_factory=EarlierAnswers)

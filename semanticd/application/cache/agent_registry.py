@@ -53,6 +53,7 @@ class AgentRegistry:
         `post` runs something on the engine thread soon, or never where the engine has stopped.
         """
         self._store, self._tables = cache.store, cache.tables
+        self._answers = cache.answers
         self._archive = archive
         self._clock = clock
         self._post = post
@@ -295,7 +296,15 @@ class AgentRegistry:
             if agent is not None:
                 self._forget_record(agent)
             self._store.pool.changes.note(agent_id)
+        self._answers.forget(agent_id)
         return is_gone
+
+    def forget_answers(self, agent_id: AgentId | None = None) -> None:
+        """Forget what an agent (None: each of them) answered, in its conversation or not; it need have no record."""
+        if agent_id is None:
+            self._answers.forget_all()
+        else:
+            self._answers.forget(agent_id)
 
     def recent(self) -> list[Agent]:
         """Return the agents in memory, most recently used first."""

@@ -16,12 +16,13 @@ from semanticd.application.engine.running_sequence import RunningSequence, Submi
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.agent import Agent, Turn
 from semanticd.domain.conversation_key import ConversationKey
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import FinishReason
-from semanticd.domain.ids import BlockHash
+from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.prefix_index import next_boundary
 from semanticd.domain.snapshots import MIN_DISTANCE, Snapshot, Stop, merged, next_stop, still_on, thinned
-from semanticd.domain.transcript import Segment
+from semanticd.domain.transcript import Segment, outside_vocabulary, token_ids_of
 
 _KV_BUDGET = "kv_budget"
 """The finish reason in a turn's record where the budget had no room for more of the answer."""
@@ -48,6 +49,7 @@ class BlockCommit:
         self.ran_short = False
         """Whether memory ran out while a block was copied; taken back by who made room."""
         self._store, self._tables = cache.store, cache.tables
+        self._answers = cache.answers
         self._agents = agents
         self._clock = clock
 
@@ -207,14 +209,49 @@ class BlockCommit:
         if sequence.num_published < keep_to:
             missing = keep_to - sequence.num_published
             self._store.note_skipped(-(-missing // running.spec.block_tokens))
+        agent_id = submission.agent_id
         if submission.records_turn:
-            self._record(running, kept, text, reason)
+            agent_id = self._record(running, kept, text, reason)
         else:
             self._store.persist()
+        self.remember(running, agent_id)
+
+    def earlier(self, running: RunningSequence) -> EarlierText | None:
+        """Return what the sequence's agent answered before, in its prompt or not, for drafts; None: nothing is known.
+
+        An agent of which nothing is in memory, after a restart or a fork, has its last answer in its record.
+        """
+        submission, content = running.submission, running.model.content
+        if not running.runner.makes_drafts:
+            return None
+        text = self._answers.of(submission.agent_id, content)
+        if text is None:
+            agent = self._agents.find(submission.agent_id)
+            segments = agent.transcript.segments if agent is not None else ()
+            if agent is not None and agent.model == content[0] and len(segments) > 1:
+                prompt, answer = token_ids_of(segments[:-1]), segments[-1].token_ids
+                # What an earlier version imported may hold any numbers.
+                if outside_vocabulary(prompt + answer, running.model.tokenizer.vocab_size) is None:
+                    text = self._answers.remember(agent.agent_id, content, prompt=prompt, answer=answer)
+        # All conversations that begin alike are the same anonymous agent: only a client that knows all of a prompt may
+        # notice that it was answered.
+        return text.only_answers() if text is not None and submission.anonymous else text
+
+    def remember(self, running: RunningSequence, agent_id: AgentId | None = None) -> None:
+        """Keep what was answered, whole or not, to draft from it later; of this agent (None: whose request it is)."""
+        sequence, runner = running.sequence, running.runner
+        if runner.makes_drafts and sequence.output_ids:
+            self._answers.remember(
+                agent_id or running.submission.agent_id,
+                running.model.content,
+                prompt=sequence.prompt_ids,
+                answer=sequence.output_ids,
+            )
 
     def _record(
         self, running: RunningSequence, kept: tuple[int, ...], text: str, reason: FinishReason
-    ) -> None:
+    ) -> AgentId:
+        """Record the turn; returns the agent that took it."""
         sequence, submission = running.sequence, running.submission
         segments = submission.segments + ((Segment(text, kept),) if kept else ())
         usage = running.usage(self._clock.monotonic())
@@ -243,6 +280,7 @@ class BlockCommit:
             self._agents.save(_after_turn(agent, running, turn, segments=segments, snapshots=snapshots))
         self._agents.discard(agent_id, [name for one in given_up for name in one.names])
         self._tables.limit_agents(sparing=frozenset([agent_id]))
+        return agent_id
 
     def _snapshots_of(
         self, running: RunningSequence, agent: Agent

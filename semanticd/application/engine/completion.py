@@ -115,6 +115,8 @@ class Completion:
     def _end_early(self, running: RunningSequence, error: SemanticError, *, keep: bool) -> None:
         if keep and running.sequence.state in RUNNING_STATES:
             self._try(running, "cancelled_blocks_lost", lambda: self._commit.keep_unfinished(running))
+        if keep:
+            self._try(running, "answer_not_remembered", lambda: self._commit.remember(running))
         self._metrics.ended_early(running)
         self._retire(running)
         self._emit_last(running.submission, SequenceFailed(error))

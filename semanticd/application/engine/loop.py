@@ -600,6 +600,7 @@ class BlockPoolBatchEngine:
             seed=submission.seed,
             group=sequence.group,
             max_length=len(sequence.prompt_ids) + sequence.max_new_tokens,
+            earlier=self._commit.earlier(running),
         )
         if num_joining:
             running.prefill_s += self._clock.monotonic() - began
@@ -666,9 +667,7 @@ class BlockPoolBatchEngine:
             self._running[sequence_id].decode_steps += 1
         drafts = self._models[model_id].runner.take_draft_counts()
         self._metrics.drafted(drafts)
-        self.drafts = self.drafts.plus(
-            num_drafted=drafts.num_drafted, num_accepted=drafts.num_accepted, num_steps=drafts.num_steps
-        )
+        self.drafts = self.drafts.plus(drafts)
         for running, token in rows:
             if running.has_ended:
                 # By a token that came in the same step, before this one.

@@ -35,11 +35,15 @@ class SequenceMetrics:
 
     def drafted(self, counts: DraftCounts) -> None:
         """Tokens were guessed and verified."""
-        if counts.num_steps:
-            rejected = counts.num_drafted - counts.num_accepted
-            self._metrics.count("draft_tokens_total", counts.num_accepted, outcome="accepted")
-            self._metrics.count("draft_tokens_total", rejected, outcome="rejected")
-            self._metrics.count("verify_steps_total", counts.num_steps)
+        if not counts.num_steps:
+            return
+        rejected = counts.num_drafted - counts.num_accepted
+        self._metrics.count("draft_tokens_total", counts.num_accepted, outcome="accepted")
+        self._metrics.count("draft_tokens_total", rejected, outcome="rejected")
+        self._metrics.count("verify_steps_total", counts.num_steps)
+        for source, drafted in counts.by_source.items():
+            self._metrics.count("drafted_tokens_total", drafted.num_drafted, source=source)
+            self._metrics.count("accepted_tokens_total", drafted.num_accepted, source=source)
 
     def token(self, running: RunningSequence, now: float) -> None:
         """A sequence got a token at this clock reading; called before it is noted there."""

@@ -14,6 +14,7 @@ from semanticd.application.ports.models import InstalledModel
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chat import ChatPrompt
 from semanticd.domain.chunk_policy import ChunkTraits
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.generation import GenerationEvent, ModelDefaults, OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, ModelId, SequenceId
 from semanticd.domain.model_cache_spec import ModelCacheSpec
@@ -54,18 +55,52 @@ class DecodedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftCounts:
-    """Tokens that were guessed and verified, and the steps that verified them."""
+class Drafted:
+    """Tokens that were guessed from one source and verified."""
 
     num_drafted: int = 0
     num_accepted: int = 0
     """Of them those that were right: each saved a step."""
+
+    def plus(self, other: Drafted) -> Drafted:
+        """Return the sum."""
+        return Drafted(self.num_drafted + other.num_drafted, self.num_accepted + other.num_accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """Tokens that were guessed and verified, by what they were guessed from, and the steps that verified them."""
+
+    forced: Drafted = Drafted()
+    """What a form left no choice about."""
+    own: Drafted = Drafted()
+    """What the sequence itself had said before, its prompt included."""
+    earlier: Drafted = Drafted()
+    """What its agent had answered before."""
     num_steps: int = 0
 
-    def plus(self, *, num_drafted: int, num_accepted: int, num_steps: int) -> DraftCounts:
+    @property
+    def by_source(self) -> dict[str, Drafted]:
+        """The sources by name."""
+        return {"forced": self.forced, "own": self.own, "earlier": self.earlier}
+
+    @property
+    def num_drafted(self) -> int:
+        """Tokens from all sources."""
+        return sum(one.num_drafted for one in self.by_source.values())
+
+    @property
+    def num_accepted(self) -> int:
+        """Of them those that were right."""
+        return sum(one.num_accepted for one in self.by_source.values())
+
+    def plus(self, other: DraftCounts) -> DraftCounts:
         """Return the sum."""
         return DraftCounts(
-            self.num_drafted + num_drafted, self.num_accepted + num_accepted, self.num_steps + num_steps
+            self.forced.plus(other.forced),
+            self.own.plus(other.own),
+            self.earlier.plus(other.earlier),
+            self.num_steps + other.num_steps,
         )
 
 
@@ -75,6 +110,10 @@ class ModelRunner(Protocol):
     @property
     def spec(self) -> ModelCacheSpec:
         """The model's cache layout."""
+
+    @property
+    def makes_drafts(self) -> bool:
+        """Whether tokens are guessed, so that earlier answers are of use."""
 
     def open(
         self,
@@ -134,6 +173,7 @@ class ModelRunner(Protocol):
         seed: int,
         group: int = 0,
         max_length: int | None = None,
+        earlier: EarlierText | None = None,
     ) -> None:
         """Join the decode batch of this number: `last_token` is fed first; `context` holds all earlier ids.
 
@@ -141,6 +181,7 @@ class ModelRunner(Protocol):
 
         `num_generated` counts the tokens this answer already has (after a preemption), so that a seeded sampler
         goes on where it was. No more than `max_length` tokens of prompt and answer are wanted (None: not known).
+        `earlier` is what the sequence's agent answered before, from which tokens may be guessed.
         """
 
     def decode(self, group: int = 0) -> list[DecodedToken]:

@@ -273,6 +273,7 @@ class AgentsService:
         await self._find_files(await self.agent(agent_id))
         before = await asyncio.to_thread(self._agents.own_blocks, AgentId(agent_id))
         agent = await asyncio.to_thread(self._rewind, AgentId(agent_id), turns)
+        self._agents.forget_answers(agent.agent_id)
         kept = await asyncio.to_thread(self._within, before, agent)
         gone = [name for name in before if name not in kept]
         await self._on_engine(lambda: self._store.drop_blocks(gone))
@@ -353,8 +354,10 @@ class AgentsService:
         What is listed can be deleted, also where its record cannot be read.
         """
         await self._until_inactive(agent_id)
-        await self.require(agent_id)
         known = AgentId(agent_id)
+        # One whose only answer was cancelled has no record.
+        self._agents.forget_answers(known)
+        await self.require(known)
         names = await asyncio.to_thread(self._agents.own_blocks, known)
 
         def forget() -> tuple[int, Future[int]]:

@@ -70,5 +70,6 @@ class CacheService:
         # What was written meanwhile.
         warm += await asyncio.to_thread(self._warm.clear)
         self._agents.forget_all_blocks()
+        self._agents.forget_answers()
         self._agents.scrub()
         return ClearedCache(freed_hot_bytes=hot, freed_warm_bytes=warm)

@@ -20,6 +20,7 @@ from semanticd.application.services.status_facts import (
     CacheFacts,
     CancelledRequest,
     DaemonStatus,
+    DraftSourceFacts,
     EngineFacts,
     LoadedModelFacts,
     RequestFacts,
@@ -146,6 +147,10 @@ class StatusService:
             tokens_per_step=step_s / token_s if token_s else 1.0,
             num_draft_tokens=self._engine.drafts.num_drafted,
             num_accepted_tokens=self._engine.drafts.num_accepted,
+            draft_sources=tuple(
+                DraftSourceFacts(source, one.num_drafted, one.num_accepted)
+                for source, one in self._engine.drafts.by_source.items()
+            ),
             draining=self._engine.draining,
             failure=self._engine.failure,
         )

@@ -37,6 +37,16 @@ class LoadedModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftSourceFacts:
+    """Tokens that were guessed from one source and verified since the start, and those of them that were right."""
+
+    source: str
+    """`forced` (by a form), `own` (the sequence's text) or `earlier` (its agent's earlier answers)."""
+    num_tokens: int
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What the engine is doing; speeds are of the current model, 0 where none was measured."""
 
@@ -54,6 +64,8 @@ class EngineFacts:
     """Tokens that were guessed and verified since the start."""
     num_accepted_tokens: int
     """Of them those that were right: each saved a decode step."""
+    draft_sources: tuple[DraftSourceFacts, ...]
+    """The same by what they were guessed from."""
     draining: bool
     failure: str | None
 

@@ -24,6 +24,7 @@ def keys(kind: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("published", "read_as"),
     [
+        (status_facts.DraftSourceFacts, results.DraftSourceFacts),
         (status_facts.EngineFacts, results.EngineFacts),
         (status_facts.CacheFacts, results.CacheStats),
         (status_facts.LoadedModelFacts, results.LoadedModelFacts),
@@ -85,7 +86,9 @@ async def test_a_status_is_read_as_it_was_published() -> None:
         (row,) = await rig.agents.list()
     status = read(results.StatusResult, plain(snapshot))
     assert (status.version, status.state, status.model) == ("0", "ready", "one")
-    assert status.engine == results.EngineFacts(**plain(snapshot.engine))
+    engine = plain(snapshot.engine)
+    sources = tuple(results.DraftSourceFacts(**one) for one in engine.pop("draft_sources"))
+    assert status.engine == results.EngineFacts(**engine, draft_sources=sources)
     assert status.cache == results.CacheStats(**plain(snapshot.cache))
     assert [model.weights_bytes for model in status.models] == [one.weights_bytes for one in snapshot.models]
     assert status.savings is not None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from semanticd.domain.earlier_text import GRAM, EarlierText
 from semanticd.domain.lookup import (
     FIRST_PAUSE,
-    GRAM,
     LONGEST_PAUSE,
     SLICE_TOKENS,
     Drafter,
@@ -241,3 +241,110 @@ def test_a_step_of_several_rows_is_as_wide_as_gains_most() -> None:
     assert shared_width([12, 12, 12, 0]) == 12
     assert shared_width([4, 4, 4, 4]) == 4
     assert shared_width([2, 2, 2, 12]) == 2, "one long draft would cost all rows"
+
+
+# Earlier answers.
+
+
+def words(seed: int, length: int) -> list[int]:
+    source = random.Random(seed)
+    return [source.randrange(5000) for _ in range(length)]
+
+
+def test_the_same_question_is_drafted_from_its_former_answer_at_once() -> None:
+    prompt, answer = words(1, 50), words(2, 200)
+    # The end of every prompt is the same, and was followed by another answer in this one.
+    prompt = [*prompt, 1, 2, 3, *words(3, 20), 1, 2, 3]
+    earlier = EarlierText().with_answer(prompt, answer).with_answer([*prompt, 9], words(4, 50))
+    drafter = Drafter(12, earlier=earlier)
+    drafter.begin(prompt, [])
+    assert drafter.expect(prompt) == answer[:3]
+    drafter = Drafter(12, earlier=earlier)
+    drafter.begin(prompt, [])
+    num_steps, num_wrong = repeat(drafter, list(prompt), answer)
+    assert (num_steps, num_wrong) == (3 + (200 - 3 - 5 - 9) // 13 + 1, 0)
+    assert repeat(Drafter(12), list(prompt), answer)[0] == 200
+
+
+def test_an_answer_that_was_begun_goes_on_where_it_is() -> None:
+    prompt, answer = words(1, 30), words(2, 60)
+    earlier = EarlierText().with_answer(prompt, answer)
+    for length in (1, 17, 59, 60):
+        drafter = Drafter(12, earlier=earlier)
+        drafter.begin(prompt, answer[:length])
+        assert drafter.expect([*prompt, *answer[:length]]) == answer[length : length + 3]
+    other = Drafter(12, earlier=earlier)
+    other.begin(prompt, [*answer[:9], 5001])
+    assert other.expect([*prompt, *answer[:9], 5001]) == []
+
+
+def test_own_text_comes_before_earlier_answers() -> None:
+    own, earlier = [1, 2, 3, 4, 5, 9, 9, 1, 2, 3], EarlierText().with_answer([7], [1, 2, 3, 6, 6, 1, 2, 8, 7])
+    drafter = Drafter(12, earlier=earlier)
+    assert drafter.expect(own) == [4, 5, 9]
+    assert drafter.guess == "own"
+    assert drafter.continue_from([*own], [2, 1], most=4) == [], "no such run"
+    assert drafter.continue_from([*own], [3, 6, 6], most=4) == [1, 2]
+    assert drafter.guess == "earlier", "only an earlier answer has it"
+    assert drafter.continue_from([*own], [1, 2, 3], most=4)[:1] == [4]
+    assert drafter.guess == "own"
+
+
+def test_a_passage_that_only_an_earlier_answer_has_takes_few_steps() -> None:
+    passage = words(2, 300)
+    earlier = EarlierText().with_answer(words(1, 9), passage).with_answer(words(3, 9), words(4, 400))
+    answer = [*words(5, 20), *passage[100:250], *words(6, 20)]
+    num_steps, num_wrong = repeat(Drafter(12, earlier=earlier), words(7, 100), answer)
+    assert num_steps <= 40 + GRAM + 1 + 3 + 150 // 13 + 1
+    assert num_wrong <= 12
+    edited = list(answer)
+    edited[60::30] = [5000 + n for n in range(len(edited[60::30]))]
+    num_steps, _ = repeat(Drafter(12, earlier=earlier), words(7, 100), edited)
+    assert num_steps < 100, "behind an edit it goes on"
+
+
+def test_a_draft_ends_with_the_earlier_answer() -> None:
+    earlier = EarlierText().with_answer([1], [2, 3, 4, 5]).with_answer([9], [8, 7, 6])
+    drafter = Drafter(12, earlier=earlier)
+    assert drafter.expect([2, 3, 4]) == [5]
+    assert drafter.expect([2, 3, 4, 5]) == [], "nothing of the next one"
+    assert drafter.expect([2, 3, 4, 5, 8]) == []
+
+
+def test_wrong_drafts_from_earlier_answers_do_not_stop_those_from_own_text() -> None:
+    source = random.Random(5)
+    said = [token for _ in range(200) for token in (1, 2, 3, source.randrange(10, 5000))]
+    drafter = Drafter(12, earlier=EarlierText().with_answer([0], said))
+    ids = [*words(8, 50), *range(6000, 6100)]
+    for number in range(40):
+        ids += [1, 2, 3] if number % 2 == 0 else [source.randrange(7000, 8000)]
+        expected = drafter.expect(ids)
+        if expected and drafter.guess == "earlier":
+            drafter.note(num_drafted=len(expected) - 1, num_accepted=0, length=len(ids))
+        ids.append(source.randrange(8000, 9000))
+    ids += range(6010, 6020)
+    assert drafter.expect(ids) == [6020, 6021, 6022]
+    assert drafter.guess == "own"
+
+
+@given(
+    pairs=st.lists(st.tuples(few_ids, few_ids.filter(bool)), max_size=4),
+    prompt=few_ids,
+    answer=few_ids,
+    asked_before=st.booleans(),
+)
+def test_any_text_comes_out_whole_with_any_earlier_answers(
+    pairs: list[tuple[list[int], list[int]]], prompt: list[int], answer: list[int], asked_before: bool
+) -> None:
+    earlier = EarlierText()
+    for before, said in pairs:
+        earlier = earlier.with_answer(before, said)
+    if asked_before and answer:
+        earlier = earlier.with_answer(prompt, answer)
+    ids, drafter = list(prompt), Drafter(12, earlier=earlier)
+    drafter.begin(prompt, [])
+    num_steps, num_wrong = repeat(drafter, ids, answer)
+    assert ids == prompt + answer
+    if asked_before and len(prompt) >= GRAM and answer:
+        assert num_wrong == 0
+        assert num_steps <= 1 + len(answer) / 3 or len(answer) < 8

@@ -1,8 +1,8 @@
 """RowDrafts: what the next tokens of a row may be, to be verified in one step.
 
-First what its form forces, then what the row said before. The pending tokens, which the step before has sampled, are
-waited for only where most rows of the batch have something to follow them: without drafts, a step waits for nothing
-that it did not wait for anyway.
+First what its form forces, then what the row said before, then what its agent answered before. The pending tokens,
+which the step before has sampled, are waited for only where most rows of the batch have something to follow them:
+without drafts, a step waits for nothing that it did not wait for anyway.
 
 Engine thread only.
 """
@@ -12,21 +12,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from semanticd.adapters.mlx.model.decode_batch import GuardedForm
+from semanticd.application.ports.inference import DraftCounts, Drafted
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.lookup import Drafter
 
 
 class RowDrafts:
     """Makes the drafts of one row."""
 
-    def __init__(self, max_drafts: int, *, form: GuardedForm | None, max_length: int | None) -> None:
-        """Make drafts of `max_drafts` tokens at most, for a row that ends at `max_length` (None: anywhere)."""
+    def __init__(
+        self,
+        max_drafts: int,
+        *,
+        form: GuardedForm | None,
+        max_length: int | None,
+        earlier: EarlierText | None = None,
+    ) -> None:
+        """Make drafts of `max_drafts` tokens at most, for a row that ends at `max_length` (None: anywhere).
+
+        `earlier` is what the row's agent answered before.
+        """
         self._max_drafts = max_drafts
         self._form = form
         self._max_length = max_length
-        self._drafter = Drafter(max_drafts)
+        self._drafter = Drafter(max_drafts, earlier=earlier)
         self._expected: list[int] = []
         self._most = 0
         self._num_forced = 0
+
+    def begin(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Note the row's prompt, and what of its answer is known already."""
+        self._drafter.begin(prompt, answer)
 
     def expect(self, ids: Sequence[int], *, room: int) -> bool:
         """Whether there may be a draft of what follows the token behind `ids`; `room` is the longest there may be."""
@@ -50,10 +66,18 @@ class RowDrafts:
         self._num_forced = len(forced)
         return [*forced, *guessed]
 
-    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
-        """Learn how many of the draft's first `num_drafted` tokens were right; the row has this length since then."""
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> DraftCounts:
+        """Learn how many of the draft's first `num_drafted` tokens were right; the row has this length since then.
+
+        Returns the same by source.
+        """
         num_forced = min(self._num_forced, num_drafted)
-        if num_drafted > num_forced and num_accepted >= num_forced:
+        forced = Drafted(num_forced, min(num_forced, num_accepted))
+        guessed = Drafted(num_drafted - num_forced, num_accepted - forced.num_accepted)
+        if guessed.num_drafted and num_accepted >= num_forced:
             self._drafter.note(
-                num_drafted=num_drafted - num_forced, num_accepted=num_accepted - num_forced, length=length
+                num_drafted=guessed.num_drafted, num_accepted=guessed.num_accepted, length=length
             )
+        if self._drafter.guess == "earlier":
+            return DraftCounts(forced, earlier=guessed)
+        return DraftCounts(forced, own=guessed)

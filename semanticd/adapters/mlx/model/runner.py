@@ -36,6 +36,7 @@ from semanticd.application.ports.models import Pooling
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.decode_groups import capacity_for
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
@@ -146,6 +147,11 @@ class MlxModelRunner:
     def spec(self) -> ModelCacheSpec:
         """The model's cache layout."""
         return self._spec
+
+    @property
+    def makes_drafts(self) -> bool:
+        """Whether tokens are guessed."""
+        return self._max_drafts > 0
 
     @property
     def model(self) -> Any:
@@ -276,6 +282,7 @@ class MlxModelRunner:
         seed: int,
         group: int = 0,
         max_length: int | None = None,
+        earlier: EarlierText | None = None,
     ) -> None:
         """Join a decode batch."""
         batch = self._prefilling.pop(sequence_id)
@@ -298,7 +305,11 @@ class MlxModelRunner:
             form = GuardedForm(made, row.note, looks_ahead=self._max_drafts > 0)
             processors.append(form)
         if self._max_drafts:
-            row.drafts = RowDrafts(self._max_drafts, form=form, max_length=max_length)
+            row.drafts = RowDrafts(self._max_drafts, form=form, max_length=max_length, earlier=earlier)
+            if earlier is not None:
+                known = [*context, last_token]
+                num_prompt = len(known) - num_generated
+                row.drafts.begin(known[:num_prompt], known[num_prompt:])
         batch.logits_processors = [processors]
         batch.max_tokens = [_NO_LIMIT]
         joined = DecodeBatch.begin(batch, last_token)
@@ -389,11 +400,10 @@ class MlxModelRunner:
         for uid, drafts, draft, ids in zip(batch.uids, rows, made, batch.tokens, strict=True):
             num_accepted = num_returned[uid] - 1
             if drafts is not None and draft:
-                drafts.note(num_drafted=len(draft), num_accepted=num_accepted, length=len(ids))
-            self._draft_counts = self._draft_counts.plus(
-                num_drafted=len(draft), num_accepted=num_accepted, num_steps=0
-            )
-        self._draft_counts = self._draft_counts.plus(num_drafted=0, num_accepted=0, num_steps=1)
+                self._draft_counts = self._draft_counts.plus(
+                    drafts.note(num_drafted=len(draft), num_accepted=num_accepted, length=len(ids))
+                )
+        self._draft_counts = self._draft_counts.plus(DraftCounts(num_steps=1))
         return responses
 
     def take_draft_counts(self) -> DraftCounts:

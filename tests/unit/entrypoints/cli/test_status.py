@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from semanticd.control.results import CacheStats, EngineFacts, LoadedModelFacts, PeerFacts, StatusResult
+from dataclasses import replace
+
+from semanticd.control.results import (
+    CacheStats,
+    DraftSourceFacts,
+    EngineFacts,
+    LoadedModelFacts,
+    PeerFacts,
+    StatusResult,
+)
 from semanticd.entrypoints.cli.status import render
 
 MIB = 1024 * 1024
@@ -44,6 +53,13 @@ def test_tokens_per_step_are_said_while_guesses_are_right() -> None:
     assert line(status, "engine").endswith("tok/s, 2.3 tokens a step")
     assert (
         line(status, "guessed") == "guessed  31 of 40 tokens guessed right, each of them a decode step saved"
+    )
+    sources = (DraftSourceFacts("forced", 9, 9), DraftSourceFacts("own"), DraftSourceFacts("earlier", 31, 22))
+    assert line(StatusResult(engine=replace(engine, draft_sources=sources)), "guessed").endswith(
+        "a decode step saved (by a form 9 of 9, from earlier turns 22 of 31)"
+    )
+    assert line(StatusResult(engine=replace(engine, draft_sources=sources[:2])), "guessed").endswith(
+        "step saved"
     )
     assert not line(StatusResult(engine=EngineFacts(batch_size=1)), "engine").endswith("a step")
     assert not line(StatusResult(), "guessed")

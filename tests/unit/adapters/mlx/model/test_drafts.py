@@ -20,7 +20,8 @@ from semanticd.adapters.mlx.model.decode_batch import DecodeBatch
 from semanticd.adapters.mlx.model.drafts import RowDrafts
 from semanticd.adapters.mlx.model.kv_codec import KvPayload
 from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
-from semanticd.application.ports.inference import DecodedToken, DraftCounts
+from semanticd.application.ports.inference import DecodedToken, DraftCounts, Drafted
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
 from tests.fakes.mlx_rig import prompt_of
@@ -61,8 +62,9 @@ class Oracle:
         self.made.append(len(draft))
         return draft
 
-    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> DraftCounts:
         self.noted.append(num_accepted)
+        return DraftCounts(own=Drafted(num_drafted, num_accepted))
 
 
 def made(
@@ -90,12 +92,13 @@ def begin(
     formed: bool = False,
     seed: int = 5,
     max_length: int | None = None,
+    earlier: EarlierText | None = None,
 ) -> None:
     runner.open(uid, prefix=(), state=None, capacity_tokens=len(prompt))
     runner.prefill(uid, prompt[:-1])
     runner.start_decode(
         uid, last_token=prompt[-1], context=prompt[:-1], num_generated=0, sampling=sampling, seed=seed,
-        constraint=OutputConstraint("any") if formed else None, max_length=max_length,
+        constraint=OutputConstraint("any") if formed else None, max_length=max_length, earlier=earlier,
     )  # fmt: skip
 
 
@@ -169,6 +172,29 @@ def test_right_and_wrong_drafts_change_nothing(
     assert drafted.take_draft_counts() == DraftCounts()
     length = drafted.num_cached(UID)
     assert length in (len(prompt) + len(found) - 1, len(prompt) + len(found))
+    same_kv(plain, drafted, min(length, plain.num_cached(UID)))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("form", [None, EveryThird, thinking], ids=["free", "form", "thinking"])
+@pytest.mark.parametrize("family", ["llama", "deepseek_v2"])
+def test_drafts_from_the_former_answer_change_nothing(
+    family: str, form: Callable[[], Any] | None, sampling: SamplingParams
+) -> None:
+    prompt, count = prompt_of(24, 3), 60
+    plain = made(family, max_drafts=0, form=form)
+    begin(plain, prompt, sampling, formed=form is not None)
+    expected = [token.token_id for token in tokens_of(plain, count)]
+    former = list(expected)
+    former[10::15] = [(token_id + 1) % VOCAB for token_id in former[10::15]]
+    drafted = made(family, form=form, model=plain.model)
+    earlier = EarlierText().with_answer(prompt, former)
+    begin(drafted, prompt, sampling, formed=form is not None, earlier=earlier)
+    found = [token.token_id for token in tokens_of(drafted, count - 13)]
+    assert found == expected[: len(found)]
+    counts = drafted.take_draft_counts()
+    assert 20 < counts.earlier.num_accepted < counts.earlier.num_drafted
+    length = drafted.num_cached(UID)
     same_kv(plain, drafted, min(length, plain.num_cached(UID)))
 
 
@@ -279,7 +305,9 @@ def test_drafts_end_with_the_answer_and_with_the_room(monkeypatch: pytest.Monkey
 class AlwaysMost:
     """Guesses as far as it is asked for, whatever became of it."""
 
-    def __init__(self, max_drafts: int) -> None:
+    guess = "own"
+
+    def __init__(self, max_drafts: int, **more: Any) -> None:
         pass
 
     def expect(self, ids: Sequence[int]) -> list[int]:
@@ -417,7 +445,10 @@ def test_a_wait_is_for_drafts_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not waits
 
 
-def test_what_is_sampled_has_the_models_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_earlier", [False, True], ids=["own", "earlier"])
+def test_what_is_sampled_has_the_models_distribution(
+    monkeypatch: pytest.MonkeyPatch, is_earlier: bool
+) -> None:
     """Chi-square over pairs of tokens, the second of which is drafted; the seeds are fixed."""
     # Warm, so that no pair is rare.
     sampling = SamplingParams(temperature=5.0, top_k=4)
@@ -431,17 +462,26 @@ def test_what_is_sampled_has_the_models_distribution(monkeypatch: pytest.MonkeyP
 
     firsts = likely(prompt)
     seconds = {first: likely([*prompt, first]) for first in firsts}
-    monkeypatch.setattr(runner, "RowDrafts", lambda *_, **more: Likeliest(seconds))
+    earlier = EarlierText()
+    if is_earlier:
+        # Of each first token the likeliest second one, in answers to prompts with the same end, and to this one.
+        for first, shares in seconds.items():
+            answer = [first, max(shares, key=lambda token_id: shares[token_id])]
+            earlier = earlier.with_answer([first, *prompt[-3:]], answer)
+        earlier = earlier.with_answer(prompt, answer)
+    else:
+        monkeypatch.setattr(runner, "RowDrafts", lambda *_, **more: Likeliest(seconds))
     one = made("llama", model=plain.model)
     pairs: Counter[tuple[int, int]] = Counter()
     num_drawn = 250
     for seed in range(num_drawn):
-        begin(one, prompt, sampling, seed=seed)
+        begin(one, prompt, sampling, seed=seed, earlier=earlier if is_earlier else None)
         first, second = (token.token_id for token in tokens_of(one, 2)[:2])
         pairs[first, second] += 1
         one.close(UID)
     counts = one.take_draft_counts()
     assert num_drawn / 10 < counts.num_accepted < counts.num_drafted
+    assert counts.num_drafted == (counts.earlier if is_earlier else counts.own).num_drafted
     statistic = cells = 0.0
     for first, share in firsts.items():
         for second, of_it in seconds[first].items():
@@ -468,5 +508,5 @@ class Likeliest:
         shares = self.following.get(pending, {})
         return sorted(shares, key=lambda token_id: -shares[token_id])[:1]
 
-    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
-        pass
+    def note(self, *, num_drafted: int, num_accepted: int, length: int) -> DraftCounts:
+        return DraftCounts(own=Drafted(num_drafted, num_accepted))
