@@ -52,7 +52,7 @@ _semanticd() {
         "ctl") words="--json --agent --timeout --help" ;;
         "bench") words="compare replay --base-url --model --api-key --name --scenario --lengths --streams --agents --turns --prefill-tokens --dropped-tokens --decode-tokens --repeats --seed --stop-token-id --restart-command --swap-command --timeout --output --plots --png --json --help" ;;
         "bench compare") words="--plots --png --help" ;;
-        "bench replay") words="--url --model --api-key --name --agents --restart-at --restart-command --evict-at --concurrent --speed --max-tokens --as-chat --tokenizer --timeout --json --help" ;;
+        "bench replay") words="--url --model --api-key --name --agents --restart-at --restart-command --evict-at --requests --one-in --concurrent --speed --max-tokens --as-chat --tokenizer --timeout --json --help" ;;
         "trace") words="show --help" ;;
         "trace show") words="--request --json --help" ;;
         "service") words="install status uninstall --help" ;;

@@ -28,7 +28,10 @@ class Cost:
 
 
 class AnswerReader:
-    """Reads an answer event by event; `first_at` is the clock's reading at its first text, thinking or call."""
+    """Reads an answer event by event; `first_at` is the clock's reading at its first text, thinking or call.
+
+    The first token of an empty answer is the one that ends it.
+    """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         """Begin with the answer's headers."""
@@ -60,7 +63,7 @@ class AnswerReader:
                 }
                 self._usage.update(found)
                 self._timings = holder.get("timings") or self._timings
-        if self.first_at is None and _says_something(event):
+        if self.first_at is None and (_says_something(event) or _ends(event)):
             self.first_at = now
 
     def cost(self) -> Cost:
@@ -97,3 +100,10 @@ def _says_something(event: Mapping[str, Any]) -> bool:
         ):
             return True
     return kind in ("message", "response.output_item.added") or event.get("object") == "response"
+
+
+def _ends(event: Mapping[str, Any]) -> bool:
+    kind = str(event.get("type") or "")
+    if kind in ("message_delta", "response.completed", "response.incomplete"):
+        return True
+    return any(choice.get("finish_reason") for choice in event.get("choices") or ())

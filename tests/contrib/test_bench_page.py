@@ -1,4 +1,4 @@
-"""The page that `make bench` writes: ratios, targets met or missed, and what was not measured with its reason."""
+"""What `make bench` writes: ratios, targets met or missed, recorded sessions, what was not measured and why."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from contrib.dev.bench import replay_rows
 from contrib.dev.bench.page import Target, write
+from contrib.dev.bench.servers import Launch
 from semanticd.bench.result import BenchResult, Figure, time_figure
+from tests.fakes.caching_server import CachingServer
+from tests.fakes.http_server import serving
 
 
 def keep(folder: Path, name: str, title: str, *figures: Figure, **changes: dict[str, object]) -> None:
@@ -68,3 +72,61 @@ def test_a_target_may_be_a_least_or_a_most() -> None:
     assert Target("a", 0.5, 0.45, at_most=False).row()[1:4] == ["≥ 0.45", "0.5", "met"]
     assert Target("a", 2.5, 2, unit=" ms").row()[1:4] == ["≤ 2 ms", "2.5 ms", "**missed**"]
     assert Target("a", None, 2).row()[2] == "not measured"
+
+
+def test_the_replay_has_a_row_for_each_server_that_played_it_and_none_elsewhere(
+    folders: tuple[Path, Path],
+) -> None:
+    results, docs = folders
+    keep(results, "semanticd", "semanticd", time_figure("warm_ttft", "2048", "ttft", [0.2]))
+    write(results, docs)
+    assert "Recorded sessions" not in (docs / "benchmarks.md").read_text()
+    keep(
+        results,
+        "replay",
+        "replay",
+        Figure("replay", "semanticd", "prompt", 61234.0, "tokens"),
+        Figure("replay", "semanticd", "computed", 6120.0, "tokens"),
+        time_figure("replay", "semanticd", "restart_ttft", [0.2, 0.4, 0.3]),
+        Figure("replay", "other", "prompt", 60000.0, "tokens"),
+        settings={"num_requests": 16, "one_in": 4},
+        skipped={"llama_cpp": "cmake is missing"},
+    )
+    write(results, docs)
+    page = (docs / "benchmarks.md").read_text()
+    assert "The first 16 requests of each recorded session" in page
+    assert "| semanticd | 61,234 | – | 6,120 | – | – | – | 300 ms | – |" in page
+    assert "| other | 60,000 | – | – | – | – | – | – | – |" in page
+    assert "- replay, llama_cpp: not measured: cmake is missing" in page
+
+
+class Remembers:
+    """Stands for a running server: its address, and a restart that forgets."""
+
+    def __init__(self, server: CachingServer, url: str) -> None:
+        self.url = url
+        self.launch = Launch([], "letters")
+        self.num_restarts = 0
+        self._server = server
+
+    async def restart(self) -> None:
+        self.num_restarts += 1
+        self._server.forget()
+
+
+async def test_the_recorded_sessions_are_played_over_a_restart_and_summed_up() -> None:
+    server = CachingServer()
+    sessions = replay_rows.sessions(replay_rows.Size(num_requests=6, one_in=25))
+    assert [len(session.requests) for session in sessions] == [6, 6, 6]
+    told: list[str] = []
+    with serving(server) as url:
+        running = Remembers(server, url)
+        figures = await replay_rows.play(running, sessions, tells_tokens=True, name="it", say=told.append)
+    values = {figure.metric: figure.value for figure in figures}
+    assert running.num_restarts == 1
+    assert {path for path, _, _ in server.asked} == {"/v1/chat/completions"}
+    assert values["prompt"] > values["seen_before"] > values["prompt"] / 2
+    assert 0 < values["computed"] <= values["prompt"] - values["seen_before"]
+    assert values["computed_though_seen"] == 0
+    numbers = {figure.metric: len(figure.samples) for figure in figures if figure.metric.endswith("_ttft")}
+    assert numbers == {"first_ttft": 3, "later_ttft": 12, "restart_ttft": 3}

@@ -16,11 +16,12 @@ import pytest
 from semanticd.bench.prompt_tokens import token_source
 from semanticd.bench.replay import Replay, ReplaySettings
 from semanticd.bench.replay_report import markdown, result_of
+from semanticd.bench.shortened import shortened
 from semanticd.bench.trace_file import Trace, load_trace
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.tiny_folder import write_tiny_model
-from tests.fakes.traces import recorded, shortened
+from tests.fakes.traces import recorded
 
 
 def daemon_on(home: Path, model: Path) -> DaemonProcess:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrib.dev.bench import replay_rows
 from contrib.dev.bench.servers import SMALL_BUDGET_MB
 from semanticd.bench.report import machine_lines, shown, table
 from semanticd.bench.result import BenchResult, load_result
@@ -98,6 +99,7 @@ def _page(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> str:
     if NOTES.exists():
         lines += ["", "## What remains, and why", "", NOTES.read_text(encoding="utf-8").strip()]
     lines += _scenarios(loaded, pictures)
+    lines += _replay(loaded)
     lines += _engine(loaded)
     lines += _missing(loaded)
     return "\n".join(lines) + "\n"
@@ -253,6 +255,50 @@ def _scenarios(loaded: Mapping[str, BenchResult], pictures: Sequence[Path]) -> l
         lines += ["", *table(["case", "figure", *(loaded[name].target for name in names)], rows)]
     note = "In parentheses: semanticd's figure divided by that server's."
     return [*lines, "", note] if lines else []
+
+
+_REPLAYED = {
+    "prompt": "prompt tokens",
+    "seen_before": "of them seen before",
+    "computed": "computed",
+    "computed_though_seen": "computed though seen before",
+    "first_ttft": "first TTFT",
+    "later_ttft": "later TTFT",
+    "restart_ttft": "TTFT after the restart",
+    "whole": "whole",
+}
+"""Figures of the replay, and what their columns are called."""
+
+
+def _replay(loaded: Mapping[str, BenchResult]) -> list[str]:
+    """Return a row for each server that played the recorded sessions; nothing where none did."""
+    result = loaded.get(replay_rows.NAME)
+    servers = list(dict.fromkeys(figure.case for figure in result.figures)) if result else []
+    if result is None or not servers:
+        return []
+    rows = []
+    for name in servers:
+        values = {
+            figure.metric: shown(figure.value, figure.unit) if figure.unit == "s" else f"{figure.value:,.0f}"
+            for figure in result.figures
+            if figure.case == name
+        }
+        title = loaded[name].target if name in loaded else name
+        rows.append([title, *(values.get(metric, "–") for metric in _REPLAYED)])
+    size = result.settings
+    return [
+        "",
+        "## Recorded sessions",
+        "",
+        f"The first {size.get('num_requests')} requests of each recorded session of Claude Code, Codex and opencode "
+        f"(`tests/data/traces`), with one word in {size.get('one_in')} of their texts so that they fit into the "
+        "model's context, asked as chats, in turn, as three agents; the server was restarted at the half. Tokens as "
+        "each server counts and reports them; TTFT is the median of each agent's first request, of its first request "
+        "after the restart, and of all others. "
+        f'Measured {result.began_at}; `make bench ARGS="--only replay"` measures it again.',
+        "",
+        *table(["server", *_REPLAYED.values()], rows),
+    ]
 
 
 def _engine(loaded: Mapping[str, BenchResult]) -> list[str]:

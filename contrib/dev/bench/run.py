@@ -3,8 +3,9 @@
     python contrib/dev/bench/run.py [--resume] [--only TARGET]... [--scenario NAME]... [--page-only]
 
 Results are kept in .cache/bench/results after each scenario, one file per server. `--resume` measures only what is
-missing there, so that a long run may be taken in pieces; without it everything is measured anew. At the end the
-figures are copied to docs/benchmarks/ and docs/benchmarks.md is written from them.
+missing there, so that a long run may be taken in pieces; without it everything is measured anew. `--only replay` plays
+the recorded sessions alone, against three servers, in some minutes. At the end the figures are copied to
+docs/benchmarks/ and docs/benchmarks.md is written from them; what was not measured this time stays as it is there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from contrib.dev.bench import engine_rows, page
+from contrib.dev.bench import engine_rows, page, replay_rows
 from contrib.dev.bench.servers import MODEL, ROOT, TARGETS, ServerProcess, Target, llama_cpp, models_dir
 from semanticd.bench.client import ChatClient
 from semanticd.bench.errors import BenchError
@@ -150,9 +151,9 @@ def ensure_model() -> None:
         subprocess.run([sys.executable, "-m", "semanticd", "models", "pull", MODEL], check=True, env=env)
 
 
-def missing(target: Target, path: Path, scenarios: list[str]) -> list[str]:
+def missing(target: Target, path: Path, scenarios: list[str], *, resume: bool) -> list[str]:
     """Return what is still to be measured."""
-    before = kept_result(path)
+    before = kept_result(path) if resume else None
     kept = {figure.scenario for figure in before.figures} if before else set()
     return [name for name in target.scenarios if name in (scenarios or target.scenarios) and name not in kept]
 
@@ -160,22 +161,36 @@ def missing(target: Target, path: Path, scenarios: list[str]) -> list[str]:
 def measure_all(options: argparse.Namespace) -> None:
     """Measure what was asked for, one server after another."""
     targets: list[Target | str] = list(TARGETS)
-    if "llama_cpp" in options.only or not options.only:
+    if not options.only or {"llama_cpp", replay_rows.NAME} & set(options.only):
         targets.append(find_llama_cpp())
     for target in targets:
         if isinstance(target, str):
             say(f"llama_cpp: not measured: {target}")
-            absent = llama_cpp(Path("llama-server"), Path("model.gguf"))
-            unmeasured(absent, target).save(RESULTS / "llama_cpp.json")
+            path = RESULTS / "llama_cpp.json"
+            if not path.exists():
+                unmeasured(llama_cpp(Path("llama-server"), Path("model.gguf")), target).save(path)
             continue
         if options.only and target.name not in options.only:
             continue
         path = RESULTS / f"{target.name}.json"
-        wanted = missing(target, path, options.scenario)
+        wanted = missing(target, path, options.scenario, resume=options.resume)
         if wanted:
             asyncio.run(measure(replace(target), wanted, path))
     if not options.only or "engine" in options.only:
         engine_rows.measure_all(RESULTS / "engine.json", say=say, only=options.scenario)
+    if replay_rows.NAME in (options.only or options.scenario or [replay_rows.NAME]):
+        path = RESULTS / f"{replay_rows.NAME}.json"
+        if not options.resume:
+            path.unlink(missing_ok=True)
+        size = replay_rows.Size(options.replay_requests, options.replay_one_in)
+        replay_rows.measure_all(targets, path, say=say, size=size)
+
+
+def take_published() -> None:
+    """Put what the documentation has where results are kept, unless there are newer ones."""
+    for file in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
+        if not (RESULTS / file.name).exists():
+            shutil.copyfile(file, RESULTS / file.name)
 
 
 def main() -> int:
@@ -184,12 +199,19 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--resume", action="store_true", help="measure only what is missing")
-    parser.add_argument("--only", action="append", default=[], help="a server's name, or `engine`")
+    parser.add_argument("--only", action="append", default=[], help="a server's name, `engine`, or `replay`")
     parser.add_argument(
         "--scenario", action="append", default=[], help="a scenario, or a group of engine rows"
     )
     parser.add_argument(
         "--page-only", action="store_true", help="write the page from the results that are there"
+    )
+    size = replay_rows.Size()
+    parser.add_argument(
+        "--replay-requests", type=int, default=size.num_requests, help="requests of each recorded session"
+    )
+    parser.add_argument(
+        "--replay-one-in", type=int, default=size.one_in, help="one word in so many of their texts is kept"
     )
     options = parser.parse_args()
     # Ended from outside, it must still stop the server that it started.
@@ -200,9 +222,13 @@ def main() -> int:
         if not options.resume and not options.only and not options.scenario:
             for old in RESULTS.glob("*.json"):
                 old.unlink()
+        else:
+            take_published()
         ensure_model()
         measure_all(options)
         say(f"measured in {(time.monotonic() - began) / 60:.1f} min")
+    else:
+        take_published()
     page.write(RESULTS, ROOT / "docs")
     return 0
 

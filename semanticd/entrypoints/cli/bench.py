@@ -204,6 +204,17 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
     metavar="K",
     help="Move the agents of the replay to disk before request K of all (semanticd only).",
 )
+@click.option(
+    "--requests", "num_requests", type=_from_one, metavar="N", help="Play the first N requests of each trace."
+)
+@click.option(
+    "--one-in",
+    type=_from_one,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Keep one word in N of each text, and two tools, for models with a short context; 1: all.",
+)
 @click.option("--concurrent", is_flag=True, help="Let the agents ask at the same time instead of in turn.")
 @click.option(
     "--speed",
@@ -267,6 +278,8 @@ async def _replay(
     restart_at: tuple[int, ...],
     restart_command: str | None,
     evict_at: tuple[int, ...],
+    num_requests: int | None,
+    one_in: int,
     tokenizer: Path | None,
     timeout_s: float,
     **settings: Any,
@@ -284,9 +297,10 @@ async def _replay(
     from semanticd.bench.replay import Replay, ReplaySettings
     from semanticd.bench.replay_report import result_of
     from semanticd.bench.runner import first_model
+    from semanticd.bench.shortened import shortened
     from semanticd.bench.trace_file import load_trace
 
-    loaded = [load_trace(path) for path in paths]
+    loaded = [shortened(load_trace(path), one_in=one_in, num_requests=num_requests) for path in paths]
     async with ChatClient(base_url, model=model or "", api_key=api_key, timeout_s=timeout_s) as client:
         base_url = client.base_url
         asked = model or await first_model(client)

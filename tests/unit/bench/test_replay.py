@@ -197,6 +197,23 @@ def test_an_answer_that_failed_is_no_answer_in_any_dialect(what: str) -> None:
     assert said in (reader.error or "")
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "response.completed", "response": {}},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    ],
+)
+def test_the_first_token_of_an_empty_answer_is_its_end(event: dict[str, Any]) -> None:
+    reader = AnswerReader({})
+    reader.event({"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}, 1.0)
+    reader.event({"type": "message_start", "message": {}}, 2.0)
+    assert reader.first_at is None
+    reader.event(event, 3.0)
+    assert reader.first_at == 3.0
+
+
 async def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
     async with httpx.AsyncClient() as http:
         run = Replay(http, "http://127.0.0.1:9", (trace("a"),), ReplaySettings("m", 1), None, print)
