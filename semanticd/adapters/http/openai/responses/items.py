@@ -30,6 +30,8 @@ _ID_PREFIXES = {
 _UNREAD_PARTS = ("input_image", "computer_screenshot", "input_file", "input_audio")
 _DATA = ("image_url", "file_data", "file_url", "input_audio", "data")
 """Fields of such parts that hold what they show, often as megabytes of text."""
+_WITH_STATUS = ("function_call", "function_call_output")
+"""Types whose items always have a status, also where the client left it out."""
 _ID_CHARACTERS = 24
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -48,6 +50,8 @@ def input_items(items: Sequence[wire.InputItem], *, after: Sequence[StoredItem])
             ).hexdigest()
             shown["id"] = _ID_PREFIXES.get(shown["type"], "item_") + digest[:_ID_CHARACTERS]
         last = shown["id"]
+        if shown["type"] in _WITH_STATUS:
+            shown.setdefault("status", "completed")
         stored.append(StoredItem(last, msgspec.json.encode(shown), is_referable=not is_chosen))
     return stored
 

@@ -67,6 +67,6 @@ class ReasoningForm:
             "summary": shown if self.summarized else [],
             "content": [] if self.summarized else shown,
         }
-        if self.key is not None:
-            item["encrypted_content"] = seal(text, self.key) if text else None
+        if self.key is not None and text:
+            item["encrypted_content"] = seal(text, self.key)
         return item
