@@ -182,3 +182,19 @@ def test_what_left_is_given_back_when_it_is_more_than_half_of_what_stays() -> No
     for rows in (5, 4, 3, 2, 1):
         batch.filter(range(rows))
         assert batch.spare_bytes <= max((batch.nbytes - batch.spare_bytes) // 2, 256 * one)
+
+
+def test_layers_that_grow_in_one_step_are_copied_one_after_the_other() -> None:
+    layers = [batch_of(255, 255, 255) for _ in range(8)]
+    new = tokens(3, 2)
+    mx.eval([layer.state for layer in layers], new)
+    before = sum(layer.nbytes for layer in layers)
+
+    def step() -> None:
+        fetched = [layer.update_and_fetch(*new) for layer in layers]
+        mx.eval([keys[:, :, -1] for keys, _ in fetched], [layer.state for layer in layers])
+
+    taken = peak_of(step)
+    grown_by = sum(layer.nbytes for layer in layers) - before
+    assert grown_by == before
+    assert taken < grown_by + before / 4, "besides its growth no more than one layer or two as they were"
