@@ -12,7 +12,9 @@ import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,9 +81,7 @@ class PidFile:
                     break
                 os.close(descriptor)  # its last owner removed the file while we waited to lock it
             try:
-                text = f"{os.getpid()}\n".encode()
-                os.pwrite(descriptor, text, 0)
-                os.ftruncate(descriptor, len(text))
+                _write_pid(descriptor)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -101,6 +101,22 @@ class PidFile:
                 self.path.unlink()
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def _write_pid(descriptor: int) -> None:
+    """Write our pid into a file that we have locked.
+
+    On a full disk the file stays empty: a record lock is put on it too, whose holder the system names (`_holder`).
+    """
+    text = f"{os.getpid()}\n".encode()
+    try:
+        os.pwrite(descriptor, text, 0)
+        os.ftruncate(descriptor, len(text))
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        os.ftruncate(descriptor, 0)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _lock(descriptor: int) -> None:
@@ -142,7 +158,25 @@ def running_pid(path: Path) -> int | None:
 
 def _read(descriptor: int) -> int | None:
     text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    if not text:
+        return _holder(descriptor)
     return int(text) if text.isdigit() else None
+
+
+def _holder(descriptor: int) -> int | None:
+    """Return the process that has a record lock on an open file; None: nobody has."""
+    # `struct flock`: (type, whence, start, length, pid), or (start, length, pid, type, whence) as on BSD.
+    if sys.platform == "linux":
+        names, form = ("type", "whence", "start", "length", "pid"), "hhqqi4x"
+    else:
+        names, form = ("start", "length", "pid", "type", "whence"), "qqihh"
+    asked = {"type": fcntl.F_RDLCK, "whence": os.SEEK_SET, "start": 0, "length": 0, "pid": 0}
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(form, *(asked[name] for name in names)))
+    except OSError:
+        return None
+    found = dict(zip(names, struct.unpack(form, answer), strict=True))
+    return None if found["type"] == fcntl.F_UNLCK else found["pid"] or None
 
 
 def _is_still_at(descriptor: int, path: Path) -> bool:

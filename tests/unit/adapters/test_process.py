@@ -25,6 +25,7 @@ from semanticd.adapters.process import (
     watchdog_interval_s,
 )
 from semanticd.domain.errors import DaemonError
+from tests.fakes.full_volume import fill, small_volume
 
 HOLD = textwrap.dedent("""
     import sys
@@ -71,6 +72,26 @@ def test_a_second_start_is_refused_with_the_first_ones_pid(tmp_path: Path) -> No
             PidFile.acquire(path)
         assert running_pid(path) == process.pid
         process.stdin.close()
+
+
+def test_on_a_full_disk_it_is_the_lock_that_says_who_runs(tmp_path: Path) -> None:
+    with small_volume(tmp_path / "volume", num_bytes=1 << 20) as volume:
+        path = volume / "run" / "semanticd.pid"
+        path.parent.mkdir(mode=0o700)
+        filler = fill(volume)
+        process = holder(path)
+        with process:
+            assert path.read_text() == ""
+            assert running_pid(path) == process.pid
+            with pytest.raises(DaemonError, match=f"pid {process.pid}"):
+                PidFile.acquire(path)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert running_pid(path) is None
+        filler.unlink()
+        file = PidFile.acquire(path)
+        assert path.read_text() == f"{os.getpid()}\n"
+        file.release()
 
 
 def test_a_killed_daemons_file_is_stale_at_once(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ class DiskWarmStore:
         self._touched = PendingTouches()
         self._doomed: list[frozenset[BlockHash]] = []
         """Blocks whose deletion is queued, a set for each call."""
+        self._cap_is_settled = options.cap_bytes != "by volume"
         self._free_disk_bytes: int | None = None
         self._look_at_free_disk()
         self._closed = False
@@ -206,7 +207,7 @@ class DiskWarmStore:
 
     def _log_index_error(self, error: sqlite3.Error) -> None:
         self._metrics.count("warm_index_errors_total")
-        self._log.warning("the cache index did not answer", error=str(error))
+        self._rare_log.warning("the cache index did not answer", error=str(error))
         if is_damage(error):
             self._rebuild_soon()
 
@@ -335,6 +336,7 @@ class DiskWarmStore:
     def _run_write(self, write: PendingWrite) -> None:
         try:
             self._write_touches()
+            self._settle_cap()
             done = Stored(refused=write.refused, reason=write.reason) + self._storage.store(write.wanted)
         except Exception as error:  # noqa: BLE001 (this thread must live on)
             self._log.error("storing blocks failed", error=repr(error))
@@ -372,10 +374,20 @@ class DiskWarmStore:
         """What the writing thread does while nothing is to be written."""
         self._write_touches()
         self._storage.remove_fileless()
+        self._settle_cap()
         self._look_at_free_disk()
         ballast = self.folder.ballast
         if not ballast.is_there and (self._free_disk_bytes or 0) > 2 * ballast.num_bytes:
             ballast.put_back()
+
+    def _settle_cap(self) -> None:
+        """Decide anew on a cap that goes by the volume, until so much is free there that it is written down."""
+        if not self._cap_is_settled:
+            storage = self._storage
+            storage.cap_bytes = _limits(
+                storage.folder, self._options, fs=storage.fs, stored_bytes=storage.bytes_stored
+            ).cap_bytes
+            self._cap_is_settled = storage.folder.cap.exists()
 
     def _look_at_free_disk(self) -> None:
         # On the writing thread: a volume that does not answer holds up nothing but writing.

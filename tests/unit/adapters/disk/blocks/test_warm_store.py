@@ -25,6 +25,7 @@ from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 from tests.fakes.blocks import make_chain, make_record, names, same
 from tests.fakes.disk import FaultyFileSystem, crash
+from tests.fakes.telemetry import RecordingLog
 
 Open = Callable[..., DiskWarmStore]
 
@@ -758,6 +759,39 @@ def test_a_store_opens_and_reads_on_a_volume_below_the_reserve_and_decides_on_a_
     assert store.stats().cap_bytes is not None
     assert store.stats().cap_bytes >= 10 * gib
     assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+
+
+def test_a_store_that_was_opened_on_a_full_volume_has_its_cap_once_there_is_room(
+    open_store: Open, fs: FaultyFileSystem
+) -> None:
+    gib = 1024**3
+    fs.says_free, fs.says_size = 0, 100 * gib
+    store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
+    chain = make_chain(4)
+    assert store.write(chain[:2]).result(10).num_written == 0
+    fs.says_free = 50 * gib
+    assert store.write(chain).result(10).num_written == 4
+    assert store.stats().cap_bytes == 10 * gib
+    fs.says_free = 20 * gib
+    assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+    assert store.stats().cap_bytes == 10 * gib, "decided for good"
+
+
+def test_an_index_that_refuses_again_and_again_is_one_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    log, chain = RecordingLog(), make_chain(1)
+    store = DiskWarmStore.open(tmp_path / "caches", log=log)
+    store.write(chain).result(10)
+    monkeypatch.setattr(BlockIndex, "touch", refuse)
+    for _ in range(5):
+        store.touch(names(chain))
+        assert store.flush(10)
+    store.close()
+    assert [event for _, event, _ in log.lines].count("the cache index did not answer") == 1
 
 
 def test_the_agents_database_counts_towards_the_cap_and_leaves_blocks_half_of_it(open_store: Open) -> None:
