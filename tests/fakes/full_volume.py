@@ -39,6 +39,11 @@ def small_volume(path: Path, *, num_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+def remount(volume: Path, *, read_only: bool) -> None:
+    """Let a volume refuse all writing, or take it again; no file on it may be open for writing."""
+    subprocess.run(["mount", "-o", f"remount,{'ro' if read_only else 'rw'}", str(volume)], check=True)
+
+
 def fill(volume: Path) -> Path:
     """Take every free byte of a volume, as another program would; returns the file that does."""
     filler = volume / "filler"

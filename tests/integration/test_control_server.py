@@ -29,6 +29,7 @@ from semanticd.control.client import (
 from semanticd.control.framing import MAX_FRAME_BYTES, FrameReader
 from semanticd.domain.errors import DaemonError
 from tests.fakes.control_services import NullLog, fake_services
+from tests.fakes.full_volume import remount, small_volume
 
 
 @asynccontextmanager
@@ -100,6 +101,21 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"timed out waiting until {what}"
         await asyncio.sleep(0.01)
+
+
+async def test_a_socket_that_cannot_be_removed_does_not_keep_the_server_from_closing(
+    short_tmp_path: Path,
+) -> None:
+    with small_volume(short_tmp_path / "run", num_bytes=1 << 20) as folder:
+        async with serving(folder) as server:
+            client = await RawClient.connect(server)
+            remount(folder, read_only=True)
+        assert await client.ended()
+        assert server.path.exists()
+        remount(folder, read_only=False)
+        async with serving(folder) as server:
+            await RawClient.connect(server)
+        assert not server.path.exists()
 
 
 async def test_hello_says_who_answers_and_what_it_can_do(short_tmp_path: Path) -> None:

@@ -90,8 +90,9 @@ class ControlServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _remove_socket(self) -> None:
-        # Only our own: another daemon may have bound the name since.
-        with contextlib.suppress(FileNotFoundError):
+        # Only our own: another daemon may have bound the name since. One that cannot be removed is stale, as after a
+        # crash, and the next daemon removes it.
+        with contextlib.suppress(OSError):
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
 

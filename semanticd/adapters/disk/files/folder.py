@@ -14,6 +14,7 @@ from pathlib import Path
 
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.files.ballast import Ballast
+from semanticd.adapters.disk.files.database import is_out_of_room
 from semanticd.control.private_files import UnsafePathError, open_private, prepare_private_folder
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
@@ -81,9 +82,10 @@ class CacheFolder:
                 f"cannot use the cache folder {root}: {error}; SEMANTIC_AGENT_CACHE_DIR names another"
             ) from error
         except OSError as error:
+            remedy = "make room on its volume" if is_out_of_room(error) else "make it writable"
             raise CacheError(
                 f"cannot open the cache folder {root}: {error.strerror or error}; "
-                "make it writable or choose another with SEMANTIC_AGENT_CACHE_DIR"
+                f"{remedy} or choose another with SEMANTIC_AGENT_CACHE_DIR"
             ) from error
         return cls(root, fs=fs, lock_fd=lock_fd, was_unclean=was_unclean)
 
@@ -175,6 +177,10 @@ def _lock(path: Path, root: Path) -> int:
     except OSError:
         os.close(fd)
         raise
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        os.close(fd)
+        raise
     return fd

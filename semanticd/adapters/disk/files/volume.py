@@ -35,8 +35,8 @@ def default_cap(path: Path, space: VolumeSpace, *, stored_bytes: int, fs: FileSy
 
     That is 20 % of what was free then (the cache itself counts as free), or what a cache without a cap held by then, at
     most 64 GiB. `path` is where it is written down: a volume that fills up with other things must not shrink the cache
-    from start to start. Nothing is written down while less than the default reserve is free, nor where it cannot be: then
-    the cap is to be asked for again, or what a full volume allowed would be the cap when there is room again.
+    from start to start. Nothing is written down while less than the default reserve is free, nor where it cannot be:
+    then it is to be asked for again, or what a full volume allowed would be the cap when there is room again.
     """
     try:
         return int(fs.read(path))

@@ -15,7 +15,7 @@ from semanticd.adapters.disk.files.ballast import Ballast
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.domain.agent_summary import AgentQuery
-from semanticd.domain.errors import StorageFullError
+from semanticd.domain.errors import CacheError, StorageFullError
 from semanticd.domain.ids import AgentId
 from tests.fakes.agents import full_agent
 from tests.fakes.blocks import FINGERPRINT, make_chain, names
@@ -125,6 +125,15 @@ def test_a_folder_on_a_full_volume_can_be_opened(volume: Path) -> None:
     assert disk.warm.stats().num_blocks == len(CHAIN)
     assert disk.agents.page(AgentQuery()).num_agents == 7
     disk.close()
+
+
+def test_a_folder_for_which_a_volume_has_no_byte_is_refused_with_what_to_do(volume: Path) -> None:
+    (volume / "caches").mkdir(mode=0o700)
+    filler = fill(volume)
+    with pytest.raises(CacheError, match="No space left on device; make room on its volume or choose"):
+        Disk(volume / "caches")
+    filler.unlink()
+    Disk(volume / "caches").close()
 
 
 @pytest.mark.parametrize("how", ["prune", "clear", "delete"])
