@@ -30,6 +30,7 @@ from semanticd.domain.agent_summary import (
     summary_of,
 )
 from semanticd.domain.block import Block, LostFile
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 
 
@@ -448,14 +449,17 @@ class MemoryAgentArchive:
         """Return all ids, most recently used first."""
         return sorted(self._agents, key=lambda agent_id: self._agents[agent_id].last_used_at, reverse=True)
 
-    def delete(self, agent_id: AgentId) -> Future[bool]:
-        """Forget the agent at once."""
-        is_gone: Future[bool] = Future()
-        is_gone.set_result(not self.refuses)
+    def delete(self, agent_id: AgentId) -> Future[Deletion]:
+        """Forget the agent at once, or not at all."""
+        deletion: Future[Deletion] = Future()
+        if self.refuses:
+            deletion.set_result("no room")
+            return deletion
+        deletion.set_result("done")
         self._agents.pop(agent_id, None)
         self._past.pop(agent_id, None)
         self._broken.discard(agent_id)
-        return is_gone
+        return deletion
 
     def holders(self, block_hash: BlockHash) -> list[AgentId]:
         """Return the agents that name a block, or named or made it before."""

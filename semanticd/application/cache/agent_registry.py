@@ -27,6 +27,7 @@ from semanticd.domain.agent_summary import (
     summary_of,
 )
 from semanticd.domain.conversation_key import ConversationKey
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 from semanticd.domain.transcript import Segment, Transcript, TranscriptIndex
@@ -283,21 +284,35 @@ class AgentRegistry:
             self.save(agent)
             return agent
 
-    def delete(self, agent_id: AgentId) -> Future[bool]:
-        """Forget the agent everywhere; the future says whether the disk has forgotten it too."""
-        is_gone: Future[bool] = Future()
+    def delete(self, agent_id: AgentId) -> Future[Deletion]:
+        """Forget the agent everywhere; the future says whether the disk has forgotten it too.
+
+        Where that refused, the agent is known again by then, unless there is a new one of its id.
+        """
+        deletion: Future[Deletion] = Future()
         with self.lock:
             self._num_changes += 1
             if self._archive is not None:
-                is_gone = self._archive.delete(agent_id)
+                deletion = self._archive.delete(agent_id)
             else:
-                is_gone.set_result(True)
+                deletion.set_result("done")
             agent = self._agents.get(agent_id)
             if agent is not None:
                 self._forget_record(agent)
             self._store.pool.changes.note(agent_id)
         self._answers.forget(agent_id)
-        return is_gone
+        deletion.add_done_callback(partial(self._put_back, agent_id, agent))
+        return deletion
+
+    def _put_back(self, agent_id: AgentId, agent: Agent | None, deletion: Future[Deletion]) -> None:
+        # On the writing thread.
+        if deletion.result() == "done":
+            return
+        with self.lock:
+            self._num_changes += 1
+            if agent is not None and agent_id not in self._agents:
+                self._remember(agent)
+            self._store.pool.changes.note(agent_id)
 
     def forget_answers(self, agent_id: AgentId | None = None) -> None:
         """Forget what an agent (None: each of them) answered, in its conversation or not; it need have no record."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from semanticd.domain.agent import Agent
 from semanticd.domain.agent_summary import AgentQuery, AgentSummary, SummaryPage
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.ids import AgentId, BlockHash
 
 
@@ -57,10 +58,11 @@ class AgentArchive(Protocol):
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""
 
-    def delete(self, agent_id: AgentId) -> Future[bool]:
-        """Forget the agent; its blocks are the caller's to delete. The future says whether the disk has forgotten it.
+    def delete(self, agent_id: AgentId) -> Future[Deletion]:
+        """Forget the agent; its blocks are the caller's to delete. It is not returned from now on.
 
-        Where the disk refused, the agent is not returned any more, and its deletion is tried again with a later save.
+        The future says whether the disk has forgotten it. Where that refused, the agent is there again by then, as it
+        was, unless it was saved meanwhile.
         """
 
     def note_block(self, agent_id: AgentId, block_hash: BlockHash) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.ids import AgentId
 
 
@@ -66,11 +67,11 @@ class ResponseArchive(Protocol):
     def item(self, item_id: str) -> bytes | None:
         """Return a referable item of any response that is there, or None. May wait for the disk."""
 
-    def delete(self, response_id: str) -> Future[bool]:
+    def delete(self, response_id: str) -> Future[Deletion]:
         """Forget a response; it is not returned from now on. The future says whether the disk has forgotten it too.
 
-        Where the disk refused, the deletion is tried again.
+        Where that refused, the response is there again by then.
         """
 
-    def delete_agent(self, agent_id: AgentId) -> Future[bool]:
+    def delete_agent(self, agent_id: AgentId) -> Future[Deletion]:
         """Forget all responses that an agent asked for or holds, as `delete` forgets one."""

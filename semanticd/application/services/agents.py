@@ -43,6 +43,7 @@ from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.block import Block
 from semanticd.domain.block_pool import MAX_PINNED_SHARE
 from semanticd.domain.chat import Message
+from semanticd.domain.deletion import refused_deletion
 from semanticd.domain.errors import (
     AgentBusyError,
     AgentNotFoundError,
@@ -50,7 +51,6 @@ from semanticd.domain.errors import (
     ConflictError,
     DrainingError,
     InvalidRequestError,
-    StorageFullError,
 )
 from semanticd.domain.ids import AgentId, BlockHash, RequestId
 from semanticd.domain.whole_text import whole_characters
@@ -349,33 +349,37 @@ class AgentsService:
         return EvictedAgent(await self._row(agent), freed)
 
     async def delete(self, agent_id: str) -> DeletedAgent:
-        """Forget it and the blocks that only it holds, on disk too; raises `StorageFullError` where it refuses.
+        """Forget it and the blocks that only it holds, on disk too.
 
         What is listed can be deleted, also where its record cannot be read.
+
+        Raises:
+            CacheError: The disk refuses to delete it; it is there as it was, only without its cached blocks.
+                `StorageFullError` (one of them): that is for want of room.
         """
         await self._until_inactive(agent_id)
         known = AgentId(agent_id)
         # One whose only answer was cancelled has no record.
         self._agents.forget_answers(known)
         await self.require(known)
+        if self._responses is not None:
+            # First: they could not be named any more without their agent.
+            await self._responses.forget_agent(known)
         names = await asyncio.to_thread(self._agents.own_blocks, known)
 
         def forget() -> tuple[int, Future[int]]:
-            self._not_active(agent_id)  # a request may have been taken while the archive was asked
+            self._not_active(agent_id)  # a request may have been taken while the disk was asked
             return self._tables.delete_agent(known, names)
 
         freed, warm = await self._on_engine(forget)
-        is_deleted = self._agents.delete(known)
-        are_forgotten = self._responses is None or await self._responses.forget_agent(known)
+        deletion = self._agents.delete(known)
         self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
-        left = [] if await asyncio.wrap_future(is_deleted) else ["its conversation"]
-        left += [] if are_forgotten else ["the responses stored for it"]
-        if left:
-            raise StorageFullError(
-                f"agent {agent_id!r} is gone from memory, but the disk refused to delete {' and '.join(left)}: a "
-                "restart may bring that back. Make room, for example with `semanticd cache prune 2GB`; the deletion is "
-                "tried again with the next turn of any agent, and when the daemon stops"
+        if (answer := await asyncio.wrap_future(deletion)) != "done":
+            raise refused_deletion(
+                answer,
+                f"agent {agent_id!r}",
+                gone="Its cached blocks and the responses stored for it are gone.",
             )
         return DeletedAgent(known, deleted=True, freed_bytes=freed)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, OrderedDict
 
 from semanticd.application.ports.response_archive import ResponseArchive, StoredItem, StoredResponse
-from semanticd.domain.errors import StorageFullError
+from semanticd.domain.deletion import refused_deletion
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
 
@@ -116,27 +116,26 @@ class StoredResponses:
         return None if self._archive is None else await asyncio.to_thread(self._archive.item, item_id)
 
     async def forget(self, response_id: str) -> bool:
-        """Forget a response; returns whether it was there. Raises `StorageFullError` where the disk refuses."""
-        found = await self.find(response_id)
-        if found is None:
+        """Forget a response; returns whether it was there. Raises `CacheError` where the disk refuses: it stays."""
+        if await self.find(response_id) is None:
             return False
+        if self._archive is not None:
+            answer = await asyncio.wrap_future(self._archive.delete(response_id))
+            if answer != "done":
+                raise refused_deletion(answer, f"response {response_id!r}")
         if response_id in self._by_id:
-            self._forget(found)
-        if self._archive is not None and not await asyncio.wrap_future(self._archive.delete(response_id)):
-            raise StorageFullError(
-                f"response {response_id!r} is gone from memory, but the disk refused to delete its text: after a "
-                "restart it may be found by its id again. Make room, for example with `semanticd cache prune 2GB`; the "
-                "deletion is tried again with the next response that is stored, and when the daemon stops"
-            )
+            self._forget(self._by_id[response_id])
         return True
 
-    async def forget_agent(self, agent_id: AgentId) -> bool:
-        """Forget all responses that an agent asked for or holds; returns False where the disk refuses."""
-        for response_id in [*self._by_agent.get(agent_id, ()), *self._by_holder.get(agent_id, ())]:
-            response = self._by_id.get(response_id)
-            if response is not None:
-                self._forget(response)
-        return self._archive is None or await asyncio.wrap_future(self._archive.delete_agent(agent_id))
+    async def forget_agent(self, agent_id: AgentId) -> None:
+        """Forget all responses that an agent asked for or holds; raises as `forget` does: all stay."""
+        known = {*self._by_agent.get(agent_id, ()), *self._by_holder.get(agent_id, ())}
+        if self._archive is not None:
+            answer = await asyncio.wrap_future(self._archive.delete_agent(agent_id))
+            if answer != "done":
+                raise refused_deletion(answer, f"agent {agent_id!r}, with the responses stored for it,")
+        for response_id in known & self._by_id.keys():
+            self._forget(self._by_id[response_id])
 
     def _forget(self, response: StoredResponse) -> None:
         self._drop(response.response_id)

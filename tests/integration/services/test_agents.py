@@ -12,6 +12,7 @@ from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.chat import Message
+from semanticd.domain.deletion import refused_deletion
 from semanticd.domain.errors import (
     AgentNotFoundError,
     CacheError,
@@ -295,30 +296,46 @@ async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> No
         await asyncio.to_thread(ask.answer)
 
 
-async def test_a_deletion_that_the_disk_refused_is_an_error_that_says_of_what(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def refuse(agent_id: AgentId) -> bool:
-        return False
-
+async def test_an_agent_that_the_disk_does_not_delete_is_there_as_it_was() -> None:
     archive = MemoryAgentArchive()
     async with ServiceRig(archive=archive) as rig:
-        for agent in ("a", "b", "c"):
-            await rig.say("hello", agent=agent)
-        with monkeypatch.context() as patch:
-            patch.setattr(rig.responses, "forget_agent", refuse)
-            with pytest.raises(CacheError, match="refused to delete the responses stored for it: a restart"):
-                await rig.agents.delete("c")
+        said = await rig.say("hello", agent="a", conversation=True)
+        await rig.agents.pin("a")
         archive.refuses = True
         with pytest.raises(
-            CacheError, match=r"refused to delete its conversation: .* `semanticd cache prune"
+            StorageFullError,
+            match=r"^agent 'a' is not deleted: the disk has no room .* `semanticd cache prune",
         ) as refused:
             await rig.agents.delete("a")
-        assert "with the next turn of any agent" in refused.value.message
+        assert "Its cached blocks and the responses stored for it are gone." in refused.value.message
+        details = await rig.agents.show("a")
+        assert (details.agent.num_turns, details.agent.pinned) == (1, True)
+        assert len(await rig.agents.messages("a")) == 2
+        rig.store.check_integrity()
+        archive.refuses = False
+        again = await rig.say("and now?", agent="a", conversation=True)
+        assert again.usage.prompt_tokens > said.usage.prompt_tokens, "its conversation goes on"
+        assert (await rig.agents.delete("a")).deleted
         with pytest.raises(AgentNotFoundError):
             await rig.agents.agent("a")
-        archive.refuses = False
-        assert (await rig.agents.delete("b")).deleted
+
+
+async def test_an_agent_whose_responses_the_disk_does_not_delete_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(agent_id: AgentId) -> None:
+        raise refused_deletion("failed", f"agent {agent_id!r}, with the responses stored for it,")
+
+    async with ServiceRig() as rig:
+        await rig.say("hello, this is long enough to be a block or two", agent="c")
+        await settled(rig)
+        num_blocks = len(rig.cache.blocks())
+        monkeypatch.setattr(rig.responses, "forget_agent", refuse)
+        with pytest.raises(CacheError, match="is not deleted: the disk refuses") as refused:
+            await rig.agents.delete("c")
+        assert not isinstance(refused.value, StorageFullError)
+        assert (await rig.agents.show("c")).agent.num_turns == 1
+        assert len(rig.cache.blocks()) == num_blocks
 
 
 async def test_a_change_that_the_disk_refused_holds_in_memory_and_says_so() -> None:

@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from semanticd.adapters.disk.agents.codec import DocumentError
 from semanticd.adapters.disk.agents.tables import AgentTables, StoredSummary
-from semanticd.adapters.disk.files.database import files_set_aside, is_damage, set_aside
+from semanticd.adapters.disk.files.database import files_set_aside, is_damage, is_out_of_room, set_aside
 from semanticd.adapters.disk.files.folder import CacheFolder
 from semanticd.adapters.disk.files.rare_log import RareLog
 from semanticd.adapters.disk.files.write_queue import WriteQueue
@@ -27,12 +27,21 @@ from semanticd.domain.agent_summary import (
     sort_key,
     summary_of,
 )
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash
 
 _T = TypeVar("_T")
 _MAX_KNOWN = 256
 _LONG_QUEUE = 256
+
+
+@dataclass(slots=True)
+class _Deleting:
+    """Deletions of one agent that are queued, and its newest state if that is not on disk."""
+
+    num_queued: int = 0
+    before: Agent | None = None
 
 
 class DiskAgentArchive:
@@ -50,7 +59,7 @@ class DiskAgentArchive:
         self._rare_log = RareLog(log)
         self._lock = threading.Lock()
         self._unsaved: dict[AgentId, Agent | None] = {}
-        """Newest state of agents whose saving (None: forgetting) is queued or has failed."""
+        """Newest state of agents whose saving is queued or has failed; None: whose forgetting is queued."""
         self._known: OrderedDict[AgentId, Agent] = OrderedDict()
         """What is stored of the agents saved last: the next save finds the difference without reading."""
         self._noted: dict[BlockHash, set[AgentId]] = {}
@@ -58,6 +67,7 @@ class DiskAgentArchive:
         self._note_queued = False
         self._failed: set[AgentId] = set()
         """Agents to try again once a save succeeds."""
+        self._deleting: dict[AgentId, _Deleting] = {}
         self._closed = False
 
     @classmethod
@@ -116,18 +126,15 @@ class DiskAgentArchive:
         """How many agents' newest state the disk refused; it is tried again."""
         return len(self._failed)
 
-    def delete(self, agent_id: AgentId) -> Future[bool]:
+    def delete(self, agent_id: AgentId) -> Future[Deletion]:
         """Forget the agent, after what was queued before; see the port."""
+        failed: Deletion = "failed"
         with self._lock:
+            deleting = self._deleting.setdefault(agent_id, _Deleting())
+            deleting.num_queued += 1
+            deleting.before = self._unsaved.get(agent_id) or deleting.before
             self._unsaved[agent_id] = None
-
-        def forget() -> bool:
-            done = self._settle(agent_id, None)
-            if done:
-                self._retry()
-            return done
-
-        return self._queue.ask(forget, otherwise=False)
+        return self._queue.ask(lambda: self._delete(agent_id), otherwise=failed)
 
     def load(self, agent_id: AgentId) -> Agent | None:
         """Return the agent, or None if it is not there or cannot be read (then it is logged)."""
@@ -386,16 +393,38 @@ class DiskAgentArchive:
         """Try again what failed (the disk was full), now that a save has succeeded or we close."""
         for agent_id in tuple(self._failed):
             with self._lock:
-                forgotten = agent_id not in self._unsaved
+                is_queued = agent_id in self._deleting
                 agent = self._unsaved.get(agent_id)
-            if forgotten:
+            if agent is None and not is_queued:
                 self._failed.discard(agent_id)
-            elif not self._settle(agent_id, agent):
+            elif agent is not None and not self._settle(agent_id, agent):
                 return
 
-    def _settle(self, agent_id: AgentId, agent: Agent | None) -> bool:
-        """Store an agent's state (None: forget it); returns whether it is durable now."""
-        done = self._try(lambda: self._forget(agent_id) if agent is None else self._write(agent))
+    def _delete(self, agent_id: AgentId) -> Deletion:
+        error = self._try(lambda: self._forget(agent_id))
+        with self._lock:
+            deleting = self._deleting[agent_id]
+            deleting.num_queued -= 1
+            if error is None:
+                deleting.before = None
+            if not deleting.num_queued:
+                del self._deleting[agent_id]
+                if agent_id in self._unsaved and self._unsaved[agent_id] is None:
+                    # Gone, or what it was before; a newer state stays.
+                    del self._unsaved[agent_id]
+                    if deleting.before is not None:
+                        self._unsaved[agent_id] = deleting.before
+                        self._failed.add(agent_id)
+        if error is not None:
+            return "no room" if is_out_of_room(error, folder=self._folder.root) else "failed"
+        if agent_id not in self._unsaved:
+            self._failed.discard(agent_id)
+        self._retry()
+        return "done"
+
+    def _settle(self, agent_id: AgentId, agent: Agent) -> bool:
+        """Store an agent's state; returns whether it is durable now."""
+        done = self._try(lambda: self._write(agent)) is None
         (self._failed.discard if done else self._failed.add)(agent_id)
         with self._lock:
             if done and agent_id in self._unsaved and self._unsaved[agent_id] is agent:
@@ -419,7 +448,8 @@ class DiskAgentArchive:
         tables = self._tables
         self._folder.ballast.make_room_for(lambda: tables.delete(agent_id), after=tables.scrub)
 
-    def _try(self, action: Callable[[], None]) -> bool:
+    def _try(self, action: Callable[[], None]) -> Exception | None:
+        """Change the tables; returns why that failed."""
         try:
             action()
         except (sqlite3.Error, *DocumentError) as error:
@@ -427,8 +457,8 @@ class DiskAgentArchive:
             self._rare_log.warning("could not save an agent", error=repr(error))
             if is_damage(error):
                 self._begin_anew()
-            return False
-        return True
+            return error
+        return None
 
     def _begin_anew(self) -> None:
         """Set a database that was found damaged aside; agents are stored again as they are saved."""

@@ -90,7 +90,7 @@ class DiskAgentExportFile:
         try:
             write_group(self._fs, [NewFile(target, writing.pieces(records))])
         except OSError as error:
-            kind = StorageFullError if is_out_of_room(error) else CacheError
+            kind = StorageFullError if is_out_of_room(error, folder=target.parent) else CacheError
             raise kind(
                 f"cannot write agent {agent.agent_id!r} to {target}: {error.strerror or error}; "
                 "make room, or choose another folder"

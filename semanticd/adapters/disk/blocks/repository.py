@@ -420,7 +420,7 @@ class BlockRepository:
             try:
                 freed = self._unlink_all(self.index.remove(names))
             except sqlite3.OperationalError as error:
-                if not is_out_of_room(error):
+                if not is_out_of_room(error, folder=self.folder.root):
                     raise
                 stored = [one for name in names if (one := self.index.stored(name)) is not None]
                 freed = self._remove_files_first(stored)
@@ -478,7 +478,7 @@ class BlockRepository:
         try:
             return self.index.remove_oldest_leaves(num_bytes, spare=spare)
         except sqlite3.OperationalError as error:
-            if not is_out_of_room(error):
+            if not is_out_of_room(error, folder=self.folder.root):
                 raise
             return None
 
@@ -492,7 +492,7 @@ class BlockRepository:
         try:
             found = self.index.oldest_leaves(num_bytes + self._fileless_bytes, spare=spare, limit=limit)
         except sqlite3.OperationalError as error:
-            if not num_before or not is_out_of_room(error):
+            if not num_before or not is_out_of_room(error, folder=self.folder.root):
                 raise
             return []
         return [one for one in found if one.block_hash not in self._fileless]
@@ -550,7 +550,7 @@ class BlockRepository:
             try:
                 self.index.remove_model(fingerprint)
             except sqlite3.OperationalError as error:
-                if not is_out_of_room(error):
+                if not is_out_of_room(error, folder=self.folder.root):
                     raise
                 for shard in SHARDS:
                     stored = self.index.shard(shard)

@@ -466,10 +466,10 @@ class DiskWarmStore:
             return remove()
         except sqlite3.Error as error:
             self._log_index_error(error)
-            kind = StorageFullError if is_out_of_room(error) else CacheError
-            raise kind(
-                f"cannot remove blocks from the cache folder {self.folder.root}: its index refuses ({error}); check "
-                "the disk and its permissions, and make room on it"
+            is_full = is_out_of_room(error, folder=self.folder.root)
+            remedy = "make room on the disk" if is_full else "check the disk and its permissions"
+            raise (StorageFullError if is_full else CacheError)(
+                f"cannot remove blocks from the cache folder {self.folder.root}: its index refuses ({error}); {remedy}"
             ) from error
 
     def sizes(self) -> tuple[ModelSize, ...]:

@@ -54,7 +54,7 @@ class Ballast:
         try:
             return action()
         except (OSError, sqlite3.Error) as error:
-            if not is_out_of_room(error):
+            if not is_out_of_room(error, folder=self._path.parent):
                 raise
             with self._lock:
                 try:

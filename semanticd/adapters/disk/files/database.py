@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,8 @@ from semanticd.domain.errors import CacheError
 
 _SUFFIXES = ("", "-wal", "-shm")
 _DAMAGED = ".damaged"
+_PROBE_BYTES = 256 * 1024
+"""More than the index of a log grows by at once; random, for a volume that compresses."""
 _PRAGMAS = {
     "journal_mode": "WAL",
     # What is deleted is overwritten, so that it cannot be read from the file.
@@ -69,12 +73,27 @@ def is_damage(error: BaseException) -> bool:
     )
 
 
-def is_out_of_room(error: BaseException) -> bool:
-    """Whether an error says that the disk takes no more bytes: it is full, or a quota is used up."""
+def is_out_of_room(error: BaseException, *, folder: Path) -> bool:
+    """Whether an error says that the disk of this folder takes no more bytes: it is full, or a quota is used up.
+
+    SQLite has one error for a quota, for the index of a log that cannot grow, and for a disk that fails. What it was is
+    seen by writing something else: freeing space helps against no failing disk.
+    """
     if isinstance(error, sqlite3.OperationalError):
-        # The latter where the log's index, or a file beside the database, cannot be made or grow, and for quotas.
-        return str(error) in {"database or disk is full", "disk I/O error"}
+        text = str(error)
+        return text == "database or disk is full" or (text == "disk I/O error" and not _takes_bytes(folder))
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def _takes_bytes(folder: Path) -> bool:
+    """Whether a disk has room, or fails in another way than by having none, when a little is written to it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(os.urandom(_PROBE_BYTES))
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return not is_out_of_room(error, folder=folder)
+    return True
 
 
 def set_aside(path: Path) -> None:

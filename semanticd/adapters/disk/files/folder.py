@@ -82,7 +82,7 @@ class CacheFolder:
                 f"cannot use the cache folder {root}: {error}; SEMANTIC_AGENT_CACHE_DIR names another"
             ) from error
         except OSError as error:
-            remedy = "make room on its volume" if is_out_of_room(error) else "make it writable"
+            remedy = "make room on its volume" if is_out_of_room(error, folder=root) else "make it writable"
             raise CacheError(
                 f"cannot open the cache folder {root}: {error.strerror or error}; "
                 f"{remedy} or choose another with SEMANTIC_AGENT_CACHE_DIR"

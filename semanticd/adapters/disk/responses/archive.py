@@ -1,7 +1,8 @@
 """Responses on disk: saved by a thread of their own, and readable at once though saving is queued.
 
 What the disk refused stays readable and is tried again: after the next response that is stored, while nothing else is
-written, and at the end. It is bounded in number and bytes; beyond that the oldest is given up.
+written, and at the end. It is bounded in number and bytes; beyond that the oldest is given up. What it refused to
+delete is there again, as it was.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from semanticd.adapters.disk.files.ballast import Ballast
-from semanticd.adapters.disk.files.database import files_set_aside, is_damage, set_aside
+from semanticd.adapters.disk.files.database import files_set_aside, is_damage, is_out_of_room, set_aside
 from semanticd.adapters.disk.files.write_queue import WriteQueue
 from semanticd.adapters.disk.responses.tables import ResponseTables
 from semanticd.application.ports.response_archive import StoredResponse
 from semanticd.application.ports.telemetry import Clock, Log
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.limits import LIMITS
@@ -66,12 +68,12 @@ class DiskResponseArchive:
         self._bounds = bounds
         self._lock = threading.Lock()
         self._unsaved: dict[str, StoredResponse | None] = {}
-        """Responses whose saving is queued or was refused; None: whose forgetting is queued, or has failed."""
+        """Responses whose saving is queued or was refused; None: whose forgetting is queued."""
         self._refused: OrderedDict[str, int] = OrderedDict()
         """Bytes of the responses that the disk refused and that are tried again, oldest first."""
         self._retry_at = 0.0
         self._agents_to_forget: frozenset[AgentId] = frozenset()
-        """Agents of which what the database holds is to be forgotten: it is queued, or has failed."""
+        """Agents of which what the database holds is to be forgotten: it is queued."""
         self._closed = False
         self._num_given_up = 0
         self.is_refusing = False
@@ -141,29 +143,60 @@ class DiskResponseArchive:
             self._unsaved[response.response_id] = response
         self._queue.put(lambda: self._save(response))
 
-    def delete(self, response_id: str) -> Future[bool]:
+    def delete(self, response_id: str) -> Future[Deletion]:
         """Forget a response; see the port."""
         with self._lock:
+            before = {response_id: self._unsaved.get(response_id)}
             self._unsaved[response_id] = None
             self._refused.pop(response_id, None)
-        return self._queue_forgetting(lambda: response_id not in self._to_forget()[0])
+        return self._queue_forgetting(before, agents=frozenset())
 
-    def delete_agent(self, agent_id: AgentId) -> Future[bool]:
+    def delete_agent(self, agent_id: AgentId) -> Future[Deletion]:
         """Forget all responses that an agent asked for or holds; see the port."""
         with self._lock:
             self._agents_to_forget |= {agent_id}
-            for response_id, response in self._unsaved.items():
-                if response is not None and response.is_of({agent_id}):
+            before: dict[str, StoredResponse | None] = {
+                response_id: response
+                for response_id, response in self._unsaved.items()
+                if response is not None and response.is_of({agent_id})
+            }
+            for response_id in before:
+                self._unsaved[response_id] = None
+                self._refused.pop(response_id, None)
+        return self._queue_forgetting(before, agents=frozenset([agent_id]))
+
+    def _queue_forgetting(
+        self, before: dict[str, StoredResponse | None], *, agents: frozenset[AgentId]
+    ) -> Future[Deletion]:
+        failed: Deletion = "failed"
+
+        def forget() -> Deletion:
+            with self._lock:
+                # Another deletion of the same may have failed meanwhile, and have put back what it was to delete.
+                self._agents_to_forget |= agents
+                for response_id in before:
+                    before[response_id] = self._unsaved.get(response_id) or before[response_id]
                     self._unsaved[response_id] = None
                     self._refused.pop(response_id, None)
-        return self._queue_forgetting(lambda: agent_id not in self._to_forget()[1])
+            error = self._forget()
+            if error is None:
+                return "done"
+            self._put_back(before, agents)
+            return "no room" if is_out_of_room(error, folder=self._path.parent) else "failed"
 
-    def _queue_forgetting(self, is_done: Callable[[], bool]) -> Future[bool]:
-        def forget() -> bool:
-            self._forget()
-            return is_done()
+        return self._queue.ask(forget, otherwise=failed)
 
-        return self._queue.ask(forget, otherwise=False)
+    def _put_back(self, before: Mapping[str, StoredResponse | None], agents: frozenset[AgentId]) -> None:
+        """Let responses be there again that could not be deleted, as they were `before`: None of what is on disk."""
+        with self._lock:
+            self._agents_to_forget -= agents
+            for response_id, response in before.items():
+                if response_id not in self._unsaved or self._unsaved[response_id] is not None:
+                    continue  # it was stored anew
+                del self._unsaved[response_id]
+                if response is not None:
+                    self._unsaved[response_id] = response
+                    self._keep_refused(response)
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, or None if it is not there or cannot be read (then it is logged)."""
@@ -211,7 +244,7 @@ class DiskResponseArchive:
             self._log.error(
                 "response_not_stored", error="what its agent left before could not be deleted yet"
             )
-        is_stored = not is_blocked and self._try("response_not_stored", lambda: self._write(response))
+        is_stored = not is_blocked and not self._try("response_not_stored", lambda: self._write(response))
         with self._lock:
             self.is_refusing = not is_stored
             # It may have been deleted meanwhile, and is then about to be forgotten.
@@ -270,11 +303,11 @@ class DiskResponseArchive:
             responses = frozenset(name for name, response in self._unsaved.items() if response is None)
             return responses, self._agents_to_forget
 
-    def _forget(self) -> None:
-        """Forget what is to be forgotten, from all files; what fails is tried again with the next job."""
+    def _forget(self) -> sqlite3.Error | None:
+        """Forget what is to be forgotten, from all files; returns why that failed, for all of it."""
         responses, agents = self._to_forget()
         if not (responses or agents):
-            return
+            return None
 
         def delete() -> None:
             for response_id in responses:
@@ -283,16 +316,18 @@ class DiskResponseArchive:
                 self._tables.delete_agent(agent_id)
             self._tables.scrub()
 
-        if not self._try(
+        error = self._try(
             "response_not_deleted", lambda: _with_room(self._ballast, delete, after=self._tables.scrub)
-        ):
-            return
+        )
+        if error is not None:
+            return error
         self._remove_damaged()
         with self._lock:
             self._agents_to_forget -= agents
             for response_id in responses:
                 if response_id in self._unsaved and self._unsaved[response_id] is None:
                     del self._unsaved[response_id]
+        return None
 
     def _remove_damaged(self) -> None:
         for damaged in files_set_aside(self._path):
@@ -301,13 +336,14 @@ class DiskResponseArchive:
                 damaged.unlink()
                 self._log.warning("responses_set_aside_removed", path=str(damaged))
 
-    def _try(self, event: str, write: Callable[[], None]) -> bool:
+    def _try(self, event: str, write: Callable[[], None]) -> sqlite3.Error | None:
+        """Change the tables; returns why that failed."""
         try:
             write()
         except sqlite3.Error as error:
             self._log.error(event, error=repr(error))
-            return False
-        return True
+            return error
+        return None
 
     def _ask(self, question: Callable[[], _T | None]) -> _T | None:
         try:

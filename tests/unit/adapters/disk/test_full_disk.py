@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from semanticd.adapters.disk.files.ballast import Ballast
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.domain.agent_summary import AgentQuery
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.errors import CacheError, StorageFullError
 from semanticd.domain.ids import AgentId
 from tests.fakes.agents import full_agent
@@ -108,8 +112,8 @@ def test_agents_and_responses_deleted_on_a_full_volume_stay_deleted(volume: Path
     disk = filled(volume / "caches")
     fill(volume)
     for agent_id in ("agent:a", *(f"agent-{number}" for number in range(6))):
-        assert disk.agents.delete(AgentId(agent_id)).result(20), agent_id
-    assert disk.responses.delete_agent(AgentId("agent:a")).result(20)
+        assert disk.agents.delete(AgentId(agent_id)).result(20) == "done", agent_id
+    assert disk.responses.delete_agent(AgentId("agent:a")).result(20) == "done"
     assert disk.warm.folder.ballast.is_there, "there for the next one"
     disk.close()
     disk = Disk(volume / "caches")
@@ -183,8 +187,8 @@ def test_the_room_kept_is_given_up_for_deletions_and_taken_back(
     refuse_commits(monkeypatch, lambda: is_full and ballast.exists())
     disk = filled(tmp_path / "caches")
     is_full = True
-    assert disk.agents.delete(AgentId("agent:a")).result(20)
-    assert disk.responses.delete("r1").result(20)
+    assert disk.agents.delete(AgentId("agent:a")).result(20) == "done"
+    assert disk.responses.delete("r1").result(20) == "done"
     assert ballast.exists()
     assert ballast.stat().st_blocks * 512 >= disk.warm.folder.ballast.num_bytes, "it takes its room"
     is_full = False
@@ -192,6 +196,64 @@ def test_the_room_kept_is_given_up_for_deletions_and_taken_back(
     disk = Disk(tmp_path / "caches")
     assert disk.agents.load(AgentId("agent:a")) is None
     assert disk.responses.load("r1") is None
+    disk.close()
+
+
+@pytest.mark.parametrize("what", ["agent", "response", "an agent's responses"])
+def test_what_a_full_disk_does_not_delete_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    is_full = False
+    refuse_commits(monkeypatch, lambda: is_full)
+    disk = filled(tmp_path / "caches")
+    agent = disk.agents.load(AgentId("agent:a"))
+
+    def delete() -> Future[Deletion]:
+        if what == "agent":
+            return disk.agents.delete(AgentId("agent:a"))
+        return (
+            disk.responses.delete("r1")
+            if what == "response"
+            else disk.responses.delete_agent(AgentId("agent:a"))
+        )
+
+    is_full = True
+    deletions = [delete(), delete()]
+    assert [deletion.result(20) for deletion in deletions] == ["no room", "no room"]
+    disk.close()
+    is_full = False
+    disk = Disk(tmp_path / "caches")
+    assert disk.agents.load(AgentId("agent:a")) == agent is not None
+    assert disk.agents.page(AgentQuery()).num_agents == 7
+    assert disk.responses.load("r1") == RESPONSE
+    assert delete().result(20) == "done"
+    assert (disk.agents.load(AgentId("agent:a")) is None) == (what == "agent")
+    assert (disk.responses.load("r1") is None) == (what != "agent")
+    disk.close()
+
+
+@contextmanager
+def failing_disk(num_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes: SQLite then says what it says of a disk that fails."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def test_a_disk_that_fails_is_not_said_to_be_full(tmp_path: Path) -> None:
+    disk = filled(tmp_path / "caches")
+    with failing_disk(4096):
+        assert disk.agents.delete(AgentId("agent:a")).result(20) == "failed"
+        assert disk.responses.delete("r1").result(20) == "failed"
+        for remove in (lambda: disk.warm.prune(target_bytes=0), disk.warm.clear):
+            with pytest.raises(CacheError, match=r"index refuses .disk I/O error.; check the disk") as failed:
+                remove()
+            assert type(failed.value) is CacheError
+    assert disk.agents.load(AgentId("agent:a")) is not None
+    assert disk.num_files == len(CHAIN)
     disk.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.application.services.stored_responses import StoredResponses
+from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
 from tests.fakes.telemetry import ManualClock, RecordingLog
 
@@ -83,9 +84,9 @@ async def test_an_anonymous_callers_responses_go_with_the_agent_that_holds_them(
     assert await names(responses, "ann's") == []
     assert archive.flush(60)
     assert [name for name in ("x1", "x2", "ann's", "kept") if archive.load(name)] == ["kept"]
-    archive.close()
     await responses.forget_agent(AgentId("y"))
     assert responses.num_bytes == 0
+    archive.close()
 
 
 async def test_what_left_memory_comes_from_the_archive_and_goes_with_its_agent(tmp_path: Path) -> None:
@@ -101,3 +102,16 @@ async def test_what_left_memory_comes_from_the_archive_and_goes_with_its_agent(t
     assert archive.flush(60)
     assert await names(responses, "a1", "a2", "b1") == ["b1"]
     archive.close()
+
+
+async def test_what_the_disk_does_not_delete_stays_in_memory_too(tmp_path: Path) -> None:
+    archive = DiskResponseArchive.open(tmp_path / "r.sqlite", clock=ManualClock(), log=RecordingLog())
+    responses = StoredResponses(archive=archive)
+    responses.keep(stored("a1", 10, "a"))
+    num_bytes = responses.num_bytes
+    archive.close()
+    for forget in (responses.forget("a1"), responses.forget_agent(AgentId("a"))):
+        with pytest.raises(CacheError, match="is not deleted: the disk refuses"):
+            await forget
+        assert await names(responses, "a1") == ["a1"]
+        assert responses.num_bytes == num_bytes

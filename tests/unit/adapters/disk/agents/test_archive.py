@@ -344,22 +344,45 @@ def test_a_save_that_failed_is_not_lost_and_tried_again(
     assert open_archive().load(agent.agent_id) == agent
 
 
-def test_a_deletion_that_the_disk_refused_is_said_and_tried_again(open_archive: Open, tmp_path: Path) -> None:
+def test_an_agent_that_the_disk_did_not_delete_is_there_as_it_was(open_archive: Open, tmp_path: Path) -> None:
     archive = open_archive()
     agent = full_agent()
     archive.save(agent)
     archive.flush(20)
     sql(tmp_path, "CREATE TRIGGER full BEFORE DELETE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
-    assert not archive.delete(agent.agent_id).result(20)
-    assert archive.load(agent.agent_id) is None
+    deletions = [archive.delete(agent.agent_id), archive.delete(agent.agent_id)]
+    assert [deletion.result(20) for deletion in deletions] == ["failed", "failed"]
+    assert archive.load(agent.agent_id) == agent
+    assert archive.ids() == [agent.agent_id]
+    assert not archive.is_unsaved(agent.agent_id)
     sql(tmp_path, "DROP TRIGGER full")
-    assert sql(tmp_path, "SELECT count(*) FROM agents") == [(1,)]
     archive.close()
-    assert not archive.delete(agent.agent_id).result(20), "closed"
+    assert archive.delete(agent.agent_id).result(20) == "failed", "closed"
     again = open_archive()
+    assert again.load(agent.agent_id) == agent
+    assert again.delete(agent.agent_id).result(20) == "done"
     assert again.load(agent.agent_id) is None
-    again.save(agent)
-    assert again.delete(agent.agent_id).result(20)
+
+
+def test_an_agents_newest_state_outlives_a_deletion_that_the_disk_refused(
+    open_archive: Open, tmp_path: Path
+) -> None:
+    archive = open_archive()
+    stored = full_agent()
+    archive.save(stored)
+    archive.flush(20)
+    sql(tmp_path, "CREATE TRIGGER full BEFORE UPDATE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
+    sql(tmp_path, "CREATE TRIGGER more BEFORE INSERT ON agents BEGIN SELECT raise(ABORT, 'full'); END")
+    sql(tmp_path, "CREATE TRIGGER less BEFORE DELETE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
+    newest = replace(stored, pinned=not stored.pinned)
+    archive.save(newest)
+    assert archive.delete(stored.agent_id).result(20) == "failed"
+    assert archive.load(stored.agent_id) == newest
+    assert archive.is_unsaved(stored.agent_id)
+    for trigger in ("full", "more", "less"):
+        sql(tmp_path, f"DROP TRIGGER {trigger}")
+    archive.close()
+    assert open_archive().load(stored.agent_id) == newest
 
 
 def test_where_the_archive_cannot_be_read_or_is_closed_no_block_counts_as_an_agents_own(
@@ -500,7 +523,7 @@ def test_an_agent_whose_stored_id_no_request_could_name_gets_another(
     assert archive.load(renamed) == replace(full_agent("a"), agent_id=renamed)
     assert archive.holders(BlockHash(b"\x07" * 32)) == [renamed]
     assert log.lines == ["an agent whose id could not be named was renamed"]
-    assert archive.delete(renamed).result(10)
+    assert archive.delete(renamed).result(10) == "done"
     assert open_archive().ids() == ["b"]
 
 

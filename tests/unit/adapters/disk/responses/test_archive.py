@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
+from semanticd.domain.deletion import Deletion
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId
 from tests.fakes.telemetry import ManualClock, RecordingLog
@@ -113,47 +115,54 @@ REFUSED = "CREATE TRIGGER stuck BEFORE DELETE ON responses BEGIN SELECT raise(AB
 
 
 @pytest.mark.parametrize("what", ["response", "agent"])
-def test_what_could_not_be_deleted_is_not_served_and_is_deleted_with_the_next_change(
-    tmp_path: Path, what: str
-) -> None:
+def test_what_could_not_be_deleted_is_there_as_it_was(tmp_path: Path, what: str) -> None:
     path = tmp_path / "r.sqlite"
     archive = opened(path)
-    kept = response("kept", "hi", "shared", "other", agent="b")
-    for one in (response("gone", "hi", "shared", "secret"), kept):
+    stored = [
+        response("first", "hi", "shared", "secret"),
+        response("kept", "hi", "shared", "other", agent="b"),
+    ]
+    for one in stored:
         archive.save(one)
     assert archive.flush(60)
+
+    def delete() -> Future[Deletion]:
+        return archive.delete("first") if what == "response" else archive.delete_agent(AgentId("a"))
+
     run(path, REFUSED)
-    is_gone = archive.delete("gone") if what == "response" else archive.delete_agent(AgentId("a"))
-    assert not is_gone.result(60)
-    for _attempt in range(2):
-        assert archive.flush(60)
-        assert archive.load("gone") is archive.item("item-secret") is None
-        assert archive.load("kept") == kept
-        assert archive.item("item-shared") is not None
-        archive.save(response("next", "next", agent="c"))
+    deletions = [delete(), delete()]
+    assert archive.load("first") is None
+    assert [deletion.result(60) for deletion in deletions] == ["failed", "failed"]
+    assert [archive.load(one.response_id) for one in stored] == stored
+    assert archive.item("item-secret") is not None
+    archive.save(response("next", "next", agent="a"))
+    assert archive.flush(60)
+    assert archive.load("next") is not None
     run(path, "DROP TRIGGER stuck")
+    assert delete().result(60) == "done"
+    assert archive.load("first") is archive.item("item-secret") is None
+    assert archive.load("kept") == stored[1]
     archive.save(response("last", "last", agent="a"))
     assert archive.flush(60)
     assert archive.load("last") is not None, "it came after the deletion"
-    assert archive.delete("last").result(60)
+    assert archive.delete("last").result(60) == "done"
     with closing(sqlite3.connect(path)) as connection:
-        stored = {name for (name,) in connection.execute("SELECT response_id FROM responses")}
-    assert stored == {"kept", "next"}
+        names = {name for (name,) in connection.execute("SELECT response_id FROM responses")}
+    assert names == ({"kept", "next"} if what == "response" else {"kept"})
     archive.close()
 
 
-def test_what_could_not_be_deleted_is_deleted_at_the_end(tmp_path: Path) -> None:
+def test_what_could_not_be_deleted_is_there_after_a_restart_too(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     archive = opened(path)
-    archive.save(response("gone", "hi"))
+    archive.save(response("kept", "hi"))
     assert archive.flush(60)
     run(path, REFUSED)
-    archive.delete("gone")
-    assert archive.flush(60)
+    assert archive.delete("kept").result(60) == "failed"
     run(path, "DROP TRIGGER stuck")
     archive.close()
     again = opened(path)
-    assert again.load("gone") is None
+    assert again.load("kept") is not None
     again.close()
 
 
