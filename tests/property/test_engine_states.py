@@ -222,7 +222,16 @@ class EngineStates(RuleBasedStateMachine):
         assert self.rig.engine.num_unanswered == 0
         assert self.rig.runner.num_open == 0
         self.rig.on_engine(self.rig.store.check_integrity)
+        self.rig.on_engine(self.compare_tiers)
         assert ModelId("tiny") in self.rig.engine.models
+
+    def compare_tiers(self) -> None:
+        """Each block that is both hot and on disk has the same bytes in both, however it became hot."""
+        for block in self.rig.store.pool:
+            record = self.disk.read(block.block_hash).result()
+            if record is not None:
+                payload = self.rig.store.payload(block.block_hash)
+                assert self.rig.runner.dump(payload) == record.tensors
 
     def num_held_bytes(self) -> int:
         ledger = self.rig.store.ledger()

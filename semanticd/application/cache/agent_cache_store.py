@@ -260,6 +260,19 @@ class AgentCacheStore:
         self._insert(record.block, payload, record.fingerprint, dirty=dirty)
         return True
 
+    def promote_from(
+        self, runner: ModelRunner, sequence_id: SequenceId, blocks: Sequence[tuple[Block, int]]
+    ) -> None:
+        """Make blocks that are on disk hot from a running cache, which holds them at these positions.
+
+        The caller has seen that there is room. What has not the size that is on disk is left out.
+        """
+        spans = [(start, start + block.num_tokens) for block, start in blocks]
+        payloads = runner.copy_blocks(sequence_id, spans)
+        for (block, _), payload in zip(blocks, payloads, strict=True):
+            if block.block_hash not in self.pool and payload.num_bytes == block.num_bytes:
+                self._insert(block, payload, runner.spec.fingerprint, dirty=False)
+
     def load(self, record: BlockRecord) -> BlockPayload | None:
         """Return the tensors of a block that was read; None when it does not fit its model or the budget."""
         runner = self._runner_of(record.fingerprint)
@@ -723,6 +736,11 @@ class AgentCacheStore:
         with self.lock:
             waiting = self.pool.dirty_bytes - self.pool.in_flight_bytes
             return self.pool.free_bytes + self.pool.evictable_bytes() - max(waiting, 0)
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes that are free, and that no running cache grows by next; negative when there are none."""
+        return self.pool.free_bytes - self._set_aside_bytes
 
     @property
     def free_bytes(self) -> int:

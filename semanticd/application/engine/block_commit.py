@@ -96,10 +96,11 @@ class BlockCommit:
             return names
         except Exception as error:
             # Keeping a block saves work later; the answer does not depend on it.
-            self._not_kept(running, error)
+            self.not_kept(running, error)
             return []
 
-    def _not_kept(self, running: RunningSequence, error: Exception) -> None:
+    def not_kept(self, running: RunningSequence, error: Exception) -> None:
+        """Note that a block could not be copied: the answer does not depend on it."""
         self.ran_short = self.ran_short or isinstance(error, OutOfMemoryError)
         self._log.warning("block_not_kept", request_id=running.submission.request_id, error=repr(error))
 
@@ -158,7 +159,7 @@ class BlockCommit:
         try:
             name = self._store.publish_state(running.runner, sequence.sequence_id, parent=parent)
         except Exception as error:
-            self._not_kept(running, error)
+            self.not_kept(running, error)
             return
         if name is not None:
             self._agents.note_block(running.submission.agent_id, name)

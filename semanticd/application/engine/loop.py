@@ -29,6 +29,7 @@ from semanticd.application.engine.memory_guard import EngineMemory, MemoryGuard
 from semanticd.application.engine.model_changes import CheckSteps, LoadSteps, ModelChanges
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.preemption import Preemption
+from semanticd.application.engine.promotion import Promotion
 from semanticd.application.engine.queue import Action, Cancel, EngineQueue, QueueItem
 from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import Running, RunningSequence, Submission
@@ -166,6 +167,9 @@ class BlockPoolBatchEngine:
             log=self._log,
         )
 
+        self._promotion = Promotion(
+            running=self._running, store=store, scheduler=scheduler, commit=self._commit
+        )
         self._embedding = Embedding(
             models=self._models,
             running=self._running,
@@ -363,6 +367,7 @@ class BlockPoolBatchEngine:
             self._guard.relieve("out_of_memory", "critical", now=began)
         self._admission.check_deadlines()
         self._changes.step()
+        self._promotion.step()
         self._scheduler.record_stall(self._clock.monotonic() - began)
         embedded_s = self._embedding.step()
         self._scheduler.record_stall(embedded_s)

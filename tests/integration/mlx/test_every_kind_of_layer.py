@@ -155,6 +155,45 @@ def test_two_conversations_that_exceed_half_the_budget_run_at_the_same_time(fami
         assert not rig.metrics.counters["preemptions_total",]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_that_left_are_copied_from_the_running_cache_as_they_are_on_disk(family: str) -> None:
+    first = prompt_of(300, 93)
+    with MlxRig(family) as rig:
+        long = rig.ask(first, agent="long", max_tokens=180, sampling=WITHOUT_END)
+        wait_until(lambda: bool(long.text))
+        rig.on_engine(lambda: rig.store.demote(list(rig.store.pool), "budget"))
+        assert not long.over
+        said = list(rig.tokenizer.encode(long.answer().text))
+        rig.idle()
+        rig.on_engine(lambda: _compare_tiers(rig))
+        assert all(map(rig.store.is_hot, rig.runner.spec.chain(first).hashes))
+        prompt = first + said + prompt_of(9, 95)
+        again, answer = rig.tell(prompt, agent="long")
+    assert again == cold_answer(family, prompt)
+    assert answer.cache.computed_tokens == 9
+
+
+@pytest.mark.parametrize("precision", ["q8", "q4"])
+def test_blocks_that_would_be_rounded_again_stay_on_disk(precision: StoragePrecision) -> None:
+    first = prompt_of(100, 96)
+    with MlxRig("llama", precision=precision) as rig:
+        long = rig.ask(first, agent="long", max_tokens=120, sampling=WITHOUT_END)
+        wait_until(lambda: bool(long.text))
+        rig.on_engine(lambda: rig.store.demote(list(rig.store.pool), "budget"))
+        assert not long.over
+        long.answer()
+        rig.idle()
+        assert not any(map(rig.store.is_hot, rig.runner.spec.chain(first).hashes))
+
+
+def _compare_tiers(rig: MlxRig) -> None:
+    """Check that each block that is both hot and on disk has the same bytes in both."""
+    for block in rig.store.pool:
+        record = rig.warm.read(block.block_hash).result()
+        assert record is not None
+        assert rig.runner.dump(rig.store.payload(block.block_hash)) == record.tensors, block.kind
+
+
 def _told_at_once(rig: MlxRig, prompts: list[list[int]]) -> list[list[int]]:
     with rig.held():
         asks = [
