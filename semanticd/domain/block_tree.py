@@ -59,8 +59,8 @@ class SizedTree(BlockTree, Protocol):
     def state_bytes(self) -> int:
         """Bytes of a snapshot."""
 
-    def stored_bytes(self, num_tokens: int) -> int:
-        """Bytes of the tensors of so many tokens."""
+    def stored_bytes(self, num_tokens: int, *, begins: bool = False) -> int:
+        """Bytes of the tensors of so many tokens; `begins`: the first ones of a sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def fitting_blocks(
         )
         if end > len(token_ids) or name != offer.name:
             continue
-        num_bytes = tree.state_bytes if is_state else tree.stored_bytes(offer.num_tokens)
+        num_bytes = tree.state_bytes if is_state else tree.stored_bytes(offer.num_tokens, begins=not start)
         found.add(Block(name, offer.parent, ids, num_bytes, offer.kind))
         if not is_state:
             ends[name] = end

@@ -32,8 +32,14 @@ _GIB = 1 << 30
 _LARGE_MAC_BYTES = 36 * _GIB
 _UNKNOWN_KV_BYTES = 512 << 20
 """Taken for `MIN_TOKENS` of KV where a model's shape is not known."""
-_STORED_BITS: dict[StoragePrecision, float] = {"exact": 16.0, "q8": 8 + 32 / 64, "q4": 4 + 32 / 64}
-"""Bits of a stored number: fewer ones have a scale and an offset of 16 bits for every 64 numbers."""
+_STORED_BITS: dict[StoragePrecision, float] = {
+    "exact": 16.0,
+    "q8": 8 + 32 / 64,
+    "q6": 6 + 32 / 64,
+    "q4": 4 + 32 / 64,
+}
+"""Bits of a stored number, of q6 8 for keys and 4 for values; fewer ones have a scale and an offset of 16 bits for
+every 64 numbers."""
 _PACKED_SHARE = 4.5 / 16
 """What 4-bit weights take of 16-bit ones."""
 

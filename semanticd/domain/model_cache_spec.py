@@ -12,7 +12,11 @@ from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.chunk_policy import ChunkTraits
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 
-StoragePrecision = Literal["exact", "q8", "q4"]
+StoragePrecision = Literal["exact", "q8", "q6", "q4"]
+
+_REVISIONS: dict[StoragePrecision, int] = {"exact": 1, "q8": 2, "q6": 2, "q4": 2}
+"""Of the form in which each is stored. A block of another revision has another name: it is never asked for, and leaves
+the disk as one that was not used for longest."""
 
 LayerKind = Literal["attention", "sliding", "chunked", "state"]
 """`attention` keeps every position and can be cut anywhere; the others are kept as state snapshots."""
@@ -22,7 +26,8 @@ LayerKind = Literal["attention", "sliding", "chunked", "state"]
 class LayerSpec:
     """One layer's cache: its kind, a name for its exact shape, and its cost.
 
-    `bytes_per_token` counts stored bytes per position for an attention layer, 0 for the others;
+    `bytes_per_token` counts stored bytes per position for an attention layer, 0 for the others, and
+    `first_token_bytes` what the block that begins a sequence takes in addition;
     `state_bytes` counts a snapshot's bytes for the others (an upper bound for windows), 0 for attention.
     """
 
@@ -30,6 +35,7 @@ class LayerSpec:
     shape: str
     bytes_per_token: int = 0
     state_bytes: int = 0
+    first_token_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,10 @@ class ModelCacheSpec:
         """Short stable name of everything that decides how stored bytes are read."""
         text = "|".join(f"{layer.kind}:{layer.shape}" for layer in self.layers)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        parts = [f"v1-{self.precision}-b{self.block_tokens}-{digest}", self.compute_revision]
+        parts = [
+            f"v{_REVISIONS[self.precision]}-{self.precision}-b{self.block_tokens}-{digest}",
+            self.compute_revision,
+        ]
         return "-".join(part for part in parts if part)
 
     @property
@@ -98,6 +107,7 @@ class ModelCacheSpec:
         """Whether a cached prefix may be used up to any token; if not, only up to a snapshot."""
         return all(layer.kind == "attention" for layer in self.layers)
 
-    def stored_bytes(self, num_tokens: int) -> int:
-        """Bytes that the blocks of this many tokens take in storage precision."""
-        return num_tokens * self.bytes_per_token
+    def stored_bytes(self, num_tokens: int, *, begins: bool = False) -> int:
+        """Bytes that the blocks of this many tokens take in storage precision; `begins`: from the first token on."""
+        first = sum(layer.first_token_bytes for layer in self.layers) if begins else 0
+        return num_tokens * self.bytes_per_token + first

@@ -64,7 +64,7 @@ from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 
 _MIB = 1024 * 1024
 _GIB = 1024**3
-_PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 4: "q4"}
+_PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 6: "q6", 4: "q4"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def test_the_accuracy_of_a_tiny_model_is_measured(tmp_path: Path, installed: Pat
     script = "contrib/dev/checks/kv_accuracy.py"
     ran = start([sys.executable, script, str(model)], python_path=str(installed))
     assert ran.returncode == 0, ran.stderr
-    for stored in ("not stored", "exact", "q8", "q4"):
+    for stored in ("not stored", "exact", "q8", "q6", "q4"):
         assert f"| {stored} | " in ran.stdout
 
 

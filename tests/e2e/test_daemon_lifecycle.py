@@ -283,7 +283,7 @@ def test_a_full_disk_is_told_where_it_matters_and_ignored_where_it_does_not(home
 def test_bad_settings_are_told_before_anything_is_started(home: Home) -> None:
     ran = home.run("start", SEMANTIC_MLX_KV_BITS="5", SEMANTIC_SERVER_PROT="1")
     assert ran.returncode == 2
-    assert "4 or 8" in ran.stderr
+    assert "4, 6 or 8" in ran.stderr
     assert "did you mean SEMANTIC_SERVER_PORT?" in ran.stderr
     assert not (home.folder / "logs").exists()
 
@@ -409,14 +409,14 @@ def test_a_restart_that_cannot_succeed_leaves_the_daemon_running(home: Home) -> 
         for words, said in (
             (["--model", "smollm2-135n"], "no model is called"),
             (["--model", "hf:nobody/nothing"], "semanticd models pull hf:nobody/nothing"),
-            (["--mlx-kv-bits", "5"], "4 or 8"),
+            (["--mlx-kv-bits", "5"], "4, 6 or 8"),
             (["--port", str(taken.getsockname()[1])], "another program"),
         ):
             ran = home.run("restart", *words)
             assert ran.returncode in (1, 2), words
             assert said in ran.stderr
             assert "stopped" not in ran.stderr
-    for line, said in (("SEMANTIC_MLX_KV_BITS=5", "4 or 8"), ('SEMANTIC_SERVER_PORT="8', "is not closed")):
+    for line, said in (("SEMANTIC_MLX_KV_BITS=5", "4, 6 or 8"), ('SEMANTIC_SERVER_PORT="8', "is not closed")):
         (home.folder / ".env").write_text(f"{line}\n")
         ran = home.run("restart")
         assert ran.returncode == 2, line

@@ -51,6 +51,7 @@ class MlxRig(EngineRig):
         *,
         precision: StoragePrecision = "exact",
         seed: int = 0,
+        block_tokens: int = BLOCK,
         runner_class: type[MlxModelRunner] = MlxModelRunner,
         max_drafts: int = AUTO_DRAFTS,
         **more: Any,
@@ -63,7 +64,7 @@ class MlxRig(EngineRig):
         runner = runner_class(
             model,
             fingerprint=ModelFingerprint(f"{family}-{seed}".ljust(64, "0")),
-            block_tokens=BLOCK,
+            block_tokens=block_tokens,
             precision=precision,
             decoding=Decoding(max_drafts=max_drafts),
         )

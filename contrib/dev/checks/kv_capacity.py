@@ -5,8 +5,8 @@ your own the same with its shape, which is in its `config.json`: `--name NAME --
 --value 128 --weights-gb 4.5`.
 
 A token costs, in every layer that keeps all positions, `heads x (key + value)` numbers. Exact means 16 bits a
-number; q8 and q4 add a scale and an offset of 16 bits for every 64 numbers. Layers with a window keep a snapshot
-instead, which does not grow.
+number; q8, q6 (8 for keys, 4 for values) and q4 add a scale and an offset of 16 bits for every 64 numbers. Layers
+with a window keep a snapshot instead, which does not grow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from semanticd.domain.memory_plan import ModelFootprint, device_memory, fit
 
 GIB = 1024**3
-BITS = {"exact": 16.0, "q8": 8 + 32 / 64, "q4": 4 + 32 / 64}
+BITS = {"exact": 16.0, "q8": 8 + 32 / 64, "q6": 6 + 32 / 64, "q4": 4 + 32 / 64}
 MEMORIES = (16, 24, 64)
 FRAMES = 1448 / 1538
 """What of a wire's bits is TCP's payload, with frames of 1,500 bytes."""
@@ -78,7 +78,7 @@ def fitting(model: Model, precision: str, memory: int) -> str:
 
 def show(models: Sequence[Model]) -> None:
     """Print both tables."""
-    print("| model | layers x heads x (key + value) | exact | q8 | q4 |\n|---|---|---|---|---|")
+    print("| model | layers x heads x (key + value) | exact | q8 | q6 | q4 |\n|---|---|---|---|---|---|")
     for model in models:
         costs = " | ".join(f"{model.bytes_per_token(p):,}" for p in BITS)
         print(f"| {model.name} | {model.layers} x {model.heads} x ({model.key} + {model.value}) | {costs} |")

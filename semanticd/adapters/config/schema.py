@@ -83,8 +83,8 @@ class MlxSettings:
     max_batch_size: int = setting(5, whole(minimum=1, maximum=256), "Sequences decoded together.")
     kv_bits: int | None = setting(
         None,
-        whole(minimum=4, choices=(4, 8)),
-        "Bits per cached value; none: the model's own precision, exact.",
+        whole(minimum=4, choices=(4, 6, 8)),
+        "Bits per cached number (6: 8 for keys, 4 for values); none: the model's own precision, exact.",
     )
     block_tokens: int = setting(256, whole(minimum=16, maximum=8192), "Tokens per cache block.")
     snapshot_tokens: int = setting(

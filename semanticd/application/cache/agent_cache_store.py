@@ -335,7 +335,7 @@ class AgentCacheStore:
         if missing and missing[0].start and not self._is_known(missing[0].parent):
             # Nobody could use it: what it follows is lost.
             return [new.name for new in found[: found.index(missing[0])]]
-        sizes = [spec.stored_bytes(len(new.token_ids)) for new in missing]
+        sizes = [spec.stored_bytes(len(new.token_ids), begins=not new.start) for new in missing]
         kept = missing[: self._num_fitting(sizes, below=[new.parent for new in missing])]
         if len(kept) < len(missing):
             found = found[: found.index(missing[len(kept)])]

@@ -107,5 +107,5 @@ def question_about(token_ids: tuple[int, ...], spec: ModelCacheSpec) -> PeerQues
     return PeerQuestion(
         NamedTree(spec.fingerprint, spec.layout, spec.block_tokens, spec.cuts_anywhere),
         token_ids,
-        max_block_bytes=max(spec.stored_bytes(spec.block_tokens), spec.state_bytes),
+        max_block_bytes=max(spec.stored_bytes(spec.block_tokens, begins=True), spec.state_bytes),
     )

@@ -125,7 +125,7 @@ def fit(*, memory_bytes: int | None, as_json: bool) -> None:
     print_table([_fit_row(row) for row in facts["models"]], _FIT_COLUMNS)
 
 
-_FIT_COLUMNS = ("id", "state", "weights_bytes", "kv_bytes", "exact", "q8", "q4")
+_FIT_COLUMNS = ("id", "state", "weights_bytes", "kv_bytes", "exact", "q8", "q6", "q4")
 
 
 def _fit_row(row: Mapping[str, Any]) -> dict[str, Any]:

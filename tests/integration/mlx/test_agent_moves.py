@@ -129,7 +129,7 @@ async def test_an_agent_in_another_storage_precision_is_refused_with_both_layout
     with (
         MlxRig("llama", precision="q8") as rig,
         pytest.raises(
-            AgentExportError, match=r"laid out as v1-exact-b16-.* as v1-q8-b16-.*SEMANTIC_MLX_KV_BITS"
+            AgentExportError, match=r"laid out as v1-exact-b16-.* as v2-q8-b16-.*SEMANTIC_MLX_KV_BITS"
         ),
     ):
         await service(rig).import_(path)

@@ -82,8 +82,8 @@ def test_what_a_model_leaves_for_kv_on_a_machine(name: str, gb: int, column: int
     assert tokens is not None
     if expected is not None:
         assert tokens // 1000 == expected
-    # Of the same bytes, fewer bits keep more: 16 to 8.5 and 4.5 bits a number.
-    for precision, bits in (("q8", 8.5), ("q4", 4.5)):
+    # Of the same bytes, fewer bits keep more: 16 to 8.5, 6.5 and 4.5 bits a number.
+    for precision, bits in (("q8", 8.5), ("q6", 6.5), ("q4", 4.5)):
         assert found.tokens[precision] == pytest.approx(tokens * 16 / bits, rel=0.001, abs=4)  # type: ignore[index]
 
 
@@ -196,7 +196,7 @@ def test_a_fixed_budget_bounds_the_tokens_and_no_models() -> None:
 
 def test_a_model_whose_shape_is_not_known_needs_room_all_the_same() -> None:
     unknown = ModelFootprint(name="unknown", weights_bytes=1_000_000_000)
-    assert fit(mac(8), unknown).tokens == {"exact": None, "q8": None, "q4": None}
+    assert fit(mac(8), unknown).tokens == {"exact": None, "q8": None, "q6": None, "q4": None}
     assert fit(mac(8), unknown).fits
     assert not fit(mac(8, limit_bytes=2_700_000_000), unknown).fits
 

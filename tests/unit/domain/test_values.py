@@ -69,7 +69,7 @@ def spec(*layers: LayerSpec, **more: object) -> ModelCacheSpec:
     return ModelCacheSpec(**(fields | more))  # type: ignore[arg-type]
 
 
-ATTENTION = LayerSpec("attention", "h4d64", bytes_per_token=32)
+ATTENTION = LayerSpec("attention", "h4d64", bytes_per_token=32, first_token_bytes=8)
 STATE = LayerSpec("state", "s16", state_bytes=100)
 
 
@@ -85,9 +85,10 @@ def test_a_layout_is_another_for_every_precision_block_size_and_shape() -> None:
         spec(ATTENTION, compute_revision="mlx0.33").layout,
     }
     assert len(layouts) == 8
-    assert (
-        spec(ATTENTION).layout == "v1-exact-b256-" + spec(ATTENTION, precision="q4").layout.rpartition("-")[2]
-    )
+    digest = spec(ATTENTION).layout.rpartition("-")[2]
+    assert spec(ATTENTION).layout == f"v1-exact-b256-{digest}"
+    # Of four bits there were others, whose blocks have other names.
+    assert spec(ATTENTION, precision="q4").layout == f"v2-q4-b256-{digest}"
     assert spec(ATTENTION).root != spec(ATTENTION, fingerprint=ModelFingerprint("cd" * 32)).root
 
 
@@ -95,6 +96,7 @@ def test_a_layout_counts_what_it_costs() -> None:
     mixed = spec(ATTENTION, STATE, ATTENTION)
     assert (len(mixed.layers), mixed.bytes_per_token, mixed.state_bytes) == (3, 64, 100)
     assert mixed.stored_bytes(10) == 640
+    assert mixed.stored_bytes(10, begins=True) == 656
     assert not mixed.cuts_anywhere
     assert spec(ATTENTION).cuts_anywhere
 

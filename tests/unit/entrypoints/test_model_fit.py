@@ -56,4 +56,4 @@ def test_people_get_a_table_and_programs_json(tmp_path: Path, monkeypatch: pytes
     assert lines["smollm2-135m"][0] == "default"
     read = json.loads(CliRunner().invoke(commands, ["fit", "--memory", "16GB", "--json"]).stdout)
     assert read["memory_bytes"] == 16 * GIB
-    assert set(read["models"][0]["tokens"]) == {"exact", "q8", "q4"}
+    assert set(read["models"][0]["tokens"]) == {"exact", "q8", "q6", "q4"}

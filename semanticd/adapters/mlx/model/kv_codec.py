@@ -27,12 +27,14 @@ from mlx_lm.models.cache import (
 )
 
 from semanticd.adapters.mlx.model.batch_cache import SlottedKVCache
+from semanticd.adapters.mlx.model.kv_quantization import KvQuantization
 from semanticd.application.ports.inference import PrefixPart
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.errors import CacheError, ModelLoadError
 from semanticd.domain.model_cache_spec import LayerKind, LayerSpec, StoragePrecision
 
-_BITS: dict[StoragePrecision, int] = {"q8": 8, "q4": 4}
+_BITS: dict[StoragePrecision, tuple[int, int]] = {"q8": (8, 8), "q6": (8, 4), "q4": (4, 4)}
+"""Bits of keys and of values."""
 
 # safetensors' names of types, as (mlx type, numpy type that carries its bits).
 _DTYPES: dict[str, tuple[mx.Dtype, str]] = {
@@ -68,24 +70,33 @@ class _Group:
     key_dim: int
     value_dim: int
     dtype: mx.Dtype
-    bits: int | None
+    precision: StoragePrecision
 
-    def group_size(self, dim: int) -> int | None:
-        """Return the quantization group for rows of this length; None: keep them exact."""
-        if self.bits is None:
+    def dim(self, kind: str) -> int:
+        """Return the length of a head's `k` (key) or `v` (value)."""
+        return self.key_dim if kind == "k" else self.value_dim
+
+    def quantization(self, kind: str) -> KvQuantization | None:
+        """Return how its `k` (keys) or `v` (values) are stored; None: as they are."""
+        bits = _BITS.get(self.precision)
+        if bits is None or not self.dim(kind):
             return None
-        return next((size for size in (64, 32) if dim and dim % size == 0), None)
+        return KvQuantization(
+            bits["kv".index(kind)], self.num_heads, self.dim(kind), self.dtype, by_channel=kind == "k"
+        )
 
+    @property
     def stored_bytes_per_token(self) -> int:
-        """Bytes per token of all its layers in storage precision."""
-        total = 0.0
-        for dim in (self.key_dim, self.value_dim):
-            size = self.group_size(dim)
-            if size is None or self.bits is None:
-                total += dim * self.dtype.size
-            else:
-                total += dim * self.bits / 8 + 2 * self.dtype.size * dim / size
-        return int(total * self.num_heads * len(self.leaves))
+        """Bytes per token of one of its layers in storage precision."""
+        ways = [(self.quantization(kind), self.dim(kind)) for kind in "kv"]
+        return int(
+            sum(way.bytes_per_token if way else dim * self.num_heads * self.dtype.size for way, dim in ways)
+        )
+
+    @property
+    def first_token_bytes(self) -> int:
+        """Bytes that one of its layers adds to a block that begins a sequence."""
+        return sum(way.first_token_bytes for kind in "kv" if (way := self.quantization(kind)))
 
 
 def flatten(prompt_cache: Sequence[Any]) -> list[Any]:
@@ -112,7 +123,6 @@ class KvCodec:
         """
         self.precision: StoragePrecision = precision
         self._on_cpu = mx.default_device() == mx.Device(mx.cpu)
-        bits = _BITS.get(precision)
         shapes: dict[tuple[int, int, int, mx.Dtype], list[int]] = {}
         self._state_leaves: list[int] = []
         self._kinds: list[LayerKind] = []
@@ -134,7 +144,7 @@ class KvCodec:
                     "which mlx-lm cannot batch; try another model of the same family"
                 )
         self._groups = [
-            _Group(f"g{number}", tuple(indices), heads, key_dim, value_dim, dtype, bits)
+            _Group(f"g{number}", tuple(indices), heads, key_dim, value_dim, dtype, precision)
             for number, ((heads, key_dim, value_dim, dtype), indices) in enumerate(shapes.items())
         ]
         self._layers = self._describe(leaves)
@@ -159,10 +169,12 @@ class KvCodec:
     def _describe(self, leaves: Sequence[Any]) -> tuple[LayerSpec, ...]:
         specs: dict[int, LayerSpec] = {}
         for group in self._groups:
-            per_layer = group.stored_bytes_per_token() // len(group.leaves)
+            per_token, first = group.stored_bytes_per_token, group.first_token_bytes
             shape = f"{group.num_heads}x{group.key_dim}+{group.value_dim}:{group.dtype}"
             for index in group.leaves:
-                specs[index] = LayerSpec("attention", shape, bytes_per_token=per_layer)
+                specs[index] = LayerSpec(
+                    "attention", shape, bytes_per_token=per_token, first_token_bytes=first
+                )
         for index in self._state_leaves:
             leaf = leaves[index]
             if isinstance(leaf, RotatingKVCache):
@@ -193,8 +205,13 @@ class KvCodec:
             members = [leaves[index] for index in group.leaves]
             keys = self._stack([leaf.keys for leaf in members], row, span, group)
             values = self._stack([leaf.values for leaf in members], row, span, group)
-            self._store(tensors, f"{group.name}.k", keys, group)
-            self._store(tensors, f"{group.name}.v", values, group)
+            for kind, array in (("k", keys), ("v", values)):
+                name, way = f"{group.name}.{kind}", group.quantization(kind)
+                if way is None:
+                    tensors[name] = array
+                else:
+                    parts = way.encode(array, begins=span.start == 0)
+                    tensors.update({f"{name}.{part}": packed for part, packed in parts.items()})
         return tensors
 
     def _stack(self, arrays: list[mx.array], row: int, span: slice, group: _Group) -> mx.array:
@@ -206,14 +223,6 @@ class KvCodec:
 
     def _numpy_copies(self, group: _Group) -> bool:
         return self._on_cpu and group.dtype in (mx.float32, mx.float16)
-
-    def _store(self, tensors: dict[str, mx.array], name: str, array: mx.array, group: _Group) -> None:
-        size = group.group_size(array.shape[-1])
-        if size is None or group.bits is None:
-            tensors[name] = array
-        else:
-            packed = mx.quantize(array, group_size=size, bits=group.bits)
-            tensors[f"{name}.q"], tensors[f"{name}.s"], tensors[f"{name}.b"] = packed
 
     def copy_state(self, prompt_cache: Sequence[Any], *, row: int) -> KvPayload | None:
         """Snapshot the layers that cannot be cut; None when there are none."""
@@ -249,10 +258,8 @@ class KvCodec:
         used = sum(part.num_tokens for part in prefix)
         attention: dict[int, Any] = {}
         for group in self._groups:
-            keys = [(self._load(part.payload, f"{group.name}.k", group), part.num_tokens) for part in prefix]
-            values = [
-                (self._load(part.payload, f"{group.name}.v", group), part.num_tokens) for part in prefix
-            ]
+            keys = [(self._load(part, "k", group), part.num_tokens) for part in prefix]
+            values = [(self._load(part, "v", group), part.num_tokens) for part in prefix]
             room = max(capacity - used, 0)
             joined_keys = self._join(keys, (group.num_heads, room, group.key_dim), group)
             joined_values = self._join(values, (group.num_heads, room, group.value_dim), group)
@@ -287,7 +294,7 @@ class KvCodec:
         leaves = flatten(prompt_cache)
         changed: list[Any] = []
         for group in self._groups:
-            keys, values = (self._load(part.payload, f"{group.name}.{kind}", group) for kind in "kv")
+            keys, values = (self._load(part, kind, group) for kind in "kv")
             for number, index in enumerate(group.leaves):
                 leaf = leaves[index]
                 leaf.append(keys[number, :, : part.num_tokens], values[number, :, : part.num_tokens])
@@ -314,20 +321,14 @@ class KvCodec:
                 np.concatenate([view[number] for view in views], axis=1, out=joined[0, :, :used])
             yield mx.array(joined, group.dtype)
 
-    def _load(self, payload: Any, name: str, group: _Group) -> mx.array:
-        tensors = payload.tensors
-        if name in tensors:
-            array: mx.array = tensors[name]
+    def _load(self, part: PrefixPart, kind: str, group: _Group) -> mx.array:
+        """Return the part's keys or values, `[layers, heads, tokens, dim]`; more than its tokens, maybe."""
+        payload: Any = part.payload
+        name, way = f"{group.name}.{kind}", group.quantization(kind)
+        if way is None:
+            array: mx.array = payload.tensors[name]
             return array
-        quantized = tensors[f"{name}.q"]
-        dim = group.key_dim if name.endswith(".k") else group.value_dim
-        return mx.dequantize(
-            quantized,
-            tensors[f"{name}.s"],
-            tensors[f"{name}.b"],
-            group_size=group.group_size(dim) or 64,
-            bits=group.bits or 8,
-        ).astype(group.dtype)
+        return way.decode(_parts(payload.tensors, name), num_tokens=part.num_tokens)
 
     def _restored_state(self, fresh: Any, index: int, state: KvPayload | None) -> Any:
         if state is None:
@@ -367,28 +368,34 @@ class KvCodec:
             mlx_type, numpy_type = _DTYPES[tensor.dtype]
             array = mx.array(np.frombuffer(tensor.data, dtype=numpy_type).reshape(tensor.shape))
             restored[tensor.name] = array.view(mlx_type) if array.dtype != mlx_type else array
-        for group in self._groups:
-            for name, dim in ((f"{group.name}.k", group.key_dim), (f"{group.name}.v", group.value_dim)):
-                self._check(restored, name, group, dim)
-            if not restored:
-                break
+        if not any(name.startswith("s") for name in restored):
+            for group in self._groups if restored else ():
+                for kind in "kv":
+                    self._check(restored, kind, group)
         return KvPayload(restored)
 
-    def _check(self, restored: dict[str, mx.array], name: str, group: _Group, dim: int) -> None:
-        if any(key.startswith("s") for key in restored):
-            return
-        quantized = group.group_size(dim) is not None
-        tensor = restored.get(f"{name}.q" if quantized else name)
+    def _check(self, restored: dict[str, mx.array], kind: str, group: _Group) -> None:
+        name, way, dim = f"{group.name}.{kind}", group.quantization(kind), group.dim(kind)
         expected = (len(group.leaves), group.num_heads)
-        if (
-            tensor is None
-            or tuple(tensor.shape[:2]) != expected
-            or (not quantized and tensor.shape[3] != dim)
-        ):
-            found = "nothing" if tensor is None else str(tuple(tensor.shape))
+        if way is None:
+            tensor = restored.get(name)
+            found = {} if tensor is None else {name: tensor}
+            fits = tensor is not None and tensor.shape[:2] == expected and tensor.shape[3] == dim
+        else:
+            found = _parts(restored, name)
+            fits = way.fits(found, num_layers=len(group.leaves))
+        if not fits:
+            shapes = ", ".join(f"{part} {tensor.shape}" for part, tensor in found.items()) or "nothing"
             raise CacheError(
-                f"cannot restore {name}: expected {expected} layers and heads of {dim}, found {found}"
+                f"cannot restore {name}: expected {expected} layers and heads of {dim}, found {shapes}"
             )
+
+
+def _parts(tensors: dict[str, mx.array], name: str) -> dict[str, mx.array]:
+    """Return the tensors whose names begin with this one, by the rest of their names."""
+    return {
+        key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")
+    }
 
 
 def _bytes_of(tensor: mx.array) -> memoryview:

@@ -149,7 +149,7 @@ def test_a_bad_secret_is_not_repeated(tmp_path: Path) -> None:
         ("[server", "is not TOML"),
         ("[server]\nport = true", "expected a whole number"),
         ("[server]\nport = 1.5", "expected a whole number"),
-        ("[mlx]\nkv_bits = 5", "4 or 8"),
+        ("[mlx]\nkv_bits = 5", "4, 6 or 8"),
         ("[mlx]\ndecode_share = nan", "expected a number"),
         ("[mlx]\nspeculation = 0", "expected auto, or off, or a whole number from 1 to 64"),
         ("[mlx]\nspeculation = 'on'", "expected auto, or off, or a whole number from 1 to 64"),

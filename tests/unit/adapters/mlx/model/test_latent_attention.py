@@ -284,7 +284,7 @@ def test_a_restored_prefix_answers_as_a_cold_one(q_lora_rank: int | None) -> Non
     assert same(restored, cold, 1e-4)
 
 
-@pytest.mark.parametrize("precision", ["q8", "q4"])
+@pytest.mark.parametrize("precision", ["q8", "q6", "q4"])
 def test_quantized_storage_costs_no_more_accuracy_than_it_costs_the_library(
     precision: StoragePrecision,
 ) -> None:
@@ -300,7 +300,7 @@ def test_quantized_storage_costs_no_more_accuracy_than_it_costs_the_library(
             runner.open(uid, prefix=(), state=None, capacity_tokens=256)
             runner.prefill(uid, ids[:96])
         (block,) = stored.copy_blocks(uid, [(0, 96)])
-        assert block.num_bytes == 96 * stored.spec.bytes_per_token
+        assert block.num_bytes == stored.spec.stored_bytes(96, begins=True)
         stored.open(again, prefix=(PrefixPart(block, 96),), state=None, capacity_tokens=256)
         for runner, number in ((exact, uid), (stored, again)):
             told = runner.prefill_logprobs(number, ids[96:120], targets=ids[97:121], top=0)
