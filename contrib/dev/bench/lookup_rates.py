@@ -4,9 +4,12 @@ Usage: `python -m contrib.dev.bench.lookup_rates [--rounds 3] [--rows 4]`. One p
 give the same answers, a step of each in turn, one with drafts and one without; the median of the rounds' ratios
 counts. Workloads: `edit`, an answer that repeats a passage of the prompt with two sentences replaced; `edits`, the
 same with a word in thirty changed as well; `prose`, the passage where the prompt has nothing of it; `call`, a tool
-call whose form leaves no choice about most of its tokens; `own`, what the model says by itself. A small model does
-not do what it is asked for: the answers of the first three are given to it token by token, at the cost of a form, and
-only the guesses are guesses. With `--rows`, so many sequences decode together, each of them the same workload behind
+call whose form leaves no choice about most of its tokens; `own`, what the model says by itself. Three are about what
+the agent answered before: `again`, the prose asked once more; `gone`, the edit where an earlier answer has the passage
+and the prompt does not; `other`, the prose where the earlier answers are full of something else. A small model does not
+do what it is asked for: all answers but those of `call` and `own` are given to it token by token, at the cost of a
+form, and only the guesses are guesses. With `--cpu` processor time counts instead of the clock: for a machine that does
+other things too. With `--rows`, so many sequences decode together, each of them the same workload behind
 a prompt of its own. Each ratio comes with the tokens of one step, and with whether both answers were the same.
 """
 
@@ -16,13 +19,15 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contrib.dev.bench.servers import MODEL, models_dir
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.mlx.platform.heap import return_freed_memory
+from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
 
@@ -90,6 +95,8 @@ class Workload:
     form: OutputConstraint | None = None
     ends: bool = False
     """Whether it ends by itself."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Prompts and answers of the agent before; an empty prompt is this one."""
 
 
 def rewritten(text: str) -> str:
@@ -107,12 +114,25 @@ def edited(text: str) -> str:
     return " ".join(words)
 
 
+def pages() -> list[str]:
+    """Return long texts of another kind, in the same language: the documentation's pages."""
+    folder = Path(__file__).resolve().parents[3] / "docs"
+    return [
+        (folder / name).read_text(encoding="utf-8")[:24_000] for name in ("user-guide.md", "operations.md")
+    ]
+
+
 WORKLOADS = {
     "edit": Workload(EDIT.format(passage=PASSAGE), script=rewritten(PASSAGE), form=GIVEN),
     "edits": Workload(EDIT.format(passage=PASSAGE), script=edited(PASSAGE), form=GIVEN),
     "prose": Workload(PROSE, script=PASSAGE, form=GIVEN),
     "call": Workload(
         CALL, num_tokens=120, form=OutputConstraint("json_schema", schema=CALL_SCHEMA), ends=True
+    ),
+    "again": Workload(PROSE, script=PASSAGE, form=GIVEN, earlier=(("", PASSAGE),)),
+    "gone": Workload(PROSE, script=rewritten(PASSAGE), form=GIVEN, earlier=(("Hello.", PASSAGE),)),
+    "other": Workload(
+        PROSE, script=PASSAGE, form=GIVEN, earlier=tuple((page[:40], page) for page in pages())
     ),
     "own": Workload(
         PROSE, num_tokens=256, sampling=SamplingParams(temperature=1.0, top_p=0.95, ignore_eos=True)
@@ -151,6 +171,9 @@ class Answers:
     workload: Workload
     num_tokens: int
     eos: frozenset[int]
+    clock: Callable[[], float] = time.perf_counter
+    earlier: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    """Prompts and answers before; one without ids is its own."""
     ids: dict[SequenceId, list[int]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
 
@@ -160,9 +183,13 @@ class Answers:
             uid = SequenceId(number)
             self.runner.open(uid, prefix=[], state=None, capacity_tokens=len(prompt) + self.num_tokens)
             self.runner.prefill(uid, prompt[:-1])
+            earlier = EarlierText()
+            for asked, answer in self.earlier:
+                earlier = earlier.with_answer(asked or prompt, answer)
             self.runner.start_decode(
                 uid, last_token=prompt[-1], context=prompt[:-1], num_generated=0, constraint=self.workload.form,
                 seed=seed + number, sampling=self.workload.sampling, max_length=len(prompt) + self.num_tokens,
+                earlier=earlier,
             )  # fmt: skip
             self.ids[uid] = []
         self._take()
@@ -176,9 +203,9 @@ class Answers:
         """Run a step, unless they are over."""
         if self.is_over:
             return
-        began = time.perf_counter()
+        began = self.clock()
         self._take()
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(self.clock() - began)
 
     def end(self) -> list[list[int]]:
         """Return the answers, without what came behind their ends."""
@@ -217,6 +244,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--only", choices=WORKLOADS)
+    parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     # Both before MLX is imported, or they do nothing.
     return_freed_memory(budget_bytes=4 << 30)
@@ -259,6 +287,7 @@ def main() -> None:
             row |= measured(
                 name, workload, runners, tokenizer,
                 num_tokens=num_tokens, rounds=options.rounds, num_rows=options.rows,
+                clock=time.process_time if options.cpu else time.perf_counter,
             )  # fmt: skip
     print(json.dumps(row))
 
@@ -272,12 +301,17 @@ def measured(
     num_tokens: int,
     rounds: int,
     num_rows: int,
+    clock: Callable[[], float],
 ) -> dict[str, Any]:
     """Return one workload's figures."""
+    earlier = [(tokenizer.encode(asked), tokenizer.encode(answer)) for asked, answer in workload.earlier]
     prompts = [tokenizer.encode("Hello. " * number + workload.prompt) for number in range(num_rows)]
     ratios, per_step, same = [], [], True
     for seed in range(rounds):
-        off, on = (Answers(runner, workload, num_tokens, tokenizer.eos_token_ids) for runner in runners)
+        off, on = (
+            Answers(runner, workload, num_tokens, tokenizer.eos_token_ids, clock, earlier)
+            for runner in runners
+        )
         off.begin(prompts, seed=seed)
         on.begin(prompts, seed=seed)
         # A step of each in turn: what else this machine does meanwhile is shared.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from semanticd.application.engine.running_sequence import SequenceText
 from semanticd.domain.agent import AgentConfig
@@ -17,7 +19,7 @@ from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import AgentId
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.engine_rig import Answer, EngineRig, wait_until
-from tests.fakes.mlx_rig import WITHOUT_END, MlxRig, prompt_of
+from tests.fakes.mlx_rig import WITHOUT_END, IdTokenizer, MlxRig, prompt_of
 from tests.fakes.model_runner import HashRunner, loaded_model
 from tests.fakes.service_rig import ServiceRig
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
@@ -120,6 +122,41 @@ def test_another_model_is_told_nothing() -> None:
         for runner in (rig.runner, other):
             wait_until(lambda runner=runner: runner.num_open == 0)  # type: ignore[misc]
         assert other.num_open == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(["tiny", "twin", "other"]), st.integers(0, 2),
+                  st.integers(0, 12)),
+        max_size=10,
+    )
+)  # fmt: skip
+def test_each_agent_is_told_what_it_was_answered_by_an_equal_model(
+    steps: list[tuple[str, str, int, int]],
+) -> None:
+    """Agents, an equal twin, another model, deletes (length 0), in any order."""
+    prompts = [[n + 1] * 20 for n in range(3)]
+    known: dict[tuple[str, str], dict[int, list[int]]] = {}
+    with EngineRig(runner=HashRunner(max_drafts=6)) as rig:
+        runners = {"tiny": rig.runner, "twin": HashRunner(max_drafts=6)}
+        runners["other"] = HashRunner(fingerprint="cd" * 32, seed=1, max_drafts=6)
+        for name in ("twin", "other"):
+            rig.add_model(loaded_model(runners[name], model_id=name))
+        for agent, model, number, length in steps:
+            if not length:
+                rig.on_engine(lambda agent=agent: rig.agents.delete(AgentId(agent)))  # type: ignore[misc]
+                known = {key: value for key, value in known.items() if key[0] != agent}
+                continue
+            said = rig.ask(prompts[number], agent=agent, model=model, max_tokens=length).answer()
+            text = list(runners[model].earlier.values())[-1]
+            mine = known.setdefault((agent, model.replace("twin", "tiny")), {})
+            assert {n: answers(text, prompt) for n, prompt in enumerate(prompts)} == {
+                n: mine.get(n) for n in range(3)
+            }
+            ids = ids_of(rig, said)
+            # A shorter answer is the beginning of the longer one: it is greedy.
+            mine[number] = max(mine.get(number, []), ids, key=len)
 
 
 @pytest.mark.parametrize("runner", [HashRunner(), HashRunner(max_drafts=6, has_state=True)])
@@ -284,3 +321,56 @@ def test_a_turn_that_left_the_prompt_is_drafted_from() -> None:
             found.append(answer.text)
             assert (rig.metrics.counters["accepted_tokens_total", "earlier"] > 0) == (agent == "a")
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("ends", ["eos", "max_tokens", "stop", "cancel", "preempt"])
+@pytest.mark.parametrize("family", ["llama", "deepseek_v2"])
+def test_what_is_kept_of_an_answer_that_ends_inside_a_draft_is_right_after_a_restart(
+    family: str, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some drafts are wrong, and the right ones go on behind the end: neither may be in a block."""
+    prompt, more = prompt_of(60, 1), prompt_of(9, 5)
+    warm, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with MlxRig(family, max_drafts=0) as rig:
+        whole, _ = rig.tell(prompt, max_tokens=90)
+    # The first time that this one comes.
+    place = next(n for n in range(44, 90) if whole[n] not in whole[:n])
+    end = whole[place]
+    if ends == "eos":
+        monkeypatch.setattr(IdTokenizer, "eos_token_ids", frozenset([end]))
+    with MlxRig(family, warm=warm, archive=archive) as rig:
+        former = list(whole)
+        former[7:30:11] = [token % 200 + 7 for token in former[7:30:11]]
+        rig.cache.answers.remember(AgentId("a"), rig.model.content, prompt=prompt, answer=former)
+        ask, submission = rig.submission(
+            prompt,
+            max_tokens=place + 1 if ends == "max_tokens" else 90,
+            sampling=SamplingParams(
+                temperature=0, ignore_eos=ends != "eos", stop=(rig.tokenizer.decode([end]),) if ends == "stop" else ()
+            ),
+        )  # fmt: skip
+
+        def interrupt(_: object) -> None:
+            if len(ask.text) != place or rig.metrics.counters["preemptions_total",]:
+                return
+            if ends == "cancel":
+                rig.engine.cancel(ask.request_id)
+            elif ends == "preempt":
+                preempt = rig.engine._completion.preempt  # noqa: SLF001 (nothing else sets one back that is alone)
+                rig.engine.call(lambda: list(map(preempt, rig.engine.running())))
+
+        ask.on_update = interrupt
+        rig.engine.submit(submission)
+        ask.wait()
+        rig.idle()
+        said = rig.tokenizer.encode(ask.text)
+        counts = rig.engine.drafts.earlier
+    assert said == whole[: len(said)]
+    assert len(said) >= place
+    assert 0 < counts.num_accepted < counts.num_drafted
+    longer = [*prompt, *said, *more]
+    with MlxRig(family, warm=warm, archive=archive) as rig:
+        answer = rig.ask(longer, agent="b", max_tokens=20, sampling=WITHOUT_END).answer()
+    assert answer.cache.restored_warm_tokens >= len(prompt) + place - 1
+    with MlxRig(family, max_drafts=0) as cold:
+        assert answer.text == cold.ask(longer, max_tokens=20, sampling=WITHOUT_END).answer().text
