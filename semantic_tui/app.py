@@ -48,10 +48,14 @@ from semantic_tui.state import AgentDetails, Said, WatchState
 from semantic_tui.terminal_filter import TerminalFilter
 from semantic_tui.themes import DARK, LIGHT
 from semantic_tui.transcript import entries, num_user_turns
-from semanticd.control.errors import ControlError
+from semantic_tui.widgets.top_line import complaint
+from semanticd.control.errors import CommandFailedError, ControlError
+from semanticd.control.results import is_said
 from semanticd.control.terminal_text import many_lines, one_line
 
 MAX_DRAWS_PER_S = 10
+SILENT_AFTER_S = 10.0
+"""Seconds after which a daemon that says nothing is not called ready: it sends its state every second."""
 START_COMMAND = (sys.executable, "-m", "semanticd", "start")
 SCREENS = ("dashboard", "agent", "models", "requests", "log", "doctor")
 
@@ -87,13 +91,15 @@ class Dashboard(App[None]):
         *,
         state: WatchState | None = None,
         screen: str = SCREENS[0],
+        agent: str | None = None,
         preferences: Preferences | None = None,
         clock: Callable[[], float] = time.monotonic,
         start_command: tuple[str, ...] = START_COMMAND,
     ) -> None:
         """Watch the daemon at a socket (None: this user's); with a `state`, show it and connect to nothing.
 
-        `screen` is the one to begin with; raises `ValueError` when there is none of this name.
+        `screen` is the one to begin with, `agent` one to show in a tile; raises `ValueError` when there is no screen of
+        this name.
         """
         if screen not in SCREENS:
             raise ValueError(f"no screen is called {screen!r}; there are {', '.join(SCREENS)}")
@@ -106,9 +112,9 @@ class Dashboard(App[None]):
         self.theme = LIGHT.name if self.preferences.shown_theme == "light" else DARK.name
         self.state = state or WatchState()
         self._clock = clock
-        self.watched: list[str] = []
+        self.watched: list[str] = [] if agent is None else [agent]
         """Agents in tiles; the last ones are shown."""
-        self.chosen: str | None = None
+        self.chosen: str | None = agent
         self.log_words = ""
         """What the log screen searches for when it is opened next."""
         self.num_draws = 0
@@ -116,14 +122,33 @@ class Dashboard(App[None]):
         self._socket = socket
         self._connect = state is None
         self._draw_pending = False
+        self._was_silent = False
+        self._stopped: set[str] = set()
+        """Agents whose answer was stopped from here: that it did not come is no news."""
         self._terminal_filter = TerminalFilter()
         self.connection = Connection(socket, self.state, on_change=self.changed, clock=clock)
         self._polling = Polling(self.connection, self.state, clock)
 
     def on_mount(self) -> None:
         """Begin to watch."""
+        self.app_resume_signal.subscribe(self, self._show_again)
         if self._connect:
             self.run_worker(self.connection.run(), group="connection")
+            self.set_interval(1.0, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        """See whether the daemon is silent; what is old gets older on the screen while nothing comes."""
+        state = self.state
+        silent_s = self.clock() - (state.last_heard_at or self.clock())
+        state.is_silent = state.connected and silent_s > SILENT_AFTER_S
+        if state.stale or self._was_silent:
+            self.changed()
+        self._was_silent = state.is_silent
+
+    def _show_again(self, _: App[Any]) -> None:
+        """Draw everything: whoever had the terminal meanwhile left nothing of what was there."""
+        self.refresh(layout=True)
+        self.changed()
 
     def clock(self) -> float:
         """Return monotonic seconds."""
@@ -153,7 +178,9 @@ class Dashboard(App[None]):
             screen.refresh_from(self.state)
             if isinstance(self.screen, LiveDialog):
                 self.screen.refresh_from(self.state)
-            polls = self._polling.due(self.place, self.chosen) if self._connect else []
+            spoken_with = self.screen.agent if isinstance(self.screen, LiveDialog) else None
+            place, agent = ("agent", spoken_with) if spoken_with is not None else (self.place, self.chosen)
+            polls = self._polling.due(place, agent) if self._connect else []
             if polls:
                 self.run_worker(self._poll(polls), group="poll")
 
@@ -244,20 +271,19 @@ class Dashboard(App[None]):
 
     async def take_turn(self, agent: str, text: str) -> bool:
         """Say something to an agent and wait for the answer, which is shown as it comes; returns whether it came."""
-        state, stream = self.state, self.state.streams.get(agent)
-        said = Said(
-            many_lines(text),
-            num_user_turns(entries(state, agent)),
-            stream.request if stream is not None else "",
-        )
+        state = self.state
+        said = Said(many_lines(text), num_user_turns(entries(state, agent)), state.requests_heard(agent))
+        self._stopped.discard(agent)
         state.said[agent] = said
         self.changed()
         try:
             await self.connection.call("agents.say", agent=agent, text=text, reply_within_s=None)
             await self._polling.agent(agent)
         except ControlError as error:
-            title = failed_text("agents.say", {"agent": agent})
-            self.notify(str(error), title=title, severity="error", timeout=12, markup=False)
+            was_stopped = isinstance(error, CommandFailedError) and error.code == "cancelled"
+            if not (was_stopped and agent in self._stopped):
+                title = failed_text("agents.say", {"agent": agent})
+                self.notify(str(error), title=title, severity="error", timeout=12, markup=False)
             return False
         finally:
             state.said.pop(agent, None)
@@ -276,8 +302,13 @@ class Dashboard(App[None]):
         return fork
 
     def stop_answer(self, agent: str) -> None:
-        """Cancel what the agent is answering; what came of it stays."""
-        for request in self.state.requests_of(agent):
+        """Cancel the answer to what was said from here; what its clients ask the agent goes on."""
+        rows = [row for row in self.state.requests_of(agent) if is_said(row.id)]
+        if not rows:
+            self.notify("No answer is under way here.", severity="warning")
+            return
+        self._stopped.add(agent)
+        for request in rows:
             self.command("requests.cancel", request=request.id)
 
     def change_model(self, action: str, model: str) -> None:
@@ -286,7 +317,11 @@ class Dashboard(App[None]):
 
     async def _change_model(self, action: str, model: str) -> None:
         if action == "pull":
-            dialog = WordDialog("Pull a model", "A name from the registry, or hf:org/name.", model)
+            dialog = WordDialog(
+                "Pull a model",
+                "A name from the registry, hf:org/name, or a folder or .gguf file on the daemon's machine.",
+                model,
+            )
             answer = await self.push_screen_wait(dialog)
             if not answer:
                 return
@@ -352,20 +387,25 @@ class Dashboard(App[None]):
 
     def run_doctor(self, *, generate: bool) -> None:
         """Let the daemon examine its installation; with `generate`, its model too."""
+        self.state.is_examining = True
+        self.changed()
         self.run_worker(self._run_doctor(generate=generate))
 
     async def _run_doctor(self, *, generate: bool) -> None:
         try:
             report = await self.connection.call("doctor", reply_within_s=120.0, generate=generate)
-            self.state.take_doctor(report)
+            self.state.take_doctor(report, at=time.strftime("%H:%M:%S"))
         except ControlError as error:
             self.notify(str(error), title="The doctor failed", severity="error", markup=False)
+        finally:
+            self.state.is_examining = False
         self.changed()
 
     def action_alarms(self) -> None:
         """List what needs attention, each with what to do."""
         found = alarms(self.state)
-        text = "\n\n".join(f"▲ {alarm.detail}" for alarm in found) or "Nothing needs attention."
+        nothing = complaint(self.state, self.clock()) or "Nothing needs attention."
+        text = "\n\n".join(f"▲ {alarm.detail}" for alarm in found) or nothing
         self.push_screen(TextDialog("Alarms", text))
 
     def action_peers(self) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state, waits_text
 from semanticd.control.results import AgentRow, RequestRow, StatusResult, drafts_text, step_text
 
+_MIN_NAME = 12
+"""Characters that a name keeps, however narrow the terminal is."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -42,6 +44,16 @@ def duration(ms: float | None) -> str:
     if ms is None:
         return "-"
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def span(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    whole = int(seconds)
+    for unit, length, less in (("d", 86400, "h"), ("h", 3600, "m"), ("m", 60, "s")):
+        if whole >= length:
+            part = {"h": 3600, "m": 60, "s": 1}[less]
+            return f"{whole // length} {unit} {whole % length // part} {less}"
+    return f"{whole} s"
 
 
 def short_duration(seconds: float) -> str:
@@ -103,12 +115,12 @@ def agent_row(agent: LiveAgent) -> tuple[str, ...]:
         size(row.hot_bytes),
         size(row.warm_bytes),
         number(None if row.last_reuse_ratio is None else 100 * row.last_reuse_ratio, " %"),
-        number(row.last_ttft_ms, " ms"),
+        duration(row.last_ttft_ms),
         number(row.last_tokens_per_s, digits=1),
         row.priority,
         "yes" if row.pinned else "",
         number(row.num_errors),
-        number(row.saved_s, " s", digits=1),
+        "-" if row.saved_s is None else short_duration(row.saved_s),
     )
 
 
@@ -132,7 +144,7 @@ def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[st
     engine, cache = status.engine, status.cache
     cap, waits = cache.warm_cap_bytes, waits_text(requests)
     return [
-        f"semanticd {status.version or '?'}  {(status.state or '?').replace('_', ' ')}  up {status.uptime_s:.0f} s  "
+        f"semanticd {status.version or '?'}  {(status.state or '?').replace('_', ' ')}  up {span(status.uptime_s)}  "
         f"{status.address}  model {status.model or '-'}",
         f"engine  {engine.num_running} running, {engine.num_waiting} waiting{f' ({waits})' if waits else ''}, "
         f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s"
@@ -174,7 +186,8 @@ def _ends(status: StatusResult) -> list[str]:
     if (savings := status.savings) is not None:
         lines.append(
             f"saved   {short_duration(savings.saved_s)} of prefill by {savings.reused_tokens} "
-            f"tokens; {savings.recomputed_tokens} computed again after an eviction"
+            f"tokens, {short_duration(savings.today.saved_s)} of it today; "
+            f"{savings.recomputed_tokens} computed again after an eviction"
         )
     return lines
 
@@ -190,10 +203,28 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def dashboard(status: StatusResult, agents: Sequence[AgentRow], requests: Sequence[RequestRow]) -> str:
-    """Return the whole dashboard."""
+def _table_within(columns: Sequence[str], rows: Sequence[tuple[str, ...]], width: int | None) -> list[str]:
+    """Return a table whose agents' names take no more than the other columns leave of `width`."""
+    lines = table(columns, rows)
+    over = 0 if width is None else max(map(len, lines)) - width
+    at = columns.index("agent")
+    longest = max((len(row[at]) for row in rows), default=0)
+    if over <= 0 or longest <= _MIN_NAME:
+        return lines
+    room = max(_MIN_NAME, longest - over)
+    return table(columns, [(*row[:at], shortened(row[at], room), *row[at + 1 :]) for row in rows])
+
+
+def dashboard(
+    status: StatusResult,
+    agents: Sequence[AgentRow],
+    requests: Sequence[RequestRow],
+    *,
+    width: int | None = None,
+) -> str:
+    """Return the whole dashboard; on a terminal of `width` columns long names are cut so that tables stay tables."""
     rows = [agent_row(agent) for agent in live_agents(agents, requests)]
-    lines = [*header(status, requests), "", *table(AGENT_COLUMNS, rows)]
+    lines = [*header(status, requests), "", *_table_within(AGENT_COLUMNS, rows, width)]
     if requests:
-        lines += ["", *table(REQUEST_COLUMNS, [request_row(request) for request in requests])]
+        lines += ["", *_table_within(REQUEST_COLUMNS, [request_row(request) for request in requests], width)]
     return "\n".join(lines)

@@ -34,6 +34,7 @@ from semanticd.control.results import (
     StatusResult,
     TokenEvent,
     TurnRow,
+    is_said,
     read,
     read_all,
 )
@@ -48,6 +49,8 @@ MAX_STREAMS_CHARS = 1_000_000
 STREAM_PIECE_CHARS = 512
 """Characters up to which tokens are kept as one text: each text of its own takes 60 bytes more."""
 MAX_STREAMS = 256
+MAX_BESIDE = 32
+"""Streams of requests that run beside the one that their agent shows."""
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
 MAX_PROMPTS = 8
@@ -124,13 +127,13 @@ class AgentDetails:
 class Said:
     """What was said to an agent from here; its conversation has it only when the answer has ended.
 
-    `num_turns_before` and `request_before` tell what is of this turn: the user's turns, and the stream's request, until
-    it was said.
+    `num_turns_before` and `requests_before` tell what is of this turn: how many turns the user had, and which requests
+    the agent, until it was said.
     """
 
     text: str
     num_turns_before: int = 0
-    request_before: str = ""
+    requests_before: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +177,18 @@ class WatchState:
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=MAX_LOG_LINES))
     num_log_lines: int = 0
     streams: OrderedDict[str, Stream] = field(default_factory=OrderedDict)
+    """By agent, of the request that began first of those that run; of the newest where none does."""
+    beside: OrderedDict[str, tuple[str, Stream]] = field(default_factory=OrderedDict)
+    """By request its agent and stream, while the agent's stream is another request's that still runs."""
     num_dropped: int = 0
     num_token_events: int = 0
     doctor: DoctorResult | None = None
+    examined_at: str = ""
+    """When the doctor's findings came, as people say it."""
+    is_examining: bool = False
+    """Whether the daemon examines its installation now."""
+    is_silent: bool = False
+    """Whether a daemon that is connected has said nothing for longer than it ever does."""
     details: OrderedDict[str, AgentDetails] = field(default_factory=OrderedDict)
     """Of the agents that were opened; the last ones are kept."""
     prompts: OrderedDict[str, tuple[MessageRow, ...]] = field(default_factory=OrderedDict)
@@ -202,7 +214,7 @@ class WatchState:
     @property
     def stale(self) -> bool:
         """Whether something is shown that may have changed since."""
-        return not self.connected and self.heard
+        return self.heard and (not self.connected or self.is_silent)
 
     def take(self, event: str, data: Facts, dropped: int = 0) -> None:
         """Take one event of a subscription; unknown ones are ignored."""
@@ -217,6 +229,7 @@ class WatchState:
             self._take_agents(data)
         elif event == "requests":
             self.requests = read_all(RequestRow, data.get("requests"))
+            self._show_beside()
         elif event == "model":
             self._take_change(data)
         elif event == "log":
@@ -242,6 +255,8 @@ class WatchState:
             self.history.forget()
             self.changes.clear()
             self.failures, self.settings, self.last_model = (), (), ""
+            # Of its blocks and of its installation nothing is known yet.
+            self.blocks, self.doctor, self.examined_at = None, None, ""
             self.more.forget()
             self.prompts.clear()
         self.daemon = hello
@@ -268,9 +283,9 @@ class WatchState:
         """Take an answer of `config.show`; as it is, for these values are not shown."""
         self.settings = read(ConfigResult, answer).settings
 
-    def take_doctor(self, report: Facts) -> None:
-        """Take an answer of `doctor`."""
-        self.doctor = read(DoctorResult, safe_values(dict(report)))
+    def take_doctor(self, report: Facts, at: str = "") -> None:
+        """Take an answer of `doctor` that came at this time."""
+        self.doctor, self.examined_at = read(DoctorResult, safe_values(dict(report))), at
 
     def take_history(self, answer: Facts) -> None:
         """Take an answer of `history`."""
@@ -295,6 +310,8 @@ class WatchState:
         """Drop what is kept of an agent that the daemon has no longer: what is deleted is not shown."""
         self.details.pop(agent, None)
         self.streams.pop(agent, None)
+        for request in [request for request, (owner, _) in self.beside.items() if owner == agent]:
+            del self.beside[request]
         self.more.drop(agent)
 
     def turns(self, agent: str) -> tuple[TurnRow, ...]:
@@ -312,16 +329,52 @@ class WatchState:
 
     def _take_token(self, data: Facts) -> None:
         said = read(TokenEvent, data)
-        stream = self.streams.get(said.agent)
-        if stream is None:
-            stream = self.streams[said.agent] = Stream()
+        self.num_token_events += 1
+        shown = self.streams.get(said.agent)
+        if shown is not None and shown.request != said.request and self._runs(shown.request):
+            # Two requests of one agent: their tokens come by turns, and one text of both would be neither's.
+            _, stream = self.beside.setdefault(said.request, (said.agent, Stream()))
+            stream.add(said.request, said.text, said.num_tokens, max_chars=MIN_STREAM_CHARS)
+            while len(self.beside) > MAX_BESIDE:
+                self.beside.popitem(last=False)
+            return
+        if shown is None:
+            shown = self.streams[said.agent] = Stream()
             while len(self.streams) > MAX_STREAMS:
                 self.streams.popitem(last=False)
         share = MAX_STREAMS_CHARS // len(self.streams)
         max_chars = min(MAX_STREAM_CHARS, max(MIN_STREAM_CHARS, share))
-        stream.add(said.request, said.text, said.num_tokens, max_chars=max_chars)
+        shown.add(said.request, said.text, said.num_tokens, max_chars=max_chars)
         self.streams.move_to_end(said.agent)
-        self.num_token_events += 1
+
+    def _runs(self, request: str) -> bool:
+        return any(row.id == request for row in self.requests)
+
+    def _show_beside(self) -> None:
+        """Show a request that ran beside another one, once that has ended."""
+        for request, (agent, stream) in list(self.beside.items()):
+            shown = self.streams.get(agent)
+            if shown is None or not self._runs(shown.request):
+                self.streams[agent] = stream
+                del self.beside[request]
+            elif not self._runs(request):
+                del self.beside[request]
+
+    def requests_heard(self, agent: str) -> frozenset[str]:
+        """Return the requests of which tokens of this agent are kept."""
+        shown = self.streams.get(agent)
+        beside = {request for request, (owner, _) in self.beside.items() if owner == agent}
+        return frozenset(beside | ({shown.request} if shown is not None else set()))
+
+    def answer(self, agent: str, said: Said) -> Stream | None:
+        """Return what came of the answer to what was said; None before its first token, whoever else asks the agent."""
+        shown = self.streams.get(agent)
+        streams = [
+            *([shown] if shown else ()),
+            *(stream for owner, stream in self.beside.values() if owner == agent),
+        ]
+        mine = (one for one in streams if is_said(one.request) and one.request not in said.requests_before)
+        return next(mine, None)
 
     def _take_change(self, data: Facts) -> None:
         progress = read(ModelProgress, data)

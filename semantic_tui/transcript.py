@@ -6,29 +6,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 from semantic_tui.state import AgentDetails, WatchState
 from semanticd.control.markdown import MarkdownStream
-from semanticd.control.results import MessagePart, MessageRow
+from semanticd.control.prompt_text import prompt_messages
+from semanticd.control.results import MessagePart, MessageRow, is_said
 
 COLLAPSED_ROLES = ("system", "tools", "tool", "developer")
 """Roles whose text is long and seldom read: shown as one line until asked for."""
-_NAMES = {"model": "assistant", "ipython": "tool"}
-# The starts of a message in the templates of the common families; what stands before the first is a preamble.
-_START = re.compile(
-    r"<\|im_start\|>(\w+)\n"  # ChatML: SmolLM, Qwen, Yi
-    r"|<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*"  # Llama 3
-    r"|<start_of_turn>(\w+)\n"  # Gemma
-    r"|<\|(system|user|assistant|tool)\|>\n?"  # Phi, Zephyr
-    r"|<｜(User|Assistant)｜>"  # DeepSeek 3
-    r"|(?:^|(?<=\n\n)|(?<=<｜end▁of▁sentence｜>))(User|Assistant): "  # DeepSeek 2
-    r"|(\[/?INST\])\s?"  # Mistral, Llama 2
-)
-_END = re.compile(
-    r"<\|(?:im_end|eot_id|end|endoftext|begin_of_text)\|>\n?|<end_of_turn>\n?|</?s>|<bos>|<｜(?:begin|end)▁of▁sentence｜>"
-)
 _LINE_KINDS = {"block": "code", "fence": "code", "heading": "heading"}
+_MIN_FOLDED_CELLS = 10
 _MARKED = ("strong", "emphasis", "code", "bullet", "quote")
 
 
@@ -65,7 +53,8 @@ def entries(state: WatchState, agent: str) -> list[Entry]:
     """Return the conversation as the daemon keeps it, then what the agent is writing now."""
     details = state.details.get(agent, AgentDetails())
     messages, system = details.messages, details.facts.system
-    asked, num_cached = _asked_now(state, agent)
+    said = state.said.get(agent)
+    asked, num_cached = _asked_now(state, agent, only_said=said is not None)
     kept_as_messages = bool(messages) and all(message.role != "transcript" for message in messages)
     if kept_as_messages:
         found = [Entry(message.role or "?", words_of(message.content)) for message in messages]
@@ -85,10 +74,11 @@ def entries(state: WatchState, agent: str) -> list[Entry]:
         found.insert(0, Entry("system", system))
     stream = state.streams.get(agent)
     running = {row.id for row in state.requests_of(agent)}
-    said = state.said.get(agent)
-    if said is not None and num_user_turns(found) <= said.num_turns_before:
-        found.append(Entry("user", said.text))
-        if stream is not None and stream.request != said.request_before:
+    if said is not None:
+        if num_user_turns(found) <= said.num_turns_before:
+            found.append(Entry("user", said.text))
+        stream = state.answer(agent, said)
+        if stream is not None:
             # The first tokens may come before the list of requests has theirs.
             running.add(stream.request)
     if stream is not None and (stream.request in running or not messages):
@@ -96,10 +86,15 @@ def entries(state: WatchState, agent: str) -> list[Entry]:
     return [entry for entry in found if entry.text or entry.now]
 
 
-def _asked_now(state: WatchState, agent: str) -> tuple[tuple[MessageRow, ...], int | None]:
-    """Return the prompt of the agent's newest request while it runs, and how many of its tokens were cached."""
+def _asked_now(
+    state: WatchState, agent: str, *, only_said: bool
+) -> tuple[tuple[MessageRow, ...], int | None]:
+    """Return the prompt of the agent's newest request while it runs, and how many of its tokens were cached.
+
+    With `only_said` that of a turn of the chat: what a client asks meanwhile is no part of it.
+    """
     for row in reversed(state.requests_of(agent)):
-        prompt = state.prompts.get(row.id)
+        prompt = None if only_said and not is_said(row.id) else state.prompts.get(row.id)
         if prompt:
             return prompt, None if row.state == "waiting" else row.cached_tokens
     return (), None
@@ -135,20 +130,7 @@ def _part_text(part: MessagePart) -> str:
 
 def parsed(text: str) -> list[Entry]:
     """Return the messages in a prompt's text; one entry of all of it where no template is recognised."""
-    starts = list(_START.finditer(text))
-    if not starts:
-        return [Entry("transcript", text)]
-    found = [_entry("system", text, 0, starts[0].start())]
-    for at, start in enumerate(starts):
-        end = starts[at + 1].start() if at + 1 < len(starts) else len(text)
-        role = next(group for group in start.groups() if group)
-        role = {"[INST]": "user", "[/INST]": "assistant"}.get(role, role.lower())
-        found.append(_entry(_NAMES.get(role, role), text, start.end(), end))
-    return [entry for entry in found if entry.text]
-
-
-def _entry(role: str, text: str, start: int, end: int) -> Entry:
-    return Entry(role, _END.sub("", text[start:end]).strip("\n"), start=start)
+    return [Entry(message.role, message.text, start=message.start) for message in prompt_messages(text)]
 
 
 def _cached_chars(messages: Iterable[MessageRow], num_cached: int | None) -> int | None:
@@ -190,8 +172,7 @@ class EntryLayout:
         self._is_closed = entry.role in COLLAPSED_ROLES and not open_all
         name = f"{entry.role}, now" if entry.now else entry.role
         if self._is_closed:
-            first = " ".join(entry.text.split())[: max(10, width - len(name) - 24)]
-            name = f"{name}: {first}… {len(entry.text):,} characters (o opens)"
+            name = _folded(name, entry.text, width)
         self._whole.append(Line(name, "role", entry=number))
         if not self._is_closed:
             self._take(entry.text)
@@ -244,6 +225,16 @@ class EntryLayout:
             made.append(Line(piece, kind, cached, self._number, within))
             at += len(piece)
         return made
+
+
+def _folded(name: str, text: str, width: int) -> str:
+    """Return a closed message as one line: as much of its beginning as leaves room for its length and the key."""
+    words = " ".join(text.split())
+    for end in (f"… {len(text):,} characters (o opens)", f"… {len(text):,} (o opens)", "…"):
+        room = width - cell_len(f"{name}: {end}")
+        if room >= min(cell_len(words), _MIN_FOLDED_CELLS):
+            return f"{name}: {set_cell_size(words, min(room, cell_len(words))).rstrip()}{end}"
+    return set_cell_size(f"{name}…", width).rstrip()
 
 
 def lines(found: Iterable[Entry], width: int, *, open_all: bool) -> list[Line]:

@@ -90,6 +90,11 @@ class ChatScreen(LiveDialog):
         self._waits = False
         self._titles: tuple[str, str] | None = None
 
+    @property
+    def agent(self) -> str | None:
+        """The agent that is spoken with."""
+        return self._agent
+
     def compose(self) -> ComposeResult:
         """Lay out conversation and words."""
         with Vertical(id="chat"):

@@ -24,6 +24,8 @@ Agents      enter open  / filter  s sort  r reverse  esc all
             i chat  c cancel its requests  L its log
 Agent       the same; [ ] other tile  - close the tile
             enter on a turn shows where its prompt differed
+Transcript  / search  n N next and previous match  y copy  o open all
+Chat        enter send  ctrl+j new line  ctrl+x stop  tab read  esc back
 Models      enter or w swap  l load also  u unload  p pull
 Requests    enter opens the agent, or a failure  c cancel
 Log         / search  l level  f follow or stay
@@ -42,6 +44,11 @@ Words       TTFT time to the first token  ITL time between tokens
 
 class LiveDialog(ModalScreen[None]):
     """A dialog that goes on showing the state while it is open."""
+
+    @property
+    def agent(self) -> str | None:
+        """The agent whose conversation it shows, if it shows one."""
+        return None
 
     def refresh_from(self, state: WatchState) -> None:
         """Show the state; called at most ten times a second."""

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from semantic_tui.alarms import Alarm, alarms, is_failing
+from semantic_tui.plain import span
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.shown_text import ShownText
 
@@ -26,16 +27,6 @@ _STATES = {
     "draining": "$warning",
     "stopped": "$error",
 }
-
-
-def span(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    whole = int(seconds)
-    for unit, length, less in (("d", 86400, "h"), ("h", 3600, "m"), ("m", 60, "s")):
-        if whole >= length:
-            part = {"h": 3600, "m": 60, "s": 1}[less]
-            return f"{whole // length} {unit} {whole % length // part} {less}"
-    return f"{whole} s"
 
 
 class TopLine(ShownText):
@@ -71,6 +62,8 @@ def _health(state: WatchState) -> tuple[str, str]:
     """Return the daemon's state as it is for its clients: ready only while it answers."""
     if not state.connected:
         return f"  ○ {_CONNECTIONS.get(state.connection, state.connection)}", "$warning"
+    if state.is_silent:
+        return "  ○ silent", "$warning"
     if is_failing(state):
         return "  ● failing", "bold $error"
     name = state.status.state or "connected"
@@ -78,7 +71,11 @@ def _health(state: WatchState) -> tuple[str, str]:
 
 
 class AlarmLine(ShownText):
-    """What needs attention, in a line; not there while nothing does."""
+    """What needs attention, in a line; not there while nothing does. A click lists it."""
+
+    async def on_click(self) -> None:
+        """Do as the key does."""
+        await self.run_action("app.alarms")
 
     def show(self, state: WatchState, width: int) -> None:
         """Show or hide the present alarms."""
@@ -123,6 +120,9 @@ class PlacesLine(Static):
 def complaint(state: WatchState, now: float) -> str:
     """Return what is wrong with the connection and what to do; empty when nothing is."""
     if state.connected:
+        if state.is_silent and state.last_heard_at is not None:
+            age = span(max(0.0, now - state.last_heard_at))
+            return f"No word from the daemon for {age}: it is suspended or very busy. STALE: what is shown is as old."
         return ""
     if state.connection == "connecting":
         return "Connecting to the daemon…"

@@ -425,6 +425,15 @@ class WhyResult:
     """The last ones, oldest first."""
 
 
+SAID = "say-"
+"""What the ids of requests begin with that `agents.say` makes: other requests of the agent may run beside them."""
+
+
+def is_said(request: str) -> bool:
+    """Whether this is the id of a request of `agents.say`."""
+    return request.startswith(SAID)
+
+
 @dataclass(frozen=True, slots=True)
 class SayResult:
     """`agents.say`: the whole answer, and the agent that has it now."""

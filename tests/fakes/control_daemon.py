@@ -107,7 +107,10 @@ class FakeControlDaemon:
         if command.cmd in self.failures:
             return m.Reply(command.id, error=m.ErrorInfo(*self.failures[command.cmd]))
         if command.cmd == "hello":
-            return m.Reply(command.id, {"server": "semanticd", "version": "1.0.0", "protocol": 1, "pid": 1})
+            hello = {"server": "semanticd", "version": "1.0.0", "protocol": 1, "pid": 1}
+            return m.Reply(
+                command.id, {**hello, "commands": list(self.answers), **self.answers.get("hello", {})}
+            )
         if command.cmd == "subscribe":
             sub = len(self.commands)
             self._subscribers.append((writer, sub, frozenset(command.args["topics"])))

@@ -51,7 +51,9 @@ class FakeStatus:
             model_progress=0.0,
             model_error=None,
             free_memory_bytes=1 << 30,
-            engine=EngineFacts(0, 0, 0, 0, 8, 0.0, 0.0, 0.0, 1.0, 0, 0, draining=False, failure=None),
+            engine=EngineFacts(
+                0, 0, 0, 0, 8, 0.0, 0.0, 0.0, 1.0, 0, 0, draft_sources=(), draining=False, failure=None
+            ),
             cache=CACHE,
             outcomes=OutcomeFacts(0, 0, 0, 0, 0, 0, None),
             savings=SavingsFacts(saved, saved),

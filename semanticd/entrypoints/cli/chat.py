@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import click
 
 from semanticd.control.errors import ControlError
 from semanticd.control.markdown import MarkdownStream, Piece
+from semanticd.control.prompt_text import TRANSCRIPT, PromptMessage, prompt_messages
 from semanticd.control.results import (
     AgentRow,
     MessageRow,
@@ -27,6 +28,7 @@ from semanticd.control.results import (
     StatusResult,
     TokenEvent,
     WhyResult,
+    is_said,
     read,
     read_all,
     step_text,
@@ -36,7 +38,8 @@ from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, s
 from semanticd.entrypoints.cli.output import is_styled, narrate, print_marked, print_piece
 
 if TYPE_CHECKING:
-    from semanticd.control.async_client import AsyncControlClient, EventSubscription
+    from semanticd.control.async_client import AsyncControlClient
+    from semanticd.control.messages import Event
 
 _QUOTES = '"""'
 _HISTORY_FILE = "chat-history"
@@ -107,7 +110,7 @@ class Conversation:
         try:
             tokens = await client.subscribe(["tokens"], agent=self._agent)
             printed = PrintedAnswer()
-            printing = asyncio.create_task(_print_tokens(tokens, printed))
+            printing = asyncio.create_task(print_tokens(tokens, printed))
             try:
                 said = await self._answer(client, text)
             except asyncio.CancelledError:
@@ -141,7 +144,7 @@ class Conversation:
         """Cancel the answer; what was computed of it stays cached."""
         try:
             for row in read_all(RequestRow, ask("requests.list")["requests"]):
-                if row.agent == self._agent:
+                if row.agent == self._agent and is_said(row.id):
                     ask("requests.cancel", request=row.id)
         except ControlError as error:
             # Whoever wants to stop an answer does not want to leave the chat.
@@ -208,10 +211,10 @@ class Conversation:
         if number and not number.isdigit():
             narrate(f"{one_line(number)} is not a number of messages")
             return
-        rows = read_all(MessageRow, ask("agents.messages", agent=self._agent)["messages"])
-        for row in rows[-int(number or _SHOWN_MESSAGES) :]:
-            narrate(f"{one_line(row.role)}: {message_text(row)}")
-        if not rows:
+        found = messages(read_all(MessageRow, ask("agents.messages", agent=self._agent)["messages"]))
+        for message in found[-int(number or _SHOWN_MESSAGES) :]:
+            narrate(f"{one_line(message.role)}: {message.text}")
+        if not found:
             narrate("nothing was said yet")
 
     def _agents(self, _: str) -> None:
@@ -258,10 +261,22 @@ def _print_all(pieces: Sequence[Piece]) -> None:
         print_marked(text, kind)
 
 
-async def _print_tokens(tokens: EventSubscription, printed: PrintedAnswer) -> None:
+async def print_tokens(tokens: AsyncIterable[Event], printed: PrintedAnswer) -> None:
     """Print the answer as it comes until cancelled."""
+    request = ""
     async for event in tokens:
-        printed.add(read(TokenEvent, event.data).text)
+        said = read(TokenEvent, event.data)
+        request = request or (said.request if is_said(said.request) else "")
+        # What a client asks the agent meanwhile is answered to that client.
+        if said.request == request:
+            printed.add(said.text)
+
+
+def messages(rows: Sequence[MessageRow]) -> list[PromptMessage]:
+    """Return a conversation's messages, also of one that a client keeps, of which the prompt's text is known."""
+    if any(row.role == TRANSCRIPT for row in rows):
+        return prompt_messages("".join(map(message_text, rows)))
+    return [PromptMessage(row.role, message_text(row)) for row in rows]
 
 
 def message_text(row: MessageRow) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from semanticd.application.generation.continued import continued
+from semanticd.control.results import is_said
 from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import UnsupportedError
 from tests.fakes.service_rig import ServiceRig
@@ -18,6 +19,8 @@ async def test_a_new_agent_is_made_and_its_conversation_goes_on_from_the_cache()
         first = await rig.chat.say("new", "hello, this is the first thing that I say", max_tokens=8)
         second = await rig.chat.say("new", "and this is the second", max_tokens=8)
         assert (first.agent, first.completion_tokens) == ("new", 8)
+        # By it chats tell their answer's tokens from those of other requests of the agent.
+        assert is_said(first.request)
         assert second.cached_tokens >= first.prompt_tokens
         roles = [message.role for message in await rig.agents.messages("new")]
         assert roles == ["user", "assistant", "user", "assistant"]

@@ -29,6 +29,7 @@ async def chat(
     """Open the chat with the agent `planner`, which has said this, and hold its answers back."""
     async with FakeControlDaemon(socket, control_script.answers()) as daemon:
         daemon.answers["agents.messages"] = {"messages": messages}
+        daemon.answers["requests.prompt"] = {"messages": []}
         daemon.waits["agents.say"] = asyncio.Event()
         app = Dashboard(socket)
         async with app.run_test(size=(120, 40), notifications=True) as pilot:
@@ -123,16 +124,43 @@ async def test_words_that_could_not_be_said_come_back(socket_path: Path, until: 
 
 async def test_a_turn_waits_for_the_one_before_and_is_stopped(socket_path: Path, until: Until) -> None:
     async with chat(socket_path, until, BEFORE) as (app, daemon, pilot):
+        client, answer = control_script.requests()[0], {**control_script.requests()[0], "id": "say-1"}
+        await daemon.publish("requests", {"requests": [client, answer]})
         await pilot.press(*"one", "enter", *"two", "enter")
         await until(pilot, lambda: any("has not ended" in str(t.render()) for t in app.screen.query("Toast")))
         assert len(app.state.said) == 1
         assert app.screen.query_one(Words).text == "two"
         await pilot.press("ctrl+x")
-        await until(pilot, lambda: ("requests.cancel", {"request": "req-1"}) in daemon.deeds())
+        await until(pilot, lambda: ("requests.cancel", {"request": "say-1"}) in daemon.deeds())
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(app.screen, ChatScreen))
+        daemon.failures["agents.say"] = ("cancelled", "request say-1 was cancelled")
         daemon.waits["agents.say"].set()
         await until(pilot, lambda: not app.state.said)
+        # What the client asked goes on, and that nothing was answered is what was wanted.
+        assert ("requests.cancel", {"request": "req-1"}) not in daemon.deeds()
+        await until(pilot, lambda: any("was cancelled" in str(t.render()) for t in app.screen.query("Toast")))
+        assert not any("did not answer" in str(t.render()) for t in app.screen.query("Toast"))
+
+
+async def test_what_a_client_asks_the_agent_is_shown_and_never_as_the_answer_to_what_was_said(
+    socket_path: Path, until: Until
+) -> None:
+    async with chat(socket_path, until, []) as (app, daemon, pilot):
+        asks = "<|im_start|>user\nWhat is left?<|im_end|>\n<|im_start|>assistant\n"
+        daemon.answers["requests.prompt"] = {"messages": [{"role": "transcript", "content": asks}]}
+        client = {**control_script.requests()[0], "id": "req-9"}
+        await daemon.publish("requests", {"requests": [client]})
+        await daemon.publish(
+            "tokens", {"agent": "planner", "request": client["id"], "text": "Tests.", "num_tokens": 2}
+        )
+        shown = ["user", "What is left?", "assistant, now", "Tests."]
+        await until(pilot, lambda: conversation(app) == shown)
+        await pilot.press(*"why", "enter")
+        await until(pilot, lambda: conversation(app) == ["user", "why"])
+        await token(daemon, "So", 1)
+        await until(pilot, lambda: conversation(app) == ["user", "why", "assistant, now", "So"])
+        daemon.waits["agents.say"].set()
 
 
 @pytest.mark.parametrize("earlier", [["one", "two"]])

@@ -13,22 +13,24 @@ from semantic_tui.agent_order import listed, matches
 from semantic_tui.alarms import alarms
 from semantic_tui.history import SAMPLES_KEPT, resampled
 from semantic_tui.live import LiveAgent, agent_state, request_state, waits_text
-from semantic_tui.plain import dashboard
+from semantic_tui.plain import dashboard, span
 from semantic_tui.screens.doctor import findings_text
 from semantic_tui.screens.log import wanted
 from semantic_tui.screens.panels import activity_lines, request_line
 from semantic_tui.state import (
+    MAX_BESIDE,
     MAX_DETAILS,
     MAX_LOG_LINES,
     MAX_STREAM_CHARS,
     MAX_STREAMS,
     MAX_STREAMS_CHARS,
+    MIN_STREAM_CHARS,
     STREAM_PIECE_CHARS,
     LogLine,
     WatchState,
 )
 from semantic_tui.widgets.figures import block_map, budget_bar, known_blocks, sparkline
-from semantic_tui.widgets.top_line import complaint, headline, span
+from semantic_tui.widgets.top_line import complaint, headline
 from semanticd.control.results import (
     AgentRow,
     CacheStats,
@@ -53,6 +55,34 @@ def test_a_stream_is_the_text_of_the_newest_request() -> None:
     assert state.streams["a"].text == "hello"
     assert state.streams["a"].num_tokens == 2
     assert state.streams["a"].tail(3) == "llo"
+
+
+def test_tokens_of_two_requests_of_one_agent_are_two_texts_and_the_second_follows_the_first() -> None:
+    state = WatchState()
+    rows = [{"id": request, "agent": "a", "state": "decoding"} for request in ("r1", "r2")]
+    state.take("requests", {"requests": rows})
+    for at in range(1, 4):
+        for request, text in (("r1", "one "), ("r2", "two ")):
+            state.take("token", token("a", text, at, request))
+    assert state.streams["a"].text == "one one one "
+    assert state.requests_heard("a") == {"r1", "r2"}
+    state.take("requests", {"requests": rows[1:]})
+    assert state.streams["a"].text == "two two two "
+    assert state.streams["a"].num_tokens == 3
+    assert not state.beside
+
+
+def test_streams_that_run_beside_others_are_bounded_and_leave_with_their_requests() -> None:
+    state = WatchState()
+    rows = [{"id": f"r{at}", "agent": "a", "state": "decoding"} for at in range(2 * MAX_BESIDE)]
+    state.take("requests", {"requests": rows})
+    for row in rows:
+        for _ in range(20):
+            state.take("token", token("a", "x" * 512, 1, row["id"]))
+    assert len(state.beside) == MAX_BESIDE
+    assert all(stream.num_chars <= MIN_STREAM_CHARS + 512 for _, stream in state.beside.values())
+    state.take("requests", {"requests": rows[:1]})
+    assert not state.beside
 
 
 def test_streams_take_the_memory_of_their_characters_and_together_no_more_than_so_many() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from rich.cells import cell_len
 
 from semantic_tui.state import Said, WatchState
-from semantic_tui.transcript import entries, lines, parsed, wrapped
+from semantic_tui.transcript import Entry, entries, lines, parsed, wrapped
 
 TEMPLATES = {
     "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
@@ -44,9 +45,9 @@ ASKS_AGAIN = (
 def answering(*, kept: list[dict[str, object]] | None, prompt: bool = True) -> WatchState:
     """Return what is known while an agent's second turn is answered; `kept`: its messages (None: its first turn)."""
     state = WatchState()
-    request = {"id": "r2", "agent": "a", "state": "decoding", "cached_tokens": 4}
+    request = {"id": "say-2", "agent": "a", "state": "decoding", "cached_tokens": 4}
     state.take("requests", {"requests": [{"id": "other", "agent": "b", "state": "decoding"}, request]})
-    state.take("token", {"agent": "a", "request": "r2", "text": "So", "num_tokens": 1})
+    state.take("token", {"agent": "a", "request": "say-2", "text": "So", "num_tokens": 1})
     if kept is not None:
         state.take_details("a", {"turns": [{"reused_hot_tokens": 0}]}, kept)
     if prompt:
@@ -54,7 +55,7 @@ def answering(*, kept: list[dict[str, object]] | None, prompt: bool = True) -> W
             {"role": "transcript", "content": ASKS, "num_tokens": 4},
             {"role": "transcript", "content": ASKS_AGAIN, "num_tokens": 9},
         ]
-        state.take_prompt("r2", {"messages": rows})
+        state.take_prompt("say-2", {"messages": rows})
     return state
 
 
@@ -80,11 +81,42 @@ def test_what_is_asked_is_there_while_it_is_answered(kept: list[dict[str, object
     assert ("user", "And now?") not in [(entry.role, entry.text) for entry in entries(state, "a")]
 
 
+def test_what_a_client_asks_meanwhile_is_no_part_of_what_was_said_here() -> None:
+    kept: list[dict[str, object]] = [
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": "Ho."},
+    ]
+    state = answering(kept=kept, prompt=False)
+    state.said["a"] = Said("And now?", num_turns_before=1, requests_before=state.requests_heard("a"))
+    request = {"id": "req_client", "agent": "a", "state": "decoding"}
+    state.take("requests", {"requests": [request, {**request, "id": "say-3"}]})
+    state.take_prompt("req_client", {"messages": [{"role": "transcript", "content": ASKS + ASKS_AGAIN}]})
+    state.take("token", {"agent": "a", "request": "req_client", "text": "The client's.", "num_tokens": 3})
+    said = [("user", "Hi?"), ("assistant", "Ho."), ("user", "And now?")]
+    assert [(entry.role, entry.text) for entry in entries(state, "a")] == said
+    for text, num_tokens in (("Mi", 1), ("ne", 2)):
+        state.take("token", {"agent": "a", "request": "say-3", "text": text, "num_tokens": num_tokens})
+        state.take(
+            "token", {"agent": "a", "request": "req_client", "text": ".", "num_tokens": 3 + num_tokens}
+        )
+    assert [(entry.role, entry.text) for entry in entries(state, "a")] == [*said, ("assistant", "Mine")]
+    assert state.streams["a"].text == "The client's..."
+
+
+@pytest.mark.parametrize("width", [12, 30, 60, 77, 120])
+@pytest.mark.parametrize("text", ["You are a careful assistant. " * 90, "評" * 400, "short"])
+def test_a_closed_message_takes_its_line_and_no_more(text: str, width: int) -> None:
+    head = lines([Entry("system", text)], width, open_all=False)[0].text
+    assert cell_len(head) <= width
+    if width >= 60:
+        assert head.endswith(f"{len(text):,} characters (o opens)")
+
+
 def test_an_older_daemon_and_a_prompt_that_is_not_sent_leave_what_is_kept() -> None:
     kept: list[dict[str, object]] = [{"role": "transcript", "content": ASKS, "num_tokens": 4}]
     for state in (answering(kept=kept, prompt=False), answering(kept=kept, prompt=False)):
         assert [entry.text for entry in entries(state, "a")] == ["Hi?", "So"]
-        state.take_prompt("r2", {})
+        state.take_prompt("say-2", {})
     state = answering(kept=kept)
     for number in range(20):
         state.take_prompt(f"x{number}", {})

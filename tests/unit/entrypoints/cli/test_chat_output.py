@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 
+from semanticd.control.messages import Event
 from semanticd.control.results import MessageRow, read
-from semanticd.entrypoints.cli.chat import PrintedAnswer, message_text
+from semanticd.entrypoints.cli.chat import PrintedAnswer, message_text, messages, print_tokens
 
 ANSWER = "# Plan\nUse **this** and `that`.\n```py\nx = 1\n```\n\x1b[2J"
 
@@ -64,3 +66,30 @@ def test_a_messages_parts_are_its_text() -> None:
     parts = [{"type": "text", "text": "see "}, {"type": "tool_call", "name": "look"}, {"type": "image"}]
     row = read(MessageRow, {"role": "assistant", "content": parts})
     assert message_text(row) == "see [tool_call look][image]"
+
+
+def test_a_conversation_that_a_client_keeps_is_said_by_roles_and_not_in_the_models_template() -> None:
+    rows = [
+        read(
+            MessageRow, {"role": "transcript", "content": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_st"}
+        ),
+        read(
+            MessageRow, {"role": "transcript", "content": "art|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"}
+        ),
+        read(MessageRow, {"role": "transcript", "content": "Ho.<|im_end|>\n"}),
+    ]
+    found = [(message.role, message.text) for message in messages(rows)]
+    assert found == [("system", "Be brief."), ("user", "Hi?"), ("assistant", "Ho.")]
+    kept = [read(MessageRow, {"role": "user", "content": "<|im_start|>"})]
+    assert [(message.role, message.text) for message in messages(kept)] == [("user", "<|im_start|>")]
+
+
+async def test_what_a_client_asks_the_agent_meanwhile_is_not_printed_as_the_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def events() -> AsyncIterator[Event]:
+        for request, text in (("req_1", "no "), ("say-1", "So "), ("req_1", "no "), ("say-1", "be it.")):
+            yield Event("token", 1, {"agent": "a", "request": request, "text": text, "num_tokens": 1})
+
+    await print_tokens(events(), PrintedAnswer())
+    assert capsys.readouterr().out == "So be it."
