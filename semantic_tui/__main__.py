@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from semanticd.control.terminal_text import safe_values
 NO_DAEMON = 3
 SCREENSHOT_WITHIN_S = 10.0
 OBJECTS_PER_COLLECTION = 5000
+DEFAULT_SCREEN = "dashboard"
 _DUMB = ("dumb", "unknown", "")
 
 
@@ -32,10 +34,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--screen",
-        default="dashboard",
+        default=DEFAULT_SCREEN,
         help="the screen to begin with: dashboard, agent, models, requests, log or doctor (default: dashboard)",
     )
-    parser.add_argument("--agent", help="the agent that a picture of the agent screen shows")
+    parser.add_argument(
+        "--agent", help="the agent whose screen is shown first, or of which a picture is made"
+    )
     parser.add_argument("--size", default="120x36", help="the picture's columns and rows (default: 120x36)")
     parser.add_argument(
         "--wait",
@@ -66,14 +70,15 @@ def _run(options: argparse.Namespace) -> None:
             "semantic-tui: this terminal cannot show a screen (TERM is dumb, or the output is not a terminal); "
             "here is the dashboard as text, as with --once\n"
         )
-        _once(options.socket)
+        _once(options.socket, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
         return
     from semantic_tui.app import Dashboard
     from semantic_tui.preferences import Preferences, default_file
 
     preferences = Preferences(default_file(), theme=options.theme)
     shorten_collections()
-    Dashboard(options.socket, screen=options.screen, preferences=preferences).run()
+    screen = "agent" if options.agent and options.screen == DEFAULT_SCREEN else options.screen
+    Dashboard(options.socket, screen=screen, agent=options.agent, preferences=preferences).run()
 
 
 def shorten_collections() -> None:
@@ -90,14 +95,14 @@ def _columns_and_rows(size: str) -> tuple[int, int]:
     return int(columns), int(rows)
 
 
-def _once(socket: Path | None) -> None:
+def _once(socket: Path | None, *, width: int | None = None) -> None:
     from semantic_tui.plain import dashboard
 
     with ControlClient.connect(socket, name="semantic-tui") as client:
         status = read(StatusResult, safe_values(client.call("status")))
         agents = read_all(AgentRow, safe_values(client.call("agents.list")["agents"]))
         requests = read_all(RequestRow, safe_values(client.call("requests.list")["requests"]))
-    sys.stdout.write(dashboard(status, agents, requests) + "\n")
+    sys.stdout.write(dashboard(status, agents, requests, width=width) + "\n")
 
 
 async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> None:
@@ -117,7 +122,11 @@ async def _screenshot(options: argparse.Namespace, size: tuple[int, int]) -> Non
             if chosen is not None:
                 app.open_agent(chosen)
         await pilot.pause(options.wait)
-        options.screenshot.write_text(app.export_screenshot(title="semantic-tui"))
+        picture = app.export_screenshot(title="semantic-tui")
+    try:
+        options.screenshot.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot write {options.screenshot}: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

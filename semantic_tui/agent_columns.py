@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from semantic_tui.live import LiveAgent, agent_state
 from semantic_tui.plain import count, duration, number, short_class, short_duration, short_size, size
 from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column
+from semanticd.control.results import AgentRow
 
 _BORDER = 2 + 1  # and the scrollbar
 _MAX_NAME = 60
@@ -44,10 +45,24 @@ def _saved(agent: LiveAgent) -> str:
     return short_duration(saved) if saved else "-"
 
 
-def _own(agent: LiveAgent) -> int:
+def _bytes(
+    of: Callable[[AgentRow], int | None], shown: Callable[[float | None], str]
+) -> Callable[[LiveAgent], str]:
+    """Return a cell of bytes; of an agent in its first turn they are counted when that has ended."""
+    return lambda agent: "-" if agent.first_turn else shown(of(agent.row))
+
+
+def _own(row: AgentRow) -> int:
     # A daemon that does not say how much is shared says how much is hot.
-    row = agent.row
     return row.hot_bytes if row.own_hot_bytes is None else row.own_hot_bytes
+
+
+def _shared(row: AgentRow) -> int | None:
+    return row.shared_hot_bytes
+
+
+def _warm(row: AgentRow) -> int:
+    return row.warm_bytes
 
 
 def _state(agent: LiveAgent) -> Cell:
@@ -72,12 +87,12 @@ _REUSE = AgentColumn("reuse", "last_reuse_ratio", _percent, 5)
 _TTFT = AgentColumn("TTFT", "last_ttft_ms", lambda agent: duration(agent.row.last_ttft_ms), 6)
 _ERRORS = AgentColumn("err", "num_errors", _errors, 3)
 _IN_RAM = AgentColumn("in RAM", "num_hot_blocks", _in_ram, 6)
-_WARM = AgentColumn("disk", "warm_bytes", lambda agent: short_size(agent.row.warm_bytes), 5)
+_WARM = AgentColumn("disk", "warm_bytes", _bytes(_warm, short_size), 5)
 NARROW = (
     _NAME,
-    AgentColumn("state", "state", _state, 20, right=False),
+    AgentColumn("state", "state", _state, 22, right=False),
     AgentColumn("tokens", "num_tokens", _tokens, 7),
-    AgentColumn("RAM", "own_hot_bytes", lambda agent: short_size(_own(agent)), 5),
+    AgentColumn("RAM", "own_hot_bytes", _bytes(_own, short_size), 5),
     _REUSE,
     _TTFT,
     _ERRORS,
@@ -85,10 +100,10 @@ NARROW = (
 USUAL = (
     _NAME,
     AgentColumn("model", "model", _model, 14, right=False),
-    AgentColumn("state", "state", _state, 20, right=False),
+    AgentColumn("state", "state", _state, 22, right=False),
     AgentColumn("tokens", "num_tokens", _tokens, 7),
-    AgentColumn("own", "own_hot_bytes", lambda agent: short_size(_own(agent)), 5),
-    AgentColumn("shared", "shared_hot_bytes", lambda agent: short_size(agent.row.shared_hot_bytes), 6),
+    AgentColumn("own", "own_hot_bytes", _bytes(_own, short_size), 5),
+    AgentColumn("shared", "shared_hot_bytes", _bytes(_shared, short_size), 6),
     _IN_RAM,
     _WARM,
     _REUSE,
@@ -98,14 +113,14 @@ USUAL = (
 WIDE = (
     _NAME,
     AgentColumn("model", "model", _model, 24, right=False),
-    AgentColumn("state", "state", _state, 22, right=False),
+    AgentColumn("state", "state", _state, 24, right=False),
     AgentColumn("tier", "tier", lambda agent: agent.row.tier or "-", 4, right=False),
     AgentColumn("turns", "num_turns", lambda agent: str(agent.row.num_turns), 5),
     AgentColumn("tokens", "num_tokens", _tokens, 9),
-    AgentColumn("own", "own_hot_bytes", lambda agent: size(_own(agent)), 10),
-    AgentColumn("shared", "shared_hot_bytes", lambda agent: size(agent.row.shared_hot_bytes), 10),
+    AgentColumn("own", "own_hot_bytes", _bytes(_own, size), 10),
+    AgentColumn("shared", "shared_hot_bytes", _bytes(_shared, size), 10),
     _IN_RAM,
-    AgentColumn("disk", "warm_bytes", lambda agent: size(agent.row.warm_bytes), 10),
+    AgentColumn("disk", "warm_bytes", _bytes(_warm, size), 10),
     _REUSE,
     _TTFT,
     AgentColumn("saved", "saved_s", _saved, 6),

@@ -200,7 +200,7 @@ def speed_text(turns: Sequence[TurnRow], width: int, height: int) -> Content:
 
 
 def _turn_axis(num_turns: int) -> tuple[str, str, str]:
-    return f"-{num_turns} turns", "", "newest"
+    return "turn 1", "", f"turn {num_turns}" if num_turns > 1 else ""
 
 
 def blocks_text(details: AgentResult, row: AgentRow, width: int) -> Content:

@@ -112,13 +112,14 @@ def _disk(state: WatchState) -> list[Alarm]:
     if free is not None and free < reserve:
         found.append(
             Alarm(
-                "warning",
+                "error" if free < _NO_DISK_BYTES else "warning",
                 f"disk reserve ({size(free)} free)",
-                f"No block is written while less than {size(reserve)} are free on the volume. Make room, or set "
+                f"No block is written while less than {size(reserve)} are free on the volume, which has {size(free)}: "
+                "new blocks stay in RAM only and are lost with a restart. Make room, or set "
                 "SEMANTIC_AGENT_DISK_RESERVE_GB lower.",
             )
         )
-    if free is not None and free < _LOW_DISK_BYTES:
+    elif free is not None and free < _LOW_DISK_BYTES:
         found.append(
             Alarm(
                 "error" if free < _NO_DISK_BYTES else "warning",

@@ -145,6 +145,7 @@ class Connection:
     async def _read(self, events: EventSubscription) -> None:
         taken = 0
         async for event in events:
+            served = self._state.status.model
             self._state.take(event.event, event.data, event.dropped)
             if event.dropped and event.event == "agents" and self._client is not None:
                 # Rows that changed may be among what was lost.
@@ -152,7 +153,8 @@ class Connection:
             self._state.last_heard_at = self._clock()
             self._on_change()
             client = self._client
-            if client is not None and event.event == "model" and event.data.get("stage") in CHANGE_ENDS:
+            ended = event.event == "model" and event.data.get("stage") in CHANGE_ENDS
+            if client is not None and (ended or self._state.status.model != served):
                 await self._refresh_models(client)
             taken += 1
             # The iterator does not yield to the loop while events wait; keys and the clock must have their turn.

@@ -52,10 +52,9 @@ def first_turn_row(requests: Sequence[RequestRow]) -> AgentRow:
     return AgentRow(
         id=newest.agent,
         state="active",
-        tier="cold",
         model=newest.model,
         priority=newest.priority,
-        num_tokens=newest.prefilled_tokens + newest.completion_tokens,
+        num_tokens=max(row.prefilled_tokens + row.completion_tokens for row in requests),
     )
 
 

@@ -29,7 +29,9 @@ def model_cells(row: ModelRow, change: ModelChange | None = None) -> tuple[Cell,
     state = state or ("installed" if row.installed else "can be pulled")
     style = _STYLES.get(state, "$muted")
     stage = change.progress.stage if change else ""
-    if stage and stage not in _ENDED:
+    # While the old one drains, the new one is loaded and answers already.
+    answers = row.current and stage != "draining"
+    if stage and stage not in _ENDED and not answers:
         state, style = stage, "bold $warning"
     return (
         row.id,

@@ -36,19 +36,19 @@ def _percent(value: float) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.1f} ms"
+    return f"{value:.1f} ms" if value < 1000 else f"{value / 1000:.1f} s"
 
 
 SERIES = (
     Series("ttft_ms", "TTFT", "time to the first token of turns that ended", duration, holds=True),
     Series("itl_ms", "ITL", "time between two tokens of an answer", _ms),
     Series("tokens_per_s", "decode", "tokens decoded a second, all answers together", _rate),
-    Series("prefill_tokens_per_s", "prefill", "prompt tokens computed a second", _rate, holds=True),
+    Series("prefill_tokens_per_s", "prefill", "prompt tokens computed a second", _rate),
     Series("queue", "queue", "requests that wait", _count),
     Series(
         "hit_rate",
         "hit rate",
-        "share of prompt tokens that came from the cache",
+        "share of prompt tokens found in the cache",
         _percent,
         top=1.0,
         holds=True,

@@ -28,6 +28,7 @@ MAX_TILES = 6
 _MIN_TILE_COLUMNS = 38
 _TILE_CHARS = 4000
 _SHORT_SCREEN = 30
+_TABS_ROWS = 2
 _GONE = "This agent is gone: it was deleted. - closes its tile."
 _SHOWN_GONE = ("", -1)
 
@@ -104,6 +105,8 @@ class Tile(VerticalScroll):
 class AgentScreen(AgentActionsScreen):
     """What the chosen agents say, and why a turn was slow."""
 
+    AUTO_FOCUS = "#turns"
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "step(-1)", "Previous", key_display="[", show=False),
         Binding("right_square_bracket", "step(1)", "Next tile", key_display="]"),
@@ -150,6 +153,9 @@ class AgentScreen(AgentActionsScreen):
         wanted = self.dashboard.watched[-MAX_TILES:]
         self.query_one("#hint").display = not wanted
         self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
+        if wanted and self.focused is None:
+            # What is not displayed cannot have the focus: it comes with the first tile.
+            self.query_one("#turns").focus()
         tiles = {tile.agent: tile for tile in self.query(Tile)}
         if list(tiles) != wanted:
             if self._laying != wanted:
@@ -197,9 +203,10 @@ class AgentScreen(AgentActionsScreen):
         elif tab == "transcript-pane":
             self.query_one(TranscriptView).show_entries(entries(state, agent))
         elif tab == "speed-pane":
-            pane = self.query_one("#speed-pane").size
+            # Not the pane's own: it has no size yet when its tab is opened.
+            height = self.query_one(TabbedContent).size.height - _TABS_ROWS
             self.query_one("#speed", ShownText).show_text(
-                speed_text(turns, max(20, width - 6), pane.height or 12)
+                speed_text(turns, max(20, width - 6), max(8, height))
             )
         else:
             facts = state.details.get(agent, AgentDetails()).facts

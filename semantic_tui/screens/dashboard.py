@@ -21,7 +21,9 @@ from semantic_tui.state import WatchState
 from semantic_tui.widgets.rows_table import RowsTable
 from semantic_tui.widgets.shown_text import ShownText
 
-_MIN_PANEL_ROWS = 11
+_MIN_PANEL_ROWS, _LEAST_PANEL_ROWS = 11, 5
+"""Rows of the panels, borders included, where there is room, and below which they are not shown."""
+_MIN_TABLE_ROWS = 6
 
 
 class DashboardScreen(AgentActionsScreen):
@@ -89,8 +91,12 @@ class DashboardScreen(AgentActionsScreen):
         # The table takes what its rows need, up to its share; the panels fill the rest.
         table_rows = min(self._num_known + 6, self.size.height * 3 // 5)
         rows = max(_MIN_PANEL_ROWS, self.size.height - table_rows - 3)
+        # On a low terminal the table comes first, and panels of a few rows would say nothing.
+        least_table = min(table_rows, max(_MIN_TABLE_ROWS, self.size.height * 2 // 5))
+        rows = min(rows, self.size.height - least_table - 3)
         if self._panel_rows != rows:
-            self._panel_rows = self.query_one("#panels").styles.height = rows
+            self._panel_rows = self.query_one("#panels").styles.height = max(1, rows)
+            self.query_one("#panels").display = rows >= _LEAST_PANEL_ROWS
         width, span_s = max(20, (self.size.width - 8) // 2), chosen.span_s
         in_panels = (facts_shown(state, span_s), width, rows)
         if in_panels != self._in_panels:

@@ -29,23 +29,37 @@ class DoctorScreen(WatchScreen):
         Binding("g", "run(True)", "Also generate"),
     ]
 
+    def __init__(self) -> None:
+        """Begin without findings."""
+        super().__init__()
+        self._asked = -1
+        """Which daemon, by its process, was asked when this screen was opened."""
+        self._when = ""
+
     def body(self) -> Iterable[Widget]:
         """Lay out the findings."""
         yield VerticalScroll(ShownText(id="findings"), id="doctor")
 
     def on_mount(self) -> None:
-        """Examine at once, but leave the engine alone: opening a screen must cost no one anything."""
+        """Name the findings."""
         self.query_one("#doctor").border_title = "Doctor"
         self.query_one("#doctor").focus()
-        if self.dashboard.state.doctor is None:
-            self.action_run(generate=False)
 
     def action_run(self, generate: bool) -> None:
         """Examine again; with `generate` the model computes a few tokens too."""
         self.dashboard.run_doctor(generate=generate)
 
     def show(self, state: WatchState) -> None:
-        """Show the findings."""
+        """Show the findings; of a daemon that was not asked yet, ask for them.
+
+        The engine is left alone: opening a screen must cost no one anything.
+        """
+        if state.doctor is None and state.connected and self._asked != state.daemon.pid:
+            self._asked = state.daemon.pid
+            self.action_run(generate=False)
+        when = "examining…" if state.is_examining else state.examined_at and f"examined {state.examined_at}"
+        if when != self._when:
+            self._when = self.query_one("#doctor").border_subtitle = when
         if state.doctor is None:
             self.query_one("#findings", ShownText).show_text("The daemon has not been examined yet: press r.")
             return

@@ -98,9 +98,9 @@ def _savings(state: WatchState, width: int) -> list[Content]:
     saved = f"{short_duration(savings.saved_s)} of prefill"
     if width >= 60:
         saved += f" by {savings.reused_tokens:,} tokens"
-    again = savings.recomputed_tokens
-    right = f"again {again:,}" if again else f"today {short_duration(savings.today.saved_s)}"
-    return [_text("saved", saved, right, width)]
+    today, again = f"today {short_duration(savings.today.saved_s)}", savings.recomputed_tokens
+    rights = (f"{today}, recomputed {again:,} tokens", f"recomputed {again:,} tokens") if again else (today,)
+    return [_text("saved", saved, _fitting(rights, width - len(saved) - 11), width)]
 
 
 def series(state: WatchState, key: str, width: int, span_s: int) -> Content:
@@ -126,7 +126,8 @@ def graphs(state: WatchState, keys: tuple[str, ...], width: int, spare: int, spa
     lines = []
     for key in shown:
         about, values = BY_KEY[key], state.history.values(key, span_s)
-        lines.append(Content.styled(f"{about.title}: {about.meaning}", "$muted"))
+        caption = f"{about.title}: {about.meaning}"
+        lines.append(Content.styled(caption if len(caption) <= width else about.title, "$muted"))
         rows = spare // len(shown) - 1
         lines.append(
             f.graph(values, width, rows, wanted=wanted(span_s), axis=f.time_axis(span_s), show=about.show)

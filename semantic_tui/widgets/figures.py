@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from textual.content import Content
@@ -10,6 +11,8 @@ from semantic_tui.history import resampled
 from semantic_tui.plain import short_size, size
 from semanticd.control.results import CacheStats
 
+_BOUNDS_CHARS = 18
+_UNIT = re.compile(r"^[\d.,]+")
 _TICKS = "▁▂▃▄▅▆▇█"
 
 BUDGET_PARTS = (
@@ -210,6 +213,17 @@ def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
     return Content(" " * gap).join(entries)
 
 
+def bounds(least: str, most: str) -> str:
+    """Return two values of one series as `least to most`, a unit that both have once; nothing where it has no room.
+
+    A number that is cut says another number.
+    """
+    unit = _UNIT.sub("", most)
+    same = unit and unit == _UNIT.sub("", least)
+    text = f"{least.removesuffix(unit) if same else least} to {most}"
+    return text if len(text) <= _BOUNDS_CHARS else ""
+
+
 def series_line(
     name: str,
     values: Sequence[float | None],
@@ -222,9 +236,9 @@ def series_line(
 ) -> Content:
     """Return a named sparkline of the last `wanted` samples, its newest value, and where there is room its bounds."""
     known = [value for value in values if value is not None]
-    around = f"{show(min(known))} to {show(max(known))}" if show and known else ""
+    around = bounds(show(min(known)), show(max(known))) if show and known else ""
     room = width - 10 - 12 - (20 if width >= 70 else 0)
     points = resampled(values, max(1, room), wanted)
     drawn = sparkline(points, max(1, room), top=top)
     line = Content.assemble((f"{name:<9} ", "$muted"), (drawn, "$accent"), f" {newest:>11}")
-    return line + Content.styled(f"  {around:<18}"[:20], "$muted") if width >= 70 else line
+    return line + Content.styled(f"  {around:<{_BOUNDS_CHARS}}", "$muted") if width >= 70 else line

@@ -19,7 +19,12 @@ class ShownText(Static):
         content = Content(text) if isinstance(text, str) else text
         before, self._shown = self._shown, content
         if before is None or not before.is_same(content):
-            self.update(content, layout=before is None or _lines(before) != _lines(content))
+            layout = before is None or _lines(before) != _lines(content)
+            if layout:
+                # Textual counts no second wish while one waits, as that of a change of theme while another screen
+                # is seen, and then it takes the box of the text before.
+                self._layout_updates += 1
+            self.update(content, layout=layout)
 
 
 def _lines(content: Content) -> tuple[int, ...]:

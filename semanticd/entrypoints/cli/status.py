@@ -116,8 +116,9 @@ def render(status: StatusResult) -> str:
         lines.append(f"guessed  {drafts}")
     if (savings := status.savings) is not None:
         lines.append(
-            f"saved    {in_time(savings.saved_s)} of prefill by {savings.reused_tokens} tokens; "
-            f"{savings.recomputed_tokens} tokens computed again after an eviction"
+            f"saved    {in_time(savings.saved_s)} of prefill by {savings.reused_tokens} tokens, "
+            f"{in_time(savings.today.saved_s)} of it today; {savings.recomputed_tokens} tokens computed again "
+            "after an eviction"
         )
     return "\n".join(lines)
 

@@ -12,9 +12,10 @@ from textual.widgets import Input, RichLog
 
 from semantic_tui.app import SCREENS, Dashboard
 from semantic_tui.screens.agent import Tile
-from semantic_tui.screens.dialogs import ConfirmDialog, WordDialog
+from semantic_tui.screens.dialogs import ConfirmDialog, TextDialog, WordDialog
 from semantic_tui.widgets.keys_line import KeysLine
 from semantic_tui.widgets.rows_table import RowsTable
+from semantic_tui.widgets.shown_text import ShownText
 from semantic_tui.widgets.top_line import PlacesLine
 from tests.fakes import watch_states
 
@@ -124,7 +125,7 @@ async def test_what_follows_its_end_does_so_at_any_size_and_what_was_scrolled_st
     app.toggle_watched("planner")
     for number in range(80):
         text = f"Line {number} of a long answer that a narrow tile wraps and a wide one does not.\n"
-        app.state.take("token", {"agent": "planner", "request": "r", "text": text, "num_tokens": number})
+        app.state.take("token", {"agent": "planner", "request": "req-1", "text": text, "num_tokens": number})
     async with app.run_test(size=(200, 60)) as pilot:
         await until(
             pilot, lambda: bool(app.screen.query(Tile)) and app.screen.query_one(Tile).max_scroll_y > 0
@@ -174,3 +175,55 @@ async def test_the_log_is_wrapped_anew_and_has_the_themes_colours(until: Until) 
                 }
             ),
         )
+
+
+async def test_a_verdict_has_the_lines_it_needs_after_size_and_theme_changed_on_another_screen() -> None:
+    app = busy(screen="agent")
+    app.toggle_watched("planner")
+    async with app.run_test(size=(80, 24)) as pilot:
+        for width, height in ((200, 60), (80, 24), (120, 40)):
+            await pilot.press("3")
+            await pilot.resize_terminal(width, height)
+            await pilot.press("t")
+            await pilot.pause()
+            await pilot.press("2")
+            for _ in range(3):
+                await pilot.pause()
+            why = app.screen.query_one("#why", ShownText)
+            assert why.size.height == why.visual.get_height(why.styles, why.size.width), (width, height)
+
+
+@pytest.mark.parametrize("size", [(40, 10), (300, 20), (80, 24), (60, 12)])
+async def test_a_low_terminal_shows_agents_first_and_panels_only_where_they_say_something(
+    size: tuple[int, int], until: Until
+) -> None:
+    app = busy()
+    async with app.run_test(size=size) as pilot:
+        table = app.screen.query_one(RowsTable)
+        await until(pilot, lambda: table.row_count == 8 and table.size.height)
+        await pilot.pause()
+        rows = min(8, table.size.height - table.header_height)
+        assert rows >= 3
+        panels = app.screen.query_one("#panels")
+        assert not panels.display or panels.size.height >= 5
+        assert panels.region.right <= size[0]
+        assert panels.region.bottom <= size[1] - 1
+
+
+async def test_enter_opens_a_turn_also_where_the_screen_was_opened_before_there_was_a_tile(
+    until: Until,
+) -> None:
+    app = busy()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: app.place == "agent" and app.screen.query("#keys"))
+        await pilot.press("1")
+        await until(pilot, lambda: app.place == "dashboard")
+        app.toggle_watched("planner")
+        await pilot.press("2")
+        await until(
+            pilot, lambda: app.place == "agent" and app.screen.query_one("#turns", RowsTable).row_count
+        )
+        await until(pilot, lambda: app.screen.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, TextDialog))

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 from semantic_tui.live import LiveAgent
 from semantic_tui.plain import agent_row, bar, count, dashboard, duration, short_size, shortened, size, table
-from semanticd.control.results import AgentRow, CacheStats, EngineFacts, RequestRow, StatusResult, read
+from semanticd.control.results import (
+    AgentRow,
+    CacheStats,
+    EngineFacts,
+    RequestRow,
+    SavedFacts,
+    SavingsFacts,
+    StatusResult,
+    read,
+)
 
 STATUS = StatusResult(
     version="1.2.3",
@@ -81,6 +90,26 @@ def test_tokens_per_step_are_said_where_they_are_more_than_one() -> None:
     idle = dashboard(replace(STATUS, engine=replace(engine, batch_size=0)), [], [])
     assert "a step" not in idle.replace("a decode step saved", "")
     assert "guessed" not in dashboard(STATUS, [], [])
+
+
+def test_times_are_in_units_that_people_read_and_savings_say_what_is_todays() -> None:
+    savings = SavingsFacts(reused_tokens=900, saved_s=724.0, today=SavedFacts(saved_s=61.0))
+    status = replace(STATUS, uptime_s=3725.0, savings=savings)
+    text = dashboard(status, [replace(AGENT, last_ttft_ms=16649.0, saved_s=159.4)], [])
+    assert "up 1 h 2 m" in text
+    assert "12 min of prefill by 900 tokens, 61.0 s of it today" in text
+    assert "16.6 s" in text.splitlines()[-1]
+    assert "3 min" in text.splitlines()[-1]
+
+
+def test_on_a_terminal_long_names_are_cut_until_the_tables_fit_and_in_a_file_they_are_whole() -> None:
+    name = "a-name-that-somebody-uses-" + "x" * 70
+    request = RequestRow(id="req_1", agent=name, state="decoding")
+    rows = ([replace(AGENT, id=name)], [request])
+    agents, requests = dashboard(STATUS, *rows, width=110).split("\n\n")[1:]
+    assert max(map(len, (agents + "\n" + requests).splitlines())) <= 110
+    assert agents.splitlines()[1].startswith("a-name-that")
+    assert dashboard(STATUS, *rows).count(name) == 2
 
 
 def test_an_older_daemon_that_tells_less_is_shown_too() -> None:

@@ -10,6 +10,8 @@ from semanticd.control.results import (
     EngineFacts,
     LoadedModelFacts,
     PeerFacts,
+    SavedFacts,
+    SavingsFacts,
     StatusResult,
 )
 from semanticd.entrypoints.cli.status import render
@@ -88,3 +90,13 @@ def test_each_peer_has_a_line_and_its_failure_is_said() -> None:
         "last: it cannot be reached" in said
     )
     assert not line(StatusResult(), "peers")
+
+
+def test_savings_say_how_much_of_them_is_todays() -> None:
+    savings = SavingsFacts(
+        reused_tokens=900, saved_s=724.0, recomputed_tokens=12, today=SavedFacts(saved_s=61.0)
+    )
+    said = line(StatusResult(savings=savings), "saved")
+    assert said.startswith(
+        "saved    12m 4s of prefill by 900 tokens, 1m 1s of it today; 12 tokens computed again"
+    )
