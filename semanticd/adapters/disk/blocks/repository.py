@@ -38,6 +38,10 @@ _MAX_LOST = 16_384
 """Blocks whose files were lost that are remembered: enough for every conversation's first one."""
 _REMOVED_AT_ONCE = 64
 """Blocks whose rows are removed in one transaction on a full disk: a log of about a megabyte."""
+_PRUNED_AT_ONCE = 1024
+"""Blocks that are removed on request before others are written: about a tenth of a second."""
+_PAUSE_S = 0.001
+"""Between two parts: a moment without the lock, or who waits for it would not get it."""
 _VAIN_PRUNING_S = 60.0
 """How long no block is removed for the reserve's sake after that made no room."""
 
@@ -432,9 +436,19 @@ class BlockRepository:
             return freed
 
     def prune(self, target_bytes: int) -> int:
-        """Remove least recently used blocks until at most `target_bytes` are stored, if pins allow it."""
-        with self._changing:
-            return self._prune(target_bytes, spare=frozenset())
+        """Remove least recently used blocks until at most `target_bytes` are stored, if pins allow it.
+
+        A part at a time: blocks are written in between, and what was removed by then stays so.
+        """
+        freed, excess = 0, self.bytes_stored - target_bytes
+        while freed < excess:
+            with self._changing:
+                part = self._prune(target_bytes, spare=frozenset(), limit=_PRUNED_AT_ONCE)
+            if not part:
+                break
+            freed += part
+            time.sleep(_PAUSE_S)
+        return freed
 
     def prunable_bytes(self, target_bytes: int) -> int:
         """Return the bytes that `prune` would free now."""
@@ -448,20 +462,22 @@ class BlockRepository:
             leaves = self.index.oldest_leaves(max(excess - aside, 0), spare=kept)
             return aside + sum(stored.file_bytes for stored in leaves)
 
-    def _prune(self, target_bytes: int, *, spare: Iterable[BlockHash]) -> int:
+    def _prune(self, target_bytes: int, *, spare: Iterable[BlockHash], limit: int | None = None) -> int:
+        """As `prune`, of no more than `limit` blocks; `spare` and pinned ones stay."""
         freed = 0
         self.remove_fileless()
         if self.bytes_stored > target_bytes:
             freed += self._quarantine.empty()
         excess = self.bytes_stored - target_bytes
         if excess > 0:
-            freed += self._remove_oldest(excess, spare=set(spare).union(*self._protected.values()))
+            spare = set(spare).union(*self._protected.values())
+            freed += self._remove_oldest(excess, spare=spare, limit=limit)
         return freed
 
-    def _remove_oldest(self, excess: int, *, spare: set[BlockHash]) -> int:
+    def _remove_oldest(self, excess: int, *, spare: set[BlockHash], limit: int | None) -> int:
         freed = 0
         while freed < excess:
-            removed = self._try_removing(excess - freed, spare=spare)
+            removed = self._try_removing(excess - freed, spare=spare, limit=limit)
             if removed is not None:
                 self._note_pruned(removed)
                 return freed + self._unlink_all(removed)
@@ -473,10 +489,12 @@ class BlockRepository:
             freed += num_bytes
         return freed
 
-    def _try_removing(self, num_bytes: int, *, spare: set[BlockHash]) -> list[StoredBlock] | None:
+    def _try_removing(
+        self, num_bytes: int, *, spare: set[BlockHash], limit: int | None
+    ) -> list[StoredBlock] | None:
         """Remove the rows of the oldest blocks; None where the disk is too full for it."""
         try:
-            return self.index.remove_oldest_leaves(num_bytes, spare=spare)
+            return self.index.remove_oldest_leaves(num_bytes, spare=spare, limit=limit)
         except sqlite3.OperationalError as error:
             if not is_out_of_room(error, folder=self.folder.root):
                 raise

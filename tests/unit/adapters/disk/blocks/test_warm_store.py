@@ -8,19 +8,20 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semanticd.adapters.disk.blocks import recovery
+from semanticd.adapters.disk.blocks import recovery, repository
 from semanticd.adapters.disk.blocks.codec import encode
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.disk.files.folder import SHARDS
-from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.application.ports.warm_store import BlockRecord, WriteResult
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 from tests.fakes.blocks import make_chain, make_record, names, same
@@ -775,6 +776,31 @@ def test_a_store_that_was_opened_on_a_full_volume_has_its_cap_once_there_is_room
     fs.says_free = 20 * gib
     assert store.write(make_chain(1, start=500)).result(10).num_written == 1
     assert store.stats().cap_bytes == 10 * gib, "decided for good"
+
+
+def test_pruning_much_lets_blocks_be_written_in_between(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "_PRUNED_AT_ONCE", 8)
+    store = open_store()
+    chain = make_chain(40)
+    assert store.write(chain).result(20).num_written == 40
+    removed: list[int] = []
+    written: list[Future[WriteResult]] = []
+
+    def hear(names: Sequence[BlockHash]) -> None:
+        removed.append(len(names))
+        if len(removed) == 1:
+            written.append(store.write(make_chain(1, start=500)))
+
+    def pause(_: float) -> None:
+        assert written[0].result(20).num_written == 1
+
+    store.when_pruned(hear)
+    monkeypatch.setattr(repository.time, "sleep", pause)
+    assert store.prune(target_bytes=0) > 0
+    assert removed[:4] == [8, 8, 8, 8]
+    assert store.get_many(names(chain)) == []
 
 
 def test_an_index_that_refuses_again_and_again_is_one_line_in_the_log(
