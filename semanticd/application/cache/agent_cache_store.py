@@ -10,6 +10,7 @@ which is held for book-keeping alone, never while tensors are copied.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -673,15 +674,19 @@ class AgentCacheStore:
         nothing.set_result(0)
         return freed, nothing
 
-    def clear(self) -> int:
-        """Drop every hot block that is not in use, without writing it; returns the bytes freed."""
+    def clear(self, limit: int | None = None) -> int:
+        """Drop hot blocks that are not in use (`limit` of them, or all), unwritten; returns the bytes freed."""
         freed = 0
         with self.lock:
-            for block in list(self.pool):
-                if not self.is_writing(block.block_hash) and not self.pool.is_locked(block.block_hash):
-                    self.pool.mark_clean(block.block_hash)
-                    self._remove(block, "cleared")
-                    freed += block.num_bytes
+            idle = (
+                block
+                for block in list(self.pool)
+                if not self.is_writing(block.block_hash) and not self.pool.is_locked(block.block_hash)
+            )
+            for block in itertools.islice(idle, limit):
+                self.pool.mark_clean(block.block_hash)
+                self._remove(block, "cleared")
+                freed += block.num_bytes
         return freed
 
     # Use and sums.

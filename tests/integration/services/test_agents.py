@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
+from semanticd.application.services import cache
 from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.domain.agent import AgentConfig
 from semanticd.domain.agent_summary import AgentQuery
@@ -486,6 +487,28 @@ async def test_clear_leaves_the_ram_alone_where_the_disk_refuses(monkeypatch: py
             await rig.cache.clear()
         assert num_blocks
         assert len(rig.cache.blocks()) == num_blocks
+
+
+async def test_clear_takes_few_hot_blocks_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CLEARED_AT_ONCE", 2)
+    async with ServiceRig() as rig:
+        await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
+        await settled(rig)
+        blocks = rig.cache.blocks()
+        at_once: list[int] = []
+        clear = rig.store.clear
+
+        def counted(*limit: int) -> int:
+            before = len(rig.cache.blocks())
+            freed = clear(*limit)
+            at_once.append(before - len(rig.cache.blocks()))
+            return freed
+
+        monkeypatch.setattr(rig.store, "clear", counted)
+        cleared = await rig.cache.clear()
+        assert cleared.freed_hot_bytes == sum(block.num_bytes for block in blocks)
+        assert sum(at_once) == len(blocks)
+        assert max(at_once) == 2
 
 
 async def test_the_cache_can_be_looked_at_checked_and_emptied() -> None:
