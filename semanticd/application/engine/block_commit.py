@@ -227,16 +227,25 @@ class BlockCommit:
             return None
         text = self._answers.of(submission.agent_id, content)
         if text is None:
-            agent = self._agents.find(submission.agent_id)
-            segments = agent.transcript.segments if agent is not None else ()
-            if agent is not None and agent.model == content[0] and len(segments) > 1:
-                prompt, answer = token_ids_of(segments[:-1]), segments[-1].token_ids
-                # What an earlier version imported may hold any numbers.
-                if outside_vocabulary(prompt + answer, running.model.tokenizer.vocab_size) is None:
-                    text = self._answers.remember(agent.agent_id, content, prompt=prompt, answer=answer)
+            text = self._from_record(running)
         # All conversations that begin alike are the same anonymous agent: only a client that knows all of a prompt may
         # notice that it was answered.
         return text.only_answers() if text is not None and submission.anonymous else text
+
+    def _from_record(self, running: RunningSequence) -> EarlierText | None:
+        """Remember the last answer in the record of a sequence's agent, if this model gave it."""
+        model = running.model
+        # A delete takes the record under this lock, and what is remembered after that.
+        with self._agents.lock:
+            agent = self._agents.find(running.submission.agent_id)
+            if agent is None or agent.model != model.fingerprint or len(agent.transcript.segments) < 2:
+                return None
+            segments = agent.transcript.segments
+            prompt, answer = token_ids_of(segments[:-1]), segments[-1].token_ids
+            # What an earlier version imported may hold any numbers.
+            if outside_vocabulary(prompt + answer, model.tokenizer.vocab_size) is not None:
+                return None
+            return self._answers.remember(agent.agent_id, model.content, prompt=prompt, answer=answer)
 
     def remember(self, running: RunningSequence, agent_id: AgentId | None = None) -> None:
         """Keep what was answered, whole or not, to draft from it later; of this agent (None: whose request it is)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semanticd.application.engine.running_sequence import SequenceText
-from semanticd.domain.agent import AgentConfig
+from semanticd.domain.agent import Agent, AgentConfig
 from semanticd.domain.chat import Message
 from semanticd.domain.earlier_text import EarlierText
 from semanticd.domain.errors import AgentNotFoundError, CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
-from semanticd.domain.ids import AgentId
+from semanticd.domain.ids import AgentId, ModelFingerprint
 from semanticd.domain.transcript import Segment, Transcript
 from tests.fakes.engine_rig import Answer, EngineRig, wait_until
 from tests.fakes.mlx_rig import WITHOUT_END, IdTokenizer, MlxRig, prompt_of
@@ -104,6 +105,35 @@ def test_a_record_with_ids_that_no_table_holds_is_not_drafted_from() -> None:
         rig.agents.save(replace(agent, agent_id=AgentId("forged"), transcript=Transcript((prompt, forged))))
         rig.ask(PROMPT, agent="forged").answer()
         assert told(rig) is None
+
+
+def test_a_delete_while_the_record_is_read_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    warm, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with EngineRig(runner=HashRunner(max_drafts=6), warm=warm, archive=archive) as rig:
+        rig.ask(PROMPT, max_tokens=30).answer()
+    with EngineRig(runner=HashRunner(max_drafts=6), warm=warm, archive=archive) as rig:
+        find, look_up = rig.agents.find, rig.cache.answers.of
+        looked_up: list[AgentId] = []
+        deletions: list[threading.Thread] = []
+
+        def noting(agent_id: AgentId, model: tuple[ModelFingerprint, str]) -> EarlierText | None:
+            looked_up.append(agent_id)
+            return look_up(agent_id, model)
+
+        def find_and_delete(agent_id: AgentId) -> Agent | None:
+            agent = find(agent_id)
+            if looked_up and not deletions:
+                deletions.append(threading.Thread(target=rig.agents.delete, args=(agent_id,)))
+                deletions[0].start()
+                # It waits for the lock meanwhile.
+                deletions[0].join(0.5)
+            return agent
+
+        monkeypatch.setattr(rig.cache.answers, "of", noting)
+        monkeypatch.setattr(rig.agents, "find", find_and_delete)
+        rig.ask([9, 9, 9]).answer()
+        deletions[0].join()
+        assert answers(look_up(AgentId("a"), rig.model.content), PROMPT) is None
 
 
 def test_another_model_is_told_nothing() -> None:
