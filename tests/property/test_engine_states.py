@@ -67,10 +67,12 @@ class MoodyDisk(MemoryWarmStore):
 class EngineStates(RuleBasedStateMachine):
     """Drives one engine."""
 
-    @initialize(max_drafts=st.sampled_from([0, 6]))
-    def begin(self, max_drafts: int) -> None:
+    @initialize(max_drafts=st.sampled_from([0, 6]), has_state=st.booleans())
+    def begin(self, max_drafts: int, has_state: bool) -> None:
         self.disk = MoodyDisk()
-        self.rig = EngineRig(budget_bytes=BUDGET, warm=self.disk, runner=HashRunner(max_drafts=max_drafts))
+        self.has_state = has_state
+        runner = HashRunner(max_drafts=max_drafts, has_state=has_state)
+        self.rig = EngineRig(budget_bytes=BUDGET, warm=self.disk, runner=runner)
         self.rig.expects_defect = False
         self.rig.__enter__()
         self.asks: list[tuple[Ask, list[int], int, str]] = []
@@ -139,7 +141,7 @@ class EngineStates(RuleBasedStateMachine):
     def load_the_twin(self) -> None:
         if not self.twin_gone:
             return
-        twin = HashRunner()
+        twin = HashRunner(has_state=self.has_state)
         twin.before = self.measure
         self.rig.add_model(loaded_model(twin, model_id="twin"))
         self.twin_gone = False
@@ -251,7 +253,8 @@ class EngineStates(RuleBasedStateMachine):
     def check(self, asked: Ask, ids: list[int], answer: int, model: str) -> None:
         last = asked.updates[-1]
         if not isinstance(last, SequenceFailed):
-            assert Answer(asked.updates).text == TOKENS.decode(continuation(ids, answer)), "a wrong answer"
+            true = TOKENS.decode(continuation(ids, answer, has_state=self.has_state))
+            assert Answer(asked.updates).text == true, "a wrong answer"
             return
         why = {
             CancelledByCallerError: asked.request_id in self.cancelled,

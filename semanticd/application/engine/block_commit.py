@@ -137,7 +137,7 @@ class BlockCommit:
         )
 
     def snapshot(self, running: RunningSequence, *, at_boundary: bool = True) -> None:
-        """Publish everything up to now, and a snapshot of the layers that cannot be cut.
+        """Publish everything up to now, and a snapshot of the layers that cannot be cut, if they are as of now.
 
         The tokens since the last full block are kept as a tail of the snapshot's own, which nothing follows: full
         blocks have the same names wherever snapshots were taken, and a snapshot that is gone takes nothing along.
@@ -147,6 +147,9 @@ class BlockCommit:
         self.publish(running, up_to=position, with_tail=True)
         start = position - position % spec.block_tokens
         if spec.cuts_anywhere or not position or sequence.num_published != start:
+            return
+        if running.runner.num_cached(sequence.sequence_id) != position:
+            # A row that has just joined a batch, or has broken, is a token ahead of what is known of its sequence.
             return
         tail, num_bytes = None, spec.state_bytes
         if position > start:

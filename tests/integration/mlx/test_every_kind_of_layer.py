@@ -163,6 +163,53 @@ def test_two_conversations_that_exceed_half_the_budget_run_at_the_same_time(fami
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_one_that_leaves_before_its_first_token_leaves_nothing_false_behind(family: str) -> None:
+    """Its running cache has the last token of the prompt already, which its snapshot does not name."""
+    first = prompt_of(101, 97)
+    with MlxRig(family, runner_class=LeftRunner) as rig:
+        said, _ = rig.tell(first)
+        prompt = first + said + prompt_of(5, 98)
+        with rig.held():
+            asked = rig.ask(prompt, sampling=WITHOUT_END)
+            rig.runner.joined = lambda: rig.engine.cancel(asked.request_id)  # type: ignore[attr-defined]
+        assert isinstance(asked.error(), CancelledByCallerError)
+        rig.runner.joined = None  # type: ignore[attr-defined]
+        again, answer = rig.tell(prompt)
+    assert again == cold_answer(family, prompt)
+    assert answer.cache.reused_hot_tokens >= len(first) + len(said)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_that_breaks_leaves_nothing_false_behind(family: str) -> None:
+    """The step in which it broke has computed a token more than its answer has."""
+    first = prompt_of(101, 99)
+    whole = _told_alone(family, first)
+    with MlxRig(family, runner_class=LeftRunner) as rig:
+        asked = rig.ask(first, max_tokens=90, sampling=WITHOUT_END)
+        wait_until(lambda: len(asked.text) > 20)
+        rig.on_engine(lambda: rig.runner.break_rows())  # type: ignore[attr-defined]
+        asked.error()
+        for num_said in range(len(asked.text), len(asked.text) + 2):
+            prompt = first + whole[:num_said] + prompt_of(7, 100)
+            assert rig.tell(prompt)[0] == cold_answer(family, prompt)
+
+
+class LeftRunner(MlxModelRunner):
+    """Says when a sequence has joined a decode batch, and breaks rows."""
+
+    joined: Callable[[], None] | None = None
+
+    def start_decode(self, *args: Any, **named: Any) -> None:
+        super().start_decode(*args, **named)
+        if self.joined is not None:
+            self.joined()
+
+    def break_rows(self) -> None:
+        for row in self._decoding.values():
+            row.note(ValueError("broken"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_that_left_are_copied_from_the_running_cache_as_they_are_on_disk(family: str) -> None:
     first = prompt_of(300, 93)
     with MlxRig(family) as rig:
