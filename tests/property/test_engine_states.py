@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Generator
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,8 +23,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from semanticd.application.engine.running_sequence import SequenceFailed
+from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.warm_store import BlockRecord
-from semanticd.domain.errors import CancelledByCallerError, ConflictError, EngineError, OverloadedError
+from semanticd.domain.errors import (
+    CancelledByCallerError,
+    ConflictError,
+    EngineError,
+    ModelLoadError,
+    ModelNotFoundError,
+    OverloadedError,
+)
 from semanticd.domain.ids import AgentId, BlockHash, ModelId
 from tests.fakes.engine_rig import Answer, Ask, EngineRig, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation, loaded_model
@@ -79,6 +89,10 @@ class EngineStates(RuleBasedStateMachine):
         self.cancelled: set[str] = set()
         self.broken: set[str] = set()
         self.twin_gone = True
+        self.changes: list[Future[object]] = []
+        """Loads, checks and removals that were begun and not waited for."""
+        self.num_loads = 0
+        self.looked_up: tuple[AgentId, list[BlockHash]] | None = None
         self.largest = 0
         self.rig.runner.before = self.measure
 
@@ -125,6 +139,33 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.on_engine(lambda: self.rig.agents.delete(AgentId(agent)))
 
     @rule(agent=AGENTS)
+    def look_up_what_to_delete(self, agent: str) -> None:
+        """Ask what an agent alone has; it is deleted later, whatever was asked and shared meanwhile."""
+        self.looked_up = (
+            AgentId(agent),
+            self.rig.on_engine(lambda: self.rig.tables.blocks_of(AgentId(agent))),
+        )
+
+    @rule()
+    def delete_what_was_looked_up(self) -> None:
+        if self.looked_up is None:
+            return
+        (agent_id, names), self.looked_up = self.looked_up, None
+        self.rig.on_engine(lambda: self.rig.tables.delete_agent(agent_id, names))
+        self.rig.on_engine(lambda: self.rig.agents.delete(agent_id))
+
+    @rule(agent=AGENTS, copy=AGENTS)
+    def fork(self, agent: str, copy: str) -> None:
+        """Let another agent have the same conversation, also while the first is asked or deleted."""
+
+        def change() -> None:
+            source = self.rig.agents.find(AgentId(agent))
+            if source is not None and self.rig.agents.find(AgentId(copy)) is None:
+                self.rig.agents.save(replace(source, agent_id=AgentId(copy)))
+
+        self.rig.on_engine(change)
+
+    @rule(agent=AGENTS)
     def evict(self, agent: str) -> None:
         self.rig.on_engine(lambda: self.rig.tables.evict_agent(AgentId(agent)))
 
@@ -154,6 +195,32 @@ class EngineStates(RuleBasedStateMachine):
         wait_until(removed.done, "the twin's end")
         self.twin_gone = removed.exception() is None
         assert self.twin_gone or isinstance(removed.exception(), ConflictError)
+
+    @rule(num_slices=st.integers(0, 30), fails=st.booleans(), only_checked=st.booleans())
+    def change_models_meanwhile(self, num_slices: int, fails: bool, only_checked: bool) -> None:
+        """Begin to load another equal model, or to look at its files, and wait for neither: changes cross."""
+        model = loaded_model(HashRunner(), model_id=f"other-{self.num_loads}")
+        self.num_loads += 1
+
+        def check() -> Generator[None, None, None]:
+            for _ in range(num_slices):
+                yield
+            if fails:
+                raise ModelLoadError("a file is broken")
+
+        def load() -> Generator[None, None, LoadedModel]:
+            yield from check()
+            return model
+
+        engine = self.rig.engine
+        self.changes.append(engine.check_model(check()) if only_checked else engine.load_model(load()))
+
+    @rule(which=st.integers(0, 5))
+    def remove_others_meanwhile(self, which: int) -> None:
+        """Begin to remove a model that nobody asks, perhaps twice, or one that is still loading."""
+        if self.num_loads:
+            model_id = ModelId(f"other-{which % self.num_loads}")
+            self.changes += [self.rig.engine.remove_model(model_id) for _ in range(1 + which % 2)]
 
     # What the machine does.
 
@@ -218,6 +285,10 @@ class EngineStates(RuleBasedStateMachine):
             ticking.join()
         self.asks.clear()
         self.rig.on_engine(self.disk.recover)
+        wait_until(lambda: all(change.done() for change in self.changes), "the end of changes of models")
+        for change in self.changes:
+            assert isinstance(change.exception(), (ModelLoadError, ModelNotFoundError, type(None)))
+        self.changes.clear()
         self.rig.idle()
         # An engine at rest goes on writing, a piece at a time, and holds each piece until it is on disk.
         wait_until(lambda: self.rig.on_engine(self.num_held_bytes) == 0, "the end of what is held")

@@ -79,6 +79,11 @@ class MemoryGuard:
         self._loading_bytes = 0
         self._follow_plan()
 
+    def model_left(self) -> None:
+        """Follow the plan without a model, and give back what its weights and blocks took, all of it at once."""
+        self.models_changed()
+        self._memory.give_back()
+
     def _follow_plan(self) -> None:
         weights = self._loading_bytes + sum(model.weights_bytes for model in self._models.values())
         self._memory.keep_resident(weights)

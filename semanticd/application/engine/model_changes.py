@@ -182,7 +182,7 @@ class ModelChanges:
             model.runner.release()
         except Exception as error:
             self._log.error("model_not_released", model=model.model_id, error=repr(error))
-        self._guard.models_changed()
+        self._guard.model_left()
         for future in removal.removed:
             future.set_result(None)
 

@@ -196,8 +196,10 @@ def test_the_budget_follows_the_models_that_are_loaded() -> None:
         second = loaded_model(HashRunner(seed=1, fingerprint="cd" * 32), model_id="second")
         rig.engine.load_model(already_loaded(second), weights_bytes=5000).result()
         assert budget(rig) == device.room_bytes - 2000
+        assert memory.num_given_back == 0
         rig.engine.remove_model(ModelId("second")).result()
         assert budget(rig) == device.room_bytes - 1000
+        assert memory.num_given_back == 1, "what the model took"
         # Announced before they are loaded, and then as they are.
         assert memory.resident == [0, 1000, 6000, 2000, 1000]
 
