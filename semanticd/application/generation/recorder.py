@@ -12,7 +12,7 @@ from semanticd.application.services.history import History
 from semanticd.application.services.savings import Savings
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart
-from semanticd.domain.errors import AgentBusyError
+from semanticd.domain.errors import AgentBusyError, AgentNotFoundError
 from semanticd.domain.generation import Finished, GenerationRequest, GenerationResult, Started
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 
@@ -115,7 +115,11 @@ class TurnRecorder:
                 )
             return replace(agent, messages=(*messages, answer))
 
-        self._agents.update(agent_id, change)
+        try:
+            self._agents.update(agent_id, change)
+        except AgentNotFoundError:
+            # Deleted since its last token: the answer is the client's all the same, and nothing of it is kept.
+            self._log.info("deleted_agent_answered", agent=agent_id)
 
     def parse_failures(self, request_id: RequestId, model_id: ModelId, num_calls: int) -> None:
         """Record tool calls that could not be read."""

@@ -297,6 +297,19 @@ async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> No
         await asyncio.to_thread(ask.answer)
 
 
+@pytest.mark.parametrize("conversation", [False, True])
+async def test_an_answer_that_has_ended_is_given_though_its_agent_is_deleted_before_it_is_read(
+    conversation: bool,
+) -> None:
+    async with ServiceRig(archive=MemoryAgentArchive()) as rig:
+        stream = await rig.open("hello", agent="a", conversation=conversation)
+        await asyncio.to_thread(wait_until, lambda: rig.engine.num_unanswered == 0)
+        await rig.agents.delete("a")
+        assert (await stream.result()).choices[0].text
+        with pytest.raises(AgentNotFoundError):
+            await rig.agents.agent("a")
+
+
 async def test_an_agent_that_the_disk_does_not_delete_is_there_as_it_was() -> None:
     archive = MemoryAgentArchive()
     async with ServiceRig(archive=archive) as rig:
