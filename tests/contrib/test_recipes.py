@@ -25,7 +25,9 @@ SERVICE = Service("http://127.0.0.1:8000", "default", 32_768)
 
 
 def launched(name: str) -> Launch:
-    return PROGRAMS[name].launch(SERVICE)
+    made = PROGRAMS[name].launch(SERVICE)
+    assert isinstance(made, Launch)
+    return made
 
 
 @pytest.mark.parametrize(("name", "file"), [("claude", "claude-code.sh"), ("aider", "aider.sh")])

@@ -36,7 +36,7 @@ _FORCED: Mapping[str, Any] = {
 class Steering:
     """Which tool is called, and what was seen: `results` are the bodies that brought the tool's result back."""
 
-    def __init__(self, tool: str, arguments: Mapping[str, str]) -> None:
+    def __init__(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """Have `tool` called with exactly these arguments."""
         self.tool = tool
         self.schema = {
@@ -53,6 +53,8 @@ class Steering:
         for name in _LIMITS:
             if body.get(name):
                 body[name] = min(body[name], 1000)
+        if path in _FORCED and not any(body.get(name) for name in _LIMITS):
+            body["max_output_tokens" if path == "/v1/responses" else "max_tokens"] = 1000
         own = next((tool for tool in body.get("tools") or () if _name(tool) == self.tool), None)
         if own is None or path not in _FORCED:
             return body
@@ -88,7 +90,7 @@ def _parts(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def steering(upstream: str, tool: str, arguments: Mapping[str, str]) -> Iterator[Steering]:
+def steering(upstream: str, tool: str, arguments: Mapping[str, Any]) -> Iterator[Steering]:
     """Serve the proxy on a port of its own while the block runs."""
     steered = Steering(tool, arguments)
 

@@ -160,10 +160,22 @@ def test_no_dummy_is_handed_out_where_the_daemon_asks_for_a_key(home: Home, word
 
 def test_nothing_is_written_into_the_users_home(home: Home) -> None:
     home.serve(STATUS)
-    for name in ("claude", "opencode", "codex", "aider"):
+    for name in ("claude", "opencode", "codex", "aider", "qwen", "goose", "llm", "open-webui"):
         home.install(name)
         assert home.launch(name).returncode == 7
     assert {path.name for path in home.runtime.parent.iterdir()} == {"run", "bin"}
+
+
+@pytest.mark.parametrize("name", ["zed", "vscode", "crush", "cline"])
+def test_settings_are_printed_for_what_reads_only_its_own_files(home: Home, name: str) -> None:
+    home.serve(STATUS)
+    done = home.launch(name, "--model", "long")
+    assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:8123/v1" in done.stdout
+    assert "long" in done.stdout
+    assert done.stderr.startswith("semanticd: put this into ")
+    refused = home.launch(name, "--", "--flag")
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 def test_without_a_daemon_it_says_how_to_start_one(home: Home) -> None:
@@ -221,4 +233,4 @@ def test_a_socket_that_others_may_replace_is_not_talked_to(home: Home) -> None:
 def test_an_unknown_program_is_wrong_usage_and_lists_the_known_ones(home: Home) -> None:
     done = home.launch("emacs")
     assert done.returncode == 2
-    assert "'claude', 'opencode', 'codex', 'aider'" in done.stderr
+    assert "'claude', 'opencode', 'codex', 'aider', 'qwen'" in done.stderr

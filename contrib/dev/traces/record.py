@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from contrib.dev.traces.scripted_server import Call, Script, serving
-from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Service
+from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Service
 
 CONTEXT = 200_000
 APP = "\n\n".join(
@@ -92,6 +92,7 @@ class Recorder:
     def run(self, name: str, path: Path, arguments: Sequence[str], *, cwd: Path | None = None) -> str:
         """Run a program as `semanticd launch` does."""
         made = PROGRAMS[name].launch(self.service)
+        assert isinstance(made, Launch)
         done = subprocess.run(
             [str(path), *made.arguments, *made.arguments_if_known, *arguments],
             cwd=cwd or self.project,

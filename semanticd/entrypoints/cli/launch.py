@@ -1,4 +1,4 @@
-"""`semanticd launch`: start a coding program on the running daemon, or show the environment that does."""
+"""`semanticd launch`: start a program on the running daemon, or show the environment or the settings that do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 
 from semanticd.control.results import ConfigResult, ConfigValue, StatusResult, read
 from semanticd.domain.errors import NO_MODEL_LOADED, DaemonError, ModelNotFoundError
-from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service
+from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service, Settings
 from semanticd.entrypoints.cli.output import narrate, print_script
 
 _HELP_TIMEOUT_S = 10.0
@@ -29,15 +29,25 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 @click.option("--model", "-m", help="A loaded model; default: the current one.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str, ...]) -> None:
-    """Start Claude Code, opencode, Codex or aider on this daemon.
+    """Start Claude Code, opencode, Codex, aider or another program on this daemon.
 
     What comes after `--` goes to the program. None of its files are changed: what it needs is given in variables and
-    arguments of this one start. `eval "$(semanticd launch claude --print)"` sets them in a shell.
+    arguments of this one start. `eval "$(semanticd launch claude --print)"` sets them in a shell. Of `cline`, `crush`,
+    `zed` and `vscode` the settings are printed instead, because they read them from their own files alone.
     """
     program = PROGRAMS[name]
     service = find_service(model)
-    made = with_what_is_known(program.launch(service))
+    launched = program.launch(service)
     _warn_of_short_context(name, program, service)
+    if isinstance(launched, Settings):
+        if arguments:
+            raise click.UsageError(
+                f"{name} is not started from here: its settings are printed, and it takes no arguments"
+            )
+        narrate(f"semanticd: put this into {launched.place}:")
+        print_script(launched.text)
+        return
+    made = with_what_is_known(launched)
     if as_shell:
         print_script(as_commands(made, arguments) + "\n")
         return

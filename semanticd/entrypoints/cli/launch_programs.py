@@ -1,12 +1,14 @@
-"""Which environment and arguments make a coding program talk to this daemon: one function per program.
+"""Which environment and arguments make a program talk to this daemon: one function per program.
 
 Rule: nothing of the user's is changed. No file is written; what a program would read from its configuration file is
-given in a variable or as an argument, which wins over the file for this one start.
+given in a variable or as an argument, which wins over the file for this one start. Of programs that read it from a
+file alone, the settings are shown, with the file's place.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -55,10 +57,19 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """A program that can be launched."""
+class Settings:
+    """What a program has to find in a file of its own, which only the user changes."""
 
-    launch: Callable[[Service], Launch]
+    text: str
+    place: str
+    """Where it goes, as words that follow "put this into"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that can be launched, or whose settings can be shown."""
+
+    launch: Callable[[Service], Launch | Settings]
     install: str
     """The command that installs it."""
     prompt_tokens: int
@@ -141,6 +152,106 @@ def aider(service: Service) -> Launch:
     )
 
 
+def qwen(service: Service) -> Launch:
+    """Qwen Code: chat completions."""
+    return Launch(
+        "qwen", {**_openai(service), "OPENAI_MODEL": service.model}, arguments=("--auth-type", "openai")
+    )
+
+
+def goose(service: Service) -> Launch:
+    """Goose: chat completions; it puts host and path together itself."""
+    return Launch(
+        "goose",
+        {
+            "GOOSE_PROVIDER": "openai",
+            "GOOSE_MODEL": service.model,
+            "GOOSE_CONTEXT_LIMIT": str(service.context_tokens),
+            "OPENAI_HOST": service.url,
+            "OPENAI_BASE_PATH": "v1/chat/completions",
+            "OPENAI_API_KEY": service.key,
+        },
+    )
+
+
+def llm(service: Service) -> Launch:
+    """The `llm` command: a name that it knows of OpenAI's models, which the daemon answers with its current one."""
+    return Launch("llm", {**_openai(service), "LLM_MODEL": "gpt-4o-mini"}, unset=("OPENAI_API_BASE",))
+
+
+def open_webui(service: Service) -> Launch:
+    """Open WebUI: a server for browsers, with this daemon behind it."""
+    return Launch(
+        "open-webui",
+        {
+            "OPENAI_API_BASE_URL": f"{service.url}/v1",
+            "OPENAI_API_KEY": service.key,
+            "ENABLE_OLLAMA_API": "false",
+            "DEFAULT_MODELS": service.model,
+        },
+        unset=("OPENAI_API_BASE_URLS", "OPENAI_API_KEYS"),
+        arguments=("serve",),
+    )
+
+
+def cline(service: Service) -> Settings:
+    """Cline keeps its provider in its own folder, where this command puts it."""
+    words = ["cline", "auth", "openai", "-k", service.key, "-m", service.model, "-b", f"{service.url}/v1"]
+    return Settings(shlex.join(words) + "\n", "a shell, once; `cline` uses it from then on")
+
+
+def crush(service: Service) -> Settings:
+    """Crush reads commands of its own."""
+    provider = ["provider", "add", "semanticd", "--type", "openai-compat", "--base-url", f"{service.url}/v1"]
+    model = ["model", "add", f"semanticd/{service.model}", "--name", service.model]
+    lines = [[*provider, "--api-key", service.key], [*model, "--context-window", str(service.context_tokens)]]
+    return Settings("".join(f"{shlex.join(line)}\n" for line in lines), "~/.config/crush/crushrc")
+
+
+def zed(service: Service) -> Settings:
+    """Zed: a provider that speaks chat completions; its key is asked for by Zed, or read from a variable."""
+    able = {"tools": True, "images": False, "parallel_tool_calls": True, "prompt_cache_key": True}
+    model = {
+        "name": service.model,
+        "max_tokens": service.context_tokens,
+        "max_output_tokens": service.output_tokens,
+        "capabilities": able,
+    }
+    provider = {"api_url": f"{service.url}/v1", "available_models": [model]}
+    settings = {
+        "language_models": {"openai_compatible": {"semanticd": provider}},
+        "agent": {"default_model": {"provider": "semanticd", "model": service.model}},
+    }
+    place = "Zed's settings.json (`zed: open settings file`), and any key into the variable SEMANTICD_API_KEY"
+    return Settings(json.dumps(settings, indent=2) + "\n", place)
+
+
+def vscode(service: Service) -> Settings:
+    """VS Code's chat: an endpoint of one's own; its key is asked for by VS Code."""
+    model = {
+        "id": service.model,
+        "name": service.model,
+        "url": f"{service.url}/v1/chat/completions",
+        "toolCalling": True,
+        "vision": False,
+        "maxInputTokens": service.context_tokens - service.output_tokens,
+        "maxOutputTokens": service.output_tokens,
+    }
+    group = {
+        "name": "semanticd",
+        "vendor": "customendpoint",
+        "apiType": "chat-completions",
+        "models": [model],
+    }
+    place = "chatLanguageModels.json (`Chat: Open Language Models (JSON)`), next to the groups that are there"
+    return Settings(json.dumps([group], indent=2) + "\n", place)
+
+
+def _openai(service: Service) -> dict[str, str]:
+    """Return what OpenAI's own library reads."""
+    return {"OPENAI_BASE_URL": f"{service.url}/v1", "OPENAI_API_KEY": service.key}
+
+
 PROGRAMS: Mapping[str, Program] = {
     "claude": Program(
         claude, "npm install -g @anthropic-ai/claude-code", 20_000, "`-- --bare` leaves most of it out"
@@ -148,5 +259,13 @@ PROGRAMS: Mapping[str, Program] = {
     "opencode": Program(opencode, "npm install -g opencode-ai", 8_000),
     "codex": Program(codex, "npm install -g @openai/codex", 10_000),
     "aider": Program(aider, "python -m pip install aider-install && aider-install", 3_000),
+    "qwen": Program(qwen, "npm install -g @qwen-code/qwen-code", 15_000),
+    "goose": Program(goose, "see https://github.com/aaif-goose/goose", 8_000),
+    "llm": Program(llm, "pipx install llm", 0),
+    "open-webui": Program(open_webui, "pipx install open-webui", 0),
+    "cline": Program(cline, "npm install -g cline", 10_000),
+    "crush": Program(crush, "npm install -g @charmland/crush", 12_000),
+    "zed": Program(zed, "see https://zed.dev", 5_000),
+    "vscode": Program(vscode, "see https://code.visualstudio.com", 15_000),
 }
 """By the name that `semanticd launch` takes."""

@@ -23,8 +23,15 @@ from tests.fakes.tiny_folder import write_tiny_model
 CLIENTS = Path(__file__).resolve().parents[3] / ".cache" / "clients"
 HERE = Path(__file__).parent
 
-NODE_SDKS = ("openai@6", "@anthropic-ai/sdk@1", "ollama@0.6")
-PROGRAMS = ("@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0", "opencode-ai@1.18.33")
+NODE_SDKS = ("openai@7", "@anthropic-ai/sdk@1", "ollama@0.6")
+PROGRAMS = (
+    "@anthropic-ai/claude-code@2.1.332",
+    "@openai/codex@0.171.0",
+    "opencode-ai@1.18.33",
+    # The newest that runs on Node 20.
+    "@qwen-code/qwen-code@0.15.10",
+    "cline@3.0.65",
+)
 
 
 def _node_modules(name: str, packages: Sequence[str]) -> Path:
@@ -84,6 +91,12 @@ def node_sdks() -> Path:
 def programs() -> Path:
     """The folder that holds the coding agents; a gigabyte."""
     return _node_modules("npm", PROGRAMS) / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def python_programs() -> Path:
+    """The programs of the environment that holds aider and llm."""
+    return _environment("python-programs", HERE / "python-programs.txt") / "bin"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Claude Code, Codex and opencode against a real daemon whose model has random weights and a long context.
+"""Seven programs of `semanticd launch` against a real daemon whose model has random weights and a long context.
 
 Such a model calls no tool by itself: a proxy has the first turn require one. The call that constrained decoding makes
 is run by the program, and the turn that brings its result is found in the cache. Takes minutes, and a gigabyte of
@@ -8,6 +8,7 @@ programs: `make test-clients ARGS="-m clients"`.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Service, Settings
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.steering_proxy import Steering, steering
 
@@ -109,3 +111,56 @@ def test_opencode_makes_a_tool_round_trip_whose_second_turn_is_a_hit(
         (home / "project" / "opencode.json").write_text(json.dumps(config), encoding="utf-8")
         run([programs / ".bin" / "opencode", "run", "say it with the shell"])
     check_round_trip(daemon, steered)
+
+
+def launched(name: str, url: str) -> Launch:
+    """Return what `semanticd launch` gives a program."""
+    made = PROGRAMS[name].launch(Service(url, "tiny", 131_072))
+    assert isinstance(made, Launch)
+    return made
+
+
+def test_qwen_code_makes_a_tool_round_trip_whose_second_turn_is_a_hit(
+    programs: Path, daemon: DaemonProcess, home: Path, run: Callable[..., str]
+) -> None:
+    with steering(daemon.url, "list_directory", {"path": str(home / "project")}) as steered:
+        made = launched("qwen", steered.url)
+        # With all of its own prompt it asks some 60,000 tokens of this model's small vocabulary.
+        options = ["--bare", "--system-prompt", "Help.", "--core-tools", "list_directory", "--yolo"]
+        words = [programs / ".bin" / "qwen", *made.arguments, *options, "-p", "list this folder"]
+        assert run(words, **made.environment).strip()
+    assert steered.results
+    last = turns(daemon)[-1]
+    assert last["reused_hot_tokens"] > last["prompt_tokens"] // 2, last
+
+
+def test_cline_makes_a_tool_round_trip_whose_second_turn_is_a_hit(
+    programs: Path, daemon: DaemonProcess, home: Path, run: Callable[..., str]
+) -> None:
+    with steering(daemon.url, "run_commands", {"commands": [SAY_IT]}) as steered:
+        shown = PROGRAMS["cline"].launch(Service(steered.url, "tiny", 131_072))
+        assert isinstance(shown, Settings)
+        cline, data = programs / ".bin" / "cline", ["--data-dir", home / "cline"]
+        run([cline, *shlex.split(shown.text)[1:], *data])
+        run([cline, *data, "-t", "300", "say it with the shell"])
+    check_round_trip(daemon, steered)
+
+
+def test_llm_is_answered(python_programs: Path, daemon: DaemonProcess, run: Callable[..., str]) -> None:
+    made = launched("llm", daemon.url)
+    assert run([python_programs / "llm", "-o", "max_tokens", "8", "hello"], **made.environment).strip()
+
+
+def test_aider_is_answered(python_programs: Path, daemon: DaemonProcess, run: Callable[..., str]) -> None:
+    # Its answers have no bound of their own; the proxy gives them one.
+    with steering(daemon.url, "", {}) as steered:
+        made = launched("aider", steered.url)
+        options = [
+            "--no-git",
+            "--yes-always",
+            "--no-check-update",
+            "--analytics-disable",
+            "--no-show-release-notes",
+        ]
+        said = run([python_programs / "aider", *options, "--message", "hello"], **made.environment)
+    assert "Tokens:" in said

@@ -3,43 +3,95 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import pairwise
 
 import pytest
 
 from semanticd.entrypoints.cli.launch import as_commands, reachable
-from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Service
+from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Service, Settings
 
 SERVICE = Service("http://127.0.0.1:8000", "org/a-model", 32_768, "sk-1")
+SHOWN = ("cline", "crush", "zed", "vscode")
+STARTED = [name for name in PROGRAMS if name not in SHOWN]
 
 
-@pytest.mark.parametrize("name", list(PROGRAMS))
-def test_every_program_is_given_the_url_the_model_and_the_key(name: str) -> None:
+def launched(name: str, service: Service = SERVICE) -> Launch:
+    made = PROGRAMS[name].launch(service)
+    assert isinstance(made, Launch)
+    return made
+
+
+def shown(name: str) -> Settings:
     made = PROGRAMS[name].launch(SERVICE)
+    assert isinstance(made, Settings)
+    return made
+
+
+def test_twelve_programs_are_known() -> None:
+    assert (len(STARTED), len(SHOWN)) == (8, 4)
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_every_program_is_given_the_url_the_model_and_the_key(name: str) -> None:
+    made = launched(name)
     given = " ".join([*made.environment.values(), *made.arguments])
     assert made.program == name
     assert SERVICE.url in given
-    assert "org/a-model" in given
+    # llm knows no other names than OpenAI's; the daemon answers to one of them with its current model.
+    assert ("gpt-4o-mini" if name == "llm" else "org/a-model") in given
     assert "sk-1" in given
 
 
-@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("name", STARTED)
 def test_a_daemon_without_keys_still_gets_one_because_programs_insist(name: str) -> None:
-    made = PROGRAMS[name].launch(Service("http://127.0.0.1:8000", "m", 32_768))
+    made = launched(name, Service("http://127.0.0.1:8000", "m", 32_768))
     assert "semanticd" in " ".join(made.environment.values())
 
 
+@pytest.mark.parametrize("name", SHOWN)
+def test_settings_that_are_shown_have_the_url_and_the_model(name: str) -> None:
+    made = shown(name)
+    assert f"{SERVICE.url}/v1" in made.text
+    assert "org/a-model" in made.text
+    assert made.text.endswith("\n")
+    assert made.place
+
+
+def test_editors_are_told_what_fits_and_get_no_key_into_a_file() -> None:
+    zed, vscode = json.loads(shown("zed").text), json.loads(shown("vscode").text)
+    (model,) = zed["language_models"]["openai_compatible"]["semanticd"]["available_models"]
+    assert (model["max_tokens"], model["max_output_tokens"], model["capabilities"]["images"]) == (
+        32_768,
+        8192,
+        False,
+    )
+    (model,) = vscode[0]["models"]
+    assert (model["maxInputTokens"], model["maxOutputTokens"], model["vision"]) == (24_576, 8192, False)
+    assert "sk-1" not in shown("zed").text + shown("vscode").text
+
+
+def test_crushs_lines_and_clines_command_are_quoted() -> None:
+    service = Service("http://127.0.0.1:8000", "a model", 4096, "it's")
+    for name in ("cline", "crush"):
+        made = PROGRAMS[name].launch(service)
+        assert isinstance(made, Settings)
+        words = shlex.split(made.text)
+        assert "it's" in words
+        assert {"a model", "semanticd/a model"} & set(words)
+
+
 def test_claude_serves_every_tier_with_the_model_and_asks_for_no_more_than_fits() -> None:
-    environment = PROGRAMS["claude"].launch(SERVICE).environment
+    environment = launched("claude").environment
     models = {value for name, value in environment.items() if name.endswith("MODEL")}
     assert models == {"org/a-model"}
     assert environment["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8000", "without /v1: the program adds it"
     assert int(environment["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) == 8192
-    assert "ANTHROPIC_API_KEY" in PROGRAMS["claude"].launch(SERVICE).unset, "a real key must not come here"
+    assert "ANTHROPIC_API_KEY" in launched("claude").unset, "a real key must not come here"
 
 
 def test_opencodes_configuration_names_the_model_it_offers() -> None:
-    config = json.loads(PROGRAMS["opencode"].launch(SERVICE).environment["OPENCODE_CONFIG_CONTENT"])
+    config = json.loads(launched("opencode").environment["OPENCODE_CONFIG_CONTENT"])
     provider, _, model = config["model"].partition("/")
     offered = config["provider"][provider]
     assert offered["models"][model]["limit"] == {"context": 32_768, "output": 8192}
@@ -47,7 +99,7 @@ def test_opencodes_configuration_names_the_model_it_offers() -> None:
 
 
 def test_codexs_settings_are_toml_values_before_the_users_arguments() -> None:
-    arguments = PROGRAMS["codex"].launch(SERVICE).arguments
+    arguments = launched("codex").arguments
     settings = dict(value.split("=", 1) for option, value in pairwise(arguments) if option == "-c")
     assert json.loads(settings["model_providers.semanticd.wire_api"]) == "responses"
     assert json.loads(settings["model_context_window"]) == 32_768
