@@ -22,7 +22,7 @@ python="${PYTHON:-python3}"
 say() { printf 'llama.cpp: %s\n' "$*" >&2; }
 
 mkdir -p "$folder"
-folder="$(cd "$folder" && pwd)"
+folder="$(cd "$folder" && pwd -P)"
 server="$folder/build/bin/llama-server"
 if [[ -x "$server" && -f "$folder/VERSION" && "$(<"$folder/VERSION")" == "$version" ]]; then
   printf '%s\n' "$server"
