@@ -38,7 +38,7 @@ _MAX_LOST = 16_384
 """Blocks whose files were lost that are remembered: enough for every conversation's first one."""
 _REMOVED_AT_ONCE = 64
 """Blocks whose rows are removed in one transaction on a full disk: a log of about a megabyte."""
-_PRUNED_AT_ONCE = 1024
+PRUNED_AT_ONCE = 1024
 """Blocks that are removed on request before others are written: about a tenth of a second."""
 _PAUSE_S = 0.001
 """Between two parts: a moment without the lock, or who waits for it would not get it."""
@@ -443,7 +443,7 @@ class BlockRepository:
         freed, excess = 0, self.bytes_stored - target_bytes
         while freed < excess:
             with self._changing:
-                part = self._prune(target_bytes, spare=frozenset(), limit=_PRUNED_AT_ONCE)
+                part = self._prune(target_bytes, spare=frozenset(), limit=PRUNED_AT_ONCE)
             if not part:
                 break
             freed += part

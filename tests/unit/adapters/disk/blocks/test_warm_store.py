@@ -781,7 +781,7 @@ def test_a_store_that_was_opened_on_a_full_volume_has_its_cap_once_there_is_room
 def test_pruning_much_lets_blocks_be_written_in_between(
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository, "_PRUNED_AT_ONCE", 8)
+    monkeypatch.setattr(repository, "PRUNED_AT_ONCE", 8)
     store = open_store()
     chain = make_chain(40)
     assert store.write(chain).result(20).num_written == 40
