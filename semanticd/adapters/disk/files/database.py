@@ -14,8 +14,8 @@ from semanticd.domain.errors import CacheError
 
 _SUFFIXES = ("", "-wal", "-shm")
 _DAMAGED = ".damaged"
-_PROBE_BYTES = 256 * 1024
-"""More than the index of a log grows by at once; random, for a volume that compresses."""
+_PROBE_BYTES = 8 * 1024 * 1024
+"""More than the ballast, which another thread may have given up for a moment; random, for a volume that compresses."""
 _PRAGMAS = {
     "journal_mode": "WAL",
     # What is deleted is overwritten, so that it cannot be read from the file.
@@ -88,8 +88,9 @@ def is_out_of_room(error: BaseException, *, folder: Path) -> bool:
 def _takes_bytes(folder: Path) -> bool:
     """Whether a disk has room, or fails in another way than by having none, when a little is written to it."""
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+        with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(os.urandom(_PROBE_BYTES))
+            probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
         return not is_out_of_room(error, folder=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import pytest
 from semanticd.adapters.disk.agents.archive import DiskAgentArchive
 from semanticd.adapters.disk.blocks.index import BlockIndex
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
-from semanticd.adapters.disk.files.ballast import Ballast
+from semanticd.adapters.disk.files.ballast import BALLAST_BYTES, Ballast
+from semanticd.adapters.disk.files.database import is_out_of_room
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
 from semanticd.domain.agent_summary import AgentQuery
@@ -229,6 +231,16 @@ def test_what_a_full_disk_does_not_delete_stays_as_it_was(
     assert delete().result(20) == "done"
     assert (disk.agents.load(AgentId("agent:a")) is None) == (what == "agent")
     assert (disk.responses.load("r1") is None) == (what != "agent")
+    disk.close()
+
+
+def test_a_full_disk_is_known_as_such_while_the_ballast_is_given_up_for_something_else(volume: Path) -> None:
+    disk = filled(volume / "caches")
+    fill(volume)
+    disk.warm.folder.ballast.num_bytes = 0  # it is not put back
+    (volume / "caches" / "ballast").unlink()
+    assert os.statvfs(volume).f_bavail * os.statvfs(volume).f_frsize >= BALLAST_BYTES
+    assert is_out_of_room(sqlite3.OperationalError("disk I/O error"), folder=volume / "caches")
     disk.close()
 
 
