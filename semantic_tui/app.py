@@ -130,7 +130,6 @@ class Dashboard(App[None]):
         self._polling = Polling(self.connection, self.state, clock)
 
     def on_mount(self) -> None:
-        """Begin to watch."""
         self.app_resume_signal.subscribe(self, self._show_again)
         if self._connect:
             self.run_worker(self.connection.run(), group="connection")
@@ -409,15 +408,12 @@ class Dashboard(App[None]):
         self.push_screen(TextDialog("Alarms", text))
 
     def action_peers(self) -> None:
-        """Show the machines that blocks are read from."""
         self.push_screen(PeersDialog(self.state))
 
     def action_help(self) -> None:
-        """Show the keys."""
         self.push_screen(HelpPage())
 
     def action_theme(self) -> None:
-        """Go from dark to light or back."""
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
         self.preferences.change(theme="dark" if self.current_theme.dark else "light")
         self.changed()

@@ -19,7 +19,6 @@ class History:
     """What is known of the last hour."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self._series: dict[int, dict[str, deque[Value]]] = {1: {}, 10: {}}
         self._last = {1: -1, 10: -1}
 

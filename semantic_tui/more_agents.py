@@ -44,7 +44,6 @@ class MoreAgents:
     """What was asked for last, and what was found."""
 
     def __init__(self) -> None:
-        """Ask for nothing."""
         self.search = AgentSearch()
         self.rows: tuple[AgentRow, ...] = ()
         self._answered = self.search

@@ -31,7 +31,6 @@ class Polling:
     """Decides which polls are due; the app runs them while the screen goes on."""
 
     def __init__(self, connection: Connection, state: WatchState, clock: Callable[[], float]) -> None:
-        """Fetch over this connection into this state."""
         self._connection = connection
         self._state = state
         self._clock = clock

@@ -272,11 +272,9 @@ class WatchState:
             self._fetched_until = self.log[-1].timestamp
 
     def take_failures(self, answer: Facts) -> None:
-        """Take an answer of `requests.failures`."""
         self.failures = read_all(FailureRow, safe_values(answer.get("failures")))
 
     def take_models(self, answer: Facts) -> None:
-        """Take an answer of `models.list`."""
         self.models = read_all(ModelRow, safe_values(answer.get("models")))
 
     def take_settings(self, answer: Facts) -> None:
@@ -288,7 +286,6 @@ class WatchState:
         self.doctor, self.examined_at = read(DoctorResult, safe_values(dict(report))), at
 
     def take_history(self, answer: Facts) -> None:
-        """Take an answer of `history`."""
         self.history.take(read(HistoryResult, answer))
 
     def take_details(self, agent: str, facts: Facts, messages: object = ()) -> None:

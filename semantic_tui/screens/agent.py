@@ -37,7 +37,6 @@ class Tile(VerticalScroll):
     """One agent's stream; follows its end until it is scrolled away from it."""
 
     def __init__(self, agent: str) -> None:
-        """Show this agent."""
         super().__init__(classes="tile")
         self.agent = agent
         self.border_title = Text(agent)
@@ -46,7 +45,6 @@ class Tile(VerticalScroll):
         self._follows = True
 
     def compose(self) -> Iterable[Widget]:
-        """Hold one text."""
         yield Static(Content.styled("No answer yet.", "$muted"))
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
@@ -96,7 +94,6 @@ class Tile(VerticalScroll):
             self.scroll_end(animate=False)
 
     def on_click(self, event: events.Click) -> None:
-        """Choose this agent."""
         screen = self.screen
         if isinstance(screen, AgentScreen):
             screen.dashboard.open_agent(self.agent)
@@ -116,13 +113,11 @@ class AgentScreen(AgentActionsScreen):
     ]
 
     def __init__(self) -> None:
-        """Begin without tiles."""
         super().__init__()
         self._laying: list[str] = []
         """The tiles that are being laid now."""
 
     def body(self) -> Iterable[Widget]:
-        """Lay out tiles and facts."""
         yield Static(id="hint")
         yield Container(id="tiles")
         with TabbedContent(id="facts"):
@@ -138,7 +133,6 @@ class AgentScreen(AgentActionsScreen):
                 yield VerticalScroll(ShownText(id="blocks"))
 
     def on_mount(self) -> None:
-        """Focus the turns."""
         text = "No agent is chosen: press 1, then enter on an agent, or space on several."
         self.query_one("#hint", Static).update(text)
         self.query_one("#search").display = False
@@ -149,7 +143,6 @@ class AgentScreen(AgentActionsScreen):
         return self.dashboard.chosen
 
     def show(self, state: WatchState) -> None:
-        """Show streams and facts."""
         wanted = self.dashboard.watched[-MAX_TILES:]
         self.query_one("#hint").display = not wanted
         self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
@@ -214,13 +207,11 @@ class AgentScreen(AgentActionsScreen):
             self.query_one("#blocks", ShownText).show_text(text)
 
     def on_tabbed_content_tab_activated(self) -> None:
-        """Fill the tab that is shown now."""
         agent = self.chosen_agent()
         if agent is not None:
             self.call_after_refresh(lambda: self._show_facts(self.dashboard.state, agent))
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
-        """Explain the turn under the cursor."""
         self._show_why()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
@@ -248,30 +239,25 @@ class AgentScreen(AgentActionsScreen):
         self.query_one("#why", ShownText).show_text(text)
 
     def action_search(self) -> None:
-        """Search in the transcript."""
         self.query_one(TabbedContent).active = "transcript-pane"
         box = self.query_one("#search", Input)
         box.display = True
         box.focus()
 
     def action_close_search(self) -> None:
-        """Close the search."""
         box = self.query_one("#search", Input)
         if box.display:
             box.value, box.display = "", False
             self.query_one(TranscriptView).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Search while typing."""
         num_found = self.query_one(TranscriptView).search(event.value)
         event.input.border_subtitle = f"{num_found} lines; enter, then n and N" if event.value else ""
 
     def on_input_submitted(self) -> None:
-        """Go on to the matches."""
         self.query_one(TranscriptView).focus()
 
     def action_step(self, by: int) -> None:
-        """Choose the next tile."""
         watched = self.dashboard.watched[-MAX_TILES:]
         if watched:
             at = watched.index(self.dashboard.chosen) if self.dashboard.chosen in watched else 0

@@ -30,7 +30,6 @@ class Words(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+x", "screen.stop", "Stop", show=False)]
 
     def __init__(self) -> None:
-        """Begin empty."""
         super().__init__(id="words", soft_wrap=True, tab_behavior="focus", show_line_numbers=False)
         self.earlier: list[str] = []
         """What was said before, oldest first."""
@@ -96,14 +95,12 @@ class ChatScreen(LiveDialog):
         return self._agent
 
     def compose(self) -> ComposeResult:
-        """Lay out conversation and words."""
         with Vertical(id="chat"):
             yield TranscriptView(id="conversation")
             yield Words()
             yield ShownText(id="chat-keys")
 
     def on_mount(self) -> None:
-        """Show what was said before."""
         self.query_one("#chat-keys", ShownText).show_text(Content.styled(_KEYS, "$muted"))
         said = [entry.text for entry in entries(self._dashboard.state, self._agent) if entry.role == "user"]
         self.query_one(Words).earlier = said
@@ -158,5 +155,4 @@ class ChatScreen(LiveDialog):
                 words.move_cursor(words.document.end)
 
     def action_stop(self) -> None:
-        """Stop the answer."""
         self._dashboard.stop_answer(self._agent)

@@ -42,7 +42,6 @@ class DashboardScreen(AgentActionsScreen):
     ]
 
     def __init__(self) -> None:
-        """Begin with the agents that were used last."""
         super().__init__()
         self._words = ""
         self._panel_rows = self._num_known = 0
@@ -51,7 +50,6 @@ class DashboardScreen(AgentActionsScreen):
         self._in_panels: object = None
 
     def body(self) -> Iterable[Widget]:
-        """Lay out table and panels."""
         yield Input(placeholder="id, state, tier, class, model or pinned", id="filter")
         yield ShownText(id="hint")
         yield RowsTable(titles(columns_for(0), 0), id="agents")
@@ -62,7 +60,6 @@ class DashboardScreen(AgentActionsScreen):
         )
 
     def on_mount(self) -> None:
-        """Name the panels."""
         filter_box = self.query_one("#filter")
         filter_box.border_title, filter_box.display = "Filter", False
         self.query_one("#hint").border_title = "Agents (0)"
@@ -140,28 +137,23 @@ class DashboardScreen(AgentActionsScreen):
             )
 
     def action_filter(self) -> None:
-        """Open the filter."""
         box = self.query_one("#filter", Input)
         box.display = True
         box.focus()
 
     def action_clear_filter(self) -> None:
-        """Close the filter and show all."""
         box = self.query_one("#filter", Input)
         box.value, box.display = "", False
         self.query_one("#agents").focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter while typing."""
         self._words = event.value
         self.show(self.dashboard.state)
 
     def on_input_submitted(self) -> None:
-        """Go on to the table."""
         self.query_one("#agents").focus()
 
     def action_sort(self) -> None:
-        """Sort by the next column."""
         self._sort_by(next_key(self.dashboard.preferences.sort))
 
     def action_reverse(self) -> None:
@@ -195,23 +187,19 @@ class DashboardScreen(AgentActionsScreen):
             self.dashboard.more_agents()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Open the agent that was clicked."""
         if event.row_key.value is not None:
             self.dashboard.open_agent(event.row_key.value)
 
     def action_open(self) -> None:
-        """Open the agent under the cursor."""
         agent = self.chosen_agent()
         if agent is not None:
             self.dashboard.open_agent(agent)
 
     def action_span(self, by: int) -> None:
-        """Show a longer or shorter part of the history."""
         chosen = self.dashboard.preferences
         at = SPANS_S.index(chosen.span_s) + by
         chosen.change(span_s=SPANS_S[max(0, min(at, len(SPANS_S) - 1))])
         self.show(self.dashboard.state)
 
     def action_zoom(self) -> None:
-        """Show the series of the panels as large graphs."""
         self.app.push_screen(GraphDialog(self.dashboard))

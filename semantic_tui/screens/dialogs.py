@@ -71,7 +71,6 @@ class ConfirmDialog(ModalScreen[bool]):
         self._heading, self._text = title, text
 
     def compose(self) -> ComposeResult:
-        """Lay out the dialog."""
         with Vertical(classes="dialog"):
             yield Label(Content(self._heading), classes="heading")
             yield Static(Content(self._text))
@@ -80,11 +79,9 @@ class ConfirmDialog(ModalScreen[bool]):
                 yield Button("No (n)", id="no")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """Answer."""
         self.dismiss(event.button.id == "yes")
 
     def action_answer(self, yes: bool) -> None:
-        """Answer by key."""
         self.dismiss(yes)
 
 
@@ -99,14 +96,12 @@ class WordDialog(ModalScreen["str | None"]):
         self._heading, self._text, self._value = title, text, value
 
     def compose(self) -> ComposeResult:
-        """Lay out the dialog."""
         with Vertical(classes="dialog"):
             yield Label(Content(self._heading), classes="heading")
             yield Static(Content(self._text))
             yield Input(self._value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Answer."""
         self.dismiss(event.value.strip())
 
 
@@ -116,7 +111,6 @@ class HelpPage(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close")]
 
     def compose(self) -> ComposeResult:
-        """Lay out the page."""
         with VerticalScroll(classes="dialog wide"):
             yield Label("Keys", classes="heading")
             yield Static(Content(HELP))
@@ -128,12 +122,10 @@ class TextDialog(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "dismiss", "Close")]
 
     def __init__(self, title: str, text: Content | str) -> None:
-        """Show this text."""
         super().__init__()
         self._heading, self._text = title, text
 
     def compose(self) -> ComposeResult:
-        """Lay out the text."""
         with VerticalScroll(classes="dialog wide"):
             yield Label(Content(self._heading), classes="heading")
             yield Static(self._text if isinstance(self._text, Content) else Content(self._text))

@@ -30,18 +30,15 @@ class DoctorScreen(WatchScreen):
     ]
 
     def __init__(self) -> None:
-        """Begin without findings."""
         super().__init__()
         self._asked = -1
         """Which daemon, by its process, was asked when this screen was opened."""
         self._when = ""
 
     def body(self) -> Iterable[Widget]:
-        """Lay out the findings."""
         yield VerticalScroll(ShownText(id="findings"), id="doctor")
 
     def on_mount(self) -> None:
-        """Name the findings."""
         self.query_one("#doctor").border_title = "Doctor"
         self.query_one("#doctor").focus()
 

@@ -30,31 +30,26 @@ class GraphDialog(LiveDialog):
     ]
 
     def __init__(self, dashboard: AppProtocol) -> None:
-        """Begin with the first series."""
         super().__init__()
         self._dashboard = dashboard
         self._at = 0
 
     def compose(self) -> ComposeResult:
-        """Lay out the graph."""
         with Vertical(id="graph"):
             yield ShownText(id="graph-names")
             yield ShownText(id="graph-text")
             yield ShownText("", id="graph-keys")
 
     def on_mount(self) -> None:
-        """Draw at once."""
         self.query_one("#graph-keys", ShownText).show_text(
             Content.styled("← → other series   + - longer or shorter   esc back", "$muted")
         )
         self.call_after_refresh(lambda: self.refresh_from(self._dashboard.state))
 
     def on_resize(self) -> None:
-        """Draw at the new size."""
         self.call_after_refresh(lambda: self.refresh_from(self._dashboard.state))
 
     def refresh_from(self, state: WatchState) -> None:
-        """Draw the series as it is now."""
         series, span_s = SERIES[self._at], self._dashboard.preferences.span_s
         values = state.history.values(series.key, span_s)
         known = [value for value in values if value is not None]
@@ -72,12 +67,10 @@ class GraphDialog(LiveDialog):
         self.query_one("#graph-text", ShownText).show_text(drawn)
 
     def action_step(self, by: int) -> None:
-        """Show another series."""
         self._at = (self._at + by) % len(SERIES)
         self.refresh_from(self._dashboard.state)
 
     def action_span(self, by: int) -> None:
-        """Show a longer or shorter time."""
         chosen = self._dashboard.preferences
         at = SPANS_S.index(chosen.span_s) + by
         chosen.change(span_s=SPANS_S[max(0, min(at, len(SPANS_S) - 1))])

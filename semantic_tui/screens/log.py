@@ -37,7 +37,6 @@ class LogLines(RichLog):
     """The lines; they keep the width that they were written with, so another one is the screen's affair."""
 
     def on_resize(self, event: events.Resize) -> None:
-        """Let the screen write them anew."""
         super().on_resize(event)
         if isinstance(self.screen, LogScreen):
             self.screen.refresh_from(self.screen.dashboard.state)
@@ -54,24 +53,20 @@ class LogScreen(WatchScreen):
     ]
 
     def __init__(self) -> None:
-        """Begin with all lines."""
         super().__init__()
         self._words, self._next = "", 0
         self._drawn_for: tuple[int, str] = (0, "")
         self._titles: tuple[str, str] | None = None
 
     def body(self) -> Iterable[Widget]:
-        """Lay out the lines."""
         yield Input(placeholder="search: words, an agent, a request", id="search")
         yield LogLines(id="lines", max_lines=2000, wrap=True, min_width=20)
 
     def on_mount(self) -> None:
-        """Hide the search until it is asked for."""
         self.query_one("#search").display = False
         self.query_one("#lines").focus()
 
     def on_screen_resume(self) -> None:
-        """Search for what another screen asked for."""
         words, self.dashboard.log_words = self.dashboard.log_words, ""
         if words:
             box = self.query_one("#search", Input)
@@ -105,7 +100,6 @@ class LogScreen(WatchScreen):
         self.show(self.dashboard.state)
 
     def action_level(self) -> None:
-        """Show from the next level on."""
         chosen = self.dashboard.preferences
         chosen.change(log_level=LEVELS[(LEVELS.index(chosen.log_level) + 1) % len(LEVELS)])
         self._again()
@@ -117,22 +111,18 @@ class LogScreen(WatchScreen):
         self.show(self.dashboard.state)
 
     def action_search(self) -> None:
-        """Open the search."""
         box = self.query_one("#search", Input)
         box.display = True
         box.focus()
 
     def action_close(self) -> None:
-        """Close the search and show all."""
         box = self.query_one("#search", Input)
         box.value, box.display = "", False
         self.query_one("#lines").focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Search while typing."""
         self._words = event.value
         self._again()
 
     def on_input_submitted(self) -> None:
-        """Go on to the lines."""
         self.query_one("#lines").focus()

@@ -31,17 +31,14 @@ class ModelsScreen(WatchScreen):
     ]
 
     def body(self) -> Iterable[Widget]:
-        """Lay out table and progress."""
         yield RowsTable(filled(MODEL_COLUMNS, 80), id="models")
         yield VerticalScroll(ShownText(id="changes-text"), id="changes")
 
     def on_mount(self) -> None:
-        """Name the parts."""
         self.query_one("#changes").border_title = "Changes"
         self.query_one("#models").focus()
 
     def show(self, state: WatchState) -> None:
-        """Show models and changes."""
         table = self.query_one(RowsTable)
         num_loaded = sum(row.loaded for row in state.models)
         free = state.status.free_memory_bytes
@@ -61,9 +58,7 @@ class ModelsScreen(WatchScreen):
             self.dashboard.change_model(action, model)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Swap to the model."""
         self.action_change("swap")
 
     def action_pull(self) -> None:
-        """Ask for a name and pull."""
         self.dashboard.change_model("pull", self.query_one(RowsTable).current_key or "")

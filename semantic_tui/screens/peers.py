@@ -22,23 +22,19 @@ class PeersDialog(LiveDialog):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,P", "dismiss", "Close")]
 
     def __init__(self, state: WatchState) -> None:
-        """Begin with this state."""
         super().__init__()
         self._state = state
 
     def compose(self) -> ComposeResult:
-        """Lay out the list."""
         with VerticalScroll(classes="dialog wide"):
             yield Label("Peers", classes="heading")
             yield ShownText(id="peers-text")
             yield ShownText(Content.styled("esc closes", "$muted"))
 
     def on_mount(self) -> None:
-        """Show them at once."""
         self.refresh_from(self._state)
 
     def refresh_from(self, state: WatchState) -> None:
-        """Show the peers as they are now."""
         self.query_one("#peers-text", ShownText).show_text(
             peers_text(state.status.peers, self.size.width - 6)
         )

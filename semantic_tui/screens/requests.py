@@ -70,18 +70,15 @@ class RequestsScreen(WatchScreen):
     ]
 
     def body(self) -> Iterable[Widget]:
-        """Lay out the tables."""
         yield Static("No request runs or waits.", id="hint")
         yield RowsTable(filled(_NARROW, 80), id="requests")
         yield RowsTable(filled(_FAILED, 80), id="failures")
 
     def on_mount(self) -> None:
-        """Focus the table."""
         self.query_one("#hint").border_title = "Requests (0)"
         self.query_one("#requests").focus()
 
     def show(self, state: WatchState) -> None:
-        """Show the requests."""
         table, failures = self.query_one("#requests", RowsTable), self.query_one("#failures", RowsTable)
         table.entitle(f"Requests ({len(state.requests)})", "enter opens the agent")
         wide = self.size.width >= WIDE_FROM
@@ -130,7 +127,6 @@ class RequestsScreen(WatchScreen):
             self.dashboard.open_log(name)
 
     def action_cancel(self) -> None:
-        """Cancel the request under the cursor."""
         request = self.query_one("#requests", RowsTable).current_key
         if request is not None:
             self.dashboard.command("requests.cancel", request=request)

@@ -89,7 +89,6 @@ class WatchScreen(Screen[None]):
         self._draw_soon()
 
     def on_resize(self) -> None:
-        """Draw bars and sparklines at their new width."""
         self._draw_soon()
 
     def _draw_soon(self) -> None:

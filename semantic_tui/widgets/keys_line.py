@@ -34,7 +34,7 @@ def _length(key: Key) -> int:
 
 
 class KeysLine(Static):
-    """One line of keys."""
+    """The keys that work here, as many as fit on a line; the last one always does."""
 
     _keys: tuple[list[Key], int] | None = None
 

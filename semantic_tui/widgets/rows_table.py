@@ -82,7 +82,6 @@ class RowsTable(DataTable[KeyedText]):
     ]
 
     def __init__(self, columns: Sequence[Column], **more: Any) -> None:
-        """Name the columns."""
         super().__init__(cursor_type="row", zebra_stripes=True, cell_padding=CELL_PADDING, **more)
         self._named = tuple(columns)
         self._column_keys: list[ColumnKey] = []
@@ -93,7 +92,6 @@ class RowsTable(DataTable[KeyedText]):
         self._entitled: tuple[str, str] | None = None
 
     def on_mount(self) -> None:
-        """Make the columns."""
         self._make_columns()
 
     def on_resize(self) -> None:

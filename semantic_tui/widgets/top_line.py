@@ -74,11 +74,9 @@ class AlarmLine(ShownText):
     """What needs attention, in a line; not there while nothing does. A click lists it."""
 
     async def on_click(self) -> None:
-        """Do as the key does."""
         await self.run_action("app.alarms")
 
     def show(self, state: WatchState, width: int) -> None:
-        """Show or hide the present alarms."""
         found = alarms(state)
         self.display = bool(found)
         if found:
@@ -105,7 +103,6 @@ class PlacesLine(Static):
     _here = ""
 
     def show(self, places: Sequence[str], here: str) -> None:
-        """Mark where we are."""
         if self._here == here:
             return
         self._here = here
@@ -145,7 +142,6 @@ class ConnectionLine(ShownText):
     """Shown only while there is something to say."""
 
     def show(self, state: WatchState, now: float) -> None:
-        """Show or hide the complaint."""
         text = complaint(state, now)
         self.display = bool(text)
         self.show_text(text)

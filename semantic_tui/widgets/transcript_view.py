@@ -38,7 +38,6 @@ class TranscriptView(ScrollView, can_focus=True):
     ]
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 (Textual's name)
-        """Begin empty."""
         super().__init__(id=id)
         self._entries: list[Entry] = []
         self._layouts: list[EntryLayout] = []
@@ -64,7 +63,6 @@ class TranscriptView(ScrollView, can_focus=True):
         self._lay(follow=follow, again=self._width != self.size.width)
 
     def on_resize(self) -> None:
-        """Wrap anew."""
         if self.size.width and self.size.width != self._width:
             self._lay(follow=self.following)
         elif self.following:

@@ -58,7 +58,6 @@ class OpenStream:
     """A running request; iterate over `pieces`, then read `answer`."""
 
     def __init__(self, response: httpx.Response, began_at: float) -> None:
-        """Wrap a response whose status was good."""
         self._response = response
         self.began_at = began_at
         self.piece_times: list[float] = []
@@ -140,11 +139,9 @@ class ChatClient:
         self._http = open_http(api_key=api_key, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
-        """Nothing to open."""
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Close all connections."""
         await self._http.aclose()
 
     async def ask(self, messages: Messages, *, max_tokens: int, agent: str) -> Answer:

@@ -38,7 +38,6 @@ class ServerTokens:
     name = "the server (/v1/tokenize)"
 
     def __init__(self, http: httpx.AsyncClient, base_url: str) -> None:
-        """Ask this server."""
         self._http = http
         self._url = f"{base_url}/v1/tokenize"
 
@@ -58,7 +57,6 @@ class LlamaTokens:
     name = "the server (/apply-template, /tokenize)"
 
     def __init__(self, http: httpx.AsyncClient, base_url: str) -> None:
-        """Ask this server."""
         self._http = http
         self._base_url = base_url
 

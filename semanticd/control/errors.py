@@ -24,7 +24,6 @@ class DaemonNotRunningError(ControlError):
     """Nobody listens on the socket."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        """Say where we looked and how to start one."""
         super().__init__(f"no daemon is running ({reason}: {path}); start one with `semanticd start`")
         self.path = path
 
@@ -33,7 +32,6 @@ class UntrustedSocketError(ControlError):
     """The socket, its folder, or the process that listens on it belongs to another user: nothing was sent."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        """Say what is wrong with it and what to do."""
         super().__init__(
             f"not talking to the daemon at {path}: {reason}; set SEMANTIC_RUNTIME_DIR to a folder of your own"
         )
@@ -56,7 +54,6 @@ class CommandFailedError(ControlError):
     """The daemon answered with an error; `code` is stable and for programs."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Keep both."""
         super().__init__(message)
         self.code = code
         self.message = message

@@ -22,7 +22,6 @@ class ClientExchange:
     """Numbers commands and reads what comes back."""
 
     def __init__(self) -> None:
-        """Start at id 1."""
         self._frames = FrameReader()
         self._next_id = 1
 

@@ -24,7 +24,6 @@ class FrameTooLargeError(FrameError):
     """A frame announces, or a payload has, more bytes than allowed; `num_bytes` says how many."""
 
     def __init__(self, num_bytes: int, maximum: int) -> None:
-        """Say both sizes."""
         super().__init__(f"frame of {num_bytes} bytes is larger than the maximum of {maximum} bytes")
         self.num_bytes = num_bytes
         self.maximum = maximum

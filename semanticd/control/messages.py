@@ -75,7 +75,6 @@ class UnsupportedVersionError(MalformedMessageError):
     """A message speaks a newer major version; `version` is what it asked for and `request_id` its id, if readable."""
 
     def __init__(self, version: int, request_id: int | None) -> None:
-        """Say which versions meet."""
         super().__init__(
             f"protocol version {version} is not spoken here; this side speaks {PROTOCOL_VERSION}"
         )

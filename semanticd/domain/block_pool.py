@@ -144,11 +144,9 @@ class BlockPool:
         self._tick = 0
 
     def __len__(self) -> int:
-        """Count the hot blocks."""
         return len(self._entries)
 
     def __contains__(self, block_hash: BlockHash) -> bool:
-        """Whether the block is hot."""
         return block_hash in self._entries
 
     def __iter__(self) -> Iterator[Block]:
@@ -449,7 +447,6 @@ class BlockPool:
         return bool(self._kept) and not self._kept.isdisjoint(self._holders.get(block_hash, ()))
 
     def is_pinned_agent(self, agent: AgentId) -> bool:
-        """Whether the agent is pinned."""
         return agent in self._pinned
 
     def is_pinned(self, block_hash: BlockHash) -> bool:

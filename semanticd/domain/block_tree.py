@@ -82,7 +82,6 @@ class OfferedBlocks:
     by_parent: dict[BlockHash, list[Block]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
         return bool(self.by_name)
 
     def add(self, block: Block) -> None:

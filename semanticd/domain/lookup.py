@@ -55,7 +55,6 @@ class GramIndex:
         """The first position that was not looked at."""
 
     def __len__(self) -> int:
-        """Count the runs that are remembered."""
         return len(self._places)
 
     def take(self, ids: Sequence[int]) -> None:

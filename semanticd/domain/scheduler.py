@@ -177,11 +177,9 @@ class Scheduler:
         self.unblock()
 
     def __contains__(self, sequence_id: SequenceId) -> bool:
-        """Whether the sequence is alive."""
         return sequence_id in self._sequences
 
     def __len__(self) -> int:
-        """Count the living sequences."""
         return len(self._sequences)
 
     def get(self, sequence_id: SequenceId) -> Sequence | None:

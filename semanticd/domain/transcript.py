@@ -47,17 +47,14 @@ class Segment:
         return self.packed_ids.endswith(pack_token_ids(token_ids))
 
     def __eq__(self, other: object) -> bool:
-        """Whether text and ids are equal."""
         if not isinstance(other, Segment):
             return NotImplemented
         return self.text == other.text and self.packed_ids == other.packed_ids
 
     def __hash__(self) -> int:
-        """Hash text and ids."""
         return hash((self.text, self.packed_ids))
 
     def __repr__(self) -> str:
-        """Show text and ids."""
         return f"Segment({self.text!r}, {self.token_ids!r})"
 
 
@@ -227,7 +224,6 @@ class TranscriptIndex:
         self._children: dict[bytes, dict[int, set[bytes]]] = {self._ROOT: {}}
 
     def __len__(self) -> int:
-        """Count the segments held."""
         return len(self._nodes)
 
     @property

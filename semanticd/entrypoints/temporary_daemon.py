@@ -102,7 +102,6 @@ class TemporaryDaemon:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
         await self.stop()
 
     async def start(self) -> None:
@@ -262,7 +261,6 @@ class WarningsLog:
     """A log that keeps the names of warnings and errors."""
 
     def __init__(self) -> None:
-        """Begin empty."""
         self.events: list[str] = []
 
     def info(self, event: str, **fields: object) -> None:

@@ -288,7 +288,6 @@ class SecuritySettings:
 
     @property
     def key_for_peers(self) -> str | None:
-        """The key that is sent to peers."""
         return self.peer_key or next(iter(self.api_key), None)
 
 
@@ -380,7 +379,6 @@ class Declared:
 
     @property
     def section(self) -> str:
-        """Its section."""
         return self.name.partition(".")[0]
 
     @property

@@ -43,7 +43,6 @@ class ConnectionBook:
     """All connections, by peer and by what they wait for, each the longest waiting first."""
 
     def __init__(self, limits: Limits) -> None:
-        """Hold so many connections."""
         self._limits = limits
         self._waiting: dict[BoundedProtocol, Waiting] = {}
         self._peers: dict[str, dict[Waiting, OrderedDict[BoundedProtocol, None]]] = {}
@@ -52,7 +51,6 @@ class ConnectionBook:
         }
 
     def __len__(self) -> int:
-        """Return the number of connections."""
         return len(self._waiting)
 
     def num_waiting(self, waiting: Waiting) -> int:

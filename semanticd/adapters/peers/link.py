@@ -15,7 +15,6 @@ class LinkRate:
     """Bytes and seconds of one link."""
 
     def __init__(self) -> None:
-        """Begin with nothing measured."""
         self._bytes = 0.0
         self._seconds = 0.0
         self._num_reading = 0

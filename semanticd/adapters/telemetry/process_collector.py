@@ -18,7 +18,6 @@ class PsutilCollector(Collector):
     """This process's CPU time, memory, descriptors and threads."""
 
     def __init__(self) -> None:
-        """Look at the process that asks."""
         self._process = psutil.Process()
 
     def collect(self) -> Iterable[Metric]:

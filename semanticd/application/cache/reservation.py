@@ -20,7 +20,6 @@ class Reservation:
     """Locks, reads and promised bytes of one sequence; engine thread only (the pool is changed under `lock`)."""
 
     def __init__(self, pool: BlockPool, lock: threading.RLock) -> None:
-        """Hold nothing yet."""
         self._pool = pool
         self._lock = lock
         self._locked: list[BlockHash] = []

@@ -13,7 +13,6 @@ class SequenceMetrics:
     """Counts and observes; engine thread only."""
 
     def __init__(self, metrics: Metrics) -> None:
-        """Write into these metrics."""
         self._metrics = metrics
 
     def started(self, running: RunningSequence) -> None:

@@ -119,7 +119,6 @@ class Submission:
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """All ids of the prompt."""
         return token_ids_of(self.segments)
 
 

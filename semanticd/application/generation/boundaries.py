@@ -34,7 +34,6 @@ class PromptBoundaries:
     """Boundaries of chat prompts; remembers the tokens of equal heads."""
 
     def __init__(self) -> None:
-        """Remember nothing yet."""
         self._heads: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
 

@@ -39,7 +39,6 @@ class CoverageService:
     """Looks in the cache store, and asks peers where a block's worth is missing."""
 
     def __init__(self, *, routing: ModelRouting, store: AgentCacheStore) -> None:
-        """Look at these."""
         self._routing = routing
         self._store = store
 

@@ -30,7 +30,6 @@ class TurnRecorder:
         savings: Savings,
         history: History,
     ) -> None:
-        """Write into these."""
         self._engine = engine
         self._agents = agents
         self._metrics = metrics

@@ -137,7 +137,6 @@ class EngineStream:
         unread.put_nowait((choice, update))
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """Yield events until every choice is finished."""
         try:
             while self._unfinished:
                 choice, update = await self._updates.get()
@@ -289,7 +288,6 @@ class AnswerBuilder:
     """Adds events up to choices and usage."""
 
     def __init__(self, num_choices: int) -> None:
-        """Expect this many choices."""
         self._drafts = [_Draft() for _ in range(num_choices)]
 
     def add(self, event: GenerationEvent) -> None:

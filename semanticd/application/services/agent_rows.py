@@ -35,7 +35,6 @@ class AgentRows:
         observations: Observations,
         clock: Clock,
     ) -> None:
-        """Look at these."""
         self._engine = engine
         self._agents = agents
         self._store, self._tables = cache.store, cache.tables

@@ -26,7 +26,6 @@ class AgentWatch:
     """The rows that watchers have, and what changed since the last look."""
 
     def __init__(self, *, rows: AgentRows, agents: AgentRegistry) -> None:
-        """Begin unwatched."""
         self._rows = rows
         self._agents = agents
         self._known: dict[AgentId, AgentFacts] | None = None

@@ -67,7 +67,6 @@ class History:
         clock: Clock,
         log: Log,
     ) -> None:
-        """Sample these."""
         self._status = status
         self._requests = requests
         self._outcomes = outcomes

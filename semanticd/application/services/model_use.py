@@ -19,7 +19,6 @@ class ModelUse:
     """Who uses the loaded models; asyncio thread."""
 
     def __init__(self, clock: Clock) -> None:
-        """Note times by this clock."""
         self._clock = clock
         self._holders: Counter[ModelId] = Counter()
         self._leaving: set[ModelId] = set()
@@ -78,7 +77,6 @@ class ModelUse:
         return model_id in self._leaving
 
     def note_loaded(self, model_id: ModelId) -> None:
-        """Note that a model was loaded now."""
         self._loaded_at[model_id] = self._clock.wall()
         self._used_at[model_id] = self._clock.monotonic()
 

@@ -51,7 +51,6 @@ class Outcomes:
     """Counts ends of requests and keeps the last failures and refusals."""
 
     def __init__(self, *, clock: Clock) -> None:
-        """Begin with nothing counted."""
         self._clock = clock
         self.num_answered = 0
         self.num_failed = 0

@@ -67,7 +67,6 @@ class Savings:
     """Counts what each prompt took from the cache: in all since the start, today (UTC), and per agent."""
 
     def __init__(self, *, clock: Clock, metrics: Metrics) -> None:
-        """Begin with nothing counted."""
         self._clock = clock
         self._metrics = metrics
         self.total = Saved()

@@ -60,7 +60,6 @@ class StatusService:
         clock: Clock,
         daemon: DaemonIdentity,
     ) -> None:
-        """Look at these parts of this daemon."""
         self._engine = engine
         self._store = store
         self._use = use

@@ -54,7 +54,6 @@ class StoredResponses:
         return self._archive is not None and self._archive.is_refusing
 
     def keep(self, response: StoredResponse) -> None:
-        """Keep a response."""
         size = _size(response)
         if size > self._max_bytes:
             return

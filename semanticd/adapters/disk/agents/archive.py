@@ -201,7 +201,6 @@ class DiskAgentArchive:
         return stored.summary
 
     def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
-        """Return the block tables of these agents."""
         nothing: dict[AgentId, tuple[BlockHash, ...]] = {}
         unsaved = self._queued()
         tables = self._ask(lambda: self._tables.block_tables(agents), nothing)

@@ -72,7 +72,6 @@ class DiskAgentExportFile:
     """`AgentExportFile` in a file of framed block files; callable from any thread but the event loop's."""
 
     def __init__(self, fs: FileSystem | None = None) -> None:
-        """Write through this file system."""
         self._fs = fs or FileSystem()
 
     def write(

@@ -306,7 +306,6 @@ class AgentTables:
         return _stored_summary(*rows[0]) if rows else None
 
     def block_tables(self, agents: Sequence[AgentId]) -> dict[AgentId, tuple[BlockHash, ...]]:
-        """Return the stored block tables of these agents."""
         tables: dict[AgentId, list[BlockHash]] = {agent_id: [] for agent_id in agents}
         for agent_id, block_hash in self._ask(
             "SELECT a.agent_id, b.hash FROM json_each(?) j JOIN agents a ON a.agent_id = j.value"

@@ -17,7 +17,6 @@ class Quarantine:
     """A folder of broken files, newest kept; its bytes count towards the cap and it is emptied first."""
 
     def __init__(self, folder: Path, *, fs: FileSystem, max_files: int = MAX_FILES) -> None:
-        """Take stock of what an earlier process set aside."""
         self._folder = folder
         self._fs = fs
         self._max_files = max_files

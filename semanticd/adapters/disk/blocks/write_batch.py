@@ -91,12 +91,10 @@ class PendingTouches:
     """Uses of blocks not yet written to the index."""
 
     def __init__(self) -> None:
-        """Begin empty."""
         self._uses: dict[BlockHash, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Count the blocks touched."""
         return len(self._uses)
 
     def add(self, hashes: Iterable[BlockHash], *, when: float) -> None:

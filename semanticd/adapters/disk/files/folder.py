@@ -43,7 +43,6 @@ class CacheFolder:
     """An owned cache folder; make it with `CacheFolder.open`."""
 
     def __init__(self, root: Path, *, fs: FileSystem, lock_fd: int, was_unclean: bool) -> None:
-        """Take over a lock already held."""
         self.root = root
         self.blocks = root / "blocks"
         self.quarantine = root / "quarantine"

@@ -15,7 +15,6 @@ class RareLog:
     """Warnings that are counted between two lines; from any thread."""
 
     def __init__(self, log: Log, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Write to this log."""
         self._log = log
         self._monotonic = monotonic
         self._lock = threading.Lock()

@@ -33,7 +33,6 @@ class WriteQueue:
         self._thread.start()
 
     def __len__(self) -> int:
-        """Count the jobs waiting or running."""
         with self._changed:
             return len(self._jobs) + self._busy
 

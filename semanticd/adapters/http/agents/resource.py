@@ -119,7 +119,6 @@ class AgentStats:
     access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService) -> None:
-        """Sum up these agents."""
         self._agents = agents
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -133,7 +132,6 @@ class Agent:
     access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService) -> None:
-        """Serve these agents."""
         self._agents = agents
 
     async def on_get(self, req: Request, resp: Response, agent_id: str) -> None:
@@ -151,7 +149,6 @@ class AgentViews:
     access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService) -> None:
-        """Serve these agents."""
         self._agents = agents
 
     async def on_get_messages(self, req: Request, resp: Response, agent_id: str) -> None:
@@ -169,7 +166,6 @@ class AgentActions:
     access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
-        """Act on these agents."""
         self._agents = agents
         self._config = config
 
@@ -213,7 +209,6 @@ class AgentGenerate:
     access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, agents: AgentsService, config: HttpConfig) -> None:
-        """Answer for these agents through a gateway."""
         self._gateway = gateway
         self._agents = agents
         self._config = config
@@ -251,12 +246,10 @@ class AgentExports:
     access: ClassVar[Access] = "key"
 
     def __init__(self, agents: AgentsService, config: HttpConfig) -> None:
-        """Read and write these agents."""
         self._agents = agents
         self._config = config
 
     async def on_get_export(self, req: Request, resp: Response, agent_id: str) -> None:
-        """Answer with the agent export."""
         exchange = request_context_of(req)
         with own_file_unnamed("the file to be sent") as named:
             path = named(await temporary_file(exchange.on_end))

@@ -28,7 +28,6 @@ class AnsweredMessages:
     """Which agent each of the latest messages was answered for."""
 
     def __init__(self, *, max_messages: int = _MAX_MESSAGES) -> None:
-        """Remember so many messages."""
         self._max_messages = max_messages
         self._agents: OrderedDict[str, AgentId] = OrderedDict()
 

@@ -33,7 +33,6 @@ class Messages:
     access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Answer through a gateway."""
         self._gateway = gateway
         self._config = config
         self._answered = AnsweredMessages()
@@ -89,7 +88,6 @@ class CountTokens:
     access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Count through a gateway."""
         self._gateway = gateway
         self._config = config
 

@@ -31,7 +31,6 @@ class Adjustments:
     """Counts changes by name while a request is read."""
 
     def __init__(self) -> None:
-        """Begin without changes."""
         self._counts: Counter[str] = Counter()
 
     def note(self, name: str) -> None:

@@ -69,12 +69,10 @@ class TracedStream(PassingStream):
     """A `GenerationStream` whose ends are noted as they pass."""
 
     def __init__(self, stream: GenerationStream, facts: GenAiFacts) -> None:
-        """Observe a stream."""
         super().__init__(stream)
         self._facts = facts
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """Pass the events on."""
         async for event in self._stream:
             if isinstance(event, Finished):
                 self._facts.finished(event.reason.value, event.usage)

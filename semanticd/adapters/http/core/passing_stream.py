@@ -12,7 +12,6 @@ class PassingStream:
     """Says of itself what the stream behind it says; events and results are the observer's to pass on."""
 
     def __init__(self, stream: GenerationStream) -> None:
-        """Stand before this stream."""
         self._stream = stream
         self.request_id = stream.request_id
         self.model_id = stream.model_id

@@ -112,7 +112,6 @@ class ObservedStream(PassingStream):
     """A `GenerationStream` whose events are noted as they pass."""
 
     def __init__(self, stream: GenerationStream, recording: Recording) -> None:
-        """Observe a stream."""
         super().__init__(stream)
         self._recording = recording
 

@@ -45,7 +45,6 @@ class DeclaredRouter(CompiledRouter):
     """Falcon's router for resources that declare their access; the same table answers the guards."""
 
     def __init__(self) -> None:
-        """Begin without routes."""
         super().__init__()
         self._declared: dict[str, Route] = {}
         self._methods: dict[str, tuple[str, ...]] = {}

@@ -156,7 +156,6 @@ class Catalogue:
     access: ClassVar[Access] = "key"
 
     def __init__(self, models: ModelsService, config: HttpConfig) -> None:
-        """Show these models."""
         self._models = models
         self._config = config
 
@@ -189,7 +188,6 @@ class Files:
     access: ClassVar[Access] = "admin"
 
     def __init__(self, models: ModelsService, config: HttpConfig) -> None:
-        """Fetch and delete these models."""
         self._models = models
         self._config = config
 

@@ -22,7 +22,6 @@ class AdminModels:
     access: ClassVar[Access] = "admin"
 
     def __init__(self, models: ModelsService, config: HttpConfig) -> None:
-        """Manage these models."""
         self._models = models
         self._config = config
 
@@ -56,7 +55,6 @@ class AdminCaches:
     access: ClassVar[Access] = "admin"
 
     def __init__(self, cache: CacheService) -> None:
-        """Manage this cache."""
         self._cache = cache
 
     async def on_delete(self, req: Request, resp: Response) -> None:

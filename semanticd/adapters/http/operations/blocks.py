@@ -80,7 +80,6 @@ class SharedBlockFiles:
     access: ClassVar[Access] = "peer"
 
     def __init__(self, shared: SharedBlocks, config: HttpConfig) -> None:
-        """Show these blocks."""
         self._shared = shared
         self._config = config
 

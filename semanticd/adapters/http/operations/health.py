@@ -26,7 +26,6 @@ class Root:
     access: ClassVar[Access] = "open"
 
     def __init__(self, config: HttpConfig) -> None:
-        """Name the version."""
         self._config = config
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -45,7 +44,6 @@ class Health:
     access: ClassVar[Access] = "open"
 
     def __init__(self, probe: Callable[[], HealthAnswer]) -> None:
-        """Ask this probe."""
         self._probe = probe
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -68,7 +66,6 @@ class Metrics:
     access: ClassVar[Access] = "key"
 
     def __init__(self, metrics_text: Callable[[], bytes]) -> None:
-        """Show these metrics."""
         self._metrics_text = metrics_text
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -88,7 +85,6 @@ class Models:
     access: ClassVar[Access] = "key"
 
     def __init__(self, models: ModelsService) -> None:
-        """List these models."""
         self._models = models
 
     async def on_get(self, req: Request, resp: Response) -> None:
@@ -109,7 +105,6 @@ class Model:
     access: ClassVar[Access] = "key"
 
     def __init__(self, models: ModelsService, config: HttpConfig) -> None:
-        """Show one of these models."""
         self._models = models
         self._config = config
 

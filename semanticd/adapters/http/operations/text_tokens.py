@@ -91,7 +91,6 @@ class TextToTokens:
     access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Tokenize through a gateway."""
         self._gateway = gateway
         self._config = config
 
@@ -117,7 +116,6 @@ class TokensToText:
     access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Read through a gateway."""
         self._gateway = gateway
         self._config = config
 

@@ -48,7 +48,6 @@ class ShortestEnding:
     _OUTSIDE = ',0n"1tf:[{- '
 
     def __init__(self, tables: LLTokenizer) -> None:
-        """Look the single characters up in this tokenizer."""
         self._tables = tables
         self._size = tables.vocab_size
         self._ids = {

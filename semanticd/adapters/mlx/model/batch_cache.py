@@ -44,7 +44,6 @@ class SlottedKVCache:
     """One layer's keys and values of several rows; takes the place of mlx-lm's `BatchKVCache`."""
 
     def __init__(self, num_rows: int = 1) -> None:
-        """Make a cache of empty rows."""
         self.keys: Any = None
         self.values: Any = None
         self.lengths = [0] * num_rows

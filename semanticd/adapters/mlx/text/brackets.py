@@ -7,7 +7,6 @@ class BracketEnd:
     """Counts brackets outside of strings; which kinds close which is left to a parser."""
 
     def __init__(self, quotes: str) -> None:
-        """Take the characters that begin and end a string."""
         self._quotes = quotes
         self._depth = 0
         self._quote = ""

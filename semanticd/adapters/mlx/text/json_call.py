@@ -64,7 +64,6 @@ class JsonCallReader:
     """The calls of one block; those in another form or order never yield a name and are left to a whole-text parser."""
 
     def __init__(self, head: CallHead = JSON_HEAD) -> None:
-        """Begin before the first character."""
         self.started = False
         """Whether a call was begun."""
         self.complete = False
@@ -134,7 +133,6 @@ class JsonObjectReader:
     """Follows one JSON object character by character; raw line breaks in strings, which models write, are escaped."""
 
     def __init__(self) -> None:
-        """Expect the opening brace."""
         self.complete = False
         self.broken = False
         self._stack: list[str] = []

@@ -101,7 +101,6 @@ class ChatStream:
     def __init__(
         self, *, completion_id: str, created: int, num_choices: int, include_usage: bool, logprobs: bool
     ) -> None:
-        """Begin a completion with its id and date."""
         self._head: dict[str, Any] = {
             "id": completion_id,
             "object": "chat.completion.chunk",

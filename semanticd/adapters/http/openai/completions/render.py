@@ -119,7 +119,6 @@ class PromptsStream:
         return tuple(dict.fromkeys(word for stream in self._streams for word in stream.adjustments))
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """Yield the events of each prompt in turn."""
         for index, stream in enumerate(self._streams):
             async for event in stream:
                 yield replace(event, choice=event.choice + index * self._num_choices)

@@ -23,7 +23,6 @@ class EmbeddingVectors:
     access: ClassVar[Access] = "key"
 
     def __init__(self, gateway: Gateway, config: HttpConfig) -> None:
-        """Embed through a gateway."""
         self._gateway = gateway
         self._config = config
 

@@ -227,7 +227,6 @@ class InputTokens:
     access: ClassVar[Access] = "key"
 
     def __init__(self, conversations: Conversations) -> None:
-        """Count conversations."""
         self._conversations = conversations
 
     async def on_post(self, req: Request, resp: Response) -> None:

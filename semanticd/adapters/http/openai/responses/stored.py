@@ -39,7 +39,6 @@ class KeptResponse:
     access: ClassVar[Access] = "key"
 
     def __init__(self, responses: StoredResponses) -> None:
-        """Serve what is kept here."""
         self._responses = responses
 
     async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
@@ -61,7 +60,6 @@ class InputItems:
     access: ClassVar[Access] = "key"
 
     def __init__(self, responses: StoredResponses) -> None:
-        """Serve what is kept here."""
         self._responses = responses
 
     async def on_get(self, req: Request, resp: Response, response_id: str) -> None:

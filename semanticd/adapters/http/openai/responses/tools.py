@@ -64,7 +64,6 @@ class CustomInput:
     """Follows the one-field object that a model writes for a custom tool, and gives the text in it as it comes."""
 
     def __init__(self) -> None:
-        """Begin before the object."""
         self.told = ""
         """All of the text that was given."""
         self._raw = ""

@@ -59,7 +59,6 @@ class Settings:
     """
 
     def __init__(self, metadata: Metadata, tensors: Mapping[str, Any]) -> None:
-        """Take all metadata and all tensors by name."""
         self.metadata = metadata
         self.tensors = tensors
         self.name = str(metadata.get("general.architecture"))

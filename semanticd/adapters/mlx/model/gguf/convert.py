@@ -170,7 +170,6 @@ class _Shards:
     """Writes tensors into files of about a gigabyte, so that a large model need not fit into memory."""
 
     def __init__(self, folder: Path) -> None:
-        """Write into this folder."""
         self._folder = folder
         self._waiting: dict[str, mx.array] = {}
         self._number = 0
