@@ -163,13 +163,17 @@ def _as_map(message: Message) -> dict[str, Any]:
     return {**head, "ok": False, "error": {"code": message.error.code, "message": message.error.message}}
 
 
-def decode(payload: bytes) -> Message:
-    """Return the message in a frame's payload.
+def decode(payload: bytes, *, max_values: int | None = None) -> Message:
+    """Return the message in a frame's payload; with `max_values` only if it holds no more of them.
 
     Raises:
         UnsupportedVersionError: It speaks a newer major version.
-        MalformedMessageError: It is no msgpack, or no message.
+        MalformedMessageError: It is no msgpack, or no message, or holds more values.
     """
+    if max_values is not None and has_more_values(payload, max_values):
+        raise MalformedMessageError(
+            f"the payload holds more than {max_values} values (maps, lists, their keys and elements)"
+        )
     fields = _unpack(payload)
     _check_version(fields)
     if "cmd" in fields:
@@ -179,6 +183,35 @@ def decode(payload: bytes) -> Message:
     if "ok" in fields:
         return _reply(fields)
     raise MalformedMessageError("the map has none of `cmd`, `ok` and `event`")
+
+
+def has_more_values(payload: bytes, limit: int) -> bool:
+    """Return whether msgpack holds more values than `limit`: maps, lists, their keys and elements, and one.
+
+    A value may be one byte and takes up to 64 in memory, so they are counted before any is built. What a map or a
+    list announces counts at once: no more than `limit` values are looked at.
+    """
+    if len(payload) <= limit:
+        return False
+    unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
+    unpacker.feed(payload)
+    number, missing = 0, 1
+    try:
+        while missing and number + missing <= limit:
+            number, missing = number + 1, missing - 1 + _inner_values(unpacker, payload[unpacker.tell()])
+    except (IndexError, ValueError, msgpack.exceptions.UnpackException):
+        return False  # no msgpack, or cut off: whoever unpacks it finds out at the same byte
+    return number + missing > limit
+
+
+def _inner_values(unpacker: msgpack.Unpacker, first_byte: int) -> int:
+    """Pass a map's or a list's head, or the whole of anything else; return how many values follow that belong to it."""
+    if 0x80 <= first_byte <= 0x8F or first_byte in (0xDE, 0xDF):
+        return 2 * int(unpacker.read_map_header())
+    if 0x90 <= first_byte <= 0x9F or first_byte in (0xDC, 0xDD):
+        return int(unpacker.read_array_header())
+    unpacker.skip()
+    return 0
 
 
 def _unpack(payload: bytes) -> dict[str, Any]:
@@ -207,8 +240,10 @@ def _request_id(fields: Mapping[str, Any]) -> int | None:
     return value if _is_count(value) else None
 
 
-def readable_id(payload: bytes) -> int | None:
+def readable_id(payload: bytes, *, max_values: int | None = None) -> int | None:
     """Return the `id` of a payload that may not be a message, so that its sender can be answered; else None."""
+    if max_values is not None and has_more_values(payload, max_values):
+        return None
     try:
         return _request_id(_unpack(payload))
     except MalformedMessageError:

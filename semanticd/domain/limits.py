@@ -45,6 +45,8 @@ class Limits:
     """How deep objects and arrays of a body, or of JSON inside of a text in it, are nested."""
     json_values: int = 320_000
     """Values in a body, or in JSON inside of a text in it: members and elements, empty lists count twice."""
+    command_values: int = 10_000
+    """Values in a command on the control socket: maps, lists, their keys and elements."""
     messages: int = 10_000
     """Messages, input items or prompts in one request."""
     stored_responses_per_agent: int = 200

@@ -52,6 +52,10 @@ HELD_BY: dict[str, tuple[str, str]] = {
         "integration/http/test_large_bodies.py",
         "test_a_body_of_too_many_values_is_refused_unread",
     ),
+    "command_values": (
+        "integration/test_control_server.py",
+        "test_a_command_of_too_many_values_is_refused_unread_and_the_next_one_works",
+    ),
     "messages": (GUARDS, "test_messages_have_a_limit_in_every_dialect"),
     "peer_reads": (BLOCKS, "test_a_few_are_answered_at_a_time_and_others_are_told_to_come_again"),
     "peer_tokens": (BLOCKS, "test_a_malformed_question_is_refused_by_its_field"),

@@ -28,6 +28,7 @@ from semanticd.control.client import (
 )
 from semanticd.control.framing import MAX_FRAME_BYTES, FrameReader
 from semanticd.domain.errors import DaemonError
+from semanticd.domain.limits import LIMITS
 from tests.fakes.control_services import NullLog, fake_services
 from tests.fakes.full_volume import remount, small_volume
 
@@ -488,6 +489,27 @@ async def test_a_broken_message_is_answered_and_the_next_one_works(
         reply = await client.receive()
         assert (reply["id"], reply["error"]["code"]) == (number, "malformed_message")
         client.send({"v": 1, "id": 5, "cmd": "ping"})
+        assert (await client.receive())["result"] == {"pong": True}
+
+
+@pytest.mark.parametrize("value", [{}, [], [[]], {"a": 1}, 0, "", None], ids=repr)
+async def test_a_command_of_too_many_values_is_refused_unread_and_the_next_one_works(
+    short_tmp_path: Path, value: object
+) -> None:
+    async with serving(short_tmp_path) as server:
+        client = await RawClient.connect(server)
+        client.send({"v": 1, "id": 4, "cmd": "ping", "args": {"x": [value] * LIMITS.command_values}})
+        reply = await client.receive()
+        assert (reply["id"], reply["error"]["code"]) == (None, "malformed_message")
+        assert f"more than {LIMITS.command_values} values" in reply["error"]["message"]
+        # The map with its four keys and values, the map `args` with one key and a list of its own.
+        most = LIMITS.command_values - (1 + 2 * 4) - 2
+        client.send({"v": 1, "id": 5, "cmd": "ping", "args": {"x": [0] * most}})
+        reply = await client.receive()
+        assert (reply["id"], reply["error"]["code"]) == (5, "invalid_argument")
+        client.send({"v": 1, "id": 6, "cmd": "ping", "args": {"x": [0] * (most + 1)}})
+        assert (await client.receive())["error"]["code"] == "malformed_message"
+        client.send({"v": 1, "id": 7, "cmd": "ping"})
         assert (await client.receive())["result"] == {"pong": True}
 
 

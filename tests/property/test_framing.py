@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import msgpack
 import pytest
@@ -101,6 +101,31 @@ def test_unknown_keys_are_ignored(message: m.Message, more: dict[str, object]) -
     known = {"v", "id", "cmd", "args", "ok", "result", "error", "event", "sub", "data", "dropped"}
     added = {key: value for key, value in more.items() if key not in known}
     assert m.decode(msgpack.packb({**fields, **added})) == message
+
+
+def num_values(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(num_values(key) + num_values(one) for key, one in value.items())
+    return 1 + sum(map(num_values, value)) if isinstance(value, list) else 1
+
+
+@given(VALUES)
+def test_values_are_counted_before_they_are_built(value: object) -> None:
+    number = num_values(value)
+    assert not m.has_more_values(msgpack.packb(value), number)
+    assert m.has_more_values(msgpack.packb(value), number - 1)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_any_bytes_can_be_counted(payload: bytes, limit: int) -> None:
+    try:
+        value = msgpack.unpackb(
+            payload, strict_map_key=False, object_pairs_hook=lambda pairs: [*chain(*pairs)]
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException):
+        m.has_more_values(payload, limit)
+    else:
+        assert m.has_more_values(payload, limit) == (num_values(value) > limit)
 
 
 @given(st.binary(max_size=300))

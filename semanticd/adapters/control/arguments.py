@@ -83,10 +83,11 @@ def check(given: Mapping[str, Any], declared: Sequence[Argument]) -> dict[str, A
 
 
 def _unknown(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
+    # No text is compared or sent back in the length that a frame has.
+    close = difflib.get_close_matches(name[:60], names, n=1)
     if close:
-        return f"unknown argument {name!r}; did you mean {close[0]!r}?"
-    return f"unknown argument {name!r}; " + (
+        return f"unknown argument {_shown(name)}; did you mean {close[0]!r}?"
+    return f"unknown argument {_shown(name)}; " + (
         f"expected: {', '.join(names)}" if names else "this command takes none"
     )
 
@@ -99,10 +100,13 @@ def _value(given: Mapping[str, Any], argument: Argument) -> Any:
         return argument.default
     fits = _fits(value, argument) and (not argument.choices or value in argument.choices)
     if not fits or (argument.kind in ("integer", "number") and not argument.holds(value)):
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise ArgumentError(f"argument {argument.name!r} is {shown}: expected {argument.expected()}")
+        raise ArgumentError(f"argument {argument.name!r} is {_shown(value)}: expected {argument.expected()}")
     return value
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _fits(value: object, argument: Argument) -> bool:

@@ -22,6 +22,7 @@ from semanticd.application.ports.telemetry import Log
 from semanticd.control import messages as m
 from semanticd.control.framing import FrameError, FrameReader, FrameTooLargeError, frame
 from semanticd.domain.errors import RestartNeededError, SemanticError
+from semanticd.domain.limits import LIMITS
 
 CONNECTION_COMMANDS = ("hello", "ping", "subscribe", "unsubscribe")
 _HELLO = (Argument("client", default=""), Argument("protocol", "integer", default=None, minimum=1))
@@ -178,12 +179,13 @@ class Connection:
     async def _take(self, payload: bytes) -> bool:
         """Begin what a payload asks; returns whether to read on."""
         try:
-            message = m.decode(payload)
+            message = m.decode(payload, max_values=LIMITS.command_values)
         except m.UnsupportedVersionError as error:
             await self._refuse(error.request_id, m.UNSUPPORTED_VERSION, str(error))
             return False
         except m.MalformedMessageError as error:
-            await self._refuse(m.readable_id(payload), m.MALFORMED_MESSAGE, str(error))
+            request = m.readable_id(payload, max_values=LIMITS.command_values)
+            await self._refuse(request, m.MALFORMED_MESSAGE, str(error))
             return self._context is not None
         if not isinstance(message, m.Command):
             await self._refuse(None, m.MALFORMED_MESSAGE, "only commands are sent to the daemon")

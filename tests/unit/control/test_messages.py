@@ -58,6 +58,28 @@ def test_what_is_no_message_is_refused_by_name(fields: object, words: str) -> No
         m.decode(msgpack.packb(fields))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xdd\x00\xe4\xe1\xc0" + b"\x80" * 15_000_000,  # an array of 15 million empty maps
+        b"\xdd\x00\xe4\xe1\xc0" + b"\x90" * 15_000_000,
+        b"\x91" * 15_000_000,
+        b"\x9f" * 15_000_000,
+        b"\xdc\x03\xe7" * 5_000_000,  # each within the limit, one inside of the other
+    ],
+    ids=["maps", "lists", "nested", "wide", "announced"],
+)
+def test_no_payload_is_unpacked_that_holds_more_values_than_allowed(payload: bytes) -> None:
+    with pytest.raises(m.MalformedMessageError, match="more than 1000 values"):
+        m.decode(payload, max_values=1000)
+    assert m.readable_id(payload, max_values=1000) is None
+
+
+def test_a_long_text_is_one_value() -> None:
+    command = m.Command(1, "agents.say", {"text": "x" * 100_000})
+    assert m.decode(m.encode(command), max_values=9 + 2) == command
+
+
 def test_a_newer_version_is_told_apart_from_nonsense() -> None:
     with pytest.raises(m.UnsupportedVersionError) as refused:
         m.decode(msgpack.packb({"v": 2, "id": 9, "something": "new"}))

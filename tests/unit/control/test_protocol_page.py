@@ -11,6 +11,7 @@ from semanticd.adapters.control.commands import COMMANDS
 from semanticd.adapters.control.connection import CONNECTION_COMMANDS, ControlLimits
 from semanticd.control import messages, results
 from semanticd.control.framing import MAX_FRAME_BYTES, frame
+from semanticd.domain.limits import LIMITS
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "formats" / "control-protocol.md").read_text()
 
@@ -75,6 +76,7 @@ def test_every_code_is_documented() -> None:
 def test_the_limits_are_the_pages() -> None:
     limits = ControlLimits()
     assert f"{MAX_FRAME_BYTES:,}" in PAGE
+    assert f"{LIMITS.command_values:,} values" in PAGE
     assert f"at most {limits.max_commands} at once" in PAGE
     assert f"Within {limits.hello_timeout_s:.0f} seconds" in PAGE
     assert f"within {limits.frame_timeout_s:.0f} seconds" in PAGE

@@ -40,3 +40,12 @@ def test_numbers_are_among_the_arguments() -> None:
         ("agents.pin", "ttl_s"),
         ("agents.rewind", "turns"),
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["".join(map(chr, range(32, 50_000))), "agent" * 100_000], ids=["many letters", "few letters"]
+)
+def test_an_unknown_name_is_neither_compared_nor_sent_back_in_its_whole_length(name: str) -> None:
+    with pytest.raises(ArgumentError, match="unknown argument") as refused:
+        check({name: 1}, (Argument("agent"),))
+    assert len(str(refused.value)) < 200
