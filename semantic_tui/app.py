@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,13 +49,14 @@ from semantic_tui.themes import DARK, LIGHT
 from semantic_tui.transcript import entries, num_user_turns
 from semantic_tui.widgets.top_line import complaint
 from semanticd.control.errors import CommandFailedError, ControlError
+from semanticd.control.python_command import python_module
 from semanticd.control.results import is_said
 from semanticd.control.terminal_text import many_lines, one_line
 
 MAX_DRAWS_PER_S = 10
 SILENT_AFTER_S = 10.0
 """Seconds after which a daemon that says nothing is not called ready: it sends its state every second."""
-START_COMMAND = (sys.executable, "-m", "semanticd", "start")
+START_COMMAND = (*python_module("semanticd"), "start")
 SCREENS = ("dashboard", "agent", "models", "requests", "log", "doctor")
 
 

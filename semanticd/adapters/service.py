@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from semanticd.control.python_command import python_module
 from semanticd.domain.errors import DaemonError
 
 LABEL = "semanticd.daemon"
@@ -58,7 +59,7 @@ def program_arguments() -> list[str]:
     """Return how the system starts the daemon: the installed program if there is one, else this Python."""
     beside = Path(sys.executable).with_name("semanticd")
     found = str(beside) if beside.exists() else shutil.which("semanticd")
-    return [found, "serve"] if found else [sys.executable, "-m", "semanticd", "serve"]
+    return [found, "serve"] if found else [*python_module("semanticd"), "serve"]
 
 
 def service_for_this_machine() -> Service:

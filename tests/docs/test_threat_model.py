@@ -11,7 +11,7 @@ PAGE = ROOT / "docs" / "threat-model.md"
 
 def test_every_test_that_the_page_names_exists() -> None:
     named = re.findall(
-        r"`(?:tests/)?((?:unit|integration|contract|contrib|e2e|docs)/[\w/]+\.py)(?:::(\w+))?`",
+        r"`(?:tests/)?((?:unit|integration|contract|contrib|e2e|docs|architecture)/[\w/]+\.py)(?:::(\w+))?`",
         PAGE.read_text("utf-8"),
     )
     assert len(named) > 25

