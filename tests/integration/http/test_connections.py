@@ -95,6 +95,27 @@ def status_of(connection: socket.socket) -> int:
     return int(content.split(b" ")[1])
 
 
+@pytest.mark.parametrize("version", [b"0.9", b"1.2", b"2.0", b"9.9"])
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        (b"GET /health", b'{"error":{"message":'),
+        (b"POST /v1/messages", b'{"type":"error","error":{"type":"invalid_request_error"'),
+        (b"GET /api/tags", b'{"error":"'),
+    ],
+)
+def test_a_version_of_http_that_is_not_spoken_is_the_clients_mistake(
+    version: bytes, head: bytes, shape: bytes
+) -> None:
+    sent = head + b" HTTP/" + version + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with server(idle_timeout_s=1) as running, running.connect(sent) as client:
+        head_of_answer, _, body = all_of(client).partition(b"\r\n\r\n")
+        assert int(head_of_answer.split(b" ")[1]) == 400, head_of_answer
+        assert body.startswith(shape)
+        assert b"HTTP/" + version + b" is not spoken here" in body
+        assert not [line for line in running.log.lines if line[0] in ("warning", "error")]
+
+
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: local", GET + b"GET / HT"])
 def test_a_head_that_does_not_come_whole_ends_the_connection(sent: bytes) -> None:
     with server(header_timeout_s=0.5) as running, running.connect(sent) as waiting:

@@ -83,6 +83,17 @@ async def test_everything_else_needs_one(path: str) -> None:
         ("evil.example", 403),
         ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example:8000", 403),
+        ("localhost:", 200),
+        ("localhost:65535", 200),
+        ("localhost:65536", 403),
+        ("localhost:99999", 403),
+        ("localhost:8941@evil", 403),
+        ("localhost:8000/", 403),
+        ("localhost:+80", 403),
+        ("localhost:8\xb2", 403),
+        ("localhost:" + "0" * 9, 403),
+        ("[::1]:8941@evil", 403),
+        ("[::1]8941", 403),
         ("", 400),
     ],
 )
@@ -191,6 +202,8 @@ async def test_what_curl_sends_from_this_machine_is_read_as_json(content_type: s
         ("192.168.1.5:8000", False, 403),
         ("rebound.example:8000", True, 403),
         ("192.168.1.5.rebound.example", True, 403),
+        ("192.168.1.5:8000@rebound.example", True, 403),
+        ("[fd00::5]:99999", True, 403),
     ],
 )
 async def test_addresses_are_hosts_where_other_machines_may_come_in(

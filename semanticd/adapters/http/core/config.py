@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from semanticd.domain.limits import LIMITS
 
+_MAX_PORT = 65_535
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -53,7 +54,9 @@ class HttpConfig:
         """Whether a Host header's value (with or without a port) is on the allow-list."""
         if "*" in self.allowed_hosts:
             return True
-        name = host.rsplit(":", 1)[0] if _has_port(host) else host
+        name, port = host.rsplit(":", 1) if _has_port(host) else (host, "")
+        if not _is_port(port):
+            return False
         if self.literal_hosts and _is_address(name):
             return True
         return name.lower().rstrip(".") in {allowed.lower() for allowed in self.allowed_hosts}
@@ -61,6 +64,11 @@ class HttpConfig:
 
 def _has_port(host: str) -> bool:
     return ":" in host and not host.endswith("]") and (host.startswith("[") or host.count(":") == 1)
+
+
+def _is_port(port: str) -> bool:
+    """Whether this is a port as a URL may have it, where none at all is one."""
+    return not port or (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= _MAX_PORT)
 
 
 def _is_address(name: str) -> bool:

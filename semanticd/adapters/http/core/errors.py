@@ -37,6 +37,12 @@ class InvalidPathError(HttpOnlyError):
     code = "invalid_path"
 
 
+class HttpVersionError(HttpOnlyError):
+    """The request names a version of HTTP that is not spoken here."""
+
+    code = "unsupported_http_version"
+
+
 class MethodNotAllowedError(HttpOnlyError):
     """The resource exists, but not for this method."""
 
@@ -84,6 +90,8 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
     HttpOnlyError: Row(400, _INVALID, _INVALID),
     RouteNotFoundError: Row(404, "not_found_error", _INVALID),
     InvalidPathError: Row(400, _INVALID, _INVALID),
+    # Not 505: the mistake is the client's, and a 5xx counts as a failure of this server.
+    HttpVersionError: Row(400, _INVALID, _INVALID),
     MethodNotAllowedError: Row(405, _INVALID, _INVALID),
     SlowBodyError: Row(408, "timeout_error", _INVALID, retry=False),
     MediaTypeError: Row(415, _INVALID, _INVALID),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.adapters.http.core.errors import HeadersTooLargeError
+from semanticd.adapters.http.core.errors import HeadersTooLargeError, HttpVersionError
 from semanticd.adapters.http.core.rate_limit import RateLimiter
 from semanticd.adapters.http.core.request_context import RequestContext
 from semanticd.adapters.http.core.routes import UNKNOWN
@@ -19,6 +19,8 @@ from semanticd.adapters.http.core.services import HttpServices
 from semanticd.domain.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_HTTP_VERSIONS = ("1.0", "1.1", "2", "3")
+"""What Falcon takes; of any other it raises what counts as a bug."""
 _CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
 _CORS_EXPOSED = b"x-request-id, request-id, retry-after, x-semantic-cache, x-semantic-adjusted"
 
@@ -66,6 +68,7 @@ class Guards:
 
     def admit(self, scope: Mapping[str, Any], exchange: RequestContext) -> EarlyAnswer | None:
         """Let a request pass (None), answer it at once, or raise the domain error that refuses it."""
+        _check_version(scope)
         self._check_headers(scope)
         self._check_host(scope)
         origin = header(scope, b"origin")
@@ -189,6 +192,12 @@ class Guards:
             raise PermissionDeniedError(
                 "no admin key is configured; without one, /admin answers on loopback only: set SEMANTIC_ADMIN_KEY"
             )
+
+
+def _check_version(scope: Mapping[str, Any]) -> None:
+    version = scope.get("http_version", "1.1")
+    if version not in _HTTP_VERSIONS:
+        raise HttpVersionError(f"HTTP/{version} is not spoken here; use HTTP/1.1")
 
 
 def _given_keys(scope: Mapping[str, Any]) -> list[str]:

@@ -58,6 +58,7 @@ STATUSES = {
     domain.ConfigurationError: (500, 500),
     domain.RestartNeededError: (503, 503),
     errors.RouteNotFoundError: (404, 404),
+    errors.HttpVersionError: (400, 400),
     errors.MethodNotAllowedError: (405, 405),
     errors.SlowBodyError: (408, 408),
     errors.MediaTypeError: (415, 415),
