@@ -420,11 +420,6 @@ class AgentCacheStore:
         """Whether blocks of so many bytes could be kept without waiting for the disk."""
         return self.ready_bytes - num_bytes >= self._set_aside_bytes
 
-    @property
-    def takes_all(self) -> bool:
-        """Whether the disk takes every block, so that any may leave RAM before long."""
-        return self._writes is not None and not self.disk_stalled and not self._writes.has_refused
-
     def _has_room(self, num_bytes: int, *, below: Sequence[BlockHash]) -> bool:
         return self.can_keep(num_bytes) and (
             self._make_room_below(below, num_bytes) or self.pool.free_bytes >= 0
@@ -709,11 +704,6 @@ class AgentCacheStore:
         """Whether a block is hot and a pinned agent keeps it so."""
         with self.lock:
             return block_hash in self.pool and self.pool.is_pinned(block_hash)
-
-    def can_leave(self, block_hash: BlockHash) -> bool:
-        """Whether a block is hot and could leave RAM: nobody uses or pins it."""
-        with self.lock:
-            return self.pool.can_leave(block_hash)
 
     def pinned_bytes_of(self, agent_id: AgentId) -> int:
         """Return the bytes that an agent's pin keeps hot; 0 where it has none."""

@@ -61,11 +61,6 @@ class WriteBehind:
         """Whether the block was handed over and is not yet durable."""
         return block_hash in self._writing
 
-    @property
-    def has_refused(self) -> bool:
-        """Whether the warm store does not take a block that is in RAM."""
-        return bool(self._refused)
-
     def is_refused(self, block_hash: BlockHash) -> bool:
         """Whether the warm store did not take the block when it was offered last."""
         return block_hash in self._refused

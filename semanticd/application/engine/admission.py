@@ -53,7 +53,7 @@ class Admission:
             store=store, agents=agents, scheduler=scheduler, queue=queue, clock=telemetry.clock
         )
         self._lookup = PeerLookup(store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock)
-        self._matching = PrefixMatching(store=store, scheduler=scheduler, lookup=self._lookup, room=room)
+        self._matching = PrefixMatching(store=store, scheduler=scheduler, lookup=self._lookup)
         self._restore = Restore(
             store=store, scheduler=scheduler, queue=queue, matching=self._matching, telemetry=telemetry
         )
@@ -110,12 +110,7 @@ class Admission:
         own = running.bytes_alone
         if not self._scheduler.others_run(running.sequence_id):
             return own
-        return own + self._room.beside_running(self._new_bytes(running))
-
-    @staticmethod
-    def _new_bytes(running: RunningSequence) -> int:
-        num_known = running.match.num_tokens + sum(m.num_tokens for m in running.beyond)
-        return running.spec.stored_bytes(running.sequence.num_tokens - num_known)
+        return own + running.spec.stored_bytes(running.sequence.num_tokens - running.match.num_tokens)
 
     def _start(self, running: RunningSequence) -> None:
         sequence, match = running.sequence, running.match

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.peer_lookup import PeerLookup
-from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.domain.block import Block
 from semanticd.domain.errors import OverloadedError, RequestTooLargeError
@@ -29,11 +28,8 @@ _SLOW_DISK_DECAY = 0.8
 class PrefixMatching:
     """Looks prompts up in the cache; engine thread only."""
 
-    def __init__(
-        self, *, store: AgentCacheStore, scheduler: Scheduler, lookup: PeerLookup, room: Room
-    ) -> None:
+    def __init__(self, *, store: AgentCacheStore, scheduler: Scheduler, lookup: PeerLookup) -> None:
         """Match the blocks of this store, and what its peers offered; `scheduler` knows what computing costs."""
-        self._room = room
         self._store = store
         self._scheduler = scheduler
         self._lookup = lookup
@@ -61,9 +57,6 @@ class PrefixMatching:
         if not self._scheduler.others_run(running.sequence_id):
             # No other sequence will make room by ending: what leaves none for the running cache is read into it later.
             running.match, running.beyond = self._fitting_part(running)
-        elif running.match.state is None and self._room.counts_once:
-            # So that it need not wait for others to end.
-            self._leave_for_later(running)
         if not self._lookup.is_worth(running, self._compute_s(running, running.from_peers.values())):
             running.offered = None
             return self.find(running)
@@ -131,32 +124,6 @@ class PrefixMatching:
             # A snapshot belongs to the whole match.
             return PrefixMatch((), None, match.diverged), ()
         return PrefixMatch(tuple(blocks), None, match.diverged), match.blocks[len(blocks) :]
-
-    def _leave_for_later(self, running: RunningSequence) -> None:
-        """Cut the match where its blocks leave no room for the running cache beside what others run in.
-
-        Where there is no room even for that, or reading takes longer than computing, it waits with its whole match.
-        """
-        blocks, num_kept = running.match.blocks, 0
-        num_new = running.sequence.num_tokens - running.match.num_tokens
-        new_bytes = self._room.beside_running(running.spec.stored_bytes(num_new))
-        room = self._store.could_free() - running.bytes_alone - new_bytes
-        if room < 0:
-            return
-        for matched in blocks:
-            # What may not leave is no part of that room.
-            name = matched.block.block_hash
-            if not self._store.is_hot(name) or self._store.can_leave(name):
-                room -= matched.block.num_bytes
-            if room < 0:
-                break
-            num_kept += 1
-        later = blocks[num_kept:]
-        if later and self.is_worth_reading(running, [m.block for m in later]):
-            running.match, running.beyond = (
-                PrefixMatch(blocks[:num_kept], None, running.match.diverged),
-                later,
-            )
 
     def _refuse_what_never_fits(self, running: RunningSequence) -> None:
         ledger = self._store.ledger()

@@ -5,7 +5,6 @@ evict what is on disk ──> enough
      └──> the rest is written first: wait ──(ROOM_DEADLINE_S, or an answer would pause)──> the disk is behind:
               drop what it has not taken, without a wait, until no more than CAUGHT_UP_SHARE of the budget is unwritten
 ```
-What runs counts once where the disk takes all blocks: those of its running cache are let go as soon as room is wanted.
 A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it.
 """
 
@@ -31,8 +30,6 @@ CAUGHT_UP_SHARE = 0.5
 
 While it is not, each prompt that wants room would wait for as long again.
 """
-ON_ITS_WAY_SHARE = 1 / 16
-"""Share of the budget that a sequence which starts beside others may take for blocks that are not on disk yet."""
 
 
 class Room:
@@ -74,11 +71,6 @@ class Room:
             num_running += sequence.state is not SequenceState.WAITING
             if sequence.state is SequenceState.DECODING:
                 batches.setdefault((sequence.model_id, sequence.group), []).append(running)
-            elif sequence.state is SequenceState.PREFILLING:
-                # It is going to decode beside the others: what is not on disk must not take this room.
-                alone = DecodeGroup(0, (sequence.num_tokens,))
-                longest = len(sequence.prompt_ids) + sequence.max_new_tokens
-                self._growth_bytes += alone.growth(longest) * running.spec.running_bytes_per_token
         for (_, group), rows in batches.items():
             batch = DecodeGroup(group, tuple(running.sequence.num_tokens for running in rows))
             longest = max(len(row.sequence.prompt_ids) + row.sequence.max_new_tokens for row in rows)
@@ -119,17 +111,6 @@ class Room:
                 model.runner.compact()
         self.measure()
         return self._store.ledger().running_bytes < before
-
-    @property
-    def counts_once(self) -> bool:
-        """Whether what runs needs room for its running cache only: its blocks go where room is wanted, to the disk."""
-        return self._store.takes_all and not self._is_behind
-
-    def beside_running(self, num_bytes: int) -> int:
-        """Return the room that new blocks of so many bytes need beside the running cache from which they are copied."""
-        if not self.counts_once:
-            return num_bytes
-        return min(num_bytes, int(self._store.ledger().budget_bytes * ON_ITS_WAY_SHARE))
 
     def check(self, now: float) -> None:
         """Note at this clock reading (seconds) whether the disk is behind; to be called between two steps."""

@@ -227,8 +227,8 @@ def test_every_prompt_is_either_answered_or_refused(length: int) -> None:
 
 
 def test_a_request_that_fits_later_waits_until_another_is_done() -> None:
-    # Room for one running cache of 512 tokens and its blocks, and not for two.
-    with EngineRig(budget_bytes=BYTES_PER_TOKEN * 1000) as rig:
+    # Room for one running cache of 512 tokens and its blocks.
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * (2 * 512 + 100)) as rig:
         with rig.held():
             asks = [rig.ask(prompt(400, seed=n), agent=str(n), max_tokens=40) for n in range(3)]
         for n, ask in enumerate(asks):
@@ -245,12 +245,12 @@ def test_a_request_that_waits_for_the_disk_starts_while_another_still_decodes() 
         first = rig.ask(long_running, agent="b", max_tokens=100_000)
         wait_until(lambda: bool(first.text))
         rig.ask(prompt(200)).answer()
-        second = rig.ask(prompt(600, seed=2), agent="c")
+        second = rig.ask(prompt(450, seed=2), agent="c")
         wait_until(lambda: len(rig.engine.running()) == 2)
         assert not second.started
         warm.hold_writes = False
         rig.on_engine(warm.catch_up)
-        assert second.answer().text == truth(prompt(600, seed=2))
+        assert second.answer().text == truth(prompt(450, seed=2))
         assert not first.over
         rig.engine.cancel(first.request_id)
         first.wait()

@@ -142,27 +142,6 @@ def test_sequences_in_one_batch_answer_as_they_would_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_two_conversations_that_exceed_half_the_budget_run_at_the_same_time(family: str) -> None:
-    prompts, more = [prompt_of(300, 90 + number) for number in range(2)], prompt_of(9, 92)
-    with MlxRig(family) as roomy:
-        spec = roomy.runner.spec
-    # Two running caches of 512 tokens, and a fraction of their blocks.
-    room = 2 * (512 * spec.running_bytes_per_token + spec.state_bytes) + spec.stored_bytes(48)
-    with MlxRig(family, budget_bytes=(room + 2 * spec.state_bytes) * 16 // 15) as rig:
-        said = _told_at_once(rig, prompts)
-        assert said == [_told_alone(family, prompt) for prompt in prompts]
-        assert max(rig.metrics.observations["batch_size"]) == 2
-        rig.metrics.observations.clear()
-        rig.idle()
-        # And again, with what each said before.
-        prompts = [prompt + answer + more for prompt, answer in zip(prompts, said, strict=True)]
-        assert _told_at_once(rig, prompts) == [_told_alone(family, prompt) for prompt in prompts]
-        # A snapshot belongs to a whole prefix: what goes on from one waits until there is room for all of it.
-        assert max(rig.metrics.observations["batch_size"]) == 2 or not spec.cuts_anywhere
-        assert not rig.metrics.counters["preemptions_total",]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_one_that_leaves_before_its_first_token_leaves_nothing_false_behind(family: str) -> None:
     """Its running cache has the last token of the prompt already, which its snapshot does not name."""
     first = prompt_of(101, 97)
@@ -246,15 +225,6 @@ def _compare_tiers(rig: MlxRig) -> None:
         record = rig.warm.read(block.block_hash).result()
         assert record is not None
         assert rig.runner.dump(rig.store.payload(block.block_hash)) == record.tensors, block.kind
-
-
-def _told_at_once(rig: MlxRig, prompts: list[list[int]]) -> list[list[int]]:
-    with rig.held():
-        asks = [
-            rig.ask(prompt, agent=f"agent-{number}", max_tokens=90, sampling=WITHOUT_END)
-            for number, prompt in enumerate(prompts)
-        ]
-    return [list(rig.tokenizer.encode(ask.answer().text)) for ask in asks]
 
 
 def _told_alone(family: str, prompt: list[int]) -> list[int]:
