@@ -126,7 +126,7 @@ class Scheduler:
     _balance_s: float = 0.0
     """Decode's credit against its share while both kinds of work wait; below zero it is decode's turn."""
     _served_level_s: float = 0.0
-    """What the agent whose prompt was served last had used after it (seconds)."""
+    """The most that an agent had used after a chunk of its prompt (seconds); never goes back, see `_entry_level`."""
     _lost_s: float = 0.0
     """What of decode's credit prefill owes for other work than its own since its last chunk."""
     _chunk_is_due: bool = False
@@ -152,8 +152,9 @@ class Scheduler:
     def _entry_level(self) -> float:
         """Return the engine time (seconds) that an agent new to the scene is taken to have used.
 
-        It starts level with the one whose prompt was served last: were it the least served one, whoever was served once
-        would wait for all newcomers. Those who wait are at most `aging_s` ahead of it.
+        It starts level with the most that anyone had used when its prompt was served. Were that the least, whoever was
+        served once would wait for all newcomers; were it the last, agents with cheap turns that leave and come back
+        would go before one that entered behind somebody else. Those who wait are at most `aging_s` ahead of it.
         """
         least = min((share.used_s for share in self._shares.values()), default=None)
         if least is None:
@@ -240,7 +241,7 @@ class Scheduler:
         payers = [one for one in served if self._class(one, self._decided_at) == best]
         self._charge_each(payers, seconds)
         used = [share.used_s for one in payers if (share := self._shares.get(_share_of(one)))]
-        self._served_level_s = min(used, default=self._served_level_s)
+        self._served_level_s = max(self._served_level_s, min(used, default=0.0))
         if any(_returns(one) for one in served):
             self._returned_s += seconds
         else:

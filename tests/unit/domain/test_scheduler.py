@@ -227,6 +227,23 @@ def test_an_endless_stream_of_newcomers_starves_nobody() -> None:
     assert engine.finished[old[1].sequence_id] < 20.0 + (20.0 + 20.0) / 0.2 * 0.4 + 1.0
 
 
+def test_cheap_turns_that_come_back_again_and_again_do_not_pass_one_that_waits_for_room() -> None:
+    """The next one comes while the last one decodes, so that a cheap one is always there, new to the scene."""
+    engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=1))
+    cheap = [engine.add(Job(agent="cheap-0", prompt=20, answer=3))]
+    engine.scheduler.hold(cheap[0].sequence_id)
+    heavy = engine.add(Job(agent="heavy", prompt=5000, answer=2))
+    engine.run(until=2.0)
+    patient = engine.add(Job(agent="patient", prompt=500, answer=2))
+    steps_until(engine, heavy, SequenceState.FINISHED)
+    engine.scheduler.release(cheap[0].sequence_id)
+    while patient.state is SequenceState.WAITING:
+        if cheap[-1].state is SequenceState.DECODING:
+            cheap.append(engine.add(Job(agent=f"cheap-{len(cheap) % 2}", prompt=20, answer=3)))
+        engine.step()
+        assert len(cheap) < 5
+
+
 def test_the_few_tokens_at_the_end_of_a_prompt_do_not_count_as_a_speed() -> None:
     engine = ScheduledEngine()
     engine.run([Job(prompt=9)])
