@@ -168,6 +168,8 @@ class GenerationRequest:
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     agent_id: AgentId | None = None
+    share: str = ""
+    """Whose share of engine time it uses while no agent is named; empty: its own. All prompts of a body have one."""
     priority: Priority = "interactive"
     constraint: OutputConstraint | None = None
     num_choices: int = 1

@@ -211,6 +211,10 @@ class ScriptedGenerator:
         self.streams.append(stream)
         return stream
 
+    async def open_all(self, requests: Sequence[GenerationRequest]) -> list[ScriptedStream]:
+        """Admit the prompts of one body."""
+        return [await self.open(request) for request in requests]
+
     def _closed(self) -> None:
         self.num_closed += 1
 

@@ -114,10 +114,17 @@ class MlxSettings:
         "Time in ms that one prompt chunk may hold up decoding; experts on a GPU get a least number of tokens anyhow.",
     )
     max_queue: int = setting(
-        256, whole(minimum=1), "Requests that may wait; further ones get 429.", guarded=True
+        256,
+        whole(minimum=1),
+        "Requests that may run or wait, a prompt or choice each; further ones get 503 (529 in Anthropic's API), a body "
+        "of more 400.",
+        guarded=True,
     )
     max_queue_per_agent: int = setting(
-        32, whole(minimum=1), "Requests of one agent that may wait.", guarded=True
+        32,
+        whole(minimum=1),
+        "The same of one agent; also the most choices of one prompt.",
+        guarded=True,
     )
     canonicalize: bool = setting(
         True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."

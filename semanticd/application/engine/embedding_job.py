@@ -18,7 +18,10 @@ class EmbeddingJob:
     texts: tuple[tuple[int, ...], ...]
     dimensions: int | None = None
     """Leading numbers of each vector that are wanted; None: all."""
-    share: str = ""
-    """Whose part of the queue it takes."""
     vectors: Future[tuple[bytes, ...]] = field(default_factory=Future)
     """Gets a vector for each text (float32, little-endian, of length one), or the error; cancelled: nobody waits."""
+
+    @property
+    def quota(self) -> str:
+        """Whose part of the queue it takes: one of its own, however many texts it has."""
+        return self.request_id

@@ -229,9 +229,9 @@ class BlockPoolBatchEngine:
         """Take a job; raises what `EngineQueue.submit` does."""
         self._queue.submit(job)
 
-    def check_num_choices(self, num_choices: int) -> None:
-        """Raise `InvalidRequestError` when a request asks for more answers than can ever be queued."""
-        self._queue.check_num_choices(num_choices)
+    def check_size(self, num_prompts: int, num_choices: int, *, anonymous: bool) -> None:
+        """Raise `InvalidRequestError` when a body asks for more answers than can ever be queued."""
+        self._queue.check_size(num_prompts, num_choices, anonymous=anonymous)
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""

@@ -77,24 +77,36 @@ class EngineQueue:
             QueueFullError: The queue, or the agent's part of it, is full.
             DrainingError: The daemon is stopping.
         """
-        share = submissions[0].share or submissions[0].agent_id
+        quota = submissions[0].quota
         with self._condition:
             if self.draining or self._stopping:
                 raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
             if self._num_unanswered + len(submissions) > self.max_queue:
                 raise QueueFullError(f"the queue is full: {self.max_queue} requests are running or waiting")
-            if self._queued.get(share, 0) + len(submissions) > self.max_queue_per_agent:
-                raise QueueFullError(
-                    f"agent {submissions[0].agent_id!r} has {self.max_queue_per_agent} requests running or waiting "
-                    "already"
-                )
-            self._queued[share] = self._queued.get(share, 0) + len(submissions)
+            num_queued = self._queued.get(quota, 0)
+            if num_queued + len(submissions) > self.max_queue_per_agent:
+                raise self.agent_is_full(quota, num_queued, len(submissions))
+            self._queued[quota] = num_queued + len(submissions)
             self._num_unanswered += len(submissions)
             self._items.extend(submissions)
             self._condition.notify()
 
-    def check_num_choices(self, num_choices: int) -> None:
-        """Raise `InvalidRequestError` when a request asks for more answers than can ever be queued."""
+    def num_queued(self, quota: str) -> int:
+        """Return how many submissions of an agent are not answered yet."""
+        return self._queued.get(quota, 0)
+
+    def agent_is_full(self, agent_id: str, num_queued: int, num_more: int) -> QueueFullError:
+        """Return the error that says why an agent's part of the queue has no room for so many more."""
+        return QueueFullError(
+            f"agent {agent_id!r} has {num_queued} requests running or waiting, and {num_more} more would be above "
+            f"{self.max_queue_per_agent} (SEMANTIC_MLX_MAX_QUEUE_PER_AGENT)"
+        )
+
+    def check_size(self, num_prompts: int, num_choices: int, *, anonymous: bool) -> None:
+        """Raise `InvalidRequestError` when a body asks for more answers than can ever be queued.
+
+        The part of one agent bounds the choices of each prompt, and all prompts of a body that names an agent.
+        """
         most = min(self.max_queue, self.max_queue_per_agent)
         if num_choices > most:
             raise InvalidRequestError(
@@ -102,15 +114,24 @@ class EngineQueue:
                 "(SEMANTIC_MLX_MAX_QUEUE_PER_AGENT)",
                 param="n",
             )
+        setting = "SEMANTIC_MLX_MAX_QUEUE" if anonymous else "SEMANTIC_MLX_MAX_QUEUE_PER_AGENT"
+        most = self.max_queue if anonymous else most
+        if num_prompts * num_choices > most:
+            choices = f" with {num_choices} choices each" if num_choices > 1 else ""
+            raise InvalidRequestError(
+                f"{num_prompts} prompts{choices} are {num_prompts * num_choices} requests: this server takes at most "
+                f"{most} in one body ({setting})",
+                param="prompt",
+            )
 
     def release_place(self, submission: Asked) -> None:
         """Give a submission's place back."""
         with self._condition:
             self._num_unanswered -= 1
-            share = submission.share or submission.agent_id
-            self._queued[share] -= 1
-            if not self._queued[share]:
-                del self._queued[share]
+            quota = submission.quota
+            self._queued[quota] -= 1
+            if not self._queued[quota]:
+                del self._queued[quota]
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""

@@ -98,7 +98,7 @@ class Submission:
     anonymous: bool = False
     """Whether the agent was named by us, after how the conversation begins."""
     share: str = ""
-    """Whose quota and share of engine time it uses; empty: its agent's. An anonymous request has a share of its own."""
+    """Whose share of engine time it uses; empty: its agent's. An anonymous body has one of its own, for all prompts."""
     system_tokens: int = 0
     trace_parent: str | None = None
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
@@ -120,6 +120,11 @@ class Submission:
     @property
     def prompt_ids(self) -> tuple[int, ...]:
         return token_ids_of(self.segments)
+
+    @property
+    def quota(self) -> str:
+        """Whose part of the queue it takes: its agent's, or that of the anonymous request."""
+        return self.request_id if self.anonymous else self.share or self.agent_id
 
 
 @dataclass(slots=True)

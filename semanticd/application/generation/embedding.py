@@ -85,7 +85,6 @@ class EmbeddingService:
                     model_id=model.model_id,
                     texts=texts,
                     dimensions=request.dimensions,
-                    share=request.request_id,
                 )
                 self._engine.embed(job)
             vectors = await asyncio.wrap_future(job.vectors)

@@ -20,6 +20,21 @@ from semanticd.domain.ids import AgentId
 _T = TypeVar("_T")
 
 
+class TakenPlaces:
+    """The places that one request holds while its prompts are read."""
+
+    def __init__(self, places: ReadingPlaces, agent_id: AgentId | None, count: int) -> None:
+        """Hold `count` places that were taken for this agent."""
+        self._places = places
+        self._agent_id = agent_id
+        self.count = count
+
+    def give_back(self, count: int) -> None:
+        """Give places back whose prompts are submitted: the engine's queue counts those from here on."""
+        self.count -= count
+        self._places.put_back(self._agent_id, count)
+
+
 class ReadingPlaces:
     """As many places as the queue has, less those that submitted requests hold."""
 
@@ -44,8 +59,8 @@ class ReadingPlaces:
         return await asyncio.get_running_loop().run_in_executor(self._counter, read)
 
     @contextlib.contextmanager
-    def take(self, agent_id: AgentId | None, count: int) -> Iterator[None]:
-        """Hold `count` places, of a named agent's part too, until the request is submitted or refused.
+    def take(self, agent_id: AgentId | None, count: int) -> Iterator[TakenPlaces]:
+        """Hold `count` places, of a named agent's part too, until they are given back, at the latest at the end.
 
         Raises:
             QueueFullError: there are not so many left.
@@ -54,18 +69,22 @@ class ReadingPlaces:
             raise QueueFullError(
                 f"the queue is full: {self._queue.max_queue} requests are running or waiting"
             )
-        if agent_id is not None and self._agents[agent_id] + count > self._queue.max_queue_per_agent:
-            raise QueueFullError(
-                f"agent {agent_id!r} has {self._queue.max_queue_per_agent} requests running or waiting already"
-            )
-        self.num_taken += count
         if agent_id is not None:
+            num_before = self._agents[agent_id] + self._queue.num_queued(agent_id)
+            if num_before + count > self._queue.max_queue_per_agent:
+                raise self._queue.agent_is_full(agent_id, num_before, count)
             self._agents[agent_id] += count
+        self.num_taken += count
+        taken = TakenPlaces(self, agent_id, count)
         try:
-            yield
+            yield taken
         finally:
-            self.num_taken -= count
-            if agent_id is not None:
-                self._agents[agent_id] -= count
-                if not self._agents[agent_id]:
-                    del self._agents[agent_id]
+            taken.give_back(taken.count)
+
+    def put_back(self, agent_id: AgentId | None, count: int) -> None:
+        """Take places back; see `TakenPlaces`."""
+        self.num_taken -= count
+        if agent_id is not None:
+            self._agents[agent_id] -= count
+            if not self._agents[agent_id]:
+                del self._agents[agent_id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,6 +76,9 @@ class Generator(Protocol):
     async def open(self, request: GenerationRequest) -> GenerationStream:
         """Admit a request; raises a domain error (unknown model, too long, queue full, ...) before any event."""
 
+    async def open_all(self, requests: Sequence[GenerationRequest]) -> Sequence[GenerationStream]:
+        """Admit the prompts of one body, which have an agent and a number of choices in common, all or none."""
+
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Return the prompt's length in tokens."""
 
@@ -130,17 +133,35 @@ class GenerateService:
 
     async def open(self, request: GenerationRequest) -> EngineStream:
         """Admit a request; see `Generator.open`. Its place in the queue comes first, the work after."""
-        self._engine.check_num_choices(request.num_choices)
-        with self._places.take(request.agent_id, request.num_choices):
-            if request.agent_id is None or not request.conversation:
-                return await self._open(request)
-            self._recorder.begin_turn(request.agent_id, request.request_id)
+        [stream] = await self.open_all([request])
+        return stream
+
+    async def open_all(self, requests: Sequence[GenerationRequest]) -> list[EngineStream]:
+        """Admit the prompts of one body; see `Generator.open_all`. Places for all of them come first."""
+        agent_id, num_choices = requests[0].agent_id, requests[0].num_choices
+        self._engine.check_size(len(requests), num_choices, anonymous=agent_id is None)
+        streams: list[EngineStream] = []
+        with self._places.take(agent_id, len(requests) * num_choices) as taken:
             try:
-                # First the conversation, for its agent may have a model of its own.
-                return await self._open(await asyncio.to_thread(self._with_conversation, request))
+                for request in requests:
+                    streams.append(await self._begin(request))
+                    taken.give_back(num_choices)
             except BaseException:
-                self._recorder.end_turn(request.agent_id, request.request_id)
+                for stream in streams:
+                    await stream.aclose()
                 raise
+        return streams
+
+    async def _begin(self, request: GenerationRequest) -> EngineStream:
+        if request.agent_id is None or not request.conversation:
+            return await self._open(request)
+        self._recorder.begin_turn(request.agent_id, request.request_id)
+        try:
+            # First the conversation, for its agent may have a model of its own.
+            return await self._open(await asyncio.to_thread(self._with_conversation, request))
+        except BaseException:
+            self._recorder.end_turn(request.agent_id, request.request_id)
+            raise
 
     async def _open(self, request: GenerationRequest) -> EngineStream:
         async with self._routing.lease(request.model) as model:
@@ -207,7 +228,7 @@ class GenerateService:
                     cache_ttl_s=request.cache_ttl_s,
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
-                    share=request.agent_id or request.request_id,
+                    share=request.agent_id or request.share or request.request_id,
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,

@@ -29,7 +29,7 @@ TEXTS = ((1, 2, 3), (4,), tuple(range(40)), (9, 9), (5,) * 700)
 
 
 def job(rig: EngineRig, *texts: tuple[int, ...], name: str = "e", **more: Any) -> EmbeddingJob:
-    return EmbeddingJob(RequestId(name), AgentId(name), rig.model.model_id, texts, share=name, **more)
+    return EmbeddingJob(RequestId(name), AgentId(name), rig.model.model_id, texts, **more)
 
 
 def embed(rig: EngineRig, *texts: tuple[int, ...], **more: Any) -> Future[tuple[bytes, ...]]:

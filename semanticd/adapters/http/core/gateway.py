@@ -60,18 +60,33 @@ class Gateway:
         Raises:
             SemanticError: the request was not admitted.
         """
+        [stream] = await self.open_all(exchange, [request])
+        return stream
+
+    async def open_all(
+        self, exchange: RequestContext, requests: Sequence[GenerationRequest]
+    ) -> list[GenerationStream]:
+        """Admit the prompts of one body, all or none; see `open`."""
+        ready = [await self._ready(exchange, request) for request in requests]
+        generator = self._services.generator
+        streams = await self._answering(
+            ready[0].model, lambda name: generator.open_all([replace(one, model=name) for one in ready])
+        )
+        return [
+            self._opened(exchange, request, stream) for request, stream in zip(ready, streams, strict=True)
+        ]
+
+    async def _ready(self, exchange: RequestContext, request: GenerationRequest) -> GenerationRequest:
         exchange.agent_id = request.agent_id
         check_counts(request)
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
-        generator = self._services.generator
-        request = await self._checked(request)
-        request = replace(request, relax_form=not self._config.strict)
-        if exchange.span is not None:
-            request = replace(request, trace_parent=exchange.span.trace_parent)
-        stream: GenerationStream = await self._answering(
-            request.model, lambda name: generator.open(replace(request, model=name))
-        )
+        request = replace(await self._checked(request), relax_form=not self._config.strict)
+        return request if exchange.span is None else replace(request, trace_parent=exchange.span.trace_parent)
+
+    def _opened(
+        self, exchange: RequestContext, request: GenerationRequest, stream: GenerationStream
+    ) -> GenerationStream:
         exchange.agent_id = stream.agent_id
         exchange.on_end(stream.aclose)
         self._show_adjustments(exchange, stream.adjustments)

@@ -53,6 +53,7 @@ def parse(
             prompt=prompt,
             sampling=sampling,
             agent_id=agent_id,
+            share=request_id,
             priority=priority,
             num_choices=body.n or 1,
             cache_ttl_s=retention_s(body.prompt_cache_retention),

@@ -60,7 +60,7 @@ class Completions:
         )
         requests = await translated(req, reading)
         completion_id, created = make_id("cmpl-"), int(self._wall())
-        streams = [await self._gateway.open(exchange, request) for request in requests]
+        streams = await self._gateway.open_all(exchange, requests)
         if body.stream:
             renderer = CompletionStream(
                 completion_id=completion_id,
