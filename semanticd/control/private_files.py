@@ -40,7 +40,8 @@ def prepare_private_folder(folder: Path, *, ours: tuple[str, ...], uid: int | No
     if stat.S_ISLNK(info.st_mode):
         if info.st_uid != uid:
             raise UnsafePathError(f"{folder} is a link that belongs to user {info.st_uid}, not to {uid}")
-        folder = folder.resolve()
+        # Not `Path.resolve`: a link that leads to itself is no `OSError` there.
+        folder = Path(os.path.realpath(folder, strict=True))
         info = folder.lstat()
     _check_owner(folder, info, uid=uid)
     open_bits = info.st_mode & 0o077

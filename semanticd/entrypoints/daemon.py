@@ -36,7 +36,7 @@ from semanticd.adapters.process import (
 )
 from semanticd.adapters.service import LABEL
 from semanticd.application.ports.telemetry import Log
-from semanticd.control.address import socket_path_in
+from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.control.terminal_text import many_lines
 from semanticd.domain.errors import DaemonError, SemanticError
@@ -79,6 +79,7 @@ def run(loaded: Loaded, *, files: FileSystem | None = None) -> int:
         logs = Logs(options, bus=hub)
         stack.callback(logs.close)
         _check_models_folder(settings.paths.models_dir)
+        _check_socket_path(settings.paths.runtime_dir)
         pid_file = PidFile.acquire(settings.paths.runtime_dir / PID_FILE)
         stack.callback(pid_file.release)
         listener = bind_listener(settings.server.host, settings.server.port)
@@ -108,6 +109,13 @@ def _check_models_folder(folder: Path) -> None:
         raise DaemonError(
             f"cannot use the models folder: {error.strerror or error}; or set SEMANTIC_MODELS_DIR to another folder"
         ) from error
+
+
+def _check_socket_path(runtime_dir: Path) -> None:
+    try:
+        socket_path_in(runtime_dir)
+    except SocketPathTooLongError as error:
+        raise DaemonError(str(error)) from error
 
 
 def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:

@@ -24,6 +24,7 @@ import psutil
 
 from semanticd.adapters.config import Settings, load_settings
 from semanticd.adapters.config.resolve import config_file_path
+from semanticd.adapters.disk.files.folder import not_a_folder
 from semanticd.adapters.disk.files.volume import VolumeSpace, default_reserve
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
 from semanticd.adapters.models.registry import ModelRegistry
@@ -226,7 +227,8 @@ def _to_serve(
 
 def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
     """Whether a folder can be written, and who else can open it."""
-    existing = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    # A link that leads nowhere, or to itself, is there too: no folder can be made in its place.
+    existing = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path("/"))
     variable = {
         "caches": "SEMANTIC_AGENT_CACHE_DIR",
         "models": "SEMANTIC_MODELS_DIR",
@@ -240,6 +242,8 @@ def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
             f"{folder} cannot be written",
             f"change its permissions or set {variable} to another folder",
         )
+    if name == "caches" and (blocking := not_a_folder(folder)) is not None:
+        return Finding(name, "error", f"{blocking} is not a folder", "move it away")
     if private and existing == folder and folder.stat().st_mode & 0o077:
         return Finding(
             name, "warning", f"{folder} can be opened by others", f"close it: `chmod 700 {folder}`"

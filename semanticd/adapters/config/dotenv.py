@@ -13,21 +13,21 @@ from pathlib import Path
 
 from semanticd.adapters.config.git_index import is_tracked
 from semanticd.adapters.config.schema import Declared, declared
+from semanticd.adapters.config.small_file import read_small_file
 from semanticd.adapters.config.sources import FileRead, Source, from_environment
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 _QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?""")
-_MAX_BYTES = 1024 * 1024
 
 
 def from_dotenv(path: Path, *, uid: int | None = None) -> Source:
     """Values of a `.env` file, if there is one: `NAME=value` lines, quotes, `export` and comments."""
     uid = os.geteuid() if uid is None else uid
     try:
-        text, info = _read(path)
+        text, info = read_small_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return Source()
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return Source(complaints=[f"cannot read {path}: {error}"])
     assigned, not_understood = _assignments(text)
     source = from_environment({name: _unquoted(value) for name, value in assigned.items()}, where=".env")
@@ -94,16 +94,6 @@ def _is_foreign_model(one: Declared, value: str, folder: Path) -> bool:
     if one.name != "mlx.model_id":
         return False
     return "/" in value or value.startswith(("hf:", "~")) or os.path.lexists(folder / value)
-
-
-def _read(path: Path) -> tuple[str, os.stat_result]:
-    # What is judged is what is read: facts and content come from one descriptor. A pipe must not make us wait.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode) or info.st_size > _MAX_BYTES:
-            raise ValueError("it is not a regular file of at most 1 MiB")
-        return file.read(_MAX_BYTES).decode("utf-8"), info
 
 
 def _assignments(text: str) -> tuple[dict[str, str], list[int]]:

@@ -99,6 +99,39 @@ def texts(expected: str) -> Kind:
     return Kind(expected, read)
 
 
+def key() -> Kind:
+    """A secret that goes in an HTTP header, which takes printable ASCII only."""
+    plain = text()
+
+    def read(value: object) -> str:
+        found: str = plain.read(value)
+        if not _is_printable_ascii(found):
+            raise ValueError
+        return found
+
+    return Kind("a key of printable ASCII, as in an HTTP header", read)
+
+
+def keys() -> Kind:
+    """Such secrets: a TOML list, or separated by commas."""
+    plain = texts("keys")
+
+    def read(value: object) -> tuple[str, ...]:
+        found: tuple[str, ...] = plain.read(value)
+        if not all(map(_is_printable_ascii, found)):
+            raise ValueError
+        return found
+
+    return Kind(
+        "one or more keys of printable ASCII, as in an HTTP header, separated by commas",
+        read,
+    )
+
+
+def _is_printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def urls(*, most: int) -> Kind:
     """At most so many addresses of HTTP servers: a TOML list, or separated by commas; no folders, users or paths."""
     plain = texts("addresses")

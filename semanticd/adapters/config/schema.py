@@ -20,6 +20,8 @@ from semanticd.adapters.config.kinds import (
     choice,
     flag,
     folder,
+    key,
+    keys,
     model,
     number,
     off_or,
@@ -277,17 +279,17 @@ class SecuritySettings:
 
     api_key: tuple[str, ...] = setting(
         (),
-        texts("one or more keys, separated by commas"),
+        keys(),
         "Keys that clients must send; none: everybody who can connect may ask.",
         env="SEMANTIC_API_KEY",
         secret=True,
     )
     admin_key: str | None = setting(
-        None, text("a key"), "Key of the `/admin` routes.", env="SEMANTIC_ADMIN_KEY", secret=True
+        None, key(), "Key of the `/admin` routes.", env="SEMANTIC_ADMIN_KEY", secret=True
     )
     peer_key: str | None = setting(
         None,
-        text("a key"),
+        key(),
         "API key that peers ask for; none: the first key of `SEMANTIC_API_KEY`.",
         env="SEMANTIC_PEER_KEY",
         secret=True,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from semanticd.adapters.config.schema import SECTIONS, Declared, declared
+from semanticd.adapters.config.small_file import read_small_file
 
 # By name, because the standard library has it from Python 3.11 on and type checkers see one version only.
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -134,23 +135,44 @@ def from_toml(path: Path, *, required: bool) -> Source:
     """Values of a TOML file; `required` if the user named it, so that its absence is a mistake."""
     source = Source()
     try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
+        text, _ = read_small_file(path)
     except FileNotFoundError:
         if required:
             source.complaints.append(f"SEMANTIC_CONFIG_FILE names {path}, which is not there")
         return source
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         source.complaints.append(f"cannot read {path}: {error}")
         return source
-    except tomllib.TOMLDecodeError as error:
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        source.complaints.append(f"{path} is nested too deeply")
+        return source
+    except ValueError as error:  # also a number of more digits than Python reads
         source.complaints.append(f"{path} is not TOML: {error}")
+        return source
+    if large := list(_large_numbers(document)):
+        source.complaints += [
+            f"{name} in {path} is a number that does not fit into 64 bits" for name in large
+        ]
         return source
     for section, content in document.items():
         _read_table(source, path, section, content)
     tables = [f"models.{name}" for name in source.models] + [f"profiles.{name}" for name in source.profiles]
     source.file = FileRead(path, (*source.values, *tables))
     return source
+
+
+def _large_numbers(value: object, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of whole numbers beyond TOML's own 64 bits, which no setting takes."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield name
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _large_numbers(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _large_numbers(inner, name)
 
 
 def _read_table(source: Source, path: Path, section: str, content: object) -> None:

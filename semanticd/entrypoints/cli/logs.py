@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -42,7 +43,7 @@ def logs(*, follow: bool, lines: int, as_json: bool, path: bool) -> None:
     stream = _open(file)
     if stream is None:
         narrate(f"there is no log yet at {file}; waiting for a daemon to write it")
-    for line in deque(stream, maxlen=lines) if stream else ():
+    for line in deque(stream, maxlen=min(lines, sys.maxsize)) if stream else ():
         _print(line, as_json)
     while follow:
         stream = _follow(file, stream, as_json)

@@ -187,3 +187,31 @@ def test_a_cache_folder_that_is_not_ours_alone_is_not_said_to_be_made_writable(t
         assert advice in refused.value.message
         assert refused.value.message.endswith("; SEMANTIC_AGENT_CACHE_DIR names another")
         assert "writable" not in refused.value.message
+
+
+@pytest.mark.parametrize("parents", ["", "inside/of/it"])
+def test_a_link_that_leads_to_itself_is_the_systems_error(tmp_path: Path, parents: str) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match="symbolic links"):
+        prepare_private_folder(loop / parents, ours=OURS)
+    with pytest.raises(CacheError, match=r"symbolic links.*SEMANTIC_AGENT_CACHE_DIR"):
+        CacheFolder.open(loop / parents, fs=FileSystem())
+
+
+@pytest.mark.parametrize("name", ["blocks", "quarantine"])
+def test_a_file_in_the_place_of_a_folder_of_blocks_is_refused(tmp_path: Path, name: str) -> None:
+    CacheFolder.open(tmp_path / "caches", fs=FileSystem()).release(clean=True)
+    place = tmp_path / "caches" / name
+    for path in place.glob("*"):
+        path.unlink()
+    place.rmdir()
+    place.touch()
+    with pytest.raises(CacheError, match=f"{name} is not a folder; move it away"):
+        CacheFolder.open(tmp_path / "caches", fs=FileSystem())
+    place.unlink()
+    place.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CacheError, match=f"{name} is not a folder; move it away"):
+        CacheFolder.open(tmp_path / "caches", fs=FileSystem())
+    place.unlink()
+    CacheFolder.open(tmp_path / "caches", fs=FileSystem()).release(clean=True)

@@ -11,7 +11,7 @@ import pytest
 
 from semanticd.adapters.config import Settings
 from semanticd.domain.memory_plan import DeviceKind, device_memory
-from semanticd.entrypoints.doctor import check_blas, check_memory, room_on_disk
+from semanticd.entrypoints.doctor import check_blas, check_folder, check_memory, room_on_disk
 
 GIB = 1024**3
 
@@ -102,3 +102,19 @@ def test_weights_that_will_stay_packed_on_a_cpu_are_a_warning_with_what_is_missi
         assert found.state == "warning"
         assert found.advice is not None
         assert f"give it {missing} MiB more" in found.advice
+
+
+@pytest.mark.parametrize("name", ["blocks", "quarantine"])
+def test_a_file_in_the_place_of_a_folder_of_blocks_is_an_error(tmp_path: Path, name: str) -> None:
+    tmp_path.chmod(0o700)
+    assert check_folder("caches", tmp_path, private=True).state == "ok"
+    (tmp_path / name).touch()
+    found = check_folder("caches", tmp_path, private=True)
+    assert (found.state, found.message) == ("error", f"{tmp_path / name} is not a folder")
+
+
+@pytest.mark.parametrize("target", ["link", "nowhere"])
+def test_a_link_that_leads_to_no_folder_is_an_error(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    assert check_folder("logs", tmp_path / "link", private=False).state == "error"
+    assert check_folder("logs", tmp_path / "link" / "inside", private=False).state == "error"

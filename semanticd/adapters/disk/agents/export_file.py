@@ -97,6 +97,7 @@ class DiskAgentExportFile:
         return ExportWritten(writing.num_bytes, writing.num_blocks, writing.num_missing)
 
     def _target(self, path: Path) -> Path:
+        _check_name(str(path))
         if not path.is_absolute():
             raise InvalidRequestError(f"cannot write to {path}: give an absolute path", param="path")
         try:
@@ -150,6 +151,11 @@ class DiskAgentExportFile:
         return _Opened(path, self._fs)
 
 
+def _check_name(path: str) -> None:
+    if "\0" in path:
+        raise InvalidRequestError(f"no file has a name with a zero byte in it: {path!r}", param="path")
+
+
 class _Opened:
     """A file open for reading, its errors translated."""
 
@@ -158,8 +164,11 @@ class _Opened:
         self._fs = fs
 
     def __enter__(self) -> BinaryIO:
+        _check_name(self._path)
         try:
-            self._file: BinaryIO = io.BufferedReader(self._fs.open_regular(Path(self._path).resolve()))
+            # Not `Path.resolve`: a link that leads to itself is no `OSError` there.
+            path = Path(os.path.realpath(self._path, strict=True))
+            self._file: BinaryIO = io.BufferedReader(self._fs.open_regular(path))
         except FileNotFoundError as error:
             raise AgentExportError(
                 f"cannot import {self._path}: there is no such file", param="path"

@@ -31,6 +31,7 @@ _OURS = (
     "unclean",
     "ballast",
 )
+_FOLDERS = ("blocks", "quarantine")
 CACHE_TAG = "CACHEDIR.TAG"
 _TAG_TEXT = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Blocks of semanticd's cache: they can be computed again, so that backups may leave this folder out.
@@ -67,8 +68,10 @@ class CacheFolder:
         root = root.expanduser().absolute()
         try:
             root = prepare_private_folder(root, ours=_OURS)
-            for folder in (root / "blocks", root / "quarantine"):
-                fs.make_folder(folder)
+            if (blocking := not_a_folder(root)) is not None:
+                raise UnsafePathError(f"{blocking} is not a folder; move it away")
+            for name in _FOLDERS:
+                fs.make_folder(root / name)
             lock_fd = _lock(root / "lock", root)
             # Blocks can be computed again, agents cannot: only the folder of blocks is marked as a cache for backups.
             _mark_as_cache(root / "blocks" / CACHE_TAG, fs=fs)
@@ -134,6 +137,12 @@ class CacheFolder:
                 (self.root / "unclean").unlink(missing_ok=True)
         os.close(self._lock_fd)
         self._lock_fd = None
+
+
+def not_a_folder(root: Path) -> Path | None:
+    """Return what lies in the cache folder where a folder of ours belongs and is none; None where all is well."""
+    places = [root / name for name in _FOLDERS]
+    return next((place for place in places if os.path.lexists(place) and not place.is_dir()), None)
 
 
 def _mark_as_cache(path: Path, *, fs: FileSystem) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -330,3 +331,42 @@ def test_a_peer_on_another_machine_needs_a_key(tmp_path: Path) -> None:
     loaded = load(tmp_path, dotenv="SEMANTIC_PEERS=http://127.0.0.1:8001\n")
     assert "agent.peers" in {one.name for one in declared() if one.guarded}
     assert loaded.settings.agent.peers == ("http://127.0.0.1:8001",)
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("x = " + "[" * 5000, "nested"),
+        ("x = " + "{a=" * 5000, "nested"),
+        ("[mlx]\nmax_queue = " + "1" * 5000, "is not TOML: Exceeds the limit"),
+        ("[mlx]\nmax_queue = 0x" + "f" * 5000, "mlx.max_queue in "),
+        ("[server]\ndrain_timeout_s = " + "9" * 400, "server.drain_timeout_s in "),
+        (f"[models.mine]\nsources = ['hf:a/b']\nweights_bytes = {2**63}", "models.mine.weights_bytes in "),
+    ],
+    ids=["lists", "tables", "digits", "hexadecimal", "seconds", "model"],
+)
+def test_a_file_that_no_parser_or_setting_takes_is_named(tmp_path: Path, toml: str, words: str) -> None:
+    text = complaint(tmp_path, toml=toml)
+    assert words in text
+    assert str(tmp_path / "config.toml") in text
+    assert len(text) < 1000
+
+
+def test_a_settings_file_that_is_none_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large.toml").write_text("#" * (1024 * 1024 + 1))
+    for path in (tmp_path / "pipe", tmp_path / "large.toml", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigurationError, match=f"cannot read {path}: "):
+            load_settings(environ={"SEMANTIC_CONFIG_FILE": str(path)}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key", "peer_key"])
+@pytest.mark.parametrize("value", ["schlüssel", "ключ", "with\ttab", "\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    variable = f"SEMANTIC_{name.upper()}"
+    text = complaint(tmp_path, env={variable: f"good{value}good"})
+    assert f"security.{name} = ******** (environment {variable})" in text
+    assert "printable ASCII" in text
+    assert load(tmp_path, env={variable: "sk-_~!good"}).origins == {
+        f"security.{name}": f"environment {variable}"
+    }

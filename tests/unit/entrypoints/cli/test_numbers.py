@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -41,3 +42,19 @@ def test_what_is_no_finite_number_is_refused(words: tuple[str, ...], option: str
 def test_a_number_within_the_bounds_is_taken() -> None:
     assert ("agents", "pin") in [words for words, _ in OPTIONS]
     assert FiniteRange(min=0).convert("1.5", None, None) == 1.5
+
+
+@pytest.mark.parametrize("size", ["99999999999999999999999TB", "9" * 400, "8193TB", str(2**53 + 2)])
+def test_a_size_that_no_disk_has_is_refused(size: str) -> None:
+    answer = CliRunner().invoke(program, ["cache", "prune", size])
+    assert answer.exit_code == 2
+    assert f"is a size of more than {2**53} bytes" in answer.output
+
+
+def test_the_last_lines_of_a_log_may_be_more_than_there_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMANTIC_LOG_DIR", str(tmp_path))
+    (tmp_path / "semanticd.log").write_text("one\ntwo\n")
+    answer = CliRunner().invoke(program, ["logs", "-n", "99999999999999999999"])
+    assert (answer.exit_code, answer.output) == (0, "one\ntwo\n")

@@ -214,3 +214,14 @@ def test_calls_nested_as_deep_as_clients_may_send_come_back(
     else:
         with pytest.raises(AgentExportError, match="nested deeper"):
             read_all(tmp_path / "a")
+
+
+def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.agent"
+    loop.symlink_to(loop)
+    with pytest.raises(InvalidRequestError, match="zero byte"):
+        export(tmp_path / "a\0.agent", make_chain(1))
+    with pytest.raises(InvalidRequestError, match="zero byte"):
+        DiskAgentExportFile().read(str(tmp_path / "a\0.agent"))
+    with pytest.raises(CacheError, match="symbolic links"):
+        DiskAgentExportFile().read(str(loop))
