@@ -1,11 +1,13 @@
 """Makes recorded sessions small enough for a model with a short context, with the same parts in common as before.
 
 A text is cut at its end, to one word in so many: what began alike still does, as far as it was cut. So prompts share
-about the same part of their tokens, and a replay meets the same hits and misses in less time.
+about the same part of their tokens, and a replay meets the same hits and misses in less time. A text that is a JSON
+object, as a call's arguments are, stays one: the texts in it are cut.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +28,8 @@ def shortened(trace: Trace, *, one_in: int = 1, num_requests: int | None = None)
 
 def _cut(value: Any, one_in: int) -> Any:
     if isinstance(value, str):
+        if (inner := _object_in(value)) is not None:
+            return json.dumps(_cut(inner, one_in))
         words = value.split(" ")
         # Ids, names and the dialect's own words have no spaces.
         return " ".join(words[: max(1 + len(words) // one_in, _LEAST_WORDS)])
@@ -37,3 +41,12 @@ def _cut(value: Any, one_in: int) -> Any:
             for name, one in value.items()
         }
     return value
+
+
+def _object_in(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, if it is one."""
+    try:
+        value = json.loads(text) if text.startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

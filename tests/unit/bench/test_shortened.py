@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from semanticd.bench.shortened import shortened
@@ -29,6 +30,13 @@ def test_ids_and_short_texts_stay_and_two_tools_are_left() -> None:
     body = {"tools": tools, "user": "abc_def-1", "max_tokens": 7, "content": "one two three"}
     (request,) = shortened(trace(body), one_in=25).requests
     assert request.body == {**body, "tools": tools[:2]}
+
+
+def test_a_text_that_is_a_json_object_stays_one() -> None:
+    arguments = json.dumps({"path": "/a b/c", "text": " ".join(f"w{number}" for number in range(40))})
+    (request,) = shortened(trace({"arguments": arguments, "other": "{not json} " * 20}), one_in=10).requests
+    assert json.loads(request.body["arguments"]) == {"path": "/a b/c", "text": "w0 w1 w2 w3 w4"}
+    assert request.body["other"].startswith("{not json}")
 
 
 def test_the_first_requests_are_left() -> None:
