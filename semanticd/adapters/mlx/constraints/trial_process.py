@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 _NICE = 10
 _FORCED_PIECES = 64
 _NAMED_TOKENS = re.compile(r"<\[[0-9^,\- ]+\]>")
-_ANY_TOKEN = "<[256]>"
+_ANY_ID = "<[256]>"
 """A token of the byte tokenizer that stands for no byte."""
 
 
@@ -40,7 +40,7 @@ def main(max_bytes: int) -> None:
     sink.flush()
     while (grammar := read_message(source)) is not None:
         before = heap_bytes()
-        text = _NAMED_TOKENS.sub(_ANY_TOKEN, grammar.decode())
+        text = _NAMED_TOKENS.sub(_ANY_ID, grammar.decode())
         matcher = LLMatcher(tables, text, log_level=0, limits=limits)
         reason = matcher.get_error().encode() if matcher.is_error() else b""
         if not reason:
