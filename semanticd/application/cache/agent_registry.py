@@ -326,14 +326,22 @@ class AgentRegistry:
         with self.lock:
             return list(reversed(self._agents.values()))
 
-    def release_pins(self) -> None:
-        """Release the blocks of agents that were pinned, or kept, for a time that is over."""
+    def let_pin_go(self, agent_id: AgentId) -> bool:
+        """Let a pin make way for the agent's own turn; `renew_pins` and the turn's end bring it back."""
+        return self._tables.let_go(agent_id)
+
+    def renew_pins(self) -> None:
+        """Release the blocks of agents that were pinned, or kept, for a time that is over; pin those that made way."""
         now = self._clock.wall()
         with self.lock:
             for agent in self._agents.values():
                 pinned, kept = agent.is_pinned(now), agent.is_kept(now)
-                if (self._tables.is_pinned(agent.agent_id) and not pinned) or (
-                    self._tables.is_kept(agent.agent_id) and not kept
+                is_pinned = self._tables.is_pinned(agent.agent_id)
+                made_way = pinned and not is_pinned and agent.agent_id not in self._held
+                if (
+                    (is_pinned and not pinned)
+                    or (self._tables.is_kept(agent.agent_id) and not (kept or pinned))
+                    or (made_way and self._tables.could_pin(agent.agent_id))
                 ):
                     self._tables.set_table(agent.agent_id, agent.block_table, pinned=pinned, kept=kept)
                     self._store.pool.changes.note(agent.agent_id)

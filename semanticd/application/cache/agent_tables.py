@@ -77,6 +77,15 @@ class AgentTables:
                 (self._protected.add if pinned else self._protected.discard)(agent_id)
             return is_held
 
+    def let_go(self, agent_id: AgentId) -> bool:
+        """Let a pinned agent's blocks leave RAM, after others', until its table is set; False: it is not pinned."""
+        with self._lock:
+            was_pinned = self._pool.is_pinned_agent(agent_id)
+            if was_pinned:
+                self._pool.unpin(agent_id)
+                self._pool.keep(agent_id)
+            return was_pinned
+
     def could_pin(self, agent_id: AgentId) -> bool:
         """Whether the agent's blocks can be pinned in addition to those that are; callable from any thread."""
         with self._lock:

@@ -53,7 +53,7 @@ class Admission:
             store=store, agents=agents, scheduler=scheduler, queue=queue, clock=telemetry.clock
         )
         self._lookup = PeerLookup(store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock)
-        self._matching = PrefixMatching(store=store, scheduler=scheduler, lookup=self._lookup)
+        self._matching = PrefixMatching(store=store, agents=agents, scheduler=scheduler, lookup=self._lookup)
         self._restore = Restore(
             store=store, scheduler=scheduler, queue=queue, matching=self._matching, telemetry=telemetry
         )

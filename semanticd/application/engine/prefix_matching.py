@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
+from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.peer_lookup import PeerLookup
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.domain.block import Block
@@ -28,9 +29,12 @@ _SLOW_DISK_DECAY = 0.8
 class PrefixMatching:
     """Looks prompts up in the cache; engine thread only."""
 
-    def __init__(self, *, store: AgentCacheStore, scheduler: Scheduler, lookup: PeerLookup) -> None:
+    def __init__(
+        self, *, store: AgentCacheStore, agents: AgentRegistry, scheduler: Scheduler, lookup: PeerLookup
+    ) -> None:
         """Match the blocks of this store, and what its peers offered; `scheduler` knows what computing costs."""
         self._store = store
+        self._agents = agents
         self._scheduler = scheduler
         self._lookup = lookup
 
@@ -129,6 +133,10 @@ class PrefixMatching:
         ledger = self._store.ledger()
         alone = running.bytes_alone
         available = ledger.budget_bytes - ledger.pinned_bytes
+        if alone > available and self._agents.let_pin_go(running.sequence.agent_id):
+            # It is pinned again behind its turn.
+            ledger = self._store.ledger()
+            available = ledger.budget_bytes - ledger.pinned_bytes
         if alone > available and alone <= self._store.planned_bytes - ledger.pinned_bytes:
             raise OverloadedError(
                 f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, and "
@@ -137,11 +145,12 @@ class PrefixMatching:
                 retry_after_s=_MEMORY_RETRY_S,
             )
         if alone > available:
+            pinned = f" ({ledger.pinned_bytes / 2**20:.1f} MiB are pinned)" if ledger.pinned_bytes else ""
+            unpin = "unpin agents" if ledger.pinned_bytes else "choose a smaller model"
             raise RequestTooLargeError(
-                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, but "
-                f"the budget leaves {available / 2**20:.0f} MiB of {ledger.budget_bytes / 2**20:.0f} MiB "
-                f"({ledger.pinned_bytes / 2**20:.0f} MiB are pinned); raise SEMANTIC_MLX_CACHE_BUDGET_MB, unpin "
-                "agents or shorten the prompt",
+                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.1f} MiB of KV cache, but "
+                f"the budget leaves {available / 2**20:.1f} MiB of {ledger.budget_bytes / 2**20:.1f} MiB{pinned}; "
+                f"raise SEMANTIC_MLX_CACHE_BUDGET_MB, {unpin} or shorten the prompt",
                 param="messages",
             )
 

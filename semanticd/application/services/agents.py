@@ -418,7 +418,7 @@ class AgentsService:
 
     async def expire(self) -> int:
         """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""
-        self._agents.release_pins()
+        self._agents.renew_pins()
         return await self._delete_all(
             await asyncio.to_thread(partial(self._agents.expired, limit=_EXPIRED_AT_ONCE))
         )

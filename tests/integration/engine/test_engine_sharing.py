@@ -193,7 +193,7 @@ def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
         error = rig.ask(prompt(200_000)).error()
         assert isinstance(error, RequestTooLargeError)
         assert "200000 tokens" in error.message
-        assert "1 MiB" in error.message
+        assert "of 1.0 MiB" in error.message
         assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
 
 
@@ -274,6 +274,20 @@ def test_a_pinned_agent_stays_hot_when_room_is_needed() -> None:
             rig.ask(prompt(200, seed=n), agent=f"agent-{n}").answer()
         answer = rig.ask(prompt(200), agent="pinned").answer()
         assert answer.cache.reused_hot_tokens == 199
+
+
+def test_an_agents_own_pin_makes_way_for_its_next_turn() -> None:
+    first = prompt(680)
+    more = [*first, *prompt(95, seed=9)]
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * 1460) as rig:
+        rig.ask(first, agent="pinned").answer()
+        rig.agents.update("pinned", lambda agent: replace(agent, pinned=True))  # type: ignore[arg-type]
+        rig.idle()
+        # What the pin leaves of the budget is less than the running cache takes.
+        assert rig.store.ledger().pinned_bytes > BYTES_PER_TOKEN * (1460 - 4 * CAPACITY_STEP)
+        answer = rig.ask(more, agent="pinned").answer()
+        assert answer.text == truth(more)
+        assert answer.cache.reused_hot_tokens >= 400, "as much as fits next to its running cache"
 
 
 def test_what_is_faster_computed_than_read_is_computed_and_the_disk_gets_another_chance() -> None:

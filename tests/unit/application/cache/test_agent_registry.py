@@ -230,8 +230,30 @@ def test_a_pin_with_a_time_is_let_go_when_it_is_over() -> None:
     store = make_store()
     registry = make(None, clock, store)
     registry.save(replace(agent("a", block_table=(BlockHash(b"x" * 32),)), pinned_until=clock.wall() + 10.0))
-    registry.release_pins()
+    registry.renew_pins()
     assert store.pool.is_pinned_agent(AgentId("a"))
     clock.advance(11.0)
-    registry.release_pins()
+    registry.renew_pins()
+    assert not store.pool.is_pinned_agent(AgentId("a"))
+
+
+def test_a_pin_that_made_way_for_the_agents_own_turn_is_renewed() -> None:
+    store = make_store()
+    registry = make(None, ManualClock(), store)
+    registry.save(replace(agent("a", block_table=(BlockHash(b"x" * 32),)), pinned=True))
+    assert registry.let_pin_go(AgentId("a"))
+    assert not store.pool.is_pinned_agent(AgentId("a"))
+    assert store.pool.is_kept_agent(AgentId("a")), "its blocks leave after those of others"
+    assert not registry.let_pin_go(AgentId("a"))
+    registry.renew_pins()
+    assert store.pool.is_pinned_agent(AgentId("a"))
+
+
+def test_a_pin_that_made_way_is_not_renewed_while_the_agents_turn_runs() -> None:
+    store = make_store()
+    registry = make(None, ManualClock(), store)
+    registry.save(replace(agent("a", block_table=(BlockHash(b"x" * 32),)), pinned=True))
+    registry.hold([AgentId("a")])
+    registry.let_pin_go(AgentId("a"))
+    registry.renew_pins()
     assert not store.pool.is_pinned_agent(AgentId("a"))
