@@ -145,7 +145,7 @@ class Dashboard(App[None]):
         self._was_silent = state.is_silent
 
     def _show_again(self, _: App[Any]) -> None:
-        """Draw everything: whoever had the terminal meanwhile left nothing of what was there."""
+        """Draw everything: another program had the terminal, and what was drawn is gone."""
         self.refresh(layout=True)
         self.changed()
 

@@ -50,7 +50,7 @@ STREAM_PIECE_CHARS = 512
 """Characters up to which tokens are kept as one text: each text of its own takes 60 bytes more."""
 MAX_STREAMS = 256
 MAX_BESIDE = 32
-"""Streams of requests that run beside the one that their agent shows."""
+"""Streams of further requests of an agent, next to the one that it shows."""
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
 MAX_PROMPTS = 8

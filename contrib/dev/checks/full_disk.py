@@ -106,7 +106,7 @@ class Volume:
 
     @property
     def needs_unmount(self) -> bool:
-        """Whether it can be mended only while nobody uses it."""
+        """Whether it can be mended only while it is not in use."""
         return self.path.with_suffix(".image").exists()
 
     def mend(self) -> None:

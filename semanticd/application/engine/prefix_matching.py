@@ -133,8 +133,10 @@ class PrefixMatching:
         ledger = self._store.ledger()
         alone = running.bytes_alone
         available = ledger.budget_bytes - ledger.pinned_bytes
-        if alone > available and self._agents.let_pin_go(running.sequence.agent_id):
+        own = self._store.pinned_bytes_of(running.sequence.agent_id)
+        if available < alone <= available + own:
             # It is pinned again behind its turn.
+            self._agents.let_pin_go(running.sequence.agent_id)
             ledger = self._store.ledger()
             available = ledger.budget_bytes - ledger.pinned_bytes
         if alone > available and alone <= self._store.planned_bytes - ledger.pinned_bytes:

@@ -290,6 +290,16 @@ def test_an_agents_own_pin_makes_way_for_its_next_turn() -> None:
         assert answer.cache.reused_hot_tokens >= 400, "as much as fits next to its running cache"
 
 
+def test_an_agents_own_pin_does_not_make_way_for_a_turn_that_never_fits() -> None:
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * 1460) as rig:
+        rig.ask(prompt(680), agent="pinned").answer()
+        rig.agents.update("pinned", lambda agent: replace(agent, pinned=True))  # type: ignore[arg-type]
+        rig.idle()
+        error = rig.ask(prompt(2000), agent="pinned").error()
+        assert isinstance(error, RequestTooLargeError)
+        assert rig.tables.is_pinned(AgentId("pinned"))
+
+
 def test_what_is_faster_computed_than_read_is_computed_and_the_disk_gets_another_chance() -> None:
     clock = ManualClock()
     ids = prompt(200)
