@@ -69,6 +69,7 @@ def test_twenty_turns_through_three_restarts_reuse_nearly_all_and_end_as_from_th
             if RESTARTS[turn] == "stop":
                 assert daemon.stop() == 0
             else:
+                daemon.wait_until_written()
                 daemon.kill()
             daemon.start()
         asked = text + question(turn)

@@ -35,6 +35,7 @@ def test_after_kill_9_in_the_middle_of_an_answer_earlier_turns_are_warm_and_the_
     daemon: DaemonProcess, short_tmp_path: Path, models_dir: Path
 ) -> None:
     first = daemon.chat([SYSTEM, QUESTION], agent="ada")
+    daemon.wait_until_written()
     conversation = [SYSTEM, QUESTION, {"role": "assistant", "content": text_of(first)}, NEXT]
     body = {"model": MODEL, "messages": conversation, "max_tokens": 200, "temperature": 0, "stream": True}
     headers = {"X-Session-ID": "ada"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import httpx
 MODEL = "smollm2-135m"
 READY_WITHIN_S = 90.0
 STOPPED_WITHIN_S = 60.0
+WRITTEN_WITHIN_S = 60.0
 # Several processes run tests: each begins somewhere else.
 _PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
 
@@ -104,6 +106,22 @@ class DaemonProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(STOPPED_WITHIN_S)
+
+    def wait_until_written(self) -> None:
+        """Wait until ended turns lie on disk. Blocks are written after the answer: a kill may come first."""
+        deadline = time.monotonic() + WRITTEN_WITHIN_S
+        while True:
+            pool = self._pool_bytes()
+            if pool["hot"] and not (pool["running"] or pool["dirty"] or pool["in_flight"]):
+                return
+            assert time.monotonic() < deadline, f"not all was written in {WRITTEN_WITHIN_S} s: {pool}"
+            time.sleep(0.05)
+
+    def _pool_bytes(self) -> dict[str, float]:
+        """Return the cache budget's bytes, by state."""
+        page = httpx.get(f"{self.url}/metrics", timeout=30).text
+        found = re.findall(r'^semanticd_block_pool_bytes\{state="(\w+)"\} (\S+)$', page, re.MULTILINE)
+        return {state: float(amount) for state, amount in found}
 
     def chat(
         self, messages: list[dict[str, str]], *, agent: str, max_tokens: int = 12, **more: Any
