@@ -38,7 +38,7 @@ TELEMETRY = (
     "services/observations", "services/status", "services/plain", "generation/recorder", "services/agent_watch",
 )  # fmt: skip
 """Beginnings of files that record what happens and decide nothing."""
-EDGE = ("adapters/http/server", "adapters/http/core/")
+EDGE = ("adapters/http/server", "adapters/http/strict_connection", "adapters/http/core/")
 """Beginnings of files that every HTTP request passes, whatever it asks for."""
 VALUES = {"dataclass", "Struct", "NamedTuple", "Enum", "StrEnum", "IntEnum", "Protocol", "Exception"}
 MOST_ARGUMENTS = 7

@@ -1,7 +1,8 @@
 """Connections: how many there may be, how long a client may keep one waiting, and who leaves when there are too many.
 
-uvicorn on h11, without WebSockets. A connection waits for its client while no head, or no whole body, has arrived;
-such a one can be closed to make room for another. One whose request is being answered is never closed for that.
+uvicorn on h11 (`strict_connection`), without WebSockets. A connection waits for its client while no head, or no whole
+body, has arrived; such a one can be closed to make room for another. One whose request is being answered is never
+closed for that.
 """
 
 from __future__ import annotations
@@ -9,13 +10,21 @@ from __future__ import annotations
 import asyncio
 import enum
 import resource
+import sys
 from collections import OrderedDict
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, ClassVar
 
+import h11
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.errors import HeadersTooLargeError, HttpOnlyError, InvalidHttpError
+from semanticd.adapters.http.core.request_context import make_request_id
+from semanticd.adapters.http.strict_connection import AmbiguousRequestError, StrictConnection
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.domain.limits import LIMITS, Limits
 
@@ -27,6 +36,7 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nRetry-After: 1\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
 )
+_HEAD_TOO_LARGE = 431
 _LOG_EVERY_S = 1.0
 """Of connections dropped for one reason, one in this time is logged; all are counted."""
 
@@ -122,6 +132,7 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Begin without a peer."""
         super().__init__(*args, **kwargs)
+        self.conn = StrictConnection(h11.SERVER, self.limits.header_bytes)
         self.peer = ""
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -154,6 +165,42 @@ class BoundedProtocol(H11Protocol):
         """Wait for the next head."""
         super().on_response_complete()
         self._note_state()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, or has two meanings, and close: where the next one begins is not known.
+
+        uvicorn calls it while it handles h11's error. An answer that has begun is cut off.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        begun = cycle is not None and not cycle.response_complete
+        if begun:
+            # Its resource may still wait for the body.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._note_dropped("invalid")
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(self._refusal(sys.exc_info()[1], self.scope["path"] if begun else ""))
+        self.transport.close()
+
+    def _refusal(self, error: BaseException | None, path: str) -> bytes:
+        """Return a whole answer, in the shape of the dialect whose path it is, if one was read."""
+        dialect = errors.dialect_of(path or "other", anthropic_version=None)
+        request_id = make_request_id()
+        made = errors.answer(self._refused(error), dialect, request_id=request_id)
+        content = msgspec.json.encode(made.body)
+        head = (
+            f"HTTP/1.1 {made.status} {HTTPStatus(made.status).phrase}\r\nContent-Type: application/json\r\n"
+            f"X-Request-ID: {request_id}\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        return head.encode("ascii") + content
+
+    def _refused(self, error: BaseException | None) -> HttpOnlyError:
+        if isinstance(error, AmbiguousRequestError):
+            return InvalidHttpError(str(error))
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == _HEAD_TOO_LARGE:
+            return HeadersTooLargeError(f"the headers are larger than {self.limits.header_bytes} bytes")
+        # What h11 says quotes the request, and with it perhaps a key.
+        return InvalidHttpError("the request is not valid HTTP/1.1")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""

@@ -54,9 +54,9 @@ _REQUESTS: Mapping[str, MetricSpec] = {
     ),
     "http_connections_dropped_total": MetricSpec(
         "counter",
-        "Connections closed because their client was too slow, or to make room.",
+        "Connections closed because their client was too slow, sent an invalid request, or to make room.",
         ("reason",),
-        values=("head", "write", "room", "full"),
+        values=("head", "write", "room", "full", "invalid"),
     ),
     "rate_limited_total": MetricSpec(
         "counter", "Requests refused by a rate limit, by scope.", ("scope",), values=("key", "agent")

@@ -63,6 +63,35 @@ async def test_any_of_several_keys_opens_in_either_header(headers: dict[str, str
         assert "wrong" not in answer.content.decode().replace("wrong one", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("authorization", "Bearer first", "Bearer wrong"),
+        ("x-api-key", "first", "wrong"),
+        ("x-admin-key", "first", "wrong"),
+        ("origin", "http://localhost:8000", "http://elsewhere"),
+        ("sec-fetch-site", "same-origin", "cross-site"),
+        ("x-session-id", "ann", "ben"),
+        ("content-type", "application/json", "text/plain"),
+        ("content-encoding", "identity", "gzip"),
+    ],
+)
+async def test_what_decides_about_a_request_stands_in_it_once(name: str, one: str, other: str) -> None:
+    client = client_for(api_keys=("first",))
+    key = {} if name in ("authorization", "x-api-key") else {"x-api-key": "first"}
+    for first, second in ((one, other), (other, one)):
+        # The client writes names in lower case, so that both are sent.
+        answer = await post(client, headers={**key, name: first, name.title(): second})
+        assert answer.status == 400
+        assert answer.json["error"]["message"] == f"{name}: expected one value, got two that differ"
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "X-Api-Key"])
+async def test_the_same_said_twice_has_one_meaning(name: str) -> None:
+    client = client_for(api_keys=("first",))
+    assert (await post(client, headers={"x-api-key": "first", name: "first"})).status == 200
+
+
 @pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/health/startup"])
 async def test_supervisors_need_no_key(path: str) -> None:
     assert (await send(client_for(api_keys=("k",)), "GET", path)).status == 200

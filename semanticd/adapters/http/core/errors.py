@@ -37,6 +37,12 @@ class InvalidPathError(HttpOnlyError):
     code = "invalid_path"
 
 
+class InvalidHttpError(HttpOnlyError):
+    """What came is not valid HTTP, or two readers may understand it in two ways."""
+
+    code = "invalid_http"
+
+
 class HttpVersionError(HttpOnlyError):
     """The request names a version of HTTP that is not spoken here."""
 
@@ -90,6 +96,7 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
     HttpOnlyError: Row(400, _INVALID, _INVALID),
     RouteNotFoundError: Row(404, "not_found_error", _INVALID),
     InvalidPathError: Row(400, _INVALID, _INVALID),
+    InvalidHttpError: Row(400, _INVALID, _INVALID),
     # Not 505: the mistake is the client's, and a 5xx counts as a failure of this server.
     HttpVersionError: Row(400, _INVALID, _INVALID),
     MethodNotAllowedError: Row(405, _INVALID, _INVALID),

@@ -21,6 +21,17 @@ from semanticd.domain.errors import AuthenticationError, InvalidRequestError, Pe
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HTTP_VERSIONS = ("1.0", "1.1", "2", "3")
 """What Falcon takes; of any other it raises what counts as a bug."""
+_ONE_VALUE = (
+    b"authorization",
+    b"x-api-key",
+    b"x-admin-key",
+    b"origin",
+    b"sec-fetch-site",
+    b"x-session-id",
+    b"content-type",
+    b"content-encoding",
+)
+"""What decides how a request is taken: of two values a proxy may have looked at the other one."""
 _CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
 _CORS_EXPOSED = b"x-request-id, request-id, retry-after, x-semantic-cache, x-semantic-adjusted"
 
@@ -70,6 +81,7 @@ class Guards:
         """Let a request pass (None), answer it at once, or raise the domain error that refuses it."""
         _check_version(scope)
         self._check_headers(scope)
+        _check_single(scope)
         self._check_host(scope)
         origin = header(scope, b"origin")
         if origin is not None and scope["method"] == "OPTIONS" and self._allows_origin(origin):
@@ -198,6 +210,14 @@ def _check_version(scope: Mapping[str, Any]) -> None:
     version = scope.get("http_version", "1.1")
     if version not in _HTTP_VERSIONS:
         raise HttpVersionError(f"HTTP/{version} is not spoken here; use HTTP/1.1")
+
+
+def _check_single(scope: Mapping[str, Any]) -> None:
+    seen: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _ONE_VALUE and seen.setdefault(name, value) != value:
+            shown = name.decode("ascii")
+            raise InvalidRequestError("expected one value, got two that differ", param=shown)
 
 
 def _given_keys(scope: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,47 @@
+"""StrictConnection: h11's reading of requests, without those that a proxy in front may read in another way.
+
+Rule: where a request ends has one answer, or the request is refused and the connection closed. What stood behind such a
+request would else be a second one that the proxy never saw: it passes the proxy's rules, or another client gets its
+answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_FOLDED_LINE = re.compile(rb"\n[ \t]")
+
+
+class AmbiguousRequestError(h11.RemoteProtocolError):
+    """A request whose end two readers may find in different places; the message says why."""
+
+
+class StrictConnection(h11.Connection):
+    """A server's side of a connection, one meaning only."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
+        """Return the next event; raises `AmbiguousRequestError` besides what h11 raises."""
+        unread = self.trailing_data[0] if self.their_state is h11.IDLE else b""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            _check_head(event, unread[: len(unread) - len(self.trailing_data[0])])
+        elif isinstance(event, h11.EndOfMessage) and event.headers:
+            raise AmbiguousRequestError("headers behind the body are not taken")
+        return event
+
+
+def _check_head(request: h11.Request, head: bytes) -> None:
+    """Refuse a head that has a second meaning; `head` is the request's as it was sent."""
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names:
+        if b"content-length" in names:
+            raise AmbiguousRequestError("Content-Length and Transfer-Encoding exclude each other")
+        if request.http_version < b"1.1":
+            raise AmbiguousRequestError("Transfer-Encoding needs HTTP/1.1")
+    if _BARE_LINE_FEED.search(head):
+        raise AmbiguousRequestError("each line of the head must end in a carriage return and a line feed")
+    if _FOLDED_LINE.search(head):
+        raise AmbiguousRequestError("a header must stand in one line")
