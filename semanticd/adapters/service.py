@@ -108,6 +108,8 @@ KillMode=mixed
 WatchdogSec=60
 Restart=on-failure
 RestartSec=2
+# Wrong settings: another start changes nothing.
+RestartPreventExitStatus=2
 LimitNOFILE={_DESCRIPTORS}
 UMask=0077
 NoNewPrivileges=yes

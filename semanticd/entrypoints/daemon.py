@@ -39,12 +39,12 @@ from semanticd.application.ports.telemetry import Log
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.control.terminal_text import many_lines
-from semanticd.domain.errors import DaemonError, SemanticError
+from semanticd.domain.errors import ConfigurationError, DaemonError, SemanticError
 from semanticd.entrypoints.upkeep import Upkeep, heap_budget
 
 _DRAIN_POLL_S = 0.05
 _HTTP_GRACE_S = 2
-_INTERRUPTED = 130
+_FAILED, _WRONG_SETTINGS, _INTERRUPTED = 1, 2, 130
 ENDING_LIMIT_S = 80.0
 """How long the ending may take once requests are done: time to write several GiB."""
 
@@ -52,8 +52,8 @@ ENDING_LIMIT_S = 80.0
 def main(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = None) -> int:
     """Run the daemon in the foreground until it is told to stop; returns the exit status.
 
-    `flags` are settings by dotted name. Mistakes are reported on stderr, one line each, and end with status 1. The warm
-    tier works through `files`, which is where a test gives it a slow disk.
+    `flags` are settings by dotted name. Errors are reported on stderr: wrong settings end with status 2, any other with
+    status 1. The warm tier works through `files`, which is where a test gives it a slow disk.
     """
     try:
         loaded = load_settings(flags=flags)
@@ -62,7 +62,7 @@ def main(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = N
         return run(loaded, files=files)
     except SemanticError as error:
         _tell(f"semanticd: {error.message}")
-        return 1
+        return _WRONG_SETTINGS if isinstance(error, ConfigurationError) else _FAILED
 
 
 def run(loaded: Loaded, *, files: FileSystem | None = None) -> int:
@@ -262,7 +262,7 @@ class _Life:
             self._log.error("first_model_failed", model=name, reason=error.message)
             _tell(f"semanticd: {error.message}")
             if not is_supervised(LABEL):
-                return 1
+                return _FAILED
             # Started again, it would fail again, every few seconds: it stays, so that its status has the reason and
             # another model can be loaded.
             self.state = "ready"
@@ -307,7 +307,7 @@ class _Life:
         if self._stop.is_set():
             self._log.warning("stopped_at_once")
             leave(_INTERRUPTED)
-        _tell("semanticd: finishing what runs; once more to stop now")
+        _tell("semanticd: finishing active requests; press Ctrl-C again to quit immediately")
         self._stop.set()
 
     async def _drain(self) -> None:

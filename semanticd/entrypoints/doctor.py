@@ -27,6 +27,7 @@ from semanticd.adapters.config.resolve import config_file_path
 from semanticd.adapters.disk.files.folder import not_a_folder
 from semanticd.adapters.disk.files.volume import VolumeSpace, default_reserve
 from semanticd.adapters.mlx.platform.blas import load_fast_blas
+from semanticd.adapters.mlx.platform.descriptors import BACK_END_ADVICE
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.adapters.peers.probe import PeerTree
 from semanticd.adapters.process import bind_listener
@@ -162,8 +163,7 @@ def check_mlx(*, touch: bool) -> Finding:
 
         probe = probe_mlx()
     except Exception as error:  # noqa: BLE001 (whatever a broken back-end raises is the finding)
-        advice = "on Linux, install with a back-end: `pip install 'semanticd[cpu]'` (or [cuda])"
-        return Finding("mlx", "error", f"{text}, but it does not work: {error}", advice)
+        return Finding("mlx", "error", f"{text}, but it does not work: {error}", BACK_END_ADVICE)
     text = f"{text}, {probe.device}, first matrix product in {probe.took_ms:.0f} ms"
     return Finding("mlx", "ok", text, facts=dict(versions))
 
@@ -178,7 +178,7 @@ def check_blas(kind: DeviceKind = "cpu") -> Finding:
         )
     if choice.name == "reference" and sys.platform != "darwin":
         return Finding(
-            "blas", "warning", text, "about fifty times slower than need be: `pip install 'semanticd[cpu]'`"
+            "blas", "warning", text, "about fifty times slower than necessary: `pip install 'semanticd[cpu]'`"
         )
     return Finding("blas", "ok", text, facts={"path": choice.path})
 

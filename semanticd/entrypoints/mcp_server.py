@@ -16,7 +16,7 @@ from semanticd import __version__
 from semanticd.control.async_client import AsyncControlClient
 from semanticd.control.errors import ControlError
 from semanticd.control.results import AgentRow, StatusResult, WhyResult, read, read_all
-from semanticd.domain.errors import ConfigurationError
+from semanticd.domain.errors import ConfigurationError, DaemonError
 from semanticd.entrypoints.cli.agents import explained
 
 try:
@@ -24,7 +24,7 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp_types import ToolAnnotations
 except ImportError as missing:
-    raise ConfigurationError(
+    raise DaemonError(
         f"the MCP SDK is not installed ({missing}); install it with `pip install 'semanticd[mcp]'`"
     ) from missing
 

@@ -174,6 +174,57 @@ def test_errors_are_one_line_on_stderr_and_a_status(home: ServedHome) -> None:
         assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["stat"], "'start' or 'status'"),
+        (["confg"], "'config'"),
+        (["modles", "list"], "'models'"),
+        (["agents", "lst"], "'list'"),
+        (["agents", "list", "--srt", "size"], "'--sort'"),
+        (["start", "--prot", "1"], "--port"),
+        (["restart", "--timeuot=1"], "--timeout"),
+        (["serve", "--kv-bits", "8"], "--mlx-kv-bits"),
+        (["ctl", "agents.pinn", "agent=planner"], "'agents.pin'"),
+        (["ctl", "statsu"], "'status'"),
+        (["agents", "why", "planer"], "'planner'"),
+        (["chat", "cder", "--fork"], "'coder'"),
+    ],
+)
+def test_a_mistyped_word_brings_the_closest(home: ServedHome, words: list[str], meant: str) -> None:
+    ran = home.run(*words)
+    assert ran.returncode in (1, 2)
+    assert f"did you mean {meant}?" in ran.stderr.replace("Did", "did")
+
+
+@pytest.mark.parametrize(
+    ("typed", "advice"),
+    [
+        ("*", "not a pattern (it would match 2 of 2: planner, coder)"),
+        ("pl*", "not a pattern (it would match 1 of 2: planner)"),
+        ("x*", "not a pattern (it would match none)"),
+        ("unrelated", "list them with `semanticd agents list`"),
+    ],
+)
+def test_a_pattern_is_no_agent_and_the_error_says_what_to_do(
+    home: ServedHome, typed: str, advice: str
+) -> None:
+    ran = home.run("agents", "delete", typed)
+    assert ran.returncode == 1
+    assert advice in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    assert len(json.loads(home.run("agents", "list", "--json").stdout)["agents"]) == 2
+
+
+@pytest.mark.parametrize("words", [[], ["agents"], ["trace"]])
+def test_a_group_without_a_command_prints_its_help_once(home: ServedHome, words: list[str]) -> None:
+    ran = home.run(*words)
+    assert ran.returncode == 2
+    assert ran.stderr.count("Usage: ") == 1
+    assert ran.stderr.startswith("Usage: ")
+    assert "Commands:" in ran.stderr
+
+
 def test_progress_is_narrated_while_a_model_changes(home: ServedHome) -> None:
     home.on_loop(home.services.models.gate.clear)
     swapping = home.popen("models", "swap", "large", "--json")

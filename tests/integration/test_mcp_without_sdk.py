@@ -14,6 +14,6 @@ def test_without_the_extra_the_message_says_how_to_get_it() -> None:
         "runpy.run_module('semanticd', run_name='__main__', alter_sys=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=115)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "pip install 'semanticd[mcp]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ HEAD = """# Commands
 Every command of `semanticd` (`semantic` is the same program). `--json` prints what programs read; data goes to stdout,
 narration to stderr.
 Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 no daemon is running, 130 interrupted.
+The `--help` of a command prints what is here.
 
 This page is made from the code by `python contrib/dev/generators/cli_docs.py`.
 """
@@ -44,8 +46,14 @@ def _sections(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _text(command: click.Command) -> str:
-    text = (command.help or "").split("\b", 1)[0]
-    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
+    parts = (command.help or "").strip().split("\n\n")
+    return "\n\n".join(_verbatim(part) if part.startswith("\b") else " ".join(part.split()) for part in parts)
+
+
+def _verbatim(part: str) -> str:
+    """Return a part whose lines stay as they are: its head as a sentence, the rest as a block."""
+    head, *lines = part.removeprefix("\b").strip("\n").splitlines()
+    return f"{head}\n\n```text\n{textwrap.dedent(chr(10).join(lines))}\n```"
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -21,6 +21,8 @@ A setting is taken from the first of these that has it:
    (`[server]` with `port = 8080` below it),
 5. the default.
 
+Where the default is `none`, the word `none` means it, and so does an empty variable.
+
 An unknown or bad setting is named together with what was expected, all at once, and the daemon does not start. An
 unknown variable that begins with `SEMANTIC_` may be another program's: it is pointed out, with the closest name of
 ours, and passed over. `semanticd start` and `serve` name every file that was read and what it set. `semanticd config`

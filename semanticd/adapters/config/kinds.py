@@ -43,19 +43,29 @@ def whole(*, minimum: int, maximum: int | None = None, choices: tuple[int, ...] 
 
 def auto_or(kind: Kind) -> Kind:
     """The word `auto`, or a value of another kind."""
-    return _word_or("auto", kind)
+    return _word_or("auto", kind, meant="auto")
 
 
 def off_or(kind: Kind) -> Kind:
     """The word `off`, or a value of another kind."""
-    return _word_or("off", kind)
+    return _word_or("off", kind, meant="off")
 
 
-def _word_or(word: str, kind: Kind) -> Kind:
+def exact_or(kind: Kind) -> Kind:
+    """The word `exact`, which is read as None, or a value of another kind."""
+    return _word_or("exact", kind, meant=None)
+
+
+def _word_or(word: str, kind: Kind, *, meant: str | None) -> Kind:
     def read(value: object) -> Any:
-        return word if isinstance(value, str) and value.strip().lower() == word else kind.read(value)
+        return meant if is_word(value, word) else kind.read(value)
 
     return Kind(f"{word}, or {kind.expected}", read)
+
+
+def is_word(value: object, word: str) -> bool:
+    """Whether a value is this word, in either case."""
+    return isinstance(value, str) and value.strip().lower() == word
 
 
 def number(*, minimum: float, maximum: float | None = None) -> Kind:
@@ -143,7 +153,7 @@ def urls(*, most: int) -> Kind:
         return tuple(dict.fromkeys(found))
 
     return Kind(
-        f"at most {most} addresses such as http://mac-2:8000, separated by commas; a folder is none", read
+        f"at most {most} addresses such as http://mac-2:8000, separated by commas, and no folder", read
     )
 
 

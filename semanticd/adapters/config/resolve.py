@@ -116,7 +116,7 @@ def _merge(sources: list[Source], complaints: list[str]) -> tuple[dict[str, dict
             continue
         raw, origin = source.values[one.name], source.origins[one.name]
         try:
-            values.setdefault(one.section, {})[one.key] = one.kind.read(raw)
+            values.setdefault(one.section, {})[one.key] = one.read(raw)
         except ValueError:
             shown = MASK if one.secret else repr(raw)
             complaints.append(f"{one.name} = {shown} ({origin}): expected {one.kind.expected}")

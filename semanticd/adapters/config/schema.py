@@ -18,8 +18,10 @@ from semanticd.adapters.config.kinds import (
     Kind,
     auto_or,
     choice,
+    exact_or,
     flag,
     folder,
+    is_word,
     key,
     keys,
     model,
@@ -62,12 +64,12 @@ class MlxSettings:
     model_id: str | None = setting(
         None,
         model(),
-        "Model to serve: alias, `hf:org/name`, folder or file; none: by machine.",
+        "Model to serve: alias, `hf:org/name`, folder or file; none: chosen for this machine.",
     )
     cache_budget_mb: int | Literal["auto"] = setting(
         "auto",
         auto_or(whole(minimum=16)),
-        "Memory for KV caches in MiB: hot blocks, running batches, writes in flight; auto: what weights leave.",
+        "Memory for KV caches in MiB: hot blocks, running batches, writes in flight; auto: what the weights leave.",
         guarded=True,
     )
     memory_mb: int | Literal["auto"] = setting(
@@ -85,47 +87,51 @@ class MlxSettings:
     max_batch_size: int = setting(5, whole(minimum=1, maximum=256), "Sequences decoded together.")
     kv_bits: int | None = setting(
         None,
-        whole(minimum=4, choices=(4, 6, 8)),
-        "Bits per cached number (6: 8 for keys, 4 for values); none: the model's own precision, exact.",
+        exact_or(whole(minimum=4, choices=(4, 6, 8))),
+        "Bits per cached number (6: 8 for keys, 4 for values); exact or none: the model's own precision.",
     )
     block_tokens: int = setting(256, whole(minimum=16, maximum=8192), "Tokens per cache block.")
     snapshot_tokens: int = setting(
         2048,
         whole(minimum=0, maximum=1_048_576),
-        "Prompt tokens between snapshots of layers that cannot be cut (windows, states); 0: at messages only.",
+        "Prompt tokens between snapshots of layers whose cache cannot be cut (windows, states); 0: at messages only.",
     )
     prefill_chunk: int = setting(
         2048,
         whole(minimum=16, maximum=16384),
-        "Largest number of prompt tokens computed in one step; while others decode, wait or compute, fewer.",
+        "Maximum prompt tokens computed in one step; fewer while other requests decode, wait or compute.",
     )
     cpu_math: bool = setting(
-        True, flag(), "On the CPU, attention and gated activations of our own, faster than the library's."
+        True,
+        flag(),
+        "On the CPU, use our own attention and gated activations, which are faster than the library's.",
     )
     speculation: int | Literal["auto", "off"] = setting(
         "auto",
         auto_or(off_or(whole(minimum=1, maximum=64))),
-        "Most tokens guessed from what was said before, or from a form, and verified in one step; auto: 12.",
+        "Maximum tokens guessed from earlier text or from a schema, and verified in one step; auto: 12.",
     )
     decode_share: float = setting(
-        0.5, number(minimum=0.05, maximum=0.95), "Least share of engine time for decoding while prompts wait."
+        0.5,
+        number(minimum=0.05, maximum=0.95),
+        "Minimum share of engine time for decoding while prompts wait.",
     )
     max_stall_ms: int = setting(
         300,
         whole(minimum=10, maximum=60_000),
-        "Time in ms that one prompt chunk may hold up decoding; experts on a GPU get a least number of tokens anyhow.",
+        "Time in ms that one prompt chunk may delay decoding; on a GPU, experts get a minimum of tokens all the same.",
     )
     max_queue: int = setting(
         256,
         whole(minimum=1),
-        "Requests that may run or wait, a prompt or choice each; further ones get 503 (529 in Anthropic's API), a body "
-        "of more 400.",
+        "Requests that may run or wait, counting each prompt and choice; others get 503 (529 in Anthropic's API), "
+        "a body with more than that gets 400.",
         guarded=True,
     )
     max_queue_per_agent: int = setting(
         32,
         whole(minimum=1),
-        "The same of one agent; also the most choices of one prompt.",
+        "The same for one agent; also the maximum number of choices of one prompt.",
         guarded=True,
     )
     canonicalize: bool = setting(
@@ -134,12 +140,12 @@ class MlxSettings:
     gguf_bits: int | None = setting(
         None,
         whole(minimum=4, choices=(4, 8, 16)),
-        "Bits of the matrices of converted GGUF files, 16 for floats; none: their own where MLX has that form, else 8.",
+        "Bits of the matrices of converted GGUF files (16: floats); none: their own where MLX has that format, else 8.",
     )
     literal_content: bool = setting(
         True,
         flag(),
-        "Control tokens in what users wrote (`<|im_end|>`, ...) are plain text to the model.",
+        "Pass control tokens in what users wrote (`<|im_end|>`, ...) to the model as plain text.",
         guarded=True,
     )
     load_on_demand: bool = setting(
@@ -166,19 +172,21 @@ class AgentSettings:
     cache_max_gb: float | None = setting(
         None,
         number(minimum=0),
-        "Largest size of the cache folder in GiB; none: 20 % of what was free at first, at most 64; 0: no limit.",
+        "Largest size of the cache folder in GiB; none: 20 % of what was free at the first start, at most 64; 0: no "
+        "limit.",
         guarded=True,
     )
     disk_reserve_gb: float | None = setting(
         None,
         number(minimum=0),
-        "GiB to leave free on the volume: no block is written below that; none: 10, or 5 % of a large volume; 0: none.",
+        "GiB to leave free on the volume: no block is written below that; none: 10, or 5 % of a large volume; 0: no "
+        "reserve.",
         guarded=True,
     )
     anonymous_max: int = setting(
         1000,
         whole(minimum=1),
-        "Agents of clients that name none which are kept; the longest unused go first.",
+        "Number of agents kept for clients that name none; the longest unused are deleted first.",
         guarded=True,
     )
     anonymous_days: float = setting(
@@ -187,21 +195,24 @@ class AgentSettings:
     preload_share: float = setting(
         0.25,
         number(minimum=0, maximum=1),
-        "Share of the KV budget that blocks of the last users' agents fill after a start, from disk; 0: none.",
+        "Share of the KV budget that is filled from disk after a start, with blocks of recent agents; 0: nothing.",
     )
     write_policy: str = setting(
-        "always", choice("always", "second_use", "off"), "Which blocks are written to disk.", guarded=True
+        "always",
+        choice("always", "second_use", "off"),
+        "Which blocks are written to disk: all, those used a second time, or none.",
+        guarded=True,
     )
     write_budget_gb_per_day: float | None = setting(
         None,
         number(minimum=0.001),
-        "GiB that may be written per day, to spare the disk; none: no limit.",
+        "GiB that may be written per day, to reduce wear of the disk; none: no limit.",
         guarded=True,
     )
     peers: tuple[str, ...] = setting(
         (),
         urls(most=LIMITS.peers),
-        "Daemons on other machines whose blocks are read where they are missing here (`http://mac-2:8000,…`).",
+        "Daemons on other machines that are asked for blocks missing here (`http://mac-2:8000,…`).",
         env="SEMANTIC_PEERS",
         guarded=True,
     )
@@ -218,18 +229,16 @@ class ServerSettings:
     ollama_port: int | None = setting(
         None,
         whole(minimum=1, maximum=65535),
-        "Second port, for programs that look for Ollama's API at its own port, 11434; none: only the first.",
+        "Second port, for programs that expect Ollama's API at its usual port, 11434; none: only the first.",
         guarded=True,
     )
     log_level: str = setting(
-        "info", choice("debug", "info", "warning", "error"), "Least level that is logged.", guarded=True
+        "info", choice("debug", "info", "warning", "error"), "Minimum log level.", guarded=True
     )
     log_format: str = setting(
-        "json", choice("json", "console"), "Form of the log file's lines.", env="SEMANTIC_LOG_FORMAT"
+        "json", choice("json", "console"), "Format of the log file's lines.", env="SEMANTIC_LOG_FORMAT"
     )
-    log_console: bool = setting(
-        True, flag(), "Whether the log also goes to stderr.", env="SEMANTIC_LOG_CONSOLE"
-    )
+    log_console: bool = setting(True, flag(), "Also write the log to stderr.", env="SEMANTIC_LOG_CONSOLE")
     otlp_endpoint: str | None = setting(
         None,
         text("a URL"),
@@ -258,14 +267,14 @@ class ServerSettings:
     model_patterns: tuple[str, ...] = setting(
         ("claude-*", "gpt-*", "haiku*", "sonnet*", "opus*", "default"),
         texts("shell patterns, separated by commas"),
-        "Model names in requests that stand for the default model; capitals make no difference.",
+        "Model names in requests that stand for the current model; upper and lower case are the same.",
         guarded=True,
     )
     strict: bool = setting(
         False,
         flag(),
         "Refuse with 400 what the vendors refuse, and schemas that can be enforced in part only; otherwise such "
-        "requests are answered, and the log and a header say what was changed.",
+        "requests are answered, and the log and a header name what was changed.",
         guarded=True,
     )
     drain_timeout_s: float = setting(
@@ -280,7 +289,7 @@ class SecuritySettings:
     api_key: tuple[str, ...] = setting(
         (),
         keys(),
-        "Keys that clients must send; none: everybody who can connect may ask.",
+        "Keys that clients must send; none: every client that can connect is answered.",
         env="SEMANTIC_API_KEY",
         secret=True,
     )
@@ -290,7 +299,7 @@ class SecuritySettings:
     peer_key: str | None = setting(
         None,
         key(),
-        "API key that peers ask for; none: the first key of `SEMANTIC_API_KEY`.",
+        "API key to send to peers; none: the first key of `SEMANTIC_API_KEY`.",
         env="SEMANTIC_PEER_KEY",
         secret=True,
     )
@@ -302,7 +311,7 @@ class SecuritySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathSettings:
-    """Folders other than the caches; a second instance needs its own of each."""
+    """Folders other than the cache; a second instance needs its own for runtime and logs."""
 
     models_dir: Path = setting(
         lambda: Path(platformdirs.user_data_dir(APP, appauthor=False)) / "models",
@@ -334,13 +343,13 @@ class TraceSettings:
     dir: Path | None = setting(
         None,
         folder(),
-        "Folder that generation requests are recorded into, with all that users wrote; none: nothing is recorded.",
+        "Folder to record generation requests in, with all text that users wrote; none: nothing is recorded.",
         guarded=True,
     )
     content: str = setting(
         "full",
         choice("full", "hashed"),
-        "What is recorded of texts: all, or letters that keep length, equality and common beginnings.",
+        "How texts are recorded: in full, or as letters that keep length, equality and common prefixes.",
         guarded=True,
     )
     max_mb: int = setting(
@@ -385,6 +394,19 @@ class Declared:
     secret: bool
     guarded: bool
     """Whether it decides about security."""
+    default: Any
+    """Its default, `dataclasses.MISSING` where that depends on the machine."""
+
+    def read(self, given: object) -> Any:
+        """Return the value that a source gave; `none` is the default of a setting that has no other.
+
+        Raises:
+            ValueError: It is not what is expected.
+        """
+        # A key called `none` is a key: taken for no key, it would open the server.
+        if self.default in (None, ()) and not self.secret and is_word(given, "none"):
+            return self.default
+        return self.kind.read(given)
 
     @property
     def section(self) -> str:
@@ -413,7 +435,13 @@ def declared() -> Iterator[Declared]:
             meta = one.metadata
             env = meta["env"] or f"SEMANTIC_{section}_{one.name}".upper()
             yield Declared(
-                f"{section}.{one.name}", env, meta["kind"], meta["meaning"], meta["secret"], meta["guarded"]
+                f"{section}.{one.name}",
+                env,
+                meta["kind"],
+                meta["meaning"],
+                meta["secret"],
+                meta["guarded"],
+                one.default,
             )
 
 

@@ -21,6 +21,8 @@ from semanticd.adapters.config.small_file import read_small_file
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 ENV_PREFIX = "SEMANTIC_"
+_SHORTEST_PART, _NUM_NAMED = 4, 3
+"""Characters of a typed word that is looked for in names, and how many names with it are shown."""
 OTHER_VARIABLES = frozenset({"SEMANTIC_CONFIG_FILE"})
 """Variables of ours that are no settings: this one says where the settings' file is."""
 MODEL_KEYS = (
@@ -95,8 +97,11 @@ def from_flags(flags: Mapping[str, Any]) -> Source:
     return source
 
 
-def parse_flags(arguments: Sequence[str]) -> dict[str, str]:
-    """Read `--section-name value` and `--section-name=value`; raises `ValueError` naming what is unknown."""
+def parse_flags(arguments: Sequence[str], *, others: Sequence[str] = ()) -> dict[str, str]:
+    """Read `--section-name value` and `--section-name=value`; raises `ValueError` naming what is unknown.
+
+    `others` are flags of the command itself: none of them is among the arguments, but one may be what was meant.
+    """
     known: dict[str, Declared] = {one.as_flag: one for one in declared()}
     result: dict[str, str] = {}
     rest = iter(arguments)
@@ -105,7 +110,8 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, str]:
         if not flag.startswith("--"):
             raise ValueError(f"unexpected argument {argument!r}; settings are given as --section-name VALUE")
         if flag not in known:
-            raise ValueError(_unknown("flag", flag, [name for name, one in known.items() if not one.secret]))
+            names = [*others, *(name for name, one in known.items() if not one.secret)]
+            raise ValueError(_unknown("flag", flag, names))
         if known[flag].secret:
             raise ValueError(_no_flag(known[flag]))
         if not equals:
@@ -226,6 +232,12 @@ def _no_flag(one: Declared) -> str:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    hint = f"did you mean {close[0]}?" if close else "`semanticd config --all` lists every setting"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75) or _containing(name, known)
+    hint = f"did you mean {' or '.join(close)}?" if close else "`semanticd config --all` lists every setting"
     return f"unknown {what}: {name}; {hint}"
+
+
+def _containing(name: str, known: list[str]) -> list[str]:
+    """Return the first names that have the typed one as a part: people leave the section out, or half of a name."""
+    part = name.strip("-").removeprefix(ENV_PREFIX)
+    return [one for one in known if part in one][:_NUM_NAMED] if len(part) >= _SHORTEST_PART else []

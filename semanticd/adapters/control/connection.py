@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from semanticd.domain.errors import RestartNeededError, SemanticError
 from semanticd.domain.limits import LIMITS
 
 CONNECTION_COMMANDS = ("hello", "ping", "subscribe", "unsubscribe")
+_SHOWN_CHARACTERS = 60
+"""Of a command that is not there."""
 _HELLO = (Argument("client", default=""), Argument("protocol", "integer", default=None, minimum=1))
 _SUBSCRIBE = (
     Argument("topics", "texts", meaning=", ".join(m.TOPICS)),
@@ -272,7 +275,7 @@ class Connection:
             return self._unsubscribe(**check(command.args, _UNSUBSCRIBE))
         spec = COMMANDS.get(command.cmd)
         if spec is None:
-            raise _RefusedError(m.UNKNOWN_COMMAND, f"unknown command {command.cmd!r}; `hello` lists them")
+            raise _RefusedError(m.UNKNOWN_COMMAND, _unknown(command.cmd))
         assert self._context is not None
         return await run_command(spec, self._context, check(command.args, spec.arguments))
 
@@ -347,3 +350,11 @@ class Connection:
 
 def _failed(command: m.Command, code: str, message: str) -> m.Reply:
     return m.Reply(command.id, error=m.ErrorInfo(code, message))
+
+
+def _unknown(cmd: str) -> str:
+    """Return what to say of a command that is not there, with the closest; not in the length that a frame has."""
+    typed = cmd[:_SHOWN_CHARACTERS]
+    close = difflib.get_close_matches(typed, [*CONNECTION_COMMANDS, *COMMANDS], n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`semanticd ctl hello` lists them"
+    return f"unknown command {typed!r}; {hint}"

@@ -92,6 +92,9 @@ def _show(error: ClickException) -> None:
 
     from semanticd.entrypoints.cli.output import narrate
 
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        narrate(error.format_message())
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         narrate(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
     narrate(f"semanticd: {error.format_message()}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from semanticd.control.errors import CommandFailedError, ControlError
 from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all, step_text
 from semanticd.control.terminal_text import one_line
+from semanticd.domain.errors import AgentNotFoundError
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import FiniteRange, absolute, json_option
 from semanticd.entrypoints.cli.output import (
@@ -25,7 +29,7 @@ from semanticd.entrypoints.cli.output import (
 
 @click.group("agents")
 def commands() -> None:
-    """List, show, pin, fork, rewind, evict, export, import or delete agents."""
+    """Show, pin, fork, rewind, move and delete agents."""
 
 
 _COLUMNS = (
@@ -49,7 +53,36 @@ _ORDERS: dict[str, tuple[Callable[[AgentRow], Any], bool]] = {
     "state": (lambda row: row.state, False),
 }
 """What `--sort` takes: the key of a row, and whether the largest comes first."""
+_NUM_NAMED = 5
+"""Agents that an error names at most."""
 as_agent = click.argument("agent")
+
+
+def ask_agent(cmd: str, agent: str, *, reply_within_s: float = 30.0, **args: Any) -> dict[str, Any]:
+    """Run a command on one agent; where there is none of this id, the error names those that may be meant."""
+    with connect() as client:
+        try:
+            return client.call(cmd, agent=agent, reply_within_s=reply_within_s, **args)
+        except CommandFailedError as error:
+            if error.code != AgentNotFoundError.code:
+                raise
+            known = [row.id for row in read_all(AgentRow, client.call("agents.list")["agents"])]
+            raise ControlError(f"no agent has the id {agent!r}; {which_agent(agent, known)}") from error
+
+
+def which_agent(typed: str, known: Sequence[str]) -> str:
+    """Return what to do where no agent is called as it was typed."""
+    if any(character in typed for character in "*?["):
+        matching = fnmatch.filter(known, typed)
+        named = ", ".join([*matching[:_NUM_NAMED], *(["…"] if len(matching) > _NUM_NAMED else [])])
+        would = f"would match {len(matching)} of {len(known)}: {named}" if matching else "would match none"
+        return (
+            f"this command takes one agent's id, not a pattern (it {would}); `semanticd agents list --json` prints "
+            "all ids for a script"
+        )
+    if close := difflib.get_close_matches(typed, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    return "list them with `semanticd agents list`" if known else "there are none yet"
 
 
 @commands.command("list")
@@ -63,7 +96,10 @@ as_agent = click.argument("agent")
     help="Order of rows.",
 )
 def list_agents(*, as_json: bool, order: str) -> None:
-    """List all agents, most recently used first; the totals count shared blocks once."""
+    """List all agents, most recently used first.
+
+    The totals count shared blocks once.
+    """
     with connect() as client:
         rows = client.call("agents.list")["agents"]
         status = read(StatusResult, client.call("status"))
@@ -87,18 +123,21 @@ def list_agents(*, as_json: bool, order: str) -> None:
 @json_option
 def show(*, agent: str, as_json: bool) -> None:
     """Show one agent: facts, configuration, turns."""
-    _print(ask("agents.show", agent=agent), as_json)
+    _print(ask_agent("agents.show", agent), as_json)
 
 
 @commands.command()
 @as_agent
 @click.option(
-    "--last", "num_turns", type=click.IntRange(min=1), default=1, show_default=True, help="How many turns."
+    "--last", "num_turns", type=click.IntRange(min=1), default=1, show_default=True, help="Number of turns."
 )
 @json_option
 def why(*, agent: str, num_turns: int, as_json: bool) -> None:
-    """Say why its last turns took their time: what they reused and computed, and for a miss the cause."""
-    answer = ask("agents.why", agent=agent)
+    """Explain what an agent's last turns reused and computed.
+
+    A sentence says what took the time, and for a cache miss the cause is named.
+    """
+    answer = ask_agent("agents.why", agent)
     if as_json:
         print_json(answer)
         return
@@ -136,12 +175,14 @@ def explained(turn: TurnRow) -> str:
 @commands.command()
 @as_agent
 @click.option(
-    "--ttl", type=FiniteRange(min=0, min_open=True), help="For so many seconds; without it, for good."
+    "--ttl",
+    type=FiniteRange(min=0, min_open=True),
+    help="Seconds until the pin ends; without it, the pin stays.",
 )
 @json_option
 def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:
     """Keep an agent's blocks from eviction."""
-    _print(ask("agents.pin", agent=agent, ttl_s=ttl), as_json)
+    _print(ask_agent("agents.pin", agent, ttl_s=ttl), as_json)
 
 
 @commands.command()
@@ -149,7 +190,7 @@ def pin(*, agent: str, ttl: float | None, as_json: bool) -> None:
 @json_option
 def unpin(*, agent: str, as_json: bool) -> None:
     """Let an agent's blocks be evicted again."""
-    _print(ask("agents.unpin", agent=agent), as_json)
+    _print(ask_agent("agents.unpin", agent), as_json)
 
 
 @commands.command()
@@ -157,19 +198,19 @@ def unpin(*, agent: str, as_json: bool) -> None:
 @click.argument("new_id", required=False)
 @json_option
 def fork(*, agent: str, new_id: str | None, as_json: bool) -> None:
-    """Make an agent with the same conversation; blocks are shared."""
-    _print(ask("agents.fork", agent=agent, new_id=new_id), as_json)
+    """Copy an agent: the same conversation, with shared blocks."""
+    _print(ask_agent("agents.fork", agent, new_id=new_id), as_json)
 
 
 @commands.command()
 @as_agent
 @click.option(
-    "--turns", type=click.IntRange(min=1), default=1, show_default=True, help="How many turns to forget."
+    "--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Number of turns to forget."
 )
 @json_option
 def rewind(*, agent: str, turns: int, as_json: bool) -> None:
     """Forget an agent's last turns; the rest stays cached."""
-    _print(ask("agents.rewind", agent=agent, turns=turns), as_json)
+    _print(ask_agent("agents.rewind", agent, turns=turns), as_json)
 
 
 @commands.command()
@@ -177,7 +218,7 @@ def rewind(*, agent: str, turns: int, as_json: bool) -> None:
 @json_option
 def evict(*, agent: str, as_json: bool) -> None:
     """Move an agent's blocks from RAM to disk."""
-    _print(ask("agents.evict", agent=agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
+    _print(ask_agent("agents.evict", agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
 
 
 @commands.command()
@@ -185,34 +226,37 @@ def evict(*, agent: str, as_json: bool) -> None:
 @json_option
 def delete(*, agent: str, as_json: bool) -> None:
     """Forget an agent and the blocks that only it uses."""
-    _print(ask("agents.delete", agent=agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
+    _print(ask_agent("agents.delete", agent, reply_within_s=LONG_COMMAND_TIMEOUT_S), as_json)
 
 
 @commands.command()
 @as_agent
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--force", "-f", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--force", "-f", is_flag=True, help="Overwrite an existing file.")
 @json_option
 def export(*, agent: str, path: Path, force: bool, as_json: bool) -> None:
     """Write an agent export: the agent and its blocks in one file."""
     confirm_overwriting(path, force=force)
-    result = ask(
-        "agents.export", agent=agent, path=str(absolute(path)), reply_within_s=LONG_COMMAND_TIMEOUT_S
+    result = ask_agent(
+        "agents.export", agent, path=str(absolute(path)), reply_within_s=LONG_COMMAND_TIMEOUT_S
     )
     _print(result, as_json)
 
 
 @commands.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--as", "new_id", help="Another id than it had.")
+@click.option("--as", "new_id", help="Id of the new agent; default: the one in the export.")
 @click.option(
     "--trust",
     is_flag=True,
-    help="Let other agents share its blocks. Only for files of your own: who made one decides what they hold.",
+    help="Let other agents share its blocks; only for exports that you made: a forged one could change answers.",
 )
 @json_option
 def import_agent(*, path: Path, new_id: str | None, trust: bool, as_json: bool) -> None:
-    """Read an agent export; its blocks stay its own unless the file is trusted."""
+    """Read an agent export.
+
+    Other agents do not share its blocks unless the file is trusted.
+    """
     imported = ask(
         "agents.import",
         path=str(absolute(path)),

@@ -18,7 +18,7 @@ from semanticd.control.client import ControlClient, ControlError
 from semanticd.control.python_command import python_module
 from semanticd.control.results import ConfigResult, StatusResult, read
 from semanticd.domain.errors import NO_MODEL_LOADED
-from semanticd.entrypoints.cli import EXIT_FAILED
+from semanticd.entrypoints.cli import EXIT_FAILED, EXIT_USAGE
 from semanticd.entrypoints.cli.logs import pretty
 from semanticd.entrypoints.cli.options import as_arguments
 from semanticd.entrypoints.cli.output import narrate, print_text
@@ -91,7 +91,7 @@ def _already_running(
     ]
     if not different:
         return 0
-    narrate("but with other settings; `semanticd restart` applies those of here:\n" + "\n".join(different))
+    narrate("but with other settings; run `semanticd restart` to apply these:\n" + "\n".join(different))
     return EXIT_FAILED
 
 
@@ -202,7 +202,7 @@ def _died(process: subprocess.Popen[bytes], log: LogEnd, output: Path) -> int:
         lines = [*map(pretty, log.lines()), *printed][-_NUM_LAST_LINES:]
         narrate("\n".join([f"{status}; it wrote:", *(f"  {line}" for line in lines or ["nothing"])]))
     narrate(f"its log is {log.path} (`semanticd logs` shows it)")
-    return EXIT_FAILED
+    return EXIT_USAGE if process.returncode == EXIT_USAGE else EXIT_FAILED
 
 
 def _last_lines(path: Path, *, begin: int = 0) -> list[str]:

@@ -33,7 +33,7 @@ def _numbers(context: click.Context, param: click.Parameter, value: str) -> tupl
 
 _as_file = click.Path(path_type=Path, dir_okay=False)
 _from_one = click.IntRange(min=1)
-_model = click.option("--model", "-m", help="Model to ask for; none: the first that the server lists.")
+_model = click.option("--model", "-m", help="Model to request; default: the first one that the server lists.")
 _api_key = click.option("--api-key", envvar=["OPENAI_API_KEY"], help="Key to send (or OPENAI_API_KEY).")
 _timeout = click.option(
     "--timeout",
@@ -41,7 +41,7 @@ _timeout = click.option(
     type=FiniteRange(min=1),
     default=600.0,
     show_default=True,
-    help="Seconds without any answer after which a request has failed.",
+    help="Seconds without data after which a request counts as failed.",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
 
@@ -51,8 +51,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inst
     invoke_without_command=True,
     help=f"""Measure several agents against an OpenAI-compatible server.
 
-The server runs already; this command is its client, and counts tokens as the server's `usage` does. Prompts are random
-words from a seed. Progress goes to stderr, the report (Markdown, or JSON with --json) to stdout.
+The server must be running; tokens are counted as its `usage` reports them. Prompts are random words from a seed.
+Progress goes to stderr, the report (Markdown, or JSON with --json) to stdout.
 
 \b
 Examples:
@@ -68,14 +68,14 @@ Examples:
 )
 @_model
 @_api_key
-@click.option("--name", help="What the server is called in reports; none: its address.")
+@click.option("--name", help="Name of the server in reports; default: its address.")
 @click.option(
     "--scenario",
     "-s",
     "scenarios",
     multiple=True,
     type=click.Choice(list(SCENARIOS)),
-    help="Scenario to run, may be given several times; none: all.",
+    help="Scenario to run (repeatable); default: all.",
 )
 @click.option(
     "--lengths",
@@ -91,7 +91,7 @@ Examples:
     callback=_numbers,
     default="1,4,8",
     show_default=True,
-    help="Numbers of answers at once.",
+    help="Numbers of concurrent answers.",
 )
 @click.option(
     "--agents", "num_agents", type=_from_one, default=6, show_default=True, help="Agents that take turns."
@@ -113,7 +113,11 @@ Examples:
     help="Answer length of `concurrent_decode`.",
 )
 @click.option(
-    "--repeats", type=_from_one, default=3, show_default=True, help="Samples per figure where they are cheap."
+    "--repeats",
+    type=_from_one,
+    default=3,
+    show_default=True,
+    help="Samples per figure where a sample is cheap.",
 )
 @click.option(
     "--seed",
@@ -127,14 +131,14 @@ Examples:
     "stop_token_ids",
     type=int,
     multiple=True,
-    help="Id of a token that ends answers: it is forbidden, so that answers have the wanted length. May be repeated.",
+    help="Id of a token that ends answers; it is forbidden, so that answers reach their length (repeatable).",
 )
 @click.option(
     "--restart-command", help="Shell line that restarts the server in the background, for `restart_ttft`."
 )
 @click.option("--swap-command", help="Shell line that makes another model the current one, for `swap`.")
 @_timeout
-@click.option("--output", "-o", type=_as_file, help="Keep the result in this JSON file, after each scenario.")
+@click.option("--output", "-o", type=_as_file, help="Write the result to this JSON file after each scenario.")
 @click.option(
     "--plots",
     type=click.Path(path_type=Path, file_okay=False),
@@ -158,7 +162,10 @@ def bench(context: click.Context, /, **options: Any) -> None:
 )
 @click.option("--png", is_flag=True, help="Draw PNG instead of SVG.")
 def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None:
-    """Compare two or more results; a ratio is the first one's value divided by the other's."""
+    """Compare two or more results.
+
+    A ratio is the first result's value divided by the other's.
+    """
     from semanticd.bench.comparison import compare as table_of
     from semanticd.bench.errors import BenchError
     from semanticd.bench.result import load_result
@@ -171,7 +178,21 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
         raise click.ClickException(str(error)) from error
 
 
-@bench.command()
+_REPLAY_HELP = """Send recorded requests to a server, and report cache hits.
+
+A trace is a file that the daemon recorded (SEMANTIC_TRACE_DIR), plain or packed with gzip or xz. Progress goes to
+stderr, the report to stdout. Reusable tokens are the longest prefix of a prompt that the server has answered before in
+this replay.
+
+\b
+Examples:
+  semanticd bench replay day.trace.jsonl
+  semanticd bench replay a.trace.jsonl b.trace.jsonl --restart-at 20 --restart-command "semanticd restart"
+  semanticd bench replay a.trace.jsonl --url http://127.0.0.1:8080 --as-chat --tokenizer model --json
+"""
+
+
+@bench.command(help=_REPLAY_HELP)
 @click.argument("traces", nargs=-1, required=True, type=_as_file, metavar="TRACE…")
 @click.option(
     "--url",
@@ -182,19 +203,19 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
 )
 @_model
 @_api_key
-@click.option("--name", help="What the server is called in the report; none: its address.")
+@click.option("--name", help="Name of the server in the report; default: its address.")
 @click.option(
     "--agents",
     "num_agents",
     type=_from_one,
-    help="Agents that play, each a trace, in turn; none: one for each trace.",
+    help="Agents that take turns, each with a trace; default: one per trace.",
 )
 @click.option(
     "--restart-at",
     type=_from_one,
     multiple=True,
     metavar="K",
-    help="Restart the server before request K of all.",
+    help="Restart the server before request K, counted over all traces.",
 )
 @click.option("--restart-command", help="Shell line that restarts the server in the background.")
 @click.option(
@@ -202,7 +223,7 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
     type=_from_one,
     multiple=True,
     metavar="K",
-    help="Move the agents of the replay to disk before request K of all (semanticd only).",
+    help="Move the agents of the replay to disk before request K (semanticd only).",
 )
 @click.option(
     "--requests", "num_requests", type=_from_one, metavar="N", help="Play the first N requests of each trace."
@@ -213,9 +234,11 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
     default=1,
     show_default=True,
     metavar="N",
-    help="Keep one word in N of each text, and two tools, for models with a short context; 1: all.",
+    help="For models with a short context: keep one word in N of each text, and two tools.",
 )
-@click.option("--concurrent", is_flag=True, help="Let the agents ask at the same time instead of in turn.")
+@click.option(
+    "--concurrent", is_flag=True, help="Let the agents send requests at the same time instead of in turn."
+)
 @click.option(
     "--speed",
     type=FiniteRange(min=0),
@@ -223,9 +246,11 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
     show_default=True,
     help="With --concurrent: keep the recorded pauses, divided by this; 0: no pauses.",
 )
-@click.option("--max-tokens", type=_from_one, default=16, show_default=True, help="Tokens of each answer.")
+@click.option("--max-tokens", type=_from_one, default=16, show_default=True, help="Tokens per answer.")
 @click.option(
-    "--as-chat", is_flag=True, help="Ask everything as Chat Completions, for servers with no other dialect."
+    "--as-chat",
+    is_flag=True,
+    help="Send every request as Chat Completions, for servers that have nothing else.",
 )
 @click.option(
     "--tokenizer",
@@ -235,18 +260,7 @@ def compare(*, results: tuple[Path, ...], plots: Path | None, png: bool) -> None
 @_timeout
 @_as_json
 def replay(*, traces: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    r"""Play recorded requests against a server, and report what each agent found in its cache.
-
-    A trace is a file that the daemon recorded (SEMANTIC_TRACE_DIR), plain or packed with gzip or xz. Progress goes to
-    stderr, the report to stdout. Reusable tokens are the longest beginning of a prompt that the server has answered
-    before in this replay.
-
-    \b
-    Examples:
-      semanticd bench replay day.trace.jsonl
-      semanticd bench replay a.trace.jsonl b.trace.jsonl --restart-at 20 --restart-command "semanticd restart"
-      semanticd bench replay a.trace.jsonl --url http://127.0.0.1:8080 --as-chat --tokenizer model --json
-    """
+    """Play traces, and print the report."""
     import asyncio
 
     from semanticd.bench.errors import BenchError

@@ -26,13 +26,14 @@ _BY = ("model", "agent")
 
 
 @click.group("cache", invoke_without_command=True)
-@click.option("--by", type=click.Choice(_BY), help="One row per model or agent.")
+@click.option("--by", type=click.Choice(_BY), help="Also show one row per model or agent.")
 @json_option
 @click.pass_context
 def commands(context: click.Context, *, by: str | None, as_json: bool) -> None:
-    """Show what the KV cache takes in RAM and on disk; make it smaller with `prune SIZE` or `clear`.
+    """Show, prune or clear the KV cache in RAM and on disk.
 
-    Agents' rows count a block that several share once for each of them; models' rows and the totals count it once.
+    Without a command, its size is shown. Rows of agents count a shared block once per agent; rows of models and the
+    totals count it once.
     """
     if context.invoked_subcommand is not None:
         return
@@ -101,12 +102,13 @@ def _rows(client: ControlClient, by: str) -> list[dict[str, Any]]:
 
 @commands.command()
 @click.argument("size", type=Size())
-@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; only say how much that would free.")
+@click.option("--dry-run", "-n", is_flag=True, help="Remove nothing; print how much would be freed.")
 @json_option
 def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
-    """Remove the least recently used blocks on disk until they take SIZE: `semanticd cache prune 2GB`.
+    """Shrink the cache on disk to SIZE, such as 2GB.
 
-    Pinned agents' blocks stay. What was removed is computed again when it is needed. 0 removes all that is not pinned.
+    The least recently used blocks are removed first; those of pinned agents stay. A removed block is computed again
+    when it is needed. SIZE 0 removes all blocks that are not pinned.
     """
     pruned = ask("cache.prune", target_bytes=size, dry_run=dry_run, reply_within_s=LONG_COMMAND_TIMEOUT_S)
     if as_json:
@@ -116,12 +118,13 @@ def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
 
 
 @commands.command()
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def clear(*, yes: bool, as_json: bool) -> None:
-    """Drop every block that no running request uses, on disk and in RAM; agents stay and start cold.
+    """Drop all cached blocks in RAM and on disk; agents stay.
 
-    Where the disk refuses, that is an error, and nothing leaves RAM.
+    Blocks of running requests are kept. Each agent's next turn computes its prompt again. Where the disk refuses, the
+    command fails, and nothing leaves RAM.
     """
     if not yes:
         if not sys.stdin.isatty():

@@ -34,6 +34,7 @@ from semanticd.control.results import (
     step_text,
 )
 from semanticd.control.terminal_text import one_line
+from semanticd.entrypoints.cli.agents import ask_agent
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
 from semanticd.entrypoints.cli.output import is_styled, narrate, print_marked, print_piece
 
@@ -60,13 +61,15 @@ ctrl+c stops an answer; a backslash at the end continues a line; \"\"\" begins a
 
 @click.command()
 @click.argument("agent", required=False)
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer; what fits if absent.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="Maximum tokens of an answer; default: as many as fit."
+)
 @click.option("--fork", is_flag=True, help="Continue in a fork; the agent stays as it is.")
 def chat(*, agent: str | None, max_tokens: int | None, fork: bool) -> None:
-    """Talk with an agent; without a name, with a new one."""
+    """Talk with an agent; without a name, a new one is made."""
     name = agent or f"chat-{secrets.token_hex(3)}"
     if fork and agent is not None:
-        name = str(ask("agents.fork", agent=agent)["id"])
+        name = str(ask_agent("agents.fork", agent)["id"])
     Conversation(name, max_tokens=max_tokens).run(sys.stdin.isatty())
 
 

@@ -20,7 +20,10 @@ PROGRAMS = ("semanticd", "semantic")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, *, shell: str) -> None:
-    """Print a completion script: `eval "$(semanticd completion bash)"`."""
+    """Print a completion script for bash, zsh or fish.
+
+    `eval "$(semanticd completion bash)"` in `~/.bashrc` completes commands and options.
+    """
     print_script(script(shell, context.find_root().command))
 
 

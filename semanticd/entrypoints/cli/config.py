@@ -17,11 +17,16 @@ from semanticd.entrypoints.cli.output import narrate, print_json, print_text, sh
 
 @click.group(invoke_without_command=True)
 @json_option
-@click.option("--all", "everything", is_flag=True, help="Also what each means, its variable and flag.")
-@click.option("--daemon", is_flag=True, help="The running daemon's instead of this shell's.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also show each setting's meaning, variable and flag."
+)
+@click.option("--daemon", is_flag=True, help="Show the running daemon's settings instead of this shell's.")
 @click.pass_context
 def config(context: click.Context, *, as_json: bool, everything: bool, daemon: bool) -> None:
-    """Show the settings in effect here, secrets masked; `config init` writes a file to change them in."""
+    """Show the settings in effect, with secrets masked.
+
+    `config init` writes a file to change them in.
+    """
     if context.invoked_subcommand is not None:
         return
     answer = ask("config.show") if daemon else _local()
@@ -41,14 +46,17 @@ def config(context: click.Context, *, as_json: bool, everything: bool, daemon: b
 
 @config.command()
 def path() -> None:
-    """Print where the settings file is, or would be."""
+    """Print the path of the settings file."""
     print_text(str(_file()))
 
 
 @config.command()
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(*, force: bool) -> None:
-    """Write a settings file in which every setting is explained and commented out."""
+    """Write a settings file that explains every setting.
+
+    All settings are commented out, so that the file changes nothing until you edit it.
+    """
     from semanticd.adapters.config.template import settings_file
     from semanticd.control.private_files import UMASK
 

@@ -11,10 +11,10 @@ from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, connec
 from semanticd.entrypoints.cli.options import FiniteRange, json_option
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_line
 
-_HELP = """Run a command of the control protocol: `ctl agents.pin agent=planner ttl_s=60`.
+_HELP = """Run a command of the control protocol.
 
-Values are JSON where they are (true, 60, [..], "text"), else text. `ctl subscribe TOPIC...` prints events as NDJSON;
-`ctl hello` lists commands and topics.
+Example: `semanticd ctl agents.pin agent=planner ttl_s=60`. A value that is JSON (true, 60, [..], "text") is read as
+JSON, any other as text. `ctl subscribe TOPIC...` prints events as NDJSON; `ctl hello` lists commands and topics.
 """
 
 

@@ -26,10 +26,13 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
 @click.command()
 @json_option
-@click.option("--local", is_flag=True, help="Here, even if a daemon is running.")
+@click.option("--local", is_flag=True, help="Examine from this process, even if a daemon is running.")
 @click.option("--generate/--no-generate", default=True, help="Also generate ten tokens.")
 def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
-    """Examine platform, Python, MLX, memory, disk, socket, port, models, hub; every finding says what to do."""
+    """Examine the installation, and say what to do.
+
+    Platform, Python, MLX, memory, disk, socket, port, models and the model hub are examined.
+    """
     report = (
         _here(generate=generate) if local else _from_daemon(generate=generate) or _in_child(generate=generate)
     )

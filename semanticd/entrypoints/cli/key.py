@@ -18,7 +18,7 @@ def commands() -> None:
 
 @commands.command()
 def new() -> None:
-    """Print a new random key; nothing is kept of it."""
+    """Print a new random key, which is not stored."""
     print_text(f"sk-semanticd-{secrets.token_urlsafe(_NUM_BYTES)}")
     narrate(
         "the daemon asks its clients for it once it is set: SEMANTIC_API_KEY, or `api_key` under [security] in the "

@@ -26,14 +26,15 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=click.Choice(list(PROGRAMS)))
 @click.option("--print", "as_shell", is_flag=True, help="Print shell commands instead of starting it.")
-@click.option("--model", "-m", help="A loaded model; default: the current one.")
+@click.option("--model", "-m", help="Loaded model to use; default: the current one.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]...")
 def launch(*, name: str, as_shell: bool, model: str | None, arguments: tuple[str, ...]) -> None:
-    """Start Claude Code, opencode, Codex, aider or another program on this daemon.
+    """Start Claude Code, Codex or another program on the daemon.
 
-    What comes after `--` goes to the program. None of its files are changed: what it needs is given in variables and
-    arguments of this one start. `eval "$(semanticd launch claude --print)"` sets them in a shell. Of `cline`, `crush`,
-    `zed` and `vscode` the settings are printed instead, because they read them from their own files alone.
+    Arguments after `--` are passed to the program. None of its files are changed: it gets the daemon's address, key and
+    model in environment variables and arguments of this one start. `eval "$(semanticd launch claude --print)"` sets
+    them in a shell. For `cline`, `crush`, `zed` and `vscode` the settings are printed instead, because these programs
+    read them from their own files only.
     """
     program = PROGRAMS[name]
     service = find_service(model)

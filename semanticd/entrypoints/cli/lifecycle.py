@@ -15,7 +15,7 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, FiniteRange, read_flags,
 from semanticd.entrypoints.cli.output import narrate
 
 drain_option = click.option(
-    "--timeout", type=FiniteRange(min=0), help="Seconds that running requests may take."
+    "--timeout", type=FiniteRange(min=0), help="Seconds that running requests get to finish."
 )
 now_option = click.option("--now", is_flag=True, help="Cancel running requests.")
 
@@ -41,7 +41,7 @@ def start(*, timeout: float | None, **given: Any) -> None:
 @drain_option
 @now_option
 def stop(*, timeout: float | None, now: bool) -> None:
-    """Stop the daemon: running requests finish, caches are written, then it ends."""
+    """Finish running requests, write the caches, and end the daemon."""
     if not stop_daemon(timeout_s=timeout, now=now):
         narrate("no daemon is running")
 
@@ -51,7 +51,7 @@ def stop(*, timeout: float | None, now: bool) -> None:
 @now_option
 @setting_options
 def restart(*, timeout: float | None, now: bool, **given: Any) -> None:
-    """Stop the daemon if it runs, then start it with the present settings.
+    """Stop the daemon if it runs, and start it with these settings.
 
     Flags of the running daemon are kept unless they are given again. Settings, port and model are checked before it
     stops.

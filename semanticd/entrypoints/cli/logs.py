@@ -28,10 +28,10 @@ _KNOWN = ("timestamp", "level", "event", "logger")
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
-    help="How many of the last lines.",
+    help="Number of lines to show.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the lines as they are written.")
-@click.option("--path", is_flag=True, help="Print the file's path only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the log's JSON lines unchanged.")
+@click.option("--path", is_flag=True, help="Print only the file's path.")
 def logs(*, follow: bool, lines: int, as_json: bool, path: bool) -> None:
     """Show the end of the daemon's log."""
     file = settings_or_defaults().paths.log_dir / "semanticd.log"

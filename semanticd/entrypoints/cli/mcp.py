@@ -15,14 +15,14 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command("mcp")
-@click.option("--agent", help="The agent that is meant where a call names none.")
+@click.option("--agent", help="Agent to use where a call names none.")
 @click.option("--http", "over_http", is_flag=True, help="Serve HTTP instead of stdin and stdout.")
 @click.option(
     "--host",
     type=click.Choice(_LOOPBACK),
     default="127.0.0.1",
     show_default=True,
-    help="Address of the HTTP server: this machine's own only.",
+    help="Loopback address of the HTTP server.",
 )
 @click.option(
     "--port",
@@ -32,10 +32,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Port of the HTTP server.",
 )
 def mcp(*, agent: str | None, over_http: bool, host: str, port: int) -> None:
-    """Serve the tools status, why, fork, rewind and pin by the Model Context Protocol.
+    """Serve agents tools for their own cache, over MCP.
 
-    A program starts it by itself and talks with it over stdin and stdout; with --http it is an HTTP server at /mcp,
-    which asks for an API key where SEMANTIC_API_KEY is set. It needs the extra `mcp`.
+    The tools are status, why, fork, rewind and pin. A program that speaks the Model Context Protocol starts this
+    command and talks to it over stdin and stdout. With --http it is an HTTP server at /mcp, which asks for an API key
+    where SEMANTIC_API_KEY is set. It needs the extra `mcp`.
     """
     # By name, because it brings a server stack of its own.
     server: Any = importlib.import_module("semanticd.entrypoints.mcp_server")

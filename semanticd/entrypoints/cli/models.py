@@ -37,7 +37,10 @@ as_model = click.argument("model", callback=lambda context, param, value: name_o
 @commands.command("list")
 @json_option
 def list_models(*, as_json: bool) -> None:
-    """List models: loaded, installed, and those that can be pulled, for which SIZE is what is downloaded."""
+    """List models: loaded, installed, and available to pull.
+
+    SIZE is what a model takes on disk, or what is downloaded for one that is not installed.
+    """
     rows = _either(lambda: ask("models.list")["models"], lambda offline: offline.list())
     if as_json:
         print_json({"models": rows})
@@ -49,7 +52,7 @@ def list_models(*, as_json: bool) -> None:
 @as_model
 @json_option
 def info(*, model: str, as_json: bool) -> None:
-    """Show one model's facts."""
+    """Show what is known about one model."""
     _show(_either(lambda: ask("models.info", model=model), lambda offline: offline.info(model)), as_json)
 
 
@@ -57,7 +60,7 @@ def info(*, model: str, as_json: bool) -> None:
 @as_model
 @json_option
 def pull(*, model: str, as_json: bool) -> None:
-    """Fetch a model's files; an interrupted pull is taken up where it stopped."""
+    """Download a model; an interrupted download is resumed."""
     progress = Progress()
     _show(
         _either(
@@ -72,7 +75,10 @@ def pull(*, model: str, as_json: bool) -> None:
 @as_model
 @json_option
 def rm(*, model: str, as_json: bool) -> None:
-    """Delete a model's files under the models' folder; a file of yours that they were made of stays."""
+    """Delete a model's files in the models folder.
+
+    A file of yours that the model was converted from stays.
+    """
     removed = _either(lambda: ask("models.rm", model=model), lambda offline: offline.remove(model))
     _show(removed, as_json)
     if not as_json and removed.get("kept"):
@@ -105,11 +111,18 @@ def swap(*, model: str, as_json: bool) -> None:
 
 @commands.command()
 @click.option(
-    "--memory", "memory_bytes", type=Size(), default=None, help="Of a machine with so much memory, as 16GB."
+    "--memory",
+    "memory_bytes",
+    type=Size(),
+    default=None,
+    help="Memory of the machine to plan for, such as 16GB; default: this one's.",
 )
 @json_option
 def fit(*, memory_bytes: int | None, as_json: bool) -> None:
-    """Show which models fit on this machine, and how many tokens of KV each leaves room for."""
+    """Show which models fit on this machine, with how much KV.
+
+    The columns of precisions show how many tokens of KV cache have room next to the weights.
+    """
     # What computes it imports MLX, to ask the device; therefore by name.
     table = importlib.import_module("semanticd.entrypoints.model_fit").fit_table(memory_bytes)
     facts = importlib.import_module("semanticd.application.services.plain").plain(table)

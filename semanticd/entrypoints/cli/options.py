@@ -50,7 +50,7 @@ def absolute(path: str | Path) -> Path:
 def setting_options(function: _F) -> _F:
     """Take any setting as a flag, the commonest under a short name; `read_flags` gathers them."""
     for option in (
-        click.option("--log-level", help="Least level that is logged."),
+        click.option("--log-level", help="Minimum log level."),
         click.option("--port", "-p", type=int, help="Port to listen on; 0: any free one."),
         click.option("--host", help="Address to listen on."),
         click.option("--model", "-m", help="Model to serve: alias, hf:org/name, folder or file."),
@@ -68,12 +68,19 @@ def read_flags(
     from semanticd.domain.errors import ConfigurationError
 
     try:
-        flags: dict[str, Any] = dict(parse_flags(more))
+        flags: dict[str, Any] = dict(parse_flags(more, others=_own_flags()))
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     short = {"mlx.model_id": model, "server.host": host, "server.port": port, "server.log_level": log_level}
     flags.update({name: value for name, value in short.items() if value is not None})
     return flags
+
+
+def _own_flags() -> list[str]:
+    """Return the options of the command that runs, as they are typed."""
+    context = click.get_current_context(silent=True)
+    options = context.command.params if context is not None else []
+    return [name for option in options for name in option.opts if name.startswith("--")]
 
 
 def as_arguments(flags: dict[str, Any]) -> list[str]:

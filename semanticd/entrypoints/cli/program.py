@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 from collections.abc import Mapping
@@ -80,9 +81,14 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a word of another program, name ours."""
-        if args and args[0] in ELSEWHERE and args[0] not in COMMANDS:
-            ctx.fail(f"no such command {args[0]!r}: `{ELSEWHERE[args[0]]}")
+        """Find the command; for a word of another program name ours, for a mistyped one the closest."""
+        typed = args[0]
+        if typed in ELSEWHERE and typed not in COMMANDS:
+            ctx.fail(f"no such command {typed!r}: `{ELSEWHERE[typed]}")
+        if typed not in COMMANDS and not typed.startswith("-"):
+            close = [repr(name) for name in difflib.get_close_matches(typed, COMMANDS, n=2)]
+            hint = f"did you mean {' or '.join(close)}?" if close else "`semanticd --help` lists all"
+            ctx.fail(f"no such command {typed!r}; {hint}")
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

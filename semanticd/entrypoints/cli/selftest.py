@@ -38,18 +38,19 @@ _REPORT = "selftest.json"
 
 @click.command()
 @json_option
-@click.option("--quick", is_flag=True, help="Fewer chunk sizes, and no minute of rest.")
+@click.option("--quick", is_flag=True, help="Measure fewer chunk sizes, and leave out the minute of rest.")
 @click.option(
     "--model",
     "-m",
     callback=lambda context, param, value: value if value is None else name_or_path(value),
-    help="Model to test with: alias, hf:org/name, folder or file; none: the one that the daemon would start with.",
+    help="Model to test with: alias, hf:org/name, folder or file; default: the one that the daemon starts with.",
 )
 def selftest(*, as_json: bool, quick: bool, model: str | None) -> None:
-    """Test this machine for two minutes: device, memory, speed, blocks on disk, a restart; makes a report to post.
+    """Test this machine for two minutes, and write a report to post.
 
-    A model is loaded in a process of its own, on a temporary cache folder; a model that is not here is fetched. No
-    daemon may run meanwhile. Exit status 1: a check failed.
+    Device, memory, speed, blocks on disk and a restart are tested. The model is loaded in a separate process with a
+    temporary cache folder; it is downloaded if it is not installed. No daemon may run meanwhile. Exit status 1: a check
+    failed.
     """
     _refuse_beside_a_daemon()
     command = python_module("semanticd.entrypoints.selftest")

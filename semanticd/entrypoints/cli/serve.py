@@ -13,8 +13,9 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags, setting_opti
 @click.command(context_settings=ANY_FLAG)
 @setting_options
 def serve(**given: Any) -> None:
-    """Run the daemon here, until Ctrl-C (drains and persists) or a second Ctrl-C (at once).
+    """Run the daemon in the foreground until Ctrl-C.
 
-    Every setting is a flag too: --section-name VALUE; `semanticd config --all` lists them.
+    Ctrl-C finishes running requests and writes the caches; a second Ctrl-C quits at once. Every setting is a flag too:
+    --section-name VALUE; `semanticd config --all` lists them.
     """
     importlib.import_module("semanticd.entrypoints.daemon").serve(read_flags(**given))

@@ -14,10 +14,10 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--start/--no-start", default=True, help="Also start it now.")
+@click.option("--start/--no-start", default=True, help="Whether to start it now as well.")
 @click.option("--print", "show", is_flag=True, help="Print the file instead of installing it.")
 def install(*, start: bool, show: bool) -> None:
-    """Write the service file and let the system start the daemon, now and at every login."""
+    """Let the system start the daemon now and at every login."""
     from semanticd.adapters.service import service_for_this_machine
 
     service = service_for_this_machine()

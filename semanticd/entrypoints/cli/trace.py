@@ -19,22 +19,22 @@ _COST = ("computed", "output", "first_s", "seconds", "miss")
 
 @click.group("trace")
 def commands() -> None:
-    """Show the requests that the daemon recorded (SEMANTIC_TRACE_DIR).
+    """Show requests that the daemon recorded.
 
-    `semanticd bench replay` plays them against a server.
+    It records them into the folder SEMANTIC_TRACE_DIR. `semanticd bench replay` sends them to a server again.
     """
 
 
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "--request", "-r", "number", type=click.IntRange(min=1), help="Show one request whole, by its number."
+    "--request", "-r", "number", type=click.IntRange(min=1), help="Show one request in full, by its number."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, file: Path, number: int | None, as_json: bool) -> None:
-    """List the requests of a trace: who asked what when, and what it cost.
+    """List a trace's requests with their agents, times and costs.
 
-    FILE is a trace as recorded, or packed with gzip or xz.
+    FILE is a recorded trace, plain or packed with gzip or xz.
     """
     from semanticd.bench.errors import BenchError
     from semanticd.bench.trace_file import load_trace

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from semanticd.adapters.mlx.platform.descriptors import import_mlx
 from semanticd.adapters.mlx.platform.heap import give_back
 from semanticd.application.ports.telemetry import Log
 from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, Pressure, device_memory, wired_bytes
@@ -35,9 +36,12 @@ _LEVELS: Sequence[Pressure] = ("none", "warning", "critical")
 
 
 def read_device(*, limit_bytes: int | None = None) -> DeviceMemory:
-    """Return what MLX's default device lends this process; imports MLX. `limit_bytes`: the user's own figure."""
-    import mlx.core as mx
+    """Return what MLX's default device lends this process. `limit_bytes`: the user's own figure.
 
+    Raises:
+        DaemonError: MLX, which this imports, is not installed, or has no back end here.
+    """
+    mx = import_mlx()
     kind = _kind(mx)
     info: Mapping[str, str | int] = {} if kind == "cpu" else mx.device_info(mx.default_device())
     return memory_of(kind, info, ram_bytes=ram_bytes(), limit_bytes=limit_bytes)

@@ -235,6 +235,40 @@ def test_every_setting_has_a_flag_a_variable_and_a_meaning() -> None:
         read_setting(Settings(), one.name)
 
 
+def test_the_word_none_means_no_value_where_that_is_the_default(tmp_path: Path) -> None:
+    # The pages and `semanticd config` show such a default as `none`, so that people type it.
+    typed = [one for one in declared() if one.default in (None, ()) and not one.secret]
+    assert {"mlx.kv_bits", "mlx.model_ttl_s", "agent.peers", "trace.dir"} <= {one.name for one in typed}
+    for word in ("none", " None "):
+        loaded = load(tmp_path, toml="[mlx]\nkv_bits = 4\n", env={one.env: word for one in typed})
+        assert loaded.settings == Settings()
+        assert set(loaded.origins) == {one.name for one in typed}
+
+
+def test_exact_is_a_word_for_the_models_own_precision(tmp_path: Path) -> None:
+    loaded = load(tmp_path, toml="[mlx]\nkv_bits = 4\n", env={"SEMANTIC_MLX_KV_BITS": "Exact"})
+    assert loaded.settings.mlx.kv_bits is None
+    assert "expected exact, or 4, 6 or 8" in complaint(tmp_path, env={"SEMANTIC_MLX_KV_BITS": "5"})
+
+
+def test_a_key_called_none_is_a_key(tmp_path: Path) -> None:
+    assert load(tmp_path, env={"SEMANTIC_API_KEY": "none"}).settings.security.api_key == ("none",)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--cache-max", "--agent-cache-max-gb"),
+        ("--budget", "--mlx-cache-budget-mb or --agent-write-budget-gb-per-day"),
+        ("--prot", "--port"),
+        ("--timeuot", "--timeout"),
+    ],
+)
+def test_half_of_a_flags_name_or_a_mistyped_one_brings_the_whole(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean {meant}\\?"):
+        parse_flags([typed, "1"], others=["--port", "--timeout"])
+
+
 def test_flags_are_read_in_both_forms_and_mistakes_named() -> None:
     assert parse_flags(["--mlx-kv-bits", "8", "--server-port=9"]) == {"mlx.kv_bits": "8", "server.port": "9"}
     for arguments, words in [
@@ -320,7 +354,7 @@ def test_peers_are_servers_and_a_folder_is_none(tmp_path: Path) -> None:
         "/mnt/share", "file:///mnt/share", "mac-2:8000", "http://", "http://mac-2:99999", "http://[::1",
         "http://user:secret@mac-2", "http://mac-2/v1", "http://mac-2?x", ",".join(f"http://m{n}" for n in range(17)),
     ):  # fmt: skip
-        assert "a folder is none" in complaint(tmp_path, env={**env, "SEMANTIC_PEERS": wrong})
+        assert "and no folder" in complaint(tmp_path, env={**env, "SEMANTIC_PEERS": wrong})
 
 
 def test_a_peer_on_another_machine_needs_a_key(tmp_path: Path) -> None:
