@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 from semanticd.domain.limits import LIMITS
 
@@ -11,6 +13,10 @@ HUB = "hf:"
 _PATHS = (".", "~", "/")
 _CUT = 200
 """Characters of a name that is made of a longer one; a few are left for what tells it from others."""
+_COMPARED = 80
+"""Characters of a name that is looked for among similar ones: comparing takes the square of the length."""
+_ALIKE = 0.7
+"""How alike two names are (1: equal) of which one may be the other, mistyped."""
 
 
 def is_gguf(name: str) -> bool:
@@ -34,6 +40,24 @@ def is_addressable(name: str) -> bool:
         and not is_path(name)
         and all(segment not in ("", ".", "..") for segment in segments)
     )
+
+
+def did_you_mean(name: str, *known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` with the name most like this one, or nothing where none is like it.
+
+    Names in an earlier group are preferred. Capitals and what stands before the last slash make no difference; a name
+    that is known is not mistyped.
+    """
+    wanted = name[:_COMPARED].casefold()
+    endings = dict.fromkeys((wanted, wanted.rpartition("/")[2]))
+    groups = [{one.casefold(): one for one in group} for group in known]
+    if any(wanted in group for group in groups):
+        return ""
+    for group in groups:
+        found = [near for one in endings for near in difflib.get_close_matches(one, group, 1, _ALIKE)]
+        if found:
+            return f" (did you mean {group[found[0]]!r}?)"
+    return ""
 
 
 def plain_name(stem: str) -> str:

@@ -201,6 +201,8 @@ def test_a_daemon_that_still_loads_and_a_model_that_is_not_loaded_are_told(home:
     done = home.launch("claude", "--model", "gpt-9")
     assert done.returncode == 1
     assert "loaded: long, tiny" in done.stderr
+    assert "did you mean" not in done.stderr
+    assert "did you mean 'tiny'?" in home.launch("claude", "--model", "tinny").stderr
 
 
 @pytest.mark.parametrize(

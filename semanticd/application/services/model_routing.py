@@ -14,6 +14,7 @@ from semanticd.application.services.model_progress import ModelProgress
 from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.models import ModelsService
 from semanticd.domain.errors import NO_MODEL_LOADED, ModelNotFoundError, OverloadedError
+from semanticd.domain.model_name import did_you_mean
 
 
 class ModelRouting:
@@ -74,7 +75,16 @@ class ModelRouting:
         if not there:
             return ModelNotFoundError(NO_MODEL_LOADED, param="model")
         return ModelNotFoundError(
-            f"model {name[:80]!r} is not loaded; loaded: {', '.join(there)}. Ask for `default`, which is "
-            f"{self._use.current or there[0]}, or load another with `semanticd models load NAME`",
+            f"model {name[:80]!r} is not loaded{self._nearest(name)}; loaded: {', '.join(there)}. Ask for `default`, "
+            f"which is {self._use.current or there[0]}, or load another with `semanticd models load NAME`",
             param="model",
         )
+
+    def _nearest(self, name: str) -> str:
+        """Return what a name may stand for that was mistyped, first among those that would be answered."""
+        loaded = self._names.serving()
+        entries = self._source.entries()
+        names = [(one.name, (*one.aliases, *self._source.profiles_of(one.name))) for one in entries]
+        answered = [other for known, others in names if known in loaded for other in others]
+        others = [one for known, others in names if known not in loaded for one in (known, *others)]
+        return did_you_mean(name, [*loaded, *answered], others)

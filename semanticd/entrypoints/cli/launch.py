@@ -16,6 +16,7 @@ import click
 
 from semanticd.control.results import ConfigResult, ConfigValue, StatusResult, read
 from semanticd.domain.errors import NO_MODEL_LOADED, DaemonError, ModelNotFoundError
+from semanticd.domain.model_name import did_you_mean
 from semanticd.entrypoints.cli.launch_programs import PROGRAMS, Launch, Program, Service, Settings
 from semanticd.entrypoints.cli.output import narrate, print_script
 
@@ -76,7 +77,7 @@ def find_service(model: str | None) -> Service:
         )
     if chosen not in loaded:
         raise ModelNotFoundError(
-            f"model {chosen!r} is not loaded; loaded: {', '.join(sorted(loaded))}. "
+            f"model {chosen!r} is not loaded{did_you_mean(chosen, loaded)}; loaded: {', '.join(sorted(loaded))}. "
             f"Load it with `semanticd models load {shlex.quote(chosen)}`"
         )
     address = status.address

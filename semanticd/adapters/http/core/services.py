@@ -14,6 +14,7 @@ from semanticd.application.ports.telemetry import Log, Metrics, NullLog, NullMet
 from semanticd.application.services.plain import IF_KNOWN
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import ModelNotFoundError
+from semanticd.domain.model_name import did_you_mean
 
 if TYPE_CHECKING:
     from semanticd.application.generation.coverage import Coverage
@@ -147,6 +148,9 @@ async def named_model(models: ModelsService, name: str, *, patterns: Iterable[st
         found = await models.current()
     if found is None:
         known = ", ".join(sorted(by_name)) or "none"
-        raise ModelNotFoundError(f"no model is called {name[:80]!r}; there are: {known}", param="model")
+        raise ModelNotFoundError(
+            f"no model is called {name[:80]!r}{did_you_mean(name, by_name)}; there are: {known}",
+            param="model",
+        )
     asked = name if name in found.profiles else meant
     return replace(found, id=asked) if asked in found.profiles else found

@@ -402,3 +402,16 @@ def test_whatever_a_folder_is_called_its_model_can_be_named(tmp_path: Path, fold
     same = registry(tmp_path).find(str(tmp_path / folder / "."))
     assert same is not None
     assert same.model_id == model.model_id
+
+
+def test_a_mistyped_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    mine = registry(tmp_path, user_profiles={"coder-fast": {"model": "smollm2"}})
+    for typed, meant in (
+        ("smollm2-135n", "smollm2-135m"),
+        ("smolllm2", "smollm2"),
+        ("codr-fast", "coder-fast"),
+    ):
+        with pytest.raises(ModelNotFoundError, match=rf"did you mean '{meant}'\?"):
+            mine.resolve(typed)
+    with pytest.raises(ConfigurationError, match=r"did you mean 'smollm2'\?"):
+        registry(tmp_path, user_profiles={"fast": {"model": "smolllm2"}})
