@@ -231,7 +231,8 @@ class CacheReport:
     computed_tokens: int = 0
     miss: CacheMiss | None = None
     canonicalized: tuple[str, ...] = ()
-    """What was made equal in the prompt before it was looked up: `volatile_header`, `tool_key_order`."""
+    """What was made equal in the prompt before it was looked up: `volatile_header`, `tool_key_order`,
+    `volatile_sections`."""
 
     @property
     def cached_tokens(self) -> int:

@@ -224,7 +224,12 @@ def build(
     )
     places = ReadingPlaces(queue)
     generate = GenerateService(
-        engine=engine, agents=registry, routing=routing, places=places, recorder=recorder
+        engine=engine,
+        agents=registry,
+        routing=routing,
+        places=places,
+        recorder=recorder,
+        move_volatile=settings.mlx.move_volatile,
     )
     agents = AgentsService(
         engine=engine,
@@ -243,7 +248,7 @@ def build(
         response_archive=response_archive,
         responses=responses,
         generate=generate,
-        tokens=TextTokensService(routing=routing, places=places),
+        tokens=TextTokensService(routing=routing, places=places, move_volatile=settings.mlx.move_volatile),
         coverage=CoverageService(routing=routing, store=store),
         shared=SharedBlocks(warm, trees=lambda: shared_trees(engine.models.values())),
         preload=Preload(

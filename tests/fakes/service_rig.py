@@ -65,6 +65,7 @@ class ServiceRig:
         max_drafts: int = 0,
         memory_bytes: int = 1_000_000,
         load_on_demand: bool = False,
+        move_volatile: bool = False,
         export_file: AgentExportFile | None = None,
         load: bool = True,
         device: DeviceMemory | None = None,
@@ -85,6 +86,7 @@ class ServiceRig:
         self._export_file = export_file
         self._load = load
         self._load_on_demand = load_on_demand
+        self._move_volatile = move_volatile
         self._device = device
         self._ids = itertools.count(1)
 
@@ -168,13 +170,14 @@ class ServiceRig:
             history=self.history,
         )
         places = ReadingPlaces(self.engine_rig.queue)
-        self.tokens = TextTokensService(routing=routing, places=places)
+        self.tokens = TextTokensService(routing=routing, places=places, move_volatile=self._move_volatile)
         self.generate = GenerateService(
             engine=self.engine,
             agents=self.engine_rig.agents,
             routing=routing,
             places=places,
             recorder=recorder,
+            move_volatile=self._move_volatile,
         )
         self.embedding = EmbeddingService(
             engine=self.engine,

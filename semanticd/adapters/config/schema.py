@@ -137,6 +137,11 @@ class MlxSettings:
     canonicalize: bool = setting(
         True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
     )
+    move_volatile: bool = setting(
+        False,
+        flag(),
+        "Move the date, environment and git status that agents write into system text to behind the tools.",
+    )
     gguf_bits: int | None = setting(
         None,
         whole(minimum=4, choices=(4, 8, 16)),

@@ -44,6 +44,7 @@ from semanticd.domain.generation import (
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Cut, Segment, outside_vocabulary, token_ids_of
 from semanticd.domain.volatile_header import without_volatile_header
+from semanticd.domain.volatile_sections import VOLATILE_SECTIONS, with_sections_behind_tools
 
 _TAIL_TOKENS = 8
 """As far back as a tokenizer looks when it decides where to cut."""
@@ -117,11 +118,14 @@ class GenerateService:
         routing: ModelRouting,
         places: ReadingPlaces,
         recorder: TurnRecorder,
+        move_volatile: bool = False,
     ) -> None:
         """Answer with these models on this engine.
 
-        Prompts are read for as many requests as `places` has; `recorder` writes down what each turn cost.
+        Prompts are read for as many requests as `places` has; `recorder` writes down what each turn cost. With
+        `move_volatile`, see `volatile_sections`.
         """
+        self._move_volatile = move_volatile
         self._places = places
         self._engine = engine
         self._agents = agents
@@ -262,7 +266,7 @@ class GenerateService:
         with self._places.take(None, 1):
             async with self._places.to_count, self._routing.lease(model) as loaded:
                 _, segments = await self._places.count(
-                    partial(self._tokenize, loaded, loaded.defaults.of_prompt(prompt))
+                    partial(self._tokenize, loaded, self._arranged(loaded.defaults.of_prompt(prompt)))
                 )
         return token_ids_of(segments)
 
@@ -270,10 +274,11 @@ class GenerateService:
 
     def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
         """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
-        prompt = request.prompt
-        agent_id = request.agent_id or self._anonymous_id(prompt)
+        agent_id = request.agent_id or self._anonymous_id(request.prompt)
         salt = self._agents.salt_of(agent_id)
         follows = self._text_before(agent_id) if request.follows_text else ""
+        # Messages that follow a text have no tools behind them.
+        prompt = request.prompt if follows else self._arranged(request.prompt)
         text, segments = self._tokenize(model, prompt, salt=salt, follows=follows)
         num_tokens = sum(segment.num_tokens for segment in segments)
         if num_tokens == 0:
@@ -292,6 +297,8 @@ class GenerateService:
         held = (agent_id, *([] if conversation is None else [AgentId(conversation.name_below(agent_id))]))
         chain = spec.chain(token_ids_of(segments), root=spec.root_of(salt))
         changes = model.tokenizer.canonical_changes(prompt) if isinstance(prompt, ChatPrompt) else ()
+        if prompt is not request.prompt:
+            changes = (*changes, VOLATILE_SECTIONS)
         holder = self._agents.holder(agent_id, conversation, segments)
         turn_start = self._turn_start(model, prompt, text, segments, agent_id=holder)
         self._agents.hold(held)
@@ -310,6 +317,12 @@ class GenerateService:
             conversation=conversation,
             held=held,
         )
+
+    def _arranged(self, prompt: Prompt) -> Prompt:
+        """Return the prompt as it is rendered: with volatile sections behind its tools, where that is wanted."""
+        if not self._move_volatile or not isinstance(prompt, ChatPrompt):
+            return prompt
+        return with_sections_behind_tools(prompt)
 
     def _constraint(
         self, model: LoadedModel, request: GenerationRequest, max_tokens: int

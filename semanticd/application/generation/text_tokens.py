@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from semanticd.application.generation.prompt_size import check_size, check_vocab
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.services.model_routing import ModelRouting
 from semanticd.domain.chat import ChatPrompt, TextPrompt, TokenPrompt
+from semanticd.domain.volatile_sections import with_sections_behind_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,12 @@ class TextTokens(Protocol):
 class TextTokensService:
     """Reads with the tokenizers of loaded models, one text at a time: those that wait for answers come first."""
 
-    def __init__(self, *, routing: ModelRouting, places: ReadingPlaces) -> None:
-        """Read for as many callers at a time as `places` has, those that wait for answers included."""
+    def __init__(self, *, routing: ModelRouting, places: ReadingPlaces, move_volatile: bool = False) -> None:
+        """Read for as many callers at a time as `places` has, those that wait for answers included.
+
+        With `move_volatile`, chats are read as they are for an answer; see `volatile_sections`.
+        """
+        self._move_volatile = move_volatile
         self._routing = routing
         self._places = places
 
@@ -58,13 +63,18 @@ class TextTokensService:
         """Return a text's ids; see the protocol."""
         with self._places.take(None, 1):
             async with self._places.to_count, self._routing.lease(model) as loaded:
-                return await self._places.count(partial(_encode, loaded, text))
+                return await self._places.count(partial(_encode, loaded, self._arranged(text)))
 
     async def decode(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of ids; see the protocol."""
         with self._places.take(None, 1):
             async with self._places.to_count, self._routing.lease(model) as loaded:
                 return await self._places.count(partial(_decode, loaded, token_ids))
+
+    def _arranged(self, text: TextToRead) -> TextToRead:
+        if not self._move_volatile or isinstance(text.source, str):
+            return text
+        return replace(text, source=with_sections_behind_tools(text.source))
 
 
 def _encode(model: LoadedModel, text: TextToRead) -> ReadText:

@@ -64,6 +64,7 @@ HARMLESS = {
     "mlx.decode_share": "0.9",
     "mlx.max_stall_ms": "60000",
     "mlx.canonicalize": "false",
+    "mlx.move_volatile": "true",
     "mlx.gguf_bits": "4",
     "mlx.model_ttl_s": "1",
     "agent.max_agents_in_memory": "1000000",

@@ -23,6 +23,8 @@ from semanticd.domain.chat import (
     ToolSpec,
 )
 from semanticd.domain.errors import InvalidRequestError, UnsupportedError
+from semanticd.domain.prefix_index import common_prefix_length
+from semanticd.domain.volatile_sections import with_sections_behind_tools
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -44,6 +46,11 @@ THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
     "{% endif %}"
+)
+TOOLS_WITH_THE_QUESTION = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'user' and tools %}{{ tools | tojson }}\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 STRICT_TURNS = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -162,6 +169,23 @@ def test_a_billing_header_that_changes_is_dropped_from_system_text_only() -> Non
     assert model.render(one) == model.render(other)
     assert model.render(one).count("x-anthropic-billing-header") == 1
     assert tokenizer(canonicalize=False).render(one) != tokenizer(canonicalize=False).render(other)
+
+
+@pytest.mark.parametrize("template", [CHATML, WITH_TOOLS, TOOLS_WITH_THE_QUESTION, STRICT_TURNS])
+def test_sections_that_are_moved_stand_behind_the_tools_in_every_template(template: str) -> None:
+    model = tokenizer(template)
+    texts, sections = [], []
+    for folder in ("one", "two"):
+        sections.append(f"<env>\nWorking directory: /{folder}\n</env>")
+        system = f"You help.\n{sections[-1]}\nBe brief."
+        prompt = chat(("system", system), ("user", "hi"), tools=(WEATHER,))
+        texts.append(model.render(with_sections_behind_tools(prompt)))
+    for text, section in zip(texts, sections, strict=True):
+        assert text.count(section) == 1
+        assert text.count("You help.\nBe brief.") == text.count("hi<|im_end|>") == 1
+    shared = texts[0][: common_prefix_length(*texts)]
+    assert shared.endswith("<env>\nWorking directory: /")
+    assert '"name": "weather"' in shared
 
 
 def system_blocks(*texts: str) -> ChatPrompt:
