@@ -9,7 +9,8 @@ budget = hot blocks (pinned | locked | evictable) + running batches as padded + 
 Least recently used goes first, but none before the hot blocks that follow it: what stays of a chain is a prefix that
 can be used. Uses are stamped tail first, so that of one conversation the tail goes before the shared head. A block
 that is not on disk stays as long as one that follows it may not leave. Blocks of *kept* agents (a client asked to
-cache them) go after all others; blocks of *pinned* agents (an operator's choice) never go.
+cache them) go after all others; blocks of *pinned* agents (an operator's choice) stay, and go last of all where
+what runs alone has no other room.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from semanticd.domain.ids import AgentId, BlockHash
 
 MAX_PINNED_SHARE = 1 / 2
 """What pins may keep of the budget: requests need the rest, and would be refused for good without it."""
+_PLAIN, _KEPT, _PINNED = range(3)
+"""How a block stands when room is needed: those of a lower standing leave before."""
 
 
 @dataclass(slots=True)
@@ -411,10 +414,26 @@ class BlockPool:
         """Count the agents whose table names this block, hot or not."""
         return len(self._holders.get(block_hash, ()))
 
+    @property
+    def max_pinned_bytes(self) -> int:
+        """What pins may keep: `MAX_PINNED_SHARE` of the budget."""
+        return int(self.budget_bytes * MAX_PINNED_SHARE)
+
+    def pin_adds(self, agent: AgentId) -> int:
+        """Return how many bytes become pinned with this agent: its hot blocks that no other pin keeps."""
+        return self._bytes_pinned_by(agent, num_others=0) if agent not in self._pinned else 0
+
+    def pin_frees(self, agent: AgentId) -> int:
+        """Return how many bytes are pinned no more without this agent's pin."""
+        return self._bytes_pinned_by(agent, num_others=1) if agent in self._pinned else 0
+
+    def _bytes_pinned_by(self, agent: AgentId, *, num_others: int) -> int:
+        names = [name for name in set(self.table(agent)) if self._num_pins.get(name, 0) == num_others]
+        return sum(self._entries[name].block.num_bytes for name in names if name in self._entries)
+
     def could_pin(self, agent: AgentId) -> bool:
         """Whether the agent's blocks, with all that is pinned, stay within `MAX_PINNED_SHARE` of the budget."""
-        more = 0 if agent in self._pinned else self.agent_bytes(agent)
-        return self._pinned_bytes + more <= self.budget_bytes * MAX_PINNED_SHARE
+        return self._pinned_bytes + self.pin_adds(agent) <= self.max_pinned_bytes
 
     def pin(self, agent: AgentId) -> None:
         """Keep the agent's blocks hot once they are."""
@@ -575,28 +594,56 @@ class BlockPool:
         """Bytes of hot blocks that may leave now."""
         return self._hot_bytes - self._stuck_bytes
 
-    def victims(self, num_bytes: int, *, at_any_cost: bool = False) -> list[Block]:
+    @property
+    def room_over_pins(self) -> int:
+        """Bytes that what runs could have in addition when all hot blocks had left but those that sequences lock."""
+        in_use = max(self._locked_bytes - self.in_flight_bytes, 0)
+        return self.budget_bytes - self.running_bytes - self.promised_bytes - in_use
+
+    def pins_in_the_way(self, num_bytes: int, *, at_once: bool = False) -> int:
+        """Return how many bytes of pinned blocks must leave before what runs can have `num_bytes` more.
+
+        So much is missing when all others have left, also those that are written before; or, `at_once`, those that can
+        leave now. Locked blocks are not counted.
+        """
+        if at_once:
+            missing = num_bytes - self.free_bytes - self.evictable_bytes()
+        else:
+            needed = self.running_bytes + self.promised_bytes + num_bytes
+            missing = needed + self._pinned_bytes - self.budget_bytes
+        return max(min(missing, self._stuck_bytes - self._locked_bytes), 0)
+
+    def victims(self, num_bytes: int, *, at_any_cost: bool = False, pinned_bytes: int = 0) -> list[Block]:
         """Choose least recently used blocks worth at least `num_bytes`, as far as there are any; kept ones last.
 
         A block comes after all hot ones that follow it. One that is not on disk is not chosen where one of those stays,
-        unless that is worth it `at_any_cost`.
+        unless that is worth it `at_any_cost`. Where all of them are not enough, pinned ones follow, of `pinned_bytes`
+        and the rest of a block at most.
         """
         chosen: dict[BlockHash, Block] = {}
-        total = 0
-        for follows in (True, False) if at_any_cost else (True,):
-            for want_kept in (False, True) if self._kept else (False,):
-                staying: set[BlockHash] = set()
-                for block_hash in self._entries:
-                    if total >= num_bytes:
-                        return list(chosen.values())
-                    for block in self._leaving_with(
-                        block_hash, chosen, staying, want_kept=want_kept, follows=follows
-                    ):
-                        chosen[block.block_hash] = block
-                        total += block.num_bytes
-                        if total >= num_bytes:
-                            break
+        ways = (True, False) if at_any_cost else (True,)
+        others = (_PLAIN, _KEPT) if self._kept else (_PLAIN,)
+        for follows in ways:
+            for standing in others:
+                num_bytes -= self._choose(chosen, num_bytes, standing=standing, follows=follows)
+        num_bytes = min(num_bytes, pinned_bytes)
+        for follows in ways if num_bytes > 0 else ():
+            num_bytes -= self._choose(chosen, num_bytes, standing=_PINNED, follows=follows)
         return list(chosen.values())
+
+    def _choose(self, chosen: dict[BlockHash, Block], num_bytes: int, *, standing: int, follows: bool) -> int:
+        """Add blocks of this standing to those chosen, worth at least `num_bytes`; returns what they are worth."""
+        total = 0
+        staying: set[BlockHash] = set()
+        for block_hash in self._entries:
+            if total >= num_bytes:
+                break
+            for block in self._leaving_with(block_hash, chosen, staying, standing=standing, follows=follows):
+                chosen[block.block_hash] = block
+                total += block.num_bytes
+                if total >= num_bytes:
+                    break
+        return total
 
     def _leaving_with(
         self,
@@ -604,7 +651,7 @@ class BlockPool:
         chosen: Mapping[BlockHash, Block],
         staying: set[BlockHash],
         *,
-        want_kept: bool,
+        standing: int,
         follows: bool,
     ) -> Iterator[Block]:
         """Iterate over a block and the hot ones that follow it, each after its own followers, as far as they may leave.
@@ -619,7 +666,7 @@ class BlockPool:
                 continue
             children = self._children.get(name, ())
             entry = self._entries[name]
-            if not self._may_leave(entry) or self.is_kept(name) is not want_kept:
+            if entry.num_locks or self._standing(name) != standing:
                 staying.add(name)
                 continue
             if not was_followed:
@@ -631,6 +678,11 @@ class BlockPool:
                 staying.add(name)
             else:
                 yield entry.block
+
+    def _standing(self, block_hash: BlockHash) -> int:
+        if self.is_pinned(block_hash):
+            return _PINNED
+        return _KEPT if self.is_kept(block_hash) else _PLAIN
 
     def _last_used(self, block_hash: BlockHash) -> int:
         return self._entries[block_hash].last_used

@@ -195,6 +195,12 @@ class Scheduler:
         """Return the sequences in a state, in arrival order."""
         return [s for s in self._sequences.values() if s.state is state]
 
+    @property
+    def num_running(self) -> int:
+        """Places taken in the batch; a sequence that waits for its blocks takes none."""
+        running = (SequenceState.PREFILLING, SequenceState.DECODING)
+        return sum(1 for s in self._sequences.values() if s.state in running)
+
     def hold(self, sequence_id: SequenceId) -> None:
         """Leave a sequence alone while its blocks are being restored or its model is changing."""
         self._held.add(sequence_id)
@@ -420,13 +426,8 @@ class Scheduler:
     def _prefillable(self) -> list[Sequence]:
         return [s for s in self.in_state(SequenceState.PREFILLING) if s.sequence_id not in self._held]
 
-    def _num_running(self) -> int:
-        """Count the places taken in the batch; a sequence that waits for its blocks takes none."""
-        running = (SequenceState.PREFILLING, SequenceState.DECODING)
-        return sum(1 for s in self._sequences.values() if s.state in running)
-
     def _next_admission(self, now: float) -> Sequence | None:
-        if self._num_running() >= self.limits.max_batch_size:
+        if self.num_running >= self.limits.max_batch_size:
             return None
         waiting = [
             s

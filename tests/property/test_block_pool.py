@@ -157,6 +157,20 @@ class PoolMachine(RuleBasedStateMachine):
         if victims:
             assert total - BLOCKS[victims[-1]].num_bytes < num_bytes, "no more than needed"
 
+    @rule(num_bytes=st.integers(-5, 200), pinned_bytes=st.integers(1, 200), at_any_cost=st.booleans())
+    def choose_pinned_victims_too(self, num_bytes: int, pinned_bytes: int, at_any_cost: bool) -> None:
+        plain = [block.block_hash for block in self.pool.victims(num_bytes, at_any_cost=at_any_cost)]
+        blocks = self.pool.victims(num_bytes, at_any_cost=at_any_cost, pinned_bytes=pinned_bytes)
+        victims = [block.block_hash for block in blocks]
+        assert victims[: len(plain)] == plain, "pinned blocks go after all others"
+        pinned = victims[len(plain) :]
+        assert len(victims) == len(set(victims))
+        assert all(self.held_by_pinned(name) and not self.locks.get(name) for name in pinned)
+        sizes = [BLOCKS[name].num_bytes for name in pinned]
+        if pinned:
+            assert sum(sizes[:-1]) < pinned_bytes, "no more of them than may leave"
+            assert sum(BLOCKS[name].num_bytes for name in victims[:-1]) < num_bytes, "no more than needed"
+
     @rule(running=st.integers(0, 50), in_flight=st.integers(0, 50))
     def run(self, running: int, in_flight: int) -> None:
         self.pool.running_bytes = running
@@ -195,6 +209,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert ledger.locked_bytes == total([n for n in self.hot if self.locks.get(n)])
         assert ledger.pinned_bytes == total([n for n in self.hot if self.held_by_pinned(n)])
         assert pool.evictable_bytes() == total([n for n in self.hot if self.can_leave(n)])
+        pinned = total([n for n in self.hot if self.held_by_pinned(n) and not self.locks.get(n)])
+        unlocked = total([n for n in self.hot if not self.locks.get(n)])
+        for wanted in (0, 50, 1000):
+            missing = ledger.running_bytes + wanted + ledger.pinned_bytes - 100
+            assert pool.pins_in_the_way(wanted) == min(max(missing, 0), pinned)
+            missing = wanted - ledger.free_bytes - pool.evictable_bytes()
+            assert pool.pins_in_the_way(wanted, at_once=True) == min(max(missing, 0), pinned)
+        assert pool.room_over_pins >= ledger.free_bytes + unlocked
         assert ledger.free_bytes == pool.free_bytes == 100 - ledger.used_bytes
         assert all(pool.can_leave(n) == (n in self.hot and self.can_leave(n)) for n in NAMES)
         for agent in AGENTS:
@@ -207,6 +229,11 @@ class PoolMachine(RuleBasedStateMachine):
             alone = [n for n in reversed(table) if n in self.hot and pool.holders(n) == frozenset([agent])]
             assert [block.block_hash for block in pool.exclusive_blocks(agent)] == alone
             assert pool.is_pinned_agent(agent) == (agent in self.pinned)
+            others = {n for other in self.pinned - {agent} for n in self.tables.get(other, ())}
+            alone_pinned = total([n for n in hot if n not in others])
+            assert pool.pin_frees(agent) == (alone_pinned if agent in self.pinned else 0)
+            assert pool.pin_adds(agent) == (0 if agent in self.pinned else alone_pinned)
+            assert pool.could_pin(agent) == (ledger.pinned_bytes + pool.pin_adds(agent) <= 50)
         assert set(pool.hot_agents()) == {
             agent for agent, table in self.tables.items() if any(n in self.hot for n in table)
         }

@@ -103,6 +103,9 @@ class EngineStates(RuleBasedStateMachine):
     # What clients do.
 
     @rule(agent=AGENTS, seed=st.integers(0, 4), length=st.integers(1, 900), answer=st.integers(1, 60))
+    def ask_something(self, agent: str, seed: int, length: int, answer: int) -> None:
+        self.ask(agent, seed, length, answer)
+
     def ask(self, agent: str, seed: int, length: int, answer: int) -> None:
         ids = [(3 + seed * 11 + i * (seed + 1)) % 90 for i in range(length)]
         model = "twin" if not self.twin_gone and seed == 4 else "tiny"
@@ -111,6 +114,11 @@ class EngineStates(RuleBasedStateMachine):
         except OverloadedError:
             return
         self.asks.append((asked, ids, answer, model))
+
+    @rule(agent=AGENTS, seed=st.integers(0, 3), length=st.integers(700, 1200), answer=st.integers(100, 900))
+    def ask_much(self, agent: str, seed: int, length: int, answer: int) -> None:
+        """Ask what fits next to any pins as it begins, and as it ends only where they make way."""
+        self.ask(agent, seed, length, answer)
 
     @rule(which=st.integers(0, 40))
     def cancel(self, which: int) -> None:
@@ -175,6 +183,17 @@ class EngineStates(RuleBasedStateMachine):
             if self.rig.agents.find(AgentId(agent)) is not None:
                 table = self.rig.agents.get(AgentId(agent)).block_table
                 self.rig.tables.set_table(AgentId(agent), table, pinned=False, kept=kept)
+
+        self.rig.on_engine(change)
+
+    @rule(agent=AGENTS, pinned=st.booleans())
+    def pin(self, agent: str, pinned: bool) -> None:
+        """Pin an agent, or let its pin end, while answers run or not; no answer is cut short for it."""
+
+        def change() -> None:
+            if self.rig.agents.find(AgentId(agent)) is not None:
+                self.rig.agents.update(AgentId(agent), lambda one: replace(one, pinned=pinned))
+            self.rig.agents.renew_pins()
 
         self.rig.on_engine(change)
 
@@ -325,7 +344,9 @@ class EngineStates(RuleBasedStateMachine):
         last = asked.updates[-1]
         if not isinstance(last, SequenceFailed):
             true = TOKENS.decode(continuation(ids, answer, has_state=self.has_state))
-            assert Answer(asked.updates).text == true, "a wrong answer"
+            given = Answer(asked.updates)
+            assert not given.usage.is_cut_short, "a pin cut it short"
+            assert given.text == true, "a wrong answer"
             return
         why = {
             CancelledByCallerError: asked.request_id in self.cancelled,

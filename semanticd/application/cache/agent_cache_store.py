@@ -26,7 +26,7 @@ from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord, WarmStore, WriteResult
 from semanticd.domain.block import Block, LostFile, hash_block
 from semanticd.domain.block_chain import BlockChain
-from semanticd.domain.block_pool import BlockPool, HotBlock, PoolLedger
+from semanticd.domain.block_pool import MAX_PINNED_SHARE, BlockPool, HotBlock, PoolLedger
 from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint, SequenceId
@@ -553,17 +553,20 @@ class AgentCacheStore:
             self.pool.budget_bytes = num_bytes
             self.planned_bytes = planned_bytes
 
-    def make_room(self, num_bytes: int, *, unwritten: bool = False) -> bool:
+    def make_room(self, num_bytes: int, *, unwritten: bool = False, over_pins: bool = False) -> bool:
         """Evict until `num_bytes` fit; False when that needs writes to finish first or can not be done.
 
-        With `unwritten`, blocks that wait for the disk leave too, if that is enough: they are computed again.
+        With `unwritten`, blocks that wait for the disk leave too, if that is enough: they are computed again. With
+        `over_pins`, so do pinned ones where all others are not enough: they are read again when they are wanted.
         """
         with self.lock:
             missing = num_bytes - self.pool.free_bytes
             if missing <= 0:
                 return True
             # What waits for a disk that does not answer may never leave, nor what comes before it.
-            blocks = self.pool.victims(missing, at_any_cost=self.disk_stalled)
+            at_once = self.disk_stalled
+            pinned_bytes = self.pool.pins_in_the_way(num_bytes, at_once=at_once) if over_pins else 0
+            blocks = self.pool.victims(missing, at_any_cost=at_once, pinned_bytes=pinned_bytes)
             waiting = self._evict(blocks, "budget")
         if waiting:
             self.persist()
@@ -571,21 +574,25 @@ class AgentCacheStore:
                 # What has just turned out never to be written need not wait for a write to end.
                 for name in waiting:
                     block = self.pool.get(name)
-                    if block is not None and self._is_refused(name) and self.pool.can_leave(name):
+                    may_leave = self.pool.can_leave(name) or (over_pins and not self.pool.is_locked(name))
+                    if block is not None and self._is_refused(name) and may_leave:
                         self._let_go(block, "budget")
         if unwritten:
-            self._drop_unwritten(num_bytes)
+            self._drop_unwritten(num_bytes, over_pins=over_pins)
         return self.pool.free_bytes >= num_bytes
 
-    def _drop_unwritten(self, num_bytes: int) -> None:
+    def _drop_unwritten(self, num_bytes: int, *, over_pins: bool) -> None:
         with self.lock:
             missing = num_bytes - self.pool.free_bytes
-            if 0 < missing <= self.pool.evictable_bytes():
-                for block in self.pool.victims(missing, at_any_cost=True):
+            pinned_bytes = self.pool.pins_in_the_way(num_bytes, at_once=True) if over_pins else 0
+            if 0 < missing <= self.pool.evictable_bytes() + pinned_bytes:
+                for block in self.pool.victims(missing, at_any_cost=True, pinned_bytes=pinned_bytes):
                     self._remove(block, "budget")
 
-    def could_free(self) -> int:
-        """Bytes that eviction could make free, now or once writes are done."""
+    def could_free(self, *, over_pins: bool = False) -> int:
+        """Bytes that eviction could make free, now or once writes are done; `over_pins`: with what is pinned."""
+        if over_pins:
+            return self.pool.room_over_pins
         return self.pool.free_bytes + self.pool.evictable_bytes() + self.pool.in_flight_bytes
 
     def _is_refused(self, block_hash: BlockHash) -> bool:
@@ -705,10 +712,25 @@ class AgentCacheStore:
         with self.lock:
             return block_hash in self.pool and self.pool.is_pinned(block_hash)
 
+    @property
+    def has_pins(self) -> bool:
+        """Whether pins keep blocks hot."""
+        return self.pool.pinned_bytes > 0
+
     def pinned_bytes_of(self, agent_id: AgentId) -> int:
-        """Return the bytes that an agent's pin keeps hot; 0 where it has none."""
+        """Return the bytes that an agent's pin keeps hot, and no other pin; 0 where it has none."""
         with self.lock:
-            return self.pool.agent_bytes(agent_id) if self.pool.is_pinned_agent(agent_id) else 0
+            return self.pool.pin_frees(agent_id)
+
+    def bytes_beside_pins(self, budget_bytes: int, agent_id: AgentId | None = None) -> int:
+        """Return what pins leave of a budget (bytes) to a request of this agent, if any: its own pin makes way for it.
+
+        Pinned blocks beyond the share of pins, which became hot since, make way for any request.
+        """
+        with self.lock:
+            own = 0 if agent_id is None else self.pool.pin_frees(agent_id)
+            others = self.pool.pinned_bytes - own
+            return budget_bytes - min(others, int(budget_bytes * MAX_PINNED_SHARE))
 
     def hot_blocks(self, limit: int) -> list[HotBlock]:
         """Return hot blocks, at most `limit`; callable from any thread."""

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.ports.telemetry import Log
 from semanticd.application.ports.warm_store import WarmStore
-from semanticd.domain.block_pool import AgentPlace, HotUse
+from semanticd.domain.block_pool import MAX_PINNED_SHARE, AgentPlace, HotUse
 from semanticd.domain.ids import AgentId, BlockHash
+from semanticd.domain.size_text import at_least, at_most
 
 _DEMOTED_AT_ONCE = 64
 """Agents that may be demoted at one turn's end, at most."""
@@ -90,6 +91,17 @@ class AgentTables:
         """Whether the agent's blocks can be pinned in addition to those that are; callable from any thread."""
         with self._lock:
             return self._pool.could_pin(agent_id)
+
+    def pin_refusal(self, agent_id: AgentId) -> str | None:
+        """Return why the agent cannot be pinned now, and what may be; None: it can. Callable from any thread."""
+        with self._lock:
+            added, left = self._pool.pin_adds(agent_id), self._pool.max_pinned_bytes - self._pool.pinned_bytes
+        if not added or added <= left:
+            return None
+        return (
+            f"its blocks in RAM take {at_least(added)} that no pin keeps yet, and {at_most(max(left, 0))} may be "
+            f"pinned now: pins keep at most {MAX_PINNED_SHARE:.0%} of the cache budget"
+        )
 
     # Letting go.
 

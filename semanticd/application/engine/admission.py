@@ -61,6 +61,10 @@ class Admission:
             store=store, scheduler=scheduler, queue=queue, clock=telemetry.clock
         )
 
+    def take(self, running: RunningSequence) -> None:
+        """Note what is known of a sequence as soon as it is taken."""
+        self._matching.note_fit(running)
+
     def try_start(self, running: RunningSequence) -> None:
         """Match, and either ask peers, begin to restore, start, or mark the sequence as not fitting now.
 
@@ -85,7 +89,8 @@ class Admission:
                 b.block_hash for b in running.match.all_blocks if self._store.is_hot(b.block_hash)
             )
         needed = self._bytes_needed(running) + sum(block.num_bytes for block in cold)
-        if not self._room.make(needed):
+        # Pins make way for what runs alone: it was seen to fit, and no other sequence makes room by ending.
+        if not self._room.make(needed, over_pins=not self._scheduler.others_run(running.sequence_id)):
             # Others may need what it locked in order to end; it is matched anew when there is room.
             self._restore.give_up(running)
             if self._store.disk_stalled and not self._scheduler.others_run(running.sequence_id):

@@ -21,6 +21,7 @@ from semanticd.application.engine.memory_guard import MemoryGuard
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.room import Room
 from semanticd.application.engine.running_sequence import Running
+from semanticd.application.engine.running_size import running_size
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import LoadedModel, ModelRunner
 from semanticd.domain.errors import (
@@ -32,14 +33,13 @@ from semanticd.domain.errors import (
     SemanticError,
 )
 from semanticd.domain.ids import ModelId, SequenceId
+from semanticd.domain.size_text import at_most
 from semanticd.domain.slice_budget import SliceBudget
 
 MAX_SHORTAGES = 3
 """Slices of a job that may run out of memory before it fails."""
 _MAX_ROW = 512
 """Tokens of one text in a slice: what attention to them takes grows with the square."""
-_GROWTH_TOKENS = 256
-"""A running cache grows by so many tokens at once."""
 _RETRY_S = 30.0
 
 
@@ -59,6 +59,8 @@ class _Work:
     job: EmbeddingJob
     left: list[int]
     """Indices of the texts that are to come, the longest last."""
+    fits_beside_pins: bool
+    """Whether all of it was seen to fit next to what is pinned, so that later pins make way for it."""
     vectors: dict[int, bytes] = field(default_factory=dict)
     part: _Part | None = None
     num_shortages: int = 0
@@ -101,7 +103,8 @@ class Embedding:
         """Begin a job."""
         if not self._work:
             self._left_at = self._clock.monotonic()
-        self._work.append(_Work(job, sorted(range(len(job.texts)), key=lambda at: len(job.texts[at]))))
+        left = sorted(range(len(job.texts)), key=lambda at: len(job.texts[at]))
+        self._work.append(_Work(job, left, fits_beside_pins=self._fits(job)))
 
     def refuse(self, job: EmbeddingJob, error: Exception) -> None:
         """Answer a job that was not taken, and give its place back."""
@@ -162,7 +165,7 @@ class Embedding:
         texts, row = work.job.texts, min(size, _MAX_ROW)
         if work.part is None and len(texts[work.left[-1]]) > row:
             index = work.left[-1]
-            if not self._has_room(runner, len(texts[index])):
+            if not self._has_room(work, runner, len(texts[index])):
                 return 0
             work.left.pop()
             work.part = _Part(index, SequenceId(next(self._ids)))
@@ -188,28 +191,37 @@ class Embedding:
         self._room.measure()
         return len(ids)
 
-    def _has_room(self, runner: ModelRunner, num_tokens: int) -> bool:
+    def _has_room(self, work: _Work, runner: ModelRunner, num_tokens: int) -> bool:
         """Make room for the running cache of a text.
 
         Raises:
             OverloadedError: There is none while memory is short.
             RequestTooLargeError: There can be none.
         """
-        length = -(-num_tokens // _GROWTH_TOKENS) * _GROWTH_TOKENS
-        needed = length * runner.spec.running_bytes_per_token + runner.spec.state_bytes
+        size = running_size(runner.spec, num_tokens)
         ledger = self._store.ledger()
-        text = f"a text of {num_tokens} tokens needs {needed / 2**20:.0f} MiB of KV cache to be embedded"
-        if needed > self._store.planned_bytes - ledger.pinned_bytes:
+        if size.num_bytes > self._beside_pins(work, ledger.budget_bytes):
+            text = f"a text of {num_tokens} tokens needs {size} to be embedded"
+            left = self._beside_pins(work, self._store.planned_bytes)
+            if size.num_bytes <= left:
+                raise OverloadedError(
+                    f"{text}, and memory is short; try again in a minute", retry_after_s=_RETRY_S
+                )
             raise RequestTooLargeError(
-                f"{text}, more than the budget has; raise SEMANTIC_MLX_CACHE_BUDGET_MB, unpin agents or send shorter "
-                "texts",
+                f"{text}, more than the {at_most(left)} that the budget leaves; raise SEMANTIC_MLX_CACHE_BUDGET_MB, "
+                "unpin agents or send shorter texts",
                 param="input",
             )
-        if needed > ledger.budget_bytes - ledger.pinned_bytes:
-            raise OverloadedError(
-                f"{text}, and memory is short; try again in a minute", retry_after_s=_RETRY_S
-            )
-        return self._room.make(needed)
+        return self._room.make(size.num_bytes, over_pins=not self._running)
+
+    def _beside_pins(self, work: _Work, budget_bytes: int) -> int:
+        """Return what pins leave of a budget (bytes) to a job: those that were set since it was taken make way."""
+        return budget_bytes if work.fits_beside_pins else self._store.bytes_beside_pins(budget_bytes)
+
+    def _fits(self, job: EmbeddingJob) -> bool:
+        model, longest = self._models.get(job.model_id), max(map(len, job.texts), default=0)
+        left = self._store.bytes_beside_pins(self._store.ledger().budget_bytes)
+        return model is not None and running_size(model.runner.spec, longest).num_bytes <= left
 
     def _run_short(self, work: _Work, error: OutOfMemoryError) -> None:
         """Make room, and compute the slice again; a job that ran short too often fails."""

@@ -485,6 +485,7 @@ class BlockPoolBatchEngine:
             sequence.max_joining = min(_MAX_JOINING, max(len(sequence.prompt_ids) - 1 - last_point, 0))
         self._scheduler.add(sequence)
         self._running[sequence.sequence_id] = running
+        self._admission.take(running)
 
     def _guarded(self, running: RunningSequence, action: Callable[[], None]) -> None:
         """Do something for one sequence; if it fails, that one fails alone."""

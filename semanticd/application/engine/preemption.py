@@ -1,8 +1,9 @@
 """Preemption: the order in which blocks and sequences give way to running sequences; engine thread only.
 
 First blocks that no sequence uses: those on disk, then, after a pause of at most `max_stall_s`, those that wait for it.
-Then the youngest sequence, whose blocks are published before so that it resumes. One that is alone and outgrows the
-budget all the same has its answer ended there: nothing else would ever make room.
+Then the youngest sequence, whose blocks are published before so that it resumes. For one that is alone pinned blocks
+leave too: a pin costs no answer its end. One that outgrows the budget all the same has its answer ended there: nothing
+else would ever make room.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ class Preemption:
             self._room.end_pause()
 
     def _must_wait_to_fit(self) -> bool:
-        while not self._room.make(self._room.due_bytes):
-            if self._store.could_free() >= self._room.due_bytes:
+        while not self._room.make(self._room.due_bytes, over_pins=self._goes_over_pins()):
+            over_pins = self._goes_over_pins()
+            if self._store.could_free(over_pins=over_pins) >= self._room.due_bytes:
                 overdrawn = self._room.due_bytes - self._store.free_bytes
                 if overdrawn <= self._slack():
                     return False
                 if self._room.may_pause():
                     return True
-                if self._room.make(self._room.due_bytes):
+                if self._room.make(self._room.due_bytes, over_pins=over_pins):
                     return False
             running = [s for s in self._scheduler.sequences() if s.state in RUNNING_STATES]
             oldest = min(running, key=lambda s: s.arrived_at, default=None)
@@ -73,6 +75,10 @@ class Preemption:
             self._room.measure()
         return False
 
+    def _goes_over_pins(self) -> bool:
+        """Whether pinned blocks leave for what runs: where it is alone, no other sequence can make room."""
+        return self._store.has_pins and self._scheduler.num_running == 1
+
     def _slack(self) -> int:
         """Bytes by which the budget may be overdrawn while the disk catches up: a block for each running sequence."""
         return sum(
@@ -82,12 +88,11 @@ class Preemption:
         )
 
     def _outgrew(self, sequence: Sequence) -> bool:
-        """Whether its answer outgrows the budget; blocks that its own pin keeps hot are no reason to end it."""
+        """Whether its answer outgrows the budget; blocks that pins keep hot are no reason to end it."""
         if sequence.state is not SequenceState.DECODING:
             return False
-        ledger, own = self._store.ledger(), self._store.pinned_bytes_of(sequence.agent_id)
-        needed = ledger.running_bytes + self._room.due_bytes + max(ledger.pinned_bytes - own, 0)
-        return needed > ledger.budget_bytes
+        ledger = self._store.ledger()
+        return ledger.running_bytes + self._room.due_bytes > ledger.budget_bytes
 
     def _cut_short(self, running: RunningSequence) -> None:
         ledger = self._store.ledger()

@@ -20,6 +20,7 @@ from semanticd.domain.errors import OverloadedError, RequestTooLargeError
 from semanticd.domain.ids import BlockHash
 from semanticd.domain.prefix_index import MatchedBlock, PrefixMatch
 from semanticd.domain.scheduler import Scheduler
+from semanticd.domain.size_text import at_least, at_most
 
 _MEMORY_RETRY_S = 60.0
 _SLOW_DISK_DECAY = 0.8
@@ -113,11 +114,14 @@ class PrefixMatching:
         match = running.match
         ledger = self._store.ledger()
         room = ledger.budget_bytes - ledger.pinned_bytes - running.bytes_alone
+        pins_stay = room >= 0
+        if not pins_stay:
+            # They make way for it, but not those that it begins from.
+            room += ledger.pinned_bytes
         blocks = []
         for matched in match.blocks:
             # What is pinned and hot was taken off already; a pinned agent's block on disk needs room like any other.
-            name = matched.block.block_hash
-            if not self._store.is_pinned_block(name):
+            if not (pins_stay and self._store.is_pinned_block(matched.block.block_hash)):
                 room -= matched.block.num_bytes
             if room < 0:
                 break
@@ -129,32 +133,36 @@ class PrefixMatching:
             return PrefixMatch((), None, match.diverged), ()
         return PrefixMatch(tuple(blocks), None, match.diverged), match.blocks[len(blocks) :]
 
+    def note_fit(self, running: RunningSequence) -> None:
+        """Note whether a sequence that was just taken fits: pins that are set later make way for it."""
+        left = self._store.bytes_beside_pins(self._store.ledger().budget_bytes, running.sequence.agent_id)
+        running.fits_beside_pins = running.bytes_alone <= left
+
     def _refuse_what_never_fits(self, running: RunningSequence) -> None:
-        ledger = self._store.ledger()
-        alone = running.bytes_alone
-        available = ledger.budget_bytes - ledger.pinned_bytes
-        own = self._store.pinned_bytes_of(running.sequence.agent_id)
-        if available < alone <= available + own:
+        ledger, agent_id = self._store.ledger(), running.sequence.agent_id
+        alone, own = running.bytes_alone, self._store.pinned_bytes_of(agent_id)
+        if 0 < alone + ledger.pinned_bytes - ledger.budget_bytes <= own:
             # It is pinned again behind its turn.
-            self._agents.let_pin_go(running.sequence.agent_id)
-            ledger = self._store.ledger()
-            available = ledger.budget_bytes - ledger.pinned_bytes
-        if alone > available and alone <= self._store.planned_bytes - ledger.pinned_bytes:
+            self._agents.let_pin_go(agent_id)
+        left = self._store.bytes_beside_pins(ledger.budget_bytes, agent_id)
+        running.fits_beside_pins |= alone <= left
+        if running.fits_beside_pins and alone <= ledger.budget_bytes:
+            return
+        prompt = f"this prompt of {running.sequence.num_tokens} tokens needs {running.size_alone}"
+        if alone <= self._store.bytes_beside_pins(self._store.planned_bytes, agent_id):
             raise OverloadedError(
-                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.0f} MiB of KV cache, and "
-                f"memory is short: the budget was lowered to {ledger.budget_bytes / 2**20:.0f} MiB for now; close "
-                "other programs or try again in a minute",
+                f"{prompt}, and memory is short: the budget was lowered to {at_most(ledger.budget_bytes)} for now; "
+                "close other programs or try again in a minute",
                 retry_after_s=_MEMORY_RETRY_S,
             )
-        if alone > available:
-            pinned = f" ({ledger.pinned_bytes / 2**20:.1f} MiB are pinned)" if ledger.pinned_bytes else ""
-            unpin = "unpin agents" if ledger.pinned_bytes else "choose a smaller model"
-            raise RequestTooLargeError(
-                f"this prompt of {running.sequence.num_tokens} tokens needs {alone / 2**20:.1f} MiB of KV cache, but "
-                f"the budget leaves {available / 2**20:.1f} MiB of {ledger.budget_bytes / 2**20:.1f} MiB{pinned}; "
-                f"raise SEMANTIC_MLX_CACHE_BUDGET_MB, {unpin} or shorten the prompt",
-                param="messages",
-            )
+        pinned = ledger.budget_bytes - left
+        are_pinned = f" ({at_least(pinned)} are pinned)" if pinned else ""
+        unpin = "unpin agents" if pinned else "choose a smaller model"
+        raise RequestTooLargeError(
+            f"{prompt}, but the budget leaves {at_most(left)} of {at_most(ledger.budget_bytes)}{are_pinned}; "
+            f"raise SEMANTIC_MLX_CACHE_BUDGET_MB, {unpin} or shorten the prompt",
+            param="messages",
+        )
 
     def is_worth_reading(self, running: RunningSequence, cold: list[Block]) -> bool:
         """Whether reading these blocks beats computing their tokens, by what was measured so far."""

@@ -81,26 +81,30 @@ class Room:
         # One that runs alone may fill the budget, and is kept piece by piece.
         self._store.note_running(running_bytes, set_aside_bytes=self._growth_bytes if num_running > 1 else 0)
 
-    def make(self, num_bytes: int) -> bool:
+    def make(self, num_bytes: int, *, over_pins: bool = False) -> bool:
         """Evict until so many bytes fit; False when that needs writes to finish first, or cannot be done.
 
-        Where eviction is not enough, decode batches give back what rows that left had.
+        Where eviction is not enough, decode batches give back what rows that left had. Pinned blocks leave `over_pins`
+        only: for what runs alone, so that nothing else will make room for it.
 
         Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
         """
-        fits = self._store.make_room(num_bytes)
-        if not fits and self._compact():
-            fits = self._store.make_room(num_bytes)
+        fits = self._store.make_room(num_bytes) or (
+            (self._compact() and self._store.make_room(num_bytes))
+            or (over_pins and self._store.has_pins and self._store.make_room(num_bytes, over_pins=True))
+        )
         if fits and self._store.ready_bytes >= self._growth_bytes:
             self._wanted_at = None
         elif (
             not self._is_behind
             and self._wanted_at is None
-            and self._store.could_free() >= (self._growth_bytes if fits else num_bytes)
+            and self._store.could_free(over_pins=over_pins) >= (self._growth_bytes if fits else num_bytes)
         ):
             self._wanted_at = self._clock.monotonic()
             self._store.persist()
-        return fits or (self._is_behind and self._store.make_room(num_bytes, unwritten=True))
+        return fits or (
+            self._is_behind and self._store.make_room(num_bytes, unwritten=True, over_pins=over_pins)
+        )
 
     def _compact(self) -> bool:
         """Let decode batches give back what no row needs; returns whether they had any."""

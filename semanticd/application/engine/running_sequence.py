@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from semanticd.application.cache.reservation import Reservation
+from semanticd.application.engine.running_size import RunningSize, running_size
 from semanticd.application.ports.inference import DecodedToken, LoadedModel, ModelRunner, StreamDecoder
 from semanticd.domain.block import Block
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.block_tree import OfferedBlocks
 from semanticd.domain.conversation_key import ConversationKey
-from semanticd.domain.decode_groups import GROWTH_TOKENS
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.generation import (
     CacheReport,
@@ -140,6 +140,8 @@ class RunningSequence:
     reservation: Reservation
     """Locks, reads and promised bytes; ended with the sequence."""
     match: PrefixMatch = field(default_factory=PrefixMatch)
+    fits_beside_pins: bool = False
+    """Whether it was seen to fit next to what is pinned, so that later pins make way for it."""
     restored: frozenset[BlockHash] = frozenset()
     """Blocks of the match that were read from the disk for this sequence."""
     disk_failed: bool = False
@@ -207,10 +209,14 @@ class RunningSequence:
         return self.model.runner.spec
 
     @property
+    def size_alone(self) -> RunningSize:
+        """What its running cache takes if no other sequence is in the batch."""
+        return running_size(self.spec, self.sequence.num_tokens + 1)
+
+    @property
     def bytes_alone(self) -> int:
-        """Bytes of its running cache if no other sequence is in the batch."""
-        length = -(-(self.sequence.num_tokens + 1) // GROWTH_TOKENS) * GROWTH_TOKENS
-        return length * self.spec.running_bytes_per_token + self.spec.state_bytes
+        """The bytes of that."""
+        return self.size_alone.num_bytes
 
     def send(self, update: SequenceUpdate) -> None:
         """Hand an update to the client's stream."""

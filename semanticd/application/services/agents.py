@@ -41,7 +41,6 @@ from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.agent_summary import AgentQuery, summary_of
 from semanticd.domain.block import Block
-from semanticd.domain.block_pool import MAX_PINNED_SHARE
 from semanticd.domain.chat import Message
 from semanticd.domain.deletion import refused_deletion
 from semanticd.domain.errors import (
@@ -222,12 +221,14 @@ class AgentsService:
     async def pin(self, agent_id: str, ttl_s: float | None = None) -> AgentFacts:
         """Keep its blocks from eviction, for `ttl_s` seconds or for good.
 
-        Raises `ConflictError` where pins would keep more of the budget than they may.
+        Answers that run lose nothing: the blocks stay as far as those need no room. Raises `ConflictError` where pins
+        would keep more of the budget than they may.
         """
-        if not self._tables.could_pin(AgentId(agent_id)):
+        refusal = self._tables.pin_refusal(AgentId(agent_id))
+        if refusal is not None:
             raise ConflictError(
-                f"agent {agent_id!r} cannot be pinned: pins keep at most {MAX_PINNED_SHARE:.0%} of the cache budget; "
-                "unpin another agent, or raise SEMANTIC_MLX_CACHE_BUDGET_MB"
+                f"agent {agent_id!r} cannot be pinned: {refusal}; unpin another agent, or raise "
+                "SEMANTIC_MLX_CACHE_BUDGET_MB"
             )
         until = None if ttl_s is None else self._clock.wall() + ttl_s
         return await self._row(await self._set_pin(agent_id, pinned=ttl_s is None, until=until))

@@ -197,6 +197,18 @@ def test_a_request_that_can_never_fit_is_refused_with_the_numbers() -> None:
         assert rig.ask(prompt(20)).answer().text == truth(prompt(20))
 
 
+def test_a_refusal_says_what_its_running_cache_takes_and_why() -> None:
+    with EngineRig(budget_bytes=BYTES_PER_TOKEN * 700) as rig:
+        error = rig.ask(prompt(600)).error()
+        assert isinstance(error, RequestTooLargeError)
+        # 768 tokens of 8 bytes; 600 of them would fit.
+        assert (
+            "600 tokens needs 0.1 MiB of KV cache (room for 768 tokens: it grows by 256 at a time)"
+            in error.message
+        )
+        assert "the budget leaves 0.0 MiB of 0.0 MiB;" in error.message
+
+
 def test_an_answer_that_outgrows_the_budget_ends_there_and_its_conversation_goes_on() -> None:
     ids = prompt(300)
     endless = SamplingParams(temperature=0, ignore_eos=True)

@@ -429,8 +429,9 @@ async def test_pins_never_leave_a_request_without_room_for_good() -> None:
         await rig.agents.pin("a")
         with pytest.raises(
             ConflictError, match="pins keep at most 50% of the cache budget; unpin another agent"
-        ):
+        ) as refused:
             await rig.agents.pin("b")
+        assert "take 0.1 MiB that no pin keeps yet, and 0.0 MiB may be pinned now" in str(refused.value)
         assert not (await rig.agents.show("b")).agent.pinned
         await rig.say("a" * 1200, agent="a")
         await settled(rig)
