@@ -49,6 +49,33 @@ def test_ratios_are_ours_to_the_rivals_and_say_whether_the_target_is_met(folders
     assert (docs / "benchmarks" / "semanticd.json").exists()
 
 
+def test_a_warm_turn_is_compared_with_reading_and_the_step_of_its_own_tokens(
+    folders: tuple[Path, Path],
+) -> None:
+    results, docs = folders
+    keep(results, "semanticd", "semanticd", time_figure("cold_ttft", "900", "ttft", [4.0]))
+    turn = {"hot_ttft": 0.3, "restart_ttft": 0.5, "restore": 0.05, "read_and_copy": 0.05, "step": 0.15}
+    keep(
+        results,
+        "engine",
+        "engine",
+        *(time_figure("restore", "900", metric, [seconds]) for metric, seconds in turn.items()),
+        Figure("drafts", "edit × 1", "ratio", 2.0, "ratio", False),
+        Figure("drafts", "edit × 1", "tokens_per_step", 5.25, "", False),
+        Figure("drafts", "edit × 1", "same_answers", 0.0, "", False),
+    )
+    write(results, docs)
+    page = (docs / "benchmarks.md").read_text()
+    assert "| restoring 900 tokens, to reading and copying the bytes | ≤ 1.25× | 1× | met |" in page
+    what = "at 900 tokens, to reading and one step of the same tokens | ≤ 2× |"
+    assert f"| TTFT in process {what} 1.5× | met | 300 ms to 50 ms and 150 ms; 0.075 of cold |" in page
+    assert f"| TTFT after a restart {what} 2.5× | **missed** |" in page
+    assert (
+        "repeats most of a passage | ≥ 2.5× | 2× | **missed** | 5.25 tokens a step; answers **not equal** |"
+        in page
+    )
+
+
 def test_a_server_that_could_not_be_measured_is_named_with_the_reason(folders: tuple[Path, Path]) -> None:
     results, docs = folders
     keep(results, "semanticd", "semanticd", time_figure("cancel", "2000", "idle_ttft", [0.2]))

@@ -1,4 +1,4 @@
-"""What everything but the model costs: an HTTP request, a control command, opening a large store."""
+"""What everything but the model costs: an HTTP request, a stream's events, a control command, opening a large store."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ HTTP, CONTROL, STORE = "http_overhead", "control_status", "store_start"
 NUM_REQUESTS = 600
 NUM_CONNECTIONS = 8
 RATE_S = 4.0
+NUM_STREAMS = 32
+STREAM_TOKENS = 400
 NUM_STATUS = 400
 STORE_RECORDS = 8_704
 """100 GB of blocks of 12 MB."""
 
-REQUEST = json.dumps(
-    {"model": "one", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "temperature": 0}
-).encode()
+BODY = {"model": "one", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "temperature": 0}
+REQUEST = json.dumps(BODY).encode()
+STREAM = json.dumps({**BODY, "stream": True, "max_tokens": STREAM_TOKENS, "ignore_eos": True}).encode()
 
 
 async def http_overhead() -> list[Figure]:
-    """Measure requests one after another, then as many as eight connections get through."""
+    """Measure requests one after another, then as many as eight connections get through, then streams together."""
     port = free_port()
     command = [sys.executable, "-m", "contrib.dev.bench.instant_server", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)  # noqa: ASYNC220
@@ -45,6 +47,9 @@ async def http_overhead() -> list[Figure]:
         until = began + RATE_S
         await asyncio.gather(*(_ask_many(port, counted, until=until) for _ in range(NUM_CONNECTIONS)))
         rate = len(counted) / (time.perf_counter() - began)
+        began = time.perf_counter()
+        num_events = sum(await asyncio.gather(*(_stream(port) for _ in range(NUM_STREAMS))))
+        event_rate = num_events / (time.perf_counter() - began)
     finally:
         process.terminate()
         process.wait(10)
@@ -52,6 +57,15 @@ async def http_overhead() -> list[Figure]:
         Figure(HTTP, "chat", "p50", median(times), "s", note=f"{NUM_REQUESTS} requests, one after another"),
         Figure(
             HTTP, "chat", "rate", rate, "req/s", False, note=f"{NUM_CONNECTIONS} connections, client included"
+        ),
+        Figure(
+            HTTP,
+            "streams",
+            "rate",
+            event_rate,
+            "events/s",
+            False,
+            note=f"{NUM_STREAMS} streams, {num_events} events",
         ),
     ]
 
@@ -71,14 +85,11 @@ async def _wait_for(port: int) -> None:
 async def _ask_many(port: int, times: list[float], *, until: float, limit: int | None = None) -> None:
     """Ask over one kept connection with as little client as can be: on two cores it takes from the server."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(REQUEST)}\r\n\r\n"
-    ).encode()
+    request = _post(REQUEST)
     num_asked = 0
     while time.perf_counter() < until and (limit is None or num_asked < limit):
         began = time.perf_counter()
-        writer.write(head + REQUEST)
+        writer.write(request)
         header = await reader.readuntil(b"\r\n\r\n")
         if not header.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"the instant server answered {header[:60]!r}")
@@ -88,6 +99,24 @@ async def _ask_many(port: int, times: list[float], *, until: float, limit: int |
         times.append(time.perf_counter() - began)
         num_asked += 1
     writer.close()
+
+
+async def _stream(port: int) -> int:
+    """Return how many events a streamed answer had."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(_post(STREAM, "Connection: close\r\n"))
+    answer = await reader.read(-1)
+    writer.close()
+    if not answer.startswith(b"HTTP/1.1 200") or b"data: [DONE]" not in answer:
+        raise RuntimeError(f"the instant server answered {answer[:60]!r}")
+    return answer.count(b"data: ")
+
+
+def _post(body: bytes, more: str = "") -> bytes:
+    return (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"{more}Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
 
 
 def control_status(server: ServerProcess) -> list[Figure]:

@@ -23,7 +23,21 @@ from semanticd.bench.text import TextSource
 RAW = "raw_mlx"
 CPU_MATH = "cpu_math"
 FORMS = "forms"
-GROUPS = (RAW, CPU_MATH, FORMS, "restore", "prefill_http", edge_rows.HTTP, edge_rows.CONTROL, edge_rows.STORE)
+DRAFTS = "drafts"
+GROUPS = (
+    RAW,
+    CPU_MATH,
+    FORMS,
+    DRAFTS,
+    warm_rows.START,
+    warm_rows.NAME,
+    "prefill_http",
+    edge_rows.HTTP,
+    edge_rows.CONTROL,
+    edge_rows.STORE,
+)
+DRAFTED = {1: ("edit", "prose", "call"), 4: ("edit", "prose")}
+"""Workloads of `lookup_rates` by how many answers decode together."""
 RAW_LENGTHS = (900, 2048)
 SEED = 3
 
@@ -38,11 +52,14 @@ def measure_all(path: Path, *, say: Callable[[str], None], only: Sequence[str] =
         keep(path, CPU_MATH, cpu_math(), say)
     if FORMS in wanted:
         keep(path, FORMS, _rates(FORMS, "form_rates"), say)
+    if DRAFTS in wanted:
+        keep(path, DRAFTS, drafts(), say)
     if edge_rows.HTTP in wanted:
         keep(path, edge_rows.HTTP, asyncio.run(edge_rows.http_overhead()), say)
     if edge_rows.STORE in wanted:
         keep(path, edge_rows.STORE, edge_rows.store_start(), say)
-    with_daemon = [group for group in ("prefill_http", "restore", edge_rows.CONTROL) if group in wanted]
+    of_a_daemon = ("prefill_http", warm_rows.START, warm_rows.NAME, edge_rows.CONTROL)
+    with_daemon = [group for group in of_a_daemon if group in wanted]
     if with_daemon:
         asyncio.run(_with_daemon(path, with_daemon, say))
 
@@ -67,19 +84,40 @@ def cpu_math() -> list[Figure]:
     return _rates(CPU_MATH, "cpu_math_rates")
 
 
+def drafts() -> list[Figure]:
+    """Decode with and without drafts, a step of each in turn: how many times faster, and whether answers were equal."""
+    figures = []
+    for rows, workloads in DRAFTED.items():
+        only = [word for workload in workloads for word in ("--only", workload)]
+        found = _json_of("lookup_rates", "--rows", str(rows), *only)
+        for name, value in found.items():
+            workload, _, metric = name.partition("/")
+            case = f"{workload} × {rows}"
+            figures.append(
+                Figure(DRAFTS, case, metric, float(value), "ratio" if metric == "ratio" else "", False)
+            )
+    return figures
+
+
 def _rates(group: str, module: str, *arguments: str) -> list[Figure]:
-    command = [sys.executable, "-m", f"contrib.dev.bench.{module}", *arguments]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    rates = json.loads(said.splitlines()[-1])
     return [
         Figure(group, name.partition("/")[2], f"{name.partition('/')[0]}_rate", rate, "tok/s", False)
-        for name, rate in rates.items()
+        for name, rate in _json_of(module, *arguments).items()
     ]
+
+
+def _json_of(module: str, *arguments: str) -> dict[str, float]:
+    """Return what a module of this folder prints as its last line, run in a process of its own."""
+    command = [sys.executable, "-m", f"contrib.dev.bench.{module}", *arguments]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found: dict[str, float] = json.loads(said.splitlines()[-1])
+    return found
 
 
 async def _with_daemon(path: Path, groups: Sequence[str], say: Callable[[str], None]) -> None:
     home = Path(tempfile.mkdtemp(prefix="bench-"))
     server = ServerProcess(TARGETS[0], home)
+    turns: list[Figure] = []
     try:
         await server.start()
         async with ChatClient(
@@ -98,11 +136,17 @@ async def _with_daemon(path: Path, groups: Sequence[str], say: Callable[[str], N
                 keep(path, edge_rows.CONTROL, await asyncio.to_thread(edge_rows.control_status, server), say)
             if "prefill_http" in groups:
                 keep(path, "prefill_http", await warm_rows.prefill(session), say)
-            if "restore" in groups:
-                keep(path, "restore", await warm_rows.restore(session, server), say)
+            if warm_rows.NAME in groups:
+                turns = await warm_rows.restore(session, server)
+            if warm_rows.START in groups:
+                keep(path, warm_rows.START, await warm_rows.start(server), say)
     finally:
         await server.stop()
         shutil.rmtree(home, ignore_errors=True)
+    if turns:
+        # Without the daemon: the model alone, on an idle machine.
+        steps = _json_of("step_times", json.dumps(warm_rows.sizes(turns)))
+        keep(path, warm_rows.NAME, [*turns, *warm_rows.steps(steps)], say)
 
 
 def _empty() -> BenchResult:

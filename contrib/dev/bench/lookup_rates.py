@@ -243,7 +243,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--only", choices=WORKLOADS)
+    parser.add_argument("--only", action="append", default=[], choices=WORKLOADS)
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     # Both before MLX is imported, or they do nothing.
@@ -281,7 +281,7 @@ def main() -> None:
     ]
     row: dict[str, Any] = {}
     for name, workload in WORKLOADS.items():
-        if options.only in (None, name):
+        if not options.only or name in options.only:
             scripts[:] = tokenizer.encode(workload.script)
             num_tokens = len(scripts) or workload.num_tokens
             row |= measured(

@@ -1,40 +1,45 @@
-"""Rows about restoring (a warm first token beside reading its bytes), and about prefill of several prompts at once."""
+"""Rows of a running daemon: its start, warm first tokens and the bytes they read, several prompts at once."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
 import numpy as np
 
 from contrib.dev.bench.servers import ServerProcess
+from semanticd.bench.errors import BenchError
 from semanticd.bench.result import Figure, time_figure
 from semanticd.bench.scenarios.restart_ttft import QUESTION_TOKENS
 from semanticd.bench.session import FIRST_ANSWER_TOKENS, BenchSession
 from semanticd.bench.statistics import median
 
 NAME = "restore"
+START = "start"
 LENGTHS = (900, 2048, 4096)
 PREFILL_BATCHES = ((4, 256), (8, 256))
 NUM_READS = 5
 NUM_TURNS = 3
+NUM_STARTS = 3
+READY_WITHIN_S = 120.0
 
 
 async def restore(session: BenchSession, server: ServerProcess) -> list[Figure]:
     """Measure cold, in process, after a restart, and the plain reading of as many bytes, for each length."""
     figures = []
     talks = {length: await session.conversation(length) for length in LENGTHS}
-    step_s = await _decode_step(session)
-    figures.append(time_figure(NAME, "all", "decode_step", [step_s]))
     hot: dict[int, list[float]] = {length: [] for length in LENGTHS}
+    computed: dict[int, tuple[int, int]] = {}
     for length, talk in talks.items():
         for turn in range(NUM_TURNS):
             question = session.text.prompt(f"hot/{length}/{turn}", QUESTION_TOKENS)
             answer = await session.say(talk, question, max_tokens=FIRST_ANSWER_TOKENS)
             hot[length].append(answer.ttft_s)
+            computed[length] = answer.cached_tokens, answer.prompt_tokens - answer.cached_tokens
         session.tell(f"restore: {length} tokens in process: {median(hot[length]):.3f} s")
     warm: dict[int, list[float]] = {length: [] for length in LENGTHS}
     restored: dict[int, list[float]] = {length: [] for length in LENGTHS}
@@ -59,12 +64,42 @@ async def restore(session: BenchSession, server: ServerProcess) -> list[Figure]:
     for length in LENGTHS:
         read_s = [read_and_copy(folder, int(sizes[length])) for _ in range(NUM_READS)]
         figures += [
+            Figure(NAME, str(length), "cached", computed[length][0], "tokens", False),
+            Figure(NAME, str(length), "computed", computed[length][1], "tokens"),
             time_figure(NAME, str(length), "hot_ttft", hot[length]),
             time_figure(NAME, str(length), "restart_ttft", warm[length]),
             time_figure(NAME, str(length), "restore", restored[length], f"{sizes[length] / 1e6:.0f} MB"),
             time_figure(NAME, str(length), "read_and_copy", read_s, f"{sizes[length] / 1e6:.0f} MB"),
         ]
     return figures
+
+
+def sizes(turns: Sequence[Figure]) -> list[tuple[int, int]]:
+    """Return how many tokens were cached, and how many computed, in a turn of each length."""
+    values = {figure.key: int(figure.value) for figure in turns if figure.unit == "tokens"}
+    return [
+        (values[NAME, str(length), "cached"], values[NAME, str(length), "computed"]) for length in LENGTHS
+    ]
+
+
+def steps(seconds: Mapping[str, float]) -> list[Figure]:
+    """Return the model's own time for a turn of each length, in the order of `sizes`."""
+    return [
+        time_figure(NAME, str(length), "step", [value], f"the model alone, {pair} tokens")
+        for length, (pair, value) in zip(LENGTHS, seconds.items(), strict=True)
+    ]
+
+
+async def start(server: ServerProcess) -> list[Figure]:
+    """Measure from the start of the process until it is ready; its files are in the machine's page cache."""
+    times = []
+    for _ in range(NUM_STARTS):
+        await server.stop()
+        began = time.perf_counter()
+        await server.start()
+        await _ready(server)
+        times.append(time.perf_counter() - began)
+    return [time_figure(START, "all", "ready", times)]
 
 
 async def prefill(session: BenchSession) -> list[Figure]:
@@ -102,10 +137,13 @@ def read_and_copy(folder: Path, num_bytes: int) -> float:
     return time.perf_counter() - began
 
 
-async def _decode_step(session: BenchSession) -> float:
-    message = {"role": "user", "content": session.text.prompt("step", 32)}
-    answer = await session.client.ask([message], max_tokens=24, agent="bench-step")
-    return median(answer.gaps_s)
+async def _ready(server: ServerProcess) -> None:
+    deadline = time.perf_counter() + READY_WITHIN_S
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        while (await http.get(f"{server.url}/health/ready")).status_code != httpx.codes.OK:
+            if time.perf_counter() > deadline:
+                raise BenchError(f"the server was not ready within {READY_WITHIN_S:.0f} s; see {server.log}")
+            await asyncio.sleep(0.02)
 
 
 async def _counters(server: ServerProcess) -> tuple[float, float]:
