@@ -296,9 +296,9 @@ def wired_bytes(
 def buffer_cache_bytes(device: DeviceMemory, *, budget_bytes: int) -> int:
     """Return how many bytes of freed buffers MLX may keep: what a step of a long context frees and asks for again.
 
-    A 32nd of the working set on a GPU, between 256 MiB and 2 GiB. On a CPU, which returns memory fast, a sixteenth of
-    the KV budget, and at most 256 MiB.
+    A 32nd of the working set on a GPU, between 256 MiB and 2 GiB. On a CPU, which returns memory fast, a 32nd of
+    the KV budget, and at most 256 MiB: with what the C library keeps it stays below a tenth of the budget.
     """
     if device.kind == "cpu":
-        return min(budget_bytes // 16, 256 << 20)
+        return min(budget_bytes // 32, 256 << 20)
     return min(max(device.working_set_bytes // 32, 256 << 20), 2 << 30)

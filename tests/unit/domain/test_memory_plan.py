@@ -307,7 +307,8 @@ def test_nothing_is_wired_but_on_metal() -> None:
 @pytest.mark.parametrize(
     ("kind", "gb", "budget_mb", "expected_mb"),
     [
-        ("cpu", 24, 64, 4),
+        ("cpu", 24, 64, 2),
+        ("cpu", 24, 4096, 128),
         ("cpu", 24, 65536, 256),
         ("metal", 8, 64, 256),
         ("metal", 16, 64, 341),
