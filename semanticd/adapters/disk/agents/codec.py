@@ -17,7 +17,7 @@ import msgspec
 from semanticd.domain.agent import Agent, AgentConfig, Turn
 from semanticd.domain.agent_bounds import check_agent, check_summary, check_turn
 from semanticd.domain.agent_summary import AgentSummary
-from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from semanticd.domain.chat import Message, Part, Role, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.ids import AgentId, BlockHash, ModelFingerprint
 from semanticd.domain.snapshots import Snapshot
@@ -42,6 +42,37 @@ DocumentError = (
     msgspec.ValidationError,
 )
 """What decoding a broken document may raise."""
+
+
+_SnapshotRow = tuple[int, str, str | None, int, bool, int]
+"""Position, hash of the state (hex), hash of the tail, bytes, whether it is at a boundary, turn."""
+
+
+class _Document(msgspec.Struct):
+    """What `encode_agent` writes, with its types; msgspec takes none for another one."""
+
+    version: int
+    created_at: float
+    last_used_at: float
+    config: AgentConfig
+    anonymous: bool
+    pinned: bool
+    pinned_until: float | None
+    model: str | None
+    model_id: str
+    num_turns: int
+    lengths: dict[str, int]
+    kept_until: float | None = None
+    salt: str = ""
+    conversation: ConversationKey | None = None
+    snapshots: tuple[_SnapshotRow, ...] = ()
+
+
+class _MessageDocument(msgspec.Struct):
+    """What `encode_message` writes."""
+
+    role: Role
+    parts: list[dict[str, Any]]
 
 
 def encode_agent(agent: Agent) -> bytes:
@@ -79,28 +110,27 @@ def lengths(agent: Agent) -> dict[str, int]:
 
 def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, int]]:
     """Return an agent without its lists, and the lengths they must have. Raises one of `DocumentError`."""
-    document = _unpack(data)
-    if document["version"] != FORMAT_VERSION:
-        raise ValueError(f"agent format version {document['version']} is not known")
-    model, conversation = document["model"], document.get("conversation")
+    document = msgspec.convert(_unpack(data), _Document)
+    if document.version != FORMAT_VERSION:
+        raise ValueError(f"agent format version {document.version} is not known")
     agent = Agent(
         agent_id=agent_id,
-        created_at=float(document["created_at"]),
-        last_used_at=float(document["last_used_at"]),
-        config=msgspec.convert(document["config"], AgentConfig),
-        anonymous=bool(document["anonymous"]),
-        pinned=bool(document["pinned"]),
-        pinned_until=document["pinned_until"],
-        kept_until=document.get("kept_until"),
-        model=None if model is None else ModelFingerprint(str(model)),
-        model_id=str(document["model_id"]),
-        num_turns=int(document["num_turns"]),
-        salt=str(document.get("salt", "")),
-        conversation=None if conversation is None else msgspec.convert(conversation, ConversationKey),
-        snapshots=tuple(map(_decode_snapshot, document.get("snapshots", ()))),
+        created_at=document.created_at,
+        last_used_at=document.last_used_at,
+        config=document.config,
+        anonymous=document.anonymous,
+        pinned=document.pinned,
+        pinned_until=document.pinned_until,
+        kept_until=document.kept_until,
+        model=None if document.model is None else ModelFingerprint(document.model),
+        model_id=document.model_id,
+        num_turns=document.num_turns,
+        salt=document.salt,
+        conversation=document.conversation,
+        snapshots=tuple(map(_decode_snapshot, document.snapshots)),
     )
     check_agent(agent)
-    return agent, msgspec.convert(document["lengths"], dict[str, int])
+    return agent, document.lengths
 
 
 def encode_summary(summary: AgentSummary) -> bytes:
@@ -123,15 +153,15 @@ def _encode_snapshot(snapshot: Snapshot) -> list[object]:
     return [snapshot.position, snapshot.state.hex(), tail, *numbers]
 
 
-def _decode_snapshot(document: list[Any]) -> Snapshot:
-    position, state, tail, num_bytes, at_boundary, turn = document
+def _decode_snapshot(row: _SnapshotRow) -> Snapshot:
+    position, state, tail, num_bytes, at_boundary, turn = row
     return Snapshot(
-        position=int(position),
+        position=position,
         state=BlockHash(bytes.fromhex(state)),
         tail=None if tail is None else BlockHash(bytes.fromhex(tail)),
-        num_bytes=int(num_bytes),
-        at_boundary=bool(at_boundary),
-        turn=int(turn),
+        num_bytes=num_bytes,
+        at_boundary=at_boundary,
+        turn=turn,
     )
 
 
@@ -155,12 +185,9 @@ def encode_message(message: Message) -> bytes:
 
 def decode_message(data: bytes) -> Message:
     """Undo `encode_message`. Raises one of `DocumentError`."""
-    document = _unpack(data)
-    parts = tuple(msgspec.convert(part, _PARTS[part["type"]]) for part in document["parts"])
-    role = document["role"]
-    if role not in ("system", "user", "assistant", "tool"):
-        raise ValueError(f"role {role!r} is not known")
-    return Message(role=role, parts=parts)
+    document = msgspec.convert(_unpack(data), _MessageDocument)
+    parts = tuple(msgspec.convert(part, _PARTS[part["type"]]) for part in document.parts)
+    return Message(role=document.role, parts=parts)
 
 
 def _pack(document: object) -> bytes:

@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+
+import msgspec
 
 from semanticd.adapters.disk.agents import codec as agent_codec
 from semanticd.adapters.disk.blocks import codec as block_file
@@ -56,6 +58,22 @@ _MAX_MANIFEST_BYTES = 1 << 30
 _MAX_NESTING = LIMITS.nesting + 8
 """Levels of the manifest: what a request brought (a tool, a call) lies a few levels inside of it."""
 _READ_BYTES = 4 * 1024 * 1024
+
+
+_BlockName = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class _Document(msgspec.Struct):
+    """What `_encode_manifest` writes, with its types; msgspec takes none for another one, and names the place."""
+
+    agent_id: str
+    agent: dict[str, Any]
+    segments: list[tuple[str, list[int]]]
+    messages: list[dict[str, Any]]
+    turns: list[dict[str, Any]]
+    block_table: list[_BlockName]
+    layout: str
+    blocks: list[_BlockName]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,19 +301,18 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
         raise _refused(path, f"its manifest claims {num_bytes} bytes, more than {_MAX_MANIFEST_BYTES}")
     data = _exactly(file, num_bytes, path)
     try:
-        document = parse_json_text(data, max_nesting=_MAX_NESTING, finite=False)
+        document = msgspec.convert(parse_json_text(data, max_nesting=_MAX_NESTING, finite=False), _Document)
         agent = _decode_agent(document)
-        blocks = tuple(BlockHash(bytes.fromhex(name)) for name in document["blocks"])
-        layout = document["layout"]
-        if len(blocks) != num_blocks or not isinstance(layout, str):
+        blocks = _hashes(document.blocks)
+        if len(blocks) != num_blocks:
             raise ValueError("the list of blocks does not agree with the head")
-        if has_half(layout):
+        if has_half(document.layout):
             raise OutOfBoundsError("layout holds half of a surrogate pair")
-    except OutOfBoundsError as error:
+    except (msgspec.ValidationError, OutOfBoundsError) as error:
         raise _refused(path, f"in its manifest, {error}") from error
     except agent_codec.DocumentError as error:
         raise _refused(path, f"its manifest cannot be read: {error!r}") from error
-    return _Manifest(agent, layout, blocks, _HEAD.size + num_bytes)
+    return _Manifest(agent, document.layout, blocks, _HEAD.size + num_bytes)
 
 
 def _check_frames(file: BinaryIO, manifest: _Manifest, path: str) -> None:
@@ -312,19 +329,21 @@ def _check_frames(file: BinaryIO, manifest: _Manifest, path: str) -> None:
         raise _refused(path, f"it has {end - at} bytes behind its last block that belong to nothing")
 
 
-def _decode_agent(document: dict[str, Any]) -> Agent:
+def _hashes(names: list[str]) -> tuple[BlockHash, ...]:
+    return tuple(BlockHash(bytes.fromhex(name)) for name in names)
+
+
+def _decode_agent(document: _Document) -> Agent:
     with _named("agent"):
-        agent, lengths = agent_codec.decode_agent(
-            AgentId(str(document["agent_id"])), _encoded(document["agent"])
-        )
+        agent, lengths = agent_codec.decode_agent(AgentId(document.agent_id), _encoded(document.agent))
         check_config(agent.config)
-    segments = (Segment(str(text), tuple(map(int, ids))) for text, ids in document["segments"])
+    segments = (Segment(text, ids) for text, ids in document.segments)
     agent = replace(
         agent,
         transcript=Transcript(tuple(segments)),
-        messages=tuple(_decode_message(at, part) for at, part in enumerate(document["messages"])),
-        turns=tuple(_decode_turn(at, part) for at, part in enumerate(document["turns"])),
-        block_table=tuple(BlockHash(bytes.fromhex(name)) for name in document["block_table"]),
+        messages=tuple(_decode_message(at, part) for at, part in enumerate(document.messages)),
+        turns=tuple(_decode_turn(at, part) for at, part in enumerate(document.turns)),
+        block_table=_hashes(document.block_table),
     )
     if agent_codec.lengths(agent) != lengths:
         raise ValueError("parts of the agent are missing")
@@ -344,7 +363,8 @@ def _decode_turn(at: int, document: object) -> Turn:
 
 
 def _decode_message(at: int, document: object) -> Message:
-    message = agent_codec.decode_message(_encoded(document))
+    with _named(f"messages[{at}]"):
+        message = agent_codec.decode_message(_encoded(document))
     for part in message.parts:
         if isinstance(part, ToolCallPart):
             check_arguments(part, f"messages[{at}].arguments")
@@ -357,11 +377,13 @@ def _encoded(part: object) -> bytes:
 
 @contextmanager
 def _named(part: str) -> Iterator[None]:
-    """Say in which part of the manifest a value is out of bounds."""
+    """Say in which part of the manifest a value is out of bounds, or of another type."""
     try:
         yield
     except OutOfBoundsError as error:
         raise OutOfBoundsError(f"{part}.{error}") from None
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{part}: {error}") from None
 
 
 def _exactly(file: BinaryIO, num_bytes: int, path: str) -> bytes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
+import msgspec
 import xxhash
 
 from semanticd.application.ports.warm_store import BlockRecord, TensorBytes
@@ -183,6 +184,7 @@ def decode_header(start: bytes | memoryview, *, file_bytes: int, expected: Block
         OverflowError,
         RecursionError,
         struct.error,
+        msgspec.ValidationError,
     ) as error:
         raise BrokenBlockError(f"the header cannot be read: {error!r}") from error
     if header.file_bytes != file_bytes:
@@ -194,7 +196,7 @@ def decode_header(start: bytes | memoryview, *, file_bytes: int, expected: Block
 
 def _parse_header(text: bytes, *, data_offset: int) -> BlockHeader:
     entries = json.loads(text)
-    metadata = entries.pop("__metadata__")
+    metadata = msgspec.convert(entries.pop("__metadata__"), dict[str, str])
     if metadata["format"] != "semanticd.block" or metadata["version"] != str(FORMAT_VERSION):
         raise ValueError(f"format {metadata['format']} version {metadata['version']} is not known")
     kind = metadata["kind"]
@@ -203,6 +205,8 @@ def _parse_header(text: bytes, *, data_offset: int) -> BlockHeader:
     fingerprint = ModelFingerprint(metadata["fingerprint"])
     parent = BlockHash(bytes.fromhex(metadata["parent"]))
     token_ids = tuple(map(int, metadata["token_ids"].split()))
+    if " ".join(map(str, token_ids)) != metadata["token_ids"]:
+        raise ValueError("the token ids are not spelled as they are written")
     spans = tuple(_parse_span(name, entry) for name, entry in entries.items())
     num_bytes = _contiguous_bytes(spans)
     block_hash = hash_block(
@@ -224,10 +228,8 @@ def _parse_header(text: bytes, *, data_offset: int) -> BlockHeader:
 
 
 def _parse_span(name: str, entry: dict[str, Any]) -> TensorSpan:
-    shape = tuple(int(size) for size in entry["shape"])
-    start, end = entry["data_offsets"]
-    if type(start) is not int or type(end) is not int:
-        raise TypeError(f"tensor {name!r} has no whole offsets")
+    shape = msgspec.convert(entry["shape"], tuple[int, ...])
+    start, end = msgspec.convert(entry["data_offsets"], tuple[int, int])
     if min(shape, default=0) < 0 or end - start != prod(shape) * ITEM_BYTES[entry["dtype"]]:
         raise ValueError(f"tensor {name!r} does not fit its shape")
     return TensorSpan(name=name, dtype=entry["dtype"], shape=shape, start=start, end=end)

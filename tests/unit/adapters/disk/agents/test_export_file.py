@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from semanticd.application.ports.agent_export import ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import Message, ToolCallPart
+from semanticd.domain.conversation_key import ConversationKey
 from semanticd.domain.errors import (
     AgentExportError,
     CacheError,
@@ -25,7 +27,9 @@ from semanticd.domain.errors import (
 )
 from semanticd.domain.ids import AgentId, BlockHash
 from semanticd.domain.limits import LIMITS
-from tests.fakes.agents import full_agent
+from semanticd.domain.snapshots import Snapshot
+from tests.fakes.agent_file import forge
+from tests.fakes.agents import full_agent, make_turn
 from tests.fakes.blocks import FINGERPRINT, LAYOUT, make_chain, make_record, same
 from tests.fakes.disk import FaultyFileSystem
 
@@ -225,3 +229,97 @@ def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
         DiskAgentExportFile().read(str(tmp_path / "a\0.agent"))
     with pytest.raises(CacheError, match="symbolic links"):
         DiskAgentExportFile().read(str(loop))
+
+
+WRONG: dict[type, tuple[Any, ...]] = {
+    int: (1.5, 1.0, True, "1", [1], {"a": 1}),
+    float: (True, "1.5", [1.5], {"a": 1.5}),
+    str: (1, 1.5, True, ["a"], {"a": "b"}),
+    bool: (0, 1, 1.0, "true", [True], {"a": True}),
+    list: ("ab", 1, 1.5, True, {"a": 1}),
+    dict: ("ab", 1, 1.5, True, [["a", 1]]),
+    type(None): ([], {"a": 1}, [None]),
+}
+OR_NOTHING = {
+    "pinned_until", "kept_until", "model", "conversation", "ttl_s", "system", "miss", "cut", "wait_reason",
+}  # fmt: skip
+TAIL = ("snapshots", 0, 2)
+FREE = {"arguments", "parameters"}
+"""JSON of clients' own: of what is in it, only that it is a mapping."""
+
+
+def every_field() -> Agent:
+    """Return an agent that says something wherever its file has a field."""
+    name = BlockHash(b"c" * 32)
+    return replace(
+        full_agent(),
+        model=FINGERPRINT,
+        kept_until=7.5,
+        salt="s",
+        conversation=ConversationKey("head", (1, 2), ("opening",), 2),
+        snapshots=(Snapshot(4, name, BlockHash(b"d" * 32), 9, turn=1),),
+        turns=(replace(make_turn(1), wait_reason="memory"), make_turn(2)),
+    )
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield every field of a document with its value: members, the first element of a list and the last."""
+    if path:
+        yield path, value
+    if isinstance(value, dict) and not (path and path[-1] in FREE):
+        for key, item in value.items():
+            yield from places(item, (*path, key))
+    elif isinstance(value, list):
+        for at in sorted({0, len(value) - 1} if value else ()):
+            yield from places(value[at], (*path, at))
+
+
+def test_no_field_of_the_manifest_takes_a_value_of_another_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.agent"
+    export(path, make_chain(1, num_bytes=64), agent=every_field())
+    content, found = path.read_bytes(), []
+    forge(path, found.append)
+    fields = list(places(found[0]))
+    assert len(fields) > 100
+    taken, reasons = [], []
+    for where, value in fields:
+        *outer, last = where
+        kind = float if "timings" in outer else type(value)  # a whole one is written without its point
+        nothing = () if value is None or last in OR_NOTHING or where[-3:] == TAIL else (None,)
+        for wrong in (*WRONG[kind], *nothing):
+
+            def put(manifest: Any) -> None:
+                for key in outer:  # noqa: B023 - called before the next round
+                    manifest = manifest[key]
+                manifest[last] = wrong  # noqa: B023
+
+            path.write_bytes(content)
+            forge(path, put)
+            try:
+                read_all(path)
+            except AgentExportError as error:
+                reasons.append(error.message)
+            else:
+                taken.append((where, wrong))
+    assert taken == []
+    assert [one for one in reasons if "in its manifest" not in one and "cannot be read" not in one] == []
+
+
+@pytest.mark.parametrize("wrong", [1.5, True, "1", 2.0])
+def test_a_token_id_of_another_type_is_refused_and_named(tmp_path: Path, wrong: object) -> None:
+    path = tmp_path / "a.agent"
+    export(path, make_chain(1, num_bytes=64))
+    forge(path, lambda manifest: manifest["segments"][1][1].__setitem__(2, wrong))
+    with pytest.raises(
+        AgentExportError, match=r"in its manifest, Expected `int`.*\$\.segments\[1\]\[1\]\[2\]"
+    ):
+        DiskAgentExportFile().read(str(path))
+
+
+@pytest.mark.parametrize("name", ["61" * 31, "6A" * 32, "61" * 32 + "\n", " " + "61" * 32, ""])
+def test_a_blocks_name_has_one_spelling(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.agent"
+    export(path, make_chain(1, num_bytes=64))
+    forge(path, lambda manifest: manifest["block_table"].__setitem__(0, name))
+    with pytest.raises(AgentExportError, match=r"block_table"):
+        DiskAgentExportFile().read(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,40 @@ def test_each_part_of_the_name_is_checked_without_reading_the_tensors(field: str
     assert data != file_of(record)
     with pytest.raises(BrokenBlockError):
         decode_header(data, file_bytes=len(data), expected=record.block.block_hash)
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (("__metadata__", "token_ids"), "+1 2 3"),
+        (("__metadata__", "token_ids"), "1 2  3"),
+        (("__metadata__", "token_ids"), "1 2 0_3"),
+        (("__metadata__", "token_ids"), "1 2 \N{ARABIC-INDIC DIGIT THREE}"),
+        (("__metadata__", "more"), None),
+        (("k", "shape", 0), "1"),
+        (("k", "shape", 0), True),
+        (("k", "shape", 0), 1.5),
+        (("k", "shape"), "1"),
+        (("k", "data_offsets", 0), 0.0),
+        (("k", "data_offsets", 0), False),
+        (("k", "data_offsets"), {"0": 0, "1": 4}),
+    ],
+)
+def test_no_field_of_the_header_takes_a_value_of_another_type_or_spelling(
+    path: tuple[str | int, ...], wrong: object
+) -> None:
+    tensor = TensorBytes("k", "F32", (1,), bytes(4))
+    name = hash_block(fingerprint=FINGERPRINT, layout=LAYOUT, parent=root(), token_ids=(1, 2, 3))
+    data = file_of(BlockRecord(Block(name, root(), (1, 2, 3), 4), FINGERPRINT, LAYOUT, (tensor,)))
+    header = json.loads(data[8:-4])
+    place: Any = header
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = wrong
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    made = struct.pack("<Q", len(text)) + text + data[-4:]
+    with pytest.raises(BrokenBlockError, match="the header cannot be read"):
+        decode_header(made, file_bytes=len(made), expected=name)
 
 
 @given(st.binary(max_size=400))
