@@ -218,6 +218,122 @@ async def test_a_prompt_is_kept_for_as_long_as_the_client_asks(
     assert generator.requests[-1].cache_ttl_s == seconds
 
 
+EDITS = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+NO_EDITS: dict[str, Any] = {"applied_edits": []}
+ECHOED = [
+    # Dialect, what is sent, what stands in the answer; None: no such field.
+    ("/v1/responses", {"metadata": {"a": "b"}}, {"metadata": {"a": "b"}}),
+    ("/v1/responses", {"user": "ann", "safety_identifier": "me"}, {"user": "ann", "safety_identifier": "me"}),
+    ("/v1/responses", {"prompt_cache_key": "mine"}, {"prompt_cache_key": "mine"}),
+    ("/v1/responses", {"prompt_cache_retention": "24h"}, {"prompt_cache_retention": "24h"}),
+    ("/v1/responses", {"prompt_cache_retention": "in-memory"}, {"prompt_cache_retention": "in_memory"}),
+    ("/v1/responses", {"prompt_cache_retention": None}, {"prompt_cache_retention": None}),
+    (
+        "/v1/responses",
+        {"prompt_cache_options": {"mode": "explicit", "ttl": "12h"}},
+        {"prompt_cache_options": {"mode": "explicit", "ttl": "12h"}},
+    ),
+    (
+        "/v1/responses",
+        {"max_output_tokens": 9, "max_tool_calls": 2},
+        {"max_output_tokens": 9, "max_tool_calls": 2},
+    ),
+    (
+        "/v1/responses",
+        {"temperature": 0.5, "top_p": 0.9, "top_logprobs": 2},
+        {"temperature": 0.5, "top_p": 0.9},
+    ),
+    (
+        "/v1/responses",
+        {"parallel_tool_calls": False, "store": False},
+        {"parallel_tool_calls": False, "store": False},
+    ),
+    (
+        "/v1/responses",
+        {"truncation": "auto", "instructions": "Hi"},
+        {"truncation": "auto", "instructions": "Hi"},
+    ),
+    ("/v1/responses", {"reasoning": {"effort": "low"}}, {"reasoning": {"effort": "low", "summary": None}}),
+    # The tier is the one that was used: patient ones are background work, quicker ones than the usual there are not.
+    ("/v1/responses", {}, {"service_tier": "default"}),
+    ("/v1/responses", {"service_tier": "auto"}, {"service_tier": "default"}),
+    ("/v1/responses", {"service_tier": "flex"}, {"service_tier": "flex"}),
+    ("/v1/responses", {"service_tier": "batch"}, {"service_tier": "flex"}),
+    ("/v1/responses", {"service_tier": "priority"}, {"service_tier": "default"}),
+    ("/v1/chat/completions", {}, {"service_tier": None, "metadata": None}),
+    ("/v1/chat/completions", {"service_tier": "auto"}, {"service_tier": "default"}),
+    ("/v1/chat/completions", {"service_tier": "flex"}, {"service_tier": "flex"}),
+    ("/v1/chat/completions", {"service_tier": "ultrafast"}, {"service_tier": "default"}),
+    ("/v1/chat/completions", {"user": "ann", "safety_identifier": "me", "store": True}, {"user": None}),
+    ("/v1/messages", {}, {"context_management": None}),
+    ("/v1/messages", {"context_management": EDITS}, {"context_management": NO_EDITS}),
+    ("/v1/messages", {"service_tier": "auto", "metadata": {"user_id": "ann"}}, {"metadata": None}),
+]
+
+
+@pytest.mark.parametrize(("url", "sent", "shown"), ECHOED)
+async def test_answers_repeat_what_the_vendors_answers_do_plain_streamed_and_by_id(
+    url: str, sent: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    asked = client()
+    body = {"model": "tiny", **BODIES[url], **sent}
+    answer = await asked.post(url, body)
+    assert answer.status == 200, answer.content
+    streamed = events(await asked.post(url, {**body, "stream": True}))
+    told = [answer.json]
+    if url == "/v1/responses":
+        told += [event["response"] for event in streamed if "response" in event]
+        if sent.get("store") is not False:
+            told.append((await asked.get(f"/v1/responses/{answer.json['id']}")).json)
+    elif url == "/v1/messages":
+        told += [event["message"] for event in streamed if "message" in event]
+        told += [event for event in streamed if event["type"] == "message_delta"]
+        assert {one["usage"].get("service_tier") for one in told} == {"standard"}
+    else:
+        told += streamed
+    for one in told:
+        assert {name: one.get(name) for name in shown} == shown, one
+
+
+async def test_a_header_that_makes_a_patient_request_urgent_shows_in_its_tier() -> None:
+    for url in ("/v1/responses", "/v1/chat/completions"):
+        body = {"model": "tiny", **BODIES[url], "service_tier": "flex"}
+        answer = await client().post(url, body, headers={"X-Priority": "interactive"})
+        assert answer.json["service_tier"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "shown"),
+    [
+        ({"a": "b"}, {"a": "b"}),
+        ({}, {}),
+        (None, None),
+        # OpenAI refuses these; clients that send them are answered, and nothing wrong is sent back.
+        ({"a": 1}, None),
+        ("a", None),
+        ([1], None),
+        ({"a": "b" * 20_000}, None),
+    ],
+)
+async def test_metadata_of_a_chat_is_repeated_where_it_is_what_the_sdks_know(
+    metadata: Any, shown: Any
+) -> None:
+    answer = await client().post(
+        "/v1/chat/completions", {"model": "tiny", "messages": HELLO, "metadata": metadata}
+    )
+    assert (answer.status, answer.json.get("metadata")) == (200, shown)
+
+
+async def test_tokens_are_counted_as_before_and_after_edits_of_the_context_where_those_are_asked_for() -> (
+    None
+):
+    url = "/v1/messages/count_tokens"
+    plain = (await client().post(url, {"model": "tiny", "messages": HELLO})).json
+    assert "context_management" not in plain
+    managed = await client().post(url, {"model": "tiny", "messages": HELLO, "context_management": EDITS})
+    assert managed.json == {**plain, "context_management": {"original_input_tokens": plain["input_tokens"]}}
+
+
 class Short(ScriptedGenerator):
     """Has room for 40 characters."""
 

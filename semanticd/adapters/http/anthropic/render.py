@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import UNSET
+
 from semanticd.adapters.http.anthropic import wire
 from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.arguments import written_arguments
@@ -38,6 +40,7 @@ STOP_REASONS = {
 }
 
 _FIVE_MINUTES_S = 300.0
+_NO_EDITS: dict[str, Any] = {"applied_edits": []}
 
 
 def signature_of(thinking: str) -> str:
@@ -80,8 +83,12 @@ def render(
     kept_for_s: float | None,
     max_tokens: int,
     diagnose: Diagnose = lambda cache: None,
+    manages_context: bool = False,
 ) -> wire.Message:
-    """Return the whole message; `diagnose` says why its prompt left the cache, where that was asked."""
+    """Return the whole message; `diagnose` says why its prompt left the cache, where that was asked.
+
+    Where the client `manages_context`, the answer says that nothing was taken out of its prompt.
+    """
     choice = result.choices[0]
     return wire.Message(
         id=message_id,
@@ -93,6 +100,7 @@ def render(
         stop_sequence=choice.stop_sequence,
         usage=render_usage(result.usage, kept_for_s=kept_for_s),
         diagnostics=diagnose(result.usage.cache),
+        context_management=_NO_EDITS if manages_context else UNSET,
     )
 
 
@@ -124,8 +132,10 @@ class MessageStream:
         kept_for_s: float | None,
         max_tokens: int,
         diagnose: Diagnose = lambda cache: None,
+        manages_context: bool = False,
     ) -> None:
-        """Begin a message with its ids; `diagnose` says why its prompt left the cache, where that was asked."""
+        """Begin a message with its ids; see `render` for `diagnose` and `manages_context`."""
+        self._context = {"context_management": _NO_EDITS} if manages_context else {}
         self._max_tokens = max_tokens
         self._diagnose = diagnose
         self._message_id = message_id
@@ -177,6 +187,7 @@ class MessageStream:
             stop_sequence=None,
             usage=render_usage(usage, kept_for_s=self._kept_for_s),
             diagnostics=self._diagnose(cache),
+            context_management=self._context.get("context_management", UNSET),
         )
         return frame({"type": "message_start", "message": message}, event="message_start")
 
@@ -223,6 +234,9 @@ class MessageStream:
         delta = {"stop_reason": reason, "stop_sequence": event.stop_sequence}
         return (
             self._close()
-            + frame({"type": "message_delta", "delta": delta, "usage": usage}, event="message_delta")
+            + frame(
+                {"type": "message_delta", "delta": delta, "usage": usage, **self._context},
+                event="message_delta",
+            )
             + frame({"type": "message_stop"}, event="message_stop")
         )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
+from msgspec import UNSET
 
 from semanticd.adapters.http.anthropic import wire
 from semanticd.adapters.http.anthropic.diagnostics import AnsweredMessages
@@ -69,6 +70,7 @@ class Messages:
                 kept_for_s=kept_for_s,
                 max_tokens=body.max_tokens,
                 diagnose=diagnose,
+                manages_context=body.context_management is not None,
             )
             resp.data = msgspec.json.encode(answer)
             return
@@ -78,6 +80,7 @@ class Messages:
             kept_for_s=kept_for_s,
             max_tokens=body.max_tokens,
             diagnose=diagnose,
+            manages_context=body.context_management is not None,
         )
         await self._gateway.follow(resp, exchange, stream, renderer)
 
@@ -98,7 +101,8 @@ class CountTokens:
         reading = partial(read_conversation, body, version=req.get_header("anthropic-version"))
         conversation = await translated(req, reading)
         count = await self._gateway.count_tokens(body.model, conversation.prompt)
-        resp.data = msgspec.json.encode(wire.CountTokensResponse(count))
+        managed = UNSET if body.context_management is None else {"original_input_tokens": count}
+        resp.data = msgspec.json.encode(wire.CountTokensResponse(count, managed))
 
 
 def check_count(body: wire.Conversation, config: HttpConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 MAX_TOKENS = 2**31 - 1
 
@@ -242,6 +242,8 @@ class Conversation(Struct):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     """The old place of `output_config.format`."""
+    context_management: Any = None
+    """Asks Anthropic to take old thoughts or tool results out of long prompts. Nothing is: the answer says so."""
     cache_control: CacheControl | None = None
     mcp_servers: list[Any] | None = None
     temperature: UnitInterval | None = None
@@ -268,6 +270,7 @@ class CountTokensResponse(Struct):
     """Answer of `POST /v1/messages/count_tokens`."""
 
     input_tokens: int
+    context_management: dict[str, Any] | UnsetType = UNSET
 
 
 class CacheCreation(Struct):
@@ -307,3 +310,5 @@ class Message(Struct):
     stop_sequence: str | None
     usage: Usage
     diagnostics: dict[str, Any] | None = None
+    context_management: dict[str, Any] | UnsetType = UNSET
+    """There where the request has it."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from falcon.asgi import Request
+from msgspec import UNSET, UnsetType
 
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.content_encoding import coding_of, decode
@@ -279,6 +280,13 @@ def check_metadata(metadata: Mapping[str, str] | None) -> None:
         raise InvalidRequestError(
             f"expected at most {LIMITS.metadata_characters} characters, got {size}", param="metadata"
         )
+
+
+def echoed_metadata(metadata: object) -> dict[str, str] | UnsetType:
+    """Return metadata as an answer repeats it: names and texts within the limit; what is anything else is left out."""
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        return UNSET
+    return metadata if metadata_characters(metadata) <= LIMITS.metadata_characters else UNSET
 
 
 _PATH = re.compile(r" - at `(key in )?\$?([^`]*)`$")

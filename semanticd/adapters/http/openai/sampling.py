@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from semanticd.adapters.http.core.adjustments import Adjustments
 from semanticd.adapters.http.openai.constraint import Formed
 from semanticd.domain.errors import InvalidRequestError
-from semanticd.domain.generation import SamplingParams
+from semanticd.domain.generation import Priority, SamplingParams
 from semanticd.domain.limits import LIMITS
 
 MAX_TOKENS = 2**31 - 1
@@ -63,6 +63,7 @@ class Sampled(Formed, kw_only=True):
 
 
 _VENDORS_STOPS = 4
+_PATIENT_TIERS = ("flex", "batch")
 
 
 def check_fields(body: Sampled, adjustments: Adjustments, *, strict: bool) -> None:
@@ -119,6 +120,11 @@ def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
             raise InvalidRequestError("expected a number from -100 to 100", param=f"logit_bias.{key}")
         read[int(key)] = value
     return read
+
+
+def tier_used(asked: ServiceTier | None, priority: Priority) -> str:
+    """Return the service tier that a request was processed in, which an answer names in place of the one asked for."""
+    return "flex" if asked in _PATIENT_TIERS and priority == "background" else "default"
 
 
 def retention_s(retention: Retention | None) -> float | None:

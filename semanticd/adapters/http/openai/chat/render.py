@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.sse import COMMENT_PING, DONE, frame
 from semanticd.adapters.http.openai.chat import wire
@@ -64,9 +66,15 @@ def render_call(call: ToolCallPart) -> dict[str, Any]:
 
 
 def render(
-    result: GenerationResult, *, completion_id: str, created: int, logprobs: bool
+    result: GenerationResult,
+    *,
+    completion_id: str,
+    created: int,
+    logprobs: bool,
+    service_tier: str | UnsetType = UNSET,
+    metadata: dict[str, str] | UnsetType = UNSET,
 ) -> wire.ChatCompletion:
-    """Return the whole completion."""
+    """Return the whole completion; the last two are shown where the client asked for a tier or sent metadata."""
     return wire.ChatCompletion(
         id=completion_id,
         object="chat.completion",
@@ -74,6 +82,8 @@ def render(
         model=result.model,
         choices=[_choice(index, choice, logprobs=logprobs) for index, choice in enumerate(result.choices)],
         usage=render_usage(result.usage),
+        service_tier=service_tier,
+        metadata=metadata,
     )
 
 
@@ -99,7 +109,14 @@ class ChatStream:
     ping = COMMENT_PING
 
     def __init__(
-        self, *, completion_id: str, created: int, num_choices: int, include_usage: bool, logprobs: bool
+        self,
+        *,
+        completion_id: str,
+        created: int,
+        num_choices: int,
+        include_usage: bool,
+        logprobs: bool,
+        service_tier: str | UnsetType = UNSET,
     ) -> None:
         self._head: dict[str, Any] = {
             "id": completion_id,
@@ -107,6 +124,8 @@ class ChatStream:
             "created": created,
             "model": "",
         }
+        if service_tier is not UNSET:
+            self._head["service_tier"] = service_tier
         self._completion_id = completion_id
         self._num_choices = num_choices
         self._include_usage = include_usage

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Request, Response
+from msgspec import UNSET
 
 from semanticd.adapters.http.core.adjustments import Adjustments
-from semanticd.adapters.http.core.body import read_object, translated
+from semanticd.adapters.http.core.body import echoed_metadata, read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.gateway import Gateway
 from semanticd.adapters.http.core.request_context import (
@@ -24,7 +25,7 @@ from semanticd.adapters.http.core.routes import Access
 from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.chat.parse import parse
 from semanticd.adapters.http.openai.chat.render import ChatStream, render
-from semanticd.adapters.http.openai.sampling import check_fields
+from semanticd.adapters.http.openai.sampling import check_fields, tier_used
 from semanticd.domain.errors import InvalidRequestError
 
 
@@ -59,6 +60,7 @@ class ChatCompletions:
         )
         request = await translated(req, reading)
         completion_id, created = make_id("chatcmpl-"), int(self._wall())
+        tier = UNSET if body.service_tier is None else tier_used(body.service_tier, request.priority)
         if body.stream:
             renderer = ChatStream(
                 completion_id=completion_id,
@@ -66,10 +68,18 @@ class ChatCompletions:
                 num_choices=request.num_choices,
                 include_usage=bool(body.stream_options and body.stream_options.include_usage),
                 logprobs=bool(body.logprobs),
+                service_tier=tier,
             )
             await self._gateway.respond(resp, exchange, request, renderer)
             return
         result = await self._gateway.complete(exchange, request)
         show_cache(resp, result.usage.cache)
-        answer = render(result, completion_id=completion_id, created=created, logprobs=bool(body.logprobs))
+        answer = render(
+            result,
+            completion_id=completion_id,
+            created=created,
+            logprobs=bool(body.logprobs),
+            service_tier=tier,
+            metadata=echoed_metadata(body.metadata),
+        )
         resp.data = msgspec.json.encode(answer)

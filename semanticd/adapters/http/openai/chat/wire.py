@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from semanticd.adapters.http.openai.sampling import Effort, Sampled, TokenLimit, Verbosity
 from semanticd.adapters.http.openai.usage import CompletionUsage
@@ -139,6 +139,8 @@ class ChatRequest(Sampled, kw_only=True):
     functions: list[Any] | None = None
     web_search_options: Any = None
     """Asks OpenAI to search the web; left out here, and the answer says so."""
+    metadata: Any = None
+    """The client's own words on the completion. Some send what OpenAI would refuse: that is not sent back."""
 
 
 class AnswerMessage(Struct, omit_defaults=True):
@@ -170,3 +172,6 @@ class ChatCompletion(Struct):
     choices: list[ChatChoice]
     usage: CompletionUsage
     system_fingerprint: str | None = None
+    service_tier: str | UnsetType = UNSET
+    metadata: dict[str, str] | UnsetType = UNSET
+    """Both are there where the request has them."""

@@ -14,12 +14,14 @@ from semanticd.adapters.http.core.request_context import make_id
 from semanticd.adapters.http.openai.responses import wire
 from semanticd.adapters.http.openai.responses.reasoning import ReasoningForm
 from semanticd.adapters.http.openai.responses.tools import CustomInput, ToolBehind, ToolBox
+from semanticd.adapters.http.openai.sampling import tier_used
 from semanticd.domain.chat import ToolCallPart
 from semanticd.domain.generation import (
     CacheReport,
     Choice,
     FinishReason,
     GenerationResult,
+    Priority,
     TokenLogprob,
     Usage,
 )
@@ -62,8 +64,13 @@ def diagnosis(cache: CacheReport, *, found: bool, same_key: bool) -> dict[str, A
     }
 
 
-def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model: str) -> wire.Response:
-    """Return the response as it is before any output, repeating what was asked."""
+def begin(
+    body: wire.ResponsesRequest, *, response_id: str, created: int, model: str, priority: Priority
+) -> wire.Response:
+    """Return the response as it is before any output, repeating what was asked.
+
+    The tier is the one that the request is processed in, as its `priority` has it.
+    """
     return wire.Response(
         id=response_id,
         created_at=created,
@@ -77,6 +84,10 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
         prompt_cache_options=_cache_options(body.prompt_cache_options),
+        # An older spelling, which no answer's type knows.
+        prompt_cache_retention=(body.prompt_cache_retention or UNSET)
+        if body.prompt_cache_retention != "in-memory"
+        else "in_memory",
         reasoning={
             "effort": body.reasoning.effort if body.reasoning else None,
             "summary": summary_of(body),
@@ -84,6 +95,7 @@ def begin(body: wire.ResponsesRequest, *, response_id: str, created: int, model:
         frequency_penalty=body.frequency_penalty or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
         safety_identifier=body.safety_identifier,
+        service_tier=tier_used(body.service_tier, priority),
         truncation=body.truncation or "disabled",
         store=body.store is not False,
         temperature=1.0 if body.temperature is None else body.temperature,

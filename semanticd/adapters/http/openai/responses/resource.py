@@ -148,7 +148,13 @@ class Responses:
         body, previous, parsed = await self._conversations.read(req, wire.ResponsesRequest)
         sealed = "reasoning.encrypted_content" in (body.include or ())
         reasoning = ReasoningForm(bool(summary_of(body)), self._conversations.key if sealed else None)
-        begun = begin(body, response_id=make_id("resp_"), created=int(self._wall()), model=body.model)
+        begun = begin(
+            body,
+            response_id=make_id("resp_"),
+            created=int(self._wall()),
+            model=body.model,
+            priority=parsed.request.priority,
+        )
         earlier = previous.items if previous else ()
         conversation: tuple[StoredItem, ...] = ()
         if begun.store:

@@ -248,6 +248,7 @@ class Response(Struct, kw_only=True):
     usage: ResponseUsage | None = None
     prompt_cache_options: dict[str, Any] | UnsetType = UNSET
     prompt_cache_diagnostics: dict[str, Any] | UnsetType = UNSET
-    """Both are there where the request has them."""
+    prompt_cache_retention: str | UnsetType = UNSET
+    """The three are there where the request has them."""
     user: str | None = None
     metadata: dict[str, str]
