@@ -65,8 +65,11 @@ def _warm(row: AgentRow) -> int:
     return row.warm_bytes
 
 
-def _state(agent: LiveAgent) -> Cell:
-    return agent_state(agent.row, agent.requests)
+def _state(room: int) -> AgentColumn:
+    """Return the column of the states, `room` characters wide."""
+    return AgentColumn(
+        "state", "state", lambda agent: agent_state(agent.row, agent.requests, room=room), room, right=False
+    )
 
 
 def _model(agent: LiveAgent) -> str:
@@ -90,7 +93,7 @@ _IN_RAM = AgentColumn("in RAM", "num_hot_blocks", _in_ram, 6)
 _WARM = AgentColumn("disk", "warm_bytes", _bytes(_warm, short_size), 5)
 NARROW = (
     _NAME,
-    AgentColumn("state", "state", _state, 22, right=False),
+    _state(22),
     AgentColumn("tokens", "num_tokens", _tokens, 7),
     AgentColumn("RAM", "own_hot_bytes", _bytes(_own, short_size), 5),
     _REUSE,
@@ -100,7 +103,7 @@ NARROW = (
 USUAL = (
     _NAME,
     AgentColumn("model", "model", _model, 14, right=False),
-    AgentColumn("state", "state", _state, 22, right=False),
+    _state(24),
     AgentColumn("tokens", "num_tokens", _tokens, 7),
     AgentColumn("own", "own_hot_bytes", _bytes(_own, short_size), 5),
     AgentColumn("shared", "shared_hot_bytes", _bytes(_shared, short_size), 6),
@@ -113,7 +116,7 @@ USUAL = (
 WIDE = (
     _NAME,
     AgentColumn("model", "model", _model, 24, right=False),
-    AgentColumn("state", "state", _state, 24, right=False),
+    _state(24),
     AgentColumn("tier", "tier", lambda agent: agent.row.tier or "-", 4, right=False),
     AgentColumn("turns", "num_turns", lambda agent: str(agent.row.num_turns), 5),
     AgentColumn("tokens", "num_tokens", _tokens, 9),

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from semanticd.control.request_text import WAIT_REASONS, wait_text
 from semanticd.control.results import SHOWN_TOKENS_PER_STEP, AgentRow, RequestRow
 
 Cell = tuple[str, str]
 """A text and its style."""
 
 _RANK = {"decoding": 0, "prefilling": 1, "waiting": 2}
-_REASONS = {"memory": "RAM", "place": "batch", "leader": "prefix", "restore": "disk", "turn": "turn"}
 STATE_STYLES = {"hot": "$success", "warm": "$primary", "cold": "$muted"}
 
 
@@ -58,8 +58,8 @@ def first_turn_row(requests: Sequence[RequestRow]) -> AgentRow:
     )
 
 
-def request_state(row: RequestRow) -> Cell:
-    """Return what a request does."""
+def request_state(row: RequestRow, *, room: int | None = None) -> Cell:
+    """Return what a request does, in at most `room` characters where a short form does it."""
     if row.state == "decoding":
         rate = row.tokens_per_s
         done = f"{rate:.0f}/s" if rate is not None else f"{row.completion_tokens} tokens"
@@ -72,37 +72,25 @@ def request_state(row: RequestRow) -> Cell:
         return row.state or "-", "$muted"
     if row.restore_progress is not None:
         return f"restore {100 * row.restore_progress:.0f} %", "bold $primary"
-    word = "preempted" if row.num_preemptions else "wait"
-    reason = _REASONS.get(row.wait_reason or "", "")
-    return f"{word} {_age(row.age_s)}" + (f" ({reason})" if reason else ""), "$warning"
+    return wait_text(row, room=room), "$warning"
 
 
-def _age(seconds: float) -> str:
-    """Return seconds in at most five characters: the reason behind them must find room in its column."""
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 10
-        else f"{seconds:.0f} s"
-        if seconds < 600
-        else f"{seconds / 60:.0f} m"
-    )
-
-
-def agent_state(row: AgentRow | None, requests: Sequence[RequestRow]) -> Cell:
+def agent_state(row: AgentRow | None, requests: Sequence[RequestRow], *, room: int | None = None) -> Cell:
     """Return what an agent's furthest request does, and how many more it has; without requests, its tier."""
     if not requests:
         state = (row.state if row is not None else "") or "-"
         return state, STATE_STYLES.get(state, "$success")
     furthest = min(requests, key=lambda request: _RANK.get(request.state, 3))
-    text, style = request_state(furthest)
-    return (f"{text} +{len(requests) - 1}" if len(requests) > 1 else text), style
+    more = f" +{len(requests) - 1}" if len(requests) > 1 else ""
+    text, style = request_state(furthest, room=None if room is None else room - len(more))
+    return text + more, style
 
 
 def waits_text(requests: Sequence[RequestRow]) -> str:
     """Return why requests wait and how many for each reason, as in `RAM 2, disk 1`; empty where none is known."""
     reasons = Counter(
-        _REASONS[row.wait_reason]
+        WAIT_REASONS[row.wait_reason]
         for row in requests
-        if row.state == "waiting" and row.wait_reason in _REASONS
+        if row.state == "waiting" and row.wait_reason in WAIT_REASONS
     )
     return ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())

@@ -124,6 +124,11 @@ def agent_row(agent: LiveAgent) -> tuple[str, ...]:
     )
 
 
+def output_text(request: RequestRow) -> str:
+    """Return how many tokens an answer has, and how many it may have; a dash while that is not known."""
+    return f"{request.completion_tokens}/{request.max_new_tokens}" if request.max_new_tokens else "-"
+
+
 REQUEST_COLUMNS = ("request", "agent", "state", "prefill", "output", "age")
 
 
@@ -134,7 +139,7 @@ def request_row(request: RequestRow) -> tuple[str, ...]:
         request.agent,
         request_state(request)[0],
         f"{bar(request.prefill_progress, 10)} {request.prompt_tokens}",
-        f"{request.completion_tokens}/{request.max_new_tokens}",
+        output_text(request),
         number(request.age_s, " s", digits=1),
     )
 

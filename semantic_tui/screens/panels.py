@@ -161,7 +161,7 @@ def request_line(row: RequestRow, width: int) -> Content:
     name_width = max(8, min(20, width - state_width - 17))
     room = max(1, width - name_width - state_width - 2)
     name = f"{shortened(row.agent or '-', name_width):<{name_width}} "
-    state, style = request_state(row)
+    state, style = request_state(row, room=state_width)
     if row.state == "decoding":
         done, most = row.completion_tokens, row.max_new_tokens or "?"
         detail = Content(_fitting((f"{done} of {most} tokens", f"{done} of {most}", f"{done}/{most}"), room))

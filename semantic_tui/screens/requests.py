@@ -11,7 +11,7 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
 from semantic_tui.live import request_state
-from semantic_tui.plain import count, duration, number, short_class
+from semantic_tui.plain import count, duration, number, output_text, short_class
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
@@ -25,7 +25,7 @@ _NARROW = (
     Column("TTFT", 6), Column("age", 7),
 )  # fmt: skip
 _WIDE = (
-    Column("agent", 0, right=False), Column("state", 22, right=False), Column("behind", 20, right=False),
+    Column("agent", 0, right=False), Column("state", 24, right=False), Column("behind", 20, right=False),
     Column("prompt", 7), Column("cached", 7), Column("output", 11), Column("TTFT", 6), Column("age", 7),
     Column("class", 5, right=False),
 )  # fmt: skip
@@ -37,9 +37,10 @@ _FAILED = (
 
 def request_cells(row: RequestRow, *, wide: bool) -> tuple[Cell, ...]:
     """Return a request's cells."""
-    agent, state = row.agent or "-", request_state(row)
-    output = f"{row.completion_tokens}/{row.max_new_tokens}"
-    prompt, age, ttft = count(row.prompt_tokens), number(row.age_s, " s", digits=1), duration(row.ttft_ms)
+    agent, state = row.agent or "-", request_state(row, room=(_WIDE if wide else _NARROW)[1].width)
+    output = output_text(row)
+    prompt = count(row.prompt_tokens) if row.prompt_tokens else "-"  # not read yet
+    age, ttft = number(row.age_s, " s", digits=1), duration(row.ttft_ms)
     if not wide:
         return (agent, state, prompt, output, ttft, age)
     cached, short = count(row.cached_tokens), short_class(row.priority)

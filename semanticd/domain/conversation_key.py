@@ -17,7 +17,8 @@ from itertools import takewhile
 from typing import Literal
 
 from semanticd.domain.agent_name import MAX_AGENT_ID_CHARACTERS
-from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPart
+from semanticd.domain.chat import ChatPrompt, Message, Prompt, TextPart, TokenPrompt
+from semanticd.domain.ids import AgentId
 from semanticd.domain.volatile_header import without_volatile_header
 
 Weight = Literal[0, 1, 2]
@@ -101,6 +102,22 @@ def conversation_key(prompt: Prompt) -> ConversationKey:
         opening=tuple(dict.fromkeys(_opening(messages))),
         weight=2 if prompt.tools else 1 if answered else 0,
     )
+
+
+def anonymous_id(prompt: Prompt) -> AgentId:
+    """Name an anonymous conversation by how it begins, so that its next turn finds it again."""
+    if isinstance(prompt, ChatPrompt):
+        head: list[str] = []
+        for message in map(without_volatile_header, prompt.messages):
+            head.append(f"{message.role}:{message.text}")
+            if message.role == "user":
+                break
+        text = "\0".join(head)
+    elif isinstance(prompt, TokenPrompt):
+        text = repr(prompt.token_ids[:256])
+    else:
+        text = prompt.text[:1024]
+    return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
 
 
 def _opening(messages: tuple[Message, ...]) -> Iterator[str]:

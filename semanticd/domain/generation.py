@@ -12,9 +12,9 @@ from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.stop_matcher import VisibleStops
 
 Priority = Literal["interactive", "background"]
-WaitReason = Literal["restore", "place", "leader", "memory", "turn"]
-"""What a request waits for: blocks from the disk, a place in the batch, a prefix that another request computes, RAM, or
-its turn."""
+WaitReason = Literal["restore", "place", "leader", "memory", "turn", "model", "prompt"]
+"""What a request waits for: blocks from the disk, a place in the batch, a prefix that another request computes, RAM,
+its turn, a model that loads, or its prompt, which is read."""
 CacheTier = Literal["hot", "warm", "cold"]
 
 

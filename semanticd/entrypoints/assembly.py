@@ -140,6 +140,7 @@ def http_server(daemon: Daemon, settings: Settings, *, log: Log, state: Callable
         embedder=daemon.embedding,
         agents=daemon.agents,
         models=daemon.models,
+        requests=daemon.requests,
         cache=daemon.cache,
         health=_Health(daemon, state),
         metrics_text=daemon.metrics.text,

@@ -41,6 +41,7 @@ from semanticd.application.ports.models import ModelSource
 from semanticd.application.ports.telemetry import EventBus, Log, Metrics, Telemetry
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.arrivals import Arrivals
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.gauges import Gauges
 from semanticd.application.services.history import History
@@ -195,12 +196,15 @@ def build(
         progress=progress,
         load_on_demand=settings.mlx.load_on_demand,
     )
-    gauges = Gauges(engine=engine, store=store, warm=warm, metrics=metrics, version=__version__)
+    arrivals = Arrivals(clock=clock, progress=progress)
+    gauges = Gauges(
+        engine=engine, arrivals=arrivals, store=store, warm=warm, metrics=metrics, version=__version__
+    )
     metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
-    waits = Waits(scheduler)
-    observations = Observations(waits, outcomes, savings, progress)
-    requests = RequestsService(engine=engine, clock=clock, waits=waits, outcomes=outcomes)
+    waits = Waits(scheduler, arrivals)
+    observations = Observations(arrivals, waits, outcomes, savings, progress)
+    requests = RequestsService(engine=engine, clock=clock, observations=observations)
     status = StatusService(
         engine=engine,
         store=store,
@@ -229,6 +233,7 @@ def build(
         routing=routing,
         places=places,
         recorder=recorder,
+        arrivals=arrivals,
         move_volatile=settings.mlx.move_volatile,
     )
     agents = AgentsService(

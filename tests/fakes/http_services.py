@@ -9,6 +9,7 @@ from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from semanticd.application.services.shared_blocks import SharedBlocks
 from tests.fakes.agents_service import FakeAgents
 from tests.fakes.cache_service import FakeCache
+from tests.fakes.control_services import FakeRequests
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.models_service import FakeModels
 from tests.fakes.warm_store import MemoryWarmStore
@@ -42,6 +43,7 @@ def make_services(generator: ScriptedGenerator | None = None, **changes: Any) ->
         "embedder": generator,
         "agents": FakeAgents("ann"),
         "models": FakeModels("tiny", aliases=("small",)),
+        "requests": FakeRequests(),
         "cache": FakeCache(),
         "health": FakeHealth(),
         "shared": SharedBlocks(MemoryWarmStore()),

@@ -158,6 +158,9 @@ class HashLoader:
         self.runners: dict[str, HashRunner] = {}
         self.gate: threading.Event | None = None
         """When set, loading waits for it."""
+        self.long_slice: threading.Event | None = None
+        """When set, one slice of loading takes until it is: the engine's thread does nothing else meanwhile."""
+        self.in_long_slice = threading.Event()
         self.check_gate: threading.Event | None = None
         """When set, looking at files waits for it."""
 
@@ -175,6 +178,9 @@ class HashLoader:
         """Load it, in slices; while `gate` is set and closed, slice after slice without getting on."""
         on_progress(0.5)
         yield
+        if self.long_slice is not None:
+            self.in_long_slice.set()
+            self.long_slice.wait()
         while self.gate is not None and not self.gate.wait(0.001):
             yield
         if (error := self.broken.get(installed.path) or self.failures.get(installed.model_id)) is not None:

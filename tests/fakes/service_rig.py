@@ -27,6 +27,7 @@ from semanticd.application.ports.agent_export import AgentExportFile
 from semanticd.application.ports.inference import Tokenizer
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.arrivals import Arrivals
 from semanticd.application.services.cache import CacheService
 from semanticd.application.services.history import History
 from semanticd.application.services.model_memory import ModelMemory
@@ -120,8 +121,9 @@ class ServiceRig:
         self.responses = StoredResponses()
         self.outcomes = Outcomes(clock=self.clock)
         self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
-        waits = Waits(self.engine_rig.scheduler)
-        observations = Observations(waits, self.outcomes, self.savings, self.progress)
+        arrivals = Arrivals(clock=self.clock, progress=self.progress)
+        waits = Waits(self.engine_rig.scheduler, arrivals)
+        observations = Observations(arrivals, waits, self.outcomes, self.savings, self.progress)
         self.agents = AgentsService(
             engine=self.engine,
             agents=self.engine_rig.agents,
@@ -136,9 +138,7 @@ class ServiceRig:
             clock=self.clock,
             responses=self.responses,
         )
-        self.requests = RequestsService(
-            engine=self.engine, clock=self.clock, waits=waits, outcomes=self.outcomes
-        )
+        self.requests = RequestsService(engine=self.engine, clock=self.clock, observations=observations)
         self.status = StatusService(
             engine=self.engine,
             store=self.store,
@@ -177,6 +177,7 @@ class ServiceRig:
             routing=routing,
             places=places,
             recorder=recorder,
+            arrivals=arrivals,
             move_volatile=self._move_volatile,
         )
         self.embedding = EmbeddingService(

@@ -125,7 +125,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     actions = AgentActions(services.agents, config)
     views = AgentViews(services.agents)
     exports = AgentExports(services.agents, config)
-    app.add_route("/v1/agents", Agents(services.agents, services.models, config))
+    app.add_route("/v1/agents", Agents(services.agents, services.models, services.requests, config))
     app.add_route("/v1/agents/stats", AgentStats(services.agents))
     app.add_route("/v1/agents/import", exports, suffix="import")
     app.add_route("/v1/agents/{agent_id}", Agent(services.agents))

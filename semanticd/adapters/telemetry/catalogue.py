@@ -117,7 +117,10 @@ _ENGINE: Mapping[str, MetricSpec] = {
     ),
     "verify_steps_total": MetricSpec("counter", "Decode steps that verified guessed tokens."),
     "sequences": MetricSpec(
-        "gauge", "Sequences in the engine now, by state.", ("state",), values=SEQUENCE_STATES
+        "gauge",
+        "Sequences in the engine and on their way to it, by state.",
+        ("state",),
+        values=SEQUENCE_STATES,
     ),
     "preemptions_total": MetricSpec("counter", "Sequences set back to waiting because memory ran short."),
     "prefilled_tokens_total": MetricSpec(

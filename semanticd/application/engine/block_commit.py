@@ -278,7 +278,7 @@ class BlockCommit:
             timings=usage.timings,
             finish_reason=_KV_BUDGET if running.is_cut_short else reason.value,
             decode_steps=running.decode_steps,
-            wait_reason=running.longest_wait,
+            wait_reason=running.submission.waited.reason,
         )
         self._store.touch(sequence.full_table)
         # The blocks go to the writer's queue before the record that names them.

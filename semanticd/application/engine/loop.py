@@ -477,7 +477,7 @@ class BlockPoolBatchEngine:
             model=model,
             decoder=model.tokenizer.stream_decoder(),
             stops=StopMatcher(submission.sampling.stop),
-            submitted_at=sequence.arrived_at,
+            submitted_at=sequence.arrived_at if submission.arrived_at is None else submission.arrived_at,
             reservation=self._store.reserve(),
         )
         if running.spec.cuts_anywhere and sequence.max_new_tokens and not submission.score_prompt:

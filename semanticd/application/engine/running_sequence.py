@@ -72,6 +72,13 @@ class SequenceFailed:
 SequenceUpdate = SequenceStarted | SequenceText | SequenceEnded | SequenceFailed
 
 
+@dataclass(slots=True)
+class LongestWait:
+    """What a request waited for longest, as far as it was seen waiting; set by another thread."""
+
+    reason: WaitReason | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One answer to make, as it enters the engine."""
@@ -116,6 +123,10 @@ class Submission:
     """Whose request it is, where it may be another conversation than the main one; see `AgentRegistry.holder`."""
     conversation: ConversationKey | None = None
     """Which conversation the prompt belongs to; None: the agent's own, whatever it holds."""
+    arrived_at: float | None = None
+    """When the request arrived, on the engine's clock (seconds): what it waited for before the engine took it counts
+    as waiting too. None: when the engine takes it."""
+    waited: LongestWait = field(default_factory=LongestWait)
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -167,8 +178,6 @@ class RunningSequence:
     restore_began_at: float | None = None
     restore_s: float = 0.0
     admitted_at: float | None = None
-    longest_wait: WaitReason | None = None
-    """What it waited for longest, as far as it was seen waiting; set by another thread."""
     prefill_s: float = 0.0
     decode_began_at: float | None = None
     decode_steps: int = 0

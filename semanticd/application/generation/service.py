@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from semanticd.application.generation.prompt_size import check_characters, check
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.services.arrivals import Arrival, Arrivals
 from semanticd.application.services.model_routing import ModelRouting
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.chat import (
@@ -33,7 +33,7 @@ from semanticd.domain.chat import (
     TextPrompt,
     TokenPrompt,
 )
-from semanticd.domain.conversation_key import ConversationKey, conversation_key
+from semanticd.domain.conversation_key import ConversationKey, anonymous_id, conversation_key
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
 from semanticd.domain.generation import (
     GenerationEvent,
@@ -43,7 +43,6 @@ from semanticd.domain.generation import (
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.transcript import Cut, Segment, outside_vocabulary, token_ids_of
-from semanticd.domain.volatile_header import without_volatile_header
 from semanticd.domain.volatile_sections import VOLATILE_SECTIONS, with_sections_behind_tools
 
 _TAIL_TOKENS = 8
@@ -118,12 +117,13 @@ class GenerateService:
         routing: ModelRouting,
         places: ReadingPlaces,
         recorder: TurnRecorder,
+        arrivals: Arrivals,
         move_volatile: bool = False,
     ) -> None:
         """Answer with these models on this engine.
 
-        Prompts are read for as many requests as `places` has; `recorder` writes down what each turn cost. With
-        `move_volatile`, see `volatile_sections`.
+        Prompts are read for as many requests as `places` has; `recorder` writes down what each turn cost, and
+        `arrivals` lists what is on its way to the engine. With `move_volatile`, see `volatile_sections`.
         """
         self._move_volatile = move_volatile
         self._places = places
@@ -131,6 +131,7 @@ class GenerateService:
         self._agents = agents
         self._routing = routing
         self._recorder = recorder
+        self._arrivals = arrivals
         self._boundaries = PromptBoundaries()
         # One thread of its own: forms that take long must not take the threads that read prompts.
         self._compiling = ThreadPoolExecutor(1, thread_name_prefix="semanticd-forms")
@@ -145,10 +146,13 @@ class GenerateService:
         agent_id, num_choices = requests[0].agent_id, requests[0].num_choices
         self._engine.check_size(len(requests), num_choices, anonymous=agent_id is None)
         streams: list[EngineStream] = []
-        with self._places.take(agent_id, len(requests) * num_choices) as taken:
+        with (
+            self._places.take(agent_id, len(requests) * num_choices) as taken,
+            self._arrivals.of(requests) as arrivals,
+        ):
             try:
-                for request in requests:
-                    streams.append(await self._begin(request))
+                for arrival in arrivals:
+                    streams.append(await self._begin(arrival))
                     taken.give_back(num_choices)
             except BaseException:
                 for stream in streams:
@@ -156,27 +160,30 @@ class GenerateService:
                 raise
         return streams
 
-    async def _begin(self, request: GenerationRequest) -> EngineStream:
+    async def _begin(self, arrival: Arrival) -> EngineStream:
+        request = arrival.request
         if request.agent_id is None or not request.conversation:
-            return await self._open(request)
+            return await self._open(request, arrival)
         self._recorder.begin_turn(request.agent_id, request.request_id)
         try:
             # First the conversation, for its agent may have a model of its own.
-            return await self._open(await asyncio.to_thread(self._with_conversation, request))
+            return await self._open(await asyncio.to_thread(self._with_conversation, request), arrival)
         except BaseException:
             self._recorder.end_turn(request.agent_id, request.request_id)
             raise
 
-    async def _open(self, request: GenerationRequest) -> EngineStream:
+    async def _open(self, request: GenerationRequest, arrival: Arrival) -> EngineStream:
         async with self._routing.lease(request.model) as model:
-            return await self._submit(request, model)
+            arrival.has_model(model.model_id)
+            return await self._submit(request, model, arrival)
 
-    async def _submit(self, request: GenerationRequest, model: LoadedModel) -> EngineStream:
+    async def _submit(self, request: GenerationRequest, model: LoadedModel, arrival: Arrival) -> EngineStream:
         request = model.defaults.of_request(request)
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
         ready = await self._ready(model, request)
+        arrival.was_read(ready.agent_id, ready.segments, max_new_tokens=ready.max_new_tokens)
         try:
-            return await self._submit_ready(ready, model, request)
+            return await self._submit_ready(ready, model, request, arrival)
         except BaseException:
             self._agents.release(ready.held)
             raise
@@ -195,7 +202,7 @@ class GenerateService:
             self._agents.release(preparing.result().held)
 
     async def _submit_ready(
-        self, ready: _Prepared, model: LoadedModel, request: GenerationRequest
+        self, ready: _Prepared, model: LoadedModel, request: GenerationRequest, arrival: Arrival
     ) -> EngineStream:
         constraint = await self._compiled(model, ready.constraint)
         request = _stopped_where_visible(model, request, constraint)
@@ -203,10 +210,10 @@ class GenerateService:
             words = f"not_enforced={','.join(constraint.not_enforced)}"
             request = replace(request, adjustments=(*request.adjustments, words))
         agent_id = ready.agent_id
+        arrival.request = request
         stream = EngineStream(
-            request,
+            arrival,
             model=model,
-            agent_id=agent_id,
             prompt_text=request.prompt.text if isinstance(request.prompt, TextPrompt) else ready.text,
             engine=self._engine,
             recorder=self._recorder,
@@ -242,10 +249,13 @@ class GenerateService:
                     root=ready.chain.root,
                     main_agent_id=request.agent_id,
                     conversation=ready.conversation,
+                    arrived_at=arrival.arrived_at,
+                    waited=arrival.waited,
                 )
                 for choice in range(request.num_choices)
             )
         )
+        arrival.submitted(stream.cancel)
         return stream
 
     async def _compiled(
@@ -274,7 +284,7 @@ class GenerateService:
 
     def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
         """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
-        agent_id = request.agent_id or self._anonymous_id(request.prompt)
+        agent_id = request.agent_id or anonymous_id(request.prompt)
         salt = self._agents.salt_of(agent_id)
         follows = self._text_before(agent_id) if request.follows_text else ""
         # Messages that follow a text have no tools behind them.
@@ -425,22 +435,6 @@ class GenerateService:
             priority=agent.config.priority,
             follows_text=follows_text,
         )
-
-    @staticmethod
-    def _anonymous_id(prompt: Prompt) -> AgentId:
-        """Name an anonymous conversation by how it begins, so that its next turn finds it again."""
-        if isinstance(prompt, ChatPrompt):
-            head: list[str] = []
-            for message in map(without_volatile_header, prompt.messages):
-                head.append(f"{message.role}:{message.text}")
-                if message.role == "user":
-                    break
-            text = "\0".join(head)
-        elif isinstance(prompt, TokenPrompt):
-            text = repr(prompt.token_ids[:256])
-        else:
-            text = prompt.text[:1024]
-        return AgentId("anon-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16])
 
 
 _BARE_FORMS = ("json_object", "json_schema", "regex", "lark")

@@ -17,6 +17,7 @@ from semanticd.application.engine.running_sequence import (
 )
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.ports.inference import LoadedModel, OutputParser
+from semanticd.application.services.arrivals import Arrival
 from semanticd.domain.chat import ChatPrompt, TokenPrompt, ToolCallPart
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import (
@@ -24,7 +25,6 @@ from semanticd.domain.generation import (
     Finished,
     FinishReason,
     GenerationEvent,
-    GenerationRequest,
     GenerationResult,
     Started,
     TextDelta,
@@ -35,7 +35,6 @@ from semanticd.domain.generation import (
     ToolCallStarted,
     Usage,
 )
-from semanticd.domain.ids import AgentId
 from semanticd.domain.json_text import parse_json_text
 from semanticd.domain.limits import LIMITS
 
@@ -58,10 +57,9 @@ class EngineStream:
 
     def __init__(
         self,
-        request: GenerationRequest,
+        arrival: Arrival,
         *,
         model: LoadedModel,
-        agent_id: AgentId,
         prompt_text: str,
         engine: BlockPoolBatchEngine,
         recorder: TurnRecorder,
@@ -69,17 +67,21 @@ class EngineStream:
     ) -> None:
         """Prepare one parser per choice; nothing is submitted here.
 
+        The request is that of `arrival`, which ends with the engine's first update: from then on the engine lists it,
+        or it is over.
         `on_end` is called once on the event loop, when the stream was closed and the engine has ended every choice.
         """
+        request = arrival.request
         self._on_end = on_end
         self._num_in_engine = request.num_choices
         self._is_closed = False
         self.request_id = request.request_id
         self.model_id = model.model_id
-        self.agent_id = agent_id
+        self.agent_id = arrival.agent_id
         self._request = request
         self._engine = engine
         self._recorder = recorder
+        self._arrival = arrival
         self._echo = prompt_text if request.echo else ""
         self._decode = model.tokenizer.decode
         self._updates: asyncio.Queue[tuple[int, SequenceUpdate]] = asyncio.Queue()
@@ -115,6 +117,7 @@ class EngineStream:
 
     def _put(self, choice: int, update: SequenceUpdate) -> None:
         """Queue an update, unless so much waits already that its reader cannot be reading."""
+        self._arrival.end()
         if isinstance(update, SequenceEnded | SequenceFailed):
             self._num_in_engine -= 1
             if self._is_closed and not self._num_in_engine:
@@ -135,6 +138,13 @@ class EngineStream:
             )
         self._num_waiting_bytes += _size(update)
         unread.put_nowait((choice, update))
+
+    def cancel(self) -> None:
+        """Cancel the request and end the stream now: the engine hears of it with its next step, which may be long."""
+        self._engine.cancel(self.request_id)
+        cancelled = SequenceFailed(CancelledByCallerError(f"request {self.request_id} was cancelled"))
+        self._num_waiting_bytes += _size(cancelled)
+        self._updates.put_nowait((min(self._unfinished, default=0), cancelled))
 
     async def __aiter__(self) -> AsyncIterator[GenerationEvent]:
         try:
@@ -161,6 +171,7 @@ class EngineStream:
 
     async def aclose(self) -> None:
         """Cancel what is not finished."""
+        self._arrival.end()
         if self._unfinished:
             self._unfinished.clear()
             self._engine.cancel(self.request_id)

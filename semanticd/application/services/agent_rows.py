@@ -39,12 +39,15 @@ class AgentRows:
         self._agents = agents
         self._store, self._tables = cache.store, cache.tables
         self._clock = clock
+        self._arrivals = observations.arrivals
         self._outcomes = observations.outcomes
         self._savings = observations.savings
 
     def active(self) -> frozenset[AgentId]:
-        """Return the agents that are answering."""
-        return frozenset(one.submission.agent_id for one in self._engine.running())
+        """Return the agents that are answering, or whose request has arrived."""
+        running = [one.submission for one in self._engine.running()]
+        arrivals = self._arrivals.outside({one.request_id for one in running})
+        return frozenset([one.agent_id for one in running] + [one.agent_id for one in arrivals])
 
     def page(self, query: AgentQuery) -> AgentList:
         """Return a page of rows, and where the next one begins."""

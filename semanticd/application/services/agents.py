@@ -85,6 +85,7 @@ class AgentsService:
         """How many seconds a call waits at most for requests that are cancelled to leave the engine."""
         self.saved_within_s = 5.0
         """How many seconds a change of an agent waits for the disk at most before it is answered."""
+        self._arrivals = observations.arrivals
         self._waits = observations.waits
         self._savings = observations.savings
         self._rows = AgentRows(
@@ -406,7 +407,8 @@ class AgentsService:
 
         Raises `AgentNotFoundError`.
         """
-        requests = self._requests_of(agent_id)
+        requests = self._cancel_arrivals(agent_id)
+        requests += self._requests_of(agent_id)
         if not requests:
             await self.require(agent_id)
             await self._cancels_taken()  # one may have been sent that the engine has not taken in
@@ -416,6 +418,14 @@ class AgentsService:
         if requests:
             await self._cancels_taken()
         return CancelledAgent(AgentId(agent_id), requests)
+
+    def _cancel_arrivals(self, agent_id: str) -> tuple[RequestId, ...]:
+        """Cancel the agent's requests that the engine has not taken yet."""
+        running = {one.submission.request_id for one in self._engine.running()}
+        found = [one for one in self._arrivals.outside(running) if one.agent_id == agent_id]
+        for one in found:
+            one.cancel()
+        return tuple(one.request_id for one in found)
 
     async def expire(self) -> int:
         """Delete agents whose time to live is over, but not while they answer, and end pins; returns how many."""

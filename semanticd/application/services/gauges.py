@@ -8,6 +8,7 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import Metrics
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
+from semanticd.application.services.arrivals import Arrivals
 from semanticd.domain.ids import ModelId
 from semanticd.domain.sequence import SequenceState
 
@@ -22,6 +23,7 @@ class Gauges:
         self,
         *,
         engine: BlockPoolBatchEngine,
+        arrivals: Arrivals,
         store: AgentCacheStore,
         warm: WarmStore | None,
         metrics: Metrics,
@@ -29,6 +31,7 @@ class Gauges:
     ) -> None:
         """Read from these, write into `metrics`; `version` is the daemon's."""
         self._engine = engine
+        self._arrivals = arrivals
         self._store = store
         self._warm = warm
         self._metrics = metrics
@@ -37,7 +40,10 @@ class Gauges:
 
     def refresh(self) -> None:
         """Set all gauges; callable from any one thread, never waits for the engine."""
-        states = [one.sequence.state for one in self._engine.running()]
+        running = self._engine.running()
+        states = [one.sequence.state for one in running]
+        for one in self._arrivals.outside({one.submission.request_id for one in running}):
+            states += [SequenceState.WAITING] * one.request.num_choices
         for state in _SEQUENCE_STATES:
             self._metrics.gauge("sequences", states.count(state), state=state.value)
         self._refresh_pool()

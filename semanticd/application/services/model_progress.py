@@ -17,6 +17,7 @@ _TRY_AGAIN_S = 60.0
 """How long a model that could not be loaded is not tried again because a request names it."""
 
 _LEAVING = ("draining", "unloaded")
+_LOADING = ("checking", "loading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,17 @@ class ModelProgress:
         self.last_error: str | None = None
         """Why the last change failed, in a sentence; None since one was done."""
         self.stage = "idle"
+        self._loading: str | None = None
         self.share = 0.0
         """How much of the stage is done, 0 to 1."""
 
     def tell(self, model_id: str, stage: str, share: float, **more: object) -> None:
         """Publish how far a model's stage is."""
         self.stage, self.share = stage, share
+        if stage in _LOADING:
+            self._loading = model_id
+        elif model_id == self._loading:
+            self._loading = None
         self._bus.publish("models", {"model": model_id, "stage": stage, "progress": share, **more})
 
     @property
@@ -56,6 +62,11 @@ class ModelProgress:
         if self.stage in _LEAVING:
             return None
         return f"the model is still {'loading' if self.stage == 'idle' else self.stage} ({self.share:.0%})"
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the engine's thread reads a model's files now, slice by slice; another may be fetched too."""
+        return self._loading is not None
 
     def rest(self) -> None:
         """Note that nothing goes on."""

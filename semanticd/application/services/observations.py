@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from semanticd.application.services.arrivals import Arrivals
 from semanticd.application.services.model_progress import ModelProgress
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
@@ -12,8 +13,9 @@ from semanticd.application.services.waits import Waits
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """Why requests waited, how they ended, what the cache saved them, and how far changes of models are."""
+    """Which requests arrived, why they waited, how they ended, what the cache saved them, and how far models are."""
 
+    arrivals: Arrivals
     waits: Waits
     outcomes: Outcomes
     savings: Savings

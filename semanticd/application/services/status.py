@@ -13,9 +13,10 @@ from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.agent_facts import ShownMessage
+from semanticd.application.services.arrivals import Arrival
 from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.observations import Observations
-from semanticd.application.services.outcomes import Failure, Outcomes
+from semanticd.application.services.outcomes import Failure
 from semanticd.application.services.status_facts import (
     CacheFacts,
     CancelledRequest,
@@ -26,9 +27,9 @@ from semanticd.application.services.status_facts import (
     RequestFacts,
     RequestPrompt,
 )
-from semanticd.application.services.waits import Wait, Waits
+from semanticd.application.services.waits import Wait
 from semanticd.domain.errors import NO_MODEL_LOADED, RequestNotFoundError
-from semanticd.domain.ids import RequestId
+from semanticd.domain.ids import ModelId, RequestId
 from semanticd.domain.sequence import SequenceState
 from semanticd.domain.transcript import Segment
 from semanticd.domain.whole_text import whole_characters
@@ -69,6 +70,7 @@ class StatusService:
         self._outcomes = observations.outcomes
         self._savings = observations.savings
         self._progress = observations.progress
+        self._arrivals = observations.arrivals
         self._started_at = clock.monotonic()
 
     def state(self) -> str:
@@ -129,14 +131,17 @@ class StatusService:
 
     def engine(self) -> EngineFacts:
         """Return what the engine is doing."""
-        states = [one.sequence.state for one in self._engine.running()]
+        running = self._engine.running()
+        states = [one.sequence.state for one in running]
+        arrivals = self._arrivals.outside({one.submission.request_id for one in running})
         current = self._use.current
         step_s = self._engine.decode_step_s(current) if current else 0.0
         token_s = self._engine.decode_token_s(current) if current else 0.0
         decoding = states.count(SequenceState.DECODING)
         return EngineFacts(
             num_running=decoding + states.count(SequenceState.PREFILLING),
-            num_waiting=states.count(SequenceState.WAITING),
+            num_waiting=states.count(SequenceState.WAITING)
+            + sum(one.request.num_choices for one in arrivals),
             num_prefilling=states.count(SequenceState.PREFILLING),
             batch_size=decoding,
             max_batch_size=self._engine.max_batch_size,
@@ -199,27 +204,30 @@ class StatusService:
 
 
 class RequestsService:
-    """Requests in the engine now."""
+    """Requests in the engine now, and those that have arrived and are on their way to it."""
 
-    def __init__(
-        self, *, engine: BlockPoolBatchEngine, clock: Clock, waits: Waits, outcomes: Outcomes
-    ) -> None:
-        """Look at this engine; `waits` keeps why its requests waited, `outcomes` those that were not answered."""
+    def __init__(self, *, engine: BlockPoolBatchEngine, clock: Clock, observations: Observations) -> None:
+        """Look at this engine; `observations` has what arrived, why it waited and what was not answered."""
         self._engine = engine
         self._clock = clock
-        self._waits = waits
-        self._outcomes = outcomes
+        self._arrivals = observations.arrivals
+        self._waits = observations.waits
+        self._outcomes = observations.outcomes
 
     async def failures(self) -> tuple[Failure, ...]:
         """Return the last requests that failed or were refused, newest first."""
         return self._outcomes.recent()
 
     async def list(self) -> list[RequestFacts]:
-        """Return running and waiting requests, oldest first."""
+        """Return running and waiting requests, oldest first: those too that the engine has not taken yet."""
         now = self._clock.monotonic()
         running = sorted(self._engine.running(), key=lambda one: one.submitted_at)
         waiting = self._waits.look(running, now)
-        return [_request(one, now, waiting.get(str(one.submission.request_id))) for one in running]
+        rows = [_request(one, now, waiting.get(str(one.submission.request_id))) for one in running]
+        for arrival in self._arrivals.outside({one.submission.request_id for one in running}):
+            row = _arrived(arrival, now, waiting.get(str(arrival.request_id)))
+            rows += [row] * arrival.request.num_choices
+        return sorted(rows, key=lambda row: -row.age_s)
 
     async def prompt(self, request_id: str) -> RequestPrompt:
         """Return the text that a request asks about; raises `RequestNotFoundError` once it has ended."""
@@ -230,6 +238,13 @@ class RequestsService:
                     agent=one.sequence.agent_id,
                     messages=await asyncio.to_thread(_shown, one.submission.segments),
                 )
+        arrival = self._arrivals.find(request_id)
+        if arrival is not None:
+            return RequestPrompt(
+                request=arrival.request_id,
+                agent=arrival.agent_id,
+                messages=await asyncio.to_thread(_shown, arrival.prompt),
+            )
         raise _not_found(request_id)
 
     def watch_waits(self) -> None:
@@ -238,9 +253,13 @@ class RequestsService:
 
     async def cancel(self, request_id: str) -> CancelledRequest:
         """Cancel a request; what it computed stays cached."""
-        if not any(one.submission.request_id == request_id for one in self._engine.running()):
+        arrival = self._arrivals.find(request_id)
+        if any(one.submission.request_id == request_id for one in self._engine.running()):
+            self._engine.cancel(RequestId(request_id))
+        elif arrival is not None:
+            arrival.cancel()
+        else:
             raise _not_found(request_id)
-        self._engine.cancel(RequestId(request_id))
         return CancelledRequest(request_id, cancelled=True)
 
 
@@ -282,6 +301,32 @@ def _request(running: RunningSequence, now: float, wait: Wait | None) -> Request
         cached_tokens=sequence.cache.cached_tokens,
         num_preemptions=sequence.num_preemptions,
         restore_progress=_restore_progress(running),
+        wait_reason=wait.reason if wait is not None else None,
+        wait_behind=wait.behind if wait is not None else None,
+    )
+
+
+def _arrived(arrival: Arrival, now: float, wait: Wait | None) -> RequestFacts:
+    """Return a request that the engine has not begun; its model's name is the client's until it is known."""
+    request = arrival.request
+    return RequestFacts(
+        id=arrival.request_id,
+        agent=arrival.agent_id,
+        model=arrival.model_id or ModelId(request.model),
+        state=SequenceState.WAITING,
+        priority=request.priority,
+        prompt_tokens=arrival.num_tokens,
+        prefilled_tokens=0,
+        prefill_progress=0.0,
+        completion_tokens=0,
+        max_new_tokens=arrival.max_new_tokens or request.sampling.max_tokens or 0,
+        age_s=now - arrival.arrived_at,
+        ttft_ms=None,
+        tokens_per_s=None,
+        tokens_per_step=None,
+        cached_tokens=0,
+        num_preemptions=0,
+        restore_progress=None,
         wait_reason=wait.reason if wait is not None else None,
         wait_behind=wait.behind if wait is not None else None,
     )

@@ -165,7 +165,10 @@ class ClearedCache:
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """One request in the engine; `ttft_ms`, `tokens_per_s` and `tokens_per_step` are None before its first token."""
+    """One request in the engine, or on its way to it.
+
+    `ttft_ms`, `tokens_per_s` and `tokens_per_step` are None before its first token.
+    """
 
     id: RequestId
     agent: AgentId

@@ -27,6 +27,8 @@ _WAITS = {
     "leader": "for a prefix that is computed",
     "restore": "for the disk",
     "turn": "for its turn",
+    "model": "for a model that loaded",
+    "prompt": "for its prompt to be read",
 }
 _QUICK_MS = 250.0
 """A first token that comes within this needs no explanation."""

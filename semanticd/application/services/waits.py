@@ -1,10 +1,10 @@
-"""Why requests wait: for RAM, a place in the batch, another's prefix, the disk, or their turn; and behind which agent.
+"""Why requests wait: for a model, RAM, a place in the batch, another's prefix, the disk, or their turn; behind whom.
 
 The engine keeps no record of it, so it is seen from outside: each look notes the present reason of every waiting
 request, and the time since the look before is counted under it. The reason it waited for longest becomes part of its
 turn's record; behind whom is kept for the last requests only, for that agent may be deleted.
 
-Rule: work grows with the requests in the engine only; the event loop's thread only.
+Rule: work grows with the requests in and before the engine only; the event loop's thread only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from semanticd.application.engine.running_sequence import RunningSequence
+from semanticd.application.services.arrivals import Arrivals
 from semanticd.domain.generation import WaitReason
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
@@ -41,11 +42,12 @@ class _Record:
 
 
 class Waits:
-    """Follows the waiting requests of one engine."""
+    """Follows the waiting requests of one engine, and those on their way to it."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, arrivals: Arrivals) -> None:
         """Ask this scheduler's limits and which sequences do not fit."""
         self._scheduler = scheduler
+        self._arrivals = arrivals
         self._records: OrderedDict[str, _Record] = OrderedDict()
 
     def look(self, lives: Sequence[RunningSequence], now: float) -> dict[str, Wait]:
@@ -57,17 +59,26 @@ class Waits:
             if live.sequence.state is SequenceState.WAITING:
                 request_id = str(live.submission.request_id)
                 wait = reasons[request_id] = self._reason(live, active, memory_waits=memory_waits)
-                record = self._records.setdefault(request_id, _Record(live.submitted_at))
-                record.seconds[wait] = record.seconds.get(wait, 0.0) + max(0.0, now - record.seen_at)
-                record.seen_at = now
-                live.longest_wait = record.longest.reason
+                self._count(request_id, wait, since=live.submitted_at, now=now)
+        for arrival in self._arrivals.outside({live.submission.request_id for live in lives}):
+            reason = self._arrivals.reason(arrival)
+            wait = self._turn(active, memory_waits=memory_waits) if reason == "turn" else Wait(reason)
+            reasons[str(arrival.request_id)] = wait
+            self._count(str(arrival.request_id), wait, since=arrival.arrived_at, now=now)
+            arrival.waited.reason = self._records[str(arrival.request_id)].longest.reason
         for live in lives:
             known = self._records.get(str(live.submission.request_id))
-            if known is not None and live.sequence.state is not SequenceState.WAITING:
+            if known is not None:
+                live.submission.waited.reason = known.longest.reason
                 known.seen_at = now
         while len(self._records) > MAX_REQUESTS_KEPT:
             self._records.popitem(last=False)
         return reasons
+
+    def _count(self, request_id: str, wait: Wait, *, since: float, now: float) -> None:
+        record = self._records.setdefault(request_id, _Record(since))
+        record.seconds[wait] = record.seconds.get(wait, 0.0) + max(0.0, now - record.seen_at)
+        record.seen_at = now
 
     def longest(self, request_id: str) -> Wait | None:
         """Return what a request waited for longest; None where it was never seen waiting."""
@@ -87,10 +98,16 @@ class Waits:
         leader = next((one for one in computing if computes(one.sequence, live.sequence)), None)
         if leader is not None:
             return Wait("leader", str(leader.sequence.agent_id))
+        return self._turn(others, memory_waits=memory_waits)
+
+    def _turn(self, others: list[RunningSequence], *, memory_waits: bool) -> Wait:
+        """Return what keeps the next request from its turn while these run."""
         if len(others) >= self._scheduler.limits.max_batch_size:
             return Wait("place", _oldest(others))
         if memory_waits:
             return Wait("memory", _largest(others))
+        if self._arrivals.model_loads:
+            return Wait("model")
         return Wait("turn", _oldest(others))
 
 

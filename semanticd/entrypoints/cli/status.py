@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 import click
 
 from semanticd.control.errors import DaemonNotRunningError
-from semanticd.control.results import CacheStats, PeerFacts, StatusResult, drafts_text, read, step_text
+from semanticd.control.request_text import wait_text
+from semanticd.control.results import (
+    CacheStats,
+    PeerFacts,
+    RequestRow,
+    StatusResult,
+    drafts_text,
+    read,
+    read_all,
+    step_text,
+)
 from semanticd.domain.errors import NO_MODEL_LOADED
 from semanticd.entrypoints.cli import EXIT_NOT_RUNNING
 from semanticd.entrypoints.cli.daemon_link import connect
@@ -22,6 +33,9 @@ from semanticd.entrypoints.cli.output import (
     print_line,
     print_text,
 )
+
+_MAX_WAITING = 8
+"""Waiting requests that have a line of their own."""
 
 
 @click.command()
@@ -45,7 +59,9 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 else:
                     if watch:
                         clear_screen()
-                    print_text(render(read(StatusResult, snapshot)), at_once=True)
+                    requests = client.call("requests.list")["requests"]
+                    text = render(read(StatusResult, snapshot), read_all(RequestRow, requests))
+                    print_text(text, at_once=True)
                 if not watch:
                     return
                 time.sleep(interval)
@@ -56,8 +72,8 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
         sys.exit(EXIT_NOT_RUNNING)
 
 
-def render(status: StatusResult) -> str:
-    """Return the snapshot as a few lines for people."""
+def render(status: StatusResult, requests: Sequence[RequestRow] = ()) -> str:
+    """Return the snapshot as a few lines for people; of the requests, those that wait."""
     engine, cache = status.engine, status.cache
     state = status.state.replace("_", " ")
     lines = [
@@ -79,6 +95,7 @@ def render(status: StatusResult) -> str:
         f"engine   {engine.num_running} running, {engine.num_waiting} waiting; "
         f"prefill {engine.prefill_tokens_per_s:.0f} tok/s, decode {engine.decode_tokens_per_s:.1f} tok/s"
         + (f", {per_step}" if engine.batch_size and (per_step := step_text(engine.tokens_per_step)) else ""),
+        *_waiting(requests),
         f"hot      {in_bytes(cache.used_bytes)} of {in_bytes(cache.budget_bytes)}, "
         f"{cache.num_hot_blocks} blocks ({cache.num_shared_blocks} shared)"
         + (
@@ -121,6 +138,15 @@ def render(status: StatusResult) -> str:
             "after an eviction"
         )
     return "\n".join(lines)
+
+
+def _waiting(requests: Sequence[RequestRow]) -> list[str]:
+    """Return the requests that wait, oldest first, and what for; only the first ones have a line."""
+    waiting = [row for row in requests if row.state == "waiting"]
+    lines = [f"{row.agent or '-'}: {wait_text(row)}" for row in waiting[:_MAX_WAITING]]
+    if len(waiting) > len(lines):
+        lines.append(f"and {len(waiting) - len(lines)} more")
+    return [f"{'waiting' if number == 0 else '':<8} {line}" for number, line in enumerate(lines)]
 
 
 def _peer(peer: PeerFacts) -> str:

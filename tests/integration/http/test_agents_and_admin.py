@@ -63,6 +63,9 @@ async def test_an_agent_lives_from_create_to_delete(edge: Edge) -> None:
     assert (made.status, made.headers["location"]) == (201, "/v1/agents/ann")
     assert made.json["ttl_s"] == 60
     assert (await edge.post("/v1/agents", {"id": "ann"})).status == 409
+    listed = (await edge.get("/v1/agents")).json
+    assert [(row["agent"], row["state"]) for row in listed["requests"]] == [("planner", "decoding")]
+    assert (await edge.get("/v1/agents?after=ann")).json["requests"] == [], "what runs is no part of a walk"
     assert (await edge.get("/v1/agents/ann")).json["pinned"] is True
     assert (await edge.delete("/v1/agents/ann")).json == {"id": "ann", "deleted": True, "freed_bytes": 0}
     missing = await edge.get("/v1/agents/ann")

@@ -12,6 +12,7 @@ from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.application.ports.telemetry import NullMetrics
 from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
+from semanticd.application.services.arrivals import Arrivals
 from semanticd.application.services.model_progress import ModelProgress
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Outcomes
@@ -30,16 +31,19 @@ def service(rig: MlxRig) -> AgentsService:
         clock=rig.clock,
         export_file=DiskAgentExportFile(),
     )
+    progress = ModelProgress(rig.telemetry)
+    arrivals = Arrivals(clock=rig.clock, progress=progress)
     return AgentsService(
         engine=rig.engine,
         agents=rig.agents,
         cache=rig.cache,
         exporter=exporter,
         observations=Observations(
-            waits=Waits(rig.scheduler),
+            arrivals=arrivals,
+            waits=Waits(rig.scheduler, arrivals),
             outcomes=Outcomes(clock=rig.clock),
             savings=Savings(clock=rig.clock, metrics=NullMetrics()),
-            progress=ModelProgress(rig.telemetry),
+            progress=progress,
         ),
         clock=rig.clock,
     )

@@ -224,6 +224,8 @@ def test_text_from_the_daemon_is_safe_as_soon_as_it_is_taken() -> None:
         ({"state": "waiting", "age_s": 93.7, "wait_reason": "leader"}, "wait 94 s (prefix)"),
         ({"state": "waiting", "age_s": 599, "wait_reason": "memory", "num_preemptions": 1}, "preempted 599 s (RAM)"),
         ({"state": "waiting", "age_s": 3.9, "wait_reason": "memory", "num_preemptions": 1}, "preempted 3.9 s (RAM)"),
+        ({"state": "waiting", "age_s": 3.9, "wait_reason": "model"}, "wait 3.9 s (model loads)"),
+        ({"state": "waiting", "age_s": 0.3, "wait_reason": "prompt"}, "wait 0.3 s (reading the prompt)"),
         ({"state": "waiting"}, "wait 0.0 s"),
     ],
 )  # fmt: skip
@@ -231,11 +233,11 @@ def test_what_a_request_does_is_said_in_words(row: dict[str, Any], text: str) ->
     assert request_state(read(RequestRow, row))[0] == text
 
 
-@pytest.mark.parametrize("reason", ["memory", "place", "leader", "restore", "turn"])
+@pytest.mark.parametrize("reason", ["memory", "place", "leader", "restore", "turn", "model", "prompt"])
 def test_why_a_request_waits_is_not_cut_in_the_narrowest_table(reason: str) -> None:
     (width,) = (column.width for column in columns_for(80) if column.title == "state")
     for age_s in (0.04, 9.94, 16.3, 599, 3600, 59_000):
-        state = request_state(RequestRow(state="waiting", wait_reason=reason, age_s=age_s))[0]
+        state = request_state(RequestRow(state="waiting", wait_reason=reason, age_s=age_s), room=width)[0]
         assert len(state) <= width
 
 

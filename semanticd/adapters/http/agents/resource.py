@@ -33,6 +33,7 @@ from semanticd.adapters.http.core.services import named_model
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.models import ModelsService
 from semanticd.application.services.plain import plain
+from semanticd.application.services.status import RequestsService
 from semanticd.domain.agent_name import checked_agent_id
 from semanticd.domain.agent_summary import AgentOrder, AgentQuery
 from semanticd.domain.errors import (
@@ -69,10 +70,13 @@ class Agents:
 
     access: ClassVar[Access] = "key"
 
-    def __init__(self, agents: AgentsService, models: ModelsService, config: HttpConfig) -> None:
-        """Serve these agents, which are made for one of these models."""
+    def __init__(
+        self, agents: AgentsService, models: ModelsService, requests: RequestsService, config: HttpConfig
+    ) -> None:
+        """Serve these agents, which are made for one of these models, and list their requests with them."""
         self._agents = agents
         self._models = models
+        self._requests = requests
         self._config = config
 
     async def on_post(self, req: Request, resp: Response) -> None:
@@ -109,7 +113,9 @@ class Agents:
             page = await self._agents.page(query)
         except AgentNotFoundError:
             raise InvalidRequestError(f"no agent is called {(after or '')[:80]!r}", param="after") from None
-        answer = wire.AgentList(plain(page.agents), page.next is not None, page.next)
+        # With the first page only: what runs now is no part of a walk through the agents.
+        requests = [] if after is not None else plain(await self._requests.list())
+        answer = wire.AgentList(plain(page.agents), page.next is not None, page.next, requests)
         resp.data = msgspec.json.encode(answer)
 
 

@@ -145,6 +145,8 @@ class AgentList(Struct):
     data: list[dict[str, Any]]
     has_more: bool
     next: str | None = None
+    requests: list[dict[str, Any]] = []
+    """With the first page: requests that run or wait, of agents too that are listed once their first turn has ended."""
 
 
 class Generated(Struct):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from semanticd.application.services.model_facts import ModelFacts
     from semanticd.application.services.models import ModelsService
     from semanticd.application.services.shared_blocks import SharedBlocks
+    from semanticd.application.services.status import RequestsService
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class HttpServices:
     embedder: Embedder
     agents: AgentsService
     models: ModelsService
+    requests: RequestsService
     cache: CacheService
     health: HealthService
     metrics_text: Callable[[], bytes]

@@ -10,6 +10,7 @@ from semanticd.control.results import (
     EngineFacts,
     LoadedModelFacts,
     PeerFacts,
+    RequestRow,
     SavedFacts,
     SavingsFacts,
     StatusResult,
@@ -73,6 +74,17 @@ def test_what_the_disk_refused_is_said() -> None:
     assert "2 agents and 1 response in memory only: the disk refused them" in line(
         StatusResult(cache=refused), "unsaved"
     )
+
+
+def test_requests_that_wait_have_a_line_each_and_the_first_ones_only() -> None:
+    rows = [RequestRow(agent=f"a{at}", state="waiting", age_s=3.9, wait_reason="model") for at in range(10)]
+    rows.append(RequestRow(agent="b", state="decoding"))
+    lines = render(StatusResult(), rows).splitlines()
+    at = next(at for at, text in enumerate(lines) if text.startswith("waiting"))
+    assert lines[at] == "waiting  a0: wait 3.9 s (model loads)"
+    assert lines[at + 1] == "         a1: wait 3.9 s (model loads)"
+    assert lines[at + 8] == "         and 2 more"
+    assert "waiting " not in render(StatusResult(), rows[-1:])
 
 
 def test_each_peer_has_a_line_and_its_failure_is_said() -> None:
