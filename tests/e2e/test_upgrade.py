@@ -1,11 +1,12 @@
 """What version 0.1.0 left on a user's disk, and what its clients send: it works, or is refused with a clear reason.
 
-`tests/data/upgrade` was written by 0.1.0 itself: a cache folder with two agents, a settings file, an export, and the
-frames that its control client sends.
+`tests/data/upgrade` was written by 0.1.0 itself: a cache folder with two agents, a settings file, an export, the frames
+that its control client sends, and the names of its settings, control commands and results.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import struct
@@ -18,11 +19,15 @@ import httpx
 import msgpack
 import pytest
 
+from semanticd.adapters.config.schema import declared
+from semanticd.adapters.control.commands import COMMANDS
+from semanticd.control import results
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "upgrade"
 FRAMES = [json.loads(line) for line in (DATA / "control-0.1.0.jsonl").read_text().splitlines()]
+NAMES = json.loads((DATA / "names-0.1.0.json").read_text())
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -101,3 +106,33 @@ def test_a_control_client_of_0_1_0_is_answered_whatever_it_asks(daemon: DaemonPr
         for frame in FRAMES:
             reply = ask(control, bytes.fromhex(frame["frame"]))
             assert reply["ok"], (frame["cmd"], reply)
+
+
+def test_every_setting_of_0_1_0_is_still_read_under_all_its_names() -> None:
+    present = {one.name: one for one in declared()}
+    for then in NAMES["settings"]:
+        now = present[then["name"]]
+        assert (now.env, now.flag) == (then["env"], then["flag"])
+        for value in then["values"]:
+            now.read(value)
+
+
+def test_every_command_of_0_1_0_takes_what_it_took_and_asks_for_no_more() -> None:
+    for cmd, then in NAMES["commands"].items():
+        present = {argument.name: argument for argument in COMMANDS[cmd].arguments}
+        for argument in then:
+            now = present.pop(argument["name"])
+            assert now.kind == argument["kind"], cmd
+            assert argument["required"] or not now.required, cmd
+            assert set(argument.get("choices", ())) <= set(now.choices) or not now.choices, cmd
+            assert now.minimum <= argument.get("minimum", now.minimum), cmd
+        assert [new.name for new in present.values() if new.required] == [], cmd
+
+
+def test_every_field_of_a_result_that_a_client_of_0_1_0_reads_is_still_sent() -> None:
+    for name, then in NAMES["results"].items():
+        fields = {
+            one.metadata.get("key", one.name): str(one.type)
+            for one in dataclasses.fields(getattr(results, name))
+        }
+        assert {field: kind for field, kind in then.items() if fields.get(field) != kind} == {}, name
