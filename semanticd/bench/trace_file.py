@@ -54,7 +54,10 @@ def load_trace(path: Path) -> Trace:
         with _open(path) as file:
             head, rows = _rows(path, file)
     except OSError as error:
-        raise BenchError(f"reading the trace {path} failed: {error.strerror or error}") from error
+        raise BenchError(
+            f"reading the trace {path} failed: {error.strerror or error}; the daemon records traces into the folder "
+            "SEMANTIC_TRACE_DIR"
+        ) from error
     except (EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
         raise BenchError(f"{path} cannot be unpacked ({error}); record or copy it again") from error
     name = path.name.split(".")[0]

@@ -278,6 +278,20 @@ def test_logs_are_followed_through_a_rotation(home: ServedHome) -> None:
     assert home.run("logs", "--path").stdout.strip() == str(file)
 
 
+def test_a_log_that_is_not_there_yet_is_waited_for_and_that_is_said(home: ServedHome) -> None:
+    file = home.folder / "logs" / "semanticd.log"
+    assert f"there is no log yet at {file}; the daemon writes it" in home.run("logs").stderr
+    following = home.popen("logs", "-f")
+    assert following.stderr is not None
+    assert following.stderr.readline() == f"there is no log yet at {file}; waiting for a daemon to write it\n"
+    file.parent.mkdir()
+    file.write_text("first\n")
+    assert following.stdout is not None
+    assert following.stdout.readline() == "first\n"
+    following.terminate()
+    following.communicate(timeout=30)
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(home: ServedHome) -> None:
     process = home.popen("config", "--all")
     assert process.stdout is not None
@@ -427,6 +441,14 @@ def test_an_export_asks_before_it_overwrites_where_there_is_a_terminal(home: Ser
         assert exporting.returncode == status, said
         assert "there.agent exists; overwrite it?" in said
         assert ((home.folder / "there.agent").read_text() == "mine") is (answer == "n")
+
+
+def test_a_doctor_without_a_daemon_says_at_once_what_it_examines(home: ServedHome) -> None:
+    process = home.popen("--runtime-dir", str(home.folder / "elsewhere"), "doctor", "--no-generate")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "no daemon is running; examining the installation itself\n"
+    process.terminate()
+    process.communicate(timeout=30)
 
 
 def test_paths_of_exports_are_this_shells_folder(home: ServedHome) -> None:

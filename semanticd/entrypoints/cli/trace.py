@@ -58,7 +58,7 @@ def show(*, file: Path, number: int | None, as_json: bool) -> None:
 def _show_one(trace: Trace, number: int, *, as_json: bool) -> None:
     if number > len(trace.requests):
         raise click.ClickException(
-            f"the trace has {len(trace.requests)} requests; there is none of number {number}"
+            f"the trace has {len(trace.requests)} requests, numbered from 1; {number} is not one of them"
         )
     request = trace.requests[number - 1]
     facts = {
