@@ -46,7 +46,7 @@ def prepare_private_folder(folder: Path, *, ours: tuple[str, ...], uid: int | No
     _check_owner(folder, info, uid=uid)
     open_bits = info.st_mode & 0o077
     if info.st_mode & stat.S_ISVTX and open_bits & _OTHERS_MAY_WRITE:
-        raise UnsafePathError(f"{folder} is a folder for everybody's files; name a folder inside it")
+        raise UnsafePathError(f"{folder} is a folder that all users share; name a folder inside it")
     if open_bits and all(entry.name.startswith(ours) for entry in folder.iterdir()):
         folder.chmod(FOLDER_MODE)
     elif open_bits & _OTHERS_MAY_WRITE:

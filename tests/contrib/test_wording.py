@@ -44,6 +44,9 @@ def test_docstrings_code_and_plain_words_are_no_findings(repository: Path) -> No
         ("Whoever asks waits.", "Whoever"),
         ("Other requests go on.", "go on"),
         ("That is no number.", "is no n"),
+        ("The answer is none.", "is none"),
+        ("Least level that is logged.", "Least level that"),
+        ("A folder for everybody.", "everybody"),
     ],
 )
 def test_a_phrase_is_found_in_a_page_and_in_a_message(repository: Path, text: str, word: str) -> None:

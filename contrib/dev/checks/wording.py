@@ -26,6 +26,14 @@ PATTERNS = {
     r"\banew\b": "again, from scratch",
     r"(?<!\bthere )\b(?:is|are) no (?!longer\b|more\b)\w": "is not a",
     r"\bbecame of\b": "happened to",
+    r"\b(?:every|some|any)body\b": "any client, another agent, every user",
+    r"(?<!\bthere )\b(?:is|are) none\b": "is not a, there is no",
+    r"\bcalled so\b": "has this name",
+    r"\bneed be\b": "necessary",
+    r"\banyhow\b": "anyway, all the same",
+    r"\b(?:least|most) \w+ that\b": "minimum, maximum",
+    r"\btaken up\b": "resumed",
+    r"\bthose of here\b": "these",
 }
 """Regular expressions, and words to use instead."""
 

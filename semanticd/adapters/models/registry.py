@@ -201,7 +201,7 @@ class ModelRegistry:
     def _check_profile(self, profile: ModelProfile) -> None:
         where = f"your configuration: profiles.{profile.name}"
         if self._of_entry(profile.name) is not None:
-            raise ConfigurationError(f"{where}: a model is called so; give the profile another name")
+            raise ConfigurationError(f"{where}: a model has this name; give the profile another one")
         is_known = profile.model not in self._profiles and self._of_entry(profile.model) is not None
         if is_known or _is_repo(profile.model.removeprefix("hf:")) or is_path(profile.model):
             return

@@ -71,7 +71,7 @@ def read_identity(url: str, reply: Reply) -> Probe:
         try:
             found = msgspec.json.decode(reply.body, type=_Identity)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Probe(url, "no_peer", "its answer is none of a semanticd")
+            return Probe(url, "no_peer", "its answer is not one of semanticd")
         return Probe(url, "ready", version=found.version, trees=tuple(found.trees))
     outcomes: dict[int, ProbeOutcome] = {401: "key_refused", 403: "not_allowed", 429: "busy", 503: "busy"}
     return Probe(url, outcomes.get(reply.status, "no_peer"), f"HTTP {reply.status}{_said(reply.body)}")

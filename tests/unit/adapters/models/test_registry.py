@@ -335,7 +335,7 @@ def test_a_profile_is_its_model_with_settings_of_its_own(tmp_path: Path) -> None
         ("x", {"model": "smollm2", "defaults": {"temprature": 1}}, "profiles.x.defaults"),
         ("x", {"model": "smolm"}, "no model is called 'smolm'"),
         ("x", {"model": "qwen3-8b-fast"}, "no model is called"),
-        ("smollm2", {"model": "qwen3-8b"}, "a model is called so"),
+        ("smollm2", {"model": "qwen3-8b"}, "a model has this name"),
     ],
 )
 def test_a_profile_that_cannot_be_meant_is_refused(
