@@ -8,6 +8,27 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 
+RESERVED_TEMPLATE_OPTIONS = frozenset(
+    {
+        "messages",
+        "conversation",
+        "tools",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    }
+)
+"""Names by which a chat template is given the conversation, and told how to write it: no client sets them."""
+
 
 def join_texts(texts: Sequence[str]) -> str:
     """Return texts as one, with a line break between two that no white space keeps apart."""

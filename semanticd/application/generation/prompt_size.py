@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from semanticd.domain.chat import ChatPrompt, Part, Prompt, TokenPrompt, ToolCallPart, ToolResultPart
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
@@ -36,6 +36,12 @@ def check_vocabulary(token_ids: Sequence[int], vocab_size: int, *, param: str) -
         raise InvalidRequestError(
             f"token id {bad} is outside the model's vocabulary of {vocab_size}", param=param
         )
+
+
+def check_biases(biases: Iterable[int], vocab_size: int) -> None:
+    """Raise `InvalidRequestError` for an id that is no token: its client means another model's vocabulary."""
+    for token_id in biases:
+        check_vocabulary([token_id], vocab_size, param=f"logit_bias.{token_id}")
 
 
 def _num_characters(part: Part) -> int:

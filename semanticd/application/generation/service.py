@@ -19,7 +19,12 @@ from semanticd.application.engine.running_sequence import (
 from semanticd.application.generation.boundaries import PromptBoundaries
 from semanticd.application.generation.continued import NOTHING_TO_ANSWER, continued
 from semanticd.application.generation.places import ReadingPlaces
-from semanticd.application.generation.prompt_size import check_characters, check_size, check_vocabulary
+from semanticd.application.generation.prompt_size import (
+    check_biases,
+    check_characters,
+    check_size,
+    check_vocabulary,
+)
 from semanticd.application.generation.recorder import TurnRecorder
 from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
@@ -179,6 +184,7 @@ class GenerateService:
 
     async def _submit(self, request: GenerationRequest, model: LoadedModel, arrival: Arrival) -> EngineStream:
         request = model.defaults.of_request(request)
+        check_biases(request.sampling.logit_bias, model.tokenizer.vocab_size)
         # One trip to a worker thread: each costs more than what a short prompt needs done there.
         ready = await self._ready(model, request)
         arrival.was_read(ready.agent_id, ready.segments, max_new_tokens=ready.max_new_tokens)

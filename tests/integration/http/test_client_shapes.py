@@ -28,6 +28,7 @@ from semanticd.domain.ids import AgentId
 from tests.fakes.asgi_client import Answer, AsgiClient
 from tests.fakes.generator import CACHE, TINY, USAGE, Script, ScriptedGenerator, call_script
 from tests.fakes.http_services import FakeHealth, make_services
+from tests.fakes.service_rig import ServiceRig
 
 HELLO = [{"role": "user", "content": "hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -721,3 +722,26 @@ async def test_a_response_says_why_its_prompt_left_the_cache_where_it_is_asked(
     unknown = await diagnosed(prompt_cache_options={"comparison_response_id": "resp_no", "ttl": "12h"})
     assert unknown["prompt_cache_diagnostics"] == {"type": "comparison_response_not_found"}
     assert unknown["prompt_cache_options"]["ttl"] == "12h"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/completions", {"prompt": [[1, 2], [3]]}),
+    ],
+)
+async def test_a_bias_of_an_id_that_is_no_token_is_refused_before_anything_is_answered(
+    url: str, asked: dict[str, Any], stream: bool
+) -> None:
+    async with ServiceRig() as rig:
+        # The fakes' services take any generator.
+        edge = client(rig.generate)  # type: ignore[arg-type]
+        body = {"model": "default", "max_tokens": 2, "stream": stream, **asked}
+        answer = await edge.post(url, {**body, "logit_bias": {"1": 1, "100257": -100}})
+        assert answer.status == 400
+        assert answer.json["error"]["param"] == "logit_bias.100257"
+        assert "outside the model's vocabulary" in answer.json["error"]["message"]
+        assert (await edge.post(url, {**body, "logit_bias": {"1": 1}})).status == 200

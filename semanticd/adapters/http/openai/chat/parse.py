@@ -11,6 +11,7 @@ from semanticd.adapters.http.openai.chat import wire
 from semanticd.adapters.http.openai.constraint import constraint_of
 from semanticd.adapters.http.openai.sampling import retention_s, sampling_of, token_limit
 from semanticd.domain.chat import (
+    RESERVED_TEMPLATE_OPTIONS,
     ChatPrompt,
     Message,
     Part,
@@ -80,6 +81,13 @@ def parse(
 
 def _template_options(body: wire.ChatRequest) -> dict[str, Any]:
     options: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    reserved = sorted(options.keys() & RESERVED_TEMPLATE_OPTIONS)
+    if reserved:
+        raise InvalidRequestError(
+            "is not an option of the chat template: it follows from the request's own fields (messages, tools, "
+            "continue_final_message)",
+            param=f"chat_template_kwargs.{reserved[0]}",
+        )
     if body.reasoning_effort is not None:
         options["reasoning_effort"] = body.reasoning_effort
         options.setdefault("enable_thinking", body.reasoning_effort not in ("none", "minimal"))

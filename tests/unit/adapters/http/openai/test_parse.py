@@ -317,6 +317,16 @@ def test_chat_refuses_what_it_cannot_do_with_the_field(fields: dict[str, Any]) -
     assert caught.value.param
 
 
+@pytest.mark.parametrize("name", ["messages", "tools", "chat_template", "add_generation_prompt", "tokenize"])
+def test_what_the_request_says_itself_is_no_option_of_the_chat_template(name: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not an option of the chat template") as caught:
+        chat(chat_template_kwargs={"enable_thinking": False, name: []})
+    assert caught.value.param == f"chat_template_kwargs.{name}"
+    kept = chat(chat_template_kwargs={"enable_thinking": False, "documents": [], "preserve_thinking": True})
+    assert isinstance(kept.prompt, ChatPrompt)
+    assert kept.prompt.template_options.keys() == {"enable_thinking", "documents", "preserve_thinking"}
+
+
 @pytest.mark.parametrize(
     ("given", "kind"),
     [({"type": "text"}, None), ({"type": "json_object"}, "json_object")],
