@@ -536,6 +536,20 @@ def test_keys_are_new_each_time_and_good_in_a_header(home: ServedHome) -> None:
     assert all(key.isascii() and len(key) > 40 and "," not in key and key == key.strip() for key in keys)
 
 
+def test_a_setting_may_be_typed_as_config_shows_it(home: ServedHome) -> None:
+    before = home.run("config", "--json").stdout
+    variables = {row["name"]: row["env"] for row in json.loads(before)["settings"]}
+    shown = [line.partition("   (")[0] for line in home.run("config").stdout.splitlines()]
+    environ = {variables[name.strip()]: value for name, _, value in (line.partition("= ") for line in shown)}
+    keys = {name for name in environ if name.endswith("_KEY")}
+    assert {environ.pop(name) for name in keys} == {"none"}, "a key is taken as it is"
+    again = home.shell("config --json", **environ).stdout
+    values, typed = [
+        {row["name"]: row["value"] for row in json.loads(one)["settings"]} for one in (before, again)
+    ]
+    assert typed == values
+
+
 def test_the_settings_file_is_named_written_and_changes_nothing(home: ServedHome) -> None:
     path = Path(home.run("config", "path").stdout.strip())
     assert str(path) in home.run("config").stderr

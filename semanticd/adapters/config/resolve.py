@@ -34,7 +34,9 @@ class Loaded:
 
     def explained(self) -> list[str]:
         """Return a line per file that was read, with the names of what it set, and one per warning; no values."""
-        lines = [f"settings from {file.path}: {', '.join(file.names) or 'it sets nothing'}" for file in self.files]
+        lines = [
+            f"settings from {file.path}: {', '.join(file.names) or 'it sets nothing'}" for file in self.files
+        ]
         return lines + [f"warning: {warning}" for warning in self.warnings]
 
 

@@ -86,7 +86,9 @@ def _described(file: Path) -> str:
 
 
 def _shown(one: ConfigValue) -> str:
-    """Return a value with all its digits: it is to be compared with what was set."""
+    """Return a value as it may be typed: with all its digits, to be compared with what was set."""
+    if one.value is None or one.value == []:
+        return "none"
     return f"{one.value:.12g}" if isinstance(one.value, float) else shown(one.name, one.value)
 
 

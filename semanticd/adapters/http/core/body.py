@@ -156,7 +156,9 @@ async def read_bytes(req: Request, *, limit: int, timeout_s: float) -> bytes:
     try:
         return await asyncio.wait_for(_read_limited(req, limit), timeout_s)
     except (asyncio.TimeoutError, TimeoutError):
-        raise SlowBodyError(f"the request body timed out: it did not arrive within {timeout_s:g} seconds") from None
+        raise SlowBodyError(
+            f"the request body timed out: it did not arrive within {timeout_s:g} seconds"
+        ) from None
 
 
 async def save_upload(req: Request, path: str, *, limit: int, stall_s: float) -> None:
