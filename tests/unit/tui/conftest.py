@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-WITHIN_S = 40.0
+WITHIN_S = 60.0
 
 
 @pytest.fixture

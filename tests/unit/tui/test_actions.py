@@ -62,17 +62,22 @@ AGENT_DEEDS: list[tuple[list[str], Deed]] = [
 
 async def press(app: Dashboard, pilot: Pilot[Any], keys: list[str], until: Until) -> None:
     """Press keys as a person does, who waits for a dialog or a screen to come."""
-    for key in keys:
+    for key, following in zip(keys, [*keys[1:], ""], strict=True):
         before = app.screen
         await pilot.press(key)
-        if key in "36" or key == "4":
+        if key in ("3", "4", "6"):
             await until(pilot, lambda before=before: app.screen is not before)
             if key != "6":
                 await until(pilot, lambda: app.screen.query_one(RowsTable).row_count)
-        elif key in ("d", "f", "w", "l", "u", "p") and not isinstance(
-            app.screen, (ConfirmDialog, WordDialog)
-        ):
-            await pilot.pause(0.1)
+        elif following and key in "dfwlup":
+            await until(pilot, lambda: is_answerable(app))
+
+
+def is_answerable(app: Dashboard) -> bool:
+    """Whether a dialog is there and takes the next key."""
+    if isinstance(app.screen, WordDialog):
+        return any(field.has_focus for field in app.screen.query(Input))
+    return isinstance(app.screen, ConfirmDialog)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ async def test_a_key_sends_its_command_and_a_failure_is_shown(
 async def test_export_sends_the_path_and_its_success_is_told(socket_path: Path, until: Until) -> None:
     async with dashboard(socket_path, until) as (app, daemon, pilot):
         await pilot.press("x")
-        await until(pilot, lambda: isinstance(app.screen, WordDialog))
+        await until(pilot, lambda: is_answerable(app))
         app.screen.query_one(Input).value = "/somewhere/planner.agent"
         await pilot.press("enter")
         wanted = ("agents.export", {"agent": "planner", "path": "/somewhere/planner.agent"})
@@ -164,7 +169,9 @@ async def test_the_daemon_is_started_from_the_dashboard_and_a_failed_start_is_sh
 
 async def test_typing_a_filter_leaves_the_agents_that_match(socket_path: Path, until: Until) -> None:
     async with dashboard(socket_path, until) as (app, _, pilot):
-        await pilot.press("slash", *"cold")
+        await pilot.press("slash")
+        await until(pilot, lambda: app.screen.query_one("#filter", Input).has_focus)
+        await pilot.press(*"cold")
         await until(pilot, lambda: app.screen.query_one(RowsTable).row_count == 1)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen.query_one(RowsTable).row_count == 8)

@@ -68,7 +68,7 @@ async def test_words_are_shown_at_once_and_the_answer_is_markdown_as_it_comes(
         await pilot.press(*"how", "ctrl+j", *"now", "enter")
         before = ["user", "hi", "assistant", "ho", "user", "how", "now"]
         await until(pilot, lambda: conversation(app) == before)
-        assert app.screen.query_one(Words).text == ""
+        await until(pilot, lambda: app.screen.query_one(Words).text == "")
         await token(daemon, "Use **this", 3)
         await until(pilot, lambda: conversation(app) == [*before, "assistant, now", "Use **this"])
         await token(daemon, "** now:\n```py\nx = `1`\n", 9)
@@ -81,7 +81,7 @@ async def test_words_are_shown_at_once_and_the_answer_is_markdown_as_it_comes(
         daemon.waits["agents.say"].set()
         ended = [*before, "assistant", "Use this now:", "```py", "x = `1`", "```"]
         await until(pilot, lambda: conversation(app) == ended)
-        assert app.state.said == {}
+        await until(pilot, lambda: app.state.said == {})
 
 
 async def test_the_same_words_again_are_another_turn(socket_path: Path, until: Until) -> None:
@@ -101,7 +101,7 @@ async def test_a_conversation_that_a_client_keeps_goes_on_in_a_fork(socket_path:
         await until(pilot, lambda: "makes a fork" in str(app.screen.query_one("#chat").border_subtitle))
         await pilot.press(*"hello", "enter")
         await until(pilot, lambda: conversation(app)[-2:] == ["user", "hello"])
-        assert "planner-fork" in str(app.screen.query_one("#chat").border_title)
+        await until(pilot, lambda: "planner-fork" in str(app.screen.query_one("#chat").border_title))
         daemon.waits["agents.say"].set()
         await until(pilot, lambda: said(daemon) == [{"agent": "planner-fork", "text": "hello"}])
         await until(pilot, lambda: not app.state.said)
@@ -119,13 +119,14 @@ async def test_words_that_could_not_be_said_come_back(socket_path: Path, until: 
             pilot, lambda: any("the queue is full" in str(t.render()) for t in app.screen.query("Toast"))
         )
         await until(pilot, lambda: app.screen.query_one(Words).text == "hello")
-        assert conversation(app)[-1] == "ho"
+        await until(pilot, lambda: conversation(app)[-1:] == ["ho"])
 
 
 async def test_a_turn_waits_for_the_one_before_and_is_stopped(socket_path: Path, until: Until) -> None:
     async with chat(socket_path, until, BEFORE) as (app, daemon, pilot):
         client, answer = control_script.requests()[0], {**control_script.requests()[0], "id": "say-1"}
         await daemon.publish("requests", {"requests": [client, answer]})
+        await until(pilot, lambda: "say-1" in [row.id for row in app.state.requests])
         await pilot.press(*"one", "enter", *"two", "enter")
         await until(pilot, lambda: any("has not ended" in str(t.render()) for t in app.screen.query("Toast")))
         assert len(app.state.said) == 1
@@ -175,8 +176,8 @@ async def test_the_arrows_bring_back_what_was_said(
     async with chat(socket_path, until, messages) as (app, _daemon, pilot):
         words = app.screen.query_one(Words)
         await pilot.press(*"now")
-        seen = []
-        for key in ("up", "up", "up", "down", "down", "down"):
+        await until(pilot, lambda: words.text == "now")
+        shown = ["two", "one", "one", "two", "now", "now"]
+        for key, text in zip(("up", "up", "up", "down", "down", "down"), shown, strict=True):
             await pilot.press(key)
-            seen.append(words.text)
-        assert seen == ["two", "one", "one", "two", "now", "now"]
+            await until(pilot, lambda text=text: words.text == text)

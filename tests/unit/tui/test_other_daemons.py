@@ -24,6 +24,11 @@ from tests.fakes.control_daemon import FakeControlDaemon
 Until = Callable[[Pilot[Any], Callable[[], object]], Awaitable[None]]
 
 
+def said(app: Dashboard) -> str:
+    """Return the texts of the dialog on the screen."""
+    return " ".join(str(part.content) for part in app.screen.query("Static"))  # type: ignore[attr-defined]
+
+
 def test_of_another_daemon_no_block_and_no_finding_is_known() -> None:
     state = watch_states.busy()
     state.begin(HelloResult(pid=state.daemon.pid))
@@ -97,10 +102,8 @@ async def test_alarms_are_listed_by_a_click_and_without_a_daemon_that_is_what_ne
     app = Dashboard(state=watch_states.absent(), clock=lambda: watch_states.NOW)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("exclamation_mark")
-        await until(pilot, lambda: isinstance(app.screen, TextDialog) and app.screen.query("Static"))
-        said = " ".join(str(part.content) for part in app.screen.query("Static"))  # type: ignore[attr-defined]
-        assert "No daemon is running" in said
-        assert "Nothing needs attention" not in said
+        await until(pilot, lambda: isinstance(app.screen, TextDialog) and "No daemon is running" in said(app))
+        assert "Nothing needs attention" not in said(app)
 
 
 @pytest.mark.parametrize(("free", "level"), [(2**33, "warning"), (2**30, "warning"), (2**20, "error")])

@@ -14,7 +14,6 @@ from fcntl import ioctl
 from pathlib import Path
 
 import anyio
-import pytest
 
 
 def is_stopped(pid: int) -> bool:
@@ -23,7 +22,6 @@ def is_stopped(pid: int) -> bool:
     return done == pid and os.WIFSTOPPED(status)
 
 
-@pytest.mark.timeout(120)
 async def test_what_was_shown_is_there_again_after_it_was_suspended(socket_path: Path) -> None:
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

@@ -122,18 +122,15 @@ async def test_the_palette_has_every_action_on_every_object() -> None:
     assert wanted - titles == set()
 
 
-async def test_graphs_are_zoomed_and_the_span_is_changed() -> None:
+async def test_graphs_are_zoomed_and_the_span_is_changed(until: Until) -> None:
     app = Dashboard(state=watch_states.busy())
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("plus", "z")
-        await pilot.pause()
-        assert isinstance(app.screen, GraphDialog)
+        await until(pilot, lambda: isinstance(app.screen, GraphDialog))
         assert app.preferences.span_s == 300
-        assert "-5 min" in seen(app)
+        await until(pilot, lambda: "-5 min" in seen(app))
         await pilot.press("minus", "minus", "right")
-        await pilot.pause()
-        assert "-1 min" in seen(app)
-        assert "time between two tokens" in seen(app)
+        await until(pilot, lambda: "-1 min" in seen(app) and "time between two tokens" in seen(app))
 
 
 async def test_a_turns_difference_is_opened_with_its_verdict(socket_path: Path, until: Until) -> None:
@@ -150,12 +147,13 @@ async def test_a_transcript_is_searched_and_copied(socket_path: Path, until: Unt
     async with dashboard(socket_path, until) as (app, _daemon, pilot):
         app.open_agent("planner")
         await until(pilot, lambda: app.screen.query("#search") and "planner" in app.state.details)
-        await pilot.press("slash", *"which")
+        await pilot.press("slash")
+        await until(pilot, lambda: app.screen.query_one("#search", Input).has_focus)
+        await pilot.press(*"which")
         view = app.screen.query_one(TranscriptView)
         await until(pilot, lambda: "1 lines" in str(app.screen.query_one("#search", Input).border_subtitle))
         await pilot.press("enter", "n", "y")
-        await until(pilot, lambda: app.clipboard == "Which test fails, and why?")
-        assert view.has_focus
+        await until(pilot, lambda: app.clipboard == "Which test fails, and why?" and view.has_focus)
 
 
 async def test_choices_are_remembered_from_run_to_run(tmp_path: Path) -> None:
@@ -279,7 +277,7 @@ class CountingState(WatchState):
         return super().rows(watched)
 
 
-async def test_a_status_in_which_only_time_and_free_memory_differ_fills_no_table() -> None:
+async def test_a_status_in_which_only_time_and_free_memory_differ_fills_no_table(until: Until) -> None:
     state = CountingState(connection="connected")
     state.take("agents", {"agents": control_script.agents()})
     app = Dashboard(state=state)
@@ -295,8 +293,7 @@ async def test_a_status_in_which_only_time_and_free_memory_differ_fills_no_table
             }
             state.take("status", status)
             app.screen.refresh_from(state)
-        await pilot.pause()
-        assert "up 1 m 2 s" in seen(app)
+        await until(pilot, lambda: "up 1 m 2 s" in seen(app))
         assert state.num_asked == before
         state.take("agents", {"agents": control_script.agents()[1:]})
         app.screen.refresh_from(state)
