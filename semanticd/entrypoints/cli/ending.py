@@ -17,10 +17,10 @@ from semanticd.entrypoints.cli.status import unsaved_text
 
 _POLL_S = 0.05
 _LOOK_EVERY_S = 1.0
-_ANSWER_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 10.0
 PERSIST_S = 90.0
 """Longer than the daemon lets its own ending take."""
-_NOW_S = 10.0
+NOW_S = 10.0
 
 
 def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
@@ -35,7 +35,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
     pid = running_pid(pid_file)
     if pid is None:
         return False
-    patience_s = _NOW_S if now else PERSIST_S
+    patience_s = NOW_S if now else PERSIST_S
     drain_s: float | None = None
     answer = _ask_to_stop(pid, timeout_s=timeout_s, now=now)
     if answer is None:
@@ -44,7 +44,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
             + (
                 ""
                 if now
-                else f"; waiting up to {patience_s:.0f} s, `semanticd stop --now` kills it after {_NOW_S:.0f} s"
+                else f"; waiting up to {patience_s:.0f} s, `semanticd stop --now` kills it after {NOW_S:.0f} s"
             )
         )
     elif not now:
@@ -131,8 +131,8 @@ def _ask_to_stop(pid: int, *, timeout_s: float | None, now: bool) -> dict[str, A
     """
     if is_socket(socket_path()):
         try:
-            with connect(timeout_s=_ANSWER_WITHIN_S) as client:
-                return client.call("shutdown", timeout_s=timeout_s, now=now, reply_within_s=_ANSWER_WITHIN_S)
+            with connect(timeout_s=ANSWER_WITHIN_S) as client:
+                return client.call("shutdown", timeout_s=timeout_s, now=now, reply_within_s=ANSWER_WITHIN_S)
         except ControlError:
             pass
     from semanticd.adapters.process import terminate
