@@ -33,11 +33,11 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AgentArc
 
         def save_now(agent: Agent) -> None:
             save(agent)
-            assert opened.flush(10)
+            assert opened.flush(60)
 
         def delete_now(agent_id: AgentId) -> None:
             delete(agent_id)
-            assert opened.flush(10)
+            assert opened.flush(60)
 
         opened.save, opened.delete = save_now, delete_now  # type: ignore[method-assign]
     yield opened
@@ -154,7 +154,7 @@ def test_blocks_that_another_agent_has_or_had_are_not_an_agents_own(archive: Age
     archive.save(Agent(AgentId("b"), 1.0, 3.0, block_table=(shared,)))
     archive.note_block(AgentId("b"), noted)
     found = archive.own_among(AgentId("a"), [shared, left, noted, own, unknown])
-    assert found.result(10) == [own, unknown]
+    assert found.result(60) == [own, unknown]
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:

@@ -219,7 +219,7 @@ def test_no_file_hides_a_library_from_the_programs_beside_it(folder: Path) -> No
 
 @pytest.mark.parametrize("path", [*SHELL, ROOT / ".ci" / "run"], ids=short)
 def test_a_shell_script_can_be_read_by_bash(path: Path) -> None:
-    ran = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=20, check=False)
+    ran = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -229,7 +229,7 @@ def test_a_recipe_for_a_shell_can_be_sourced(path: Path) -> None:
         ["bash", "-euo", "pipefail", "-c", 'source "$0"; true', str(path)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -15,7 +15,7 @@ from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.integration.http.test_fuzz import GOOD, RICH
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 PROGRAM = """
 import importlib.machinery, os, sys
@@ -120,7 +120,9 @@ def test_requests_load_no_module_of_a_daemon_that_is_ready(tmp_path: Path, short
     try:
         # What is loaded after the start is loaded by the time a first generation has ended.
         assert (
-            httpx.post(f"{daemon.url}/v1/chat/completions", json={**CHAT, "max_tokens": 20}).status_code
+            httpx.post(
+                f"{daemon.url}/v1/chat/completions", json={**CHAT, "max_tokens": 20}, timeout=60
+            ).status_code
             == 200
         )
         begin.touch()

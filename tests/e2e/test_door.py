@@ -18,7 +18,7 @@ from semanticd.control.client import ControlClient
 from tests.fakes.daemon_process import DaemonProcess
 from tests.integration.http.test_fuzz import random_request, write_short_model
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 NUM_FIRST, NUM_MORE = 300, 400
 GIVEN_BACK_S = 7.0

@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.daemon_process import DaemonProcess, text_of
 from tests.fakes.tiny_folder import write_tiny_model
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 QUESTIONS = ["What is in the water? " * 30, "And how?"]
 
@@ -64,8 +64,8 @@ def test_an_agent_goes_on_where_it_was_on_another_daemon(
         {"role": "assistant", "content": text_of(first)},
         {"role": "user", "content": QUESTIONS[1]},
     ]
-    file = httpx.get(f"{here.url}/v1/agents/ada/export", timeout=30).raise_for_status().content
-    taken = httpx.post(f"{there.url}/v1/agents/import", content=file, timeout=30)
+    file = httpx.get(f"{here.url}/v1/agents/ada/export", timeout=60).raise_for_status().content
+    taken = httpx.post(f"{there.url}/v1/agents/import", content=file, timeout=60)
     assert taken.status_code == 201, taken.text
     answer = talk(there, messages, agent="ada")
     known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
@@ -74,19 +74,19 @@ def test_an_agent_goes_on_where_it_was_on_another_daemon(
 
     damaged = bytearray(file)
     damaged[len(file) // 2] ^= 1
-    refused = httpx.post(f"{there.url}/v1/agents/import?id=eve", content=bytes(damaged), timeout=30)
+    refused = httpx.post(f"{there.url}/v1/agents/import?id=eve", content=bytes(damaged), timeout=60)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "agent_file_refused")
-    assert httpx.get(f"{there.url}/v1/agents/eve").status_code == 404
+    assert httpx.get(f"{there.url}/v1/agents/eve", timeout=60).status_code == 404
 
     path = short_tmp_path / "ada.agent"
     written = command(here, "export", "ada", str(path))
     assert written.returncode == 0, written.stderr
     read = command(there, "import", str(path), "--as", "bob")
     assert read.returncode == 0, read.stderr
-    assert httpx.get(f"{there.url}/v1/agents/bob").json()["shared_with"] == []
+    assert httpx.get(f"{there.url}/v1/agents/bob", timeout=60).json()["shared_with"] == []
     for name in ("carol", "dave"):
         assert command(there, "import", str(path), "--as", name, "--trust").returncode == 0
-    assert httpx.get(f"{there.url}/v1/agents/dave").json()["shared_with"] == ["carol"]
+    assert httpx.get(f"{there.url}/v1/agents/dave", timeout=60).json()["shared_with"] == ["carol"]
     again = command(there, "import", str(path), "--as", "bob")
     assert again.returncode == 1
     assert "exists already" in again.stderr

@@ -26,7 +26,7 @@ from tests.fakes.daemon_process import MODEL, DaemonProcess
 from tests.fakes.random_schema import random_schema
 from tests.fakes.tiny_folder import write_tiny_model
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 SCHEMA = {
     "type": "object",

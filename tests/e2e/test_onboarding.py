@@ -32,7 +32,7 @@ def test_the_pages_example_is_a_valid_entry() -> None:
     assert entries["coder"][0].context_length == 32768
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_model_added_as_the_page_says_answers_under_its_name(short_tmp_path: Path) -> None:
     folder = write_tiny_model(short_tmp_path / "models" / "coder")
     config = short_tmp_path / "config.toml"

@@ -17,7 +17,7 @@ from tests.fakes.daemon_process import DaemonProcess, text_of
 from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.tiny_folder import write_tiny_model
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 WORDS = "the people were there and each of them would find some water and a long way down "
 Pair = tuple[DaemonProcess, DaemonProcess]
@@ -76,7 +76,7 @@ class Conversation:
 def where(daemon: DaemonProcess, messages: list[dict[str, str]]) -> dict[str, int]:
     """Return where the tokens of a prompt lie, as a daemon sees it."""
     body = {"model": "default", "messages": messages}
-    answer = httpx.post(f"{daemon.url}/v1/prefix/lookup", json=body, timeout=30)
+    answer = httpx.post(f"{daemon.url}/v1/prefix/lookup", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     found: dict[str, int] = answer.json()
     assert found["prompt_tokens"] == sum(

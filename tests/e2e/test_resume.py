@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.daemon_process import MODEL, DaemonProcess, text_of
 from tests.fakes.engine_rig import wait_until
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 SYSTEM = {
     "role": "system",

@@ -27,7 +27,7 @@ NUM_AGENTS = 12
 BLOCK = 64
 MACHINES = ("mac-1", "mac-2", "mac-3")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Router:
@@ -53,7 +53,7 @@ class Router:
     def run(self, *command: str) -> None:
         with (self.folder / "router.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 if httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
@@ -67,7 +67,7 @@ class Router:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
 
     def start(self) -> None:
         raise NotImplementedError
@@ -119,7 +119,7 @@ class Nginx(Router):
             ["nginx", "-p", str(self.folder), "-c", str(self.folder / "nginx.conf"), "-s", "reload"],
             check=True,
             capture_output=True,
-            timeout=30,
+            timeout=60,
         )
 
 
@@ -187,7 +187,7 @@ def homes(daemons: list[DaemonProcess]) -> dict[str, set[int]]:
     """Return on which daemons each agent is known, as they say themselves."""
     found: dict[str, set[int]] = defaultdict(set)
     for number, daemon in enumerate(daemons):
-        for agent in httpx.get(f"{daemon.url}/v1/agents?limit=100", timeout=30).json()["data"]:
+        for agent in httpx.get(f"{daemon.url}/v1/agents?limit=100", timeout=60).json()["data"]:
             found[agent["id"]].add(number)
     return found
 
@@ -242,7 +242,7 @@ def stored_somewhere(daemons: list[DaemonProcess], agent: Agent) -> int:
 
 def stored(daemon: DaemonProcess) -> bool:
     """Whether nothing waits for the disk."""
-    page = httpx.get(f"{daemon.url}/metrics", timeout=30).text
+    page = httpx.get(f"{daemon.url}/metrics", timeout=60).text
     waiting = re.findall(r'(?m)^semanticd_block_pool_bytes\{state="(?:dirty|in_flight)"\} (\S+)', page)
     return not any(map(float, waiting))
 
@@ -309,12 +309,12 @@ def test_streams_are_passed_on_as_they_come_and_doors_for_peers_and_administrato
         assert stream.status_code == 200
         pieces = stream.iter_raw()
         assert next(pieces)
-        pages = [httpx.get(f"{daemon.url}/metrics", timeout=30).text for daemon in router.daemons]
+        pages = [httpx.get(f"{daemon.url}/metrics", timeout=60).text for daemon in router.daemons]
     running = re.compile(r'semanticd_sequences\{state="\w+"\} 1\.0')
     assert any(running.search(page) for page in pages), "it is not over yet"
     for path in ("/admin/models", "/metrics", "/v1/blocks/" + "ab" * 32):
-        assert httpx.get(router.url + path, timeout=30).status_code == 404
-    assert httpx.get(router.url + "/v1/models", timeout=30).status_code == 200
+        assert httpx.get(router.url + path, timeout=60).status_code == 404
+    assert httpx.get(router.url + "/v1/models", timeout=60).status_code == 200
 
 
 def test_haproxy_finds_an_agents_name_in_the_body(router: Router) -> None:

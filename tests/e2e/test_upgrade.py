@@ -28,7 +28,7 @@ from tests.fakes.tiny_folder import write_tiny_model
 DATA = Path(__file__).resolve().parents[1] / "data" / "upgrade"
 FRAMES = [json.loads(line) for line in (DATA / "control-0.1.0.jsonl").read_text().splitlines()]
 NAMES = json.loads((DATA / "names-0.1.0.json").read_text())
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 
 MODEL = "smollm2-135m"
-READY_WITHIN_S = 90.0
-STOPPED_WITHIN_S = 60.0
-WRITTEN_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
+STOPPED_WITHIN_S = 120.0
+WRITTEN_WITHIN_S = 120.0
 # Several processes run tests: each begins somewhere else.
 _PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
 
@@ -119,7 +119,7 @@ class DaemonProcess:
 
     def _pool_bytes(self) -> dict[str, float]:
         """Return the cache budget's bytes, by state."""
-        page = httpx.get(f"{self.url}/metrics", timeout=30).text
+        page = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.findall(r'^semanticd_block_pool_bytes\{state="(\w+)"\} (\S+)$', page, re.MULTILINE)
         return {state: float(amount) for state, amount in found}
 
@@ -137,7 +137,7 @@ class DaemonProcess:
 
     def last_turn(self, agent: str) -> dict[str, Any]:
         """Return what the agent's last turn cost."""
-        cost: dict[str, Any] = httpx.get(f"{self.url}/v1/agents/{agent}/cache", timeout=30).json()["last"]
+        cost: dict[str, Any] = httpx.get(f"{self.url}/v1/agents/{agent}/cache", timeout=60).json()["last"]
         return cost
 
 

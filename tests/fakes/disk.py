@@ -14,7 +14,7 @@ from semanticd.adapters.disk.files.atomic import FileSystem
 
 def crash(store: DiskWarmStore) -> None:
     """End a store as if its process were killed: the next one finds the files as they are at this moment."""
-    assert store.flush(20)
+    assert store.flush(60)
     root = store.folder.root
     left = root.with_name(f"{root.name}-left")
     shutil.copytree(root, left, symlinks=True)

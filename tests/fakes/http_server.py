@@ -29,11 +29,11 @@ def serving(app: Any, *, config: uvicorn.Config | None = None) -> Iterator[str]:
     server.startup = tell  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    if not started.wait(10):
-        raise RuntimeError("the test server did not start within 10 seconds")
+    if not started.wait(60):
+        raise RuntimeError("the test server did not start")
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()

@@ -99,7 +99,7 @@ class PeerServer:
         if self.key is not None and asked.headers["Authorization"] != f"Bearer {self.key}":
             _answer(asked, 401, b'{"error": {}}')
         elif self.look_up_hangs:
-            self._over.wait(30)
+            self._over.wait(60)
         elif self.look_up_answer is not None:
             _answer(asked, *self.look_up_answer())
         else:
@@ -124,7 +124,7 @@ class PeerServer:
         if self.vice is None or not self.vice_of(number):
             _answer(asked, 200, data)
         elif self.vice == "hangs":
-            self._over.wait(30)
+            self._over.wait(60)
         elif self.vice == "dies":
             _answer(asked, 200, data[: len(data) // 2], says=len(data))
             asked.close_connection = True

@@ -34,7 +34,7 @@ class ServedHome:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -56,9 +56,9 @@ class ServedHome:
         self._loop.call_soon_threadsafe(function)
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     def environment(self) -> dict[str, str]:
@@ -113,7 +113,7 @@ def home(short_tmp_path: Path) -> Iterator[ServedHome]:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting until {what}"
         time.sleep(0.02)
@@ -231,7 +231,7 @@ def test_progress_is_narrated_while_a_model_changes(home: ServedHome) -> None:
     assert swapping.stderr is not None
     assert swapping.stderr.readline() == "loading\n"
     home.on_loop(home.services.models.gate.set)
-    out, _ = swapping.communicate(timeout=30)
+    out, _ = swapping.communicate(timeout=60)
     assert json.loads(out)["id"] == "large"
 
 
@@ -249,7 +249,7 @@ def test_subscriptions_print_a_line_per_event_until_interrupted(home: ServedHome
         "dropped": 0,
     }
     watching.terminate()
-    watching.communicate(timeout=30)
+    watching.communicate(timeout=60)
 
 
 def test_logs_are_followed_through_a_rotation(home: ServedHome) -> None:
@@ -274,7 +274,7 @@ def test_logs_are_followed_through_a_rotation(home: ServedHome) -> None:
     file.write_text(line("four"))
     assert [following.stdout.readline().split()[2] for _ in range(2)] == ["three", "four"]
     following.terminate()
-    following.communicate(timeout=30)
+    following.communicate(timeout=60)
     assert home.run("logs", "--path").stdout.strip() == str(file)
 
 
@@ -298,7 +298,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(home: ServedHome) -> None:
     process.stdout.close()
     assert process.stderr is not None
     errors = process.stderr.read()
-    assert (process.wait(30), errors) == (0, "")
+    assert (process.wait(60), errors) == (0, "")
 
 
 HEAVY = ("mlx", "mlx_lm", "falcon", "uvicorn", "textual", "numpy", "pydantic", "huggingface_hub", "structlog")
@@ -491,7 +491,7 @@ def test_following_says_so_where_there_is_no_log_yet(home: ServedHome) -> None:
     assert following.stderr is not None
     assert "there is no log yet" in following.stderr.readline()
     following.terminate()
-    following.communicate(timeout=30)
+    following.communicate(timeout=60)
 
 
 def test_the_cache_is_shown_by_model_and_by_agent(home: ServedHome) -> None:

@@ -34,7 +34,7 @@ async def node(socket: Path, *arguments: str) -> asyncio.subprocess.Process:
 
 
 async def output(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, out.decode(), err.decode()
 
 
@@ -64,7 +64,7 @@ async def test_it_shows_status_swaps_and_prints_tokens(short_tmp_path: Path) -> 
         for text in ("Grüße, ", "Welt", "!"):
             services.events.publish("tokens", {"agent": "planner", "text": text, "num_tokens": 1})
         expected = "Grüße, Welt!".encode()
-        assert await asyncio.wait_for(watching.stdout.readexactly(len(expected)), 30) == expected
+        assert await asyncio.wait_for(watching.stdout.readexactly(len(expected)), 60) == expected
         watching.terminate()
         # Also until its pipes have ended: what is left of them warns in whatever test runs then.
         await output(watching)

@@ -76,7 +76,7 @@ class RawClient:
 
     async def receive(self) -> dict[str, Any]:
         while not self.received:
-            data = await asyncio.wait_for(self.reader.read(65536), 10)
+            data = await asyncio.wait_for(self.reader.read(65536), 60)
             if not data:
                 raise EOFError
             self.received += [msgpack.unpackb(payload) for payload in self.frames.feed(data)]
@@ -84,7 +84,7 @@ class RawClient:
 
     async def ended(self) -> bool:
         try:
-            return await asyncio.wait_for(self.reader.read(), 10) == b""
+            return await asyncio.wait_for(self.reader.read(), 60) == b""
         except ConnectionError:
             return True
 
@@ -98,7 +98,7 @@ async def no_client_stays() -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 60
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"timed out waiting until {what}"
         await asyncio.sleep(0.01)

@@ -69,12 +69,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     thread.start()
     daemon = FakeControlDaemon(runtime / "semanticd.sock", ANSWERS)
     daemon.failures = {"agents.pin": ("conflict", ALL), "models.swap": ("conflict", ALL)}
-    asyncio.run_coroutine_threadsafe(daemon.__aenter__(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(daemon.__aenter__(), loop).result(60)
     (folder / "run").symlink_to(runtime)
     yield folder
-    asyncio.run_coroutine_threadsafe(daemon.stop(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(daemon.stop(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    thread.join(60)
     loop.close()
     runtime.rmdir()
 

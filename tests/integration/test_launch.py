@@ -51,10 +51,10 @@ class Home:
     def serve(self, status: dict[str, Any], *, settings: Sequence[dict[str, Any]] = ()) -> None:
         """Serve from now on a daemon of this state, in place of the one before; with these settings, if any."""
         if self._daemon is not None:
-            asyncio.run_coroutine_threadsafe(self._daemon.stop(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(self._daemon.stop(), self._loop).result(60)
         answers = {"status": status} | ({"config.show": {"settings": list(settings)}} if settings else {})
         self._daemon = FakeControlDaemon(self.runtime / "semanticd.sock", answers)
-        asyncio.run_coroutine_threadsafe(self._daemon.__aenter__(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._daemon.__aenter__(), self._loop).result(60)
 
     def install(self, name: str) -> None:
         (self.programs / name).write_text(SHOWS_WHAT_IT_GOT)
@@ -76,9 +76,9 @@ class Home:
         )
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _end(self) -> None:
@@ -140,7 +140,7 @@ def test_print_shows_what_a_shell_can_evaluate_and_starts_nothing(home: Home) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "the longer model has room"
     shell = f"{done.stdout}\necho $AIDER_MODEL $OPENAI_API_BASE"
-    said = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True, timeout=30)
+    said = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.split() == ["openai/long", "http://127.0.0.1:8123/v1"]
     assert done.stdout.splitlines()[-1] == "# aider --yes"
 

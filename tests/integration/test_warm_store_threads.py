@@ -28,11 +28,11 @@ def test_threads_that_write_read_delete_and_prune_at_once_leave_a_sound_store(tm
             chain = choose.choice(chains)
             deed = choose.randrange(8)
             if deed <= 1:
-                result = store.write(chain[: choose.randint(1, 6)]).result(30)
+                result = store.write(chain[: choose.randint(1, 6)]).result(60)
                 assert not result.reason.startswith(("failed", "the disk failed")), result.reason
             elif deed <= 4:
                 record = choose.choice(chain)
-                read = store.read(record.block.block_hash).result(30)
+                read = store.read(record.block.block_hash).result(60)
                 assert read is None or same(read, record)
                 num_read += read is not None
             elif deed == 5:
@@ -58,7 +58,7 @@ def test_threads_that_write_read_delete_and_prune_at_once_leave_a_sound_store(tm
     try:
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             assert sum(pool.map(work, range(NUM_THREADS))) > 0
-        assert store.flush(30)
+        assert store.flush(60)
         report = store.verify(fix=False)
         assert (report.num_broken, report.num_missing, report.num_orphaned) == (0, 0, 0)
         assert (store.stats().num_quarantined, store.stats().num_write_errors) == (0, 0)

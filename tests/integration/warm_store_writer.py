@@ -62,7 +62,7 @@ def write_until_killed(folder: Path, *, seed: int, cap_bytes: int | None, die_at
         archive.save(agent_after(number, num_turns, tuple(names(chain))))
         if choose.random() < 0.7:
             for future in futures:
-                future.result(30)
+                future.result(60)
             os.write(acks, b"".join(b"block %s\n" % name.hex().encode() for name in names(chain)))
             archive.flush()
             os.write(acks, b"agent %d %d\n" % (number, num_turns))

@@ -171,7 +171,7 @@ class HistoryStates(RuleBasedStateMachine):
             shutil.rmtree(self.home)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "mamba2", "deepseek_v2", "qwen3_next"])
 def test_a_history_is_computed_again_once_at_most_and_is_warm_from_then_on(family: str) -> None:
     truth = [cold_answer(family, turn.ids) for turn in TURNS]

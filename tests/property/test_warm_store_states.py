@@ -81,8 +81,8 @@ class WarmStoreStates(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = DiskWarmStore.open(self.folder, options=self.options, fs=self.fs, now=self.tick)
-        assert self.store.flush(20)
-        assert self.store.recovery is None or self.store.recovery.wait(20)
+        assert self.store.flush(60)
+        assert self.store.recovery is None or self.store.recovery.wait(60)
 
     def tick(self) -> float:
         self.now += 1.0
@@ -90,7 +90,7 @@ class WarmStoreStates(RuleBasedStateMachine):
 
     def write_both(self, chosen: list[int]) -> None:
         records = [FOREST[at] for at in chosen]
-        ours, theirs = self.store.write(records).result(20), self.model.write(records).result(20)
+        ours, theirs = self.store.write(records).result(60), self.model.write(records).result(60)
         assert (ours.num_written, ours.num_present) == (theirs.num_written, theirs.num_present)
         assert sorted(ours.refused) == sorted(theirs.refused)
         assert ours.num_refused == len(ours.refused)
@@ -142,7 +142,7 @@ class WarmStoreStates(RuleBasedStateMachine):
 
     @rule(at=st.sampled_from(range(len(FOREST))))
     def read(self, at: int) -> None:
-        ours, theirs = self.store.read(ALL[at]).result(20), self.model.read(ALL[at]).result(20)
+        ours, theirs = self.store.read(ALL[at]).result(60), self.model.read(ALL[at]).result(60)
         assert same(ours, theirs) if theirs else ours is None
 
     @rule(
@@ -180,7 +180,7 @@ class WarmStoreStates(RuleBasedStateMachine):
 
     @rule(clean=st.booleans())
     def restart(self, clean: bool) -> None:
-        assert self.store.flush(20)
+        assert self.store.flush(60)
         if clean:
             self.store.close()
         else:

@@ -27,7 +27,7 @@ SAY_IT = "echo from-the-tool"
 
 def turns(daemon: DaemonProcess) -> list[dict[str, Any]]:
     """Return what every agent's last turn cost, the longest prompt last."""
-    with httpx.Client(base_url=daemon.url, timeout=30) as http:
+    with httpx.Client(base_url=daemon.url, timeout=60) as http:
         agents = http.get("/v1/agents", params={"limit": 100}).json()["data"]
         costs = [http.get(f"/v1/agents/{agent['id']}/cache").json()["last"] for agent in agents]
     return sorted((cost for cost in costs if cost), key=lambda cost: int(cost["prompt_tokens"]))

@@ -189,7 +189,7 @@ def test_a_damaged_file_is_the_cause_also_where_an_earlier_one_was_still_being_r
     class SlowFirst(FileSystem):
         def read(self, path: Path) -> bytes:
             if path.name.startswith(first.hex()):
-                held.wait(10)
+                held.wait(60)
             return super().read(path)
 
     with engine(tmp_path / "caches") as rig:

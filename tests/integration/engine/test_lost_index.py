@@ -84,7 +84,7 @@ def test_a_history_is_warm_before_its_files_are_all_looked_through(
     gate.set()
     with engine(tmp_path / "caches", has_state=has_state) as (rig, warm):
         ids = talk(rig, prompt(180, seed=1), has_state=has_state)
-        stored = warm.flush(20) and warm.stats().bytes_stored
+        stored = warm.flush(60) and warm.stats().bytes_stored
     gate.clear()
     for path in (tmp_path / "caches").glob("index.sqlite*"):
         path.unlink()
@@ -97,9 +97,9 @@ def test_a_history_is_warm_before_its_files_are_all_looked_through(
         assert not warm.knows_all_files
         gate.set()
         assert warm.recovery is not None
-        assert warm.recovery.wait(20)
+        assert warm.recovery.wait(60)
         assert warm.knows_all_files
-        assert warm.flush(20)
+        assert warm.flush(60)
         report = warm.verify(fix=False)
         assert (report.num_missing, report.num_orphaned) == (0, 0)
         assert warm.stats().bytes_stored >= stored
@@ -150,8 +150,8 @@ def test_an_index_that_is_damaged_while_the_daemon_runs_costs_no_history(
         ids = talk(rig, prompt(180, seed=1), has_state=has_state, turns=6)
         gate.clear()
         wait_until(lambda: rig.store.ledger().dirty_bytes == 0, "the writing")
-        assert warm.flush(20)
-        rig.engine.call(lambda: rig.tables.evict_agent("a")).result(20)  # type: ignore[arg-type]
+        assert warm.flush(60)
+        rig.engine.call(lambda: rig.tables.evict_agent("a")).result(60)  # type: ignore[arg-type]
         damage(warm.folder.index)
         assert computed(rig, ids, agent="a", has_state=has_state) <= 12 + 1
         assert not warm.knows_all_files

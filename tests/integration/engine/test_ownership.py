@@ -513,10 +513,16 @@ def test_blocks_of_a_long_answer_are_kept_as_decoding_fills_them() -> None:
 
 def test_a_row_whose_sampling_fails_ends_alone() -> None:
     with EngineRig() as rig:
-        asks = [rig.ask(prompt(30, seed), agent=str(seed), max_tokens=400) for seed in range(3)]
-        wait_until(lambda: all(len(ask.updates) > 3 for ask in asks), "all answers' beginning")
-        broken = next(one for one in rig.engine.running() if one.submission.agent_id == "1")
-        rig.on_engine(lambda: rig.runner.broken_rows.update({broken.sequence_id: ValueError("no such rule")}))
+        with rig.held():
+            asks = [rig.ask(prompt(30, seed), agent=str(seed), max_tokens=400) for seed in range(3)]
+
+            def break_it(_: object) -> None:
+                # In the middle of its answer, on the engine's thread.
+                if len(asks[1].updates) == 4:
+                    broken = next(one for one in rig.engine.running() if one.submission.agent_id == "1")
+                    rig.runner.broken_rows[broken.sequence_id] = ValueError("no such rule")
+
+            asks[1].on_update = break_it
         assert "no such rule" in str(asks[1].error())
         for seed in (0, 2):
             assert asks[seed].answer().text == truth(prompt(30, seed), 400)

@@ -289,7 +289,7 @@ def test_the_engine_and_other_requests_go_on_while_blocks_come() -> None:
         read_file = peer.read_file
 
         def slowly(name: BlockHash) -> bytes | None:
-            gate.wait(30)
+            gate.wait(60)
             return read_file(name)
 
         peer.read_file = slowly  # type: ignore[method-assign]

@@ -46,7 +46,7 @@ def chain(*, salt: str = "", tokens: Sequence[int] = TOKENS) -> list[BlockRecord
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[DiskWarmStore]:
     made = DiskWarmStore.open(tmp_path / "caches")
-    made.write(chain()).result(10)
+    made.write(chain()).result(60)
     yield made
     made.close()
 
@@ -116,7 +116,7 @@ async def test_who_does_not_know_the_tokens_learns_no_name(store: DiskWarmStore)
 
 async def test_blocks_below_a_private_root_are_found_by_nobody(store: DiskWarmStore) -> None:
     tokens = (31, 32, 33, 34)
-    store.write(chain(salt="secret", tokens=tokens)).result(10)
+    store.write(chain(salt="secret", tokens=tokens)).result(60)
     assert names(await look_up(client_of(store), tokens)) == []
 
 
@@ -126,7 +126,7 @@ async def test_what_is_about_to_be_deleted_is_shown_to_nobody(store: DiskWarmSto
     held = asyncio.Event()
     busy = asyncio.get_running_loop()
     # The disk is busy: the deletion is queued and not done.
-    store.write_queue.put(lambda: asyncio.run_coroutine_threadsafe(held.wait(), busy).result(30) and None)
+    store.write_queue.put(lambda: asyncio.run_coroutine_threadsafe(held.wait(), busy).result(60) and None)
     freed = store.delete([last])
     try:
         assert not freed.done()
@@ -199,7 +199,7 @@ async def test_askers_that_hang_up_take_no_more_threads_than_those_that_wait(sto
 
         def get(self, name: BlockHash) -> Block | None:
             num_working.append(threading.current_thread().name)
-            held.wait(30)
+            held.wait(60)
             return None
 
         def read_file(self, name: BlockHash) -> bytes | None:

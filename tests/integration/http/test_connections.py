@@ -30,7 +30,7 @@ HALF_BODY = (
     b"Content-Length: 999\r\n\r\n"
 )
 STREAM = HALF_BODY.replace(b"999", str(len(CHAT)).encode()) + CHAT
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass

@@ -39,7 +39,7 @@ async def leave_when(
     await until(lambda: bool(answer.chunks) if begun else bool(generator.streams))
     assert generator.num_active > 0
     leave.set()
-    await asyncio.wait_for(exchange, 10)
+    await asyncio.wait_for(exchange, 60)
     return answer, generator.num_active
 
 
@@ -67,7 +67,7 @@ async def test_leaving_while_the_body_is_on_its_way_asks_nothing_of_the_generato
     )
     await asyncio.sleep(0)
     leave.set()
-    await asyncio.wait_for(exchange, 10)
+    await asyncio.wait_for(exchange, 60)
     assert generator.requests == []
 
 

@@ -79,7 +79,7 @@ def test_openais_client_reads_vectors_in_both_encodings(
 def test_texts_and_token_ids_are_taken_alone_and_in_lists(
     url: str, generator: ScriptedGenerator, given: Any, texts: tuple[Any, ...]
 ) -> None:
-    answer = httpx.post(f"{url}/v1/embeddings", json={"model": "tiny", "input": given})
+    answer = httpx.post(f"{url}/v1/embeddings", json={"model": "tiny", "input": given}, timeout=60)
     assert answer.status_code == 200, answer.text
     assert asked(generator).texts == texts
 
@@ -101,7 +101,7 @@ def test_texts_and_token_ids_are_taken_alone_and_in_lists(
     ],
 )
 def test_what_is_no_list_of_texts_is_refused_with_its_field(url: str, body: Any, param: str) -> None:
-    answer = httpx.post(f"{url}/v1/embeddings", json=body)
+    answer = httpx.post(f"{url}/v1/embeddings", json=body, timeout=60)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
 

@@ -247,7 +247,7 @@ def test_a_socket_that_closes_stops_the_engine(url: str, generator: ScriptedGene
     generator.script = lambda _: ["Hello", asyncio.Event()]
     body = {"model": "tiny", "max_tokens": 5, "messages": HELLO, "stream": True}
     with (
-        httpx.Client(base_url=url, headers={"x-api-key": "k"}) as client,
+        httpx.Client(base_url=url, headers={"x-api-key": "k"}, timeout=60) as client,
         client.stream("POST", "/v1/messages", json=body) as answer,
     ):
         lines = answer.iter_lines()

@@ -182,7 +182,9 @@ def test_results_find_their_calls_by_id_then_by_name_then_by_order(
     ]  # fmt: skip
     results = [{"role": "tool", "content": "", **one} for one in told]
     messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
-    answer = httpx.post(f"{url}/api/chat", json={"model": "tiny", "stream": False, "messages": messages})
+    answer = httpx.post(
+        f"{url}/api/chat", json={"model": "tiny", "stream": False, "messages": messages}, timeout=60
+    )
     assert answer.status_code == 200, answer.text
     said = [part for message in conversation(generator).messages for part in message.parts]
     found = [part.call_id for part in said if isinstance(part, ToolResultPart)]
@@ -198,7 +200,7 @@ def test_the_catalogue_shows_what_answers(client: ollama.Client, url: str) -> No
     assert shown.modelinfo is not None
     assert [value for key, value in shown.modelinfo.items() if key.endswith(".context_length")] == [8192]
     assert shown.capabilities == ["completion", "tools"]
-    version = httpx.get(f"{url}/api/version").json()
+    version = httpx.get(f"{url}/api/version", timeout=60).json()
     assert version["semanticd"] == "1.2"
     assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4)
 
@@ -230,7 +232,7 @@ def test_a_request_without_anything_to_answer_asks_for_the_model_alone(
 
 def test_what_is_not_read_is_said(url: str, generator: ScriptedGenerator) -> None:
     body = {"model": "tiny", "prompt": "x", "context": [1, 2], "keep_alive": "5m", "stream": False}
-    answer = httpx.post(f"{url}/api/generate", json=body)
+    answer = httpx.post(f"{url}/api/generate", json=body, timeout=60)
     assert answer.status_code == 200
     assert answer.headers["x-semantic-adjusted"] == "context_ignored=1 keep_alive_ignored=1"
 
@@ -335,7 +337,7 @@ async def test_a_client_that_hangs_up_does_not_end_a_download(
     exchange = asyncio.ensure_future(edge.post("/api/pull", body, leave=leave))
     await until(lambda: models.outcome == "fetching")
     leave.set()
-    await asyncio.wait_for(exchange, 10)
+    await asyncio.wait_for(exchange, 60)
     models.go_on.set()
     await until(lambda: models.outcome != "fetching")
     assert models.outcome == outcome
@@ -348,11 +350,14 @@ def test_operators_commands_need_the_admin_key_where_there_are_keys() -> None:
     config = HttpConfig(api_keys=("k",), admin_key="a")
     with serving(create_app(make_services(), config)) as url:
         plain = {"Authorization": "Bearer k"}
-        assert httpx.get(f"{url}/api/tags").status_code == 401
-        assert httpx.get(f"{url}/api/tags", headers=plain).status_code == 200
+        assert httpx.get(f"{url}/api/tags", timeout=60).status_code == 401
+        assert httpx.get(f"{url}/api/tags", headers=plain, timeout=60).status_code == 200
         body = {"model": "tiny", "stream": False}
-        assert httpx.post(f"{url}/api/pull", json=body, headers=plain).status_code == 401
-        assert httpx.post(f"{url}/api/pull", json=body, headers={"X-Admin-Key": "a"}).status_code == 200
+        assert httpx.post(f"{url}/api/pull", json=body, headers=plain, timeout=60).status_code == 401
+        assert (
+            httpx.post(f"{url}/api/pull", json=body, headers={"X-Admin-Key": "a"}, timeout=60).status_code
+            == 200
+        )
 
 
 def test_the_session_header_names_the_agent_as_everywhere(url: str, generator: ScriptedGenerator) -> None:

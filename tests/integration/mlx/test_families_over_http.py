@@ -15,7 +15,7 @@ import pytest
 from tests.fakes.tiny_families import FAMILIES, write_tiny_family
 from tests.fakes.whole_daemon import WholeDaemon
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 LOOK: dict[str, Any] = {
     "type": "function",

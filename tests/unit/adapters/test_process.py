@@ -156,7 +156,7 @@ def test_a_spawned_process_leads_its_own_session_and_writes_to_its_file(tmp_path
     process = spawn_detached(
         [sys.executable, "-c", "import os; print(os.getsid(0), os.getpid())"], output=output
     )
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     session, pid = output.read_text().split()
     assert session == pid == str(process.pid)
 
@@ -169,7 +169,7 @@ def test_a_spawned_process_and_its_output_are_closed_to_others(tmp_path: Path) -
         process = spawn_detached(
             ["/bin/sh", "-c", f'cd {tmp_path}; {sys.executable} -c "{code}"'], output=output
         )
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         os.umask(before)
     modes = {

@@ -16,7 +16,7 @@ HELLO = [{"role": "user", "content": "one two three"}]
 
 async def ask(server: ChatServer, *, suffix: str = "", **options: Any) -> Answer:
     with serving(server) as url:
-        async with ChatClient(url + suffix, model="words", timeout_s=20, **options) as client:
+        async with ChatClient(url + suffix, model="words", timeout_s=60, **options) as client:
             return await client.ask(HELLO, max_tokens=5, agent="a")
 
 
@@ -77,7 +77,7 @@ async def test_a_silent_server_is_given_up_on_at_the_timeout() -> None:
 async def test_what_was_measured_leaves_no_agents() -> None:
     server = ChatServer()
     with serving(server) as url:
-        async with ChatClient(url, model="words", timeout_s=20) as client:
+        async with ChatClient(url, model="words", timeout_s=60) as client:
             await client.ask(HELLO, max_tokens=2, agent="bench/a")
             await client.ask(HELLO, max_tokens=2, agent="bench/b")
             await client.forget_agents()
@@ -87,6 +87,6 @@ async def test_what_was_measured_leaves_no_agents() -> None:
 
 async def test_a_server_that_asks_for_a_key_is_not_taken_for_one_without_models() -> None:
     with serving(ChatServer(status=401)) as url:
-        async with ChatClient(url, model="", timeout_s=20) as client:
+        async with ChatClient(url, model="", timeout_s=60) as client:
             with pytest.raises(BenchError, match=r"answered 401.*--api-key"):
                 await client.models()

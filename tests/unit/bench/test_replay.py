@@ -38,7 +38,7 @@ async def play(
         server.forget()
 
     told: list[str] = []
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(server)) as http:  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(server), timeout=60) as http:  # type: ignore[arg-type]
         chosen = ReplaySettings("letters", settings.pop("num_agents", len(traces)), **settings)
         tokens = await token_source(http, URL, folder=None, model="letters", tell=told.append)
         run = Replay(http, URL, traces, chosen, tokens, told.append, forget if restart else None)
@@ -215,7 +215,7 @@ def test_the_first_token_of_an_empty_answer_is_its_end(event: dict[str, Any]) ->
 
 
 async def test_a_server_that_is_not_there_is_an_error_that_says_so() -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         run = Replay(http, "http://127.0.0.1:9", (trace("a"),), ReplaySettings("m", 1), None, print)
         with pytest.raises(BenchError, match="see whether the server runs"):
             await run.run()

@@ -41,7 +41,7 @@ async def session_with(
     """Serve, and open a session that adds what it says to `messages`."""
     tell = [].append if messages is None else messages.append
     with serving(server) as url:
-        async with ChatClient(url, model="words", stop_token_ids=(2,), timeout_s=20) as client:
+        async with ChatClient(url, model="words", stop_token_ids=(2,), timeout_s=60) as client:
             yield BenchSession(client=client, settings=SMALL, text=TextSource(1), tell=tell, **more)
 
 

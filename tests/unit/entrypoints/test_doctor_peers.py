@@ -63,7 +63,7 @@ def identity(**more: Any) -> bytes:
     ],
 )  # fmt: skip
 async def test_whatever_a_machine_answers_is_a_finding(answer: bytes, outcome: str, state: str) -> None:
-    asked, request = await served(answer, lambda url: probe(url, key="k", timeout_s=30))
+    asked, request = await served(answer, lambda url: probe(url, key="k", timeout_s=60))
     assert asked.outcome == outcome, asked
     assert b"GET /v1/blocks HTTP/1.1" in request
     assert b"Authorization: Bearer k" in request

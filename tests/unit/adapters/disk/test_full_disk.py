@@ -50,8 +50,8 @@ class Disk:
         self.flush()
 
     def flush(self) -> None:
-        assert self.warm.flush(20)
-        assert self.responses.flush(20)
+        assert self.warm.flush(60)
+        assert self.responses.flush(60)
 
     def close(self) -> None:
         self.responses.close()
@@ -71,7 +71,7 @@ RESPONSE = StoredResponse(
 
 def filled(root: Path) -> Disk:
     disk = Disk(root)
-    assert disk.warm.write(CHAIN).result(20).num_written == len(CHAIN)
+    assert disk.warm.write(CHAIN).result(60).num_written == len(CHAIN)
     for number in range(6):
         disk.agents.save(full_agent(f"agent-{number}"))
     disk.agents.save(full_agent())
@@ -88,7 +88,7 @@ def test_blocks_can_be_removed_from_a_full_volume(volume: Path, how: str) -> Non
         assert disk.warm.prune(target_bytes=0, dry_run=True) == disk.warm.stats().bytes_stored
         freed = disk.warm.prune(target_bytes=0)
     elif how == "delete":
-        freed = disk.warm.delete(names(CHAIN)).result(20)
+        freed = disk.warm.delete(names(CHAIN)).result(60)
     else:
         freed = disk.warm.clear(FINGERPRINT if how == "clear a model" else None)
     assert freed > 80 * 8192
@@ -114,8 +114,8 @@ def test_agents_and_responses_deleted_on_a_full_volume_stay_deleted(volume: Path
     disk = filled(volume / "caches")
     fill(volume)
     for agent_id in ("agent:a", *(f"agent-{number}" for number in range(6))):
-        assert disk.agents.delete(AgentId(agent_id)).result(20) == "done", agent_id
-    assert disk.responses.delete_agent(AgentId("agent:a")).result(20) == "done"
+        assert disk.agents.delete(AgentId(agent_id)).result(60) == "done", agent_id
+    assert disk.responses.delete_agent(AgentId("agent:a")).result(60) == "done"
     assert disk.warm.folder.ballast.is_there, "there for the next one"
     disk.close()
     disk = Disk(volume / "caches")
@@ -152,14 +152,14 @@ def test_files_go_though_the_index_never_finds_room(
     stored = disk.warm.stats().bytes_stored
     is_full = True
     if how == "delete":
-        assert disk.warm.delete(names(CHAIN), scrub=False).result(20) == stored
+        assert disk.warm.delete(names(CHAIN), scrub=False).result(60) == stored
     else:
         assert (disk.warm.prune(target_bytes=0) if how == "prune" else disk.warm.clear()) == stored
     assert disk.num_files == disk.warm.stats().bytes_stored == 0
-    assert disk.warm.read(CHAIN[0].block.block_hash).result(20) is None, "a miss, whatever the index says"
+    assert disk.warm.read(CHAIN[0].block.block_hash).result(60) is None, "a miss, whatever the index says"
     assert disk.warm.prune(target_bytes=0) == 0
     is_full = False
-    assert disk.warm.write(CHAIN[:3]).result(20).num_written == 3, "what is gone is not taken for present"
+    assert disk.warm.write(CHAIN[:3]).result(60).num_written == 3, "what is gone is not taken for present"
     assert disk.warm.stats().num_blocks == 3
     disk.close()
 
@@ -176,7 +176,7 @@ def test_rows_that_a_full_disk_kept_are_found_at_the_next_start(
     is_full = False
     disk = Disk(tmp_path / "caches")
     assert disk.warm.recovery is not None
-    assert disk.warm.recovery.wait(20)
+    assert disk.warm.recovery.wait(60)
     assert disk.warm.stats().num_blocks == 0
     disk.close()
 
@@ -189,8 +189,8 @@ def test_the_room_kept_is_given_up_for_deletions_and_taken_back(
     refuse_commits(monkeypatch, lambda: is_full and ballast.exists())
     disk = filled(tmp_path / "caches")
     is_full = True
-    assert disk.agents.delete(AgentId("agent:a")).result(20) == "done"
-    assert disk.responses.delete("r1").result(20) == "done"
+    assert disk.agents.delete(AgentId("agent:a")).result(60) == "done"
+    assert disk.responses.delete("r1").result(60) == "done"
     assert ballast.exists()
     assert ballast.stat().st_blocks * 512 >= disk.warm.folder.ballast.num_bytes, "it takes its room"
     is_full = False
@@ -221,14 +221,14 @@ def test_what_a_full_disk_does_not_delete_stays_as_it_was(
 
     is_full = True
     deletions = [delete(), delete()]
-    assert [deletion.result(20) for deletion in deletions] == ["no room", "no room"]
+    assert [deletion.result(60) for deletion in deletions] == ["no room", "no room"]
     disk.close()
     is_full = False
     disk = Disk(tmp_path / "caches")
     assert disk.agents.load(AgentId("agent:a")) == agent is not None
     assert disk.agents.page(AgentQuery()).num_agents == 7
     assert disk.responses.load("r1") == RESPONSE
-    assert delete().result(20) == "done"
+    assert delete().result(60) == "done"
     assert (disk.agents.load(AgentId("agent:a")) is None) == (what == "agent")
     assert (disk.responses.load("r1") is None) == (what != "agent")
     disk.close()
@@ -258,8 +258,8 @@ def failing_disk(num_bytes: int) -> Iterator[None]:
 def test_a_disk_that_fails_is_not_said_to_be_full(tmp_path: Path) -> None:
     disk = filled(tmp_path / "caches")
     with failing_disk(4096):
-        assert disk.agents.delete(AgentId("agent:a")).result(20) == "failed"
-        assert disk.responses.delete("r1").result(20) == "failed"
+        assert disk.agents.delete(AgentId("agent:a")).result(60) == "failed"
+        assert disk.responses.delete("r1").result(60) == "failed"
         for remove in (lambda: disk.warm.prune(target_bytes=0), disk.warm.clear):
             with pytest.raises(CacheError, match=r"index refuses .disk I/O error.; check the disk") as failed:
                 remove()

@@ -44,15 +44,15 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 def test_a_file_that_cannot_be_read_is_counted(disk: Disk) -> None:
     record = make_record()
-    disk.store.write([record]).result(10)
+    disk.store.write([record]).result(60)
     disk.fs.fail["read"] = errno.EIO
-    assert disk.store.read(record.block.block_hash).result(10) is None
+    assert disk.store.read(record.block.block_hash).result(60) is None
     assert disk.counted("warm_read_errors_total") == 1
 
 
 def test_a_group_that_cannot_be_written_is_counted(disk: Disk) -> None:
     disk.fs.fail["create"] = errno.ENOSPC
-    assert disk.store.write([make_record()]).result(10).num_refused == 1
+    assert disk.store.write([make_record()]).result(60).num_refused == 1
     assert disk.counted("warm_write_errors_total") == 1
 
 
@@ -63,17 +63,17 @@ def test_blocks_that_a_full_queue_does_not_take_are_counted(disk: Disk) -> None:
     def wait(operation: str) -> None:
         if operation == "create":
             writing.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
 
     disk.fs.before = wait
     under_way = disk.store.write([first])
-    assert writing.wait(10)
+    assert writing.wait(60)
     try:
-        assert disk.store.write([second]).result(10).num_refused == 1
+        assert disk.store.write([second]).result(60).num_refused == 1
         assert disk.counted("warm_queue_full_total") == 1
     finally:
         go_on.set()
-    assert under_way.result(10).num_written == 1
+    assert under_way.result(60).num_written == 1
 
 
 def test_an_index_that_does_not_answer_is_counted(tmp_path: Path) -> None:
@@ -106,6 +106,6 @@ def test_agents_that_cannot_be_saved_or_read_are_counted(disk: Disk) -> None:
     assert archive.load(agent.agent_id) is None
     assert disk.counted("agent_load_errors_total") == 1
     archive.save(agent)
-    archive.flush(10)
+    archive.flush(60)
     assert disk.counted("agent_save_errors_total") >= 1
     archive.close()

@@ -27,7 +27,7 @@ def test_the_shell_itself_can_read_its_script(shell: str, tmp_path: Path) -> Non
     file.write_text(script(shell, program))
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    subprocess.run([shell, "-n", str(file)], check=True, timeout=30)
+    subprocess.run([shell, "-n", str(file)], check=True, timeout=60)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -48,7 +48,7 @@ def test_bash_offers_what_fits(line: list[str], offered: str, tmp_path: Path) ->
     asked = (
         f"source {file}; COMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; _semanticd; echo ${{COMPREPLY[*]}}"
     )
-    ran = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, timeout=30)
+    ran = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.strip() == offered
 
 
@@ -62,7 +62,7 @@ def test_fish_offers_what_fits(line: str, offered: set[str], tmp_path: Path) -> 
     file.write_text(script("fish", program))
     asked = f"source {file}; complete -C '{line}'"
     ran = subprocess.run(
-        ["fish", "--no-config", "-c", asked], capture_output=True, text=True, check=True, timeout=30
+        ["fish", "--no-config", "-c", asked], capture_output=True, text=True, check=True, timeout=60
     )
     assert {told.split("\t")[0] for told in ran.stdout.splitlines()} == offered
 
@@ -87,6 +87,6 @@ def test_zsh_offers_what_fits(line: str, offered: set[str], tmp_path: Path) -> N
     file.write_text(script("zsh", program))
     asks.write_text(_ZSH)
     command = ["zsh", "-f", str(asks), str(file), line, max(offered)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     told = set(re.findall(r"([a-z]+) +-- ", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", ran.stdout)))
     assert told == offered

@@ -41,7 +41,7 @@ def test_a_daemon_that_ends_while_it_is_asked_to_is_stopped(
         ending = threading.Thread(target=end)
         ending.start()
         assert stop_daemon(timeout_s=None, now=now) is True
-        ending.join(20)
+        ending.join(60)
     assert f"stopped (pid {NO_PROCESS})" in capsys.readouterr().err
     assert stop_daemon(timeout_s=None, now=now) is False
 

@@ -117,7 +117,7 @@ def test_a_turn_writes_its_own_text_and_not_the_conversation_again(
     archive = open_archive()
     agent = long_agent(250)
     archive.save(agent)
-    assert archive.flush(20)
+    assert archive.flush(60)
     (busy, *_) = sql(tmp_path, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
     assert not busy
     wal = tmp_path / "caches" / "agents.sqlite-wal"
@@ -128,7 +128,7 @@ def test_a_turn_writes_its_own_text_and_not_the_conversation_again(
         block_table=(*agent.block_table[:-1], BlockHash(b"t" * 32)),
     )
     archive.save(longer)
-    assert archive.flush(20)
+    assert archive.flush(60)
     # Whole pages are logged; a handful of them, against some 500 for the whole conversation.
     assert 0 < wal.stat().st_size < 100_000
     assert open_archive().load(AgentId("long")) == longer
@@ -152,17 +152,17 @@ def test_equal_text_is_stored_once_and_goes_with_its_last_user(open_archive: Ope
     b = Agent(AgentId("b"), 1.0, 1.0, transcript=Transcript((shared,)))
     archive.save(a)
     archive.save(b)
-    archive.flush(20)
+    archive.flush(60)
     assert sql(tmp_path, "SELECT count(*) FROM segments") == [(2,)]
     archive.save(replace(a, transcript=Transcript((shared, own))))
-    archive.flush(20)
+    archive.flush(60)
     assert sql(tmp_path, "SELECT count(*) FROM segments") == [(2,)]
     archive.delete(AgentId("a"))
-    archive.flush(20)
+    archive.flush(60)
     assert sql(tmp_path, "SELECT text FROM segments") == [(b"system prompt",)]
     assert archive.load(AgentId("b")) == b
     archive.delete(AgentId("b"))
-    archive.flush(20)
+    archive.flush(60)
     for table in ("agents", "segments", "agent_segments", "agent_blocks", "agent_messages", "agent_turns"):
         assert sql(tmp_path, f"SELECT count(*) FROM {table}") == [(0,)], table
 
@@ -291,7 +291,7 @@ def test_a_damaged_database_is_set_aside_and_an_empty_one_begun(
 ) -> None:
     archive = open_archive()
     archive.save(full_agent())
-    archive.flush(20)
+    archive.flush(60)
     archive.close()
     path = tmp_path / "caches" / "agents.sqlite"
     if damage == "garbage":
@@ -330,15 +330,15 @@ def test_a_save_that_failed_is_not_lost_and_tried_again(
     sql(tmp_path, "CREATE TRIGGER full BEFORE INSERT ON agents BEGIN SELECT raise(ABORT, 'full'); END")
     agent = full_agent()
     archive.save(agent)
-    assert not archive.is_saved(agent.agent_id).result(20)
+    assert not archive.is_saved(agent.agent_id).result(60)
     assert archive.num_unsaved == 1
     assert "could not save an agent" in log.lines
     assert archive.load(agent.agent_id) == agent
     assert archive.ids() == [agent.agent_id]
     sql(tmp_path, "DROP TRIGGER full")
     archive.save(Agent(AgentId("next"), 1.0, 1.0))
-    assert archive.is_saved(AgentId("next")).result(20)
-    assert archive.is_saved(agent.agent_id).result(20)
+    assert archive.is_saved(AgentId("next")).result(60)
+    assert archive.is_saved(agent.agent_id).result(60)
     assert archive.num_unsaved == 0
     assert sql(tmp_path, "SELECT count(*) FROM agents") == [(2,)]
     assert open_archive().load(agent.agent_id) == agent
@@ -348,19 +348,19 @@ def test_an_agent_that_the_disk_did_not_delete_is_there_as_it_was(open_archive: 
     archive = open_archive()
     agent = full_agent()
     archive.save(agent)
-    archive.flush(20)
+    archive.flush(60)
     sql(tmp_path, "CREATE TRIGGER full BEFORE DELETE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
     deletions = [archive.delete(agent.agent_id), archive.delete(agent.agent_id)]
-    assert [deletion.result(20) for deletion in deletions] == ["failed", "failed"]
+    assert [deletion.result(60) for deletion in deletions] == ["failed", "failed"]
     assert archive.load(agent.agent_id) == agent
     assert archive.ids() == [agent.agent_id]
     assert not archive.is_unsaved(agent.agent_id)
     sql(tmp_path, "DROP TRIGGER full")
     archive.close()
-    assert archive.delete(agent.agent_id).result(20) == "failed", "closed"
+    assert archive.delete(agent.agent_id).result(60) == "failed", "closed"
     again = open_archive()
     assert again.load(agent.agent_id) == agent
-    assert again.delete(agent.agent_id).result(20) == "done"
+    assert again.delete(agent.agent_id).result(60) == "done"
     assert again.load(agent.agent_id) is None
 
 
@@ -370,13 +370,13 @@ def test_an_agents_newest_state_outlives_a_deletion_that_the_disk_refused(
     archive = open_archive()
     stored = full_agent()
     archive.save(stored)
-    archive.flush(20)
+    archive.flush(60)
     sql(tmp_path, "CREATE TRIGGER full BEFORE UPDATE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
     sql(tmp_path, "CREATE TRIGGER more BEFORE INSERT ON agents BEGIN SELECT raise(ABORT, 'full'); END")
     sql(tmp_path, "CREATE TRIGGER less BEFORE DELETE ON agents BEGIN SELECT raise(ABORT, 'full'); END")
     newest = replace(stored, pinned=not stored.pinned)
     archive.save(newest)
-    assert archive.delete(stored.agent_id).result(20) == "failed"
+    assert archive.delete(stored.agent_id).result(60) == "failed"
     assert archive.load(stored.agent_id) == newest
     assert archive.is_unsaved(stored.agent_id)
     for trigger in ("full", "more", "less"):
@@ -390,14 +390,14 @@ def test_where_the_archive_cannot_be_read_or_is_closed_no_block_counts_as_an_age
 ) -> None:
     archive = open_archive()
     block = BlockHash(b"b" * 32)
-    assert archive.own_among(AgentId("a"), [block]).result(20) == [block]
+    assert archive.own_among(AgentId("a"), [block]).result(60) == [block]
     sql(tmp_path, "DROP TABLE past_blocks")
-    assert archive.own_among(AgentId("a"), [block]).result(20) == []
+    assert archive.own_among(AgentId("a"), [block]).result(60) == []
     store = DiskWarmStore.open(tmp_path / "other")
     archive = DiskAgentArchive.open(store.folder, write_queue=store.write_queue)
     store.close()
     archive.close()
-    assert archive.own_among(AgentId("a"), [block]).result(20) == []
+    assert archive.own_among(AgentId("a"), [block]).result(60) == []
 
 
 def test_a_document_of_a_newer_minor_form_still_loads() -> None:
@@ -476,15 +476,15 @@ def test_a_save_that_ends_while_a_question_is_answered_is_not_overlooked(
     config = AgentConfig(ttl_s=10.0)
     if question in ("expired", "surplus_anonymous"):
         archive.save(Agent(AgentId("a"), 1.0, 1.0, config, anonymous=True))
-        assert archive.flush(30)
+        assert archive.flush(60)
     may_save = threading.Event()
-    store.write_queue.put(lambda: may_save.wait(30))
+    store.write_queue.put(lambda: may_save.wait(60))
     agent = Agent(AgentId("a"), 1.0, 99.0, config, anonymous=True, pinned=True, block_table=(OWN,))
     archive.save(agent)
 
     def save_all() -> None:
         may_save.set()
-        assert archive.flush(30)
+        assert archive.flush(60)
 
     tables.save_all = save_all
     ask, expected = QUESTIONS[question]
@@ -523,7 +523,7 @@ def test_an_agent_whose_stored_id_no_request_could_name_gets_another(
     assert archive.load(renamed) == replace(full_agent("a"), agent_id=renamed)
     assert archive.holders(BlockHash(b"\x07" * 32)) == [renamed]
     assert log.lines == ["an agent whose id could not be named was renamed"]
-    assert archive.delete(renamed).result(10) == "done"
+    assert archive.delete(renamed).result(60) == "done"
     assert open_archive().ids() == ["b"]
 
 

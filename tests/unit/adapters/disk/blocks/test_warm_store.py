@@ -60,8 +60,8 @@ def files_in(store: DiskWarmStore) -> list[Path]:
 
 def settle(store: DiskWarmStore) -> None:
     """Wait for the queue and any recovery."""
-    assert store.flush(20)
-    assert store.recovery is None or store.recovery.wait(20)
+    assert store.flush(60)
+    assert store.recovery is None or store.recovery.wait(60)
 
 
 def forget_rows(store: DiskWarmStore, hashes: list[BlockHash]) -> None:
@@ -76,7 +76,7 @@ def forget_rows(store: DiskWarmStore, hashes: list[BlockHash]) -> None:
 def test_files_lie_where_the_format_says_and_only_the_user_can_read_them(open_store: Open) -> None:
     store = open_store()
     record = make_record()
-    store.write([record]).result(10)
+    store.write([record]).result(60)
     name = record.block.block_hash.hex()
     root = store.folder.root
     assert path_of(store, record) == root / "blocks" / ("ab" * 8) / name[:2] / f"{name}.safetensors"
@@ -91,7 +91,7 @@ def test_everything_is_there_after_a_restart_and_no_file_is_looked_at(
     chain = make_chain(5)
     store = open_store()
     settle(store)
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     store.close()
 
     fs.list_files = lambda folder: pytest.fail("listed") if "blocks" in str(folder) else []  # type: ignore[method-assign]
@@ -99,7 +99,7 @@ def test_everything_is_there_after_a_restart_and_no_file_is_looked_at(
     assert store.recovery is None
     assert store.get_many(names(chain)) == [record.block for record in chain]
     assert store.stats().num_blocks == 5
-    assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain)
+    assert all(same(store.read(r.block.block_hash).result(60), r) for r in chain)
 
 
 def test_all_readers_run_before_the_first_read(open_store: Open) -> None:
@@ -162,19 +162,19 @@ def test_a_damaged_file_is_a_miss_counted_and_set_aside(open_store: Open, what: 
     store = open_store()
     record = make_record((1, 2, 3, 4))
     child = make_record((5,), parent=record.block.block_hash)
-    store.write([record, child]).result(10)
+    store.write([record, child]).result(60)
     path = path_of(store, record)
     DAMAGE[what](path)
-    assert store.read(record.block.block_hash).result(10) is None
+    assert store.read(record.block.block_hash).result(60) is None
     assert store.get(record.block.block_hash) is None
     assert store.stats().num_quarantined == 1
     assert not path.exists()
     assert len(list(store.folder.quarantine.iterdir())) == 1
-    assert same(store.read(child.block.block_hash).result(10), child), "its child is not touched"
+    assert same(store.read(child.block.block_hash).result(60), child), "its child is not touched"
     assert store.lost_file([child.block.block_hash, record.block.block_hash]) == "damaged"
-    assert store.write([record]).result(10).num_written == 1
+    assert store.write([record]).result(60).num_written == 1
     assert store.lost_file([record.block.block_hash]) is None, "it is there again"
-    assert same(store.read(record.block.block_hash).result(10), record)
+    assert same(store.read(record.block.block_hash).result(60), record)
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged"])
@@ -183,9 +183,9 @@ def test_a_lost_block_is_known_as_lost_before_its_row_goes(
 ) -> None:
     store = open_store()
     # A new folder is looked through, and that finds missing files too.
-    assert store.recovery is None or store.recovery.wait(10)
+    assert store.recovery is None or store.recovery.wait(60)
     record = make_record()
-    store.write([record]).result(10)
+    store.write([record]).result(60)
     path = path_of(store, record)
     if what == "missing":
         path.unlink()
@@ -199,16 +199,16 @@ def test_a_lost_block_is_known_as_lost_before_its_row_goes(
         return remove(index, names)
 
     monkeypatch.setattr(BlockIndex, "remove", removes)
-    assert store.read(record.block.block_hash).result(10) is None
+    assert store.read(record.block.block_hash).result(60) is None
     assert known == [what]
 
 
 def test_a_missing_file_is_a_miss_and_its_row_goes(open_store: Open) -> None:
     store = open_store()
     record = make_record()
-    store.write([record]).result(10)
+    store.write([record]).result(60)
     path_of(store, record).unlink()
-    assert store.read(record.block.block_hash).result(10) is None
+    assert store.read(record.block.block_hash).result(60) is None
     assert store.get(record.block.block_hash) is None
     assert (store.stats().num_blocks, store.stats().num_quarantined) == (0, 0)
     assert store.lost_file([record.block.block_hash]) == "missing"
@@ -217,22 +217,22 @@ def test_a_missing_file_is_a_miss_and_its_row_goes(open_store: Open) -> None:
 def test_a_file_that_cannot_be_read_just_now_stays(open_store: Open, fs: FaultyFileSystem) -> None:
     store = open_store()
     record = make_record()
-    store.write([record]).result(10)
+    store.write([record]).result(60)
     fs.fail["read"] = errno.EMFILE
-    assert store.read(record.block.block_hash).result(10) is None
+    assert store.read(record.block.block_hash).result(60) is None
     assert store.lost_file([record.block.block_hash]) == "damaged"
     fs.fail.clear()
-    assert same(store.read(record.block.block_hash).result(10), record)
+    assert same(store.read(record.block.block_hash).result(60), record)
     assert store.lost_file([record.block.block_hash]) is None
 
 
 def test_the_quarantine_is_bounded_and_counts_towards_the_cap(open_store: Open) -> None:
     store = open_store()
     records = [make_record((n,)) for n in range(20)]
-    store.write(records).result(10)
+    store.write(records).result(60)
     for record in records:
         flip(-1)(path_of(store, record))
-        assert store.read(record.block.block_hash).result(10) is None
+        assert store.read(record.block.block_hash).result(60) is None
     held = list(store.folder.quarantine.iterdir())
     assert len(held) == 16
     assert store.stats().bytes_stored == sum(path.stat().st_size for path in held)
@@ -247,7 +247,7 @@ def test_a_deleted_index_is_made_anew_from_the_files(open_store: Open) -> None:
     chain = make_chain(4)
     state = make_record((), parent=chain[1].block.block_hash, kind="state")
     store = open_store()
-    store.write([*chain, state]).result(10)
+    store.write([*chain, state]).result(60)
     before = store.stats().bytes_stored
     store.close()
     for path in store.folder.root.glob("index.sqlite*"):
@@ -266,7 +266,7 @@ def test_a_deleted_index_is_made_anew_from_the_files(open_store: Open) -> None:
 def test_a_broken_index_is_made_anew_from_the_files(open_store: Open, damage: str) -> None:
     chain = make_chain(4)
     store = open_store()
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     store.close()
     index = store.folder.index
     if damage == "garbage":
@@ -282,13 +282,13 @@ def test_a_broken_index_is_made_anew_from_the_files(open_store: Open, damage: st
     store = open_store()
     settle(store)
     assert store.get_many(names(chain)) == [record.block for record in chain]
-    assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain)
+    assert all(same(store.read(r.block.block_hash).result(60), r) for r in chain)
 
 
 def test_an_index_damaged_while_running_is_made_anew(open_store: Open) -> None:
     store = open_store()
     chain = make_chain(200)
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     settle(store)
     with closing(sqlite3.connect(store.folder.index, isolation_level=None)) as other:
         # What another connection has changed, the store's own no longer have in their page caches.
@@ -309,28 +309,28 @@ def test_blocks_are_found_by_name_and_deleted_ones_are_gone_before_the_folder_wa
 ) -> None:
     chain = make_chain(4)
     store = open_store()
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     before = store.stats().bytes_stored
     store.close()
     store.folder.index.unlink()
     go_on, survey = threading.Event(), recovery.survey
-    monkeypatch.setattr(recovery, "survey", lambda *args, **more: go_on.wait(20) and survey(*args, **more))
+    monkeypatch.setattr(recovery, "survey", lambda *args, **more: go_on.wait(60) and survey(*args, **more))
 
     store = open_store()
     fingerprint = chain[0].fingerprint
     assert store.get_many(names(chain)) == []
     found = store.find_files([*names(chain[:2]), *names([make_record((77,))])], fingerprint)
     assert found is not None
-    assert found.result(20) == 2
+    assert found.result(60) == 2
     assert store.get_many(names(chain)) == [record.block for record in chain[:2]]
-    assert all(same(store.read(r.block.block_hash).result(10), r) for r in chain[:2])
+    assert all(same(store.read(r.block.block_hash).result(60), r) for r in chain[:2])
     again = store.find_files(names(chain[:2]), fingerprint)
     assert again is not None
-    assert again.result(20) == 0
+    assert again.result(60) == 0
     gone = path_of(store, chain[3])
     size = gone.stat().st_size
     # What is deleted has no row yet, and must not come back with its file.
-    assert store.delete(names(chain[3:])).result(20) == size
+    assert store.delete(names(chain[3:])).result(60) == size
     assert not gone.exists()
     go_on.set()
     settle(store)
@@ -342,7 +342,7 @@ def test_blocks_are_found_by_name_and_deleted_ones_are_gone_before_the_folder_wa
 def test_rows_without_files_go_after_an_unclean_end(open_store: Open) -> None:
     chain = make_chain(3)
     store = open_store()
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     path_of(store, chain[2]).unlink()
     crash(store)
     store = open_store()
@@ -354,7 +354,7 @@ def test_rows_without_files_go_after_an_unclean_end(open_store: Open) -> None:
 def test_files_without_rows_are_adopted_and_leftovers_removed_after_an_unclean_end(open_store: Open) -> None:
     chain = make_chain(3)
     store = open_store()
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     forget_rows(store, names(chain[1:]))
     leftover = path_of(store, chain[0]).with_suffix(".safetensors.123-4.tmp")
     leftover.write_bytes(b"half")
@@ -378,7 +378,7 @@ def test_files_without_rows_are_adopted_and_leftovers_removed_after_an_unclean_e
 def test_a_recovery_cut_short_goes_on_at_the_next_start(open_store: Open, fs: FaultyFileSystem) -> None:
     chain = make_chain(300)
     store = open_store()
-    store.write(chain).result(20)
+    store.write(chain).result(60)
     store.close()
     store.folder.index.unlink()
     reached, go_on = threading.Event(), threading.Event()
@@ -386,12 +386,12 @@ def test_a_recovery_cut_short_goes_on_at_the_next_start(open_store: Open, fs: Fa
 
     def slowly(path: Path, num_bytes: int) -> tuple[bytes, int]:
         reached.set()
-        go_on.wait(20)
+        go_on.wait(60)
         return read_start(path, num_bytes)
 
     fs.read_start = slowly  # type: ignore[method-assign]
     store = open_store()
-    assert reached.wait(20)
+    assert reached.wait(60)
     assert store.stats().bytes_stored == sum(path.stat().st_size for path in files_in(store)), (
         "counted at once"
     )
@@ -411,14 +411,14 @@ def test_blocks_are_written_while_the_folder_is_looked_through(
 ) -> None:
     chain = make_chain(4)
     store = open_store()
-    store.write(chain[:2]).result(10)
+    store.write(chain[:2]).result(60)
     store.close()
     (store.folder.root / "unclean").touch()
     may_go_on = threading.Semaphore(1)
     list_files = fs.list_files
 
     def one_by_one(folder: Path) -> list[str]:
-        may_go_on.acquire(timeout=20)
+        may_go_on.acquire(timeout=60)
         return list_files(folder)
 
     fs.list_files = one_by_one  # type: ignore[method-assign]
@@ -442,7 +442,7 @@ def test_blocks_are_written_while_the_folder_is_looked_through(
 def test_verify_finds_and_fixes_what_disagrees(open_store: Open) -> None:
     store = open_store()
     records = [make_record((n,)) for n in range(6)]
-    store.write(records).result(10)
+    store.write(records).result(60)
     settle(store)
     flip(-1)(path_of(store, records[0]))
     path_of(store, records[1]).unlink()
@@ -459,7 +459,7 @@ def test_verify_finds_and_fixes_what_disagrees(open_store: Open) -> None:
 def test_the_store_verifies_itself_in_the_background(open_store: Open) -> None:
     record = make_record()
     store = open_store(verify_every_s=0.02)
-    store.write([record]).result(10)
+    store.write([record]).result(60)
     flip(-1)(path_of(store, record))
     deadline = threading.Event()
     for _ in range(1000):
@@ -479,25 +479,25 @@ def test_a_failing_disk_refuses_leaves_nothing_and_recovers(
     store = open_store()
     chain = make_chain(3)
     fs.fail[operation] = errno.ENOSPC
-    result = store.write(chain).result(10)
+    result = store.write(chain).result(60)
     assert (result.num_written, result.num_refused, set(result.refused)) == (0, 3, set(names(chain)))
     assert os.strerror(errno.ENOSPC) in result.reason
     assert files_in(store) == []
     assert (store.stats().num_write_errors, store.stats().bytes_stored) == (1, 0)
     fs.fail.clear()
-    assert store.write(chain).result(10).num_written == 3
+    assert store.write(chain).result(60).num_written == 3
     assert store.get_many(names(chain)) == [record.block for record in chain]
 
 
 def test_a_disk_that_fills_up_keeps_what_was_stored(open_store: Open, fs: FaultyFileSystem) -> None:
     store = open_store()
     kept, extra = make_record((1,)), make_record((2,))
-    store.write([kept]).result(10)
+    store.write([kept]).result(60)
     fs.room_bytes = 100
-    assert store.write([extra]).result(10).num_refused == 1
+    assert store.write([extra]).result(60).num_refused == 1
     assert files_in(store) == [path_of(store, kept)]
     fs.room_bytes = None
-    assert store.write([extra]).result(10).num_written == 1
+    assert store.write([extra]).result(60).num_written == 1
 
 
 def test_an_index_that_cannot_be_written_leaves_no_files(open_store: Open) -> None:
@@ -506,12 +506,12 @@ def test_an_index_that_cannot_be_written_leaves_no_files(open_store: Open) -> No
     connection = sqlite3.connect(store.folder.index)
     connection.execute("CREATE TRIGGER full BEFORE INSERT ON blocks BEGIN SELECT raise(ABORT, 'full'); END")
     connection.commit()
-    result = store.write(make_chain(2)).result(10)
+    result = store.write(make_chain(2)).result(60)
     assert (result.num_refused, files_in(store)) == (2, [])
     connection.execute("DROP TRIGGER full")
     connection.commit()
     connection.close()
-    assert store.write(make_chain(2)).result(10).num_written == 2
+    assert store.write(make_chain(2)).result(60).num_written == 2
 
 
 def hold_writes(fs: FaultyFileSystem) -> threading.Event:
@@ -520,7 +520,7 @@ def hold_writes(fs: FaultyFileSystem) -> threading.Event:
 
     def wait(operation: str) -> None:
         if operation == "create":
-            go_on.wait(20)
+            go_on.wait(60)
 
     fs.before = wait
     return go_on
@@ -536,13 +536,13 @@ def test_a_full_queue_refuses_at_once(open_store: Open, fs: FaultyFileSystem) ->
     assert (refused.refused, refused.reason) == ((third.block.block_hash,), "the write queue is full")
     assert store.stats().pending_writes == 2
     go_on.set()
-    assert [future.result(10).num_written for future in futures] == [1, 1]
-    assert store.write([third]).result(10).num_written == 1
+    assert [future.result(60).num_written for future in futures] == [1, 1]
+    assert store.write([third]).result(60).num_written == 1
 
 
 def test_one_group_larger_than_the_queue_is_taken_when_nothing_waits(open_store: Open) -> None:
     store = open_store(max_queue_bytes=10)
-    assert store.write(make_chain(3)).result(10).num_written == 3
+    assert store.write(make_chain(3)).result(60).num_written == 3
 
 
 def test_what_is_deleted_while_it_waits_is_not_written(open_store: Open, fs: FaultyFileSystem) -> None:
@@ -554,7 +554,7 @@ def test_what_is_deleted_while_it_waits_is_not_written(open_store: Open, fs: Fau
     later = store.write([doomed, kept])
     threading.Timer(0.05, go_on.set).start()
     store.delete([doomed.block.block_hash]).result()
-    assert later.result(10).num_written == 1
+    assert later.result(60).num_written == 1
     assert store.get(doomed.block.block_hash) is None
     assert store.get(kept.block.block_hash) == kept.block
 
@@ -563,12 +563,12 @@ def test_the_index_is_scrubbed_where_a_deletion_asks_for_it(open_store: Open) ->
     store = open_store()
     given_up, deleted = make_record((7,) * 16), make_record((8,) * 16)
     for record in (given_up, deleted):
-        assert store.write([record]).result(10).num_written == 1
+        assert store.write([record]).result(60).num_written == 1
     settle(store)
     log = store.folder.index.with_name(store.folder.index.name + "-wal")
-    assert store.delete([given_up.block.block_hash], scrub=False).result(10) > 0
+    assert store.delete([given_up.block.block_hash], scrub=False).result(60) > 0
     assert log.stat().st_size > 0
-    assert store.delete([deleted.block.block_hash]).result(10) > 0
+    assert store.delete([deleted.block.block_hash]).result(60) > 0
     assert log.stat().st_size == 0
     assert store.get(given_up.block.block_hash) is store.get(deleted.block.block_hash) is None
 
@@ -576,18 +576,18 @@ def test_the_index_is_scrubbed_where_a_deletion_asks_for_it(open_store: Open) ->
 def test_lookups_do_not_wait_for_a_write(open_store: Open, fs: FaultyFileSystem) -> None:
     store = open_store()
     record = make_record((1,))
-    store.write([record]).result(10)
+    store.write([record]).result(60)
     settle(store)
     go_on = hold_writes(fs)
     writing = store.write([make_record((2,))])
     store.touch([record.block.block_hash])
     store.protect([record.block.block_hash], owner="a")
     assert store.get(record.block.block_hash) == record.block
-    assert same(store.read(record.block.block_hash).result(10), record)
+    assert same(store.read(record.block.block_hash).result(60), record)
     assert store.stats().num_blocks == 1
     assert not writing.done()
     go_on.set()
-    assert writing.result(10).num_written == 1
+    assert writing.result(60).num_written == 1
 
 
 def test_the_daily_budget_holds_over_a_restart_and_ends_with_the_day(open_store: Open) -> None:
@@ -595,7 +595,7 @@ def test_the_daily_budget_holds_over_a_restart_and_ends_with_the_day(open_store:
     chain = make_chain(3)
     size = encode(chain[0]).num_bytes
     store = open_store(write_budget_bytes=2 * size + 10, now=lambda: noon)
-    result = store.write(chain).result(10)
+    result = store.write(chain).result(60)
     assert (result.num_written, result.refused, result.reason) == (
         2,
         (names(chain)[2],),
@@ -604,11 +604,11 @@ def test_the_daily_budget_holds_over_a_restart_and_ends_with_the_day(open_store:
     assert store.stats().written_today_bytes == 2 * size
     store.close()
     store = open_store(write_budget_bytes=2 * size + 10, now=lambda: noon + 600)
-    assert store.write(chain).result(10).num_refused == 1
+    assert store.write(chain).result(60).num_refused == 1
     store.close()
     store = open_store(write_budget_bytes=2 * size + 10, now=lambda: noon + 86_400)
     assert store.stats().written_today_bytes == 0
-    assert store.write(chain).result(10).num_written == 1
+    assert store.write(chain).result(60).num_written == 1
 
 
 def test_the_cap_holds_before_each_write(open_store: Open, fs: FaultyFileSystem) -> None:
@@ -623,7 +623,7 @@ def test_the_cap_holds_before_each_write(open_store: Open, fs: FaultyFileSystem)
 
     fs.before = look
     for n in range(30):
-        assert store.write([make_record((n, n)), make_record((n, n, n))]).result(10).num_refused == 0
+        assert store.write([make_record((n, n)), make_record((n, n, n))]).result(60).num_refused == 0
     assert max(on_disk) <= cap
 
 
@@ -632,12 +632,12 @@ def test_least_recent_use_is_remembered_over_a_restart(open_store: Open) -> None
     tick = lambda: float(next(clock))  # noqa: E731
     store = open_store(now=tick)
     a, b = make_record((1,)), make_record((2,))
-    store.write([a]).result(10)
-    store.write([b]).result(10)
+    store.write([a]).result(60)
+    store.write([b]).result(60)
     store.touch([a.block.block_hash])
     store.close()
     store = open_store(now=tick, cap_bytes=2 * encode(a).num_bytes)
-    store.write([make_record((3,))]).result(10)
+    store.write([make_record((3,))]).result(60)
     assert store.get(a.block.block_hash) is not None
     assert store.get(b.block.block_hash) is None
 
@@ -648,7 +648,7 @@ def test_clear_also_takes_files_without_rows_and_spares_other_models(open_store:
     namesake = make_record(
         (2,), fingerprint=ModelFingerprint("ab" * 8 + "ff" * 24)
     )  # same folder, another model
-    store.write([ours, namesake]).result(10)
+    store.write([ours, namesake]).result(60)
     lost = make_record((3,))
     path_of(store, lost).parent.mkdir(parents=True, exist_ok=True)
     path_of(store, lost).write_bytes(b"".join(encode(lost).pieces))
@@ -665,7 +665,7 @@ def test_what_is_left_on_the_volume_is_known_at_once_and_again_after_each_write(
     store = open_store()
     assert store.stats().free_disk_bytes == 50_000_000
     fs.room_bytes = 40_000_000
-    assert store.write([make_record((1,))]).result(10).num_written == 1
+    assert store.write([make_record((1,))]).result(60).num_written == 1
     left = store.stats().free_disk_bytes
     assert left == fs.room_bytes < 40_000_000
 
@@ -685,26 +685,26 @@ def test_nothing_is_written_below_the_reserve_and_all_is_when_space_returns(
     size = block_bytes(store, chain[0])
     fs.removed_bytes_return = False
     fs.says_free = 10_000 + 3 * size
-    result = store.write(chain).result(10)
+    result = store.write(chain).result(60)
     assert (result.num_written, result.num_refused) == (3, 3)
     assert result.reason == "the disk's reserve is reached"
     fs.says_free = 5_000
-    more = store.write(make_chain(2, start=500)).result(10)
+    more = store.write(make_chain(2, start=500)).result(60)
     assert (more.num_written, more.num_refused) == (0, 2)
     stats = store.stats()
     assert (stats.free_disk_bytes, stats.reserve_bytes, stats.num_refused) == (5_000, 10_000, 5)
     fs.says_free = 10**8
-    assert store.write(chain).result(10).num_written == 3
+    assert store.write(chain).result(60).num_written == 3
     assert store.get_many(names(chain)) == [record.block for record in chain]
 
 
 def test_old_blocks_make_room_above_the_reserve(open_store: Open, fs: FaultyFileSystem) -> None:
     store = open_store(reserve_bytes=10_000)
     old, new = make_chain(5), make_chain(3, start=500)
-    store.write(old).result(10)
+    store.write(old).result(60)
     size = block_bytes(store, old[0])
     fs.says_free = 10_000 + size
-    assert store.write(new).result(10).num_written == 3
+    assert store.write(new).result(60).num_written == 3
     assert store.get_many(names(new)) == [record.block for record in new]
     assert 1 <= len(store.get_many(names(old))) < 5
     assert fs.says_free >= 10_000
@@ -713,14 +713,14 @@ def test_old_blocks_make_room_above_the_reserve(open_store: Open, fs: FaultyFile
 def test_the_cache_is_not_emptied_where_that_makes_no_room(open_store: Open, fs: FaultyFileSystem) -> None:
     store = open_store(reserve_bytes=10_000)
     old = make_chain(5)
-    store.write(old).result(10)
+    store.write(old).result(60)
     fs.says_free = 1
-    assert store.write(make_chain(2, start=500)).result(10).num_refused == 2
+    assert store.write(make_chain(2, start=500)).result(60).num_refused == 2
     assert len(store.get_many(names(old))) == 5, "all of them together would not reach the reserve"
     fs.removed_bytes_return = False
     fs.says_free = 9_999
     for start in (500, 600, 700):
-        assert store.write(make_chain(1, start=start)).result(10).num_refused == 1
+        assert store.write(make_chain(1, start=start)).result(60).num_refused == 1
     assert len(store.get_many(names(old))) >= 3, "removing was tried once"
 
 
@@ -746,20 +746,20 @@ def test_a_store_opens_and_reads_on_a_volume_below_the_reserve_and_decides_on_a_
 ) -> None:
     store = open_store()
     chain = make_chain(3)
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     store.close()
     gib = 1024**3
     fs.says_free, fs.says_size, fs.removed_bytes_return = 0, 100 * gib, False
     store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
     assert store.get_many(names(chain)) == [record.block for record in chain]
-    assert store.write(make_chain(1, start=500)).result(10).num_refused == 1
+    assert store.write(make_chain(1, start=500)).result(60).num_refused == 1
     assert store.get_many(names(chain)) == [record.block for record in chain]
     store.close()
     fs.says_free = 50 * gib
     store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
     assert store.stats().cap_bytes is not None
     assert store.stats().cap_bytes >= 10 * gib
-    assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+    assert store.write(make_chain(1, start=500)).result(60).num_written == 1
 
 
 def test_a_store_that_was_opened_on_a_full_volume_has_its_cap_once_there_is_room(
@@ -769,12 +769,12 @@ def test_a_store_that_was_opened_on_a_full_volume_has_its_cap_once_there_is_room
     fs.says_free, fs.says_size = 0, 100 * gib
     store = open_store(cap_bytes="by volume", reserve_bytes="by volume")
     chain = make_chain(4)
-    assert store.write(chain[:2]).result(10).num_written == 0
+    assert store.write(chain[:2]).result(60).num_written == 0
     fs.says_free = 50 * gib
-    assert store.write(chain).result(10).num_written == 4
+    assert store.write(chain).result(60).num_written == 4
     assert store.stats().cap_bytes == 10 * gib
     fs.says_free = 20 * gib
-    assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+    assert store.write(make_chain(1, start=500)).result(60).num_written == 1
     assert store.stats().cap_bytes == 10 * gib, "decided for good"
 
 
@@ -784,7 +784,7 @@ def test_pruning_much_lets_blocks_be_written_in_between(
     monkeypatch.setattr(repository, "PRUNED_AT_ONCE", 8)
     store = open_store()
     chain = make_chain(40)
-    assert store.write(chain).result(20).num_written == 40
+    assert store.write(chain).result(60).num_written == 40
     removed: list[int] = []
     written: list[Future[WriteResult]] = []
 
@@ -794,7 +794,7 @@ def test_pruning_much_lets_blocks_be_written_in_between(
             written.append(store.write(make_chain(1, start=500)))
 
     def pause(_: float) -> None:
-        assert written[0].result(20).num_written == 1
+        assert written[0].result(60).num_written == 1
 
     store.when_pruned(hear)
     monkeypatch.setattr(repository.time, "sleep", pause)
@@ -811,11 +811,11 @@ def test_an_index_that_refuses_again_and_again_is_one_line_in_the_log(
 
     log, chain = RecordingLog(), make_chain(1)
     store = DiskWarmStore.open(tmp_path / "caches", log=log)
-    store.write(chain).result(10)
+    store.write(chain).result(60)
     monkeypatch.setattr(BlockIndex, "touch", refuse)
     for _ in range(5):
         store.touch(names(chain))
-        assert store.flush(10)
+        assert store.flush(60)
     store.close()
     assert [event for _, event, _ in log.lines].count("the cache index did not answer") == 1
 
@@ -827,13 +827,13 @@ def test_the_agents_database_counts_towards_the_cap_and_leaves_blocks_half_of_it
     store = open_store(cap_bytes=cap)
     database = store.folder.root / "agents.sqlite"
     database.write_bytes(bytes(sizes[-1]))
-    result = store.write(chain).result(10)
+    result = store.write(chain).result(60)
     assert (result.num_written, result.reason) == (3, "the cap is reached")
     database.write_bytes(bytes(10 * cap))
-    assert store.write(make_chain(1, start=500)).result(10).num_written == 1
+    assert store.write(make_chain(1, start=500)).result(60).num_written == 1
     assert cap // 2 - max(sizes) <= store.stats().bytes_stored <= cap // 2
     database.unlink()
-    assert store.write(chain).result(10).num_refused == 0
+    assert store.write(chain).result(60).num_refused == 0
 
 
 def test_the_blocks_are_marked_as_a_cache_and_the_agents_are_not(open_store: Open) -> None:

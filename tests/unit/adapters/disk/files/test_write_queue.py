@@ -8,15 +8,15 @@ def test_who_asks_gets_the_result_after_what_was_queued_before() -> None:
     queue = WriteQueue(log=RecordingLog())
     done: list[str] = []
     queue.put(lambda: done.append("first"))
-    assert queue.ask(lambda: list(done), otherwise=[]).result(20) == ["first"]
+    assert queue.ask(lambda: list(done), otherwise=[]).result(60) == ["first"]
     queue.close()
 
 
 def test_who_asks_what_fails_or_comes_too_late_gets_the_other_answer_and_the_queue_goes_on() -> None:
     log = RecordingLog()
     queue = WriteQueue(log=log)
-    assert queue.ask(lambda: 1 // 0, otherwise=-1).result(20) == -1
-    assert queue.ask(lambda: 2, otherwise=-1).result(20) == 2
+    assert queue.ask(lambda: 1 // 0, otherwise=-1).result(60) == -1
+    assert queue.ask(lambda: 2, otherwise=-1).result(60) == 2
     assert log.lines, "the failure is in the log"
     queue.close()
-    assert queue.ask(lambda: 3, otherwise=-1).result(20) == -1
+    assert queue.ask(lambda: 3, otherwise=-1).result(60) == -1
