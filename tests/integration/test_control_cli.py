@@ -289,7 +289,7 @@ def test_a_log_that_is_not_there_yet_is_waited_for_and_that_is_said(home: Served
     assert following.stdout is not None
     assert following.stdout.readline() == "first\n"
     following.terminate()
-    following.communicate(timeout=30)
+    following.communicate(timeout=60)
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(home: ServedHome) -> None:
@@ -448,7 +448,7 @@ def test_a_doctor_without_a_daemon_says_at_once_what_it_examines(home: ServedHom
     assert process.stderr is not None
     assert process.stderr.readline() == "no daemon is running; examining the installation itself\n"
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
 
 
 def test_paths_of_exports_are_this_shells_folder(home: ServedHome) -> None:
