@@ -35,3 +35,8 @@ def checked_agent_id(value: str, *, param: str) -> AgentId:
             f"{value!r} is a path of the agent API and cannot be an agent's id", param=param
         )
     return AgentId(value)
+
+
+def stand_in(request_id: str) -> str:
+    """Return what stands for a request without an agent where agents' ids stand too: no agent can be called so."""
+    return f"\0{request_id}"

@@ -131,7 +131,8 @@ class MlxSettings:
     max_queue_per_agent: int = setting(
         32,
         whole(minimum=1),
-        "The same for one agent; also the maximum number of choices of one prompt.",
+        "The same for one agent; also the maximum number of choices of one prompt, and of places that a body without "
+        "an agent takes.",
         guarded=True,
     )
     canonicalize: bool = setting(

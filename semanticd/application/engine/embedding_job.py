@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from semanticd.domain.agent_name import stand_in
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 
 
@@ -21,7 +22,9 @@ class EmbeddingJob:
     vectors: Future[tuple[bytes, ...]] = field(default_factory=Future)
     """Gets a vector for each text (float32, little-endian, of length one), or the error; cancelled: nobody waits."""
 
+    is_held_by_agent = False
+
     @property
-    def quota(self) -> str:
-        """Whose part of the queue it takes: one of its own, however many texts it has."""
-        return self.request_id
+    def holder(self) -> str:
+        """Who takes its place in the queue: it has one of its own, however many texts it has."""
+        return stand_in(self.request_id)

@@ -1,13 +1,15 @@
 """EngineQueue: what other threads want of the engine, in the order in which it came, until the engine's end.
 
-Submissions are bounded: each takes a place and gives it back when it was answered. Cancels and actions are always
-taken, for they make room.
+Submissions are bounded: each is held by somebody, a named agent or the body of an anonymous request, until it was
+answered; a holder of many takes no more places than an agent may, so that others find room behind a body of hundreds of
+prompts. Places can be reserved for what is still to be submitted. Cancels and actions are always taken, for they make
+room.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -51,7 +53,10 @@ class EngineQueue:
         self.max_queue_per_agent = max_queue_per_agent
         self._condition = threading.Condition()
         self._items: deque[QueueItem] = deque()
-        self._queued: dict[str, int] = {}
+        self._held: Counter[str] = Counter()
+        """By holder, what is reserved or not answered yet."""
+        self._reserved: Counter[str] = Counter()
+        self._num_places = 0
         self._num_unanswered = 0
         self._stopping = False
         self._closed = False
@@ -66,41 +71,76 @@ class EngineQueue:
         return self._num_unanswered
 
     @property
+    def num_reserved(self) -> int:
+        """Submissions that places are reserved for."""
+        with self._condition:
+            return self._reserved.total()
+
+    @property
     def stopping(self) -> bool:
         """Whether the engine was asked to end."""
         return self._stopping
 
+    def reserve(self, holder: str, count: int, *, is_agent: bool) -> None:
+        """Take the places of `count` submissions that are to come; what is submitted later uses them up.
+
+        Raises:
+            QueueFullError: The queue, or the agent's part of it, is full.
+        """
+        with self._condition:
+            self._hold(holder, count, is_agent=is_agent)
+            self._reserved[holder] += count
+
+    def give_back(self, holder: str, count: int) -> None:
+        """Give up reservations of so many submissions that do not come, if there are so many."""
+        with self._condition:
+            count = min(count, self._reserved[holder])
+            self._reserved[holder] -= count
+            self._let_go(holder, count)
+
     def submit(self, *submissions: Asked) -> None:
-        """Take the submissions of one request, all or none.
+        """Take the submissions of one request, all or none; those that are reserved always find room.
 
         Raises:
             QueueFullError: The queue, or the agent's part of it, is full.
             DrainingError: The daemon is stopping.
         """
-        quota = submissions[0].quota
+        first, count = submissions[0], len(submissions)
         with self._condition:
             if self.draining or self._stopping:
                 raise DrainingError("the daemon is stopping and takes no new requests", retry_after_s=5.0)
-            if self._num_unanswered + len(submissions) > self.max_queue:
-                raise QueueFullError(f"the queue is full: {self.max_queue} requests are running or waiting")
-            num_queued = self._queued.get(quota, 0)
-            if num_queued + len(submissions) > self.max_queue_per_agent:
-                raise self.agent_is_full(quota, num_queued, len(submissions))
-            self._queued[quota] = num_queued + len(submissions)
-            self._num_unanswered += len(submissions)
+            reserved = min(self._reserved[first.holder], count)
+            self._hold(first.holder, count - reserved, is_agent=first.is_held_by_agent)
+            self._reserved[first.holder] -= reserved
+            self._num_unanswered += count
             self._items.extend(submissions)
             self._condition.notify()
 
-    def num_queued(self, quota: str) -> int:
-        """Return how many submissions of an agent are not answered yet."""
-        return self._queued.get(quota, 0)
+    def _hold(self, holder: str, count: int, *, is_agent: bool) -> None:
+        before = self._held[holder]
+        num_more = self._places(before + count) - self._places(before)
+        if self._num_places + num_more > self.max_queue:
+            raise QueueFullError(f"the queue is full: {self.max_queue} requests are running or waiting")
+        if is_agent and count and before + count > self.max_queue_per_agent:
+            raise QueueFullError(
+                f"agent {holder!r} has {before} requests running or waiting, and {count} more would be above "
+                f"{self.max_queue_per_agent} (SEMANTIC_MLX_MAX_QUEUE_PER_AGENT)"
+            )
+        self._held[holder] += count
+        self._num_places += num_more
 
-    def agent_is_full(self, agent_id: str, num_queued: int, num_more: int) -> QueueFullError:
-        """Return the error that says why an agent's part of the queue has no room for so many more."""
-        return QueueFullError(
-            f"agent {agent_id!r} has {num_queued} requests running or waiting, and {num_more} more would be above "
-            f"{self.max_queue_per_agent} (SEMANTIC_MLX_MAX_QUEUE_PER_AGENT)"
-        )
+    def _let_go(self, holder: str, count: int) -> None:
+        before = self._held[holder]
+        self._num_places -= self._places(before) - self._places(before - count)
+        self._held[holder] -= count
+        if not self._held[holder]:
+            del self._held[holder]
+        if not self._reserved[holder]:
+            del self._reserved[holder]
+
+    def _places(self, num_held: int) -> int:
+        """Return how many places somebody takes who holds so many submissions."""
+        return min(num_held, self.max_queue_per_agent)
 
     def check_size(self, num_prompts: int, num_choices: int, *, anonymous: bool) -> None:
         """Raise `InvalidRequestError` when a body asks for more answers than can ever be queued.
@@ -125,13 +165,10 @@ class EngineQueue:
             )
 
     def release_place(self, submission: Asked) -> None:
-        """Give a submission's place back."""
+        """Let go of a submission that was answered."""
         with self._condition:
             self._num_unanswered -= 1
-            quota = submission.quota
-            self._queued[quota] -= 1
-            if not self._queued[quota]:
-                del self._queued[quota]
+            self._let_go(submission.holder, 1)
 
     def cancel(self, request_id: RequestId) -> None:
         """Cancel a request's sequences soon; unknown ids are ignored."""

@@ -133,9 +133,14 @@ class Submission:
         return token_ids_of(self.segments)
 
     @property
-    def quota(self) -> str:
-        """Whose part of the queue it takes: its agent's, or that of the anonymous request."""
-        return self.request_id if self.anonymous else self.share or self.agent_id
+    def is_held_by_agent(self) -> bool:
+        """Whether its holder is an agent that a client named."""
+        return not self.anonymous
+
+    @property
+    def holder(self) -> str:
+        """Who takes its place in the queue: its agent, or the body of the anonymous request."""
+        return (self.share or self.request_id) if self.anonymous else self.share or self.agent_id
 
 
 @dataclass(slots=True)

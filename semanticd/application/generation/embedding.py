@@ -14,6 +14,7 @@ from semanticd.application.generation.prompt_size import check_size, check_vocab
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Clock, Metrics
 from semanticd.application.services.model_routing import ModelRouting
+from semanticd.domain.agent_name import stand_in
 from semanticd.domain.chat import TextPrompt
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, RequestTooLargeError
 from semanticd.domain.ids import AgentId, ModelId, RequestId
@@ -75,7 +76,7 @@ class EmbeddingService:
         """Return the vectors; see the protocol. Who stops waiting ends the work."""
         began = self._clock.monotonic()
         async with contextlib.AsyncExitStack() as leased:
-            with self._places.take(None, 1):
+            with self._places.take(None, 1, holder=stand_in(request.request_id)) as taken:
                 # The model stays until the vectors are there, the place until the engine has the texts.
                 model = await leased.enter_async_context(self._routing.lease(request.model))
                 texts = await asyncio.to_thread(_read, model, request)
@@ -87,6 +88,7 @@ class EmbeddingService:
                     dimensions=request.dimensions,
                 )
                 self._engine.embed(job)
+                taken.used(1)
             vectors = await asyncio.wrap_future(job.vectors)
         num_tokens = sum(map(len, texts))
         labels = {

@@ -1,50 +1,51 @@
 """Places for requests whose prompts are being read: taken before the work, so that a full queue costs nothing.
 
-The engine's own queue counts what was submitted; here stands what is on its way there. One thread (the event loop's).
+They are reservations in the engine's queue; what is submitted meanwhile uses them up. One thread (the event loop's).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from semanticd.application.engine.queue import EngineQueue
-from semanticd.domain.errors import QueueFullError
+from semanticd.domain.agent_name import stand_in
 from semanticd.domain.ids import AgentId
 
 _T = TypeVar("_T")
 
 
 class TakenPlaces:
-    """The places that one request holds while its prompts are read."""
+    """What one request has reserved and not submitted yet."""
 
-    def __init__(self, places: ReadingPlaces, agent_id: AgentId | None, count: int) -> None:
-        """Hold `count` places that were taken for this agent."""
-        self._places = places
-        self._agent_id = agent_id
-        self.count = count
+    def __init__(self, count: int) -> None:
+        """Begin with `count` submissions that are to come."""
+        self.num_left = count
 
-    def give_back(self, count: int) -> None:
-        """Give places back whose prompts are submitted: the engine's queue counts those from here on."""
-        self.count -= count
-        self._places.put_back(self._agent_id, count)
+    def used(self, count: int) -> None:
+        """Note that so many of them were submitted."""
+        self.num_left -= count
 
 
 class ReadingPlaces:
-    """As many places as the queue has, less those that submitted requests hold."""
+    """Reserves places in the queue."""
 
     def __init__(self, queue: EngineQueue) -> None:
-        """Have as many places as this queue, less those that are taken there."""
+        """Reserve in this queue."""
         self._queue = queue
-        self._agents: Counter[AgentId] = Counter()
-        self.num_taken = 0
+        self._readers = itertools.count()
         self._counting = asyncio.Semaphore(1)
         self._counter = ThreadPoolExecutor(1, thread_name_prefix="semanticd-counting")
+
+    @property
+    def num_taken(self) -> int:
+        """Submissions that places are reserved for."""
+        return self._queue.num_reserved
 
     @property
     def to_count(self) -> AbstractAsyncContextManager[object]:
@@ -59,32 +60,20 @@ class ReadingPlaces:
         return await asyncio.get_running_loop().run_in_executor(self._counter, read)
 
     @contextlib.contextmanager
-    def take(self, agent_id: AgentId | None, count: int) -> Iterator[TakenPlaces]:
-        """Hold `count` places, of a named agent's part too, until they are given back, at the latest at the end.
+    def take(
+        self, agent_id: AgentId | None, count: int, *, holder: str | None = None
+    ) -> Iterator[TakenPlaces]:
+        """Hold the places of `count` submissions, of a named agent's part too; what is not submitted comes back.
+
+        Without a named agent they are `holder`'s, which the submissions name too; None: nothing will be submitted.
 
         Raises:
             QueueFullError: there are not so many left.
         """
-        if self.num_taken + self._queue.num_unanswered + count > self._queue.max_queue:
-            raise QueueFullError(
-                f"the queue is full: {self._queue.max_queue} requests are running or waiting"
-            )
-        if agent_id is not None:
-            num_before = self._agents[agent_id] + self._queue.num_queued(agent_id)
-            if num_before + count > self._queue.max_queue_per_agent:
-                raise self._queue.agent_is_full(agent_id, num_before, count)
-            self._agents[agent_id] += count
-        self.num_taken += count
-        taken = TakenPlaces(self, agent_id, count)
+        holder = agent_id or holder or stand_in(f"reader {next(self._readers)}")
+        self._queue.reserve(holder, count, is_agent=agent_id is not None)
+        taken = TakenPlaces(count)
         try:
             yield taken
         finally:
-            taken.give_back(taken.count)
-
-    def put_back(self, agent_id: AgentId | None, count: int) -> None:
-        """Take places back; see `TakenPlaces`."""
-        self.num_taken -= count
-        if agent_id is not None:
-            self._agents[agent_id] -= count
-            if not self._agents[agent_id]:
-                del self._agents[agent_id]
+            self._queue.give_back(holder, taken.num_left)

@@ -30,6 +30,7 @@ from semanticd.application.generation.stream import EngineStream
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
 from semanticd.application.services.arrivals import Arrival, Arrivals
 from semanticd.application.services.model_routing import ModelRouting
+from semanticd.domain.agent_name import stand_in
 from semanticd.domain.block_chain import BlockChain
 from semanticd.domain.chat import (
     ChatPrompt,
@@ -151,14 +152,15 @@ class GenerateService:
         agent_id, num_choices = requests[0].agent_id, requests[0].num_choices
         self._engine.check_size(len(requests), num_choices, anonymous=agent_id is None)
         streams: list[EngineStream] = []
+        holder = _share_of(requests[0])
         with (
-            self._places.take(agent_id, len(requests) * num_choices) as taken,
+            self._places.take(agent_id, len(requests) * num_choices, holder=holder) as taken,
             self._arrivals.of(requests) as arrivals,
         ):
             try:
                 for arrival in arrivals:
                     streams.append(await self._begin(arrival))
-                    taken.give_back(num_choices)
+                    taken.used(num_choices)
             except BaseException:
                 for stream in streams:
                     await stream.aclose()
@@ -245,7 +247,7 @@ class GenerateService:
                     cache_ttl_s=request.cache_ttl_s,
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
-                    share=request.agent_id or request.share or request.request_id,
+                    share=_share_of(request),
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
@@ -444,6 +446,11 @@ class GenerateService:
 
 
 _BARE_FORMS = ("json_object", "json_schema", "regex", "lark")
+
+
+def _share_of(request: GenerationRequest) -> str:
+    """Return whose share of engine time, and whose places, a request uses."""
+    return request.agent_id or stand_in(request.share or request.request_id)
 
 
 def _stopped_where_visible(

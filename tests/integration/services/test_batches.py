@@ -12,6 +12,9 @@ import pytest
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.application.generation.places import ReadingPlaces
+from semanticd.domain.errors import QueueFullError
+from semanticd.domain.ids import AgentId
 from semanticd.domain.sequence import SequenceState
 from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
@@ -147,3 +150,84 @@ async def test_texts_to_embed_are_one_request_however_many(url: str, field: str)
     async with ServiceRig(max_queue=1, max_queue_per_agent=1) as rig:
         answer = await client_of(rig).post(url, {"model": "one", field: texts(40, 10)})
         assert answer.status == 200
+
+
+async def test_a_body_of_hundreds_of_prompts_leaves_room_for_others() -> None:
+    async with ServiceRig(max_queue=256, max_queue_per_agent=32) as rig:
+        client = client_of(rig)
+        with rig.engine_rig.held():
+            batch = asyncio.ensure_future(client.post(URL, body_of(texts(250))))
+            await until_unanswered(rig, 250)
+            others = [asyncio.ensure_future(client.post(URL, body_of("hello"))) for _ in range(256 - 32)]
+            await until_unanswered(rig, 250 + 256 - 32)
+            assert (await client.post(URL, body_of("hello"))).status == 503
+        assert {(await one).status for one in others} == {200}
+        assert len((await batch).json["choices"]) == 250
+
+
+@pytest.mark.parametrize("num_answered", [0, 3, 7])
+async def test_places_come_back_however_far_a_body_has_come_when_its_client_leaves(num_answered: int) -> None:
+    async with ServiceRig(max_queue=10, max_queue_per_agent=4) as rig:
+        client, left = client_of(rig), asyncio.Event()
+        reached, gate = threading.Event(), threading.Event()
+
+        def before(operation: str) -> None:
+            if rig.engine.num_unanswered <= 9 - num_answered:
+                reached.set()
+                gate.wait(PATIENCE_S)
+
+        with rig.engine_rig.held():
+            batch = asyncio.ensure_future(client.post(URL, body_of(texts(9)), leave=left))
+            await until_unanswered(rig, 9)
+            rig.runner.before = before
+        await asyncio.to_thread(wait_until, reached.is_set, "so many answers")
+        left.set()
+        await batch
+        gate.set()
+        await until_unanswered(rig, 0)
+        with rig.engine_rig.held():
+            others = [asyncio.ensure_future(client.post(URL, body_of("hello"))) for _ in range(10)]
+            await until_unanswered(rig, 10)
+            assert (await client.post(URL, body_of("hello"))).status == 503
+        assert {(await one).status for one in others} == {200}
+
+
+async def test_a_body_whose_first_prompts_are_answered_while_others_are_read_is_read_to_its_end() -> None:
+    async with ServiceRig(max_queue=10, max_queue_per_agent=4, context_length=500) as rig:
+        client = client_of(rig)
+        for _ in range(3):
+            answers = await asyncio.gather(
+                client.post(URL, body_of(texts(10, 300))),
+                client.post(URL, body_of(texts(10, 200))),
+                *(client.post(URL, body_of("hello")) for _ in range(2)),
+            )
+            assert [answer.status for answer in answers] == [200] * 4
+        assert (await client.post(URL, body_of([*texts(9), "a" * 600]))).status == 400
+        await until_unanswered(rig, 0)
+        assert rig.engine_rig.queue.num_reserved == 0
+
+
+async def test_places_of_one_agents_bodies_are_told_apart() -> None:
+    async with ServiceRig(max_queue=10, max_queue_per_agent=8) as rig:
+        queue, ann = rig.engine_rig.queue, AgentId("ann")
+        places = ReadingPlaces(queue)
+        with places.take(ann, 3) as first:
+            with places.take(ann, 5) as second:
+                queue.submit(*(rig.engine_rig.submission([1], agent="ann")[1] for _ in range(5)))
+                second.used(5)
+            assert (queue.num_reserved, first.num_left) == (3, 3)
+            with pytest.raises(QueueFullError, match="'ann' has 8 requests"), places.take(ann, 1):
+                pass
+        assert queue.num_reserved == 0
+
+
+async def test_a_request_that_is_called_like_an_agent_takes_nothing_of_its_part() -> None:
+    async with ServiceRig(max_queue=10, max_queue_per_agent=2) as rig:
+        client = client_of(rig)
+        with rig.engine_rig.held():
+            called, named = [
+                asyncio.ensure_future(client.post(URL, body_of("hello", n=2), headers={header: "ann"}))
+                for header in ("x-request-id", "x-session-id")
+            ]
+            await until_unanswered(rig, 4)
+        assert [(await one).status for one in (called, named)] == [200, 200]
