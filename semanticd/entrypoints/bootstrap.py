@@ -65,6 +65,8 @@ from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 
 _MIB = 1024 * 1024
 _GIB = 1024**3
+_CLOCK_IS_BEHIND_S = 60.0
+"""How far the machine's date may be behind the newest stored one before a line is worth it."""
 _PRECISIONS: dict[int | None, StoragePrecision] = {None: "exact", 8: "q8", 6: "q6", 4: "q4"}
 
 
@@ -136,6 +138,7 @@ def build(
         fs=files,
         metrics=metrics,
         log=log,
+        now=clock.wall,
     )
     archive = DiskAgentArchive.open(warm.folder, write_queue=warm.write_queue, metrics=metrics, log=log)
     response_archive = DiskResponseArchive.open(
@@ -160,6 +163,9 @@ def build(
     )
     cache = AgentCache(store, tables)
     registry = AgentRegistry(cache=cache, archive=archive, clock=clock, post=queue.post)
+    behind_s = sum(clock.not_before(agent.last_used_at) for agent in registry.recent())
+    if behind_s > _CLOCK_IS_BEHIND_S:
+        log.warning("clock_is_behind_newest_use", behind_s=round(behind_s))
     limits = SchedulerLimits(
         max_batch_size=settings.mlx.max_batch_size,
         prefill_chunk=settings.mlx.prefill_chunk,

@@ -34,6 +34,28 @@ class ManualClock:
             self._wall += seconds
 
 
+class SettableDate:
+    """A machine whose date can be set, ahead or back; its seconds go on."""
+
+    def __init__(self, *, seconds: float = 100.0, date: float = 1_700_000_000.0) -> None:
+        """Begin at these readings."""
+        self.seconds = seconds
+        self.date = date
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return self.seconds
+
+    def wall(self) -> float:
+        """Seconds since the epoch, as the machine is set."""
+        return self.date
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.seconds += seconds
+        self.date += seconds
+
+
 class Counters(dict[tuple[str, ...], float]):
     """Counters by name and label values, nought at first; a name that is not in the catalogue is a mistake."""
 

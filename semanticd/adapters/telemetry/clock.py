@@ -1,17 +1,57 @@
-"""The machine's clocks."""
+"""The machine's clocks.
+
+```
+the machine's date   10:00  10:01  09:01 (set back)  09:02  …  10:05
+wall()               10:00  10:01  10:02             10:03  …  11:06
+```
+A date that is set back does not go back here: uses stay in their order, and no agent lives an hour longer, or is taken
+for the one unused longest. It goes on as the seconds do, and follows the machine's date again once that is later, or at
+the next start. `not_before` keeps to the dates of earlier runs, for a machine may start with a wrong one.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
+
+LAST_BELIEVED = 4_102_444_800.0
+"""The first day of the year 2100: a stored date beyond it is damage, or a clock's that was wrong."""
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks. Callable from any thread."""
+
+    def __init__(
+        self, *, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+    ) -> None:
+        """Read these clocks, in seconds."""
+        self._monotonic = monotonic
+        self._machines_date = wall
+        self._lock = threading.Lock()
+        self._read_at = monotonic()
+        self._date = wall()
 
     def monotonic(self) -> float:
         """Seconds that never go back."""
-        return time.monotonic()
+        return self._monotonic()
 
     def wall(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
+        """Seconds since the epoch, which never go back during a run."""
+        with self._lock:
+            now = self._monotonic()
+            self._date = max(self._machines_date(), self._date + now - self._read_at)
+            self._read_at = now
+            return self._date
+
+    def not_before(self, date: float) -> float:
+        """Go on from this date (seconds since the epoch) if it is later; returns by how much it is (seconds), or 0.
+
+        One beyond `LAST_BELIEVED` is passed over.
+        """
+        ahead = date - self.wall()
+        if ahead <= 0 or date > LAST_BELIEVED:
+            return 0.0
+        with self._lock:
+            self._date += ahead
+        return ahead
