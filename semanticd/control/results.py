@@ -176,7 +176,7 @@ class SavedFacts:
 
 @dataclass(frozen=True, slots=True)
 class SavingsFacts:
-    """What was saved since the start, and in `today` (UTC) of that."""
+    """What was saved since it was first counted, and in `today` (of the daemon's calendar) of that."""
 
     reused_tokens: int = 0
     saved_s: float = 0.0

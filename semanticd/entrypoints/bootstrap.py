@@ -59,9 +59,11 @@ from semanticd.application.services.shared_blocks import SharedBlocks, shared_tr
 from semanticd.application.services.status import DaemonIdentity, RequestsService, StatusService
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.waits import Waits
+from semanticd.domain.ids import AgentId
 from semanticd.domain.memory_plan import DeviceMemory
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
+from semanticd.entrypoints.kept_figures import KeptFigures
 
 _MIB = 1024 * 1024
 _GIB = 1024**3
@@ -96,6 +98,7 @@ class Daemon:
     cache: CacheService
     outcomes: Outcomes
     history: History
+    figures: KeptFigures
     metrics: PrometheusMetrics
     clock: SystemClock
     tracer: OtelTracer | None
@@ -228,6 +231,8 @@ def build(
     history = History(
         status=status, requests=requests, outcomes=outcomes, savings=savings, clock=clock, log=log
     )
+    figures = KeptFigures(warm.folder, savings=savings, history=history, fs=files or FileSystem(), log=log)
+    figures.restore(is_known=lambda agent: registry.is_known(AgentId(agent)))
     exporter = AgentExporter(engine=engine, store=store, clock=clock, export_file=DiskAgentExportFile())
     recorder = TurnRecorder(
         engine=engine, agents=registry, metrics=metrics, log=log, savings=savings, history=history
@@ -283,6 +288,7 @@ def build(
         cache=CacheService(engine=engine, store=store, agents=registry, warm=warm, status=status),
         outcomes=outcomes,
         history=history,
+        figures=figures,
         metrics=metrics,
         clock=clock,
         tracer=tracer,
@@ -331,6 +337,7 @@ def close(daemon: Daemon) -> None:
         stack.callback(daemon.archive.close)
         stack.callback(daemon.warm.close)
         # While the folder is still ours.
+        stack.callback(daemon.figures.save)
         stack.callback(daemon.response_archive.close)
         if daemon.traces is not None:
             stack.callback(daemon.traces.close)

@@ -42,9 +42,12 @@ class Upkeep:
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Inside, the supervisor hears that the process lives, and the machine is kept awake while requests do."""
+        """Inside, figures are kept, the supervisor hears of the process, and requests keep the machine awake."""
         awake = Awake(log=self._log)
-        tasks = []
+        tasks = [
+            asyncio.create_task(self._daemon.history.run()),
+            asyncio.create_task(self._daemon.figures.run()),
+        ]
         if (interval_s := watchdog_interval_s()) is not None:
             tasks.append(asyncio.create_task(_ping(interval_s)))
         if awake.needed:
@@ -74,7 +77,6 @@ class Upkeep:
             asyncio.create_task(self._keep()),
             asyncio.create_task(asyncio.to_thread(_load_the_rest)),
             asyncio.create_task(self._trim_memory()),
-            asyncio.create_task(self._daemon.history.run()),
         ]
         try:
             yield

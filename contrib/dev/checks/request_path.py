@@ -34,7 +34,8 @@ PACKAGE = f"{ROOT}{os.sep}semanticd{os.sep}"
 TELEMETRY = (
     "adapters/logs", "adapters/telemetry/", "adapters/tracing", "adapters/request_traces/", "http/core/gen_ai",
     "http/core/recording", "application/ports/telemetry", "engine/metrics", "engine/trace", "engine/telemetry",
-    "services/gauges", "services/history", "services/outcomes", "services/savings", "services/waits",
+    "services/arrivals", "services/gauges", "services/history", "services/outcomes", "services/savings",
+    "services/waits",
     "services/observations", "services/status", "services/plain", "generation/recorder", "services/agent_watch",
 )  # fmt: skip
 """Beginnings of files that record what happens and decide nothing."""

@@ -52,7 +52,7 @@ class AgentFacts:
     num_errors: int
     """Requests that failed or were refused since the start."""
     saved_s: float
-    """Seconds of prefill that the cache saved it since the start."""
+    """Seconds of prefill that the cache has saved it."""
     unsaved: bool = False
     """Whether its newest state is in memory only: the disk refused it, and it is tried again."""
 

@@ -375,6 +375,7 @@ class AgentsService:
 
         freed, warm = await self._on_engine(forget)
         deletion = self._agents.delete(known)
+        self._savings.forget(known)
         self._agents.scrub()
         freed += await asyncio.wrap_future(warm)
         if (answer := await asyncio.wrap_future(deletion)) != "done":

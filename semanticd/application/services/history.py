@@ -1,16 +1,18 @@
 """The last hour in numbers: a sample a second for ten minutes, and one for ten seconds for an hour.
 
-A value is None where there was nothing to measure: no turn ended, no token was decoded, no prompt arrived. Rule: a
-sample costs the same however long the daemon runs and however many agents it has; the event loop's thread only.
+A value is None where there was nothing to measure: no turn ended, no token was decoded, no prompt arrived, no daemon
+ran. The samples outlive the daemon (`kept`, `restore`). Rule: a sample costs the same however long the daemon runs and
+however many agents it has; the event loop's thread only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.application.services.outcomes import Outcomes
@@ -21,6 +23,8 @@ from semanticd.domain.generation import Usage
 SECONDS_KEPT = 600
 TENS_KEPT = 360
 INTERVAL_S = 1.0
+_DIGITS = 6
+"""Significant digits of a kept value: what graphs show has three."""
 
 Fold = Literal["sum", "mean", "max"]
 
@@ -54,6 +58,35 @@ class HistoryFacts:
     series: Mapping[str, tuple[float | None, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class KeptHistory:
+    """The samples that outlive the daemon; the first second's end is `ended_at` less the number of seconds."""
+
+    ended_at: float
+    seconds: tuple[Sample, ...]
+    tens: tuple[Sample, ...]
+    pending: tuple[Sample, ...]
+    """Seconds that are not folded into ten yet."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return it in values that JSON has, a list for each series; from any thread."""
+        parts = {"seconds": self.seconds, "tens": self.tens, "pending": self.pending}
+        return {"ended_at": self.ended_at, **{part: _columns(samples) for part, samples in parts.items()}}
+
+    @classmethod
+    def read(cls, kept: Mapping[str, Any]) -> KeptHistory:
+        """Make it of what `plain` returned; series of another version are left out or empty.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        ended_at = kept.get("ended_at")
+        if not _is_figure(ended_at) or ended_at is None:
+            raise ValueError("expected the time of the last sample")
+        seconds, tens, pending = (_samples(kept.get(part)) for part in ("seconds", "tens", "pending"))
+        return cls(float(ended_at), seconds[-SECONDS_KEPT:], tens[-TENS_KEPT:], pending[-9:])
+
+
 class History:
     """Takes samples of the services and answers for a step of 1 or 10 seconds."""
 
@@ -79,6 +112,8 @@ class History:
         self._num_taken = {1: 0, 10: 0}
         self._pending: list[Sample] = []
         self._ended_at = {1: clock.wall(), 10: clock.wall()}
+        self._is_restored = False
+        """Whether the last sample is an earlier daemon's."""
 
     def finished(self, usage: Usage) -> None:
         """A turn ended; its time to the first token counts in the present sample."""
@@ -97,10 +132,8 @@ class History:
     def sample(self) -> None:
         """Take one sample now."""
         self._requests.watch_waits()
-        self._add(1, self._measure())
-        if len(self._pending) == 10:
-            folded, self._pending = fold(self._pending), []
-            self._add(10, folded)
+        self._fill_gap()
+        self._add(self._measure(), self._clock.wall())
 
     def facts(self, *, step_s: int = 1, after: int = -1) -> HistoryFacts:
         """Return the samples of a step (1 or 10 seconds) with numbers above `after`."""
@@ -115,12 +148,42 @@ class History:
             series={name: tuple(sample[name] for sample in samples) for name in SERIES},
         )
 
-    def _add(self, step_s: int, sample: Sample) -> None:
+    def kept(self) -> KeptHistory:
+        """Return what outlives the daemon: no copy of the samples, which never change."""
+        return KeptHistory(
+            self._ended_at[1], tuple(self._rings[1]), tuple(self._rings[10]), tuple(self._pending)
+        )
+
+    def restore(self, kept: KeptHistory) -> None:
+        """Begin with an earlier daemon's samples; before the first one is taken."""
+        for step_s, samples in ((1, kept.seconds), (10, kept.tens)):
+            self._rings[step_s].extend(samples)
+            self._num_taken[step_s] = len(samples)
+        self._pending = list(kept.pending)
+        self._ended_at = {1: kept.ended_at, 10: kept.ended_at - len(kept.pending)}
+        self._is_restored = True
+
+    def _fill_gap(self) -> None:
+        """Add the seconds in which no daemon ran: none where the clock was set back, an hour's at most."""
+        if not self._is_restored:
+            return
+        self._is_restored = False
+        now = self._clock.wall()
+        num_seconds = min(math.floor(max(0.0, now - self._ended_at[1] - INTERVAL_S)), 10 * TENS_KEPT)
+        for at in range(num_seconds, 0, -1):
+            self._add(dict.fromkeys(SERIES), now - at)
+
+    def _add(self, sample: Sample, ended_at: float) -> None:
+        self._append(1, sample, ended_at)
+        self._pending.append(sample)
+        if len(self._pending) >= 10:
+            folded, self._pending = fold(self._pending), []
+            self._append(10, folded, ended_at)
+
+    def _append(self, step_s: int, sample: Sample, ended_at: float) -> None:
         self._rings[step_s].append(sample)
         self._num_taken[step_s] += 1
-        self._ended_at[step_s] = self._clock.wall()
-        if step_s == 1:
-            self._pending.append(sample)
+        self._ended_at[step_s] = ended_at
 
     def _counters(self) -> dict[str, float]:
         counters = self._status.counters()
@@ -128,7 +191,7 @@ class History:
             "reused": float(counters.hot_hit_tokens + counters.warm_hit_tokens),
             "computed": float(counters.computed_tokens),
             "evictions": float(sum(counters.evictions.copy().values())),
-            "recomputed_tokens": float(self._savings.total.recomputed_tokens),
+            "recomputed_tokens": float(self._savings.num_recomputed),
             "failed": float(self._outcomes.num_failed),
             "refused": float(self._outcomes.num_refused),
         }
@@ -168,3 +231,33 @@ def fold(samples: Sequence[Sample]) -> Sample:
         else:
             folded[name] = sum(known) / (1 if how == "sum" else len(known))
     return folded
+
+
+def _columns(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
+    return {name: [_rounded(sample[name]) for sample in samples] for name in SERIES}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{_DIGITS}g}")
+
+
+def _samples(columns: object) -> tuple[Sample, ...]:
+    """Return samples from the lists that they were kept as; raises `ValueError`."""
+    if not isinstance(columns, Mapping):
+        raise ValueError("expected a list for each series")
+    known = {name: values for name, values in columns.items() if name in SERIES}
+    lengths = {len(values) if isinstance(values, list) else -1 for values in known.values()}
+    if len(lengths) > 1 or -1 in lengths:
+        raise ValueError("expected lists of one length")
+    (length,) = lengths or {0}
+    if not all(_is_figure(value) for values in known.values() for value in values):
+        raise ValueError("expected numbers")
+    return tuple(
+        {name: known[name][at] if name in known else None for name in SERIES} for at in range(length)
+    )
+
+
+def _is_figure(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -26,6 +26,7 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
         peers=SimpleNamespace(close=part("peers")),
         engine=SimpleNamespace(stop=part("engine")),
         response_archive=SimpleNamespace(close=part("responses")),
+        figures=SimpleNamespace(save=part("figures")),
         warm=SimpleNamespace(close=part("warm")),
         archive=SimpleNamespace(close=part("archive")),
     )
@@ -34,12 +35,12 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
 def test_the_engine_stops_first_and_the_archive_last() -> None:
     said: list[str] = []
     close(daemon_of(said))
-    assert said == ["engine", "peers", "traces", "responses", "warm", "archive"]
+    assert said == ["engine", "peers", "traces", "responses", "figures", "warm", "archive"]
 
 
-@pytest.mark.parametrize("failing", ["engine", "responses", "warm"])
+@pytest.mark.parametrize("failing", ["engine", "responses", "figures", "warm"])
 def test_what_comes_after_a_failure_is_closed_all_the_same(failing: str) -> None:
     said: list[str] = []
     with pytest.raises(OSError, match=failing):
         close(daemon_of(said, failing=failing))
-    assert said == ["engine", "peers", "traces", "responses", "warm", "archive"]
+    assert said == ["engine", "peers", "traces", "responses", "figures", "warm", "archive"]

@@ -27,6 +27,8 @@ _OURS = (
     "agents.sqlite",
     "cap",
     "responses.sqlite",
+    "savings",
+    "history",
     "lock",
     "unclean",
     "ballast",
@@ -52,6 +54,9 @@ class CacheFolder:
         self.cap = root / "cap"
         """Where the default cap is written down."""
         self.responses = root / "responses.sqlite"
+        self.savings = root / "savings"
+        self.history = root / "history"
+        """What was counted, and the last hour in numbers: see `figures_file`."""
         self.ballast = Ballast(root / "ballast")
         """Room for deletions on a full disk."""
         self.was_unclean = was_unclean
