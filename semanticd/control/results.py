@@ -294,6 +294,8 @@ class ModelRow:
     weights_bytes: int | None = None
     bytes_per_token: int | None = None
     precision: str | None = None
+    warning: str | None = None
+    """Of a loaded one: what its loader warns of, and what became of its files since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.arrivals import Arrivals
 from semanticd.application.services.cache import CacheService
+from semanticd.application.services.changed_files import ChangedFiles
 from semanticd.application.services.gauges import Gauges
 from semanticd.application.services.history import History
 from semanticd.application.services.model_memory import ModelMemory
@@ -186,7 +187,9 @@ def build(
         memory=memory,
     )
     use, progress = ModelUse(clock), ModelProgress(telemetry)
-    names = ModelNames(engine=engine, source=source, use=use)
+    names = ModelNames(
+        engine=engine, source=source, use=use, changed=ChangedFiles(source=source, clock=clock)
+    )
     models = ModelsService(
         engine=engine,
         source=source,
@@ -212,7 +215,7 @@ def build(
     metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
     waits = Waits(scheduler, arrivals)
-    observations = Observations(arrivals, waits, outcomes, savings, progress)
+    observations = Observations(arrivals, waits, outcomes, savings, progress, names.warnings)
     requests = RequestsService(engine=engine, clock=clock, observations=observations)
     status = StatusService(
         engine=engine,

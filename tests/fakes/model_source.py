@@ -6,7 +6,13 @@ import threading
 from collections.abc import Callable, Generator
 
 from semanticd.application.ports.inference import LoadedModel, Tokenizer
-from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, PullProgress
+from semanticd.application.ports.models import (
+    FileFacts,
+    InstalledModel,
+    ModelEntry,
+    ModelProfile,
+    PullProgress,
+)
 from semanticd.domain.errors import ModelDownloadError, ModelNotFoundError
 from semanticd.domain.ids import ModelFingerprint
 from tests.fakes.model_runner import HashRunner, loaded_model
@@ -14,6 +20,7 @@ from tests.fakes.tokenizer import CharTokenizer
 
 SIZE_BYTES = 1000
 WRITTEN_AT = 1_700_000_000.5
+FILES = (FileFacts("config.json", 10, 1, 1), FileFacts("model.safetensors", SIZE_BYTES, 2, 2))
 
 
 class MemoryModelSource:
@@ -37,6 +44,14 @@ class MemoryModelSource:
         self.removed: list[str] = []
         self.folders: dict[str, ModelEntry] = {}
         """Models in the user's own folders, by path: they are no entries, and their names alone say nothing."""
+        self.on_disk: dict[str, tuple[FileFacts, ...]] = {}
+        """Files of folders whose files are not `FILES`."""
+        self.unreadable: set[str] = set()
+        """Folders that may not be looked at."""
+        self.looked_from: list[threading.Thread] = []
+        """Threads that looked at files."""
+        self.looking: threading.Event | None = None
+        """When set, looking at files waits for it."""
         self.paths_asked: list[str] = []
         """Paths that somebody wanted looked at."""
 
@@ -67,6 +82,7 @@ class MemoryModelSource:
             size_bytes=SIZE_BYTES,
             entry=entry,
             modified_at=WRITTEN_AT,
+            files=self._found(path),
         )
 
     def _describe(self, name: str) -> InstalledModel:
@@ -80,6 +96,7 @@ class MemoryModelSource:
             entry=self.known[name],
             defaults=self.known[name].defaults,
             modified_at=WRITTEN_AT,
+            files=self._found(f"/models/{name}"),
         )
 
     def resolve(self, name: str) -> ModelEntry:
@@ -112,6 +129,18 @@ class MemoryModelSource:
             return self._in_folder(name)
         known = self.resolve(name).name
         return self._describe(known) if known in self._installed else None
+
+    def files(self, folder: str) -> tuple[FileFacts, ...]:
+        """Return the files of a model's folder."""
+        self.looked_from.append(threading.current_thread())
+        if self.looking is not None:
+            self.looking.wait()
+        if folder in self.unreadable:
+            raise PermissionError(folder)
+        return self._found(folder)
+
+    def _found(self, folder: str) -> tuple[FileFacts, ...]:
+        return self.on_disk.get(folder, FILES)
 
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
         """Make the files be here."""

@@ -29,6 +29,7 @@ from semanticd.application.services.agent_export import AgentExporter
 from semanticd.application.services.agents import AgentsService
 from semanticd.application.services.arrivals import Arrivals
 from semanticd.application.services.cache import CacheService
+from semanticd.application.services.changed_files import ChangedFiles
 from semanticd.application.services.history import History
 from semanticd.application.services.model_memory import ModelMemory
 from semanticd.application.services.model_names import ModelNames
@@ -94,7 +95,12 @@ class ServiceRig:
     async def __aenter__(self) -> Self:
         """Start the engine and load the first model."""
         self.use, self.progress = ModelUse(self.clock), ModelProgress(self.engine_rig.telemetry)
-        names = ModelNames(engine=self.engine, source=self.source, use=self.use)
+        names = ModelNames(
+            engine=self.engine,
+            source=self.source,
+            use=self.use,
+            changed=ChangedFiles(source=self.source, clock=self.clock),
+        )
         self.models = ModelsService(
             engine=self.engine,
             source=self.source,
@@ -123,7 +129,9 @@ class ServiceRig:
         self.savings = Savings(clock=self.clock, metrics=self.engine_rig.metrics)
         arrivals = Arrivals(clock=self.clock, progress=self.progress)
         waits = Waits(self.engine_rig.scheduler, arrivals)
-        observations = Observations(arrivals, waits, self.outcomes, self.savings, self.progress)
+        observations = Observations(
+            arrivals, waits, self.outcomes, self.savings, self.progress, names.warnings
+        )
         self.agents = AgentsService(
             engine=self.engine,
             agents=self.engine_rig.agents,

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from semanticd.application.ports.models import FileFacts
 from semanticd.domain.ids import ModelFingerprint
 
 _DOCUMENTS = frozenset({".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".html"})
@@ -78,6 +79,17 @@ def settings_digest(folder: Path) -> str:
             whole.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
             found = True
     return whole.hexdigest() if found else ""
+
+
+def file_facts(folder: Path) -> tuple[FileFacts, ...]:
+    """Return all files that a loader may read, as they are now; raises `OSError`."""
+    settings = [folder / name for name in _SETTINGS if (folder / name).is_file()]
+    return tuple(_file_facts(path, folder) for path in [*model_files(folder), *settings])
+
+
+def _file_facts(path: Path, folder: Path) -> FileFacts:
+    stat = path.stat()
+    return FileFacts(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def memory_name(folder: Path) -> str:

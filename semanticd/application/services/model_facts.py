@@ -46,6 +46,8 @@ class ModelFacts:
     bytes_per_token: int | None = field(default=None, metadata=IF_KNOWN)
     """Bytes of cache that a token takes in RAM; of a model that is not loaded, in 16 bits, as its config says."""
     precision: StoragePrecision | None = field(default=None, metadata=IF_KNOWN)
+    warning: str | None = field(default=None, metadata=IF_KNOWN)
+    """Of a loaded one: what its loader warns of, and what became of its files since."""
     details: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     """What its loader says of it: the device, its kind."""
     aliases: tuple[str, ...] = field(default=(), metadata=HIDDEN)
@@ -141,10 +143,12 @@ def model_facts(
     loaded_at: Mapping[ModelId, float],
     current: ModelId | None,
     device: DeviceMemory | None,
+    warnings: Mapping[ModelId, str],
 ) -> list[ModelFacts]:
     """Return all models, loaded ones first, then installed ones; reads folders, so not on the event loop.
 
-    `fetched` are models found outside the source's folder; `loaded_at` is in seconds since the epoch.
+    `fetched` are models found outside the source's folder; `loaded_at` is in seconds since the epoch; `warnings` are
+    added to what loaders say.
     """
     installed = {model.model_id: model for model in source.installed()}
     installed.update({str(model_id): model for model_id, model in list(fetched.items())})
@@ -154,7 +158,9 @@ def model_facts(
         found[name] = facts if source.known_name(name) else replace(facts, start_name=model.entry.source)
     for model_id, loaded_model in loaded.items():
         found[model_id] = replace(
-            _loaded(found.get(model_id) or ModelFacts(model_id), loaded_model),
+            _loaded(
+                found.get(model_id) or ModelFacts(model_id), loaded_model, warning=warnings.get(model_id)
+            ),
             created=int(loaded_at.get(model_id, 0)),
             current=model_id == current,
         )
@@ -192,7 +198,12 @@ def installed_facts(
     )
 
 
-def _loaded(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
+def warning_of(model: LoadedModel, more: str | None) -> str | None:
+    """Return what its loader warns of and what else there is to say, if anything."""
+    return "; ".join(filter(None, (model.description.get("warning"), more))) or None
+
+
+def _loaded(facts: ModelFacts, model: LoadedModel, *, warning: str | None) -> ModelFacts:
     return replace(
         facts,
         loaded=True,
@@ -203,5 +214,6 @@ def _loaded(facts: ModelFacts, model: LoadedModel) -> ModelFacts:
         weights_bytes=model.weights_bytes,
         bytes_per_token=model.runner.spec.bytes_per_token,
         precision=model.runner.spec.precision,
-        details=model.description,
+        warning=warning_of(model, warning),
+        details={key: value for key, value in model.description.items() if key != "warning"},
     )

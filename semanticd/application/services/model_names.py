@@ -14,6 +14,7 @@ from pathlib import Path
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelSource
+from semanticd.application.services.changed_files import ChangedFiles
 from semanticd.application.services.model_use import ModelUse
 from semanticd.domain.errors import ConflictError, SemanticError
 from semanticd.domain.ids import ModelId
@@ -25,8 +26,11 @@ _DEFAULT = "default"
 class ModelNames:
     """The names of loaded models and of those that can be; asyncio thread."""
 
-    def __init__(self, *, engine: BlockPoolBatchEngine, source: ModelSource, use: ModelUse) -> None:
+    def __init__(
+        self, *, engine: BlockPoolBatchEngine, source: ModelSource, use: ModelUse, changed: ChangedFiles
+    ) -> None:
         """Know the models of this engine, as far as they are not leaving, by the names of this source."""
+        self._changed = changed
         self._engine = engine
         self._source = source
         self._use = use
@@ -71,7 +75,7 @@ class ModelNames:
             return loaded
         there = await self.look(name)
         if there is not None:
-            return loaded if there.content == loaded.content else None
+            return loaded if self.recognize(loaded, there) else None
         # What was fetched may be gone; a file of the user's that is not known is another one than was loaded.
         return None if is_gguf(entry.source) and is_path(entry.source) else loaded
 
@@ -115,6 +119,20 @@ class ModelNames:
         model_id = ModelId(found.model_id)
         if again or model_id not in self._engine.models or model_id not in self._files:
             self._files[model_id] = found
+
+    def recognize(self, loaded: LoadedModel, found: InstalledModel) -> bool:
+        """Whether a model was loaded from what was found; files that were only copied or touched are noted anew."""
+        if loaded.content != found.content:
+            return False
+        noted = self._files.get(loaded.model_id)
+        if noted is not None and noted.path == found.path:
+            self._files[loaded.model_id] = found
+        return True
+
+    async def warnings(self) -> Mapping[ModelId, str]:
+        """Return what to say of loaded models whose files changed on disk since; never waits long for a disk."""
+        files = {key: self._files[key] for key in self._engine.models if key in self._files}
+        return await self._changed.warnings(files)
 
     def forget_files(self, name: str) -> None:
         """Forget the files of a model that were removed."""

@@ -251,7 +251,7 @@ class ModelsService:
     async def _bring_in(self, model: str, old: LoadedModel | None) -> LoadedModel:
         installed = await self._find(model, replaces=True)
         namesake = self._engine.models.get(ModelId(installed.model_id))
-        if namesake is not None and namesake.content == installed.content:
+        if namesake is not None and self._names.recognize(namesake, installed):
             return namesake
         needed = memory_needed(installed, self._memory.device)
         if namesake is None and (old is None or needed <= self._memory.beside_bytes()):
@@ -369,7 +369,7 @@ class ModelsService:
     async def _load(self, model: str) -> LoadedModel:
         installed = await self._find(model)
         existing = self._engine.models.get(ModelId(installed.model_id))
-        if existing is not None and existing.content != installed.content:
+        if existing is not None and not self._names.recognize(existing, installed):
             raise self._names.namesake(existing, model, installed.entry)
         if existing is not None:
             return existing
@@ -423,4 +423,5 @@ class ModelsService:
             loaded_at=self._use.loaded_at,
             current=self._use.current,
             device=self._memory.device,
+            warnings=await self._names.warnings(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from semanticd.application.services.arrivals import Arrivals
@@ -9,6 +10,7 @@ from semanticd.application.services.model_progress import ModelProgress
 from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.waits import Waits
+from semanticd.domain.ids import ModelId
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +22,5 @@ class Observations:
     outcomes: Outcomes
     savings: Savings
     progress: ModelProgress
+    model_warnings: Callable[[], Awaitable[Mapping[ModelId, str]]]
+    """Returns what to say of loaded models besides what their loaders do; see `ModelNames.warnings`."""

@@ -14,6 +14,7 @@ from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.application.services.arrivals import Arrival
+from semanticd.application.services.model_facts import warning_of
 from semanticd.application.services.model_use import ModelUse
 from semanticd.application.services.observations import Observations
 from semanticd.application.services.outcomes import Failure
@@ -71,6 +72,7 @@ class StatusService:
         self._savings = observations.savings
         self._progress = observations.progress
         self._arrivals = observations.arrivals
+        self._model_warnings = observations.model_warnings
         self._started_at = clock.monotonic()
 
     def state(self) -> str:
@@ -90,6 +92,7 @@ class StatusService:
 
     async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""
+        warnings = await self._model_warnings()
         current = self._use.current
         return DaemonStatus(
             fixed=self._daemon.facts,
@@ -106,7 +109,7 @@ class StatusService:
                     precision=model.runner.spec.precision,
                     block_bytes=model.runner.spec.stored_bytes(model.runner.spec.block_tokens),
                     compute_dtype=model.description.get("compute_dtype"),
-                    warning=model.description.get("warning"),
+                    warning=warning_of(model, warnings.get(model_id)),
                 )
                 for model_id, model in self._engine.models.items()
             ),

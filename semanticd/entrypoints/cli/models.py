@@ -45,7 +45,11 @@ def list_models(*, as_json: bool) -> None:
     if as_json:
         print_json({"models": rows})
     else:
-        print_table([_listed(row, read(ModelRow, row)) for row in rows], _COLUMNS)
+        typed = [read(ModelRow, row) for row in rows]
+        print_table([_listed(row, model) for row, model in zip(rows, typed, strict=True)], _COLUMNS)
+        for model in typed:
+            if model.warning:
+                narrate(f"warning: {model.id}: {model.warning}")
 
 
 @commands.command()

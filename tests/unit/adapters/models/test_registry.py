@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -415,3 +418,45 @@ def test_a_mistyped_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None
             mine.resolve(typed)
     with pytest.raises(ConfigurationError, match=r"did you mean 'smollm2'\?"):
         registry(tmp_path, user_profiles={"fast": {"model": "smolllm2"}})
+
+
+def overwrite(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+def put_in_place(folder: Path) -> None:
+    """Replace a file by one of its size and time."""
+    path, other = folder / "model.safetensors", folder.parent / "other"
+    was = path.stat()
+    other.write_bytes(b"W" * was.st_size)
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (overwrite, {"config.json"}),
+        (put_in_place, {"model.safetensors"}),
+        (lambda folder: (folder / "model.safetensors").unlink(), {"model.safetensors"}),
+        (lambda folder: (folder / "generation_config.json").write_text("{}"), {"generation_config.json"}),
+        (lambda folder: (folder / "more.json").write_text("{}"), {"more.json"}),
+        (lambda folder: (folder / "README.md").write_text("x"), set()),
+        (lambda folder: (folder / ".note").write_text("x"), set()),
+        (shutil.rmtree, {"config.json", "model.safetensors"}),
+    ],
+)
+def test_what_became_of_a_models_files_is_seen(
+    tmp_path: Path, change: Callable[[Path], object], names: set[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"a": 1}')
+    (folder / "model.safetensors").write_bytes(b"w" * 10)
+    known = registry(tmp_path)
+    found = known.find(str(folder))
+    assert found is not None
+    assert known.files(found.path) == found.files
+    change(folder)
+    differ = set(known.files(found.path)) ^ set(found.files)
+    assert {one.name for one in differ} == names
