@@ -37,6 +37,10 @@ class Limits:
     """All headers of a request."""
     body_bytes: int = 32 * MIB
     """A request's body, unpacked."""
+    small_chunks: int = 4_096
+    """Chunks of a body that is sent in chunks; where there are more, they have the following size on average."""
+    chunk_bytes: int = 32
+    """Least size of those chunks."""
     body_timeout_s: float = 30.0
     """From a request's head to the end of its body; for an uploaded agent, between two parts of it."""
     import_bytes: int = 64 * GIB

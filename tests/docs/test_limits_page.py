@@ -20,6 +20,10 @@ EARLIER = "unit/application/cache/test_earlier_answers.py"
 STORE = "unit/application/services/test_stored_responses.py"
 ARCHIVE = "unit/adapters/disk/responses/test_archive.py"
 COMPLEXITY = "unit/adapters/mlx/constraints/test_complexity.py"
+SMALL_CHUNKS = (
+    "integration/http/test_framing.py",
+    "test_a_body_may_come_in_small_chunks_but_not_in_many",
+)
 TOO_MANY = (
     CONNECTIONS,
     "test_too_many_connections_close_the_one_that_waited_longest_and_never_one_that_is_answered",
@@ -42,6 +46,8 @@ HELD_BY: dict[str, tuple[str, str]] = {
     "path_bytes": ("integration/http/test_paths.py", "test_a_target_without_a_meaning_is_refused"),
     "header_bytes": (GUARDS, "test_headers_have_a_limit"),
     "body_bytes": (GUARDS, "test_a_body_beyond_the_limit_is_refused_whether_it_says_so_or_not"),
+    "small_chunks": SMALL_CHUNKS,
+    "chunk_bytes": SMALL_CHUNKS,
     "body_timeout_s": (CONNECTIONS, "test_a_body_that_does_not_come_whole_is_answered_with_408"),
     "import_bytes": ("integration/http/test_agents_and_admin.py", "test_an_agent_export_is_written_and_read"),
     "nesting": (

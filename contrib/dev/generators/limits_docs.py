@@ -26,7 +26,7 @@ This page is made from the code by `python contrib/dev/generators/limits_docs.py
 |---|---|---|
 """
 
-_UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
+_UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("bytes", 1))
 
 
 def page() -> str:

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from semanticd.adapters.http.core import errors
 from semanticd.adapters.http.core.errors import HeadersTooLargeError, HttpOnlyError, InvalidHttpError
 from semanticd.adapters.http.core.request_context import make_request_id
-from semanticd.adapters.http.strict_connection import AmbiguousRequestError, StrictConnection
+from semanticd.adapters.http.strict_connection import RefusedRequestError, StrictConnection
 from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.domain.limits import LIMITS, Limits
 
@@ -132,7 +132,7 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Begin without a peer."""
         super().__init__(*args, **kwargs)
-        self.conn = StrictConnection(h11.SERVER, self.limits.header_bytes)
+        self.conn = StrictConnection(self.limits)
         self.peer = ""
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -195,7 +195,7 @@ class BoundedProtocol(H11Protocol):
         return head.encode("ascii") + content
 
     def _refused(self, error: BaseException | None) -> HttpOnlyError:
-        if isinstance(error, AmbiguousRequestError):
+        if isinstance(error, RefusedRequestError):
             return InvalidHttpError(str(error))
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == _HEAD_TOO_LARGE:
             return HeadersTooLargeError(f"the headers are larger than {self.limits.header_bytes} bytes")

@@ -11,26 +11,50 @@ import re
 
 import h11
 
+from semanticd.domain.limits import Limits
+
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _FOLDED_LINE = re.compile(rb"\n[ \t]")
 
 
-class AmbiguousRequestError(h11.RemoteProtocolError):
-    """A request whose end two readers may find in different places; the message says why."""
+class RefusedRequestError(h11.RemoteProtocolError):
+    """A request whose end two readers may find in different places, or that costs too much; the message says why."""
 
 
 class StrictConnection(h11.Connection):
     """A server's side of a connection, one meaning only."""
 
+    def __init__(self, limits: Limits) -> None:
+        """Read requests within these limits."""
+        super().__init__(h11.SERVER, limits.header_bytes)
+        self._limits = limits
+        self._num_chunks = self._num_bytes = 0
+
     def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
-        """Return the next event; raises `AmbiguousRequestError` besides what h11 raises."""
+        """Return the next event; raises `RefusedRequestError` besides what h11 raises."""
         unread = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         event = super().next_event()
         if isinstance(event, h11.Request):
             _check_head(event, unread[: len(unread) - len(self.trailing_data[0])])
+            self._num_chunks = self._num_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._check_chunks(event)
         elif isinstance(event, h11.EndOfMessage) and event.headers:
-            raise AmbiguousRequestError("headers behind the body are not taken")
+            raise RefusedRequestError("headers behind the body are not taken")
         return event
+
+    def _check_chunks(self, data: h11.Data) -> None:
+        """Refuse a body of tiny chunks: each costs the event loop as much as a large one."""
+        self._num_chunks += data.chunk_start
+        self._num_bytes += len(data.data)
+        if (
+            self._num_chunks > self._limits.small_chunks
+            and self._num_bytes < self._num_chunks * self._limits.chunk_bytes
+        ):
+            raise RefusedRequestError(
+                f"the body comes in more than {self._limits.small_chunks} chunks of less than "
+                f"{self._limits.chunk_bytes} bytes"
+            )
 
 
 def _check_head(request: h11.Request, head: bytes) -> None:
@@ -38,10 +62,10 @@ def _check_head(request: h11.Request, head: bytes) -> None:
     names = {name for name, _ in request.headers}
     if b"transfer-encoding" in names:
         if b"content-length" in names:
-            raise AmbiguousRequestError("Content-Length and Transfer-Encoding exclude each other")
+            raise RefusedRequestError("Content-Length and Transfer-Encoding exclude each other")
         if request.http_version < b"1.1":
-            raise AmbiguousRequestError("Transfer-Encoding needs HTTP/1.1")
+            raise RefusedRequestError("Transfer-Encoding needs HTTP/1.1")
     if _BARE_LINE_FEED.search(head):
-        raise AmbiguousRequestError("each line of the head must end in a carriage return and a line feed")
+        raise RefusedRequestError("each line of the head must end in a carriage return and a line feed")
     if _FOLDED_LINE.search(head):
-        raise AmbiguousRequestError("a header must stand in one line")
+        raise RefusedRequestError("a header must stand in one line")

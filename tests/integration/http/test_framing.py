@@ -94,6 +94,26 @@ def test_a_request_that_ends_in_two_places_is_refused_and_nothing_behind_it_is_a
         assert not [line for line in running.log.lines if line[0] == "error"]
 
 
+def in_chunks(body: bytes, size: int) -> bytes:
+    parts = (body[at : at + size] for at in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "status"),
+    [(4_096, 1, 200), (4_097, 1, 400), (200_000, 16, 400), (4_096 * 31, 31, 200), (200_000, 32, 200)],
+)
+def test_a_body_may_come_in_small_chunks_but_not_in_many(length: int, size: int, status: int) -> None:
+    body = CHAT + b" " * (length - len(CHAT))
+    with server() as running:
+        sent = post(b"Transfer-Encoding: chunked", body=in_chunks(body, size))
+        answer = sent_in_one(running, sent)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:300]
+        assert (running.reasons() == {"invalid"}) is (status == 400)
+        if status == 400:
+            assert b"in more than 4096 chunks of less than 32 bytes" in answer
+
+
 def test_an_extension_of_a_chunk_that_does_not_end_is_refused() -> None:
     sent = post(b"Transfer-Encoding: chunked", body=b"5;" + b"e" * 1_000_000)
     with server() as running, running.connect() as client:
