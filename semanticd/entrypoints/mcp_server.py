@@ -111,7 +111,7 @@ class CacheTools:
         return await self._ask("agents.rewind", agent=self._meant(agent), turns=turns)
 
     async def pin(self, agent: str | None = None, seconds: float | None = None, keep: bool = True) -> Facts:
-        """Keep an agent's cache in memory, for so many seconds or for good; with keep=false let it go again."""
+        """Keep an agent's cache in memory, for this many seconds or for good; keep=false ends the pin."""
         if not keep:
             return await self._ask("agents.unpin", agent=self._meant(agent))
         return await self._ask("agents.pin", agent=self._meant(agent), ttl_s=seconds)

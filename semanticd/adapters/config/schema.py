@@ -161,7 +161,7 @@ class MlxSettings:
         guarded=True,
     )
     model_ttl_s: float | None = setting(
-        None, number(minimum=1), "Unload a model that got no request for so many seconds; none: never."
+        None, number(minimum=1), "Unload a model that got no request for this many seconds; none: never."
     )
 
 

@@ -99,7 +99,7 @@ _ENGINE: Mapping[str, MetricSpec] = {
     "batch_size": MetricSpec("histogram", "Sequences in a decode step.", (), _COUNTS),
     "draft_tokens_total": MetricSpec(
         "counter",
-        "Tokens guessed from what was said before, or from a form; each that was accepted saved a decode step.",
+        "Tokens guessed from earlier text or from a schema; each accepted one saved a decode step.",
         ("outcome",),
         values=("accepted", "rejected"),
     ),
