@@ -518,10 +518,9 @@ def drafts_text(engine: EngineFacts) -> str:
     """Return what lookup decoding saved since the start, in words; empty where nothing was guessed."""
     if not engine.num_draft_tokens:
         return ""
-    text = (
-        f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} tokens guessed right, "
-        "each of them a decode step saved"
-    )
+    text = f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} tokens guessed right"
+    if engine.num_accepted_tokens:
+        text += ", each of them a decode step saved"
     sources = [
         f"{_SOURCES.get(one.source, one.source)} {one.num_accepted} of {one.num_tokens}"
         for one in engine.draft_sources

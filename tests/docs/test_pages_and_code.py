@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
@@ -11,8 +12,14 @@ from typing import get_args
 import click
 import pytest
 
+from semantic_tui.preferences import default_file
+from semanticd.adapters.config import load_settings
+from semanticd.adapters.config.resolve import config_file_path
 from semanticd.adapters.config.schema import declared
+from semanticd.adapters.machine_record import default_record_path
 from semanticd.domain.generation import MissCause
+from semanticd.entrypoints.cli.chat import history_file
+from semanticd.entrypoints.cli.launch_programs import PROGRAMS
 from semanticd.entrypoints.cli.program import program
 
 if sys.version_info >= (3, 11):
@@ -41,6 +48,42 @@ def test_every_variable_and_command_that_a_page_names_exists(path: Path) -> None
         assert command is not None, f"semanticd {words}"
         if isinstance(command, click.Group) and second:
             assert second in command.list_commands(click.Context(command)), f"semanticd {words}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the page has macOS' folders in words")
+def test_the_page_on_housekeeping_names_every_file_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith(("XDG_", "SEMANTIC_"))]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = load_settings(environ={}, folder=Path("/")).settings
+    left = [
+        settings.agent.cache_dir,
+        settings.paths.models_dir,
+        settings.paths.log_dir,
+        config_file_path({})[0],
+        default_record_path(),
+        history_file(),
+        default_file(),
+    ]
+    page = _text(DOCS / "housekeeping.md").partition("\n## Free")[0]
+    shown = [str(path).replace("/home/me", "~") for path in left]
+    assert [path for path in shown if f"`{path}`" not in page] == []
+
+
+def test_the_page_on_integrations_has_the_programs_as_launch_knows_them() -> None:
+    rows = {
+        cells[0].lower().replace(" ", "-"): cells
+        for line in _text(DOCS / "integrations.md")
+        .partition("| its own prompt |")[2]
+        .partition("\n\n")[0]
+        .splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 5
+    }
+    names = {"claude": "claude-code", "qwen": "qwen-code", "vscode": "vs-code"}
+    for name, known in PROGRAMS.items():
+        _, _, install, prompt, _ = rows[names.get(name, name)]
+        assert install.strip("`") == known.install, name
+        assert int(re.sub(r"\D", "", re.match("[0-9,]*", prompt)[0]) or 0) == known.prompt_tokens, name
 
 
 def test_the_user_guide_explains_every_cause_of_a_miss() -> None:

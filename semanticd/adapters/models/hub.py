@@ -64,14 +64,10 @@ def pull_from_hub(
     except HFValidationError as error:
         raise ModelDownloadError(f"cannot fetch {repo}: the hub's models are called org/name") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelDownloadError(
-            f"cannot fetch {repo}: the hub cannot be reached ({_short(error)})"
-        ) from error
+        raise _not_reached(repo, error) from error
     except Exception as error:
         # The client's transport raises errors of its own library, which it does not promise.
-        raise ModelDownloadError(
-            f"cannot fetch {repo}: the hub cannot be reached ({_short(error)})"
-        ) from error
+        raise _not_reached(repo, error) from error
     wanted = [s for s in info.siblings or [] if any(Path(s.rfilename).match(p) for p in _PATTERNS)]
     total = sum(s.size or 0 for s in wanted)
     _check_room(repo, folder, total)
@@ -108,6 +104,13 @@ def _watch(
     while not done.wait(_POLL_S):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         on_progress(PullProgress("downloading", min(size, total), total))
+
+
+def _not_reached(repo: str, error: Exception) -> ModelDownloadError:
+    return ModelDownloadError(
+        f"cannot fetch {repo}: the hub cannot be reached ({_short(error)}); check the network, set HF_ENDPOINT to a "
+        "mirror, or give a model's folder or .gguf file instead"
+    )
 
 
 def _short(error: BaseException) -> str:

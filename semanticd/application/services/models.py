@@ -33,6 +33,7 @@ from semanticd.application.services.model_use import ModelUse
 from semanticd.domain.errors import (
     BrokenModelError,
     ConflictError,
+    DrainingError,
     ModelLoadError,
     ModelNotFoundError,
     ModelTooLargeError,
@@ -399,6 +400,10 @@ class ModelsService:
         """Note why a model cannot be loaded, and raise that as a `ModelLoadError` of one sentence."""
         try:
             yield
+        except DrainingError:
+            # The daemon ends: nothing is wrong with the model.
+            self._progress.rest()
+            raise
         except SemanticError as error:
             kind = BrokenModelError if isinstance(error, BrokenModelError) else ModelLoadError
             self._progress.failed_to_load(installed, error.message, kind)

@@ -48,7 +48,7 @@ def verdict(turn: TurnFacts, *, reason: str | None = None, behind: str | None = 
     if longest == restore:
         return f"{_share(restore, ttft)} reading {turn.restored_warm_tokens:,} tokens from disk."
     if longest == others:
-        return f"{_share(others, ttft)} while the engine computed for other requests."
+        return f"{_share(others, ttft)} between its own steps: other requests were computed, or the machine was busy."
     return f"{_share(prefill, ttft)} computing {turn.computed_tokens:,} tokens{_why(turn.miss)}."
 
 

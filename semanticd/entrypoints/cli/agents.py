@@ -112,7 +112,7 @@ def list_agents(*, as_json: bool, order: str) -> None:
         return
     print_table(rows, _COLUMNS)
     narrate(
-        f"{len(rows)} agents, {sum(row.num_tokens for row in typed)} tokens; "
+        f"{len(rows)} agent{'' if len(rows) == 1 else 's'}, {sum(row.num_tokens for row in typed)} tokens; "
         f"{in_bytes(status.cache.hot_bytes)} in RAM, {in_bytes(status.cache.warm_bytes)} on disk, "
         "blocks that several share counted once"
     )

@@ -318,6 +318,13 @@ def _quoted(read_line: Callable[[str], str]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
+def history_file() -> Path:
+    """Return where typed lines are kept."""
+    from platformdirs import user_state_path
+
+    return Path(user_state_path("semanticd", appauthor=False)) / _HISTORY_FILE
+
+
 @contextlib.contextmanager
 def _history() -> Iterator[None]:
     """Let the arrow keys bring back what was typed, also in earlier runs; without readline nothing is kept."""
@@ -326,9 +333,7 @@ def _history() -> Iterator[None]:
     except ImportError:
         yield
         return
-    from platformdirs import user_state_path
-
-    file: Path = user_state_path("semanticd", appauthor=False) / _HISTORY_FILE
+    file = history_file()
     with contextlib.suppress(OSError):
         readline.read_history_file(file)
     readline.set_history_length(_HISTORY_LINES)

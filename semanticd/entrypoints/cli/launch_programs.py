@@ -257,7 +257,7 @@ PROGRAMS: Mapping[str, Program] = {
         claude, "npm install -g @anthropic-ai/claude-code", 20_000, "`-- --bare` leaves most of it out"
     ),
     "opencode": Program(opencode, "npm install -g opencode-ai", 8_000),
-    "codex": Program(codex, "npm install -g @openai/codex", 10_000),
+    "codex": Program(codex, "npm install -g @openai/codex", 9_000),
     "aider": Program(aider, "python -m pip install aider-install && aider-install", 3_000),
     "qwen": Program(qwen, "npm install -g @qwen-code/qwen-code", 15_000),
     "goose": Program(goose, "see https://github.com/aaif-goose/goose", 8_000),

@@ -21,6 +21,7 @@ from semanticd.application.services.model_facts import (
 from semanticd.domain.errors import (
     BrokenModelError,
     ConflictError,
+    DrainingError,
     ModelDownloadError,
     ModelLoadError,
     ModelNotFoundError,
@@ -49,6 +50,18 @@ async def test_the_first_model_becomes_current_and_others_stand_beside_it() -> N
         assert (await rig.say("hello", model="two")).model == "two"
         stages = [event["stage"] for event in rig.bus.on("models") if event["model"] == "two"]
         assert stages[:3] == ["loading", "loading", "ready"]
+
+
+async def test_a_daemon_that_ends_while_a_model_loads_blames_no_model() -> None:
+    async with ServiceRig() as rig:
+        rig.loader.gate = threading.Event()
+        loading = asyncio.create_task(rig.models.load("two"))
+        await asyncio.to_thread(wait_until, lambda: rig.progress.is_loading)
+        await asyncio.to_thread(rig.engine.stop)
+        with pytest.raises(DrainingError):
+            await asyncio.wait_for(loading, PATIENCE_S)
+        assert rig.engine_rig.log.events("error") == []
+        assert (rig.progress.stage, rig.progress.last_error) == ("idle", None)
 
 
 async def test_where_memory_is_short_the_least_recently_used_model_leaves_but_never_the_current_one() -> None:
