@@ -160,7 +160,7 @@ def test_no_dummy_is_handed_out_where_the_daemon_asks_for_a_key(home: Home, word
 
 def test_nothing_is_written_into_the_users_home(home: Home) -> None:
     home.serve(STATUS)
-    for name in ("claude", "opencode", "codex", "aider", "qwen", "goose", "llm", "open-webui"):
+    for name in ("claude", "opencode", "codex", "aider", "qwen", "kilo", "goose", "llm", "open-webui"):
         home.install(name)
         assert home.launch(name).returncode == 7
     assert {path.name for path in home.runtime.parent.iterdir()} == {"run", "bin"}

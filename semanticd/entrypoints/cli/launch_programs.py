@@ -100,6 +100,16 @@ def claude(service: Service) -> Launch:
 
 def opencode(service: Service) -> Launch:
     """Opencode: chat completions through a provider of its own, given as configuration in a variable."""
+    config = {"$schema": "https://opencode.ai/config.json", **_provider_of_opencode(service)}
+    return Launch("opencode", {"OPENCODE_CONFIG_CONTENT": json.dumps(config)})
+
+
+def kilo(service: Service) -> Launch:
+    """Kilo Code's CLI, which is made of opencode and reads the same from a variable of its own."""
+    return Launch("kilo", {"KILO_CONFIG_CONTENT": json.dumps(_provider_of_opencode(service))})
+
+
+def _provider_of_opencode(service: Service) -> dict[str, object]:
     limit = {"context": service.context_tokens, "output": service.output_tokens}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
@@ -108,13 +118,7 @@ def opencode(service: Service) -> Launch:
         "models": {service.model: {"name": service.model, "tool_call": True, "limit": limit}},
     }
     name = f"semanticd/{service.model}"
-    config = {
-        "$schema": "https://opencode.ai/config.json",
-        "model": name,
-        "small_model": name,
-        "provider": {"semanticd": provider},
-    }
-    return Launch("opencode", {"OPENCODE_CONFIG_CONTENT": json.dumps(config)})
+    return {"model": name, "small_model": name, "provider": {"semanticd": provider}}
 
 
 def codex(service: Service) -> Launch:
@@ -260,6 +264,7 @@ PROGRAMS: Mapping[str, Program] = {
     "codex": Program(codex, "npm install -g @openai/codex", 9_000),
     "aider": Program(aider, "python -m pip install aider-install && aider-install", 3_000),
     "qwen": Program(qwen, "npm install -g @qwen-code/qwen-code", 15_000),
+    "kilo": Program(kilo, "npm install -g @kilocode/cli", 10_000),
     "goose": Program(goose, "see https://github.com/aaif-goose/goose", 8_000),
     "llm": Program(llm, "pipx install llm", 0),
     "open-webui": Program(open_webui, "pipx install open-webui", 0),

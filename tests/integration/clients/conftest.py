@@ -31,6 +31,8 @@ PROGRAMS = (
     # The newest that runs on Node 20.
     "@qwen-code/qwen-code@0.15.10",
     "cline@3.0.65",
+    # The newest whose programs for Linux are all there.
+    "@kilocode/cli@7.7.7",
 )
 
 

@@ -1,4 +1,4 @@
-"""Seven programs of `semanticd launch` against a real daemon whose model has random weights and a long context.
+"""Eight programs of `semanticd launch` against a real daemon whose model has random weights and a long context.
 
 Such a model calls no tool by itself: a proxy has the first turn require one. The call that constrained decoding makes
 is run by the program, and the turn that brings its result is found in the cache. Takes minutes, and a gigabyte of
@@ -129,6 +129,17 @@ def test_qwen_code_makes_a_tool_round_trip_whose_second_turn_is_a_hit(
         options = ["--bare", "--system-prompt", "Help.", "--yolo"]
         words = [programs / ".bin" / "qwen", *made.arguments, *options, "-p", "say it with the shell"]
         run(words, **made.environment)
+    check_round_trip(daemon, steered)
+
+
+def test_kilo_code_makes_a_tool_round_trip_whose_second_turn_is_a_hit(
+    programs: Path, daemon: DaemonProcess, run: Callable[..., str]
+) -> None:
+    with steering(daemon.url, "bash", {"command": SAY_IT, "description": "say it"}) as steered:
+        made = launched("kilo", steered.url)
+        options = {"KILO_DISABLE_AUTOUPDATE": "1", "KILO_DISABLE_MODELS_FETCH": "1"}
+        words = [programs / ".bin" / "kilo", "run", "--auto", "say it with the shell"]
+        run(words, **made.environment, **options)
     check_round_trip(daemon, steered)
 
 

@@ -28,8 +28,8 @@ def shown(name: str) -> Settings:
     return made
 
 
-def test_twelve_programs_are_known() -> None:
-    assert (len(STARTED), len(SHOWN)) == (8, 4)
+def test_thirteen_programs_are_known() -> None:
+    assert (len(STARTED), len(SHOWN)) == (9, 4)
 
 
 @pytest.mark.parametrize("name", STARTED)
@@ -90,8 +90,9 @@ def test_claude_serves_every_tier_with_the_model_and_asks_for_no_more_than_fits(
     assert "ANTHROPIC_API_KEY" in launched("claude").unset, "a real key must not come here"
 
 
-def test_opencodes_configuration_names_the_model_it_offers() -> None:
-    config = json.loads(launched("opencode").environment["OPENCODE_CONFIG_CONTENT"])
+@pytest.mark.parametrize(("name", "variable"), [("opencode", "OPENCODE"), ("kilo", "KILO")])
+def test_opencodes_configuration_names_the_model_it_offers(name: str, variable: str) -> None:
+    config = json.loads(launched(name).environment[f"{variable}_CONFIG_CONTENT"])
     provider, _, model = config["model"].partition("/")
     offered = config["provider"][provider]
     assert offered["models"][model]["limit"] == {"context": 32_768, "output": 8192}
