@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
+import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from semanticd.control import messages as m
 from semanticd.control.address import default_socket_path
-from semanticd.control.client import CONNECT_TIMEOUT_S, DEFAULT_TIMEOUT_S, check_listener, not_running
+from semanticd.control.client import (
+    BUSY_PAUSE_S,
+    CONNECT_TIMEOUT_S,
+    DEFAULT_TIMEOUT_S,
+    check_listener,
+    not_running,
+)
 from semanticd.control.errors import ConnectionLostError, ControlError, ReplyTimeoutError
 from semanticd.control.exchange import ClientExchange, as_exception, result_of
 from semanticd.control.private_files import check_socket
@@ -108,7 +117,7 @@ class AsyncControlClient:
         chosen = default_socket_path() if path is None else Path(path)
         try:
             check_socket(chosen)
-            reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(chosen)), timeout_s)
+            reader, writer = await asyncio.wait_for(_connect(chosen), timeout_s)
         except asyncio.TimeoutError:
             raise ReplyTimeoutError(f"the daemon at {chosen} does not accept connections") from None
         except OSError as error:
@@ -223,3 +232,21 @@ class AsyncControlClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, and again where too many others do so at this moment: a Unix socket does not wait for its turn.
+
+    asyncio's own way takes such a refusal for a connection that is being made, and the socket for connected.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        while (code := connection.connect_ex(str(path))) == errno.EAGAIN:  # noqa: ASYNC110 (the kernel has no event for it)
+            await asyncio.sleep(BUSY_PAUSE_S)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return await asyncio.open_unix_connection(sock=connection)
+    except BaseException:
+        connection.close()
+        raise

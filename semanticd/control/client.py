@@ -12,6 +12,7 @@ waits are kept for the subscription's iterator.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 CONNECT_TIMEOUT_S = 5.0
+BUSY_PAUSE_S = 0.02
+"""Between attempts to connect while the daemon's queue of connections is full."""
 DEFAULT_TIMEOUT_S = 30.0
 MAX_KEPT_EVENTS = 10_000
 """Events kept for an iterator that nobody reads; then the oldest go."""
@@ -90,7 +93,7 @@ class ControlClient:
         connection.settimeout(timeout_s)
         try:
             check_socket(chosen)
-            connection.connect(str(chosen))
+            _connect(connection, chosen, timeout_s)
             check_listener(connection, chosen)
         except OSError as error:
             connection.close()
@@ -190,6 +193,15 @@ class ControlClient:
         self.close()
 
 
+def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
+    """Connect, and again where too many others do so at this moment: a Unix socket does not wait for its turn."""
+    deadline = time.monotonic() + timeout_s
+    while (code := connection.connect_ex(str(path))) == errno.EAGAIN and time.monotonic() < deadline:
+        time.sleep(BUSY_PAUSE_S)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
 def not_running(path: Path, error: OSError) -> ControlError:
     """Say why nobody could be reached."""
     if isinstance(error, UnsafePathError):
@@ -198,6 +210,8 @@ def not_running(path: Path, error: OSError) -> ControlError:
         return DaemonNotRunningError(path, "no socket")
     if isinstance(error, ConnectionRefusedError):
         return DaemonNotRunningError(path, "a stale socket")
+    if isinstance(error, BlockingIOError):
+        return ControlError(f"the daemon at {path} is busy: too many other clients are connecting; try again")
     return ControlError(f"cannot connect to the daemon at {path}: {error.strerror or error}")
 
 

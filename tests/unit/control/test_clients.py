@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -285,3 +286,51 @@ async def test_hanging_up_ends_waiting_calls_and_iterators(peer: Callable[..., P
         with pytest.raises(ConnectionLostError, match="hung up"):
             await task
     await client.close()
+
+
+class Crowd:
+    """Connections that fill a peer's queue; the peer answers the next once they were let in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "semanticd.sock"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen(0)
+        self._waiting: list[socket.socket] = []
+        while self._fills():
+            pass
+
+    def _fills(self) -> bool:
+        one = socket.socket(socket.AF_UNIX)
+        one.setblocking(False)
+        try:
+            one.connect(str(self.path))
+        except BlockingIOError:
+            one.close()
+            return False
+        self._waiting.append(one)
+        return True
+
+    def let_in(self) -> None:
+        """Take all that wait, then answer the next."""
+        for one in self._waiting:
+            self._listener.accept()[0].close()
+            one.close()
+        connection, _ = self._listener.accept()
+        answers, reader = {"hello": HELLO, "status": {"ready": True}}, FrameReader()
+        with connection:
+            while data := connection.recv(65536):
+                for command in map(m.decode, reader.feed(data)):
+                    assert isinstance(command, m.Command)
+                    connection.sendall(framed(m.Reply(command.id, result=answers[command.cmd])))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a connection waits for its turn in the kernel")
+@both
+async def test_a_client_waits_while_too_many_others_connect(short_tmp_path: Path, call: Call) -> None:
+    crowd = Crowd(short_tmp_path)
+    letting_in = threading.Timer(0.2, crowd.let_in)
+    letting_in.daemon = True
+    letting_in.start()
+    assert await call(crowd.path, "status") == {"ready": True}
+    letting_in.join()
