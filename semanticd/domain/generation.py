@@ -168,6 +168,8 @@ class GenerationRequest:
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     agent_id: AgentId | None = None
+    client: str = ""
+    """Whose part of the queue it takes while no agent is named, a key or an address; empty: one of its own."""
     share: str = ""
     """Whose share of engine time it uses while no agent is named; empty: its own. All prompts of a body have one."""
     priority: Priority = "interactive"

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from semanticd.domain.agent_name import stand_in
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 
+HOLDER = stand_in("embeddings")
+"""Who takes the places of jobs in the queue: all of them together, a place each however many texts a job has."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingJob:
@@ -23,8 +26,4 @@ class EmbeddingJob:
     """Gets a vector for each text (float32, little-endian, of length one), or the error; cancelled: nobody waits."""
 
     is_held_by_agent = False
-
-    @property
-    def holder(self) -> str:
-        """Who takes its place in the queue: it has one of its own, however many texts it has."""
-        return stand_in(self.request_id)
+    holder = HOLDER

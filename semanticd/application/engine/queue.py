@@ -1,9 +1,9 @@
 """EngineQueue: what other threads want of the engine, in the order in which it came, until the engine's end.
 
-Submissions are bounded: each is held by somebody, a named agent or the body of an anonymous request, until it was
-answered; a holder of many takes no more places than an agent may, so that others find room behind a body of hundreds of
-prompts. Places can be reserved for what is still to be submitted. Cancels and actions are always taken, for they make
-room.
+Submissions are bounded: each is held by somebody until it was answered, a named agent, an anonymous body of several
+prompts, or a client's other anonymous requests together. A holder of many takes no more places than an agent may, so
+that others find room behind hundreds of prompts; it holds as many submissions as the queue has places, at most. Places
+can be reserved for what is still to be submitted. Cancels and actions are always taken, for they make room.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class EngineQueue:
     def _hold(self, holder: str, count: int, *, is_agent: bool) -> None:
         before = self._held[holder]
         num_more = self._places(before + count) - self._places(before)
-        if self._num_places + num_more > self.max_queue:
+        if self._num_places + num_more > self.max_queue or before + count > self.max_queue:
             raise QueueFullError(f"the queue is full: {self.max_queue} requests are running or waiting")
         if is_agent and count and before + count > self.max_queue_per_agent:
             raise QueueFullError(

@@ -106,6 +106,8 @@ class Submission:
     """Whether the agent was named by us, after how the conversation begins."""
     share: str = ""
     """Whose share of engine time it uses; empty: its agent's. An anonymous body has one of its own, for all prompts."""
+    held_by: str = ""
+    """Who takes its place in the queue; empty: who has its share of engine time."""
     system_tokens: int = 0
     trace_parent: str | None = None
     """Under which span its phases are traced (W3C trace context); None: it is not traced."""
@@ -139,8 +141,8 @@ class Submission:
 
     @property
     def holder(self) -> str:
-        """Who takes its place in the queue: its agent, or the body of the anonymous request."""
-        return (self.share or self.request_id) if self.anonymous else self.share or self.agent_id
+        """Who takes its place in the queue; see `EngineQueue`."""
+        return self.held_by or self.share or (self.request_id if self.anonymous else self.agent_id)
 
 
 @dataclass(slots=True)

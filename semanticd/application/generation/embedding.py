@@ -7,14 +7,13 @@ import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from semanticd.application.engine.embedding_job import EmbeddingJob
+from semanticd.application.engine.embedding_job import HOLDER, EmbeddingJob
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.generation.places import ReadingPlaces
 from semanticd.application.generation.prompt_size import check_size, check_vocabulary
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Clock, Metrics
 from semanticd.application.services.model_routing import ModelRouting
-from semanticd.domain.agent_name import stand_in
 from semanticd.domain.chat import TextPrompt
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError, RequestTooLargeError
 from semanticd.domain.ids import AgentId, ModelId, RequestId
@@ -76,7 +75,7 @@ class EmbeddingService:
         """Return the vectors; see the protocol. Who stops waiting ends the work."""
         began = self._clock.monotonic()
         async with contextlib.AsyncExitStack() as leased:
-            with self._places.take(None, 1, holder=stand_in(request.request_id)) as taken:
+            with self._places.take(None, 1, holder=HOLDER) as taken:
                 # The model stays until the vectors are there, the place until the engine has the texts.
                 model = await leased.enter_async_context(self._routing.lease(request.model))
                 texts = await asyncio.to_thread(_read, model, request)

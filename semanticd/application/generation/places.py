@@ -19,6 +19,9 @@ from semanticd.domain.ids import AgentId
 
 _T = TypeVar("_T")
 
+COUNTING = stand_in("counting")
+"""Who holds the places of prompts that are only counted: all together."""
+
 
 class TakenPlaces:
     """What one request has reserved and not submitted yet."""

@@ -18,7 +18,7 @@ from semanticd.application.engine.running_sequence import (
 )
 from semanticd.application.generation.boundaries import PromptBoundaries
 from semanticd.application.generation.continued import NOTHING_TO_ANSWER, continued
-from semanticd.application.generation.places import ReadingPlaces
+from semanticd.application.generation.places import COUNTING, ReadingPlaces
 from semanticd.application.generation.prompt_size import (
     check_biases,
     check_characters,
@@ -152,7 +152,7 @@ class GenerateService:
         agent_id, num_choices = requests[0].agent_id, requests[0].num_choices
         self._engine.check_size(len(requests), num_choices, anonymous=agent_id is None)
         streams: list[EngineStream] = []
-        holder = _share_of(requests[0])
+        holder = _holder_of(requests[0])
         with (
             self._places.take(agent_id, len(requests) * num_choices, holder=holder) as taken,
             self._arrivals.of(requests) as arrivals,
@@ -248,6 +248,7 @@ class GenerateService:
                     records_turn=choice == 0 and not request.echo,
                     anonymous=request.agent_id is None,
                     share=_share_of(request),
+                    held_by=_holder_of(request),
                     system_tokens=ready.system_tokens,
                     trace_parent=request.trace_parent,
                     canonicalized=ready.changes,
@@ -281,7 +282,7 @@ class GenerateService:
 
     async def tokenize(self, model: str, prompt: Prompt) -> tuple[int, ...]:
         """Return the prompt's token ids; what is known of its beginning keeps the ids it was computed from."""
-        with self._places.take(None, 1):
+        with self._places.take(None, 1, holder=COUNTING):
             async with self._places.to_count, self._routing.lease(model) as loaded:
                 _, segments = await self._places.count(
                     partial(self._tokenize, loaded, self._arranged(loaded.defaults.of_prompt(prompt)))
@@ -451,6 +452,13 @@ _BARE_FORMS = ("json_object", "json_schema", "regex", "lark")
 def _share_of(request: GenerationRequest) -> str:
     """Return whose share of engine time, and whose places, a request uses."""
     return request.agent_id or stand_in(request.share or request.request_id)
+
+
+def _holder_of(request: GenerationRequest) -> str:
+    """Return who takes its place: its agent, its client with all that is asked without one, or its body."""
+    if request.agent_id is None and request.client:
+        return stand_in(f"client {request.client}")
+    return _share_of(request)
 
 
 def _stopped_where_visible(

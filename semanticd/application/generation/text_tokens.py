@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from semanticd.application.generation.places import ReadingPlaces
+from semanticd.application.generation.places import COUNTING, ReadingPlaces
 from semanticd.application.generation.prompt_size import check_size, check_vocabulary
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.services.model_routing import ModelRouting
@@ -61,13 +61,13 @@ class TextTokensService:
 
     async def encode(self, model: str, text: TextToRead) -> ReadText:
         """Return a text's ids; see the protocol."""
-        with self._places.take(None, 1):
+        with self._places.take(None, 1, holder=COUNTING):
             async with self._places.to_count, self._routing.lease(model) as loaded:
                 return await self._places.count(partial(_encode, loaded, self._arranged(text)))
 
     async def decode(self, model: str, token_ids: Sequence[int]) -> str:
         """Return the text of ids; see the protocol."""
-        with self._places.take(None, 1):
+        with self._places.take(None, 1, holder=COUNTING):
             async with self._places.to_count, self._routing.lease(model) as loaded:
                 return await self._places.count(partial(_decode, loaded, token_ids))
 

@@ -13,6 +13,7 @@ import pytest
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.application.generation.places import ReadingPlaces
+from semanticd.domain.chat import TextPrompt
 from semanticd.domain.errors import QueueFullError
 from semanticd.domain.ids import AgentId
 from semanticd.domain.sequence import SequenceState
@@ -20,6 +21,7 @@ from tests.fakes.asgi_client import AsgiClient
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.http_services import make_services
 from tests.fakes.service_rig import ServiceRig
+from tests.fakes.tokenizer import CharTokenizer
 
 URL = "/v1/completions"
 PER_AGENT, QUEUE = "(SEMANTIC_MLX_MAX_QUEUE_PER_AGENT)", "(SEMANTIC_MLX_MAX_QUEUE)"
@@ -158,8 +160,8 @@ async def test_a_body_of_hundreds_of_prompts_leaves_room_for_others() -> None:
         with rig.engine_rig.held():
             batch = asyncio.ensure_future(client.post(URL, body_of(texts(250))))
             await until_unanswered(rig, 250)
-            others = [asyncio.ensure_future(client.post(URL, body_of("hello"))) for _ in range(256 - 32)]
-            await until_unanswered(rig, 250 + 256 - 32)
+            others = [asyncio.ensure_future(client.post(URL, body_of("hello"))) for _ in range(256)]
+            await until_unanswered(rig, 250 + 256)
             assert (await client.post(URL, body_of("hello"))).status == 503
         assert {(await one).status for one in others} == {200}
         assert len((await batch).json["choices"]) == 250
@@ -231,3 +233,68 @@ async def test_a_request_that_is_called_like_an_agent_takes_nothing_of_its_part(
             ]
             await until_unanswered(rig, 4)
         assert [(await one).status for one in (called, named)] == [200, 200]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_hundreds_of_requests_of_one_client_leave_room_for_agents_and_other_clients(n: int) -> None:
+    async with ServiceRig(max_queue=12, max_queue_per_agent=4) as rig:
+        client = client_of(rig)
+        elsewhere = AsgiClient(client.app, client=("10.0.0.7", 50_000))
+        asked = body_of("hello", n=n)
+        with rig.engine_rig.held():
+            many = [asyncio.ensure_future(client.post(URL, asked)) for _ in range(12 // n)]
+            await until_unanswered(rig, 12)
+            refused = await client.post(URL, asked)
+            assert (refused.status, refused.json["error"]["code"]) == (503, "queue_full")
+            others = [
+                asyncio.ensure_future(
+                    client.post(URL, body_of("hello", n=4), headers={"x-session-id": "ann"})
+                ),
+                asyncio.ensure_future(elsewhere.post(URL, body_of("hello", n=4))),
+            ]
+            await until_unanswered(rig, 20)
+            assert (await client.post(URL, asked, headers={"x-session-id": "ben"})).status == 503
+        assert [(await one).status for one in (*many, *others)] == [200] * (12 // n + 2)
+        assert rig.engine_rig.queue.num_reserved == 0
+
+
+async def test_what_is_only_embedded_leaves_room_for_answers() -> None:
+    async with ServiceRig(max_queue=12, max_queue_per_agent=4) as rig:
+        client, given = client_of(rig), {"model": "one", "input": "hello"}
+        with rig.engine_rig.held():
+            asked = [asyncio.ensure_future(client.post("/v1/embeddings", given)) for _ in range(12)]
+            await until_unanswered(rig, 12)
+            assert (await client.post("/v1/embeddings", given)).status == 503
+            answer = asyncio.ensure_future(client.post(URL, body_of("hello")))
+            await until_unanswered(rig, 13)
+        assert [(await one).status for one in (*asked, answer)] == [200] * 13
+
+
+class SlowTokenizer(CharTokenizer):
+    """Waits before it reads `slow`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Wait, and read."""
+        if text == "slow":
+            self.gate.wait(PATIENCE_S)
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
+
+async def test_what_is_only_counted_leaves_room_for_answers() -> None:
+    tokenizer = SlowTokenizer()
+    async with ServiceRig(tokenizer=tokenizer, max_queue=12, max_queue_per_agent=4) as rig:
+        counts = [
+            asyncio.ensure_future(rig.generate.count_tokens("one", TextPrompt("slow"))) for _ in range(12)
+        ]
+        try:
+            await asyncio.to_thread(wait_until, lambda: rig.engine_rig.queue.num_reserved == 12, "places")
+            with pytest.raises(QueueFullError):
+                await rig.generate.count_tokens("one", TextPrompt("slow"))
+            assert (await client_of(rig).post(URL, body_of("hello"))).status == 200
+        finally:
+            tokenizer.gate.set()
+        assert await asyncio.gather(*counts) == [4] * 12

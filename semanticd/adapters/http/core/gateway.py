@@ -67,7 +67,9 @@ class Gateway:
         self, exchange: RequestContext, requests: Sequence[GenerationRequest]
     ) -> list[GenerationStream]:
         """Admit the prompts of one body, all or none; see `open`."""
-        ready = [await self._ready(exchange, request) for request in requests]
+        # A body of several prompts takes a part of the queue of its own.
+        client = exchange.client if len(requests) == 1 else ""
+        ready = [replace(await self._ready(exchange, one), client=client) for one in requests]
         generator = self._services.generator
         streams = await self._answering(
             ready[0].model, lambda name: generator.open_all([replace(one, model=name) for one in ready])

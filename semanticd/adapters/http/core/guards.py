@@ -13,7 +13,7 @@ from typing import Any
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.core.errors import HeadersTooLargeError, HttpVersionError
 from semanticd.adapters.http.core.rate_limit import RateLimiter
-from semanticd.adapters.http.core.request_context import RequestContext
+from semanticd.adapters.http.core.request_context import ANONYMOUS, RequestContext
 from semanticd.adapters.http.core.routes import UNKNOWN
 from semanticd.adapters.http.core.services import HttpServices
 from semanticd.domain.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError
@@ -169,7 +169,7 @@ class Guards:
 
     def _check_key(self, scope: Mapping[str, Any]) -> str:
         if not self._keys:
-            return "anonymous"
+            return ANONYMOUS
         given = _given_keys(scope)
         if not given:
             raise AuthenticationError(

@@ -155,7 +155,8 @@ class RequestContextWrapper:
         echoed = asked if _ECHOABLE.fullmatch(asked) else make_request_id()
         own = echoed if echoed not in self._running else make_request_id()
         self._running.add(own)
-        exchange = RequestContext(RequestId(own), echoed, path=scope["path"])
+        address = (scope.get("client") or ("",))[0]
+        exchange = RequestContext(RequestId(own), echoed, path=scope["path"], address=address)
         self._read_path(scope, exchange)
         if self._services.tracer is not None and scope["method"] == "POST" and exchange.route.is_api:
             headers = {name: header(scope, name.encode("ascii")) or "" for name in _TRACE_HEADERS}

@@ -23,6 +23,8 @@ from semanticd.domain.ids import AgentId, RequestId
 from semanticd.domain.limits import LIMITS
 
 SCOPE_KEY = "semanticd.exchange"
+ANONYMOUS = "anonymous"
+"""The caller where no keys are configured."""
 
 _RESPONSE_ID = re.compile("[A-Za-z0-9_-]{1,128}")
 
@@ -51,8 +53,10 @@ class RequestContext:
     """Where the path leads; its template has few enough values for a metric's label."""
     refusal: SemanticError | None = None
     """Why its path could not be read, if it could not."""
-    caller: str = "anonymous"
+    caller: str = ANONYMOUS
     """A name for the key that was used, safe to log."""
+    address: str = ""
+    """Where it came from; empty: over a Unix socket."""
     agent_id: AgentId | None = None
     """The agent of its generation, once that was opened."""
     error: BaseException | None = None
@@ -67,6 +71,11 @@ class RequestContext:
     """What the answer's headers say besides its own, such as what was changed in the request."""
     at_end: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Run when the exchange ends in any way; an unfinished generation is closed here, which cancels it."""
+
+    @property
+    def client(self) -> str:
+        """Who asks, as far as it is known: a key, or without keys an address."""
+        return f"at {self.address}" if self.caller == ANONYMOUS else self.caller
 
     def on_end(self, close: Callable[[], Awaitable[Any]]) -> None:
         """Have `close` awaited when the exchange ends."""
