@@ -18,12 +18,14 @@ import pytest
 from semanticd.adapters.disk.blocks.codec import decode
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
+from semanticd.application.engine.running_sequence import SequenceText
+from semanticd.application.engine.running_size import running_size
 from semanticd.application.ports.inference import DecodedToken
 from semanticd.application.services.preload import Preload
 from semanticd.domain.block import hash_block, root_hash
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import SamplingParams
-from semanticd.domain.ids import BlockHash, RequestId, SequenceId
+from semanticd.domain.ids import AgentId, BlockHash, RequestId, SequenceId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import wait_until
@@ -32,6 +34,7 @@ from tests.fakes.tiny_mlx import BUILDERS
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 FAMILIES = sorted(BUILDERS)
+PINNED = AgentId("pinned")
 QUANTIZED = [precision for precision in get_args(StoragePrecision) if precision != "exact"]
 OLD_BLOCK = Path(__file__).resolve().parents[2] / "data" / "disk" / "block-q4-v1.safetensors"
 OLD_NAME = BlockHash(bytes.fromhex("b13537b8f3819653fda6ae51aaf46d77bdfe187b58d8edb78ed28b376fe82a23"))
@@ -437,3 +440,36 @@ def test_the_library_still_has_the_surface_we_build_on() -> None:
         assert callable(getattr(PromptProcessingBatch, name)), name
     for name in ("next", "extend", "filter", "extract_cache", "empty", "_step"):
         assert callable(getattr(GenerationBatch, name)), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pin_that_comes_while_an_answer_runs_changes_neither_it_nor_the_pinned_agents_next_turn(
+    family: str,
+) -> None:
+    first, asked, length = prompt_of(200, 61), prompt_of(240, 62), 30
+    with MlxRig(family) as roomy:
+        expected, _ = roomy.tell(asked, max_tokens=length)
+        said, _ = roomy.tell(first, agent="pinned")
+        num_bytes = roomy.on_engine(lambda: roomy.store.pool.agent_bytes(PINNED))
+        running_bytes = running_size(roomy.runner.spec, len(asked) + length).num_bytes
+        prompt = first + said + prompt_of(5, 63)
+        next_turn, _ = roomy.tell(prompt, agent="pinned")
+    tiers: dict[str, Any] = {"warm": MemoryWarmStore(), "archive": MemoryAgentArchive()}
+    # The answer fits; next to the pinned blocks it does not.
+    budget_bytes = max(running_bytes + num_bytes // 2, 2 * num_bytes)
+    with MlxRig(family, budget_bytes=budget_bytes, **tiers) as rig:
+        rig.tell(first, agent="pinned")
+        rig.idle()
+        pins = [lambda: rig.agents.update(PINNED, lambda agent: replace(agent, pinned=True))]
+        with rig.held():
+            ask = rig.ask(asked, max_tokens=length, sampling=WITHOUT_END)
+            ask.on_update = lambda update: pins.pop()() if pins and isinstance(update, SequenceText) else None
+        answer = ask.answer()
+        assert not answer.usage.is_cut_short
+        assert list(rig.tokenizer.encode(answer.text)) == expected
+        assert rig.tables.is_pinned(PINNED)
+        assert rig.on_engine(lambda: rig.store.pool.agent_bytes(PINNED)) < num_bytes, "some made way"
+    with MlxRig(family, budget_bytes=budget_bytes, **tiers) as rig:
+        again, answer = rig.tell(prompt, agent="pinned")
+        assert again == next_turn
+        assert answer.cache.restored_warm_tokens > 0
