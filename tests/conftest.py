@@ -5,6 +5,7 @@ No test may read or write the user's real caches, sockets, models or settings; i
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -39,6 +40,14 @@ _TRACED = tuple(
         "integration/services",
     )
 )
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests themselves, and all that they import, out of every search for cycles from now on.
+
+    They are a million and a half objects that stay: to look through them takes half a second each time.
+    """
+    gc.freeze()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
