@@ -21,6 +21,7 @@ from tests.integration.http.test_fuzz import random_request, write_short_model
 pytestmark = pytest.mark.timeout(600)
 
 NUM_FIRST, NUM_MORE = 300, 400
+PATIENCE_S = 60.0
 GIVEN_BACK_S = 7.0
 """Memory that is freed is given back to the system every five seconds."""
 
@@ -46,11 +47,14 @@ def send(daemon: DaemonProcess, numbers: range) -> Counter[int]:
     return statuses
 
 
-def resources(daemon: DaemonProcess) -> tuple[int, int]:
-    """Return resident bytes and open descriptors, with the cache cleared."""
+def clear(daemon: DaemonProcess) -> None:
+    """Clear the cache; its memory is given back later."""
     with ControlClient.connect(daemon.home / "run" / "semanticd.sock") as control:
         control.call("cache.clear")
-    time.sleep(GIVEN_BACK_S)
+
+
+def resources(daemon: DaemonProcess) -> tuple[int, int]:
+    """Return resident bytes and open descriptors."""
     process = psutil.Process(daemon.pid)
     return process.memory_info().rss, process.num_fds()
 
@@ -84,6 +88,9 @@ def test_random_requests_end_well_beside_a_stream_and_memory_comes_back(
 
     try:
         send(daemon, range(NUM_FIRST))
+        clear(daemon)
+        # Less than is given back by then makes the comparison milder, never harder.
+        time.sleep(GIVEN_BACK_S)
         before, descriptors = resources(daemon)
         other = threading.Thread(target=stream)
         other.start()
@@ -92,7 +99,12 @@ def test_random_requests_end_well_beside_a_stream_and_memory_comes_back(
         finally:
             ending.set()
             other.join(120)
+        clear(daemon)
+        given_back_by = time.monotonic() + PATIENCE_S
         after, left = resources(daemon)
+        while (after > before * 1.05 or left > descriptors + 8) and time.monotonic() < given_back_by:
+            time.sleep(0.1)
+            after, left = resources(daemon)
         assert daemon.stop() == 0
     finally:
         daemon.kill()

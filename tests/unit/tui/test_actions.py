@@ -69,7 +69,7 @@ async def press(app: Dashboard, pilot: Pilot[Any], keys: list[str], until: Until
             await until(pilot, lambda before=before: app.screen is not before)
             if key != "6":
                 await until(pilot, lambda: app.screen.query_one(RowsTable).row_count)
-        elif following and key in "dfwlup":
+        elif following and key in set("dfwlup"):
             await until(pilot, lambda: is_answerable(app))
 
 

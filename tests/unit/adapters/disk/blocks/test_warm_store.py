@@ -417,18 +417,25 @@ def test_blocks_are_written_while_the_folder_is_looked_through(
     may_go_on = threading.Semaphore(1)
     list_files = fs.list_files
 
+    num_asked = num_released = 0
+
     def one_by_one(folder: Path) -> list[str]:
+        nonlocal num_asked
+        num_asked += 1
         may_go_on.acquire(timeout=60)
         return list_files(folder)
 
     fs.list_files = one_by_one  # type: ignore[method-assign]
     store = open_store()
     written = store.write(chain[2:])
-    for _ in range(2 * len(SHARDS)):
-        if written.done():
-            break
-        may_go_on.release()
-        time.sleep(0.005)
+    deadline = time.monotonic() + 60
+    while not written.done():
+        # One folder at a time, and none while the group is written, however long its disk takes.
+        if num_released < num_asked:
+            num_released += 1
+            may_go_on.release()
+        assert time.monotonic() < deadline, "the group is not written before all was looked at"
+        time.sleep(0.002)
     share = store.stats().recovered_share
     assert share is not None
     assert share < 1
@@ -461,11 +468,9 @@ def test_the_store_verifies_itself_in_the_background(open_store: Open) -> None:
     store = open_store(verify_every_s=0.02)
     store.write([record]).result(60)
     flip(-1)(path_of(store, record))
-    deadline = threading.Event()
-    for _ in range(1000):
-        if store.stats().num_quarantined:
-            break
-        deadline.wait(0.01)
+    deadline = time.monotonic() + 60
+    while not store.stats().num_quarantined and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert store.stats().num_quarantined == 1
 
 
