@@ -82,10 +82,10 @@ def test_blocks_on_disk_that_were_used_last_are_pruned_last(tmp_path: Path) -> N
     warm = DiskWarmStore.open(tmp_path, options=WarmOptions(reserve_bytes=None), now=clock.wall)
     try:
         old, new = make_chain(2, start=1), make_chain(2, start=50)
-        warm.write(old).result(10.0)
+        warm.write(old).result(60.0)
         machine.advance(10.0)
         machine.date -= HOUR_S
-        warm.write(new).result(10.0)
+        warm.write(new).result(60.0)
         warm.prune(target_bytes=warm.prune(target_bytes=0, dry_run=True) // 2)
         assert all(warm.get(record.block.block_hash) is not None for record in new)
         assert any(warm.get(record.block.block_hash) is None for record in old)
