@@ -75,6 +75,9 @@ def _run(options: argparse.Namespace) -> None:
     from semantic_tui.app import Dashboard
     from semantic_tui.preferences import Preferences, default_file
 
+    if sys.__stderr__ is None or not sys.__stderr__.isatty():
+        # Textual draws on standard error. Where that goes elsewhere (`semantic-tui 2>errors`) the screen is here.
+        sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
     preferences = Preferences(default_file(), theme=options.theme)
     shorten_collections()
     screen = "agent" if options.agent and options.screen == DEFAULT_SCREEN else options.screen

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from semantic_tui.plain import bar, duration, short_duration, shortened, size
 from semantic_tui.widgets.figures import graph, waterfall
-from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, Row
+from semantic_tui.widgets.rows_table import CELL_PADDING, Cell, Column, Row, fitted
 from semanticd.control.results import AgentResult, AgentRow, MissRow, TurnRow, step_text
 
 PHASES = (
@@ -52,6 +53,8 @@ _SHORT_CAUSES = {
     "model_changed": "model",
 }
 _CONTEXT_CHARS = 160
+_LEAST_BAR = 4
+"""Characters below which a bar says nothing."""
 _MISS = "why it missed"
 _WIDE_MISS = 26
 _BAR = "queue│restore│prefill│decode"
@@ -221,11 +224,31 @@ def blocks_text(details: AgentResult, row: AgentRow, width: int) -> Content:
     sharing = details.sharing
     alone = not sharing and not row.shared_with
     parts.append((f"\nShared with {'no other agent' if alone else ''}", "$muted"))
-    room = max(4, min(40, width - 50))
-    for other in sharing:
-        share = other.num_blocks / max(1, row.num_hot_blocks)
-        parts += [f"\n  {shortened(other.agent, 24):<24} ", (bar(share, room), "$success"),
-                  f" {other.num_blocks} blocks, {size(other.bytes)}"]  # fmt: skip
-    if not sharing:
-        parts += [f"\n  {other}" for other in row.shared_with]
+    parts += (
+        _sharing_lines(details, row, width)
+        if sharing
+        else [f"\n  {fitted(other, width - 2)}" for other in row.shared_with]
+    )
+    if (num_more := row.num_shared_with - max(len(sharing), len(row.shared_with))) > 0:
+        parts.append((f"\n  and {num_more} more", "$muted"))
     return Content.assemble(*parts)
+
+
+def _sharing_lines(details: AgentResult, row: AgentRow, width: int) -> list[tuple[str, str] | str]:
+    """Return a line for each agent that shares blocks; what has no room is left out, never put into another line."""
+    amounts = [
+        f"{other.num_blocks} block{'' if other.num_blocks == 1 else 's'}, {size(other.bytes)}"
+        for other in details.sharing
+    ]
+    amount_width = max(map(len, amounts))
+    name_width = max(8, min(24, width - amount_width - 4))
+    room = min(40, width - name_width - amount_width - 4)
+    parts: list[tuple[str, str] | str] = []
+    for other, amount in zip(details.sharing, amounts, strict=True):
+        name = fitted(other.agent, name_width)
+        parts.append(f"\n  {name}{' ' * (name_width - cell_len(name))} ")
+        if room >= _LEAST_BAR:
+            share = other.num_blocks / max(1, row.num_hot_blocks)
+            parts += [(bar(share, room), "$success"), " "]
+        parts.append(amount)
+    return parts

@@ -47,7 +47,7 @@ from semantic_tui.state import AgentDetails, Said, WatchState
 from semantic_tui.terminal_filter import TerminalFilter
 from semantic_tui.themes import DARK, LIGHT
 from semantic_tui.transcript import entries, num_user_turns
-from semantic_tui.widgets.top_line import complaint
+from semantic_tui.widgets.top_line import LONG_START_S, complaint
 from semanticd.control.errors import CommandFailedError, ControlError
 from semanticd.control.python_command import python_module
 from semanticd.control.results import is_said
@@ -140,7 +140,7 @@ class Dashboard(App[None]):
         state = self.state
         silent_s = self.clock() - (state.last_heard_at or self.clock())
         state.is_silent = state.connected and silent_s > SILENT_AFTER_S
-        if state.stale or self._was_silent:
+        if state.stale or self._was_silent or state.starting_since is not None:
             self.changed()
         self._was_silent = state.is_silent
 
@@ -400,6 +400,16 @@ class Dashboard(App[None]):
             self.state.is_examining = False
         self.changed()
 
+    async def action_switch_mode(self, mode: str) -> None:
+        """Go to a screen; to that of agents, where none has a tile yet, with the one under the cursor, or the first."""
+        if mode == "agent" and not self.watched:
+            shown = self.screen.chosen_agent() if isinstance(self.screen, AgentActionsScreen) else None
+            agent = shown or next((row.row.id for row in self.state.rows()), None)
+            if agent is not None:
+                self.open_agent(agent)
+                return
+        await super().action_switch_mode(mode)
+
     def action_alarms(self) -> None:
         """List what needs attention, each with what to do."""
         found = alarms(self.state)
@@ -419,31 +429,54 @@ class Dashboard(App[None]):
         self.changed()
 
     def action_start_daemon(self) -> None:
-        """Start a daemon, where none runs."""
-        if self.state.connected:
+        """Start a daemon, where none runs; one start at a time, until it takes too long."""
+        state = self.state
+        if state.connected:
             self.notify("A daemon is running already.", severity="warning")
+        elif state.starting_since is not None and self.clock() - state.starting_since < LONG_START_S:
+            self.notify("The daemon is starting already.", severity="warning")
         else:
-            self.notify("Starting the daemon…")
-            self.run_worker(self._start_daemon())
+            # The one before, if there is one, is waited for no longer: it goes on in its own process.
+            self.run_worker(self._start_daemon(), group="start", exclusive=True)
 
     async def _start_daemon(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self._start_command,
-            *start_arguments(self.state, self._socket),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
+        state = self.state
+        began = state.starting_since = self.clock()
+        state.starting_says = ""
+        self.changed()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._start_command,
+                *start_arguments(state, self._socket),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            said = await self._follow_start(process)
+        finally:
+            # A start that came after this one has a time of its own.
+            if state.starting_since == began:
+                state.starting_since = None
         if process.returncode:
-            text = output.decode(errors="replace").strip()[-600:]
             self.notify(
-                text or f"status {process.returncode}",
+                said or f"status {process.returncode}",
                 title="semanticd start failed",
                 severity="error",
                 markup=False,
             )
         self.connection.retry_now()
+
+    async def _follow_start(self, process: asyncio.subprocess.Process) -> str:
+        """Show what a start says while it runs, in its last line; returns the end of all of it."""
+        said = ""
+        assert process.stdout is not None
+        while piece := await process.stdout.read(4096):
+            said = (said + piece.decode(errors="replace"))[-600:]
+            lines = [line for line in said.replace("\r", "\n").split("\n") if line.strip()]
+            self.state.starting_says = one_line(lines[-1].strip())[:200] if lines else ""
+            self.changed()
+        await process.wait()
+        return said.strip()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Fill the command palette."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from semantic_tui.plain import shortened, size
+from semantic_tui.plain import shortened, size, time_of_day
 from semantic_tui.state import ModelChange, WatchState
 from semantic_tui.widgets.figures import share_bar
 from semantic_tui.widgets.rows_table import Cell, Column
@@ -20,7 +20,9 @@ NARROW_COLUMNS = MODEL_COLUMNS[:4]
 _STYLES = {"current": "bold $success", "loaded": "$success", "installed": "$primary"}
 _STAGE_STYLES = {"ready": "$success", "pulled": "$success", "unloaded": "$muted"}
 _ENDED = (*_STAGE_STYLES, "failed")
+_TIME_WIDTH = 8
 _NAME_WIDTH = 24
+_BAR_WIDTH = 20
 
 
 def model_cells(row: ModelRow, change: ModelChange | None = None) -> tuple[Cell, ...]:
@@ -46,23 +48,23 @@ def model_cells(row: ModelRow, change: ModelChange | None = None) -> tuple[Cell,
 
 
 def changes_text(state: WatchState) -> Content:
-    """Return a line per change, newest first; a failed one says why and what served afterwards."""
+    """Return a line per change with its time, newest first; a failed one says why and what served afterwards."""
     lines = []
     for model, change in reversed(state.changes.items()):
         stage, share = change.progress.stage, change.progress.progress
+        when = (f"{time_of_day(change.progress.at):<{_TIME_WIDTH}} ", "$muted")
         name = f"{shortened(model, _NAME_WIDTH):<{_NAME_WIDTH}} "
         if stage == "failed":
             serves = change.served or "no model"
-            parts = (
-                (f"failed: {change.progress.reason or ''}\n", "$error"),
-                f"{'':<{_NAME_WIDTH}} rolled back: {serves} served",
-            )
-            lines.append(Content.assemble(name, *parts))
+            reason = (f"failed: {change.progress.reason or ''}\n", "$error")
+            back = f"{'':<{_TIME_WIDTH}} rolled back: {serves} served"
+            lines.append(Content.assemble(when, f"{name.rstrip()} ", reason, back))
         elif stage in _STAGE_STYLES:
-            lines.append(Content.assemble(name, (stage, _STAGE_STYLES[stage])))
+            lines.append(Content.assemble(when, name, (stage, _STAGE_STYLES[stage])))
         else:
-            bar = share_bar(share, 24, "$warning")
-            lines.append(Content.assemble(name, (f"{stage:<12} ", "$warning"), bar, f" {100 * share:3.0f} %"))
+            bar = share_bar(share, _BAR_WIDTH, "$warning")
+            shown = (f"{stage:<12} ", "$warning"), bar, f" {100 * share:3.0f} %"
+            lines.append(Content.assemble(when, name, *shown))
     nothing = Content.styled(
         "No model was loaded, swapped or pulled since the dashboard was opened.", "$muted"
     )
@@ -86,7 +88,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
-    """Return what a model needs beside what is free, and whether it fits (None: not known)."""
+    """Return what a model needs, what is free, and whether it fits (None: not known)."""
     row, free = _row(state, model), state.status.free_memory_bytes
     if row.loaded:
         return f"{model} is loaded already; nothing more is needed.", True
@@ -125,7 +127,7 @@ def swap_text(state: WatchState, model: str) -> str:
 
 
 def load_text(state: WatchState, model: str) -> str:
-    """Return what loading beside the present models will do."""
+    """Return what loading next to the present models will do."""
     memory, fits = _memory(state, model)
     refused = (
         "\nIt will be refused unless an idle model can leave; swap to it instead." if fits is False else ""

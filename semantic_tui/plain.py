@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 
 from semantic_tui.live import LiveAgent, agent_state, live_agents, request_state, waits_text
 from semanticd.control.results import AgentRow, RequestRow, StatusResult, drafts_text, step_text
@@ -54,6 +55,13 @@ def span(seconds: float) -> str:
             part = {"h": 3600, "m": 60, "s": 1}[less]
             return f"{whole // length} {unit} {whole % length // part} {less}"
     return f"{whole} s"
+
+
+def time_of_day(at: float) -> str:
+    """Return the local time of seconds since 1970; a dash for 0."""
+    if not at:
+        return "-"
+    return datetime.fromtimestamp(at, tz=timezone.utc).astimezone().strftime("%H:%M:%S")
 
 
 def short_duration(seconds: float) -> str:

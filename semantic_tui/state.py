@@ -49,7 +49,7 @@ MAX_STREAMS_CHARS = 1_000_000
 STREAM_PIECE_CHARS = 512
 """Characters up to which tokens are kept as one text: each text of its own takes 60 bytes more."""
 MAX_STREAMS = 256
-MAX_BESIDE = 32
+MAX_OTHER_STREAMS = 32
 """Streams of further requests of an agent, next to the one that it shows."""
 MAX_DETAILS = 32
 """Agents whose turns and words are kept after a look at them."""
@@ -155,6 +155,10 @@ class WatchState:
     where: str = ""
     """Which socket, in words, where it was given; empty for this user's own."""
     retry_in_s: float = 0.0
+    starting_since: float | None = None
+    """When `semanticd start` was run from here, on the dashboard's clock; None: it is not running."""
+    starting_says: str = ""
+    """The last line that it has printed."""
     last_heard_at: float | None = None
     daemon: HelloResult = field(default_factory=HelloResult)
     status: StatusResult = _NOTHING_HEARD
@@ -178,7 +182,7 @@ class WatchState:
     num_log_lines: int = 0
     streams: OrderedDict[str, Stream] = field(default_factory=OrderedDict)
     """By agent, of the request that began first of those that run; of the newest where none does."""
-    beside: OrderedDict[str, tuple[str, Stream]] = field(default_factory=OrderedDict)
+    other_streams: OrderedDict[str, tuple[str, Stream]] = field(default_factory=OrderedDict)
     """By request its agent and stream, while the agent's stream is another request's that still runs."""
     num_dropped: int = 0
     num_token_events: int = 0
@@ -229,7 +233,7 @@ class WatchState:
             self._take_agents(data)
         elif event == "requests":
             self.requests = read_all(RequestRow, data.get("requests"))
-            self._show_beside()
+            self._show_other_streams()
         elif event == "model":
             self._take_change(data)
         elif event == "log":
@@ -307,8 +311,8 @@ class WatchState:
         """Drop what is kept of an agent that the daemon has no longer: what is deleted is not shown."""
         self.details.pop(agent, None)
         self.streams.pop(agent, None)
-        for request in [request for request, (owner, _) in self.beside.items() if owner == agent]:
-            del self.beside[request]
+        for request in [request for request, (owner, _) in self.other_streams.items() if owner == agent]:
+            del self.other_streams[request]
         self.more.drop(agent)
 
     def turns(self, agent: str) -> tuple[TurnRow, ...]:
@@ -330,10 +334,10 @@ class WatchState:
         shown = self.streams.get(said.agent)
         if shown is not None and shown.request != said.request and self._runs(shown.request):
             # Two requests of one agent: their tokens come by turns, and one text of both would be neither's.
-            _, stream = self.beside.setdefault(said.request, (said.agent, Stream()))
+            _, stream = self.other_streams.setdefault(said.request, (said.agent, Stream()))
             stream.add(said.request, said.text, said.num_tokens, max_chars=MIN_STREAM_CHARS)
-            while len(self.beside) > MAX_BESIDE:
-                self.beside.popitem(last=False)
+            while len(self.other_streams) > MAX_OTHER_STREAMS:
+                self.other_streams.popitem(last=False)
             return
         if shown is None:
             shown = self.streams[said.agent] = Stream()
@@ -347,28 +351,28 @@ class WatchState:
     def _runs(self, request: str) -> bool:
         return any(row.id == request for row in self.requests)
 
-    def _show_beside(self) -> None:
-        """Show a request that ran beside another one, once that has ended."""
-        for request, (agent, stream) in list(self.beside.items()):
+    def _show_other_streams(self) -> None:
+        """Show a request that ran alongside another one, once that has ended."""
+        for request, (agent, stream) in list(self.other_streams.items()):
             shown = self.streams.get(agent)
             if shown is None or not self._runs(shown.request):
                 self.streams[agent] = stream
-                del self.beside[request]
+                del self.other_streams[request]
             elif not self._runs(request):
-                del self.beside[request]
+                del self.other_streams[request]
 
     def requests_heard(self, agent: str) -> frozenset[str]:
         """Return the requests of which tokens of this agent are kept."""
         shown = self.streams.get(agent)
-        beside = {request for request, (owner, _) in self.beside.items() if owner == agent}
-        return frozenset(beside | ({shown.request} if shown is not None else set()))
+        others = {request for request, (owner, _) in self.other_streams.items() if owner == agent}
+        return frozenset(others | ({shown.request} if shown is not None else set()))
 
     def answer(self, agent: str, said: Said) -> Stream | None:
         """Return what came of the answer to what was said; None before its first token, whoever else asks the agent."""
         shown = self.streams.get(agent)
         streams = [
             *([shown] if shown else ()),
-            *(stream for owner, stream in self.beside.values() if owner == agent),
+            *(stream for owner, stream in self.other_streams.values() if owner == agent),
         ]
         mine = (one for one in streams if is_said(one.request) and one.request not in said.requests_before)
         return next(mine, None)

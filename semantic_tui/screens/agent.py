@@ -30,6 +30,7 @@ _TILE_CHARS = 4000
 _SHORT_SCREEN = 30
 _TABS_ROWS = 2
 _GONE = "This agent is gone: it was deleted. - closes its tile."
+_NO_TILE = "No agent is chosen: press 1, then enter on an agent, or space on several."
 _SHOWN_GONE = ("", -1)
 
 
@@ -118,7 +119,7 @@ class AgentScreen(AgentActionsScreen):
         """The tiles that are being laid now."""
 
     def body(self) -> Iterable[Widget]:
-        yield Static(id="hint")
+        yield ShownText(id="hint")
         yield Container(id="tiles")
         with TabbedContent(id="facts"):
             with TabPane("Turns", id="turns-pane"):
@@ -133,8 +134,6 @@ class AgentScreen(AgentActionsScreen):
                 yield VerticalScroll(ShownText(id="blocks"))
 
     def on_mount(self) -> None:
-        text = "No agent is chosen: press 1, then enter on an agent, or space on several."
-        self.query_one("#hint", Static).update(text)
         self.query_one("#search").display = False
         self.query_one("#turns").focus()
 
@@ -144,7 +143,10 @@ class AgentScreen(AgentActionsScreen):
 
     def show(self, state: WatchState) -> None:
         wanted = self.dashboard.watched[-MAX_TILES:]
-        self.query_one("#hint").display = not wanted
+        hint = self.query_one("#hint", ShownText)
+        hint.display = not wanted
+        none = "No agent is known yet: there is one with the first request."
+        hint.show_text(Content(_NO_TILE if state.known_agents or state.requests else none))
         self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
         if wanted and self.focused is None:
             # What is not displayed cannot have the focus: it comes with the first tile.

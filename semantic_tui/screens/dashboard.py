@@ -26,6 +26,12 @@ _MIN_PANEL_ROWS, _LEAST_PANEL_ROWS = 11, 5
 _MIN_TABLE_ROWS = 6
 
 
+def nothing_found(words: str, *, searching: bool) -> str:
+    """Return what is said where no agent has the words of the filter."""
+    among = " of those that are known here; further ones are asked for" if searching else ""
+    return f"No agent{among} has {words.strip()!r} in its id, state, tier, class or model. Esc shows all."
+
+
 class DashboardScreen(AgentActionsScreen):
     """Who runs, how fast, and whose cache is where."""
 
@@ -123,8 +129,10 @@ class DashboardScreen(AgentActionsScreen):
         if state.has_more_agents:
             found += ", more at the end"
         table.entitle(f"Agents ({found})", order_text(chosen.sort, chosen.reverse))
-        hint.display = not known
+        hint.display = not rows
         table.display = bool(known)
+        if known and not rows:
+            hint.show_text(Content(nothing_found(self._words, searching=state.has_more_agents)))
         if not known:
             address = state.status.address
             hint.show_text(

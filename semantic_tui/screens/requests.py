@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -11,7 +10,7 @@ from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
 from semantic_tui.live import request_state
-from semantic_tui.plain import count, duration, number, output_text, short_class
+from semantic_tui.plain import count, duration, number, output_text, short_class, time_of_day
 from semantic_tui.screens.dialogs import TextDialog
 from semantic_tui.screens.watch_screen import WatchScreen
 from semantic_tui.state import WatchState
@@ -49,11 +48,8 @@ def request_cells(row: RequestRow, *, wide: bool) -> tuple[Cell, ...]:
 
 def failure_cells(row: FailureRow) -> tuple[Cell, ...]:
     """Return the cells of a request that was not answered."""
-    when = "-"
-    if row.at:
-        when = datetime.fromtimestamp(row.at, tz=timezone.utc).astimezone().strftime("%H:%M:%S")
     return (
-        when,
+        time_of_day(row.at),
         row.agent or "-",
         str(row.status or "-"),
         (row.code or "-", "$error" if row.kind == "failed" else "$warning"),

@@ -12,6 +12,8 @@ from semantic_tui.plain import span
 from semantic_tui.state import WatchState
 from semantic_tui.widgets.shown_text import ShownText
 
+LONG_START_S = 60.0
+"""Seconds after which a start needs an explanation: a model of many gigabytes may be read, or it hangs."""
 _CONNECTIONS = {
     "connecting": "connecting",
     "absent": "not running",
@@ -121,6 +123,8 @@ def complaint(state: WatchState, now: float) -> str:
             age = span(max(0.0, now - state.last_heard_at))
             return f"No word from the daemon for {age}: it is suspended or very busy. STALE: what is shown is as old."
         return ""
+    if state.starting_since is not None:
+        return _starting(state, max(0.0, now - state.starting_since))
     if state.connection == "connecting":
         return "Connecting to the daemon…"
     text = {
@@ -136,6 +140,15 @@ def complaint(state: WatchState, now: float) -> str:
     if state.stale and state.last_heard_at is not None:
         text += f" STALE: what is shown is {span(max(0.0, now - state.last_heard_at))} old."
     return text
+
+
+def _starting(state: WatchState, seconds: float) -> str:
+    """Return how long `semanticd start` runs, the last that it said, and from some time on what to do."""
+    text = f"Starting the daemon{state.where}, {span(seconds)}: "
+    text += state.starting_says or "`semanticd start` has said nothing yet"
+    if seconds >= LONG_START_S:
+        text += ". It takes long: `semanticd logs` says what it does; S stops waiting and starts it again"
+    return f"{text}."
 
 
 class ConnectionLine(ShownText):

@@ -306,6 +306,8 @@ class ModelProgress:
     stage: str = ""
     progress: float = 0.0
     reason: str | None = None
+    at: float = 0.0
+    """When it was so; 0: an older daemon does not say it."""
     total_bytes: int = 0
     """Of a file or download, while one is read; 0: not known."""
 

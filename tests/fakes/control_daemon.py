@@ -34,6 +34,7 @@ class FakeControlDaemon:
         self._subscribers: list[tuple[asyncio.StreamWriter, int, frozenset[str]]] = []
         self._server: asyncio.Server | None = None
         self._late: set[asyncio.Task[None]] = set()
+        self._waiting: set[str] = set()
 
     async def __aenter__(self) -> Self:
         self.path.unlink(missing_ok=True)
@@ -70,6 +71,10 @@ class FakeControlDaemon:
         ends = (".list", ".show", ".messages")
         return [one for one in self.commands if one[0] not in looks and not one[0].endswith(ends)]
 
+    def is_asked(self, cmd: str) -> bool:
+        """Whether a command came that waits for its answer; see `waits`."""
+        return cmd in self._waiting
+
     async def publish(self, topic: str, data: Mapping[str, Any], dropped: int = 0) -> None:
         """Send an event to everybody who subscribed to its topic."""
         for writer, sub, topics in list(self._subscribers):
@@ -99,6 +104,7 @@ class FakeControlDaemon:
             writer.close()
 
     async def _answer_late(self, writer: asyncio.StreamWriter, command: m.Command) -> None:
+        self._waiting.add(command.cmd)
         await self.waits[command.cmd].wait()
         writer.write(frame(m.encode(self._answer(writer, command))))
 

@@ -5,6 +5,7 @@ All of it is published on the topic `models`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from semanticd.application.ports.models import InstalledModel
@@ -16,6 +17,8 @@ from semanticd.domain.ids import ModelFingerprint
 _TRY_AGAIN_S = 60.0
 """How long a model that could not be loaded is not tried again because a request names it."""
 
+FETCH_FAILURE_SHOWN_S = 600.0
+"""How long a fetch that failed is what was last wrong: no model that serves, or was to, depends on it."""
 _LEAVING = ("draining", "unloaded")
 _LOADING = ("checking", "loading")
 
@@ -40,12 +43,17 @@ class ModelProgress:
         self._metrics = telemetry.metrics
         self._failures: dict[tuple[ModelFingerprint, str], _Failure] = {}
         self._told_too_large: set[ModelFingerprint] = set()
-        self.last_error: str | None = None
-        """Why the last change failed, in a sentence; None since one was done."""
+        self._last_error: str | None = None
+        self._error_until = math.inf
         self.stage = "idle"
         self._loading: str | None = None
         self.share = 0.0
         """How much of the stage is done, 0 to 1."""
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last change failed, in a sentence; None since one was done; see `failed`."""
+        return self._last_error if self._clock.monotonic() < self._error_until else None
 
     def tell(self, model_id: str, stage: str, share: float, **more: object) -> None:
         """Publish how far a model's stage is."""
@@ -54,7 +62,8 @@ class ModelProgress:
             self._loading = model_id
         elif model_id == self._loading:
             self._loading = None
-        self._bus.publish("models", {"model": model_id, "stage": stage, "progress": share, **more})
+        at = self._clock.wall()
+        self._bus.publish("models", {"model": model_id, "stage": stage, "progress": share, "at": at, **more})
 
     @property
     def coming(self) -> str | None:
@@ -75,22 +84,23 @@ class ModelProgress:
     def pulled(self, model: str) -> None:
         """Tell that a model's files are here."""
         self.tell(model, "pulled", 1.0)
-        self.stage, self.last_error = "idle", None
+        self.stage, self._last_error = "idle", None
 
     def settled(self, model_id: str) -> None:
         """Tell that a change is done."""
         self.tell(model_id, "ready", 1.0)
         # What failed before is over once a model serves.
-        self.stage, self.last_error = "idle", None
+        self.stage, self._last_error = "idle", None
 
     def swapped(self, outcome: str) -> None:
         """Count a swap that was done or failed."""
         self._metrics.count("model_swaps_total", outcome=outcome)
 
-    def failed(self, model_id: str, reason: str) -> None:
-        """Tell that a change failed."""
+    def failed(self, model_id: str, reason: str, *, lasts: bool = True) -> None:
+        """Tell that a change failed; one that `lasts` is the last error until a change is done, others for a while."""
         sentence = one_sentence(reason)
-        self.last_error = sentence if model_id in sentence else f"{model_id}: {sentence}"
+        self._last_error = sentence if model_id in sentence else f"{model_id}: {sentence}"
+        self._error_until = math.inf if lasts else self._clock.monotonic() + FETCH_FAILURE_SHOWN_S
         self.tell(model_id, "failed", 0.0, reason=reason)
         self._log.error("model_load_failed", model=model_id, reason=reason)
         self.stage = "idle"

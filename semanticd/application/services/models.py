@@ -103,7 +103,19 @@ class ModelsService:
     async def pull(
         self, model: str, on_progress: Callable[[PullProgress], None] | None = None
     ) -> PulledModel:
-        """Fetch a model's files; returns its facts. Progress also goes to the `models` topic."""
+        """Fetch a model's files; returns its facts. Progress also goes to the `models` topic.
+
+        A failure is in the daemon's status for a while only: nothing that is served, or was to be, depends on it.
+        """
+        return await self._pull(model, on_progress, failure_lasts=False)
+
+    async def _pull(
+        self,
+        model: str,
+        on_progress: Callable[[PullProgress], None] | None = None,
+        *,
+        failure_lasts: bool,
+    ) -> PulledModel:
         loop = asyncio.get_running_loop()
 
         def report(progress: PullProgress) -> None:
@@ -112,10 +124,10 @@ class ModelsService:
         try:
             installed = await asyncio.to_thread(self._source.pull, self._names.source_name(model), report)
         except SemanticError as error:
-            self._progress.failed(model, error.message)
+            self._progress.failed(model, error.message, lasts=failure_lasts)
             raise
         except Exception as error:
-            self._progress.failed(model, str(error) or type(error).__name__)
+            self._progress.failed(model, str(error) or type(error).__name__, lasts=failure_lasts)
             raise ModelLoadError(f"cannot fetch model {model}: {one_sentence(str(error))}") from error
         self._names.note_files(installed)
         self._progress.pulled(model)
@@ -351,7 +363,7 @@ class ModelsService:
             ):
                 raise self._names.namesake(loaded, model, entry)
             self._refuse_what_never_fits(entry.footprint())
-            await self.pull(model)
+            await self._pull(model, failure_lasts=True)
             found = await asyncio.to_thread(self._source.find, source_name)
         if found is None:
             raise ModelNotFoundError(f"model {model!r} was pulled but cannot be found", param="model")

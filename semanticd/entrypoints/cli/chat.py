@@ -97,7 +97,8 @@ class Conversation:
         try:
             if turn.startswith("/"):
                 return self._command(turn)
-            asyncio.run(self._say(turn))
+            with _unechoed() if interactive else contextlib.nullcontext():
+                asyncio.run(self._say(turn))
         except KeyboardInterrupt:
             self._stop()
         except ControlError as error:
@@ -323,6 +324,21 @@ def history_file() -> Path:
     from platformdirs import user_state_path
 
     return Path(user_state_path("semanticd", appauthor=False)) / _HISTORY_FILE
+
+
+@contextlib.contextmanager
+def _unechoed() -> Iterator[None]:
+    """Keep what is typed meanwhile out of the answer; the next line begins with it."""
+    import termios
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    changed = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(terminal, termios.TCSADRAIN, changed)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from semanticd.application.services.model_facts import (
     SwappedModel,
     UnloadedModel,
 )
+from semanticd.application.services.model_progress import FETCH_FAILURE_SHOWN_S
 from semanticd.domain.errors import (
     BrokenModelError,
     ConflictError,
@@ -615,6 +616,20 @@ async def test_a_model_is_looked_up_by_its_other_names_too() -> None:
         entries["two"] = replace(entries["two"], aliases=("deux",))
         by_name = model_names(await rig.models.list())
     assert (by_name["deux"].id, by_name["two"].id) == ("two", "two")
+
+
+async def test_a_failed_fetch_leaves_the_status_and_a_failed_load_stays_there() -> None:
+    async with ServiceRig() as rig:
+        rig.source.unreachable.add("four")
+        with pytest.raises(ModelDownloadError):
+            await rig.models.pull("four")
+        assert (await rig.status.snapshot()).model_error == rig.progress.last_error is not None
+        rig.clock.advance(FETCH_FAILURE_SHOWN_S)
+        assert (await rig.status.snapshot()).model_error is None
+        with pytest.raises(ModelDownloadError):
+            await rig.models.load("four")
+        rig.clock.advance(10 * FETCH_FAILURE_SHOWN_S)
+        assert "four" in str((await rig.status.snapshot()).model_error)
 
 
 async def test_a_reason_that_names_the_model_is_not_headed_by_its_name_again() -> None:

@@ -18,9 +18,9 @@ from semantic_tui.screens.doctor import findings_text
 from semantic_tui.screens.log import wanted
 from semantic_tui.screens.panels import activity_lines, request_line
 from semantic_tui.state import (
-    MAX_BESIDE,
     MAX_DETAILS,
     MAX_LOG_LINES,
+    MAX_OTHER_STREAMS,
     MAX_STREAM_CHARS,
     MAX_STREAMS,
     MAX_STREAMS_CHARS,
@@ -69,20 +69,20 @@ def test_tokens_of_two_requests_of_one_agent_are_two_texts_and_the_second_follow
     state.take("requests", {"requests": rows[1:]})
     assert state.streams["a"].text == "two two two "
     assert state.streams["a"].num_tokens == 3
-    assert not state.beside
+    assert not state.other_streams
 
 
-def test_streams_that_run_beside_others_are_bounded_and_leave_with_their_requests() -> None:
+def test_streams_alongside_others_are_bounded_and_leave_with_their_requests() -> None:
     state = WatchState()
-    rows = [{"id": f"r{at}", "agent": "a", "state": "decoding"} for at in range(2 * MAX_BESIDE)]
+    rows = [{"id": f"r{at}", "agent": "a", "state": "decoding"} for at in range(2 * MAX_OTHER_STREAMS)]
     state.take("requests", {"requests": rows})
     for row in rows:
         for _ in range(20):
             state.take("token", token("a", "x" * 512, 1, row["id"]))
-    assert len(state.beside) == MAX_BESIDE
-    assert all(stream.num_chars <= MIN_STREAM_CHARS + 512 for _, stream in state.beside.values())
+    assert len(state.other_streams) == MAX_OTHER_STREAMS
+    assert all(stream.num_chars <= MIN_STREAM_CHARS + 512 for _, stream in state.other_streams.values())
     state.take("requests", {"requests": rows[:1]})
-    assert not state.beside
+    assert not state.other_streams
 
 
 def test_streams_take_the_memory_of_their_characters_and_together_no_more_than_so_many() -> None:
