@@ -79,7 +79,7 @@ def test_the_page_on_integrations_has_the_programs_as_launch_knows_them() -> Non
         .splitlines()
         if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 5
     }
-    names = {"claude": "claude-code", "qwen": "qwen-code", "vscode": "vs-code"}
+    names = {"claude": "claude-code", "qwen": "qwen-code", "kilo": "kilo-code", "vscode": "vs-code"}
     for name, known in PROGRAMS.items():
         _, _, install, prompt, _ = rows[names.get(name, name)]
         assert install.strip("`") == known.install, name
