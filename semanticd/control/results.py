@@ -444,6 +444,7 @@ class SayResult:
 
     text: str = ""
     agent: str = ""
+    unsaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,8 @@ class Usage:
     """Prompt tokens whose KV was newly kept by this request."""
     is_cut_short: bool = False
     """Whether the answer ended because the KV budget had no room for more."""
+    is_unsaved: bool = False
+    """Whether the turn is in memory only, where the server keeps it: the disk refused it, or is not done in time."""
 
 
 @dataclass(frozen=True, slots=True)

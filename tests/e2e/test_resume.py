@@ -65,6 +65,22 @@ def test_after_kill_9_in_the_middle_of_an_answer_earlier_turns_are_warm_and_the_
         cold.kill()
 
 
+def test_kill_9_right_behind_an_answer_takes_no_turn_that_the_server_keeps(daemon: DaemonProcess) -> None:
+    url = f"{daemon.url}/v1/agents"
+    assert httpx.post(url, json={"id": "kept"}, timeout=60).status_code == 201
+    for number, streams in enumerate((False, True, False), start=1):
+        body = {"prompt": f"Say the number {number}.", "max_tokens": 4, "stream": streams}
+        assert httpx.post(f"{url}/kept/generate", json=body, timeout=300).status_code == 200
+        daemon.kill()
+        daemon.start()
+        assert len(httpx.get(f"{url}/kept/messages", timeout=60).json()["data"]) == 2 * number
+    asked = {"model": MODEL, "input": "hello", "max_output_tokens": 16}
+    answered = httpx.post(f"{daemon.url}/v1/responses", json=asked, timeout=300)
+    daemon.kill()
+    daemon.start()
+    assert httpx.get(f"{daemon.url}/v1/responses/{answered.json()['id']}", timeout=60).status_code == 200
+
+
 def test_the_last_users_conversation_is_in_ram_soon_after_a_restart(
     short_tmp_path: Path, models_dir: Path
 ) -> None:

@@ -169,7 +169,7 @@ class ServiceRig:
             clock=self.clock,
             log=self.engine_rig.log,
         )
-        recorder = TurnRecorder(
+        recorder = self.recorder = TurnRecorder(
             engine=self.engine,
             agents=self.engine_rig.agents,
             metrics=self.engine_rig.metrics,

@@ -9,6 +9,7 @@ from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.ports.telemetry import GEN_AI_PROVIDER, Log, Metrics
 from semanticd.application.services.history import History
+from semanticd.application.services.saving import SAVED_WITHIN_S, saved_within
 from semanticd.application.services.savings import Savings
 from semanticd.domain.agent import Agent
 from semanticd.domain.chat import Message, Part, TextPart, ThinkingPart
@@ -37,6 +38,8 @@ class TurnRecorder:
         self._savings = savings
         self._history = history
         self._in_turn: dict[AgentId, RequestId] = {}
+        self.saved_within_s = SAVED_WITHIN_S
+        """How many seconds the end of a turn waits for the disk at most."""
 
     def begin_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
         """Begin a turn of a conversation that the server keeps; raises `AgentBusyError` while another is under way."""
@@ -119,6 +122,18 @@ class TurnRecorder:
         except AgentNotFoundError:
             # Deleted since its last token: the answer is the client's all the same, and nothing of it is kept.
             self._log.info("deleted_agent_answered", agent=agent_id)
+
+    async def is_kept(self, request: GenerationRequest, agent_id: AgentId) -> bool:
+        """Wait until the disk has the turn of a conversation that the server keeps; returns whether it has.
+
+        Only the server could tell the turn once more, so that a crash right behind the answer must not take it.
+        """
+        if not request.conversation:
+            return True
+        kept = await saved_within(self._agents.is_saved(agent_id), self.saved_within_s)
+        if not kept:
+            self._log.warning("turn_not_stored", request_id=request.request_id, agent=agent_id)
+        return kept
 
     def parse_failures(self, request_id: RequestId, model_id: ModelId, num_calls: int) -> None:
         """Record tool calls that could not be read."""

@@ -32,6 +32,8 @@ class Said:
     cached_tokens: int
     completion_tokens: int
     ttft_ms: float
+    unsaved: bool = False
+    """Whether the turn is in memory only: the disk refused it, or is not done in time."""
 
 
 class Chat:
@@ -80,4 +82,5 @@ class Chat:
             cached_tokens=usage.cache.cached_tokens,
             completion_tokens=usage.completion_tokens,
             ttft_ms=usage.timings.ttft_ms,
+            unsaved=usage.is_unsaved,
         )

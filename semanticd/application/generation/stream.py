@@ -157,11 +157,20 @@ class EngineStream:
                         # Before the client hears of the end, for it may ask for the next turn at once.
                         self._recorder.answered(self._request, self.agent_id, self._result())
                         self._recorder.end_turn(self.agent_id, self.request_id)
+                        event = await self._kept(event)
                     yield event
         finally:
             await self.aclose()
             if num_failures := self.num_parse_failures:
                 self._recorder.parse_failures(self.request_id, self.model_id, num_failures)
+
+    async def _kept(self, finished: Finished) -> Finished:
+        """Return the last event, once the turn is on disk where the server keeps it; it says where it is not."""
+        if await self._recorder.is_kept(self._request, self.agent_id):
+            return finished
+        finished = replace(finished, usage=replace(finished.usage, is_unsaved=True))
+        self._answer.add(finished)
+        return finished
 
     async def result(self) -> GenerationResult:
         """Collect all events into one result."""
@@ -343,6 +352,7 @@ class AnswerBuilder:
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
             is_cut_short=any(usage.is_cut_short for usage in usages),
+            is_unsaved=any(usage.is_unsaved for usage in usages),
         )
 
 

@@ -50,8 +50,11 @@ class StoredResponse:
 class ResponseArchive(Protocol):
     """Responses on disk, bounded in bytes and age; the oldest go first. Callable from any thread."""
 
-    def save(self, response: StoredResponse) -> None:
-        """Store a response soon; one that the disk refuses stays readable and is tried again, within bounds."""
+    def save(self, response: StoredResponse) -> Future[bool]:
+        """Store a response soon; one that the disk refuses stays readable and is tried again, within bounds.
+
+        The future says whether the disk has it.
+        """
 
     @property
     def num_refused(self) -> int:

@@ -35,6 +35,7 @@ from semanticd.application.services.agent_facts import (
 from semanticd.application.services.agent_rows import AgentRows
 from semanticd.application.services.agent_watch import AgentWatch
 from semanticd.application.services.observations import Observations
+from semanticd.application.services.saving import SAVED_WITHIN_S, saved_within
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.application.services.verdict import verdict
 from semanticd.domain.agent import Agent, AgentConfig, Turn
@@ -83,7 +84,7 @@ class AgentsService:
         self._responses = responses
         self.cancelled_within_s = 10.0
         """How many seconds a call waits at most for requests that are cancelled to leave the engine."""
-        self.saved_within_s = 5.0
+        self.saved_within_s = SAVED_WITHIN_S
         """How many seconds a change of an agent waits for the disk at most before it is answered."""
         self._arrivals = observations.arrivals
         self._waits = observations.waits
@@ -206,8 +207,7 @@ class AgentsService:
         A change that the disk refuses holds in memory, and is tried again. A disk that is slow, or hangs, is not waited
         for: the change's writing is queued.
         """
-        saving = asyncio.ensure_future(asyncio.wrap_future(self._agents.is_saved(agent_id)))
-        await asyncio.wait({saving}, timeout=self.saved_within_s)
+        await saved_within(self._agents.is_saved(agent_id), self.saved_within_s)
 
     def is_unsaved(self, agent_id: AgentId) -> bool:
         """Whether the disk refused the agent's newest state, so that it is in memory only."""

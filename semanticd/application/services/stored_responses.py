@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
+from concurrent.futures import Future
 
 from semanticd.application.ports.response_archive import ResponseArchive, StoredItem, StoredResponse
 from semanticd.domain.deletion import refused_deletion
@@ -53,12 +54,16 @@ class StoredResponses:
         """Whether the disk refused what was last to be stored, so that responses are kept in memory only."""
         return self._archive is not None and self._archive.is_refusing
 
-    def keep(self, response: StoredResponse) -> None:
+    def keep(self, response: StoredResponse) -> Future[bool]:
+        """Keep a response; the future says whether the disk has it. True where nothing is archived."""
+        saved: Future[bool] = Future()
         size = _size(response)
+        if self._archive is None or size > self._max_bytes:
+            saved.set_result(True)
         if size > self._max_bytes:
-            return
+            return saved
         if self._archive is not None:
-            self._archive.save(response)
+            saved = self._archive.save(response)
         ids = self._by_agent.setdefault(response.agent_id, OrderedDict())
         self._by_agent.move_to_end(response.agent_id)
         ids[response.response_id] = None
@@ -78,6 +83,7 @@ class StoredResponses:
                 self._drop(response_id)
         while self.num_bytes > self._max_bytes:
             self._drop_oldest()
+        return saved
 
     def _drop_oldest(self) -> None:
         """Drop the oldest response of the agent that kept one least recently."""

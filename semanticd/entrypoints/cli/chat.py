@@ -131,6 +131,8 @@ class Conversation:
             printed.complete(said.text)
             print_piece("\n")
             self._agent = said.agent or self._agent
+            if said.unsaved:
+                narrate("the disk has not stored this turn: it is in memory only, and a crash would undo it")
         finally:
             await client.close()
 

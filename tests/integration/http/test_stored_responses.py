@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.application.ports.response_archive import StoredResponse
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import PromptTooLongError
@@ -135,6 +138,30 @@ async def test_a_response_that_the_disk_does_not_delete_is_there_as_it_was(tmp_p
 
 
 @pytest.mark.parametrize("streams", [False, True])
+async def test_a_stored_response_is_on_disk_before_its_answer_ends(tmp_path: Path, streams: bool) -> None:
+    saving: Future[bool] = Future()
+    asked_to_save = asyncio.Event()
+
+    class SlowResponses(StoredResponses):
+        def keep(self, response: StoredResponse) -> Future[bool]:
+            super().keep(response)
+            asked_to_save.set()
+            return saving
+
+    client = AsgiClient(create_app(make_services(responses=SlowResponses()), HttpConfig()))
+    asking = asyncio.ensure_future(client.post("/v1/responses", body("hi", stream=streams)))
+    await asyncio.wait_for(asked_to_save.wait(), 60)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    saving.set_result(True)
+    answer = await asyncio.wait_for(asking, 60)
+    assert (answer.status, "x-semantic-adjusted" in answer.headers) == (200, False)
+    unstored = await client.post("/v1/responses", body("hi", stream=streams, store=False))
+    assert unstored.status == 200
+
+
+@pytest.mark.parametrize("streams", [False, True])
 async def test_a_response_that_is_kept_in_memory_only_says_so_while_the_disk_refuses(
     tmp_path: Path, streams: bool
 ) -> None:
@@ -153,7 +180,9 @@ async def test_a_response_that_is_kept_in_memory_only_says_so_while_the_disk_ref
         connection.execute(
             "CREATE TRIGGER full BEFORE INSERT ON responses BEGIN SELECT raise(ABORT, 'full'); END"
         )
-        await ask()
+        first = await ask()
+        # A stream's headers are sent before there is anything to store.
+        assert streams or first.headers["x-semantic-adjusted"] == "stored_in_memory_only=1"
         assert responses.num_refused == 1, "kept and tried again"
         assert (await ask()).headers["x-semantic-adjusted"] == "stored_in_memory_only=1"
         not_stored = await asked.post("/v1/responses", body("hi", store=False))

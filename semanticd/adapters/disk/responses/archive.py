@@ -128,20 +128,22 @@ class DiskResponseArchive:
         with self._lock:
             return len(self._refused) + self._num_given_up
 
-    def save(self, response: StoredResponse) -> None:
+    def save(self, response: StoredResponse) -> Future[bool]:
         """Store a response soon; see `ResponseArchive.save`."""
+        refused: Future[bool] = Future()
+        refused.set_result(False)
         with self._lock:
             if self._closed:
-                return
+                return refused
             if len(self._queue) >= _MAX_WAITING:
                 self._log.warning(
                     "response_not_kept", response=response.response_id, reason="the disk is slow"
                 )
                 self._num_given_up += 1
                 self.is_refusing = True
-                return
+                return refused
             self._unsaved[response.response_id] = response
-        self._queue.put(lambda: self._save(response))
+        return self._queue.ask(lambda: self._save(response), otherwise=False)
 
     def delete(self, response_id: str) -> Future[Deletion]:
         """Forget a response; see the port."""
@@ -228,9 +230,11 @@ class DiskResponseArchive:
             self._log.error("responses_not_stored", count=len(self._refused))
         self._tables.close()
 
-    def _save(self, response: StoredResponse) -> None:
-        if self._store(response):
+    def _save(self, response: StoredResponse) -> bool:
+        is_stored = self._store(response)
+        if is_stored:
             self._retry()
+        return is_stored
 
     def _store(self, response: StoredResponse) -> bool:
         """Store a response that is still wanted; one that the disk refuses is kept. Returns whether it refused none."""

@@ -20,7 +20,7 @@ from falcon.asgi import Request, Response
 from semanticd.adapters.http.agents import wire
 from semanticd.adapters.http.core.body import read_object, save_upload, translated
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.adapters.http.core.gateway import Gateway
+from semanticd.adapters.http.core.gateway import IN_MEMORY_ONLY, Gateway
 from semanticd.adapters.http.core.model_names import means_current
 from semanticd.adapters.http.core.pages import check_names, page_size, word
 from semanticd.adapters.http.core.request_context import (
@@ -50,7 +50,6 @@ from semanticd.domain.limits import LIMITS
 PAGE = 100
 MAX_PAGE = 1000
 CHUNK_BYTES = 1 << 20
-_IN_MEMORY_ONLY = "stored_in_memory_only=1"
 
 
 def _json(result: object) -> bytes:
@@ -61,7 +60,7 @@ def _json(result: object) -> bytes:
 def _answer(resp: Response, result: object, *, unsaved: bool) -> None:
     """Answer with a change of an agent, and say where the disk refused it: it was made, and holds in memory."""
     if unsaved:
-        resp.set_header("X-Semantic-Adjusted", _IN_MEMORY_ONLY)
+        resp.set_header("X-Semantic-Adjusted", IN_MEMORY_ONLY)
     resp.data = _json(result)
 
 
@@ -236,8 +235,9 @@ class AgentGenerate:
         )
         await self._agents.require(agent_id)
         request = await translated(req, reading)
-        if self._agents.is_unsaved(AgentId(agent_id)):
-            request = replace(request, adjustments=(*request.adjustments, _IN_MEMORY_ONLY))
+        if body.stream and self._agents.is_unsaved(AgentId(agent_id)):
+            # A stream's headers are sent before its turn ends; its last event says what became of that.
+            request = replace(request, adjustments=(*request.adjustments, IN_MEMORY_ONLY))
         if body.stream:
             await self._gateway.respond(resp, exchange, request, wire.AgentStream())
             return

@@ -161,6 +161,8 @@ class Generated(Struct):
     finish_reason: str
     stop_sequence: str | None
     usage: dict[str, Any]
+    unsaved: bool = False
+    """Whether the turn is in memory only: the disk refused it, or is not done in time."""
 
 
 def parse_create(body: CreateAgent) -> AgentConfig:
@@ -310,6 +312,7 @@ def render(result: GenerationResult) -> Generated:
         finish_reason=choice.reason.value,
         stop_sequence=choice.stop_sequence,
         usage=render_usage(result.usage),
+        unsaved=result.usage.is_unsaved,
     )
 
 
@@ -341,6 +344,7 @@ class AgentStream:
             "finish_reason": event.reason.value,
             "stop_sequence": event.stop_sequence,
             "usage": render_usage(event.usage),
+            "unsaved": event.usage.is_unsaved,
         }
         return frame(end, event="finished")
 

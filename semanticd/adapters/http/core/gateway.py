@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 _MANY = 256
 """Conversations of more messages, or with more parts in one, are looked through outside of the event loop."""
+IN_MEMORY_ONLY = "stored_in_memory_only=1"
+"""The adjustment of what was done and is not on disk: a restart would undo it."""
 CURRENT_MODEL = ""
 """The generator's name for the model that is in use."""
 
@@ -130,7 +132,7 @@ class Gateway:
         return await self.result(exchange, await self.open(exchange, request))
 
     async def result(self, exchange: RequestContext, stream: GenerationStream) -> GenerationResult:
-        """Collect a whole answer; one that the KV budget cut short has that in its headers.
+        """Collect a whole answer; its headers say where the KV budget cut it short, or its turn is not on disk.
 
         Raises:
             CancelledByCallerError: somebody cancelled it, so there is no whole answer.
@@ -138,9 +140,16 @@ class Gateway:
         result = await stream.result()
         if any(choice.reason in (FinishReason.CANCELLED, FinishReason.ERROR) for choice in result.choices):
             raise CancelledByCallerError("the request was cancelled before its answer was complete")
-        if result.usage.is_cut_short:
-            self._show_adjustments(exchange, (*stream.adjustments, "answer_cut_by_kv_budget=1"))
+        ended = ("answer_cut_by_kv_budget=1",) if result.usage.is_cut_short else ()
+        if result.usage.is_unsaved:
+            ended = (*ended, IN_MEMORY_ONLY)
+        if ended:
+            self._show_adjustments(exchange, (*stream.adjustments, *ended))
         return result
+
+    def show_unsaved(self, exchange: RequestContext, stream: GenerationStream) -> None:
+        """Say in the headers of a whole answer that it is not on disk."""
+        self._show_adjustments(exchange, (*stream.adjustments, IN_MEMORY_ONLY))
 
     async def respond(
         self, resp: Response, exchange: RequestContext, request: GenerationRequest, renderer: StreamRenderer
@@ -149,9 +158,15 @@ class Gateway:
         await self.follow(resp, exchange, await self.open(exchange, request), renderer)
 
     async def follow(
-        self, resp: Response, exchange: RequestContext, stream: GenerationStream, renderer: StreamRenderer
+        self,
+        resp: Response,
+        exchange: RequestContext,
+        stream: GenerationStream,
+        renderer: StreamRenderer,
+        *,
+        before_end: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Answer with a stream that is open already."""
+        """Answer with a stream that is open already; its last event waits for `before_end`."""
 
         def on_error(error: BaseException) -> None:
             exchange.error = error
@@ -166,6 +181,7 @@ class Gateway:
             renderer,
             ping_interval_s=self._config.ping_interval_s,
             on_error=on_error,
+            before_end=before_end,
         )
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:

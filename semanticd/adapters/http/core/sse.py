@@ -7,7 +7,7 @@ Nothing is raised out of `EventStream.frames`: the status is gone, only a dialec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -75,9 +75,16 @@ class EventStream:
         return waiting.result() if waiting.done() else None
 
     async def frames(
-        self, renderer: StreamRenderer, *, on_error: Callable[[BaseException], None]
+        self,
+        renderer: StreamRenderer,
+        *,
+        on_error: Callable[[BaseException], None],
+        before_end: Callable[[], Awaitable[object]] | None = None,
     ) -> AsyncIterator[bytes]:
-        """Yield the answer's bytes until it is complete or failed; failures are shown to `on_error` first."""
+        """Yield the answer's bytes until it is complete or failed; failures are shown to `on_error` first.
+
+        `before_end` is awaited between the making of a choice's last frames and their sending.
+        """
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         try:
@@ -96,6 +103,8 @@ class EventStream:
                     break
                 refuse_cancelled(event)
                 frames = renderer.render(event)
+                if before_end is not None and isinstance(event, Finished):
+                    await before_end()
                 if frames:
                     yield frames
                     sent_at = clock()
@@ -144,6 +153,7 @@ async def respond(
     *,
     ping_interval_s: float,
     on_error: Callable[[BaseException], None],
+    before_end: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Make the response a stream; what fails before its first event is raised and becomes a status."""
     events = EventStream(stream, ping_interval_s=ping_interval_s)
@@ -154,4 +164,4 @@ async def respond(
     resp.content_type = "text/event-stream; charset=utf-8"
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")
-    resp.stream = events.frames(renderer, on_error=on_error)
+    resp.stream = events.frames(renderer, on_error=on_error, before_end=before_end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -13,7 +14,7 @@ from msgspec import UNSET
 
 from semanticd.adapters.http.core.body import read_object, translated
 from semanticd.adapters.http.core.config import HttpConfig
-from semanticd.adapters.http.core.gateway import CURRENT_MODEL, Gateway
+from semanticd.adapters.http.core.gateway import CURRENT_MODEL, IN_MEMORY_ONLY, Gateway
 from semanticd.adapters.http.core.request_context import (
     RequestContext,
     agent_id_of,
@@ -40,6 +41,7 @@ from semanticd.adapters.http.openai.responses.stored import previous_of
 from semanticd.adapters.http.openai.responses.stream import ResponseStream
 from semanticd.adapters.http.openai.responses.truncation import without_oldest_turns
 from semanticd.application.ports.response_archive import StoredItem, StoredResponse
+from semanticd.application.services.saving import SAVED_WITHIN_S, saved_within
 from semanticd.application.services.stored_responses import StoredResponses
 from semanticd.domain.errors import InvalidRequestError, PromptTooLongError
 from semanticd.domain.generation import GenerationRequest
@@ -140,6 +142,8 @@ class Responses:
         """Answer conversations and keep what may be gone on from; `wall` gives the date of an answer."""
         self._conversations = conversations
         self._wall = wall
+        self.saved_within_s = SAVED_WITHIN_S
+        """How many seconds an answer waits for the disk at most."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Create a response."""
@@ -163,21 +167,25 @@ class Responses:
             conversation = (*earlier, *asked)
         diagnose = await self._diagnose(body, parsed.request.agent_id)
         request = parsed.request
-        if begun.store and self._conversations.responses.is_refused:
-            request = replace(request, adjustments=(*request.adjustments, "stored_in_memory_only=1"))
+        if begun.store and body.stream and self._conversations.responses.is_refused:
+            # A stream's headers are sent before there is anything to store.
+            request = replace(request, adjustments=(*request.adjustments, IN_MEMORY_ONLY))
         stream = await self._conversations.open(exchange, request, truncates=body.truncation == "auto")
+        saving: list[Future[bool]] = []
         if body.stream:
             renderer = ResponseStream(
                 begun,
                 tools=parsed.tools,
                 wall=self._wall,
-                on_complete=lambda response: self._keep(
-                    response, conversation, agent_id=parsed.request.agent_id, held_by=stream.agent_id
+                on_complete=lambda response: saving.extend(
+                    self._keep(
+                        response, conversation, agent_id=parsed.request.agent_id, held_by=stream.agent_id
+                    )
                 ),
                 reasoning=reasoning,
                 diagnose=diagnose,
             )
-            await gateway.follow(resp, exchange, stream, renderer)
+            await gateway.follow(resp, exchange, stream, renderer, before_end=lambda: self._are_saved(saving))
             return
         result = await gateway.result(exchange, stream)
         show_cache(resp, result.usage.cache)
@@ -189,8 +197,14 @@ class Responses:
             reasoning=reasoning,
             diagnose=diagnose,
         )
-        self._keep(answer, conversation, agent_id=parsed.request.agent_id, held_by=stream.agent_id)
+        saving += self._keep(answer, conversation, agent_id=parsed.request.agent_id, held_by=stream.agent_id)
+        if not await self._are_saved(saving):
+            gateway.show_unsaved(exchange, stream)
         resp.data = msgspec.json.encode(answer)
+
+    async def _are_saved(self, saving: Sequence[Future[bool]]) -> bool:
+        """Wait, within a bound, until the disk has what a crash right behind the answer would take."""
+        return all([await saved_within(one, self.saved_within_s) for one in saving])
 
     async def _diagnose(self, body: wire.ResponsesRequest, agent_id: AgentId | None) -> Diagnose:
         """Return what says why the prompt left the cache, where the request names a response to compare it with."""
@@ -210,11 +224,12 @@ class Responses:
         *,
         agent_id: AgentId | None,
         held_by: AgentId,
-    ) -> None:
+    ) -> list[Future[bool]]:
+        """Keep a response that is to be stored; returns what says whether the disk has it."""
         if not response.store:
-            return
+            return []
         output = output_items(response.output)
-        self._conversations.responses.keep(
+        kept = self._conversations.responses.keep(
             StoredResponse(
                 response_id=response.id,
                 agent_id=agent_id,
@@ -225,6 +240,7 @@ class Responses:
                 held_by=held_by,
             )
         )
+        return [kept]
 
 
 class InputTokens:

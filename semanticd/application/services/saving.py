@@ -1,0 +1,19 @@
+"""Waiting until the disk has what is about to be answered: nothing that was answered is forgotten by a crash.
+
+A disk that is slow, or hangs, is waited for within a bound only: the writing is queued, and the answer says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+
+SAVED_WITHIN_S = 5.0
+"""How many seconds an answer waits for the disk at most."""
+
+
+async def saved_within(saving: Future[bool], seconds: float) -> bool:
+    """Return whether the disk has it by then; False too where it refused, or is not done yet."""
+    waiting = asyncio.ensure_future(asyncio.wrap_future(saving))
+    await asyncio.wait({waiting}, timeout=seconds)
+    return waiting.done() and waiting.result()
