@@ -44,6 +44,12 @@ def check_biases(biases: Iterable[int], vocab_size: int) -> None:
         check_vocabulary([token_id], vocab_size, param=f"logit_bias.{token_id}")
 
 
+def check_tool_choice(prompt: Prompt) -> None:
+    """Raise `InvalidRequestError` where a tool must be called and none is offered, with those that its agent has."""
+    if isinstance(prompt, ChatPrompt) and prompt.tool_choice.mode == "required" and not prompt.tools:
+        raise InvalidRequestError("needs tools to choose from", param="tool_choice")
+
+
 def _num_characters(part: Part) -> int:
     if isinstance(part, ToolCallPart):
         return 0  # its arguments are rendered first, and counted then

@@ -23,6 +23,7 @@ from semanticd.application.generation.prompt_size import (
     check_biases,
     check_characters,
     check_size,
+    check_tool_choice,
     check_vocabulary,
 )
 from semanticd.application.generation.recorder import TurnRecorder
@@ -293,6 +294,7 @@ class GenerateService:
 
     def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
         """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
+        check_tool_choice(request.prompt)
         agent_id = request.agent_id or anonymous_id(request.prompt)
         salt = self._agents.salt_of(agent_id)
         follows = self._text_before(agent_id) if request.follows_text else ""

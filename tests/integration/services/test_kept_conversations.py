@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from semanticd.domain.agent import Agent, AgentConfig
-from semanticd.domain.chat import ChatPrompt, Message, TextPrompt, ToolSpec
+from semanticd.domain.chat import ChatPrompt, Message, TextPrompt, ToolChoice, ToolSpec
+from semanticd.domain.errors import InvalidRequestError
 from tests.fakes.service_rig import ServiceRig
 from tests.fakes.tokenizer import CharTokenizer
 
@@ -51,6 +52,18 @@ async def test_what_a_client_asks_under_its_name_leaves_it_as_it_was(sent: str) 
         assert ELSEWHERE in (await rig.agents.agent(below)).transcript.text
         # The client's conversation has turns of its own.
         await rig.agents.rewind(below)
+
+
+async def test_a_tool_that_must_be_called_is_one_of_the_agent() -> None:
+    must_call = ChatPrompt((Message.of("user", "look"),), tool_choice=ToolChoice("required"))
+    async with ServiceRig() as rig:
+        await rig.agents.create("bare", AgentConfig())
+        with pytest.raises(InvalidRequestError, match="needs tools to choose from") as refused:
+            await rig.say(must_call, agent="bare", conversation=True)
+        assert refused.value.param == "tool_choice"
+        assert not await rig.agents.messages("bare")
+        # It takes its next turn all the same.
+        await rig.say("hello", agent="bare", conversation=True)
 
 
 async def test_after_that_it_is_rewound_forked_and_continued_as_if_nothing_had_been() -> None:
