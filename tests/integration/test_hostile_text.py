@@ -40,6 +40,8 @@ ANSWERS: dict[str, Any] = {
     "doctor": {"ok": True, "findings": [{"check": ALL, "state": ALL, "message": ALL, "advice": ALL}]},
     "config.show": {"settings": [{"name": ALL, "value": ALL, "origin": ALL, "meaning": ALL, "env": ALL,
                                   "expected": ALL, "flag": ALL}]},
+    "requests.list": {"requests": [{"id": ALL, "agent": ALL, "model": ALL, "state": "waiting", "wait_reason": ALL,
+                                    "wait_behind": ALL, "priority": ALL}]},
     "cache.stats": fact("x"),
 }  # fmt: skip
 COMMANDS = (
