@@ -38,7 +38,7 @@ def test_another_form_is_given_at_the_end_only(written: str) -> None:
 def events(arguments: str, *, reason: FinishReason = FinishReason.TOOL_CALLS) -> list[dict[str, Any]]:
     asked = ResponsesRequest(model="tiny", input="hi")
     stream = ResponseStream(
-        begin(asked, response_id="resp_1", created=0, model="tiny"),
+        begin(asked, response_id="resp_1", created=0, model="tiny", priority="interactive"),
         tools=read_tools([Tool(type="custom", name="patch")], Adjustments()),
         wall=lambda: 0.0,
         on_complete=lambda response: None,
