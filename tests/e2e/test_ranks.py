@@ -40,6 +40,7 @@ class Machines:
             SEMANTIC_DISTRIBUTED_PORT=str(self.port),
             SEMANTIC_DISTRIBUTED_KEY=KEY,
         )
+        self.started: list[subprocess.Popen[bytes]] = []
         self.workers = [self.worker(rank) for rank in range(1, number)]
 
     def worker(self, rank: int, *, key: str = KEY) -> subprocess.Popen[bytes]:
@@ -52,12 +53,13 @@ class Machines:
         }
         command = [sys.executable, "-m", "semanticd", "worker", f"127.0.0.1:{self.port}", "--rank", str(rank)]
         with (self.home / f"worker-{rank}.log").open("ab") as output:
-            return subprocess.Popen(command, env=env, stdout=output, stderr=output)
+            self.started.append(subprocess.Popen(command, env=env, stdout=output, stderr=output))
+        return self.started[-1]
 
     def end(self) -> None:
-        for worker in self.workers:
+        for worker in self.started:
             worker.terminate()
-        for worker in self.workers:
+        for worker in self.started:
             worker.wait(ENDED_WITHIN_S)
         self.daemon.kill()
 
