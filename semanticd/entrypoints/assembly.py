@@ -17,9 +17,7 @@ from semanticd.adapters.http.core.config import LOOPBACK_HOSTS, HttpConfig
 from semanticd.adapters.http.core.services import HealthAnswer, HttpServices
 from semanticd.adapters.http.server import server_config, within_descriptors
 from semanticd.adapters.logs import log_context
-from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.loader import ComputeOptions, MlxModelLoader
-from semanticd.adapters.mlx.model.sharding import device_kind
 from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.tracing import OtelTracer, open_tracer
@@ -32,7 +30,6 @@ from semanticd.domain.memory_plan import WeightRoom, buffer_cache_bytes
 from semanticd.entrypoints.bootstrap import Daemon, build, precision_of
 from semanticd.entrypoints.measured_chunks import MeasuringLoader
 from semanticd.entrypoints.model_fit import budget_plan, default_model_name, machine, open_registry
-from semanticd.entrypoints.ranked_parts import RankedParts
 
 _HTTP_GRACE_S = 2
 
@@ -68,7 +65,7 @@ def assemble(
     wired = None if settings.mlx.wired_weights == "auto" else settings.mlx.wired_weights
     memory = MlxMemory(device, log=log, wired=wired)
     limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
-    local = MlxModelLoader(
+    loader: ModelLoader = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
         precision=precision_of(settings),
         room=WeightRoom(device, memory.free_bytes),
@@ -77,8 +74,6 @@ def assemble(
         compute=ComputeOptions(settings.mlx.cpu_math, max_drafts(settings.mlx.speculation)),
         log=log,
     )
-    ranks = open_ranks(settings, log=log)
-    loader: ModelLoader = local if ranks is None else ranks.loader(local, settings)
     return build(
         settings,
         source=open_registry(settings),
@@ -91,15 +86,7 @@ def assemble(
         facts=facts,
         tracer=tracer,
         files=files,
-        ranks=ranks,
     )
-
-
-def open_ranks(settings: Settings, *, log: Log) -> RankedParts | None:
-    """Return what spreads a model over the machines of the hostfile; None unless one is set."""
-    if settings.distributed.hosts is None:
-        return None
-    return RankedParts.of(settings, device=device_kind(), computed_by=compute_revision(), log=log)
 
 
 class _Health:
@@ -118,9 +105,6 @@ class _Health:
         if self._daemon.engine.failure is not None:
             return HealthAnswer(ok=False, reason=f"the engine fails: {self._daemon.engine.failure}")
         state = self._daemon.status.state()
-        ranks = self._daemon.ranks
-        if ranks is not None and ranks.formation is None:
-            return HealthAnswer(ok=False, reason=ranks.why_not_ready())
         if state == "no_model":
             return HealthAnswer(ok=False, reason=self._daemon.status.why_no_model())
         if state != "ready":

@@ -19,7 +19,6 @@ from semanticd.adapters.disk.blocks.write_policy import WritePolicy
 from semanticd.adapters.disk.files.atomic import FileSystem
 from semanticd.adapters.disk.responses.archive import DiskResponseArchive
 from semanticd.adapters.peers.http_peers import HttpPeers
-from semanticd.adapters.ranks.group import RankGroup
 from semanticd.adapters.request_traces.writer import TraceWriter
 from semanticd.adapters.telemetry import PrometheusMetrics, SystemClock
 from semanticd.adapters.tracing import OtelTracer
@@ -66,7 +65,6 @@ from semanticd.domain.memory_plan import DeviceMemory
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 from semanticd.entrypoints.kept_figures import KeptFigures
-from semanticd.entrypoints.ranked_parts import NO_EXPORT, RankedParts
 
 _MIB = 1024 * 1024
 _GIB = 1024**3
@@ -107,8 +105,6 @@ class Daemon:
     tracer: OtelTracer | None
     traces: TraceWriter | None
     device: DeviceMemory
-    ranks: RankGroup | None
-    """Where the machines join that compute with this one; None: it computes alone."""
 
 
 def build(
@@ -124,12 +120,11 @@ def build(
     facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
     files: FileSystem | None = None,
-    ranks: RankedParts | None = None,
 ) -> Daemon:
     """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked.
 
     `memory` is that of the models' `device`, with what of it is for KV. The warm tier works through `files`
-    (None: the operating system's own). `ranks` are the machines that compute with this one (None: it computes alone).
+    (None: the operating system's own).
     """
     clock = SystemClock()
     metrics = PrometheusMetrics()
@@ -154,22 +149,21 @@ def build(
         warm.folder.responses, clock=clock, log=log, ballast=warm.folder.ballast
     )
     responses = StoredResponses(archive=response_archive)
-    kept = warm if ranks is None else ranks.keep_in(warm)
-    warm.when_pruned(archive.forget_blocks if ranks is None else ranks.also_removed(archive.forget_blocks))
+    warm.when_pruned(archive.forget_blocks)
     peers = open_peers(settings, metrics=metrics, log=log)
     queue = EngineQueue(
         max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
     )
     store = AgentCacheStore(
         budget_bytes=memory.plan.budget_bytes(0),
-        warm=kept,
+        warm=warm,
         post=queue.post,
         metrics=metrics,
         log=log,
         peers=peers,
     )
     tables = AgentTables(
-        store=store, warm=kept, max_agents_in_memory=settings.agent.max_agents_in_memory, log=log
+        store=store, warm=warm, max_agents_in_memory=settings.agent.max_agents_in_memory, log=log
     )
     cache = AgentCache(store, tables)
     registry = AgentRegistry(cache=cache, archive=archive, clock=clock, post=queue.post)
@@ -202,14 +196,7 @@ def build(
         loader=loader,
         use=use,
         names=names,
-        memory=ModelMemory(
-            engine=engine,
-            source=source,
-            free_bytes=memory.machine.free_bytes
-            if ranks is None
-            else ranks.free_bytes(memory.machine.free_bytes),
-            device=device if ranks is None else ranks.all_memory(device),
-        ),
+        memory=ModelMemory(engine=engine, source=source, free_bytes=memory.machine.free_bytes, device=device),
         progress=progress,
     )
     routing = ModelRouting(
@@ -221,17 +208,9 @@ def build(
         progress=progress,
         load_on_demand=settings.mlx.load_on_demand,
     )
-    if ranks is not None:
-        routing.why_away = ranks.group.why_away
     arrivals = Arrivals(clock=clock, progress=progress)
     gauges = Gauges(
-        engine=engine,
-        arrivals=arrivals,
-        store=store,
-        warm=warm,
-        metrics=metrics,
-        version=__version__,
-        ranks=None if ranks is None else ranks.group,
+        engine=engine, arrivals=arrivals, store=store, warm=warm, metrics=metrics, version=__version__
     )
     metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
@@ -250,7 +229,6 @@ def build(
             state,
             num_unsaved=lambda: (registry.num_unsaved, responses.num_refused),
             free_memory_bytes=memory.machine.free_bytes,
-            ranks=None if ranks is None else ranks.group,
         ),
     )
     history = History(
@@ -258,10 +236,7 @@ def build(
     )
     figures = KeptFigures(warm.folder, savings=savings, history=history, fs=files or FileSystem(), log=log)
     figures.restore(is_known=lambda agent: registry.is_known(AgentId(agent)))
-    if ranks is None:
-        exporter = AgentExporter(engine=engine, store=store, clock=clock, export_file=DiskAgentExportFile())
-    else:
-        exporter = AgentExporter(engine=engine, store=store, clock=clock, why_none=NO_EXPORT)
+    exporter = AgentExporter(engine=engine, store=store, clock=clock, export_file=DiskAgentExportFile())
     recorder = TurnRecorder(
         engine=engine, agents=registry, metrics=metrics, log=log, savings=savings, history=history
     )
@@ -294,14 +269,12 @@ def build(
         generate=generate,
         tokens=TextTokensService(routing=routing, places=places, move_volatile=settings.mlx.move_volatile),
         coverage=CoverageService(routing=routing, store=store),
-        shared=SharedBlocks(
-            warm, trees=lambda: shared_trees(engine.models.values()) if ranks is None else ()
-        ),
+        shared=SharedBlocks(warm, trees=lambda: shared_trees(engine.models.values())),
         preload=Preload(
             engine=engine,
             store=store,
             agents=registry,
-            warm=kept,
+            warm=warm,
             share=settings.agent.preload_share,
             log=log,
         ),
@@ -315,7 +288,7 @@ def build(
         model_progress=progress,
         requests=requests,
         status=status,
-        cache=CacheService(engine=engine, store=store, agents=registry, warm=kept, status=status),
+        cache=CacheService(engine=engine, store=store, agents=registry, warm=warm, status=status),
         outcomes=outcomes,
         history=history,
         figures=figures,
@@ -324,7 +297,6 @@ def build(
         tracer=tracer,
         traces=trace_writer(settings, metrics=metrics, log=log),
         device=device,
-        ranks=None if ranks is None else ranks.group,
     )
 
 
@@ -374,6 +346,4 @@ def close(daemon: Daemon) -> None:
             stack.callback(daemon.traces.close)
         if daemon.peers is not None:
             stack.callback(daemon.peers.close)
-        if daemon.ranks is not None:
-            stack.callback(daemon.ranks.close)
         stack.callback(daemon.engine.stop)

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from semanticd import __version__
 from semanticd.adapters.config import Effective, Loaded, effective, load_settings
@@ -41,9 +41,6 @@ from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.control.terminal_text import many_lines
 from semanticd.domain.errors import ConfigurationError, DaemonError, SemanticError
 from semanticd.entrypoints.upkeep import Upkeep, heap_budget
-
-if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
-    from semanticd.entrypoints.ranks_upkeep import RanksUpkeep
 
 _DRAIN_POLL_S = 0.05
 _HTTP_GRACE_S = 2
@@ -233,44 +230,25 @@ class _Life:
             stack.push_async_callback(control.close)
             stack.enter_context(self._signals())
             self._daemon.engine.start()
-            ranks = self._ranks_upkeep()
-            if ranks is not None:
-                ranks.start()
             http = assembly.http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
             serving = asyncio.create_task(http.serve(sockets=list(self._listeners)))
             stack.push_async_callback(self._end_http, http, serving)
             stack.enter_context(upkeep.alive())
-            failed = await self._load(upkeep, ranks)
+            failed = await self._load(upkeep)
             if failed is not None:
                 return failed
             stack.enter_context(upkeep.serving())
-            if ranks is not None:
-                stack.enter_context(ranks.watching())
             await self._stop.wait()
             await self._drain()
             end_within(ENDING_LIMIT_S, log=self._log)
         return 0
 
-    def _ranks_upkeep(self) -> RanksUpkeep | None:
-        """Return what looks after the machines that compute with this one; None where it computes alone."""
-        if self._daemon.ranks is None:
-            return None
-        from semanticd.entrypoints.ranks_upkeep import RanksUpkeep
-
-        return RanksUpkeep(self._daemon, self._daemon.ranks, self._settings, log=self._log)
-
-    async def _load(self, upkeep: Upkeep, ranks: RanksUpkeep | None) -> int | None:
+    async def _load(self, upkeep: Upkeep) -> int | None:
         """Load the first model; returns an exit status when that ends the daemon."""
         from semanticd.entrypoints.assembly import first_model
 
         name = first_model(self._settings)
-
-        async def load() -> None:
-            if ranks is not None:
-                await ranks.joined()
-            await self._daemon.models.load(name)
-
-        loading = asyncio.create_task(load())
+        loading = asyncio.create_task(self._daemon.models.load(name))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -10,7 +10,6 @@ from typing import Any
 from semanticd.application.cache.agent_cache_store import AgentCacheStore, CacheCounters
 from semanticd.application.engine.loop import BlockPoolBatchEngine
 from semanticd.application.engine.running_sequence import RunningSequence
-from semanticd.application.ports.ranks import Ranks
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.agent_facts import ShownMessage
@@ -47,8 +46,6 @@ class DaemonIdentity:
     """How many agents and responses the disk refused to store."""
     free_memory_bytes: Callable[[], int]
     """How much memory is free on its machine."""
-    ranks: Ranks | None = None
-    """The machines that compute with this one; None: it computes alone."""
 
 
 class StatusService:
@@ -125,7 +122,6 @@ class StatusService:
             outcomes=self._outcomes.facts(),
             savings=self._savings.facts(),
             peers=self._store.peers.facts() if self._store.peers is not None else (),
-            ranks=self._daemon.ranks.facts() if self._daemon.ranks is not None else (),
         )
 
     def counters(self) -> CacheCounters:

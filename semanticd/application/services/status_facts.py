@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semanticd.application.ports.peers import PeerFacts
-from semanticd.application.ports.ranks import RankFacts
 from semanticd.application.services.agent_facts import ShownMessage
 from semanticd.application.services.outcomes import OutcomeFacts
 from semanticd.application.services.plain import AS_CLASS, FLAT, IF_KNOWN
@@ -139,8 +138,6 @@ class DaemonStatus:
     outcomes: OutcomeFacts
     savings: SavingsFacts
     peers: tuple[PeerFacts, ...] = ()
-    ranks: tuple[RankFacts, ...] = ()
-    """The machines that compute the model together; none where this one computes it alone."""
 
 
 @dataclass(frozen=True, slots=True)
