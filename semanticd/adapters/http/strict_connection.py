@@ -47,8 +47,10 @@ class StrictConnection(h11.Connection):
         """Refuse a body of tiny chunks: each costs the event loop as much as a large one."""
         self._num_chunks += data.chunk_start
         self._num_bytes += len(data.data)
+        # A chunk counts in full or not at all: only a part of the last one may have come.
         if (
-            self._num_chunks > self._limits.small_chunks
+            data.chunk_end
+            and self._num_chunks > self._limits.small_chunks
             and self._num_bytes < self._num_chunks * self._limits.chunk_bytes
         ):
             raise RefusedRequestError(

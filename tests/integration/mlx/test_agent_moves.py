@@ -19,9 +19,13 @@ from semanticd.application.services.outcomes import Outcomes
 from semanticd.application.services.savings import Savings
 from semanticd.application.services.waits import Waits
 from semanticd.domain.errors import AgentExportError, ConflictError
-from semanticd.domain.ids import AgentId
+from semanticd.domain.ids import AgentId, ModelId
 from tests.fakes.agent_file import forge, with_zeros
 from tests.fakes.mlx_rig import MlxRig, cold_answer, prompt_of, turns
+
+
+async def no_warnings() -> dict[ModelId, str]:
+    return {}
 
 
 def service(rig: MlxRig) -> AgentsService:
@@ -44,6 +48,7 @@ def service(rig: MlxRig) -> AgentsService:
             outcomes=Outcomes(clock=rig.clock),
             savings=Savings(clock=rig.clock, metrics=NullMetrics()),
             progress=progress,
+            model_warnings=no_warnings,
         ),
         clock=rig.clock,
     )

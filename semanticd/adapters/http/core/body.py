@@ -284,9 +284,15 @@ def check_metadata(metadata: Mapping[str, str] | None) -> None:
         )
 
 
+_MAX_ECHOED = 16
+"""Pairs of metadata, as OpenAI's documentation has it: those of a large body are not looked at on the event loop."""
+
+
 def echoed_metadata(metadata: object) -> dict[str, str] | UnsetType:
-    """Return metadata as an answer repeats it: names and texts within the limit; what is anything else is left out."""
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    """Return metadata as an answer repeats it: as many names and texts as OpenAI takes; all else is left out."""
+    if not isinstance(metadata, dict) or len(metadata) > _MAX_ECHOED:
+        return UNSET
+    if not all(isinstance(value, str) for value in metadata.values()):
         return UNSET
     return metadata if metadata_characters(metadata) <= LIMITS.metadata_characters else UNSET
 
