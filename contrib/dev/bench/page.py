@@ -240,13 +240,11 @@ def _warm_targets(ours: BenchResult, engine: BenchResult) -> list[Target]:
         for metric, words in (("hot_ttft", "in process"), ("restart_ttft", "after a restart")):
             mine = engine.value("restore", length, metric)
             ratio = mine / (read + step) if mine and read and step else None
-            detail = (
-                f"{shown(mine, 's')} to {shown(read, 's')} and {shown(step, 's')}"
-                if mine and read and step
-                else ""
-            )
-            if mine and cold:
-                detail += f"; {mine / cold:.3f} of cold"
+            parts = []
+            if mine and read and step:
+                parts.append(f"{shown(mine, 's')} to {shown(read, 's')} and {shown(step, 's')}")
+            parts += [f"{mine / cold:.3f} of cold"] if mine and cold else []
+            detail = "; ".join(parts)
             what = f"TTFT {words} at {length} tokens, to reading and one step of the same tokens"
             rows.append(Target(what, ratio, 2, detail=detail, unit="×"))
     return rows
@@ -328,8 +326,9 @@ def _replay(loaded: Mapping[str, BenchResult]) -> list[str]:
         f"The first {size.get('num_requests')} requests of each recorded session of Claude Code, Codex and opencode "
         f"(`tests/data/traces`), with one word in {size.get('one_in')} of their texts so that they fit into the "
         "model's context, asked as chats, in turn, as three agents; the server was restarted at the half. Tokens as "
-        "each server counts and reports them; TTFT is the median of each agent's first request, of its first request "
-        "after the restart, and of all others. "
+        "each server counts and reports them: this model's chat template has no place for tools and their results, "
+        "which semanticd writes out all the same, and the others leave away. TTFT is the median of each agent's first "
+        "request, of its first request after the restart, and of all others. "
         f'Measured {result.began_at}; `make bench ARGS="--only replay"` measures it again.',
         "",
         *table(["server", *_REPLAYED.values()], rows),
