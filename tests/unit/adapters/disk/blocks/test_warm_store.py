@@ -26,6 +26,7 @@ from semanticd.domain.errors import CacheError
 from semanticd.domain.ids import BlockHash, ModelFingerprint
 from tests.fakes.blocks import make_chain, make_record, names, same
 from tests.fakes.disk import FaultyFileSystem, crash
+from tests.fakes.engine_rig import wait_until
 from tests.fakes.telemetry import RecordingLog
 
 Open = Callable[..., DiskWarmStore]
@@ -370,7 +371,7 @@ def test_files_without_rows_are_adopted_and_leftovers_removed_after_an_unclean_e
     assert store.get_many(names(chain)) == [record.block for record in chain]
     assert not leftover.exists()
     assert foreign.exists(), "what is not ours is left alone"
-    assert store.stats().num_quarantined == 1
+    wait_until(lambda: store.stats().num_quarantined == 1, "the broken file is set aside and counted")
     report = store.verify(fix=False)
     assert (report.num_checked, report.num_broken, report.num_missing, report.num_orphaned) == (3, 0, 0, 0)
 
