@@ -27,7 +27,7 @@ RESERVED_TEMPLATE_OPTIONS = frozenset(
         "tokenizer_kwargs",
     }
 )
-"""Names by which a chat template is given the conversation, and told how to write it: no client sets them."""
+"""What the server passes to a chat template itself: the conversation, and how it is rendered. No client sets them."""
 
 
 def join_texts(texts: Sequence[str]) -> str:

@@ -152,9 +152,9 @@ class Scheduler:
     def _entry_level(self) -> float:
         """Return the engine time (seconds) that an agent new to the scene is taken to have used.
 
-        It starts level with the most that anyone had used when its prompt was served. Were that the least, whoever was
-        served once would wait for all newcomers; were it the last, agents with cheap turns that leave and come back
-        would go before one that entered behind somebody else. Those who wait are at most `aging_s` ahead of it.
+        It starts level with the most that any agent had used when its prompt was served. From the least, an agent that
+        was served once would wait for all newcomers; from the last, agents with cheap turns that leave and come back
+        would go before one that entered after another. Agents that wait are at most `aging_s` ahead of it.
         """
         least = min((share.used_s for share in self._shares.values()), default=None)
         if least is None:

@@ -4,7 +4,8 @@ Coding programs write the date, the working folder and the state of git into the
 behind it, so that a session in another folder, or on another day, computes all tools again. Rule: a section is moved
 only where its whole form is known, from the leading system messages to the beginning of the user message behind them.
 Its text is kept letter for letter and stands in the prompt once. Where it stands depends on the conversation's
-beginning alone, so that it keeps its place as the conversation grows.
+beginning alone, so that it keeps its place as the conversation grows. Looking for them takes time in proportion to the
+text, whatever it says: no form reads past a place where it could begin anew.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ VOLATILE_SECTIONS = "volatile_sections"
 """How a report names that sections were moved."""
 
 _END = r"(?:\n|\Z)"
-_DATE = r"(?:Today's date|(?:The )?[Cc]urrent (?:date|time|date and time))(?: is|:) [^\n]*\b20\d\d\b[^\n]*"
+_GIT_BEGINS = r"(?:gitStatus: |# gitStatus\n)This is the git status at the start of the conversation\."
+_DATE = (
+    r"(?:Today's date|(?:The )?[Cc]urrent (?:date|time|date and time))(?: is|:) "
+    # Once for the line: not again for each year in it where the paragraph goes on.
+    r"(?=[^\n]*\b20\d\d\b)[^\n]*"
+)
 _FORMS = (
     # Claude Code 2.1 and before: the state of git, at the end of a block.
-    r"(?:gitStatus: |# gitStatus\n)This is the git status at the start of the conversation\.[^\n]*\n"
+    rf"{_GIT_BEGINS}[^\n]*\n"
     r"(?:\n|(?:Current branch|Main branch|Git user)[^\n:]*:[^\n]*\n)+"
-    r"Status:\n(?:[^\n]+\n)*"
+    rf"Status:\n(?:(?!{_GIT_BEGINS})[^\n]+\n)*"
     rf"\nRecent commits:{_END}(?:[0-9a-f]{{7,40}} [^\n]*{_END})*",
     # The same: the environment as a list.
     rf"# Environment\nYou have been invoked in the following environment: *\n(?:[ \t]*- [^\n]*{_END})+",

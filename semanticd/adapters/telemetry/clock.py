@@ -6,7 +6,8 @@ wall()               10:00  10:01  10:02             10:03  …  11:06
 ```
 A date that is set back does not go back here: uses stay in their order, and no agent lives an hour longer, or is taken
 for the one unused longest. It goes on as the seconds do, and follows the machine's date again once that is later, or at
-the next start. `not_before` keeps to the dates of earlier runs, for a machine may start with a wrong one.
+the next start. `not_before` keeps to the dates of earlier runs, for a machine may start with a wrong one; but one run
+with a date in the future must not set all later ones ahead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from collections.abc import Callable
 
 LAST_BELIEVED = 4_102_444_800.0
 """The first day of the year 2100: a stored date beyond it is damage, or a clock's that was wrong."""
+RELEASED = 1_793_491_200.0
+"""The first of November 2026: a machine whose date is before it has a wrong one."""
+MOST_AHEAD_S = 86_400.0
+"""How far a stored date may be ahead of a machine's that may be right."""
 
 
 class SystemClock:
@@ -47,10 +52,13 @@ class SystemClock:
     def not_before(self, date: float) -> float:
         """Go on from this date (seconds since the epoch) if it is later; returns by how much it is (seconds), or 0.
 
-        One beyond `LAST_BELIEVED` is passed over.
+        One beyond `LAST_BELIEVED` is passed over, and one that is more than `MOST_AHEAD_S` ahead unless the machine's
+        date is before `RELEASED`.
         """
-        ahead = date - self.wall()
-        if ahead <= 0 or date > LAST_BELIEVED:
+        now = self.wall()
+        ahead = date - now
+        most = LAST_BELIEVED if now < RELEASED else min(now + MOST_AHEAD_S, LAST_BELIEVED)
+        if ahead <= 0 or date > most:
             return 0.0
         with self._lock:
             self._date += ahead

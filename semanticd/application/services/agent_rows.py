@@ -45,9 +45,9 @@ class AgentRows:
 
     def active(self) -> frozenset[AgentId]:
         """Return the agents that are answering, or whose request has arrived."""
-        running = [one.submission for one in self._engine.running()]
-        arrivals = self._arrivals.outside({one.request_id for one in running})
-        return frozenset([one.agent_id for one in running] + [one.agent_id for one in arrivals])
+        running = self._engine.running()
+        arrivals = self._arrivals.outside(running)
+        return frozenset([one.submission.agent_id for one in running] + [one.agent_id for one in arrivals])
 
     def page(self, query: AgentQuery) -> AgentList:
         """Return a page of rows, and where the next one begins."""

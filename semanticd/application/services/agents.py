@@ -422,8 +422,8 @@ class AgentsService:
 
     def _cancel_arrivals(self, agent_id: str) -> tuple[RequestId, ...]:
         """Cancel the agent's requests that the engine has not taken yet."""
-        running = {one.submission.request_id for one in self._engine.running()}
-        found = [one for one in self._arrivals.outside(running) if one.agent_id == agent_id]
+        arrivals = self._arrivals.outside(self._engine.running())
+        found = [one for one in arrivals if one.agent_id == agent_id]
         for one in found:
             one.cancel()
         return tuple(one.request_id for one in found)

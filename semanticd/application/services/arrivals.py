@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from semanticd.application.engine.running_sequence import LongestWait
+from semanticd.application.engine.running_sequence import LongestWait, RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.services.model_progress import ModelProgress
 from semanticd.domain.conversation_key import anonymous_id
@@ -125,9 +125,10 @@ class Arrivals:
         """Return the record of a request; None once the engine has begun it."""
         return next((one for one in self._there if one.request_id == request_id), None)
 
-    def outside(self, running: Collection[RequestId]) -> list[Arrival]:
-        """Return those that the engine's own list, which holds these requests, has not yet; oldest first."""
-        return [one for one in list(self._there) if one.request_id not in running]
+    def outside(self, running: Iterable[RunningSequence]) -> list[Arrival]:
+        """Return those that the engine's own list, which is this, has not yet; oldest first."""
+        known = {one.submission.request_id for one in running}
+        return [one for one in list(self._there) if one.request_id not in known]
 
     def reason(self, arrival: Arrival) -> WaitReason:
         """Return what a request waits for now."""

@@ -1,7 +1,7 @@
 """ChangedFiles: which loaded models' files are not on disk any more what they were when they were loaded.
 
 Looking costs a call of the file system for each file, in a worker thread, every few seconds while somebody asks. A file
-system that does not answer keeps nobody waiting for long: what was seen last is shown.
+system that does not answer delays an answer by half a second at most: what was seen last is shown.
 """
 
 from __future__ import annotations

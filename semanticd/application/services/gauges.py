@@ -42,7 +42,7 @@ class Gauges:
         """Set all gauges; callable from any one thread, never waits for the engine."""
         running = self._engine.running()
         states = [one.sequence.state for one in running]
-        for one in self._arrivals.outside({one.submission.request_id for one in running}):
+        for one in self._arrivals.outside(running):
             states += [SequenceState.WAITING] * one.request.num_choices
         for state in _SEQUENCE_STATES:
             self._metrics.gauge("sequences", states.count(state), state=state.value)

@@ -136,7 +136,7 @@ class StatusService:
         """Return what the engine is doing."""
         running = self._engine.running()
         states = [one.sequence.state for one in running]
-        arrivals = self._arrivals.outside({one.submission.request_id for one in running})
+        arrivals = self._arrivals.outside(running)
         current = self._use.current
         step_s = self._engine.decode_step_s(current) if current else 0.0
         token_s = self._engine.decode_token_s(current) if current else 0.0
@@ -227,7 +227,7 @@ class RequestsService:
         running = sorted(self._engine.running(), key=lambda one: one.submitted_at)
         waiting = self._waits.look(running, now)
         rows = [_request(one, now, waiting.get(str(one.submission.request_id))) for one in running]
-        for arrival in self._arrivals.outside({one.submission.request_id for one in running}):
+        for arrival in self._arrivals.outside(running):
             row = _arrived(arrival, now, waiting.get(str(arrival.request_id)))
             rows += [row] * arrival.request.num_choices
         return sorted(rows, key=lambda row: -row.age_s)

@@ -60,7 +60,7 @@ class Waits:
                 request_id = str(live.submission.request_id)
                 wait = reasons[request_id] = self._reason(live, active, memory_waits=memory_waits)
                 self._count(request_id, wait, since=live.submitted_at, now=now)
-        for arrival in self._arrivals.outside({live.submission.request_id for live in lives}):
+        for arrival in self._arrivals.outside(lives):
             reason = self._arrivals.reason(arrival)
             wait = self._turn(active, memory_waits=memory_waits) if reason == "turn" else Wait(reason)
             reasons[str(arrival.request_id)] = wait

@@ -162,10 +162,32 @@ def test_system_messages_that_held_nothing_else_are_gone_and_tools_and_options_s
     assert (moved.continues, moved.template_options) == (False, {"enable_thinking": False})
 
 
+@pytest.mark.timeout(60)  # Steps in proportion to its square would take many minutes.
 @pytest.mark.parametrize(
-    "text", ["<env>\n", "<env>\nWorking directory: a\n", "# Memory\n\n", "- a\n", "a\n", "\n", "x"]
+    ("beginning", "text"),
+    [
+        *(
+            ("", text)
+            for text in (
+                "<env>\n",
+                "<env>\nWorking directory: a\n",
+                "# Memory\n\n",
+                "- a\n",
+                "a\n",
+                "\n",
+                "x",
+            )
+        ),
+        ("Today's date is ", "2024 "),
+        (
+            "",
+            "gitStatus: This is the git status at the start of the conversation.\nCurrent branch: m\nStatus:\n",
+        ),
+        ("", "environment you are running in:\n<env>\n"),
+        ("", "<environment_context>\nx\n"),
+    ],
 )
-def test_reading_a_long_text_takes_steps_in_proportion_to_its_length(text: str) -> None:
-    long = text * (400_000 // len(text))
+def test_reading_a_long_text_takes_steps_in_proportion_to_its_length(beginning: str, text: str) -> None:
+    long = f"{beginning}{text * (4_000_000 // len(text))}\nIt goes on."
     prompt = chat(long, f"You have <env>\n{long}")
     assert with_sections_behind_tools(prompt) is prompt

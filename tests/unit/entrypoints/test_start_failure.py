@@ -10,6 +10,17 @@ import pytest
 from semanticd.entrypoints import daemon
 
 
+def settings_in(folder: Path) -> dict[str, object]:
+    return {
+        "paths.runtime_dir": str(folder / "run"),
+        "paths.log_dir": str(folder / "logs"),
+        "paths.models_dir": str(folder / "models"),
+        "agent.cache_dir": str(folder / "caches"),
+        "server.port": 0,
+        "server.log_console": False,
+    }
+
+
 def test_an_unexpected_error_at_the_start_is_one_line_and_its_traceback_is_in_the_log(
     short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -18,16 +29,7 @@ def test_an_unexpected_error_at_the_start_is_one_line_and_its_traceback_is_in_th
 
     monkeypatch.setattr(daemon, "ControlServer", broken)
     logs = short_tmp_path / "logs"
-    status = daemon.main(
-        {
-            "paths.runtime_dir": str(short_tmp_path / "run"),
-            "paths.log_dir": str(logs),
-            "paths.models_dir": str(short_tmp_path / "models"),
-            "agent.cache_dir": str(short_tmp_path / "caches"),
-            "server.port": 0,
-            "server.log_console": False,
-        }
-    )
+    status = daemon.main(settings_in(short_tmp_path))
     assert status == 1
     (told,) = capsys.readouterr().err.splitlines()
     assert "ZeroDivisionError: nobody expected this" in told
@@ -52,14 +54,7 @@ def test_a_folder_that_cannot_be_used_is_named_with_its_variable_and_is_no_defec
 ) -> None:
     loop = short_tmp_path / "loop"
     loop.symlink_to(loop)
-    folders = {
-        "paths.runtime_dir": str(short_tmp_path / "run"),
-        "paths.log_dir": str(short_tmp_path / "logs"),
-        "paths.models_dir": str(short_tmp_path / "models"),
-        "agent.cache_dir": str(short_tmp_path / "caches"),
-    }
-    folders[setting] = str(loop)
-    assert daemon.main({**folders, "server.port": 0, "server.log_console": False}) == 1
+    assert daemon.main({**settings_in(short_tmp_path), setting: str(loop)}) == 1
     (told,) = capsys.readouterr().err.splitlines()
     assert str(loop) in told
     assert variable in told
@@ -70,16 +65,7 @@ def test_a_runtime_folder_with_too_long_a_path_is_no_defect(
     short_tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime = short_tmp_path / ("r" * 170)
-    status = daemon.main(
-        {
-            "paths.runtime_dir": str(runtime),
-            "paths.log_dir": str(short_tmp_path / "logs"),
-            "paths.models_dir": str(short_tmp_path / "models"),
-            "agent.cache_dir": str(short_tmp_path / "caches"),
-            "server.port": 0,
-            "server.log_console": False,
-        }
-    )
+    status = daemon.main({**settings_in(short_tmp_path), "paths.runtime_dir": str(runtime)})
     assert status == 1
     (told,) = capsys.readouterr().err.splitlines()
     assert "Unix sockets allow 103" in told

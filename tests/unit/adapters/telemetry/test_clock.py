@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semanticd.adapters.telemetry import SystemClock
-from semanticd.adapters.telemetry.clock import LAST_BELIEVED
+from semanticd.adapters.telemetry.clock import LAST_BELIEVED, MOST_AHEAD_S, RELEASED
 from tests.fakes.telemetry import SettableDate
 
 
@@ -39,6 +39,20 @@ def test_dates_of_earlier_runs_are_not_gone_behind() -> None:
     assert clock.wall() == newest + 10.0
     machine.date = newest + 60.0
     assert clock.wall() == newest + 60.0
+
+
+def test_one_run_with_a_date_in_the_future_sets_no_later_one_ahead() -> None:
+    machine = SettableDate(date=RELEASED + 1.0)
+    clock = SystemClock(monotonic=machine.monotonic, wall=machine.wall)
+    assert clock.not_before(machine.date + MOST_AHEAD_S + 1.0) == 0.0
+    assert clock.wall() == machine.date
+    assert clock.not_before(machine.date + MOST_AHEAD_S) == MOST_AHEAD_S
+
+
+def test_a_date_from_before_the_release_is_wrong_by_any_length() -> None:
+    machine = SettableDate(date=0.0)
+    clock = SystemClock(monotonic=machine.monotonic, wall=machine.wall)
+    assert clock.not_before(RELEASED) == RELEASED
 
 
 def test_a_clock_of_the_machine_tells_its_date() -> None:
