@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ import zstandard
 from semanticd.control.client import CommandFailedError, ControlClient
 from tests.fakes.daemon_process import DaemonProcess
 from tests.fakes.tiny_folder import write_tiny_model
-from tests.integration.http.test_fuzz import GOOD, RICH
+from tests.integration.http.test_fuzz import GOOD, MESSAGE, RICH, write_short_model
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -66,7 +67,22 @@ LOOKS = (
     "cache.stats",
     "cache.sizes",
 )
+COMPACT = "/v1/responses/compact"
+NUM_SUMMARIES = 30
 LOOKS += ("cache.verify", "cache.prune", "requests.list", "requests.failures", "doctor")
+
+
+def compact(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+    """Ask for a summary, each time of a longer conversation, until the model of random weights has written one.
+
+    Half of its tokens end an answer, so that one summary in six is empty, which the server refuses.
+    """
+    for number in range(1, NUM_SUMMARIES + 1):
+        answer = client.post(COMPACT, json={**body, "input": [*body["input"], *[MESSAGE] * number]})
+        refused = answer.status_code >= 400 and answer.json()["error"]
+        if not refused or (refused["type"] != "model_error" and refused["param"] != "max_output_tokens"):
+            return answer
+    raise AssertionError(f"the model wrote none of {NUM_SUMMARIES} summaries: {answer.text}")
 
 
 def ask_everything(daemon: DaemonProcess, folder: Path) -> None:
@@ -77,7 +93,7 @@ def ask_everything(daemon: DaemonProcess, folder: Path) -> None:
         for url, body in (*GOOD.items(), *RICH):
             if not url.startswith("/admin"):
                 given = {**body, **({"model": "default"} if "model" in body else {})}
-                answer = client.post(url, json=given)
+                answer = compact(client, given) if url == COMPACT else client.post(url, json=given)
                 assert answer.status_code < 300, (url, answer.text)
         for more in MORE:
             answer = client.post("/v1/chat/completions", json={**CHAT, **more})
@@ -107,7 +123,7 @@ def ask_everything(daemon: DaemonProcess, folder: Path) -> None:
 
 def test_requests_load_no_module_of_a_daemon_that_is_ready(tmp_path: Path, short_tmp_path: Path) -> None:
     home, notes, begin = short_tmp_path, tmp_path / "notes", tmp_path / "begin"
-    model, other = write_tiny_model(tmp_path / "tiny"), write_tiny_model(tmp_path / "other", seed=7)
+    model, other = write_short_model(tmp_path / "tiny"), write_tiny_model(tmp_path / "other", seed=7)
     daemon = DaemonProcess(
         home,
         models_dir=tmp_path / "models",
