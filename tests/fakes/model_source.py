@@ -46,6 +46,8 @@ class MemoryModelSource:
         """Models in the user's own folders, by path: they are no entries, and their names alone say nothing."""
         self.on_disk: dict[str, tuple[FileFacts, ...]] = {}
         """Files of folders whose files are not `FILES`."""
+        self.replaced: dict[str, str] = {}
+        """The files that folders were converted from, where they were replaced since."""
         self.unreadable: set[str] = set()
         """Folders that may not be looked at."""
         self.looked_from: list[threading.Thread] = []
@@ -138,6 +140,10 @@ class MemoryModelSource:
         if folder in self.unreadable:
             raise PermissionError(folder)
         return self._found(folder)
+
+    def replaced_source(self, model: InstalledModel) -> str | None:
+        """Return where the model was converted from, if another file lies there."""
+        return self.replaced.get(model.path)
 
     def _found(self, folder: str) -> tuple[FileFacts, ...]:
         return self.on_disk.get(folder, FILES)

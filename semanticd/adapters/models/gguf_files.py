@@ -58,6 +58,19 @@ class GgufFiles:
             return None
         return known.digest
 
+    def last_digest(self, path: Path) -> str | None:
+        """Return the SHA-256 of a file's content as it was last computed, whatever became of the file."""
+        known = self._read().get(_key(path))
+        return None if known is None else known.digest
+
+    def looks_replaced(self, path: Path) -> bool:
+        """Whether a file has another size, time of modification or inode than when it was hashed; raises `OSError`.
+
+        A new mode or link, or a file that is gone, is no replacement: its content need not be another.
+        """
+        known = self._read().get(_key(path))
+        return known is not None and path.is_file() and _apparent(known.facts) != _apparent(_facts(path))
+
     def digest(self, path: Path, on_progress: Callable[[int, int], None]) -> tuple[str, str | None]:
         """Return the SHA-256 of a file's content, and the one it had before if it was replaced; raises `OSError`."""
         found = self.known_digest(path)
@@ -139,10 +152,16 @@ def _facts(path: Path) -> tuple[int, ...]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
+def _apparent(facts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what of a file's facts changes with its content: all but the time of its last change of any kind."""
+    return facts[:2] + facts[3:]
+
+
 def _hash(path: Path, on_progress: Callable[[int, int], None]) -> str:
+    # No more than the file had at first: one that is being written grows as fast as it is read.
     size, done, digest = path.stat().st_size, 0, hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(min(_CHUNK, size - done)):
             digest.update(chunk)
             done += len(chunk)
             on_progress(done, size)

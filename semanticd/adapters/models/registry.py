@@ -374,6 +374,19 @@ class ModelRegistry:
         """Return the files of a model's folder as they are now."""
         return file_facts(Path(folder))
 
+    def replaced_source(self, model: InstalledModel) -> str | None:
+        """Return the path of the user's GGUF file that a model was converted from, where another lies there now."""
+        source = model.entry.source
+        if not _is_gguf(source):
+            return None
+        path = Path(source).expanduser()
+        last = self._gguf_files.last_digest(path)
+        if last is None or (
+            Path(model.path) == self._gguf_folder(last) and not self._gguf_files.looks_replaced(path)
+        ):
+            return None
+        return str(path)
+
     # Getting and removing.
 
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
@@ -390,13 +403,15 @@ class ModelRegistry:
                 f"cannot keep models in {self._dir}: {error.strerror or error}; "
                 "set SEMANTIC_MODELS_DIR to another folder"
             ) from error
-        replaced = self._hash_gguf(sources[0], on_progress)
+        digest, replaced = self._hash_gguf(sources[0], on_progress)
         # A copy of a file that was converted before has that one's name.
         entry, sources = self._resolve(name)
-        folder = self._folder(entry, sources)
+        folder = self._folder(entry, sources) if digest is None else self._gguf_folder(digest)
         with FileLock(str(self._lock_file(folder.name))):
             if not (folder / _COMPLETE).is_file():
                 self._fetch(entry, sources, folder, on_progress)
+                if digest is not None:
+                    self._check_converted(sources[0], folder, digest)
                 (folder / _COMPLETE).write_text(entry.name, encoding="utf-8")
         if replaced is not None and not self._gguf_files.has(replaced):
             shutil.rmtree(self._gguf_folder(replaced), ignore_errors=True)
@@ -409,18 +424,28 @@ class ModelRegistry:
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder / f"{name}.lock"
 
-    def _hash_gguf(self, source: str, on_progress: Callable[[PullProgress], None]) -> str | None:
-        """Learn what content a GGUF file has; returns the one that it had before if it was replaced."""
+    def _hash_gguf(
+        self, source: str, on_progress: Callable[[PullProgress], None]
+    ) -> tuple[str | None, str | None]:
+        """Return the content of a user's GGUF file, and the one that it had before if it was replaced."""
         if not _is_gguf(source):
-            return None
+            return None, None
         path = Path(source).expanduser()
         try:
-            _, replaced = self._gguf_files.digest(
+            return self._gguf_files.digest(
                 path, lambda done, total: on_progress(PullProgress("reading", done, total))
             )
         except OSError as error:
             raise ModelDownloadError(f"cannot read {path}: {error.strerror or error}") from error
-        return replaced
+
+    def _check_converted(self, source: str, folder: Path, digest: str) -> None:
+        """Throw a conversion away whose file changed while it was read: it belongs to no content."""
+        path = Path(source).expanduser()
+        if self._gguf_files.known_digest(path) != digest:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ModelDownloadError(
+                f"{path} changed while it was read; ask again once it is written to its end"
+            )
 
     def _fetch(
         self,

@@ -182,6 +182,12 @@ class ModelSource(Protocol):
     def files(self, folder: str) -> tuple[FileFacts, ...]:
         """Return the files of a model's folder as they are now; empty where it is gone. Raises `OSError`."""
 
+    def replaced_source(self, model: InstalledModel) -> str | None:
+        """Return the path of the user's file that a model was converted from, where it is not as it was then.
+
+        None also where it is gone: its conversion is what is loaded. Raises `OSError`.
+        """
+
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
         """Fetch and prepare a model; raises `ModelDownloadError` saying what to do. Done twice, it is done once."""
 

@@ -1,5 +1,7 @@
 """ChangedFiles: which loaded models' files are not on disk any more what they were when they were loaded.
 
+A model that was converted from a user's file is compared with that file too.
+
 Looking costs a call of the file system for each file, in a worker thread, every few seconds while somebody asks. A file
 system that does not answer delays an answer by half a second at most: what was seen last is shown.
 """
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from semanticd.application.ports.models import FileFacts, InstalledModel, ModelSource
 from semanticd.application.ports.telemetry import Clock
@@ -19,6 +22,15 @@ _PATIENCE_S = 0.5
 _NAMES_SHOWN = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What lay on disk at a look."""
+
+    files: tuple[FileFacts, ...] | None
+    """None: they could not be looked at."""
+    replaced_source: str | None = None
+
+
 class ChangedFiles:
     """Compares files with what was noted of them; asyncio thread."""
 
@@ -26,17 +38,17 @@ class ChangedFiles:
         """Look at files where this source has them."""
         self._source = source
         self._clock = clock
-        self._looking: asyncio.Task[dict[str, tuple[FileFacts, ...] | None]] | None = None
-        self._seen: dict[str, tuple[FileFacts, ...] | None] = {}
-        """By folder, the files as they were at the last look; None: they could not be looked at."""
+        self._looking: asyncio.Task[dict[tuple[str, str], _Seen]] | None = None
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        """What was there at the last look, by folder and source."""
         self._looked_at = float("-inf")
 
     async def warnings(self, loaded: Mapping[ModelId, InstalledModel]) -> dict[ModelId, str]:
         """Return a sentence for each model whose files changed since it was found as it is in `loaded`."""
-        folders = {model.path for model in loaded.values() if model.files}
-        if self._looking is None and folders and self._is_due(folders):
+        places = {_place(model): model for model in loaded.values() if model.files}
+        if self._looking is None and places and self._is_due(places):
             self._looked_at = self._clock.monotonic()
-            self._looking = asyncio.create_task(asyncio.to_thread(self._look, folders))
+            self._looking = asyncio.create_task(asyncio.to_thread(self._look, places))
         if self._looking is not None:
             await asyncio.wait({self._looking}, timeout=_PATIENCE_S)
         if self._looking is not None and self._looking.done():
@@ -45,28 +57,33 @@ class ChangedFiles:
         return {
             model_id: sentence
             for model_id, model in loaded.items()
-            if model.path in self._seen and (sentence := _sentence(model, self._seen[model.path]))
+            if (seen := self._seen.get(_place(model))) and (sentence := _sentence(model, seen))
         }
 
-    def _is_due(self, folders: set[str]) -> bool:
-        is_new = not folders <= self._seen.keys()
+    def _is_due(self, places: Iterable[tuple[str, str]]) -> bool:
+        is_new = any(place not in self._seen for place in places)
         return is_new or self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S
 
     # Worker thread.
 
-    def _look(self, folders: set[str]) -> dict[str, tuple[FileFacts, ...] | None]:
-        return {folder: self._files(folder) for folder in folders}
+    def _look(self, places: Mapping[tuple[str, str], InstalledModel]) -> dict[tuple[str, str], _Seen]:
+        return {place: self._see(model) for place, model in places.items()}
 
-    def _files(self, folder: str) -> tuple[FileFacts, ...] | None:
+    def _see(self, model: InstalledModel) -> _Seen:
         try:
-            return self._source.files(folder)
+            return _Seen(self._source.files(model.path), self._source.replaced_source(model))
         except OSError:
             # One that vanished while they were listed, or a folder that may not be read any more.
-            return None
+            return _Seen(None)
 
 
-def _sentence(model: InstalledModel, now: tuple[FileFacts, ...] | None) -> str:
+def _place(model: InstalledModel) -> tuple[str, str]:
+    return model.path, model.entry.source
+
+
+def _sentence(model: InstalledModel, seen: _Seen) -> str:
     """Return what to say of a model's files; empty where they are as they were."""
+    now = seen.files
     if now is None:
         return f"its files in {model.path} cannot be looked at any more; what was loaded is served"
     before, there = ({one.name: one for one in files} for files in (model.files, now))
@@ -75,9 +92,15 @@ def _sentence(model: InstalledModel, now: tuple[FileFacts, ...] | None) -> str:
     added = [name for name in there if name not in before]
     kinds = (("removed", removed), ("changed", changed), ("added", added))
     parts = "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
+    cure = f"`semanticd models swap {shlex.quote(model.model_id)}` loads what is there now"
+    if seen.replaced_source is not None:
+        # Then its conversion may be gone too; it is made anew.
+        return (
+            f"the file {seen.replaced_source}, which it was converted from, changed since it was loaded; what was "
+            f"loaded is served: {cure}"
+        )
     if not parts:
         return ""
-    cure = f"`semanticd models swap {shlex.quote(model.model_id)}` loads what is there now"
     if not there:
         cure = "it cannot be loaded again"
     return (

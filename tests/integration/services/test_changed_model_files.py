@@ -129,3 +129,20 @@ async def test_a_model_that_was_loaded_again_is_compared_with_what_it_was_loaded
         assert await warnings(rig) == [None, None]
         del rig.source.on_disk[FOLDER]
         assert None not in await warnings(rig)
+
+
+async def test_a_file_of_the_users_that_a_model_was_converted_from_is_watched_too() -> None:
+    async with ServiceRig() as rig:
+        assert await warnings(rig) == [None, None]
+        rig.source.replaced[FOLDER] = "/home/ann/one.gguf"
+        shown, listed = await warnings(rig)
+        assert shown == listed
+        assert shown == (
+            f"the file /home/ann/one.gguf, which it was converted from, changed since it was loaded; {SERVED}: {SWAP}"
+        )
+        # What lay in its folder goes where the file was converted anew.
+        rig.source.on_disk[FOLDER] = ()
+        assert await warnings(rig) == [shown, shown]
+        rig.source.on_disk.clear()
+        rig.source.replaced.clear()
+        assert await warnings(rig) == [None, None]

