@@ -12,7 +12,7 @@ from pathlib import Path
 
 from semanticd.control.client import ControlClient
 from semanticd.control.errors import ControlError
-from semanticd.control.results import AgentRow, RequestRow, StatusResult, read, read_all
+from semanticd.control.results import AgentRow, RequestRow, StatusResult, read, read_all, rows_in
 from semanticd.control.terminal_text import safe_values
 
 NO_DAEMON = 3
@@ -103,8 +103,8 @@ def _once(socket: Path | None, *, width: int | None = None) -> None:
 
     with ControlClient.connect(socket, name="semantic-tui") as client:
         status = read(StatusResult, safe_values(client.call("status")))
-        agents = read_all(AgentRow, safe_values(client.call("agents.list")["agents"]))
-        requests = read_all(RequestRow, safe_values(client.call("requests.list")["requests"]))
+        agents = read_all(AgentRow, safe_values(rows_in(client.call("agents.list"), "agents")))
+        requests = read_all(RequestRow, safe_values(rows_in(client.call("requests.list"), "requests")))
     sys.stdout.write(dashboard(status, agents, requests, width=width) + "\n")
 
 

@@ -50,7 +50,7 @@ from semantic_tui.transcript import entries, num_user_turns
 from semantic_tui.widgets.top_line import LONG_START_S, complaint
 from semanticd.control.errors import CommandFailedError, ControlError
 from semanticd.control.python_command import python_module
-from semanticd.control.results import is_said
+from semanticd.control.results import AgentRow, is_said, read
 from semanticd.control.terminal_text import many_lines, one_line
 
 MAX_DRAWS_PER_S = 10
@@ -292,7 +292,9 @@ class Dashboard(App[None]):
     async def fork(self, agent: str) -> str | None:
         """Make a fork and fetch its conversation; returns its id, None where that failed, which is shown."""
         try:
-            fork = str((await self.connection.call("agents.fork", agent=agent))["id"])
+            made = read(AgentRow, await self.connection.call("agents.fork", agent=agent))
+            if not (fork := made.id):
+                raise ControlError("the daemon does not say what the fork is called")
             await self._polling.agent(fork)
         except ControlError as error:
             title = failed_text("agents.fork", {"agent": agent})

@@ -30,7 +30,7 @@ from semanticd.control.client import (
     not_running,
 )
 from semanticd.control.errors import ConnectionLostError, ControlError, ReplyTimeoutError
-from semanticd.control.exchange import ClientExchange, as_exception, result_of
+from semanticd.control.exchange import ClientExchange, as_exception, result_of, subscription_in
 from semanticd.control.private_files import check_socket
 from semanticd.control.results import HelloResult, read
 
@@ -171,7 +171,7 @@ class AsyncControlClient:
     async def subscribe(self, topics: Sequence[str], *, agent: str | None = None) -> EventSubscription:
         """Subscribe to topics; with `agent`, only to token events of this one."""
         result = await self.call("subscribe", topics=list(topics), agent=agent)
-        return self._subscription(result["sub"])
+        return self._subscription(subscription_in(result))
 
     async def unsubscribe(self, subscription: EventSubscription) -> None:
         """End a subscription."""

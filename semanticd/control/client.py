@@ -33,7 +33,7 @@ from semanticd.control.errors import (
     ReplyTimeoutError,
     UntrustedSocketError,
 )
-from semanticd.control.exchange import ClientExchange, as_exception, result_of
+from semanticd.control.exchange import ClientExchange, as_exception, result_of, subscription_in
 from semanticd.control.peer import HasDescriptor, peer_uid
 from semanticd.control.private_files import UnsafePathError, check_socket
 from semanticd.control.results import HelloResult, read
@@ -143,7 +143,7 @@ class ControlClient:
     def subscribe(self, topics: Sequence[str], *, agent: str | None = None) -> Iterator[m.Event]:
         """Subscribe at once and return an iterator over the events, for as long as the daemon lives."""
         result = self.call("subscribe", topics=list(topics), agent=agent)
-        return self._iterate(result["sub"])
+        return self._iterate(subscription_in(result))
 
     def _iterate(self, sub: int) -> Iterator[m.Event]:
         while True:

@@ -56,6 +56,14 @@ class ClientExchange:
             ) from error
 
 
+def subscription_in(result: Mapping[str, Any]) -> int:
+    """Return the number of a subscription from the result of `subscribe`; raises `ConnectionLostError` without one."""
+    number = result.get("sub")
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ConnectionLostError(f"the daemon gave the subscription no number: {number!r}")
+    return number
+
+
 def result_of(reply: m.Reply) -> dict[str, Any]:
     """Return a reply's result; raises what its error means."""
     if reply.error is None:

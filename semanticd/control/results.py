@@ -532,6 +532,31 @@ def drafts_text(engine: EngineFacts) -> str:
     return f"{text} ({', '.join(sources)})" if len(sources) > 1 else text
 
 
+@dataclass(frozen=True, slots=True)
+class FreedResult:
+    """What `cache.prune` (`freed_bytes`) and `cache.clear` (the two others) freed."""
+
+    freed_bytes: int = 0
+    freed_hot_bytes: int = 0
+    freed_warm_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DrainResult:
+    """`drain` and `shutdown`: how many requests are still answered."""
+
+    num_requests: int = 0
+
+
+def rows_in(result: object, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a result under a name, as they were sent: `rows_in(client.call("agents.list"), "agents")`.
+
+    What is no list of maps has none.
+    """
+    rows = result.get(name) if isinstance(result, Mapping) else None
+    return [dict(row) for row in rows if isinstance(row, Mapping)] if isinstance(rows, list | tuple) else []
+
+
 def read(kind: type[_T], data: object) -> _T:
     """Return a result of this kind with what `data` says; it never raises, whatever `data` is."""
     given = data if isinstance(data, Mapping) else {}

@@ -15,7 +15,7 @@ from typing import Any
 from semanticd import __version__
 from semanticd.control.async_client import AsyncControlClient
 from semanticd.control.errors import ControlError
-from semanticd.control.results import AgentRow, StatusResult, WhyResult, read, read_all
+from semanticd.control.results import AgentRow, StatusResult, WhyResult, read, read_all, rows_in
 from semanticd.domain.errors import ConfigurationError, DaemonError
 from semanticd.entrypoints.cli.agents import explained
 
@@ -90,7 +90,7 @@ class CacheTools:
                     "pinned": row.pinned,
                     "last_reuse_ratio": row.last_reuse_ratio,
                 }
-                for row in read_all(AgentRow, page["agents"])
+                for row in read_all(AgentRow, rows_in(page, "agents"))
             ],
         }
 

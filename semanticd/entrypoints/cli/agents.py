@@ -12,7 +12,16 @@ from typing import Any
 import click
 
 from semanticd.control.errors import CommandFailedError, ControlError
-from semanticd.control.results import AgentRow, StatusResult, TurnRow, WhyResult, read, read_all, step_text
+from semanticd.control.results import (
+    AgentRow,
+    StatusResult,
+    TurnRow,
+    WhyResult,
+    read,
+    read_all,
+    rows_in,
+    step_text,
+)
 from semanticd.control.terminal_text import one_line
 from semanticd.domain.errors import AgentNotFoundError
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
@@ -66,8 +75,16 @@ def ask_agent(cmd: str, agent: str, *, reply_within_s: float = 30.0, **args: Any
         except CommandFailedError as error:
             if error.code != AgentNotFoundError.code:
                 raise
-            known = [row.id for row in read_all(AgentRow, client.call("agents.list")["agents"])]
+            known = [row.id for row in read_all(AgentRow, rows_in(client.call("agents.list"), "agents"))]
             raise ControlError(f"no agent has the id {agent!r}; {which_agent(agent, known)}") from error
+
+
+def fork_of(agent: str, *, new_id: str | None = None) -> str:
+    """Make a fork of an agent; returns its id."""
+    made = read(AgentRow, ask_agent("agents.fork", agent, new_id=new_id)).id
+    if not made:
+        raise ControlError(f"the daemon forked {agent!r} and does not say what the fork is called")
+    return made
 
 
 def which_agent(typed: str, known: Sequence[str]) -> str:
@@ -101,7 +118,7 @@ def list_agents(*, as_json: bool, order: str) -> None:
     The totals count shared blocks once.
     """
     with connect() as client:
-        rows = client.call("agents.list")["agents"]
+        rows = rows_in(client.call("agents.list"), "agents")
         status = read(StatusResult, client.call("status"))
     key, largest_first = _ORDERS[order]
     typed = read_all(AgentRow, rows)

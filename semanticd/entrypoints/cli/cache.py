@@ -11,11 +11,13 @@ from semanticd.control.client import ControlClient
 from semanticd.control.results import (
     AgentRow,
     CacheStats,
+    FreedResult,
     ModelRow,
     ModelSizeRow,
     StatusResult,
     read,
     read_all,
+    rows_in,
 )
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import json_option
@@ -71,7 +73,7 @@ def summary(cache: CacheStats) -> str:
 
 def _rows(client: ControlClient, by: str) -> list[dict[str, Any]]:
     if by == "agent":
-        agents = read_all(AgentRow, client.call("agents.list")["agents"])
+        agents = read_all(AgentRow, rows_in(client.call("agents.list"), "agents"))
         return [
             {
                 "agent": agent.id,
@@ -86,7 +88,7 @@ def _rows(client: ControlClient, by: str) -> list[dict[str, Any]]:
         ]
     names = {
         model.fingerprint: model.id
-        for model in read_all(ModelRow, client.call("models.list")["models"])
+        for model in read_all(ModelRow, rows_in(client.call("models.list"), "models"))
         if model.fingerprint
     }
     return [
@@ -96,7 +98,7 @@ def _rows(client: ControlClient, by: str) -> list[dict[str, Any]]:
             "num_blocks": one.num_blocks,
             "warm_bytes": one.num_bytes,
         }
-        for one in read_all(ModelSizeRow, client.call("cache.sizes")["models"])
+        for one in read_all(ModelSizeRow, rows_in(client.call("cache.sizes"), "models"))
     ]
 
 
@@ -114,7 +116,7 @@ def prune(*, size: int, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({**pruned, "dry_run": dry_run})
         return
-    print_text(f"{'would free' if dry_run else 'freed'} {in_bytes(int(pruned['freed_bytes']))}")
+    print_text(f"{'would free' if dry_run else 'freed'} {in_bytes(read(FreedResult, pruned).freed_bytes)}")
 
 
 @commands.command()
@@ -138,7 +140,5 @@ def clear(*, yes: bool, as_json: bool) -> None:
     if as_json:
         print_json(cleared)
         return
-    print_text(
-        f"freed {in_bytes(int(cleared['freed_hot_bytes']))} in RAM, "
-        f"{in_bytes(int(cleared['freed_warm_bytes']))} on disk"
-    )
+    freed = read(FreedResult, cleared)
+    print_text(f"freed {in_bytes(freed.freed_hot_bytes)} in RAM, {in_bytes(freed.freed_warm_bytes)} on disk")

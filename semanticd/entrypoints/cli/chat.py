@@ -31,10 +31,11 @@ from semanticd.control.results import (
     is_said,
     read,
     read_all,
+    rows_in,
     step_text,
 )
 from semanticd.control.terminal_text import one_line
-from semanticd.entrypoints.cli.agents import ask_agent
+from semanticd.entrypoints.cli.agents import ask_agent, fork_of
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
 from semanticd.entrypoints.cli.output import is_styled, narrate, print_marked, print_piece
 
@@ -69,7 +70,7 @@ def chat(*, agent: str | None, max_tokens: int | None, fork: bool) -> None:
     """Talk with an agent; without a name, a new one is made."""
     name = agent or f"chat-{secrets.token_hex(3)}"
     if fork and agent is not None:
-        name = str(ask_agent("agents.fork", agent)["id"])
+        name = fork_of(agent)
     Conversation(name, max_tokens=max_tokens).run(sys.stdin.isatty())
 
 
@@ -149,7 +150,7 @@ class Conversation:
     def _stop(self) -> None:
         """Cancel the answer; what was computed of it stays cached."""
         try:
-            for row in read_all(RequestRow, ask("requests.list")["requests"]):
+            for row in read_all(RequestRow, rows_in(ask("requests.list"), "requests")):
                 if row.agent == self._agent and is_said(row.id):
                     ask("requests.cancel", request=row.id)
         except ControlError as error:
@@ -194,7 +195,7 @@ class Conversation:
         )
 
     def _fork(self, name: str) -> None:
-        self._agent = str(ask("agents.fork", agent=self._agent, new_id=name or None)["id"])
+        self._agent = fork_of(self._agent, new_id=name or None)
         narrate(f"agent {one_line(self._agent)}; all of the conversation is cached")
 
     def _model(self, name: str) -> None:
@@ -217,14 +218,14 @@ class Conversation:
         if number and not number.isdigit():
             narrate(f"{one_line(number)} is not a number of messages")
             return
-        found = messages(read_all(MessageRow, ask("agents.messages", agent=self._agent)["messages"]))
+        found = messages(read_all(MessageRow, rows_in(ask("agents.messages", agent=self._agent), "messages")))
         for message in found[-int(number or _SHOWN_MESSAGES) :]:
             narrate(f"{one_line(message.role)}: {message.text}")
         if not found:
             narrate("nothing was said yet")
 
     def _agents(self, _: str) -> None:
-        for row in read_all(AgentRow, ask("agents.list")["agents"]):
+        for row in read_all(AgentRow, rows_in(ask("agents.list"), "agents")):
             narrate(f"{one_line(row.id)}  {one_line(row.state)}, {row.num_tokens} tokens")
 
 

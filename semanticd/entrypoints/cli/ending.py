@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from semanticd.control.errors import ControlError
-from semanticd.control.results import CacheStats, StatusResult, read
+from semanticd.control.results import CacheStats, DrainResult, StatusResult, read
 from semanticd.domain.errors import DaemonError
 from semanticd.entrypoints.cli.daemon_link import connect, is_socket, socket_path
 from semanticd.entrypoints.cli.output import narrate
@@ -50,7 +50,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
     elif not now:
         drain_s = timeout_s if timeout_s is not None else _drain_timeout_s()
         patience_s += drain_s
-        _say_what_is_left(int(answer.get("num_requests") or 0), drain_s)
+        _say_what_is_left(read(DrainResult, answer).num_requests, drain_s)
     if (unsaved := unsaved_text(read(CacheStats, answer or {}))) is not None:
         narrate(f"not stored: {unsaved}; they are tried once more now, and lost if the disk refuses again")
     began = time.monotonic()

@@ -93,7 +93,7 @@ def pretty(line: str) -> str:
     try:
         fields: dict[str, Any] = json.loads(line)
         head = f"{str(fields['timestamp'])[:23]:<23} {fields['level']:<7} {one_line(fields['event'])}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return line.rstrip("\n")
     rest = " ".join(
         f"{name}={one_line(value)}"

@@ -10,7 +10,7 @@ import click
 
 from semanticd.adapters.config.kinds import means_path
 from semanticd.control.errors import DaemonNotRunningError
-from semanticd.control.results import ModelProgress, ModelRow, read
+from semanticd.control.results import ModelProgress, ModelRow, read, rows_in
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, connect
 from semanticd.entrypoints.cli.options import absolute, json_option
 from semanticd.entrypoints.cli.output import in_bytes, narrate, print_facts, print_json, print_table
@@ -41,7 +41,7 @@ def list_models(*, as_json: bool) -> None:
 
     SIZE is what a model takes on disk, or what is downloaded for one that is not installed.
     """
-    rows = _either(lambda: ask("models.list")["models"], lambda offline: offline.list())
+    rows = _either(lambda: rows_in(ask("models.list"), "models"), lambda offline: offline.list())
     if as_json:
         print_json({"models": rows})
     else:

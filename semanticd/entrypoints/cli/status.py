@@ -18,6 +18,7 @@ from semanticd.control.results import (
     drafts_text,
     read,
     read_all,
+    rows_in,
     step_text,
 )
 from semanticd.domain.errors import NO_MODEL_LOADED
@@ -59,7 +60,7 @@ def status(*, as_json: bool, watch: bool, interval: float) -> None:
                 else:
                     if watch:
                         clear_screen()
-                    requests = client.call("requests.list")["requests"]
+                    requests = rows_in(client.call("requests.list"), "requests")
                     text = render(read(StatusResult, snapshot), read_all(RequestRow, requests))
                     print_text(text, at_once=True)
                 if not watch:

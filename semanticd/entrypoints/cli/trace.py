@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semanticd.control.results import MissRow, read
 from semanticd.entrypoints.cli.output import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _facts(trace: Trace) -> dict[str, Any]:
 
 def _row(index: int, request: TracedRequest, began: float) -> dict[str, Any]:
     answer, usage = request.answer, request.answer.get("usage") or {}
-    miss = answer.get("miss")
+    miss = read(MissRow, answer.get("miss"))
     turns = (
         request.body.get("messages") or request.body.get("input") if isinstance(request.body, dict) else None
     )
@@ -112,5 +113,5 @@ def _row(index: int, request: TracedRequest, began: float) -> dict[str, Any]:
         "output": usage.get("completion_tokens"),
         "first_s": answer.get("first_s"),
         "seconds": answer.get("seconds"),
-        "miss": None if not miss else f"{miss['cause']}@{miss['position']}",
+        "miss": f"{miss.cause}@{miss.position}" if miss.cause else None,
     }
