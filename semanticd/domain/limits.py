@@ -1,6 +1,6 @@
 """Limits for everything a client sizes: counts, bytes and seconds, all of them here and nowhere else.
 
-docs/limits.md is made from this table; tests/unit/domain/test_limits.py names the test that holds each row.
+docs/limits.md is made from this table; tests/docs/test_limits_page.py names the test that holds each row.
 """
 
 from __future__ import annotations

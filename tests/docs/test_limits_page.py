@@ -29,7 +29,6 @@ TOO_MANY = (
     "test_too_many_connections_close_the_one_that_waited_longest_and_never_one_that_is_answered",
 )
 TOO_LARGE_FORM = (COMPLEXITY, "test_a_form_that_is_too_large_is_refused_with_the_limit")
-TOO_COMPLEX = (COMPLEXITY, "test_patterns_that_would_take_hours_are_refused_as_too_complex")
 COUNTS = (GUARDS, "test_what_a_request_may_name_is_counted")
 PRUNED = (ARCHIVE, "test_the_oldest_go_where_there_are_too_many_bytes_or_days")
 METADATA = (GUARDS, "test_metadata_and_agents_have_a_size")
@@ -102,7 +101,7 @@ HELD_BY: dict[str, tuple[str, str]] = {
     "form_properties": TOO_LARGE_FORM,
     "form_counted_properties": TOO_LARGE_FORM,
     "form_steps": (COMPLEXITY, "test_a_schema_of_too_many_parts_is_compiled_without_an_estimate"),
-    "form_compile_s": TOO_COMPLEX,
+    "form_compile_s": (COMPLEXITY, "test_a_form_whose_trial_does_not_end_is_refused_after_its_time"),
     "form_compile_bytes": (COMPLEXITY, "test_a_process_gets_no_more_address_space_than_its_limit"),
     "form_memory_bytes": (
         COMPLEXITY,

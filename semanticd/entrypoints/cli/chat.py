@@ -35,7 +35,7 @@ from semanticd.control.results import (
     step_text,
 )
 from semanticd.control.terminal_text import one_line
-from semanticd.entrypoints.cli.agents import ask_agent, fork_of
+from semanticd.entrypoints.cli.agents import fork_of
 from semanticd.entrypoints.cli.daemon_link import LONG_COMMAND_TIMEOUT_S, ask, socket_path
 from semanticd.entrypoints.cli.output import is_styled, narrate, print_marked, print_piece
 

@@ -185,7 +185,7 @@ def test_a_client_that_reads_slowly_keeps_its_stream() -> None:
 def test_too_many_connections_close_the_one_that_waited_longest_and_never_one_that_is_answered() -> None:
     gate = asyncio.Event()
     generator = ScriptedGenerator([gate])
-    with server(generator, connections=4, connections_per_peer=4) as running, contextlib.ExitStack() as stack:
+    with server(generator, connections=4, connections_per_peer=9) as running, contextlib.ExitStack() as stack:
         answered = [stack.enter_context(running.connect(STREAM)) for _ in range(2)]
         until(lambda: len(generator.streams) == 2)
         half = stack.enter_context(running.connect(HALF_BODY))

@@ -555,7 +555,8 @@ def test_no_schema_makes_the_compiler_fail(tmp_path_factory: pytest.TempPathFact
     for number in range(NUM_SCHEMAS):
         schema = random_schema(random.Random(f"schema {number}"))
         if not isinstance(schema, dict):
-            continue
+            # A request with no object for its form is refused before; as a part it may be anything.
+            schema = {"properties": {"a": schema}}
         constraint = OutputConstraint("json_schema", schema=schema, max_tokens=20)
         try:
             compiler.processor(compiler.compile(constraint), num_context=1)

@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from semanticd.adapters.mlx.constraints import trial
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.constraints.processor import ConstraintProcessor
 from semanticd.adapters.mlx.constraints.schema_size import largest_opening
@@ -262,6 +264,20 @@ def test_patterns_that_would_take_hours_are_refused_as_too_complex(backend: Any)
     assert compiler.compile(form(two)).compiled is not None
     with pytest.raises(UnsupportedError, match="too complex"):
         compiler.find(form(PATTERNS))
+
+
+def test_a_form_whose_trial_does_not_end_is_refused_after_its_time(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It takes no memory either: nothing but the time ends it.
+    program = tmp_path / "trial.py"
+    program.write_text(
+        "import sys, time\nsys.stdout.buffer.write(bytes(4))\nsys.stdout.buffer.flush()\ntime.sleep(3600)\n"
+    )
+    monkeypatch.setattr(trial, "_PROGRAM", program)
+    compiler = make_compiler(backend, form_compile_s=0.2)
+    with pytest.raises(UnsupportedError, match=r"it was not compiled within 0\.2 s"):
+        compiler.compile(form({"type": "string", "pattern": "a+"}))
 
 
 def test_the_process_that_tries_forms_says_why_one_is_refused() -> None:
