@@ -1,4 +1,8 @@
-"""`Peers` over HTTP: one thread with an event loop for all of them, so that a deadline ends whatever is waited for."""
+"""`Peers` over HTTP: one thread with an event loop for all of them, so that a deadline ends whatever is waited for.
+
+The system's resolver knows no deadline: names are looked up on threads of their own (the loop's default executor),
+which hold up neither the questions to others nor the end.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from semanticd.adapters.peers.peer import Decode, Peer
@@ -16,11 +20,16 @@ from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.block import Block
 from semanticd.domain.block_tree import OfferedBlock
 from semanticd.domain.ids import BlockHash
+from semanticd.domain.limits import LIMITS
 
 _T = TypeVar("_T")
 
 _MAX_KNOWN = 65_536
 """Blocks of which it is remembered who has them."""
+_VERIFYING_THREADS = 4
+"""Threads that write questions, and read and verify answers and blocks."""
+_NAME_THREADS = 6 * LIMITS.peers
+"""Names that are looked up at a time. A peer whose name hangs rests between its tries, each time twice as long."""
 
 
 class _Holding:
@@ -54,8 +63,14 @@ class HttpPeers:
         self._known: OrderedDict[BlockHash, _Holding] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
-        self._peers = tuple(Peer(url, key=key, decode=decode, metrics=metrics, log=log) for url in urls)
+        self._verifying = ThreadPoolExecutor(_VERIFYING_THREADS, thread_name_prefix="semanticd-peers")
+        self._peers = tuple(
+            Peer(url, key=key, decode=decode, threads=self._verifying, metrics=metrics, log=log)
+            for url in urls
+        )
         self._loop = asyncio.new_event_loop()
+        self._names = ThreadPoolExecutor(_NAME_THREADS, thread_name_prefix="semanticd-peer-names")
+        self._loop.set_default_executor(self._names)
         self._thread = threading.Thread(target=self._run, name="semanticd-peers", daemon=True)
         self._thread.start()
 
@@ -182,4 +197,5 @@ class HttpPeers:
         await asyncio.gather(*tasks, return_exceptions=True)
         for peer in self._peers:
             peer.close()
-        await self._loop.shutdown_default_executor()
+        self._verifying.shutdown(cancel_futures=True)
+        self._names.shutdown(wait=False, cancel_futures=True)

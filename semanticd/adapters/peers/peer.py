@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
 
 from semanticd.adapters.peers.connection import Address, Headers, PeerConnection, PeerFailedError, Reply
 from semanticd.adapters.peers.link import LinkRate
@@ -27,6 +29,8 @@ from semanticd.application.ports.telemetry import Log, Metrics
 from semanticd.application.ports.warm_store import BlockRecord
 from semanticd.domain.block_tree import OfferedBlock
 from semanticd.domain.ids import BlockHash
+
+_T = TypeVar("_T")
 
 FIRST_REST_S = 1.0
 LONGEST_REST_S = 60.0
@@ -51,16 +55,18 @@ class Peer:
         *,
         key: str | None,
         decode: Decode,
+        threads: Executor,
         metrics: Metrics,
         log: Log,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ask the daemon at `url` with this API key; nothing is connected yet."""
+        """Ask the daemon at `url` with this API key; nothing is connected yet. `threads` do what takes long."""
         self.url = url
         self.link = LinkRate()
         self._address = Address.of(url)
         self._headers: Headers = [("Authorization", f"Bearer {key}")] if key else []
         self._decode = decode
+        self._threads = threads
         self._metrics = metrics
         self._log = log
         self._monotonic = monotonic
@@ -97,10 +103,10 @@ class Peer:
         self._num_asked += 1
         self._metrics.count("peer_lookups_total", peer=self.url)
         try:
-            body = await asyncio.to_thread(question_body, question)
+            body = await self._on_thread(lambda: question_body(question))
             headers = [*self._headers, ("Content-Type", "application/json")]
             reply = await self._within(timeout_s, "POST", LOOK_UP_PATH, headers, body, MAX_ANSWER_BYTES)
-            found = await asyncio.to_thread(read_answer, reply.body)
+            found = await self._on_thread(lambda: read_answer(reply.body))
         except PeerFailedError as error:
             self._failed(error)
             return ()
@@ -135,10 +141,13 @@ class Peer:
     async def _bring(self, name: BlockHash, *, max_bytes: int, timeout_s: float) -> tuple[BlockRecord, int]:
         limit, path = max_bytes + _HEADER_BYTES, BLOCK_PATH + name.hex()
         reply = await self._within(timeout_s, "GET", path, self._headers, b"", limit)
-        record = await asyncio.to_thread(self._decode, reply.body, name)
+        record = await self._on_thread(lambda: self._decode(reply.body, name))
         if record is None:
             raise PeerFailedError("damaged", f"what it sent is not block {name.hex()[:16]}…", for_long=True)
         return record, len(reply.body)
+
+    async def _on_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _within(
         self, timeout_s: float, method: str, path: str, headers: Headers, body: bytes, max_bytes: int

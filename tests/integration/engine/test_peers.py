@@ -5,6 +5,7 @@ The runner's answers depend on every token before them, so a wrong block would g
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ import pytest
 
 from semanticd.adapters.disk.blocks.codec import decode_foreign
 from semanticd.adapters.peers.http_peers import HttpPeers
-from semanticd.application.engine.peer_lookup import ANSWER_DEADLINE_S
+from semanticd.application.engine.peer_lookup import ANSWER_DEADLINE_S, question_about
 from semanticd.application.ports.peers import PeerQuestion
 from semanticd.domain.block_tree import OfferedBlock
 from semanticd.domain.decode_groups import GROWTH_TOKENS
 from semanticd.domain.generation import CacheMiss
 from semanticd.domain.ids import AgentId, BlockHash, SequenceId
+from semanticd.domain.limits import LIMITS
 from tests.fakes.engine_rig import Answer, EngineRig, wait_until
 from tests.fakes.model_runner import HashRunner
 from tests.fakes.peer_server import PeerServer, Vice
@@ -230,6 +232,52 @@ def test_a_peer_that_is_not_there_costs_nothing_but_the_question() -> None:
         answer = rig.ask(prompt, agent="ada").answer()
         assert answer.text == text
         assert {facts.state for facts in rig.peers.facts()} == {"resting"}  # type: ignore[attr-defined]
+
+
+@contextmanager
+def a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, no name is found or refused; addresses are no names."""
+    gate = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def slowly(host: str, *args: Any, **more: Any) -> Any:
+        if host.endswith(".invalid"):
+            gate.wait(300)
+        return look_up(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+NAMES = [f"http://mac-{number}.invalid:8000" for number in range(LIMITS.peers - 1)]
+
+
+def test_names_that_are_looked_up_for_long_hold_up_no_other_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, prompt, text = told(has_state=False)
+    with (
+        PeerServer(store) as peer,
+        asking(None, urls=[*NAMES, peer.url], look_up_s=1.0) as rig,
+        a_resolver_that_hangs(monkeypatch),
+    ):
+        answer = rig.ask(prompt, agent="ada").answer()
+        assert answer.text == text
+        assert cost(answer)[0] >= len(PROMPT)
+
+
+def test_the_end_waits_for_no_name_that_is_being_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_resolver_that_hangs(monkeypatch):
+        peers = HttpPeers(
+            NAMES, key=None, decode=decode_foreign, metrics=RecordingMetrics(), log=RecordingLog()
+        )
+        spec = HashRunner().spec
+        assert peers.look_up(question_about(tuple(PROMPT), spec)).result(60) == ()
+        end = threading.Thread(target=peers.close)
+        end.start()
+        end.join(60)
+        assert not end.is_alive()
 
 
 def test_a_link_that_was_slow_is_not_used_where_computing_is_quicker() -> None:
