@@ -20,7 +20,11 @@ if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
     from semanticd.entrypoints.bootstrap import Daemon
 
 _EXPIRE_EVERY_S = 60.0
-_TRIM_EVERY_S = 5.0
+_TRIM_EVERY_S, _TRIM_IDLE_S = 0.25, 5.0
+"""How often gaps are looked for while requests live, and while none do.
+
+Blocks leave gaps at the moment a running cache takes their room elsewhere: until they are given back both are there.
+"""
 _AWAKE_EVERY_S = 2.0
 
 
@@ -129,11 +133,13 @@ class Upkeep:
 
     async def _trim_memory(self) -> None:
         """Give back the gaps that blocks leave, also while requests run."""
-        from semanticd.adapters.mlx.platform.heap import trim_gaps
+        from semanticd.adapters.mlx.platform.heap import Gaps
 
+        gaps = Gaps(budget_bytes=heap_budget(self._settings))
         while True:
-            await asyncio.sleep(_TRIM_EVERY_S)
-            await asyncio.to_thread(trim_gaps, budget_bytes=heap_budget(self._settings))
+            is_idle = self._daemon.engine.num_unanswered == 0
+            await asyncio.sleep(_TRIM_IDLE_S if is_idle else _TRIM_EVERY_S)
+            await asyncio.to_thread(gaps.trim)
 
     def _tidy_memory(self) -> None:
         from semanticd.adapters.mlx.platform.heap import give_back

@@ -3,9 +3,9 @@
 Twenty agents ask a daemon of their own over HTTP, streaming and not, in two dialects. Clients hang up in prompts and in
 answers, agents are deleted, evicted, pinned and unpinned at any moment, two models take each other's place every 20 s,
 and the disk is slow and hangs now and then (`tests/fakes/slow_disk.py`). Whatever the others do, every request that is
-not cancelled by its own client must be answered in full; the process may grow by its budget and a tenth; at rest
-nothing may be held. How long streams were silent is reported against `max_stall_ms` and one step. Prints JSON; exits 1
-on failure.
+not cancelled by its own client must be answered in full; the process may grow by its budget and a tenth, and what it
+is made of at its largest is reported; at rest nothing may be held. How long streams were silent is reported against
+`max_stall_ms` and one step. Prints JSON; exits 1 on failure.
 
 Silence is measured here, where the stream is read, so a busy machine adds to it: `longest_oversleep_ms` says by how
 much this process itself was late.
@@ -76,6 +76,9 @@ class Figures:
     """The longest silences (ms), when each ended (seconds since the start), and whose it was."""
     oversleeps_ms: list[float] = field(default_factory=list)
     growth: list[int] = field(default_factory=list)
+    base_parts: dict[str, int] = field(default_factory=dict)
+    largest_parts: dict[str, int] = field(default_factory=dict)
+    """What the process's memory was made of at the beginning, and when it was largest (bytes)."""
 
     def fail(self, what: str) -> None:
         """Note a failure."""
@@ -101,6 +104,7 @@ class Soak:
             command=("-m", "tests.fakes.slow_disk"),
             PYTHONPATH=sys.path[0],
             SLOW_DISK_MS=str(disk_ms),
+            SLOW_DISK_MEMORY=str(home / "memory.json"),
             SEMANTIC_MLX_MODEL_ID=str(self.models[0]),
             SEMANTIC_MLX_CACHE_BUDGET_MB=str(BUDGET_MB),
             SEMANTIC_MLX_BLOCK_TOKENS="64",
@@ -259,13 +263,26 @@ class Soak:
 
     async def look(self, client: httpx.AsyncClient, end: float) -> None:
         """Measure the process, and see that a model is served."""
-        process = psutil.Process(self.daemon.pid)
+        process, figures = psutil.Process(self.daemon.pid), self.figures
         baseline = process.memory_info().rss
+        figures.base_parts = await asyncio.to_thread(self.memory_parts)
         while await sleep_until(time.monotonic() + LOOK_EVERY_S, end):
-            self.figures.growth.append(process.memory_info().rss - baseline)
+            grown = process.memory_info().rss - baseline
+            if grown > max(figures.growth, default=0):
+                figures.largest_parts = await asyncio.to_thread(self.memory_parts)
+            figures.growth.append(grown)
             ready = await client.get("/health/ready")
             if ready.status_code != 200:
                 self.figures.fail(f"not ready: {ready.text[:300]}")
+
+    def memory_parts(self) -> dict[str, int]:
+        """Return what the daemon's memory is made of now (bytes), by its ledger, MLX, the C library and the system."""
+        cache = self.status()["cache"]
+        names = ("hot", "running", "in_flight", "promised", "text")
+        parts = {f"{name}_bytes": int(cache[f"{name}_bytes"]) for name in names}
+        with contextlib.suppress(OSError, ValueError):
+            parts |= json.loads((self.home / "memory.json").read_text())
+        return parts
 
     async def tick(self, end: float) -> None:
         """Measure how late this process is."""
@@ -349,6 +366,11 @@ class Soak:
                 "medians_of_thirds": [int(third) // _MIB for third in medians_of_thirds(figures.growth)],
                 "allowed": allowed,
                 "budget": BUDGET_MB,
+                # In flight are views of hot blocks; MLX's arrays are among what malloc counts.
+                "parts_at_first_and_at_the_largest": {
+                    name: [figures.base_parts.get(name, 0) // _MIB, num_bytes // _MIB]
+                    for name, num_bytes in figures.largest_parts.items()
+                },
             },
             "silence_ms": {
                 "longest": figures.longest,

@@ -78,6 +78,16 @@ def test_long_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert furthest(cpu_math.attention(queries, keys, values, scale=SCALE, mask=seen), expected) < ROUNDING
 
 
+def test_a_long_chunk_takes_little_memory_beside_its_keys_and_values() -> None:
+    queries, keys, values = (mx.random.normal((1, heads, 2048, 32)) for heads in (4, 2, 2))
+    mx.eval(queries, keys, values)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(cpu_math.attention(queries, keys, values, scale=SCALE, mask="causal"))
+    # All scores together are 64 MiB; queries, results and parts of them are 1 MiB each.
+    assert mx.get_peak_memory() - before < 16 << 20
+
+
 def test_keys_may_be_a_part_of_a_larger_buffer() -> None:
     queries, keys, values = tensors(length=9, positions=64)
     expected = library(queries, keys[:, :, :40], values[:, :, :40], scale=SCALE, mask="causal")
