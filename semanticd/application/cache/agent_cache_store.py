@@ -751,8 +751,17 @@ class AgentCacheStore:
     def ready_bytes(self) -> int:
         """Bytes that are free or can be without waiting for the disk; negative when the budget is overdrawn."""
         with self.lock:
-            waiting = self.pool.dirty_bytes - self.pool.in_flight_bytes
+            waiting = self._unwritten_bytes() - self.pool.in_flight_bytes
             return self.pool.free_bytes + self.pool.evictable_bytes() - max(waiting, 0)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Bytes of hot blocks that are on their way to the disk or could be handed over: not those that it refused."""
+        with self.lock:
+            return self._unwritten_bytes()
+
+    def _unwritten_bytes(self) -> int:
+        return self.pool.dirty_bytes - (self._writes.refused_bytes if self._writes is not None else 0)
 
     @property
     def idle_bytes(self) -> int:
@@ -798,6 +807,8 @@ class AgentCacheStore:
             assert self.pool.in_flight_bytes == in_flight, (
                 f"in flight {self.pool.in_flight_bytes} != {in_flight}"
             )
+            if self._writes is not None:
+                self._writes.check_integrity()
             for name, payload in self._payloads.items():
                 block = self.pool.get(name)
                 size = block.num_bytes if block else None

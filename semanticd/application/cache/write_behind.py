@@ -35,8 +35,9 @@ class WriteBehind:
         """Blocks handed over and not yet durable, with their bytes."""
         self._leaving: dict[BlockHash, str] = {}
         """Blocks that leave RAM, and why, once they are on disk."""
-        self._refused: set[BlockHash] = set()
-        """Dirty blocks that the store did not take."""
+        self._refused: dict[BlockHash, int] = {}
+        """Dirty blocks that the store did not take, with their bytes."""
+        self._refused_bytes = 0
         self._called_off: set[BlockHash] = set()
         """Blocks whose writing was called off because their agent was deleted; some other may still use them."""
         self._deleted: set[BlockHash] = set()
@@ -60,6 +61,17 @@ class WriteBehind:
     def is_writing(self, block_hash: BlockHash) -> bool:
         """Whether the block was handed over and is not yet durable."""
         return block_hash in self._writing
+
+    @property
+    def refused_bytes(self) -> int:
+        """Bytes of hot blocks that the warm store did not take: they wait for no disk, and leave as they are."""
+        return self._refused_bytes
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where a sum is wrong; looks at everything, for tests."""
+        dirty = [name for name in self._refused if self._pool.is_dirty(name)]
+        expected = sum(self._refused[name] for name in dirty)
+        assert self._refused_bytes == expected, f"refused bytes {self._refused_bytes} != {expected}"
 
     def is_refused(self, block_hash: BlockHash) -> bool:
         """Whether the warm store did not take the block when it was offered last."""
@@ -139,6 +151,7 @@ class WriteBehind:
     def note_deleted(self, block_hash: BlockHash) -> None:
         """Note that a block is deleted and stays hot for a sequence: it leaves unwritten, unless it is used again."""
         self._pool.mark_clean(block_hash)
+        self._take_back_refusal(block_hash)
         self._deleted.add(block_hash)
 
     def undelete(self, block_hash: BlockHash) -> None:
@@ -151,13 +164,19 @@ class WriteBehind:
 
     def retry_refused(self) -> None:
         """Offer refused blocks again: a disk has room again, a new day a new budget."""
-        refused, self._refused = self._refused, set()
+        refused, self._refused, self._refused_bytes = self._refused, {}, 0
         for name in refused:
             self._pool.offer_again(name)
 
     def _refuse(self, block_hash: BlockHash) -> None:
         self._pool.set_aside(block_hash)
-        self._refused.add(block_hash)
+        block = self._pool.get(block_hash)
+        if block is not None and block_hash not in self._refused:
+            self._refused[block_hash] = block.num_bytes
+            self._refused_bytes += block.num_bytes
+
+    def _take_back_refusal(self, block_hash: BlockHash) -> None:
+        self._refused_bytes -= self._refused.pop(block_hash, 0)
 
     def used_again(self, names: Sequence[BlockHash]) -> None:
         """Note that blocks are in use: they need not leave, and the disk may want them by now."""
@@ -165,11 +184,11 @@ class WriteBehind:
             self.undelete(name)
             self._leaving.pop(name, None)
             if name in self._refused:
-                self._refused.discard(name)
+                self._take_back_refusal(name)
                 self._pool.offer_again(name)
 
     def forget(self, block_hash: BlockHash) -> None:
         """Drop what is noted of a block that has left RAM."""
         self._leaving.pop(block_hash, None)
-        self._refused.discard(block_hash)
+        self._take_back_refusal(block_hash)
         self._deleted.discard(block_hash)

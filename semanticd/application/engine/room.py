@@ -5,7 +5,8 @@ evict what is on disk ──> enough
      └──> the rest is written first: wait ──(ROOM_DEADLINE_S, or an answer would pause)──> the disk is behind:
               drop what it has not taken, without a wait, until no more than CAUGHT_UP_SHARE of the budget is unwritten
 ```
-A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it.
+A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it. What the disk
+refused is waited for by nobody: a tier that is full is not behind.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Room:
             self._look_for_progress()
         elif self._wanted_at is None:
             return
-        elif not self._store.ledger().dirty_bytes:
+        elif not self._store.unwritten_bytes:
             self._wanted_at = None
         elif now - self._wanted_at >= ROOM_DEADLINE_S:
             self._give_up_waiting(ROOM_DEADLINE_S)
@@ -147,10 +148,10 @@ class Room:
         self._paused_at = None
 
     def _look_for_progress(self) -> None:
-        ledger = self._store.ledger()
-        if ledger.dirty_bytes <= CAUGHT_UP_SHARE * ledger.budget_bytes:
+        unwritten = self._store.unwritten_bytes
+        if unwritten <= CAUGHT_UP_SHARE * self._store.ledger().budget_bytes:
             self._is_behind = False
-            self._log.info("disk_caught_up", dirty_bytes=ledger.dirty_bytes)
+            self._log.info("disk_caught_up", unwritten_bytes=unwritten)
 
     def _give_up_waiting(self, waited_s: float) -> None:
         self._is_behind, self._wanted_at = True, None

@@ -41,9 +41,9 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return [(7 + seed * 13 + i * (seed + 1)) % 90 for i in range(length)]
 
 
-def truth(ids: list[int], num_tokens: int = 8) -> str:
+def truth(ids: list[int], num_tokens: int = 8, *, has_state: bool = False) -> str:
     """Return what the model answers without any cache."""
-    return TOKENS.decode(continuation(ids, num_tokens))
+    return TOKENS.decode(continuation(ids, num_tokens, has_state=has_state))
 
 
 class HungReads(MemoryWarmStore):
@@ -311,6 +311,24 @@ def test_what_is_waited_for_is_forgotten_when_the_disk_has_caught_up() -> None:
         rig.clock.advance(ROOM_DEADLINE_S)
         rig.ask(prompt(600, 2), agent="b").answer()
         assert rig.store.counters.lost_blocks == 0
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_disk_tier_that_is_full_is_not_behind(has_state: bool) -> None:
+    with EngineRig(budget_bytes=3000 * BYTES_PER_TOKEN, runner=HashRunner(has_state=has_state)) as rig:
+        rig.warm.refuse = "the cap is reached"
+        with ticking(lambda: rig.clock.advance(0.5)):
+            for seed in range(9):
+                asked = rig.ask(prompt(1100, seed), agent=str(seed), max_tokens=300)
+                assert asked.answer().text == truth(prompt(1100, seed), 300, has_state=has_state)
+                rig.idle()
+        assert not {"disk_is_behind", "disk_caught_up"} & {
+            *rig.log.events("warning"),
+            *rig.log.events("info"),
+        }
+        assert rig.metrics.counters["cache_skipped_blocks_total",] == 0, "what was used last stays in RAM"
+        answer = rig.ask(prompt(1100, 8), agent="8").answer()
+        assert answer.cache.reused_hot_tokens >= 1088
 
 
 def test_a_short_request_does_not_wait_for_a_long_answer_to_end() -> None:

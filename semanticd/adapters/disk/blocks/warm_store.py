@@ -44,6 +44,11 @@ from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 _T = TypeVar("_T")
 _MAX_TOUCHES_KEPT = 4096
+_REMEDIES = {
+    "the cap is reached": "raise SEMANTIC_AGENT_CACHE_MAX_GB, or unpin or delete agents; what is in RAM is still used",
+    "the disk's reserve is reached": "make room on the volume, or lower SEMANTIC_AGENT_DISK_RESERVE_GB",
+}
+"""What to do about blocks that are not written, by the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +354,8 @@ class DiskWarmStore:
         if done.refused:
             self._metrics.count("warm_refused_total", len(done.refused), reason=done.reason.split(":")[0])
             self._storage.counters.num_refused += len(done.refused)
-            self._rare_log.warning("blocks_not_written", number=len(done.refused), reason=done.reason)
+            more = {"remedy": _REMEDIES[done.reason]} if done.reason in _REMEDIES else {}
+            self._rare_log.warning("blocks_not_written", number=len(done.refused), reason=done.reason, **more)
         write.result.set_result(
             WriteResult(
                 num_written=done.num_written,

@@ -842,6 +842,18 @@ def test_the_agents_database_counts_towards_the_cap_and_leaves_blocks_half_of_it
     assert store.write(chain).result(60).num_refused == 0
 
 
+def test_a_cap_that_is_reached_is_logged_once_with_what_to_do(tmp_path: Path) -> None:
+    log = RecordingLog()
+    options = WarmOptions(cap_bytes=0)
+    store = DiskWarmStore.open(tmp_path / "caches", options=options, log=log)
+    for start in range(3):
+        store.write(make_chain(2, start=100 * start)).result(60)
+    store.close()
+    ((_, _, fields),) = [line for line in log.lines if line[1] == "blocks_not_written"]
+    assert fields["reason"] == "the cap is reached"
+    assert "SEMANTIC_AGENT_CACHE_MAX_GB" in fields["remedy"]
+
+
 def test_the_blocks_are_marked_as_a_cache_and_the_agents_are_not(open_store: Open) -> None:
     store = open_store()
     tag = store.folder.blocks / "CACHEDIR.TAG"
