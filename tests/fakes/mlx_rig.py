@@ -42,6 +42,12 @@ class IdTokenizer(CharTokenizer):
         return WindowStreamDecoder(self.decode, silent=frozenset())
 
 
+class CardRunner(MlxModelRunner):
+    """A runner that takes MLX's device for a card with memory of its own."""
+
+    device = "cuda"
+
+
 class MlxRig(EngineRig):
     """The rig around a real runner."""
 

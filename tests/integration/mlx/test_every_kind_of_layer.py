@@ -29,7 +29,7 @@ from semanticd.domain.ids import AgentId, BlockHash, RequestId, SequenceId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import SchedulerLimits
 from tests.fakes.engine_rig import wait_until
-from tests.fakes.mlx_rig import BLOCK, WITHOUT_END, MlxRig, cold_answer, prompt_of, turns
+from tests.fakes.mlx_rig import BLOCK, WITHOUT_END, CardRunner, MlxRig, cold_answer, prompt_of, turns
 from tests.fakes.tiny_mlx import BUILDERS
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
@@ -79,6 +79,21 @@ def test_after_a_restart_the_next_turn_is_restored_from_bytes(family: str) -> No
     assert answer.cache.restored_warm_tokens == len(first) + len(said)
     assert answer.cache.computed_tokens == len(more)
     assert warm == cold_answer(family, prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_device_with_memory_of_its_own_answers_alike_and_reads_what_a_cpu_wrote(family: str) -> None:
+    first, more = turns(13)
+    warm_tier, archive = MemoryWarmStore(), MemoryAgentArchive()
+    with MlxRig(family, warm=warm_tier, archive=archive, runner_class=CardRunner) as rig:
+        said, _ = rig.tell(first)
+        hot, _ = rig.tell(first + said + more, max_tokens=4)
+        assert hot == cold_answer(family, first + said + more)[:4]
+    for runner_class in (MlxModelRunner, CardRunner):
+        with MlxRig(family, warm=warm_tier, archive=archive, runner_class=runner_class) as rig:
+            warm, answer = rig.tell(first + said + more)
+        assert answer.cache.restored_warm_tokens >= len(first) + len(said)
+        assert warm == cold_answer(family, first + said + more)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

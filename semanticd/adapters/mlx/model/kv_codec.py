@@ -28,24 +28,16 @@ from mlx_lm.models.cache import (
 
 from semanticd.adapters.mlx.model.batch_cache import SlottedKVCache
 from semanticd.adapters.mlx.model.kv_quantization import KvQuantization
+from semanticd.adapters.mlx.model.payload_bytes import payload_bytes
+from semanticd.adapters.mlx.platform.device import device_kind
 from semanticd.application.ports.inference import PrefixPart
 from semanticd.application.ports.warm_store import TensorBytes
 from semanticd.domain.errors import CacheError, ModelLoadError
+from semanticd.domain.memory_plan import DeviceKind
 from semanticd.domain.model_cache_spec import LayerKind, LayerSpec, StoragePrecision
 
 _BITS: dict[StoragePrecision, tuple[int, int]] = {"q8": (8, 8), "q6": (8, 4), "q4": (4, 4)}
 """Bits of keys and of values."""
-
-# safetensors' names of types, as (mlx type, numpy type that carries its bits).
-_DTYPES: dict[str, tuple[mx.Dtype, str]] = {
-    "F32": (mx.float32, "<f4"),
-    "F16": (mx.float16, "<f2"),
-    "BF16": (mx.bfloat16, "<u2"),
-    "U32": (mx.uint32, "<u4"),
-    "I64": (mx.int64, "<i8"),
-    "I32": (mx.int32, "<i4"),
-}
-_DTYPE_NAMES = {mlx_type: name for name, (mlx_type, _) in _DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,14 +107,20 @@ def slotted(prompt_cache: Sequence[Any]) -> list[SlottedKVCache]:
 class KvCodec:
     """Knows one model's cache shapes."""
 
-    def __init__(self, probed: Sequence[Any], *, precision: StoragePrecision) -> None:
+    def __init__(
+        self, probed: Sequence[Any], *, precision: StoragePrecision, device: DeviceKind | None = None
+    ) -> None:
         """Learn the shapes from single-sequence caches that have seen one token.
+
+        `device` says where payloads are kept (None: as MLX's default device has its memory).
 
         Raises:
             ModelLoadError: A layer's cache is of a kind that cannot be batched.
         """
         self.precision: StoragePrecision = precision
-        self._on_cpu = mx.default_device() == mx.Device(mx.cpu)
+        kind = device or device_kind()
+        self._bytes = payload_bytes(kind)
+        self._on_cpu = kind == "cpu"
         shapes: dict[tuple[int, int, int, mx.Dtype], list[int]] = {}
         self._state_leaves: list[int] = []
         self._kinds: list[LayerKind] = []
@@ -344,16 +342,8 @@ class KvCodec:
     # Bytes.
 
     def dump(self, payload: KvPayload) -> tuple[TensorBytes, ...]:
-        """Return a payload's tensors as bytes: views, which keep them alive; payloads never change."""
-        bits = {
-            name: tensor.view(mx.uint16) if tensor.dtype == mx.bfloat16 else tensor
-            for name, tensor in payload.tensors.items()
-        }
-        mx.eval(list(bits.values()))
-        return tuple(
-            TensorBytes(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), _bytes_of(bits[name]))
-            for name, tensor in payload.tensors.items()
-        )
+        """Return a payload's tensors as bytes, which stay what they are: payloads never change."""
+        return self._bytes.dump(payload.tensors)
 
     def restore(self, tensors: Sequence[TensorBytes]) -> KvPayload:
         """Turn bytes into a payload.
@@ -361,13 +351,7 @@ class KvCodec:
         Raises:
             CacheError: A tensor's type or shape does not belong to this model.
         """
-        restored: dict[str, mx.array] = {}
-        for tensor in tensors:
-            if tensor.dtype not in _DTYPES:
-                raise CacheError(f"cannot restore tensor {tensor.name}: unknown type {tensor.dtype}")
-            mlx_type, numpy_type = _DTYPES[tensor.dtype]
-            array = mx.array(np.frombuffer(tensor.data, dtype=numpy_type).reshape(tensor.shape))
-            restored[tensor.name] = array.view(mlx_type) if array.dtype != mlx_type else array
+        restored = self._bytes.restore(tensors)
         if not any(name.startswith("s") for name in restored):
             for group in self._groups if restored else ():
                 for kind in "kv":
@@ -396,9 +380,3 @@ def _parts(tensors: dict[str, mx.array], name: str) -> dict[str, mx.array]:
     return {
         key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")
     }
-
-
-def _bytes_of(tensor: mx.array) -> memoryview:
-    """Return a view of a tensor's bytes; a copy where its rows do not follow one another."""
-    view: Any = np.ascontiguousarray(np.array(tensor, copy=False))
-    return memoryview(view.reshape(-1).view(np.uint8)).toreadonly()

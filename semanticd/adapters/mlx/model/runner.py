@@ -41,6 +41,7 @@ from semanticd.domain.errors import OutOfMemoryError
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.ids import ModelFingerprint, SequenceId
 from semanticd.domain.lookup import is_worth_a_step, shared_width
+from semanticd.domain.memory_plan import DeviceKind
 from semanticd.domain.model_cache_spec import ModelCacheSpec, StoragePrecision
 
 # The library counts tokens itself; ours is the count that decides.
@@ -97,6 +98,9 @@ class Decoding:
 class MlxModelRunner:
     """Runs one model; see the port `ModelRunner`."""
 
+    device: DeviceKind | None = None
+    """What payloads are kept for, see `payload_bytes`; None: MLX's default device."""
+
     def __init__(
         self,
         model: Any,
@@ -115,7 +119,7 @@ class MlxModelRunner:
         self._model = model
         self._head: Any = OutputHead(model)
         self._embedder: Any = TextEmbedder(model, self._head, pooling=pooling)
-        self._codec = KvCodec(self._probe(model), precision=precision)
+        self._codec = KvCodec(self._probe(model), precision=precision, device=self.device)
         self._spec = ModelCacheSpec(
             fingerprint=fingerprint,
             layers=self._codec.layers,

@@ -41,8 +41,7 @@ def read_device(*, limit_bytes: int | None = None) -> DeviceMemory:
     Raises:
         DaemonError: MLX, which this imports, is not installed, or has no back end here.
     """
-    mx = import_mlx()
-    kind = _kind(mx)
+    kind, mx = device_kind(), import_mlx()
     info: Mapping[str, str | int] = {} if kind == "cpu" else mx.device_info(mx.default_device())
     return memory_of(kind, info, ram_bytes=ram_bytes(), limit_bytes=limit_bytes)
 
@@ -56,8 +55,13 @@ def memory_of(
     return device_memory(kind, total, recommended_bytes=recommended, limit_bytes=limit_bytes)
 
 
-def _kind(mx: object) -> DeviceKind:
-    core: object = mx
+def device_kind() -> DeviceKind:
+    """Return what MLX computes on unless it is told otherwise.
+
+    Raises:
+        DaemonError: MLX, which this imports, is not installed, or has no back end here.
+    """
+    core: object = import_mlx()
     if core.default_device() == core.Device(core.cpu):  # type: ignore[attr-defined]
         return "cpu"
     return "metal" if core.metal.is_available() else "cuda"  # type: ignore[attr-defined]
