@@ -137,6 +137,17 @@ def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
         loop.close()
 
 
+@contextlib.contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Import inside: that leaves no garbage, and looking for some in 1,200 modules takes a tenth of a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _tell(text: str) -> None:
     """Narrate to whoever watches the terminal."""
     sys.stderr.write(f"{many_lines(text)}\n")
@@ -193,14 +204,11 @@ class _Life:
         from semanticd.adapters.mlx.platform.heap import return_freed_memory
 
         return_freed_memory(budget_bytes=heap_budget(self._settings))
-        # Imports leave nothing to collect; looking through 1,200 modules again and again takes a tenth of a second.
-        gc.disable()
-        blas = load_fast_blas()
-        import_mlx_lm()
-        from semanticd.entrypoints import assembly
+        with _nothing_to_collect():
+            blas = load_fast_blas()
+            import_mlx_lm()
+            from semanticd.entrypoints import assembly
 
-        gc.freeze()
-        gc.enable()
         host, port = self._listeners[0].getsockname()[:2]
         address = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
         path = socket_path_in(self._settings.paths.runtime_dir)
@@ -230,11 +238,14 @@ class _Life:
             stack.push_async_callback(control.close)
             stack.enter_context(self._signals())
             self._daemon.engine.start()
-            http = assembly.http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
+            loading = asyncio.create_task(self._daemon.models.load(assembly.first_model(self._settings)))
+            stack.callback(loading.cancel)
+            # The imports hold Python's lock, and most of the model's loading does not.
+            http = await asyncio.to_thread(self._http)
             serving = asyncio.create_task(http.serve(sockets=list(self._listeners)))
             stack.push_async_callback(self._end_http, http, serving)
             stack.enter_context(upkeep.alive())
-            failed = await self._load(upkeep)
+            failed = await self._until_loaded(loading, upkeep)
             if failed is not None:
                 return failed
             stack.enter_context(upkeep.serving())
@@ -243,12 +254,18 @@ class _Life:
             end_within(ENDING_LIMIT_S, log=self._log)
         return 0
 
-    async def _load(self, upkeep: Upkeep) -> int | None:
-        """Load the first model; returns an exit status when that ends the daemon."""
+    def _http(self) -> Any:
+        """Return the HTTP server, which is not served yet; its imports take a third of a second."""
+        with _nothing_to_collect():
+            from semanticd.entrypoints.http_edge import http_server
+
+        return http_server(self._daemon, self._settings, log=self._log, state=lambda: self.state)
+
+    async def _until_loaded(self, loading: asyncio.Task[Any], upkeep: Upkeep) -> int | None:
+        """Wait for the first model; returns an exit status when that ends the daemon."""
         from semanticd.entrypoints.assembly import first_model
 
         name = first_model(self._settings)
-        loading = asyncio.create_task(self._daemon.models.load(name))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

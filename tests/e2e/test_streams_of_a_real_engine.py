@@ -16,7 +16,7 @@ import pytest
 from semanticd.adapters.config import Settings
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.mlx.model.runner import MlxModelRunner
-from semanticd.entrypoints import assembly
+from semanticd.entrypoints import http_edge
 from tests.fakes.asgi_client import Answer, until
 from tests.fakes.engine_rig import wait_until
 from tests.fakes.tiny_folder import write_tiny_model
@@ -99,7 +99,7 @@ async def test_a_long_prompt_is_bridged_by_pings(
         return prefill(self, *args, **more)
 
     monkeypatch.setattr(MlxModelRunner, "prefill", bridged_prefill)
-    monkeypatch.setattr(assembly, "HttpConfig", partial(HttpConfig, ping_interval_s=0.01))
+    monkeypatch.setattr(http_edge, "HttpConfig", partial(HttpConfig, ping_interval_s=0.01))
     settings = Settings()
     settings = replace(settings, mlx=replace(settings.mlx, prefill_chunk=256))
     async with WholeDaemon(tmp_path, model=tiny, settings=settings) as daemon:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import Self
 
 from semanticd.adapters.config import PathSettings, Settings
-from semanticd.entrypoints import assembly
+from semanticd.entrypoints import assembly, http_edge
 from semanticd.entrypoints.bootstrap import close
 from tests.fakes.asgi_client import Answer, AsgiClient, until
 from tests.fakes.telemetry import RecordingBus, RecordingLog
@@ -43,7 +43,7 @@ class WholeDaemon:
             facts={},
             **options,
         )
-        server = assembly.http_server(self.parts, self.settings, log=self.log, state=lambda: "ready")
+        server = http_edge.http_server(self.parts, self.settings, log=self.log, state=lambda: "ready")
         self.client = AsgiClient(server.config.app)  # type: ignore[arg-type]
         self._model = model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import falcon
 import falcon.asgi
 import msgspec
@@ -76,7 +78,7 @@ def create_app(services: HttpServices, config: HttpConfig) -> RequestContextWrap
     app.add_route("/health/live", Health(services.health.live))
     app.add_route("/health/ready", Health(services.health.ready))
     app.add_route("/health/startup", Health(services.health.startup))
-    document = make_document(ENDPOINTS, version=config.version)
+    document = cache(partial(make_document, ENDPOINTS, version=config.version))
     app.add_route("/openapi.json", OpenApi(document))
     app.add_route("/docs", Docs(document))
     app.add_route("/metrics", Metrics(services.metrics_text))

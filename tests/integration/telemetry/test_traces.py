@@ -224,7 +224,7 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
         "import sys, json\n"
         "from semanticd.adapters.tracing import open_tracer\n"
         "assert open_tracer(None, version='0') is None\n"
-        "import semanticd.entrypoints.assembly\n"
+        "import semanticd.entrypoints.assembly, semanticd.entrypoints.http_edge\n"
         "print(json.dumps([m for m in sys.modules if m.startswith('opentelemetry')]))\n"
     )
     done = subprocess.run(

@@ -10,6 +10,7 @@ import importlib
 import resource
 from typing import Any
 
+from semanticd.adapters.mlx.platform.transformers_names import quick_names
 from semanticd.domain.errors import DaemonError
 
 BACK_END_ADVICE = (
@@ -31,7 +32,7 @@ def import_mlx() -> Any:
 
 
 def import_mlx_lm() -> None:
-    """Import `mlx_lm.utils`, with the limits left as they are. To be called while no other thread sets limits.
+    """Import `mlx_lm.utils`, with the limits left as they are. To be called before there are other threads.
 
     Raises:
         DaemonError: MLX is not installed, or has no back end here.
@@ -40,7 +41,8 @@ def import_mlx_lm() -> None:
     original = resource.setrlimit
     resource.setrlimit = _leave_as_it_is
     try:
-        importlib.import_module("mlx_lm.utils")
+        with quick_names():
+            importlib.import_module("mlx_lm.utils")
     finally:
         resource.setrlimit = original
 
