@@ -97,10 +97,17 @@ class HttpPeers:
         seconds = 0.0
         with self._lock:
             for block in blocks:
-                holding = self._known.get(block.block_hash)
-                rate = holding.peers[0].link.bytes_per_s if holding else None
+                first = next(iter(self._quickest(block.block_hash)), None)
+                rate = first.link.bytes_per_s if first is not None else None
                 seconds += block.num_bytes / rate if rate else 0.0
         return seconds
+
+    def _quickest(self, name: BlockHash) -> list[Peer]:
+        """Return who has a block, the quickest first; one that was never measured may be quicker. Under the lock."""
+        holding = self._known.get(name)
+        if holding is None:
+            return []
+        return sorted(holding.peers, key=lambda peer: -(peer.link.bytes_per_s or float("inf")))
 
     def forgive(self) -> None:
         """Count what was measured a little less."""
@@ -162,12 +169,7 @@ class HttpPeers:
     async def _read(self, name: BlockHash) -> BlockRecord | None:
         with self._lock:
             holding = self._known.get(name)
-            # The quickest first; one that was never measured may be quicker.
-            peers = (
-                sorted(holding.peers, key=lambda peer: -(peer.link.bytes_per_s or float("inf")))
-                if holding
-                else []
-            )
+            peers = self._quickest(name)
             max_bytes = holding.max_bytes if holding else 0
         until = self._loop.time() + self._read_s
         for peer in peers:

@@ -299,6 +299,29 @@ def test_a_link_that_was_slow_is_not_used_where_computing_is_quicker() -> None:
         assert answer.cache.miss.cause == "first_request"
 
 
+def test_a_slow_peer_is_no_reason_to_compute_what_another_brings() -> None:
+    store, prompt, _ = told(has_state=False)
+    names = store.stored()
+    with PeerServer(store) as slow, PeerServer(store) as other:
+        peers = HttpPeers(
+            [slow.url, other.url], key=None, decode=decode_foreign,
+            metrics=RecordingMetrics(), log=RecordingLog(), look_up_s=60.0, read_s=60.0,
+        )  # fmt: skip
+        try:
+            offers = peers.look_up(question_about(tuple(prompt), HashRunner().spec)).result(60)
+            assert peers.read(offers[0].name).result(60) is not None
+            assert (slow.num_reads, other.num_reads) == (1, 0)
+            # The other one, which was not measured, is asked first from here on.
+            blocks = [block for name in names if (block := store.get(name)) and peers.holds(name)]
+            assert len(blocks) == len(offers)
+            assert peers.expected_s(blocks) == 0.0
+            assert peers.read(offers[1].name).result(60) is not None
+            assert (slow.num_reads, other.num_reads) == (1, 1)
+            assert peers.expected_s(blocks) > 0.0
+        finally:
+            peers.close()
+
+
 def test_nothing_is_asked_for_the_blocks_of_an_agent_with_a_private_root() -> None:
     store, prompt, _ = told(has_state=False)
     with PeerServer(store) as peer, asking(peer) as rig:
