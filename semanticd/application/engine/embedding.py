@@ -115,6 +115,18 @@ class Embedding:
         for work in list(self._work):
             self._end(work, error)
 
+    def give_way(self) -> bool:
+        """Give the running cache of a long text back for an answer that needs the room; returns whether there was one.
+
+        The text begins again when there is room for all of it.
+        """
+        for work in self._work:
+            model = self._models.get(work.job.model_id)
+            if work.part is not None and model is not None:
+                self._begin_again(work, work.part, model.runner)
+                return True
+        return False
+
     def step(self) -> float:
         """Compute a slice if there is one to compute now; returns the seconds that it took, 0: none."""
         while self._work and self._work[0].job.vectors.cancelled():
@@ -170,7 +182,7 @@ class Embedding:
             work.left.pop()
             work.part = _Part(index, SequenceId(next(self._ids)))
         if work.part is not None:
-            return self._compute_part(work, work.part, runner, row)
+            return self._compute_part(work, work.part, runner, row) if self._may_grow(work, row) else 0
         longest = len(texts[work.left[-1]])
         num_rows = min(max(size // longest, 1), len(work.left))
         indices = [work.left[-1 - at] for at in range(num_rows)]
@@ -190,6 +202,22 @@ class Embedding:
             self._drop_part(work, runner)
         self._room.measure()
         return len(ids)
+
+    def _may_grow(self, work: _Work, size: int) -> bool:
+        """Make room for the next tokens of a long text.
+
+        Without, it waits for the disk, or gives way to the sequences that took its room meanwhile.
+        """
+        part, runner = work.part, self._models[work.job.model_id].runner
+        assert part is not None, "a text is under way"
+        left = len(work.job.texts[part.index]) - part.num_done
+        before = running_size(runner.spec, part.num_done).num_bytes if part.num_done else 0
+        after = running_size(runner.spec, part.num_done + min(size, left)).num_bytes
+        if self._room.make(after - before, over_pins=not self._running):
+            return True
+        if self._running and self._store.could_free() < after - before:
+            self._begin_again(work, part, runner)
+        return False
 
     def _has_room(self, work: _Work, runner: ModelRunner, num_tokens: int) -> bool:
         """Make room for the running cache of a text.
@@ -230,8 +258,12 @@ class Embedding:
         if work.num_shortages >= MAX_SHORTAGES:
             self._end(work, error)
         elif work.part is not None:
-            work.left.append(work.part.index)
-            self._drop_part(work, self._models[work.job.model_id].runner)
+            self._begin_again(work, work.part, self._models[work.job.model_id].runner)
+        self._room.measure()
+
+    def _begin_again(self, work: _Work, part: _Part, runner: ModelRunner) -> None:
+        work.left.append(part.index)
+        self._drop_part(work, runner)
         self._room.measure()
 
     def _drop_part(self, work: _Work, runner: ModelRunner) -> None:

@@ -157,19 +157,6 @@ class BlockPoolBatchEngine:
             telemetry=recording,
         )
         self._output = OutputProcessor(completion=self._completion, commit=self._commit, telemetry=recording)
-        self._preemption = Preemption(
-            running=self._running,
-            store=store,
-            scheduler=scheduler,
-            room=self._room,
-            completion=self._completion,
-            output=self._output,
-            log=self._log,
-        )
-
-        self._promotion = Promotion(
-            running=self._running, store=store, scheduler=scheduler, commit=self._commit
-        )
         self._embedding = Embedding(
             models=self._models,
             running=self._running,
@@ -178,6 +165,18 @@ class BlockPoolBatchEngine:
             room=self._room,
             guard=self._guard,
             telemetry=recording,
+        )
+        self._preemption = Preemption(
+            running=self._running,
+            store=store,
+            scheduler=scheduler,
+            room=self._room,
+            completion=self._completion,
+            output=self._output,
+            embedding=self._embedding,
+        )
+        self._promotion = Promotion(
+            running=self._running, store=store, scheduler=scheduler, commit=self._commit
         )
 
     # From other threads.

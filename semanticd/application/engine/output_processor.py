@@ -7,6 +7,7 @@ from semanticd.application.engine.completion import Completion
 from semanticd.application.engine.running_sequence import RunningSequence, SequenceText
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.application.ports.inference import DecodedToken
+from semanticd.domain.block_pool import PoolLedger
 from semanticd.domain.generation import FinishReason
 
 
@@ -17,7 +18,7 @@ class OutputProcessor:
         """End answers through `completion`."""
         self._completion = completion
         self._commit = commit
-        self._metrics = telemetry.metrics
+        self._log, self._metrics = telemetry.log, telemetry.metrics
         self._bus = telemetry.bus
 
     def prompt_scores(self, running: RunningSequence) -> None:
@@ -64,8 +65,16 @@ class OutputProcessor:
         else:
             self._commit.publish_decoded(running)
 
-    def cut_short(self, running: RunningSequence) -> None:
-        """End an answer that has no room to go on."""
+    def cut_short(self, running: RunningSequence, ledger: PoolLedger) -> None:
+        """End an answer that has no room to go on in this ledger."""
+        self._log.warning(
+            "answer_cut_short",
+            request_id=running.submission.request_id,
+            num_tokens=running.sequence.num_tokens,
+            running_bytes=ledger.running_bytes,
+            pinned_bytes=ledger.pinned_bytes,
+            budget_bytes=ledger.budget_bytes,
+        )
         text, stopped = running.flush()
         running.is_cut_short = not stopped
         self._send(running, text)

@@ -2,18 +2,18 @@
 
 First blocks that no sequence uses: those on disk, then, after a pause of at most `max_stall_s`, those that wait for it.
 Then the youngest sequence, whose blocks are published before so that it resumes. For one that is alone pinned blocks
-leave too: a pin costs no answer its end. One that outgrows the budget all the same has its answer ended there: nothing
-else would ever make room.
+leave too, and a long text that is being embedded begins again later: neither costs an answer its end. One that outgrows
+the budget all the same has its answer ended there: nothing else would ever make room.
 """
 
 from __future__ import annotations
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.completion import RUNNING_STATES, Completion
+from semanticd.application.engine.embedding import Embedding
 from semanticd.application.engine.output_processor import OutputProcessor
 from semanticd.application.engine.room import Room
-from semanticd.application.engine.running_sequence import Running, RunningSequence
-from semanticd.application.ports.telemetry import Log
+from semanticd.application.engine.running_sequence import Running
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import Sequence, SequenceState
 
@@ -30,7 +30,7 @@ class Preemption:
         room: Room,
         completion: Completion,
         output: OutputProcessor,
-        log: Log,
+        embedding: Embedding,
     ) -> None:
         """Look after the `running` sequences, which are read at every call."""
         self._running = running
@@ -39,7 +39,7 @@ class Preemption:
         self._room = room
         self._completion = completion
         self._output = output
-        self._log = log
+        self._embedding = embedding
         self.waits_for_disk = False
         """Whether what runs would outgrow the budget, and will not once the disk has taken blocks."""
 
@@ -67,8 +67,11 @@ class Preemption:
                 return False
             victim = self._scheduler.preemption_victim(sparing=oldest.sequence_id)
             if victim is None:
+                if self._embedding.give_way():
+                    continue
                 if self._outgrew(oldest):
-                    self._cut_short(self._running[oldest.sequence_id])
+                    self._output.cut_short(self._running[oldest.sequence_id], self._store.ledger())
+                    self._room.measure()
                 # What was handed over may all be written by now: there is more where that came from.
                 return self._room.due_bytes > 0 and bool(self._store.num_writing or self._store.persist())
             self._completion.preempt(self._running[victim.sequence_id])
@@ -93,16 +96,3 @@ class Preemption:
             return False
         ledger = self._store.ledger()
         return ledger.running_bytes + self._room.due_bytes > ledger.budget_bytes
-
-    def _cut_short(self, running: RunningSequence) -> None:
-        ledger = self._store.ledger()
-        self._log.warning(
-            "answer_cut_short",
-            request_id=running.submission.request_id,
-            num_tokens=running.sequence.num_tokens,
-            running_bytes=ledger.running_bytes,
-            pinned_bytes=ledger.pinned_bytes,
-            budget_bytes=ledger.budget_bytes,
-        )
-        self._output.cut_short(running)
-        self._room.measure()

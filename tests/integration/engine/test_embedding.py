@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from concurrent.futures import Future
 from itertools import pairwise
 from typing import Any
@@ -22,8 +23,9 @@ from semanticd.domain.errors import (
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
-from tests.fakes.model_runner import HashRunner, vector_of
+from tests.fakes.model_runner import BYTES_PER_TOKEN, STATE_BYTES, HashRunner, continuation, vector_of
 from tests.fakes.telemetry import ManualClock
+from tests.fakes.tokenizer import CharTokenizer
 
 TEXTS = ((1, 2, 3), (4,), tuple(range(40)), (9, 9), (5,) * 700)
 
@@ -38,10 +40,10 @@ def embed(rig: EngineRig, *texts: tuple[int, ...], **more: Any) -> Future[tuple[
     return made.vectors
 
 
-def timed(**more: Any) -> EngineRig:
+def timed(*, has_state: bool = False, **more: Any) -> EngineRig:
     """Return a rig on whose clock a token takes a millisecond, and a decode step twenty."""
     clock = ManualClock()
-    runner = HashRunner(clock=clock, prefill_token_s=0.001, decode_step_s=0.02)
+    runner = HashRunner(clock=clock, prefill_token_s=0.001, decode_step_s=0.02, has_state=has_state)
     return EngineRig(runner=runner, clock=clock, **more)
 
 
@@ -160,3 +162,30 @@ def test_jobs_take_places_in_the_queue_and_end_with_the_engine() -> None:
         assert isinstance(error_of(vectors), DrainingError)
         with pytest.raises(DrainingError):
             embed(rig, (1,))
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_an_answer_that_runs_alone_is_not_cut_short_for_a_long_text(has_state: bool) -> None:
+    budget = 2048 * BYTES_PER_TOKEN + 4 * STATE_BYTES
+    with timed(budget_bytes=budget, has_state=has_state) as rig:
+        ids, text = [(3 + i) % 90 for i in range(900)], (7,) * 1700
+        halfway, asked, largest = threading.Event(), threading.Event(), 0
+
+        def look(operation: str) -> None:
+            nonlocal largest
+            largest = max(largest, rig.runner.running_bytes())
+            if sum(map(sum, rig.runner.embedded)) > 500 and not halfway.is_set():
+                halfway.set()
+                asked.wait(PATIENCE_S)
+
+        rig.runner.before = look
+        vectors = embed(rig, text)
+        assert halfway.wait(PATIENCE_S)
+        asking = rig.ask(ids, agent="a", max_tokens=800)
+        asked.set()
+        answer = asking.answer()
+        assert not answer.usage.is_cut_short
+        assert answer.text == CharTokenizer().decode(continuation(ids, 800, has_state=has_state))
+        assert vectors.result(PATIENCE_S) == (vector_of(text),), "it began again when there was room"
+        rig.runner.before = None
+        assert largest <= budget
