@@ -1,11 +1,13 @@
 """The real engine and its thread over a hash model and a disk in every condition: no request pays for another.
 
-Requests, cancels, models that come and go (one of them an equal twin), deletes, evictions, pins, broken rows, clock
-jumps and a disk that is slow, hung or full come in any order. Whatever the order, each request gets one last update,
-its answer is the true one unless it was cancelled, broken or its model left, and at rest nothing is held. No step
-depends on what the engine's thread has done by then, so that a run can be repeated and made smaller.
+Requests, cancels, texts that become vectors, models that come and go (one of them an equal twin), deletes, evictions,
+pins, broken rows, clock jumps and a disk that is slow, hung, full or failing come in any order. Whatever the order:
+each request gets one last update, its answer is the true one unless it was cancelled, broken or its model left, and at
+rest nothing is held. No step depends on what the engine's thread has done by then, so that a run can be repeated and
+made smaller.
 
-`SEMANTIC_TEST_ENGINE_EXAMPLES` sets how many runs of up to 40 steps are made (default 500: up to 20,000 steps).
+`SEMANTIC_TEST_ENGINE_EXAMPLES` sets how many runs are made (default 667), of 34 steps on average and 40 at most: so
+20,000 steps are made at least.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from semanticd.application.engine.embedding_job import EmbeddingJob
 from semanticd.application.engine.running_sequence import SequenceFailed
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.warm_store import BlockRecord
@@ -33,13 +38,15 @@ from semanticd.domain.errors import (
     ModelNotFoundError,
     OverloadedError,
 )
-from semanticd.domain.ids import AgentId, BlockHash, ModelId
+from semanticd.domain.ids import AgentId, BlockHash, ModelId, RequestId
 from tests.fakes.engine_rig import Answer, Ask, EngineRig, wait_until
-from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation, loaded_model
+from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation, loaded_model, vector_of
 from tests.fakes.tokenizer import CharTokenizer
 from tests.fakes.warm_store import MemoryWarmStore
 
-EXAMPLES = int(os.environ.get("SEMANTIC_TEST_ENGINE_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("SEMANTIC_TEST_ENGINE_EXAMPLES", "667"))
+STEPS_PER_EXAMPLE, ENOUGH_EXAMPLES = 30, 100
+"""Steps of a run on average, at least, where so many runs are made."""
 BUDGET = 3000 * BYTES_PER_TOKEN
 TOKENS = CharTokenizer()
 AGENTS = st.sampled_from(["ann", "bob", "cid"])
@@ -49,15 +56,17 @@ STEP_DEADLINE_S = 60.0
 
 
 class MoodyDisk(MemoryWarmStore):
-    """A warm store that can hang when it is read, besides holding and refusing writes."""
+    """A warm store that can hang or find every file broken when it is read, besides holding and refusing writes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hung = False
+        self.hung = self.failing = False
         self.pending: list[tuple[Future[BlockRecord | None], BlockHash]] = []
 
     def read(self, block_hash: BlockHash) -> Future[BlockRecord | None]:
         """Read at once, or when the disk is well again."""
+        if self.failing and self.get(block_hash) is not None:
+            self.break_block(block_hash)
         if not self.hung:
             return super().read(block_hash)
         future: Future[BlockRecord | None] = Future()
@@ -66,7 +75,7 @@ class MoodyDisk(MemoryWarmStore):
 
     def recover(self) -> None:
         """Answer everything that waits."""
-        self.hung, self.hold_writes, self.refuse = False, False, ""
+        self.hung, self.failing, self.hold_writes, self.refuse = False, False, False, ""
         pending, self.pending = self.pending, []
         for future, block_hash in pending:
             if future.set_running_or_notify_cancel():
@@ -86,6 +95,7 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.expects_defect = False
         self.rig.__enter__()
         self.asks: list[tuple[Ask, list[int], int, str]] = []
+        self.jobs: list[EmbeddingJob] = []
         self.cancelled: set[str] = set()
         self.broken: set[str] = set()
         self.twin_gone = True
@@ -97,7 +107,7 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.runner.before = self.measure
 
     def measure(self, operation: str) -> None:
-        if operation in ("decode", "prefill", "open"):
+        if operation in ("decode", "prefill", "open", "embed_part"):
             self.largest = max(self.largest, self.rig.store.ledger().used_bytes)
 
     # What clients do.
@@ -119,6 +129,17 @@ class EngineStates(RuleBasedStateMachine):
     def ask_much(self, agent: str, seed: int, length: int, answer: int) -> None:
         """Ask what fits next to any pins as it begins, and as it ends only where they make way."""
         self.ask(agent, seed, length, answer)
+
+    @rule(agent=AGENTS, lengths=st.lists(st.integers(1, 1200), min_size=1, max_size=3), leaves=st.booleans())
+    def embed(self, agent: str, lengths: list[int], leaves: bool) -> None:
+        """Ask for vectors, and leave at once or wait for them."""
+        texts = tuple((number + 1,) * length for number, length in enumerate(lengths))
+        job = EmbeddingJob(RequestId(f"texts-{len(self.jobs)}"), AgentId(agent), ModelId("tiny"), texts)
+        with suppress(OverloadedError):
+            self.rig.engine.embed(job)
+            if leaves:
+                job.vectors.cancel()
+            self.jobs.append(job)
 
     @rule(which=st.integers(0, 40))
     def cancel(self, which: int) -> None:
@@ -243,13 +264,14 @@ class EngineStates(RuleBasedStateMachine):
 
     # What the machine does.
 
-    @rule(mood=st.sampled_from(["well", "slow", "hung", "full"]))
+    @rule(mood=st.sampled_from(["well", "slow", "hung", "full", "failing"]))
     def change_the_disk(self, mood: str) -> None:
         def change() -> None:
             self.disk.recover()
             self.disk.hold_writes = mood == "slow"
             self.disk.hung = mood == "hung"
-            self.disk.refuse = "the disk is full" if mood == "full" else ""
+            self.disk.failing = mood == "failing"
+            self.disk.refuse = {"full": "the disk is full", "failing": "the disk failed"}.get(mood, "")
 
         self.rig.on_engine(change)
 
@@ -258,6 +280,13 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.clock.advance(seconds)
 
     # What must hold.
+
+    num_steps = 0
+    """Of all runs."""
+
+    @invariant()
+    def count_steps(self) -> None:
+        EngineStates.num_steps += 1
 
     @invariant()
     def nothing_is_held_without_an_owner(self) -> None:
@@ -277,7 +306,10 @@ class EngineStates(RuleBasedStateMachine):
         assert store.ledger().promised_bytes == promised, "bytes are promised without an owner"
         known = {one.sequence_id for one in running}
         assert all(sequence.sequence_id in known for sequence in self.rig.scheduler.sequences())
-        assert self.rig.runner.num_open <= len(running), "a running cache is open without an owner"
+        num_texts = sum(not job.vectors.done() for job in self.jobs)
+        assert self.rig.runner.num_open <= len(running) + num_texts, (
+            "a running cache is open without an owner"
+        )
         in_engine = {one.submission.request_id for one in running}
         for asked, *_ in self.asks:
             # This runs behind its submission in the queue: it was taken, so it runs or was answered.
@@ -299,10 +331,14 @@ class EngineStates(RuleBasedStateMachine):
             for asked, ids, answer, model in self.asks:
                 self.see_its_end(asked)
                 self.check(asked, ids, answer, model)
+            for job in self.jobs:
+                wait_until(job.vectors.done, "the end of texts")
+                self.check_vectors(job)
         finally:
             over.set()
             ticking.join()
         self.asks.clear()
+        self.jobs.clear()
         self.rig.on_engine(self.disk.recover)
         wait_until(lambda: all(change.done() for change in self.changes), "the end of changes of models")
         for change in self.changes:
@@ -357,6 +393,15 @@ class EngineStates(RuleBasedStateMachine):
         }
         assert why.get(type(last.error)), f"it failed for another's sake: {last.error!r}"
 
+    def check_vectors(self, job: EmbeddingJob) -> None:
+        if job.vectors.cancelled():
+            return
+        error = job.vectors.exception()
+        # As for answers: the disk took nothing, and there was no room without it.
+        assert error is None or isinstance(error, OverloadedError), f"it failed for another's sake: {error!r}"
+        if error is None:
+            assert job.vectors.result() == tuple(map(vector_of, job.texts))
+
     @invariant()
     def memory_is_bounded(self) -> None:
         if hasattr(self, "rig"):
@@ -371,7 +416,19 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.__exit__(None, None, None)
 
 
-TestEngineStates = EngineStates.TestCase
+_TestCase: Any = EngineStates.TestCase
+
+
+class TestEngineStates(_TestCase):  # type: ignore[misc]
+    @pytest.mark.timeout(max(600, EXAMPLES))
+    def runTest(self) -> None:
+        EngineStates.num_steps = 0
+        super().runTest()
+        # An invariant is looked at once more than there are steps.
+        num_steps = EngineStates.num_steps - EXAMPLES
+        assert EXAMPLES < ENOUGH_EXAMPLES or num_steps >= STEPS_PER_EXAMPLE * EXAMPLES, num_steps
+
+
 TestEngineStates.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
@@ -380,4 +437,3 @@ TestEngineStates.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestEngineStates = pytest.mark.timeout(max(600, EXAMPLES))(TestEngineStates)  # type: ignore[assignment]

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from semanticd.application.engine.running_sequence import SequenceText
 from semanticd.domain.errors import (
     CacheError,
     CancelledByCallerError,
@@ -89,6 +90,20 @@ def test_an_answer_that_is_cancelled_keeps_what_it_computed(step: int, has_state
         assert retry.cache.cached_tokens == 99
         follow = ids + continuation(ids, step + 1, has_state=has_state) + [1]
         assert rig.ask(follow).answer().text == truth(follow, has_state=has_state)
+
+
+def test_tokens_that_were_computed_for_who_left_are_counted() -> None:
+    with EngineRig() as rig:
+        rig.ask(prompt(100), max_tokens=1).answer()
+        ask = rig.ask(prompt(100) + prompt(60, seed=1), max_tokens=1_000_000)
+        wait_until(lambda: len(ask.updates) > 40, "an answer")
+        rig.engine.cancel(ask.request_id)
+        ask.wait()
+        num_answered = sum(isinstance(update, SequenceText) for update in ask.updates)
+        computed = rig.metrics.counters["unanswered_tokens_total", "cancelled"]
+        # The last one or two may be computed and not sent.
+        assert 60 + num_answered - 2 <= computed <= 60 + num_answered + 2
+        assert rig.metrics.counters["unanswered_tokens_total", "error"] == 0
 
 
 @pytest.mark.parametrize("has_state", [False, True])

@@ -587,9 +587,12 @@ def test_a_model_that_fails_to_load_changes_nothing() -> None:
 
 def test_the_text_up_to_a_stop_string_is_kept_although_a_special_token_was_silent() -> None:
     class WithSilentToken(CharTokenizer):
-        """Decodes id 5 to a marker that no client sees."""
+        """Decodes id 5 to a marker that no client sees; counts what it decodes."""
+
+        num_decoded = 0
 
         def decode(self, token_ids):  # type: ignore[no-untyped-def]
+            self.num_decoded += len(token_ids)
             return "".join(
                 "<|silent|>" if token == 5 else super(WithSilentToken, self).decode([token])
                 for token in token_ids
@@ -608,15 +611,18 @@ def test_the_text_up_to_a_stop_string_is_kept_although_a_special_token_was_silen
             return Silent()
 
     tokenizer = WithSilentToken()
-    script = [10, 5, *[20 + i % 40 for i in range(300)], 70, 71, 72]
+    script = [10, 5, *[20 + i % 40 for i in range(900)], 70, 71, 72]
     stop = tokenizer.decode([70, 71])
     with EngineRig(runner=HashRunner(script=script), tokenizer=tokenizer) as rig:
         answer = rig.ask(
-            prompt(50), max_tokens=400, sampling=SamplingParams(temperature=0, stop=(stop,))
+            prompt(50), max_tokens=1000, sampling=SamplingParams(temperature=0, stop=(stop,))
         ).answer()
         assert answer.stop_sequence == stop
         rig.idle()
-        assert rig.agents.get(AgentId("a")).transcript.num_tokens == 50 + 302
+        assert rig.agents.get(AgentId("a")).transcript.num_tokens == 50 + 902
+        assert tokenizer.num_decoded < 10 * len(script), (
+            "each token is decoded a few times, not once for each other"
+        )
 
 
 def test_anonymous_clients_have_a_quota_of_their_own() -> None:

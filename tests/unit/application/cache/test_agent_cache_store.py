@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from semanticd.application.cache import write_behind
 from semanticd.domain.ids import AgentId
 from tests.fakes.cache_rig import CacheRig
+from tests.fakes.engine_rig import PATIENCE_S
 from tests.fakes.model_runner import BYTES_PER_TOKEN
 
 A, B = AgentId("a"), AgentId("b")
@@ -50,6 +53,22 @@ def test_writing_pauses_while_much_is_on_its_way() -> None:
     finally:
         write_behind.MAX_IN_FLIGHT_BYTES = limit
     assert rig.store.persist(limit_bytes=40) == 64
+
+
+def test_readers_on_other_threads_do_not_wait_while_tensors_become_bytes() -> None:
+    rig = CacheRig()
+    rig.publish(A, list(range(12)))
+    seen: list[int] = []
+
+    def read(operation: str) -> None:
+        if operation == "dump":
+            reader = threading.Thread(target=lambda: seen.append(rig.store.ledger().hot_bytes))
+            reader.start()
+            reader.join(PATIENCE_S)
+
+    rig.runner.before = read
+    rig.store.persist()
+    assert seen == [12 * BYTES_PER_TOKEN] * 3, "the lock was free at each copy"
 
 
 def test_copies_for_the_disk_are_made_piece_by_piece_when_memory_is_short() -> None:
