@@ -47,6 +47,10 @@ def test_docstrings_code_and_plain_words_are_no_findings(repository: Path) -> No
         ("The answer is none.", "is none"),
         ("Least level that is logged.", "Least level that"),
         ("A folder for everybody.", "everybody"),
+        ("All but for one.", "but for"),
+        ("Memory is given back.", "given back"),
+        ("Blocks stay for good.", "for good"),
+        ("An older block makes way.", "makes way"),
     ],
 )
 def test_a_phrase_is_found_in_a_page_and_in_a_message(repository: Path, text: str, word: str) -> None:

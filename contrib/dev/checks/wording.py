@@ -34,6 +34,12 @@ PATTERNS = {
     r"\b(?:least|most) \w+ that\b": "minimum, maximum",
     r"\btaken up\b": "resumed",
     r"\bthose of here\b": "these",
+    r"\bbut for\b": "except, except for",
+    r"\b(?:makes?|made) way\b": "is displaced, is evicted",
+    r"\bfor (?:good|ever)\b": "permanently, forever",
+    r"\bgiv(?:es?|en) back\b": "return, free, release",
+    r"\btak(?:es?|en) along\b": "with it, too",
+    r"\bnot said\b": "not documented, not reported",
 }
 """Regular expressions, and words to use instead."""
 
