@@ -15,8 +15,18 @@ from pathlib import Path
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 UMASK = 0o077
+REGULAR = "a regular file"
 _OTHERS_MAY_WRITE = 0o022
 _ROOT = 0
+_KINDS = (
+    (stat.S_ISREG, REGULAR),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 class UnsafePathError(OSError):
@@ -139,6 +149,11 @@ def check_socket(path: Path, *, uid: int | None = None) -> None:
         folder.st_mode & _OTHERS_MAY_WRITE and not folder.st_mode & stat.S_ISVTX
     ):
         raise UnsafePathError(f"others may replace {path}: its folder is not this user's alone")
+
+
+def kind_of(mode: int) -> str:
+    """Return what lies at a path by its `st_mode`, in words: `REGULAR`, "a folder", "a named pipe", ..."""
+    return next((name for test, name in _KINDS if test(mode)), "of an unknown kind")
 
 
 def _make(folder: Path) -> None:

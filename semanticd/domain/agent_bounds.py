@@ -21,6 +21,8 @@ MAX_COUNT = 2**40
 """Of tokens, turns, blocks or bytes: more than an agent comes to; the sum over 8,000 agents is exact in a float."""
 MAX_TIME = 253_402_214_400.0
 """Seconds since the epoch: the last day of the year 9999, which is shown in every time zone."""
+MIN_TTL_S = 1.0
+"""What a client may ask for at least: less is a unit that was mistaken. What was stored may be shorter."""
 MAX_TTL_S = 10 * 365 * 86400.0
 MAX_NAME_CHARACTERS = 4096
 """Of a model's name, which may be a path."""

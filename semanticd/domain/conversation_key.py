@@ -28,6 +28,10 @@ _RAW_HEAD = "raw"
 _OPENING_MESSAGES = 4
 _OPENING_TEXTS = 16
 _DIGEST_BYTES = 8
+_LARGE_BEGINNING = 64 * 1024
+"""Characters that are read in a tenth of a millisecond."""
+_MESSAGE_SIZE = 64
+"""What a message costs besides its text, in characters."""
 _SKETCH_WORDS = 24
 _ALIKE = 0.6
 """The share of words that two system texts have in common, from which on they are taken for versions of one."""
@@ -102,6 +106,20 @@ def conversation_key(prompt: Prompt) -> ConversationKey:
         opening=tuple(dict.fromkeys(_opening(messages))),
         weight=2 if prompt.tools else 1 if answered else 0,
     )
+
+
+def begins_large(prompt: Prompt) -> bool:
+    """Whether `anonymous_id` has so much to read that the event loop should not; looks at the first messages only."""
+    if not isinstance(prompt, ChatPrompt):
+        return False
+    size = 0
+    for message in prompt.messages:
+        size += _MESSAGE_SIZE + sum(len(part.text) for part in message.parts if isinstance(part, TextPart))
+        if size > _LARGE_BEGINNING:
+            return True
+        if message.role == "user":
+            break
+    return False
 
 
 def anonymous_id(prompt: Prompt) -> AgentId:

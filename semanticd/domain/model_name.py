@@ -10,6 +10,8 @@ from semanticd.domain.limits import LIMITS
 
 HUB = "hf:"
 """How a name begins that is a repository of the Hugging Face Hub."""
+DEFAULT_NAME = "default"
+"""What the current model, or the one that a daemon would serve, is called in requests and commands."""
 _PATHS = (".", "~", "/")
 _CUT = 200
 """Characters of a name that is made of a longer one; a few are left for what tells it from others."""

@@ -35,6 +35,7 @@ from semanticd.application.ports.models import InstalledModel
 from semanticd.control.address import SocketPathTooLongError, socket_path_in
 from semanticd.domain.errors import SemanticError
 from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, ModelFootprint, fit, packed_on_cpu
+from semanticd.domain.size_text import size
 from semanticd.entrypoints.doctor_peers import check_peers
 from semanticd.entrypoints.findings import Finding
 from semanticd.entrypoints.model_fit import default_model_name, fixed_budget, machine_without_mlx
@@ -189,12 +190,12 @@ def check_memory(settings: Settings, device: DeviceMemory) -> Finding:
     budget, (model, installed) = fixed_budget(settings), _to_serve(settings, device)
     found = fit(device, model, budget_bytes=budget) if model is not None else None
     text = (
-        f"{device.kind}: {device.total_bytes / _GIB:.1f} GiB, of them {device.working_set_bytes / _GIB:.1f} GiB for "
-        f"weights and KV; {free / _GIB:.1f} GiB of RAM free; cache budget "
+        f"{device.kind}: {size(device.total_bytes)}, of them {size(device.working_set_bytes)} for "
+        f"weights and KV; {size(free)} of RAM free; cache budget "
     )
-    text += f"{budget / _GIB:.1f} GiB" if budget is not None else "by what weights leave"
+    text += size(budget) if budget is not None else "by what weights leave"
     if budget is None and model is not None and found is not None:
-        text += f", {found.kv_bytes / _GIB:.1f} GiB with {model.name}"
+        text += f", {size(found.kv_bytes)} with {model.name}"
     facts = {
         "total_bytes": device.total_bytes,
         "working_set_bytes": device.working_set_bytes,
@@ -262,13 +263,13 @@ def check_disk(folder: Path, *, reserve_gb: float | None = None) -> Finding:
 
 def room_on_disk(folder: Path, *, free_bytes: int, reserve_bytes: int) -> Finding:
     """Judge what is free for a folder: an error where files hardly can be written, blocks or not."""
-    text = f"{free_bytes / _GIB:.1f} GiB free for {folder}"
+    text = f"{size(free_bytes)} free for {folder}"
     advice = "make room; `semanticd cache prune SIZE` removes the least recently used blocks"
     facts = {"free_bytes": free_bytes, "reserve_bytes": reserve_bytes}
     state: Literal["ok", "warning", "error"] = "warning" if free_bytes < _LOW_DISK_BYTES else "ok"
     if free_bytes < reserve_bytes:
         state = "warning"
-        text += f"; no block is written while less than {reserve_bytes / _GIB:.1f} GiB are free"
+        text += f"; no block is written while less than {size(reserve_bytes)} are free"
         advice += "; SEMANTIC_AGENT_DISK_RESERVE_GB says how much stays free (0: no reserve)"
     if free_bytes < _FULL_DISK_BYTES:
         state = "error"

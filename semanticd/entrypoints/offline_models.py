@@ -21,7 +21,8 @@ from semanticd.application.services.model_facts import (
     known_facts,
     removed_facts,
 )
-from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, device_memory
+from semanticd.domain.memory_plan import DeviceKind, DeviceMemory, default_model, device_memory
+from semanticd.domain.model_name import DEFAULT_NAME
 
 
 def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]) -> None:
@@ -37,12 +38,18 @@ def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Cal
 class OfflineModels:
     """What can be done with models' files alone; rows look like the daemon's."""
 
-    def __init__(self, registry: ModelRegistry, device: DeviceMemory) -> None:
-        """Look at this registry; models are to be held on this device."""
-        self._registry, self._device = registry, device
+    def __init__(
+        self, registry: ModelRegistry, device: DeviceMemory, *, configured: str | None = None
+    ) -> None:
+        """Look at this registry; models are to be held on this device.
+
+        `configured` is the model that a daemon is set to serve; None: the one that suits the device.
+        """
+        self._registry, self._device, self._configured = registry, device, configured
 
     def info(self, model: str) -> ModelFacts:
         """Return one model's facts; raises `ModelNotFoundError`."""
+        model = self._meant(model)
         entry, found = self._registry.resolve(model), self._registry.find(model)
         return (
             known_facts(entry) if found is None else installed_facts(known_facts(entry), found, self._device)
@@ -55,8 +62,15 @@ class OfflineModels:
             share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
             show(progress.stage, share, progress.total_bytes)
 
-        installed = self._registry.pull(model, report)
+        installed = self._registry.pull(self._meant(model), report)
         return PulledModel(installed.model_id, installed.path, installed.size_bytes)
+
+    def _meant(self, name: str) -> str:
+        """Return the name itself; for `default`, unless a model is called so, that of what a daemon would serve."""
+        if name != DEFAULT_NAME or self._registry.known_name(name) is not None:
+            return name
+        known = [one for entry in self._registry.entries() if (one := entry.footprint()) is not None]
+        return self._configured or default_model(self._device, known)
 
     def remove(self, model: str) -> RemovedModel:
         """Delete a model's files."""
@@ -82,6 +96,7 @@ def open_models(settings: Settings | None = None) -> OfflineModels:
             gguf_bits=settings.mlx.gguf_bits,
         ),
         _device(settings),
+        configured=settings.mlx.model_id,
     )
 
 

@@ -242,7 +242,7 @@ async def test_domain_errors_arrive_with_their_code_and_text(short_tmp_path: Pat
         ("agents.show", {"agent": 5}, "invalid_argument", "expected text"),
         ("agents.pin", {"agent": "planner", "ttl": 5}, "invalid_argument", "did you mean 'ttl_s'"),
         ("agents.pin", {"agent": "planner", "ttl_s": -1}, "invalid_argument", "a number above 0"),
-        ("agents.pin", {"agent": "planner", "ttl_s": 0}, "invalid_argument", "a number above 0"),
+        ("agents.pin", {"agent": "planner", "ttl_s": 0.5}, "invalid_argument", "a number from 1 to"),
         ("agents.pin", {"agent": "planner", "ttl_s": float("inf")}, "invalid_argument", "at most 315360000"),
         ("agents.pin", {"agent": "planner", "ttl_s": 1e300}, "invalid_argument", "at most 315360000"),
         ("shutdown", {"timeout_s": float("nan")}, "invalid_argument", "from 0 to 315360000"),

@@ -7,6 +7,7 @@ size, times of change and inode.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from semanticd.control.private_files import REGULAR, kind_of
 from semanticd.domain.model_name import plain_name
 
 _CHUNK = 4 * 1024 * 1024
@@ -158,6 +160,8 @@ def _apparent(facts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _hash(path: Path, on_progress: Callable[[int, int], None]) -> str:
+    if (kind := kind_of(path.stat().st_mode)) != REGULAR:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
     # No more than the file had at first: one that is being written grows as fast as it is read.
     size, done, digest = path.stat().st_size, 0, hashlib.sha256()
     with path.open("rb") as stream:

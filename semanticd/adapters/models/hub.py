@@ -10,6 +10,7 @@ from pathlib import Path
 
 from semanticd.application.ports.models import PullProgress
 from semanticd.domain.errors import ModelDownloadError
+from semanticd.domain.size_text import at_least, at_most
 
 _PATTERNS = [
     "*.json",
@@ -93,7 +94,7 @@ def _check_room(repo: str, folder: Path, total: int) -> None:
     free = shutil.disk_usage(existing).free
     if total - there > free:
         raise ModelDownloadError(
-            f"cannot fetch {repo}: it takes {total / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free in "
+            f"cannot fetch {repo}: it takes {at_least(total)}, and {at_most(free)} are free in "
             f"{existing}; make room, or set SEMANTIC_MODELS_DIR to a folder on another disk"
         )
 

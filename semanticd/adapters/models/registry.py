@@ -7,6 +7,7 @@ appears whole or not at all; two processes that pull the same model wait for one
 
 from __future__ import annotations
 
+import difflib
 import re
 import shutil
 import sys
@@ -85,6 +86,11 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "defaults": dict,
     "reference": str,
 }
+_NUMBERS = frozenset(
+    ("context_length", "memory_estimate_bytes", "weights_bytes", "kv_bytes_per_token", "ttl_s")
+)
+_MOST = 2**53
+"""Bytes, tokens or seconds: what a float holds exactly."""
 _NOT_IN_ENTRIES = frozenset(("sources", "aliases", "defaults", "reference"))
 
 
@@ -97,6 +103,10 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
             raise ConfigurationError(f"{origin}: models.{name}.{key} is unknown; known: {', '.join(_FIELDS)}")
         if not isinstance(value, expected):
             raise ConfigurationError(f"{origin}: models.{name}.{key} must be {expected}, not {value!r}")
+        if key in _NUMBERS and not _is_sensible(value):
+            raise ConfigurationError(
+                f"{origin}: models.{name}.{key} must be a number from 1 to {_MOST}, not {value!r}"
+            )
     if table.get("pooling", "mean") not in get_args(Pooling):
         raise ConfigurationError(
             f"{origin}: models.{name}.pooling must be one of {', '.join(get_args(Pooling))}"
@@ -115,6 +125,10 @@ def _entry(name: str, table: Mapping[str, Any], origin: str) -> tuple[ModelEntry
         **known,
     )
     return entry, sources
+
+
+def _is_sensible(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and 1 <= number <= _MOST
 
 
 def _check_name(name: object, where: str) -> None:
@@ -299,11 +313,33 @@ class ModelRegistry:
         converted = self._gguf_files.named(name)
         if converted is not None:
             return ModelEntry(name, str(converted)), (str(converted),)
+        if (spelled := self._in_other_case(name)) is not None:
+            return self._resolve(spelled)
         raise ModelNotFoundError(
-            f"no model is called {name!r}{self._nearest(name)}; known: {', '.join(self._entries)}, or hf:org/name, "
-            "a model folder, a .gguf",
+            f"no model is called {name!r}{self._nearest(name)}{self._folder_like(name)}; known: "
+            f"{', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf",
             param="model",
         )
+
+    def _in_other_case(self, name: str) -> str | None:
+        """Return the one name that is this one but for capitals; None where there is none, or more than one model."""
+        wanted = name.casefold()
+        names = {
+            one: entry.name for entry, _ in self._entries.values() for one in (entry.name, *entry.aliases)
+        }
+        names |= {one: one for one in self._profiles}
+        alike = [one for one in names if one.casefold() == wanted and one != name]
+        return alike[0] if len({names[one] for one in alike}) == 1 else None
+
+    def _folder_like(self, name: str) -> str:
+        """Return that a folder that the user put among our models is named by its path; nothing where none is meant."""
+        folders = {
+            one.parent.name.casefold(): one.parent
+            for one in sorted(self._dir.glob("*/config.json"))
+            if not (one.parent / _COMPLETE).is_file()
+        }
+        alike = difflib.get_close_matches(name[:80].casefold(), folders, 1)
+        return f"; the folder {folders[alike[0]]} holds a model: name it by its path" if alike else ""
 
     def _nearest(self, name: str) -> str:
         names = [one for entry, _ in self._entries.values() for one in (entry.name, *entry.aliases)]

@@ -170,6 +170,7 @@ class GenerateService:
 
     async def _begin(self, arrival: Arrival) -> EngineStream:
         request = arrival.request
+        await arrival.name()
         if request.agent_id is None or not request.conversation:
             return await self._open(request, arrival)
         self._recorder.begin_turn(request.agent_id, request.request_id)

@@ -20,7 +20,7 @@ from typing import Literal
 from semanticd.application.engine.running_sequence import LongestWait, RunningSequence
 from semanticd.application.ports.telemetry import Clock
 from semanticd.application.services.model_progress import ModelProgress
-from semanticd.domain.conversation_key import anonymous_id
+from semanticd.domain.conversation_key import anonymous_id, begins_large
 from semanticd.domain.errors import CancelledByCallerError
 from semanticd.domain.generation import GenerationRequest, WaitReason
 from semanticd.domain.ids import AgentId, ModelId, RequestId
@@ -58,10 +58,20 @@ class Arrival:
 
     @property
     def agent_id(self) -> AgentId:
-        """Whose turn it is; an anonymous prompt's beginning is looked at once, when somebody asks."""
+        """Whose turn it is; empty while the beginning of a large anonymous prompt is read, by another thread.
+
+        A small one is read once, when somebody asks.
+        """
         if self._agent_id is None:
+            if self.request.agent_id is None and begins_large(self.request.prompt):
+                return AgentId("")
             self._agent_id = self.request.agent_id or anonymous_id(self.request.prompt)
         return self._agent_id
+
+    async def name(self) -> None:
+        """Have the beginning of a large anonymous prompt read outside of the event loop: it names the agent."""
+        if self.request.agent_id is None and begins_large(self.request.prompt):
+            self._agent_id = await asyncio.to_thread(anonymous_id, self.request.prompt)
 
     def has_model(self, model_id: ModelId) -> None:
         """Note that its model is there: its prompt is read now."""

@@ -18,9 +18,7 @@ from semanticd.application.services.changed_files import ChangedFiles
 from semanticd.application.services.model_use import ModelUse
 from semanticd.domain.errors import ConflictError, SemanticError
 from semanticd.domain.ids import ModelId
-from semanticd.domain.model_name import did_you_mean, is_gguf, is_path
-
-_DEFAULT = "default"
+from semanticd.domain.model_name import DEFAULT_NAME, did_you_mean, is_gguf, is_path
 
 
 class ModelNames:
@@ -59,7 +57,7 @@ class ModelNames:
 
         A path of another model that is called like a loaded one does not stand for that; one of a copy does.
         """
-        found = self.loaded(name)
+        found = self.loaded(self._as_called(name))
         if found is not None or not name or (entry := self._resolved(name)) is None:
             return found
         loaded = self.serving().get(ModelId(entry.name))
@@ -94,10 +92,18 @@ class ModelNames:
 
         `default` is the current one, as in requests, unless a model or a profile is called so.
         """
-        if name == _DEFAULT and self._use.current is not None and self._source.known_name(name) is None:
+        if name == DEFAULT_NAME and self._use.current is not None and self._source.known_name(name) is None:
             name = self._use.current
+        name = self._as_called(name)
         there = self._files.get(ModelId(name))
         return name if there is None or self._source.known_name(name) else there.entry.source
+
+    def _as_called(self, name: str) -> str:
+        """Return the id of a model that was looked for or fetched, where a name is that but for capitals."""
+        if ModelId(name) in self._files or is_path(name) or self._source.known_name(name) is not None:
+            return name
+        alike = [one for one in self._files if one.casefold() == name.casefold()]
+        return alike[0] if len(alike) == 1 else name
 
     async def look(self, name: str) -> InstalledModel | None:
         """Return the model whose files lie where a name says now; None where there are none that can be read."""

@@ -42,6 +42,7 @@ from semanticd.domain.errors import (
 from semanticd.domain.ids import ModelId
 from semanticd.domain.memory_plan import ModelFootprint
 from semanticd.domain.model_name import is_path
+from semanticd.domain.size_text import at_least, at_most
 
 _T = TypeVar("_T")
 
@@ -255,8 +256,8 @@ class ModelsService:
             others = [model for model in self._engine.models.values() if self._may_go(model.model_id)]
             if not others:
                 raise ModelLoadError(
-                    f"model {installed.model_id} needs about {needed / 2**30:.1f} GiB and "
-                    f"{max(self._memory.beside_bytes(), 0) / 2**30:.1f} GiB are free next to {self._use.current}; "
+                    f"model {installed.model_id} needs about {at_least(needed)} and "
+                    f"{at_most(max(self._memory.beside_bytes(), 0))} are free next to {self._use.current}; "
                     "swap to it instead"
                 )
             await self._leave(max(others, key=lambda model: self._use.idle_s(model.model_id)))

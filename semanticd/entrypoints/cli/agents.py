@@ -193,7 +193,7 @@ def explained(turn: TurnRow) -> str:
 @as_agent
 @click.option(
     "--ttl",
-    type=FiniteRange(min=0, min_open=True),
+    type=FiniteRange(min=1),
     help="Seconds until the pin ends; without it, the pin stays.",
 )
 @json_option

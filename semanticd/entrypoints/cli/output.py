@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from semanticd.control.terminal_text import many_lines, one_line, safe_json
+from semanticd.domain.size_text import size
 
 _MARKED_STYLES = {
     "heading": "1", "strong": "1", "emphasis": "3", "code": "36", "block": "36", "fence": "2", "bullet": "33",
@@ -20,7 +21,6 @@ _MARKED_STYLES = {
 }  # fmt: skip
 """By kind of text how a terminal is told to show it: 1 bold, 2 faint, 3 italic, 33 yellow, 36 cyan."""
 _STYLES_WITHOUT_COLOUR = {kind: style for kind, style in _MARKED_STYLES.items() if len(style) == 1}
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def print_json(value: object) -> None:
@@ -168,19 +168,15 @@ def _in_local_time(seconds: float) -> str:
 
 def in_bytes(number: float) -> str:
     """Return a size with its unit."""
-    for unit in _UNITS[:-1]:
-        if abs(number) < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} {_UNITS[-1]}"
+    return size(number)
 
 
 def in_time(seconds: float) -> str:
     """Return a duration in its two largest units."""
     whole = int(seconds)
-    for name, size, below, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size}{name} {whole % size // small}{below}"
+    for name, length, below, small in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= length:
+            return f"{whole // length}{name} {whole % length // small}{below}"
     return f"{whole}s"
 
 

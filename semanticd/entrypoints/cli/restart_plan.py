@@ -17,6 +17,7 @@ from semanticd.adapters.config import Loaded, effective, load_settings
 from semanticd.adapters.process import bind_listener
 from semanticd.control.results import ConfigValue, StatusResult
 from semanticd.domain.errors import DaemonError
+from semanticd.domain.size_text import at_least, at_most
 
 _OF_THE_COMMAND = ("server.log_console",)
 """Settings that `start` itself sets."""
@@ -80,7 +81,7 @@ def check(shown: Sequence[ConfigValue], loaded: Loaded, status: StatusResult) ->
     room = (free or 0) + sum(one.weights_bytes for one in status.models)
     if free and needed > room:
         raise DaemonError(
-            f"the model {name} needs about {needed / 2**30:.1f} GiB and {room / 2**30:.1f} GiB are free without the "
+            f"the model {name} needs about {at_least(needed)} and {at_most(room)} are free without the "
             "present one; choose a smaller model"
         )
 

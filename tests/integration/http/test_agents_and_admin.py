@@ -152,6 +152,10 @@ async def test_every_action_of_an_agent(edge: Edge) -> None:
     for name in ("ttl", "ttl_s"):
         assert (await edge.post("/v1/agents/ann/pin", {name: 5})).json["pinned"] is True
         assert edge.agents.pinned_for[-1] == 5
+        refused = await edge.post("/v1/agents/ann/pin", {name: 0.001})
+        assert (refused.status, refused.json["error"]["param"]) == (400, name)
+        assert ">= 1" in refused.json["error"]["message"]
+        assert (await edge.post("/v1/agents", {name: 0.001})).status == 400
     assert (await edge.post("/v1/agents/ann/pin")).json["pinned"] is True
     assert (await edge.post("/v1/agents/ann/unpin")).json["pinned"] is False
     assert (await edge.post("/v1/agents/ann/evict")).json["state"] == "warm"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from threading import Event
+from threading import Event, current_thread
 from typing import TypeVar
 
 import pytest
 
+from semanticd.application.services import arrivals
 from semanticd.application.services.model_facts import SwappedModel
 from semanticd.application.services.status_facts import RequestFacts
+from semanticd.domain.chat import ChatPrompt, Message, Prompt
+from semanticd.domain.conversation_key import anonymous_id, begins_large
 from semanticd.domain.errors import CancelledByCallerError, RequestNotFoundError
 from semanticd.domain.generation import SamplingParams
+from semanticd.domain.ids import AgentId
 from semanticd.domain.sequence import SequenceState
 from tests.fakes.engine_rig import PATIENCE_S, wait_until
 from tests.fakes.service_rig import GREEDY_8, ServiceRig
@@ -198,3 +202,43 @@ async def test_each_choice_has_a_row_as_in_the_engine() -> None:
             assert rig.status.engine().num_waiting == 3
         assert len((await soon(asking)).choices) == 3
         assert await rig.requests.list() == []
+
+
+LARGE = 80_000
+
+
+@pytest.mark.parametrize(
+    ("messages", "is_large"),
+    [
+        ([Message.of("user", "hello")], False),
+        ([Message.of("user", "x" * LARGE)], True),
+        ([Message.of("system", "x" * LARGE), Message.of("user", "hello")], True),
+        ([Message.of("system", "x")] * 2_000, True),
+        ([Message.of("user", "hello"), Message.of("assistant", "x" * LARGE), Message.of("user", "y")], False),
+    ],
+)
+def test_what_names_an_anonymous_agent_may_be_large(messages: list[Message], is_large: bool) -> None:
+    assert begins_large(ChatPrompt(tuple(messages))) == is_large
+
+
+async def test_the_beginning_of_a_large_anonymous_prompt_is_read_by_another_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readers: list[str] = []
+
+    def recorded(prompt: Prompt) -> AgentId:
+        readers.append(current_thread().name)
+        return anonymous_id(prompt)
+
+    monkeypatch.setattr(arrivals, "anonymous_id", recorded)
+    async with ServiceRig(memory_bytes=0) as rig:
+        swapping = await begun_swap(rig)
+        prompt = ChatPrompt((Message.of("user", "x" * LARGE),))
+        asking = asyncio.create_task(rig.open(prompt, agent=None))
+        row = await row_of(rig, anonymous_id(prompt))
+        assert row.wait_reason == "model", "it is named before its prompt is read"
+        assert readers == [name for name in readers if name != current_thread().name] != []
+        asking.cancel()
+        await asyncio.wait({asking})
+        open_gate(rig)
+        await soon(swapping)

@@ -717,3 +717,25 @@ async def test_two_models_stand_beside_each_other_only_within_the_plan() -> None
         await rig.models.load("two")
         with pytest.raises(ModelLoadError, match="swap to it instead"):
             await rig.models.load("three")
+
+
+async def test_a_loaded_model_of_a_users_folder_answers_to_its_name_in_other_capitals() -> None:
+    async with ServiceRig() as rig:
+        rig.source.folders[FIRST] = ModelEntry("Mine", FIRST)
+        await rig.models.load(FIRST)
+        assert (await rig.models.info("MINE")).id == "Mine"
+        assert (await rig.models.load("mine")).id == "Mine"
+        assert (await rig.models.unload("mINE")).id == "Mine"
+        rig.source.folders[SECOND] = ModelEntry("MINE", SECOND)
+        await rig.models.load(FIRST)
+        await rig.models.load(SECOND)
+        with pytest.raises(ModelNotFoundError):
+            await rig.models.unload("mine")
+        assert loaded(rig) == {"one", "Mine", "MINE"}
+
+
+async def test_the_current_model_is_shown_by_the_name_that_requests_give_it() -> None:
+    async with ServiceRig() as rig:
+        assert (await rig.models.info("default")).id == "one"
+        await rig.models.swap("two")
+        assert (await rig.models.info("default")).id == "two"

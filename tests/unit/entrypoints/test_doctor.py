@@ -118,3 +118,11 @@ def test_a_link_that_leads_to_no_folder_is_an_error(tmp_path: Path, target: str)
     (tmp_path / "link").symlink_to(tmp_path / target)
     assert check_folder("logs", tmp_path / "link", private=False).state == "error"
     assert check_folder("logs", tmp_path / "link" / "inside", private=False).state == "error"
+
+
+def test_a_size_below_a_gib_is_not_rounded_to_none(tmp_path: Path) -> None:
+    found = check_memory(settings_with(tmp_path, cache_budget_mb=32), device_memory("cpu", 8 * GIB))
+    assert "cache budget 32.0 MiB" in found.message
+    disk = room_on_disk(tmp_path, free_bytes=40 << 20, reserve_bytes=50 << 20)
+    assert disk.message.startswith("40.0 MiB free")
+    assert "less than 50.0 MiB are free" in disk.message

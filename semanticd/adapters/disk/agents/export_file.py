@@ -26,6 +26,7 @@ from semanticd.adapters.disk.files.atomic import FileSystem, NewFile, write_grou
 from semanticd.adapters.disk.files.database import is_out_of_room
 from semanticd.application.ports.agent_export import ExportedAgent, ExportWritten
 from semanticd.application.ports.warm_store import BlockRecord
+from semanticd.control.private_files import REGULAR, kind_of
 from semanticd.domain.agent import MAX_TURNS_KEPT, Agent, Turn
 from semanticd.domain.agent_bounds import (
     OutOfBoundsError,
@@ -186,6 +187,9 @@ class _Opened:
         try:
             # Not `Path.resolve`: a link that leads to itself is no `OSError` there.
             path = Path(os.path.realpath(self._path, strict=True))
+            # Opened, a device may do something, and a pipe waits for its other end.
+            if (kind := kind_of(path.stat().st_mode)) != REGULAR:
+                raise AgentExportError(f"cannot import {self._path}: it is {kind}, not a file", param="path")
             self._file: BinaryIO = io.BufferedReader(self._fs.open_regular(path))
         except FileNotFoundError as error:
             raise AgentExportError(

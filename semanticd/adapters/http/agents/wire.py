@@ -12,7 +12,7 @@ from semanticd.adapters.http.core.arguments import read_arguments
 from semanticd.adapters.http.core.body import check_metadata
 from semanticd.adapters.http.core.sse import COMMENT_PING, frame
 from semanticd.domain.agent import AgentConfig
-from semanticd.domain.agent_bounds import MAX_TTL_S
+from semanticd.domain.agent_bounds import MAX_TTL_S, MIN_TTL_S
 from semanticd.domain.chat import (
     ChatPrompt,
     Message,
@@ -43,7 +43,7 @@ from semanticd.domain.generation import (
 from semanticd.domain.ids import AgentId, RequestId
 
 MAX = 2**31 - 1
-Seconds = Annotated[float, Meta(gt=0, le=MAX_TTL_S)]
+Seconds = Annotated[float, Meta(ge=MIN_TTL_S, le=MAX_TTL_S)]
 
 
 class AgentTool(Struct):

@@ -211,10 +211,13 @@ def test_a_damaged_memory_costs_a_hash_and_no_conversion(tmp_path: Path, convert
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, converter: Converter) -> None:
-    folder = tmp_path / "model.gguf"
+    folder, pipe = tmp_path / "model.gguf", tmp_path / "pipe.gguf"
     folder.mkdir()
-    with pytest.raises(ModelDownloadError, match="cannot read"):
-        registry(tmp_path, converter).pull(str(folder), silent)
+    os.mkfifo(pipe)
+    for path, kind in ((folder, "a folder"), (pipe, "a named pipe")):
+        # A pipe would wait for its other end, and end with neither the download nor the daemon.
+        with pytest.raises(ModelDownloadError, match=f"cannot read .*it is {kind}, not a file"):
+            registry(tmp_path, converter).pull(str(path), silent)
 
 
 def test_locks_lie_apart_from_the_models(tmp_path: Path, converter: Converter) -> None:

@@ -460,3 +460,32 @@ def test_what_became_of_a_models_files_is_seen(
     change(folder)
     differ = set(known.files(found.path)) ^ set(found.files)
     assert {one.name for one in differ} == names
+
+
+def test_a_known_name_in_other_capitals_is_that_model(tmp_path: Path) -> None:
+    mine = registry(tmp_path, user_models={"Mine": {"sources": ["hf:o/mine"], "aliases": ["my-own"]}})
+    assert {mine.resolve(name).name for name in ("mine", "MINE", "My-Own")} == {"Mine"}
+    assert mine.resolve("SmolLM2-135M").name == "smollm2-135m"
+    two = registry(tmp_path, user_models={name: {"sources": [f"hf:o/{name}"]} for name in ("Two", "two")})
+    assert two.resolve("two").name == "two"
+    with pytest.raises(ModelNotFoundError):
+        two.resolve("TWO")
+
+
+def test_a_folder_among_the_models_is_named_by_its_path_and_that_is_said(tmp_path: Path) -> None:
+    fake_convert(_file(tmp_path / "w", b"weights"), tmp_path / "models" / "My-Model")
+    mine = registry(tmp_path)
+    for typed in ("My-Model", "my-model", "my-modle"):
+        with pytest.raises(
+            ModelNotFoundError, match=r"the folder .*/models/My-Model holds a model: name it by its path"
+        ):
+            mine.resolve(typed)
+    with pytest.raises(ModelNotFoundError, match=r"no model is called 'other'; known"):
+        mine.resolve("other")
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.001, True, 1e300, float("nan"), float("inf")])
+def test_a_number_in_the_configuration_of_a_model_makes_sense(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"models\.mine\.ttl_s must be a number from 1 to"):
+        registry(tmp_path, user_models={"mine": {"sources": ["hf:o/mine"], "ttl_s": value}})
+    assert registry(tmp_path, user_models={"mine": {"sources": ["hf:o/mine"], "ttl_s": 1}})

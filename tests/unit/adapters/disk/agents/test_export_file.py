@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -146,12 +147,28 @@ def test_blocks_of_another_model_are_refused(tmp_path: Path) -> None:
         read_all(tmp_path / "a.agent")
 
 
-@pytest.mark.parametrize("name", ["missing.agent", "folder", "pipe"])
-def test_what_is_no_file_cannot_be_imported(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("missing.agent", "there is no such file"),
+        ("folder", "it is a folder, not a file"),
+        ("pipe", "it is a named pipe, not a file"),
+        ("link", "it is a named pipe, not a file"),
+        ("socket", "it is a socket, not a file"),
+        ("/dev/null", "it is a device, not a file"),
+    ],
+)
+def test_what_is_no_file_cannot_be_imported_and_is_called_what_it_is(
+    tmp_path: Path, short_tmp_path: Path, name: str, what: str
+) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CacheError, match=f"cannot import {tmp_path}"):
-        DiskAgentExportFile().read(str(tmp_path / name))
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    path = (short_tmp_path if name == "socket" else tmp_path) / name
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_tmp_path / "socket"))
+        with pytest.raises(AgentExportError, match=f"cannot import {path}: {what}"):
+            DiskAgentExportFile().read(str(path))
 
 
 def test_an_earlier_export_and_an_empty_file_are_replaced(tmp_path: Path) -> None:
