@@ -117,7 +117,7 @@ class FakeControlDaemon:
             return m.Reply(
                 command.id, {**hello, "commands": list(self.answers), **self.answers.get("hello", {})}
             )
-        if command.cmd == "subscribe":
+        if command.cmd == "subscribe" and "subscribe" not in self.answers:
             sub = len(self.commands)
             self._subscribers.append((writer, sub, frozenset(command.args["topics"])))
             return m.Reply(command.id, {"sub": sub})

@@ -123,11 +123,9 @@ def test_all_commands_that_ask_the_daemon_are_tried() -> None:
 
 @pytest.mark.parametrize("number", [None, "x", True, [1]])
 def test_a_subscription_without_a_number_is_an_error_that_says_so(
-    daemon: FakeControlDaemon, monkeypatch: pytest.MonkeyPatch, number: Any
+    daemon: FakeControlDaemon, number: Any
 ) -> None:
-    from semanticd.control import messages as m
-
-    monkeypatch.setattr(daemon, "_answer", lambda writer, command: m.Reply(command.id, {"sub": number}))
+    daemon.answers = {"subscribe": {"sub": number}}
     with ControlClient.connect(daemon.path) as client, pytest.raises(ConnectionLostError, match="no number"):
         client.subscribe(["status"])
 

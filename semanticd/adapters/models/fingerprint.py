@@ -16,10 +16,13 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semanticd.application.ports.models import FileFacts
+from semanticd.control.private_files import kind_of
+from semanticd.domain.errors import BrokenModelError
 from semanticd.domain.ids import ModelFingerprint
 
 _DOCUMENTS = frozenset({".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".html"})
@@ -35,6 +38,27 @@ _CHUNK = 4 * 1024 * 1024
 def model_files(folder: Path) -> list[Path]:
     """Return the files that may decide what the model's KV is, in a fixed order; hidden ones are not the model's."""
     return sorted(path for path in folder.rglob("*") if _counts(path.relative_to(folder)) and path.is_file())
+
+
+def check_regular(folder: Path) -> None:
+    """Refuse a folder with a pipe, a socket or a device among its files: a loader would wait for it, for ever.
+
+    Raises:
+        BrokenModelError: There is one; says where.
+        OSError: The folder cannot be read.
+    """
+    for path in folder.rglob("*"):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            # A link that leads nowhere: the loader says so where it needs the file.
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise BrokenModelError(
+                f"cannot load a model from {folder}: {path.name} in it is {kind_of(mode)}, not a file"
+            )
 
 
 def _counts(path: Path) -> bool:

@@ -19,7 +19,13 @@ from typing import Any, Protocol, get_args
 
 from filelock import FileLock
 
-from semanticd.adapters.models.fingerprint import file_facts, fingerprint_of, memory_name, settings_digest
+from semanticd.adapters.models.fingerprint import (
+    check_regular,
+    file_facts,
+    fingerprint_of,
+    memory_name,
+    settings_digest,
+)
 from semanticd.adapters.models.folder_facts import (
     context_of,
     ignored_advice,
@@ -42,7 +48,12 @@ from semanticd.application.ports.models import (
     PullProgress,
 )
 from semanticd.control.private_files import check_shared_folder
-from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
+from semanticd.domain.errors import (
+    BrokenModelError,
+    ConfigurationError,
+    ModelDownloadError,
+    ModelNotFoundError,
+)
 from semanticd.domain.model_name import did_you_mean, is_addressable, is_gguf, is_path, plain_name
 
 if sys.version_info >= (3, 11):
@@ -355,12 +366,19 @@ class ModelRegistry:
             if marker.parent.name.startswith(_GGUF):
                 name = kept_name(name, marker.parent.name.removeprefix(_GGUF))
             try:
-                model = self.find(name)
-            except ModelNotFoundError:
-                model = self._describe(ModelEntry(name, str(marker.parent)), marker.parent)
+                model = self._find_marked(name, marker.parent)
+            except BrokenModelError:
+                # Said where it is to be loaded; the others are listed.
+                continue
             if model is not None:
                 found[model.path] = model
         return list(found.values())
+
+    def _find_marked(self, name: str, folder: Path) -> InstalledModel | None:
+        try:
+            return self.find(name)
+        except ModelNotFoundError:
+            return self._describe(ModelEntry(name, str(folder)), folder)
 
     def find(self, name: str) -> InstalledModel | None:
         """Return the model if its files are here."""
@@ -384,6 +402,7 @@ class ModelRegistry:
         return self._dir / f"{_GGUF}{digest[:24]}{f'-{self._gguf_bits}' if self._gguf_bits else ''}"
 
     def _describe(self, entry: ModelEntry, folder: Path) -> InstalledModel:
+        check_regular(folder)
         # First, so that what changes while the rest is read shows as a change.
         files = file_facts(folder)
         context = entry.context_length or context_of(folder)

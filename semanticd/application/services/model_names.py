@@ -16,7 +16,7 @@ from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.models import InstalledModel, ModelEntry, ModelSource
 from semanticd.application.services.changed_files import ChangedFiles
 from semanticd.application.services.model_use import ModelUse
-from semanticd.domain.errors import ConflictError, SemanticError
+from semanticd.domain.errors import NO_MODEL_LOADED, ConflictError, ModelNotFoundError, SemanticError
 from semanticd.domain.ids import ModelId
 from semanticd.domain.model_name import DEFAULT_NAME, did_you_mean, is_gguf, is_path
 
@@ -91,8 +91,13 @@ class ModelNames:
         """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path.
 
         `default` is the current one, as in requests, unless a model or a profile is called so.
+
+        Raises:
+            ModelNotFoundError: There is no current one.
         """
-        if name == DEFAULT_NAME and self._use.current is not None and self._source.known_name(name) is None:
+        if name.casefold() == DEFAULT_NAME and self._source.known_name(name) is None:
+            if self._use.current is None:
+                raise ModelNotFoundError(NO_MODEL_LOADED, param="model")
             name = self._use.current
         name = self._as_called(name)
         there = self._files.get(ModelId(name))

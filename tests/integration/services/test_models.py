@@ -738,4 +738,9 @@ async def test_the_current_model_is_shown_by_the_name_that_requests_give_it() ->
     async with ServiceRig() as rig:
         assert (await rig.models.info("default")).id == "one"
         await rig.models.swap("two")
-        assert (await rig.models.info("default")).id == "two"
+        for name in ("default", "DEFAULT"):
+            assert (await rig.models.info(name)).id == "two"
+        assert (await rig.models.unload("default")).id == "two"
+        for ask in (rig.models.info, rig.models.load, rig.models.swap, rig.models.remove):
+            with pytest.raises(ModelNotFoundError, match="no model is loaded"):
+                await ask("default")

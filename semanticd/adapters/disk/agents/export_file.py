@@ -184,6 +184,9 @@ class _Opened:
 
     def __enter__(self) -> BinaryIO:
         _check_name(self._path)
+        if not Path(self._path).is_absolute():
+            # Where the daemon was started says nothing of where its client is.
+            raise InvalidRequestError(f"cannot import {self._path}: give an absolute path", param="path")
         try:
             # Not `Path.resolve`: a link that leads to itself is no `OSError` there.
             path = Path(os.path.realpath(self._path, strict=True))

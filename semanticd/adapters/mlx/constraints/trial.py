@@ -24,7 +24,7 @@ from typing import Any
 from semanticd.domain.errors import RestartNeededError
 from semanticd.domain.limits import LIMITS
 
-_PROGRAM = Path(__file__).with_name("trial_process.py")
+PROGRAM = Path(__file__).with_name("trial_process.py")
 _STARTING_S = 10.0
 """What the process may take to start."""
 _MAX_REASON_BYTES = 1 << 20
@@ -124,7 +124,7 @@ class TrialProcess:
                 return Trial(answer[_SIZE:].decode("utf-8", "replace"), int.from_bytes(answer[:_SIZE], "big"))
             except (OSError, EOFError, TimeoutError):
                 self.close()
-                if not _PROGRAM.is_file():
+                if not PROGRAM.is_file():
                     raise RestartNeededError(
                         "what tries schemas is gone: restart the daemon, its files changed since it started "
                         "(`semanticd restart`)"
@@ -141,7 +141,7 @@ class TrialProcess:
         # Settings of the daemon, keys among them, are none of the child's business.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SEMANTIC_")}
         child = self._child = subprocess.Popen(
-            [sys.executable, str(_PROGRAM), str(self._max_bytes)],
+            [sys.executable, str(PROGRAM), str(self._max_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

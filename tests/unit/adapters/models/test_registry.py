@@ -20,7 +20,12 @@ from semanticd.adapters.models import wheel as wheel_module
 from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.models import PullProgress
 from semanticd.application.services.model_facts import installed_facts, known_facts
-from semanticd.domain.errors import ConfigurationError, ModelDownloadError, ModelNotFoundError
+from semanticd.domain.errors import (
+    BrokenModelError,
+    ConfigurationError,
+    ModelDownloadError,
+    ModelNotFoundError,
+)
 from semanticd.domain.generation import ModelDefaults
 from semanticd.domain.model_name import is_addressable
 
@@ -489,3 +494,31 @@ def test_a_number_in_the_configuration_of_a_model_makes_sense(tmp_path: Path, va
     with pytest.raises(ConfigurationError, match=r"models\.mine\.ttl_s must be a number from 1 to"):
         registry(tmp_path, user_models={"mine": {"sources": ["hf:o/mine"], "ttl_s": value}})
     assert registry(tmp_path, user_models={"mine": {"sources": ["hf:o/mine"], "ttl_s": 1}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model-2.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "templates/a.jinja",
+    ],
+)
+def test_a_folder_with_a_pipe_among_its_files_is_refused_and_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "models" / "mine"
+    fake_convert(_file(tmp_path / "w", b"weights"), folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / "pipe")
+    (folder / name).symlink_to(tmp_path / "pipe")
+    mine = registry(tmp_path)
+    with pytest.raises(BrokenModelError, match=rf"{Path(name).name} in it is a named pipe, not a file"):
+        mine.find(str(folder))
+    (folder / ".complete").write_text("mine")
+    assert mine.installed() == [], "the others are listed all the same"
+    (folder / name).unlink()
+    os.mkfifo(folder / ".lock")
+    assert mine.find(str(folder)) is not None

@@ -171,6 +171,16 @@ def test_what_is_no_file_cannot_be_imported_and_is_called_what_it_is(
             DiskAgentExportFile().read(str(path))
 
 
+@pytest.mark.parametrize("path", ["a.agent", "./a.agent", "", "~/a.agent"])
+def test_a_path_that_depends_on_where_one_is_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    export(tmp_path / "a.agent", make_chain(1))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequestError, match="give an absolute path"):
+        DiskAgentExportFile().read(path)
+
+
 def test_an_earlier_export_and_an_empty_file_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.agent"
     path.touch()

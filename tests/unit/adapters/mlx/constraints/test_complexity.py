@@ -274,7 +274,7 @@ def test_a_form_whose_trial_does_not_end_is_refused_after_its_time(
     program.write_text(
         "import sys, time\nsys.stdout.buffer.write(bytes(4))\nsys.stdout.buffer.flush()\ntime.sleep(3600)\n"
     )
-    monkeypatch.setattr(trial, "_PROGRAM", program)
+    monkeypatch.setattr(trial, "PROGRAM", program)
     compiler = make_compiler(backend, form_compile_s=0.2)
     with pytest.raises(UnsupportedError, match=r"it was not compiled within 0\.2 s"):
         compiler.compile(form({"type": "string", "pattern": "a+"}))
