@@ -50,3 +50,25 @@ def test_without_a_gpu_it_says_so_and_changes_nothing(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == "nvidia: nvidia-smi is missing: this needs an NVIDIA GPU and its driver\n"
     assert not report.exists()
+
+
+def test_a_step_that_fails_is_told_with_its_status_and_ends_no_other(tmp_path: Path) -> None:
+    """Every program is a stand-in that fails, but for the look at the card."""
+    for name in ("make", "timeout", "nvidia-smi"):
+        (tmp_path / name).write_text("#!/bin/sh\necho wrong\nexit 7\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    ran = subprocess.run(
+        ["/bin/bash", SCRIPT, str(tmp_path / "report")],
+        cwd=ROOT,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "MODEL": "no-such-model",
+            "SEMANTIC_MODELS_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert re.findall(r"nvidia: (\w+): exit status (\d+)", ran.stderr) == [(name, "7") for name in STEPS]

@@ -25,17 +25,18 @@ say() { printf 'nvidia: %s\n' "$*" >&2; }
 
 # step NAME SECONDS COMMAND…: run a command, its output into FOLDER/NAME.log.
 step() {
-  local name="$1" limit_s="$2" started="$SECONDS"
+  local name="$1" limit_s="$2" started="$SECONDS" status=0
   shift 2
   if [[ -n "$dry" ]]; then
     printf '%s\t%s\t%s\n' "$name" "$limit_s" "$*"
     return 0
   fi
-  if timeout --kill-after=5 "$limit_s" "$@" >"$folder/$name.log" 2>&1; then
+  timeout --kill-after=5 "$limit_s" "$@" >"$folder/$name.log" 2>&1 || status=$?
+  if [[ "$status" == 0 ]]; then
     say "$name: ok after $((SECONDS - started)) s"
   else
     failed=1
-    say "$name: exit status $? after $((SECONDS - started)) s; the end of $folder/$name.log:"
+    say "$name: exit status $status after $((SECONDS - started)) s; the end of $folder/$name.log:"
     tail -5 "$folder/$name.log" >&2
   fi
 }
