@@ -18,6 +18,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from semanticd.adapters.mlx.platform.blas import load_fast_blas
+
+# As the daemon does, before a test imports MLX, whose own BLAS takes several times as long for a prompt.
+load_fast_blas()
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Deadlines measure the machine, not the code; CI must fail for the same reason twice.
