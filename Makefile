@@ -29,7 +29,7 @@ WORKERS ?= auto
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
-.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint audit format bench docs screens constraints clean
+.PHONY: help setup demo test coverage-gate test-slow test-clients package-check lint mypy-linux mypy-darwin audit format bench docs screens constraints clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,8 +71,7 @@ package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac'
 lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, wording, GitHub's files, Dockerfile, known vulnerabilities
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/mypy --platform linux
-	@$(VENV)/bin/mypy --platform darwin
+	@$(MAKE) -j 2 mypy-linux mypy-darwin
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(PY) contrib/dev/checks/wording.py
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
@@ -81,6 +80,10 @@ lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, impor
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml .github/ISSUE_TEMPLATE/machine.yml
 	@$(VENV)/bin/hadolint contrib/docker/Dockerfile
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+
+# At the same time, each with a cache of its own: what was kept for one platform is of no use for the other.
+mypy-linux mypy-darwin: mypy-%:
+	@$(VENV)/bin/mypy --platform $* --cache-dir .mypy_cache/$*
 
 # In an environment of its own, so that nothing of it gets into .venv. Without a network it says so, and fails nothing.
 audit: setup  ## Look for known vulnerabilities in the pinned dependencies
