@@ -85,7 +85,7 @@ def fingerprint_of(
         remembered = json.loads(memory.read_text(encoding="utf-8"))
         if remembered["files"] == facts:
             return ModelFingerprint(str(remembered["fingerprint"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # Nothing is remembered, or not for these files: compute.
         pass
     fingerprint = _compute(folder, files, on_progress)

@@ -104,7 +104,7 @@ def wide_bytes(folder: Path) -> int | None:
             heads.append(_sizes(str(file), stat.st_mtime_ns, stat.st_size))
         sizes = {name: size for head in heads for name, size in head.items()}
         return sum(_values(name, size, sizes, bits) for name, size in sizes.items()) * 4 or None
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError, RecursionError):
         return None
 
 
@@ -214,6 +214,6 @@ def _read(path: Path) -> dict[str, Any]:
     """Return a file's JSON object; empty where there is none to read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

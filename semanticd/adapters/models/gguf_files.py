@@ -113,7 +113,7 @@ class GgufFiles:
                 )
                 for path, (name, digest, *facts) in content.items()
             }
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from inspect import signature
@@ -26,6 +27,8 @@ _PACKED_PARTS = frozenset({"weight", "scales", "biases"})
 """What a quantized module keeps of its matrix."""
 _SLICE_BYTES = 128 * 1024 * 1024
 """Weights that are read between two steps of the engine."""
+_LAYERS = re.compile(r"(^|_)layers?$")
+_MOST_LAYERS = 4096
 
 
 def load_weights(
@@ -99,11 +102,22 @@ def _check_ends(path: Path) -> None:
             ) from error
         if not isinstance(content, dict):
             raise BrokenModelError(f"cannot load {path}: {name} is not a JSON object; pull the model again")
+        _check_layers(path, name, content)
         ends = content.get("eos_token_id")
         if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends or 0])):
             raise BrokenModelError(
                 f"cannot load {path}: `eos_token_id` in {name} is {str(ends)[:80]!r}; it is a token's id, or "
                 "a list of them"
+            )
+
+
+def _check_layers(path: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Refuse a number of layers that no model has: each is made before any weight is looked at."""
+    tables = [content, *(table for table in content.values() if isinstance(table, dict))]
+    for key, value in (item for table in tables for item in table.items()):
+        if _LAYERS.search(key) and isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise BrokenModelError(
+                f"cannot load {path}: `{key}` in {name} is {value!r}, and no model has more than {_MOST_LAYERS} layers"
             )
 
 

@@ -522,3 +522,21 @@ def test_a_folder_with_a_pipe_among_its_files_is_refused_and_not_waited_for(
     (folder / name).unlink()
     os.mkfifo(folder / ".lock")
     assert mine.find(str(folder)) is not None
+
+
+def test_a_folder_whose_json_is_nested_without_end_is_described_without_it(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    fake_convert(_file(tmp_path / "w", b"weights"), folder)
+    head = b"[" * 100_000
+    (folder / "model-2.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    for name in ("config.json", "generation_config.json"):
+        (folder / name).write_text("[" * 100_000)
+    mine = registry(tmp_path)
+    found = mine.find(str(folder))
+    assert found is not None
+    assert (found.weight_bits, found.kv_bytes_per_token, found.wide_bytes) == (None, None, None)
+    for memory in (tmp_path / "models" / ".gguf.json", *(tmp_path / "models" / ".fingerprints").iterdir()):
+        memory.write_text("[" * 100_000)
+    assert mine.find(str(folder)) == found
+    with pytest.raises(ModelNotFoundError):
+        mine.resolve("nosuch")

@@ -74,6 +74,15 @@ def _unknown(folder: Path) -> None:
         (_written("generation_config.json", "[]"), "generation_config.json is not a JSON object"),
         (_written("generation_config.json", "null"), "generation_config.json is not a JSON object"),
         (_written("generation_config.json", "{bad"), "generation_config.json is not valid JSON"),
+        (_written("config.json", "[" * 100_000), "config.json is not valid JSON"),
+        (
+            _written("config.json", '{"num_hidden_layers": 1000000000}'),
+            "`num_hidden_layers` in config.json is 1000000000, and no model has more than 4096 layers",
+        ),
+        (
+            _written("config.json", '{"text_config": {"n_layer": 1e300}}'),
+            "`n_layer` in config.json is 1e+300, and no model has more",
+        ),
         (
             _written("generation_config.json", '{"eos_token_id": "x"}'),
             "`eos_token_id` in generation_config.json is 'x'",
@@ -94,6 +103,9 @@ def _unknown(folder: Path) -> None:
         "generation is a list",
         "generation is null",
         "generation is no json",
+        "config without end",
+        "a billion layers",
+        "more layers than numbers",
         "end is a word",
         "an end is null",
         "config is empty",
