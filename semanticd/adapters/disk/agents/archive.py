@@ -92,14 +92,14 @@ class DiskAgentArchive:
                 if not is_damage(error):
                     raise
                 set_aside(folder.agents)
-                log.error("the agents' database was damaged and set aside", error=str(error))
+                log.error("agents_database_set_aside", error=str(error))
                 tables = AgentTables(folder.agents)
         except (OSError, sqlite3.Error) as error:
             raise CacheError(
                 f"cannot open the agents' database {folder.agents}: {error}; check the disk and its permissions"
             ) from error
         for old, new in tables.renamed.items():
-            log.warning("an agent whose id could not be named was renamed", agent=new, was=old)
+            log.warning("agent_renamed", agent=new, was=old)
         return cls(tables, folder=folder, write_queue=write_queue, metrics=metrics or NullMetrics(), log=log)
 
     def save(self, agent: Agent) -> None:
@@ -196,7 +196,7 @@ class DiskAgentArchive:
         if stored.error:
             self._metrics.count("agent_load_errors_total")
             self._rare_log.warning(
-                "could not read an agent's summary", agent=stored.summary.agent_id, error=stored.error
+                "agent_summary_not_read", agent=stored.summary.agent_id, error=stored.error
             )
         return stored.summary
 
@@ -371,14 +371,14 @@ class DiskAgentArchive:
             # A database that was set aside may hold the agent as well, and nothing reads it.
             with suppress(OSError):
                 damaged.unlink()
-                self._log.warning("the damaged agents' database was removed", path=str(damaged))
+                self._log.warning("damaged_agents_database_removed", path=str(damaged))
 
     def _try_quietly(self, action: Callable[[], None]) -> None:
         try:
             action()
         except sqlite3.Error as error:
             self._metrics.count("agent_save_errors_total")
-            self._rare_log.warning("could not change the agents' database", error=repr(error))
+            self._rare_log.warning("agents_database_not_changed", error=repr(error))
 
     def _save(self, agent: Agent) -> None:
         with self._lock:
@@ -453,7 +453,7 @@ class DiskAgentArchive:
             action()
         except (sqlite3.Error, *DocumentError) as error:
             self._metrics.count("agent_save_errors_total")
-            self._rare_log.warning("could not save an agent", error=repr(error))
+            self._rare_log.warning("agent_not_saved", error=repr(error))
             if is_damage(error):
                 self._begin_anew()
             return error
@@ -467,12 +467,12 @@ class DiskAgentArchive:
             set_aside(self._folder.agents)
             self._tables = AgentTables(self._folder.agents)
         except (OSError, sqlite3.Error) as error:
-            self._log.error("could not begin a new agents' database", error=str(error))
+            self._log.error("agents_database_not_created", error=str(error))
 
     def _ask(self, question: Callable[[], _T], nothing: _T, **fields: object) -> _T:
         try:
             return question()
         except (sqlite3.Error, *DocumentError) as error:
             self._metrics.count("agent_load_errors_total")
-            self._log.warning("could not read stored agents", error=repr(error), **fields)
+            self._log.warning("agents_not_read", error=repr(error), **fields)
             return nothing

@@ -155,7 +155,7 @@ def _read_row(storage: BlockRepository, path: Path, *, log: Log) -> NewBlock | N
         storage.quarantine(path, block_hash=None, reason=str(error))
         return None
     except OSError as error:
-        log.warning("could not read a block file", path=str(path), error=str(error))
+        log.warning("block_file_not_read", path=str(path), error=str(error))
         return None
     return NewBlock(
         block=header.block,
@@ -218,7 +218,7 @@ class Recovery:
                 self._failed = True
                 return
             self._log.info(
-                "looked through the cache folder",
+                "cache_folder_recovered",
                 num_rows=found.num_rows,
                 num_missing=len(found.missing),
                 num_unindexed=len(found.unindexed),
@@ -255,5 +255,5 @@ class Recovery:
             self._on_progress(done, total)
 
     def _fail(self, error: Exception) -> None:
-        self._log.error("could not recover the cache folder; the next start tries again", error=str(error))
+        self._log.error("cache_recovery_failed", error=str(error))
         self._failed = True

@@ -188,7 +188,7 @@ class BlockRepository:
             # Not proof against the file (too many open files, a sleeping volume): a miss this time, nothing
             # more.
             self._metrics.count("warm_read_errors_total")
-            self._log.warning("could not read a block file", path=str(path), error=str(error))
+            self._log.warning("block_file_not_read", path=str(path), error=str(error))
             self.note_lost([block_hash], "damaged")
             return None
         with self._counting:
@@ -227,7 +227,7 @@ class BlockRepository:
             if stored is None or self._exists(self.folder.block_path(stored.fingerprint, block_hash)):
                 return False
             self._metrics.count("warm_missing_files_total")
-            self._log.warning("a block file is gone; its row is removed", block=block_hash.hex())
+            self._log.warning("block_file_missing", block=block_hash.hex())
             self.note_lost([block_hash], "missing")
             self.index.remove([block_hash])
             self._settle()
@@ -251,7 +251,7 @@ class BlockRepository:
                 self._quarantine.take(path)
             self.counters.num_quarantined += 1
             self._metrics.count("warm_quarantined_total")
-            self._log.warning("a block file is broken and was set aside", path=str(path), reason=reason)
+            self._log.warning("block_file_quarantined", path=str(path), reason=reason)
             self._settle()
             return True
 
@@ -286,7 +286,7 @@ class BlockRepository:
             self.counters.num_write_errors += 1
             self._metrics.count("warm_write_errors_total")
             self._rare_log.warning(
-                "could not write blocks", number=len(fresh), folder=str(self.folder.root), error=str(error)
+                "block_write_failed", number=len(fresh), folder=str(self.folder.root), error=str(error)
             )
             if is_damage(error):
                 self.on_damaged_index()
@@ -549,7 +549,7 @@ class BlockRepository:
                     self._forget_fileless(part)
             except sqlite3.Error as error:
                 self._rare_log.warning(
-                    "could not forget removed blocks; it is tried again",
+                    "block_rows_not_removed",
                     number=len(self._fileless),
                     error=str(error),
                 )
@@ -625,7 +625,7 @@ class BlockRepository:
         try:
             self.fs.remove(path)
         except OSError as error:
-            self._log.warning("could not remove a file; recovery will", path=str(path), error=str(error))
+            self._log.warning("block_file_not_removed", path=str(path), error=str(error))
             return False
         return True
 

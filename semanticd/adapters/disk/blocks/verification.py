@@ -99,10 +99,10 @@ class BackgroundVerification:
                     max_bytes_per_s=self._max_bytes_per_s,
                 )
             except Exception as error:  # noqa: BLE001 (this thread must live on)
-                self._log.warning("verifying the warm store failed; it is tried again", error=repr(error))
+                self._log.warning("warm_verification_failed", error=repr(error))
                 continue
             self._log.info(
-                "verified the warm store",
+                "warm_verified",
                 num_checked=report.num_checked,
                 num_broken=report.num_broken,
                 num_missing=report.num_missing,

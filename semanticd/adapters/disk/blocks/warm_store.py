@@ -212,7 +212,7 @@ class DiskWarmStore:
 
     def _log_index_error(self, error: sqlite3.Error) -> None:
         self._metrics.count("warm_index_errors_total")
-        self._rare_log.warning("the cache index did not answer", error=str(error))
+        self._rare_log.warning("cache_index_not_read", error=str(error))
         if is_damage(error):
             self._rebuild_soon()
 
@@ -253,7 +253,7 @@ class DiskWarmStore:
         try:
             number = self._adopt(names, fingerprint)
         except Exception as error:  # noqa: BLE001 (this thread must live on)
-            self._log.error("looking for block files failed", error=repr(error))
+            self._log.error("block_lookup_failed", error=repr(error))
         # Where the damage was found just now: once more, behind the making of a new index.
         again = partial(self._search, names, fingerprint, found, is_last=True)
         if number is None and self._rebuilding and not is_last and self.write_queue.put(again):
@@ -280,7 +280,7 @@ class DiskWarmStore:
         except sqlite3.Error as error:
             self._log_index_error(error)
         except Exception as error:  # noqa: BLE001 (this thread must live on)
-            self._log.error("reading a block failed", block=block_hash.hex(), error=repr(error))
+            self._log.error("block_read_failed", block=block_hash.hex(), error=repr(error))
         return None
 
     def read_file(self, block_hash: BlockHash) -> bytes | None:
@@ -344,7 +344,7 @@ class DiskWarmStore:
             self._settle_cap()
             done = Stored(refused=write.refused, reason=write.reason) + self._storage.store(write.wanted)
         except Exception as error:  # noqa: BLE001 (this thread must live on)
-            self._log.error("storing blocks failed", error=repr(error))
+            self._log.error("block_store_failed", error=repr(error))
             done = Stored(refused=write.everyone, reason=f"failed: {error}")
         self._look_at_free_disk()
         self._pending.remove(write)
@@ -425,7 +425,7 @@ class DiskWarmStore:
             try:
                 num_bytes = self._ask(lambda: self._storage.delete(hashes, scrub=scrub), 0)
             except Exception as error:  # noqa: BLE001 (this thread must live on)
-                self._log.error("deleting blocks failed", error=repr(error))
+                self._log.error("block_delete_failed", error=repr(error))
             with self._lock:
                 self._doomed.remove(doomed)
             freed.set_result(num_bytes)
@@ -547,9 +547,7 @@ class DiskWarmStore:
                 return
             self._rebuilding = True
         self._storage.knows_all_files = False
-        self._log.error(
-            "the cache index is damaged and is rebuilt from the files", index=str(self.folder.index)
-        )
+        self._log.error("cache_index_rebuilt", index=str(self.folder.index))
         self.write_queue.put(self._rebuild)
 
     def _rebuild(self) -> None:

@@ -89,7 +89,7 @@ class WriteQueue:
                 if job is not None:
                     job()
             except Exception as error:  # noqa: BLE001 (this thread must live on)
-                self._log.error("a write to the warm store failed", error=repr(error))
+                self._log.error("warm_write_failed", error=repr(error))
             with self._changed:
                 self._busy = False
             del job  # lets go of the block's bytes while the thread waits

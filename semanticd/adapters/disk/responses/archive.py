@@ -245,9 +245,7 @@ class DiskResponseArchive:
                 return True
             is_blocked = response.is_of(self._agents_to_forget)
         if is_blocked:
-            self._log.error(
-                "response_not_stored", error="what its agent left before could not be deleted yet"
-            )
+            self._log.error("response_not_stored", error="earlier data of its agent could not be deleted yet")
         is_stored = not is_blocked and not self._try("response_not_stored", lambda: self._write(response))
         with self._lock:
             self.is_refusing = not is_stored

@@ -823,7 +823,7 @@ def test_an_index_that_refuses_again_and_again_is_one_line_in_the_log(
         store.touch(names(chain))
         assert store.flush(60)
     store.close()
-    assert [event for _, event, _ in log.lines].count("the cache index did not answer") == 1
+    assert [event for _, event, _ in log.lines].count("cache_index_not_read") == 1
 
 
 def test_the_agents_database_counts_towards_the_cap_and_leaves_blocks_half_of_it(open_store: Open) -> None:
