@@ -109,7 +109,10 @@ class Agent(Retained):
         """Return the agent with its transcript's next state; its turns then say what of it is theirs."""
         turns = self.turns
         if turns:
-            earlier = tuple(_within(one, continuation.num_shared) for one in turns[:-1])
+            earlier, shared = turns[:-1], continuation.num_shared
+            # As a rule nothing changes: this is done at each turn's end, and there may be hundreds of turns.
+            if any(one.num_segments > shared for one in earlier):
+                earlier = tuple(_within(one, shared) for one in earlier)
             turns = (*earlier, replace(turns[-1], num_segments=continuation.num_before))
         return replace(self, turns=turns, transcript=Transcript(continuation.segments))
 

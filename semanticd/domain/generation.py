@@ -93,7 +93,8 @@ class SamplingParams:
         if self.given is None:
             return self
         values = {name: getattr(defaults, name) for name in SAMPLING_DEFAULTS if name not in self.given}
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        known = {name: value for name, value in values.items() if value is not None}
+        return replace(self, **known) if known else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,10 @@ class ModelDefaults:
 
     def of_request(self, request: GenerationRequest) -> GenerationRequest:
         """Return the request with these values where it gave none."""
-        sampling = request.sampling.with_defaults(self)
-        return replace(request, prompt=self.of_prompt(request.prompt), sampling=sampling)
+        prompt, sampling = self.of_prompt(request.prompt), request.sampling.with_defaults(self)
+        if prompt is request.prompt and sampling is request.sampling:
+            return request
+        return replace(request, prompt=prompt, sampling=sampling)
 
 
 SAMPLING_DEFAULTS = tuple(f.name for f in fields(ModelDefaults) if f.name != "thinking")

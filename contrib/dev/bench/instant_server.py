@@ -13,6 +13,8 @@ import uvicorn
 
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
+from semanticd.adapters.http.server import server_config
+from semanticd.application.ports.telemetry import NullLog, NullMetrics
 from tests.fakes.http_services import make_services
 from tests.fakes.service_rig import ServiceRig
 
@@ -28,7 +30,7 @@ async def serve(port: int) -> None:
             log_context=lambda **fields: nullcontext(),
         )
         app = create_app(services, HttpConfig())
-        config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
+        config = server_config(app, log=NullLog(), metrics=NullMetrics(), host="127.0.0.1", port=port)
         await uvicorn.Server(config).serve()
 
 

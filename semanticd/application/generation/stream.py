@@ -259,7 +259,9 @@ class EngineStream:
         parser = self._parsers.get(choice)
         if reason is FinishReason.STOP and parser is not None and parser.num_tool_calls:
             reason = FinishReason.TOOL_CALLS
-        usage = replace(update.usage, reasoning_tokens=self._reasoning[choice].num_tokens)
+        usage, num_reasoned = update.usage, self._reasoning[choice].num_tokens
+        if num_reasoned:
+            usage = replace(usage, reasoning_tokens=num_reasoned)
         finished = Finished(reason, usage, update.stop_sequence, choice)
         self._recorder.finished(self._request, self.model_id, finished)
         return finished
@@ -345,8 +347,8 @@ class AnswerBuilder:
     def usage(self) -> Usage:
         """Return the first choice's usage with the output tokens of all choices: the prompt counts once."""
         usages = [draft.finished.usage for draft in self._drafts if draft.finished]
-        if not usages:
-            return Usage()
+        if len(usages) <= 1:
+            return usages[0] if usages else Usage()
         return replace(
             usages[0],
             completion_tokens=sum(usage.completion_tokens for usage in usages),

@@ -12,7 +12,8 @@ import ipaddress
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,7 +155,7 @@ async def read_bytes(req: Request, *, limit: int, timeout_s: float) -> bytes:
     if declared is not None and declared > limit:
         raise _too_large(limit)
     try:
-        return await asyncio.wait_for(_read_limited(req, limit), timeout_s)
+        return await within(timeout_s, _read_limited(req, limit))
     except (asyncio.TimeoutError, TimeoutError):
         raise SlowBodyError(
             f"the request body timed out: it did not arrive within {timeout_s:g} seconds"
@@ -191,11 +192,22 @@ async def save_upload(req: Request, path: str, *, limit: int, stall_s: float) ->
 
 async def _next_chunk(chunks: AsyncIterator[bytes], stall_s: float) -> bytes:
     try:
-        return await asyncio.wait_for(anext(chunks), stall_s)
+        return await within(stall_s, anext(chunks))
     except StopAsyncIteration:
         return b""
     except (asyncio.TimeoutError, TimeoutError):
         raise SlowBodyError(f"no part of the body arrived within {stall_s:g} seconds") from None
+
+
+async def within(seconds: float, work: Awaitable[R]) -> R:
+    """Return what `work` comes to; raises `TimeoutError` when it takes longer, and cancels it.
+
+    As `asyncio.wait_for`, which makes a task for it before Python 3.12.
+    """
+    if sys.version_info < (3, 11):
+        return await asyncio.wait_for(work, seconds)
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 async def _read_limited(req: Request, limit: int) -> bytes:

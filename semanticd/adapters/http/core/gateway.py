@@ -71,22 +71,31 @@ class Gateway:
         """Admit the prompts of one body, all or none; see `open`."""
         # A body of several prompts takes a part of the queue of its own.
         client = exchange.client if len(requests) == 1 else ""
-        ready = [replace(await self._ready(exchange, one), client=client) for one in requests]
+        ready = [await self._ready(exchange, one, client=client) for one in requests]
         generator = self._services.generator
         streams = await self._answering(
-            ready[0].model, lambda name: generator.open_all([replace(one, model=name) for one in ready])
+            ready[0].model, lambda name: generator.open_all([_asking(name, one) for one in ready])
         )
         return [
             self._opened(exchange, request, stream) for request, stream in zip(ready, streams, strict=True)
         ]
 
-    async def _ready(self, exchange: RequestContext, request: GenerationRequest) -> GenerationRequest:
+    async def _ready(
+        self, exchange: RequestContext, request: GenerationRequest, *, client: str
+    ) -> GenerationRequest:
         exchange.agent_id = request.agent_id
         check_counts(request)
         if request.agent_id is not None:
             self._agents.admit(request.agent_id)
-        request = replace(await self._checked(request), relax_form=not self._config.strict)
-        return request if exchange.span is None else replace(request, trace_parent=exchange.span.trace_parent)
+        seen = await self._checked(request)
+        # Each copy takes as long as reading a short body.
+        return replace(
+            request,
+            client=client,
+            relax_form=not self._config.strict,
+            adjustments=(*request.adjustments, *seen),
+            trace_parent=request.trace_parent if exchange.span is None else exchange.span.trace_parent,
+        )
 
     def _opened(
         self, exchange: RequestContext, request: GenerationRequest, stream: GenerationStream
@@ -105,11 +114,11 @@ class Gateway:
             stream = TracedStream(stream, exchange.gen_ai)
         return stream if exchange.recording is None else ObservedStream(stream, exchange.recording)
 
-    async def _checked(self, request: GenerationRequest) -> GenerationRequest:
-        """Return the request with what the vendors would refuse in its conversation noted, or refuse it too."""
+    async def _checked(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return what the vendors would refuse in the request's conversation, as adjustments, or refuse it too."""
         if request.conversation or not isinstance(request.prompt, ChatPrompt):
             # Of a conversation that is kept here a request holds the end only.
-            return request
+            return ()
         seen, messages = Adjustments(), request.prompt.messages
         check = partial(check_conversation, messages, seen, strict=self._config.strict, param="messages")
         if len(messages) > _MANY or any(len(message.parts) > _MANY for message in messages):
@@ -117,7 +126,7 @@ class Gateway:
             await asyncio.to_thread(check)
         else:
             check()
-        return replace(request, adjustments=(*request.adjustments, *seen.words))
+        return seen.words
 
     def _show_adjustments(self, exchange: RequestContext, adjustments: Sequence[str]) -> None:
         """Say what was changed in the request, to the client and in the log."""
@@ -233,6 +242,10 @@ class Gateway:
         if meant is None:
             raise refusal
         return await ask(meant)
+
+
+def _asking(name: str, request: GenerationRequest) -> GenerationRequest:
+    return request if request.model == name else replace(request, model=name)
 
 
 def check_counts(request: GenerationRequest) -> None:

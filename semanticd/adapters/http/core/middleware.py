@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from semanticd.adapters.http.core import errors
+from semanticd.adapters.http.core.body import within
 from semanticd.adapters.http.core.errors import InvalidPathError, SlowBodyError
 from semanticd.adapters.http.core.guards import Guards, header
 from semanticd.adapters.http.core.paths import canonical_path
@@ -194,7 +195,7 @@ class RequestContextWrapper:
             await answer.plain(early.status, early.headers, early.body)
             return
         try:
-            first = await asyncio.wait_for(receive(), self._body_timeout_s)
+            first = await within(self._body_timeout_s, receive())
         except (asyncio.TimeoutError, TimeoutError):
             # Falcon waits for the first part of a body without a limit.
             late = SlowBodyError(f"the body did not begin within {self._body_timeout_s:g} seconds")

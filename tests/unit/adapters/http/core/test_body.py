@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from semanticd.adapters.http.anthropic.wire import MessagesRequest
-from semanticd.adapters.http.core.body import parse_json, to_wire
+from semanticd.adapters.http.core.body import parse_json, to_wire, within
 from semanticd.adapters.http.openai.chat.wire import ChatRequest
 from semanticd.domain.errors import InvalidRequestError
 
@@ -92,3 +94,26 @@ def test_explicit_nulls_stand_for_absent_fields_and_unknown_fields_are_ignored()
     nulls = {name: None for name in optional if name not in ("model", "messages")}
     read = to_wire({"model": "m", "messages": [message], **nulls, "beta_thing": {"x": 1}}, ChatRequest)
     assert read == to_wire({"model": "m", "messages": [message]}, ChatRequest)
+
+
+async def test_work_has_its_time_and_is_cancelled_after_that() -> None:
+    left: list[str] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.append("cancelled")
+            raise
+
+    assert await within(60, asyncio.sleep(0, "done")) == "done"
+    with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+        await within(0.001, forever())
+    assert left == ["cancelled"]
+    work = asyncio.ensure_future(within(60, forever()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert left == ["cancelled"] * 2
