@@ -419,8 +419,8 @@ class EngineStates(RuleBasedStateMachine):
 _TestCase: Any = EngineStates.TestCase
 
 
+@pytest.mark.timeout(max(900, 2 * EXAMPLES))
 class TestEngineStates(_TestCase):  # type: ignore[misc]
-    @pytest.mark.timeout(max(600, EXAMPLES))
     def runTest(self) -> None:
         EngineStates.num_steps = 0
         super().runTest()
