@@ -213,7 +213,7 @@ def _cause(path: Path, error: Exception) -> str:
         return f"cannot load {path}: mlx-lm does not know the architecture {model_type!r}; try a newer mlx-lm"
     if not model_type:
         return f"cannot load {path}: config.json names no `model_type`; pull the model again"
-    return f"cannot load the {model_type!r} model in {path}: {error}"
+    return f"cannot load the {model_type!r} model in {path}: {str(error) or type(error).__name__}"
 
 
 _MISTRAL_FAMILY = frozenset({"mistral", "mistral3", "voxtral", "ministral", "ministral3", "pixtral"})

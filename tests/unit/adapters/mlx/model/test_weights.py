@@ -64,6 +64,14 @@ def _unknown(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "nobody_knows"}))
 
 
+def test_a_reason_without_words_is_named_by_its_kind(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": -5}))
+    with pytest.raises(BrokenModelError, match=r"cannot load the 'llama' model in .*/m: \w+"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
