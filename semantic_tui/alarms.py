@@ -37,7 +37,14 @@ def alarms(state: WatchState) -> list[Alarm]:
     """Return the present alarms, errors first; none while the daemon is not there (another line says so)."""
     if not state.connected:
         return []
-    found = [*_requests(state), *_thrash(state), *_disk(state), *_memory(state), *_peers(state)]
+    found = [
+        *_requests(state),
+        *_thrash(state),
+        *_disk(state),
+        *_memory(state),
+        *_peers(state),
+        *_ranks(state),
+    ]
     return sorted(found, key=lambda alarm: alarm.level != "error")
 
 
@@ -188,5 +195,22 @@ def _peers(state: WatchState) -> list[Alarm]:
             f"peer {host} failed{others}",
             f"{first.address}{others} failed and is left alone for a while: {reason}. "
             "What it has is computed here. P shows all peers, the doctor (6) asks each of them.",
+        )
+    ]
+
+
+def _ranks(state: WatchState) -> list[Alarm]:
+    missing = [rank for rank in state.status.ranks if rank.state == "missing"]
+    if not missing:
+        return []
+    first = missing[0]
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    reason = f": {first.last_failure}" if first.last_failure else ""
+    return [
+        Alarm(
+            "warning",
+            f"rank {first.rank} is missing{others}",
+            f"The machine at {first.address}{others} has not joined{reason}. "
+            "Nothing is computed before all have; run `semanticd worker` there.",
         )
     ]

@@ -172,6 +172,7 @@ def header(status: StatusResult, requests: Sequence[RequestRow] = ()) -> list[st
         f"tokens  {cache.hot_hit_tokens} reused hot, {cache.warm_hit_tokens} restored warm, "
         f"{cache.computed_tokens} computed",
         *_peers(status),
+        *_ranks(status),
         *_ends(status),
     ]
 
@@ -183,6 +184,16 @@ def _peers(status: StatusResult) -> list[str]:
         + (f" at {size(peer.bytes_per_s)}/s" if peer.bytes_per_s is not None else "")
         + (f"; {peer.num_failures} failures, the last: {peer.last_failure}" if peer.num_failures else "")
         for peer in status.peers
+    ]
+
+
+def _ranks(status: StatusResult) -> list[str]:
+    """Return a line for each machine that computes with the others."""
+    return [
+        f"rank {rank.rank}  {rank.address}: {rank.state or '-'}, {size(rank.memory_bytes)}, "
+        f"last step {rank.step_ms:.1f} ms, {size(rank.sent_bytes + rank.received_bytes)} exchanged"
+        + (f"; {rank.last_failure}" if rank.last_failure else "")
+        for rank in status.ranks
     ]
 
 

@@ -5,12 +5,13 @@ _semanticd() {
         [[ "$word" == -* ]] && continue
         tried="${path:+$path }$word"
         case "$tried" in
-            "serve"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"selftest"|"models"|"models fit"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"bench replay"|"trace"|"trace show"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"mcp"|"completion") path="$tried" ;;
+            "serve"|"worker"|"start"|"stop"|"restart"|"status"|"logs"|"version"|"config"|"config init"|"config path"|"key"|"key new"|"doctor"|"selftest"|"models"|"models fit"|"models info"|"models list"|"models load"|"models pull"|"models rm"|"models swap"|"models unload"|"agents"|"agents delete"|"agents evict"|"agents export"|"agents fork"|"agents import"|"agents list"|"agents pin"|"agents rewind"|"agents show"|"agents unpin"|"agents why"|"cache"|"cache clear"|"cache prune"|"chat"|"ctl"|"bench"|"bench compare"|"bench replay"|"trace"|"trace show"|"service"|"service install"|"service status"|"service uninstall"|"launch"|"mcp"|"completion") path="$tried" ;;
         esac
     done
     case "$path" in
-        "") words="serve start stop restart status logs version config key doctor selftest models agents cache chat ctl bench trace service launch mcp completion --version --runtime-dir --help" ;;
-        "serve") words="--model --host --port --log-level --help" ;;
+        "") words="serve worker start stop restart status logs version config key doctor selftest models agents cache chat ctl bench trace service launch mcp completion --version --runtime-dir --help" ;;
+        "serve") words="--hosts --model --host --port --log-level --help" ;;
+        "worker") words="--rank --model --log-level --help" ;;
         "start") words="--timeout --model --host --port --log-level --help" ;;
         "stop") words="--timeout --now --help" ;;
         "restart") words="--timeout --now --model --host --port --log-level --help" ;;

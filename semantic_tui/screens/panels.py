@@ -36,6 +36,7 @@ def facts_shown(state: WatchState, span_s: int) -> object:
         state.engine,
         state.status.savings,
         state.status.peers,
+        state.status.ranks,
         state.requests,
     )
 
@@ -54,6 +55,7 @@ def pool_lines(state: WatchState, width: int, height: int, *, span_s: int) -> li
     below = [
         _disk(cache, width),
         *_peers(state, width),
+        *_ranks(state, width),
         *_savings(state, width),
         series(state, "hit_rate", width, span_s),
         series(state, "evictions", width, span_s),
@@ -89,6 +91,17 @@ def _disk(cache: CacheStats, width: int) -> Content:
 def _peers(state: WatchState, width: int) -> list[Content]:
     peers = state.status.peers
     return [_text("peers", *peers_line(peers), width)] if peers else []
+
+
+def _ranks(state: WatchState, width: int) -> list[Content]:
+    ranks = state.status.ranks
+    if not ranks:
+        return []
+    ready = sum(rank.state == "ready" for rank in ranks)
+    text = f"{ready} of {len(ranks)} ready, {size(sum(rank.memory_bytes for rank in ranks))}"
+    slowest = max(rank.step_ms for rank in ranks)
+    exchanged = size(sum(rank.sent_bytes + rank.received_bytes for rank in ranks))
+    return [_text("ranks", text, f"step {slowest:.1f} ms, {exchanged} exchanged", width)]
 
 
 def _savings(state: WatchState, width: int) -> list[Content]:

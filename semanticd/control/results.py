@@ -201,6 +201,20 @@ class PeerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RankFacts:
+    """One of the machines that compute a model together; `state` is missing, joined or ready."""
+
+    rank: int = 0
+    address: str = ""
+    state: str = ""
+    memory_bytes: int = 0
+    step_ms: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    last_failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusResult:
     """`status`, and the data of the event `status`. `state`: starting, ready, no_model, draining or stopped."""
 
@@ -222,6 +236,8 @@ class StatusResult:
     """None from a daemon that does not count them, as `savings`."""
     savings: SavingsFacts | None = None
     peers: tuple[PeerFacts, ...] = ()
+    ranks: tuple[RankFacts, ...] = ()
+    """None where one machine computes alone."""
 
 
 @dataclass(frozen=True, slots=True)

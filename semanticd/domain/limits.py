@@ -79,6 +79,11 @@ class Limits:
     peers: int = 16
     """Machines in `SEMANTIC_PEERS`."""
 
+    ranks: int = 16
+    """Machines that one model is spread over (`SEMANTIC_DISTRIBUTED_HOSTS`)."""
+    rank_handshakes: int = 16
+    """Connections of ranks that have not proved yet that they know the key; others are closed."""
+
     embedding_inputs: int = 2_048
     """Texts in one embeddings request."""
     embedding_tokens: int = 300_000

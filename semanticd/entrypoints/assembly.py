@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semanticd import __version__
 from semanticd.adapters.config import Settings
@@ -20,6 +20,9 @@ from semanticd.domain.memory_plan import WeightRoom, buffer_cache_bytes
 from semanticd.entrypoints.bootstrap import Daemon, build, precision_of
 from semanticd.entrypoints.measured_chunks import MeasuringLoader
 from semanticd.entrypoints.model_fit import budget_plan, default_model_name, machine, open_registry
+
+if TYPE_CHECKING:  # loaded where a hostfile is set, and nowhere else
+    from semanticd.entrypoints.ranked_parts import RankedParts
 
 
 def max_drafts(speculation: int | str) -> int:
@@ -53,7 +56,7 @@ def assemble(
     wired = None if settings.mlx.wired_weights == "auto" else settings.mlx.wired_weights
     memory = MlxMemory(device, log=log, wired=wired)
     limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
-    loader: ModelLoader = MlxModelLoader(
+    local = MlxModelLoader(
         block_tokens=settings.mlx.block_tokens,
         precision=precision_of(settings),
         room=WeightRoom(device, memory.free_bytes),
@@ -62,6 +65,8 @@ def assemble(
         compute=ComputeOptions(settings.mlx.cpu_math, max_drafts(settings.mlx.speculation)),
         log=log,
     )
+    ranks = open_ranks(settings, log=log)
+    loader: ModelLoader = local if ranks is None else ranks.loader(local, settings)
     return build(
         settings,
         source=open_registry(settings),
@@ -74,4 +79,16 @@ def assemble(
         facts=facts,
         tracer=tracer,
         files=files,
+        ranks=ranks,
     )
+
+
+def open_ranks(settings: Settings, *, log: Log) -> RankedParts | None:
+    """Return what spreads a model over the machines of the hostfile; None unless one is set."""
+    if settings.distributed.hosts is None:
+        return None
+    from semanticd.adapters.mlx.model.compute_revision import compute_revision
+    from semanticd.adapters.mlx.model.sharding import device_kind
+    from semanticd.entrypoints.ranked_parts import RankedParts
+
+    return RankedParts.of(settings, device=device_kind(), computed_by=compute_revision(), log=log)

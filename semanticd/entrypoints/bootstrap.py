@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from semanticd import __version__
 from semanticd.adapters.config import Settings
@@ -66,6 +66,10 @@ from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.scheduler import Scheduler, SchedulerLimits
 from semanticd.entrypoints.kept_figures import KeptFigures
 
+if TYPE_CHECKING:  # loaded where a hostfile is set, and nowhere else
+    from semanticd.adapters.ranks.group import RankGroup
+    from semanticd.entrypoints.ranked_parts import RankedParts
+
 _MIB = 1024 * 1024
 _GIB = 1024**3
 _CLOCK_IS_BEHIND_S = 60.0
@@ -105,6 +109,8 @@ class Daemon:
     tracer: OtelTracer | None
     traces: TraceWriter | None
     device: DeviceMemory
+    ranks: RankGroup | None
+    """Where the machines join that compute with this one; None: it computes alone."""
 
 
 def build(
@@ -120,11 +126,12 @@ def build(
     facts: Mapping[str, Any],
     tracer: OtelTracer | None = None,
     files: FileSystem | None = None,
+    ranks: RankedParts | None = None,
 ) -> Daemon:
     """Put the engine and its use cases together; nothing is started, but the cache folder is opened and locked.
 
     `memory` is that of the models' `device`, with what of it is for KV. The warm tier works through `files`
-    (None: the operating system's own).
+    (None: the operating system's own). `ranks` are the machines that compute with this one (None: it computes alone).
     """
     clock = SystemClock()
     metrics = PrometheusMetrics()
@@ -149,21 +156,22 @@ def build(
         warm.folder.responses, clock=clock, log=log, ballast=warm.folder.ballast
     )
     responses = StoredResponses(archive=response_archive)
-    warm.when_pruned(archive.forget_blocks)
+    kept = warm if ranks is None else ranks.keep_in(warm)
+    warm.when_pruned(archive.forget_blocks if ranks is None else ranks.also_removed(archive.forget_blocks))
     peers = open_peers(settings, metrics=metrics, log=log)
     queue = EngineQueue(
         max_queue=settings.mlx.max_queue, max_queue_per_agent=settings.mlx.max_queue_per_agent
     )
     store = AgentCacheStore(
         budget_bytes=memory.plan.budget_bytes(0),
-        warm=warm,
+        warm=kept,
         post=queue.post,
         metrics=metrics,
         log=log,
         peers=peers,
     )
     tables = AgentTables(
-        store=store, warm=warm, max_agents_in_memory=settings.agent.max_agents_in_memory, log=log
+        store=store, warm=kept, max_agents_in_memory=settings.agent.max_agents_in_memory, log=log
     )
     cache = AgentCache(store, tables)
     registry = AgentRegistry(cache=cache, archive=archive, clock=clock, post=queue.post)
@@ -196,7 +204,14 @@ def build(
         loader=loader,
         use=use,
         names=names,
-        memory=ModelMemory(engine=engine, source=source, free_bytes=memory.machine.free_bytes, device=device),
+        memory=ModelMemory(
+            engine=engine,
+            source=source,
+            free_bytes=memory.machine.free_bytes
+            if ranks is None
+            else ranks.free_bytes(memory.machine.free_bytes),
+            device=device if ranks is None else ranks.all_memory(device),
+        ),
         progress=progress,
     )
     routing = ModelRouting(
@@ -208,9 +223,17 @@ def build(
         progress=progress,
         load_on_demand=settings.mlx.load_on_demand,
     )
+    if ranks is not None:
+        routing.why_away = ranks.group.why_away
     arrivals = Arrivals(clock=clock, progress=progress)
     gauges = Gauges(
-        engine=engine, arrivals=arrivals, store=store, warm=warm, metrics=metrics, version=__version__
+        engine=engine,
+        arrivals=arrivals,
+        store=store,
+        warm=warm,
+        metrics=metrics,
+        version=__version__,
+        ranks=None if ranks is None else ranks.group,
     )
     metrics.before_text = gauges.refresh
     outcomes, savings = Outcomes(clock=clock), Savings(clock=clock, metrics=metrics)
@@ -229,6 +252,7 @@ def build(
             state,
             num_unsaved=lambda: (registry.num_unsaved, responses.num_refused),
             free_memory_bytes=memory.machine.free_bytes,
+            ranks=None if ranks is None else ranks.group,
         ),
     )
     history = History(
@@ -236,7 +260,10 @@ def build(
     )
     figures = KeptFigures(warm.folder, savings=savings, history=history, fs=files or FileSystem(), log=log)
     figures.restore(is_known=lambda agent: registry.is_known(AgentId(agent)))
-    exporter = AgentExporter(engine=engine, store=store, clock=clock, export_file=DiskAgentExportFile())
+    if ranks is None:
+        exporter = AgentExporter(engine=engine, store=store, clock=clock, export_file=DiskAgentExportFile())
+    else:
+        exporter = AgentExporter(engine=engine, store=store, clock=clock, why_none=ranks.why_no_export)
     recorder = TurnRecorder(
         engine=engine, agents=registry, metrics=metrics, log=log, savings=savings, history=history
     )
@@ -269,12 +296,14 @@ def build(
         generate=generate,
         tokens=TextTokensService(routing=routing, places=places, move_volatile=settings.mlx.move_volatile),
         coverage=CoverageService(routing=routing, store=store),
-        shared=SharedBlocks(warm, trees=lambda: shared_trees(engine.models.values())),
+        shared=SharedBlocks(
+            warm, trees=lambda: shared_trees(engine.models.values()) if ranks is None else ()
+        ),
         preload=Preload(
             engine=engine,
             store=store,
             agents=registry,
-            warm=warm,
+            warm=kept,
             share=settings.agent.preload_share,
             log=log,
         ),
@@ -288,7 +317,7 @@ def build(
         model_progress=progress,
         requests=requests,
         status=status,
-        cache=CacheService(engine=engine, store=store, agents=registry, warm=warm, status=status),
+        cache=CacheService(engine=engine, store=store, agents=registry, warm=kept, status=status),
         outcomes=outcomes,
         history=history,
         figures=figures,
@@ -297,6 +326,7 @@ def build(
         tracer=tracer,
         traces=trace_writer(settings, metrics=metrics, log=log),
         device=device,
+        ranks=None if ranks is None else ranks.group,
     )
 
 
@@ -346,4 +376,6 @@ def close(daemon: Daemon) -> None:
             stack.callback(daemon.traces.close)
         if daemon.peers is not None:
             stack.callback(daemon.peers.close)
+        if daemon.ranks is not None:
+            stack.callback(daemon.ranks.close)
         stack.callback(daemon.engine.stop)

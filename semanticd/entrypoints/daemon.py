@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semanticd import __version__
 from semanticd.adapters.config import Effective, Loaded, effective, load_settings
@@ -41,6 +41,9 @@ from semanticd.control.private_files import UMASK, check_shared_folder
 from semanticd.control.terminal_text import many_lines
 from semanticd.domain.errors import ConfigurationError, DaemonError, SemanticError
 from semanticd.entrypoints.upkeep import Upkeep, heap_budget
+
+if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
+    from semanticd.entrypoints.ranks_upkeep import RanksUpkeep
 
 _DRAIN_POLL_S = 0.05
 _HTTP_GRACE_S = 2
@@ -238,7 +241,11 @@ class _Life:
             stack.push_async_callback(control.close)
             stack.enter_context(self._signals())
             self._daemon.engine.start()
-            loading = asyncio.create_task(self._daemon.models.load(assembly.first_model(self._settings)))
+            ranks = self._ranks_upkeep()
+            if ranks is not None:
+                ranks.start()
+            load = self._daemon.models.load if ranks is None else ranks.load_when_joined
+            loading = asyncio.create_task(load(assembly.first_model(self._settings)))
             stack.callback(loading.cancel)
             # The imports hold Python's lock, and most of the model's loading does not.
             http = await asyncio.to_thread(self._http)
@@ -249,10 +256,20 @@ class _Life:
             if failed is not None:
                 return failed
             stack.enter_context(upkeep.serving())
+            if ranks is not None:
+                stack.enter_context(ranks.watching())
             await self._stop.wait()
             await self._drain()
             end_within(ENDING_LIMIT_S, log=self._log)
         return 0
+
+    def _ranks_upkeep(self) -> RanksUpkeep | None:
+        """Return what looks after the machines that compute with this one; None where it computes alone."""
+        if self._daemon.ranks is None:
+            return None
+        from semanticd.entrypoints.ranks_upkeep import RanksUpkeep
+
+        return RanksUpkeep(self._daemon, self._daemon.ranks, self._settings, log=self._log)
 
     def _http(self) -> Any:
         """Return the HTTP server, which is not served yet; its imports take a third of a second."""

@@ -38,6 +38,9 @@ class _Health:
         if self._daemon.engine.failure is not None:
             return HealthAnswer(ok=False, reason=f"the engine fails: {self._daemon.engine.failure}")
         state = self._daemon.status.state()
+        ranks = self._daemon.ranks
+        if ranks is not None and ranks.formation is None:
+            return HealthAnswer(ok=False, reason=ranks.why_not_ready())
         if state == "no_model":
             return HealthAnswer(ok=False, reason=self._daemon.status.why_no_model())
         if state != "ready":

@@ -57,6 +57,13 @@ def test_the_dashboard_loads_neither_models_nor_the_server() -> None:
     )
 
 
+def test_a_daemon_that_computes_alone_loads_nothing_of_ranks() -> None:
+    loaded = modules_after("import semanticd.entrypoints.daemon, semanticd.entrypoints.assembly")
+    assert "semanticd.entrypoints.bootstrap" in loaded
+    assert {name for name in loaded if name.startswith("semanticd") and "rank" in name} == set()
+    assert "semanticd.adapters.mlx.model.sharding" not in loaded
+
+
 def test_the_composition_root_can_be_imported_without_loading_mlx() -> None:
     """The BLAS has to be chosen before `mlx.core` is imported, so importing us must not import it."""
     loaded = modules_after("import semanticd.entrypoints.cli")

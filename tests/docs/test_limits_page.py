@@ -13,6 +13,7 @@ from semanticd.domain.limits import Limits
 ROOT = Path(__file__).resolve().parents[2]
 
 CONNECTIONS = "integration/http/test_connections.py"
+HOSTS, RANKS = "unit/adapters/ranks/test_hosts.py", "unit/adapters/ranks/test_group.py"
 BLOCKS = "integration/http/test_blocks.py"
 GUARDS = "integration/http/test_guards.py"
 GENERATE = "integration/services/test_generate.py"
@@ -62,6 +63,8 @@ HELD_BY: dict[str, tuple[str, str]] = {
         "test_a_command_of_too_many_values_is_refused_unread_and_the_next_one_works",
     ),
     "messages": (GUARDS, "test_messages_have_a_limit_in_every_dialect"),
+    "ranks": (HOSTS, "test_what_is_no_hostfile_is_refused_with_the_reason"),
+    "rank_handshakes": (RANKS, "test_connections_that_prove_nothing_are_bounded"),
     "peer_reads": (BLOCKS, "test_a_few_are_answered_at_a_time_and_others_are_told_to_come_again"),
     "peer_tokens": (BLOCKS, "test_a_malformed_question_is_refused_by_its_field"),
     "peers": ("unit/adapters/config/test_config.py", "test_peers_are_servers_and_a_folder_is_none"),

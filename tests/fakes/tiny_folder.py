@@ -7,6 +7,7 @@ BPE, a ChatML template that knows tools. Rows of 32 values can be quantized, so 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 START, END = "<|im_start|>", "<|im_end|>"
 _SPECIAL = ("<|endoftext|>", START, END)
-_HIDDEN, _LAYERS, _HEADS, _KV_HEADS, _HEAD_DIM, _MLP = 128, 2, 4, 2, 32, 128
+_LAYERS, _HEAD_DIM = 2, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Its widths, and what several machines would divide: heads, and the width of the MLP."""
+
+    hidden: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 128
+
 
 # Merged from the left, so that ordinary text splits into words, beginnings of words, and bytes.
 _WORDS = (
@@ -63,6 +75,7 @@ def write_tiny_model(
     layers: int = _LAYERS,
     seed: int = 0,
     ends: bool = True,
+    shape: Shape = Shape(),
 ) -> Path:
     """Write the model and return its folder; another seed gives other weights, and so another fingerprint.
 
@@ -76,11 +89,11 @@ def write_tiny_model(
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": _HIDDEN,
+        "hidden_size": shape.hidden,
         "num_hidden_layers": layers,
-        "intermediate_size": _MLP,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _KV_HEADS,
+        "intermediate_size": shape.mlp,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
         "head_dim": _HEAD_DIM,
         "rms_norm_eps": 1e-5,
         "vocab_size": vocab,
@@ -92,35 +105,35 @@ def write_tiny_model(
         "torch_dtype": "float32",
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    weights = _weights(vocab, layers, seed)
+    weights = _weights(vocab, layers, seed, shape)
     # Logits of nought never win: answers are printable ASCII and now and then end by themselves.
     weights["lm_head.weight"][[token for token in range(vocab) if token not in sayable]] = 0.0
     save_file(weights, folder / "model.safetensors", metadata={"format": "mlx"})
     return folder
 
 
-def _weights(vocab: int, layers: int, seed: int) -> dict[str, Any]:
+def _weights(vocab: int, layers: int, seed: int, shape: Shape) -> dict[str, Any]:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, scale: float = 1.5) -> Any:
         # Large enough that attention looks somewhere and the best token is well ahead of the next.
         return (random.standard_normal((rows, columns)) * scale / np.sqrt(columns)).astype(np.float32)
 
-    ones = np.ones(_HIDDEN, np.float32)
+    ones = np.ones(shape.hidden, np.float32)
     weights = {
-        "model.embed_tokens.weight": matrix(vocab, _HIDDEN, 8.0),
+        "model.embed_tokens.weight": matrix(vocab, shape.hidden, 8.0),
         "model.norm.weight": ones,
-        "lm_head.weight": matrix(vocab, _HIDDEN, 4.0),
+        "lm_head.weight": matrix(vocab, shape.hidden, 4.0),
     }
     for layer in range(layers):
         name = f"model.layers.{layer}"
-        weights[f"{name}.self_attn.q_proj.weight"] = matrix(_HEADS * _HEAD_DIM, _HIDDEN)
-        weights[f"{name}.self_attn.k_proj.weight"] = matrix(_KV_HEADS * _HEAD_DIM, _HIDDEN)
-        weights[f"{name}.self_attn.v_proj.weight"] = matrix(_KV_HEADS * _HEAD_DIM, _HIDDEN)
-        weights[f"{name}.self_attn.o_proj.weight"] = matrix(_HIDDEN, _HEADS * _HEAD_DIM)
-        weights[f"{name}.mlp.gate_proj.weight"] = matrix(_MLP, _HIDDEN)
-        weights[f"{name}.mlp.up_proj.weight"] = matrix(_MLP, _HIDDEN)
-        weights[f"{name}.mlp.down_proj.weight"] = matrix(_HIDDEN, _MLP)
+        weights[f"{name}.self_attn.q_proj.weight"] = matrix(shape.heads * _HEAD_DIM, shape.hidden)
+        weights[f"{name}.self_attn.k_proj.weight"] = matrix(shape.kv_heads * _HEAD_DIM, shape.hidden)
+        weights[f"{name}.self_attn.v_proj.weight"] = matrix(shape.kv_heads * _HEAD_DIM, shape.hidden)
+        weights[f"{name}.self_attn.o_proj.weight"] = matrix(shape.hidden, shape.heads * _HEAD_DIM)
+        weights[f"{name}.mlp.gate_proj.weight"] = matrix(shape.mlp, shape.hidden)
+        weights[f"{name}.mlp.up_proj.weight"] = matrix(shape.mlp, shape.hidden)
+        weights[f"{name}.mlp.down_proj.weight"] = matrix(shape.hidden, shape.mlp)
         weights[f"{name}.input_layernorm.weight"] = ones
         weights[f"{name}.post_attention_layernorm.weight"] = ones
     return weights

@@ -21,6 +21,7 @@ DONE, FAILED, WRONG, NO_DAEMON = 0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_NO
 
 STATUSES: dict[str, tuple[int | None, int]] = {
     "serve": (None, WRONG),
+    "worker 127.0.0.1 --rank 1": (WRONG, WRONG),
     "start": (None, WRONG),
     "stop": (DONE, DONE),
     "restart": (None, WRONG),

@@ -135,6 +135,14 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
             Panel("Failures of peers", "short", "Each costs a recompute; the peer is left alone for a while.", [(increase("peer_failures_total", by="peer, reason"), "{{peer}}: {{reason}}")]),
         ],
     ],
+    "Machines of one model": [
+        [
+            Panel("Ranks", "short", "1 while a machine computes with the others; times that they lost one another.", [(now("rank_ready"), "rank {{rank}}"), (increase("ranks_lost_total"), "lost")]),
+            Panel("Memory of ranks", "bytes", "What tensors take on each machine.", [(now("rank_memory_bytes"), "rank {{rank}}")]),
+            Panel("Step of ranks", "s", "The last one, its wait for others included.", [(now("rank_step_seconds"), "rank {{rank}}")]),
+            Panel("Traffic of ranks", "Bps", "Between the daemon and each machine; not what machines send one another.", [(per_second("rank_bytes_total", by="rank, direction"), "{{direction}}: rank {{rank}}")]),
+        ],
+    ],
     "Process": [
         [
             Panel("Memory", "bytes", "In RAM.", [(now("process_resident_memory_bytes"), "resident")]),

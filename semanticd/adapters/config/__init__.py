@@ -6,6 +6,7 @@ Plain dataclasses, because every command answers in under 0.3 s and a validation
 from semanticd.adapters.config.resolve import Effective, Loaded, effective, load_settings
 from semanticd.adapters.config.schema import (
     AgentSettings,
+    DistributedSettings,
     MlxSettings,
     PathSettings,
     SecuritySettings,
@@ -16,6 +17,7 @@ from semanticd.adapters.config.sources import FileRead
 
 __all__ = [
     "AgentSettings",
+    "DistributedSettings",
     "Effective",
     "FileRead",
     "Loaded",

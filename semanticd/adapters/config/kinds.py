@@ -190,7 +190,15 @@ def flag() -> Kind:
 
 def folder() -> Kind:
     """A folder's path; `~` is the home folder, a relative one starts at the working folder."""
+    return _path("a folder's path")
 
+
+def file() -> Kind:
+    """A file's path, likewise."""
+    return _path("a file's path")
+
+
+def _path(expected: str) -> Kind:
     def read(value: object) -> Path:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError
@@ -199,7 +207,7 @@ def folder() -> Kind:
         except RuntimeError as error:
             raise ValueError from error  # `~` with the name of no user
 
-    return Kind("a folder's path", read)
+    return Kind(expected, read)
 
 
 def model() -> Kind:

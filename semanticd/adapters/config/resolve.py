@@ -53,6 +53,10 @@ class Effective:
     expected: str
 
 
+_RANKS_KEY_CHARACTERS = 16
+"""Fewer could be guessed by whoever has heard a handshake."""
+
+
 def config_file_path(environ: Mapping[str, str]) -> tuple[Path, bool]:
     """Return the TOML file's path and whether the user named it.
 
@@ -152,9 +156,27 @@ def _contradictions(settings: Settings) -> list[str]:
             f"agent.peers names another machine ({foreign[0]}), which shows no blocks without a key: set "
             "SEMANTIC_PEER_KEY, or the same SEMANTIC_API_KEY on all machines"
         )
+    if settings.distributed.hosts is not None:
+        found += _of_ranks(settings)
     if mlx.max_queue_per_agent > mlx.max_queue:
         found.append(
             f"mlx.max_queue_per_agent = {mlx.max_queue_per_agent} is larger than mlx.max_queue = {mlx.max_queue}"
+        )
+    return found
+
+
+def _of_ranks(settings: Settings) -> list[str]:
+    found = []
+    if len(settings.distributed.key or "") < _RANKS_KEY_CHARACTERS:
+        found.append(
+            "distributed.hosts names machines that compute one model together, and they have no key of at least "
+            f"{_RANKS_KEY_CHARACTERS} characters: set SEMANTIC_DISTRIBUTED_KEY to the same on all of them "
+            "(`semanticd key new` makes one)"
+        )
+    if settings.agent.peers:
+        found.append(
+            "agent.peers and distributed.hosts are both set: a model that is spread over several machines reads no "
+            "blocks of others; leave SEMANTIC_PEERS out"
         )
     return found
 

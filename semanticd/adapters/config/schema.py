@@ -19,6 +19,7 @@ from semanticd.adapters.config.kinds import (
     auto_or,
     choice,
     exact_or,
+    file,
     flag,
     folder,
     is_word,
@@ -364,6 +365,42 @@ class TraceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedSettings:
+    """One model over several machines; off unless a hostfile is set."""
+
+    hosts: Path | None = setting(
+        None,
+        file(),
+        "MLX's hostfile: the machines that compute one model together, this one first; none: this one alone.",
+        guarded=True,
+    )
+    key: str | None = setting(
+        None,
+        key(),
+        "Key that the machines prove to one another, at least 16 characters; each has the same.",
+        secret=True,
+    )
+    port: int = setting(
+        8710,
+        whole(minimum=1, maximum=65535),
+        "Port on the first machine, where the others join; only ever in a private network.",
+        guarded=True,
+    )
+    ring_port: int = setting(
+        8720,
+        whole(minimum=1, maximum=65000),
+        "First port of the ring: the machine of rank r listens on this one plus r, for its neighbours.",
+        guarded=True,
+    )
+    timeout_s: float = setting(
+        30.0,
+        number(minimum=1, maximum=3600),
+        "Seconds that a machine may take for one step, or be silent, before the others give it up.",
+        guarded=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one daemon; made once, read only by the composition root."""
 
@@ -373,6 +410,7 @@ class Settings:
     security: SecuritySettings = field(default_factory=SecuritySettings)
     paths: PathSettings = field(default_factory=PathSettings)
     trace: TraceSettings = field(default_factory=TraceSettings)
+    distributed: DistributedSettings = field(default_factory=DistributedSettings)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The user's own registry entries, TOML `[models.NAME]`, by name; for the models room to read."""
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -386,6 +424,7 @@ SECTIONS: Mapping[str, type] = {
     "security": SecuritySettings,
     "paths": PathSettings,
     "trace": TraceSettings,
+    "distributed": DistributedSettings,
 }
 
 

@@ -229,6 +229,20 @@ _PEERS: Mapping[str, MetricSpec] = {
     ),
 }
 
+_RANKS: Mapping[str, MetricSpec] = {
+    "rank_ready": MetricSpec("gauge", "1 while a machine computes with the others, else 0.", ("rank",)),
+    "rank_memory_bytes": MetricSpec("gauge", "Bytes that the tensors of a rank take.", ("rank",)),
+    "rank_step_seconds": MetricSpec(
+        "gauge", "Time of a rank's last step, its wait for others included.", ("rank",)
+    ),
+    "rank_bytes_total": MetricSpec(
+        "counter",
+        "Bytes between the daemon and a rank: steps, and blocks to restore; what ranks send one another is not known.",
+        ("rank", "direction"),
+    ),
+    "ranks_lost_total": MetricSpec("counter", "Times that machines of one model lost one another."),
+}
+
 _DAEMON: Mapping[str, MetricSpec] = {
     "build_info": MetricSpec("gauge", "1; the daemon's version is in the label.", ("version",)),
     "model_weights_bytes": MetricSpec("gauge", "Bytes of a loaded model's weights.", ("model",)),
@@ -245,6 +259,7 @@ GROUPS: Final[Mapping[str, Mapping[str, MetricSpec]]] = {
     "Hot tier": _HOT,
     "Warm tier and agents on disk": _WARM,
     "Peers": _PEERS,
+    "Ranks": _RANKS,
     "Models and control": _DAEMON,
 }
 """The catalogue as the documentation shows it."""

@@ -60,8 +60,10 @@ class AgentExporter:
         store: AgentCacheStore,
         clock: Clock,
         export_file: AgentExportFile | None = None,
+        why_none: str = "this daemon keeps no files (cache folder switched off): it cannot export or import",
     ) -> None:
-        """Without an `export_file` every call is refused."""
+        """Without an `export_file` every call is refused, with the reason `why_none`."""
+        self._why_none = why_none
         self._engine = engine
         self._store = store
         self._clock = clock
@@ -170,9 +172,7 @@ class AgentExporter:
 
     def _need_file(self) -> AgentExportFile:
         if self._file is None:
-            raise CacheError(
-                "this daemon keeps no files (cache folder switched off): it cannot export or import"
-            )
+            raise CacheError(self._why_none)
         return self._file
 
 

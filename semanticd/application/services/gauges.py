@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -11,6 +12,9 @@ from semanticd.application.ports.warm_store import WarmStats, WarmStore
 from semanticd.application.services.arrivals import Arrivals
 from semanticd.domain.ids import ModelId
 from semanticd.domain.sequence import SequenceState
+
+if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere else
+    from semanticd.application.ports.ranks import Ranks
 
 _POOL_STATES = ("hot", "pinned", "dirty", "running", "in_flight")
 _SEQUENCE_STATES = (SequenceState.WAITING, SequenceState.PREFILLING, SequenceState.DECODING)
@@ -28,8 +32,12 @@ class Gauges:
         warm: WarmStore | None,
         metrics: Metrics,
         version: str,
+        ranks: Ranks | None = None,
     ) -> None:
         """Read from these, write into `metrics`; `version` is the daemon's."""
+        self._ranks = ranks
+        self._rank_bytes: dict[tuple[int, str], int] = {}
+        self._ranks_lost = 0
         self._engine = engine
         self._arrivals = arrivals
         self._store = store
@@ -49,6 +57,8 @@ class Gauges:
         self._refresh_pool()
         self._refresh_warm(self._warm.stats() if self._warm is not None else WarmStats())
         self._refresh_models()
+        if self._ranks is not None:
+            self._refresh_ranks(self._ranks)
 
     def _refresh_pool(self) -> None:
         store = self._store
@@ -78,3 +88,18 @@ class Gauges:
         for model_id, model in models.items():
             self._metrics.gauge("model_weights_bytes", model.weights_bytes, model=model_id)
         self._models = set(models)
+
+    def _refresh_ranks(self, ranks: Ranks) -> None:
+        for one in ranks.facts():
+            name = str(one.rank)
+            self._metrics.gauge("rank_ready", int(one.state == "ready"), rank=name)
+            self._metrics.gauge("rank_memory_bytes", one.memory_bytes, rank=name)
+            self._metrics.gauge("rank_step_seconds", one.step_ms / 1000, rank=name)
+            for direction, now in (("sent", one.sent_bytes), ("received", one.received_bytes)):
+                before = self._rank_bytes.get((one.rank, direction), 0)
+                self._rank_bytes[one.rank, direction] = now
+                # It begins anew with each process.
+                added = now - before if now >= before else now
+                self._metrics.count("rank_bytes_total", added, rank=name, direction=direction)
+        self._metrics.count("ranks_lost_total", ranks.num_failures - self._ranks_lost)
+        self._ranks_lost = ranks.num_failures

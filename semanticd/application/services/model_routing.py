@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -32,6 +32,8 @@ class ModelRouting:
         load_on_demand: bool = False,
     ) -> None:
         """With `load_on_demand`, `models` loads an installed model that a request names."""
+        self.why_away: Callable[[], str | None] = lambda: None
+        """Says why the model that was served is not now, where it comes back by itself."""
         self._engine = engine
         self._models = models
         self._source = source
@@ -72,6 +74,8 @@ class ModelRouting:
         there = sorted(self._names.serving())
         if not there and self._models.is_changing and (coming := self._progress.coming) is not None:
             return OverloadedError(coming, retry_after_s=2.0)
+        if not there and (away := self.why_away()) is not None:
+            return OverloadedError(away, retry_after_s=5.0)
         if not there:
             return ModelNotFoundError(NO_MODEL_LOADED, param="model")
         return ModelNotFoundError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semanticd.application.cache.agent_cache_store import AgentCacheStore, CacheCounters
 from semanticd.application.engine.loop import BlockPoolBatchEngine
@@ -35,6 +35,9 @@ from semanticd.domain.sequence import SequenceState
 from semanticd.domain.transcript import Segment
 from semanticd.domain.whole_text import whole_characters
 
+if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere else
+    from semanticd.application.ports.ranks import Ranks
+
 
 @dataclass(frozen=True, slots=True)
 class DaemonIdentity:
@@ -46,6 +49,8 @@ class DaemonIdentity:
     """How many agents and responses the disk refused to store."""
     free_memory_bytes: Callable[[], int]
     """How much memory is free on its machine."""
+    ranks: Ranks | None = None
+    """The machines that compute with this one; None: it computes alone."""
 
 
 class StatusService:
@@ -122,6 +127,7 @@ class StatusService:
             outcomes=self._outcomes.facts(),
             savings=self._savings.facts(),
             peers=self._store.peers.facts() if self._store.peers is not None else (),
+            ranks=self._daemon.ranks.facts() if self._daemon.ranks is not None else (),
         )
 
     def counters(self) -> CacheCounters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semanticd.application.ports.peers import PeerFacts
 from semanticd.application.services.agent_facts import ShownMessage
@@ -16,6 +16,9 @@ from semanticd.domain.generation import Priority, WaitReason
 from semanticd.domain.ids import AgentId, ModelId, RequestId
 from semanticd.domain.model_cache_spec import StoragePrecision
 from semanticd.domain.sequence import SequenceState
+
+if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere else
+    from semanticd.application.ports.ranks import RankFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,8 @@ class DaemonStatus:
     outcomes: OutcomeFacts
     savings: SavingsFacts
     peers: tuple[PeerFacts, ...] = ()
+    ranks: tuple[RankFacts, ...] = ()
+    """The machines that compute the model together; none where this one computes it alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from semanticd.entrypoints.cli.options import absolute
 
 COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serve:serve",
+    "worker": "worker:worker",
     "start": "lifecycle:start",
     "stop": "lifecycle:stop",
     "restart": "lifecycle:restart",

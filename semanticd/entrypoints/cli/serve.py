@@ -11,11 +11,16 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags, setting_opti
 
 
 @click.command(context_settings=ANY_FLAG)
+@click.option("--hosts", help="MLX's hostfile: machines that compute one model together, this one first.")
 @setting_options
-def serve(**given: Any) -> None:
+def serve(*, hosts: str | None, **given: Any) -> None:
     """Run the daemon in the foreground until Ctrl-C.
 
     Ctrl-C finishes running requests and writes the caches; a second Ctrl-C quits at once. Every setting is a flag too:
     --section-name VALUE; `semanticd config --all` lists them.
     """
-    importlib.import_module("semanticd.entrypoints.daemon").serve(read_flags(**given))
+    importlib.import_module("semanticd.entrypoints.daemon").serve(_with_hosts(read_flags(**given), hosts))
+
+
+def _with_hosts(flags: dict[str, Any], hosts: str | None) -> dict[str, Any]:
+    return flags if hosts is None else {**flags, "distributed.hosts": hosts}

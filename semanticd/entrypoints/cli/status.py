@@ -13,6 +13,7 @@ from semanticd.control.request_text import wait_text
 from semanticd.control.results import (
     CacheStats,
     PeerFacts,
+    RankFacts,
     RequestRow,
     StatusResult,
     drafts_text,
@@ -123,6 +124,9 @@ def render(status: StatusResult, requests: Sequence[RequestRow] = ()) -> str:
     lines += [
         f"{'peers' if number == 0 else '':<8} {_peer(peer)}" for number, peer in enumerate(status.peers)
     ]
+    lines += [
+        f"{'ranks' if number == 0 else '':<8} {_rank(rank)}" for number, rank in enumerate(status.ranks)
+    ]
     if (unsaved := unsaved_text(cache)) is not None:
         lines.append(f"unsaved  {unsaved}")
     if (outcomes := status.outcomes) is not None:
@@ -161,6 +165,18 @@ def _peer(peer: PeerFacts) -> str:
     if peer.num_failures:
         text += f", {peer.num_failures} failures; last: {peer.last_failure}"
     return text
+
+
+def _rank(rank: RankFacts) -> str:
+    """Return one of the machines that compute together in a line."""
+    if rank.state != "ready":
+        return f"{rank.rank} at {rank.address}: {rank.state}" + (
+            f"; {rank.last_failure}" if rank.last_failure else ""
+        )
+    return (
+        f"{rank.rank} at {rank.address}: ready, {in_bytes(rank.memory_bytes)}, last step {rank.step_ms:.1f} ms, "
+        f"{in_bytes(rank.sent_bytes)} sent, {in_bytes(rank.received_bytes)} received"
+    )
 
 
 def keeps_nothing(status: StatusResult) -> str | None:

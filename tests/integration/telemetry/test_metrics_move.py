@@ -39,6 +39,11 @@ ELSEWHERE = {
     "peer_read_blocks_total": "tests/integration/engine/test_peers.py",
     "peer_read_bytes_total": "tests/integration/engine/test_peers.py",
     "peer_failures_total": "tests/integration/engine/test_peers.py",
+    "rank_ready": "tests/integration/ranks/test_three_ranks.py",
+    "rank_memory_bytes": "tests/integration/ranks/test_three_ranks.py",
+    "rank_step_seconds": "tests/integration/ranks/test_three_ranks.py",
+    "rank_bytes_total": "tests/integration/ranks/test_three_ranks.py",
+    "ranks_lost_total": "tests/integration/ranks/test_three_ranks.py",
     "trace_dropped_requests_total": "tests/unit/adapters/request_traces/test_writer.py",
 }
 """Metrics of trouble that a healthy run does not have, and the test that makes it."""

@@ -23,6 +23,7 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
     return SimpleNamespace(
         tracer=None,
         traces=SimpleNamespace(close=part("traces")),
+        ranks=SimpleNamespace(close=part("ranks")),
         peers=SimpleNamespace(close=part("peers")),
         engine=SimpleNamespace(stop=part("engine")),
         response_archive=SimpleNamespace(close=part("responses")),
@@ -35,7 +36,7 @@ def daemon_of(said: list[str], *, failing: str = "") -> Any:
 def test_the_engine_stops_first_and_the_archive_last() -> None:
     said: list[str] = []
     close(daemon_of(said))
-    assert said == ["engine", "peers", "traces", "responses", "figures", "warm", "archive"]
+    assert said == ["engine", "ranks", "peers", "traces", "responses", "figures", "warm", "archive"]
 
 
 @pytest.mark.parametrize("failing", ["engine", "responses", "figures", "warm"])
@@ -43,4 +44,4 @@ def test_what_comes_after_a_failure_is_closed_all_the_same(failing: str) -> None
     said: list[str] = []
     with pytest.raises(OSError, match=failing):
         close(daemon_of(said, failing=failing))
-    assert said == ["engine", "peers", "traces", "responses", "figures", "warm", "archive"]
+    assert said == ["engine", "ranks", "peers", "traces", "responses", "figures", "warm", "archive"]

@@ -43,9 +43,10 @@ def hostile() -> WatchState:
               "miss": {"cause": t, "position": 1, "expected": t, "found": t}} for t in texts]  # fmt: skip
     messages = [{"role": text, "content": text} for text in texts]
     state.take_details("planner", {"turns": turns, "sharing": []}, messages)
+    ranks = [{"rank": 1, "address": t, "state": "missing", "last_failure": t} for t in texts]
     peers = [{"address": t, "state": "resting", "num_failures": 1, "last_failure": t} for t in texts]
     names = {"model": texts[0], "address": texts[1], "state": texts[2]}
-    state.take("status", {**control_script.status(119), **names, "peers": peers})
+    state.take("status", {**control_script.status(119), **names, "peers": peers, "ranks": ranks})
     state.take_prompt(texts[0], {"messages": messages})
     return state
 

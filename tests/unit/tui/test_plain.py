@@ -10,6 +10,7 @@ from semanticd.control.results import (
     AgentRow,
     CacheStats,
     EngineFacts,
+    RankFacts,
     RequestRow,
     SavedFacts,
     SavingsFacts,
@@ -114,3 +115,15 @@ def test_on_a_terminal_long_names_are_cut_until_the_tables_fit_and_in_a_file_the
 
 def test_an_older_daemon_that_tells_less_is_shown_too() -> None:
     assert "? " in dashboard(read(StatusResult, {}), [], [read(RequestRow, {"id": "r"})])
+
+
+def test_machines_that_compute_together_have_a_line_each() -> None:
+    ranks = (
+        RankFacts(
+            rank=0, address="10.0.0.1", state="ready", memory_bytes=2**30, step_ms=12.34, sent_bytes=1024
+        ),
+        RankFacts(rank=1, address="10.0.0.2", state="missing", last_failure="it was silent"),
+    )
+    lines = dashboard(replace(STATUS, ranks=ranks), (), (), width=100)
+    assert "rank 0  10.0.0.1: ready, 1.0 GiB, last step 12.3 ms, 1.0 KiB exchanged" in lines
+    assert "rank 1  10.0.0.2: missing, 0 B, last step 0.0 ms, 0 B exchanged; it was silent" in lines

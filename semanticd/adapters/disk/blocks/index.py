@@ -157,6 +157,12 @@ class BlockIndex:
                 found.update(self._reader.execute(sizes_query(len(part)), part).fetchall())
         return found
 
+    def names(self, fingerprint: ModelFingerprint, layout: str) -> list[BlockHash]:
+        """Return the names of a model's blocks in one layout; its cost grows with their number."""
+        with self._listing:
+            rows = self._lister.execute(rows_of.NAMES, (fingerprint, layout)).fetchall()
+        return [BlockHash(row[0]) for row in rows]
+
     def stored(self, block_hash: BlockHash) -> StoredBlock | None:
         """Return where a block's file is."""
         with self._reading:

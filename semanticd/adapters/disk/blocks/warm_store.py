@@ -189,6 +189,12 @@ class DiskWarmStore:
         found = self._ask(lambda: self._index.block_bytes(hashes), nothing)
         return {name: size for name, size in found.items() if not self._is_doomed(name)}
 
+    def names(self, fingerprint: ModelFingerprint, layout: str) -> list[BlockHash]:
+        """Return the names of a model's blocks in one layout, those that are about to be deleted left out."""
+        nothing: list[BlockHash] = []
+        found = self._ask(lambda: self._index.names(fingerprint, layout), nothing)
+        return [name for name in found if not self._is_doomed(name)]
+
     def children(self, parent: BlockHash) -> list[Block]:
         """Return the stored blocks that directly follow `parent`, most recently used first (at most 512)."""
         nothing: list[Block] = []

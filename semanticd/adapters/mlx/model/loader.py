@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -15,6 +15,7 @@ from mlx_lm.utils import load_config
 from semanticd.adapters.mlx.constraints.compile import ConstraintCompiler
 from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.chunk_traits import chunk_traits
+from semanticd.adapters.mlx.model.decode_batch import DecodeBatch
 from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
 from semanticd.adapters.mlx.model.weights import (
     compute_dtype,
@@ -33,6 +34,9 @@ from semanticd.domain.ids import ModelId
 from semanticd.domain.memory_plan import WeightRoom, packed_on_cpu
 from semanticd.domain.model_cache_spec import StoragePrecision
 
+if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere else
+    from semanticd.adapters.mlx.model.sharding import Ring
+
 _SLICE_S = 0.005
 """How long a step of a check waits for what is read beside it."""
 _HALF_ON_CPU = "float32 does not fit, and this is many times slower; give it more memory or a quantized model"
@@ -46,6 +50,8 @@ class ComputeOptions:
     """Whether models on the CPU get functions of our own."""
     max_drafts: int = 0
     """Tokens that are guessed and verified in one step, at most; 0: none are guessed."""
+    ring: Ring | None = None
+    """This process's place among the ranks that compute a model together; None: it computes it alone."""
 
 
 class MlxModelLoader:
@@ -79,12 +85,14 @@ class MlxModelLoader:
         device_is_cpu = mx.default_device() == mx.Device(mx.cpu)
         trusted = installed.entry.trust_remote_code
         token_bytes = installed.footprint().token_bytes("exact", kind="cpu")
+        ring = self._compute.ring
         reading = load_weights(
             path,
             device_is_cpu=device_is_cpu,
-            available_bytes=self._room.available_bytes(token_bytes),
+            available_bytes=self._room.available_bytes(token_bytes) * self._num_ranks,
             on_progress=on_progress,
             trust_remote_code=trusted,
+            spread=ring.spread if ring is not None else None,
         )
         yield next(reading)
         with ThreadPoolExecutor(1, thread_name_prefix="semanticd-tokenizer") as beside:
@@ -116,7 +124,11 @@ class MlxModelLoader:
             fingerprint=installed.fingerprint,
             block_tokens=self._block_tokens,
             precision=self._precision,
-            decoding=Decoding(self._processors(tokenizer.constraints), self._compute.max_drafts),
+            decoding=Decoding(
+                self._processors(tokenizer.constraints),
+                self._compute.max_drafts,
+                batch=DecodeBatch if ring is None else ring.batch,
+            ),
             pooling=installed.pooling,
             chunks=chunk_traits(config, device_is_cpu=device_is_cpu, bounds_scores=bounds_scores),
         )
@@ -143,6 +155,31 @@ class MlxModelLoader:
                 "thinks": tokenizer.thinks if installed.entry.thinking is None else installed.entry.thinking,
             },
         )
+
+    @property
+    def _num_ranks(self) -> int:
+        return self._compute.ring.world_size if self._compute.ring is not None else 1
+
+    def text(self, installed: InstalledModel) -> MlxTokenizer:
+        """Read a model's tokenizer alone; raises `ModelLoadError`."""
+        path, trusted = Path(installed.path), installed.entry.trust_remote_code
+        config = load_config(path)
+        wrapper = load_tokenizer(path, config=config, trust_remote_code=trusted)
+        tokenizer = self._tokenizer(installed, wrapper, model_type=str(config.get("model_type", "")))
+        tokenizer.warm_up()
+        return tokenizer
+
+    def check_spread(self, installed: InstalledModel, *, world_size: int) -> None:
+        """Raise `ModelLoadError` where a model cannot be computed by so many ranks."""
+        from semanticd.adapters.mlx.model.sharding import check_spread
+
+        check_spread(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
+
+    def has_experts(self, installed: InstalledModel) -> bool:
+        """Whether a model's tokens choose experts."""
+        from semanticd.adapters.mlx.model.sharding import has_experts
+
+        return has_experts(load_config(Path(installed.path)))
 
     def check(self, installed: InstalledModel) -> Generator[None, None, None]:
         """Read configuration, tokenizer and the shapes of all weights, and drop them; see the port."""

@@ -93,6 +93,8 @@ class Decoding:
     """Makes, from a constraint and the length of the context that precedes the answer, the form that enforces it."""
     max_drafts: int = 0
     """Tokens that are guessed and verified in one step, at most, of each row; 0: none are guessed."""
+    batch: type[DecodeBatch] = DecodeBatch
+    """What decodes: another kind where several ranks have to sample alike."""
 
 
 class MlxModelRunner:
@@ -130,6 +132,7 @@ class MlxModelRunner:
             chunks=chunks,
         )
         self._constraint_processor = decoding.constraint_processor
+        self._batch_kind = decoding.batch
         self._max_drafts = decoding.max_drafts if self._spec.cuts_anywhere else 0
         self._draft_counts = DraftCounts()
         self._prefilling: dict[SequenceId, PromptProcessingBatch] = {}
@@ -316,7 +319,7 @@ class MlxModelRunner:
                 row.drafts.begin(known[:num_prompt], known[num_prompt:])
         batch.logits_processors = [processors]
         batch.max_tokens = [_NO_LIMIT]
-        joined = DecodeBatch.begin(batch, last_token)
+        joined = self._batch_kind.begin(batch, last_token)
         joined.model = self._model
         if row.error is not None:
             raise row.error

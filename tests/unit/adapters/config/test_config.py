@@ -404,3 +404,14 @@ def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, name: str, va
     assert load(tmp_path, env={variable: "sk-_~!good"}).origins == {
         f"security.{name}": f"environment {variable}"
     }
+
+
+def test_machines_that_compute_together_need_a_key_that_cannot_be_guessed(tmp_path: Path) -> None:
+    hosts = {"SEMANTIC_DISTRIBUTED_HOSTS": "/tmp/hosts.json"}
+    for key in ("", "fifteen-letters"):
+        with pytest.raises(ConfigurationError, match="SEMANTIC_DISTRIBUTED_KEY"):
+            load(tmp_path, env={**hosts, "SEMANTIC_DISTRIBUTED_KEY": key})
+    keyed = {**hosts, "SEMANTIC_DISTRIBUTED_KEY": "sixteen-letters-"}
+    assert str(load(tmp_path, env=keyed).settings.distributed.hosts) == "/tmp/hosts.json"
+    with pytest.raises(ConfigurationError, match="leave SEMANTIC_PEERS out"):
+        load(tmp_path, env={**keyed, "SEMANTIC_PEERS": "http://127.0.0.1:8001"})

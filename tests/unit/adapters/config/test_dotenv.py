@@ -50,6 +50,11 @@ GUARDED = {
     "trace.dir": "/tmp/theirs",
     "trace.content": "hashed",
     "trace.max_mb": "1000000",
+    "distributed.hosts": "/tmp/theirs",
+    "distributed.key": "known-to-them-all",
+    "distributed.port": "8711",
+    "distributed.ring_port": "8721",
+    "distributed.timeout_s": "3600",
 }
 HARMLESS = {
     "agent.preload_share": "0.5",

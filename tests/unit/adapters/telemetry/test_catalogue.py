@@ -29,6 +29,7 @@ PLAIN_COUNTS = {
     "block_pool_blocks",
     "warm_blocks",
     "control_clients",
+    "rank_ready",
     "process_open_fds",
     "process_threads",
 }

@@ -22,6 +22,7 @@ QUERIES = {
     "stored": rows.STORED,
     "shard": rows.SHARD,
     "has": rows.HAS,
+    "names of a model": rows.NAMES,
     "touch": rows.TOUCH,
     "remove": rows.REMOVE,
     "oldest leaves": rows.LEAF_PAGE,

@@ -1,0 +1,149 @@
+"""A model over several machines, as one rank computes it: which models can be spread, how, and the ring between them.
+
+*tensor*: each rank has some of every layer's heads, and a part of its widths; sums over the ranks end attention and
+MLP. All ranks see the same features, so that each computes the same logits, up to rounding where their chips differ.
+Which token comes is rank 0's word: what it sampled is summed over the ranks, to which the others add nothing.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mlx.core as mx
+from mlx_lm.utils import MODEL_REMAPPING
+
+from semanticd.adapters.mlx.model.decode_batch import DecodeBatch
+from semanticd.domain.errors import ModelLoadError
+
+Spread = Literal["tensor"]
+
+_DIVIDED: Mapping[str, str] = {
+    "num_attention_heads": "attention heads",
+    "num_key_value_heads": "key and value heads",
+    "intermediate_size": "numbers in its MLP",
+    "moe_intermediate_size": "numbers in an expert",
+    "linear_num_key_heads": "key heads of its linear attention",
+    "linear_num_value_heads": "value heads of its linear attention",
+}
+_LATENT = "kv_lora_rank"
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+
+
+def check_spread(config: Mapping[str, Any], *, name: str, world_size: int) -> None:
+    """Raise `ModelLoadError` where a model of this config cannot be computed by so many ranks."""
+    if world_size == 1:
+        return
+    if not _has_shard(str(config.get("model_type", ""))):
+        raise ModelLoadError(
+            f"cannot spread {name} over {world_size} machines: mlx-lm cannot split models of the type "
+            f"{config.get('model_type')!r} by their heads"
+        )
+    text = {**config, **(config.get("text_config") or {})}
+    if _LATENT in text:
+        raise ModelLoadError(
+            f"cannot spread {name} over {world_size} machines: its attention keeps latents, which all heads share"
+        )
+    text.setdefault("num_key_value_heads", text.get("num_attention_heads"))
+    for key, what in _DIVIDED.items():
+        number = text.get(key)
+        if isinstance(number, int) and number % world_size:
+            raise ModelLoadError(
+                f"cannot spread {name} over {world_size} machines: it has {number} {what}, which {world_size} does "
+                f"not divide; the hostfile may name {_divisors(text)} machines"
+            )
+
+
+def _has_shard(model_type: str) -> bool:
+    module = f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}"
+    try:
+        return hasattr(importlib.import_module(module).Model, "shard")
+    except (ImportError, AttributeError):
+        return False
+
+
+def device_kind() -> str:
+    """Return what MLX computes on here: `cpu` or `gpu`."""
+    return "cpu" if mx.default_device() == mx.Device(mx.cpu) else "gpu"
+
+
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Whether tokens choose experts: ranks that round otherwise could choose otherwise."""
+    text = {**config, **(config.get("text_config") or {})}
+    return any(isinstance(text.get(key), int) and text[key] > 1 for key in _EXPERTS)
+
+
+def _divisors(text: Mapping[str, Any]) -> str:
+    numbers = [text[key] for key in _DIVIDED if isinstance(text.get(key), int)]
+    found = [
+        str(size) for size in range(2, max(numbers) + 1) if all(number % size == 0 for number in numbers)
+    ]
+    return " or ".join(found) if found else "only 1 of its"
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """This process's place among the ranks."""
+
+    group: Any
+    rank: int
+    world_size: int
+
+    @classmethod
+    def form(cls, *, rank: int, ring: Sequence[Sequence[str]], limit_s: float) -> Ring:
+        """Connect to the neighbours; once in a process, which ends where that takes longer. Raises `ModelLoadError`."""
+        if len(ring) == 1:
+            return cls(None, 0, 1)
+        with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="semanticd-ring-") as file:
+            json.dump([list(addresses) for addresses in ring], file)
+            file.flush()
+            os.environ.update(MLX_RANK=str(rank), MLX_HOSTFILE=file.name)
+            # MLX waits for its neighbours with Python's lock held: no thread of ours could end the process.
+            faulthandler.dump_traceback_later(limit_s, exit=True)
+            try:
+                group = mx.distributed.init(strict=True, backend="ring")
+                # Connected is who has got something through.
+                mx.eval(mx.distributed.all_sum(mx.ones((1,)), group=group))
+            except (RuntimeError, ValueError) as error:
+                raise ModelLoadError(f"rank {rank} cannot connect to the others: {error}") from error
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        return cls(group, rank, len(ring))
+
+    def spread(self, model: Any) -> None:
+        """Keep this rank's part of a model whose weights are not evaluated yet; raises `ModelLoadError`."""
+        if self.group is None:
+            return
+        try:
+            model.shard(self.group)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelLoadError(
+                f"cannot spread the model over {self.world_size} machines: {error}"
+            ) from error
+
+    @property
+    def batch(self) -> type[DecodeBatch]:
+        """The decode batch whose tokens are rank 0's."""
+        if self.group is None:
+            return DecodeBatch
+        return _agreeing(lambda tokens: self._of_first(tokens))
+
+    def _of_first(self, tokens: mx.array) -> mx.array:
+        own = tokens.astype(mx.uint32) if self.rank == 0 else mx.zeros(tokens.shape, mx.uint32)
+        return mx.distributed.all_sum(own, group=self.group)
+
+
+def _agreeing(agree: Callable[[mx.array], mx.array]) -> type[DecodeBatch]:
+    class AgreeingBatch(DecodeBatch):
+        """Takes the tokens that all ranks take."""
+
+        def _sampled(self, logprobs: mx.array) -> mx.array:
+            return agree(super()._sampled(logprobs))
+
+    return AgreeingBatch

@@ -1,0 +1,316 @@
+"""RankGroup: where ranks join, and what forms them; it outlives each formation.
+
+```
+connection ─> handshake ─> lobby (two links of each rank) ─> formation ─> it ends ─> every rank starts anew ─> lobby
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from semanticd.adapters.ranks.formation import Formation, Member
+from semanticd.adapters.ranks.handshake import (
+    NONCE_BYTES,
+    Expected,
+    Introduction,
+    LinkKind,
+    is_proof,
+    new_nonce,
+    proof,
+    refusal,
+)
+from semanticd.adapters.ranks.hosts import Hosts
+from semanticd.adapters.ranks.link import Link, LinkLostError
+from semanticd.adapters.ranks.process import RankProcess
+from semanticd.application.ports.ranks import RankFacts, RankState
+from semanticd.application.ports.telemetry import Log
+from semanticd.domain.errors import DaemonError, OverloadedError
+from semanticd.domain.limits import LIMITS
+
+HANDSHAKE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """How ranks join."""
+
+    hosts: Hosts
+    port: int
+    key: str
+    timeout_s: float
+    expected: Expected
+
+
+class RankGroup:
+    """The ranks of one daemon. Any thread, but for the formation's steps."""
+
+    def __init__(self, options: GroupOptions, *, log: Log) -> None:
+        """Nothing listens before `start`."""
+        self.options = options
+        self._log = log
+        self._lock = threading.Lock()
+        self._lobby: dict[int, dict[LinkKind, tuple[Introduction, Link]]] = {}
+        self._refused: dict[int, str] = {}
+        self._formation: Formation | None = None
+        self._why = ""
+        self.num_failures = 0
+        """Formations that ended while they were needed."""
+        self._closing = False
+        self._listener: socket.socket | None = None
+        self._shaking = threading.BoundedSemaphore(LIMITS.rank_handshakes)
+        self._own: RankProcess | None = None
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.options.hosts.world_size
+
+    def start(self, own: RankProcess | None = None) -> None:
+        """Listen for ranks, and start `own`, rank 0's process, here; raises `DaemonError`."""
+        address = (self.options.hosts.first_ip, self.options.port)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(LIMITS.rank_handshakes)
+        except OSError as error:
+            listener.close()
+            raise DaemonError(
+                f"cannot listen for ranks on {address[0]}:{address[1]}: {error.strerror or error}; the first machine "
+                "of the hostfile must be this one; another port: SEMANTIC_DISTRIBUTED_PORT"
+            ) from error
+        self._listener = listener
+        threading.Thread(target=self._accept, name="semanticd-ranks", daemon=True).start()
+        self._own = own
+        if own is not None:
+            own.start()
+
+    def close(self) -> None:
+        """End every rank's process here and its links elsewhere. Idempotent."""
+        self._closing = True
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        formation = self._formation
+        if formation is not None:
+            formation.end("the daemon stops", wanted=True)
+        with self._lock:
+            waiting = [link for links in self._lobby.values() for _, link in links.values()]
+            self._lobby.clear()
+        for link in waiting:
+            link.close()
+        if self._own is not None:
+            self._own.close()
+
+    # Joining.
+
+    def _accept(self) -> None:
+        listener = self._listener
+        assert listener is not None
+        while not self._closing:
+            try:
+                connected, address = listener.accept()
+            except OSError:
+                return
+            if not self._shaking.acquire(blocking=False):
+                connected.close()
+                continue
+            threading.Thread(
+                target=self._shake,
+                args=(connected, str(address[0])),
+                name="semanticd-rank-joins",
+                daemon=True,
+            ).start()
+
+    def _shake(self, connected: socket.socket, address: str) -> None:
+        """Let a rank prove itself; whoever cannot is told why, as far as it is a rank, and left."""
+        link = Link(connected)
+        try:
+            link.limit(HANDSHAKE_S)
+            who = self._introduced(link, address)
+            if who is None:
+                link.close()
+            else:
+                link.trust()
+                self._joined(who, link)
+        except (LinkLostError, OSError) as error:
+            self._log.warning("rank_not_joined", address=address, reason=str(error))
+            link.close()
+        finally:
+            self._shaking.release()
+
+    def _introduced(self, link: Link, address: str) -> Introduction | None:
+        options, nonce = self.options, new_nonce()
+        link.send({"semanticd": "ranks", "nonce": nonce})
+        try:
+            answer = link.receive()
+            who = msgspec.convert(answer["who"], Introduction)
+            theirs = answer["nonce"]
+        except (msgspec.ValidationError, KeyError, TypeError):
+            self._log.warning(
+                "rank_refused", address=address, reason="it sent something else than an introduction"
+            )
+            link.send(
+                {
+                    "refused": f"semanticd {options.expected.version} does not understand this rank's introduction"
+                }
+            )
+            return None
+        nonces = (nonce, theirs if isinstance(theirs, bytes) else b"")
+        knows = len(nonces[1]) == NONCE_BYTES and is_proof(
+            answer.get("proof"), proof(options.key, side="rank", nonces=nonces, who=who)
+        )
+        why = (
+            refusal(who, options.expected)
+            if knows
+            else "its key is not the daemon's (SEMANTIC_DISTRIBUTED_KEY)"
+        )
+        if why is not None:
+            self._log.warning("rank_refused", rank=who.rank, address=address, reason=why)
+            if knows:
+                self._refused[who.rank] = why
+            link.send({"refused": why})
+            return None
+        link.send({"proof": proof(options.key, side="daemon", nonces=nonces, who=who)})
+        if link.receive() != {"joined": True}:
+            raise LinkLostError("it did not take the daemon's proof")
+        return who
+
+    def _joined(self, who: Introduction, link: Link) -> None:
+        """Keep a link in the lobby; one of a newer process takes the place of an older one's."""
+        with self._lock:
+            links = self._lobby.setdefault(who.rank, {})
+            if any(other.process != who.process for other, _ in links.values()):
+                for _, older in links.values():
+                    older.close()
+                links.clear()
+            links[who.kind] = (who, link)
+            if self._closing:
+                link.close()
+            whole = len(links) == 2
+            self._refused.pop(who.rank, None)
+            formation = self._formation
+        if whole:
+            self._log.info("rank_joined", rank=who.rank, computed_by=who.computed_by)
+            if formation is not None and formation.ended is None:
+                # Its process was started again: the one in the ring is gone, even where its links do not tell.
+                formation.end(f"rank {who.rank} was started again")
+
+    def missing(self) -> list[int]:
+        """Return the ranks that have not joined."""
+        self._drop_lost()
+        with self._lock:
+            return [rank for rank in range(self.world_size) if len(self._lobby.get(rank, {})) < 2]
+
+    def why_missing(self) -> str:
+        """Return what is waited for, in a sentence."""
+        missing = self.missing()
+        if not missing:
+            return "all ranks have joined"
+        told = [
+            f"rank {rank} ({self.options.hosts.ip(rank)})"
+            + (f" was refused: {self._refused[rank]}" if rank in self._refused else " has not joined")
+            for rank in missing
+        ]
+        return "; ".join(told)
+
+    def why_not_ready(self) -> str:
+        """Return why nothing is computed now, in a sentence."""
+        lost = f"the machines lost one another ({self._why}); " if self._why else ""
+        return f"{lost}{self.why_missing()}"
+
+    def why_away(self) -> str | None:
+        """Return why the model that was served is not now; None: it is, or it was unloaded."""
+        return f"{self.why_not_ready()}; ask again soon" if self._why and self.formation is None else None
+
+    def _drop_lost(self) -> None:
+        """Forget ranks in the lobby whose process has ended: nothing is said there, so what can be read is an end."""
+        with self._lock:
+            for rank, links in list(self._lobby.items()):
+                if any(link.has_ended() for _, link in links.values()):
+                    for _, link in links.values():
+                        link.close()
+                    del self._lobby[rank]
+
+    # Forming.
+
+    def form(self) -> Formation:
+        """Make a formation of those in the lobby.
+
+        Raises:
+            OverloadedError: A rank has not joined, or there is a formation.
+        """
+        if self.missing():
+            raise OverloadedError(
+                f"the model needs {self.world_size} machines, and {self.why_missing()}", retry_after_s=5.0
+            )
+        with self._lock:
+            if self._formation is not None and self._formation.ended is None:
+                raise OverloadedError("the machines compute another model", retry_after_s=5.0)
+            members = [
+                Member(
+                    rank=rank,
+                    address=self.options.hosts.ip(rank),
+                    introduction=self._lobby[rank]["steps"][0],
+                    steps=self._lobby[rank]["steps"][1],
+                    blocks=self._lobby[rank]["blocks"][1],
+                )
+                for rank in range(self.world_size)
+            ]
+            self._lobby.clear()
+            formation = Formation(
+                members, timeout_s=self.options.timeout_s, log=self._log, on_end=self._ended
+            )
+            self._formation = formation
+        return formation
+
+    def _ended(self, reason: str, wanted: bool) -> None:
+        self._why = "" if wanted else reason
+        if not wanted:
+            self.num_failures += 1
+            self._log.error("ranks_lost", reason=reason)
+        if self._own is not None:
+            self._own.renew()
+
+    def check(self) -> None:
+        """End the formation if one of its ranks is silent; called a few times a second."""
+        formation = self.formation
+        if formation is not None:
+            formation.check()
+
+    @property
+    def formation(self) -> Formation | None:
+        """The formation that works, if there is one."""
+        formation = self._formation
+        return formation if formation is not None and formation.ended is None else None
+
+    def facts(self) -> tuple[RankFacts, ...]:
+        """Return the ranks in their order."""
+        formation, missing = self.formation, self.missing()
+        members = {member.rank: member for member in formation.members} if formation is not None else {}
+        return tuple(self._facts(rank, members.get(rank), missing) for rank in range(self.world_size))
+
+    def _facts(self, rank: int, member: Member | None, missing: Sequence[int]) -> RankFacts:
+        state: RankState = "ready" if member is not None else "missing" if rank in missing else "joined"
+        facts = member.facts if member is not None else None
+        return RankFacts(
+            rank=rank,
+            address=self.options.hosts.ip(rank),
+            state=state,
+            memory_bytes=facts.memory_bytes if facts is not None else 0,
+            step_ms=1000 * facts.seconds if facts is not None else 0.0,
+            sent_bytes=member.steps.num_sent + member.blocks.num_sent if member is not None else 0,
+            received_bytes=member.steps.num_received + member.blocks.num_received
+            if member is not None
+            else 0,
+            last_failure=(self._refused.get(rank) or self._why or None) if member is None else None,
+        )

@@ -1,0 +1,49 @@
+"""A rank's way to the daemon: it connects, proves that it knows the key, and asks for the same proof."""
+
+from __future__ import annotations
+
+import socket
+
+from semanticd.adapters.ranks.handshake import NONCE_BYTES, Introduction, is_proof, new_nonce, proof
+from semanticd.adapters.ranks.link import Link, LinkLostError
+from semanticd.domain.errors import DaemonError
+
+_CONNECT_S = 5.0
+_GREETING_S = 10.0
+
+
+class RefusedError(DaemonError):
+    """The daemon does not want this rank, or is not the one that knows the key; trying again does not help."""
+
+
+def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
+    """Return a link on which the daemon will ask.
+
+    Raises:
+        RefusedError: as it says.
+        OSError, LinkLostError: the daemon is not there, or not yet.
+    """
+    link = Link(socket.create_connection(address, timeout=_CONNECT_S))
+    try:
+        link.limit(_GREETING_S)
+        challenge = link.receive()
+        if not isinstance(challenge, dict) or challenge.get("semanticd") != "ranks":
+            raise RefusedError(f"what listens on {address[0]}:{address[1]} is not a daemon that takes ranks")
+        nonces = (bytes(challenge["nonce"]), new_nonce())
+        if len(nonces[0]) != NONCE_BYTES:
+            raise RefusedError("the daemon's challenge is too short")
+        link.send({"who": who, "nonce": nonces[1], "proof": proof(key, side="rank", nonces=nonces, who=who)})
+        answer = link.receive()
+        if "refused" in answer:
+            raise RefusedError(f"the daemon refuses this rank: {answer['refused']}")
+        if not is_proof(answer.get("proof"), proof(key, side="daemon", nonces=nonces, who=who)):
+            raise RefusedError(f"what listens on {address[0]}:{address[1]} does not know the key")
+        link.send({"joined": True})
+        link.trust()
+    except (KeyError, TypeError, AttributeError) as error:
+        link.close()
+        raise LinkLostError(f"the daemon said something else: {error!r}") from error
+    except BaseException:
+        link.close()
+        raise
+    return link

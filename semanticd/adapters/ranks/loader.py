@@ -1,0 +1,172 @@
+"""RankedLoader: the port `ModelLoader` for a model over several machines: ranks load their shards, the daemon the text.
+
+What can be refused is refused before any rank loads: heads that ranks do not divide, families that cannot be spread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from semanticd.adapters.ranks.executor import LoadOrder
+from semanticd.adapters.ranks.formation import Formation
+from semanticd.adapters.ranks.group import RankGroup
+from semanticd.adapters.ranks.runner import RankedRunner
+from semanticd.adapters.ranks.wire import spec_in
+from semanticd.application.ports.inference import LoadedModel, Tokenizer
+from semanticd.application.ports.models import InstalledModel
+from semanticd.domain.errors import ModelLoadError, OverloadedError
+from semanticd.domain.ids import ModelId
+from semanticd.domain.model_cache_spec import ModelCacheSpec
+
+_SLICE_S = 0.005
+_LOAD_LIMIT_S = 1800.0
+"""How long ranks may load; that they are alive is seen from their links."""
+
+
+class ModelText(Protocol):
+    """The part of a model that is not spread."""
+
+    def check_spread(self, installed: InstalledModel, *, world_size: int) -> None:
+        """Raise `ModelLoadError` where a model cannot be computed by so many ranks; reads its config only."""
+
+    def has_experts(self, installed: InstalledModel) -> bool:
+        """Whether tokens choose experts."""
+
+    def text(self, installed: InstalledModel) -> Tokenizer:
+        """Read a model's tokenizer; raises `ModelLoadError`."""
+
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        """See `ModelLoader`."""
+
+
+FollowUp = Callable[[Formation, ModelCacheSpec], Sequence[Future[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedAs:
+    """How all ranks compute and store."""
+
+    block_tokens: int
+    precision: str
+    cpu_math: bool
+
+
+class RankedLoader:
+    """Loads one model at a time, over all ranks; engine thread."""
+
+    def __init__(
+        self, group: RankGroup, text: ModelText, *, computed: ComputedAs, follow_up: FollowUp
+    ) -> None:
+        """`follow_up` lets the workers' disks follow what was deleted here while they were away."""
+        self._group = group
+        self._text = text
+        self._computed = computed
+        self._follow_up = follow_up
+
+    def load(
+        self, installed: InstalledModel, *, on_progress: Callable[[float], None]
+    ) -> Generator[None, None, LoadedModel]:
+        """Load a model in all ranks; raises `ModelLoadError`."""
+        world_size = self._group.world_size
+        self._text.check_spread(installed, world_size=world_size)
+        on_progress(0.0)
+        try:
+            formation = self._group.form()
+        except OverloadedError as error:
+            raise ModelLoadError(f"cannot load {installed.model_id}: {error.message}") from error
+        try:
+            self._check_chips(formation, installed)
+            with ThreadPoolExecutor(1, thread_name_prefix="semanticd-tokenizer") as beside:
+                reading_text = beside.submit(self._text.text, installed)
+                results = yield from self._loaded(formation, installed)
+                spec = _common(results, fingerprint=installed.fingerprint)
+                formation.fingerprint = str(spec.fingerprint)
+                on_progress(0.9)
+                yield from _done(self._follow_up(formation, spec))
+                yield from _done([reading_text])
+                tokenizer = reading_text.result()
+        except BaseException as error:
+            formation.end(f"loading {installed.model_id} failed: {error}")
+            if isinstance(error, OverloadedError):
+                raise ModelLoadError(f"cannot load {installed.model_id}: {error.message}") from error
+            raise
+        on_progress(1.0)
+        return LoadedModel(
+            model_id=ModelId(installed.model_id),
+            fingerprint=installed.fingerprint,
+            runner=RankedRunner(formation, spec=spec),
+            tokenizer=tokenizer,
+            context_length=installed.context_length,
+            defaults=installed.defaults,
+            settings_digest=installed.settings_digest,
+            weights_bytes=max(result["weights_bytes"] for result in results),
+            description={**results[0]["description"], "ranks": world_size, "spread": results[0]["mode"]},
+        )
+
+    def _check_chips(self, formation: Formation, installed: InstalledModel) -> None:
+        """Refuse experts on different chips: a rank that rounds otherwise may choose others, and the sums be wrong."""
+        chips = {member.introduction.computed_by for member in formation.members}
+        if len(chips) > 1 and self._text.has_experts(installed):
+            raise ModelLoadError(
+                f"cannot spread {installed.model_id} over {len(chips)} kinds of chips ({', '.join(sorted(chips))}): "
+                "its tokens choose experts, and all machines must choose alike; take machines of one chip family"
+            )
+
+    def check(self, installed: InstalledModel) -> Generator[None, None, None]:
+        """Read a model's files; see `ModelLoader`."""
+        self._text.check_spread(installed, world_size=self._group.world_size)
+        return self._text.check(installed)
+
+    def _loaded(
+        self, formation: Formation, installed: InstalledModel
+    ) -> Generator[None, None, list[dict[str, Any]]]:
+        names = (installed.model_id, installed.entry.name, installed.entry.source, installed.path)
+        order = LoadOrder(
+            ring=self._group.options.hosts.ring,
+            names=tuple(dict.fromkeys(names)),
+            fingerprint=str(installed.fingerprint),
+            block_tokens=self._computed.block_tokens,
+            precision=self._computed.precision,
+            cpu_math=self._computed.cpu_math,
+            limit_s=self._group.options.timeout_s,
+        )
+        # Whether all have the model comes first: who forms a ring waits for the others.
+        yield from self._done_by_all(formation, "find", order)
+        return (yield from self._done_by_all(formation, "load", order))
+
+    @staticmethod
+    def _done_by_all(
+        formation: Formation, name: str, order: LoadOrder
+    ) -> Generator[None, None, list[dict[str, Any]]]:
+        step = formation.begin(name, order.sent())
+        deadline = time.monotonic() + _LOAD_LIMIT_S
+        while not formation.poll(step, wait_s=_SLICE_S):
+            yield
+            if (failure := formation.failure_of(step)) is not None:
+                raise failure
+            if time.monotonic() > deadline:
+                raise ModelLoadError(f"the ranks have not loaded {order.names[0]} in {_LOAD_LIMIT_S:.0f} s")
+        results: list[dict[str, Any]] = formation.results(step)
+        return results
+
+
+def _done(futures: Sequence[Future[Any]]) -> Generator[None, None, None]:
+    while not all(future.done() for future in futures):
+        yield
+        time.sleep(_SLICE_S)
+
+
+def _common(results: Sequence[dict[str, Any]], *, fingerprint: object) -> ModelCacheSpec:
+    """Return the layout of all ranks together: rank 0's sizes, and a name that each rank's own layout is part of."""
+    spec = spec_in(results[0]["spec"])
+    if any(result["spec"]["fingerprint"] != str(fingerprint) for result in results):
+        raise ModelLoadError("the ranks loaded different models")
+    layouts = "|".join(result["layout"] for result in results)
+    digest = hashlib.sha256(layouts.encode()).hexdigest()[:12]
+    name = f"{results[0]['mode']}{len(results)}.{digest}"
+    return replace(spec, compute_revision=f"{spec.compute_revision}-{name}")

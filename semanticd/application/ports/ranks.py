@@ -1,0 +1,39 @@
+"""The ranks that compute one model together, as the application sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+RankState = Literal["missing", "joined", "ready"]
+"""Not there; waits for the others; computes with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankFacts:
+    """One machine of those that compute a model together."""
+
+    rank: int
+    address: str
+    state: RankState
+    memory_bytes: int
+    """What its tensors take: weights, blocks and running caches."""
+    step_ms: float
+    """How long its last step took."""
+    sent_bytes: int
+    """Sent to it since it joined: steps, and blocks to restore. What ranks send one another is not known."""
+    received_bytes: int
+    """Likewise what came from it."""
+    last_failure: str | None = None
+    """Why it is not ready, as far as that is known."""
+
+
+class Ranks(Protocol):
+    """The machines of the hostfile."""
+
+    def facts(self) -> tuple[RankFacts, ...]:
+        """Return the ranks in their order; waits for nothing."""
+
+    @property
+    def num_failures(self) -> int:
+        """How often the machines lost one another since the start."""

@@ -1,0 +1,135 @@
+"""A rank's process: it joins the daemon, loads its shard, computes what it is told, and ends with its link.
+
+Started by the daemon (rank 0) and by `semanticd worker` (the others), with its order on standard input, which stays
+open: it ends too when that does. The fast BLAS is loaded before anything imports `mlx.core`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import secrets
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from semanticd import __version__
+from semanticd.adapters.config import Settings
+from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore
+from semanticd.adapters.ranks.executor import StepExecutor
+from semanticd.adapters.ranks.handshake import PROTOCOL, Introduction, LinkKind
+from semanticd.adapters.ranks.joining import RefusedError, join
+from semanticd.adapters.ranks.link import Link, LinkLostError
+from semanticd.adapters.ranks.member_loop import serve
+from semanticd.adapters.ranks.process import EXIT_REFUSED
+from semanticd.adapters.ranks.shards import Shards
+from semanticd.domain.errors import SemanticError
+
+if TYPE_CHECKING:
+    from semanticd.entrypoints.shard_loading import MlxShardLoader
+
+_RETRY_S = 1.0
+_CLOSING_S = 20.0
+"""How long what was computed may take to be written, once the daemon is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankOrder:
+    """What a rank's process is told at its start."""
+
+    settings: Settings
+    rank: int
+    address: tuple[str, int]
+    """Where the daemon listens for ranks."""
+    key: str
+
+
+def main() -> int:
+    """Run to the end of the link; returns the exit status."""
+    # A terminal's Ctrl-C and a supervisor's stop reach every process of a group: the daemon still needs this one then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Trusted: it comes from the process that started this one, which is the same program.
+    order: RankOrder = pickle.load(sys.stdin.buffer)  # noqa: S301
+    store: list[DiskWarmStore] = []
+    _end_with_parent(store)
+    from semanticd.adapters.mlx.platform.blas import load_fast_blas
+    from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
+
+    load_fast_blas()
+    import_mlx_lm()
+    from semanticd.entrypoints.shard_loading import MlxShardLoader
+
+    loader = MlxShardLoader(order.settings, rank=order.rank)
+    try:
+        process = secrets.token_hex(8)
+        # Refused is said before anything else: another worker may have this rank's folder.
+        steps = _join(order, loader, kind="steps", process=process)
+        if order.rank:
+            store.append(loader.open_store())
+        blocks = _join(order, loader, kind="blocks", process=process)
+    except SemanticError as error:
+        _tell(f"semanticd: rank {order.rank}: {error.message}")
+        return EXIT_REFUSED if isinstance(error, RefusedError) else 1
+    _tell(f"semanticd: rank {order.rank} has joined {order.address[0]}:{order.address[1]}")
+    shards = Shards(store[0] if store else None)
+    executor = StepExecutor(
+        loader, shards, rank=order.rank, tell=lambda text: _tell(f"semanticd: rank {order.rank}: {text}")
+    )
+    serve(steps, blocks, executor=executor, shards=shards, on_end=lambda: _end(store))
+    return 0
+
+
+def _join(order: RankOrder, loader: MlxShardLoader, *, kind: LinkKind, process: str) -> Link:
+    """Connect until the daemon is there; raises `RefusedError`."""
+    device, computed_by = loader.identity()
+    who = Introduction(
+        protocol=PROTOCOL,
+        version=__version__,
+        rank=order.rank,
+        kind=kind,
+        process=process,
+        device=device,
+        computed_by=computed_by,
+    )
+    while (link := _try_to_join(order, who)) is None:
+        time.sleep(_RETRY_S)
+    return link
+
+
+def _try_to_join(order: RankOrder, who: Introduction) -> Link | None:
+    with contextlib.suppress(OSError, LinkLostError):
+        return join(order.address, key=order.key, who=who)
+    return None
+
+
+def _end_with_parent(store: list[DiskWarmStore]) -> None:
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(sys.stdin.fileno(), 1):
+                pass
+        _end(store)
+
+    threading.Thread(target=watch, name="semanticd-rank-parent", daemon=True).start()
+
+
+def _end(store: list[DiskWarmStore]) -> None:
+    """Write what is to be written and end, whatever the other threads wait for."""
+    limit = threading.Timer(_CLOSING_S, os._exit, args=(1,))
+    limit.daemon = True
+    limit.start()
+    for one in store:
+        one.close()
+    os._exit(0)
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

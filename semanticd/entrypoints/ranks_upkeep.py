@@ -1,0 +1,100 @@
+"""RanksUpkeep: brings the machines of one model together, and together again after one was lost.
+
+```
+waiting ── all have joined ──> loading ──> serving ── one is lost ──> requests end, model is forgotten ──> waiting
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from semanticd.adapters.config import Settings
+from semanticd.adapters.ranks.group import RankGroup
+from semanticd.adapters.ranks.runner import RankedRunner
+from semanticd.application.ports.telemetry import Log
+from semanticd.domain.errors import SemanticError
+from semanticd.entrypoints.ranked_parts import own_process
+
+if TYPE_CHECKING:  # its imports take seconds and need the BLAS loaded first
+    from semanticd.application.ports.inference import LoadedModel
+    from semanticd.entrypoints.bootstrap import Daemon
+
+_POLL_S = 0.1
+_RETRY_S = 2.0
+_TOLD_EVERY_S = 30.0
+
+
+class RanksUpkeep:
+    """Looks after the ranks of one daemon; for one event loop."""
+
+    def __init__(self, daemon: Daemon, group: RankGroup, settings: Settings, *, log: Log) -> None:
+        self._daemon = daemon
+        self._group = group
+        self._settings = settings
+        self._log = log
+        self._lost: str | None = None
+        """The model that is to be loaded again."""
+
+    def start(self) -> None:
+        """Listen, and start rank 0; raises `DaemonError`."""
+        self._group.start(own_process(self._group, self._settings, log=self._log))
+
+    async def joined(self) -> None:
+        """Wait until all ranks have joined."""
+        told_at = float("-inf")
+        while self._group.missing():
+            if time.monotonic() - told_at > _TOLD_EVERY_S:
+                told_at = time.monotonic()
+                self._log.info("waiting_for_ranks", missing=self._group.why_missing())
+            await asyncio.sleep(_POLL_S)
+
+    async def load_when_joined(self, name: str) -> None:
+        """Load a model as soon as all ranks have joined; raises as `ModelService.load` does."""
+        await self.joined()
+        await self._daemon.models.load(name)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, ranks that are lost are waited for, and the model is loaded again."""
+        task = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def run(self) -> None:
+        """Watch the ranks, and load the model again after they were lost."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            try:
+                await self._look()
+            except SemanticError as error:
+                self._log.error("ranks_not_ready", reason=error.message)
+                await asyncio.sleep(_RETRY_S)
+            except Exception as error:  # noqa: BLE001 (it goes on, whatever failed this time)
+                self._log.error("ranks_not_ready", reason=repr(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _look(self) -> None:
+        self._group.check()
+        for model in self._daemon.engine.models.values():
+            if isinstance(model.runner, RankedRunner) and model.runner.ended is not None:
+                await self._forget(model)
+                self._lost = str(model.model_id)
+        if self._lost is not None and not self._group.missing():
+            await self._daemon.models.load(self._lost)
+            self._log.info("ranks_serve_again", model=self._lost)
+            self._lost = None
+
+    async def _forget(self, model: LoadedModel) -> None:
+        """Let a model leave whose ranks are gone: its requests end with their next step, its hot blocks are lost."""
+        engine = self._daemon.engine
+        while any(one.model is model for one in engine.running()):  # noqa: ASYNC110 (a thread's state)
+            await asyncio.sleep(_POLL_S)
+        await asyncio.wrap_future(engine.call(self._daemon.store.clear))
+        await self._daemon.models.unload(str(model.model_id))
