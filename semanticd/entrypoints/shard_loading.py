@@ -12,7 +12,7 @@ from semanticd.adapters.config import Settings
 from semanticd.adapters.disk.blocks.warm_store import DiskWarmStore, WarmOptions
 from semanticd.adapters.mlx.model.compute_revision import compute_revision
 from semanticd.adapters.mlx.model.loader import ComputeOptions, MlxModelLoader
-from semanticd.adapters.mlx.model.sharding import Ring, check_spread, device_kind
+from semanticd.adapters.mlx.model.sharding import Ring, device_kind, spread_of
 from semanticd.adapters.mlx.platform.device import MlxMemory
 from semanticd.adapters.mlx.platform.heap import limit_buffer_cache
 from semanticd.adapters.ranks.executor import LoadedShard, LoadOrder
@@ -59,12 +59,12 @@ class MlxShardLoader:
         """Form the ring and load; raises `ModelLoadError`."""
         installed = self.find(order)
         world_size = len(order.ring)
-        check_spread(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
+        mode = spread_of(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
         device = machine(self._settings)
         plan = budget_plan(self._settings, device)
         limit_buffer_cache(buffer_cache_bytes(device, budget_bytes=plan.budget_bytes(0)))
         memory = MlxMemory(device, log=NullLog(), wired=None)
-        ring = Ring.form(rank=self._rank, ring=order.ring, limit_s=order.limit_s)
+        ring = Ring.form(rank=self._rank, ring=order.ring, limit_s=order.limit_s, mode=mode)
         loader = MlxModelLoader(
             block_tokens=order.block_tokens,
             precision=cast("StoragePrecision", order.precision),
@@ -72,7 +72,7 @@ class MlxShardLoader:
             compute=ComputeOptions(order.cpu_math, 0, ring=ring),
         )
         model = finish_loading(loader.load(installed, on_progress=lambda share: None))
-        return LoadedShard(model, "tensor")
+        return LoadedShard(model, mode, plan.budget_bytes(model.weights_bytes))
 
     def find(self, order: LoadOrder) -> InstalledModel:
         """Return this machine's copy of the model; raises `ModelLoadError` where it has none, or another."""

@@ -247,8 +247,11 @@ THINKING_TEMPLATE = """\
 def write_tiny_family(
     folder: Path, family: str, *, seed: int = 0, template: str = TEMPLATE, **config: Any
 ) -> Path:
-    """Write a model of this family, with these values in its `config.json`, and return its folder."""
-    config = {"model_type": family, **FAMILIES[family], **config}
+    """Write a model of this family, with these values in its `config.json`, and return its folder.
+
+    One that is not in `FAMILIES` has what all have in common, and what `config` says.
+    """
+    config = {"model_type": family, **FAMILIES.get(family, _COMMON), **config}
     context = config.get("max_position_embeddings", _COMMON["max_position_embeddings"])
     write_tiny_model(folder, vocab=_TEXT_VOCAB, context=context)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -58,6 +58,8 @@ class LoadedShard:
     model: LoadedModel
     mode: str
     """How the model is spread: `tensor` or `pipeline`."""
+    kv_budget_bytes: int
+    """What this machine has for KV beside its weights."""
 
 
 class ShardLoader(Protocol):
@@ -172,6 +174,7 @@ class StepExecutor:
             "spec": spec_out(shard.model.runner.spec),
             "layout": shard.model.runner.spec.layout,
             "weights_bytes": shard.model.weights_bytes,
+            "kv_budget_bytes": shard.kv_budget_bytes,
             "description": {
                 key: value
                 for key, value in shard.model.description.items()

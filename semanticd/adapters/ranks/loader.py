@@ -31,8 +31,11 @@ _LOAD_LIMIT_S = 1800.0
 class ModelText(Protocol):
     """The part of a model that is not spread."""
 
-    def check_spread(self, installed: InstalledModel, *, world_size: int) -> None:
-        """Raise `ModelLoadError` where a model cannot be computed by so many ranks; reads its config only."""
+    def spread_of(self, installed: InstalledModel, *, world_size: int) -> str:
+        """Return whether so many ranks share its heads (`tensor`) or its layers (`pipeline`); reads its config only.
+
+        Raises `ModelLoadError` where they can share neither.
+        """
 
     def has_experts(self, installed: InstalledModel) -> bool:
         """Whether tokens choose experts."""
@@ -73,14 +76,15 @@ class RankedLoader:
     ) -> Generator[None, None, LoadedModel]:
         """Load a model in all ranks; raises `ModelLoadError`."""
         world_size = self._group.world_size
-        self._text.check_spread(installed, world_size=world_size)
+        mode = self._text.spread_of(installed, world_size=world_size)
         on_progress(0.0)
         try:
             formation = self._group.form()
         except OverloadedError as error:
             raise ModelLoadError(f"cannot load {installed.model_id}: {error.message}") from error
         try:
-            self._check_chips(formation, installed)
+            if mode == "tensor":
+                self._check_chips(formation, installed)
             with ThreadPoolExecutor(1, thread_name_prefix="semanticd-tokenizer") as beside:
                 reading_text = beside.submit(self._text.text, installed)
                 results = yield from self._loaded(formation, installed)
@@ -104,8 +108,9 @@ class RankedLoader:
             context_length=installed.context_length,
             defaults=installed.defaults,
             settings_digest=installed.settings_digest,
-            weights_bytes=max(result["weights_bytes"] for result in results),
-            description={**results[0]["description"], "ranks": world_size, "spread": results[0]["mode"]},
+            weights_bytes=results[0]["weights_bytes"],
+            description={**_described(results[0]), "ranks": world_size, "spread": mode},
+            kv_room_bytes=kv_room_bytes(results),
         )
 
     def _check_chips(self, formation: Formation, installed: InstalledModel) -> None:
@@ -119,7 +124,7 @@ class RankedLoader:
 
     def check(self, installed: InstalledModel) -> Generator[None, None, None]:
         """Read a model's files; see `ModelLoader`."""
-        self._text.check_spread(installed, world_size=self._group.world_size)
+        self._text.spread_of(installed, world_size=self._group.world_size)
         return self._text.check(installed)
 
     def _loaded(
@@ -161,12 +166,29 @@ def _done(futures: Sequence[Future[Any]]) -> Generator[None, None, None]:
         time.sleep(_SLICE_S)
 
 
+def _described(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result["description"].items() if key != "layers"}
+
+
+def kv_room_bytes(results: Sequence[dict[str, Any]]) -> int:
+    """Return what KV may take at rank 0 so that no rank has too little for its part of it."""
+    costs = [_cost(spec_in(result["spec"])) for result in results]
+    return min(
+        int(result["kv_budget_bytes"]) * costs[0] // cost for result, cost in zip(results, costs, strict=True)
+    )
+
+
+def _cost(spec: ModelCacheSpec) -> int:
+    """Return what a block takes with the snapshot at its end."""
+    return max(spec.stored_bytes(spec.block_tokens) + spec.state_bytes, 1)
+
+
 def _common(results: Sequence[dict[str, Any]], *, fingerprint: object) -> ModelCacheSpec:
     """Return the layout of all ranks together: rank 0's sizes, and a name that each rank's own layout is part of."""
     spec = spec_in(results[0]["spec"])
     if any(result["spec"]["fingerprint"] != str(fingerprint) for result in results):
         raise ModelLoadError("the ranks loaded different models")
-    layouts = "|".join(result["layout"] for result in results)
+    layouts = "|".join(f"{result['layout']}:{result['description'].get('layers', '')}" for result in results)
     digest = hashlib.sha256(layouts.encode()).hexdigest()[:12]
     name = f"{results[0]['mode']}{len(results)}.{digest}"
     return replace(spec, compute_revision=f"{spec.compute_revision}-{name}")

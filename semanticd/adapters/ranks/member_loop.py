@@ -1,9 +1,12 @@
-"""The life of a rank's process once it has joined: steps on one thread, blocks on another, until a link ends."""
+"""The life of a rank's process once it has joined: steps on one thread, blocks on another, until a link ends.
+
+The thread that computes takes its steps from the link itself: handing them on from another one costs more than a short
+step. While it computes nobody listens there; the daemon ends both links, and the other one is listened to.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,20 +24,12 @@ def serve(
 
     The step that runs then may never end: it waits for a rank that is gone.
     """
-    todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
     ended = threading.Event()
 
     def end() -> None:
         if not ended.is_set():
             ended.set()
             on_end()
-
-    def receive() -> None:
-        with contextlib.suppress(LinkLostError, OSError, ValueError):
-            steps.wait_for_ever()
-            while True:
-                todo.put(steps.receive())
-        end()
 
     def answer_blocks() -> None:
         with contextlib.suppress(LinkLostError, OSError, ValueError):
@@ -44,11 +39,11 @@ def serve(
                 _answer(blocks, shards, number, name, arguments)
         end()
 
-    for one, label in ((receive, "steps"), (answer_blocks, "blocks")):
-        threading.Thread(target=one, name=f"semanticd-rank-{label}", daemon=True).start()
-    with contextlib.suppress(LinkLostError):
+    threading.Thread(target=answer_blocks, name="semanticd-rank-blocks", daemon=True).start()
+    with contextlib.suppress(LinkLostError, OSError, ValueError):
+        steps.wait_for_ever()
         while True:
-            steps.send(executor.answer(todo.get()))
+            steps.send(executor.answer(steps.receive()))
     end()
 
 

@@ -87,7 +87,8 @@ class MemoryGuard:
     def _follow_plan(self) -> None:
         weights = self._loading_bytes + sum(model.weights_bytes for model in self._models.values())
         self._memory.keep_resident(weights)
-        planned = self._plan.budget_bytes(weights)
+        rooms = (model.kv_room_bytes for model in self._models.values())
+        planned = min([self._plan.budget_bytes(weights), *(room for room in rooms if room is not None)])
         if self._lowered_bytes is not None and self._lowered_bytes >= planned:
             self._lowered_bytes = None
         self._set(self._lowered_bytes or planned, planned=planned)

@@ -359,6 +359,8 @@ class LoadedModel:
     """For what a request leaves open."""
     settings_digest: str = ""
     """See `InstalledModel.settings_digest`."""
+    kv_room_bytes: int | None = None
+    """What its KV may take at most, whatever this machine has room for: other machines hold a part too; None: any."""
     best_chunk: int | None = None
     """Prompt tokens in one step that this machine computes fastest, as measured here; None: it was not measured."""
 

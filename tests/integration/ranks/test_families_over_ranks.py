@@ -74,6 +74,16 @@ async def test_what_cannot_be_spread_is_refused_before_any_rank_is_asked(tmp_pat
         await daemon.__aexit__()
 
 
+async def test_kv_takes_what_the_machine_with_the_least_room_has(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    daemon = RankedDaemon(tmp_path / "ranks", model=model, world_size=2)
+    small = replace(daemon.settings, mlx=replace(daemon.settings.mlx, cache_budget_mb=24))
+    daemon.use_worker(1, small)
+    async with daemon:
+        assert daemon.parts.store.ledger().budget_bytes == 24 << 20
+        await ask(daemon)
+
+
 async def test_a_worker_with_another_model_is_refused_by_name(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     other = write_tiny_model(tmp_path / "other" / "model", seed=7)

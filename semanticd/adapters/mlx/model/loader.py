@@ -35,7 +35,7 @@ from semanticd.domain.memory_plan import WeightRoom, packed_on_cpu
 from semanticd.domain.model_cache_spec import StoragePrecision
 
 if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere else
-    from semanticd.adapters.mlx.model.sharding import Ring
+    from semanticd.adapters.mlx.model.sharding import Ring, Spread
 
 _SLICE_S = 0.005
 """How long a step of a check waits for what is read beside it."""
@@ -150,6 +150,7 @@ class MlxModelLoader:
                 "device": "cpu" if device_is_cpu else "gpu",
                 "compute_dtype": computes_in,
                 "model_type": config.get("model_type"),
+                **({"layers": ring.layers_of(model)} if ring is not None else {}),
                 **({"warning": warning} if warning is not None else {}),
                 # The template tells, unless an entry of the configuration does.
                 "thinks": tokenizer.thinks if installed.entry.thinking is None else installed.entry.thinking,
@@ -169,11 +170,11 @@ class MlxModelLoader:
         tokenizer.warm_up()
         return tokenizer
 
-    def check_spread(self, installed: InstalledModel, *, world_size: int) -> None:
-        """Raise `ModelLoadError` where a model cannot be computed by so many ranks."""
-        from semanticd.adapters.mlx.model.sharding import check_spread
+    def spread_of(self, installed: InstalledModel, *, world_size: int) -> Spread:
+        """Return how a model is computed by so many ranks; raises `ModelLoadError` where it cannot be."""
+        from semanticd.adapters.mlx.model.sharding import spread_of
 
-        check_spread(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
+        return spread_of(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
 
     def has_experts(self, installed: InstalledModel) -> bool:
         """Whether a model's tokens choose experts."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from semanticd.adapters.mlx.model.sharding import check_spread
+from semanticd.adapters.mlx.model.sharding import spread_of
 from semanticd.domain.errors import ModelLoadError
 
 LLAMA: dict[str, Any] = {
@@ -19,13 +19,13 @@ LLAMA: dict[str, Any] = {
 
 def refusal(config: dict[str, Any], world_size: int) -> str:
     with pytest.raises(ModelLoadError) as refused:
-        check_spread(config, name="a-model", world_size=world_size)
+        spread_of(config, name="a-model", world_size=world_size)
     return refused.value.message
 
 
 def test_ranks_that_divide_all_heads_may_share_a_model() -> None:
-    check_spread(LLAMA, name="a-model", world_size=3)
-    check_spread({**LLAMA, "model_type": "mistral"}, name="a-model", world_size=3)
+    assert spread_of(LLAMA, name="a-model", world_size=3) == "tensor"
+    assert spread_of({**LLAMA, "model_type": "mistral"}, name="a-model", world_size=3) == "tensor"
 
 
 def test_ranks_that_do_not_are_refused_with_the_numbers_that_would() -> None:
@@ -37,16 +37,38 @@ def test_ranks_that_do_not_are_refused_with_the_numbers_that_would() -> None:
 
 
 def test_nested_configs_are_read() -> None:
-    nested = {"model_type": "qwen3_5", "text_config": {"num_attention_heads": 4, "linear_num_key_heads": 3}}
+    nested = {"model_type": "step3p5", "text_config": {"num_attention_heads": 4, "linear_num_key_heads": 3}}
     assert "3 key heads of its linear attention" in refusal(nested, 2)
 
 
-def test_families_that_cannot_be_split_and_latents_are_refused() -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**LLAMA, "model_type": "qwen2", "num_hidden_layers": 24},
+        {
+            "model_type": "deepseek_v2",
+            "num_attention_heads": 16,
+            "kv_lora_rank": 512,
+            "num_hidden_layers": 27,
+        },
+        {"model_type": "qwen3_next", "num_attention_heads": 16, "num_hidden_layers": 48},
+        {"model_type": "qwen3_5", "text_config": {"num_attention_heads": 4, "linear_num_key_heads": 3}},
+    ],
+)
+def test_layers_are_shared_where_heads_cannot_be(config: dict[str, Any]) -> None:
+    assert spread_of(config, name="a-model", world_size=2) == "pipeline"
+
+
+def test_machines_without_a_layer_are_refused() -> None:
+    config = {**LLAMA, "model_type": "qwen2", "num_hidden_layers": 3}
+    assert "only 3 layers" in refusal(config, 4)
+
+
+def test_families_that_cannot_be_split_are_refused() -> None:
     assert "'mamba2'" in refusal({"model_type": "mamba2"}, 2)
     assert "'no_such_family'" in refusal({"model_type": "no_such_family"}, 2)
-    latent = {"model_type": "deepseek_v2", "num_attention_heads": 16, "kv_lora_rank": 512}
-    assert "latents" in refusal(latent, 2)
+    assert "latents" in refusal({**LLAMA, "kv_lora_rank": 512}, 3)
 
 
 def test_one_machine_computes_every_model() -> None:
-    check_spread({"model_type": "mamba2"}, name="a-model", world_size=1)
+    assert spread_of({"model_type": "mamba2"}, name="a-model", world_size=1) == "tensor"
