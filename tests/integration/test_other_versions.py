@@ -27,7 +27,8 @@ from tests.fakes.control_daemon import FakeControlDaemon
 KEYS = (
     "agents", "cache", "checks", "draft_sources", "engine", "findings", "freed_bytes", "freed_hot_bytes",
     "freed_warm_bytes", "id", "last", "messages", "models", "num_missing_blocks", "num_requests", "outcomes",
-    "parts", "peers", "requests", "savings", "settings", "sub", "text", "turns", "unsaved", "uptime_s", "warning",
+    "parts", "peers", "ranks", "requests", "savings", "settings", "sub", "text", "turns", "unsaved", "uptime_s",
+    "warning",
 )  # fmt: skip
 ANSWERS: dict[str, dict[str, Any]] = {
     "nothing": {},
