@@ -54,7 +54,7 @@ class RanksUpkeep:
             await asyncio.sleep(_POLL_S)
 
     async def load_when_joined(self, name: str) -> None:
-        """Load a model as soon as all ranks have joined; raises as `ModelService.load` does."""
+        """Load a model as soon as all ranks have joined; raises as `ModelsService.load` does."""
         await self.joined()
         await self._daemon.models.load(name)
 

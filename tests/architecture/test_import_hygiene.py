@@ -28,7 +28,7 @@ def modules_after(program: str, *, arguments: Sequence[str] = ()) -> set[str]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     lines = [line for line in ran.stdout.splitlines() if line.startswith("LOADED ")]
     assert lines, f"the program printed no list of modules:\n{ran.stdout}\n{ran.stderr}"
