@@ -111,7 +111,7 @@ def test_a_result_that_lacks_something_or_has_it_of_another_kind_is_no_failure_o
 
 def test_all_commands_that_ask_the_daemon_are_tried() -> None:
     # Without those that start or end a daemon, or look at something else.
-    elsewhere = {"serve", "start", "stop", "restart", "logs", "bench", "selftest"}
+    elsewhere = {"serve", "worker", "start", "stop", "restart", "logs", "bench", "selftest"}
     elsewhere |= {"completion", "service", "mcp", "trace", "key", "version"}
     context = click.Context(program)
     assert {words[0] for words in COMMANDS} == set(program.list_commands(context)) - elsewhere
