@@ -15,7 +15,7 @@ from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 TEXT = "Tell me of the sea, and of the people who live by it. " * 12
 

@@ -15,7 +15,7 @@ from tests.fakes.ranked_daemon import RankedDaemon, eventually
 from tests.fakes.tiny_families import WINDOW, write_tiny_family
 from tests.fakes.whole_daemon import WholeDaemon
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 TEXT = "Tell me of the sea, and of the people who live by it. " * 12
 LONG = "How many words would there be if each of them were said? " * 200

@@ -15,7 +15,7 @@ from tests.fakes.ranked_daemon import RankedDaemon, eventually
 from tests.fakes.tiny_folder import Shape, write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 SHAPE = Shape(hidden=192, heads=6, kv_heads=3, mlp=192)
 SEA = "Tell me of the sea, and of the people who live by it. " * 12
