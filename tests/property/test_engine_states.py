@@ -19,7 +19,6 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -416,11 +415,8 @@ class EngineStates(RuleBasedStateMachine):
         self.rig.__exit__(None, None, None)
 
 
-_TestCase: Any = EngineStates.TestCase
-
-
 @pytest.mark.timeout(max(900, 2 * EXAMPLES))
-class TestEngineStates(_TestCase):  # type: ignore[misc]
+class TestEngineStates(EngineStates.TestCase):  # type: ignore[misc,name-defined,valid-type]
     def runTest(self) -> None:
         EngineStates.num_steps = 0
         super().runTest()
