@@ -80,7 +80,7 @@ def compact(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
     for number in range(1, NUM_SUMMARIES + 1):
         answer = client.post(COMPACT, json={**body, "input": [*body["input"], *[MESSAGE] * number]})
         refused = answer.status_code >= 400 and answer.json()["error"]
-        if not refused or (refused["type"] != "model_error" and refused["param"] != "max_output_tokens"):
+        if not refused or (refused["code"] != "model_error" and refused["param"] != "max_output_tokens"):
             return answer
     raise AssertionError(f"the model wrote none of {NUM_SUMMARIES} summaries: {answer.text}")
 
