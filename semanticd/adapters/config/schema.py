@@ -76,13 +76,13 @@ class MlxSettings:
     memory_mb: int | Literal["auto"] = setting(
         "auto",
         auto_or(whole(minimum=256)),
-        "Memory in MiB for weights and KV together; auto: what the device recommends, two thirds of RAM on a CPU.",
+        "Memory in MiB for weights and KV together; auto: the device's recommendation, or two thirds of RAM on a CPU.",
         guarded=True,
     )
     wired_weights: bool | Literal["auto"] = setting(
         "auto",
         auto_or(flag()),
-        "Keep weights resident (macOS 15 or later); auto: where that leaves 8 GB and 35 % of the memory.",
+        "Keep weights resident (macOS 15 or later); auto: if at least 8 GB and 35 % of the memory remain.",
         guarded=True,
     )
     max_batch_size: int = setting(5, whole(minimum=1, maximum=256), "Sequences decoded together.")
@@ -120,7 +120,7 @@ class MlxSettings:
     max_stall_ms: int = setting(
         300,
         whole(minimum=10, maximum=60_000),
-        "Time in ms that one prompt chunk may delay decoding; on a GPU, experts get a minimum of tokens all the same.",
+        "Maximum ms that a prompt chunk delays decoding; on a GPU, mixtures of experts get a minimum chunk anyway.",
     )
     max_queue: int = setting(
         256,
@@ -137,22 +137,22 @@ class MlxSettings:
         guarded=True,
     )
     canonicalize: bool = setting(
-        True, flag(), "Drop header lines that change from prompt to prompt, and sort tool schemas' keys."
+        True, flag(), "Remove header lines that change with every prompt, and sort the keys of tool schemas."
     )
     move_volatile: bool = setting(
         False,
         flag(),
-        "Move the date, environment and git status that agents write into system text to behind the tools.",
+        "Move the date, environment and git status from the system text to after the tools.",
     )
     gguf_bits: int | None = setting(
         None,
         whole(minimum=4, choices=(4, 8, 16)),
-        "Bits of the matrices of converted GGUF files (16: floats); none: their own where MLX has that format, else 8.",
+        "Bits per weight of converted GGUF files (16: floats); none: the file's own format if MLX supports it, else 8.",
     )
     literal_content: bool = setting(
         True,
         flag(),
-        "Pass control tokens in what users wrote (`<|im_end|>`, ...) to the model as plain text.",
+        "Treat control tokens in user text (`<|im_end|>`, ...) as plain text.",
         guarded=True,
     )
     load_on_demand: bool = setting(
@@ -171,7 +171,7 @@ class AgentSettings:
     """Agents and the warm tier on disk."""
 
     max_agents_in_memory: int = setting(
-        5, whole(minimum=1), "Agents whose blocks stay hot where RAM is short; others are warm."
+        5, whole(minimum=1), "Number of agents whose blocks stay hot when RAM is short; others become warm."
     )
     cache_dir: Path = setting(
         lambda: Path("~/.semantic/caches").expanduser(), folder(), "Folder of the warm tier.", guarded=True
@@ -179,14 +179,14 @@ class AgentSettings:
     cache_max_gb: float | None = setting(
         None,
         number(minimum=0),
-        "Largest size of the cache folder in GiB; none: 20 % of what was free at the first start, at most 64; 0: no "
+        "Maximum size of the cache folder in GiB; none: 20 % of the space free at the first start, at most 64; 0: no "
         "limit.",
         guarded=True,
     )
     disk_reserve_gb: float | None = setting(
         None,
         number(minimum=0),
-        "GiB to leave free on the volume: no block is written below that; none: 10, or 5 % of a large volume; 0: no "
+        "GiB to keep free on the volume; blocks are written only above that; none: 10, or 5 % of a large volume; 0: no "
         "reserve.",
         guarded=True,
     )
@@ -197,12 +197,12 @@ class AgentSettings:
         guarded=True,
     )
     anonymous_days: float = setting(
-        14.0, number(minimum=0.01), "Days after its last use that such an agent is deleted.", guarded=True
+        14.0, number(minimum=0.01), "Days without use after which such an agent is deleted.", guarded=True
     )
     preload_share: float = setting(
         0.25,
         number(minimum=0, maximum=1),
-        "Share of the KV budget that is filled from disk after a start, with blocks of recent agents; 0: nothing.",
+        "Share of the KV budget to fill from disk after a start, with blocks of recent agents; 0: none.",
     )
     write_policy: str = setting(
         "always",
@@ -213,13 +213,13 @@ class AgentSettings:
     write_budget_gb_per_day: float | None = setting(
         None,
         number(minimum=0.001),
-        "GiB that may be written per day, to reduce wear of the disk; none: no limit.",
+        "Maximum GiB written per day, to limit disk wear; none: no limit.",
         guarded=True,
     )
     peers: tuple[str, ...] = setting(
         (),
         urls(most=LIMITS.peers),
-        "Daemons on other machines that are asked for blocks missing here (`http://mac-2:8000,…`).",
+        "Daemons on other machines to query for missing blocks (`http://mac-2:8000,…`).",
         env="SEMANTIC_PEERS",
         guarded=True,
     )
@@ -236,7 +236,7 @@ class ServerSettings:
     ollama_port: int | None = setting(
         None,
         whole(minimum=1, maximum=65535),
-        "Second port, for programs that expect Ollama's API at its usual port, 11434; none: only the first.",
+        "Second port, for programs that expect Ollama's API on its default port 11434; none: no second port.",
         guarded=True,
     )
     log_level: str = setting(
@@ -249,7 +249,7 @@ class ServerSettings:
     otlp_endpoint: str | None = setting(
         None,
         text("a URL"),
-        "Where traces go: a collector's OTLP/HTTP URL (needs the extra `otel`); none: no tracing.",
+        "OTLP/HTTP URL of the collector that receives traces (needs the extra `otel`); none: no tracing.",
         env="SEMANTIC_OTLP_ENDPOINT",
         guarded=True,
     )
@@ -262,19 +262,19 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = setting(
         (),
         texts("origins, separated by commas"),
-        "Origins that browsers may call from, `*` for any text (`app://*`); none: CORS is off.",
+        "Origins whose pages may call the server, with `*` as a wildcard (`app://*`); none: CORS is off.",
         guarded=True,
     )
     allowed_hosts: tuple[str, ...] = setting(
         ("localhost", "127.0.0.1", "[::1]"),
         texts("host names, separated by commas"),
-        "Names accepted in the Host header, against DNS rebinding; `*`: any.",
+        "Host names accepted in the Host header, to prevent DNS rebinding; `*`: any.",
         guarded=True,
     )
     model_patterns: tuple[str, ...] = setting(
         ("claude-*", "gpt-*", "haiku*", "sonnet*", "opus*", "default"),
         texts("shell patterns, separated by commas"),
-        "Model names in requests that stand for the current model; upper and lower case are the same.",
+        "Model names in requests that stand for the current model; case-insensitive.",
         guarded=True,
     )
     strict: bool = setting(
@@ -285,7 +285,9 @@ class ServerSettings:
         guarded=True,
     )
     drain_timeout_s: float = setting(
-        30.0, number(minimum=0, maximum=3600), "Seconds that running requests may take when the daemon stops."
+        30.0,
+        number(minimum=0, maximum=3600),
+        "Seconds that running requests get to finish when the daemon stops.",
     )
 
 
@@ -296,7 +298,7 @@ class SecuritySettings:
     api_key: tuple[str, ...] = setting(
         (),
         keys(),
-        "Keys that clients must send; none: every client that can connect is answered.",
+        "API keys, one of which clients must send; none: no key is required.",
         env="SEMANTIC_API_KEY",
         secret=True,
     )
@@ -350,17 +352,20 @@ class TraceSettings:
     dir: Path | None = setting(
         None,
         folder(),
-        "Folder to record generation requests in, with all text that users wrote; none: nothing is recorded.",
+        "Folder for recorded generation requests, including all user text; none: recording is off.",
         guarded=True,
     )
     content: str = setting(
         "full",
         choice("full", "hashed"),
-        "How texts are recorded: in full, or as letters that keep length, equality and common prefixes.",
+        "How text is recorded: in full, or hashed to letters that preserve length, equality and common prefixes.",
         guarded=True,
     )
     max_mb: int = setting(
-        256, whole(minimum=1), "MiB of traces kept in the folder; the oldest files are removed.", guarded=True
+        256,
+        whole(minimum=1),
+        "Maximum MiB of traces in the folder; the oldest files are removed.",
+        guarded=True,
     )
 
 
