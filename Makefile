@@ -26,6 +26,9 @@ export SEMANTIC_MODELS_DIR
 # Processes that share the tests, at most four: several tests load a real model. `make test WORKERS=0` runs them in one.
 WORKERS ?= auto
 
+# Both platforms at the same time.
+TYPE_CHECKS := -j 2 mypy-linux mypy-darwin
+
 # More arguments for pytest, as in `make test ARGS="tests/unit -k scheduler"` (then without the coverage gate).
 ARGS ?=
 
@@ -71,7 +74,7 @@ package-check: setup  ## Build sdist and wheel, try the wheel alone, find a Mac'
 lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, import contracts, wording, GitHub's files, Dockerfile, known vulnerabilities
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
-	@$(MAKE) -j 2 mypy-linux mypy-darwin
+	@$(MAKE) $(TYPE_CHECKS)
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(PY) contrib/dev/checks/wording.py
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
@@ -82,8 +85,11 @@ lint: setup audit  ## Formatting, ruff, mypy --strict for Linux and macOS, impor
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 
 # At the same time, each with a cache of its own: what was kept for one platform is of no use for the other.
-mypy-linux mypy-darwin: mypy-%:
-	@$(VENV)/bin/mypy --platform $* --cache-dir .mypy_cache/$*
+mypy-linux:  ## Check the types for Linux
+	@$(VENV)/bin/mypy --platform linux --cache-dir .mypy_cache/linux
+
+mypy-darwin:  ## Check the types for macOS
+	@$(VENV)/bin/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 # In an environment of its own, so that nothing of it gets into .venv. Without a network it says so, and fails nothing.
 audit: setup  ## Look for known vulnerabilities in the pinned dependencies
