@@ -76,7 +76,7 @@ class UnsupportedVersionError(MalformedMessageError):
 
     def __init__(self, version: int, request_id: int | None) -> None:
         super().__init__(
-            f"protocol version {version} is not spoken here; this side speaks {PROTOCOL_VERSION}"
+            f"protocol version {version} is not supported; this side supports {PROTOCOL_VERSION}"
         )
         self.version = version
         self.request_id = request_id

@@ -539,7 +539,7 @@ def drafts_text(engine: EngineFacts) -> str:
         return ""
     text = f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} tokens guessed right"
     if engine.num_accepted_tokens:
-        text += ", each of them a decode step saved"
+        text += ", each saved one decode step"
     sources = [
         f"{_SOURCES.get(one.source, one.source)} {one.num_accepted} of {one.num_tokens}"
         for one in engine.draft_sources

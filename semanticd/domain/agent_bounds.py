@@ -90,7 +90,7 @@ def check_config(config: AgentConfig) -> None:
     if not all(tool.name for tool in config.tools) or len({tool.name for tool in config.tools}) < len(
         config.tools
     ):
-        raise OutOfBoundsError("config.tools has a name that is empty or there twice")
+        raise OutOfBoundsError("config.tools has an empty or duplicate name")
     texts = [config.model or "", config.system or "", *config.metadata, *config.metadata.values()]
     for tool in config.tools:
         if _depth(tool.parameters) > LIMITS.nesting:

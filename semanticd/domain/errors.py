@@ -74,7 +74,7 @@ class PromptTooLongError(InvalidRequestError):
         """
         text = f"prompt is too long: {num_tokens} tokens > {maximum} maximum"
         if is_estimate:
-            text += f" (at least about {num_tokens}, by its length: it is too long to be read)"
+            text += f" (at least about {num_tokens}, estimated from its length)"
         super().__init__(text, param="messages")
         self.num_tokens = num_tokens
         self.is_estimate = is_estimate
@@ -142,7 +142,7 @@ class AgentBusyError(ConflictError):
         """Say which request, and how to end it."""
         route = f"/v1/agents/{quote(agent_id, safe='')}/cancel"
         super().__init__(
-            f"agent {agent_id!r} is answering request {request_id}; wait until it is done, or cancel it: POST {route}, "
+            f"agent {agent_id!r} is answering request {request_id}; wait for it, or cancel it: POST {route}, "
             f"or `semanticd ctl requests.cancel request={request_id}`"
         )
 

@@ -100,7 +100,7 @@ class CacheTools:
             raise ToolError(f"turns: expected 1 to {_MOST_TURNS}, got {turns}")
         answer = await self._ask("agents.why", agent=self._meant(agent))
         found = read(WhyResult, answer).turns[-turns:]
-        return "\n".join(map(explained, found)) or "no turn has ended yet"
+        return "\n".join(map(explained, found)) or "no turn has finished yet"
 
     async def fork(self, agent: str | None = None, new_id: str | None = None) -> Facts:
         """Make a second agent with the same conversation, whose cache is shared; returns it."""

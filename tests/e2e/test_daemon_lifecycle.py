@@ -455,7 +455,7 @@ def test_a_restart_that_cannot_succeed_leaves_the_daemon_running(home: Home) -> 
     other.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for words, said in (
-            (["--model", "smollm2-135n"], "no model is called"),
+            (["--model", "smollm2-135n"], "there is no model"),
             (["--model", "hf:nobody/nothing"], "semanticd models pull hf:nobody/nothing"),
             (["--mlx-kv-bits", "5"], "4, 6 or 8"),
             (["--port", str(taken.getsockname()[1])], "another program"),

@@ -203,7 +203,7 @@ class ScriptedGenerator:
         if self.refusal is not None:
             raise self.refusal
         if request.model and request.model not in self.models:
-            raise ModelNotFoundError(f"no model is called {request.model!r}; there is: tiny", param="model")
+            raise ModelNotFoundError(f"there is no model {request.model!r}; there is: tiny", param="model")
         script = self.script(request) if callable(self.script) else self.script
         stream = ScriptedStream(request, script, self._closed, request_id=request.request_id)
         if request.agent_id is not None:
@@ -226,7 +226,7 @@ class ScriptedGenerator:
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Count words."""
         if model and model not in self.models:
-            raise ModelNotFoundError(f"no model is called {model!r}; there is: tiny", param="model")
+            raise ModelNotFoundError(f"there is no model {model!r}; there is: tiny", param="model")
         if isinstance(prompt, ChatPrompt):
             return sum(len(_words(message)) for message in prompt.messages)
         return len(prompt.text.split()) if isinstance(prompt, TextPrompt) else len(prompt.token_ids)

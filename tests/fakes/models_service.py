@@ -54,7 +54,7 @@ class FakeModels:
 
     def _known(self, model: str) -> ModelId:
         if model not in self._names:
-            raise ModelNotFoundError(f"no model is called {model!r}", param="model")
+            raise ModelNotFoundError(f"there is no model {model!r}", param="model")
         return ModelId(model)
 
     def _tell(self, model: str, stage: str, progress: float) -> None:

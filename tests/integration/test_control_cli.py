@@ -280,10 +280,10 @@ def test_logs_are_followed_through_a_rotation(home: ServedHome) -> None:
 
 def test_a_log_that_is_not_there_yet_is_waited_for_and_that_is_said(home: ServedHome) -> None:
     file = home.folder / "logs" / "semanticd.log"
-    assert f"there is no log yet at {file}; the daemon writes it" in home.run("logs").stderr
+    assert f"there is no log at {file}; the daemon writes it" in home.run("logs").stderr
     following = home.popen("logs", "-f")
     assert following.stderr is not None
-    assert following.stderr.readline() == f"there is no log yet at {file}; waiting for a daemon to write it\n"
+    assert following.stderr.readline() == f"there is no log at {file}; waiting for a daemon to write it\n"
     file.parent.mkdir()
     file.write_text("first\n")
     assert following.stdout is not None
@@ -446,7 +446,7 @@ def test_an_export_asks_before_it_overwrites_where_there_is_a_terminal(home: Ser
 def test_a_doctor_without_a_daemon_says_at_once_what_it_examines(home: ServedHome) -> None:
     process = home.popen("--runtime-dir", str(home.folder / "elsewhere"), "doctor", "--no-generate")
     assert process.stderr is not None
-    assert process.stderr.readline() == "no daemon is running; examining the installation itself\n"
+    assert process.stderr.readline() == "no daemon is running; checking the installation from here\n"
     process.terminate()
     process.communicate(timeout=60)
 
@@ -489,7 +489,7 @@ def test_a_setting_is_shown_with_all_its_digits(home: ServedHome) -> None:
 def test_following_says_so_where_there_is_no_log_yet(home: ServedHome) -> None:
     following = home.popen("logs", "-f")
     assert following.stderr is not None
-    assert "there is no log yet" in following.stderr.readline()
+    assert "there is no log at" in following.stderr.readline()
     following.terminate()
     following.communicate(timeout=60)
 

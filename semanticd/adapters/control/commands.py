@@ -78,7 +78,7 @@ def need(service: _T | None, what: str) -> _T:
 
 _AGENT = Argument("agent", meaning="the agent's id")
 _MODEL = Argument("model", meaning="a name from the registry, `hf:org/name`, or a folder or file")
-_TIMEOUT = Argument("timeout_s", "number", "how long requests may run on", default=None)
+_TIMEOUT = Argument("timeout_s", "number", "seconds that running requests get to finish", default=None)
 
 
 @command("status")
@@ -140,17 +140,20 @@ async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
 
 @command(
     "agents.list",
-    Argument("limit", "integer", "length of a page; all if absent", default=None, minimum=1),
-    Argument("after", meaning="the last agent of the page before", default=None),
+    Argument("limit", "integer", "page length; default: all", default=None, minimum=1),
+    Argument("after", meaning="the last agent of the previous page", default=None),
     Argument(
         "order",
         meaning="what comes first",
         choices=("used", "created", "tokens", "turns", "name"),
         default="used",
     ),
-    Argument("name", meaning="only ids that hold this text", default=None),
+    Argument("name", meaning="only ids that contain this text", default=None),
     Argument(
-        "words", meaning="only agents whose id or model holds each of these words", default="", max_chars=200
+        "words",
+        meaning="only agents whose id or model contains each of these words",
+        default="",
+        max_chars=200,
     ),
     Argument("model", meaning="only agents of this model", default=None),
     Argument(
@@ -189,8 +192,14 @@ async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> o
     "agents.say",
     _AGENT,
     Argument("text", meaning="what to say", max_chars=1_000_000),
-    Argument("fork", "flag", "say it to a fork, which is made first", default=False),
-    Argument("max_tokens", "integer", "longest answer; what fits if absent", default=None, minimum=1),
+    Argument("fork", "flag", "send it to a new fork", default=False),
+    Argument(
+        "max_tokens",
+        "integer",
+        "maximum tokens of the answer; default: as many as fit",
+        default=None,
+        minimum=1,
+    ),
 )
 async def agents_say(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Say something to an agent (a new id makes one) and wait for the answer; its text comes on the topic `tokens`."""
@@ -220,13 +229,17 @@ async def agents_unpin(context: CommandContext, args: Mapping[str, Any]) -> obje
     return await need(context.services.agents, "the engine").unpin(args["agent"])
 
 
-@command("agents.fork", _AGENT, Argument("new_id", meaning="the copy's id; made up if absent", default=None))
+@command(
+    "agents.fork", _AGENT, Argument("new_id", meaning="the copy's id; default: a generated one", default=None)
+)
 async def agents_fork(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Make an agent with the same conversation; the blocks are shared."""
     return await need(context.services.agents, "the engine").fork(args["agent"], args["new_id"])
 
 
-@command("agents.rewind", _AGENT, Argument("turns", "integer", "how many to forget", default=1, minimum=1))
+@command(
+    "agents.rewind", _AGENT, Argument("turns", "integer", "number of turns to remove", default=1, minimum=1)
+)
 async def agents_rewind(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Forget an agent's last turns; the rest stays cached."""
     return await need(context.services.agents, "the engine").rewind(args["agent"], args["turns"])
@@ -253,7 +266,7 @@ async def agents_export(context: CommandContext, args: Mapping[str, Any]) -> obj
 @command(
     "agents.import",
     Argument("path", meaning="absolute path of an agent export"),
-    Argument("new_id", meaning="another id than it had", default=None),
+    Argument("new_id", meaning="id of the new agent; default: the one in the export", default=None),
     Argument("trust", "flag", "let other agents share its blocks and texts", default=False),
 )
 async def agents_import(context: CommandContext, args: Mapping[str, Any]) -> object:
@@ -316,7 +329,7 @@ async def cache_sizes(context: CommandContext, args: Mapping[str, Any]) -> objec
     return {"models": await need(context.services.cache, "the cache").sizes()}
 
 
-@command("cache.verify", Argument("fix", "flag", "put broken blocks aside", default=False))
+@command("cache.verify", Argument("fix", "flag", "quarantine broken blocks", default=False))
 async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Check every stored block against the index and its checksum."""
     return await need(context.services.cache, "the cache").verify(args["fix"])
@@ -324,10 +337,8 @@ async def cache_verify(context: CommandContext, args: Mapping[str, Any]) -> obje
 
 @command(
     "cache.prune",
-    Argument(
-        "target_bytes", "integer", "size to come down to; the cap if absent", default=None, maximum=2**53
-    ),
-    Argument("dry_run", "flag", "remove nothing, only say how much that would free", default=False),
+    Argument("target_bytes", "integer", "target size; default: the cap", default=None, maximum=2**53),
+    Argument("dry_run", "flag", "remove nothing; report how much would be freed", default=False),
 )
 async def cache_prune(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Remove the least recently used stored blocks."""

@@ -191,7 +191,7 @@ class Connection:
             await self._refuse(request, m.MALFORMED_MESSAGE, str(error))
             return self._context is not None
         if not isinstance(message, m.Command):
-            await self._refuse(None, m.MALFORMED_MESSAGE, "only commands are sent to the daemon")
+            await self._refuse(None, m.MALFORMED_MESSAGE, "clients may only send commands")
             return self._context is not None
         if self._context is None:
             return await self._greet(message)
@@ -215,7 +215,7 @@ class Connection:
             await self._refuse(message.id, m.INVALID_ARGUMENT, f"hello: {error}")
             return False
         if args["protocol"] is not None and args["protocol"] > m.PROTOCOL_VERSION:
-            text = f"protocol {args['protocol']} is not spoken here; this daemon speaks {m.PROTOCOL_VERSION}"
+            text = f"protocol {args['protocol']} is not supported; this daemon supports {m.PROTOCOL_VERSION}"
             await self._refuse(message.id, m.UNSUPPORTED_VERSION, text)
             return False
         self._context = CommandContext(self._services, args["client"])

@@ -132,7 +132,7 @@ class ControlServer:
             uid = self._uid_of(writer.get_extra_info("socket"))
         except OSError as error:
             self._log.warning("control_peer_unknown", error=str(error))
-            return m.ErrorInfo(m.NOT_ALLOWED, f"cannot find out who is connecting: {error}")
+            return m.ErrorInfo(m.NOT_ALLOWED, f"cannot determine the user id of the client: {error}")
         if uid != os.getuid():
             self._log.warning("control_peer_refused", uid=uid)
             return m.ErrorInfo(m.NOT_ALLOWED, f"this daemon belongs to user {os.getuid()}, not to {uid}")
@@ -151,7 +151,10 @@ class ControlServer:
         connection = self._connections.pop(min(idle, key=idle.__getitem__))
         self._log.info("control_client_dropped", num_clients=self._limits.max_clients)
         connection.make_room(
-            m.ErrorInfo(m.TOO_MANY_CLIENTS, "another client came, and this one had asked nothing for longest")
+            m.ErrorInfo(
+                m.TOO_MANY_CLIENTS,
+                "closed to make room for another client: this one was idle for the longest time",
+            )
         )
         return True
 
@@ -190,7 +193,7 @@ def remove_stale_socket(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError as error:
-            raise DaemonError(f"cannot find out whether a daemon listens on {path}: {error}") from error
+            raise DaemonError(f"cannot determine whether a daemon is listening on {path}: {error}") from error
     raise DaemonError(f"a daemon is listening on {path} already; `semanticd status` shows it")
 
 

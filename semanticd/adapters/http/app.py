@@ -199,7 +199,9 @@ def _answer(req: Request, resp: Response, error: BaseException) -> None:
 def _translate(req: Request, error: falcon.HTTPError) -> SemanticError:
     """Return Falcon's refusal as one of ours."""
     if isinstance(error, falcon.HTTPRouteNotFound):
-        return errors.RouteNotFoundError(f"nothing lives at {req.method} {req.path}; /docs lists what does")
+        return errors.RouteNotFoundError(
+            f"there is no endpoint at {req.method} {req.path}; /docs lists all endpoints"
+        )
     if isinstance(error, falcon.HTTPMethodNotAllowed):
         return errors.MethodNotAllowedError(f"{req.path} does not answer {req.method}; see the Allow header")
     return InvalidRequestError(str(error.description or error.title or "the request is malformed"))

@@ -198,7 +198,7 @@ class BoundedProtocol(H11Protocol):
         if isinstance(error, RefusedRequestError):
             return InvalidHttpError(str(error))
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == _HEAD_TOO_LARGE:
-            return HeadersTooLargeError(f"the headers are larger than {self.limits.header_bytes} bytes")
+            return HeadersTooLargeError(f"the headers exceed {self.limits.header_bytes} bytes")
         # What h11 says quotes the request, and with it perhaps a key.
         return InvalidHttpError("the request is not valid HTTP/1.1")
 

@@ -238,7 +238,7 @@ class ModelRegistry:
         if is_known or _is_repo(profile.model.removeprefix("hf:")) or is_path(profile.model):
             return
         raise ConfigurationError(
-            f"{where}.model: no model is called {profile.model!r}{self._nearest(profile.model)}; known: "
+            f"{where}.model: there is no model {profile.model!r}{self._nearest(profile.model)}; known: "
             f"{', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf"
         )
 
@@ -327,7 +327,7 @@ class ModelRegistry:
         if (spelled := self._in_other_case(name)) is not None:
             return self._resolve(spelled)
         raise ModelNotFoundError(
-            f"no model is called {name!r}{self._nearest(name)}{self._folder_like(name)}; known: "
+            f"there is no model {name!r}{self._nearest(name)}{self._folder_like(name)}; known: "
             f"{', '.join(self._entries)}, or hf:org/name, a model folder, a .gguf",
             param="model",
         )

@@ -99,7 +99,7 @@ class AgentTables:
         if not added or added <= left:
             return None
         return (
-            f"its blocks in RAM take {at_least(added)} that no pin keeps yet, and {at_most(max(left, 0))} may be "
+            f"its blocks in RAM take {at_least(added)} that is not pinned yet, and {at_most(max(left, 0))} may be "
             f"pinned now: pins keep at most {MAX_PINNED_SHARE:.0%} of the cache budget"
         )
 

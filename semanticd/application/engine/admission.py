@@ -95,7 +95,7 @@ class Admission:
             self._restore.give_up(running)
             if self._store.disk_stalled and not self._scheduler.others_run(running.sequence_id):
                 raise OverloadedError(
-                    "the cache's disk does not answer, and blocks that wait for it fill the memory; check the disk "
+                    "the cache's disk does not respond, and unwritten blocks fill the memory; check the disk "
                     "(`semanticd doctor`)",
                     retry_after_s=10.0,
                 )

@@ -113,7 +113,9 @@ class ModelChanges:
         elif model is None:
             removed.set_exception(ModelNotFoundError(f"model {model_id!r} is not loaded", param="model"))
         elif any(one.model is model for one in self._running.values()):
-            removed.set_exception(ConflictError(f"model {model_id} still answers requests; drain it first"))
+            removed.set_exception(
+                ConflictError(f"model {model_id} is still answering requests; drain it first")
+            )
         else:
             unwritten = self._store.write_first(model.fingerprint)[::-1]
             self._removals.append(_Removal(model, [removed], self._clock.monotonic(), unwritten))

@@ -18,7 +18,7 @@ _MARK = "semanticd-mark"
 _QUESTION = (Message.of("user", "?"),)
 _THINKING = (None, False, True)
 
-NOTHING_TO_ANSWER = "this conversation holds no question that waits for an answer: send a prompt or messages"
+NOTHING_TO_ANSWER = "this conversation has no unanswered question: send a prompt or messages"
 
 
 def continued(tokenizer: Tokenizer, transcript: str, prompt: ChatPrompt) -> str:

@@ -134,7 +134,7 @@ class EngineStream:
                 unread.get_nowait()
             self._num_waiting_bytes = 0
             update = SequenceFailed(
-                CancelledByCallerError("the answer was cancelled: its client does not read it")
+                CancelledByCallerError("the answer was cancelled: the client stopped reading it")
             )
         self._num_waiting_bytes += _size(update)
         unread.put_nowait((choice, update))

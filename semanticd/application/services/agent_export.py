@@ -198,7 +198,7 @@ def _check_transcript(agent: Agent, model: LoadedModel | None, *, trust: bool) -
 
     if model is None:
         if agent.transcript.segments or agent.block_table:
-            raise refused(0, "is of no model")
+            raise refused(0, "belongs to no model")
         return
     tokenizer = model.tokenizer
     for at, segment in enumerate(agent.transcript.segments):
@@ -216,7 +216,8 @@ def _check_transcript(agent: Agent, model: LoadedModel | None, *, trust: bool) -
             has_half(segment.text) or decoded != tokenizer.decode(tokenizer.encode(segment.text))
         ):
             raise refused(
-                at, "has token ids that stand for another text (an administrator may import with `--trust`)"
+                at,
+                "has token ids that decode to a different text (an administrator can import it with `--trust`)",
             )
 
 

@@ -85,27 +85,25 @@ def _sentence(model: InstalledModel, seen: _Seen) -> str:
     """Return what to say of a model's files; empty where they are as they were."""
     now = seen.files
     if now is None:
-        return f"its files in {model.path} cannot be looked at any more; what was loaded is served"
+        return f"its files in {model.path} can no longer be read; the loaded version stays in use"
     before, there = ({one.name: one for one in files} for files in (model.files, now))
     removed = [name for name in before if name not in there]
     changed = [name for name in before if name in there and there[name] != before[name]]
     added = [name for name in there if name not in before]
     kinds = (("removed", removed), ("changed", changed), ("added", added))
     parts = "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
-    cure = f"`semanticd models swap {shlex.quote(model.model_id)}` loads what is there now"
+    cure = f"`semanticd models swap {shlex.quote(model.model_id)}` loads the new files"
     if seen.replaced_source is not None:
         # Then its conversion may be gone too; it is made anew.
         return (
-            f"the file {seen.replaced_source}, which it was converted from, changed since it was loaded; what was "
-            f"loaded is served: {cure}"
+            f"the file {seen.replaced_source}, which it was converted from, changed since it was loaded; the "
+            f"loaded version stays in use: {cure}"
         )
     if not parts:
         return ""
     if not there:
         cure = "it cannot be loaded again"
-    return (
-        f"its files in {model.path} changed since it was loaded ({parts}); what was loaded is served: {cure}"
-    )
+    return f"its files in {model.path} changed since it was loaded ({parts}); the loaded version stays in use: {cure}"
 
 
 def _listed(names: list[str]) -> str:

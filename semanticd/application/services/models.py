@@ -96,7 +96,7 @@ class ModelsService:
             self._names.note_files(there)
         found = next((one for one in await self.list() if one.id == entry.name), None)
         if found is None:
-            raise ModelNotFoundError(f"model {model!r} is not here; pull it first", param="model")
+            raise ModelNotFoundError(f"model {model!r} is not installed; pull it first", param="model")
         return found
 
     # Changing.

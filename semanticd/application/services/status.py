@@ -88,12 +88,12 @@ class StatusService:
     def why_no_model(self) -> str:
         """Return what is told while the state is `no_model`."""
         if self._use.is_closed:
-            return "another model takes the place of the last one; requests wait for it"
+            return "the model is being swapped; requests wait for the new one"
         progress = self._progress
         if progress.stage != "idle" and progress.coming is not None:
             return progress.coming
         failed = progress.last_error
-        return f"{NO_MODEL_LOADED} (what failed last: {failed})" if failed else NO_MODEL_LOADED
+        return f"{NO_MODEL_LOADED} (last failure: {failed})" if failed else NO_MODEL_LOADED
 
     async def snapshot(self) -> DaemonStatus:
         """Return the daemon's state."""

@@ -11,23 +11,23 @@ _CAUSES = {
     "gone_before_start": "the blocks were gone before the daemon started",
     "files_missing": "block files were gone from the disk",
     "files_damaged": "block files were damaged",
-    "peer_failed": "a peer did not bring its blocks",
+    "peer_failed": "a peer did not deliver its blocks",
     "no_snapshot": "this model resumes from snapshots only, and the nearest is",
     "system_changed": "the system text changed",
     "tools_changed": "the tools changed",
     "date_changed": "a date or time changed",
     "history_changed": "the history changed",
-    "thinking_dropped": "the template left out the thinking of a turn that is over",
+    "thinking_dropped": "the template dropped the thinking of an earlier turn",
     "model_changed": "another model answers",
-    "tools_reordered": "the tools came in another order",
+    "tools_reordered": "the order of the tools changed",
 }
 _WAITS = {
     "memory": "for RAM",
     "place": "for a place in the batch",
-    "leader": "for a prefix that is computed",
+    "leader": "for a prefix that another request computes",
     "restore": "for the disk",
     "turn": "for its turn",
-    "model": "for a model that loaded",
+    "model": "for a model to load",
     "prompt": "for its prompt to be read",
 }
 _QUICK_MS = 250.0
@@ -48,7 +48,7 @@ def verdict(turn: TurnFacts, *, reason: str | None = None, behind: str | None = 
     if longest == restore:
         return f"{_share(restore, ttft)} reading {turn.restored_warm_tokens:,} tokens from disk."
     if longest == others:
-        return f"{_share(others, ttft)} between its own steps: other requests were computed, or the machine was busy."
+        return f"{_share(others, ttft)} between its own steps: other requests ran, or the machine was busy."
     return f"{_share(prefill, ttft)} computing {turn.computed_tokens:,} tokens{_why(turn.miss)}."
 
 

@@ -83,7 +83,7 @@ def fork_of(agent: str, *, new_id: str | None = None) -> str:
     """Make a fork of an agent; returns its id."""
     made = read(AgentRow, ask_agent("agents.fork", agent, new_id=new_id)).id
     if not made:
-        raise ControlError(f"the daemon forked {agent!r} and does not say what the fork is called")
+        raise ControlError(f"the daemon forked {agent!r} and does not report the fork's id")
     return made
 
 
@@ -160,7 +160,7 @@ def why(*, agent: str, num_turns: int, as_json: bool) -> None:
         return
     turns = read(WhyResult, answer).turns
     if not turns:
-        print_text("no turn has ended yet")
+        print_text("no turn has finished yet")
     for turn in turns[-num_turns:]:
         print_text(explained(turn))
 
@@ -176,7 +176,9 @@ def explained(turn: TurnRow) -> str:
         + (f", {per_step}" if (per_step := step_text(turn.tokens_per_step)) else ""),
     ]
     if turn.finish_reason == "kv_budget":
-        lines.append("  the answer ends where the KV budget was full: raise SEMANTIC_MLX_CACHE_BUDGET_MB")
+        lines.append(
+            "  the answer was cut off because the KV budget was full: raise SEMANTIC_MLX_CACHE_BUDGET_MB"
+        )
     if turn.miss is not None and turn.miss.cause != "first_request":
         lines.append(f"  left the cache at token {turn.miss.position}: {turn.miss.cause.replace('_', ' ')}")
         if turn.miss.found:

@@ -48,12 +48,12 @@ _HISTORY_FILE = "chat-history"
 _HISTORY_LINES = 1000
 _SHOWN_MESSAGES = 10
 HELP = """\
-/why            what the last turn reused and computed, and why it took its time
-/fork [NAME]    continue in a copy of the conversation
-/model [NAME]   which model answers; with a name, swap to it
-/new [NAME]     begin a new conversation
-/rewind [N]     forget the last turn, or the last N
-/history [N]    what was said last, N messages of it (10)
+/why            what the last turn reused and computed, and what took the time
+/fork [NAME]    continue in a fork of the conversation
+/model [NAME]   show the current model; with a name, swap to it
+/new [NAME]     start a new conversation
+/rewind [N]     remove the last turn, or the last N turns
+/history [N]    the last N messages (10)
 /agents         list the agents
 /help           this list
 /exit           leave (also ctrl+d); the conversation stays
@@ -133,7 +133,9 @@ class Conversation:
             print_piece("\n")
             self._agent = said.agent or self._agent
             if said.unsaved:
-                narrate("the disk has not stored this turn: it is in memory only, and a crash would undo it")
+                narrate(
+                    "this turn could not be stored on disk: it is in memory only, and a crash would lose it"
+                )
         finally:
             await client.close()
 
@@ -185,7 +187,7 @@ class Conversation:
     def _why(self, _: str) -> None:
         last = read(WhyResult, ask("agents.why", agent=self._agent)).last
         if last is None:
-            narrate("no turn has ended yet")
+            narrate("no turn has finished yet")
             return
         narrate(
             f"{one_line(last.verdict)}\n{last.reused_hot_tokens or 0} tokens reused from RAM, "
@@ -212,7 +214,7 @@ class Conversation:
             narrate(f"{one_line(number)} is not a number of turns")
             return
         ask("agents.rewind", agent=self._agent, turns=int(number or 1))
-        narrate("forgotten; the rest stays cached")
+        narrate("removed; the rest stays cached")
 
     def _history(self, number: str) -> None:
         if number and not number.isdigit():
@@ -222,7 +224,7 @@ class Conversation:
         for message in found[-int(number or _SHOWN_MESSAGES) :]:
             narrate(f"{one_line(message.role)}: {message.text}")
         if not found:
-            narrate("nothing was said yet")
+            narrate("no messages yet")
 
     def _agents(self, _: str) -> None:
         for row in read_all(AgentRow, rows_in(ask("agents.list"), "agents")):

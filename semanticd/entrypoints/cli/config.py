@@ -72,7 +72,7 @@ def init(*, force: bool) -> None:
     finally:
         os.umask(previous)
     print_text(str(file))
-    narrate("every setting is commented out; `semanticd restart` applies what you change")
+    narrate("every setting is commented out; run `semanticd restart` to apply your changes")
 
 
 def _file() -> Path:

@@ -27,7 +27,7 @@ def settings_or_defaults() -> Settings:
     try:
         return load_settings().settings
     except ConfigurationError as error:
-        narrate(f"semanticd: {error.message}\n  going by the default folders")
+        narrate(f"semanticd: {error.message}\n  using the default folders")
         return Settings(paths=PathSettings(runtime_dir=default_runtime_dir()))
 
 

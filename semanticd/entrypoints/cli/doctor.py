@@ -59,7 +59,7 @@ def _from_daemon(*, generate: bool) -> Mapping[str, Any] | None:
         return ask("doctor", reply_within_s=_PATIENCE_S, generate=generate)
     except DaemonNotRunningError:
         narrate(
-            "no daemon is running; examining the installation itself"
+            "no daemon is running; checking the installation from here"
             + (", with a model loaded for it: this takes some seconds" if generate else "")
         )
     except CommandFailedError as error:
@@ -78,7 +78,7 @@ def _in_child(*, generate: bool) -> Mapping[str, Any]:
         finding = Finding(
             check="process",
             state="error",
-            message=f"the examination ended with status {ran.returncode} and no report",
+            message=f"the check ended with status {ran.returncode} and no report",
             advice="run `semanticd doctor --local` and read what it prints",
         )
         return asdict(DoctorResult(ok=False, findings=(finding,)))

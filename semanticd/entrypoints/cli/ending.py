@@ -40,7 +40,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
     answer = _ask_to_stop(pid, timeout_s=timeout_s, now=now)
     if answer is None:
         narrate(
-            f"the daemon (pid {pid}) does not answer on its socket{_condition(pid)}; it was sent SIGTERM"
+            f"the daemon (pid {pid}) does not answer on its socket{_condition(pid)}; SIGTERM was sent"
             + (
                 ""
                 if now
@@ -62,7 +62,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
                 if not now:
                     raise DaemonError(
                         f"the daemon (pid {pid}) has not ended after {patience_s:.0f} s{_condition(pid)}; "
-                        "`semanticd stop --now` ends it, `semanticd logs` shows what it did last"
+                        "`semanticd stop --now` ends it, `semanticd logs` shows its last actions"
                     )
                 narrate(f"the daemon (pid {pid}) has not ended after {patience_s:.0f} s; killing it")
                 kill(pid)

@@ -21,6 +21,6 @@ def new() -> None:
     """Print a new random key, which is not stored."""
     print_text(f"sk-semanticd-{secrets.token_urlsafe(_NUM_BYTES)}")
     narrate(
-        "the daemon asks its clients for it once it is set: SEMANTIC_API_KEY, or `api_key` under [security] in the "
+        "clients must send it once it is set: SEMANTIC_API_KEY, or `api_key` under [security] in the "
         "file that `semanticd config path` prints; several keys are separated by commas"
     )

@@ -39,10 +39,10 @@ def logs(*, follow: bool, lines: int, as_json: bool, path: bool) -> None:
         print_text(str(file))
         return
     if not file.exists() and not follow:
-        raise DaemonError(f"there is no log yet at {file}; the daemon writes it when it starts")
+        raise DaemonError(f"there is no log at {file}; the daemon writes it when it starts")
     stream = _open(file)
     if stream is None:
-        narrate(f"there is no log yet at {file}; waiting for a daemon to write it")
+        narrate(f"there is no log at {file}; waiting for a daemon to write it")
     for line in deque(stream, maxlen=min(lines, sys.maxsize)) if stream else ():
         _print(line, as_json)
     while follow:

@@ -86,7 +86,7 @@ def rm(*, model: str, as_json: bool) -> None:
     removed = _either(lambda: ask("models.rm", model=model), lambda offline: offline.remove(model))
     _show(removed, as_json)
     if not as_json and removed.get("kept"):
-        narrate(f"the file {removed['kept']} is yours and was left alone")
+        narrate(f"the file {removed['kept']} is your own and was not deleted")
 
 
 @commands.command()

@@ -121,7 +121,7 @@ def run_checks(command: Sequence[str], *, as_json: bool, silence_s: float = SILE
             try:
                 event = events.get(timeout=silence_s)
             except queue.Empty:
-                said = f"check {report.running} said nothing for {silence_s:.0f} s, and was ended"
+                said = f"check {report.running} produced no output for {silence_s:.0f} s, and was ended"
                 _show(report.fail(said), progress, as_json)
                 break
             if event is None:

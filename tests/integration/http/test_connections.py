@@ -112,7 +112,7 @@ def test_a_version_of_http_that_is_not_spoken_is_the_clients_mistake(
         head_of_answer, _, body = all_of(client).partition(b"\r\n\r\n")
         assert int(head_of_answer.split(b" ")[1]) == 400, head_of_answer
         assert body.startswith(shape)
-        assert b"HTTP/" + version + b" is not spoken here" in body
+        assert b"HTTP/" + version + b" is not supported" in body
         assert not [line for line in running.log.lines if line[0] in ("warning", "error")]
 
 

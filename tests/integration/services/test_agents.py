@@ -48,7 +48,7 @@ async def test_an_agent_goes_through_its_states(has_state: bool) -> None:
         assert (created.state, created.tier) == ("cold", "cold")
         stream = await rig.begin([SYSTEM, Message.of("user", "hi")], agent="a")
         active = await rig.agents.show("a")
-        assert (active.agent.state, active.agent.tier) == ("active", "cold"), "no turn has ended yet"
+        assert (active.agent.state, active.agent.tier) == ("active", "cold"), "no turn has finished yet"
         await stream.aclose()
         await rig.say([SYSTEM, Message.of("user", "hi")], agent="a")
         await settled(rig)
@@ -431,7 +431,7 @@ async def test_pins_never_leave_a_request_without_room_for_good() -> None:
             ConflictError, match="pins keep at most 50% of the cache budget; unpin another agent"
         ) as refused:
             await rig.agents.pin("b")
-        assert "take 0.1 MiB that no pin keeps yet, and 0.0 MiB may be pinned now" in str(refused.value)
+        assert "take 0.1 MiB that is not pinned yet, and 0.0 MiB may be pinned now" in str(refused.value)
         assert not (await rig.agents.show("b")).agent.pinned
         await rig.say("a" * 1200, agent="a")
         await settled(rig)

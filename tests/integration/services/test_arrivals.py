@@ -94,7 +94,7 @@ async def test_a_request_is_listed_from_its_arrival_while_the_engine_loads_a_mod
         last = (await rig.agents.why("a")).last
         assert last is not None
         assert last.wait_reason == "model"
-        assert "waiting for a model that loaded" in last.verdict
+        assert "waiting for a model to load" in last.verdict
 
 
 async def test_an_agent_whose_request_arrived_is_active_before_the_engine_takes_it() -> None:

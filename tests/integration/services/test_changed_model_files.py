@@ -16,8 +16,8 @@ from tests.fakes.service_rig import ServiceRig
 
 CONFIG, WEIGHTS = FILES
 FOLDER = "/models/one"
-SERVED = "what was loaded is served"
-SWAP = "`semanticd models swap one` loads what is there now"
+SERVED = "the loaded version stays in use"
+SWAP = "`semanticd models swap one` loads the new files"
 
 
 async def warnings(rig: ServiceRig, *, after_s: float = 5.0) -> list[str | None]:
@@ -66,7 +66,7 @@ async def test_a_folder_that_cannot_be_looked_at_is_named() -> None:
     async with ServiceRig() as rig:
         rig.source.unreadable.add(FOLDER)
         shown, listed = await warnings(rig)
-        assert shown == listed == f"its files in {FOLDER} cannot be looked at any more; {SERVED}"
+        assert shown == listed == f"its files in {FOLDER} can no longer be read; {SERVED}"
 
 
 async def test_what_the_loader_warns_of_stays() -> None:

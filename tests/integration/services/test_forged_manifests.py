@@ -173,7 +173,7 @@ async def test_a_hostile_value_anywhere_is_refused_or_breaks_nothing(place: Plac
         (("agent", "config", "ttl_s"), float("nan"), r"agent\.config\.ttl_s is nan"),
         (("agent", "config", "metadata", "k"), "x" * 16_384, r"agent\.config\.metadata has 16"),
         (("agent", "config", "system"), "x" * (1 << 20), r"agent\.config has 10"),
-        (("agent", "config", "tools", 0, "name"), "", r"agent\.config\.tools has a name"),
+        (("agent", "config", "tools", 0, "name"), "", r"agent\.config\.tools has an empty"),
         (("turns", 0, "finished_at"), 1e300, r"turns\[0\]\.finished_at is 1e\+300"),
         (("turns", 0, "prompt_tokens"), 2**70, r"turns\[0\]\.prompt_tokens is 11805"),
         (("turns", 0, "prompt_tokens"), -(10**30), r"turns\[0\]\.prompt_tokens is -1000"),
@@ -193,7 +193,7 @@ async def test_bytes_that_belong_to_no_part_are_refused(place: Place) -> None:
     body = (await place.exported())[:-32] + bytes(50)
     answer = await place.post(body + hashlib.sha256(body).digest())
     assert (answer.status, answer.json["error"]["code"]) == (400, "agent_file_refused")
-    assert "50 bytes behind its last block" in answer.json["error"]["message"]
+    assert "50 unexpected bytes after its last block" in answer.json["error"]["message"]
 
 
 async def test_an_honest_file_passes_and_half_a_character_in_its_conversation_is_shown_as_replaced(

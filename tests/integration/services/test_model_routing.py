@@ -66,7 +66,7 @@ async def test_while_the_last_model_leaves_requests_and_the_status_say_that_ther
         )
         with pytest.raises(SemanticError):
             await rig.models.pull("nobody/has-this")
-        assert rig.status.why_no_model().startswith(f"{NO_MODEL_LOADED} (what failed last: ")
+        assert rig.status.why_no_model().startswith(f"{NO_MODEL_LOADED} (last failure: ")
 
 
 async def test_while_one_of_two_models_leaves_only_the_other_is_said_to_be_loaded() -> None:
@@ -88,7 +88,7 @@ async def test_while_a_model_takes_the_last_ones_place_the_status_says_so() -> N
         swapping = asyncio.create_task(rig.models.swap("two"))
         await asyncio.to_thread(wait_until, lambda: rig.progress.stage == "loading")
         assert rig.status.state() == "no_model"
-        assert rig.status.why_no_model().startswith("another model takes the place of the last one")
+        assert rig.status.why_no_model().startswith("the model is being swapped")
         rig.loader.gate.set()
         await swapping
         assert rig.status.state() == "ready"

@@ -254,7 +254,7 @@ async def test_without_an_open_question_there_is_nothing_to_answer() -> None:
         await rig.say([question(1)], agent="kept", conversation=True)
         for agent in ("new", "chat", "kept"):
             before = await rig.agents.messages(agent)
-            with pytest.raises(InvalidRequestError, match="no question that waits"):
+            with pytest.raises(InvalidRequestError, match="no unanswered question"):
                 await rig.say([], agent=agent, conversation=True)
             assert await rig.agents.messages(agent) == before
             await rig.say("a question", agent=agent, conversation=True)

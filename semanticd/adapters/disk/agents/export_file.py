@@ -294,11 +294,11 @@ def _check_bytes(file: BinaryIO, path: str) -> None:
     while left:
         piece = file.read(min(left, _READ_BYTES))
         if not piece:
-            raise _refused(path, "it became shorter while it was read")
+            raise _refused(path, "it was truncated while it was read")
         digest.update(piece)
         left -= len(piece)
     if file.read(_DIGEST_BYTES) != digest.digest():
-        raise _refused(path, "it is damaged or cut off: its checksum does not agree with its bytes")
+        raise _refused(path, "it is damaged or truncated: its checksum does not match its content")
 
 
 def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
@@ -331,9 +331,9 @@ def _check_frames(file: BinaryIO, manifest: _Manifest, path: str) -> None:
         (num_bytes,) = _FRAME.unpack(_exactly(file, _FRAME.size, path))
         at += _FRAME.size + num_bytes
         if at > end:
-            raise _refused(path, "it ends in the middle of a part")
+            raise _refused(path, "it ends unexpectedly")
     if at != end:
-        raise _refused(path, f"it has {end - at} bytes behind its last block that belong to nothing")
+        raise _refused(path, f"it has {end - at} unexpected bytes after its last block")
 
 
 def _hashes(names: list[str]) -> tuple[BlockHash, ...]:
@@ -396,7 +396,7 @@ def _named(part: str) -> Iterator[None]:
 def _exactly(file: BinaryIO, num_bytes: int, path: str) -> bytes:
     # Asked before reading: a length that is too large must not make us allocate it.
     if num_bytes > os.fstat(file.fileno()).st_size - file.tell():
-        raise _refused(path, "it ends in the middle of a part")
+        raise _refused(path, "it ends unexpectedly")
     return file.read(num_bytes)
 
 

@@ -60,7 +60,7 @@ def schema_version(connection: sqlite3.Connection, path: Path, *, newest: int) -
     if version > newest:
         raise CacheError(
             f"cannot open {path}: a newer semanticd wrote it (schema {version}, this version reads up to {newest});"
-            " install the newer version again, or move the file away to start without what it holds"
+            " install the newer version again, or move the file away to start without its data"
         )
     return version
 

@@ -111,7 +111,7 @@ class Agents:
         try:
             page = await self._agents.page(query)
         except AgentNotFoundError:
-            raise InvalidRequestError(f"no agent is called {(after or '')[:80]!r}", param="after") from None
+            raise InvalidRequestError(f"there is no agent {(after or '')[:80]!r}", param="after") from None
         # With the first page only: what runs now is no part of a walk through the agents.
         requests = [] if after is not None else plain(await self._requests.list())
         answer = wire.AgentList(plain(page.agents), page.next is not None, page.next, requests)

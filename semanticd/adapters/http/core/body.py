@@ -104,7 +104,7 @@ def _is_heavy(raw: bytes) -> bool:
     """Return whether a body holds many values; raises `InvalidRequestError` where they are too many."""
     if has_more_values(raw, LIMITS.json_values):
         raise InvalidRequestError(
-            f"the body holds more than {LIMITS.json_values} JSON values (commas, [ and {{ outside of strings)"
+            f"the body has more than {LIMITS.json_values} JSON values (commas, [ and {{ outside of strings)"
         )
     return has_more_values(raw, _HEAVY_VALUES)
 

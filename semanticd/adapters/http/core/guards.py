@@ -118,7 +118,7 @@ class Guards:
     def _check_headers(self, scope: Mapping[str, Any]) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
         if size > self._config.max_header_bytes:
-            raise HeadersTooLargeError(f"the headers are larger than {self._config.max_header_bytes} bytes")
+            raise HeadersTooLargeError(f"the headers exceed {self._config.max_header_bytes} bytes")
 
     def _check_host(self, scope: Mapping[str, Any]) -> None:
         host = header(scope, b"host")
@@ -209,7 +209,7 @@ class Guards:
 def _check_version(scope: Mapping[str, Any]) -> None:
     version = scope.get("http_version", "1.1")
     if version not in _HTTP_VERSIONS:
-        raise HttpVersionError(f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        raise HttpVersionError(f"HTTP/{version} is not supported; use HTTP/1.1")
 
 
 def _check_single(scope: Mapping[str, Any]) -> None:

@@ -151,7 +151,7 @@ async def named_model(models: ModelsService, name: str, *, patterns: Iterable[st
     if found is None:
         known = ", ".join(sorted(by_name)) or "none"
         raise ModelNotFoundError(
-            f"no model is called {name[:80]!r}{did_you_mean(name, by_name)}; there are: {known}",
+            f"there is no model {name[:80]!r}{did_you_mean(name, by_name)}; there are: {known}",
             param="model",
         )
     asked = name if name in found.profiles else meant

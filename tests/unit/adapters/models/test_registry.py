@@ -341,8 +341,8 @@ def test_a_profile_is_its_model_with_settings_of_its_own(tmp_path: Path) -> None
         ("x", {"model": 5}, "needs `model`"),
         ("x", {"model": "smollm2", "defaults": 5}, "must be a table"),
         ("x", {"model": "smollm2", "defaults": {"temprature": 1}}, "profiles.x.defaults"),
-        ("x", {"model": "smolm"}, "no model is called 'smolm'"),
-        ("x", {"model": "qwen3-8b-fast"}, "no model is called"),
+        ("x", {"model": "smolm"}, "there is no model 'smolm'"),
+        ("x", {"model": "qwen3-8b-fast"}, "there is no model"),
         ("smollm2", {"model": "qwen3-8b"}, "a model has this name"),
     ],
 )
@@ -485,7 +485,7 @@ def test_a_folder_among_the_models_is_named_by_its_path_and_that_is_said(tmp_pat
             ModelNotFoundError, match=r"the folder .*/models/My-Model holds a model: name it by its path"
         ):
             mine.resolve(typed)
-    with pytest.raises(ModelNotFoundError, match=r"no model is called 'other'; known"):
+    with pytest.raises(ModelNotFoundError, match=r"there is no model 'other'; known"):
         mine.resolve("other")
 
 

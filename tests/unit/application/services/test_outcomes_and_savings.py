@@ -277,7 +277,7 @@ TURN = replace(
          "5.0 of 5.4 s computing 900 tokens: a date or time changed at token 512."),
         ({"prefill_ms": 5000.0, "miss": None}, {}, "5.0 of 5.4 s computing 900 tokens that were new."),
         ({"prefill_ms": 1000.0}, {},
-         "4.4 of 5.4 s between its own steps: other requests were computed, or the machine was busy."),
+         "4.4 of 5.4 s between its own steps: other requests ran, or the machine was busy."),
         ({"ttft_ms": 84.0, "prefill_ms": 70.0}, {},
          "Quick: the first token came after 84 ms; 900 tokens were computed."),
     ],

@@ -50,7 +50,7 @@ def test_removing_says_which_folder_went_and_that_the_users_file_stays(
     assert run(monkeypatch, "models", "rm", typed) == 0
     said = capsys.readouterr()
     assert f"path:        {installed.path}\n" in said.out
-    assert said.err == f"the file {tmp_path / 'mine.gguf'} is yours and was left alone\n"
+    assert said.err == f"the file {tmp_path / 'mine.gguf'} is your own and was not deleted\n"
     assert (tmp_path / "mine.gguf").exists()
     assert not Path(installed.path).exists()
     assert run(monkeypatch, "models", "rm", typed) == 1

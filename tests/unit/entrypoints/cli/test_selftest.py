@@ -60,4 +60,4 @@ def test_a_process_that_is_stuck_is_ended() -> None:
     stuck = program({"kind": "check", "name": "prefill"}, then="import time; time.sleep(600)")
     report = run_checks(stuck, as_json=True, silence_s=1.5)
     assert report["ok"] is False
-    assert "check prefill said nothing" in report["checks"][-1]["message"]
+    assert "check prefill produced no output" in report["checks"][-1]["message"]

@@ -54,15 +54,13 @@ def test_tokens_per_step_are_said_while_guesses_are_right() -> None:
     engine = EngineFacts(batch_size=1, tokens_per_step=2.34, num_draft_tokens=40, num_accepted_tokens=31)
     status = StatusResult(engine=engine)
     assert line(status, "engine").endswith("tok/s, 2.3 tokens a step")
-    assert (
-        line(status, "guessed") == "guessed  31 of 40 tokens guessed right, each of them a decode step saved"
-    )
+    assert line(status, "guessed") == "guessed  31 of 40 tokens guessed right, each saved one decode step"
     sources = (DraftSourceFacts("forced", 9, 9), DraftSourceFacts("own"), DraftSourceFacts("earlier", 31, 22))
     assert line(StatusResult(engine=replace(engine, draft_sources=sources)), "guessed").endswith(
-        "a decode step saved (by a form 9 of 9, from earlier turns 22 of 31)"
+        "each saved one decode step (by a form 9 of 9, from earlier turns 22 of 31)"
     )
     assert line(StatusResult(engine=replace(engine, draft_sources=sources[:2])), "guessed").endswith(
-        "step saved"
+        "each saved one decode step"
     )
     assert not line(StatusResult(engine=EngineFacts(batch_size=1)), "engine").endswith("a step")
     assert not line(StatusResult(), "guessed")

@@ -13,7 +13,7 @@ def test_tokens_a_step_are_said_where_guesses_were_right() -> None:
 
 
 def test_an_answer_that_the_budget_cut_short_says_so() -> None:
-    said = "ends where the KV budget was full: raise SEMANTIC_MLX_CACHE_BUDGET_MB"
+    said = "was cut off because the KV budget was full: raise SEMANTIC_MLX_CACHE_BUDGET_MB"
     assert said in explained(TurnRow(finish_reason="kv_budget"))
     assert said not in explained(TurnRow(finish_reason="length"))
 
