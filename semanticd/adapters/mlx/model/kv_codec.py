@@ -13,7 +13,7 @@ Engine thread only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from mlx_lm.models.cache import (
 
 from semanticd.adapters.mlx.model.batch_cache import SlottedKVCache
 from semanticd.adapters.mlx.model.kv_quantization import KvQuantization
-from semanticd.adapters.mlx.model.payload_bytes import payload_bytes
+from semanticd.adapters.mlx.model.payload_bytes import PayloadTensor, payload_bytes
 from semanticd.adapters.mlx.platform.device import device_kind
 from semanticd.application.ports.inference import PrefixPart
 from semanticd.application.ports.warm_store import TensorBytes
@@ -44,7 +44,7 @@ _BITS: dict[StoragePrecision, tuple[int, int]] = {"q8": (8, 8), "q6": (8, 4), "q
 class KvPayload:
     """A block's or snapshot's tensors, contiguous and owned."""
 
-    tensors: dict[str, mx.array]
+    tensors: Mapping[str, PayloadTensor]
 
     @property
     def num_bytes(self) -> int:
@@ -295,13 +295,13 @@ class KvCodec:
             keys, values = (self._load(part, kind, group) for kind in "kv")
             for number, index in enumerate(group.leaves):
                 leaf = leaves[index]
-                leaf.append(keys[number, :, : part.num_tokens], values[number, :, : part.num_tokens])
+                leaf.append(*(_of_mlx(array[number, :, : part.num_tokens]) for array in (keys, values)))
                 changed += leaf.state
         # Each is written in its own memory: nobody else holds what it was before.
         mx.eval(changed)
 
     def _join(
-        self, parts: Sequence[tuple[mx.array, int]], room: tuple[int, int, int], group: _Group
+        self, parts: Sequence[tuple[Any, int]], room: tuple[int, int, int], group: _Group
     ) -> Iterator[mx.array]:
         """Return for each layer what the parts hold of it and room behind it, `[1, heads, tokens, dim]`."""
         if not self._numpy_copies(group):
@@ -319,13 +319,15 @@ class KvCodec:
                 np.concatenate([view[number] for view in views], axis=1, out=joined[0, :, :used])
             yield mx.array(joined, group.dtype)
 
-    def _load(self, part: PrefixPart, kind: str, group: _Group) -> mx.array:
-        """Return the part's keys or values, `[layers, heads, tokens, dim]`; more than its tokens, maybe."""
+    def _load(self, part: PrefixPart, kind: str, group: _Group) -> Any:
+        """Return the part's keys or values, `[layers, heads, tokens, dim]`; more than its tokens, maybe.
+
+        An array of MLX, or of numpy where numpy copies.
+        """
         payload: Any = part.payload
         name, way = f"{group.name}.{kind}", group.quantization(kind)
         if way is None:
-            array: mx.array = payload.tensors[name]
-            return array
+            return payload.tensors[name]
         return way.decode(_parts(payload.tensors, name), num_tokens=part.num_tokens)
 
     def _restored_state(self, fresh: Any, index: int, state: KvPayload | None) -> Any:
@@ -351,14 +353,24 @@ class KvCodec:
         Raises:
             CacheError: A tensor's type or shape does not belong to this model.
         """
-        restored = self._bytes.restore(tensors)
+        restored = self._bytes.restore(tensors, for_numpy=self._for_numpy)
         if not any(name.startswith("s") for name in restored):
             for group in self._groups if restored else ():
                 for kind in "kv":
                     self._check(restored, kind, group)
         return KvPayload(restored)
 
-    def _check(self, restored: dict[str, mx.array], kind: str, group: _Group) -> None:
+    @property
+    def _for_numpy(self) -> frozenset[str]:
+        """The names of a block's tensors that numpy copies into running caches."""
+        return frozenset(
+            f"{group.name}.{kind}"
+            for group in self._groups
+            for kind in "kv"
+            if self._numpy_copies(group) and group.quantization(kind) is None
+        )
+
+    def _check(self, restored: dict[str, Any], kind: str, group: _Group) -> None:
         name, way, dim = f"{group.name}.{kind}", group.quantization(kind), group.dim(kind)
         expected = (len(group.leaves), group.num_heads)
         if way is None:
@@ -375,7 +387,11 @@ class KvCodec:
             )
 
 
-def _parts(tensors: dict[str, mx.array], name: str) -> dict[str, mx.array]:
+def _of_mlx(array: PayloadTensor) -> mx.array:
+    return array if isinstance(array, mx.array) else mx.array(array)
+
+
+def _parts(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the tensors whose names begin with this one, by the rest of their names."""
     return {
         key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")

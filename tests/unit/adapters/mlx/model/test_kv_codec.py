@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -90,6 +91,31 @@ def test_a_blocks_bytes_are_a_view_that_stays_what_it_was(dtype: mx.Dtype) -> No
     mx.clear_cache()
     assert [bytes(record.data) for record in records] == before
     assert [bytes(record.data) for record in runner.dump(again)] == before
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+def test_what_was_read_is_copied_once_into_the_running_cache(dtype: mx.Dtype) -> None:
+    runner = prefilled(dtype=dtype)
+    (block,) = runner.copy_blocks(UID, [(0, 32)])
+    # As they are in a file: bytes that nothing else holds.
+    read = [replace(record, data=bytes(record.data)) for record in runner.dump(block)]
+    again = runner.restore(read)
+    assert isinstance(again, KvPayload)
+    files = [np.frombuffer(record.data, np.uint8) for record in read]
+    kept = [name for name, one in again.tensors.items() if any(shares_memory(one, file) for file in files)]
+    is_numpys = mx.default_device() == mx.Device(mx.cpu) and dtype != mx.bfloat16
+    assert kept == ([record.name for record in read] if is_numpys else [])
+    assert again.num_bytes == sum(len(record.data) for record in read)
+    assert runner.dump(again) == tuple(read)
+    for number, payload in enumerate((block, again), start=2):
+        runner.open(SequenceId(number), prefix=[PrefixPart(payload, 29)], state=None, capacity_tokens=64)
+        runner.append(SequenceId(number), PrefixPart(payload, 5))
+    one, other = (runner.copy_blocks(SequenceId(number), [(0, 34)])[0] for number in (2, 3))
+    assert runner.dump(one) == runner.dump(other)
+
+
+def shares_memory(tensor: object, file: np.ndarray[Any, Any]) -> bool:
+    return isinstance(tensor, np.ndarray) and np.shares_memory(tensor, file)
 
 
 def test_bytes_of_a_snapshot_stay_what_they_were_while_its_sequence_goes_on() -> None:
