@@ -345,6 +345,8 @@ def test_any_text_comes_out_whole_with_any_earlier_answers(
     drafter.begin(prompt, [])
     num_steps, num_wrong = repeat(drafter, ids, answer)
     assert ids == prompt + answer
-    if asked_before and len(prompt) >= GRAM and answer:
+    # A longer answer to the same prompt that begins so is kept instead.
+    longer = any(before == prompt and said[: len(answer)] == answer != said for before, said in pairs)
+    if asked_before and len(prompt) >= GRAM and answer and not longer:
         assert num_wrong == 0
         assert num_steps <= 1 + len(answer) / 3 or len(answer) < 8
