@@ -171,6 +171,10 @@ class Admission:
             )
         return full
 
+    def give_way(self) -> bool:
+        """Take back what sequences hold that have not started; False when there are none."""
+        return self._restore.give_way()
+
     def check_deadlines(self) -> None:
         """Stop waiting for blocks and answers that do not come."""
         if not any(part.is_busy for part in (self._restore, self._streaming, self._files, self._lookup)):

@@ -107,6 +107,10 @@ class Completion:
         self._scheduler.block(sequence.sequence_id)
         self._metrics.preempted()
 
+    def take_back_waiting(self) -> bool:
+        """Take back what sequences hold that have not started; False when there are none."""
+        return self._admission.give_way()
+
     def refuse(self, submission: Submission, error: Exception) -> None:
         """Answer a submission that never became a sequence."""
         self._queue.release_place(submission)

@@ -2,8 +2,9 @@
 
 First blocks that no sequence uses: those on disk, then, after a pause of at most `max_stall_s`, those that wait for it.
 Then the youngest sequence, whose blocks are published before so that it resumes. For one that is alone pinned blocks
-leave too, and a long text that is being embedded begins again later: neither costs an answer its end. One that outgrows
-the budget all the same has its answer ended there: nothing else would ever make room.
+leave too, sequences whose blocks are being read give back what they were promised, and a long text that is being
+embedded begins again later: none of them costs an answer its end. One that outgrows the budget all the same has its
+answer ended there: nothing else would ever make room.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Preemption:
                 return False
             victim = self._scheduler.preemption_victim(sparing=oldest.sequence_id)
             if victim is None:
-                if self._embedding.give_way():
+                if self._completion.take_back_waiting() or self._embedding.give_way():
                     continue
                 if self._outgrew(oldest):
                     self._output.cut_short(self._running[oldest.sequence_id], self._store.ledger())

@@ -101,6 +101,19 @@ class Restore:
             self.give_up(running)
         return bool(ready)
 
+    def give_way(self) -> bool:
+        """Take back what sequences hold that wait for the disk or for a place in the batch; False when there are none.
+
+        They are matched anew when there is room.
+        """
+        waiting = list(self._restoring.values())
+        for restoring in waiting:
+            self._note_restored(restoring, read_until=restoring.progress_at)
+            self.give_up(restoring.running)
+            self._scheduler.release(restoring.running.sequence_id)
+            self._scheduler.block(restoring.running.sequence_id)
+        return self.give_up_ready() or bool(waiting)
+
     def begin(self, running: RunningSequence, cold: list[Block]) -> None:
         """Read these blocks of a sequence's match before it starts."""
         self._scheduler.hold(running.sequence_id)

@@ -122,6 +122,32 @@ def test_reads_that_never_return_cost_other_requests_nothing(cold: Cold) -> None
         assert rig.metrics.counters["restore_timeouts_total",] == 6
 
 
+def test_what_a_restore_was_promised_makes_way_for_an_answer_that_grows(cold: Cold) -> None:
+    warm, archive = cold
+    budget, largest = 2600 * BYTES_PER_TOKEN, 0
+    with EngineRig(warm=warm, archive=archive, budget_bytes=budget) as rig:
+
+        def measure(operation: str) -> None:
+            nonlocal largest
+            largest = max(largest, rig.store.ledger().used_bytes)
+
+        rig.runner.before = measure
+        ids = prompt(100, 50)
+        with rig.held():
+            long = rig.ask(ids, agent="other", max_tokens=1500)
+        wait_until(lambda: long.started, "the answer's beginning")
+        with rig.held():
+            warm.hung = True
+            stuck = rig.ask(prompt(640), agent="0")
+        wait_until(lambda: bool(warm.pending), "the reads")
+        assert long.answer().text == truth(ids, 1500)
+        warm.hung = False
+        rig.clock.advance(READ_DEADLINE_S + 1)
+        assert stuck.answer().text == truth(prompt(640))
+        rig.runner.before = None
+    assert largest <= budget + 16 * BYTES_PER_TOKEN
+
+
 def test_two_models_with_equal_weights_share_blocks_and_leave_one_by_one() -> None:
     with EngineRig() as rig:
         copy = HashRunner()
