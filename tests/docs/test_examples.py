@@ -111,7 +111,9 @@ def test_a_failing_example_is_named_by_page_and_line(tmp_path: Path, folder: Pat
 def test_a_comment_elsewhere_excuses_no_block() -> None:
     for path in PAGES:
         comments = [
-            line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("<!-- not run:")
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.lstrip().startswith("<!-- not run:")
         ]
         excused = [block for block in read_page(path).blocks if block.not_run]
         assert len(comments) == len(excused), path.name

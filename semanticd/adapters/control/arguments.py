@@ -41,6 +41,8 @@ class Argument:
     default: Any = _REQUIRED
     choices: tuple[str, ...] = ()
     minimum: float = 0
+    above: float | None = None
+    """What a number must be larger than, where that is not the minimum."""
     maximum: float | None = None
     """None: the highest of its kind."""
     max_chars: int = 4096
@@ -56,6 +58,8 @@ class Argument:
         words = f"one of {', '.join(self.choices)}" if self.choices else _EXPECTED[self.kind]
         if self.kind not in _HIGHEST:
             return words
+        if self.above is not None:
+            return f"{words} above {self.above:g}, at most {self.highest:.0f}"
         return f"{words} from {self.minimum:g} to {self.highest:.0f}"
 
     @property
@@ -65,7 +69,8 @@ class Argument:
 
     def holds(self, value: float) -> bool:
         """Whether a number is within the bounds."""
-        return self.minimum <= value <= self.highest
+        above = self.above is None or value > self.above
+        return above and self.minimum <= value <= self.highest
 
 
 def check(given: Mapping[str, Any], declared: Sequence[Argument]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from semanticd.adapters.control.arguments import Argument, ArgumentError
 from semanticd.adapters.control.services import Facts, Services
 from semanticd.application.services.plain import plain
-from semanticd.domain.agent_bounds import MIN_TTL_S
 from semanticd.domain.agent_summary import AgentQuery
 from semanticd.domain.errors import DaemonError
 
@@ -216,7 +215,7 @@ async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> object
 @command(
     "agents.pin",
     _AGENT,
-    Argument("ttl_s", "number", "for how long; always if absent", default=None, minimum=MIN_TTL_S),
+    Argument("ttl_s", "number", "for how long; always if absent", default=None, above=0),
 )
 async def agents_pin(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Keep an agent's blocks from eviction."""

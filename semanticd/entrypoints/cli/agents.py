@@ -195,7 +195,7 @@ def explained(turn: TurnRow) -> str:
 @as_agent
 @click.option(
     "--ttl",
-    type=FiniteRange(min=1),
+    type=FiniteRange(min=0, min_open=True),
     help="Seconds until the pin ends; without it, the pin stays.",
 )
 @json_option
