@@ -129,18 +129,26 @@ class Embedding:
 
     def step(self) -> float:
         """Compute a slice if there is one to compute now; returns the seconds that it took, 0: none."""
-        while self._work and self._work[0].job.vectors.cancelled():
-            self._end(self._work[0], None)
         if not self._work:
             return 0.0
-        work, began = self._work[0], self._clock.monotonic()
-        contended = bool(self._running)
+        began, contended = self._clock.monotonic(), bool(self._running)
         if contended:
             self._budget.others_worked(began - self._left_at)
         self._left_at = began
-        size = self._budget.num_tokens(work.job.model_id, contended=contended)
-        num_tokens = self._guarded_slice(work, size) if size else 0
-        if not num_tokens:
+        for _ in range(len(self._work)):
+            work = self._work[0]
+            if work.job.vectors.cancelled():
+                self._end(work, None)
+                continue
+            size = self._budget.num_tokens(work.job.model_id, contended=contended)
+            if not size:
+                return 0.0
+            num_tokens = self._guarded_slice(work, size)
+            if num_tokens:
+                break
+            # It has no room: a text that is under way makes some by ending.
+            self._work.rotate(-1)
+        else:
             return 0.0
         self._left_at = self._clock.monotonic()
         seconds = self._left_at - began
@@ -206,7 +214,7 @@ class Embedding:
     def _may_grow(self, work: _Work, size: int) -> bool:
         """Make room for the next tokens of a long text.
 
-        Without, it waits for the disk, or gives way to the sequences that took its room meanwhile.
+        Without, it waits for the disk, or gives way to the sequences and texts that took its room meanwhile.
         """
         part, runner = work.part, self._models[work.job.model_id].runner
         assert part is not None, "a text is under way"
@@ -215,7 +223,8 @@ class Embedding:
         after = running_size(runner.spec, part.num_done + min(size, left)).num_bytes
         if self._room.make(after - before, over_pins=not self._running):
             return True
-        if self._running and self._store.could_free() < after - before:
+        beside = self._running or any(one.part is not None for one in self._work if one is not work)
+        if beside and self._store.could_free() < after - before:
             self._begin_again(work, part, runner)
         return False
 

@@ -119,6 +119,20 @@ def test_a_running_cache_counts_in_the_budget_and_what_can_never_fit_is_refused(
         assert rig.engine.num_unanswered == 0
 
 
+@pytest.mark.parametrize("lengths", [(1600, 1600), (2600, 1600, 900)])
+def test_long_texts_that_do_not_fit_together_are_computed_one_after_the_other(
+    lengths: tuple[int, ...],
+) -> None:
+    texts = [tuple(range(number, number + length)) for number, length in enumerate(lengths)]
+    with EngineRig(budget_bytes=3000 * BYTES_PER_TOKEN) as rig:
+        with rig.held():
+            asked = [embed(rig, text, (1, 2), name=f"e{number}") for number, text in enumerate(texts)]
+        for text, vectors in zip(texts, asked, strict=True):
+            assert vectors.result(PATIENCE_S) == (vector_of(text), vector_of((1, 2)))
+        rig.idle()
+        assert rig.store.ledger().running_bytes == 0
+
+
 def test_a_failure_fails_its_own_job_alone() -> None:
     with EngineRig() as rig:
         rig.runner.fail("embed")
