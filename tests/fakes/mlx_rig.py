@@ -12,6 +12,7 @@ from semanticd.adapters.mlx.model import latent_attention
 from semanticd.adapters.mlx.model.runner import Decoding, MlxModelRunner
 from semanticd.adapters.mlx.platform import cpu_math
 from semanticd.adapters.mlx.text.stream_decoder import WindowStreamDecoder
+from semanticd.application.ports.inference import LoadedModel
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import ModelFingerprint
 from semanticd.domain.lookup import AUTO_DRAFTS
@@ -40,6 +41,20 @@ class IdTokenizer(CharTokenizer):
     def stream_decoder(self) -> WindowStreamDecoder:
         """Return the real decoder over these characters."""
         return WindowStreamDecoder(self.decode, silent=frozenset())
+
+
+class LoadedRig(EngineRig):
+    """The rig around a loaded model, which outlives it."""
+
+    def __init__(self, model: LoadedModel, **more: Any) -> None:
+        """Take the model's runner and tokenizer; `more` is for the engine's rig."""
+        super().__init__(runner=model.runner, tokenizer=model.tokenizer, **more)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Fail where the engine failed, or something is held at rest."""
+        self.store.check_integrity()
+        assert "engine_failed" not in self.log.events("error"), self.log.lines
+        assert self.runner.running_bytes() == 0
 
 
 class CardRunner(MlxModelRunner):

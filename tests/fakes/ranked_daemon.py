@@ -55,6 +55,23 @@ async def eventually(condition: Callable[[], bool], *, deadline_s: float = 60.0)
         await asyncio.sleep(0.02)
 
 
+_TEXT = "Tell me of the sea, and of the people who live by it. " * 12
+
+
+def settings(kv_bits: int | None = None) -> Settings:
+    """Return settings with small blocks, which are stored in so many bits."""
+    return Settings(mlx=replace(Settings().mlx, block_tokens=64, kv_bits=kv_bits))
+
+
+async def ask(daemon: WholeDaemon) -> tuple[Any, int]:
+    """Return the answer, and the prompt's tokens that were computed for it."""
+    answer = await daemon.chat(_TEXT, agent="a", max_tokens=24, reasoning_effort="none")
+    assert answer.status == 200, answer.content
+    usage = answer.json["usage"]
+    num_computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+    return answer.json["choices"][0]["message"], num_computed
+
+
 class Worker:
     """`semanticd worker` without its command line."""
 

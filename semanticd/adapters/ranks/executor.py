@@ -59,7 +59,7 @@ class LoadedShard:
     mode: str
     """How the model is spread: `tensor` or `pipeline`."""
     kv_budget_bytes: int
-    """What this machine has for KV beside its weights."""
+    """Bytes for KV on this machine: its memory less its weights."""
 
 
 class ShardLoader(Protocol):

@@ -102,7 +102,7 @@ class Formation:
         with self._lock:
             if self._ended is not None:
                 return
-            # Told before `ended` says it: who has seen the end finds it counted, and rank 0 ended with it.
+            # Before `ended` is set: a thread that sees it set finds the failure counted and rank 0 renewed.
             self._on_end(reason, wanted)
             self._ended = reason
             asked, self._asked = self._asked, {}

@@ -1,7 +1,7 @@
 """The life of a rank's process once it has joined: steps on one thread, blocks on another, until a link ends.
 
 The thread that computes takes its steps from the link itself: handing them on from another one costs more than a short
-step. While it computes nobody listens there; the daemon ends both links, and the other one is listened to.
+step. That link is not read while a step is computed; the other one is, and the daemon closes both.
 """
 
 from __future__ import annotations

@@ -223,8 +223,8 @@ class Embedding:
         after = running_size(runner.spec, part.num_done + min(size, left)).num_bytes
         if self._room.make(after - before, over_pins=not self._running):
             return True
-        beside = self._running or any(one.part is not None for one in self._work if one is not work)
-        if beside and self._store.could_free() < after - before:
+        contended = self._running or any(one.part is not None for one in self._work if one is not work)
+        if contended and self._store.could_free() < after - before:
             self._begin_again(work, part, runner)
         return False
 

@@ -17,7 +17,7 @@ from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import AgentId
 from semanticd.domain.memory_plan import DeviceMemory, WeightRoom
-from tests.fakes.engine_rig import EngineRig
+from tests.fakes.mlx_rig import LoadedRig
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
@@ -45,16 +45,8 @@ def models(models_dir: Path) -> dict[int, LoadedModel]:
     return found
 
 
-class RealRig(EngineRig):
-    """The rig around a loaded model, which outlives it."""
-
-    def __init__(self, model: LoadedModel, **more: Any) -> None:
-        super().__init__(runner=model.runner, tokenizer=model.tokenizer, **more)  # type: ignore[arg-type]
-
-    def check(self) -> None:
-        self.store.check_integrity()
-        assert "engine_failed" not in self.log.events("error"), self.log.lines
-        assert self.runner.running_bytes() == 0
+class RealRig(LoadedRig):
+    """The rig of a model that speaks."""
 
     def ids(self, question: str) -> list[int]:
         """Return the prompt of a question."""

@@ -19,7 +19,7 @@ from semanticd.application.ports.inference import LoadedModel, finish_loading
 from semanticd.domain.generation import OutputConstraint, SamplingParams
 from semanticd.domain.memory_plan import DeviceMemory, WeightRoom
 from semanticd.domain.model_cache_spec import StoragePrecision
-from tests.fakes.engine_rig import EngineRig
+from tests.fakes.mlx_rig import LoadedRig
 from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
@@ -56,18 +56,6 @@ ROWS: Mapping[str, tuple[Asked, ...]] = {
 }
 
 
-class FolderRig(EngineRig):
-    """The rig around a loaded model, which outlives it."""
-
-    def __init__(self, model: LoadedModel, **more: Any) -> None:
-        super().__init__(runner=model.runner, tokenizer=model.tokenizer, **more)  # type: ignore[arg-type]
-
-    def check(self) -> None:
-        self.store.check_integrity()
-        assert "engine_failed" not in self.log.events("error"), self.log.lines
-        assert self.runner.running_bytes() == 0
-
-
 def models(folder: Path, family: str, precision: StoragePrecision) -> list[LoadedModel]:
     """Return the model without drafts and with them."""
 
@@ -99,7 +87,7 @@ def test_forms_give_what_they_give_without_drafts(
         for name, rows in ROWS.items():
             warm, archive = MemoryWarmStore(), MemoryAgentArchive()
             for turn in range(2):
-                with FolderRig(model, warm=warm, archive=archive) as rig:
+                with LoadedRig(model, warm=warm, archive=archive) as rig:
                     ids = rig.tokenizer.encode(prompt * (turn + 1))
                     with rig.held():
                         asks = [

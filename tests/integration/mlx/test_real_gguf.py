@@ -20,8 +20,7 @@ from semanticd.adapters.models.registry import ModelRegistry
 from semanticd.application.ports.inference import LoadedModel, finish_loading
 from semanticd.domain.memory_plan import DeviceMemory, WeightRoom
 from tests.fakes import real_gguf
-from tests.fakes.engine_rig import EngineRig
-from tests.fakes.mlx_rig import WITHOUT_END
+from tests.fakes.mlx_rig import WITHOUT_END, LoadedRig
 from tests.fakes.warm_store import MemoryAgentArchive, MemoryWarmStore
 
 ROOM = WeightRoom(DeviceMemory("cpu", 64 << 30, 64 << 30), lambda: 8 << 30)
@@ -129,20 +128,8 @@ def gemma(models_dir: Path) -> LoadedModel:
     return finish_loading(loader.load(installed, on_progress=lambda share: None))
 
 
-class RealRig(EngineRig):
-    """The rig around a loaded model, which outlives it."""
-
-    def __init__(self, model: LoadedModel, **more: Any) -> None:
-        super().__init__(runner=model.runner, tokenizer=model.tokenizer, **more)  # type: ignore[arg-type]
-
-    def check(self) -> None:
-        self.store.check_integrity()
-        assert "engine_failed" not in self.log.events("error"), self.log.lines
-        assert self.runner.running_bytes() == 0
-
-
 def test_gemma_knows_what_it_was_trained_on(gemma: LoadedModel) -> None:
-    with RealRig(gemma) as rig:
+    with LoadedRig(gemma) as rig:
         prompt = gemma.tokenizer.encode(gemma.tokenizer.raw_text("def fibonacci(n):\n"))
         text = rig.ask(prompt, max_tokens=12, sampling=WITHOUT_END).answer().text
     assert text.startswith("    if n == 0:\n        return 0")
@@ -153,12 +140,12 @@ def test_gemma_answers_after_a_restart_as_it_would_have_from_the_beginning(gemma
     warm, archive = MemoryWarmStore(), MemoryAgentArchive()
     text = "Once upon a time, in a small village by the sea, there lived an old fisherman who"
     prompt = tokenizer.encode(tokenizer.raw_text(text))
-    with RealRig(gemma, warm=warm, archive=archive) as rig:
+    with LoadedRig(gemma, warm=warm, archive=archive) as rig:
         said = rig.ask(prompt, agent="a", max_tokens=12, sampling=WITHOUT_END).answer()
     longer = prompt + tokenizer.encode(said.text) + tokenizer.encode(" Then one day")
-    with RealRig(gemma, warm=warm, archive=archive) as rig:
+    with LoadedRig(gemma, warm=warm, archive=archive) as rig:
         again = rig.ask(longer, agent="a", max_tokens=12, sampling=WITHOUT_END).answer()
-    with RealRig(gemma) as rig:
+    with LoadedRig(gemma) as rig:
         cold = rig.ask(longer, agent="b", max_tokens=12, sampling=WITHOUT_END).answer()
     assert again.cache.restored_warm_tokens >= len(prompt)
     assert cold.cache.cached_tokens == 0

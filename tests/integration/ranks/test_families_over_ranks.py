@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from semanticd.adapters.config import Settings
 from semanticd.domain.errors import ModelLoadError
-from tests.fakes.ranked_daemon import RankedDaemon
+from tests.fakes.ranked_daemon import RankedDaemon, ask, settings
 from tests.fakes.tiny_families import write_tiny_family
 from tests.fakes.tiny_folder import write_tiny_model
 from tests.fakes.whole_daemon import WholeDaemon
 
 pytestmark = pytest.mark.timeout(900)
-
-TEXT = "Tell me of the sea, and of the people who live by it. " * 12
-
-
-def settings(kv_bits: int | None = None) -> Settings:
-    return Settings(mlx=replace(Settings().mlx, block_tokens=64, kv_bits=kv_bits))
-
-
-async def ask(daemon: WholeDaemon) -> tuple[Any, int]:
-    """Return the answer, and the prompt's tokens that were computed for it."""
-    answer = await daemon.chat(TEXT, agent="a", max_tokens=24, reasoning_effort="none")
-    assert answer.status == 200, answer.content
-    usage = answer.json["usage"]
-    num_computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
-    return answer.json["choices"][0]["message"], num_computed
 
 
 # Plain attention, a sliding window with experts, a recurrent state; and one that is stored in 8 bits.

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semanticd.adapters.config import Settings
 from semanticd.domain.errors import ModelLoadError
-from tests.fakes.ranked_daemon import RankedDaemon, eventually
+from tests.fakes.ranked_daemon import RankedDaemon, ask, eventually, settings
 from tests.fakes.tiny_families import WINDOW, write_tiny_family
 from tests.fakes.whole_daemon import WholeDaemon
 
 pytestmark = pytest.mark.timeout(900)
 
-TEXT = "Tell me of the sea, and of the people who live by it. " * 12
 LONG = "How many words would there be if each of them were said? " * 200
 ODD_HEADS: dict[str, Any] = {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 96}
 SLIDING: dict[str, Any] = {
@@ -32,19 +29,6 @@ SLIDING: dict[str, Any] = {
         "original_max_position_embeddings": 4096,
     },
 }
-
-
-def settings(kv_bits: int | None = None) -> Settings:
-    return Settings(mlx=replace(Settings().mlx, block_tokens=64, kv_bits=kv_bits))
-
-
-async def ask(daemon: WholeDaemon) -> tuple[Any, int]:
-    """Return the answer, and the prompt's tokens that were computed for it."""
-    answer = await daemon.chat(TEXT, agent="a", max_tokens=24, reasoning_effort="none")
-    assert answer.status == 200, answer.content
-    usage = answer.json["usage"]
-    num_computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
-    return answer.json["choices"][0]["message"], num_computed
 
 
 # Plain attention, latents, a sliding window beside full attention, a recurrent state beside it; and 8 bits.

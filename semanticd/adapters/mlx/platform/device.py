@@ -56,7 +56,7 @@ def memory_of(
 
 
 def device_kind() -> DeviceKind:
-    """Return what MLX computes on unless it is told otherwise.
+    """Return the kind of MLX's default device.
 
     Raises:
         DaemonError: MLX, which this imports, is not installed, or has no back end here.

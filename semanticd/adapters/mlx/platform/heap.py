@@ -31,8 +31,8 @@ def return_freed_memory(*, budget_bytes: int) -> bool:
     """Tell glibc to give freed memory back; whether it was told. To be called before there are threads.
 
     Of a cache budget of 4 GiB it may keep 256 MiB, of 1 GiB 64, of 512 MiB 16; blocks from 32 MiB on, of a budget of
-    512 MiB from 4 MiB on, are returned at once. Whoever sets `MALLOC_…` variables or `GLIBC_TUNABLES` knows better and
-    is left alone.
+    512 MiB from 4 MiB on, are returned at once. `MALLOC_…` variables and `GLIBC_TUNABLES` take precedence: where one is
+    set, nothing is changed.
     """
     mallopt = _from_glibc("mallopt")
     if mallopt is None or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
@@ -140,8 +140,8 @@ def _large_bytes(budget_bytes: int) -> int:
 
 
 def _kept_bytes(budget_bytes: int) -> int:
-    # What a step computes and Python's objects take as much beside a small budget as beside a large one: of what may be
-    # taken beyond it, a tenth, less is left for freed memory.
+    # Activations and Python's objects take the same memory whatever the budget is. A small budget's tenth for all that
+    # is not KV so leaves less of it for freed memory.
     share = budget_bytes // _KEPT_SHARE * min(budget_bytes, _GIB) // _GIB
     return min(max(share, _MIB), 256 * _MIB)
 
