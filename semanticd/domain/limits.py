@@ -17,90 +17,90 @@ class Limits:
     """One row per limit; the first word says of what, the last one in which unit (counts have none)."""
 
     connections: int = 1_024
-    """Connections in all; beyond it the one that waited longest for its client is closed."""
+    """Connections in total; at the limit, the one that has waited longest for its client is closed."""
     connections_per_peer: int = 768
-    """Connections from one address; programs of the same machine share one."""
+    """Connections from one address; all programs on this machine share one address."""
     header_timeout_s: float = 10.0
-    """From a request's first byte (or the connection's beginning) to the end of its head."""
+    """Time from a request's first byte (or the start of the connection) to the end of its headers."""
     idle_timeout_s: float = 60.0
-    """Between two requests of a connection."""
+    """Idle time between two requests of a connection."""
     write_timeout_s: float = 30.0
-    """A client that reads nothing of its answer for so long is dropped."""
+    """A client that reads nothing of its response for this long is disconnected."""
     write_progress_bytes: int = 16 * KIB
-    """What counts as reading something, in that time."""
+    """Bytes a client must read in that time."""
     stream_bytes: int = 4 * MIB
-    """Events of one answer that wait to be sent, by estimate; beyond it the answer is cancelled."""
+    """Unsent events of one answer (estimated); beyond this the answer is cancelled."""
 
     path_bytes: int = 8 * KIB
-    """A request's path, as it was sent."""
+    """A request's path, as sent."""
     header_bytes: int = 64 * KIB
     """All headers of a request."""
     body_bytes: int = 32 * MIB
-    """A request's body, unpacked."""
+    """A request's body, decompressed."""
     small_chunks: int = 4_096
-    """Chunks of a body that is sent in chunks; where there are more, they have the following size on average."""
+    """Chunks of a chunked body of any size; with more chunks, their average size must reach the next limit."""
     chunk_bytes: int = 32
-    """Least size of those chunks."""
+    """Minimum average size of those chunks."""
     body_timeout_s: float = 30.0
-    """From a request's head to the end of its body; for an uploaded agent, between two parts of it."""
+    """Time from the end of the headers to the end of the body; for an uploaded agent, between two parts of it."""
     import_bytes: int = 64 * GIB
-    """An uploaded agent export, which is written to disk as it comes."""
+    """An uploaded agent export, which is streamed to disk."""
     nesting: int = 64
-    """How deep objects and arrays of a body, or of JSON inside of a text in it, are nested."""
+    """Nesting depth of objects and arrays in a body, or in JSON within one of its strings."""
     json_values: int = 320_000
-    """Values in a body, or in JSON inside of a text in it: members and elements, empty lists count twice."""
+    """Values in a body, or in JSON within one of its strings: members and elements; empty lists count twice."""
     command_values: int = 10_000
     """Values in a command on the control socket: maps, lists, their keys and elements."""
     messages: int = 10_000
     """Messages, input items or prompts in one request."""
     stored_responses_per_agent: int = 200
-    """Responses kept in memory for `previous_response_id`, of one agent; anonymous callers count as one."""
+    """Responses of one agent in memory for `previous_response_id`; anonymous clients count as one agent."""
     stored_responses_bytes: int = 64 * MIB
-    """Responses kept in memory in all, with their conversations, by estimate; a larger one is not kept at all."""
+    """All responses in memory, including conversations (estimated); a larger response is not stored."""
     archived_responses_bytes: int = 512 * MIB
-    """Responses kept on disk in all, with their conversations; the oldest go first."""
+    """All responses on disk, including conversations; the oldest are deleted first."""
     archived_responses_days: float = 30.0
-    """For how long they are kept there."""
+    """Days after which responses on disk are deleted."""
     metadata_characters: int = 16 * KIB
-    """Metadata of a response or an agent, names and values."""
+    """Metadata of a response or an agent, keys and values."""
     agent_bytes: int = 1 * MIB
-    """What creates an agent: its system text, tools and metadata, which are kept for its life."""
+    """An agent's system text, tools and metadata together, which are stored as long as the agent exists."""
     earlier_tokens: int = 16 * KIB
-    """Tokens of an agent's earlier answers by one model, kept in memory for lookup decoding; the oldest go first."""
+    """Tokens of an agent's earlier answers by one model, in memory for lookup decoding; the oldest are dropped."""
     earlier_bytes: int = 32 * MIB
-    """Earlier answers of all agents, by estimate; those of the agent that answered least recently go first."""
+    """Earlier answers of all agents (estimated); those of the agent that answered least recently are dropped first."""
     rate_limited_callers: int = 10_000
-    """Keys or agents that a rate limiter remembers."""
+    """Keys or agents that a rate limiter tracks."""
 
     peer_reads: int = 4
-    """Blocks that are sent to peers at the same time, and questions; others wait, and get 503 after 4 s."""
+    """Concurrent block reads and lookups by peers; others wait and get 503 after 4 s."""
     peer_tokens: int = 1_048_576
-    """Tokens of a prompt that a peer asks about."""
+    """Tokens of a prompt in a peer's lookup."""
     peers: int = 16
     """Machines in `SEMANTIC_PEERS`."""
 
     ranks: int = 16
-    """Machines that one model is spread over (`SEMANTIC_DISTRIBUTED_HOSTS`)."""
+    """Machines that compute one model together (`SEMANTIC_DISTRIBUTED_HOSTS`)."""
     rank_handshakes: int = 16
-    """Connections of ranks that have not proved yet that they know the key; others are closed."""
+    """Connections of ranks before their handshake is complete; others are closed."""
 
     embedding_inputs: int = 2_048
     """Texts in one embeddings request."""
     embedding_tokens: int = 300_000
-    """Tokens of all texts of one embeddings request."""
+    """Tokens in all texts of one embeddings request."""
 
     tools: int = 2_048
     """Tools offered in one request."""
     stop_strings: int = 64
-    """Stop strings of one request."""
+    """Stop strings in one request."""
     stop_characters: int = 4 * KIB
-    """All stop strings of a request together: each new token is compared with all of them."""
+    """Total length of a request's stop strings; each new token is compared with all of them."""
     logit_biases: int = 1_024
     """Token ids with a bias in one request."""
     prompt_characters_per_token: int = 16
-    """A prompt with more characters than this for each token of the model's context is refused unread."""
+    """Characters per token of the model's context; a longer prompt is refused without tokenizing it."""
     name_characters: int = 256
-    """A model's name."""
+    """Length of a model's name."""
 
     form_bytes: int = 512 * KIB
     """A JSON schema, or all schemas and rules of a grammar together, as JSON text."""
@@ -109,15 +109,15 @@ class Limits:
     form_counted_properties: int = 64
     """Properties of an object with `minProperties`: the grammar grows with the third power of their number."""
     form_steps: int = 200_000
-    """Parts looked at to estimate how a form can be ended; beyond it the form is compiled without an estimate."""
+    """Parts of a schema examined to estimate how many bytes complete an answer; a larger one gets no estimate."""
     form_compile_s: float = 2.0
-    """Time to compile a form; a slower one is refused as too complex."""
+    """Time to compile a schema; a slower one is refused as too complex."""
     form_compile_bytes: int = 2 * GIB
-    """Address space of the process that tries a form."""
+    """Address space of the process that compiles a schema on trial."""
     form_memory_bytes: int = 32 * MIB
-    """Memory that a compiled form with patterns or rules of its own takes."""
+    """Memory of a compiled schema with patterns or its own rules."""
     form_cache_bytes: int = 64 * MIB
-    """Compiled forms kept for later requests: those with patterns or rules as measured, others by estimate."""
+    """Compiled schemas cached for later requests; those with patterns or rules are measured, others estimated."""
 
 
 LIMITS = Limits()

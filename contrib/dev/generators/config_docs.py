@@ -12,36 +12,35 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
 
 HEAD = r"""# Configuration
 
-A setting is taken from the first of these that has it:
+The value of a setting comes from the first of these sources that defines it:
 
 1. a command-line flag (`semanticd serve --server-port 8080`; `semanticd config --all` lists all),
 2. the environment (`SEMANTIC_SERVER_PORT=8080`),
-3. a file `.env` in the working folder, with the same names (within limits, see below),
-4. a TOML file: `config.toml` in the user's configuration folder, or the file that `SEMANTIC_CONFIG_FILE` names
+3. a file `.env` in the working folder, with the same names (with restrictions, see below),
+4. a TOML file: `config.toml` in the user's configuration folder, or the file in `SEMANTIC_CONFIG_FILE`
    (`[server]` with `port = 8080` below it),
 5. the default.
 
-Where the default is `none`, the word `none` means it, and so does an empty variable.
+If the default is `none`, the word `none` and an empty variable both mean the default.
 
-An unknown or bad setting is named together with what was expected, all at once, and the daemon does not start. An
-unknown variable that begins with `SEMANTIC_` may be another program's: it is pointed out, with the closest name of
-ours, and passed over. `semanticd start` and `serve` name every file that was read and what it set. `semanticd config`
-shows every setting in effect and where it came from, with keys masked. Settings are read once, when the daemon
-starts.
+If settings are unknown or invalid, the daemon does not start, and the error lists all of them with the expected values.
+An unknown variable that begins with `SEMANTIC_` may belong to another program: a warning suggests the closest setting,
+and the variable is ignored. `semanticd start` and `serve` list every file that was read and the settings in it.
+`semanticd config` shows every effective setting and its source, with keys masked. Settings are read once, when the
+daemon starts.
 
-Keys have no flag, because other users can read a program's arguments.
+There is no flag for keys, because other users can read a program's arguments.
 
-A `.env` file that git tracks, that belongs to another user, or that others may write to decides nothing about
-security, because it may have come with a repository: not about addresses, ports, keys, hosts, origins, endpoints,
-peers, folders or models from elsewhere, what is recorded or kept, checks, or limits on requests, memory and disk. From
-such a file only the settings marked with \* are applied, which change speed, precision and form, and a warning names
-the others. Of models it may choose those of the catalogue and your own entries by name, neither a path nor a
-repository on the hub.
+A `.env` file that git tracks, that belongs to another user, or that others can write to cannot change security
+settings, because it may come from a repository: addresses, ports, keys, hosts, origins, endpoints, peers, folders,
+models from other sources, recording and storage, checks, and limits on requests, memory and disk. Only the settings
+marked with \* are applied from such a file; they change speed, precision and format. A warning lists the others. Such a
+file can select models from the catalogue and your own entries by name, but not a path or a repository on the hub.
 
-Models of your own are added in the TOML file as `[models.NAME]` tables, models with settings under other names as
+Add your own models to the TOML file as `[models.NAME]` tables, and models with settings under other names as
 `[profiles.NAME]`: see [adding models](model-onboarding.md).
 
-This page is made from the code by `python contrib/dev/generators/config_docs.py`.
+This page is generated from the code by `python contrib/dev/generators/config_docs.py`.
 """
 
 PERSONAL = {"paths.models_dir", "paths.runtime_dir", "paths.log_dir", "agent.cache_dir"}

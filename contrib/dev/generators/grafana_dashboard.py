@@ -81,16 +81,16 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
             Panel("Running", "short", "In prefill or decode.", [(f"sum({now('sequences', RUNNING)})", "")], stat=True),
             Panel("Waiting", "short", "Not started yet.", [(f"sum({now('sequences', WAITING)})", "")], stat=True),
             Panel("Output tokens/s", "short", "Generated.", [(per_second("tokens_total", 'kind="output"'), "")], stat=True),
-            Panel("Prompt tokens saved", "percentunit", "Not computed, thanks to the cache.", [(SAVED, "")], stat=True),
+            Panel("Prompt tokens saved", "percentunit", "Share that was reused and not computed.", [(SAVED, "")], stat=True),
             Panel("Hot cache", "bytes", "Blocks in RAM.", [(now("block_pool_bytes", 'state="hot"'), "")], stat=True),
             Panel("Warm cache", "bytes", "Block files.", [(now("warm_bytes"), "")], stat=True),
         ],
     ],
     "Requests and latency": [
         [
-            Panel("Answers by finish reason", "reqps", "Answers that ended.", [(per_second("requests_finished_total", by="reason"), "{{reason}}")]),
+            Panel("Answers by finish reason", "reqps", "Finished answers.", [(per_second("requests_finished_total", by="reason"), "{{reason}}")]),
             Panel("HTTP requests by status", "reqps", "All routes.", [(per_second("http_requests_total", by="status"), "{{status}}"), (per_second("rate_limited_total"), "rate limited"), (per_second("http_clients_left_total"), "client left"), (per_second("http_connections_dropped_total", by="reason"), "dropped: {{reason}}")]),
-            Panel("HTTP time by route, p95", "s", "Until the last byte, streams included.", [(quantile(0.95, "http_request_seconds", by="route"), "{{route}}")]),
+            Panel("HTTP time by route, p95", "s", "Until the last byte, including streams.", [(quantile(0.95, "http_request_seconds", by="route"), "{{route}}")]),
         ],
         [
             Panel("Time to first token by tier", "s", "From submission.", [(quantile(0.5, "ttft_seconds", by="tier"), "p50 {{tier}}"), (quantile(0.95, "ttft_seconds", by="tier"), "p95 {{tier}}")]),
@@ -114,33 +114,33 @@ ROWS: dict[str, Sequence[Sequence[Panel]]] = {
     "Cache": [
         [
             Panel("Requests by tier", "reqps", "The coldest tier a request used.", [(per_second("cache_requests_total", by="tier"), "{{tier}}")]),
-            Panel("Misses by cause", "reqps", "Why a prompt left what was cached.", [(per_second("cache_misses_total", by="cause"), "{{cause}}")]),
+            Panel("Misses by cause", "reqps", "Why a prompt differed from the cached prefix.", [(per_second("cache_misses_total", by="cause"), "{{cause}}")]),
             Panel("Block pool", "bytes", "RAM for KV caches; pinned and dirty bytes are hot as well.", [(f"sum by (state) ({now('block_pool_bytes')})", "{{state}}"), (now("block_pool_budget_bytes"), "budget"), (now("block_pool_planned_bytes"), "planned budget")]),
         ],
         [
             Panel("Evictions by reason", "short", "Blocks per second that left RAM.", [(per_second("cache_evictions_total", by="reason"), "{{reason}}"), (per_second("cache_lost_blocks_total"), "lost"), (per_second("cache_skipped_blocks_total"), "not kept"), (per_second("recomputed_tokens_total"), "tokens computed again")]),
-            Panel("Prefill saved", "s", "Seconds of prefill a second that reused tokens stood for.", [(per_second("saved_prefill_seconds_total"), "saved")]),
+            Panel("Prefill saved", "s", "Seconds of prefill saved per second.", [(per_second("saved_prefill_seconds_total"), "saved")]),
             Panel("Agents' texts in RAM", "bytes", "Texts and token ids, outside the cache budget.", [(now("agent_text_bytes"), "texts")]),
-            Panel("Blocks", "short", "How many there are.", [(now("block_pool_blocks"), "hot"), (now("warm_blocks"), "warm")]),
+            Panel("Blocks", "short", "Number of blocks.", [(now("block_pool_blocks"), "hot"), (now("warm_blocks"), "warm")]),
             Panel("Warm tier", "bytes", "Files on disk.", [(now("warm_bytes"), "stored"), (now("warm_cap_bytes"), "cap"), (now("warm_written_today_bytes"), "written today"), (now("warm_write_budget_bytes"), "write budget"), (now("warm_disk_free_bytes"), "free on the volume"), (now("warm_reserve_bytes"), "left free")]),
         ],
         [
             Panel("Disk traffic", "Bps", "Block files.", [(per_second("warm_read_bytes_total"), "read"), (per_second("warm_written_bytes_total"), "written")]),
-            Panel("Disk times, p95", "s", "Checks and fsync included.", [(quantile(0.95, "warm_read_seconds"), "read a block"), (quantile(0.95, "warm_write_seconds"), "write a group")]),
-            Panel("Disk trouble", "short", "Nought on a healthy machine, but for pruned and refused under a cap.", _trouble()),
+            Panel("Disk times, p95", "s", "Including checks and fsync.", [(quantile(0.95, "warm_read_seconds"), "read a block"), (quantile(0.95, "warm_write_seconds"), "write a group")]),
+            Panel("Disk trouble", "short", "Zero on a healthy machine, except pruned and refused blocks at the size limit.", _trouble()),
         ],
         [
-            Panel("Blocks of peers", "short", "Prompts that peers were asked about, blocks that they have, and that they brought.", [(per_second("peer_lookups_total", by="peer"), "asked: {{peer}}"), (per_second("peer_found_blocks_total", by="peer"), "found: {{peer}}"), (per_second("peer_read_blocks_total", by="peer"), "read: {{peer}}")]),
+            Panel("Blocks of peers", "short", "Prompts looked up at peers, blocks found there, and blocks received.", [(per_second("peer_lookups_total", by="peer"), "asked: {{peer}}"), (per_second("peer_found_blocks_total", by="peer"), "found: {{peer}}"), (per_second("peer_read_blocks_total", by="peer"), "read: {{peer}}")]),
             Panel("Traffic from peers", "Bps", "Block files.", [(per_second("peer_read_bytes_total", by="peer"), "{{peer}}")]),
-            Panel("Failures of peers", "short", "Each costs a recompute; the peer is left alone for a while.", [(increase("peer_failures_total", by="peer, reason"), "{{peer}}: {{reason}}")]),
+            Panel("Failures of peers", "short", "Each costs a recompute; the peer is not asked for a while.", [(increase("peer_failures_total", by="peer, reason"), "{{peer}}: {{reason}}")]),
         ],
     ],
     "Machines of one model": [
         [
-            Panel("Ranks", "short", "1 while a machine computes with the others; times that they lost one another.", [(now("rank_ready"), "rank {{rank}}"), (increase("ranks_lost_total"), "lost")]),
-            Panel("Memory of ranks", "bytes", "What tensors take on each machine.", [(now("rank_memory_bytes"), "rank {{rank}}")]),
-            Panel("Step of ranks", "s", "The last one, its wait for others included.", [(now("rank_step_seconds"), "rank {{rank}}")]),
-            Panel("Traffic of ranks", "Bps", "Between the daemon and each machine; not what machines send one another.", [(per_second("rank_bytes_total", by="rank, direction"), "{{direction}}: rank {{rank}}")]),
+            Panel("Ranks", "short", "1 while a rank takes part in computation; number of lost connections.", [(now("rank_ready"), "rank {{rank}}"), (increase("ranks_lost_total"), "lost")]),
+            Panel("Memory of ranks", "bytes", "Size of the tensors on each machine.", [(now("rank_memory_bytes"), "rank {{rank}}")]),
+            Panel("Step of ranks", "s", "The last step, including its wait for other ranks.", [(now("rank_step_seconds"), "rank {{rank}}")]),
+            Panel("Traffic of ranks", "Bps", "Between the daemon and each machine, without traffic between machines.", [(per_second("rank_bytes_total", by="rank, direction"), "{{direction}}: rank {{rank}}")]),
         ],
     ],
     "Process": [

@@ -14,15 +14,15 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "limits.md"
 
 HEAD = """# Limits
 
-What a client may ask for: how many, how large, how long. What goes beyond a limit is refused with a message that
-names the limit (400, or 413 for a body, 408 for a slow one, 431 for headers), or the connection is closed and counted
-in `semanticd_http_connections_dropped_total`. A place in the queue (`SEMANTIC_MLX_MAX_QUEUE`,
-`SEMANTIC_MLX_MAX_QUEUE_PER_AGENT`) is taken before a prompt is rendered or read. The limits are those of
+Limits on the number, size and duration of requests and connections. A request that exceeds a limit is refused with a
+message that names the limit (400, or 413 for a body, 408 for a slow one, 431 for headers), or the connection is closed
+and counted in `semanticd_http_connections_dropped_total`. A request takes a queue place (`SEMANTIC_MLX_MAX_QUEUE`,
+`SEMANTIC_MLX_MAX_QUEUE_PER_AGENT`) before its prompt is rendered or tokenized. The limits are defined in
 `semanticd/domain/limits.py`.
 
-This page is made from the code by `python contrib/dev/generators/limits_docs.py`.
+This page is generated from the code by `python contrib/dev/generators/limits_docs.py`.
 
-| limit | value | of what |
+| limit | value | meaning |
 |---|---|---|
 """
 

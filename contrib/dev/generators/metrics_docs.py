@@ -15,10 +15,10 @@ HEAD = """# Metrics and traces
 
 ## Metrics
 
-`GET /metrics` answers in Prometheus' text form. Where API keys are set, it needs one like every other route.
-Counters start at 0 with the daemon. Gauges are read when the page is asked for.
+`GET /metrics` returns metrics in Prometheus' text format. If API keys are set, it needs a key like most other routes.
+Counters start at 0 when the daemon starts. Gauges are read at each scrape.
 
-`contrib/prometheus/` has a scrape configuration and alert rules, `contrib/grafana/semanticd.json` a dashboard.
+`contrib/prometheus/` contains a scrape configuration and alert rules; `contrib/grafana/semanticd.json` is a dashboard.
 To try them:
 
 ```sh
@@ -26,30 +26,30 @@ curl -s http://127.0.0.1:8000/metrics | grep semanticd_tokens_total
 prometheus --config.file=contrib/prometheus/scrape.yml
 ```
 
-The Python runtime's own `python_…` metrics are on the page too. On Linux and macOS alike the process's numbers come
-from the operating system.
+The endpoint also returns the Python runtime's own `python_…` metrics. Process metrics are read from the operating
+system, on Linux and on macOS.
 
-This page is made from the code by `python contrib/dev/generators/metrics_docs.py`.
+This page is generated from the code by `python contrib/dev/generators/metrics_docs.py`.
 """
 
-GEN_AI_NOTE = """Second names of numbers above, for dashboards that know the
-[GenAI conventions](https://github.com/open-telemetry/semantic-conventions-genai) (in development: names change there, and
-then here), in Prometheus' spelling. They count answers that ended, each choice of a request for itself; the provider is
-`semanticd`, the operation `chat` or `text_completion`."""
+GEN_AI_NOTE = """Some of the metrics above under a second name, for dashboards that use the
+[GenAI conventions](https://github.com/open-telemetry/semantic-conventions-genai), in Prometheus' spelling. The conventions are
+in development; when names change there, they change here. These metrics count finished answers, each choice of a
+request separately. The provider is `semanticd`, the operation `chat` or `text_completion`."""
 
-TAIL = """## Useful questions
+TAIL = """## Useful queries
 
-| question | PromQL |
+| query | PromQL |
 |---|---|
 | share of prompt tokens that were not computed | `1 - rate(semanticd_tokens_total{kind="prompt_computed"}[5m]) / ignoring(kind) sum without(kind) (rate(semanticd_tokens_total{kind=~"prompt_.*"}[5m]))` |
 | tokens per second | `rate(semanticd_tokens_total{kind="output"}[1m])` |
 | time to first token, 95th percentile | `histogram_quantile(0.95, sum by (le) (rate(semanticd_ttft_seconds_bucket[5m])))` |
 | requests that found nothing cached | `rate(semanticd_cache_requests_total{tier="cold"}[5m])` |
-| why prompts were not found | `topk(3, increase(semanticd_cache_misses_total[1h]))` |
+| most frequent causes of misses | `topk(3, increase(semanticd_cache_misses_total[1h]))` |
 
 ## Traces
 
-With the extra `otel` installed and an endpoint set, the daemon sends one OpenTelemetry trace per generation to a
+If the extra `otel` is installed and an endpoint is set, the daemon sends one OpenTelemetry trace per generation to a
 collector over OTLP/HTTP:
 
 ```sh
@@ -57,29 +57,30 @@ pip install 'semanticd[otel]'
 SEMANTIC_OTLP_ENDPOINT=http://127.0.0.1:4318/v1/traces semanticd start
 ```
 
-| span | from | to | attributes besides `semanticd.request_id` |
+| span | from | to | attributes, in addition to `semanticd.request_id` |
 |---|---|---|---|
 | `request` | the request's first byte | the answer's last byte | `http.request.method`, `http.route`, `http.response.status_code` |
-| `queue` | submission | its work begins | `semanticd.agent`, `semanticd.model` |
-| `restore` | the first block file is asked for | the last block is back in RAM | `semanticd.tokens.restored_warm` |
+| `queue` | submission | processing starts | `semanticd.agent`, `semanticd.model` |
+| `restore` | the first block file is requested | the last block is in RAM | `semanticd.tokens.restored_warm` |
 | `prefill` | the sequence starts | the prompt is in the cache | `semanticd.tokens.computed`, `semanticd.tokens.reused_hot` |
 | `decode` | the sequence joins the batch | its last token | `semanticd.tokens.output`, `semanticd.finish_reason` |
-| `persist` | the turn's blocks are handed over | they are durable on disk | `semanticd.tokens.stored` |
+| `persist` | the turn's blocks are queued for writing | they are durable on disk | `semanticd.tokens.stored` |
 
-`request` says the same in the words of OpenTelemetry's GenAI conventions, for collectors and viewers that know them:
+`request` also has the attributes of OpenTelemetry's GenAI conventions, for collectors and viewers that support them:
 `gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model`, `gen_ai.response.model`, `gen_ai.response.id`,
 `gen_ai.conversation.id` (the agent), `gen_ai.response.finish_reasons`, `gen_ai.response.time_to_first_chunk`,
 `gen_ai.usage.input_tokens`, `gen_ai.usage.cache_read.input_tokens` (hot and warm), `gen_ai.usage.cache_creation.input_tokens`,
-`gen_ai.usage.output_tokens`, `gen_ai.usage.reasoning.output_tokens`. No text of prompts and answers is sent.
+`gen_ai.usage.output_tokens`, `gen_ai.usage.reasoning.output_tokens`. The text of prompts and answers is not sent.
 
-`queue` to `persist` are children of `request`. A span that did not happen is not there: no `restore` without a warm
-hit, no `decode` for a request that was cancelled before. A choice of `n > 1` has its own set. A W3C `traceparent`
-header is accepted on every route, so the trace continues the caller's; without one a trace begins here. Log lines of
-the request carry `trace_id`.
+`queue` to `persist` are children of `request`. A phase that did not happen has no span: no `restore` without a warm
+hit, no `decode` for a request that was cancelled earlier. With `n > 1`, each choice has its own spans. Every route
+accepts a W3C `traceparent` header and continues the caller's trace; without the header, it starts a new trace. Log
+lines of the request contain `trace_id`.
 
-The SDK's own environment variables are read as well: `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES`,
-`OTEL_TRACES_SAMPLER` (default: what the caller decided, else all). Spans are sent in the background; a collector that
-is away costs spans, never a request. Off (the default), nothing of OpenTelemetry is imported.
+The SDK's own environment variables apply as well: `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES`,
+`OTEL_TRACES_SAMPLER` (default: the caller's decision, otherwise all traces). Spans are sent in the background; if the
+collector is unreachable, spans are lost but no request is affected. When tracing is off (the default), OpenTelemetry is
+not imported.
 """
 
 

@@ -11,21 +11,21 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "json-schema.md"
 
 HEAD = """# JSON Schema
 
-Structured output and strict tools are enforced while tokens are sampled. A word of JSON Schema (2020-12) is one of:
+Structured output and strict tools are enforced during sampling. Each keyword of JSON Schema (2020-12) is one of:
 
-- **enforced**: no answer breaks it;
-- **approximated**: enforced in a weaker form;
+- **enforced**: no answer violates it;
+- **approximated**: a weaker form is enforced;
 - **left out**: the rest of the schema is enforced without it;
-- **annotation**: it asks nothing of an answer, and nothing is done.
+- **annotation**: it does not constrain answers.
 
-What was approximated or left out of a request's schemas is said in the answer's header `X-Semantic-Adjusted`
-(`not_enforced=uniqueItems,pattern`) and in the log. With `SEMANTIC_SERVER_STRICT=true` such a schema is refused with
-400 instead. Words that JSON Schema does not know are ignored. Schemas that no value fits, unknown types and references
-to other documents are always refused.
+The response header `X-Semantic-Adjusted` and the log list the keywords of a request's schemas that were approximated or
+left out (`not_enforced=uniqueItems,pattern`). With `SEMANTIC_SERVER_STRICT=true` such a schema is refused with
+400 instead. Keywords that are not part of JSON Schema are ignored. Schemas that no value can satisfy, unknown types and
+references to other documents are always refused.
 
-This page is made from the code by `python contrib/dev/generators/schema_docs.py`; a test tries every row.
+This page is generated from the code by `python contrib/dev/generators/schema_docs.py`; a test checks every row.
 
-| word | support | note |
+| keyword | support | note |
 |---|---|---|
 """
 
@@ -34,7 +34,7 @@ def page() -> str:
     """Return the whole page."""
     rows = "".join(f"| `{word}` | {support} | {note} |\n" for word, (support, note) in WORDS.items())
     known = ", ".join(f"`{name}`" for name in FORMATS)
-    return f"{HEAD}{rows}\n## Formats of strings\n\n{known}.\n"
+    return f"{HEAD}{rows}\n## String formats\n\n{known}.\n"
 
 
 if __name__ == "__main__":

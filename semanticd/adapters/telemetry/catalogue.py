@@ -41,7 +41,7 @@ class MetricSpec:
 _REQUESTS: Mapping[str, MetricSpec] = {
     "requests_finished_total": MetricSpec(
         "counter",
-        "Answers that ended, by finish reason.",
+        "Finished answers, by finish reason.",
         ("reason",),
         values=("stop", "length", "stop_sequence", "cancelled", "error"),
     ),
@@ -50,11 +50,11 @@ _REQUESTS: Mapping[str, MetricSpec] = {
     ),
     "http_request_seconds": MetricSpec("histogram", "Time to answer an HTTP request.", ("route",), _SECONDS),
     "http_clients_left_total": MetricSpec(
-        "counter", "Clients that hung up before their answer was complete."
+        "counter", "Clients that disconnected before their answer was complete."
     ),
     "http_connections_dropped_total": MetricSpec(
         "counter",
-        "Connections closed because their client was too slow, sent an invalid request, or to make room.",
+        "Connections closed because the client was too slow or sent an invalid request, or to make room for others.",
         ("reason",),
         values=("head", "write", "room", "full", "invalid"),
     ),
@@ -63,14 +63,14 @@ _REQUESTS: Mapping[str, MetricSpec] = {
     ),
     "tokens_total": MetricSpec(
         "counter",
-        "Tokens by kind: output, or prompt tokens reused hot, restored warm, computed.",
+        "Tokens by kind: output, or prompt tokens reused from RAM, restored from disk, or computed.",
         ("kind",),
         values=("output", "prompt_hot", "prompt_warm", "prompt_computed"),
     ),
-    "tool_parse_failures_total": MetricSpec("counter", "Tool calls of models that could not be parsed."),
+    "tool_parse_failures_total": MetricSpec("counter", "Tool calls by models that could not be parsed."),
     "trace_dropped_requests_total": MetricSpec(
         "counter",
-        "Requests that were not recorded: too much waited for the disk, one was too large, or a write failed.",
+        "Requests missing from the trace: the write queue was full, the request was too large, or a write failed.",
         ("reason",),
         values=("queue", "size", "error"),
     ),
@@ -87,7 +87,9 @@ _LATENCY: Mapping[str, MetricSpec] = {
     "itl_seconds": MetricSpec(
         "histogram", "Time between two tokens of one answer (inter-token latency).", (), _STEP_SECONDS
     ),
-    "queue_seconds": MetricSpec("histogram", "Time a request waited before its work began.", (), _SECONDS),
+    "queue_seconds": MetricSpec(
+        "histogram", "Time a request waited before processing started.", (), _SECONDS
+    ),
     "restore_seconds": MetricSpec(
         "histogram", "Time a request waited for its blocks to be read from disk, if it did.", (), _SECONDS
     ),
@@ -105,7 +107,7 @@ _ENGINE: Mapping[str, MetricSpec] = {
     ),
     "drafted_tokens_total": MetricSpec(
         "counter",
-        "Tokens guessed, by source: what a form forces, the sequence's own text, its agent's earlier answers.",
+        "Guessed tokens, by source: forced by a schema, the sequence's own text, its agent's earlier answers.",
         ("source",),
         values=("forced", "own", "earlier"),
     ),
@@ -118,17 +120,17 @@ _ENGINE: Mapping[str, MetricSpec] = {
     "verify_steps_total": MetricSpec("counter", "Decode steps that verified guessed tokens."),
     "sequences": MetricSpec(
         "gauge",
-        "Sequences in the engine and on their way to it, by state.",
+        "Sequences in the engine and in its queue, by state.",
         ("state",),
         values=SEQUENCE_STATES,
     ),
-    "preemptions_total": MetricSpec("counter", "Sequences set back to waiting because memory ran short."),
+    "preemptions_total": MetricSpec("counter", "Sequences returned to waiting because memory was short."),
     "prefilled_tokens_total": MetricSpec(
-        "counter", "Prompt tokens computed in prefill chunks, whether or not their requests finished."
+        "counter", "Prompt tokens computed in prefill chunks, including those of unfinished requests."
     ),
     "unanswered_tokens_total": MetricSpec(
         "counter",
-        "Tokens computed for requests that were cancelled or failed; their blocks may be used again.",
+        "Tokens computed for requests that were cancelled or failed; their blocks may be reused.",
         ("reason",),
         values=("cancelled", "error"),
     ),
@@ -146,20 +148,20 @@ _HOT: Mapping[str, MetricSpec] = {
     ),
     "block_pool_blocks": MetricSpec("gauge", "Blocks in RAM."),
     "agent_text_bytes": MetricSpec(
-        "gauge", "What agents' conversations (texts and token ids) take in RAM, outside the cache budget."
+        "gauge", "RAM for agents' conversations (texts and token ids), outside the cache budget."
     ),
     "block_pool_budget_bytes": MetricSpec("gauge", "The cache budget."),
     "block_pool_planned_bytes": MetricSpec(
-        "gauge", "The cache budget while memory is not short; a lower budget has been lowered."
+        "gauge", "The cache budget while memory is not short; above the budget while that is lowered."
     ),
     "memory_short_total": MetricSpec(
         "counter",
-        "Times that memory was short: the system said so, or a computation ran out of it.",
+        "Times that memory was short: the system reported pressure, or a computation ran out of memory.",
         ("cause",),
         values=("pressure", "out_of_memory"),
     ),
     "cache_skipped_blocks_total": MetricSpec(
-        "counter", "Blocks that were computed and not kept, because unwritten blocks filled the budget."
+        "counter", "Computed blocks that were not kept because unwritten blocks filled the budget."
     ),
     "cache_requests_total": MetricSpec(
         "counter",
@@ -169,7 +171,7 @@ _HOT: Mapping[str, MetricSpec] = {
     ),
     "cache_misses_total": MetricSpec(
         "counter",
-        "Prompts that left what was cached, by likely cause.",
+        "Prompts that differed from the cached prefix, by likely cause.",
         ("cause",),
         values=get_args(MissCause),
     ),
@@ -181,11 +183,11 @@ _HOT: Mapping[str, MetricSpec] = {
     ),
     "saved_prefill_seconds_total": MetricSpec(
         "counter",
-        "Prefill that reused and restored tokens stood for: tokens divided by the measured prefill speed.",
+        "Prefill time saved: reused and restored tokens divided by the measured prefill speed.",
     ),
     "recomputed_tokens_total": MetricSpec(
         "counter",
-        "Prompt tokens computed although they had been cached before: their blocks were evicted or lost.",
+        "Prompt tokens computed again because their blocks were evicted or lost.",
     ),
     "cache_lost_blocks_total": MetricSpec("counter", "Blocks dropped from RAM without a copy on disk."),
 }
@@ -193,58 +195,60 @@ _HOT: Mapping[str, MetricSpec] = {
 _WARM: Mapping[str, MetricSpec] = {
     "warm_bytes": MetricSpec("gauge", "Bytes of block files."),
     "warm_blocks": MetricSpec("gauge", "Blocks on disk."),
-    "warm_cap_bytes": MetricSpec("gauge", "Largest size of the warm tier; +Inf: no limit."),
-    "warm_disk_free_bytes": MetricSpec("gauge", "Bytes free on the volume that blocks are written to."),
+    "warm_cap_bytes": MetricSpec("gauge", "Maximum size of the warm tier; +Inf: no limit."),
+    "warm_disk_free_bytes": MetricSpec("gauge", "Free bytes on the volume of the warm tier."),
     "warm_reserve_bytes": MetricSpec(
-        "gauge", "Bytes that are left free on it: no block is written below that."
+        "gauge", "Bytes to keep free on that volume; no block is written below this."
     ),
     "warm_read_bytes_total": MetricSpec("counter", "Bytes read from block files."),
     "warm_read_seconds": MetricSpec("histogram", "Time to read and verify a block file.", (), _STEP_SECONDS),
     "warm_read_errors_total": MetricSpec("counter", "Block files that could not be read."),
-    "warm_missing_files_total": MetricSpec("counter", "Blocks in the index whose file was gone."),
-    "warm_quarantined_total": MetricSpec("counter", "Broken block files put aside."),
+    "warm_missing_files_total": MetricSpec("counter", "Blocks in the index whose file was missing."),
+    "warm_quarantined_total": MetricSpec("counter", "Damaged block files moved to quarantine."),
     "warm_written_bytes_total": MetricSpec("counter", "Bytes written to block files."),
     "warm_write_seconds": MetricSpec("histogram", "Time to make a group of blocks durable.", (), _SECONDS),
     "warm_write_errors_total": MetricSpec("counter", "Groups of blocks that could not be written."),
     "warm_write_budget_bytes": MetricSpec("gauge", "Bytes that may be written per day; +Inf: no limit."),
-    "warm_written_today_bytes": MetricSpec("gauge", "Bytes written today, as the write budget counts them."),
-    "warm_refused_total": MetricSpec("counter", "Blocks not written on purpose, by reason.", ("reason",)),
-    "warm_queue_full_total": MetricSpec("counter", "Blocks not taken because too much waits for the disk."),
-    "warm_pruned_total": MetricSpec("counter", "Blocks removed to hold the cap."),
-    "warm_index_errors_total": MetricSpec("counter", "Questions the index could not answer."),
+    "warm_written_today_bytes": MetricSpec(
+        "gauge", "Bytes written today that count towards the write budget."
+    ),
+    "warm_refused_total": MetricSpec("counter", "Blocks deliberately not written, by reason.", ("reason",)),
+    "warm_queue_full_total": MetricSpec("counter", "Blocks refused because the write queue was full."),
+    "warm_pruned_total": MetricSpec("counter", "Blocks removed to stay below the size limit."),
+    "warm_index_errors_total": MetricSpec("counter", "Failed queries of the index."),
     "agent_save_errors_total": MetricSpec("counter", "Agent records that could not be written."),
     "agent_load_errors_total": MetricSpec("counter", "Agent records that could not be read."),
 }
 
 _PEERS: Mapping[str, MetricSpec] = {
-    "peer_lookups_total": MetricSpec("counter", "Prompts that a peer was asked about.", ("peer",)),
-    "peer_found_blocks_total": MetricSpec("counter", "Blocks that a peer said it has.", ("peer",)),
-    "peer_read_blocks_total": MetricSpec("counter", "Blocks that a peer brought.", ("peer",)),
-    "peer_read_bytes_total": MetricSpec("counter", "Bytes of block files that a peer brought.", ("peer",)),
+    "peer_lookups_total": MetricSpec("counter", "Prompts looked up at a peer.", ("peer",)),
+    "peer_found_blocks_total": MetricSpec("counter", "Blocks that a peer reported to have.", ("peer",)),
+    "peer_read_blocks_total": MetricSpec("counter", "Blocks received from a peer.", ("peer",)),
+    "peer_read_bytes_total": MetricSpec("counter", "Bytes of block files received from a peer.", ("peer",)),
     "peer_failures_total": MetricSpec(
         "counter",
-        "Questions and blocks that failed, by reason: unreachable, timed_out, refused, busy, gone, malformed, "
+        "Failed lookups and block reads, by reason: unreachable, timed_out, refused, busy, gone, malformed, "
         "too_large, cut_off, damaged.",
         ("peer", "reason"),
     ),
 }
 
 _RANKS: Mapping[str, MetricSpec] = {
-    "rank_ready": MetricSpec("gauge", "1 while a machine computes with the others, else 0.", ("rank",)),
-    "rank_memory_bytes": MetricSpec("gauge", "Bytes that the tensors of a rank take.", ("rank",)),
+    "rank_ready": MetricSpec("gauge", "1 while the rank takes part in computation, else 0.", ("rank",)),
+    "rank_memory_bytes": MetricSpec("gauge", "Bytes of a rank's tensors.", ("rank",)),
     "rank_step_seconds": MetricSpec(
-        "gauge", "Time of a rank's last step, its wait for others included.", ("rank",)
+        "gauge", "Time of a rank's last step, including its wait for other ranks.", ("rank",)
     ),
     "rank_bytes_total": MetricSpec(
         "counter",
-        "Bytes between the daemon and a rank: steps, and blocks to restore; what ranks send one another is not known.",
+        "Bytes between the daemon and a rank (steps and restored blocks), without traffic between ranks.",
         ("rank", "direction"),
     ),
-    "ranks_lost_total": MetricSpec("counter", "Times that machines of one model lost one another."),
+    "ranks_lost_total": MetricSpec("counter", "Times that the machines of a model lost their connection."),
 }
 
 _DAEMON: Mapping[str, MetricSpec] = {
-    "build_info": MetricSpec("gauge", "1; the daemon's version is in the label.", ("version",)),
+    "build_info": MetricSpec("gauge", "Always 1; the label has the daemon's version.", ("version",)),
     "model_weights_bytes": MetricSpec("gauge", "Bytes of a loaded model's weights.", ("model",)),
     "model_swaps_total": MetricSpec(
         "counter", "Model swaps, by outcome.", ("outcome",), values=("done", "failed")
@@ -290,26 +294,28 @@ GEN_AI: Final[Mapping[str, MetricSpec]] = {
         (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
     ),
     "gen_ai_client_inference_usage_input_tokens_total": MetricSpec(
-        "counter", "Prompt tokens, cached ones included.", _GEN_AI_LABELS
+        "counter", "Prompt tokens, including cached ones.", _GEN_AI_LABELS
     ),
     "gen_ai_client_inference_usage_cache_read_input_tokens_total": MetricSpec(
         "counter", "Prompt tokens that came from the cache, in RAM or on disk.", _GEN_AI_LABELS
     ),
     "gen_ai_client_inference_usage_output_tokens_total": MetricSpec(
-        "counter", "Generated tokens, thinking included.", _GEN_AI_LABELS
+        "counter", "Generated tokens, including thinking.", _GEN_AI_LABELS
     ),
     "gen_ai_client_inference_usage_reasoning_output_tokens_total": MetricSpec(
-        "counter", "Generated tokens of thinking.", _GEN_AI_LABELS
+        "counter", "Generated thinking tokens.", _GEN_AI_LABELS
     ),
 }
 """Second names of ours, as OpenTelemetry's GenAI conventions call them, in Prometheus' spelling."""
 
 PROCESS: Final[Mapping[str, MetricSpec]] = {
-    "process_cpu_seconds_total": MetricSpec("counter", "CPU time the process used, user and system."),
-    "process_resident_memory_bytes": MetricSpec("gauge", "Memory of the process that is in RAM."),
+    "process_cpu_seconds_total": MetricSpec("counter", "CPU time of the process, user and system."),
+    "process_resident_memory_bytes": MetricSpec("gauge", "Resident memory of the process."),
     "process_virtual_memory_bytes": MetricSpec("gauge", "Address space of the process."),
     "process_open_fds": MetricSpec("gauge", "Open file descriptors."),
     "process_threads": MetricSpec("gauge", "Threads of the process."),
-    "process_start_time_seconds": MetricSpec("gauge", "When the process began, in seconds since the epoch."),
+    "process_start_time_seconds": MetricSpec(
+        "gauge", "Start time of the process, in seconds since the epoch."
+    ),
 }
 """Read from the operating system when somebody asks; the same on macOS and Linux."""
