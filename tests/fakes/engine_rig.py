@@ -69,6 +69,24 @@ def wait_until(condition: Callable[[], bool], what: str = "it") -> None:
         threading.Event().wait(0.002)
 
 
+@contextmanager
+def ticking(tick: Callable[[], object]) -> Iterator[None]:
+    """Do something every few milliseconds, in another thread."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.005):
+            tick()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 class Ask:
     """One request's updates as they come; also the sink that takes them."""
 

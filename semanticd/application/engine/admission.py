@@ -17,12 +17,11 @@ from semanticd.application.engine.peer_lookup import PeerLookup
 from semanticd.application.engine.prefix_matching import PrefixMatching
 from semanticd.application.engine.queue import EngineQueue
 from semanticd.application.engine.restore import READ_DEADLINE_S, Restore
-from semanticd.application.engine.room import Room
+from semanticd.application.engine.room import Room, disk_does_not_respond
 from semanticd.application.engine.running_sequence import RunningSequence
 from semanticd.application.engine.streaming_restore import StreamingRestore
 from semanticd.application.engine.telemetry import EngineTelemetry
 from semanticd.domain.block import Block
-from semanticd.domain.errors import OverloadedError
 from semanticd.domain.ids import SequenceId
 from semanticd.domain.prefix_index import MatchedBlock
 from semanticd.domain.scheduler import Scheduler
@@ -94,11 +93,7 @@ class Admission:
             # Others may need what it locked in order to end; it is matched anew when there is room.
             self._restore.give_up(running)
             if self._store.disk_stalled and not self._scheduler.others_run(running.sequence_id):
-                raise OverloadedError(
-                    "the cache's disk does not respond, and unwritten blocks fill the memory; check the disk "
-                    "(`semanticd doctor`)",
-                    retry_after_s=10.0,
-                )
+                raise disk_does_not_respond()
             if not self._restore.give_up_ready():
                 self._scheduler.block(running.sequence_id)
         elif cold:

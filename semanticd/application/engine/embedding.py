@@ -19,7 +19,7 @@ from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.engine.embedding_job import EmbeddingJob
 from semanticd.application.engine.memory_guard import MemoryGuard
 from semanticd.application.engine.queue import EngineQueue
-from semanticd.application.engine.room import Room
+from semanticd.application.engine.room import Room, disk_does_not_respond
 from semanticd.application.engine.running_sequence import Running
 from semanticd.application.engine.running_size import running_size
 from semanticd.application.engine.telemetry import EngineTelemetry
@@ -215,24 +215,37 @@ class Embedding:
         """Make room for the next tokens of a long text.
 
         Without, it waits for the disk, or gives way to the sequences and texts that took its room meanwhile.
+
+        Raises:
+            OverloadedError: It is alone, and the disk does not respond.
         """
         part, runner = work.part, self._models[work.job.model_id].runner
         assert part is not None, "a text is under way"
         left = len(work.job.texts[part.index]) - part.num_done
         before = running_size(runner.spec, part.num_done).num_bytes if part.num_done else 0
         after = running_size(runner.spec, part.num_done + min(size, left)).num_bytes
-        if self._room.make(after - before, over_pins=not self._running):
+        if self._make(work, after - before):
             return True
-        contended = self._running or any(one.part is not None for one in self._work if one is not work)
-        if contended and self._store.could_free() < after - before:
+        if not self._is_alone(work) and not self._room.may_come(after - before):
             self._begin_again(work, part, runner)
         return False
+
+    def _make(self, work: _Work, num_bytes: int) -> bool:
+        if self._room.make(num_bytes, over_pins=not self._running):
+            return True
+        if self._store.disk_stalled and self._is_alone(work):
+            raise disk_does_not_respond()
+        return False
+
+    def _is_alone(self, work: _Work) -> bool:
+        """Whether no sequence and no other text under way can make room by ending."""
+        return not self._running and all(one.part is None for one in self._work if one is not work)
 
     def _has_room(self, work: _Work, runner: ModelRunner, num_tokens: int) -> bool:
         """Make room for the running cache of a text.
 
         Raises:
-            OverloadedError: There is none while memory is short.
+            OverloadedError: There is none while memory is short, or it is alone and the disk does not respond.
             RequestTooLargeError: There can be none.
         """
         size = running_size(runner.spec, num_tokens)
@@ -249,7 +262,7 @@ class Embedding:
                 "unpin agents or send shorter texts",
                 param="input",
             )
-        return self._room.make(size.num_bytes, over_pins=not self._running)
+        return self._make(work, size.num_bytes)
 
     def _beside_pins(self, work: _Work, budget_bytes: int) -> int:
         """Return what pins leave of a budget (bytes) to a job: those that were set since it was taken make way."""

@@ -19,7 +19,7 @@ from semanticd.application.engine.running_sequence import Running, RunningSequen
 from semanticd.application.ports.inference import LoadedModel
 from semanticd.application.ports.telemetry import Clock, Log
 from semanticd.domain.decode_groups import DecodeGroup
-from semanticd.domain.errors import OutOfMemoryError
+from semanticd.domain.errors import OutOfMemoryError, OverloadedError
 from semanticd.domain.ids import ModelId
 from semanticd.domain.scheduler import Scheduler
 from semanticd.domain.sequence import SequenceState
@@ -31,6 +31,17 @@ CAUGHT_UP_SHARE = 0.5
 
 While it is not, each prompt that wants room would wait for as long again.
 """
+_RETRY_S = 10.0
+"""When a request may come back that a disk which does not respond left no room for."""
+
+
+def disk_does_not_respond() -> OverloadedError:
+    """Return the error of work for which nothing but the disk could make room."""
+    return OverloadedError(
+        "the cache's disk does not respond, and unwritten blocks fill the memory; check the disk "
+        "(`semanticd doctor`)",
+        retry_after_s=_RETRY_S,
+    )
 
 
 class Room:
@@ -106,6 +117,10 @@ class Room:
         return fits or (
             self._is_behind and self._store.make_room(num_bytes, unwritten=True, over_pins=over_pins)
         )
+
+    def may_come(self, num_bytes: int) -> bool:
+        """Whether so much room is to be had by eviction or writes; a disk that is behind is expected to make none."""
+        return not self._is_behind and self._store.could_free() >= num_bytes
 
     def _compact(self) -> bool:
         """Let decode batches give back what no row needs; returns whether they had any."""

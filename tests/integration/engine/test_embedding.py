@@ -17,15 +17,17 @@ from semanticd.domain.errors import (
     EngineError,
     InvalidRequestError,
     OutOfMemoryError,
+    OverloadedError,
     QueueFullError,
     RequestTooLargeError,
     SemanticError,
 )
 from semanticd.domain.ids import AgentId, ModelId, RequestId
-from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
+from tests.fakes.engine_rig import PATIENCE_S, EngineRig, ticking, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, STATE_BYTES, HashRunner, continuation, vector_of
 from tests.fakes.telemetry import ManualClock
 from tests.fakes.tokenizer import CharTokenizer
+from tests.fakes.warm_store import MemoryWarmStore
 
 TEXTS = ((1, 2, 3), (4,), tuple(range(40)), (9, 9), (5,) * 700)
 
@@ -131,6 +133,40 @@ def test_long_texts_that_do_not_fit_together_are_computed_one_after_the_other(
             assert vectors.result(PATIENCE_S) == (vector_of(text), vector_of((1, 2)))
         rig.idle()
         assert rig.store.ledger().running_bytes == 0
+
+
+def behind_a_disk_that_takes_nothing() -> EngineRig:
+    """Return a rig whose hot blocks are on their way to the disk, together with their copies: 600 of 3,000 tokens."""
+    return EngineRig(budget_bytes=3000 * BYTES_PER_TOKEN, warm=MemoryWarmStore(hold_writes=True))
+
+
+@pytest.mark.parametrize("lengths", [(1600, 1600), (1100, 1000, 1000)])
+def test_long_texts_do_not_wait_for_one_another_behind_a_disk_that_takes_nothing(
+    lengths: tuple[int, ...],
+) -> None:
+    texts = [tuple(range(number, number + length)) for number, length in enumerate(lengths)]
+    with behind_a_disk_that_takes_nothing() as rig:
+        rig.ask([7] * 300, agent="a", max_tokens=1).answer()
+        with rig.held():
+            asked = [embed(rig, text, name=f"e{number}") for number, text in enumerate(texts)]
+        with ticking(lambda: rig.clock.advance(1.0)):
+            for text, vectors in zip(texts, asked, strict=True):
+                assert vectors.result(PATIENCE_S) == (vector_of(text),)
+        assert rig.on_engine(rig.store.ledger).in_flight_bytes > 0, "it takes nothing still"
+        assert rig.store.ledger().running_bytes == 0
+
+
+def test_a_text_alone_behind_a_disk_that_does_not_respond_is_refused_for_now() -> None:
+    with behind_a_disk_that_takes_nothing() as rig:
+        rig.ask([7] * 300, agent="a", max_tokens=1).answer()
+        vectors = embed(rig, (1,) * 2800)
+        with ticking(lambda: rig.clock.advance(1.0)):
+            error = error_of(vectors)
+        assert isinstance(error, OverloadedError)
+        assert "does not respond" in str(error)
+        rig.warm.hold_writes = False
+        rig.on_engine(rig.warm.catch_up)
+        assert embed(rig, (1,) * 2800).result(PATIENCE_S) == (vector_of((1,) * 2800),)
 
 
 def test_a_failure_fails_its_own_job_alone() -> None:

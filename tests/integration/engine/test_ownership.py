@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ from semanticd.domain.chat import ChatPrompt, Message
 from semanticd.domain.errors import CancelledByCallerError, DrainingError, EngineError
 from semanticd.domain.generation import SamplingParams
 from semanticd.domain.ids import AgentId, BlockHash, ModelId
-from tests.fakes.engine_rig import PATIENCE_S, EngineRig, wait_until
+from tests.fakes.engine_rig import PATIENCE_S, EngineRig, ticking, wait_until
 from tests.fakes.model_runner import BYTES_PER_TOKEN, HashRunner, continuation, loaded_model
 from tests.fakes.service_rig import ServiceRig
 from tests.fakes.tokenizer import CharTokenizer
@@ -199,24 +199,6 @@ def test_a_submission_that_cannot_be_taken_fails_alone() -> None:
         tokenizer.broken = False
         assert other.answer().text == truth(prompt(30), 300)
         assert rig.engine.num_unanswered == 0
-
-
-@contextmanager
-def ticking(tick: Callable[[], object]) -> Iterator[None]:
-    """Do something every few milliseconds, in another thread."""
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.wait(0.005):
-            tick()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("disk", ["slow", "hung"])
