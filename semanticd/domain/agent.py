@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 
 from semanticd.domain.chat import Message, ToolSpec
@@ -16,6 +17,8 @@ from semanticd.domain.transcript import Continuation, Transcript
 AgentState = Literal["cold", "warm", "hot", "active"]
 
 MAX_TURNS_KEPT = 200
+
+_num_segments = attrgetter("num_segments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Agent(Retained):
         if turns:
             earlier, shared = turns[:-1], continuation.num_shared
             # As a rule nothing changes: this is done at each turn's end, and there may be hundreds of turns.
-            if any(one.num_segments > shared for one in earlier):
+            if max(map(_num_segments, earlier), default=0) > shared:
                 earlier = tuple(_within(one, shared) for one in earlier)
             turns = (*earlier, replace(turns[-1], num_segments=continuation.num_before))
         return replace(self, turns=turns, transcript=Transcript(continuation.segments))

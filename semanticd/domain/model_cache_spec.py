@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from semanticd.domain.block import hash_block, root_hash
@@ -38,9 +39,9 @@ class LayerSpec:
     first_token_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelCacheSpec:
-    """The cache layout of one loaded model."""
+    """The cache layout of one loaded model; what it comes to over all layers is added up once."""
 
     fingerprint: ModelFingerprint
     layers: tuple[LayerSpec, ...]
@@ -92,17 +93,17 @@ class ModelCacheSpec:
             )
         return BlockChain(root, self.block_tokens, tuple(hashes))
 
-    @property
+    @cached_property
     def bytes_per_token(self) -> int:
         """Stored bytes per token over all attention layers."""
         return sum(layer.bytes_per_token for layer in self.layers)
 
-    @property
+    @cached_property
     def state_bytes(self) -> int:
         """Bytes of one snapshot of the layers that cannot be cut (0 when all can)."""
         return sum(layer.state_bytes for layer in self.layers)
 
-    @property
+    @cached_property
     def cuts_anywhere(self) -> bool:
         """Whether a cached prefix may be used up to any token; if not, only up to a snapshot."""
         return all(layer.kind == "attention" for layer in self.layers)

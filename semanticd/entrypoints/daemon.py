@@ -26,6 +26,7 @@ from semanticd.adapters.control.event_hub import EventHub
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import DoctorService, Services
 from semanticd.adapters.disk.files.atomic import FileSystem
+from semanticd.adapters.event_loop import new_event_loop
 from semanticd.adapters.logs import LOG_FILE, LogOptions, Logs
 from semanticd.adapters.process import (
     PID_FILE,
@@ -126,7 +127,7 @@ def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
 
     Such a thread ends with the process (`leave`), and the download goes on where it stopped at the next start.
     """
-    loop = asyncio.new_event_loop()
+    loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(life)

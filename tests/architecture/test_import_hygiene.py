@@ -47,7 +47,9 @@ def test_status_loads_no_model_library_and_no_server() -> None:
     program = "import runpy; runpy.run_module('semanticd', run_name='__main__', alter_sys=True)"
     loaded = modules_after(program, arguments=["status"])
     assert "semanticd.entrypoints.cli" in loaded
-    assert loaded.isdisjoint({"mlx", "mlx_lm", "falcon", "uvicorn", "textual", "transformers", "numpy"})
+    assert loaded.isdisjoint(
+        {"mlx", "mlx_lm", "falcon", "uvicorn", "uvloop", "textual", "transformers", "numpy"}
+    )
 
 
 def test_the_dashboard_loads_neither_models_nor_the_server() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+
+from semanticd.adapters.event_loop import new_event_loop
+
+make_loop: Callable[[], asyncio.AbstractEventLoop] = new_event_loop
+"""Makes the loop of each server, as the daemon's is made; tests of what depends on it try others."""
 
 
 @contextmanager
@@ -27,7 +33,14 @@ def serving(app: Any, *, config: uvicorn.Config | None = None) -> Iterator[str]:
         started.set()
 
     server.startup = tell  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+
+    def run() -> None:
+        loop = make_loop()
+        loop.run_until_complete(server.serve([listener]))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     if not started.wait(60):
         raise RuntimeError("the test server did not start")

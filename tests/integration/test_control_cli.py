@@ -18,6 +18,7 @@ import pytest
 from semanticd.adapters.control.connection import Identity
 from semanticd.adapters.control.server import ControlServer
 from semanticd.adapters.control.services import Services
+from semanticd.adapters.event_loop import new_event_loop
 from semanticd.entrypoints.cli.program import COMMANDS, ELSEWHERE
 from tests.fakes.control_services import NullLog, fake_services
 
@@ -30,7 +31,7 @@ class ServedHome:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.services: Services
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()

@@ -6,11 +6,11 @@ Usage: `python -m contrib.dev.bench.instant_server PORT`. What a request costs h
 from __future__ import annotations
 
 import argparse
-import asyncio
 from contextlib import nullcontext
 
 import uvicorn
 
+from semanticd.adapters.event_loop import new_event_loop
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.server import server_config
@@ -37,4 +37,4 @@ async def serve(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
-    asyncio.run(serve(parser.parse_args().port))
+    new_event_loop().run_until_complete(serve(parser.parse_args().port))

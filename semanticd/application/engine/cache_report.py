@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from semanticd.application.cache.agent_cache_store import AgentCacheStore
 from semanticd.application.cache.agent_registry import AgentRegistry
 from semanticd.application.engine.metrics import SequenceMetrics
@@ -33,13 +31,6 @@ class CacheReporter:
         sequence, match = running.sequence, running.match
         read = running.restored | running.read_before
         warm = sum(m.num_tokens for m in match.blocks if m.block.block_hash in read)
-        report = CacheReport(
-            prompt_tokens=len(sequence.prompt_ids),
-            reused_hot_tokens=match.num_tokens - warm,
-            restored_warm_tokens=warm,
-            computed_tokens=len(sequence.prompt_ids) - match.num_tokens,
-            canonicalized=running.submission.canonicalized,
-        )
         agent = self._agents.find(sequence.agent_id)
         previous = agent.transcript.token_ids if agent and agent.num_turns else None
         miss = None
@@ -57,14 +48,22 @@ class CacheReporter:
                 is_from_before=agent is not None and self._is_from_before(agent),
                 same_model=agent is None or agent.model in (None, running.model.fingerprint),
             )
-        sequence.cache = replace(report, miss=miss)
+        report = CacheReport(
+            prompt_tokens=len(sequence.prompt_ids),
+            reused_hot_tokens=match.num_tokens - warm,
+            restored_warm_tokens=warm,
+            computed_tokens=len(sequence.prompt_ids) - match.num_tokens,
+            canonicalized=running.submission.canonicalized,
+            miss=miss,
+        )
+        sequence.cache = report
         running.started = True
         counters = self._store.counters
         counters.hot_hit_tokens += report.reused_hot_tokens
         counters.warm_hit_tokens += report.restored_warm_tokens
         counters.computed_tokens += report.computed_tokens
         self._metrics.started(running)
-        running.send(SequenceStarted(sequence.cache))
+        running.send(SequenceStarted(report))
 
     def _is_from_before(self, agent: Agent) -> bool:
         """Whether an agent's last turn was taken before the start."""

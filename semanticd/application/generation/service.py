@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -199,7 +200,9 @@ class GenerateService:
             raise
 
     async def _ready(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
-        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, model, request))
+        # As `asyncio.to_thread`, without a task for it.
+        run = contextvars.copy_context().run
+        preparing = asyncio.get_running_loop().run_in_executor(None, run, self._prepare, model, request)
         try:
             return await asyncio.shield(preparing)
         except asyncio.CancelledError:

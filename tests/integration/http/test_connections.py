@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
+from semanticd.adapters.event_loop import new_event_loop
 from semanticd.adapters.http.app import create_app
 from semanticd.adapters.http.core.config import HttpConfig
 from semanticd.adapters.http.server import ConnectionBook, Waiting, server_config, within_descriptors
 from semanticd.domain.limits import LIMITS
+from tests.fakes import http_server
 from tests.fakes.generator import ScriptedGenerator
 from tests.fakes.http_server import serving
 from tests.fakes.http_services import make_services
@@ -31,6 +33,12 @@ HALF_BODY = (
 )
 STREAM = HALF_BODY.replace(b"999", str(len(CHAT)).encode()) + CHAT
 DEADLINE_S = 60.0
+
+
+@pytest.fixture(autouse=True, params=[new_event_loop, asyncio.new_event_loop], ids=["daemon", "asyncio"])
+def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve on the daemon's event loop, and on asyncio's, which it has where uvloop is not installed."""
+    monkeypatch.setattr(http_server, "make_loop", request.param)
 
 
 @dataclass

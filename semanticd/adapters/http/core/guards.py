@@ -21,15 +21,17 @@ from semanticd.domain.errors import AuthenticationError, InvalidRequestError, Pe
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HTTP_VERSIONS = ("1.0", "1.1", "2", "3")
 """What Falcon takes; of any other it raises what counts as a bug."""
-_ONE_VALUE = (
-    b"authorization",
-    b"x-api-key",
-    b"x-admin-key",
-    b"origin",
-    b"sec-fetch-site",
-    b"x-session-id",
-    b"content-type",
-    b"content-encoding",
+_ONE_VALUE = frozenset(
+    (
+        b"authorization",
+        b"x-api-key",
+        b"x-admin-key",
+        b"origin",
+        b"sec-fetch-site",
+        b"x-session-id",
+        b"content-type",
+        b"content-encoding",
+    )
 )
 """What decides how a request is taken: of two values a proxy may have looked at the other one."""
 _CORS_METHODS = b"GET, POST, DELETE, OPTIONS"

@@ -6,6 +6,7 @@ refused before anything is routed, so that no two readers can take one request f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -16,9 +17,8 @@ from semanticd.domain.limits import LIMITS
 SLASH_IN_NAME = b"/v1/models/"
 """Below this path a model's name may hold slashes, and SDKs send them encoded (`hf:org%2Fname`)."""
 
-_FIRST_PRINTABLE = 0x20
-_DELETE = 0x7F
-_C1 = range(0x80, 0xA0)
+_NO_SEGMENT = frozenset(("", ".", ".."))
+_WITHOUT_MEANING = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 
 def canonical_path(scope: Mapping[str, Any]) -> str:
@@ -39,16 +39,11 @@ def canonical_path(scope: Mapping[str, Any]) -> str:
         path = unquote_to_bytes(encoded).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidPathError("the path is not valid UTF-8") from None
-    if any(_has_no_meaning(character) for character in path):
+    if _WITHOUT_MEANING.search(path):
         raise InvalidPathError("the path holds a backslash or a control character")
     if path == "/":
         return path
     segments = path.removesuffix("/").split("/")[1:]
-    if any(segment in ("", ".", "..") for segment in segments):
+    if not _NO_SEGMENT.isdisjoint(segments):
         raise InvalidPathError("the path has an empty segment or a dot segment; each path has one spelling")
     return "/" + "/".join(segments)
-
-
-def _has_no_meaning(character: str) -> bool:
-    code = ord(character)
-    return code < _FIRST_PRINTABLE or code == _DELETE or code in _C1 or character == "\\"
