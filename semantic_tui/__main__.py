@@ -30,26 +30,26 @@ def main() -> None:
     parser.add_argument("--socket", type=Path, help="the daemon's control socket (default: this user's)")
     parser.add_argument("--once", action="store_true", help="print the dashboard as text and exit")
     parser.add_argument(
-        "--screenshot", type=Path, metavar="FILE.svg", help="write a picture of a screen and exit"
+        "--screenshot", type=Path, metavar="FILE.svg", help="write a screenshot as SVG and exit"
     )
     parser.add_argument(
         "--screen",
         default=DEFAULT_SCREEN,
-        help="the screen to begin with: dashboard, agent, models, requests, log or doctor (default: dashboard)",
+        help="first screen: dashboard, agent, models, requests, log or doctor (default: dashboard)",
     )
+    parser.add_argument("--agent", help="agent to show first, or to take the screenshot of")
     parser.add_argument(
-        "--agent", help="the agent whose screen is shown first, or of which a picture is made"
+        "--size", default="120x36", help="columns and rows of the screenshot (default: 120x36)"
     )
-    parser.add_argument("--size", default="120x36", help="the picture's columns and rows (default: 120x36)")
     parser.add_argument(
         "--wait",
         type=float,
         default=1.0,
         metavar="S",
-        help="seconds to watch before the picture (default: 1)",
+        help="seconds to wait before the screenshot (default: 1)",
     )
     parser.add_argument(
-        "--theme", choices=("dark", "light"), help="colours (default: as last time, else dark)"
+        "--theme", choices=("dark", "light"), help="colours (default: those used last, else dark)"
     )
     options = parser.parse_args()
     try:
@@ -67,8 +67,8 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> None:
     if os.environ.get("TERM") in _DUMB or not sys.stdout.isatty():
         sys.stderr.write(
-            "semantic-tui: this terminal cannot show a screen (TERM is dumb, or the output is not a terminal); "
-            "here is the dashboard as text, as with --once\n"
+            "semantic-tui: this terminal cannot show the dashboard (TERM is dumb, or the output is not a terminal); "
+            "printing it as text, as --once does\n"
         )
         _once(options.socket, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
         return
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def shorten_collections() -> None:
-    """Let the garbage collector pass over what was imported, and begin less often: it stops keys and drawing."""
+    """Exempt imported objects from garbage collection and collect less often: a collection delays keys and drawing."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(OBJECTS_PER_COLLECTION)
@@ -94,7 +94,7 @@ def shorten_collections() -> None:
 def _columns_and_rows(size: str) -> tuple[int, int]:
     columns, _, rows = size.partition("x")
     if not (columns.isdigit() and rows.isdigit()):
-        raise ValueError(f"a size is columns x rows, as in 120x36, not {size!r}")
+        raise ValueError(f"{size!r} is not a valid size: give columns x rows, such as 120x36")
     return int(columns), int(rows)
 
 

@@ -11,14 +11,14 @@ AGENT_ACTIONS: Mapping[str, str] = {
     "fork": "Fork",
     "rewind": "Rewind",
     "evict": "Evict to disk",
-    "cancel": "Cancel the requests of",
+    "cancel": "Cancel requests of",
     "export": "Export",
     "delete": "Delete",
 }
 """Actions on an agent, as the palette calls them."""
 MODEL_ACTIONS: Mapping[str, str] = {
     "swap": "Swap to",
-    "load": "Load also",
+    "load": "Load",
     "unload": "Unload",
     "pull": "Pull",
 }
@@ -57,7 +57,7 @@ def done_text(cmd: str, args: Mapping[str, Any]) -> str:
     """Return what a command did."""
     text = _DONE.get(cmd, f"{cmd}: done").format(_object(args))
     if cmd == "agents.export":
-        text += f" The file is {args.get('path')}."
+        text += f" File: {args.get('path')}."
     return text
 
 
@@ -73,15 +73,19 @@ def _object(args: Mapping[str, Any]) -> str:
 def question(action: str, agent: str) -> tuple[str, str, str]:
     """Return the title, the question and the suggested answer of an action that needs a word."""
     if action == "fork":
-        return f"Fork {agent}", "The copy's id; empty: one is made up. All blocks are shared.", ""
+        return f"Fork {agent}", "Id of the copy; empty: generated. The copy shares all blocks.", ""
     if action == "rewind":
-        return f"Rewind {agent}", "How many turns to forget; the rest stays cached.", "1"
+        return f"Rewind {agent}", "Number of turns to forget; the rest stays cached.", "1"
     path = str(Path.cwd() / f"{agent}.agent")
-    return f"Export {agent}", "Absolute path of the file, on the daemon's machine.", path
+    return f"Export {agent}", "Absolute path of the file on the daemon's machine.", path
 
 
 def arguments(action: str, answer: str) -> Mapping[str, Any]:
-    """Return the arguments that an answer stands for; raises `ValueError` for a number of turns that is none."""
+    """Return the command's arguments for an answer.
+
+    Raises:
+        ValueError: The answer is not a number of turns.
+    """
     if action == "fork":
         return {"new_id": answer or None}
     return {"turns": int(answer)} if action == "rewind" else {"path": answer}

@@ -24,23 +24,23 @@ _CAUSES = {
     "first_request": "first request",
     "evicted": "blocks were evicted",
     "gone_before_start": "gone before the daemon started",
-    "files_missing": "block files were gone",
+    "files_missing": "block files were missing",
     "files_damaged": "block files were damaged",
-    "peer_failed": "a peer brought no blocks",
-    "no_snapshot": "no snapshot nearer",
+    "peer_failed": "a peer sent no blocks",
+    "no_snapshot": "no closer snapshot",
     "system_changed": "system text changed",
     "tools_changed": "tools changed",
-    "tools_reordered": "tools in another order",
+    "tools_reordered": "tools reordered",
     "date_changed": "a date or time changed",
     "history_changed": "history changed",
-    "thinking_dropped": "thinking left out",
-    "model_changed": "another model",
+    "thinking_dropped": "thinking omitted",
+    "model_changed": "model changed",
 }
 _SHORT_CAUSES = {
     "first_request": "first",
     "evicted": "evicted",
     "gone_before_start": "gone before",
-    "files_missing": "files gone",
+    "files_missing": "no files",
     "files_damaged": "damaged",
     "peer_failed": "peer",
     "no_snapshot": "snapshot",
@@ -137,11 +137,11 @@ def turn_text(turn: TurnRow, *, short: bool = False) -> Content:
 
 
 def miss_text(miss: MissRow | None) -> Content:
-    """Return why a turn computed more than its new tokens: where it left the cache, what was kept and what came."""
+    """Return why a turn computed more than its new tokens: the position, the cached text and the requested text."""
     if miss is None:
-        return Content.styled("No miss: only what was new was computed.", "$muted")
+        return Content.styled("No miss: only new tokens were computed.", "$muted")
     parts: list[tuple[str, str] | str] = [
-        (f"Missed from token {_position(miss)} on: {_cause(miss)}.", "$warning")
+        (f"Miss from token {_position(miss)} on: {_cause(miss)}.", "$warning")
     ]
     for name, text in (("cached", miss.expected), ("asked", miss.found)):
         if text:
@@ -151,18 +151,18 @@ def miss_text(miss: MissRow | None) -> Content:
 
 
 def difference(turn: TurnRow) -> Content:
-    """Return where a turn's prompt left what was cached, word by word: what was gone is struck, what came is marked."""
+    """Return a word-by-word diff of the cached text and a turn's prompt: removed words are struck, new ones marked."""
     parts: list[tuple[str, str] | str] = []
     if turn.verdict:
         parts += [(f"{turn.verdict}\n\n", "bold")]
     miss = turn.miss
     if miss is None:
         return Content.assemble(
-            *parts, "The prompt continued what was cached; only what was new was computed."
+            *parts, "The prompt continued the cached text; only new tokens were computed."
         )
     parts += [(f"From token {_position(miss)} on: {_cause(miss)}.\n\n", "$warning")]
     if not miss.found:
-        # The prompt goes on as before: it was the cache that had lost it.
+        # The prompt is unchanged: the cache had lost this part.
         return Content.assemble(*parts, miss.expected)
     old, new = miss.expected.split(" "), miss.found.split(" ")
     for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -173,13 +173,13 @@ def difference(turn: TurnRow) -> Content:
             parts += [(f"-{' '.join(old[i:j])}-", "$error strike"), " "]
         if k < m:
             parts += [(f"+{' '.join(new[k:m])}+", "bold $success"), " "]
-    return Content.assemble(*parts, ("\n\n-cached- +asked for+", "$muted"))
+    return Content.assemble(*parts, ("\n\n-cached- +requested+", "$muted"))
 
 
 def speed_text(turns: Sequence[TurnRow], width: int, height: int) -> Content:
     """Return the agent's times to the first token and its decode speed, turn by turn."""
     if not turns:
-        return Content.styled("No turn has ended yet.", "$muted")
+        return Content.styled("No turn has finished yet.", "$muted")
     ttfts = [turn.ttft_ms for turn in turns]
     speeds = [
         1000.0 * (turn.completion_tokens or 0) / turn.decode_ms if turn.decode_ms else None for turn in turns
@@ -207,7 +207,7 @@ def _turn_axis(num_turns: int) -> tuple[str, str, str]:
 
 
 def blocks_text(details: AgentResult, row: AgentRow, width: int) -> Content:
-    """Return where an agent's blocks are, with which agents it shares them, and what they saved."""
+    """Return where an agent's blocks are, which agents share them, and the time they saved."""
     savings = details.savings
     facts = {
         "blocks": f"{row.num_blocks}, of which {row.num_hot_blocks} in RAM",
@@ -216,7 +216,7 @@ def blocks_text(details: AgentResult, row: AgentRow, width: int) -> Content:
         "model": f"{row.model or '-'}, {row.num_tokens} tokens",
         "class": f"{row.priority or '-'}, {'pinned' if row.pinned else 'not pinned'}",
         "saved": f"{short_duration(savings.saved_s)} of prefill by {savings.reused_tokens:,} tokens; "
-        f"{savings.recomputed_tokens:,} computed again after an eviction",
+        f"{savings.recomputed_tokens:,} recomputed after an eviction",
     }
     parts: list[tuple[str, str] | str] = []
     for name, fact in facts.items():
@@ -235,7 +235,7 @@ def blocks_text(details: AgentResult, row: AgentRow, width: int) -> Content:
 
 
 def _sharing_lines(details: AgentResult, row: AgentRow, width: int) -> list[tuple[str, str] | str]:
-    """Return a line for each agent that shares blocks; what has no room is left out, never put into another line."""
+    """Return one line per agent that shares blocks; a bar that does not fit is omitted, never wrapped."""
     amounts = [
         f"{other.num_blocks} block{'' if other.num_blocks == 1 else 's'}, {size(other.bytes)}"
         for other in details.sharing

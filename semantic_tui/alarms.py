@@ -67,7 +67,7 @@ def _requests(state: WatchState) -> list[Alarm]:
             Alarm(
                 "error",
                 f"{failed:,} failed/min{code}",
-                f"{_requests_were(failed, 'failed')} within a minute.{reason} Requests (4) lists them.",
+                f"{_requests_were(failed, 'failed')} in the last minute.{reason} Requests (4) lists them.",
             )
         )
     if refused:
@@ -76,7 +76,7 @@ def _requests(state: WatchState) -> list[Alarm]:
             Alarm(
                 "warning",
                 f"{refused:,} refused/min{code}",
-                f"{_requests_were(refused, 'refused')} within a minute.{reason} Requests (4) lists them.",
+                f"{_requests_were(refused, 'refused')} in the last minute.{reason} Requests (4) lists them.",
             )
         )
     return found
@@ -106,7 +106,7 @@ def _thrash(state: WatchState) -> list[Alarm]:
         Alarm(
             "warning",
             f"thrash {recomputed:,.0f} tokens/min",
-            f"{recomputed:,.0f} tokens were computed again within a minute because their blocks had been evicted. "
+            f"{recomputed:,.0f} tokens were recomputed in the last minute because their blocks had been evicted. "
             "Raise SEMANTIC_MLX_CACHE_BUDGET_MB, or the disk's cap, or run fewer agents at a time.",
         )
     ]
@@ -121,9 +121,9 @@ def _disk(state: WatchState) -> list[Alarm]:
             Alarm(
                 "error" if free < _NO_DISK_BYTES else "warning",
                 f"disk reserve ({size(free)} free)",
-                f"No block is written while less than {size(reserve)} are free on the volume, which has {size(free)}: "
-                "new blocks stay in RAM only and are lost with a restart. Make room, or set "
-                "SEMANTIC_AGENT_DISK_RESERVE_GB lower.",
+                f"The volume has {size(free)} free, less than the reserve of {size(reserve)}, so no block is written: "
+                "new ones stay in RAM only and a restart loses them. Free disk space, or lower "
+                "SEMANTIC_AGENT_DISK_RESERVE_GB.",
             )
         )
     elif free is not None and free < _LOW_DISK_BYTES:
@@ -131,8 +131,8 @@ def _disk(state: WatchState) -> list[Alarm]:
             Alarm(
                 "error" if free < _NO_DISK_BYTES else "warning",
                 f"disk {size(free)} free",
-                f"The volume of the cache has {size(free)} left; once it is full, blocks stay in RAM only and are lost "
-                "with a restart. Make room, or run `semanticd cache prune SIZE`.",
+                f"The cache's volume has {size(free)} free; once it is full, new blocks stay in RAM only and a restart "
+                "loses them. Free disk space, or run `semanticd cache prune SIZE`.",
             )
         )
     if cap and warm >= _FULL_DISK * cap:
@@ -165,8 +165,8 @@ def _memory(state: WatchState) -> list[Alarm]:
             Alarm(
                 "warning",
                 f"memory short: KV {size(budget)}",
-                f"Memory is short: the budget of {size(cache.planned_bytes)} was lowered to {size(budget)}, and blocks "
-                "left RAM. It rises by itself once memory is free; close other programs, or serve a smaller model.",
+                f"Memory is short: the budget was lowered from {size(cache.planned_bytes)} to {size(budget)}, and "
+                "blocks were evicted. It rises once memory is free; close other programs, or serve a smaller model.",
             )
         )
     free = state.status.free_memory_bytes
@@ -175,7 +175,7 @@ def _memory(state: WatchState) -> list[Alarm]:
             Alarm(
                 "warning",
                 f"memory {size(free)} free",
-                f"The machine has {size(free)} of memory left; it may begin to swap.",
+                f"The machine has only {size(free)} of free memory; it may start to swap.",
             )
         )
     return found
@@ -188,13 +188,13 @@ def _peers(state: WatchState) -> list[Alarm]:
     first = resting[0]
     host = first.address.partition("://")[2] or first.address
     others = f" and {len(resting) - 1} more" if len(resting) > 1 else ""
-    reason = first.last_failure or "no reason is known"
+    reason = first.last_failure or "unknown reason"
     return [
         Alarm(
             "warning",
             f"peer {host} failed{others}",
-            f"{first.address}{others} failed and is left alone for a while: {reason}. "
-            "What it has is computed here. P shows all peers, the doctor (6) asks each of them.",
+            f"{first.address}{others} failed and is not used for a while: {reason}. "
+            "Its blocks are computed here instead. P shows all peers; the doctor (6) checks each of them.",
         )
     ]
 
@@ -211,6 +211,6 @@ def _ranks(state: WatchState) -> list[Alarm]:
             "warning",
             f"rank {first.rank} is missing{others}",
             f"The machine at {first.address}{others} has not joined{reason}. "
-            "Nothing is computed before all have; run `semanticd worker` there.",
+            "No request is computed until all have joined; run `semanticd worker` there.",
         )
     ]

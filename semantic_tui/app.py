@@ -102,7 +102,7 @@ class Dashboard(App[None]):
         this name.
         """
         if screen not in SCREENS:
-            raise ValueError(f"no screen is called {screen!r}; there are {', '.join(SCREENS)}")
+            raise ValueError(f"unknown screen {screen!r}; screens are {', '.join(SCREENS)}")
         # Textual reads it while it is being made; there is no argument for it.
         self.DEFAULT_MODE = screen  # type: ignore[misc]
         super().__init__()
@@ -234,7 +234,7 @@ class Dashboard(App[None]):
                 self.command("requests.cancel", request=request.id)
             return
         elif action == "delete":
-            text = f"{agent} and the blocks that only it uses are forgotten, in RAM and on disk. This cannot be undone."
+            text = f"{agent} and the blocks that only it uses are deleted from RAM and disk. This cannot be undone."
             if not await self.push_screen_wait(ConfirmDialog(f"Delete {agent}?", text)):
                 return
         elif action in ("fork", "rewind", "export"):
@@ -294,7 +294,7 @@ class Dashboard(App[None]):
         try:
             made = read(AgentRow, await self.connection.call("agents.fork", agent=agent))
             if not (fork := made.id):
-                raise ControlError("the daemon does not say what the fork is called")
+                raise ControlError("the daemon's reply does not contain the fork's id")
             await self._polling.agent(fork)
         except ControlError as error:
             title = failed_text("agents.fork", {"agent": agent})
@@ -303,10 +303,10 @@ class Dashboard(App[None]):
         return fork
 
     def stop_answer(self, agent: str) -> None:
-        """Cancel the answer to what was said from here; what its clients ask the agent goes on."""
+        """Cancel the answer to a turn sent from here; requests of other clients continue."""
         rows = [row for row in self.state.requests_of(agent) if is_said(row.id)]
         if not rows:
-            self.notify("No answer is under way here.", severity="warning")
+            self.notify("No answer is in progress.", severity="warning")
             return
         self._stopped.add(agent)
         for request in rows:
@@ -397,7 +397,7 @@ class Dashboard(App[None]):
             report = await self.connection.call("doctor", reply_within_s=120.0, generate=generate)
             self.state.take_doctor(report, at=time.strftime("%H:%M:%S"))
         except ControlError as error:
-            self.notify(str(error), title="The doctor failed", severity="error", markup=False)
+            self.notify(str(error), title="The check failed", severity="error", markup=False)
         finally:
             self.state.is_examining = False
         self.changed()
@@ -413,7 +413,7 @@ class Dashboard(App[None]):
         await super().action_switch_mode(mode)
 
     def action_alarms(self) -> None:
-        """List what needs attention, each with what to do."""
+        """List the alarms, each with what to do."""
         found = alarms(self.state)
         nothing = complaint(self.state, self.clock()) or "Nothing needs attention."
         text = "\n\n".join(f"▲ {alarm.detail}" for alarm in found) or nothing
@@ -434,9 +434,9 @@ class Dashboard(App[None]):
         """Start a daemon, where none runs; one start at a time, until it takes too long."""
         state = self.state
         if state.connected:
-            self.notify("A daemon is running already.", severity="warning")
+            self.notify("A daemon is already running.", severity="warning")
         elif state.starting_since is not None and self.clock() - state.starting_since < LONG_START_S:
-            self.notify("The daemon is starting already.", severity="warning")
+            self.notify("The daemon is already starting.", severity="warning")
         else:
             # The one before, if there is one, is waited for no longer: it goes on in its own process.
             self.run_worker(self._start_daemon(), group="start", exclusive=True)
@@ -487,13 +487,15 @@ class Dashboard(App[None]):
             yield SystemCommand(
                 f"Go to {name}", f"Show the {name} screen", lambda name=name: self.switch_mode(name)
             )
+        yield SystemCommand("Dark or light", "Switch between the dark and the light theme", self.action_theme)
+        yield SystemCommand("Help", "Explain the keys and the figures", self.action_help)
+        yield SystemCommand("Alarms", "List the alarms", self.action_alarms)
         yield SystemCommand(
-            "Dark or light", "Change from the dark theme to the light one or back", self.action_theme
+            "Peers", "Show the machines that this daemon reads blocks from", self.action_peers
         )
-        yield SystemCommand("Help", "Show the keys and what the figures mean", self.action_help)
-        yield SystemCommand("Alarms", "List what needs attention", self.action_alarms)
-        yield SystemCommand("Peers", "Show the machines that blocks are read from", self.action_peers)
-        yield SystemCommand("Graphs", "Show the last hour", lambda: self.push_screen(GraphDialog(self)))
+        yield SystemCommand(
+            "Graphs", "Show graphs of the last hour", lambda: self.push_screen(GraphDialog(self))
+        )
         yield SystemCommand("Start the daemon", "Run `semanticd start`", self.action_start_daemon)
         yield from self._agent_commands(screen)
         for model in (row.id for row in self.state.models):
@@ -504,7 +506,7 @@ class Dashboard(App[None]):
         for request in self.state.requests:
             yield SystemCommand(
                 f"Cancel request {request.id}",
-                f"A request of {request.agent}",
+                f"Request of {request.agent}",
                 lambda name=request.id: self.command("requests.cancel", request=name),
             )
 
@@ -514,13 +516,13 @@ class Dashboard(App[None]):
         names = [agent.row.id for agent in self.state.rows()]
         for agent in sorted(names, key=lambda name: name != chosen):
             yield SystemCommand(
-                f"Open {agent}", "Its stream, turns and transcript", lambda a=agent: self.open_agent(a)
+                f"Open {agent}", "Show its stream, turns and transcript", lambda a=agent: self.open_agent(a)
             )
             yield SystemCommand(
-                f"Chat with {agent}", "Its conversation, and a turn of yours", lambda a=agent: self.say(a)
+                f"Chat with {agent}", "Show its conversation and send a turn", lambda a=agent: self.say(a)
             )
             for action, words in AGENT_ACTIONS.items():
                 yield SystemCommand(
                     f"{words} {agent}", "Agent", lambda a=agent, what=action: self.act_on_agent(what, a)
                 )
-            yield SystemCommand(f"Log of {agent}", "Its lines of the log", lambda a=agent: self.open_log(a))
+            yield SystemCommand(f"Log of {agent}", "Show its log lines", lambda a=agent: self.open_log(a))

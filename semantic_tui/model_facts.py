@@ -57,7 +57,7 @@ def changes_text(state: WatchState) -> Content:
         if stage == "failed":
             serves = change.served or "no model"
             reason = (f"failed: {change.progress.reason or ''}\n", "$error")
-            back = f"{'':<{_TIME_WIDTH}} rolled back: {serves} served"
+            back = f"{'':<{_TIME_WIDTH}} rolled back: {serves} serves"
             lines.append(Content.assemble(when, f"{name.rstrip()} ", reason, back))
         elif stage in _STAGE_STYLES:
             lines.append(Content.assemble(when, name, (stage, _STAGE_STYLES[stage])))
@@ -66,7 +66,7 @@ def changes_text(state: WatchState) -> Content:
             shown = (f"{stage:<12} ", "$warning"), bar, f" {100 * share:3.0f} %"
             lines.append(Content.assemble(when, name, *shown))
     nothing = Content.styled(
-        "No model was loaded, swapped or pulled since the dashboard was opened.", "$muted"
+        "No model has been loaded, swapped or pulled since the dashboard started.", "$muted"
     )
     return Content("\n").join(lines) if lines else nothing
 
@@ -91,10 +91,10 @@ def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
     """Return what a model needs, what is free, and whether it fits (None: not known)."""
     row, free = _row(state, model), state.status.free_memory_bytes
     if row.loaded:
-        return f"{model} is loaded already; nothing more is needed.", True
+        return f"{model} is already loaded; no more memory is needed.", True
     need = row.memory_needed_bytes or row.size_bytes
     if not need:
-        return f"what {model} needs is known once its files are here; they are pulled first.", None
+        return f"known once the files of {model} are downloaded, which happens first.", None
     text = f"{model} needs about {size(need)}"
     if free is None:
         return f"{text}.", None
@@ -102,51 +102,51 @@ def _memory(state: WatchState, model: str) -> tuple[str, bool | None]:
 
 
 def swap_text(state: WatchState, model: str) -> str:
-    """Return what a swap will do: memory, drain, agents affected, rollback."""
+    """Return the effects of a swap: memory, drain, agents affected, rollback."""
     old = state.status.model
     if old == model:
-        return f"{model} is the current model already; nothing changes."
+        return f"{model} is already the current model; nothing changes."
     memory, fits = _memory(state, model)
     if not _row(state, model).installed:
-        memory += "\nFiles: they are not here; they are fetched first, while the present model serves."
+        memory += "\nFiles: not on this machine; they are downloaded first, while the current model serves."
     running, agents = _requests_on(state, old), _agents_in_ram(state, old)
     if fits is None:
-        drain = "loaded next to the old one if both fit; else new requests wait until the old one has left."
+        drain = (
+            "alongside the old one if both fit; otherwise new requests wait until the old one is unloaded."
+        )
     elif fits:
         drain = "both fit: no request waits."
     else:
-        drain = "both do not fit: new requests wait until the old one has left and the new one is loaded."
+        drain = "both do not fit: new requests wait until the old one is unloaded and the new one is loaded."
     return (
         f"{model} becomes the current model in place of {old or 'none'}.\n\n"
         f"Memory: {memory}\n"
         f"Load: {drain}\n"
-        f"Drain: {_count(running, 'request')} on {old or 'the old model'} will be finished first.\n"
-        f"Agents: {_count(agents, 'agent')} with blocks in RAM; these go to disk and are warm after swapping back.\n"
+        f"Drain: {_count(running, 'request')} on {old or 'the old model'} finish first.\n"
+        f"Agents: {_count(agents, 'agent')} with blocks in RAM; these move to disk and are warm after swapping back.\n"
         "Rollback: if loading fails, the old model serves again."
     )
 
 
 def load_text(state: WatchState, model: str) -> str:
-    """Return what loading next to the present models will do."""
+    """Return the effects of loading a model alongside the loaded ones."""
     memory, fits = _memory(state, model)
     refused = (
-        "\nIt will be refused unless an idle model can leave; swap to it instead." if fits is False else ""
+        "\nIt is refused unless an idle model can be unloaded; swap to it instead." if fits is False else ""
     )
     current = state.status.model or "none"
-    return (
-        f"{model} is loaded next to the present models; {current} stays current.\n\nMemory: {memory}{refused}"
-    )
+    return f"{model} is loaded alongside the loaded models; {current} stays current.\n\nMemory: {memory}{refused}"
 
 
 def unload_text(state: WatchState, model: str) -> str:
-    """Return what unloading will do."""
+    """Return the effects of unloading a model."""
     row = _row(state, model)
     if not row.loaded:
         return f"{model} is not loaded; nothing changes."
-    warning = "\nIt is the current model: requests for the default fail until another is loaded."
+    warning = "\nIt is the current model: requests for the default model fail until another is loaded."
     current = warning if row.current else ""
     return (
-        f"{model} leaves, and about {size(row.weights_bytes)} of memory are freed.\n\n"
-        f"Drain: {_count(_requests_on(state, model), 'request')} on it will be finished first.\n"
-        f"Agents: {_count(_agents_in_ram(state, model), 'agent')} with blocks in RAM; these go to disk.{current}"
+        f"{model} is unloaded, which frees about {size(row.weights_bytes)} of memory.\n\n"
+        f"Drain: {_count(_requests_on(state, model), 'request')} on it finish first.\n"
+        f"Agents: {_count(_agents_in_ram(state, model), 'agent')} with blocks in RAM; these move to disk.{current}"
     )

@@ -11,14 +11,14 @@ from semanticd.control.results import PeerFacts
 
 
 def peers_line(peers: Sequence[PeerFacts]) -> tuple[str, str]:
-    """Return how many peers are ready and what they brought, and for the right how many are not; not of none."""
+    """Return how many peers are ready and the bytes they sent, and for the right side how many are not ready."""
     resting = sum(peer.state == "resting" for peer in peers)
     brought = size(sum(peer.num_bytes for peer in peers))
     return f"{len(peers) - resting} of {len(peers)} ready, {brought}", f"{resting} resting" if resting else ""
 
 
 def peers_text(peers: Sequence[PeerFacts], width: int) -> Content:
-    """Return each peer in a few lines of `width` characters: what it was asked for, what it brought, what failed."""
+    """Return each peer in a few lines of `width` characters: what it was asked for, what it sent, what failed."""
     if not peers:
         return Content.styled(
             "No peers. SEMANTIC_PEERS=http://mac-2:8000 lets this daemon read blocks from another machine's disk.",
@@ -36,8 +36,10 @@ def peers_text(peers: Sequence[PeerFacts], width: int) -> Content:
             f"  {size(peer.num_bytes)} read{rate}\n",
         ]
         if peer.num_failures:
-            failures = f"  {peer.num_failures:,} failure{'' if peer.num_failures == 1 else 's'}; the last: "
+            failures = f"  {peer.num_failures:,} failure{'' if peer.num_failures == 1 else 's'}, last: "
             parts += [(failures, "$warning"), f"{peer.last_failure or '-'}\n"]
         parts.append("\n")
-    parts.append(("The doctor (6) asks each of them whether it takes the key and computes alike.", "$muted"))
+    parts.append(
+        ("The doctor (6) checks that each peer accepts the key and computes the same values.", "$muted")
+    )
     return Content.assemble(*parts)

@@ -211,7 +211,7 @@ def _ends(status: StatusResult) -> list[str]:
         lines.append(
             f"saved   {short_duration(savings.saved_s)} of prefill by {savings.reused_tokens} "
             f"tokens, {short_duration(savings.today.saved_s)} of it today; "
-            f"{savings.recomputed_tokens} computed again after an eviction"
+            f"{savings.recomputed_tokens} recomputed after an eviction"
         )
     return lines
 

@@ -40,11 +40,11 @@ def _ms(value: float) -> str:
 
 
 SERIES = (
-    Series("ttft_ms", "TTFT", "time to the first token of turns that ended", duration, holds=True),
+    Series("ttft_ms", "TTFT", "time to the first token of finished turns", duration, holds=True),
     Series("itl_ms", "ITL", "time between two tokens of an answer", _ms),
-    Series("tokens_per_s", "decode", "tokens decoded a second, all answers together", _rate),
-    Series("prefill_tokens_per_s", "prefill", "prompt tokens computed a second", _rate),
-    Series("queue", "queue", "requests that wait", _count),
+    Series("tokens_per_s", "decode", "tokens decoded per second, all answers together", _rate),
+    Series("prefill_tokens_per_s", "prefill", "prompt tokens computed per second", _rate),
+    Series("queue", "queue", "waiting requests", _count),
     Series(
         "hit_rate",
         "hit rate",
@@ -53,10 +53,10 @@ SERIES = (
         top=1.0,
         holds=True,
     ),
-    Series("evictions", "evicted", "blocks that left RAM", _count, is_count=True),
-    Series("recomputed_tokens", "again", "tokens computed again after an eviction", _count, is_count=True),
-    Series("used_bytes", "RAM", "bytes of the cache's budget that are taken", size),
-    Series("failed", "failed", "requests that failed", _count, is_count=True),
-    Series("refused", "refused", "requests that were refused", _count, is_count=True),
+    Series("evictions", "evicted", "blocks evicted from RAM", _count, is_count=True),
+    Series("recomputed_tokens", "again", "tokens recomputed after an eviction", _count, is_count=True),
+    Series("used_bytes", "RAM", "bytes of the cache budget in use", size),
+    Series("failed", "failed", "failed requests", _count, is_count=True),
+    Series("refused", "refused", "refused requests", _count, is_count=True),
 )
 BY_KEY = {series.key: series for series in SERIES}

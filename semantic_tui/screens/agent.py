@@ -29,8 +29,8 @@ _MIN_TILE_COLUMNS = 38
 _TILE_CHARS = 4000
 _SHORT_SCREEN = 30
 _TABS_ROWS = 2
-_GONE = "This agent is gone: it was deleted. - closes its tile."
-_NO_TILE = "No agent is chosen: press 1, then enter on an agent, or space on several."
+_GONE = "This agent was deleted. Press - to close its tile."
+_NO_TILE = "No agent selected: press 1, then enter on an agent, or space on several."
 _SHOWN_GONE = ("", -1)
 
 
@@ -70,7 +70,7 @@ class Tile(VerticalScroll):
         text = "gone" if is_gone else agent_state(row, requests)[0]
         if stream is not None:
             text += f", {stream.num_tokens} tokens"
-        text += "" if self._follows else ", paused (end follows)"
+        text += "" if self._follows else ", paused (end resumes)"
         if text != self._text:
             self._text, self.border_subtitle = text, Text(text)
         if stream is not None:
@@ -145,7 +145,7 @@ class AgentScreen(AgentActionsScreen):
         wanted = self.dashboard.watched[-MAX_TILES:]
         hint = self.query_one("#hint", ShownText)
         hint.display = not wanted
-        none = "No agent is known yet: there is one with the first request."
+        none = "No agents yet: the first request creates one."
         hint.show_text(Content(_NO_TILE if state.known_agents or state.requests else none))
         self.query_one("#tiles").display = self.query_one("#facts").display = bool(wanted)
         if wanted and self.focused is None:
@@ -236,7 +236,7 @@ class AgentScreen(AgentActionsScreen):
         text = (
             turn_text(turn, short=short)
             if turn is not None
-            else Content.styled("No turn has ended yet.", "$muted")
+            else Content.styled("No turn has finished yet.", "$muted")
         )
         self.query_one("#why", ShownText).show_text(text)
 
@@ -254,7 +254,9 @@ class AgentScreen(AgentActionsScreen):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         num_found = self.query_one(TranscriptView).search(event.value)
-        event.input.border_subtitle = f"{num_found} lines; enter, then n and N" if event.value else ""
+        event.input.border_subtitle = (
+            f"{num_found} matching lines; enter, then n and N" if event.value else ""
+        )
 
     def on_input_submitted(self) -> None:
         self.query_one(TranscriptView).focus()

@@ -20,12 +20,12 @@ from semantic_tui.transcript import entries
 from semantic_tui.widgets.shown_text import ShownText
 from semantic_tui.widgets.transcript_view import TranscriptView
 
-_KEYS = "enter send  ctrl+j new line  ↑ ↓ earlier words  tab read  ctrl+x stop the answer  esc back"
-_FORKS = "Its client keeps the conversation: the first turn makes a fork, which shares all blocks."
+_KEYS = "enter send  ctrl+j new line  ↑ ↓ earlier turns  tab transcript  ctrl+x stop  esc back"
+_FORKS = "Another client owns the conversation: your first turn creates a fork, which shares all blocks."
 
 
 class Words(TextArea):
-    """Where a turn is written; enter sends it, and the arrows bring back what was said before."""
+    """Input of a turn; enter sends it, and the arrow keys recall earlier turns."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+x", "screen.stop", "Stop", show=False)]
 
@@ -126,7 +126,9 @@ class ChatScreen(LiveDialog):
         if not words.text.strip():
             return
         if self._waits:
-            self.notify("The answer has not ended: wait for it, or stop it with ctrl+x.", severity="warning")
+            self.notify(
+                "The answer has not finished: wait for it, or press ctrl+x to stop it.", severity="warning"
+            )
             return
         self._waits = True
         text = words.take()

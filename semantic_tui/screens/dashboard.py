@@ -27,13 +27,13 @@ _MIN_TABLE_ROWS = 6
 
 
 def nothing_found(words: str, *, searching: bool) -> str:
-    """Return what is said where no agent has the words of the filter."""
-    among = " of those that are known here; further ones are asked for" if searching else ""
+    """Return the hint for a filter that matches no agent."""
+    among = " among the agents fetched so far; more are being fetched" if searching else ""
     return f"No agent{among} has {words.strip()!r} in its id, state, tier, class or model. Esc shows all."
 
 
 class DashboardScreen(AgentActionsScreen):
-    """Who runs, how fast, and whose cache is where."""
+    """Shows the running agents, their speed, and where their caches are."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open"),
@@ -127,7 +127,7 @@ class DashboardScreen(AgentActionsScreen):
         total = max(len(known), state.num_known_to_daemon)
         found = f"{len(rows):,} of {total:,}" if self._words or len(rows) < total else f"{len(rows):,}"
         if state.has_more_agents:
-            found += ", more at the end"
+            found += ", scroll for more"
         table.entitle(f"Agents ({found})", order_text(chosen.sort, chosen.reverse))
         hint.display = not rows
         table.display = bool(known)
@@ -140,7 +140,7 @@ class DashboardScreen(AgentActionsScreen):
                     f"No agents yet. Send a request to {address}/v1/chat/completions or {address}/v1/messages; "
                     "the header X-Session-ID names the agent."
                     if address
-                    else "No agent is known yet."
+                    else "No agents yet."
                 )
             )
 

@@ -22,28 +22,28 @@ Agents      enter open  / filter  s sort  r reverse  esc all
             space tile  z graphs  + - longer or shorter time
             p pin  f fork  w rewind  e evict  d delete  x export
             i chat  c cancel its requests  L its log
-Agent       the same; [ ] other tile  - close the tile
+Agent       the same; [ ] previous, next tile  - close the tile
             enter on a turn shows where its prompt differed
 Transcript  / search  n N next and previous match  y copy  o open all
-Chat        enter send  ctrl+j new line  ctrl+x stop  tab read  esc back
-Models      enter or w swap  l load also  u unload  p pull
+Chat        enter send  ctrl+j new line  ctrl+x stop  tab transcript  esc back
+Models      enter or w swap  l load  u unload  p pull
 Requests    enter opens the agent, or a failure  c cancel
-Log         / search  l level  f follow or stay
+Log         / search  l level  f follow or pause
 Doctor      r run again  g also generate with the model
 
 State       decode 27/s, prefill 43 %, restore 61 %, wait 3.9 s (why)
-            ×2.3: a step brings 2.3 tokens, for guesses were right
-            why: RAM, batch (is full), prefix (another computes it), disk
+            ×2.3: 2.3 tokens per step, because drafts were accepted
+            why: RAM, batch (full), prefix (computed by another), disk
 Waterfall   ░ queue ▒ restore ▓ prefill █ decode
-Budget bar  █ running ▓ hot ▚ pinned ▒ on its way to disk · free
+Budget bar  █ running ▓ hot ▚ pinned ▒ being written · free
 Block map   ■ of one agent  ◆ shared by several  □ only on disk
 Words       TTFT time to the first token  ITL time between tokens
-            reuse: the share of the prompt that was cached
+            reuse: share of the prompt that was cached
 """
 
 
 class LiveDialog(ModalScreen[None]):
-    """A dialog that goes on showing the state while it is open."""
+    """A dialog that is refreshed while it is open."""
 
     @property
     def agent(self) -> str | None:
@@ -56,7 +56,7 @@ class LiveDialog(ModalScreen[None]):
 
 
 class ConfirmDialog(ModalScreen[bool]):
-    """Says what will happen and asks; enter alone means no."""
+    """Shows the effects of an action and asks; enter alone means no."""
 
     AUTO_FOCUS = "#no"
 

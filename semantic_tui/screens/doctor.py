@@ -47,18 +47,18 @@ class DoctorScreen(WatchScreen):
         self.dashboard.run_doctor(generate=generate)
 
     def show(self, state: WatchState) -> None:
-        """Show the findings; of a daemon that was not asked yet, ask for them.
+        """Show the findings, and request them from a daemon that was not checked yet.
 
-        The engine is left alone: opening a screen must cost no one anything.
+        The model is not run: opening a screen must not delay any request.
         """
         if state.doctor is None and state.connected and self._asked != state.daemon.pid:
             self._asked = state.daemon.pid
             self.action_run(generate=False)
-        when = "examining…" if state.is_examining else state.examined_at and f"examined {state.examined_at}"
+        when = "checking…" if state.is_examining else state.examined_at and f"checked {state.examined_at}"
         if when != self._when:
             self._when = self.query_one("#doctor").border_subtitle = when
         if state.doctor is None:
-            self.query_one("#findings", ShownText).show_text("The daemon has not been examined yet: press r.")
+            self.query_one("#findings", ShownText).show_text("Not checked yet: press r.")
             return
         self.query_one("#findings", ShownText).show_text(findings_text(state.doctor, self.size.width - 6))
 

@@ -59,7 +59,7 @@ class GraphDialog(LiveDialog):
         facts = (
             f"{series.meaning}; smallest {series.show(min(known))}, largest {series.show(max(known))}"
             if known
-            else f"{series.meaning}; nothing was measured in this time"
+            else f"{series.meaning}; no data in this period"
         )
         self.query_one("#graph-names", ShownText).show_text(Content.assemble(*names, "\n", facts))
         width, height = max(20, self.size.width - 6), max(6, self.size.height - 8)

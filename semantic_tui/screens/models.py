@@ -25,7 +25,7 @@ class ModelsScreen(WatchScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("w", "change('swap')", "Swap to"),
-        Binding("l", "change('load')", "Load also"),
+        Binding("l", "change('load')", "Load"),
         Binding("u", "change('unload')", "Unload"),
         Binding("p", "pull", "Pull"),
     ]

@@ -67,7 +67,7 @@ class RequestsScreen(WatchScreen):
     ]
 
     def body(self) -> Iterable[Widget]:
-        yield Static("No request runs or waits.", id="hint")
+        yield Static("No running or waiting requests.", id="hint")
         yield RowsTable(filled(_NARROW, 80), id="requests")
         yield RowsTable(filled(_FAILED, 80), id="failures")
 

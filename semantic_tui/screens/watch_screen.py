@@ -120,7 +120,7 @@ class AgentActionsScreen(WatchScreen):
         """Pin or unpin, fork, rewind, evict, delete, export the agent, or cancel its requests."""
         agent = self.chosen_agent()
         if agent is None:
-            self.notify("There is no agent to act on.", severity="warning")
+            self.notify("No agent selected.", severity="warning")
         else:
             self.dashboard.act_on_agent(action, agent)
 
@@ -128,7 +128,7 @@ class AgentActionsScreen(WatchScreen):
         """Talk with the agent, or with a fork of it."""
         agent = self.chosen_agent()
         if agent is None:
-            self.notify("There is no agent to speak with.", severity="warning")
+            self.notify("No agent selected to chat with.", severity="warning")
         else:
             self.dashboard.say(agent)
 

@@ -208,7 +208,7 @@ def block_legend(blocks: Sequence[Block], width: int, height: int) -> Content:
         Content.assemble(("□", WARM_STYLE), f" {counts['□']} on disk"),
     ]
     if per_cell > 1 and width >= 50:
-        entries.append(Content.styled(f"{per_cell} a cell", "$muted"))
+        entries.append(Content.styled(f"{per_cell} per cell", "$muted"))
     gap = 2 if sum(len(entry.plain) + 2 for entry in entries) <= width + 2 else 1
     return Content(" " * gap).join(entries)
 

@@ -18,7 +18,7 @@ _CONNECTIONS = {
     "connecting": "connecting",
     "absent": "not running",
     "lost": "lost",
-    "mismatch": "other version",
+    "mismatch": "version mismatch",
     "refused": "no access",
     "untrusted": "not trusted",
 }
@@ -32,7 +32,7 @@ _STATES = {
 
 
 class TopLine(ShownText):
-    """Model, state, uptime, address, a change of model that is under way, and how many events were dropped."""
+    """Model, state, uptime, address, the progress of a change of model, and how many events were dropped."""
 
     def show(self, state: WatchState) -> None:
         """Show the daemon's facts."""
@@ -121,7 +121,7 @@ def complaint(state: WatchState, now: float) -> str:
     if state.connected:
         if state.is_silent and state.last_heard_at is not None:
             age = span(max(0.0, now - state.last_heard_at))
-            return f"No word from the daemon for {age}: it is suspended or very busy. STALE: what is shown is as old."
+            return f"No response from the daemon for {age}: it is suspended or busy. STALE: the figures are as old."
         return ""
     if state.starting_since is not None:
         return _starting(state, max(0.0, now - state.starting_since))
@@ -129,25 +129,25 @@ def complaint(state: WatchState, now: float) -> str:
         return "Connecting to the daemon…"
     text = {
         "absent": f"No daemon is running{state.where}. Press S to start one.",
-        "lost": f"Lost the daemon: {state.reason}.",
+        "lost": f"Lost the connection to the daemon: {state.reason}.",
         "mismatch": f"Cannot talk to this daemon: {state.reason}",
         "untrusted": f"Nothing was sent: {state.reason}.",
         "refused": f"Cannot open the daemon's socket{state.where}: {state.reason}. It belongs to another user; "
         "run the dashboard as that user, or give --socket.",
     }[state.connection]
     if state.connection not in ("mismatch", "refused"):
-        text += f" Trying again every {state.retry_in_s:g} s."
+        text += f" Retrying every {state.retry_in_s:g} s."
     if state.stale and state.last_heard_at is not None:
-        text += f" STALE: what is shown is {span(max(0.0, now - state.last_heard_at))} old."
+        text += f" STALE: the figures are {span(max(0.0, now - state.last_heard_at))} old."
     return text
 
 
 def _starting(state: WatchState, seconds: float) -> str:
-    """Return how long `semanticd start` runs, the last that it said, and from some time on what to do."""
+    """Return how long `semanticd start` runs and its last line; after `LONG_START_S`, also what to do."""
     text = f"Starting the daemon{state.where}, {span(seconds)}: "
-    text += state.starting_says or "`semanticd start` has said nothing yet"
+    text += state.starting_says or "no output from `semanticd start` yet"
     if seconds >= LONG_START_S:
-        text += ". It takes long: `semanticd logs` says what it does; S stops waiting and starts it again"
+        text += ". This takes long: `semanticd logs` shows what it does; S stops waiting and starts it again"
     return f"{text}."
 
 

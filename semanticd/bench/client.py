@@ -185,7 +185,7 @@ class ChatClient:
                 "with shorter prompts (--lengths)"
             ) from error
         except httpx.TransportError as error:
-            raise BenchError(f"{url} broke the connection off ({error}); see the server's log") from error
+            raise BenchError(f"{url} closed the connection ({error}); see the server's log") from error
 
     async def forget_agents(self) -> None:
         """Delete the agents that were made here; a server that keeps none is left alone."""
@@ -218,7 +218,7 @@ class ChatClient:
         detail = (await response.aread()).decode(errors="replace")[:300]
         advice = {
             401: "give the server's key with --api-key or OPENAI_API_KEY",
-            403: "give a key that may ask with --api-key",
+            403: "give a valid key with --api-key",
             404: "name a model that it serves with --model, and check --base-url",
             429: "it limits its callers: lift the limit, or run fewer --streams",
         }.get(response.status_code, "see the server's log")

@@ -193,7 +193,7 @@ class AsyncControlClient:
         except ControlError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(ConnectionLostError(f"lost the daemon at {self.path}: {error}"))
+            self._fail(ConnectionLostError(f"lost the connection to the daemon at {self.path}: {error}"))
 
     def _deliver(self, message: m.Reply | m.Event) -> None:
         if isinstance(message, m.Event):

@@ -170,7 +170,7 @@ class ControlClient:
                 raise ReplyTimeoutError(f"the daemon has not answered {waiting_for!r} in time") from error
             except OSError as error:
                 raise ConnectionLostError(
-                    f"lost the daemon while waiting for {waiting_for!r}: {error}"
+                    f"lost the connection to the daemon while waiting for {waiting_for!r}: {error}"
                 ) from error
             if not data:
                 raise ConnectionLostError(
@@ -220,7 +220,9 @@ def check_listener(connection: HasDescriptor, path: Path) -> None:
     try:
         uid = peer_uid(connection)
     except OSError as error:
-        raise UntrustedSocketError(path, f"the system does not say who listens on it ({error})") from error
+        raise UntrustedSocketError(
+            path, f"the system does not report which user listens on it ({error})"
+        ) from error
     if uid != os.geteuid():
         raise UntrustedSocketError(path, f"user {uid} listens on it, not {os.geteuid()}")
 

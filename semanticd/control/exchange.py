@@ -48,7 +48,7 @@ class ClientExchange:
             for payload in self._frames.feed(data):
                 message = m.decode(payload)
                 if isinstance(message, m.Command):
-                    raise m.MalformedMessageError("a command came from the daemon's side")
+                    raise m.MalformedMessageError("the daemon sent a command")
                 yield message
         except (FrameError, m.MalformedMessageError) as error:
             raise ConnectionLostError(
@@ -60,7 +60,7 @@ def subscription_in(result: Mapping[str, Any]) -> int:
     """Return the number of a subscription from the result of `subscribe`; raises `ConnectionLostError` without one."""
     number = result.get("sub")
     if not isinstance(number, int) or isinstance(number, bool):
-        raise ConnectionLostError(f"the daemon gave the subscription no number: {number!r}")
+        raise ConnectionLostError(f"the daemon assigned no number to the subscription: {number!r}")
     return number
 
 

@@ -73,7 +73,7 @@ def prepare_runtime_folder(folder: Path, *, ours: tuple[str, ...], uid: int | No
     """
     _make(folder)
     if folder.is_symlink():
-        raise UnsafePathError(f"{folder} is a link, and a link can be turned elsewhere")
+        raise UnsafePathError(f"{folder} is a link, which could be redirected")
     prepare_private_folder(folder, ours=ours, uid=uid)
     if folder.lstat().st_mode & 0o077:
         raise UnsafePathError(

@@ -527,7 +527,7 @@ def step_text(tokens_per_step: float | None) -> str:
     """Return tokens per decode step in words, as in `2.3 tokens a step`; empty where it is one, or not known."""
     if tokens_per_step is None or tokens_per_step < SHOWN_TOKENS_PER_STEP:
         return ""
-    return f"{tokens_per_step:.1f} tokens a step"
+    return f"{tokens_per_step:.1f} tokens per step"
 
 
 _SOURCES = {"forced": "by a form", "own": "from own text", "earlier": "from earlier turns"}
@@ -537,7 +537,7 @@ def drafts_text(engine: EngineFacts) -> str:
     """Return what lookup decoding saved since the start, in words; empty where nothing was guessed."""
     if not engine.num_draft_tokens:
         return ""
-    text = f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} tokens guessed right"
+    text = f"{engine.num_accepted_tokens} of {engine.num_draft_tokens} drafted tokens accepted"
     if engine.num_accepted_tokens:
         text += ", each saved one decode step"
     sources = [

@@ -98,7 +98,7 @@ def examine_here(*, generate: bool) -> DoctorReport:
     try:
         settings = load_settings().settings
     except SemanticError as error:
-        advice = "`semanticd config --all` lists every setting with what it takes"
+        advice = "`semanticd config --all` lists every setting with its expected values"
         return report([Finding("settings", "error", error.message, advice)])
     findings = list(examine(settings))
     findings += asyncio.run(check_peers(settings, ()))
@@ -249,7 +249,7 @@ def check_folder(name: str, folder: Path, *, private: bool) -> Finding:
         return Finding(
             name, "warning", f"{folder} can be opened by others", f"close it: `chmod 700 {folder}`"
         )
-    return Finding(name, "ok", str(folder) if existing == folder else f"{folder} (will be made)")
+    return Finding(name, "ok", str(folder) if existing == folder else f"{folder} (will be created)")
 
 
 def check_disk(folder: Path, *, reserve_gb: float | None = None) -> Finding:
@@ -316,10 +316,10 @@ def check_models(settings: Settings, device: DeviceMemory) -> Finding:
         name = settings.mlx.model_id or default_model_name(source, device)
         facts = models.info(name)
     except SemanticError as error:
-        return Finding("model", "error", error.message, "`semanticd models list` shows what there is")
+        return Finding("model", "error", error.message, "`semanticd models list` lists the models")
     if not facts.installed:
         return Finding(
-            "model", "warning", f"{name} is not installed", f"fetch it: `semanticd models pull {name}`"
+            "model", "warning", f"{name} is not installed", f"download it: `semanticd models pull {name}`"
         )
     return Finding("model", "ok", f"{name} is installed in {facts.path}")
 
@@ -327,7 +327,7 @@ def check_models(settings: Settings, device: DeviceMemory) -> Finding:
 def check_hub() -> Finding:
     """Whether models can be fetched."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return Finding("hub", "ok", "offline, because HF_HUB_OFFLINE says so")
+        return Finding("hub", "ok", "offline: HF_HUB_OFFLINE is set")
     url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     address = (url.hostname or "huggingface.co", url.port or (80 if url.scheme == "http" else 443))
     try:
@@ -337,7 +337,7 @@ def check_hub() -> Finding:
             "hub",
             "warning",
             f"{address[0]} cannot be reached: {error}",
-            "models that are installed work; smollm2-135m also comes from the package registry; "
+            "installed models work; smollm2-135m also comes from the package registry; "
             "behind a proxy set HF_ENDPOINT or use a local folder",
         )
     return Finding("hub", "ok", f"{address[0]} can be reached")
@@ -346,9 +346,7 @@ def check_hub() -> Finding:
 async def check_generation(generate: Generate | None) -> Finding:
     """Ten tokens from the current model."""
     if generate is None:
-        return Finding(
-            "generation", "warning", "not tried: no model is loaded", "`semanticd models load NAME`"
-        )
+        return Finding("generation", "warning", "skipped: no model is loaded", "`semanticd models load NAME`")
     started = time.perf_counter()
     try:
         num_tokens = await generate()
@@ -365,14 +363,14 @@ async def _generation_here(settings: Settings) -> Finding:
     name = settings.mlx.model_id or default_model_name(source, machine_without_mlx(settings))
     if source.find(name) is None:
         return Finding(
-            "generation", "warning", "not tried: no model is here", f"`semanticd models pull {name}`"
+            "generation", "warning", "skipped: no model is installed", f"`semanticd models pull {name}`"
         )
     return await check_generation(lambda: generate_here(settings, name, num_tokens=_NUM_TOKENS))
 
 
 def _registry(settings: Settings) -> ModelRegistry:
     def never(gguf: Path, folder: Path, **_: object) -> None:
-        raise AssertionError("the doctor fetches nothing")
+        raise AssertionError("the doctor downloads nothing")
 
     return ModelRegistry(
         settings.paths.models_dir,

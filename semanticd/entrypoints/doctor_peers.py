@@ -15,16 +15,16 @@ _ADVICE: dict[ProbeOutcome, str] = {
     "until then its blocks are computed here",
     "key_refused": "set SEMANTIC_PEER_KEY here to one of the keys in SEMANTIC_API_KEY there",
     "not_allowed": "there, set SEMANTIC_API_KEY, and name this address's host in SEMANTIC_SERVER_ALLOWED_HOSTS",
-    "busy": "it has too much to do; run the doctor again",
-    "no_peer": "is the port semanticd's? A router in front of it closes /v1/blocks, and versions before 0.2 know "
-    "no peers: name the daemon itself, of the same version as here",
+    "busy": "it is busy; run the doctor again",
+    "no_peer": "check that the port is semanticd's: a router in front of it blocks /v1/blocks, and versions before 0.2 "
+    "have no peers; give the daemon's own address, and use the same version as here",
 }
 _SAYS: dict[ProbeOutcome, str] = {
     "unreachable": "cannot be asked",
-    "key_refused": "does not take the key",
-    "not_allowed": "does not let this machine in",
-    "busy": "has no time",
-    "no_peer": "does not answer as a peer",
+    "key_refused": "rejects the key",
+    "not_allowed": "refuses this machine",
+    "busy": "is busy",
+    "no_peer": "does not respond as a peer",
 }
 
 
@@ -51,7 +51,7 @@ def peer_finding(asked: Probe, own: Sequence[PeerTree]) -> Finding:
         models = ", ".join(tree.model for tree in asked.trees) or "no model"
         said.append(f"it serves {models}; a running daemon compares it with its own")
     other = f" (version {asked.version}, here {__version__})" if asked.version != __version__ else ""
-    text = f"{asked.url} takes the key{other}; {'; '.join(said)}"
+    text = f"{asked.url} accepts the key{other}; {'; '.join(said)}"
     return Finding("peer", "warning" if advice else "ok", text, "; ".join(dict.fromkeys(advice)), facts)
 
 
@@ -59,16 +59,16 @@ def _compared(tree: PeerTree, theirs: Iterable[PeerTree]) -> tuple[str, str]:
     """Return whether a peer computes a model as it is computed here, and what to do where it does not."""
     alike = [one for one in theirs if one.fingerprint == tree.fingerprint]
     if any(one.layout == tree.layout for one in alike):
-        return f"it computes {tree.model} alike", ""
+        return f"it computes {tree.model} identically", ""
     if alike:
         return (
-            f"it computes {tree.model} otherwise ({alike[0].layout} there, {tree.layout} here): no block is shared",
+            f"it computes {tree.model} differently ({alike[0].layout} there, {tree.layout} here): no block is shared",
             "use one SEMANTIC_MLX_KV_BITS, one SEMANTIC_MLX_BLOCK_TOKENS, and one minor version of mlx and mlx-lm on "
             "both, on chips of one family",
         )
     if any(one.model == tree.model for one in theirs):
         return (
-            f"its {tree.model} has other files: no block is shared",
-            f"fetch it again on one of them: `semanticd models pull {tree.model}`",
+            f"its files of {tree.model} differ: no block is shared",
+            f"download it again on one of them: `semanticd models pull {tree.model}`",
         )
-    return f"it has not loaded {tree.model}: only what its disk has from before is found", ""
+    return f"it has not loaded {tree.model}: only blocks already on its disk are found", ""

@@ -36,7 +36,7 @@ class _Health:
     def ready(self) -> HealthAnswer:
         """Requests are taken while at least one model serves and nobody asked us to stop."""
         if self._daemon.engine.failure is not None:
-            return HealthAnswer(ok=False, reason=f"the engine fails: {self._daemon.engine.failure}")
+            return HealthAnswer(ok=False, reason=f"the engine is failing: {self._daemon.engine.failure}")
         state = self._daemon.status.state()
         ranks = self._daemon.ranks
         if ranks is not None and ranks.formation is None:

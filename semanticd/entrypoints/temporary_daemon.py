@@ -174,7 +174,7 @@ class TemporaryDaemon:
         """Return the model's files; raises `ModelNotFoundError` where they are not here."""
         found = open_registry(self._wanted).find(self.model)
         if found is None:
-            raise ModelNotFoundError(f"model {self.model} is not here", param="model")
+            raise ModelNotFoundError(f"model {self.model} is not installed", param="model")
         return found
 
     @property

@@ -561,7 +561,7 @@ def test_a_daemon_for_other_machines_says_where_it_is_and_what_that_means(home: 
         timeout=60,
     )
     assert answer.status_code == 200
-    assert "asks for an API key" in home.run("launch", "claude", "--print", SEMANTIC_API_KEY="").stderr
+    assert "requires an API key" in home.run("launch", "claude", "--print", SEMANTIC_API_KEY="").stderr
 
 
 @pytest.fixture

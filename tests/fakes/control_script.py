@@ -169,7 +169,7 @@ def peers() -> list[dict[str, Any]]:
     return [
         {"address": "http://mac-2:8000", "state": "ready", "num_asked": 214, "num_found": 1630, "num_blocks": 1204,
          "num_bytes": 21 * GIB, "num_failures": 1, "bytes_per_s": 231.0 * MIB,
-         "last_failure": "no whole answer within 8.0 s"},
+         "last_failure": "no complete answer within 8.0 s"},
         {"address": "http://mac-3:8000", "state": "ready"},
         {"address": "https://build-server.office.example:8443", "state": "resting", "num_asked": 3, "num_failures": 3,
          "last_failure": "it answered 401; is SEMANTIC_PEER_KEY one of its keys?"},

@@ -342,7 +342,7 @@ def test_chat_prints_answers_alone_on_stdout_and_takes_commands(home: ServedHome
         ["more", "lines"],
         ["quoted", "text"],
     ]
-    assert "agent copy; all of the conversation is cached" in result.stderr
+    assert "agent copy; the whole conversation is cached" in result.stderr
     assert "/nothing is not a command; /help lists them" in result.stderr
     assert "many is not a number of turns" in result.stderr
 
@@ -447,7 +447,7 @@ def test_an_export_asks_before_it_overwrites_where_there_is_a_terminal(home: Ser
 def test_a_doctor_without_a_daemon_says_at_once_what_it_examines(home: ServedHome) -> None:
     process = home.popen("--runtime-dir", str(home.folder / "elsewhere"), "doctor", "--no-generate")
     assert process.stderr is not None
-    assert process.stderr.readline() == "no daemon is running; checking the installation from here\n"
+    assert process.stderr.readline() == "no daemon is running; checking the installation from this process\n"
     process.terminate()
     process.communicate(timeout=60)
 
@@ -608,7 +608,7 @@ def test_a_name_of_the_hub_is_no_path_though_it_ends_as_a_file(home: ServedHome)
 def test_a_home_of_nobody_is_a_usage_mistake(home: ServedHome, words: tuple[str, ...]) -> None:
     ran = home.run(*words)
     assert ran.returncode == 2
-    assert "begins with a user's name that this machine does not know" in ran.stderr
+    assert "begins with the name of an unknown user" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

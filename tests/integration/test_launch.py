@@ -152,7 +152,7 @@ def test_no_dummy_is_handed_out_where_the_daemon_asks_for_a_key(home: Home, word
     home.install("claude")
     done = home.launch(*words, SEMANTIC_API_KEY="")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "asks for an API key and this shell has none" in done.stderr
+    assert "requires an API key and this shell has none" in done.stderr
     assert "SEMANTIC_API_KEY" in done.stderr
     home.serve(STATUS, settings=[{**shown, "value": None}])
     assert "=semanticd" in home.launch("claude", "--print").stdout, "a daemon without keys takes any"

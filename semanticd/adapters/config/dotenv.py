@@ -40,7 +40,7 @@ def from_dotenv(path: Path, *, uid: int | None = None) -> Source:
     if not source.values:
         return source
     if not_understood:
-        source.warnings.append(f"{path}: not NAME=value, so not read: {_lines(not_understood)}")
+        source.warnings.append(f"{path}: not NAME=value, so ignored: {_lines(not_understood)}")
     guarded = [
         one.name
         for one in declared()
@@ -61,7 +61,7 @@ def why_not_trusted(path: Path, info: os.stat_result, *, uid: int) -> str:
         if one.st_uid != uid:
             return f"it belongs to user {one.st_uid}"
     if _others_may_write(info, uid=uid):
-        return "others may write to it"
+        return "other users can write to it"
     if is_tracked(path) or is_tracked(path.resolve()):
         return "git tracks it, so it may have come with the repository"
     return ""

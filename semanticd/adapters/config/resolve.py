@@ -68,7 +68,9 @@ def config_file_path(environ: Mapping[str, str]) -> tuple[Path, bool]:
         try:
             return Path(named).expanduser().absolute(), True
         except RuntimeError as error:
-            raise ConfigurationError(f"SEMANTIC_CONFIG_FILE = {named!r} names the home of no user") from error
+            raise ConfigurationError(
+                f"SEMANTIC_CONFIG_FILE = {named!r} names the home of an unknown user"
+            ) from error
     return Path(platformdirs.user_config_dir(APP, appauthor=False)) / "config.toml", False
 
 
@@ -153,7 +155,7 @@ def _contradictions(settings: Settings) -> list[str]:
     foreign = [url for url in settings.agent.peers if not is_loopback(urlsplit(url).hostname or "")]
     if foreign and not (settings.security.peer_key or settings.security.api_key):
         found.append(
-            f"agent.peers names another machine ({foreign[0]}), which shows no blocks without a key: set "
+            f"agent.peers names another machine ({foreign[0]}), which serves no blocks without a key: set "
             "SEMANTIC_PEER_KEY, or the same SEMANTIC_API_KEY on all machines"
         )
     if settings.distributed.hosts is not None:

@@ -382,25 +382,25 @@ class DistributedSettings:
     key: str | None = setting(
         None,
         key(),
-        "Key that the machines prove to one another, at least 16 characters; each has the same.",
+        "Shared key of the machines, at least 16 characters; they prove it to one another and never send it.",
         secret=True,
     )
     port: int = setting(
         8710,
         whole(minimum=1, maximum=65535),
-        "Port on the first machine, where the others join; only ever in a private network.",
+        "Port on the first machine that the others connect to; use it in a private network only.",
         guarded=True,
     )
     ring_port: int = setting(
         8720,
         whole(minimum=1, maximum=65000),
-        "First port of the ring: the machine of rank r listens on this one plus r, for its neighbours.",
+        "First port of the ring: the machine of rank r listens on this port plus r for its neighbours.",
         guarded=True,
     )
     timeout_s: float = setting(
         30.0,
         number(minimum=1, maximum=3600),
-        "Seconds that a machine may take for one step, or be silent, before the others give it up.",
+        "Maximum seconds for one step, or without a message, before a machine counts as lost.",
         guarded=True,
     )
 

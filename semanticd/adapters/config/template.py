@@ -12,7 +12,7 @@ from semanticd.adapters.config.schema import SECTIONS, Settings, declared, read_
 
 _HEAD = """\
 # Settings of semanticd. A line that is commented out has its default value.
-# Flags and variables of the environment win over this file; `semanticd config` shows what is in effect and why.
+# Flags and environment variables override this file; `semanticd config` shows what is in effect and why.
 # Where a setting has no default, "none" means that.
 # Models of your own: [models.NAME] with `sources`; a model with settings under another name: [profiles.NAME] with
 # `model` and `defaults`. See the page on adding models.

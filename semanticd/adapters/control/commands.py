@@ -143,7 +143,7 @@ async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
     Argument("after", meaning="the last agent of the previous page", default=None),
     Argument(
         "order",
-        meaning="what comes first",
+        meaning="sort order",
         choices=("used", "created", "tokens", "turns", "name"),
         default="used",
     ),
@@ -156,7 +156,10 @@ async def history(context: CommandContext, args: Mapping[str, Any]) -> object:
     ),
     Argument("model", meaning="only agents of this model", default=None),
     Argument(
-        "pinned", "flag", "only agents that are pinned, or were for a time; false: the others", default=None
+        "pinned",
+        "flag",
+        "only agents that are pinned or have an expired pin; false: the others",
+        default=None,
     ),
     Argument("anonymous", "flag", "only agents without a name of their own; false: the others", default=None),
 )
@@ -190,7 +193,7 @@ async def agents_messages(context: CommandContext, args: Mapping[str, Any]) -> o
 @command(
     "agents.say",
     _AGENT,
-    Argument("text", meaning="what to say", max_chars=1_000_000),
+    Argument("text", meaning="the message", max_chars=1_000_000),
     Argument("fork", "flag", "send it to a new fork", default=False),
     Argument(
         "max_tokens",
@@ -215,7 +218,7 @@ async def agents_why(context: CommandContext, args: Mapping[str, Any]) -> object
 @command(
     "agents.pin",
     _AGENT,
-    Argument("ttl_s", "number", "for how long; always if absent", default=None, above=0),
+    Argument("ttl_s", "number", "seconds until the pin ends; default: it stays", default=None, above=0),
 )
 async def agents_pin(context: CommandContext, args: Mapping[str, Any]) -> object:
     """Keep an agent's blocks from eviction."""

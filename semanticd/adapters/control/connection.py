@@ -286,7 +286,7 @@ class Connection:
         if unknown:
             raise ArgumentError(f"unknown topic {unknown[0]!r}; topics are {', '.join(m.TOPICS)}")
         if len(self._subscriptions) >= self._limits.max_subscriptions:
-            text = f"this client has {self._limits.max_subscriptions} subscriptions already"
+            text = f"this client has {self._limits.max_subscriptions} subscriptions, which is the maximum"
             raise _RefusedError(m.TOO_MANY_COMMANDS, text)
         subscription = need(self._services.events, "events").subscribe(topics, agent=agent)
         sub, self._next_sub = self._next_sub, self._next_sub + 1

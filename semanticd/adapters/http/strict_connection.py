@@ -40,7 +40,7 @@ class StrictConnection(h11.Connection):
         elif isinstance(event, h11.Data):
             self._check_chunks(event)
         elif isinstance(event, h11.EndOfMessage) and event.headers:
-            raise RefusedRequestError("headers behind the body are not taken")
+            raise RefusedRequestError("headers after the body are not accepted")
         return event
 
     def _check_chunks(self, data: h11.Data) -> None:
@@ -70,4 +70,4 @@ def _check_head(request: h11.Request, head: bytes) -> None:
     if _BARE_LINE_FEED.search(head):
         raise RefusedRequestError("each line of the head must end in a carriage return and a line feed")
     if _FOLDED_LINE.search(head):
-        raise RefusedRequestError("a header must stand in one line")
+        raise RefusedRequestError("a header must be on one line")

@@ -56,14 +56,16 @@ def pull_from_hub(
         info = HfApi().model_info(repo, files_metadata=True, timeout=reach_timeout_s)
     except GatedRepoError as error:
         raise ModelDownloadError(
-            f"cannot fetch {repo}: its owner asks for consent; accept it on the model's page and set HF_TOKEN"
+            f"cannot fetch {repo}: its owner requires consent; accept it on the model's page and set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelDownloadError(
             f"cannot fetch {repo}: the hub has no such model, or it is private and HF_TOKEN is not set"
         ) from error
     except HFValidationError as error:
-        raise ModelDownloadError(f"cannot fetch {repo}: the hub's models are called org/name") from error
+        raise ModelDownloadError(
+            f"cannot fetch {repo}: models on the hub have names of the form org/name"
+        ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise _not_reached(repo, error) from error
     except Exception as error:
@@ -80,7 +82,7 @@ def pull_from_hub(
         snapshot_download(repo, local_dir=folder, allow_patterns=_PATTERNS)
     except Exception as error:
         raise ModelDownloadError(
-            f"fetching {repo} broke off ({_short(error)}); pull it again, the download resumes where it stopped"
+            f"fetching {repo} was interrupted ({_short(error)}); pull it again, the download resumes where it stopped"
         ) from error
     finally:
         done.set()

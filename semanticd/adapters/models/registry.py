@@ -499,7 +499,7 @@ class ModelRegistry:
         if self._gguf_files.known_digest(path) != digest:
             shutil.rmtree(folder, ignore_errors=True)
             raise ModelDownloadError(
-                f"{path} changed while it was read; ask again once it is written to its end"
+                f"{path} changed while it was read; try again once it is written completely"
             )
 
     def _fetch(
@@ -550,7 +550,9 @@ class ModelRegistry:
         if not folder.is_dir():
             raise ModelNotFoundError(f"model {entry.name} is not installed", param="model")
         if _is_folder(sources[0]) and not (folder / _COMPLETE).is_file():
-            raise ModelDownloadError(f"{folder} is not kept by semanticd: delete it yourself if you mean to")
+            raise ModelDownloadError(
+                f"{folder} is not managed by semanticd: delete it yourself if you want to"
+            )
         freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         # The marker goes first: a removal that is cut off leaves nothing that looks whole.
         (folder / _COMPLETE).unlink(missing_ok=True)

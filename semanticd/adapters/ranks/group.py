@@ -157,7 +157,7 @@ class RankGroup:
             theirs = answer["nonce"]
         except (msgspec.ValidationError, KeyError, TypeError):
             self._log.warning(
-                "rank_refused", address=address, reason="it sent something else than an introduction"
+                "rank_refused", address=address, reason="its first message is not an introduction"
             )
             link.send(
                 {
@@ -182,7 +182,7 @@ class RankGroup:
             return None
         link.send({"proof": proof(options.key, side="daemon", nonces=nonces, who=who)})
         if link.receive() != {"joined": True}:
-            raise LinkLostError("it did not take the daemon's proof")
+            raise LinkLostError("it did not accept the daemon's proof")
         return who
 
     def _joined(self, who: Introduction, link: Link) -> None:
@@ -225,12 +225,12 @@ class RankGroup:
 
     def why_not_ready(self) -> str:
         """Return why nothing is computed now, in a sentence."""
-        lost = f"the machines lost one another ({self._why}); " if self._why else ""
+        lost = f"the machines lost their connection ({self._why}); " if self._why else ""
         return f"{lost}{self.why_missing()}"
 
     def why_away(self) -> str | None:
         """Return why the model that was served is not now; None: it is, or it was unloaded."""
-        return f"{self.why_not_ready()}; ask again soon" if self._why and self.formation is None else None
+        return f"{self.why_not_ready()}; try again soon" if self._why and self.formation is None else None
 
     def _drop_lost(self) -> None:
         """Forget ranks in the lobby whose process has ended: nothing is said there, so what can be read is an end."""

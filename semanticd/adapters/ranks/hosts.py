@@ -77,7 +77,7 @@ def _addresses(host: Any, *, port: int) -> tuple[str, ...]:
     if isinstance(host, dict):
         ips = host.get("ips")
         if not isinstance(ips, list) or not ips:
-            raise ValueError(f"{host.get('ssh', 'a host')!r} has no `ips`, and names are not looked up")
+            raise ValueError(f"{host.get('ssh', 'a host')!r} has no `ips`, and host names are not resolved")
         return tuple(_with_port(str(ipaddress.ip_address(ip)), port) for ip in ips)
     if isinstance(host, list) and host and all(isinstance(one, str) for one in host):
         return tuple(_checked(one) for one in host)

@@ -28,7 +28,9 @@ def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
         link.limit(_GREETING_S)
         challenge = link.receive()
         if not isinstance(challenge, dict) or challenge.get("semanticd") != "ranks":
-            raise RefusedError(f"what listens on {address[0]}:{address[1]} is not a daemon that takes ranks")
+            raise RefusedError(
+                f"what listens on {address[0]}:{address[1]} is not a daemon that accepts ranks"
+            )
         nonces = (bytes(challenge["nonce"]), new_nonce())
         if len(nonces[0]) != NONCE_BYTES:
             raise RefusedError("the daemon's challenge is too short")
@@ -42,7 +44,7 @@ def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:
         link.trust()
     except (KeyError, TypeError, AttributeError) as error:
         link.close()
-        raise LinkLostError(f"the daemon said something else: {error!r}") from error
+        raise LinkLostError(f"unexpected message from the daemon: {error!r}") from error
     except BaseException:
         link.close()
         raise

@@ -80,7 +80,7 @@ class Link:
             payloads = list(self._frames.feed(data))
             yield from [msgspec.msgpack.decode(payload) for payload in payloads]
         except (FrameError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise LinkLostError(f"received something else than a message: {error}") from error
+            raise LinkLostError(f"received an invalid message: {error}") from error
 
     def receive(self) -> Any:
         """Wait for the next message; raises `LinkLostError`."""

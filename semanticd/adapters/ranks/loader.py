@@ -119,7 +119,7 @@ class RankedLoader:
         if len(chips) > 1 and self._text.has_experts(installed):
             raise ModelLoadError(
                 f"cannot spread {installed.model_id} over {len(chips)} kinds of chips ({', '.join(sorted(chips))}): "
-                "its tokens choose experts, and all machines must choose alike; take machines of one chip family"
+                "its tokens choose experts, and all machines must choose the same ones; use machines of one chip family"
             )
 
     def check(self, installed: InstalledModel) -> Generator[None, None, None]:

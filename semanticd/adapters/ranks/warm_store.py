@@ -170,7 +170,7 @@ class RankedWarmStore:
                 stripped.append(replace(record, tensors=tensors))
         if formation is None or len(stripped) < len(records):
             names = tuple(record.block.block_hash for record in records)
-            result.set_result(WriteResult(0, 0, len(names), 0, "the machines lost one another", names))
+            result.set_result(WriteResult(0, 0, len(names), 0, "the machines lost their connection", names))
             return result
         sent = [block_out(record, handles[record.block.block_hash]) for record in stripped]
         asked = [formation.ask(member, "write", sent) for member in formation.members[1:]]
@@ -185,7 +185,7 @@ class RankedWarmStore:
         for future in asked:
             if future.exception() is not None:
                 refused.update(record.block.block_hash for record in records)
-                reason = "the machines lost one another"
+                reason = "the machines lost their connection"
             else:
                 names, why = future.result()
                 refused.update(BlockHash(name) for name in names)

@@ -36,4 +36,4 @@ class Ranks(Protocol):
 
     @property
     def num_failures(self) -> int:
-        """How often the machines lost one another since the start."""
+        """How often the machines lost their connection since the start."""

@@ -136,7 +136,7 @@ class AgentsService:
         """Raise `AgentNotFoundError` unless the agent is known."""
         if not await asyncio.to_thread(self._agents.is_known, AgentId(agent_id)):
             raise AgentNotFoundError(
-                f'no agent has the id {agent_id!r}; make it with POST /v1/agents and {{"id": "{agent_id}"}}, or look '
+                f'no agent has the id {agent_id!r}; create it with POST /v1/agents and {{"id": "{agent_id}"}}, or look '
                 "for its name in GET /v1/agents"
             )
 

@@ -83,7 +83,7 @@ def fork_of(agent: str, *, new_id: str | None = None) -> str:
     """Make a fork of an agent; returns its id."""
     made = read(AgentRow, ask_agent("agents.fork", agent, new_id=new_id)).id
     if not made:
-        raise ControlError(f"the daemon forked {agent!r} and does not report the fork's id")
+        raise ControlError(f"the daemon forked {agent!r} but did not report the fork's id")
     return made
 
 
@@ -131,7 +131,7 @@ def list_agents(*, as_json: bool, order: str) -> None:
     narrate(
         f"{len(rows)} agent{'' if len(rows) == 1 else 's'}, {sum(row.num_tokens for row in typed)} tokens; "
         f"{in_bytes(status.cache.hot_bytes)} in RAM, {in_bytes(status.cache.warm_bytes)} on disk, "
-        "blocks that several share counted once"
+        "shared blocks counted once"
     )
 
 
@@ -303,7 +303,7 @@ def _print(facts: Mapping[str, Any], as_json: bool) -> None:
         )
     if missing := facts.get("num_missing_blocks"):
         narrate(
-            f"{missing} blocks are gone, and are not in the export: the agent computes them again elsewhere"
+            f"{missing} blocks are missing and not in the export: the importing daemon computes them again"
         )
     if as_json:
         print_json(facts)

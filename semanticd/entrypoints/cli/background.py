@@ -50,7 +50,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
         there = _wait(socket, lambda: running_pid(pid_file) == pid, states=_TAKES_COMMANDS)
         if there is not None:
             return _already_running(there, socket, wanted, loaded.origins)
-        narrate(f"the daemon that was ending (pid {pid}) has ended; starting another")
+        narrate(f"the stopping daemon (pid {pid}) has ended; starting a new one")
 
     output = settings.paths.log_dir / OUTPUT_FILE
     log = LogEnd(settings.paths.log_dir / "semanticd.log")
@@ -67,7 +67,7 @@ def start_in_background(flags: dict[str, Any], *, timeout_s: float | None) -> in
         return 0
     if process.poll() is None:
         narrate(
-            f"still starting after {timeout_s:g} s (pid {process.pid}); `semanticd status` shows how far it is"
+            f"still starting after {timeout_s:g} s (pid {process.pid}); `semanticd status` shows its progress"
         )
         return EXIT_FAILED
     return _died(process, log, output)

@@ -130,7 +130,7 @@ def clear(*, yes: bool, as_json: bool) -> None:
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise click.ClickException("this drops the whole cache; --yes does it without asking")
+            raise click.ClickException("this drops the whole cache; confirm with --yes")
         cache = read(StatusResult, ask("status")).cache
         narrate(summary(cache))
         click.confirm(

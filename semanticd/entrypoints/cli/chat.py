@@ -198,7 +198,7 @@ class Conversation:
 
     def _fork(self, name: str) -> None:
         self._agent = fork_of(self._agent, new_id=name or None)
-        narrate(f"agent {one_line(self._agent)}; all of the conversation is cached")
+        narrate(f"agent {one_line(self._agent)}; the whole conversation is cached")
 
     def _model(self, name: str) -> None:
         if name:

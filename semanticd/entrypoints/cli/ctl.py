@@ -60,7 +60,7 @@ def read_arguments(given: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ValueError(f"{word!r} is not KEY=VALUE")
         if not key.isidentifier() or key in ("cmd", "reply_within_s", "on_event", "self"):
-            raise ValueError(f"no command takes an argument called {key!r}")
+            raise ValueError(f"no command has an argument named {key!r}")
         args[key] = _value(value)
     return args
 

@@ -26,12 +26,12 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
 @click.command()
 @json_option
-@click.option("--local", is_flag=True, help="Examine from this process, even if a daemon is running.")
+@click.option("--local", is_flag=True, help="Check from this process, even if a daemon is running.")
 @click.option("--generate/--no-generate", default=True, help="Also generate ten tokens.")
 def doctor(*, as_json: bool, local: bool, generate: bool) -> None:
-    """Examine the installation, and say what to do.
+    """Check the installation and suggest fixes.
 
-    Platform, Python, MLX, memory, disk, socket, port, models and the model hub are examined.
+    Platform, Python, MLX, memory, disk, socket, port, models and the model hub are checked.
     """
     report = (
         _here(generate=generate) if local else _from_daemon(generate=generate) or _in_child(generate=generate)
@@ -59,7 +59,7 @@ def _from_daemon(*, generate: bool) -> Mapping[str, Any] | None:
         return ask("doctor", reply_within_s=_PATIENCE_S, generate=generate)
     except DaemonNotRunningError:
         narrate(
-            "no daemon is running; checking the installation from here"
+            "no daemon is running; checking the installation from this process"
             + (", with a model loaded for it: this takes some seconds" if generate else "")
         )
     except CommandFailedError as error:

@@ -52,7 +52,7 @@ def stop_daemon(*, timeout_s: float | None, now: bool) -> bool:
         patience_s += drain_s
         _say_what_is_left(read(DrainResult, answer).num_requests, drain_s)
     if (unsaved := unsaved_text(read(CacheStats, answer or {}))) is not None:
-        narrate(f"not stored: {unsaved}; they are tried once more now, and lost if the disk refuses again")
+        narrate(f"not stored: {unsaved}; they are written once more now, and lost if the disk refuses again")
     began = time.monotonic()
     deadline = began + patience_s
     drained = began + drain_s if drain_s is not None else None

@@ -73,7 +73,7 @@ def find_service(model: str | None) -> Service:
         raise DaemonError(NO_MODEL_LOADED)
     if chosen is None:
         raise DaemonError(
-            f"the daemon is {status.state} and has no model yet; `semanticd status` says when it is ready"
+            f"the daemon is {status.state} and has no model yet; `semanticd status` shows when it is ready"
         )
     if chosen not in loaded:
         raise ModelNotFoundError(
@@ -89,7 +89,7 @@ def find_service(model: str | None) -> Service:
     keys = settings_or_defaults().security.api_key
     if not keys and asks_for_key(read(ConfigResult, ask("config.show")).settings):
         raise DaemonError(
-            "the daemon asks for an API key and this shell has none, so that every request would be refused: set "
+            "the daemon requires an API key and this shell has none, so every request would be refused: set "
             "SEMANTIC_API_KEY to one of its keys, or write `api_key` under [security] into config.toml"
         )
     return Service(

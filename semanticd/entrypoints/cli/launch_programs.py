@@ -247,7 +247,7 @@ def vscode(service: Service) -> Settings:
         "apiType": "chat-completions",
         "models": [model],
     }
-    place = "chatLanguageModels.json (`Chat: Open Language Models (JSON)`), next to the groups that are there"
+    place = "chatLanguageModels.json (`Chat: Open Language Models (JSON)`), next to the existing groups"
     return Settings(json.dumps([group], indent=2) + "\n", place)
 
 

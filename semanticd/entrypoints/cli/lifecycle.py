@@ -76,5 +76,5 @@ def _running() -> tuple[tuple[ConfigValue, ...] | None, StatusResult | None]:
     except DaemonNotRunningError:
         return None, None
     except ControlError as error:
-        narrate(f"the running daemon does not say how it was started ({error}); its flags are not kept")
+        narrate(f"the running daemon does not report its start flags ({error}); its flags are not kept")
         return None, None

@@ -42,9 +42,7 @@ def absolute(path: str | Path) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
-        raise click.BadParameter(
-            f"{str(path)!r} begins with a user's name that this machine does not know"
-        ) from None
+        raise click.BadParameter(f"{str(path)!r} begins with the name of an unknown user") from None
 
 
 def setting_options(function: _F) -> _F:

@@ -139,7 +139,7 @@ def render(status: StatusResult, requests: Sequence[RequestRow] = ()) -> str:
     if (savings := status.savings) is not None:
         lines.append(
             f"saved    {in_time(savings.saved_s)} of prefill by {savings.reused_tokens} tokens, "
-            f"{in_time(savings.today.saved_s)} of it today; {savings.recomputed_tokens} tokens computed again "
+            f"{in_time(savings.today.saved_s)} of it today; {savings.recomputed_tokens} tokens recomputed "
             "after an eviction"
         )
     return "\n".join(lines)

@@ -13,16 +13,23 @@ from semanticd.entrypoints.cli.options import ANY_FLAG, read_flags
 
 def _address(context: click.Context, parameter: click.Parameter, given: str) -> str:
     if given.startswith("-"):
-        raise click.BadParameter(f"{given!r} is not a daemon's address; it comes before flags of settings.")
+        raise click.BadParameter(
+            f"{given!r} is not a daemon's address; give it before the flags of settings."
+        )
     return given
 
 
 @click.command(context_settings=ANY_FLAG)
 @click.argument("address", metavar="HOST[:PORT]", callback=_address)
 @click.option(
-    "--rank", type=click.IntRange(min=1), required=True, help="Its place in the hostfile, counted from 0."
+    "--rank",
+    type=click.IntRange(min=1),
+    required=True,
+    help="Rank of this worker: its index in the hostfile, from 0.",
 )
-@click.option("--model", "-m", help="Where its copy of the model is, if not under the daemon's name for it.")
+@click.option(
+    "--model", "-m", help="Path of this machine's copy of the model; default: the daemon's name for it."
+)
 @click.option("--log-level", hidden=True)
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[--section-name VALUE]...")
 def worker(

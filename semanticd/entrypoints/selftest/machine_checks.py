@@ -120,7 +120,7 @@ def check_peer(*, uid_of: Callable[[HasDescriptor], int] = peer_uid) -> Outcome:
         with accepted:
             uid = uid_of(accepted)
     if uid != os.getuid():
-        return fail(f"the peer of a socket of our own is called user {uid} instead of {os.getuid()}")
+        return fail(f"the system reports user {uid} instead of {os.getuid()}")
     return ok("the system names the user at the other end of a socket")
 
 
@@ -134,14 +134,14 @@ def check_backups(settings: Settings, *, run: Run = run_program, platform: str =
         if problem is not None:
             return fail(problem)
         if not _is_excluded(Path(place), run):
-            return fail("tmutil took the exclusion of a folder, and does not report it")
+            return fail("tmutil accepted the exclusion of a folder but does not report it")
     kept = [settings.agent.cache_dir, settings.paths.models_dir]
     backed_up = [str(one) for one in kept if one.is_dir() and not _is_excluded(one, run)]
     if backed_up:
         return warn(
             f"Time Machine backs up {' and '.join(backed_up)}; the next start of the daemon excludes them"
         )
-    return ok("Time Machine leaves out folders that were marked")
+    return ok("Time Machine excludes marked folders")
 
 
 def _is_excluded(folder: Path, run: Run) -> bool:

@@ -39,7 +39,7 @@ def check_tokenizer(tokenizer: Tokenizer) -> Outcome:
         if text not in (back, back.removeprefix(" ")):
             if not _is_known(tokenizer, text):
                 continue  # a vocabulary without these characters
-            return fail(f"the tokenizer reads {text!r} as {back!r}")
+            return fail(f"the tokenizer decodes {text!r} as {back!r}")
         decoder = tokenizer.stream_decoder()
         pieces = "".join(decoder.add(token) for token in ids) + decoder.finish()
         if pieces.strip() != text.strip():
@@ -47,7 +47,7 @@ def check_tokenizer(tokenizer: Tokenizer) -> Outcome:
         num_read += 1
     if num_read < len(_TEXTS) // 2:
         return warn(f"the vocabulary holds {num_read} of {len(_TEXTS)} texts", num_texts=num_read)
-    return ok(f"{num_read} texts come back as they were", num_texts=num_read)
+    return ok(f"{num_read} texts are decoded unchanged", num_texts=num_read)
 
 
 def _is_known(tokenizer: Tokenizer, text: str) -> bool:

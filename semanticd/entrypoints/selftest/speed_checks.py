@@ -71,7 +71,7 @@ def judge_prefill(rates: Mapping[int, float], extra_bytes: Mapping[int, int], *,
     if greedy:
         chunk = greedy[0]
         return warn(
-            f"{text}; chunks of {chunk} take {in_gb(extra_bytes[chunk])} besides weights, more than the reserve",
+            f"{text}; chunks of {chunk} take {in_gb(extra_bytes[chunk])} in addition to weights, more than the reserve",
             **figures,
         )
     if best == min(rates) and len(rates) > 2:
@@ -279,7 +279,7 @@ async def check_thinking(daemon: TemporaryDaemon) -> Outcome:
     if not isinstance(prompt, ChatPrompt) or not tokenizer.with_thinking(
         prompt, None, budget=_THINKING_TOKENS, max_tokens=MOST_TOKENS
     ):
-        return skipped("the model does not think")
+        return skipped("the model is not a thinking model")
     plain, formed, problem = [], [], None
     num_tokens = await _answer_tokens(daemon)
     for round_number in _rounds(num_tokens):

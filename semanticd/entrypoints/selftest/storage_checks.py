@@ -55,7 +55,7 @@ def judge_blocks(journey: _Journey, *, exact: bool) -> Outcome:
             "a block that was written could not be read back: its checksum or its file is wrong", **figures
         )
     if not journey.is_equal:
-        return fail("a block came back from the disk with other bytes", **figures)
+        return fail("a block read from the disk has different bytes", **figures)
     figures["logprob_difference"] = round(journey.difference, 5)
     text = (
         f"{journey.num_tokens} tokens, {journey.num_bytes / 1e6:.1f} MB: copy {journey.copy_ms:.1f} ms, dump "
@@ -64,7 +64,7 @@ def judge_blocks(journey: _Journey, *, exact: bool) -> Outcome:
     )
     near, far = (_NEAR_LOGPROB, _FAR_LOGPROB) if exact else (_FAR_LOGPROB, _LOSSY_LOGPROB)
     if journey.difference > far:
-        return fail(f"{text}: the model does not continue from it as before", **figures)
+        return fail(f"{text}: the model's output differs after the restore", **figures)
     return (ok if journey.difference <= near else warn)(text, **figures)
 
 
@@ -213,7 +213,7 @@ def judge_turns(turns: Sequence[Turn], *, block_tokens: int) -> Outcome:
     text = f"tokens computed: {listed}"
     for turn in turns[1:]:
         if turn.computed_tokens > turn.new_tokens + block_tokens:
-            return fail(f"{text}: the {turn.name} one computed what was cached", **figures)
+            return fail(f"{text}: the {turn.name} one computed cached tokens again", **figures)
     if not turns[-1].warm_tokens:
         return fail(f"{text}: nothing came from the disk after the restart", **figures)
     return ok(text, **figures)
@@ -328,7 +328,7 @@ def judge_shortage(
         return fail("the KV budget rose after memory ran out", **figures)
     text = f"one request failed, {len(others)} others did not; KV budget {in_gb(budgets[0])} -> {in_gb(budgets[1])}"
     if not real:
-        text += "; the failure was raised in MLX's place, whose CPU back-end ends the process"
+        text += "; the failure was simulated, because MLX's CPU back end ends the process"
     return ok(text, **figures)
 
 

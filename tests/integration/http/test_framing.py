@@ -68,7 +68,7 @@ AMBIGUOUS = {
     "a chunk longer than it says": post(
         b"Transfer-Encoding: chunked", body=b"1" + b"\r\n" + CHAT + b"\r\n0\r\n\r\n"
     ),
-    "headers behind the body": post(
+    "headers after the body": post(
         b"Transfer-Encoding: chunked", body=CHUNKED[:-2] + b"Content-Length: 4\r\n\r\n"
     ),
     "two hosts": GET.replace(b"\r\n\r\n", b"\r\nHost: localhost\r\n\r\n"),

@@ -83,7 +83,7 @@ async def test_what_decides_about_a_request_stands_in_it_once(name: str, one: st
         # The client writes names in lower case, so that both are sent.
         answer = await post(client, headers={**key, name: first, name.title(): second})
         assert answer.status == 400
-        assert answer.json["error"]["message"] == f"{name}: expected one value, got two that differ"
+        assert answer.json["error"]["message"] == f"{name}: expected one value, got two different ones"
 
 
 @pytest.mark.parametrize("name", ["x-api-key", "X-Api-Key"])

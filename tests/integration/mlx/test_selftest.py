@@ -229,7 +229,7 @@ async def test_a_block_from_which_the_model_goes_on_otherwise(tmp_path: Path, mo
 
     outcome = await found(tmp_path, model, storage_checks.check_blocks, with_runner(restore=wrong))
     assert outcome.verdict == "fail"
-    assert "does not continue" in outcome.message
+    assert "differs after the restore" in outcome.message
 
 
 class ForgetfulDisk(FileSystem):

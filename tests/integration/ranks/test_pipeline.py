@@ -77,7 +77,7 @@ async def test_a_worker_that_is_killed_in_decode_comes_back_to_a_warm_cache(tmp_
         await eventually(lambda: daemon.parts.status.engine().batch_size == 1, deadline_s=120)
         daemon.workers[0].kill()
         failed = await asyncio.wait_for(running, 120)
-        assert (failed.status, "lost one another" in failed.json["error"]["message"]) == (503, True)
+        assert (failed.status, "lost their connection" in failed.json["error"]["message"]) == (503, True)
         assert (await daemon.client.get("/health/live")).status == 200
         await daemon.serves()
         again, num_computed = await ask(daemon)

@@ -148,7 +148,7 @@ async def test_a_worker_that_is_killed_fails_what_runs_and_comes_back(
         daemon.workers[1].kill()
         failed = await asyncio.wait_for(running, 120)
         assert failed.status == 503, failed.content
-        assert "lost one another" in failed.json["error"]["message"]
+        assert "lost their connection" in failed.json["error"]["message"]
         assert (await daemon.client.get("/health/live")).status == 200
         await daemon.serves()
         again = await next_turn(daemon, SEA, alone["sea"], agent="sea")

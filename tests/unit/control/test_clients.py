@@ -139,7 +139,7 @@ async def test_another_users_listener_gets_not_a_byte(
     with pytest.raises(UntrustedSocketError, match="listens on it"):
         await call(there.path, "status")
     monkeypatch.setattr(client, "peer_uid", unknown_peer)
-    with pytest.raises(UntrustedSocketError, match="does not say who"):
+    with pytest.raises(UntrustedSocketError, match="does not report which user"):
         await call(there.path, "status")
     assert there.commands == []
 

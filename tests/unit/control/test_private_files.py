@@ -185,7 +185,7 @@ def test_a_cache_folder_that_is_not_ours_alone_is_not_said_to_be_made_writable(t
         with pytest.raises(CacheError) as refused:
             CacheFolder.open(folder, fs=FileSystem())
         assert advice in refused.value.message
-        assert refused.value.message.endswith("; SEMANTIC_AGENT_CACHE_DIR names another")
+        assert refused.value.message.endswith("; set SEMANTIC_AGENT_CACHE_DIR to another")
         assert "writable" not in refused.value.message
 
 

@@ -98,7 +98,7 @@ async def test_a_conversation_that_a_client_keeps_goes_on_in_a_fork(socket_path:
     kept = [{"role": "transcript", "content": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nho"}]
     async with chat(socket_path, until, kept) as (app, daemon, pilot):
         daemon.answers["agents.fork"] = {"id": "planner-fork"}
-        await until(pilot, lambda: "makes a fork" in str(app.screen.query_one("#chat").border_subtitle))
+        await until(pilot, lambda: "creates a fork" in str(app.screen.query_one("#chat").border_subtitle))
         await pilot.press(*"hello", "enter")
         await until(pilot, lambda: conversation(app)[-2:] == ["user", "hello"])
         await until(pilot, lambda: "planner-fork" in str(app.screen.query_one("#chat").border_title))
@@ -128,7 +128,9 @@ async def test_a_turn_waits_for_the_one_before_and_is_stopped(socket_path: Path,
         await daemon.publish("requests", {"requests": [client, answer]})
         await until(pilot, lambda: "say-1" in [row.id for row in app.state.requests])
         await pilot.press(*"one", "enter", *"two", "enter")
-        await until(pilot, lambda: any("has not ended" in str(t.render()) for t in app.screen.query("Toast")))
+        await until(
+            pilot, lambda: any("has not finished" in str(t.render()) for t in app.screen.query("Toast"))
+        )
         assert len(app.state.said) == 1
         assert app.screen.query_one(Words).text == "two"
         await pilot.press("ctrl+x")

@@ -96,7 +96,7 @@ async def filter_by(app: Dashboard, pilot: Pilot[Any], until: Until, words: str)
 
 async def test_a_filter_finds_agents_that_were_not_sent(socket_path: Path, until: Until) -> None:
     async with dashboard(socket_path, until) as (app, _many, pilot):
-        await until(pilot, lambda: "20 of 700, more at the end" in title(app))
+        await until(pilot, lambda: "20 of 700, scroll for more" in title(app))
         await filter_by(app, pilot, until, "T-06 smol")
         await until(pilot, lambda: num_shown(app) == 100 and "100 of 700" in title(app))
         await pilot.press("enter", "enter")
@@ -112,7 +112,7 @@ async def test_a_filter_finds_agents_that_were_not_sent(socket_path: Path, until
 
 async def test_the_end_of_the_list_fetches_what_comes_after_it(socket_path: Path, until: Until) -> None:
     async with dashboard(socket_path, until) as (app, many, pilot):
-        await until(pilot, lambda: "more at the end" in title(app))
+        await until(pilot, lambda: "scroll for more" in title(app))
         for num_wanted in (NUM_SENT + PAGE, NUM_AGENTS):
             await pilot.press("end")
             await until(pilot, lambda wanted=num_wanted: num_shown(app) == wanted)
@@ -143,7 +143,7 @@ async def test_an_order_is_one_of_all_agents(socket_path: Path, until: Until) ->
         await until(pilot, lambda: "700" in title(app))
         app.preferences.change(sort="num_tokens")
         await until(pilot, lambda: shown(app)[:1] == ["agent-0699"])
-        await until(pilot, lambda: "520 of 700, more at the end" in title(app))
+        await until(pilot, lambda: "520 of 700, scroll for more" in title(app))
 
 
 async def test_a_daemon_that_sends_every_agent_is_asked_for_none(socket_path: Path, until: Until) -> None:

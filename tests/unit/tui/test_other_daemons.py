@@ -49,7 +49,7 @@ async def test_the_doctor_that_is_seen_examines_the_daemon_that_came_and_says_wh
                 await until(pilot, lambda: app.state.connected and app.state.doctor is not None)
                 asked = [args for cmd, args in daemon.commands if cmd == "doctor"]
                 assert asked == [{"generate": False}]
-                await until(pilot, lambda: "examined" in str(app.screen.query_one("#doctor").border_subtitle))
+                await until(pilot, lambda: "checked" in str(app.screen.query_one("#doctor").border_subtitle))
             await until(pilot, lambda: not app.state.connected)
 
 
@@ -63,7 +63,7 @@ async def test_a_daemon_that_says_nothing_is_not_called_ready(socket_path: Path,
             now += SILENT_AFTER_S + 32
             await until(pilot, lambda: app.screen.has_class("stale"))
             assert "○ silent" in headline(app.state).plain
-            assert "No word from the daemon for 42 s" in complaint(app.state, now)
+            assert "No response from the daemon for 42 s" in complaint(app.state, now)
             await daemon.publish("status", control_script.status(3))
             await until(pilot, lambda: not app.screen.has_class("stale"))
             assert "● ready" in headline(app.state).plain
@@ -113,4 +113,4 @@ def test_one_volume_is_one_alarm(free: int, level: str) -> None:
     state.status = replace(state.status, cache=cache)
     (alarm,) = alarms(state)
     assert alarm.level == level
-    assert "lost with a restart" in alarm.detail
+    assert "a restart loses them" in alarm.detail

@@ -86,8 +86,8 @@ def test_tokens_per_step_are_said_where_they_are_more_than_one() -> None:
         STATUS.engine, batch_size=1, tokens_per_step=2.34, num_draft_tokens=40, num_accepted_tokens=31
     )
     text = dashboard(replace(STATUS, engine=engine), [], [])
-    assert "decode 12.3 tok/s, 2.3 tokens a step" in text
-    assert "31 of 40 tokens guessed right, each saved one decode step" in text
+    assert "decode 12.3 tok/s, 2.3 tokens per step" in text
+    assert "31 of 40 drafted tokens accepted, each saved one decode step" in text
     idle = dashboard(replace(STATUS, engine=replace(engine, batch_size=0)), [], [])
     assert "a step" not in idle
     assert "guessed" not in dashboard(STATUS, [], [])

@@ -361,7 +361,7 @@ def test_stale_data_is_called_stale_and_says_its_age() -> None:
     state = WatchState(
         connection="lost", reason="gone", status=StatusResult(state="ready"), last_heard_at=10.0
     )
-    assert "STALE: what is shown is 1 m 5 s old" in complaint(state, 75.0)
+    assert "STALE: the figures are 1 m 5 s old" in complaint(state, 75.0)
     assert "Press S" in complaint(WatchState(connection="absent"), 0.0)
     assert complaint(WatchState(connection="connected"), 0.0) == ""
 

@@ -59,7 +59,7 @@ async def test_the_agents_screen_says_that_none_is_known(until: Until) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("2")
         await until(pilot, lambda: isinstance(app.screen, AgentScreen))
-        await until(pilot, lambda: "No agent is known yet" in hint(app))
+        await until(pilot, lambda: "No agents yet" in hint(app))
 
 
 async def test_a_filter_that_finds_nothing_says_so_and_how_to_leave_it(until: Until) -> None:
@@ -98,7 +98,7 @@ async def test_a_start_is_seen_while_it_runs_with_what_it_says_last(
         await pilot.pause()
         assert app.state.starting_since == began, "a second start waits for the first"
         now = LONG_START_S + 1
-        assert "`semanticd logs` says what it does; S stops waiting" in complaint(app.state, now)
+        assert "`semanticd logs` shows what it does; S stops waiting" in complaint(app.state, now)
         await pilot.press("S")
         await until(pilot, lambda: app.state.starting_since == now)
         go_on.touch()

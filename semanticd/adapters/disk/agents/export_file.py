@@ -172,7 +172,7 @@ class DiskAgentExportFile:
 
 def _check_name(path: str) -> None:
     if "\0" in path:
-        raise InvalidRequestError(f"no file has a name with a zero byte in it: {path!r}", param="path")
+        raise InvalidRequestError(f"a file name cannot contain a zero byte: {path!r}", param="path")
 
 
 class _Opened:
@@ -312,7 +312,7 @@ def _read_manifest(file: BinaryIO, path: str) -> _Manifest:
         agent = _decode_agent(document)
         blocks = _hashes(document.blocks)
         if len(blocks) != num_blocks:
-            raise ValueError("the list of blocks does not agree with the head")
+            raise ValueError("the list of blocks does not match the head")
         if has_half(document.layout):
             raise OutOfBoundsError("layout holds half of a surrogate pair")
     except (msgspec.ValidationError, OutOfBoundsError) as error:

@@ -173,7 +173,7 @@ def decode_header(start: bytes | memoryview, *, file_bytes: int, expected: Block
         raise BrokenBlockError(f"the file ends after {len(start)} bytes, in a header of {end}")
     text = bytes(start[8:end])
     if not text.startswith(_HEADER_START):
-        raise BrokenBlockError("the header does not begin as a block file's does")
+        raise BrokenBlockError("the header is not that of a block file")
     try:
         header = _parse_header(text, data_offset=end)
     except (
@@ -206,7 +206,7 @@ def _parse_header(text: bytes, *, data_offset: int) -> BlockHeader:
     parent = BlockHash(bytes.fromhex(metadata["parent"]))
     token_ids = tuple(map(int, metadata["token_ids"].split()))
     if " ".join(map(str, token_ids)) != metadata["token_ids"]:
-        raise ValueError("the token ids are not spelled as they are written")
+        raise ValueError("the token ids are not in canonical form")
     spans = tuple(_parse_span(name, entry) for name, entry in entries.items())
     num_bytes = _contiguous_bytes(spans)
     block_hash = hash_block(

@@ -49,7 +49,7 @@ class FiguresFile:
         try:
             start, size = self._fs.read_start(self._path, MAX_FILE_BYTES)
             if size > MAX_FILE_BYTES:
-                raise ValueError(f"{size} bytes are more than it ever has")
+                raise ValueError(f"{size} bytes are more than the maximum")
             return take(self._decode(start))
         except FileNotFoundError:
             return None
@@ -78,14 +78,14 @@ class FiguresFile:
     def _decode(self, content: bytes) -> Mapping[str, Any]:
         head, _, packed = content.partition(b"\n")
         if not head.startswith(self._kind):
-            raise ValueError("it is another program's")
+            raise ValueError("it was written by another program")
         version = head.removeprefix(self._kind)
         if version != b"%d" % self._version:
             raise ValueError(f"its version {version[:16]!r} is not {self._version}")
         unpacking = zlib.decompressobj()
         text = unpacking.decompress(packed, MAX_TEXT_BYTES)
         if not unpacking.eof:
-            raise ValueError("it is cut off, or larger than it ever is")
+            raise ValueError("it is truncated or too large")
         figures = json.loads(text)
         if not isinstance(figures, dict):
             raise ValueError("it holds no figures")

@@ -86,7 +86,7 @@ class CacheFolder:
         except UnsafePathError as error:
             # It says what to do with the folder.
             raise CacheError(
-                f"cannot use the cache folder {root}: {error}; SEMANTIC_AGENT_CACHE_DIR names another"
+                f"cannot use the cache folder {root}: {error}; set SEMANTIC_AGENT_CACHE_DIR to another"
             ) from error
         except OSError as error:
             remedy = "make room on its volume" if is_out_of_room(error, folder=root) else "make it writable"
@@ -185,7 +185,7 @@ def _lock(path: Path, root: Path) -> int:
         os.close(fd)
         raise CacheError(
             f"cannot open the cache folder {root}: the process with pid {owner} is using it; "
-            "stop that one, or give this one its own folder with SEMANTIC_AGENT_CACHE_DIR"
+            "stop it, or set SEMANTIC_AGENT_CACHE_DIR to another folder"
         ) from None
     except OSError:
         os.close(fd)

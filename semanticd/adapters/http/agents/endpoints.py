@@ -28,7 +28,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "post",
         f"{_AGENT}/generate",
-        "Let an agent take its next turn",
+        "Generate an agent's next turn",
         agents_wire.Generate,
         agents_wire.Generated,
         streams=True,

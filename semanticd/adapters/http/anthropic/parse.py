@@ -344,5 +344,5 @@ def _tool_choice(choice: wire.ToolChoice | None, specs: tuple[ToolSpec, ...]) ->
     if choice.type == "any":
         return ToolChoice("required", parallel=parallel)
     if choice.name not in {tool.name for tool in specs}:
-        raise InvalidRequestError(f"no tool is called {choice.name!r}", param="tool_choice.name")
+        raise InvalidRequestError(f"there is no tool named {choice.name!r}", param="tool_choice.name")
     return ToolChoice("required", (str(choice.name),), parallel)

@@ -142,7 +142,7 @@ class Guards:
             return
         if origin.split("://", 1)[-1] != header(scope, b"host"):
             raise PermissionDeniedError(
-                f"pages from {origin[:80]!r} may not call this server; to let them, add the origin to "
+                f"pages from {origin[:80]!r} may not call this server; to allow them, add the origin to "
                 "SEMANTIC_SERVER_CORS_ORIGINS",
                 param="Origin",
             )
@@ -153,7 +153,7 @@ class Guards:
             return
         if origin is None or not self._allows_origin(origin):
             raise PermissionDeniedError(
-                "pages of other sites may not call this server; to let one, add its origin to "
+                "pages of other sites may not call this server; to allow one, add its origin to "
                 "SEMANTIC_SERVER_CORS_ORIGINS",
                 param="Sec-Fetch-Site",
             )
@@ -219,7 +219,7 @@ def _check_single(scope: Mapping[str, Any]) -> None:
     for name, value in scope["headers"]:
         if name in _ONE_VALUE and seen.setdefault(name, value) != value:
             shown = name.decode("ascii")
-            raise InvalidRequestError("expected one value, got two that differ", param=shown)
+            raise InvalidRequestError("expected one value, got two different ones", param=shown)
 
 
 def _given_keys(scope: Mapping[str, Any]) -> list[str]:

@@ -49,6 +49,6 @@ class RateLimiter:
         if not admitted:
             self._metrics.count("rate_limited_total", scope=self._what)
             raise RateLimitedError(
-                f"this {self._what} sent more than {self._per_minute} requests a minute; wait and repeat it",
+                f"this {self._what} sent more than {self._per_minute} requests per minute; wait and retry",
                 retry_after_s=(1.0 - tokens) / rate,
             )

@@ -153,7 +153,7 @@ def checked_ids(params: dict[str, str]) -> None:
     if "agent_id" in params:
         checked_agent_id(params["agent_id"], param="agent_id")
     if not _RESPONSE_ID.fullmatch(params.get("response_id", "resp")):
-        raise NotFoundError("no response has such an id", param="response_id")
+        raise NotFoundError("there is no response with this id", param="response_id")
     if len(params.get("name", "")) > LIMITS.name_characters:
         raise ModelNotFoundError(
             f"a model's name has at most {LIMITS.name_characters} characters", param="model"

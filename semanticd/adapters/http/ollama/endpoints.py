@@ -13,8 +13,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("get", "/api/tags", "Ollama: list the models that answer"),
     Endpoint("get", "/api/ps", "Ollama: list the loaded models"),
     Endpoint("post", "/api/show", "Ollama: describe a model", ollama_wire.ModelRequest),
-    Endpoint("get", "/api/version", "Ollama: say which API is spoken"),
-    Endpoint("post", "/api/pull", "Ollama: fetch a model", ollama_wire.ModelRequest, streams=True),
+    Endpoint("get", "/api/version", "Ollama: report the API's version"),
+    Endpoint("post", "/api/pull", "Ollama: pull a model", ollama_wire.ModelRequest, streams=True),
     Endpoint("delete", "/api/delete", "Ollama: delete a model's files", ollama_wire.ModelRequest),
     *(
         Endpoint("post", f"/api/{name}", "Ollama: refused, with what to do instead")

@@ -209,7 +209,7 @@ def _tools(tools: Sequence[wire.Tool]) -> tuple[ToolSpec, ...]:
         function = tool.function
         if tool.type not in (None, "function"):
             raise UnsupportedError(
-                f"tools of type {tool.type[:40]!r} are not offered here", param=f"tools.{index}.type"
+                f"tools of type {tool.type[:40]!r} are not supported", param=f"tools.{index}.type"
             )
         if not function.name:
             raise InvalidRequestError("field required", param=f"tools.{index}.function.name")

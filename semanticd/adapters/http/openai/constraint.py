@@ -83,7 +83,7 @@ def constraint_of(body: Formed) -> OutputConstraint | None:
     }
     if len(asked) > 1:
         first, *others = asked
-        raise InvalidRequestError(f"contradicts {first}: ask for one form of the answer", param=others[0])
+        raise InvalidRequestError(f"contradicts {first}: request one output format only", param=others[0])
     return next(iter(asked.values()), None)
 
 
@@ -104,7 +104,7 @@ def _of_structured_outputs(asked: StructuredOutputs | None) -> Mapping[str, Outp
         return {}
     if asked.structural_tag is not None:
         raise UnsupportedError(
-            "structural tags are not offered here; send tools or a grammar",
+            "structural tags are not supported; send tools or a grammar",
             param="structured_outputs.structural_tag",
         )
     name = "structured_outputs"

@@ -63,7 +63,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "post",
         "/v1/responses/compact",
-        "OpenAI: sum a conversation up",
+        "OpenAI: compact a conversation",
         openai_responses_wire.CompactRequest,
         openai_responses_wire.CompactedResponse,
     ),

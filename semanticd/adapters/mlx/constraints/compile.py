@@ -178,7 +178,7 @@ class ConstraintCompiler:
         size = len(text.encode("utf-8", "surrogatepass"))
         if size > self._limits.form_bytes:
             raise _refused(
-                f"it has {size} bytes, and {self._limits.form_bytes} is the most; ask for less", constraint
+                f"it has {size} bytes, and {self._limits.form_bytes} is the maximum; request less", constraint
             )
         kind = f"{constraint.kind}~" if constraint.may_relax else constraint.kind
         return hashlib.sha256(f"{kind}:{text}".encode("utf-8", "surrogatepass")).digest()
@@ -218,7 +218,7 @@ class ConstraintCompiler:
         if matcher.is_error():
             raise _refused(matcher.get_error(), constraint)
         if leads_nowhere(matcher, self._vocab_size, eos=self._eos or [0]):
-            raise _refused("no value fits it: what it asks for never ends", constraint)
+            raise _refused("no finite value matches it", constraint)
         return CompiledForm(
             matcher,
             samples=samples(constraint),
@@ -242,7 +242,7 @@ class ConstraintCompiler:
         if trial.num_bytes > self._limits.form_memory_bytes:
             raise _refused(
                 f"it is too complex: compiled it takes {trial.num_bytes >> 20} MiB, and "
-                f"{self._limits.form_memory_bytes >> 20} MiB is the most; use fewer patterns and fewer alternatives",
+                f"{self._limits.form_memory_bytes >> 20} MiB is the maximum; use fewer patterns and fewer alternatives",
                 constraint,
             )
         return trial.num_bytes
@@ -256,12 +256,12 @@ class ConstraintCompiler:
                 count = len(properties) if isinstance(properties, Mapping) else 0
                 if count > self._limits.form_properties:
                     raise _refused(
-                        f"an object has {count} properties, and {self._limits.form_properties} are the most",
+                        f"an object has {count} properties, and {self._limits.form_properties} is the maximum",
                         constraint,
                     )
                 if "minProperties" in part and count > self._limits.form_counted_properties:
                     most = self._limits.form_counted_properties
-                    raise _refused(f"minProperties is taken with at most {most} properties", constraint)
+                    raise _refused(f"minProperties is supported with at most {most} properties", constraint)
                 left += part.values()
             elif isinstance(part, list):
                 left += part

@@ -21,20 +21,20 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     ),
     (
         re.compile(r"Unknown format: (.*)"),
-        lambda found: f"the format {found[1]!r} is not known here; leave it out, or say it as a pattern",
+        lambda found: f"the format {found[1]!r} is not supported; omit it, or express it as a pattern",
     ),
     (
         re.compile(r"Pointer '(.*?)' does not exist"),
-        lambda found: f"its $ref '#{found[1]}' leads nowhere; put what it names under $defs",
+        lambda found: f"its $ref '#{found[1]}' points to nothing; put the definition under $defs",
     ),
     (
         re.compile(r"Resource '(.*?)' is not present in a registry"),
-        lambda found: f"its $ref {found[1]!r} leads out of the schema; put what it names under $defs",
+        lambda found: f"its $ref {found[1]!r} points outside the schema; put the definition under $defs",
     ),
     (
         # Of several lines: the pattern, marks below it, and the reason.
         re.compile(r"regex parse error:.*?^error: ([^\n]*)", re.DOTALL | re.MULTILINE),
-        lambda found: f"a pattern of it cannot be read: {found[1]}",
+        lambda found: f"one of its patterns is invalid: {found[1]}",
     ),
 )
 

@@ -94,7 +94,8 @@ class ChatTemplate:
     def _rendered(self, prompt: ChatPrompt, *, add_generation_prompt: bool) -> str:
         if not self._wrapper.has_chat_template:
             raise UnsupportedError(
-                "this model has no chat template: it continues text, so use /v1/completions", param="messages"
+                "this model has no chat template: it only continues text; use /v1/completions",
+                param="messages",
             )
         options = self._options(prompt)
         if self.knows_tools and prompt.tools:

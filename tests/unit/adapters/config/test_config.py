@@ -181,7 +181,7 @@ def test_a_home_of_nobody_is_a_mistake_in_a_setting(tmp_path: Path) -> None:
     text = complaint(tmp_path, env={"SEMANTIC_LOG_DIR": "~nosuchuser/x"})
     assert "paths.log_dir = '~nosuchuser/x' (environment SEMANTIC_LOG_DIR): expected a folder's path" in text
     with pytest.raises(
-        ConfigurationError, match="SEMANTIC_CONFIG_FILE = '~nosuchuser/x' names the home of no user"
+        ConfigurationError, match="SEMANTIC_CONFIG_FILE = '~nosuchuser/x' names the home of an unknown user"
     ):
         load_settings(environ={"SEMANTIC_CONFIG_FILE": "~nosuchuser/x"}, folder=tmp_path)
 

@@ -174,7 +174,7 @@ def test_a_group_may_write_only_where_it_is_the_users_own(tmp_path: Path) -> Non
     path = written(tmp_path, GUARDED)
     own, unknown_group = path.stat(), 54_321
     facts = (0o100660, own.st_ino, own.st_dev, 1, own.st_uid, unknown_group, own.st_size, 0, 0, 0)
-    assert why_not_trusted(path, os.stat_result(facts), uid=own.st_uid) == "others may write to it"
+    assert why_not_trusted(path, os.stat_result(facts), uid=own.st_uid) == "other users can write to it"
     assert why_not_trusted(path, os.stat_result((0o100640, *facts[1:])), uid=own.st_uid) == ""
 
 
@@ -189,7 +189,7 @@ def test_a_line_that_assigns_nothing_is_pointed_out_and_an_open_quote_is_refused
     path.write_text("# ours\nSEMANTIC_SERVER_PORT=8123\n\n garbage line\n: more\n")
     loaded = load_settings(environ={}, folder=tmp_path)
     assert loaded.settings.server.port == 8123
-    assert loaded.warnings == (f"{path}: not NAME=value, so not read: lines 4, 5",)
+    assert loaded.warnings == (f"{path}: not NAME=value, so ignored: lines 4, 5",)
     path.write_text('SEMANTIC_API_KEY="unterminated\nOTHERS="open\n')
     with pytest.raises(ConfigurationError, match="the quote of SEMANTIC_API_KEY is not closed") as refused:
         load_settings(environ={}, folder=tmp_path)

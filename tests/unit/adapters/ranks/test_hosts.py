@@ -39,7 +39,7 @@ def test_the_rings_own_form_names_ports(tmp_path: Path) -> None:
         ("[" * 100_000, "cannot be used"),
         ({"backend": "ring"}, "'hosts'"),
         ([], "names 0 machines"),
-        ([{"ssh": "mac-1"}], "names are not looked up"),
+        ([{"ssh": "mac-1"}], "names are not resolved"),
         ([{"ssh": "mac-1", "ips": ["mac-1.local"]}], "mac-1.local"),
         ([["10.0.0.1"]], "not `ip:port`"),
         ([["10.0.0.1:99999"]], "not `ip:port`"),

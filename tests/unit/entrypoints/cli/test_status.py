@@ -53,8 +53,8 @@ def test_without_a_model_the_state_is_named_and_what_to_run_and_no_cause_is_inve
 def test_tokens_per_step_are_said_while_guesses_are_right() -> None:
     engine = EngineFacts(batch_size=1, tokens_per_step=2.34, num_draft_tokens=40, num_accepted_tokens=31)
     status = StatusResult(engine=engine)
-    assert line(status, "engine").endswith("tok/s, 2.3 tokens a step")
-    assert line(status, "guessed") == "guessed  31 of 40 tokens guessed right, each saved one decode step"
+    assert line(status, "engine").endswith("tok/s, 2.3 tokens per step")
+    assert line(status, "guessed") == "guessed  31 of 40 drafted tokens accepted, each saved one decode step"
     sources = (DraftSourceFacts("forced", 9, 9), DraftSourceFacts("own"), DraftSourceFacts("earlier", 31, 22))
     assert line(StatusResult(engine=replace(engine, draft_sources=sources)), "guessed").endswith(
         "each saved one decode step (by a form 9 of 9, from earlier turns 22 of 31)"
@@ -108,5 +108,5 @@ def test_savings_say_how_much_of_them_is_todays() -> None:
     )
     said = line(StatusResult(savings=savings), "saved")
     assert said.startswith(
-        "saved    12m 4s of prefill by 900 tokens, 1m 1s of it today; 12 tokens computed again"
+        "saved    12m 4s of prefill by 900 tokens, 1m 1s of it today; 12 tokens recomputed"
     )

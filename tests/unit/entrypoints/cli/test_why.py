@@ -9,7 +9,7 @@ from semanticd.entrypoints.cli.agents import explained
 def test_tokens_a_step_are_said_where_guesses_were_right() -> None:
     for steps, said in ((0, False), (40, False), (16, True)):
         text = explained(TurnRow(completion_tokens=40, decode_steps=steps, decode_ms=900))
-        assert ("decode 900 ms, 2.5 tokens a step" in text) == said
+        assert ("decode 900 ms, 2.5 tokens per step" in text) == said
 
 
 def test_an_answer_that_the_budget_cut_short_says_so() -> None:

@@ -137,7 +137,9 @@ class _Reader:
         parts.extend(self._parts(message.content or message.refusal or "", path))
         for number, call in enumerate(message.tool_calls or []):
             if call.function is None:
-                raise UnsupportedError("only function calls are known", param=f"{path}.tool_calls.{number}")
+                raise UnsupportedError(
+                    "only function calls are supported", param=f"{path}.tool_calls.{number}"
+                )
             parts.append(
                 ToolCallPart(
                     call.id or call.function.name, call.function.name, read_arguments(call.function.arguments)
@@ -177,7 +179,7 @@ def read_tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
     for index, tool in enumerate(tools):
         if tool.type != "function":
             raise UnsupportedError(
-                f"tools of type {tool.type!r} are not offered here", param=f"tools.{index}.type"
+                f"tools of type {tool.type!r} are not supported", param=f"tools.{index}.type"
             )
         function = tool.function
         if function is None or not function.name:
@@ -217,5 +219,5 @@ def checked_choice(choice: ToolChoice, tools: tuple[ToolSpec, ...]) -> ToolChoic
     offered = {tool.name for tool in tools}
     for name in choice.names:
         if name not in offered:
-            raise InvalidRequestError(f"no tool is called {name[:80]!r}", param="tool_choice")
+            raise InvalidRequestError(f"there is no tool named {name[:80]!r}", param="tool_choice")
     return choice

@@ -71,7 +71,7 @@ def summary_in(result: GenerationResult) -> str:
         )
     if not choice.text.strip():
         raise ModelError(
-            "the model wrote no summary, so the conversation was not replaced; send it as it is, or ask another model"
+            "the model wrote no summary, so the conversation was not replaced; send it as it is, or use another model"
         )
     return choice.text
 

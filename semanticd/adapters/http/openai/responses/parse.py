@@ -123,7 +123,7 @@ def parse(
     """
     for name in ("background", "conversation", "prompt"):
         if getattr(body, name):
-            raise UnsupportedError("this server does not offer it", param=name)
+            raise UnsupportedError("not supported by this server", param=name)
     check_metadata(body.metadata)
     items = items_of(body)
     if not items and not earlier:
@@ -180,7 +180,7 @@ def _constraint(body: wire.ResponsesRequest) -> OutputConstraint | None:
         return elsewhere
     if elsewhere is not None:
         raise InvalidRequestError(
-            "contradicts another field: ask for one form of the answer", param="text.format"
+            "contradicts another field: request one output format only", param="text.format"
         )
     if form.type == "json_object":
         return OutputConstraint(kind="json_object", param="text.format")

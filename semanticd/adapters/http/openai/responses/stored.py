@@ -44,7 +44,7 @@ class KeptResponse:
     async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
         """Show a response that is kept."""
         if req.get_param_as_bool("stream"):
-            raise InvalidRequestError("a response that is kept is not streamed again", param="stream")
+            raise InvalidRequestError("a stored response cannot be streamed again", param="stream")
         resp.data = (await _found(self._responses, response_id)).document
 
     async def on_delete(self, req: Request, resp: Response, response_id: str) -> None:

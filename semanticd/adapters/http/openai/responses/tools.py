@@ -136,7 +136,7 @@ def _hosted(kind: str) -> str | None:
 
 def _read_tool(tool: wire.Tool, namespace: str | None, path: str) -> tuple[ToolSpec, ToolBehind]:
     if tool.type not in ("function", "custom"):
-        raise UnsupportedError(f"tools of type {tool.type[:40]!r} are not offered here", param=f"{path}.type")
+        raise UnsupportedError(f"tools of type {tool.type[:40]!r} are not supported", param=f"{path}.type")
     if not tool.name:
         raise InvalidRequestError("field required", param=f"{path}.name")
     flat = flat_name_of(tool.name, namespace)
@@ -194,7 +194,7 @@ def _flat(name: str | None, box: ToolBox) -> str:
     for flat, behind in box.by_flat_name.items():
         if name in (flat, behind.name):
             return flat
-    raise InvalidRequestError(f"no tool is called {str(name)[:80]!r}", param="tool_choice")
+    raise InvalidRequestError(f"there is no tool named {str(name)[:80]!r}", param="tool_choice")
 
 
 def _checked(choice: ToolChoice, box: ToolBox) -> ToolChoice:

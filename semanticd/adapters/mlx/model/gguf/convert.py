@@ -94,7 +94,7 @@ def _what_is_wrong(gguf: Path, error: Exception) -> str:
         return "it is not a GGUF file: it does not begin with `GGUF`"
     if "is not a valid" in str(error) or "file appears to be version" in str(error):
         return f"it is damaged, or written for a newer version of GGUF than this gguf package reads ({error})"
-    return f"it is damaged or was cut off: it has {gguf.stat().st_size:,} bytes; compare, and fetch it again"
+    return f"it is damaged or was cut off: it has {gguf.stat().st_size:,} bytes; check its size, and download it again"
 
 
 def _write_model(reader: Any, folder: Path, bits: int | None, on_progress: Callable[[float], None]) -> None:

@@ -172,10 +172,10 @@ def test_a_form_that_cannot_be_compiled_is_refused_with_the_reason(
         ({"if": {}, "then": {}}, "asks for if, then; leave them out"),
         ({"oneOf": [{"type": "string"}, {"type": "string"}]}, "its oneOf may overlap; use anyOf"),
         ({"type": "string", "format": "byte"}, "the format 'byte' is not known here"),
-        ({"$ref": "#/nope"}, "its $ref '#/nope' leads nowhere; put what it names under $defs"),
-        ({"$ref": "http://x/y"}, "its $ref 'http://x/y' leads out of the schema"),
-        ({"type": "string", "pattern": "(?=.*@).+"}, "a pattern of it cannot be read: look-around"),
-        ({"type": "string", "pattern": "("}, "a pattern of it cannot be read: unclosed group"),
+        ({"$ref": "#/nope"}, "its $ref '#/nope' points to nothing; put the definition under $defs"),
+        ({"$ref": "http://x/y"}, "its $ref 'http://x/y' points outside the schema"),
+        ({"type": "string", "pattern": "(?=.*@).+"}, "one of its patterns is invalid: look-around"),
+        ({"type": "string", "pattern": "("}, "one of its patterns is invalid: unclosed group"),
     ],
 )
 def test_a_refusal_speaks_of_the_schema_and_names_the_field_that_holds_it(
@@ -194,7 +194,7 @@ def test_a_refusal_speaks_of_the_schema_and_names_the_field_that_holds_it(
 def test_a_pattern_that_cannot_be_read_is_refused_with_the_reason_alone(tokenizer: MlxTokenizer) -> None:
     with pytest.raises(UnsupportedError) as refusal:
         tokenizer.compile_constraint(OutputConstraint("regex", grammar="(", param="guided_regex"))
-    assert refusal.value.message.endswith("a pattern of it cannot be read: unclosed group")
+    assert refusal.value.message.endswith("one of its patterns is invalid: unclosed group")
     assert refusal.value.param == "guided_regex"
 
 

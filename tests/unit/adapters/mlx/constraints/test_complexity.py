@@ -228,7 +228,7 @@ def test_a_form_that_takes_much_memory_for_as_long_as_it_is_kept_is_refused(back
     compiler = make_compiler(backend, form_memory_bytes=1 << 20)
     for ask in (compiler.compile, compiler.find):
         with pytest.raises(
-            UnsupportedError, match=r"too complex: compiled it takes \d+ MiB, and 1 MiB is the most"
+            UnsupportedError, match=r"too complex: compiled it takes \d+ MiB, and 1 MiB is the maximum"
         ):
             ask(heavy)
     assert make_compiler(backend).compile(heavy).compiled is not None
@@ -237,12 +237,12 @@ def test_a_form_that_takes_much_memory_for_as_long_as_it_is_kept_is_refused(back
 @pytest.mark.parametrize(
     ("limits", "schema", "reason"),
     [
-        ({"form_bytes": 100}, {"enum": ["x" * 100]}, "100 is the most"),
-        ({"form_properties": 2}, {"anyOf": [{"properties": {key: {} for key in "abc"}}]}, "2 are the most"),
+        ({"form_bytes": 100}, {"enum": ["x" * 100]}, "100 is the maximum"),
+        ({"form_properties": 2}, {"anyOf": [{"properties": {key: {} for key in "abc"}}]}, "2 is the maximum"),
         (
             {"form_counted_properties": 2},
             {"properties": {key: {} for key in "abc"}, "minProperties": 1, "required": list("abc")},
-            "minProperties is taken with at most 2",
+            "minProperties is supported with at most 2",
         ),
     ],
 )
