@@ -98,8 +98,10 @@ class Dashboard(App[None]):
     ) -> None:
         """Watch the daemon at a socket (None: this user's); with a `state`, show it and connect to nothing.
 
-        `screen` is the one to begin with, `agent` one to show in a tile; raises `ValueError` when there is no screen of
-        this name.
+        `screen` is the first screen, `agent` an agent to show in a tile.
+
+        Raises:
+            ValueError: There is no screen of this name.
         """
         if screen not in SCREENS:
             raise ValueError(f"unknown screen {screen!r}; screens are {', '.join(SCREENS)}")

@@ -162,7 +162,11 @@ class Connection:
                 await asyncio.sleep(0)
 
     async def call(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> dict[str, Any]:
-        """Run a command; raises `ControlError`."""
+        """Run a command.
+
+        Raises:
+            ControlError: There is no connection, or the daemon refused the command.
+        """
         client = self._client
         if client is None:
             raise ControlError(

@@ -134,7 +134,11 @@ class Polling:
         self._state.take_prompt(request, answer)
 
     async def agent(self, agent: str) -> None:
-        """Fetch an agent's facts, turns and messages; raises `ControlError` when there is no such agent."""
+        """Fetch an agent's facts, turns and messages.
+
+        Raises:
+            ControlError: There is no such agent.
+        """
         try:
             facts = await self._connection.call("agents.show", agent=agent)
         except CommandFailedError as error:

@@ -112,7 +112,11 @@ class Logs:
         return list(self._recent.lines)
 
     async def set_level(self, level: str) -> LevelChange:
-        """Log from this level on; raises `InvalidRequestError` for one that is not there."""
+        """Log from this level on.
+
+        Raises:
+            InvalidRequestError: There is no such level.
+        """
         if level not in LEVELS:
             raise InvalidRequestError(f"log level {level!r} is not one of {', '.join(LEVELS)}", param="level")
         previous, self.level = self.level, level

@@ -40,7 +40,11 @@ _LOG_FILES = ("semanticd.",)
 
 
 def prepare_runtime_dir(folder: Path) -> None:
-    """Make the runtime folder, or see that it is this user's alone; raises `DaemonError` saying what is in the way."""
+    """Make the runtime folder, or check that only this user can open it.
+
+    Raises:
+        DaemonError: The folder cannot be made, or is open to other users.
+    """
     try:
         prepare_runtime_folder(folder, ours=_RUNTIME_FILES)
     except OSError as error:

@@ -46,7 +46,11 @@ class Service(Protocol):
         """Return the service file."""
 
     def install(self, *, start: bool) -> Path:
-        """Write the file and register it; raises `DaemonError` saying what the system said."""
+        """Write the file and register it.
+
+        Raises:
+            DaemonError: The registration failed; the message has the system's output.
+        """
 
     def uninstall(self) -> Path | None:
         """Stop and unregister it and remove the file; None when there was none."""
@@ -63,7 +67,11 @@ def program_arguments() -> list[str]:
 
 
 def service_for_this_machine() -> Service:
-    """Return the service of this system; raises `DaemonError` where there is none."""
+    """Return the service of this system.
+
+    Raises:
+        DaemonError: The system has no known service manager.
+    """
     if sys.platform == "darwin":
         return LaunchdAgent(arguments=tuple(program_arguments()))
     if sys.platform.startswith("linux"):
@@ -251,7 +259,11 @@ class LaunchdAgent:
 
 
 def write_service_file(path: Path, content: bytes) -> None:
-    """Write the file; raises `DaemonError` saying why not."""
+    """Write the file.
+
+    Raises:
+        DaemonError: The file cannot be written; the message has the reason.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

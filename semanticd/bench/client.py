@@ -85,7 +85,11 @@ class OpenStream:
                     yield self.piece_times[-1]
 
     def answer(self) -> Answer:
-        """Return the complete answer; raises `BenchError` when it was empty or not counted."""
+        """Return the complete answer.
+
+        Raises:
+            BenchError: The answer was empty, or its tokens were not counted.
+        """
         if not self.piece_times:
             raise BenchError(
                 "the server answered without any text; if the model ends its turn at once, forbid its end token "
@@ -199,7 +203,11 @@ class ChatClient:
         self._agents.clear()
 
     async def models(self) -> list[str]:
-        """Return the names that the server lists; raises `BenchError` when it lists none."""
+        """Return the names that the server lists.
+
+        Raises:
+            BenchError: The server lists no models.
+        """
         url = f"{self.base_url}/v1/models"
         try:
             response = await self._http.get(url, timeout=30)

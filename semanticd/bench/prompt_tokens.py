@@ -44,7 +44,11 @@ class ServerTokens:
     async def ids(
         self, dialect: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Sequence[int]:
-        """Return what the server answers; raises `BenchError` where it refuses or is not there."""
+        """Return what the server answers.
+
+        Raises:
+            BenchError: The server refuses, or cannot be reached.
+        """
         ids: list[int] = await _asked(
             self._http, self._url, "tokens", json=body, params={"path": path}, headers=dict(headers)
         )
@@ -63,7 +67,11 @@ class LlamaTokens:
     async def ids(
         self, dialect: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Sequence[int]:
-        """Return the ids of the rendered chat; raises `BenchError` where the server refuses or is not there."""
+        """Return the ids of the rendered chat.
+
+        Raises:
+            BenchError: The server refuses, or cannot be reached.
+        """
         template, tokenize = f"{self._base_url}/apply-template", f"{self._base_url}/tokenize"
         prompt = await _asked(self._http, template, "prompt", json=as_chat(dialect, body))
         content = {"content": prompt, "add_special": True, "parse_special": True}
@@ -72,7 +80,11 @@ class LlamaTokens:
 
 
 async def _asked(http: httpx.AsyncClient, url: str, name: str, **sent: Any) -> Any:
-    """Return one field of what a server answers; raises `BenchError` where there is no such answer."""
+    """Return one field of what a server answers.
+
+    Raises:
+        BenchError: The server has no such answer.
+    """
     try:
         answer = await http.post(url, **sent)
     except httpx.TransportError as error:
@@ -89,7 +101,11 @@ class FolderTokens:
     """The tokenizer and chat template of a model's folder, which is the one that the server has loaded."""
 
     def __init__(self, folder: Path) -> None:
-        """Load it; raises `BenchError` where there is none."""
+        """Load it.
+
+        Raises:
+            BenchError: The folder holds no tokenizer.
+        """
         from transformers import AutoTokenizer
 
         self.name = str(folder)

@@ -77,7 +77,11 @@ class BenchResult:
 
 
 def load_result(path: Path) -> BenchResult:
-    """Read a result; raises `BenchError` when the file is none."""
+    """Read a result.
+
+    Raises:
+        BenchError: The file is not a result.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -91,7 +91,11 @@ class BenchSession:
         self.text.calibrate(num_words=100, num_tokens=many.prompt_tokens - few.prompt_tokens)
 
     async def wait_ready(self) -> None:
-        """Ask until the first answer comes; raises `BenchError` when none came in time."""
+        """Send requests until the first answer arrives.
+
+        Raises:
+            BenchError: No answer came in time.
+        """
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             with suppress(BenchError):

@@ -39,7 +39,11 @@ def default_runtime_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def socket_path_in(runtime_dir: Path) -> Path:
-    """Return the socket's path in a folder; raises `SocketPathTooLongError`."""
+    """Return the socket's path in a folder.
+
+    Raises:
+        SocketPathTooLongError: Unix sockets allow no path of this length.
+    """
     path = runtime_dir / SOCKET_NAME
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:
@@ -51,5 +55,9 @@ def socket_path_in(runtime_dir: Path) -> Path:
 
 
 def default_socket_path(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the control socket's path for this user; raises `SocketPathTooLongError`."""
+    """Return the control socket's path for this user.
+
+    Raises:
+        SocketPathTooLongError: Unix sockets allow no path of this length.
+    """
     return socket_path_in(default_runtime_dir(environ))

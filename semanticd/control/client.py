@@ -216,7 +216,11 @@ def not_running(path: Path, error: OSError) -> ControlError:
 
 
 def check_listener(connection: HasDescriptor, path: Path) -> None:
-    """Ask the kernel who listens at the other end; raises `UntrustedSocketError` unless it is this user."""
+    """Ask the kernel which user listens at the other end.
+
+    Raises:
+        UntrustedSocketError: It is not a process of this user.
+    """
     try:
         uid = peer_uid(connection)
     except OSError as error:

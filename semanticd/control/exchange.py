@@ -43,7 +43,11 @@ class ClientExchange:
             ) from error
 
     def receive(self, data: bytes) -> Iterator[m.Reply | m.Event]:
-        """Yield the replies and events that bytes complete; raises `ConnectionLostError` for any other bytes."""
+        """Yield the replies and events that bytes complete.
+
+        Raises:
+            ConnectionLostError: The bytes are not the control protocol.
+        """
         try:
             for payload in self._frames.feed(data):
                 message = m.decode(payload)
@@ -57,7 +61,11 @@ class ClientExchange:
 
 
 def subscription_in(result: Mapping[str, Any]) -> int:
-    """Return the number of a subscription from the result of `subscribe`; raises `ConnectionLostError` without one."""
+    """Return the number of a subscription from the result of `subscribe`.
+
+    Raises:
+        ConnectionLostError: The result has no number.
+    """
     number = result.get("sub")
     if not isinstance(number, int) or isinstance(number, bool):
         raise ConnectionLostError(f"the daemon assigned no number to the subscription: {number!r}")
@@ -65,7 +73,11 @@ def subscription_in(result: Mapping[str, Any]) -> int:
 
 
 def result_of(reply: m.Reply) -> dict[str, Any]:
-    """Return a reply's result; raises what its error means."""
+    """Return a reply's result.
+
+    Raises:
+        ControlError: The reply is an error.
+    """
     if reply.error is None:
         return dict(reply.result or {})
     raise as_exception(reply.error)

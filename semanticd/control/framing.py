@@ -30,7 +30,11 @@ class FrameTooLargeError(FrameError):
 
 
 def frame(payload: bytes, *, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
-    """Return the payload with its length in front; raises `FrameTooLargeError`."""
+    """Return the payload with its length in front.
+
+    Raises:
+        FrameTooLargeError: The payload is larger than the maximum.
+    """
     if len(payload) > max_bytes:
         raise FrameTooLargeError(len(payload), max_bytes)
     return _LENGTH.pack(len(payload)) + payload

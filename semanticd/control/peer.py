@@ -21,7 +21,11 @@ class HasDescriptor(Protocol):
 
 
 def peer_uid(connection: HasDescriptor) -> int:
-    """Return the user id of the process that connected; raises `OSError` if the system does not say."""
+    """Return the user id of the process that connected.
+
+    Raises:
+        OSError: The system does not report it.
+    """
     if sys.platform == "linux":
         credentials = struct.Struct("iII")  # struct ucred: pid, uid, gid
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)

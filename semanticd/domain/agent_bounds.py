@@ -35,7 +35,11 @@ class OutOfBoundsError(ValueError):
 
 
 def check_agent(agent: Agent) -> None:
-    """Check an agent's record but for its lists; raises `OutOfBoundsError`."""
+    """Check an agent's record, except its lists.
+
+    Raises:
+        OutOfBoundsError: A field is out of bounds.
+    """
     _check_times(agent, "created_at", "last_used_at")
     _check_ends(agent)
     if len(agent.model_id) > MAX_NAME_CHARACTERS:
@@ -48,7 +52,11 @@ def check_agent(agent: Agent) -> None:
 
 
 def check_turn(turn: Turn) -> None:
-    """Check a turn; raises `OutOfBoundsError`."""
+    """Check a turn.
+
+    Raises:
+        OutOfBoundsError: A field is out of bounds.
+    """
     _check_times(turn, "finished_at")
     _check_counts(turn, "prompt_tokens", "completion_tokens", "num_segments", "decode_steps")
     counts = ("prompt_tokens", "reused_hot_tokens", "restored_warm_tokens", "computed_tokens")
@@ -63,7 +71,11 @@ def check_turn(turn: Turn) -> None:
 
 
 def check_summary(summary: AgentSummary) -> None:
-    """Check a summary; raises `OutOfBoundsError`."""
+    """Check a summary.
+
+    Raises:
+        OutOfBoundsError: A field is out of bounds.
+    """
     _check_times(summary, "created_at", "last_used_at")
     _check_counts(summary, "num_tokens", "num_turns", "num_blocks")
     _check_ends(summary)
@@ -71,15 +83,20 @@ def check_summary(summary: AgentSummary) -> None:
 
 
 def check_arguments(call: ToolCallPart, where: str) -> None:
-    """Check the numbers in a tool call's arguments: finite, text and integers may be anything that JSON says.
+    """Check the numbers in a tool call's arguments; text and integers may be anything that JSON can represent.
 
-    Raises `OutOfBoundsError`.
+    Raises:
+        OutOfBoundsError: A number is not finite.
     """
     _check_value(call.arguments, where, as_json=True)
 
 
 def check_config(config: AgentConfig) -> None:
-    """Check what a client fixes for an agent's life as if a client asked for it; raises `OutOfBoundsError`."""
+    """Check what a client fixes for an agent's life as if a client asked for it.
+
+    Raises:
+        OutOfBoundsError: A field is out of bounds.
+    """
     if config.ttl_s is not None and not 0 < config.ttl_s <= MAX_TTL_S:
         raise _wrong("config.ttl_s", config.ttl_s, f"above 0 and at most {MAX_TTL_S:.0f}")
     size = metadata_characters(config.metadata)

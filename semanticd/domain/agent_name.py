@@ -23,7 +23,11 @@ def is_agent_id(value: str) -> bool:
 
 
 def checked_agent_id(value: str, *, param: str) -> AgentId:
-    """Return the value as an agent id; raises `InvalidRequestError` if it could not stand in a URL."""
+    """Return the value as an agent id.
+
+    Raises:
+        InvalidRequestError: The value cannot stand in a URL.
+    """
     if not is_agent_id(value):
         raise InvalidRequestError(
             f"an agent id is 1 to {MAX_AGENT_ID_CHARACTERS} letters, digits and . _ : @ + = -, "

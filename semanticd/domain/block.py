@@ -37,7 +37,11 @@ def pack_token_ids(token_ids: Sequence[int]) -> bytes:
 
 
 def unpack_token_ids(data: bytes) -> tuple[int, ...]:
-    """Undo `pack_token_ids`; raises `struct.error` when the length is no multiple of four."""
+    """Undo `pack_token_ids`.
+
+    Raises:
+        struct.error: The length is not a multiple of four.
+    """
     return struct.unpack(f"<{len(data) // 4}i", data)
 
 

@@ -229,7 +229,12 @@ class BlockPool:
             self._stuck_bytes += entry.block.num_bytes if is_stuck else -entry.block.num_bytes
 
     def remove(self, block_hash: BlockHash) -> Block:
-        """Take a block out; raises `KeyError` when it is not hot, `ValueError` when it is locked."""
+        """Remove a block.
+
+        Raises:
+            KeyError: The block is not hot.
+            ValueError: The block is locked.
+        """
         entry = self._entries[block_hash]
         if entry.num_locks:
             raise ValueError(f"block {block_hash.hex()[:12]} is locked by {entry.num_locks} user(s)")
@@ -328,7 +333,11 @@ class BlockPool:
             self._count_stuck(entry)
 
     def unlock(self, hashes: Iterable[BlockHash]) -> None:
-        """Undo `lock`; raises `ValueError` when a block was not locked."""
+        """Undo `lock`.
+
+        Raises:
+            ValueError: A block was not locked.
+        """
         for block_hash in hashes:
             entry = self._entries[block_hash]
             if entry.num_locks < 1:

@@ -23,7 +23,11 @@ class Segment:
     __slots__ = ("packed_ids", "text")
 
     def __init__(self, text: str, token_ids: Sequence[int] | bytes) -> None:
-        """Hold ids, or what `pack_token_ids` made of them; raises `ValueError` where an id has more than 32 bits."""
+        """Hold ids, or what `pack_token_ids` made of them.
+
+        Raises:
+            ValueError: An id has more than 32 bits.
+        """
         self.text = text
         self.packed_ids = token_ids if isinstance(token_ids, bytes) else _packed(token_ids)
 

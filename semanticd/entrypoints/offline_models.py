@@ -48,7 +48,11 @@ class OfflineModels:
         self._registry, self._device, self._configured = registry, device, configured
 
     def info(self, model: str) -> ModelFacts:
-        """Return one model's facts; raises `ModelNotFoundError`."""
+        """Return one model's facts.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+        """
         model = self._meant(model)
         entry, found = self._registry.resolve(model), self._registry.find(model)
         return (

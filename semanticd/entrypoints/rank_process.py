@@ -85,7 +85,11 @@ def main() -> int:
 
 
 def _join(order: RankOrder, loader: MlxShardLoader, *, kind: LinkKind, process: str) -> Link:
-    """Connect until the daemon is there; raises `RefusedError`."""
+    """Try to connect until the daemon answers.
+
+    Raises:
+        RefusedError: The daemon refuses this rank.
+    """
     device, computed_by = loader.identity()
     who = Introduction(
         protocol=PROTOCOL,

@@ -41,7 +41,11 @@ class RankedParts:
 
     @classmethod
     def of(cls, settings: Settings, *, device: str, computed_by: str, log: Log) -> RankedParts:
-        """Make the group of the hostfile; raises `ConfigurationError`."""
+        """Make the group of the hostfile.
+
+        Raises:
+            ConfigurationError: The hostfile cannot be used.
+        """
         distributed = settings.distributed
         assert distributed.hosts is not None, "the caller has looked"
         hosts = read_hosts(distributed.hosts, ring_port=distributed.ring_port)

@@ -41,7 +41,11 @@ class RanksUpkeep:
         """The model that is to be loaded again."""
 
     def start(self) -> None:
-        """Listen, and start rank 0; raises `DaemonError`."""
+        """Listen, and start rank 0.
+
+        Raises:
+            DaemonError: The address cannot be listened on.
+        """
         self._group.start(own_process(self._group, self._settings, log=self._log))
 
     async def joined(self) -> None:
@@ -54,7 +58,11 @@ class RanksUpkeep:
             await asyncio.sleep(_POLL_S)
 
     async def load_when_joined(self, name: str) -> None:
-        """Load a model as soon as all ranks have joined; raises as `ModelsService.load` does."""
+        """Load a model as soon as all ranks have joined.
+
+        Raises:
+            SemanticError: As in `ModelsService.load`.
+        """
         await self.joined()
         await self._daemon.models.load(name)
 

@@ -39,7 +39,11 @@ class MlxShardLoader:
         return device_kind(), compute_revision()
 
     def open_store(self) -> DiskWarmStore:
-        """Open this worker's blocks; raises `CacheError`, where another worker has them for one."""
+        """Open this worker's blocks.
+
+        Raises:
+            CacheError: The folder cannot be used, for example because another worker owns it.
+        """
         agent = self._settings.agent
         cap_gb, reserve_gb = agent.cache_max_gb, agent.disk_reserve_gb
         folder = Path(agent.cache_dir).expanduser() / f"rank-{self._rank}"
@@ -56,7 +60,11 @@ class MlxShardLoader:
         return int(mx.get_active_memory())
 
     def load(self, order: LoadOrder) -> LoadedShard:
-        """Form the ring and load; raises `ModelLoadError`."""
+        """Form the ring and load.
+
+        Raises:
+            ModelLoadError: The ring cannot be formed, or the model cannot be loaded.
+        """
         installed = self.find(order)
         world_size = len(order.ring)
         mode = spread_of(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)
@@ -75,7 +83,11 @@ class MlxShardLoader:
         return LoadedShard(model, mode, plan.budget_bytes(model.weights_bytes))
 
     def find(self, order: LoadOrder) -> InstalledModel:
-        """Return this machine's copy of the model; raises `ModelLoadError` where it has none, or another."""
+        """Return this machine's copy of the model.
+
+        Raises:
+            ModelLoadError: The machine has no copy, or another model under this name.
+        """
         registry = open_registry(self._settings)
         own = self._settings.mlx.model_id
         # A copy that the worker's user names is meant, whatever else is here.

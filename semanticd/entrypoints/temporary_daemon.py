@@ -105,7 +105,11 @@ class TemporaryDaemon:
         await self.stop()
 
     async def start(self) -> None:
-        """Put the parts together and load the model; raises `SemanticError` with the reason where that fails."""
+        """Put the parts together and load the model.
+
+        Raises:
+            SemanticError: The model cannot be loaded; the message has the reason.
+        """
         from semanticd.adapters.mlx.platform.blas import load_fast_blas
         from semanticd.adapters.mlx.platform.descriptors import import_mlx_lm
 
@@ -171,7 +175,11 @@ class TemporaryDaemon:
         return runner.model
 
     def installed(self) -> InstalledModel:
-        """Return the model's files; raises `ModelNotFoundError` where they are not here."""
+        """Return the model's files.
+
+        Raises:
+            ModelNotFoundError: The model is not installed.
+        """
         found = open_registry(self._wanted).find(self.model)
         if found is None:
             raise ModelNotFoundError(f"model {self.model} is not installed", param="model")

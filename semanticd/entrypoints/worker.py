@@ -23,7 +23,10 @@ from semanticd.entrypoints.rank_process import RankOrder
 def main(address: str, *, rank: int, flags: Mapping[str, Any]) -> int:
     """Run until SIGINT or SIGTERM (status 0), or until the daemon refuses this rank (1).
 
-    `address` is the daemon's, `HOST` or `HOST:PORT`. Raises `ConfigurationError`.
+    `address` is the daemon's, `HOST` or `HOST:PORT`.
+
+    Raises:
+        ConfigurationError: The settings or the address are invalid.
     """
     os.umask(UMASK)
     loaded = load_settings(flags=flags)
@@ -63,7 +66,11 @@ def main(address: str, *, rank: int, flags: Mapping[str, Any]) -> int:
 
 
 def read_address(text: str, *, port: int) -> tuple[str, int]:
-    """Return host and port of `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`; raises `ConfigurationError`."""
+    """Return host and port of `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`.
+
+    Raises:
+        ConfigurationError: The text is not an address.
+    """
     host, colon, rest = text.rpartition(":")
     if not colon or "]" in rest or (":" in host and not host.startswith("[")):
         host, rest = text, str(port)

@@ -185,7 +185,11 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it listens; raises `BenchError` when it ends before."""
+        """Start it and wait until it listens.
+
+        Raises:
+            BenchError: The server ended before it listened.
+        """
         own = {key: value for key, value in os.environ.items() if not key.startswith("SEMANTIC_")}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 (nothing else runs meanwhile)

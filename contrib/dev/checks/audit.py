@@ -52,7 +52,11 @@ def main() -> int:
 
 
 def ask(program: Path) -> list[dict[str, Any]] | None:
-    """Return pip-audit's answer about each pin, None where no index answers; raises `RuntimeError` where it fails."""
+    """Return pip-audit's answer about each pin, None where no index answers.
+
+    Raises:
+        RuntimeError: pip-audit failed.
+    """
     with tempfile.TemporaryDirectory(prefix="semanticd-audit-") as folder:
         report = Path(folder) / "report.json"
         done = subprocess.run(

@@ -87,7 +87,11 @@ def step(what: str, deed: object) -> None:
 
 
 def run(command: Sequence[str | Path], **env: str) -> str:
-    """Run a command and return its stdout; raises `PackagingError` with its last lines."""
+    """Run a command and return its stdout.
+
+    Raises:
+        PackagingError: The command failed; the message has its last lines.
+    """
     done = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -203,7 +207,11 @@ def smoke(folder: Path, tools: Path, wheel: Path) -> str:
 
 
 def expect(command: Sequence[str | Path], env: dict[str, str], *, status: int, says: str) -> None:
-    """Run an installed program away from the checkout; raises `PackagingError` unless it ends and says as expected."""
+    """Run an installed program away from the checkout.
+
+    Raises:
+        PackagingError: The program failed, or printed something else.
+    """
     done = subprocess.run(
         [str(part) for part in command],
         cwd=env["HOME"],

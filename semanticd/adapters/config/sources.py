@@ -98,9 +98,13 @@ def from_flags(flags: Mapping[str, Any]) -> Source:
 
 
 def parse_flags(arguments: Sequence[str], *, others: Sequence[str] = ()) -> dict[str, str]:
-    """Read `--section-name value` and `--section-name=value`; raises `ValueError` naming what is unknown.
+    """Read `--section-name value` and `--section-name=value`.
 
-    `others` are flags of the command itself: none of them is among the arguments, but one may be what was meant.
+    `others` are flags of the command itself. They are not among the arguments; they are suggested for a
+    mistyped one.
+
+    Raises:
+        ValueError: A flag is unknown or has no value.
     """
     known: dict[str, Declared] = {one.as_flag: one for one in declared()}
     result: dict[str, str] = {}

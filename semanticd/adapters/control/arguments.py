@@ -74,7 +74,11 @@ class Argument:
 
 
 def check(given: Mapping[str, Any], declared: Sequence[Argument]) -> dict[str, Any]:
-    """Return all declared arguments with their values or defaults; raises `ArgumentError`."""
+    """Return all declared arguments with their values or defaults.
+
+    Raises:
+        ArgumentError: An argument is unknown, missing or out of bounds.
+    """
     names = [argument.name for argument in declared]
     for name in given:
         if name not in names:

@@ -65,7 +65,11 @@ class ControlServer:
         return len(self._clients)
 
     async def start(self) -> None:
-        """Listen; raises `DaemonError` when the folder is unfit or another daemon is listening there."""
+        """Listen.
+
+        Raises:
+            DaemonError: The folder is unfit, or another daemon is listening there.
+        """
         prepare_folder(self.path.parent)
         await asyncio.to_thread(remove_stale_socket, self.path)
         listener = _bind(self.path)
@@ -167,7 +171,11 @@ async def _turn_away(writer: asyncio.StreamWriter, error: m.ErrorInfo) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the runtime folder this user's own, closed to others; raises `DaemonError` saying what is in the way."""
+    """Make the runtime folder this user's own, closed to others.
+
+    Raises:
+        DaemonError: The folder cannot be made, or other users can open it.
+    """
     try:
         prepare_runtime_folder(folder, ours=_OURS)
     except OSError as error:
@@ -178,7 +186,11 @@ def prepare_folder(folder: Path) -> None:
 
 
 def remove_stale_socket(path: Path) -> None:
-    """Remove a socket that nobody listens on; raises `DaemonError` if somebody does."""
+    """Remove a socket that no process listens on.
+
+    Raises:
+        DaemonError: A daemon is listening on the socket, or the path is not a socket.
+    """
     try:
         info = path.lstat()
     except FileNotFoundError:

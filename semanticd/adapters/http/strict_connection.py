@@ -31,7 +31,11 @@ class StrictConnection(h11.Connection):
         self._num_chunks = self._num_bytes = 0
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
-        """Return the next event; raises `RefusedRequestError` besides what h11 raises."""
+        """Return the next event.
+
+        Raises:
+            RefusedRequestError: The request breaks a limit or a strict rule (in addition to what h11 raises).
+        """
         unread = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         event = super().next_event()
         if isinstance(event, h11.Request):

@@ -106,7 +106,11 @@ def settings_digest(folder: Path) -> str:
 
 
 def file_facts(folder: Path) -> tuple[FileFacts, ...]:
-    """Return all files that a loader may read, as they are now; raises `OSError`."""
+    """Return all files that a loader may read, as they are now.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     settings = [folder / name for name in _SETTINGS if (folder / name).is_file()]
     return tuple(_file_facts(path, folder) for path in [*model_files(folder), *settings])
 

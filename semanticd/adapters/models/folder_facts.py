@@ -120,7 +120,12 @@ def _values(name: str, size: int, sizes: Mapping[str, int], quantization: Mappin
 
 @lru_cache(maxsize=512)
 def _sizes(file: str, changed_ns: int, num_bytes: int) -> Mapping[str, int]:
-    """Return how many numbers each tensor of a file of weights has, by its head; raises `ValueError` and `OSError`."""
+    """Return how many numbers each tensor of a file of weights has, by its head.
+
+    Raises:
+        ValueError: The head of the file is malformed.
+        OSError: The file cannot be read.
+    """
     with Path(file).open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > min(num_bytes, _LONGEST_HEAD):

@@ -66,15 +66,22 @@ class GgufFiles:
         return None if known is None else known.digest
 
     def looks_replaced(self, path: Path) -> bool:
-        """Whether a file has another size, time of modification or inode than when it was hashed; raises `OSError`.
+        """Whether a file has another size, time of modification or inode than when it was hashed.
 
         A new mode or link, or a file that is gone, is no replacement: its content need not be another.
+
+        Raises:
+            OSError: The file cannot be examined.
         """
         known = self._read().get(_key(path))
         return known is not None and path.is_file() and _apparent(known.facts) != _apparent(_facts(path))
 
     def digest(self, path: Path, on_progress: Callable[[int, int], None]) -> tuple[str, str | None]:
-        """Return the SHA-256 of a file's content, and the one it had before if it was replaced; raises `OSError`."""
+        """Return the SHA-256 of a file's content, and the one it had before if it was replaced.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         found = self.known_digest(path)
         if found is not None:
             return found, None

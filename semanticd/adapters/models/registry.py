@@ -189,7 +189,11 @@ class ConvertGguf(Protocol):
     def __call__(
         self, gguf: Path, folder: Path, *, bits: int | None, on_progress: Callable[[float], None]
     ) -> None:
-        """Convert; progress in [0, 1]. Raises `ModelLoadError` with the reason."""
+        """Convert; progress in [0, 1].
+
+        Raises:
+            ModelLoadError: The file cannot be converted; the message has the reason.
+        """
 
 
 class ModelRegistry:

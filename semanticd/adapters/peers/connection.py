@@ -48,7 +48,11 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Read `http://mac-2:8000`; raises ValueError for what is no such address."""
+        """Read `http://mac-2:8000`.
+
+        Raises:
+            ValueError: The text is not such an address.
+        """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(url)
@@ -79,7 +83,11 @@ class PeerConnection:
 
     @classmethod
     async def open(cls, address: Address) -> PeerConnection:
-        """Connect; raises PeerFailedError."""
+        """Connect.
+
+        Raises:
+            PeerFailedError: The peer cannot be reached.
+        """
         context = ssl.create_default_context() if address.encrypted else None
         try:
             reader, writer = await asyncio.open_connection(
@@ -97,7 +105,11 @@ class PeerConnection:
     async def ask(
         self, method: str, path: str, *, headers: Headers = (), body: bytes = b"", max_bytes: int
     ) -> Reply:
-        """Send a request and return its answer of at most `max_bytes`; raises PeerFailedError."""
+        """Send a request and return its answer of at most `max_bytes`.
+
+        Raises:
+            PeerFailedError: The request failed, or the answer is malformed or too large.
+        """
         self.bytes_read = 0
         try:
             return await self._ask(method, path, headers, body, max_bytes)

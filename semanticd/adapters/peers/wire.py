@@ -51,7 +51,11 @@ def question_body(question: PeerQuestion) -> bytes:
 
 
 def read_answer(body: bytes) -> tuple[OfferedBlock, ...]:
-    """Return the offers of an answer; raises `PeerFailedError` for anything else."""
+    """Return the offers of an answer.
+
+    Raises:
+        PeerFailedError: The answer has another form.
+    """
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

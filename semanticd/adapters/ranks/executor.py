@@ -69,7 +69,11 @@ class ShardLoader(Protocol):
         """Raise `ModelLoadError` where this machine does not have the model."""
 
     def load(self, order: LoadOrder) -> LoadedShard:
-        """Form the ring and load; raises `ModelLoadError`."""
+        """Form the ring and load.
+
+        Raises:
+            ModelLoadError: The ring cannot be formed, or the model cannot be loaded.
+        """
 
     def memory_bytes(self) -> int:
         """Return what tensors take in this process."""

@@ -126,7 +126,7 @@ class Formation:
 
         Raises:
             OverloadedError: The formation has ended, or ends with this step.
-            SemanticError: What all ranks that were concerned raised.
+            SemanticError: What all ranks concerned raised.
         """
         step = self.begin(name, *arguments, first=first)
         return self._finish(step, time.monotonic() + self.timeout_s)
@@ -166,11 +166,21 @@ class Formation:
             self._lose(member, error)
 
     def poll(self, step: Step, *, wait_s: float = 0.0) -> bool:
-        """Take what came; whether all ranks have answered the step. Raises as `call`."""
+        """Read the answers that have arrived; returns whether all ranks have answered the step.
+
+        Raises:
+            OverloadedError: The formation has ended, or ends with this step.
+            SemanticError: What all ranks concerned raised.
+        """
         return self._answered(step, self.members, wait_s)
 
     def results(self, step: Step) -> list[Any]:
-        """Return all ranks' results of a step that is answered. Raises as `call`."""
+        """Return all ranks' results of an answered step.
+
+        Raises:
+            OverloadedError: The formation has ended, or ends with this step.
+            SemanticError: What all ranks concerned raised.
+        """
         return self._results(step, self.members)
 
     def failure_of(self, step: Step) -> SemanticError | None:

@@ -73,7 +73,11 @@ class RankGroup:
         return self.options.hosts.world_size
 
     def start(self, own: RankProcess | None = None) -> None:
-        """Listen for ranks, and start `own`, rank 0's process, here; raises `DaemonError`."""
+        """Listen for ranks, and start `own`, rank 0's process, here.
+
+        Raises:
+            DaemonError: The address cannot be listened on.
+        """
         address = (self.options.hosts.first_ip, self.options.port)
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)

@@ -82,7 +82,7 @@ def refusal(who: Introduction, expected: Expected) -> str | None:
             "install the same version on both"
         )
     if who.device != expected.device:
-        return f"rank {who.rank} computes on a {who.device} and the daemon on a {expected.device}; use one kind of device"
+        return f"rank {who.rank} computes on a {who.device} and the daemon on a {expected.device}; both must be equal"
     if software(who.computed_by) != software(expected.computed_by):
         return (
             f"rank {who.rank} computes with {software(who.computed_by)} and the daemon with "

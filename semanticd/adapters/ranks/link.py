@@ -55,7 +55,11 @@ class Link:
         self._socket.settimeout(seconds)
 
     def send(self, message: Any) -> None:
-        """Send a message; raises `LinkLostError`."""
+        """Send a message.
+
+        Raises:
+            LinkLostError: The connection is broken.
+        """
         self.send_bytes(encoded(message))
 
     def send_bytes(self, data: bytes) -> None:
@@ -68,7 +72,11 @@ class Link:
         self.num_sent += len(data)
 
     def ready(self) -> Iterator[Any]:
-        """Read once, what is there, and yield the messages that are complete; raises `LinkLostError`."""
+        """Read once without waiting, and yield the complete messages.
+
+        Raises:
+            LinkLostError: The connection is broken.
+        """
         try:
             data = self._socket.recv(_READ_BYTES)
         except OSError as error:
@@ -83,7 +91,11 @@ class Link:
             raise LinkLostError(f"received an invalid message: {error}") from error
 
     def receive(self) -> Any:
-        """Wait for the next message; raises `LinkLostError`."""
+        """Wait for the next message.
+
+        Raises:
+            LinkLostError: The connection is broken.
+        """
         while not self._received:
             self._received += self.ready()
         return self._received.pop(0)

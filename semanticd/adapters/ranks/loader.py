@@ -34,14 +34,19 @@ class ModelText(Protocol):
     def spread_of(self, installed: InstalledModel, *, world_size: int) -> str:
         """Return whether so many ranks share its heads (`tensor`) or its layers (`pipeline`); reads its config only.
 
-        Raises `ModelLoadError` where they can share neither.
+        Raises:
+            ModelLoadError: The ranks can share neither.
         """
 
     def has_experts(self, installed: InstalledModel) -> bool:
         """Whether tokens choose experts."""
 
     def text(self, installed: InstalledModel) -> Tokenizer:
-        """Read a model's tokenizer; raises `ModelLoadError`."""
+        """Read a model's tokenizer.
+
+        Raises:
+            ModelLoadError: The tokenizer cannot be loaded.
+        """
 
     def check(self, installed: InstalledModel) -> Generator[None, None, None]:
         """See `ModelLoader`."""
@@ -74,7 +79,11 @@ class RankedLoader:
     def load(
         self, installed: InstalledModel, *, on_progress: Callable[[float], None]
     ) -> Generator[None, None, LoadedModel]:
-        """Load a model in all ranks; raises `ModelLoadError`."""
+        """Load a model in all ranks.
+
+        Raises:
+            ModelLoadError: A rank cannot load it, or the ranks do not fit together.
+        """
         world_size = self._group.world_size
         mode = self._text.spread_of(installed, world_size=world_size)
         on_progress(0.0)

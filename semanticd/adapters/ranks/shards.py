@@ -52,7 +52,11 @@ class Shards:
                 self._copied.pop(handle, None)
 
     def take_read(self, number: int) -> tuple[TensorBytes, ...]:
-        """Return what was read under this number, once; raises `CacheError`."""
+        """Return what was read under this number, once.
+
+        Raises:
+            CacheError: No block was read under this number.
+        """
         with self._lock:
             found = self._read.pop(number, None)
         if found is None:
@@ -135,7 +139,11 @@ def named(tensors: Sequence[TensorBytes], *, rank: int, world_size: int) -> tupl
 
 
 def unnamed(tensors: Sequence[TensorBytes], *, rank: int, world_size: int) -> tuple[TensorBytes, ...]:
-    """Undo `named`; raises `CacheError` where they are another rank's."""
+    """Undo `named`.
+
+    Raises:
+        CacheError: The names are those of another rank.
+    """
     owner = _owner(rank, world_size)
     if not all(one.name.startswith(owner) for one in tensors):
         raise CacheError(f"the block's tensors are not those of rank {rank} of {world_size}")

@@ -54,21 +54,37 @@ class PrometheusMetrics:
             made.labels(value)
 
     def count(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """Add to a counter; raises `KeyError` for a name outside the catalogue."""
+        """Add to a counter.
+
+        Raises:
+            KeyError: The name is not in the catalogue.
+        """
         counter = self._counters[name]
         (counter.labels(**labels) if labels else counter).inc(value)
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
-        """Set a gauge; raises `KeyError` for a name outside the catalogue."""
+        """Set a gauge.
+
+        Raises:
+            KeyError: The name is not in the catalogue.
+        """
         gauge = self._gauges[name]
         (gauge.labels(**labels) if labels else gauge).set(value)
 
     def forget(self, name: str, **labels: str) -> None:
-        """Drop one labelled value of a gauge; raises `KeyError` for a name outside the catalogue."""
+        """Drop one labelled value of a gauge.
+
+        Raises:
+            KeyError: The name is not in the catalogue.
+        """
         self._gauges[name].remove_by_labels(labels)
 
     def observe(self, name: str, value: float, **labels: str) -> None:
-        """Add to a histogram; raises `KeyError` for a name outside the catalogue."""
+        """Add to a histogram.
+
+        Raises:
+            KeyError: The name is not in the catalogue.
+        """
         histogram = self._histograms[name]
         (histogram.labels(**labels) if labels else histogram).observe(value)
 

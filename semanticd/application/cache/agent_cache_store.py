@@ -783,7 +783,11 @@ class AgentCacheStore:
         return {} if self._warm is None else self._warm.block_bytes(list(dict.fromkeys(names)))
 
     def check_blocks(self, number: int) -> None:
-        """Check the next `number` hot blocks, all of them in turn; raises `AssertionError` when something disagrees."""
+        """Check the next `number` hot blocks, all of them in turn.
+
+        Raises:
+            AssertionError: Something disagrees.
+        """
         with self.lock:
             if not self._to_check:
                 self._to_check = list(self._payloads)

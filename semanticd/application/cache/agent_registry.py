@@ -139,7 +139,11 @@ class AgentRegistry:
     # Looking: nothing comes into memory, nothing counts as used.
 
     def peek(self, agent_id: AgentId) -> Agent:
-        """Return the agent to look at; raises `AgentNotFoundError`. May read the archive: not on the event loop."""
+        """Return the agent without using it. May read the archive: not on the event loop.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+        """
         with self.lock:
             agent = self._agents.get(agent_id)
         if agent is None and self._archive is not None:
@@ -165,7 +169,11 @@ class AgentRegistry:
         return None if self._archive is None else self._archive.summary(agent_id)
 
     def page(self, query: AgentQuery) -> SummaryPage:
-        """Return a page of agents; raises `AgentNotFoundError` when the page before ended with an unknown agent."""
+        """Return a page of agents.
+
+        Raises:
+            AgentNotFoundError: The agent that ended the previous page is unknown.
+        """
         if query.after is not None and not self.is_known(query.after):
             raise _not_found(query.after)
         if self._archive is not None:
@@ -209,7 +217,11 @@ class AgentRegistry:
     # Using.
 
     def get(self, agent_id: AgentId) -> Agent:
-        """Return the agent; raises `AgentNotFoundError` when there is none."""
+        """Return the agent.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+        """
         agent = self.find(agent_id)
         if agent is None:
             raise _not_found(agent_id)

@@ -221,11 +221,19 @@ class BlockPoolBatchEngine:
         return self._last_failure if self._num_failures >= _UNHEALTHY_AFTER else None
 
     def submit(self, *submissions: Submission) -> None:
-        """Take the submissions of one request, all or none; raises what `EngineQueue.submit` does."""
+        """Queue the submissions of one request, all or none.
+
+        Raises:
+            SemanticError: As in `EngineQueue.submit`.
+        """
         self._queue.submit(*submissions)
 
     def embed(self, job: EmbeddingJob) -> None:
-        """Take a job; raises what `EngineQueue.submit` does."""
+        """Queue an embedding job.
+
+        Raises:
+            SemanticError: As in `EngineQueue.submit`.
+        """
         self._queue.submit(job)
 
     def check_size(self, num_prompts: int, num_choices: int, *, anonymous: bool) -> None:

@@ -49,7 +49,11 @@ class Embedder(Protocol):
     """Texts to vectors; `EmbeddingService` below is the real one."""
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Return the vectors; raises a domain error (unknown model, too long, queue full, ...)."""
+        """Return the vectors.
+
+        Raises:
+            SemanticError: The model is unknown, a text is too long, the queue is full, ...
+        """
 
 
 class EmbeddingService:
@@ -103,7 +107,11 @@ class EmbeddingService:
 
 
 def _read(model: LoadedModel, request: EmbeddingRequest) -> tuple[tuple[int, ...], ...]:
-    """Return the texts' ids; raises what the request itself is to blame for."""
+    """Return the texts' ids.
+
+    Raises:
+        SemanticError: The request itself is invalid.
+    """
     texts, left = [], LIMITS.embedding_tokens
     for index, text in enumerate(request.texts):
         ids = _ids(model, text, truncate=request.truncate, param=f"input.{index}")

@@ -42,7 +42,11 @@ class TurnRecorder:
         """How many seconds the end of a turn waits for the disk at most."""
 
     def begin_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
-        """Begin a turn of a conversation that the server keeps; raises `AgentBusyError` while another is under way."""
+        """Begin a turn of a conversation that the server keeps.
+
+        Raises:
+            AgentBusyError: Another turn is in progress.
+        """
         other = self._in_turn.setdefault(agent_id, request_id)
         if other != request_id:
             raise AgentBusyError(agent_id, other)

@@ -69,7 +69,11 @@ class GenerationStream(Protocol):
         """What was changed in the request so that it can be answered, as `name=detail`."""
 
     def __aiter__(self) -> AsyncIterator[GenerationEvent]:
-        """Iterate once over the events; raises the domain error that ended the request early."""
+        """Iterate once over the events.
+
+        Raises:
+            SemanticError: The error that ended the request early.
+        """
 
     async def result(self) -> GenerationResult:
         """Collect all events into one result."""
@@ -82,7 +86,11 @@ class Generator(Protocol):
     """What the HTTP dialects need; `GenerateService` below is the real one."""
 
     async def open(self, request: GenerationRequest) -> GenerationStream:
-        """Admit a request; raises a domain error (unknown model, too long, queue full, ...) before any event."""
+        """Admit a request.
+
+        Raises:
+            SemanticError: Before any event: the model is unknown, the prompt is too long, the queue is full, ...
+        """
 
     async def open_all(self, requests: Sequence[GenerationRequest]) -> Sequence[GenerationStream]:
         """Admit the prompts of one body, which have an agent and a number of choices in common, all or none."""
@@ -297,7 +305,11 @@ class GenerateService:
     # Worker threads.
 
     def _prepare(self, model: LoadedModel, request: GenerationRequest) -> _Prepared:
-        """Do all that takes time before a request can be submitted; raises what the request itself is to blame for."""
+        """Do all that takes time before a request can be submitted.
+
+        Raises:
+            SemanticError: The request itself is invalid.
+        """
         check_tool_choice(request.prompt)
         agent_id = request.agent_id or anonymous_id(request.prompt)
         salt = self._agents.salt_of(agent_id)

@@ -41,10 +41,18 @@ class TextTokens(Protocol):
     """Texts to ids and back; `TextTokensService` below is the real one."""
 
     async def encode(self, model: str, text: TextToRead) -> ReadText:
-        """Return a text's ids; raises `PromptTooLongError` for one that is far longer than the model's context."""
+        """Return a text's ids.
+
+        Raises:
+            PromptTooLongError: The text is far longer than the model's context.
+        """
 
     async def decode(self, model: str, token_ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens included; raises `InvalidRequestError` for one that is no token."""
+        """Return the text of ids, special tokens included.
+
+        Raises:
+            InvalidRequestError: An id is not a token of the vocabulary.
+        """
 
 
 class TextTokensService:

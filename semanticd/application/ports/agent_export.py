@@ -42,12 +42,22 @@ class AgentExportFile(Protocol):
     ) -> ExportWritten:
         """Write the file, whole or not at all; `records` come in the order of `names`, None where one is gone.
 
-        Raises `InvalidRequestError` for a path that cannot be, `ConflictError` when something else lies there,
-        `CacheError` when the disk does not take it.
+        Raises:
+            InvalidRequestError: The path is not possible.
+            ConflictError: There is something else at the path.
+            CacheError: The disk refuses the file.
         """
 
     def read(self, path: str) -> ExportedAgent:
-        """Check the whole file; raises `CacheError` saying what is wrong with it and what to do."""
+        """Check the whole file.
+
+        Raises:
+            CacheError: The file is not valid; the message has the cause and the remedy.
+        """
 
     def records(self, path: str) -> Iterator[BlockRecord]:
-        """Yield the blocks of a file that was checked, parents first; raises as `read` does."""
+        """Yield the blocks of a file that was checked, parents first.
+
+        Raises:
+            CacheError: As in `read`.
+        """

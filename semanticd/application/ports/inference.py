@@ -149,8 +149,11 @@ class ModelRunner(Protocol):
     def embed(self, texts: Sequence[Sequence[int]], *, dimensions: int | None) -> list[bytes]:
         """Return a vector for each text: float32, little-endian, of length one; all are computed at once.
 
-        `dimensions` are the leading numbers that are wanted (None: all). Raises `InvalidRequestError` for more than
-        there are, and `UnsupportedError` for a model that has no vectors.
+        `dimensions` are the leading numbers that are wanted (None: all).
+
+        Raises:
+            InvalidRequestError: More dimensions are wanted than there are.
+            UnsupportedError: The model has no vectors.
         """
 
     def embed_part(
@@ -223,7 +226,11 @@ class ModelRunner(Protocol):
         """Return a payload as bytes that any thread may read: views where it has them, which keep it alive."""
 
     def restore(self, tensors: Sequence[TensorBytes]) -> BlockPayload:
-        """Turn bytes into a payload; raises `CacheError` when names, types or shapes do not fit the model."""
+        """Turn bytes into a payload.
+
+        Raises:
+            CacheError: Names, types or shapes do not fit the model.
+        """
 
     def release(self) -> None:
         """Free the weights and everything else."""
@@ -275,7 +282,11 @@ class Tokenizer(Protocol):
         """Return the text of ids, special tokens included."""
 
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
-        """Apply the chat template; raises `InvalidRequestError` when the template refuses the conversation."""
+        """Apply the chat template.
+
+        Raises:
+            InvalidRequestError: The template refuses the conversation.
+        """
 
     def text_ids(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the ids of a text as it is, behind the BOS that the tokenizer wants if `add_special`.
@@ -334,13 +345,15 @@ class Tokenizer(Protocol):
     def find_constraint(self, constraint: OutputConstraint) -> OutputConstraint | None:
         """Return the constraint with its form if that was compiled before; None if it has to be compiled.
 
-        Raises `InvalidRequestError` when it is known that it cannot be compiled.
+        Raises:
+            InvalidRequestError: The constraint is known to be impossible to compile.
         """
 
     def compile_constraint(self, constraint: OutputConstraint) -> OutputConstraint:
         """Return the constraint with its compiled form; this may take seconds.
 
-        Raises `InvalidRequestError` when the constraint cannot be compiled.
+        Raises:
+            InvalidRequestError: The constraint cannot be compiled.
         """
 
 

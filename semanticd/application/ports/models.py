@@ -171,7 +171,11 @@ class ModelSource(Protocol):
         """Return the models whose files are here."""
 
     def resolve(self, name: str) -> ModelEntry:
-        """Return the entry a name stands for (alias, `org/name`, folder, file); raises `ModelNotFoundError`."""
+        """Return the entry a name stands for (alias, `org/name`, folder, file).
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+        """
 
     def known_name(self, name: str) -> str | None:
         """Return the name to `find` a model by that a client named; None for folders and files. Reads no file."""
@@ -180,16 +184,27 @@ class ModelSource(Protocol):
         """Return the model if its files are here."""
 
     def files(self, folder: str) -> tuple[FileFacts, ...]:
-        """Return the files of a model's folder as they are now; empty where it is gone. Raises `OSError`."""
+        """Return the files of a model's folder as they are now; empty where it is gone.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
 
     def replaced_source(self, model: InstalledModel) -> str | None:
         """Return the path of the user's file that a model was converted from, where it is not as it was then.
 
-        None also where it is gone: its conversion is what is loaded. Raises `OSError`.
+        None also where it is gone: its conversion is what is loaded.
+
+        Raises:
+            OSError: The file cannot be examined.
         """
 
     def pull(self, name: str, on_progress: Callable[[PullProgress], None]) -> InstalledModel:
-        """Fetch and prepare a model; raises `ModelDownloadError` saying what to do. Done twice, it is done once."""
+        """Download and prepare a model; a model that is already there is not downloaded again.
+
+        Raises:
+            ModelDownloadError: The download failed; the message has the remedy.
+        """
 
     def remove(self, name: str) -> int:
         """Delete a model's files; returns the bytes freed."""

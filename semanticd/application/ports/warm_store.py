@@ -164,12 +164,19 @@ class WarmStore(Protocol):
     def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
         """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap); returns bytes freed.
 
-        With `dry_run` nothing is removed, and the bytes are those that would be. Raises CacheError where the index
-        cannot be read or changed; StorageFullError (one of them) where that is for want of room.
+        With `dry_run` nothing is removed, and the bytes are those that would be.
+
+        Raises:
+            CacheError: The index cannot be read or changed.
+            StorageFullError: The index cannot be changed because the disk is full (a CacheError).
         """
 
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
-        """Remove all blocks (of one model); returns bytes freed. Raises what `prune` does."""
+        """Remove all blocks (of one model); returns bytes freed.
+
+        Raises:
+            CacheError: As in `prune`.
+        """
 
     def stats(self) -> WarmStats:
         """Return the numbers above."""

@@ -72,7 +72,8 @@ class AgentExporter:
     async def export(self, agent: Agent, path: str) -> AgentExport:
         """Write an agent export at an absolute path; blocks that are gone are left out and counted.
 
-        Raises what `AgentExportFile.write` does.
+        Raises:
+            SemanticError: As in `AgentExportFile.write`.
         """
         file = self._need_file()
         store = self._store

@@ -102,7 +102,11 @@ class AgentsService:
     # Looking.
 
     async def page(self, query: AgentQuery) -> AgentList:
-        """Return a page of agents' facts; raises `AgentNotFoundError` when the cursor is unknown."""
+        """Return a page of agents' facts.
+
+        Raises:
+            AgentNotFoundError: The cursor is unknown.
+        """
         return await asyncio.to_thread(self._rows.page, query)
 
     async def totals(self) -> AgentTotals:
@@ -129,7 +133,11 @@ class AgentsService:
         return bool(self._requests_of(agent_id))
 
     async def agent(self, agent_id: str) -> Agent:
-        """Return an agent as it is kept, without using it; raises `AgentNotFoundError`."""
+        """Return an agent as it is kept, without using it.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+        """
         return await asyncio.to_thread(self._agents.peek, AgentId(agent_id))
 
     async def require(self, agent_id: str) -> None:
@@ -190,9 +198,13 @@ class AgentsService:
     # Changing.
 
     async def create(self, agent_id: str | None, config: AgentConfig, *, pin: bool = False) -> AgentFacts:
-        """Make an agent; raises `ConflictError` when the id is taken.
+        """Create an agent.
 
-        Where the disk refuses it, it is there in memory, and its facts say so: `unsaved`. So do those of every change.
+        Where the disk refuses it, it exists in memory only and its facts say so: `unsaved`. So do those of
+        every change.
+
+        Raises:
+            ConflictError: The id is taken.
         """
         chosen = checked_agent_id(agent_id or f"agent-{secrets.token_hex(6)}", param="id")
         async with self._naming:
@@ -220,10 +232,12 @@ class AgentsService:
             )
 
     async def pin(self, agent_id: str, ttl_s: float | None = None) -> AgentFacts:
-        """Keep its blocks from eviction, for `ttl_s` seconds or for good.
+        """Keep its blocks from eviction, for `ttl_s` seconds or permanently.
 
-        Answers that run lose nothing: the blocks stay as far as those need no room. Raises `ConflictError` where pins
-        would keep more of the budget than they may.
+        Running answers lose nothing: the blocks stay as far as those need no room.
+
+        Raises:
+            ConflictError: Pins would keep more of the budget than they may.
         """
         refusal = self._tables.pin_refusal(AgentId(agent_id))
         if refusal is not None:
@@ -406,7 +420,8 @@ class AgentsService:
     async def cancel(self, agent_id: str) -> CancelledAgent:
         """Cancel the requests that it answers, or that wait for it, and wait until they have ended (10 s at most).
 
-        Raises `AgentNotFoundError`.
+        Raises:
+            AgentNotFoundError: There is no such agent.
         """
         requests = self._cancel_arrivals(agent_id)
         requests += self._requests_of(agent_id)
@@ -462,7 +477,11 @@ class AgentsService:
         return await self._exporter.export(agent, path)
 
     async def import_(self, path: str, new_id: str | None = None, *, trust: bool = False) -> ImportedAgent:
-        """Read an agent export; `trust` lets others share its blocks. Raises what `AgentExporter.import_` does."""
+        """Read an agent export; `trust` lets others share its blocks.
+
+        Raises:
+            SemanticError: As in `AgentExporter.import_`.
+        """
         imported = await self._exporter.import_(path, new_id=new_id, check_free=self._check_free, trust=trust)
         async with self._naming:
             # Another agent may have taken the id while blocks were written.

@@ -61,7 +61,10 @@ class CacheService:
     async def clear(self) -> ClearedCache:
         """Drop every block that no running request uses, in RAM and on disk; agents start cold.
 
-        The disk comes first: where it refuses, RAM keeps its blocks. Raises CacheError.
+        The disk comes first: where it refuses, RAM keeps its blocks.
+
+        Raises:
+            CacheError: The disk refuses.
         """
         store = self._store
         warm = await asyncio.to_thread(self._warm.clear)

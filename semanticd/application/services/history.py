@@ -242,7 +242,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _samples(columns: object) -> tuple[Sample, ...]:
-    """Return samples from the lists that they were kept as; raises `ValueError`."""
+    """Return samples from the lists that they were kept as.
+
+    Raises:
+        ValueError: The lists have another form.
+    """
     if not isinstance(columns, Mapping):
         raise ValueError("expected a list for each series")
     known = {name: values for name, values in columns.items() if name in SERIES}

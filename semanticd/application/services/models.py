@@ -144,7 +144,11 @@ class ModelsService:
             on_progress(progress)
 
     async def remove(self, model: str) -> RemovedModel:
-        """Delete a model's files; raises `ConflictError` while it is loaded."""
+        """Delete a model's files.
+
+        Raises:
+            ConflictError: The model is loaded.
+        """
         if await self._names.administered(model) is not None:
             raise ConflictError(f"model {model} is loaded; unload it before removing its files")
         source_name = self._names.source_name(model)

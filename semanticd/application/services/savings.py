@@ -162,7 +162,11 @@ def _named(value: object) -> list[tuple[str, object]]:
 
 
 def _saved(value: object) -> Saved:
-    """Return totals from the list that they were kept as; raises `ValueError`."""
+    """Return totals from the list that they were kept as.
+
+    Raises:
+        ValueError: The list has another form.
+    """
     if not isinstance(value, list) or len(value) != 4:
         raise ValueError("expected four totals")
     for one in value:

@@ -239,7 +239,11 @@ class RequestsService:
         return sorted(rows, key=lambda row: -row.age_s)
 
     async def prompt(self, request_id: str) -> RequestPrompt:
-        """Return the text that a request asks about; raises `RequestNotFoundError` once it has ended."""
+        """Return the text that a request asks about.
+
+        Raises:
+            RequestNotFoundError: The request has ended.
+        """
         for one in self._engine.running():
             if one.submission.request_id == request_id:
                 return RequestPrompt(

@@ -121,7 +121,11 @@ class StoredResponses:
         return None if self._archive is None else await asyncio.to_thread(self._archive.item, item_id)
 
     async def forget(self, response_id: str) -> bool:
-        """Forget a response; returns whether it was there. Raises `CacheError` where the disk refuses: it stays."""
+        """Forget a response; returns whether it was there.
+
+        Raises:
+            CacheError: The disk refuses; the response stays.
+        """
         if await self.find(response_id) is None:
             return False
         if self._archive is not None:
@@ -133,7 +137,11 @@ class StoredResponses:
         return True
 
     async def forget_agent(self, agent_id: AgentId) -> None:
-        """Forget all responses that an agent asked for or holds; raises as `forget` does: all stay."""
+        """Forget all responses that an agent asked for or holds.
+
+        Raises:
+            CacheError: The disk refuses; all responses stay.
+        """
         known = {*self._by_agent.get(agent_id, ()), *self._by_holder.get(agent_id, ())}
         if self._archive is not None:
             answer = await asyncio.wrap_future(self._archive.delete_agent(agent_id))

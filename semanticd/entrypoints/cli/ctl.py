@@ -53,7 +53,11 @@ def _subscribe(topics: list[str], agent: str | None) -> None:
 
 
 def read_arguments(given: list[str]) -> dict[str, Any]:
-    """Read `key=value` words; raises `ValueError` naming one that is none."""
+    """Read `key=value` words.
+
+    Raises:
+        ValueError: A word is not `key=value`; the message names it.
+    """
     args: dict[str, Any] = {}
     for word in given:
         key, equals, value = word.partition("=")

@@ -39,7 +39,11 @@ def socket_path() -> Path:
 
 
 def connect(*, timeout_s: float | None = None) -> ControlClient:
-    """Connect to the running daemon within `timeout_s` (None: the client's own); raises `DaemonNotRunningError`."""
+    """Connect to the running daemon within `timeout_s` (None: the client's own).
+
+    Raises:
+        DaemonNotRunningError: No daemon is running.
+    """
     path = socket_path()
     # Asked first, because it spares the commonest failure the import of the client.
     if not is_socket(path):

@@ -179,7 +179,11 @@ def as_commands(made: Launch, arguments: tuple[str, ...]) -> str:
 
 
 def start(made: Launch, arguments: tuple[str, ...], *, install: str) -> None:
-    """Become the program; raises `DaemonError` where it is not installed."""
+    """Replace this process by the program.
+
+    Raises:
+        DaemonError: The program is not installed.
+    """
     path = shutil.which(made.program)
     if path is None:
         raise DaemonError(f"{made.program} is not installed (not found on PATH); install it with: {install}")

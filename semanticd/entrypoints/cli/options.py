@@ -61,7 +61,11 @@ def setting_options(function: _F) -> _F:
 def read_flags(
     *, more: tuple[str, ...], model: str | None, host: str | None, port: int | None, log_level: str | None
 ) -> dict[str, Any]:
-    """Return all flags that were given, by dotted name; raises `ConfigurationError` for an unknown one."""
+    """Return all flags that were given, by dotted name.
+
+    Raises:
+        ConfigurationError: A flag is unknown.
+    """
     from semanticd.adapters.config.sources import parse_flags
     from semanticd.domain.errors import ConfigurationError
 

@@ -157,7 +157,11 @@ class Reports:
     now: Callable[[], float] = field(default=time.time)
 
     def newer_than(self, at: float) -> list[str]:
-        """Return the names of reports written since a time in seconds; raises `OSError`."""
+        """Return the names of reports written since a time in seconds.
+
+        Raises:
+            OSError: The folder of reports cannot be read.
+        """
         return sorted(path.name for path in _panics(self.folder) if path.stat().st_mtime >= at)
 
 

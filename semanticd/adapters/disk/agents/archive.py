@@ -81,8 +81,10 @@ class DiskAgentArchive:
     ) -> DiskAgentArchive:
         """Open the agents of an owned folder, sharing the block store's write queue.
 
-        A damaged database is set aside as `agents.sqlite.damaged` and an empty one begun. Raises CacheError
-        when the file cannot be opened, or a newer version wrote it.
+        A damaged database is set aside as `agents.sqlite.damaged` and an empty one begun.
+
+        Raises:
+            CacheError: The file cannot be opened, or a newer version wrote it.
         """
         log = log or NullLog()
         try:

@@ -109,7 +109,11 @@ def lengths(agent: Agent) -> dict[str, int]:
 
 
 def decode_agent(agent_id: AgentId, data: bytes) -> tuple[Agent, Mapping[str, int]]:
-    """Return an agent without its lists, and the lengths they must have. Raises one of `DocumentError`."""
+    """Return an agent without its lists, and the lengths they must have.
+
+    Raises:
+        DocumentError: The document cannot be decoded (one of the tuple).
+    """
     document = msgspec.convert(_unpack(data), _Document)
     if document.version != FORMAT_VERSION:
         raise ValueError(f"agent format version {document.version} is not known")
@@ -141,7 +145,11 @@ def encode_summary(summary: AgentSummary) -> bytes:
 
 
 def decode_summary(agent_id: AgentId, data: bytes) -> AgentSummary:
-    """Undo `encode_summary`. Raises one of `DocumentError`."""
+    """Undo `encode_summary`.
+
+    Raises:
+        DocumentError: The document cannot be decoded (one of the tuple).
+    """
     summary = msgspec.convert({**_unpack(data), "agent_id": agent_id}, AgentSummary)
     check_summary(summary)
     return summary
@@ -171,7 +179,11 @@ def encode_turn(turn: Turn) -> bytes:
 
 
 def decode_turn(data: bytes) -> Turn:
-    """Undo `encode_turn`. Raises one of `DocumentError`."""
+    """Undo `encode_turn`.
+
+    Raises:
+        DocumentError: The document cannot be decoded (one of the tuple).
+    """
     turn = msgspec.convert(_unpack(data), Turn)
     check_turn(turn)
     return turn
@@ -184,7 +196,11 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(data: bytes) -> Message:
-    """Undo `encode_message`. Raises one of `DocumentError`."""
+    """Undo `encode_message`.
+
+    Raises:
+        DocumentError: The document cannot be decoded (one of the tuple).
+    """
     document = msgspec.convert(_unpack(data), _MessageDocument)
     parts = tuple(msgspec.convert(part, _PARTS[part["type"]]) for part in document.parts)
     return Message(role=document.role, parts=parts)

@@ -150,7 +150,11 @@ class DiskAgentExportFile:
         return ExportedAgent(manifest.agent, manifest.layout, len(manifest.blocks))
 
     def records(self, path: str) -> Iterator[BlockRecord]:
-        """Yield the file's blocks, parents first, each checked; call `read` before. Raises as it does."""
+        """Yield the file's blocks, parents first, each checked; call `read` before.
+
+        Raises:
+            CacheError: A block is broken or the file cannot be read, as in `read`.
+        """
         with self._opened(path) as file:
             manifest = _read_manifest(file, path)
             file.seek(manifest.first_frame_at)

@@ -333,7 +333,11 @@ class AgentTables:
         return [AgentId(agent_id) for (agent_id,) in dict.fromkeys(rows)][:limit]
 
     def load(self, agent_id: AgentId) -> Agent | None:
-        """Return a stored agent, None if there is none; raises one of `DocumentError` when unreadable."""
+        """Return a stored agent, None if there is none.
+
+        Raises:
+            DocumentError: The agent is unreadable (one of the tuple).
+        """
         with self._reading:
             self._reader.execute("BEGIN")  # one state for all tables
             try:

@@ -80,7 +80,11 @@ class BlockHeader:
 
 
 def encode(record: BlockRecord) -> EncodedBlock:
-    """Return the file of a block; raises ValueError when a tensor's bytes do not fit its shape and dtype."""
+    """Return the file of a block.
+
+    Raises:
+        ValueError: A tensor's bytes do not fit its shape and dtype.
+    """
     block = record.block
     views = [_flat(tensor.data) for tensor in record.tensors]
     entries: dict[str, Any] = {}
@@ -122,8 +126,8 @@ def encode(record: BlockRecord) -> EncodedBlock:
 def decode(data: bytes | memoryview, *, expected: BlockHash) -> BlockRecord:
     """Return the block held by a file's bytes; its tensors are views into `data` (nothing is copied).
 
-    Raises BrokenBlockError unless the block's recomputed name is `expected` and every byte is as it was
-    written.
+    Raises:
+        BrokenBlockError: The block's recomputed name is not `expected`, or a byte differs from what was written.
     """
     view = memoryview(data).cast("B")
     header = decode_header(view, file_bytes=len(view), expected=expected)
@@ -153,7 +157,11 @@ def decode_foreign(data: bytes, expected: BlockHash) -> BlockRecord | None:
 
 
 def header_bytes(start: bytes | memoryview) -> int:
-    """Return how many bytes precede the tensors, from a file's first 8; raises BrokenBlockError."""
+    """Return how many bytes precede the tensors, from a file's first 8.
+
+    Raises:
+        BrokenBlockError: The length is missing or too large.
+    """
     if len(start) < 8:
         raise BrokenBlockError(f"the file ends after {len(start)} bytes, in the header's length")
     (length,) = struct.unpack_from("<Q", start)
@@ -166,7 +174,10 @@ def decode_header(start: bytes | memoryview, *, file_bytes: int, expected: Block
     """Read the header from a file's first bytes and check it against its name and the file's size.
 
     This proves which tokens, parent and model the file is for; that the tensors are whole is `decode`'s to
-    check. Raises BrokenBlockError.
+    check.
+
+    Raises:
+        BrokenBlockError: The header is not that of the named block, or does not fit the file's size.
     """
     end = header_bytes(start)
     if len(start) < end:

@@ -28,7 +28,11 @@ class Quarantine:
                 self._hold(folder / name)
 
     def take(self, path: Path) -> None:
-        """Move a file here (remove it if that fails); the oldest beyond the bound goes. Raises OSError."""
+        """Move a file here (remove it if that fails); the oldest files beyond the bound are removed.
+
+        Raises:
+            OSError: The file can be neither moved nor removed.
+        """
         # The time in front makes names sort by age.
         target = self._folder / f"{time.time_ns():020d}-{path.name}"
         try:

@@ -42,7 +42,12 @@ class Survey:
 
 
 def survey_shard(storage: BlockRepository, shard: str) -> Survey:
-    """Compare the rows and files of one shard. Raises OSError and sqlite3.Error."""
+    """Compare the rows and files of one shard.
+
+    Raises:
+        OSError: The folder cannot be read.
+        sqlite3.Error: The index cannot be read.
+    """
     rows = {storage.folder.block_path(s.fingerprint, s.block_hash): s for s in storage.index.shard(shard)}
     found = Survey(num_rows=len(rows))
     files = set(storage.folder.shard_files(shard))
@@ -101,10 +106,12 @@ def adopt_files(
     log: Log,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Make rows for files that have none, setting broken ones aside; returns how many were adopted.
+    """Add rows for files that have none, quarantining broken ones; returns the number of rows added.
 
-    `on_progress` hears (files done, files to do). Ends early when `stop` is set: the next start goes on.
-    Raises sqlite3.Error.
+    `on_progress` gets (files done, files to do). Ends early when `stop` is set; the next start continues.
+
+    Raises:
+        sqlite3.Error: The index cannot be read or changed.
     """
     adopted = 0
     for first in range(0, len(paths), _ROWS_PER_TRANSACTION):
@@ -122,9 +129,12 @@ def adopt_files(
 def adopt_named(
     storage: BlockRepository, names: Iterable[BlockHash], fingerprint: ModelFingerprint, *, log: Log
 ) -> int:
-    """Make rows for those of one model's blocks that lie on disk without; returns how many. Raises sqlite3.Error.
+    """Add rows for those of one model's named blocks that are on disk without one; returns their number.
 
-    A block's name is its file's: each costs one look at the file system, however many files there are.
+    A block's name is its file's name: each costs one file lookup, however many files there are.
+
+    Raises:
+        sqlite3.Error: The index cannot be read or changed.
     """
     wanted = list(dict.fromkeys(names))
     known = storage.index.block_bytes(wanted)
@@ -134,7 +144,12 @@ def adopt_named(
 
 
 def read_header(fs: FileSystem, path: Path, *, expected: BlockHash) -> BlockHeader:
-    """Read and check a block file's header only. Raises OSError and BrokenBlockError."""
+    """Read and check a block file's header only.
+
+    Raises:
+        OSError: The file cannot be read.
+        BrokenBlockError: The header is not that of the named block.
+    """
     start, file_bytes = fs.read_start(path, _FIRST_READ_BYTES)
     end = header_bytes(start)
     if end > len(start):

@@ -147,7 +147,11 @@ class BlockRepository:
             self._unindexed_bytes -= self._unindexed.pop(path, 0)
 
     def free_disk_bytes(self) -> int:
-        """Return what may still be written on the folder's volume; raises OSError."""
+        """Return what may still be written on the folder's volume.
+
+        Raises:
+            OSError: The volume cannot be queried.
+        """
         return self.fs.free_bytes(self.folder.root)
 
     @property

@@ -26,7 +26,11 @@ def verify(
     """Read every file and compare; with `fix`, set broken ones aside and make files and rows agree.
 
     Orphans are files without a row (adopted by `fix` when whole) and leftovers of dead processes (removed).
-    `max_bytes_per_s` limits the disk time taken from others. Raises sqlite3.Error and OSError.
+    `max_bytes_per_s` limits the disk time taken from others.
+
+    Raises:
+        sqlite3.Error: The index cannot be read or changed.
+        OSError: The folder cannot be read.
     """
     num_checked = num_broken = num_missing = num_orphaned = 0
     for shard in SHARDS:

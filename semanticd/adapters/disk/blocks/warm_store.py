@@ -132,7 +132,10 @@ class DiskWarmStore:
         """Own the folder and open its index; the files are looked through only after an unclean end.
 
         `on_recovery` hears (files done, files to do) from a background thread; `now` gives seconds since the
-        epoch. Raises CacheError when the folder cannot be used or another process has it.
+        epoch.
+
+        Raises:
+            CacheError: The folder cannot be used, or another process owns it.
         """
         options, fs = options or WarmOptions(), fs or FileSystem()
         metrics, log = metrics or NullMetrics(), log or NullLog()
@@ -453,7 +456,8 @@ class DiskWarmStore:
     def verify(self, *, fix: bool) -> VerifyReport:
         """Check all files against the index and their checksums; with `fix`, quarantine and reconcile. Slow.
 
-        Raises CacheError when the folder or index cannot be read at all.
+        Raises:
+            CacheError: The folder or the index cannot be read.
         """
         try:
             return verify(self._storage, fix=fix, stop=self._stop, log=self._log)
@@ -463,7 +467,8 @@ class DiskWarmStore:
     def prune(self, *, target_bytes: int | None = None, dry_run: bool = False) -> int:
         """Remove least recently used unpinned blocks down to `target_bytes` (default: the cap), or say how much.
 
-        Raises as the port says.
+        Raises:
+            CacheError: As in the port.
         """
         self._write_touches()
         target = self._storage.cap_bytes if target_bytes is None else target_bytes
@@ -473,7 +478,11 @@ class DiskWarmStore:
         return self._removal(lambda: prune(target))
 
     def _removal(self, remove: Callable[[], int]) -> int:
-        """Return the bytes removed; raises CacheError where the index refuses."""
+        """Return the bytes removed.
+
+        Raises:
+            CacheError: The index refuses the change.
+        """
         try:
             return remove()
         except sqlite3.Error as error:
@@ -492,7 +501,8 @@ class DiskWarmStore:
     def clear(self, fingerprint: ModelFingerprint | None = None) -> int:
         """Remove all blocks (of one model), also those waiting to be written; returns the bytes freed.
 
-        Raises as the port says.
+        Raises:
+            CacheError: As in the port.
         """
         self._pending.cancel(lambda record: fingerprint in (None, record.fingerprint))
         return self._removal(lambda: self._storage.clear(fingerprint))

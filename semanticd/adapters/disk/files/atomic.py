@@ -119,7 +119,11 @@ class FileSystem:
         return path.stat().st_size
 
     def write_small(self, path: Path, data: bytes) -> None:
-        """Write a small file of our own, readable by the user only. Raises OSError."""
+        """Write a small file of our own, readable by the user only.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         fd = self.create(path)
         try:
             if os.write(fd, data) < len(data):
@@ -149,8 +153,10 @@ def write_group(fs: FileSystem, files: Sequence[NewFile]) -> None:
     """Write files durably, in order (parents before children); either all are there afterwards or none.
 
     All contents reach the disk before the first gets its name, so that no name ever stands for less than a
-    whole file. One full flush empties the drive's cache for the whole group. Raises OSError, after removing
-    what this call made.
+    whole file. One full flush empties the drive's cache for the whole group.
+
+    Raises:
+        OSError: A file could not be written; the files of this call are removed first.
     """
     temps: list[Path] = []
     named: list[Path] = []

@@ -47,9 +47,12 @@ class Ballast:
             return self._put_back()
 
     def make_room_for(self, action: Callable[[], _T], *, after: Callable[[], object] = lambda: None) -> _T:
-        """Return what `action` does; where it finds no room it is done once more without the file.
+        """Return the result of `action`; if the disk is full, free the file's room and retry once.
 
-        `after` gives back the room that the action took, such as a database's log. Raises what `action` does.
+        `after` returns the room that the action took, such as a database's log.
+
+        Raises:
+            Exception: Whatever `action` raises.
         """
         try:
             return action()
@@ -94,7 +97,11 @@ class Ballast:
 
 
 def _fill(fd: int, num_bytes: int) -> None:
-    """Make an empty file take its room on the volume. Raises OSError."""
+    """Make an empty file take its room on the volume.
+
+    Raises:
+        OSError: The volume has no room.
+    """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, num_bytes)
         return

@@ -24,7 +24,11 @@ _PRAGMAS = {
 
 
 def connect(path: Path, pragmas: Mapping[str, str | int]) -> sqlite3.Connection:
-    """Open a database with these pragmas and our own; raises `sqlite3.Error`."""
+    """Open a database with these pragmas and our own.
+
+    Raises:
+        sqlite3.Error: The database cannot be opened.
+    """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     try:
         for name, value in {**_PRAGMAS, **pragmas}.items():
@@ -98,7 +102,11 @@ def _takes_bytes(folder: Path) -> bool:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged database, so that a new one can be begun in its place; raises `OSError`."""
+    """Rename a damaged database, so that a new one can be begun in its place.
+
+    Raises:
+        OSError: The file cannot be renamed.
+    """
     for suffix in _SUFFIXES:
         file = path.with_name(path.name + suffix)
         if file.exists():

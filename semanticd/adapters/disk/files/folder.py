@@ -66,9 +66,10 @@ class CacheFolder:
 
     @classmethod
     def open(cls, root: Path, *, fs: FileSystem) -> CacheFolder:
-        """Create the folder if need be and own it.
+        """Create the folder if it is missing, and own it.
 
-        Raises CacheError when it cannot be used or another process (or another store of this one) owns it.
+        Raises:
+            CacheError: The folder cannot be used, or another process (or another store of this one) owns it.
         """
         root = root.expanduser().absolute()
         try:
@@ -171,7 +172,11 @@ def hash_of(path: Path) -> BlockHash | None:
 
 
 def private_file(path: Path) -> Path:
-    """Create a file private to the user unless it is there, and return it. Raises OSError."""
+    """Create a file private to the user unless it is there, and return it.
+
+    Raises:
+        OSError: The file cannot be created.
+    """
     os.close(open_private(path, os.O_WRONLY | os.O_CREAT))
     return path
 

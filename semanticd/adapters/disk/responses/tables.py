@@ -88,7 +88,11 @@ class ResponseTables:
             self._writer.close()
 
     def load(self, response_id: str) -> StoredResponse | None:
-        """Return a stored response; raises ValueError where a part of its conversation is missing."""
+        """Return a stored response.
+
+        Raises:
+            ValueError: A part of the conversation is missing.
+        """
         with self._reading, closing(self._reader.cursor()) as cursor:
             cursor.execute("BEGIN")  # one state for both tables
             try:

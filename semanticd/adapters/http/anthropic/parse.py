@@ -265,7 +265,11 @@ class _Reader:
         )
 
     def _text_of(self, block: wire.ResultContent, path: str, *, asked: bool) -> str:
-        """Return what a block says in words; raises `UnsupportedError` for what cannot be read and is asked about."""
+        """Return what a block says in words.
+
+        Raises:
+            UnsupportedError: The model cannot read the block, and the request is strict about it.
+        """
         if isinstance(block, wire.TextBlock):
             return block.text
         if isinstance(block, wire.ToolReferenceBlock):

@@ -101,7 +101,11 @@ async def _outside(req: Request, work: Callable[[], R]) -> R:
 
 
 def _is_heavy(raw: bytes) -> bool:
-    """Return whether a body holds many values; raises `InvalidRequestError` where they are too many."""
+    """Return whether a body holds many values.
+
+    Raises:
+        InvalidRequestError: The body has too many values.
+    """
     if has_more_values(raw, LIMITS.json_values):
         raise InvalidRequestError(
             f"the body has more than {LIMITS.json_values} JSON values (commas, [ and {{ outside of strings)"
@@ -200,9 +204,12 @@ async def _next_chunk(chunks: AsyncIterator[bytes], stall_s: float) -> bytes:
 
 
 async def within(seconds: float, work: Awaitable[R]) -> R:
-    """Return what `work` comes to; raises `TimeoutError` when it takes longer, and cancels it.
+    """Return the result of `work`.
 
     As `asyncio.wait_for`, which makes a task for it before Python 3.12.
+
+    Raises:
+        TimeoutError: `work` took longer; it is cancelled.
     """
     if sys.version_info < (3, 11):
         return await asyncio.wait_for(work, seconds)
@@ -228,7 +235,11 @@ def _too_large(limit: int) -> RequestTooLargeError:
 
 
 def parse_json(raw: bytes, *, max_nesting: int) -> Any:
-    """Parse strict JSON; raises `InvalidRequestError` for everything with no or more than one meaning."""
+    """Parse strict JSON.
+
+    Raises:
+        InvalidRequestError: The text is not JSON, or has more than one meaning.
+    """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -314,7 +325,11 @@ _INDEX = re.compile(r"\[(\d+|\.\.\.)\]")
 
 
 def to_wire(parsed: Any, wire_type: type[T], *, prefix: str = "") -> T:
-    """Turn parsed JSON into a wire type; raises `InvalidRequestError` with field path and expectation."""
+    """Turn parsed JSON into a wire type.
+
+    Raises:
+        InvalidRequestError: A field does not fit the type; the message has its path and what was expected.
+    """
     try:
         return msgspec.convert(parsed, wire_type)
     except msgspec.ValidationError as error:

@@ -30,7 +30,11 @@ _LATEST = ":latest"
 
 
 def model_name(name: str | None) -> str:
-    """Return the name without the tag that Ollama adds to names without one; raises where there is none."""
+    """Return the name without the tag that Ollama adds to names without one.
+
+    Raises:
+        InvalidRequestError: There is no name.
+    """
     if not name:
         raise InvalidRequestError("field required", param="model")
     return name.removesuffix(_LATEST)

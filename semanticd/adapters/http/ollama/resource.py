@@ -222,11 +222,19 @@ class _Pull:
         self._first: PullProgress | None = None
 
     async def end(self) -> None:
-        """Wait until it is over; raises what ended it. Who stops waiting does not stop it."""
+        """Wait until it is over; a caller that stops waiting does not stop it.
+
+        Raises:
+            Exception: The error that ended the download.
+        """
         await asyncio.shield(self._task)
 
     async def begin(self) -> None:
-        """Wait until it goes on or is over; raises what ended it, while a status can still be sent."""
+        """Wait until it makes progress or is over.
+
+        Raises:
+            Exception: The error that ended the download, while a status can still be sent.
+        """
         self._first = await self._progress.get()
         if self._first is None and self._task.exception() is not None:
             await self._task

@@ -119,7 +119,11 @@ async def _pieces(data: memoryview) -> AsyncIterator[bytes]:
 
 
 def read_token_ids(text: str) -> tuple[int, ...]:
-    """Return the ids of a look-up; raises InvalidRequestError for another form, or too many."""
+    """Return the ids of a look-up.
+
+    Raises:
+        InvalidRequestError: The ids have another form, or there are too many.
+    """
     try:
         token_ids = unpack_token_ids(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError, struct.error) as error:

@@ -127,7 +127,11 @@ class TokensToText:
 
 
 def text_of(body: TokenizeRequest, request_id: RequestId) -> TextToRead:
-    """Return what a body wants read; raises InvalidRequestError unless it has one of the three forms."""
+    """Return the text or messages of a body.
+
+    Raises:
+        InvalidRequestError: The body has none of the three forms.
+    """
     given = [name for name in ("prompt", "content", "messages") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InvalidRequestError(

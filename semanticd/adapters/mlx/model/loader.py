@@ -80,7 +80,11 @@ class MlxModelLoader:
     def load(
         self, installed: InstalledModel, *, on_progress: Callable[[float], None]
     ) -> Generator[None, None, LoadedModel]:
-        """Load weights and tokenizer, a slice each time it is advanced; raises `ModelLoadError`."""
+        """Load weights and tokenizer, a slice each time it is advanced.
+
+        Raises:
+            ModelLoadError: The model cannot be loaded.
+        """
         path = Path(installed.path)
         device_is_cpu = mx.default_device() == mx.Device(mx.cpu)
         trusted = installed.entry.trust_remote_code
@@ -162,7 +166,11 @@ class MlxModelLoader:
         return self._compute.ring.world_size if self._compute.ring is not None else 1
 
     def text(self, installed: InstalledModel) -> MlxTokenizer:
-        """Read a model's tokenizer alone; raises `ModelLoadError`."""
+        """Read a model's tokenizer alone.
+
+        Raises:
+            ModelLoadError: The tokenizer cannot be loaded.
+        """
         path, trusted = Path(installed.path), installed.entry.trust_remote_code
         config = load_config(path)
         wrapper = load_tokenizer(path, config=config, trust_remote_code=trusted)
@@ -171,7 +179,11 @@ class MlxModelLoader:
         return tokenizer
 
     def spread_of(self, installed: InstalledModel, *, world_size: int) -> Spread:
-        """Return how a model is computed by so many ranks; raises `ModelLoadError` where it cannot be."""
+        """Return how a model is computed by so many ranks.
+
+        Raises:
+            ModelLoadError: The model cannot be spread over that many ranks.
+        """
         from semanticd.adapters.mlx.model.sharding import spread_of
 
         return spread_of(load_config(Path(installed.path)), name=installed.model_id, world_size=world_size)

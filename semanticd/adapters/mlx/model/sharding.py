@@ -46,7 +46,11 @@ _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
 
 
 def spread_of(config: Mapping[str, Any], *, name: str, world_size: int) -> Spread:
-    """Return how a model of this config is computed by so many ranks; raises `ModelLoadError` where it cannot be."""
+    """Return how a model of this config is computed by so many ranks.
+
+    Raises:
+        ModelLoadError: The model cannot be spread over that many ranks.
+    """
     if world_size == 1:
         return "tensor"
     text = {**config, **(config.get("text_config") or {})}
@@ -128,7 +132,11 @@ class Ring:
 
     @classmethod
     def form(cls, *, rank: int, ring: Sequence[Sequence[str]], limit_s: float, mode: Spread) -> Ring:
-        """Connect to the neighbours; once in a process, which ends where that takes longer. Raises `ModelLoadError`."""
+        """Connect to the neighbours; once in a process, which ends where that takes longer.
+
+        Raises:
+            ModelLoadError: The other ranks cannot be reached.
+        """
         if len(ring) == 1:
             return cls(None, 0, 1, mode)
         with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="semanticd-ring-") as file:
@@ -148,7 +156,11 @@ class Ring:
         return cls(group, rank, len(ring), mode)
 
     def spread(self, model: Any) -> None:
-        """Keep this rank's part of a model whose weights are not evaluated yet; raises `ModelLoadError`."""
+        """Keep this rank's part of a model whose weights are not evaluated yet.
+
+        Raises:
+            ModelLoadError: The model cannot be spread over the ranks.
+        """
         if self.group is None:
             return
         try:
@@ -162,7 +174,11 @@ class Ring:
             ) from error
 
     def _keep_layers(self, model: Any) -> None:
-        """Keep this rank's layers; raises `ModelLoadError` where ranks would have layers of different kinds."""
+        """Keep this rank's layers.
+
+        Raises:
+            ModelLoadError: The ranks would have layers of different kinds.
+        """
         kinds = [_kinds(cache) for cache in make_prompt_cache(model)]
         body = _pipelined(model)
         body.pipeline(self.group)
@@ -198,7 +214,11 @@ def _kinds(cache: Any) -> set[bool]:
 
 
 def _pipelined(model: Any) -> Any:
-    """Return the module that has the layers; raises `ValueError`."""
+    """Return the module that has the layers.
+
+    Raises:
+        ValueError: mlx-lm has no pipeline for the model.
+    """
     found = [module for module in model.modules() if isinstance(module, PipelineMixin)]
     if len(found) != 1:
         raise ValueError(f"mlx-lm has no pipeline for a {type(model).__module__.rpartition('.')[2]}")

@@ -89,9 +89,12 @@ def load_weights(
 
 
 def _check_ends(path: Path) -> None:
-    """Check the files that say which tokens end an answer; raises `BrokenModelError` with the file's name.
+    """Check the files that say which tokens end an answer.
 
-    The library passes over a `generation_config.json` that it cannot read, after which answers may never end.
+    The library ignores a `generation_config.json` that it cannot read, after which answers may never end.
+
+    Raises:
+        BrokenModelError: A file is unreadable or wrong; the message has its name.
     """
     for name in ("config.json", "generation_config.json"):
         file = path / name

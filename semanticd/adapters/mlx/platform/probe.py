@@ -17,7 +17,11 @@ class MlxProbe:
 
 
 def probe_mlx() -> MlxProbe:
-    """Multiply on the default device; raises whatever a broken back-end raises. Not while an engine thread runs."""
+    """Multiply on the default device. Not to be called while an engine thread runs.
+
+    Raises:
+        Exception: Whatever a broken back end raises.
+    """
     load_fast_blas()  # before mlx.core is imported
     import mlx.core as mx
 

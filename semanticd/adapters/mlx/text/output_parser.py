@@ -420,7 +420,12 @@ def _is_begun(block: _Block) -> bool:
 
 
 def _call(call: Any) -> tuple[str, str]:
-    """Return name and JSON arguments; raises when it is no call, or one that JSON cannot say."""
+    """Return name and JSON arguments.
+
+    Raises:
+        TypeError: The call has no name or no object of arguments.
+        ValueError: JSON cannot represent the arguments.
+    """
     name, arguments = call["name"], call.get("arguments", call.get("parameters", {}))
     if isinstance(arguments, str):
         arguments = json.loads(arguments or "{}")

@@ -210,7 +210,11 @@ class MlxTokenizer:
         return WindowStreamDecoder(self.decode, silent=self._silent)
 
     def render(self, prompt: ChatPrompt, *, add_generation_prompt: bool = True) -> str:
-        """Apply the chat template; raises `InvalidRequestError` when it refuses the conversation."""
+        """Apply the chat template.
+
+        Raises:
+            InvalidRequestError: The template refuses the conversation.
+        """
         if self._control is not None:
             prompt = self._control.marked(prompt)
         return self._template.render(prompt, add_generation_prompt=add_generation_prompt)

@@ -173,7 +173,12 @@ class _Reader:
 
 
 def read_tools(tools: list[wire.Tool]) -> tuple[ToolSpec, ...]:
-    """Return the tools offered; raises for those that are no functions and for equal names."""
+    """Return the tools offered.
+
+    Raises:
+        InvalidRequestError: Two tools have one name.
+        UnsupportedError: A tool is not a function.
+    """
     specs: list[ToolSpec] = []
     names: set[str] = set()
     for index, tool in enumerate(tools):

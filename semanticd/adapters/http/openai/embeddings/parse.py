@@ -14,7 +14,11 @@ _EXPECTED = "expected a text, a list of texts, a list of token ids, or a list of
 
 
 def parse(body: wire.EmbeddingsRequest, *, request_id: RequestId) -> EmbeddingRequest:
-    """Return what the client wants vectors of; raises `InvalidRequestError`."""
+    """Return the texts or token ids to embed.
+
+    Raises:
+        InvalidRequestError: The input has another form or too many texts.
+    """
     return EmbeddingRequest(
         request_id=request_id,
         model=body.model,

@@ -22,7 +22,11 @@ class PreviousResponseNotFoundError(InvalidRequestError):
 
 
 async def previous_of(responses: StoredResponses, response_id: str | None) -> StoredResponse | None:
-    """Return the response to go on from, if one is named; raises `PreviousResponseNotFoundError`."""
+    """Return the response to continue from, if one is named.
+
+    Raises:
+        PreviousResponseNotFoundError: The response is unknown.
+    """
     if not response_id:
         return None
     found = await responses.find(response_id)

@@ -171,7 +171,11 @@ def _custom_spec(tool: wire.Tool, flat: str, path: str) -> ToolSpec:
 
 
 def read_choice(choice: str | wire.ToolChoice | None, box: ToolBox, *, parallel: bool) -> ToolChoice:
-    """Return whether and which tools may or must be called; raises for names that are not on offer."""
+    """Return whether and which tools may or must be called.
+
+    Raises:
+        InvalidRequestError: The choice names a tool that is not offered.
+    """
     if choice is None or choice == "auto":
         return ToolChoice("auto", parallel=parallel)
     if choice == "none":

@@ -64,7 +64,11 @@ class Settings:
         self.name = str(metadata.get("general.architecture"))
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a setting; raises `ModelLoadError` where a needed one is missing."""
+        """Return a setting.
+
+        Raises:
+            ModelLoadError: A required setting is missing.
+        """
         value = self.metadata.get(f"{self.name}.{key}", default)
         if value is None:
             raise ModelLoadError(f"the GGUF file lacks `{self.name}.{key}`: it is not complete")
@@ -98,7 +102,11 @@ def _rope_scaling(settings: Settings) -> dict[str, Any] | None:
 
 
 def _llama3(settings: Settings) -> dict[str, Any] | None:
-    """Return the scaling whose frequencies the file holds; raises where they are of another kind."""
+    """Return the scaling whose frequencies the file holds.
+
+    Raises:
+        ModelLoadError: The frequencies are of another kind.
+    """
     found = np.array(settings.values("rope_freqs.weight"))
     if np.allclose(found, 1.0):
         return None
@@ -206,7 +214,11 @@ ARCHITECTURES = {
 
 
 def architecture_of(metadata: Metadata) -> Architecture:
-    """Return a file's family; raises `ModelLoadError` with the reason why it cannot be converted."""
+    """Return a file's family.
+
+    Raises:
+        ModelLoadError: The file cannot be converted; the message has the reason.
+    """
     name = metadata.get("general.architecture")
     if metadata.get("general.type") not in (None, "model"):
         raise ModelLoadError(f"it holds a {metadata['general.type']}, not a model")
@@ -223,7 +235,11 @@ def architecture_of(metadata: Metadata) -> Architecture:
 
 
 def mlx_name(name: str, architecture: Architecture) -> str | None:
-    """Return mlx-lm's name of a tensor; None for those that become settings. Raises for unknown ones."""
+    """Return mlx-lm's name of a tensor; None for those that become settings.
+
+    Raises:
+        ModelLoadError: The tensor is unknown.
+    """
     if name in _ROTARY:
         return None
     stem, _, kind = name.rpartition(".")

@@ -54,7 +54,11 @@ _PRE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer; raises `ModelLoadError` with the reason why it cannot be converted."""
+    """Return the tokenizer.
+
+    Raises:
+        ModelLoadError: The tokenizer cannot be converted; the message has the reason.
+    """
     kind = metadata.get("tokenizer.ggml.model")
     tokens: list[str] = metadata.get("tokenizer.ggml.tokens") or []
     types = list(metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens))
