@@ -20,7 +20,7 @@ from semantic_tui.transcript import entries
 from semantic_tui.widgets.shown_text import ShownText
 from semantic_tui.widgets.transcript_view import TranscriptView
 
-_KEYS = "enter send  ctrl+j new line  ↑ ↓ earlier turns  tab transcript  ctrl+x stop  esc back"
+_KEYS = "enter send  ctrl+j newline  ↑ ↓ earlier turns  tab scroll  ctrl+x stop  esc back"
 _FORKS = "Another client owns the conversation: your first turn creates a fork, which shares all blocks."
 
 

@@ -25,7 +25,7 @@ Agents      enter open  / filter  s sort  r reverse  esc all
 Agent       the same; [ ] previous, next tile  - close the tile
             enter on a turn shows where its prompt differed
 Transcript  / search  n N next and previous match  y copy  o open all
-Chat        enter send  ctrl+j new line  ctrl+x stop  tab transcript  esc back
+Chat        enter send  ctrl+j newline  ctrl+x stop  tab scroll  esc back
 Models      enter or w swap  l load  u unload  p pull
 Requests    enter opens the agent, or a failure  c cancel
 Log         / search  l level  f follow or pause
