@@ -203,7 +203,7 @@ class Dashboard(App[None]):
     # What keys do.
 
     def command(self, cmd: str, *, reply_within_s: float | None = 30.0, **args: Any) -> None:
-        """Run a command while the screen goes on; a toast says how it ended."""
+        """Run a command while the screen continues; a toast says how it ended."""
         self.run_worker(self._run(cmd, reply_within_s, args))
 
     async def _run(self, cmd: str, reply_within_s: float | None, args: Mapping[str, Any]) -> None:
@@ -440,7 +440,7 @@ class Dashboard(App[None]):
         elif state.starting_since is not None and self.clock() - state.starting_since < LONG_START_S:
             self.notify("The daemon is already starting.", severity="warning")
         else:
-            # The one before, if there is one, is waited for no longer: it goes on in its own process.
+            # The one before, if there is one, is no longer waited for: it continues in its own process.
             self.run_worker(self._start_daemon(), group="start", exclusive=True)
 
     async def _start_daemon(self) -> None:

@@ -9,7 +9,7 @@ from semantic_tui.state import WatchState
 
 
 class AppProtocol(Protocol):
-    """The app, as a screen sees it. Each action runs while the screen goes on; a toast reports its failure."""
+    """The app, as a screen sees it. Each action runs while the screen continues; a toast reports its failure."""
 
     state: WatchState
     watched: list[str]

@@ -28,7 +28,7 @@ Poll = Callable[[], Awaitable[None]]
 
 
 class Polling:
-    """Decides which polls are due; the app runs them while the screen goes on."""
+    """Decides which polls are due; the app runs them while the screen continues."""
 
     def __init__(self, connection: Connection, state: WatchState, clock: Callable[[], float]) -> None:
         self._connection = connection

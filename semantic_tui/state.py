@@ -68,7 +68,7 @@ class Stream:
     pieces: deque[str] = field(default_factory=deque)
 
     def add(self, request: str, text: str, num_tokens: int, *, max_chars: int) -> None:
-        """Take one token event and keep the last `max_chars`; another request begins anew."""
+        """Take one token event and keep the last `max_chars`; another request starts again."""
         if request != self.request:
             self.request, self.num_chars = request, 0
             self.pieces.clear()
@@ -127,7 +127,7 @@ class AgentDetails:
 class Said:
     """What was said to an agent from here; its conversation has it only when the answer has ended.
 
-    `num_turns_before` and `requests_before` tell what is of this turn: how many turns the user had, and which requests
+    `num_turns_before` and `requests_before` identify this turn: how many turns the user had, and which requests
     the agent, until it was said.
     """
 
@@ -368,7 +368,7 @@ class WatchState:
         return frozenset(others | ({shown.request} if shown is not None else set()))
 
     def answer(self, agent: str, said: Said) -> Stream | None:
-        """Return what came of the answer to what was said; None before its first token, whoever else asks the agent."""
+        """Return the answer so far to the sent turn; None before its first token, whatever other clients request."""
         shown = self.streams.get(agent)
         streams = [
             *([shown] if shown else ()),

@@ -65,7 +65,7 @@ class Words(TextArea):
         self.move_cursor(self.document.end)
 
     def take(self) -> str:
-        """Return what was written, and begin anew."""
+        """Return what was written, and start again."""
         text = self.text.strip()
         self.text, self._at = "", None
         return text
@@ -132,7 +132,7 @@ class ChatScreen(LiveDialog):
             return
         self._waits = True
         text = words.take()
-        # The app's work, not this screen's: the turn goes on where the screen is left.
+        # The app's work, not this screen's: the turn continues where the screen is left.
         self.app.run_worker(self._take_turn(text))
 
     async def _take_turn(self, text: str) -> None:

@@ -19,7 +19,7 @@ from semantic_tui.widgets.shown_text import ShownText
 
 
 class GraphDialog(LiveDialog):
-    """One graph over the dashboard; it goes on while it is open."""
+    """One graph over the dashboard; it is refreshed while it is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,z,q", "dismiss", "Close"),

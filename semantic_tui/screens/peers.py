@@ -17,7 +17,7 @@ from semantic_tui.widgets.shown_text import ShownText
 
 
 class PeersDialog(LiveDialog):
-    """Each peer, and what came of it; it goes on while it is open."""
+    """Each peer with its figures; refreshed while it is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,P", "dismiss", "Close")]
 

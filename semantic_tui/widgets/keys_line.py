@@ -1,7 +1,7 @@
 """KeysLine: the last line of a screen: the keys that work here, as many as fit; a click presses one.
 
 Drawn when the screen is opened or its size changes, and never for a change of the state: Textual's own footer makes its
-widgets anew with each change of the focus.
+widgets again with each change of the focus.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def fitted(text: str, width: int) -> str:
 
 
 class RowsTable(DataTable[KeyedText]):
-    """A table that is shown anew as often as wanted."""
+    """A table that can be refreshed as often as wanted."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         # Textual's own go to the first and last column, which a cursor of whole rows does not show.
@@ -95,7 +95,7 @@ class RowsTable(DataTable[KeyedText]):
         self._make_columns()
 
     def on_resize(self) -> None:
-        """Draw all lines anew: Textual keeps some as they were where a scrollbar comes or goes with the size."""
+        """Draw all lines again: Textual keeps some as they were where a scrollbar comes or goes with the size."""
         self._lines.clear()
         self._clear_caches()
         self.refresh()
@@ -118,7 +118,7 @@ class RowsTable(DataTable[KeyedText]):
             self._make_columns()
 
     def entitle(self, title: str, subtitle: str = "") -> None:
-        """Set the border's texts where they differ: each setting draws the whole table anew."""
+        """Set the border's texts where they differ: each setting draws the whole table again."""
         if self._entitled != (title, subtitle):
             self._entitled = (title, subtitle)
             # As texts: a string would be read as markup, and an agent may be called anything.

@@ -1,4 +1,4 @@
-"""ShownText: a text that is only drawn when it differs, and only laid out anew when its number of lines does.
+"""ShownText: a text that is only drawn when it differs, and only laid out again when its number of lines does.
 
 Laying out a screen costs many times what drawing a line does; an idle daemon's states must cost next to nothing.
 """

@@ -16,7 +16,7 @@ from typing import Protocol
 from semanticd.application.ports.telemetry import Log
 
 LINGER_S = 30.0
-"""How long it goes on after the last request: the next one of a conversation mostly comes by then."""
+"""How long it lasts after the last request: the next one of a conversation mostly comes by then."""
 
 
 class Holder(Protocol):

@@ -1,6 +1,6 @@
 """Keeps folders whose content can be fetched or computed again out of backups and out of the search index.
 
-`CACHEDIR.TAG` (bford.info/cachedir) is read by tar, restic, borg and others; on macOS, Time Machine is told by
+`CACHEDIR.TAG` (bford.info/cachedir) is read by tar, restic, borg and others; on macOS, Time Machine is informed by
 tmutil(8), and Spotlight passes over a folder that holds `.metadata_never_index`.
 """
 

@@ -1,7 +1,7 @@
 """The daemon's log: structured lines in a rotating file, on stderr if wanted, and on the control topic `log`.
 
 Rule: a message is a constant string, what varies are fields. Whatever else logs in this process (uvicorn, the hub's
-client) goes the same way. A log that cannot be written stops nobody.
+client) goes the same way. A log that cannot be written stops nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Publishes(Protocol):
         """Hand an event to the topic's subscribers."""
 
     def wanted(self, topic: str) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a subscriber."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Logs:
 
     def _apply(self, level: str) -> None:
         logging.getLogger("semanticd").setLevel(_LEVEL_NUMBERS[level])
-        # Other people's info lines are noise unless somebody is looking for something.
+        # Info lines of libraries are noise except during debugging.
         logging.root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Logs:
 
 
 class _PrivateFileHandler(RotatingFileHandler):
-    """A rotating file that nobody else can read, also right after it has rotated."""
+    """A rotating file that only this user can read, also right after it has rotated."""
 
     def _open(self) -> io.TextIOWrapper:
         """Open the file; the handler calls this at its start and after each rotation."""
@@ -167,7 +167,7 @@ def _open(file: Path, options: LogOptions) -> logging.Handler:
 
 
 def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Never let a key into a log, whoever passes one."""
+    """Never let a key into a log, whatever code passes one."""
     for name in event:
         if name.lower().replace("-", "_") in _SECRETS:
             event[name] = "********"
@@ -209,7 +209,7 @@ def _formatter(form: str, *, colors: bool) -> logging.Formatter:
 
 
 class _RecentLines(logging.Handler):
-    """Keeps the last lines in memory and publishes each while somebody watches."""
+    """Keeps the last lines in memory and publishes each while there is a subscriber."""
 
     def __init__(self, num_lines: int, bus: Publishes | None) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def _line(record: logging.LogRecord) -> dict[str, Any]:
     if isinstance(record.msg, dict):
         fields = dict(record.msg)
     else:
-        # Somebody else's line, written while we served a request: the request's ids are its fields too.
+        # A library's line, written while we served a request: the request's ids are its fields too.
         fields = {**structlog.contextvars.get_contextvars(), "event": record.getMessage()}
     known = {name: fields.pop(name, None) for name in ("timestamp", "level", "event", "logger")}
     if record.exc_info and record.exc_info[1] is not None:

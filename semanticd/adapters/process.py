@@ -1,7 +1,7 @@
 """The daemon as a process: one at a time, in the background if wanted, known to its supervisor.
 
 Rule: whether a daemon runs is decided by a lock that the kernel drops with its process, never by a pid alone, which
-may by now belong to somebody else.
+may by now belong to another process.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _write_pid(descriptor: int) -> None:
 
 
 def _lock(descriptor: int) -> None:
-    """Take the lock; `running_pid` of somebody else may hold it for an instant, which is no daemon."""
+    """Take the lock; `running_pid` of another process may hold it for an instant, which is not a daemon."""
     attempts = 0
     while not _try_lock(descriptor):
         attempts += 1
@@ -142,7 +142,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def running_pid(path: Path) -> int | None:
-    """Return the pid of the daemon that holds the lock; None when nobody does, whatever the file says.
+    """Return the pid of the daemon that holds the lock; None when no process does, whatever the file says.
 
     Another user's file, or a link, says nothing: what it names may be sent a signal.
     """
@@ -168,7 +168,7 @@ def _read(descriptor: int) -> int | None:
 
 
 def _holder(descriptor: int) -> int | None:
-    """Return the process that has a record lock on an open file; None: nobody has."""
+    """Return the process that has a record lock on an open file; None: no process has."""
     # `struct flock`: (type, whence, start, length, pid), or (start, length, pid, type, whence) as on BSD.
     if sys.platform == "linux":
         names, form = ("type", "whence", "start", "length", "pid"), "hhqqi4x"
@@ -280,7 +280,7 @@ def _why_not(error: OSError, port: int) -> str:
 
 
 def notify_supervisor(state: str, environ: Mapping[str, str] | None = None) -> bool:
-    """Tell the supervisor `READY=1`, `STOPPING=1`, `WATCHDOG=1` or `STATUS=…`; returns whether there is one."""
+    """Send the supervisor `READY=1`, `STOPPING=1`, `WATCHDOG=1` or `STATUS=…`; returns whether there is one."""
     address = (os.environ if environ is None else environ).get("NOTIFY_SOCKET", "")
     if not address:
         return False

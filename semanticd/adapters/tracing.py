@@ -59,7 +59,7 @@ class OtelTracer:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         resource = Resource.create({NAME_KEY: SERVICE_NAME, SERVICE_VERSION: version})
-        # A provider of our own, not the process's: whoever embeds us keeps theirs.
+        # A provider of our own, not the process's: a program that embeds us keeps its own.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer(SERVICE_NAME, version)

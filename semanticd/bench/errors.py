@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class BenchError(Exception):
-    """The measurement cannot go on; the message says what was done, to what, why it failed and what to do."""
+    """The measurement cannot continue; the message says what was done, to what, why it failed and what to do."""

@@ -132,7 +132,7 @@ class FolderTokens:
 async def token_source(
     http: httpx.AsyncClient, base_url: str, *, folder: Path | None, model: str, tell: Callable[[str], None]
 ) -> PromptTokens | None:
-    """Return the folder's tokenizer, else the server's own, else None, which `tell` is given the reason of.
+    """Return the folder's tokenizer, else the server's own, else None, with the reason passed to `tell`.
 
     Raises:
         BenchError: The folder holds no tokenizer.

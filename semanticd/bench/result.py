@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 class Figure:
     """One measured quantity.
 
-    `case` tells figures of one scenario apart (a length, a number of streams); `samples` are the single
+    `case` distinguishes figures of one scenario (a length, a number of streams); `samples` are the single
     measurements that `value` sums up.
     """
 

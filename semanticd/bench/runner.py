@@ -35,7 +35,7 @@ async def run_scenarios(
 ) -> None:
     """Measure each scenario and put its figures into `result`; `keep` is called after each.
 
-    A scenario that fails is noted as skipped with its reason, and the others go on; a server that cannot be reached
+    A scenario that fails is noted as skipped with its reason, and the others continue; a server that cannot be reached
     at all raises `BenchError`.
     """
     await session.prepare()

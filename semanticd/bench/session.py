@@ -80,7 +80,7 @@ class BenchSession:
         return self._conversations[length]
 
     def warn(self, text: str) -> None:
-        """Keep and tell something that makes a figure doubtful."""
+        """Record and print something that makes a figure doubtful."""
         self.warnings.append(text)
         self.tell(f"warning: {text}")
 

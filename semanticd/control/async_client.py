@@ -110,7 +110,7 @@ class AsyncControlClient:
         """Connect and say hello; `path` defaults to this user's socket.
 
         Raises:
-            DaemonNotRunningError: Nobody listens there.
+            DaemonNotRunningError: No process listens there.
             UntrustedSocketError: The socket, its folder or its listener is another user's.
             ProtocolMismatchError: The daemon speaks another major version.
         """
@@ -150,7 +150,7 @@ class AsyncControlClient:
 
         Raises:
             CommandFailedError: The daemon says no.
-            ReplyTimeoutError: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
+            ReplyTimeoutError: No reply in `reply_within_s` seconds (None: wait forever). The connection stays usable.
             ConnectionLostError: The daemon went away.
         """
         if self._failure is not None:
@@ -181,7 +181,7 @@ class AsyncControlClient:
             await self.call("unsubscribe", sub=subscription.sub)
 
     def _subscription(self, sub: int) -> EventSubscription:
-        # Events may be read before the caller of `subscribe` runs again, so whoever comes first makes it.
+        # Events may be read before the caller of `subscribe` runs again, so the first of the two makes it.
         return self._subscriptions.setdefault(sub, EventSubscription(self, sub))
 
     async def _read(self) -> None:

@@ -58,7 +58,7 @@ BUSY_PAUSE_S = 0.02
 """Between attempts to connect while the daemon's queue of connections is full."""
 DEFAULT_TIMEOUT_S = 30.0
 MAX_KEPT_EVENTS = 10_000
-"""Events kept for an iterator that nobody reads; then the oldest go."""
+"""Events kept for an iterator that is not read; then the oldest go."""
 
 
 class ControlClient:
@@ -84,7 +84,7 @@ class ControlClient:
         """Connect and say hello; `path` defaults to this user's socket.
 
         Raises:
-            DaemonNotRunningError: Nobody listens there.
+            DaemonNotRunningError: No process listens there.
             UntrustedSocketError: The socket, its folder or its listener is another user's.
             ProtocolMismatchError: The daemon speaks another major version.
         """
@@ -122,7 +122,7 @@ class ControlClient:
 
         Raises:
             CommandFailedError: The daemon says no.
-            ReplyTimeoutError: No reply in `reply_within_s` seconds (None: wait for ever). The connection stays usable.
+            ReplyTimeoutError: No reply in `reply_within_s` seconds (None: wait forever). The connection stays usable.
             ConnectionLostError: The daemon went away.
         """
         number, data = self._exchange.command(cmd, args)
@@ -203,7 +203,7 @@ def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
 
 
 def not_running(path: Path, error: OSError) -> ControlError:
-    """Say why nobody could be reached."""
+    """Return why no daemon could be reached."""
     if isinstance(error, UnsafePathError):
         return UntrustedSocketError(path, str(error))
     if isinstance(error, FileNotFoundError):

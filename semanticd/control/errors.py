@@ -2,7 +2,7 @@
 
 ```
 ControlError
-├── DaemonNotRunningError    nobody listens on the socket
+├── DaemonNotRunningError    no process listens on the socket
 ├── UntrustedSocketError     what lies or listens there is another user's
 ├── ProtocolMismatchError    the daemon speaks another major version
 ├── ConnectionLostError      the daemon went away, or sent what is not this protocol
@@ -21,7 +21,7 @@ class ControlError(Exception):
 
 
 class DaemonNotRunningError(ControlError):
-    """Nobody listens on the socket."""
+    """No process listens on the socket."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"no daemon is running ({reason}: {path}); start one with `semanticd start`")

@@ -35,7 +35,7 @@ class MarkdownStream:
     """Turns an answer's text, as it comes, into pieces."""
 
     def __init__(self, *, in_lines: bool = True) -> None:
-        """Begin at the start of a line; without `in_lines` only fenced code and headings are told, and no mark goes."""
+        """Begin at the start of a line; without `in_lines` only fenced code and headings count, and all marks stay."""
         self._in_lines = in_lines
         self._held = ""
         self._begins = True

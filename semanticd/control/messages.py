@@ -1,7 +1,7 @@
 """What control clients and the daemon say to each other, and how it becomes bytes and comes back.
 
 Rule: this file and its neighbours are the published protocol (docs/formats/control-protocol.md). Every message is
-one msgpack map with `v`; whoever receives it ignores keys that it does not know, and refuses a map it cannot use.
+one msgpack map with `v`; the receiver ignores keys that it does not know, and refuses a map it cannot use.
 
     Command  {"v": 1, "id": 7, "cmd": "agents.show", "args": {"agent": "planner"}}
     Reply    {"v": 1, "id": 7, "ok": true, "result": {...}}
@@ -200,7 +200,7 @@ def has_more_values(payload: bytes, limit: int) -> bool:
         while missing and number + missing <= limit:
             number, missing = number + 1, missing - 1 + _inner_values(unpacker, payload[unpacker.tell()])
     except (IndexError, ValueError, msgpack.exceptions.UnpackException):
-        return False  # no msgpack, or cut off: whoever unpacks it finds out at the same byte
+        return False  # not msgpack, or cut off: the decoder fails at the same byte
     return number + missing > limit
 
 

@@ -311,7 +311,7 @@ class ModelRow:
     bytes_per_token: int | None = None
     precision: str | None = None
     warning: str | None = None
-    """Of a loaded one: what its loader warns of, and what became of its files since."""
+    """Of a loaded one: what its loader warns of, and what happened to its files since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +446,7 @@ class WhyResult:
 
 
 SAID = "say-"
-"""What the ids of requests begin with that `agents.say` makes: other requests of the agent may run beside them."""
+"""What the ids of requests begin with that `agents.say` makes: other requests of the agent may run alongside them."""
 
 
 def is_said(request: str) -> bool:

@@ -96,7 +96,7 @@ class Agent(Retained):
     model: ModelFingerprint | None = None
     model_id: str = ""
     salt: str = ""
-    """Where it came from a file that nobody vouched for: what keeps its blocks and transcript apart from all others."""
+    """Set where it came from an untrusted file: keeps its blocks and transcript apart from all others."""
     conversation: ConversationKey | None = None
     """What its main conversation is recognised by; None before its first turn, and in records of older versions."""
     transcript: Transcript = field(default_factory=Transcript)

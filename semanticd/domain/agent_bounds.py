@@ -142,7 +142,7 @@ def _check_times(record: object, *names: str) -> None:
 
 
 def _check_ends(record: Retained) -> None:
-    """Check until when blocks stay: compared with the clock, never shown, and for good where it is infinite."""
+    """Check until when blocks stay: compared with the clock, never shown, and permanently where it is infinite."""
     for name in ("pinned_until", "kept_until"):
         until = getattr(record, name)
         if until is None:

@@ -1,4 +1,4 @@
-"""AgentChanges: which agents changed since somebody last asked, in bounded memory."""
+"""AgentChanges: which agents changed since the last query, in bounded memory."""
 
 from __future__ import annotations
 

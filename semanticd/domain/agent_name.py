@@ -42,5 +42,5 @@ def checked_agent_id(value: str, *, param: str) -> AgentId:
 
 
 def stand_in(request_id: str) -> str:
-    """Return what stands for a request without an agent where agents' ids stand too: no agent can be called so."""
+    """Return what stands for a request without an agent where agents' ids stand too: no agent can have this name."""
     return f"\0{request_id}"

@@ -38,7 +38,7 @@ class AgentSummary(Retained):
 
     @property
     def may_be_pinned(self) -> bool:
-        """Whether an operator pinned it, for good or until some time, past or not."""
+        """Whether an operator pinned it, permanently or until some time, past or not."""
         return self.pinned or self.pinned_until is not None
 
     @property
@@ -91,7 +91,7 @@ class AgentQuery:
     model_id: str | None = None
     anonymous: bool | None = None
     pinned: bool | None = None
-    """Whether an operator pinned it, for good or until some time, past or not."""
+    """Whether an operator pinned it, permanently or until some time, past or not."""
     among: frozenset[AgentId] | None = None
 
     def wants(self, summary: AgentSummary) -> bool:

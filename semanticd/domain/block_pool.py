@@ -1,6 +1,6 @@
 """BlockPool: what is hot, who holds it, what it costs, and what goes next when room is needed.
 
-Pure metadata: tensors are kept beside it by whoever owns the pool, under the same hashes. One ledger counts
+Pure metadata: the pool's owner keeps the tensors, under the same hashes. One ledger counts
 everything that competes for the byte budget:
 
 ```
@@ -26,7 +26,7 @@ from semanticd.domain.block import Block
 from semanticd.domain.ids import AgentId, BlockHash
 
 MAX_PINNED_SHARE = 1 / 2
-"""What pins may keep of the budget: requests need the rest, and would be refused for good without it."""
+"""What pins may keep of the budget: requests need the rest, and would be refused permanently without it."""
 _PLAIN, _KEPT, _PINNED = range(3)
 """How a block stands when room is needed: those of a lower standing leave before."""
 

@@ -8,8 +8,8 @@ What decides, in the order it binds:
    `TOKENS_PER_EXPERT` tokens an expert, kernels for vectors run in place of those for matrices, and each token costs
    several times as much. Alone, no more than the machine was measured to compute fastest.
 3. *Time.* While others decode, a chunk is meant to last three quarters of `max_stall_s`; while others wait or are
-   prefilled, `max_stall_s`; alone, a second. Whoever comes meanwhile waits for the end of this one chunk, and the next
-   one is cut for both.
+   prefilled, `max_stall_s`; alone, a second. A request that arrives meanwhile waits for the end of this one chunk,
+   and the next one is cut for both.
 4. *Blocks.* A chunk ends on a block boundary where that takes less than half of it away: then all that it computed is
    published at once. A block that a chunk leaves unfinished is published with the next one.
 """
@@ -21,12 +21,12 @@ from math import isqrt
 from typing import Literal
 
 Company = Literal["alone", "waiting", "decoding"]
-"""Who else is there: nobody; others that wait or are prefilled; others that decode."""
+"""Other requests: none; waiting or prefilling; decoding."""
 
 FIRST_TOKENS = 256
-"""The first chunk of a model that nobody waits for: it tells how fast the next ones are."""
+"""The first chunk of a model while no other request waits: it shows how fast the next ones are."""
 EFFICIENT_TOKENS = 128
-"""Smaller chunks cost noticeably more a token; only decoding that must go on is worth that."""
+"""Smaller chunks cost noticeably more a token; only decoding that must continue is worth that."""
 TOKENS_PER_EXPERT = 4
 ALONE_S = 1.0
 MARGIN = 0.75
@@ -88,7 +88,7 @@ class ChunkRates:
         known = rates.get(size, speed)
         rates[size] = (known + speed) / 2 if speed < known else 0.7 * known + 0.3 * speed
         for larger, rate in rates.items():
-            # One slow moment must not rule a size out for ever: it would never be measured again.
+            # One slow moment must not rule a size out forever: it would never be measured again.
             if larger > size and rate < rates[size]:
                 rates[larger] += _CATCH_UP * (rates[size] - rate)
 

@@ -50,9 +50,9 @@ class ConversationKey:
     weight: Weight = 0
 
     def continues(self, main: ConversationKey | None) -> bool:
-        """Whether a request with this key goes on with (or takes the place of) a main conversation.
+        """Whether a request with this key continues with (or takes the place of) a main conversation.
 
-        With an equal head it does: programs compact their history, and users begin anew. So it does with system text
+        With an equal head it does: programs compact their history, and users start again. So it does with system text
         that is nearly the same (a date in it has changed), if it weighs no less. With quite another head it does
         where it opens as the main conversation did (the program has changed its mode), or where that was a single
         question; and this is more than a question. Without any head, a single question that opens with other words

@@ -7,7 +7,7 @@ from typing import Literal
 from semanticd.domain.errors import CacheError, StorageFullError
 
 Deletion = Literal["done", "no room", "failed"]
-"""Whether it is gone for good, or why it is kept: the disk has no room for the change, or refuses it otherwise."""
+"""Whether it is gone permanently, or why it is kept: the disk has no room for the change, or refuses it otherwise."""
 
 
 def refused_deletion(why: Deletion, what: str, *, gone: str = "") -> CacheError:

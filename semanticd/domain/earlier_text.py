@@ -9,7 +9,7 @@ ids    … # p p p a a a a a … # p p p a a a … #        p: prompt, a: answer
 grams  sorted, 64 bits each: hash of GRAM ids (40) | place of the id that followed them (24)
 ```
 12 bytes a token. A hash of another run is noticed; an answer to another prompt of the same hash would be a wrong draft.
-Values never change: a sequence may go on with what it has while a turn ends.
+Values never change: a sequence may continue with what it has while a turn ends.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ SemanticError
 │   ├── RateLimitedError
 │   ├── OutOfMemoryError
 │   └── DrainingError
-├── CancelledByCallerError       the client left, or somebody cancelled the request
+├── CancelledByCallerError       the client left, or the request was cancelled
 ├── ModelError
 │   ├── ModelDownloadError
 │   └── ModelLoadError
@@ -235,7 +235,7 @@ class AgentExportError(CacheError):
 
 
 class EngineError(SemanticError):
-    """The engine failed while it worked on this request; other requests go on."""
+    """The engine failed while it worked on this request; other requests continue."""
 
     code = "engine_error"
 

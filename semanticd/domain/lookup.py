@@ -2,7 +2,7 @@
 
 An agent copies: files that it edits, results that it quotes, calls that have the same keys each time. Where the last
 `GRAM` ids were seen before, what followed them there is a draft of what follows now; a step that verifies a draft of
-four tokens costs hardly more than a step of one. Drafts are only guesses: whoever verifies them decides.
+four tokens costs hardly more than a step of one. Drafts are only guesses: the verification decides.
 
 What the sequence's own ids do not hold may be found in what its agent answered before, see `earlier_text`.
 
@@ -95,7 +95,7 @@ class DraftPolicy:
         return self._widths[self._level] if length >= self._resumes_at else 0
 
     def note(self, *, num_drafted: int, num_accepted: int, length: int) -> None:
-        """Learn what became of a draft; the ids have this length since then."""
+        """Learn what happened to a draft; the ids have this length since then."""
         if num_accepted == 0:
             self._fail(length)
             return
@@ -110,7 +110,7 @@ class DraftPolicy:
         self._level = 0
         self._num_failures += 1
         if self._num_failures >= MAX_FAILURES:
-            # The next one alone decides whether it goes on.
+            # The next one alone decides whether it continues.
             self._num_failures = MAX_FAILURES - 1
             self._resumes_at = length + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -124,7 +124,7 @@ def is_worth_a_step(num_drafts: int, num_rows: int) -> bool:
 def shared_width(lengths: Sequence[int]) -> int:
     """Return how many draft tokens of each row one step verifies, given the lengths of the rows' drafts; 0: none.
 
-    All rows of a step are as wide as the widest: a long draft beside short ones costs all of them.
+    All rows of a step are as wide as the widest: a long draft alongside short ones costs all of them.
     """
     num_rows, num_drafts = len(lengths), sum(map(bool, lengths))
     if not is_worth_a_step(num_drafts, num_rows):
@@ -233,7 +233,7 @@ class Drafter:
         self._length = len(ids)
 
     def _found_near(self, ids: Sequence[int]) -> _Place | None:
-        """Return where what was repeated goes on after an edit, if the last ids are there."""
+        """Return where what was repeated continues after an edit, if the last ids are there."""
         if self._lost is None:
             return None
         lost, since = self._lost

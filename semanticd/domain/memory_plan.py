@@ -118,7 +118,7 @@ class Fit:
 
 
 def kv_budget(device: DeviceMemory, weights_bytes: int) -> int:
-    """Return the bytes that are left for KV beside loaded weights; a little where nothing is."""
+    """Return the bytes that are left for KV alongside loaded weights; a little where nothing is."""
     return max(device.room_bytes - weights_bytes, MIN_BUDGET_BYTES)
 
 
@@ -150,9 +150,9 @@ def default_model(device: DeviceMemory, models: Iterable[ModelFootprint]) -> str
 def refusal(
     device: DeviceMemory, model: ModelFootprint, others: Sequence[ModelFootprint], *, beside_bytes: int = 0
 ) -> str | None:
-    """Return why a model cannot be loaded beside weights of `beside_bytes`; None if it can.
+    """Return why a model cannot be loaded alongside weights of `beside_bytes`; None if it can.
 
-    The text has the numbers, what would fit instead (the largest of `others`), and how to go on.
+    The text has the numbers, what would fit instead (the largest of `others`), and what to do.
     """
     needed = model.needed_bytes(device.kind)
     if needed + beside_bytes <= device.room_bytes:
@@ -200,7 +200,7 @@ class BudgetPlan:
     fixed_bytes: int | None
 
     def budget_bytes(self, weights_bytes: int) -> int:
-        """Return the budget beside loaded weights."""
+        """Return the budget alongside loaded weights."""
         if self.fixed_bytes is not None:
             return self.fixed_bytes
         assert self.device is not None, "a budget is fixed or follows from a device"
@@ -230,7 +230,7 @@ def raised(budget_bytes: int, *, planned_bytes: int) -> int:
     return min(budget_bytes + max(planned_bytes // _RAISED_STEPS, 1), planned_bytes)
 
 
-# What a machine is told about the memory that MLX holds.
+# Reported about the memory that MLX holds.
 
 
 _WIDE_KV_BYTES = 1_000_000_000
@@ -270,7 +270,7 @@ class WeightRoom:
 
 
 def packed_on_cpu(missing_bytes: int) -> str:
-    """Return what is told of weights that stay packed on a CPU because so much memory is missing."""
+    """Return the warning about weights that stay packed on a CPU because so much memory is missing."""
     return (
         f"packed weights on the CPU compute many times slower: give it {-(-missing_bytes // (1 << 20))} MiB more "
         "(SEMANTIC_MLX_MEMORY_MB), or choose a smaller model"

@@ -55,7 +55,7 @@ def explain_miss(
     template's own tokens found nothing. `same_model` is False where that transcript was computed by other weights, or
     with another tokenizer or template. `peer_failed` says that a peer did not bring what it has of the prompt beyond
     the match. `is_from_before` says that `previous_ids` were computed before this daemon started: it does not know what
-    became of their blocks until then.
+    happened to their blocks until then.
     """
     num_known = num_matched if num_known is None else num_known
     if num_matched >= len(prompt_ids) - 1:
@@ -74,7 +74,7 @@ def explain_miss(
     lost: MissCause = _LOST[lost_file] if lost_file else "no_snapshot" if cuts_short else gone
     is_near = 0 <= shared - num_matched <= min(MIN_DISTANCE, block_tokens)
     if is_near or (cuts_short and shared - num_matched <= MIN_DISTANCE):
-        # As close as snapshots lie, and less than anybody would look for: what made the prompt part from the earlier
+        # As close as snapshots lie, and less than a person would look for: what made the prompt part from the earlier
         # one is what matters.
         num_matched = shared
     if num_matched > shared:

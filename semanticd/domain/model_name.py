@@ -14,7 +14,7 @@ DEFAULT_NAME = "default"
 """What the current model, or the one that a daemon would serve, is called in requests and commands."""
 _PATHS = (".", "~", "/")
 _CUT = 200
-"""Characters of a name that is made of a longer one; a few are left for what tells it from others."""
+"""Characters of a name that is made of a longer one; a few are left to distinguish it from others."""
 _COMPARED = 80
 """Characters of a name that is looked for among similar ones: comparing takes the square of the length."""
 _ALIKE = 0.7

@@ -51,7 +51,7 @@ class PrefixMatch:
     diverged: Block | None = None
     """The block, if any, whose tokens were expected where the prompt left what is known."""
     num_known: int = 0
-    """Tokens whose blocks are known, whether or not there is a snapshot to go on from."""
+    """Tokens whose blocks are known, whether or not there is a snapshot to continue from."""
 
     @property
     def num_tokens(self) -> int:

@@ -12,9 +12,9 @@ Rules, in the order they bind:
    `max_stall_s` before its next chunk; and none of it begins where decoding was held up for long already.
 4. *Fair between agents.* Among prefills, and among waiting sequences, the agent that used the least engine time
    goes first, and of two that used equally much the one whose last chunk lies further back; `background` agents go
-   after `interactive` ones until they have waited `aging_s`. Within an agent, arrival order. Whoever has not been
-   served for longer than `aging_s` gains a second of credit a second, so that no stream of newcomers can starve
-   anybody. An answer that was preempted is admitted before all of its class that are still to begin; while it computes
+   after `interactive` ones until they have waited `aging_s`. Within an agent, arrival order. A sequence that has not
+   been served for longer than `aging_s` gains a second of credit a second, so that no stream of newcomers can starve
+   anyone. An answer that was preempted is admitted before all of its class that are still to begin; while it computes
    again what it lost, it takes turns with them, and the first turn is its own.
 """
 
@@ -60,7 +60,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Move this sequence, whose prompt is computed but for `max_joining` tokens, to the decode batch."""
+    """Move this sequence, whose prompt is computed except `max_joining` tokens, to the decode batch."""
 
     sequence_id: SequenceId
 
@@ -132,7 +132,7 @@ class Scheduler:
     _chunk_is_due: bool = False
     """Whether prefill owed so much that a chunk comes before others start and join."""
     _returned_s: float = 0.0
-    """By how much preempted answers that return were prefilled longer than those that waited beside them."""
+    """By how much preempted answers that return were prefilled longer than those that waited alongside them."""
     _stall_s: float = 0.0
     """Engine time since the last decode step."""
     _decided_at: float = 0.0
@@ -265,7 +265,7 @@ class Scheduler:
         self._lost_s += seconds * self.limits.decode_share
         most = self.limits.max_batch_size * self.limits.max_stall_s * self.limits.decode_share
         if self._lost_s > most:
-            # Those that start and join without end would leave no time to a prompt that is computed beside them.
+            # Those that start and join without end would leave no time to a prompt that is computed alongside them.
             self._balance_s += self._lost_s
             self._lost_s = 0.0
             self._chunk_is_due = True
@@ -344,7 +344,7 @@ class Scheduler:
         prefillable = self._prefillable()
         if not decoding and not prefillable:
             return Idle()
-        # Where nobody decodes, nobody is held up by a first step that computes the last tokens of the prompt as well.
+        # Where no sequence decodes, a first step that also computes the prompt's last tokens holds up none.
         joining = next(
             (s for s in prefillable if s.num_to_prefill <= (0 if decoding else s.max_joining)), None
         )
@@ -459,7 +459,7 @@ class Scheduler:
         return found
 
     def _rank(self, sequence: Sequence, now: float) -> _Rank:
-        # Whoever waits for this one must not wait behind those it would go before.
+        # Sequences that wait for this one must not wait behind those that it precedes.
         return min(self._own_rank(one, now) for one in (sequence, *self._followers_of(sequence)))
 
     def _own_rank(self, sequence: Sequence, now: float) -> _Rank:

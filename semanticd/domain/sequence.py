@@ -45,7 +45,7 @@ class Sequence:
     """The engine's book on one answer.
 
     `prompt_ids` never change; `output_ids` grow by one a decode step. After a preemption both together are what
-    must be in the cache before decoding goes on, so nothing is generated twice.
+    must be in the cache before decoding continues, so nothing is generated twice.
     """
 
     sequence_id: SequenceId
@@ -111,7 +111,7 @@ class Sequence:
 
     @property
     def num_resumable(self) -> int:
-        """Tokens from the start from which another sequence could go on now.
+        """Tokens from the start from which another sequence could continue now.
 
         Where a layer cannot be cut, blocks alone are not enough. Before a sequence runs, what is restored
         for it counts.

@@ -1,7 +1,7 @@
 """How much of a long computation may be done at once between steps that others wait for.
 
 ```
-nobody else works   a slice lasts about `alone_s`, which is what whoever comes then may have to wait
+no other work       a slice lasts about `alone_s`, which is how long a new request may have to wait
 others work         slices last `contended_s` at most, and take `share` of the time in all
 ```
 Time that others worked is credit; a slice is paid for with what it took, also where that was more than was expected.
@@ -23,7 +23,7 @@ class SliceBudget:
     alone_s: float = 0.2
     min_tokens: int = 16
     efficient_tokens: int = 128
-    """Smaller slices cost noticeably more a token; only work that must go on is worth that."""
+    """Smaller slices cost noticeably more a token; only work that must continue is worth that."""
     max_tokens: int = 2048
     _rates: dict[ModelId, float] = field(default_factory=dict)
     _credit_s: float = 0.0

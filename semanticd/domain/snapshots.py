@@ -124,7 +124,7 @@ def state_name(spec: ModelCacheSpec, parent: BlockHash) -> BlockHash:
 def merged(older: Iterable[Snapshot], newer: Iterable[Snapshot], *, turn: int) -> list[Snapshot]:
     """Return an agent's snapshots after a turn that took or used the `newer` ones, by position.
 
-    One that was between messages stays that, also when a later turn only went on from it.
+    One that was between messages stays that, also when a later turn only continued from it.
     """
     found = {one.position: one for one in older}
     for one in newer:

@@ -33,7 +33,7 @@ class Segment:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The ids, made anew at each call."""
+        """The ids, rebuilt at each call."""
         return unpack_token_ids(self.packed_ids)
 
     @property

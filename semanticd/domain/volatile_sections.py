@@ -5,7 +5,7 @@ behind it, so that a session in another folder, or on another day, computes all 
 only where its whole form is known, from the leading system messages to the beginning of the user message behind them.
 Its text is kept letter for letter and stands in the prompt once. Where it stands depends on the conversation's
 beginning alone, so that it keeps its place as the conversation grows. Looking for them takes time in proportion to the
-text, whatever it says: no form reads past a place where it could begin anew.
+text, whatever it says: no form reads past a place where it could start again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _END = r"(?:\n|\Z)"
 _GIT_BEGINS = r"(?:gitStatus: |# gitStatus\n)This is the git status at the start of the conversation\."
 _DATE = (
     r"(?:Today's date|(?:The )?[Cc]urrent (?:date|time|date and time))(?: is|:) "
-    # Once for the line: not again for each year in it where the paragraph goes on.
+    # Once for the line: not again for each year in it where the paragraph continues.
     r"(?=[^\n]*\b20\d\d\b)[^\n]*"
 )
 _FORMS = (

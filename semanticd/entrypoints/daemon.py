@@ -54,7 +54,7 @@ ENDING_LIMIT_S = 80.0
 
 
 def main(flags: Mapping[str, Any] | None = None, *, files: FileSystem | None = None) -> int:
-    """Run the daemon in the foreground until it is told to stop; returns the exit status.
+    """Run the daemon in the foreground until it is stopped; returns the exit status.
 
     `flags` are settings by dotted name. Errors are reported on stderr: wrong settings end with status 2, any other with
     status 1. The warm tier works through `files`, which is where a test gives it a slow disk.
@@ -98,7 +98,7 @@ def run(loaded: Loaded, *, files: FileSystem | None = None) -> int:
         except SemanticError:
             raise
         except Exception as error:
-            # A defect. People get a line, whoever looks for the cause finds it in the log.
+            # A defect. Users get one line; the cause is in the log.
             logs.get().error("daemon_failed", error=repr(error), traceback=traceback.format_exc())
             raise DaemonError(
                 f"the daemon failed: {type(error).__name__}: {error}; the traceback is in "
@@ -125,7 +125,7 @@ def _check_socket_path(runtime_dir: Path) -> None:
 def _run_to_its_end(life: Coroutine[Any, Any, int]) -> int:
     """Like `asyncio.run`, but without waiting for its worker threads: one may hang in a download for hours.
 
-    Such a thread ends with the process (`leave`), and the download goes on where it stopped at the next start.
+    Such a thread ends with the process (`leave`), and the download continues where it stopped at the next start.
     """
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
@@ -153,7 +153,7 @@ def _nothing_to_collect() -> Iterator[None]:
 
 
 def _tell(text: str) -> None:
-    """Narrate to whoever watches the terminal."""
+    """Narrate on the terminal."""
     sys.stderr.write(f"{many_lines(text)}\n")
 
 
@@ -288,7 +288,7 @@ class _Life:
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not loading.done():
-            # Told to stop while loading: what was fetched so far stays and is taken up next time.
+            # Stopped while loading: what was downloaded so far stays and is resumed next time.
             loading.cancel()
             return 0
         try:
@@ -447,7 +447,7 @@ def leave(status: int) -> None:
 def end_within(seconds: float, *, log: Log, leave: Callable[[int], None] = leave) -> None:
     """End the process with status 1 if it still lives after so long; to be called on the event loop.
 
-    A write may hang for ever, on a network disk that is gone. The cache stands a kill at any moment: what was not
+    A write may hang forever, on a network disk that is gone. The cache stands a kill at any moment: what was not
     written is computed again.
     """
 

@@ -34,7 +34,7 @@ class _Health:
         return HealthAnswer(ok=True)
 
     def ready(self) -> HealthAnswer:
-        """Requests are taken while at least one model serves and nobody asked us to stop."""
+        """Requests are taken while at least one model serves and no stop was requested."""
         if self._daemon.engine.failure is not None:
             return HealthAnswer(ok=False, reason=f"the engine is failing: {self._daemon.engine.failure}")
         state = self._daemon.status.state()

@@ -1,4 +1,4 @@
-"""KeptFigures: savings and history on disk, so that a restart begins neither anew.
+"""KeptFigures: savings and history on disk, so that a restart begins neither again.
 
 Both are saved once a minute and at the end; a process that is killed loses a minute at most. An agent's deletion is
 saved at once, for the totals name agents. Rule: the event loop takes the figures, which is quick, and a worker thread

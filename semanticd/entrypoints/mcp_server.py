@@ -1,7 +1,7 @@
 """An MCP server by which an agent looks at and steers its own cache, over the daemon's control socket.
 
 Rule: every tool is one command of the control socket, on a connection of its own, so that the daemon may restart
-meanwhile; what the daemon refuses is told as the tool's error. The extra `mcp` brings the SDK.
+meanwhile; what the daemon refuses is the tool's error. The extra `mcp` brings the SDK.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class CacheTools:
         return await self._ask("agents.fork", agent=self._meant(agent), new_id=new_id)
 
     async def rewind(self, agent: str | None = None, turns: int = 1) -> Facts:
-        """Forget an agent's last turns for good; what came before them stays cached."""
+        """Forget an agent's last turns permanently; what came before them stays cached."""
         return await self._ask("agents.rewind", agent=self._meant(agent), turns=turns)
 
     async def pin(self, agent: str | None = None, seconds: float | None = None, keep: bool = True) -> Facts:
-        """Keep an agent's cache in memory, for this many seconds or for good; keep=false ends the pin."""
+        """Keep an agent's cache in memory, for this many seconds or permanently; keep=false ends the pin."""
         if not keep:
             return await self._ask("agents.unpin", agent=self._meant(agent))
         return await self._ask("agents.pin", agent=self._meant(agent), ttl_s=seconds)

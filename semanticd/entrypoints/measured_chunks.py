@@ -17,7 +17,7 @@ class MeasuringLoader:
     def __init__(
         self, loader: ModelLoader, *, log: Log, record: Callable[[], MachineRecord] = MachineRecord
     ) -> None:
-        """Load with `loader`; the record is read anew for each model, for a self-test may have been run since."""
+        """Load with `loader`; the record is read again for each model, because a self-test may have run since."""
         self._loader = loader
         self._log = log
         self._record = record

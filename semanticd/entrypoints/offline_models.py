@@ -70,7 +70,7 @@ class OfflineModels:
         return PulledModel(installed.model_id, installed.path, installed.size_bytes)
 
     def _meant(self, name: str) -> str:
-        """Return the name itself; for `default`, unless a model is called so, that of what a daemon would serve."""
+        """Return the name; for `default`, unless a model has it, the name of the model that a daemon would serve."""
         if name != DEFAULT_NAME or self._registry.known_name(name) is not None:
             return name
         known = [one for entry in self._registry.entries() if (one := entry.footprint()) is not None]

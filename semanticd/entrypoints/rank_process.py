@@ -1,4 +1,4 @@
-"""A rank's process: it joins the daemon, loads its shard, computes what it is told, and ends with its link.
+"""A rank's process: it joins the daemon, loads its shard, computes the daemon's steps, and ends with its link.
 
 Started by the daemon (rank 0) and by `semanticd worker` (the others), with its order on standard input, which stays
 open: it ends too when that does. The fast BLAS is loaded before anything imports `mlx.core`.
@@ -39,7 +39,7 @@ _CLOSING_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RankOrder:
-    """What a rank's process is told at its start."""
+    """What a rank's process gets at its start."""
 
     settings: Settings
     rank: int

@@ -75,7 +75,7 @@ class RankedParts:
     def also_removed(
         self, hear: Callable[[Sequence[BlockHash]], None]
     ) -> Callable[[Sequence[BlockHash]], None]:
-        """Return what tells of blocks that were removed to make room: `hear`, and the workers."""
+        """Return the listeners for blocks that were removed to make room: `hear`, and the workers."""
 
         def removed(names: Sequence[BlockHash]) -> None:
             hear(names)

@@ -84,7 +84,7 @@ class RanksUpkeep:
             except SemanticError as error:
                 self._log.error("ranks_not_ready", reason=error.message)
                 await asyncio.sleep(_RETRY_S)
-            except Exception as error:  # noqa: BLE001 (it goes on, whatever failed this time)
+            except Exception as error:  # noqa: BLE001 (it continues, whatever failed this time)
                 self._log.error("ranks_not_ready", reason=repr(error))
                 await asyncio.sleep(_RETRY_S)
 

@@ -135,7 +135,7 @@ class TemporaryDaemon:
         self._loaded = self._parts.engine.models[ModelId(used.id)]
 
     def _settings(self, folder: Path) -> Settings:
-        """Return the user's settings, but for what would write to his folders, refuse to write, or tell others."""
+        """Return the user's settings, except what would write to his folders, refuse to write, or notify others."""
         wanted = self._wanted
         agent = replace(
             wanted.agent,
@@ -233,7 +233,7 @@ class TemporaryDaemon:
         if parts is not None:
             await asyncio.to_thread(close, parts)
         if loaded is not None:
-            # The engine thread is gone; what it held must not stay beside the model that comes next.
+            # The engine thread is gone; what it held must not stay alongside the model that comes next.
             loaded.runner.release()
         del parts, loaded
         gc.collect()
@@ -261,7 +261,7 @@ class _ModelProgress:
             self._progress(str(data.get("stage")), share)
 
     def wanted(self, topic: str) -> bool:
-        """Nobody asks for what is costly to make."""
+        """There is no subscriber for costly events."""
         return False
 
 

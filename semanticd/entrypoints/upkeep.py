@@ -1,4 +1,4 @@
-"""Upkeep: what a daemon does at its start and then regularly, whether or not anybody asks it for anything."""
+"""Upkeep: what a daemon does at its start and then regularly, whether or not there are requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXPIRE_EVERY_S = 60.0
 _TRIM_EVERY_S, _TRIM_IDLE_S = 0.25, 5.0
 """How often gaps are looked for while requests live, and while none do.
 
-Blocks leave gaps at the moment a running cache takes their room elsewhere: until they are given back both are there.
+Blocks leave gaps at the moment a running cache takes their room elsewhere: until they are returned both are there.
 """
 _AWAKE_EVERY_S = 2.0
 
@@ -123,7 +123,7 @@ class Upkeep:
                 if self._daemon.engine.num_unanswered == 0 and done != tidied:
                     tidied = done
                     await asyncio.to_thread(self._tidy_memory)
-            except Exception as error:  # noqa: BLE001 (upkeep goes on, whatever failed this time)
+            except Exception as error:  # noqa: BLE001 (upkeep continues, whatever failed this time)
                 self._log.warning("upkeep_failed", reason=repr(error))
 
     def _work_done(self) -> tuple[int, int, int]:
@@ -132,7 +132,7 @@ class Upkeep:
         return counters.computed_tokens, counters.restored_bytes, len(self._daemon.engine.models)
 
     async def _trim_memory(self) -> None:
-        """Give back the gaps that blocks leave, also while requests run."""
+        """Return the gaps that blocks leave, also while requests run."""
         from semanticd.adapters.mlx.platform.heap import Gaps
 
         gaps = Gaps(budget_bytes=heap_budget(self._settings))

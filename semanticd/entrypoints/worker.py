@@ -1,4 +1,4 @@
-"""The worker: starts this machine's rank, again whenever it ends, until it is told to stop or refused."""
+"""The worker: starts this machine's rank, again whenever it ends, until it is stopped or refused."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _is_private_group(gid: int, *, uid: int) -> bool:
 
 
 def _is_foreign_model(one: Declared, value: str, folder: Path) -> bool:
-    """Whether a value makes the daemon read a model from a path, or fetch one that somebody else chose.
+    """Whether a value makes the daemon read a model from a path, or fetch one that another user chose.
 
     A name of the catalogue or of the user's own entries has no slash. No model brings code along unless its entry
     allows it, but one from anywhere answers the user's programs, and costs the download.

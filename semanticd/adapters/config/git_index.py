@@ -1,6 +1,6 @@
 """Whether git tracks a file, read from the index itself.
 
-Git is not run: a repository that somebody else made may name programs in its configuration that git would start. The
+Git is not run: a repository of another author may name programs in its configuration that git would start. The
 format is gitformat-index(5), versions 2 to 4. What cannot be read counts as tracked, the careful answer.
 """
 

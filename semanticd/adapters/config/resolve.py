@@ -54,7 +54,7 @@ class Effective:
 
 
 _RANKS_KEY_CHARACTERS = 16
-"""Fewer could be guessed by whoever has heard a handshake."""
+"""Fewer could be guessed by a program that has recorded a handshake."""
 
 
 def config_file_path(environ: Mapping[str, str]) -> tuple[Path, bool]:

@@ -303,7 +303,7 @@ async def models_rm(context: CommandContext, args: Mapping[str, Any]) -> object:
 
 @command("models.load", _MODEL)
 async def models_load(context: CommandContext, args: Mapping[str, Any]) -> object:
-    """Load a model beside the present ones; progress on the topic `models`."""
+    """Load a model alongside the present ones; progress on the topic `models`."""
     return await need(context.services.models, "the engine").load(args["model"])
 
 

@@ -1,6 +1,6 @@
 """One control client: hello first, then commands side by side, events in between.
 
-Rules: a command that has begun runs to its end even if its client leaves (a half-done swap helps nobody); what goes
+Rules: a command that has begun runs to its end even if its client leaves (a half-done swap helps no client); what goes
 out goes through one lock, so a reader who is slow holds up only itself; a broken frame ends the connection, a broken
 message within a good frame is answered.
 """

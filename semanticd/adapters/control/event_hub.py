@@ -1,4 +1,4 @@
-"""EventHub: hands what happens to whoever subscribed. Publishing never blocks, from any thread.
+"""EventHub: hands events to their subscribers. Publishing never blocks, from any thread.
 
 A subscription holds at most so many events; when it is full the oldest goes and is counted, because a watcher wants
 to see what is, not what was.
@@ -47,7 +47,7 @@ class HubSubscription:
         try:
             self._loop.call_soon_threadsafe(self._ready.set)
         except RuntimeError:
-            self.close()  # the loop is closed: nobody will read this again
+            self.close()  # the loop is closed: no reader is left
 
     async def next(self) -> tuple[str, dict[str, Any], int]:
         """Wait for the next event: its topic, its data, and how many were lost since the one before."""
@@ -83,7 +83,7 @@ class EventHub:
                 subscription.offer(topic, data)
 
     def wanted(self, topic: str) -> bool:
-        """Whether anybody listens, so that costly events need not be made."""
+        """Whether there is a subscriber, so that costly events need not be made."""
         return any(topic in subscription.topics for subscription in self._subscriptions)
 
     def subscribe(self, topics: Iterable[str], *, agent: str | None = None) -> HubSubscription:

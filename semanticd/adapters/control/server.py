@@ -1,6 +1,6 @@
 """ControlServer: the Unix socket in its private folder, and the clients on it.
 
-Rule: nobody but this user gets in. The folder is 0700 and this user's, the socket 0600, and the kernel is asked for
+Rule: only this user gets in. The folder is 0700 and this user's, the socket 0600, and the kernel is asked for
 each peer's user id.
 """
 

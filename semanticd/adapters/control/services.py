@@ -80,7 +80,7 @@ class EventsHub(Protocol):
         """Hand an event to the topic's subscribers."""
 
     def wanted(self, topic: str) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a subscriber."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,13 +209,13 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client has not read what was sent: it has some time to go on."""
+        """The client has not read what was sent: it has some time to continue."""
         super().pause_writing()
         if self._write_timer is None:
             self._expect_reading()
 
     def resume_writing(self) -> None:
-        """It went on."""
+        """It continued."""
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
@@ -321,7 +321,7 @@ def server_config(
         timeout_keep_alive=int(limits.idle_timeout_s),
         h11_max_incomplete_event_size=limits.header_bytes,
         server_header=False,
-        # The admin routes ask where a client is: nobody may say so in a header.
+        # The admin routes depend on a client's address: a header must not set it.
         proxy_headers=False,
         **more,
     )

@@ -41,7 +41,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def check_regular(folder: Path) -> None:
-    """Refuse a folder with a pipe, a socket or a device among its files: a loader would wait for it, for ever.
+    """Refuse a folder with a pipe, a socket or a device among its files: a loader would wait for it, forever.
 
     Raises:
         BrokenModelError: There is one; says where.

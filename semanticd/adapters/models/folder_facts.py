@@ -47,7 +47,7 @@ def pooling_of(folder: Path) -> Pooling:
 
 
 def kv_bytes_per_token(folder: Path) -> int | None:
-    """Return the bytes of a token's KV in 16 bits, over the layers that keep every position; None: it cannot be told.
+    """Return the bytes of a token's KV in 16 bits, over the layers that keep every position; None: unknown.
 
     Layers with a window or a state are left out where the config names the kind of each layer, or says how many of
     them are full attention.

@@ -61,7 +61,7 @@ class GgufFiles:
         return known.digest
 
     def last_digest(self, path: Path) -> str | None:
-        """Return the SHA-256 of a file's content as it was last computed, whatever became of the file."""
+        """Return the SHA-256 of a file's content as it was last computed, whatever happened to the file."""
         known = self._read().get(_key(path))
         return None if known is None else known.digest
 

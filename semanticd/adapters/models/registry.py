@@ -312,7 +312,7 @@ class ModelRegistry:
             return ModelEntry(repo, f"hf:{repo}"), (f"hf:{repo}",)
         path = Path(name).expanduser()
         if is_gguf(path.name) or (path / "config.json").is_file():
-            # A file that is gone leaves its conversion, which is still called so.
+            # A file that is gone leaves its conversion, which keeps its name.
             if path.exists() or (is_gguf(path.name) and self._gguf_files.known_digest(path) is not None):
                 stem = self._gguf_files.name_of(path) if is_gguf(path.name) else _folder_name(path)
                 return ModelEntry(stem, str(path)), (str(path),)
@@ -337,7 +337,7 @@ class ModelRegistry:
         )
 
     def _in_other_case(self, name: str) -> str | None:
-        """Return the one name that is this one but for capitals; None where there is none, or more than one model."""
+        """Return the one name that equals this one, ignoring case; None where there is none, or more than one model."""
         wanted = name.casefold()
         names = {
             one: entry.name for entry, _ in self._entries.values() for one in (entry.name, *entry.aliases)
@@ -526,7 +526,7 @@ class ModelRegistry:
     def _fetch_one(self, source: str, folder: Path, on_progress: Callable[[PullProgress], None]) -> None:
         downloads = self._dir / ".downloads" / folder.name
         if source.startswith("hf:"):
-            # Files go straight to their place, so that a broken download goes on; the marker says when it is whole.
+            # Files go straight to their place, so that a broken download continues; the marker says when it is whole.
             pull_from_hub(source.removeprefix("hf:"), folder, on_progress=on_progress)
             return
         if _is_folder(source):

@@ -155,7 +155,7 @@ class Peer:
         try:
             return await asyncio.wait_for(self._ask(method, path, headers, body, max_bytes), timeout_s)
         except asyncio.TimeoutError as error:
-            # Whoever waited for a block waited long: not again soon.
+            # The request that waited for a block waited long: not again soon.
             raise PeerFailedError(
                 "timed_out", f"no complete answer within {timeout_s:.1f} s", for_long=method == "GET"
             ) from error

@@ -90,7 +90,7 @@ class StepExecutor:
         rank: int,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Compute as this rank; `tell` hears what people on its machine should know."""
+        """Compute as this rank; `tell` gets messages for the users of its machine."""
         self._tell = tell
         self._rank = rank
         self._world_size = 1
@@ -128,7 +128,7 @@ class StepExecutor:
         self._shards.drop(dropped)
         try:
             result = self._steps[name](*arguments)
-        except Exception as raised:  # noqa: BLE001 (told to the daemon, which decides what it means)
+        except Exception as raised:  # noqa: BLE001 (sent to the daemon, which decides what it means)
             error = error_out(raised)
         return [number, result, error, self._facts(time.perf_counter() - began)]
 

@@ -2,7 +2,7 @@
 
 The engine thread calls steps; each goes to every rank, in the same order, and is done when all have answered. Blocks of
 the workers' disks go over links of their own, whose answers a thread takes. Whatever goes wrong with one rank (it is
-gone, it is slow, it answered otherwise than the others) ends the formation for good: every call from then on raises.
+gone, it is slow, it answered otherwise than the others) ends the formation permanently: every call from then on raises.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Formation:
         for member in self.members:
             self._selector.register(member.steps, selectors.EVENT_READ, member)
         self.dropped: deque[int] = deque()
-        """Handles that nobody holds any more; told to the ranks with the next step."""
+        """Handles that are no longer held; sent to the ranks with the next step."""
         self._asked: dict[tuple[int, int], Future[Any]] = {}
         self._next_question = 0
         self._pinged_at = time.monotonic()
@@ -216,7 +216,7 @@ class Formation:
             raise self._error()
         if all(step.number in member.answers for member in members):
             return True
-        # In short waits: a link that another thread has closed meanwhile tells nothing.
+        # In short waits: a link that another thread has closed meanwhile reports nothing.
         for key, _ in self._selector.select(min(max(wait_s, 0.0), _LONGEST_WAIT_S)):
             member: Member = key.data
             try:
@@ -292,7 +292,7 @@ class Formation:
         if now - self._pinged_at >= _PING_EVERY_S:
             self._pinged_at = now
             for member in self.members:
-                # One that takes nothing more is as good as silent, and must hold nobody up.
+                # One that takes nothing more is as good as silent, and must not hold up others.
                 if member.blocks.takes_more():
                     self.ask(member, "ping")
 

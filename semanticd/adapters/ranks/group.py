@@ -1,7 +1,7 @@
 """RankGroup: where ranks join, and what forms them; it outlives each formation.
 
 ```
-connection ─> handshake ─> lobby (two links of each rank) ─> formation ─> it ends ─> every rank starts anew ─> lobby
+connection ─> handshake ─> lobby (two links of each rank) ─> formation ─> it ends ─> every rank starts again ─> lobby
 ```
 """
 
@@ -49,7 +49,7 @@ class GroupOptions:
 
 
 class RankGroup:
-    """The ranks of one daemon. Any thread, but for the formation's steps."""
+    """The ranks of one daemon. Any thread, except the formation's steps."""
 
     def __init__(self, options: GroupOptions, *, log: Log) -> None:
         """Nothing listens before `start`."""
@@ -136,7 +136,7 @@ class RankGroup:
             ).start()
 
     def _shake(self, connected: socket.socket, address: str) -> None:
-        """Let a rank prove itself; whoever cannot is told why, as far as it is a rank, and left."""
+        """Let a rank prove itself; one that cannot is sent the reason, as far as it is a rank, and disconnected."""
         link = Link(connected)
         try:
             link.limit(HANDSHAKE_S)
@@ -206,7 +206,7 @@ class RankGroup:
         if whole:
             self._log.info("rank_joined", rank=who.rank, computed_by=who.computed_by)
             if formation is not None and formation.ended is None:
-                # Its process was started again: the one in the ring is gone, even where its links do not tell.
+                # Its process was started again: the one in the ring is gone, even where its links do not show it.
                 formation.end(f"rank {who.rank} was started again")
 
     def missing(self) -> list[int]:

@@ -46,7 +46,7 @@ class RankedPayload:
     handle: int
     num_bytes: int
     owner: int
-    """Of which runner the handle is: ranks that were started anew do not know it."""
+    """Of which runner the handle is: ranks that were started again do not know it."""
 
 
 def mark(name: str, number: int) -> TensorBytes:
@@ -208,7 +208,7 @@ class RankedRunner:
         return facts.spare_bytes.get(group, 0) if facts is not None else 0
 
     def compact(self) -> int:
-        """Give back spare room, in every rank."""
+        """Return spare room, in every rank."""
         return int(self._formation.call("compact"))
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
@@ -231,7 +231,7 @@ class RankedRunner:
         return self._payload(handle, size)
 
     def release(self) -> None:
-        """End the formation: the ranks' processes end, and wait anew."""
+        """End the formation: the ranks' processes end, and wait again."""
         self._formation.end("the model was unloaded", wanted=True)
 
     def _payload(self, handle: int, num_bytes: int) -> RankedPayload:

@@ -3,7 +3,7 @@
 Rank 0's shard of a block, and all that the index says, is in the daemon's own warm store; the workers' disks follow it:
 
 - *write*: the workers first, then here, what all of them took. So what the index here knows was durable everywhere.
-- *read*: all at the same time. A block that a worker lacks is a miss, and leaves here too, so that it is written anew.
+- *read*: all at the same time. A block that a worker lacks is a miss, and leaves here too, so that it is written again.
 - *delete*: here and there. Where a worker is not there, it is deleted when that joins again (`follow_up`).
 """
 
@@ -136,7 +136,7 @@ class RankedWarmStore:
         has_ended = any(future.exception() is not None for future in asked)
         if record is not None and not has_ended and all(future.result() for future in asked):
             tag = mark(READ, number)
-            # A record that nobody restores takes what the workers have read with it.
+            # A record that is never restored takes what the workers have read with it.
             weakref.finalize(tag.data, self._forget, formation, number).atexit = False
             result.set_result(replace(record, tensors=(*record.tensors, tag)))
             return

@@ -26,7 +26,7 @@ _ERRORS: Mapping[str, type[domain.SemanticError]] = {
     "load": domain.ModelLoadError,
     "broken_model": domain.BrokenModelError,
 }
-"""Errors that a rank may tell, by the word for it; all others are defects, and end the ring."""
+"""Errors that a rank may report, by their names; all others are defects, and end the ring."""
 _SAMPLED = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "penalty_window", "seed", "logprobs", "top_logprobs",

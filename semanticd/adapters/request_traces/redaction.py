@@ -1,8 +1,8 @@
 """Takes the content out of a request and keeps its shape: lengths, equality, common beginnings.
 
 Rule: a text becomes letters of the same number, 16 characters at a time, each group made by a keyed hash of everything
-in the text up to its end. Equal texts stay equal, texts that begin alike go on beginning alike (in whole groups), and
-nothing else is equal: a word that comes twice is hidden twice. The key lives in the process and is never written.
+in the text up to its end. Equal texts stay equal, texts that begin alike continue beginning alike (in whole groups),
+and nothing else is equal: a word that comes twice is hidden twice. The key lives in the process and is never written.
 What says a dialect's form (roles, types, schema words) is kept, everything else is content.
 """
 
@@ -59,7 +59,7 @@ _SPOKEN = frozenset(["default", "example", "examples", "enum", "const"])
 _OPAQUE = frozenset(["input", "arguments", "metadata", "client_metadata"])
 """Objects whose names are content too."""
 _WHO = "user_id"
-"""But for the one in them that says who asks."""
+"""Except the one that identifies the client."""
 _BIASES = "logit_bias"
 """The object whose names are token ids."""
 _TOKENS = frozenset(["prompt", "context"])
@@ -102,7 +102,7 @@ class Redaction:
             yield "".join(letters[byte % len(letters)] for byte in chain[: len(part)])
 
     def _tokens(self, ids: Sequence[int]) -> list[int]:
-        """Return as many token ids; those that begin alike go on beginning alike, as texts do."""
+        """Return as many token ids; those that begin alike continue beginning alike, as texts do."""
         hidden: list[int] = []
         chain = b""
         for start in range(0, len(ids), GROUP):

@@ -36,7 +36,7 @@ _AGENTS = "/v1/agents/"
 _NAMING_HEADERS = ("-id", "-affinity")
 """How the names of headers end that say who asks."""
 _KEPT_QUERIES = frozenset(["beta=true", "beta=false"])
-"""Parts of a query that programs send; any other may name somebody."""
+"""Parts of a query that programs send; any other may identify a person."""
 
 
 class TraceWriter:

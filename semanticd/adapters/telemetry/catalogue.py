@@ -318,4 +318,4 @@ PROCESS: Final[Mapping[str, MetricSpec]] = {
         "gauge", "Start time of the process, in seconds since the epoch."
     ),
 }
-"""Read from the operating system when somebody asks; the same on macOS and Linux."""
+"""Read from the operating system at each scrape; the same on macOS and Linux."""

@@ -5,9 +5,9 @@ the machine's date   10:00  10:01  09:01 (set back)  09:02  …  10:05
 wall()               10:00  10:01  10:02             10:03  …  11:06
 ```
 A date that is set back does not go back here: uses stay in their order, and no agent lives an hour longer, or is taken
-for the one unused longest. It goes on as the seconds do, and follows the machine's date again once that is later, or at
-the next start. `not_before` keeps to the dates of earlier runs, for a machine may start with a wrong one; but one run
-with a date in the future must not set all later ones ahead.
+for the one unused longest. It continues as the seconds do, and follows the machine's date again once that is later,
+or at the next start. `not_before` keeps to the dates of earlier runs, for a machine may start with a wrong one; but
+one run with a date in the future must not set all later ones ahead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SystemClock:
             return self._date
 
     def not_before(self, date: float) -> float:
-        """Go on from this date (seconds since the epoch) if it is later; returns by how much it is (seconds), or 0.
+        """Continue from this date (seconds since the epoch) if it is later; returns by how much it is (seconds), or 0.
 
         One beyond `LAST_BELIEVED` is passed over, and one that is more than `MOST_AHEAD_S` ahead unless the machine's
         date is before `RELEASED`.

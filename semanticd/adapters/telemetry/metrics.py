@@ -24,7 +24,7 @@ class PrometheusMetrics:
 
     def __init__(self) -> None:
         """Register every metric of the catalogue, and the process's own."""
-        # A second series per counter that says when it began: nobody asks, and it doubles the page.
+        # A second series per counter that says when it began: no client needs it, and it doubles the page.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.registry.register(PsutilCollector())

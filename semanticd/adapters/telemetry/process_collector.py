@@ -1,4 +1,4 @@
-"""The process in numbers, read when somebody asks.
+"""The process in numbers, read at each scrape.
 
 The client library's own collector reads `/proc`, which macOS does not have; psutil knows both.
 """

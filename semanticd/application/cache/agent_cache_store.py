@@ -334,7 +334,7 @@ class AgentCacheStore:
             if new.name in self.pool:
                 self._write_again(new.name)
         if missing and missing[0].start and not self._is_known(missing[0].parent):
-            # Nobody could use it: what it follows is lost.
+            # It could not be used: its parent is lost.
             return [new.name for new in found[: found.index(missing[0])]]
         sizes = [spec.stored_bytes(len(new.token_ids), begins=not new.start) for new in missing]
         kept = missing[: self._num_fitting(sizes, below=[new.parent for new in missing])]
@@ -647,7 +647,7 @@ class AgentCacheStore:
     def discard(self, names: Sequence[BlockHash]) -> None:
         """Drop blocks that are of no use any more from both tiers, as far as no agent holds them.
 
-        Their tokens are still their agent's: nothing is scrubbed for them before somebody deletes something.
+        Their tokens are still their agent's: nothing is scrubbed for them before something is deleted.
         """
         with self.lock:
             own = [name for name in names if not self.pool.num_holders(name)]

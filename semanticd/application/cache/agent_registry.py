@@ -69,7 +69,7 @@ class AgentRegistry:
         if archive is not None:
             recent = archive.load_recent(max_agents=MAX_AGENTS_KEPT, max_bytes=MAX_TEXT_BYTES)
             known = {agent.agent_id for agent in recent}
-            # Before anything is written: the disk's cap must not prune what somebody pinned long ago.
+            # Before anything is written: the disk's cap must not prune blocks that were pinned long ago.
             pinned = [a for a in archive.pinned() if a.is_pinned(clock.wall()) and a.agent_id not in known]
             for agent in (*pinned, *reversed(recent)):
                 self._remember(agent)
@@ -247,7 +247,7 @@ class AgentRegistry:
         return AgentId(conversation.name_below(agent_id))
 
     def get_or_create(self, agent_id: AgentId, *, anonymous: bool = False) -> Agent:
-        """Return the agent, made now if need be (it is archived with its first turn)."""
+        """Return the agent, made now if necessary (it is archived with its first turn)."""
         with self.lock:
             agent = self.find(agent_id)
             if agent is None:

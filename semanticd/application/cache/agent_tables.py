@@ -1,4 +1,4 @@
-"""AgentTables: which blocks each agent holds, and which of them stay because somebody wants them to.
+"""AgentTables: which blocks each agent holds, and which of them are pinned.
 
 A table names an agent's blocks, first to last. Blocks that no table names stay until room is needed; those of a pinned
 agent stay in RAM while pins have not their share of it, and on disk in any case.

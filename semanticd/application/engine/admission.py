@@ -90,7 +90,7 @@ class Admission:
         needed = self._bytes_needed(running) + sum(block.num_bytes for block in cold)
         # Pins make way for what runs alone: it was seen to fit, and no other sequence makes room by ending.
         if not self._room.make(needed, over_pins=not self._scheduler.others_run(running.sequence_id)):
-            # Others may need what it locked in order to end; it is matched anew when there is room.
+            # Others may need what it locked in order to end; it is matched again when there is room.
             self._restore.give_up(running)
             if self._store.disk_stalled and not self._scheduler.others_run(running.sequence_id):
                 raise disk_does_not_respond()
@@ -145,7 +145,7 @@ class Admission:
 
     @staticmethod
     def _take_snapshot(running: RunningSequence, state: Block) -> list[MatchedBlock]:
-        """Note the snapshot that the sequence goes on from; returns the full blocks before it.
+        """Note the snapshot that the sequence continues from; returns the full blocks before it.
 
         What lies between block boundaries is published again when its block is full: only there others find it.
         """

@@ -1,7 +1,7 @@
 """BlockCommit: what is kept of a sequence while it runs and when it ends.
 
 Full blocks are published as soon as they are computed, so a prefill that is cancelled, preempted or crashes can be
-taken up again. At the end of a turn the rest follows, then the agent's record: blocks first, so that a record never
+resumed. At the end of a turn the rest follows, then the agent's record: blocks first, so that a record never
 names what was not handed to the disk before it.
 """
 

@@ -73,7 +73,7 @@ class CacheReporter:
         """Return what befell the first file that was lost of the agent's blocks beyond a sequence's match.
 
         That need not be the block at the match's end: reading ends at the first failure, in whatever order files are
-        read, and layers with a state go on from any of the snapshots, which are named after the blocks.
+        read, and layers with a state continue from any of the snapshots, which are named after the blocks.
         """
         first = running.match.num_tokens // running.spec.block_tokens
         return self._store.lost_file(agent.block_table[first:])

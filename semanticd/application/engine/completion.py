@@ -1,6 +1,6 @@
 """Completion: how sequences end, in whatever way; engine thread only.
 
-A sequence ends once, step by step: what it computed is kept, what it holds is given back, its client gets one last
+A sequence ends once, step by step: what it computed is kept, what it holds is returned, its client gets one last
 update. A step that fails is logged and the next one is taken all the same.
 """
 
@@ -139,7 +139,7 @@ class Completion:
             self._log.error("listener_failed", request_id=submission.request_id, error=repr(error))
 
     def _retire(self, running: RunningSequence) -> None:
-        """Give back everything that a sequence holds, each thing even if giving back another failed."""
+        """Return everything that a sequence holds, each thing even if giving back another failed."""
         sequence = running.sequence
         running.has_ended = True
         self._running.pop(running.sequence_id, None)

@@ -80,7 +80,7 @@ class Embedding:
         guard: MemoryGuard,
         telemetry: EngineTelemetry,
     ) -> None:
-        """Compute with the loaded `models`, beside `running` sequences; both are read at every call."""
+        """Compute with the loaded `models`, alongside `running` sequences; both are read at every call."""
         self._models = models
         self._running = running
         self._queue = queue

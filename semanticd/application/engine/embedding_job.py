@@ -23,7 +23,7 @@ class EmbeddingJob:
     dimensions: int | None = None
     """Leading numbers of each vector that are wanted; None: all."""
     vectors: Future[tuple[bytes, ...]] = field(default_factory=Future)
-    """Gets a vector for each text (float32, little-endian, of length one), or the error; cancelled: nobody waits."""
+    """Gets a vector for each text (float32, little-endian, of length one), or the error; cancelled: no client waits."""
 
     is_held_by_agent = False
     holder = HOLDER

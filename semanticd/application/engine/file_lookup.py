@@ -1,4 +1,4 @@
-"""FileLookup: while the disk's index is made anew, a prompt's blocks are looked for by the names of their files.
+"""FileLookup: while the disk's index is rebuilt, a prompt's blocks are looked for by the names of their files.
 
 ```
 waiting ──not all is known──> asked, held (the engine works for others) ──found or deadline──> matched again
@@ -121,7 +121,7 @@ class FileLookup:
             self._scheduler.release(running.sequence_id)
 
     def check_deadlines(self, now: float) -> None:
-        """Go on without answers that do not come."""
+        """Continue without answers that do not come."""
         for running, until in list(self._asked.values()):
             if now >= until:
                 self._go_on(running)

@@ -197,7 +197,7 @@ class BlockPoolBatchEngine:
         self._thread = None
 
     def drain(self) -> None:
-        """Take no new submissions; what was taken goes on."""
+        """Take no new submissions; what was taken continues."""
         self._queue.draining = True
 
     @property
@@ -509,7 +509,7 @@ class BlockPoolBatchEngine:
     def _run_short(self, members: list[RunningSequence], error: OutOfMemoryError) -> None:
         """Make room after a step ran out of memory, and let those that took part in it begin again.
 
-        They go on from their last published blocks. Where that did not help before, the youngest fails: one for each
+        They continue from their last published blocks. Where that did not help before, the youngest fails: one for each
         step that runs out of memory, so that this ends.
         """
         self._guard.relieve("out_of_memory", "critical", now=self._clock.monotonic())
@@ -564,7 +564,7 @@ class BlockPoolBatchEngine:
                 self._commit.snapshot(running, at_boundary=chunk.at_boundary)
             else:
                 self._commit.publish(running, up_to=stop, with_tail=False)
-            # What was computed is written while the next chunk is: all at the end would hold everybody up.
+            # What was computed is written while the next chunk is: all writes at the end would delay the others.
             self._store.persist(limit_bytes=max(running.spec.stored_bytes(len(ids)), 1))
             self._scheduler.record_stall(self._clock.monotonic() - began - seconds)
         except OutOfMemoryError as error:
@@ -587,7 +587,7 @@ class BlockPoolBatchEngine:
         return partial(self._queue.is_cancelled, running.submission.request_id)
 
     def _begin_decode(self, running: RunningSequence) -> None:
-        """Move a sequence whose prompt is in the cache (but for its last tokens) to a decode batch."""
+        """Move a sequence whose prompt is in the cache (except its last tokens) to a decode batch."""
         self._reporter.announce(running)
         sequence, submission = running.sequence, running.submission
         if running.decode_began_at is None:

@@ -80,7 +80,7 @@ class MemoryGuard:
         self._follow_plan()
 
     def model_left(self) -> None:
-        """Follow the plan without a model, and give back what its weights and blocks took, all of it at once."""
+        """Follow the plan without a model, and return what its weights and blocks took, all of it at once."""
         self.models_changed()
         self._memory.give_back()
 
@@ -115,7 +115,7 @@ class MemoryGuard:
         self._lowered_at = self._short_at = now
         store, ledger = self._store, self._store.ledger()
         planned = store.planned_bytes
-        # Sequences that ran out of memory begin again, with less; others go on with what they have.
+        # Sequences that ran out of memory begin again, with less; others continue with what they have.
         running = ledger.running_bytes + ledger.promised_bytes if cause == "pressure" else 0
         budget = lowered(
             pressure,

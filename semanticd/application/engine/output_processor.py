@@ -66,7 +66,7 @@ class OutputProcessor:
             self._commit.publish_decoded(running)
 
     def cut_short(self, running: RunningSequence, ledger: PoolLedger) -> None:
-        """End an answer that has no room to go on in this ledger."""
+        """End an answer that has no room to continue in this ledger."""
         self._log.warning(
             "answer_cut_short",
             request_id=running.submission.request_id,

@@ -83,7 +83,7 @@ class PeerLookup:
             self._scheduler.release(running.sequence_id)
 
     def check_deadlines(self, now: float) -> None:
-        """Go on without answers that do not come."""
+        """Continue without answers that do not come."""
         for running, until in list(self._asked.values()):
             if now >= until:
                 self._take(running, OfferedBlocks())

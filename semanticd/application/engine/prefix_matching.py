@@ -174,6 +174,6 @@ class PrefixMatching:
         restore_s = sum(block.num_bytes for block in cold) * counters.restore_s / counters.restored_bytes
         worth = restore_s <= sum(block.num_tokens for block in cold) / rate
         if not worth:
-            # One slow moment of the disk must not be held against it for ever.
+            # One slow moment of the disk must not count against it forever.
             counters.restore_s *= _SLOW_DISK_DECAY
         return worth

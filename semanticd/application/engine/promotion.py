@@ -103,7 +103,7 @@ class Promotion:
     def _missing(self, running: RunningSequence, room: int) -> list[tuple[Block, int]]:
         """Return blocks that are on disk only, and their positions: what a step copies, and there is room for (bytes).
 
-        The next call goes on behind them.
+        The next call continues behind them.
         """
         table, place = running.sequence.block_table, self._places.get(running.sequence_id)
         if place is None or place.num_preemptions != running.sequence.num_preemptions:

@@ -1,6 +1,6 @@
 """EngineQueue: what other threads want of the engine, in the order in which it came, until the engine's end.
 
-Submissions are bounded: each is held by somebody until it was answered, a named agent, an anonymous body of several
+Submissions are bounded: each is held by a client until it was answered, a named agent, an anonymous body of several
 prompts, or a client's other anonymous requests together. A holder of many takes no more places than an agent may, so
 that others find room behind hundreds of prompts; it holds as many submissions as the queue has places, at most. Places
 can be reserved for what is still to be submitted. Cancels and actions are always taken, for they make room.
@@ -139,7 +139,7 @@ class EngineQueue:
             del self._reserved[holder]
 
     def _places(self, num_held: int) -> int:
-        """Return how many places somebody takes who holds so many submissions."""
+        """Return how many places a client takes that holds so many submissions."""
         return min(num_held, self.max_queue_per_agent)
 
     def check_size(self, num_prompts: int, num_choices: int, *, anonymous: bool) -> None:

@@ -2,8 +2,8 @@
 
 ```
 cold blocks ──> held, reading (READ_WINDOW at a time) ──> promoted, locked ──> restored, waits for a place in the batch
-                    ├──> one is missing or damaged: a model with states is matched anew, others go on with what came
-                    └──> READ_DEADLINE_S without a block: go on with what came; what is missing is computed
+                    ├──> one is missing or damaged: a model with states is matched again, others continue with what came
+                    └──> READ_DEADLINE_S without a block: continue with what came; what is missing is computed
 ```
 While blocks are read the sequence has no place in the batch, and the engine works for others.
 """
@@ -88,7 +88,7 @@ class Restore:
         self._ready.pop(sequence_id, None)
 
     def give_up(self, running: RunningSequence) -> None:
-        """Give back what a waiting sequence holds: it is matched anew."""
+        """Return what a waiting sequence holds: it is matched again."""
         running.reservation.end()
         running.restored = frozenset()
         running.sequence.num_published = 0
@@ -104,7 +104,7 @@ class Restore:
     def give_way(self) -> bool:
         """Take back what sequences hold that wait for the disk or for a place in the batch; False when there are none.
 
-        They are matched anew when there is room.
+        They are matched again when there is room.
         """
         waiting = list(self._restoring.values())
         for restoring in waiting:
@@ -235,7 +235,7 @@ class Restore:
         running.restore_s += self._clock.monotonic() - (running.restore_began_at or 0.0)
 
     def _end_restoring(self, restoring: _Restoring, *, read_until: float) -> None:
-        """Go on with what is hot by now: the sequence waits for its place in the batch."""
+        """Continue with what is hot by now: the sequence waits for its place in the batch."""
         running = restoring.running
         self._note_restored(restoring, read_until=read_until)
         wanted, running.match = running.match, self._matching.hot_part(running)
@@ -245,7 +245,7 @@ class Restore:
         if running.restored:
             self._ready[running.sequence_id] = running
         else:
-            # Nothing to keep: it is matched anew, and nothing is read for it a second time.
+            # Nothing to keep: it is matched again, and nothing is read for it a second time.
             self.give_up(running)
             running.disk_failed = True
         self._scheduler.release(running.sequence_id)

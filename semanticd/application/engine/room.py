@@ -6,7 +6,7 @@ evict what is on disk ──> enough
               drop what it has not taken, without a wait, until no more than CAUGHT_UP_SHARE of the budget is unwritten
 ```
 A slow disk so costs blocks, which are computed again, and prompts a moment once; no answer stops for it. What the disk
-refused is waited for by nobody: a tier that is full is not behind.
+refused is not waited for: a full tier is not behind.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Room:
     def make(self, num_bytes: int, *, over_pins: bool = False) -> bool:
         """Evict until so many bytes fit; False when that needs writes to finish first, or cannot be done.
 
-        Where eviction is not enough, decode batches give back what rows that left had. Pinned blocks leave `over_pins`
+        Where eviction is not enough, decode batches return what rows that left had. Pinned blocks leave `over_pins`
         only: for what runs alone, so that nothing else will make room for it.
 
         Bytes for growth that is not due yet need not be free: it is enough that they can be made so at any time.
@@ -123,10 +123,10 @@ class Room:
         return not self._is_behind and self._store.could_free() >= num_bytes
 
     def _compact(self) -> bool:
-        """Let decode batches give back what no row needs; returns whether they had any."""
+        """Let decode batches return what no row needs; returns whether they had any."""
         before = self._store.ledger().running_bytes
         for model in self._models.values():
-            # A batch that memory ran out for is gone: its rows are told at their next step.
+            # A batch that memory ran out for is gone: its rows are failed at their next step.
             with suppress(OutOfMemoryError):
                 model.runner.compact()
         self.measure()

@@ -33,7 +33,7 @@ from semanticd.domain.stop_matcher import StopMatcher
 from semanticd.domain.transcript import Cut, Segment, token_ids_of
 
 _TAIL_TOKENS = 8
-"""Tokens whose text tells whether the last of them ends inside a character."""
+"""Tokens whose text shows whether the last of them ends inside a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Submission:
     agent_id: AgentId
     model_id: ModelId
     segments: tuple[Segment, ...]
-    """The prompt as a chain of text and ids; the last segment is what was tokenized anew."""
+    """The prompt as a chain of text and ids; the last segment is what was newly tokenized."""
     sampling: SamplingParams
     max_new_tokens: int
     seed: int
@@ -167,9 +167,9 @@ class RunningSequence:
     beyond: tuple[MatchedBlock, ...] = ()
     """Blocks of the match that do not fit next to the running cache."""
     read_before: frozenset[BlockHash] = frozenset()
-    """Blocks that were read for it before a damaged one made it match anew."""
+    """Blocks that were read for it before a damaged one made it match again."""
     num_rematched: int = 0
-    """How often a damaged block made it match anew."""
+    """How often a damaged block made it match again."""
     asked_files: bool = False
     """Whether its blocks' files were looked for that the disk's index may not know."""
     asked_peers: bool = False

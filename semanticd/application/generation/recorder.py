@@ -52,7 +52,7 @@ class TurnRecorder:
             raise AgentBusyError(agent_id, other)
 
     def end_turn(self, agent_id: AgentId, request_id: RequestId) -> None:
-        """End a turn, whatever became of it; harmless for a request that is in none."""
+        """End a turn, whatever happened to it; harmless for a request that is in none."""
         if self._in_turn.get(agent_id) == request_id:
             del self._in_turn[agent_id]
 
@@ -130,7 +130,7 @@ class TurnRecorder:
     async def is_kept(self, request: GenerationRequest, agent_id: AgentId) -> bool:
         """Wait until the disk has the turn of a conversation that the server keeps; returns whether it has.
 
-        Only the server could tell the turn once more, so that a crash right behind the answer must not take it.
+        Only the server could repeat the turn, so that a crash right behind the answer must not take it.
         """
         if not request.conversation:
             return True

@@ -214,7 +214,7 @@ class GenerateService:
         try:
             return await asyncio.shield(preparing)
         except asyncio.CancelledError:
-            # The thread goes on, and then holds agents that nobody else releases.
+            # The thread continues, and then holds agents that nothing else releases.
             preparing.add_done_callback(self._let_go)
             raise
 

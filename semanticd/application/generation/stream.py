@@ -110,7 +110,7 @@ class EngineStream:
             try:
                 self._loop.call_soon_threadsafe(self._put, choice, update)
             except RuntimeError:
-                # The loop is closed: the process is ending and nobody listens.
+                # The loop is closed: the process is ending and there is no reader.
                 return
 
         return deliver

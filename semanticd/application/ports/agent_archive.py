@@ -53,7 +53,7 @@ class AgentArchive(Protocol):
         """Return anonymous agents not used since a time, then the longest unused ones beyond a number."""
 
     def pinned(self) -> list[Agent]:
-        """Return the agents that are pinned, for good or until some time (past or not), oldest use first."""
+        """Return the agents that are pinned, permanently or until some time (past or not), oldest use first."""
 
     def ids(self) -> list[AgentId]:
         """Return all ids, most recently used first."""

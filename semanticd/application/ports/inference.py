@@ -1,6 +1,6 @@
 """What the engine needs of a model: a runner for its tensors, a tokenizer for its text.
 
-A `ModelRunner` and everything it returns live on the engine thread; nobody else may call it. A `Tokenizer` may be
+A `ModelRunner` and everything it returns live on the engine thread; no other thread may call it. A `Tokenizer` may be
 called from any thread.
 """
 
@@ -51,7 +51,7 @@ class DecodedToken:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     error: Exception | None = None
-    """Why this row cannot go on, where its own sampling failed; the other rows are not concerned."""
+    """Why this row cannot continue, where its own sampling failed; the other rows are not concerned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class ModelRunner(Protocol):
         What the cache does not hold of `context` is computed together with `last_token`.
 
         `num_generated` counts the tokens this answer already has (after a preemption), so that a seeded sampler
-        goes on where it was. No more than `max_length` tokens of prompt and answer are wanted (None: not known).
+        continues where it was. No more than `max_length` tokens of prompt and answer are wanted (None: not known).
         `earlier` is what the sequence's agent answered before, from which tokens may be guessed.
         """
 
@@ -220,7 +220,7 @@ class ModelRunner(Protocol):
         """Bytes of this decode batch that no row needs now: room that rows left, for the next ones to join."""
 
     def compact(self) -> int:
-        """Give back the spare room of all decode batches, by copying their rows; returns the bytes."""
+        """Return the spare room of all decode batches, by copying their rows; returns the bytes."""
 
     def dump(self, payload: BlockPayload) -> tuple[TensorBytes, ...]:
         """Return a payload as bytes that any thread may read: views where it has them, which keep it alive."""
@@ -253,11 +253,11 @@ class OutputParser(Protocol):
         """Take more text; return the events it completes."""
 
     def finish(self, *, cut: bool = False) -> list[GenerationEvent]:
-        """Take the end of the text; what does not parse becomes text, but for a call that was `cut` by its room."""
+        """Take the end of the text; what does not parse becomes text, except a call that was `cut` by its room."""
 
     @property
     def num_tool_calls(self) -> int:
-        """Calls begun so far, but for those that broke off (`ToolCallBroken`)."""
+        """Calls begun so far, except those that broke off (`ToolCallBroken`)."""
 
     @property
     def num_parse_failures(self) -> int:

@@ -8,7 +8,7 @@ from semanticd.domain.memory_plan import Pressure
 
 
 class MachineMemory(Protocol):
-    """What holds weights and KV: RAM, or a card's memory. Engine thread only, but for `free_bytes`."""
+    """What holds weights and KV: RAM, or a card's memory. Engine thread only, except `free_bytes`."""
 
     def pressure(self) -> Pressure:
         """Return how short of memory the machine is; takes less than a millisecond, never raises."""

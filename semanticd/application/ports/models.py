@@ -37,7 +37,7 @@ class ModelEntry:
     thinking: bool | None = None
     trust_remote_code: bool = False
     pinned: bool = False
-    """Never unloaded to make room or because nobody asked for it."""
+    """Never unloaded to make room or because no request named it."""
     ttl_s: float | None = None
     """Seconds without a request after which it is unloaded; None: the daemon's own setting."""
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
@@ -116,7 +116,7 @@ class InstalledModel:
 
     @property
     def content(self) -> tuple[ModelFingerprint, str]:
-        """All that is loaded: a model of another content must be loaded anew, though its blocks may be the same."""
+        """All that is loaded: a model of another content must be loaded again, though its blocks may be the same."""
         return self.fingerprint, self.settings_digest
 
     def footprint(self) -> ModelFootprint:

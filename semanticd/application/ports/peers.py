@@ -66,7 +66,7 @@ class Peers(Protocol):
         """Return how long reading these blocks may take, by what was measured (seconds); 0 where nothing was."""
 
     def forgive(self) -> None:
-        """Count what was measured a little less: a link that was slow once must not be left alone for ever."""
+        """Count what was measured a little less: a link that was slow once must not be avoided forever."""
 
     def facts(self) -> tuple[PeerFacts, ...]:
         """Return the peers in the order of the settings."""

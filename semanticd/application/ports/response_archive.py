@@ -1,4 +1,4 @@
-"""Responses that clients go on from by id, as the application sees them: documents of a dialect, kept on disk."""
+"""Responses that clients continue from by id, as the application sees them: documents of a dialect, kept on disk."""
 
 from __future__ import annotations
 

@@ -123,10 +123,10 @@ class Tracer(Protocol):
 
 
 class EventBus(Protocol):
-    """Publishes what happens to whoever watches (the control plane's subscriptions). Never blocks."""
+    """Publishes events to the control plane's subscribers. Never blocks."""
 
     def publish(self, topic: str, data: Mapping[str, object]) -> None:
         """Hand an event to the topic's subscribers; callable from any thread."""
 
     def wanted(self, topic: str) -> bool:
-        """Whether anybody listens, so that costly events need not be made."""
+        """Whether there is a subscriber, so that costly events need not be made."""

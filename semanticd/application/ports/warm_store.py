@@ -38,7 +38,7 @@ class BlockRecord:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of a group of records: written, already there, or refused with the reason."""
+    """What happened to a group of records: written, already there, or refused with the reason."""
 
     num_written: int
     num_present: int

@@ -1,7 +1,7 @@
 """AgentExporter: agent exports, that is an agent and its blocks in one file, written and read.
 
-Blocks travel one at a time, or a few at a time, beside the answers that run: the engine only copies one out between two
-steps, and the event loop waits for nothing.
+Blocks travel one at a time, or a few at a time, alongside the answers that run: the engine only copies one out
+between two steps, and the event loop waits for nothing.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _check_id(agent_id: AgentId) -> None:
 
 
 def _check_transcript(agent: Agent, model: LoadedModel | None, *, trust: bool) -> None:
-    """Refuse ids that the model does not have, whoever vouches for them, and ids of another text than they stand by."""
+    """Refuse ids that the model does not have, even from a trusted file, and ids of another text than they stand by."""
 
     def refused(at: int, reason: str) -> AgentExportError:
         return AgentExportError(

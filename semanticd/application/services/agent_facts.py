@@ -82,7 +82,7 @@ class AgentUpdate:
     removed: tuple[AgentId, ...]
     num_agents: int
     changes: bool = True
-    """Tells it from a whole list."""
+    """Distinguishes it from a whole list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class AgentsService:
         return row
 
     async def _find_files(self, agent: Agent) -> None:
-        """Let the disk's index know an agent's blocks, where it is just made anew."""
+        """Let the disk's index know an agent's blocks, where it is just rebuilt."""
         if agent.model is None:
             return
         found = self._store.find_files(agent.block_table, agent.model)
@@ -413,7 +413,7 @@ class AgentsService:
 
     async def _cancels_taken(self) -> None:
         """Wait, within a bound, until the engine has ended what was cancelled before this call."""
-        # The engine takes what it is told in order, between two steps.
+        # The engine takes commands in order, between two steps.
         with contextlib.suppress(DrainingError, asyncio.TimeoutError):
             await asyncio.wait_for(self._on_engine(lambda: None), self.cancelled_within_s)
 

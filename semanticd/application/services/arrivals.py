@@ -60,7 +60,7 @@ class Arrival:
     def agent_id(self) -> AgentId:
         """Whose turn it is; empty while the beginning of a large anonymous prompt is read, by another thread.
 
-        A small one is read once, when somebody asks.
+        A small one is read once, when requested.
         """
         if self._agent_id is None:
             if self.request.agent_id is None and begins_large(self.request.prompt):

@@ -2,7 +2,7 @@
 
 A model that was converted from a user's file is compared with that file too.
 
-Looking costs a call of the file system for each file, in a worker thread, every few seconds while somebody asks. A file
+Looking costs a call of the file system for each file, in a worker thread, every few seconds while it is polled. A file
 system that does not answer delays an answer by half a second at most: what was seen last is shown.
 """
 
@@ -94,7 +94,7 @@ def _sentence(model: InstalledModel, seen: _Seen) -> str:
     parts = "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
     cure = f"`semanticd models swap {shlex.quote(model.model_id)}` loads the new files"
     if seen.replaced_source is not None:
-        # Then its conversion may be gone too; it is made anew.
+        # Then its conversion may be gone too; it is rebuilt.
         return (
             f"the file {seen.replaced_source}, which it was converted from, changed since it was loaded; the "
             f"loaded version stays in use: {cure}"

@@ -1,4 +1,4 @@
-"""How things are now, in numbers: read when somebody asks for the metrics, so that a busy engine shows them too."""
+"""How things are now, in numbers: read at each scrape of the metrics, so that a busy engine shows them too."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Gauges:
             for direction, now in (("sent", one.sent_bytes), ("received", one.received_bytes)):
                 before = self._rank_bytes.get((one.rank, direction), 0)
                 self._rank_bytes[one.rank, direction] = now
-                # It begins anew with each process.
+                # It starts again with each process.
                 added = now - before if now >= before else now
                 self._metrics.count("rank_bytes_total", added, rank=name, direction=direction)
         self._metrics.count("ranks_lost_total", ranks.num_failures - self._ranks_lost)

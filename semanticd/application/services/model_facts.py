@@ -47,7 +47,7 @@ class ModelFacts:
     """Bytes of cache that a token takes in RAM; of a model that is not loaded, in 16 bits, as its config says."""
     precision: StoragePrecision | None = field(default=None, metadata=IF_KNOWN)
     warning: str | None = field(default=None, metadata=IF_KNOWN)
-    """Of a loaded one: what its loader warns of, and what became of its files since."""
+    """Of a loaded one: what its loader warns of, and what happened to its files since."""
     details: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
     """What its loader says of it: the device, its kind."""
     aliases: tuple[str, ...] = field(default=(), metadata=HIDDEN)

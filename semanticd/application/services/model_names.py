@@ -90,7 +90,7 @@ class ModelNames:
     def source_name(self, name: str) -> str:
         """Return the name by which the source finds a model: of a listed one from a folder of the user's, its path.
 
-        `default` is the current one, as in requests, unless a model or a profile is called so.
+        `default` is the current one, as in requests, unless a model or a profile has this name.
 
         Raises:
             ModelNotFoundError: There is no current one.
@@ -104,7 +104,7 @@ class ModelNames:
         return name if there is None or self._source.known_name(name) else there.entry.source
 
     def _as_called(self, name: str) -> str:
-        """Return the id of a model that was looked for or fetched, where a name is that but for capitals."""
+        """Return the id of a model that was looked for or fetched, where a name equals it, ignoring case."""
         if ModelId(name) in self._files or is_path(name) or self._source.known_name(name) is not None:
             return name
         alike = [one for one in self._files if one.casefold() == name.casefold()]
@@ -132,7 +132,7 @@ class ModelNames:
             self._files[model_id] = found
 
     def recognize(self, loaded: LoadedModel, found: InstalledModel) -> bool:
-        """Whether a model was loaded from what was found; files that were only copied or touched are noted anew."""
+        """Whether a model was loaded from what was found; files that were only copied or touched are noted again."""
         if loaded.content != found.content:
             return False
         noted = self._files.get(loaded.model_id)
@@ -156,7 +156,7 @@ class ModelNames:
         return there is not None and _whole_path(there.entry.source) == _whole_path(source)
 
     def namesake(self, loaded: LoadedModel, name: str, entry: ModelEntry) -> ConflictError:
-        """Return what is wrong with loading a model beside another one of the same id."""
+        """Return what is wrong with loading a model alongside another one of the same id."""
         unload = f"first (`semanticd models unload {shlex.quote(loaded.model_id)}`)"
         swap = f"`semanticd models swap {shlex.quote(name)}`"
         if self.is_source(loaded.model_id, entry.source):
@@ -171,7 +171,7 @@ class ModelNames:
         )
 
     def why_not_loaded(self, name: str) -> str:
-        """Return what is told where an administrator's name stands for no loaded model."""
+        """Return the message where an administrator's name stands for no loaded model."""
         entry = self._resolved(name)
         there = self._files.get(ModelId(entry.name)) if entry is not None else None
         if there is None or ModelId(there.model_id) not in self._engine.models:

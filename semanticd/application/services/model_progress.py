@@ -33,7 +33,7 @@ class _Failure:
 
 
 class ModelProgress:
-    """What is told of changes while they go on; asyncio thread."""
+    """The reported progress of changes; asyncio thread."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         """Publish on this bus, and log and count here."""
@@ -67,7 +67,7 @@ class ModelProgress:
 
     @property
     def coming(self) -> str | None:
-        """What is told, while no model serves, of one that is on its way; None where the last one is leaving."""
+        """The message, while no model serves, about one that is loading; None where the last one is leaving."""
         if self.stage in _LEAVING:
             return None
         return f"the model is still {'loading' if self.stage == 'idle' else self.stage} ({self.share:.0%})"
@@ -78,16 +78,16 @@ class ModelProgress:
         return self._loading is not None
 
     def rest(self) -> None:
-        """Note that nothing goes on."""
+        """Note that no change is in progress."""
         self.stage = "idle"
 
     def pulled(self, model: str) -> None:
-        """Tell that a model's files are here."""
+        """Report that a model's files are here."""
         self.tell(model, "pulled", 1.0)
         self.stage, self._last_error = "idle", None
 
     def settled(self, model_id: str) -> None:
-        """Tell that a change is done."""
+        """Report that a change is done."""
         self.tell(model_id, "ready", 1.0)
         # What failed before is over once a model serves.
         self.stage, self._last_error = "idle", None
@@ -97,7 +97,7 @@ class ModelProgress:
         self._metrics.count("model_swaps_total", outcome=outcome)
 
     def failed(self, model_id: str, reason: str, *, lasts: bool = True) -> None:
-        """Tell that a change failed; one that `lasts` is the last error until a change is done, others for a while."""
+        """Report a failed change; one that `lasts` is the last error until a change is done, others for a while."""
         sentence = one_sentence(reason)
         self._last_error = sentence if model_id in sentence else f"{model_id}: {sentence}"
         self._error_until = math.inf if lasts else self._clock.monotonic() + FETCH_FAILURE_SHOWN_S
@@ -106,7 +106,7 @@ class ModelProgress:
         self.stage = "idle"
 
     def failed_to_load(self, model: InstalledModel, reason: str, kind: type[ModelLoadError]) -> None:
-        """Tell that a model could not be loaded; files that are broken are not read again for each client's request."""
+        """Report that a model could not be loaded; broken files are not read again for each client's request."""
         until = self._clock.monotonic() + _TRY_AGAIN_S
         self._failures[model.content] = _Failure(kind, one_sentence(reason), until)
         self.failed(model.model_id, reason)

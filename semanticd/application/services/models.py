@@ -164,7 +164,7 @@ class ModelsService:
         Where memory is short, the least recently used others leave first, but never the current one.
 
         Raises:
-            ModelLoadError: It does not fit beside the current one, or cannot be loaded.
+            ModelLoadError: It does not fit alongside the current one, or cannot be loaded.
             ConflictError: Another model of its name is loaded, or it is, from files that were replaced since.
         """
         return await self._to_the_end(self._load_beside(model))
@@ -213,7 +213,7 @@ class ModelsService:
             raise failure
 
     async def swap(self, model: str) -> SwappedModel:
-        """Make a model the current one: beside the old where both fit, else in its place.
+        """Make a model the current one: alongside the old where both fit, else in its place.
 
         One whose id is loaded from other files takes that one's place.
 
@@ -227,7 +227,7 @@ class ModelsService:
         task = asyncio.create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        # Its failure is in the log, and in what the models' progress says: a task that nobody waits for adds nothing.
+        # Its failure is in the log, and in what the models' progress says: a task that is not awaited adds nothing.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
@@ -337,7 +337,7 @@ class ModelsService:
         return self._use.is_held(model.model_id) or any(one.model is model for one in self._engine.running())
 
     async def expire(self, ttl_s: float | None) -> None:
-        """Unload models that nobody asked for in their time, or in `ttl_s` seconds where their entry names none.
+        """Unload models that got no request in their time, or in `ttl_s` seconds where their entry names none.
 
         The current model and pinned ones stay.
         """

@@ -81,7 +81,7 @@ class Preload:
         return [agent for agent in self._agents.recent() if agent.model in served]
 
     async def _find_files(self, agent: Agent) -> None:
-        """Let the disk's index know the agent's blocks, where it is just made anew."""
+        """Let the disk's index know the agent's blocks, where it is just rebuilt."""
         found = agent.model and self._store.find_files(agent.block_table, agent.model)
         if found:
             await asyncio.wrap_future(found)

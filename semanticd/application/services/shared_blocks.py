@@ -1,8 +1,8 @@
 """SharedBlocks: what of this machine's warm tier others may read: blocks below the root that all agents share.
 
-An answer names no block whose tokens the asker did not send, so that nobody learns of a conversation by asking about
-its beginning. Blocks below a private root are found by nobody: their root is a secret of their agent. What is about to
-be deleted is not found. Hot blocks that are not on disk yet are not there for others.
+An answer names no block whose tokens the asker did not send, so that a client cannot learn of a conversation by
+asking about its beginning. Blocks below a private root are never found: their root is a secret of their agent. What
+is about to be deleted is not found. Hot blocks that are not on disk yet are not there for others.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SharedBlocks:
         self._places = asyncio.Semaphore(max_at_once)
         # Questions are short, and must not wait for files that go over a slow link.
         self._questions = asyncio.Semaphore(max_at_once)
-        # Of its own: work goes on in a thread after its asker has hung up, and must not take up everybody's.
+        # Of its own: work continues in a thread after its asker has hung up, and must not block that of others.
         self._workers = ThreadPoolExecutor(2 * max_at_once, thread_name_prefix="semanticd-shared-blocks")
 
     async def take_place(self) -> Callable[[], None]:

@@ -86,7 +86,7 @@ class StatusService:
         return "no_model" if state == "ready" and self._use.current is None else state
 
     def why_no_model(self) -> str:
-        """Return what is told while the state is `no_model`."""
+        """Return the message while the state is `no_model`."""
         if self._use.is_closed:
             return "the model is being swapped; requests wait for the new one"
         progress = self._progress

@@ -1,4 +1,4 @@
-"""Responses kept for later ones to go on from: the latest in memory, all in the archive as far as it has room."""
+"""Responses kept for later ones to continue from: the latest in memory, all in the archive as far as it has room."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def explained(turn: TurnRow) -> str:
                 f"    expected {one_line(turn.miss.expected)!r}, found {one_line(turn.miss.found)!r}"
             )
         elif turn.miss.expected:
-            # The prompt goes on as before: the cache no longer had it.
+            # The prompt continues as before: the cache no longer had it.
             lines.append(f"    at {one_line(turn.miss.expected)!r}")
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ from semanticd.entrypoints.cli.progress import Progress
 from semanticd.entrypoints.cli.status import keeps_nothing
 
 OUTPUT_FILE = "semanticd.out"
-"""What the process prints beside its log: tracebacks, and what native libraries have to say."""
+"""What the process prints alongside its log: tracebacks, and what native libraries have to say."""
 
 _POLL_S = 0.05
 _QUIET_FLAGS = {"server.log_console": False}
@@ -86,7 +86,7 @@ def _already_running(
         if name in shown
         and shown[name].value != value
         and name not in _QUIET_FLAGS
-        # What only its own command line said, and nobody here asks for otherwise, is no difference.
+        # A setting of its own command line that is not set differently here is not a difference.
         and not (shown[name].origin.startswith("flag ") and name not in asked_for)
     ]
     if not different:

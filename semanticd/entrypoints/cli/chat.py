@@ -1,8 +1,8 @@
 """`semanticd chat [AGENT]`: a conversation with an agent in the plain terminal; the daemon keeps it, and its cache.
 
-A line is a turn; one that ends with a backslash goes on in the next, and what stands between two lines of three quotes
-is one turn. Lines that begin with a slash are commands. Standard output has the answers only; where it is a terminal,
-their Markdown is shown as it comes.
+A line is a turn; one that ends with a backslash continues in the next, and what stands between two lines of three
+quotes is one turn. Lines that begin with a slash are commands. Standard output has the answers only; where it is a
+terminal, their Markdown is shown as it comes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Conversation:
                     return
 
     def _take(self, turn: str, *, interactive: bool) -> bool:
-        """Run a command or say something; returns whether to go on."""
+        """Run a command or say something; returns whether to continue."""
         try:
             if turn.startswith("/"):
                 return self._command(turn)
@@ -156,13 +156,13 @@ class Conversation:
                 if row.agent == self._agent and is_said(row.id):
                     ask("requests.cancel", request=row.id)
         except ControlError as error:
-            # Whoever wants to stop an answer does not want to leave the chat.
+            # Ctrl-C stops an answer; it must not leave the chat.
             narrate(f"\nsemanticd: {error}")
         else:
             narrate("\nstopped")
 
     def _command(self, line: str) -> bool:
-        """Do what a line with a slash says; returns whether to go on."""
+        """Do what a line with a slash says; returns whether to continue."""
         name, _, argument = line[1:].strip().partition(" ")
         argument = argument.strip()
         actions: dict[str, Callable[[str], None]] = {

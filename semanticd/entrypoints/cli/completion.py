@@ -1,6 +1,6 @@
 """`semanticd completion`: shell completion scripts, made from the commands themselves.
 
-The scripts are static: they know the commands and options of the version that wrote them and ask nobody, so that a
+The scripts are static: they know the commands and options of the version that wrote them and call no program, so that a
 TAB costs nothing.
 """
 

@@ -21,7 +21,7 @@ LONG_COMMAND_TIMEOUT_S = 24 * 3600.0
 
 
 def settings_or_defaults() -> Settings:
-    """Return the settings; a mistake in them is told, but must not keep anybody from stopping a daemon."""
+    """Return the settings; a mistake in them is reported, but must not prevent stopping a daemon."""
     from semanticd.adapters.config import PathSettings, Settings, load_settings
 
     try:

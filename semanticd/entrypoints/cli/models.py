@@ -184,7 +184,7 @@ def _show_progress(progress: Progress, change: ModelProgress) -> None:
 
 
 def with_progress(cmd: str, model: str, progress: Progress) -> dict[str, Any]:
-    """Run a command on a model while showing what the daemon tells about it."""
+    """Run a command on a model while showing the daemon's progress."""
     with connect() as client:
         client.call("subscribe", topics=["models"])
         try:

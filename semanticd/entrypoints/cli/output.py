@@ -19,7 +19,7 @@ _MARKED_STYLES = {
     "heading": "1", "strong": "1", "emphasis": "3", "code": "36", "block": "36", "fence": "2", "bullet": "33",
     "quote": "2",
 }  # fmt: skip
-"""By kind of text how a terminal is told to show it: 1 bold, 2 faint, 3 italic, 33 yellow, 36 cyan."""
+"""By kind of text its terminal attribute: 1 bold, 2 faint, 3 italic, 33 yellow, 36 cyan."""
 _STYLES_WITHOUT_COLOUR = {kind: style for kind, style in _MARKED_STYLES.items() if len(style) == 1}
 
 

@@ -77,7 +77,7 @@ def _refuse_beside_a_daemon() -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What the process has told so far."""
+    """What the process has reported so far."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)

@@ -62,7 +62,7 @@ async def _outcome(check: Check, *, loaded: bool, quick: bool) -> Outcome:
         return skipped("the model was not loaded")
     try:
         return await check.run()
-    except Exception as error:  # noqa: BLE001 (whatever a machine that nobody has seen raises is the finding)
+    except Exception as error:  # noqa: BLE001 (whatever an unknown machine raises is the finding)
         return of_error(error)
 
 

@@ -69,7 +69,7 @@ def judge_blocks(journey: _Journey, *, exact: bool) -> Outcome:
 
 
 async def check_blocks(daemon: TemporaryDaemon) -> Outcome:
-    """Copy a block out of a running cache, bring it to the disk and back, and go on from it."""
+    """Copy a block out of a running cache, bring it to the disk and back, and continue from it."""
     spec = daemon.loaded.runner.spec
     size = spec.block_tokens
     if daemon.loaded.context_length < size + _SCORED_TOKENS + 2:
@@ -144,7 +144,7 @@ def _restored(
     journey: _Journey,
     scores: Sequence[float],
 ) -> float:
-    """Go on from what was read; return how much log-probabilities differ at most from those of the original."""
+    """Continue from what was read; return how much log-probabilities differ at most from those of the original."""
     num_tokens = runner.spec.block_tokens
     try:
         began = time.perf_counter()
@@ -315,7 +315,7 @@ def judge_shortage(
     budgets: tuple[int, int],
     real: bool,
 ) -> Outcome:
-    """Judge what became of requests when one of them ran out of memory; `real`: an allocation did fail."""
+    """Judge what happened to requests when one of them ran out of memory; `real`: an allocation did fail."""
     figures = {"budget_before_bytes": budgets[0], "budget_after_bytes": budgets[1], "real_allocation": real}
     lost = [other for other in others if isinstance(other, BaseException)]
     if lost:
@@ -333,7 +333,7 @@ def judge_shortage(
 
 
 async def check_shortage(daemon: TemporaryDaemon, shortage: Shortage) -> Outcome:
-    """Let one request ask for more memory than there is, beside another one and before a third."""
+    """Let one request ask for more memory than there is, alongside another one and before a third."""
     from semanticd.adapters.mlx.platform.counters import allocation_fails_cleanly
 
     ledger = daemon.parts.store.ledger

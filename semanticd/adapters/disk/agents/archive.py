@@ -438,7 +438,7 @@ class DiskAgentArchive:
             try:
                 known = self._tables.load(agent.agent_id)
             except DocumentError:
-                known = None  # unreadable: written anew as a whole
+                known = None  # unreadable: written again as a whole
         self._tables.save(agent, known=known)
         self._known[agent.agent_id] = agent
         if len(self._known) > _MAX_KNOWN:

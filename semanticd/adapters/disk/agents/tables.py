@@ -1,4 +1,4 @@
-"""The agents' database: small rows per agent, and text segments stored once whoever uses them.
+"""The agents' database: small rows per agent, and text segments stored once, whichever agents use them.
 
 Unlike the block index it is the only copy of what it holds, so every transaction is durable before it counts
 (`synchronous=FULL`, and a full flush of the drive on macOS). A save writes what changed since the last one:
@@ -414,7 +414,7 @@ class AgentTables:
         return int(row[0])
 
     def delete(self, agent_id: AgentId) -> None:
-        """Forget an agent and the segments that nobody else uses."""
+        """Forget an agent and the segments that no other agent uses."""
         with self._writing, transaction(self._writer):
             self._delete(agent_id)
             self._writer.execute("DELETE FROM past_blocks WHERE agent_id = ?", (agent_id,))

@@ -64,7 +64,7 @@ class BlockIndex:
 
     def _open(self) -> None:
         if not self._path.exists():
-            self._discard()  # what SQLite kept beside a file that is gone
+            self._discard()  # what SQLite kept alongside a file that is gone
         try:
             self._connect()
         except sqlite3.DatabaseError as error:

@@ -1,4 +1,4 @@
-"""Where broken block files are set aside for whoever wants to look: a few, never many."""
+"""Where broken block files are kept for inspection: a few, never many."""
 
 from __future__ import annotations
 

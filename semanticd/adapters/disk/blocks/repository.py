@@ -240,7 +240,7 @@ class BlockRepository:
     def quarantine(self, path: Path, *, block_hash: BlockHash | None, reason: str) -> bool:
         """Move a broken file out of the way and remove the row it belonged to.
 
-        Returns False, and does nothing, where the file is whole: it was written anew since it was found broken.
+        Returns False, and does nothing, where the file is whole: it was written again since it was found broken.
         """
         name = block_hash or hash_of(path)
         with self._changing:

@@ -1,4 +1,4 @@
-"""Checking every stored file against the index and its checksum, slowly and beside other work."""
+"""Checking every stored file against the index and its checksum, slowly and alongside other work."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _is_whole(storage: BlockRepository, stored: StoredBlock, *, fix: bool) -> bo
 
 
 class BackgroundVerification:
-    """Verifies the whole store again and again, at a rate that nobody notices."""
+    """Verifies the whole store again and again, at a rate too low to be noticed."""
 
     def __init__(self, storage: BlockRepository, *, log: Log, every_s: float, max_bytes_per_s: float) -> None:
         """Start the thread; the first walk begins after `every_s` seconds."""

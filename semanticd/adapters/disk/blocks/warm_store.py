@@ -1,6 +1,6 @@
 """The warm store on disk: the port's questions answered from the index, its bytes moved by a small I/O pool.
 
-Lookups touch the index's reading connection only. Reads run beside one another; writes run one after the
+Lookups touch the index's reading connection only. Reads run concurrently; writes run one after the
 other on the write queue, which agents' records share. Whatever the disk does, callers get a miss or a
 refusal, no exception.
 """
@@ -81,7 +81,7 @@ class DiskWarmStore:
         log: Log,
         recovery: Recovery | None,
     ) -> None:
-        """Take over an open folder; `recovery` runs beside normal work."""
+        """Take over an open folder; `recovery` runs alongside normal work."""
         self._storage = storage
         self._index = storage.index
         self._options = options
@@ -396,7 +396,7 @@ class DiskWarmStore:
             ballast.put_back()
 
     def _settle_cap(self) -> None:
-        """Decide anew on a cap that goes by the volume, until so much is free there that it is written down."""
+        """Decide again on a cap that goes by the volume, until so much is free there that it is written down."""
         if not self._cap_is_settled:
             storage = self._storage
             storage.cap_bytes = _limits(
@@ -593,7 +593,7 @@ def _limits(folder: CacheFolder, options: WarmOptions, *, fs: FileSystem, stored
 def _start_readers(number: int) -> ThreadPoolExecutor:
     """Return so many threads, all of them started: else the first reads would wait until each of them runs."""
     readers = ThreadPoolExecutor(number, thread_name_prefix="semanticd-warm-reader")
-    # One that waits is not idle, so that the next is started; not for ever, should the system refuse one.
+    # One that waits is not idle, so that the next is started; not forever, in case the system refuses one.
     all_started = threading.Barrier(number)
     for _ in range(number):
         readers.submit(all_started.wait, 10.0)

@@ -1,6 +1,6 @@
 """Batches of blocks on their way to the disk: they wait, bounded in bytes, and are written in small groups.
 
-A waiting block that is deleted is left out. Groups are cut small, and what became of them is summed up.
+A waiting block that is deleted is left out. Groups are cut small, and what happened to them is summed up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_GROUP_BYTES = 48 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class PendingWrite:
-    """Records waiting to be written, and the future that says what became of them."""
+    """Records waiting to be written, and the future that says what happened to them."""
 
     records: tuple[BlockRecord, ...]
     result: Future[WriteResult]
@@ -105,7 +105,7 @@ class PendingTouches:
                 self._uses[block_hash] = (when, uses + 1)
 
     def take(self) -> Sequence[tuple[BlockHash, float, int]]:
-        """Hand all over as (block, when last, how often) and begin anew."""
+        """Hand all over as (block, when last, how often) and start again."""
         with self._lock:
             uses, self._uses = self._uses, {}
         return [(block_hash, when, count) for block_hash, (when, count) in uses.items()]
@@ -134,7 +134,7 @@ class OutgoingBlock:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of a group: how many were written or already there, how many bytes, and who was refused."""
+    """What happened to a group: how many were written or already there, how many bytes, and who was refused."""
 
     num_written: int = 0
     num_present: int = 0

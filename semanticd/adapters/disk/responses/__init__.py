@@ -1,1 +1,1 @@
-"""Responses that clients go on from by id."""
+"""Responses that clients continue from by id."""

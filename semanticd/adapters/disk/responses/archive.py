@@ -194,7 +194,7 @@ class DiskResponseArchive:
             self._agents_to_forget -= agents
             for response_id, response in before.items():
                 if response_id not in self._unsaved or self._unsaved[response_id] is not None:
-                    continue  # it was stored anew
+                    continue  # it was stored again
                 del self._unsaved[response_id]
                 if response is not None:
                     self._unsaved[response_id] = response

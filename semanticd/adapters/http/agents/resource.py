@@ -236,7 +236,7 @@ class AgentGenerate:
         await self._agents.require(agent_id)
         request = await translated(req, reading)
         if body.stream and self._agents.is_unsaved(AgentId(agent_id)):
-            # A stream's headers are sent before its turn ends; its last event says what became of that.
+            # A stream's headers are sent before its turn ends; its last event says what happened to that.
             request = replace(request, adjustments=(*request.adjustments, IN_MEMORY_ONLY))
         if body.stream:
             await self._gateway.respond(resp, exchange, request, wire.AgentStream())
@@ -287,7 +287,7 @@ class AgentExports:
 def own_file_unnamed(means: str) -> Iterator[Callable[[str], str]]:
     """Let no error name a file of ours, which the client does not know: it says what the file `means` instead.
 
-    Gives a function that is told the file's path, and returns it.
+    Gives a function the file's path, and returns it.
 
     Raises:
         CacheError: The system does not take the file; StorageFullError (one of them): there is no room for it.

@@ -82,7 +82,7 @@ async def read_object(
         return to_wire({}, wire_type)
     _check_media_type(req)
     if req.context.is_large:
-        # Other streams go on meanwhile.
+        # Other streams continue meanwhile.
         req.context.is_heavy = await asyncio.to_thread(_is_heavy, raw)
         return await _outside(
             req, lambda: to_wire(parse_json(raw, max_nesting=config.max_nesting), wire_type)

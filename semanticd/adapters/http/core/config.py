@@ -1,4 +1,4 @@
-"""What the HTTP edge is told at start-up, as plain values; it reads no settings and no environment itself."""
+"""What the HTTP edge gets at start-up, as plain values; it reads no settings and no environment itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HttpConfig:
     """Limits, keys and names of the HTTP edge; seconds, bytes, requests per minute (0: no limit)."""
 
     api_keys: tuple[str, ...] = ()
-    """Keys accepted as `Authorization: Bearer` or `x-api-key`; none: everybody who can connect may ask."""
+    """Keys accepted as `Authorization: Bearer` or `x-api-key`; none: every client that can connect is answered."""
     admin_key: str | None = None
     """The `X-Admin-Key` of `/admin`; None: only from loopback, and only while no API key is set."""
     is_loopback: bool = True
@@ -42,7 +42,7 @@ class HttpConfig:
     rate_limit_per_agent: int = 0
     """Requests per minute and agent."""
     model_patterns: tuple[str, ...] = ("default", "claude-*", "gpt-*", "haiku*", "sonnet*", "opus*")
-    """Shell patterns of model names that stand for the current model, unless a model is really called so."""
+    """Shell patterns of model names that stand for the current model, unless a model has this name."""
     ping_interval_s: float = 10.0
     """Silence in a stream after which a ping is sent."""
     strict: bool = False

@@ -75,7 +75,7 @@ class HeadersTooLargeError(HttpOnlyError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one error is answered; `retry` is told to SDKs in `x-should-retry` unless None."""
+    """How one error is answered; `retry` is sent to SDKs in `x-should-retry` unless None."""
 
     status: int
     anthropic: str
@@ -124,13 +124,13 @@ TABLE: Mapping[type[domain.SemanticError], Row] = {
 UNEXPECTED = domain.SemanticError(
     "answering the request failed because of a bug in the server; its log names it by the request id"
 )
-"""What a client is told of an exception that nobody foresaw; details stay in the log."""
+"""The answer for an unexpected exception; details stay in the log."""
 
 RESTART = domain.RestartNeededError(
     "a part of the server could not be loaded: restart the daemon, its files changed since it started "
     "(`semanticd restart`)"
 )
-"""What a client is told where an import failed: all that a request needs was there when the daemon started."""
+"""The answer where an import failed: all that a request needs was there when the daemon started."""
 
 TOO_DEEP = domain.InvalidRequestError("the request is nested too deeply to be translated")
 """The message where Python's stack ended: only what a request brings is nested, and sent again it fails again."""

@@ -122,7 +122,7 @@ class Gateway:
         seen, messages = Adjustments(), request.prompt.messages
         check = partial(check_conversation, messages, seen, strict=self._config.strict, param="messages")
         if len(messages) > _MANY or any(len(message.parts) > _MANY for message in messages):
-            # Other streams go on meanwhile.
+            # Other streams continue meanwhile.
             await asyncio.to_thread(check)
         else:
             check()
@@ -144,7 +144,7 @@ class Gateway:
         """Collect a whole answer; its headers say where the KV budget cut it short, or its turn is not on disk.
 
         Raises:
-            CancelledByCallerError: somebody cancelled it, so there is no whole answer.
+            CancelledByCallerError: it was cancelled, so there is no complete answer.
         """
         result = await stream.result()
         if any(choice.reason in (FinishReason.CANCELLED, FinishReason.ERROR) for choice in result.choices):

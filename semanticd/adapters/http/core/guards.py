@@ -68,7 +68,7 @@ def _matches(origin: str, pattern: str) -> bool:
 
 
 class Guards:
-    """Decides for each request whether it may go on, and which headers its answer gets."""
+    """Decides for each request whether it may continue, and which headers its answer gets."""
 
     def __init__(self, services: HttpServices, config: HttpConfig) -> None:
         """Guard according to the configuration; keys are kept as digests only."""
@@ -179,7 +179,7 @@ class Guards:
             )
         for key in given:
             digest = _digest(key)
-            # All keys are compared, so that the time taken does not tell which one was nearly right.
+            # All keys are compared, so that the time taken does not reveal which one was nearly right.
             if sum(hmac.compare_digest(digest, known) for known in self._keys):
                 return f"key-{digest.hex()[:8]}"
         raise AuthenticationError("the API key is not one of this server's keys")

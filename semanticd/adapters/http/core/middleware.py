@@ -211,7 +211,7 @@ class RequestContextWrapper:
         try:
             await work
         except asyncio.CancelledError:
-            # Swallowed only if it was the client's leaving; the server's own cancellation goes on.
+            # Swallowed only if it was the client's leaving; the server's own cancellation continues.
             if not (watch.done() and not watch.cancelled()):
                 raise
             self._note_left(exchange)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from falcon.routing import CompiledRouter
 
 Access = Literal["open", "key", "peer", "admin"]
-"""`open`: nobody is asked; `key`: an API key, where there are any; `peer`: an API key, and without any this machine
+"""`open`: no key is needed; `key`: an API key, where there are any; `peer`: an API key, and without any this machine
 only; `admin`: the admin key."""
 
 COUNTED = ("/v1/", "/api/", "/tokenize", "/detokenize")

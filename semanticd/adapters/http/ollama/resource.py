@@ -212,7 +212,7 @@ class Files:
 
 
 class _Pull:
-    """A download and the lines that tell of it; a client that leaves does not end it, as with Ollama."""
+    """A download and its progress lines; a client that disconnects does not end it, as with Ollama."""
 
     def __init__(self, models: ModelsService, name: str) -> None:
         self._name = name
@@ -254,7 +254,7 @@ class _Pull:
         yield line({"status": "success"})
 
     async def leave(self) -> None:
-        """Let the download go on; what it raises is kept as the model's last failure."""
+        """Let the download continue; what it raises is kept as the model's last failure."""
         self._task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
 
     def _line(self, progress: PullProgress) -> dict[str, Any]:

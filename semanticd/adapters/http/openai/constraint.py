@@ -28,7 +28,7 @@ class JsonSchema(Struct):
 
 
 class ResponseFormat(Struct):
-    """The form that the answer must have; some clients put a schema beside `json_object`."""
+    """The form that the answer must have; some clients put a schema alongside `json_object`."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None

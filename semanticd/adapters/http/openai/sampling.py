@@ -33,7 +33,7 @@ NumChoices = Annotated[int, Meta(ge=1, le=128)]
 
 
 class StreamOptions(Struct):
-    """What a stream tells besides the answer."""
+    """What a stream contains in addition to the answer."""
 
     include_usage: bool | None = None
 

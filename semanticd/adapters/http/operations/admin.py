@@ -34,7 +34,7 @@ class AdminModels:
         resp.data = msgspec.json.encode(plain({"model": await self._models.current()}))
 
     async def on_post_load(self, req: Request, resp: Response) -> None:
-        """Load a model beside the present one."""
+        """Load a model alongside the present one."""
         body = await read_object(req, ModelName, self._config)
         resp.data = msgspec.json.encode(plain(await self._models.load(body.model)))
 

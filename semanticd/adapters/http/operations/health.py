@@ -35,7 +35,7 @@ class Root:
         )
 
     async def on_head(self, req: Request, resp: Response) -> None:
-        """Say that somebody is here."""
+        """Confirm that the process is alive."""
 
 
 class Health:

@@ -208,7 +208,7 @@ class ConstraintCompiler:
             raise _refused(error, constraint) from error
         with self._lock:
             tables = self._tables or self._make_tables(constraint)
-        # Of a client's own grammars and patterns, also those beside calls, the cost is not known.
+        # Of a client's own grammars and patterns, also those alongside calls, the cost is not known.
         has_own = constraint.kind in ("regex", "lark") or "%lark {" in grammar or "ANSWER: /" in grammar
         measured = None
         if has_own or not all(map(is_plain, parts)):

@@ -33,8 +33,8 @@ class _UnclearBoundaryError(Exception):
 def as_rule(node: Node) -> str:
     """Return an expression of a Lark rule that describes a node's texts as they stand inside a JSON string.
 
-    Text that needs no escapes is one lexeme as far as it goes; where the next one could not be told from it, each
-    character is one, which takes the lexer longer.
+    Text that needs no escapes is one lexeme as far as it goes; where the next one could not be distinguished from it,
+    each character is one, which takes the lexer longer.
     """
     try:
         return _in_runs(node)
@@ -180,7 +180,7 @@ def _is_nullable(node: Node) -> bool:
 
 
 def _continuing(node: Node) -> int:
-    """Return the plain characters that may go on a lexeme that could already have ended; rather too many."""
+    """Return the plain characters that may extend a lexeme that could already have ended; rather too many."""
     if isinstance(node, Characters):
         return 0
     if is_plain(node):

@@ -1,6 +1,6 @@
 """Makes short texts that match the patterns and formats of a form, to end a string that must have one of them.
 
-A pattern such as `@` or `foo$` lets a string go on for ever and end only after the right letters. Knowing one text
+A pattern such as `@` or `foo$` lets a string continue forever and end only after the right letters. Knowing one text
 that matches, and its endings, is enough: whatever was written so far, one of them usually completes it.
 """
 
@@ -109,7 +109,7 @@ def texts(schema: Any) -> Iterator[str]:
 def sample(pattern: str) -> str | None:
     """Return a short text that matches a regular expression; None for what is not understood.
 
-    Whether it matches is not tried here: a client's pattern could take for ever, and the grammar engine will tell.
+    Whether it matches is not tried here: a client's pattern could take forever, and the grammar engine finds out.
     """
     if len(pattern) > _MAX_PATTERN:
         return None

@@ -1,4 +1,4 @@
-"""Regular expressions as trees: read in the syntax of Rust's `regex`, as far as they can be written anew.
+"""Regular expressions as trees: read in the syntax of Rust's `regex`, as far as they can be written again.
 
 Sets of characters are numbers of 129 bits: a bit for each ASCII character, and the last for all others.
 """

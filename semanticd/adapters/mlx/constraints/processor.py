@@ -1,8 +1,9 @@
 """Enforces an answer's form while it is sampled.
 
 A processor belongs to one sequence and learns the sampled tokens from the ids it is shown, so a sequence that was
-preempted goes on where it was. It asks for the last one only where that decides what may follow. When the room for the
-answer is nearly used, the form is led to a short end: an answer that is cut in the middle would not have the form.
+preempted continues where it was. It asks for the last one only where that decides what may follow. When the room for
+the answer is nearly used, the form is led to a short end: an answer that is cut in the middle would not have the
+form.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _Fits = Callable[[str], list[int]]
 
 _LONGEST_ENDING = 512
 _LOOK_FROM = 1024
-"""With more room than this left, nobody asks how the answer could end."""
+"""With more room than this left, the end of the answer is not searched for."""
 _SLACK = 16
 _UNKNOWN_SLACK = 128
 """One token can open an object whose required members take many more; how many is not known of every form."""
@@ -42,7 +43,7 @@ _NUMBERS = (*(str(n) for n in range(10)), ".1", "0.1", "-1", "-0.1", *(f"{n:02}"
 class ShortestEnding:
     """Finds a short way to complete a form, by closing whatever is open; short, not the shortest."""
 
-    # In a string the quote ends it. Outside, what closes comes before what goes on, and that before what opens.
+    # In a string the quote ends it. Outside, what closes comes before what continues, and that before what opens.
     _STRING = "a0"
     _CLOSING = "}]"
     _OUTSIDE = ',0n"1tf:[{- '
@@ -194,7 +195,7 @@ class ConstraintProcessor:
     ) -> None:
         """Without a matcher the answer is free; with a gate whose thinking has begun, the form begins after it.
 
-        `use` is told what the answer did to the form that the matcher is a copy of.
+        `use` records what the answer did to the form that the matcher is a copy of.
         """
         hints = hints or FormHints()
         num_context, max_tokens, opening = bounds.num_context, bounds.max_tokens, hints.opening

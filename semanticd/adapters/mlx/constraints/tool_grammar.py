@@ -31,7 +31,7 @@ _ANYTHING: Mapping[str, Any] = {"type": "object"}
 _COMBINED = frozenset(
     ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "minProperties", "dependentSchemas")
 )
-"""Where one of these stands beside `properties`, other keys may be meant."""
+"""Where one of these stands alongside `properties`, other keys may be meant."""
 
 _UNLIKE_A_CALL = ' & ~/\\s*\\{\\s*"(name|type|function)"(.|\\n)*/'
 """Restricts text to what does not begin as a bare call does."""
@@ -52,7 +52,7 @@ def tool_grammar(
     """Return the form of one call (or several) of one of these tools, as a family spells it.
 
     `special` are the special tokens by text: in a grammar they are named by id, for as text they are never matched.
-    There are as many calls as tools at most, and never more than eight: a weak model would repeat itself for ever.
+    There are as many calls as tools at most, and never more than eight: a weak model would repeat itself endlessly.
     """
     ids = special or {}
     most = min(len(tools), _MAX_CALLS) if parallel and spelling.end else 1

@@ -138,7 +138,7 @@ class TrialProcess:
             end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Settings of the daemon, keys among them, are none of the child's business.
+        # Settings of the daemon, keys among them, must not reach the child.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SEMANTIC_")}
         child = self._child = subprocess.Popen(
             [sys.executable, str(PROGRAM), str(self._max_bytes)],

@@ -120,7 +120,7 @@ class DecodeBatch(GenerationBatch):
 
     @classmethod
     def begin(cls, batch: PromptProcessingBatch, last_token: int) -> DecodeBatch:
-        """Take over a batch of one row, whose prompt is in its cache but for `last_token`, and begin its first step."""
+        """Take over a batch of one row, whose prompt is in its cache except `last_token`, and begin its first step."""
         return cls(
             batch.model,
             batch.uids,
@@ -135,7 +135,7 @@ class DecodeBatch(GenerationBatch):
         )
 
     def filter(self, keep: Sequence[int]) -> None:
-        """Keep these rows: all stay where they are, but for the last ones, which take the places that became free."""
+        """Keep these rows: all stay where they are, except the last ones, which take the places that became free."""
         kept = set(keep)
         last = [row for row in keep if row >= len(kept)]
         super().filter([place if place in kept else last.pop() for place in range(len(kept))])
@@ -161,7 +161,7 @@ class DecodeBatch(GenerationBatch):
 
     @property
     def draft_room(self) -> int:
-        """Draft tokens that the running caches have room for beside the next token."""
+        """Draft tokens that the running caches have room for alongside the next token."""
         return min(int(leaf.room) for leaf in flatten(self.prompt_cache)) - 1
 
     def verify(self, drafts: Sequence[Sequence[int]]) -> list[GenerationBatch.Response]:
@@ -223,7 +223,7 @@ class DecodeBatch(GenerationBatch):
         return verified
 
     def _functions(self, number: int) -> list[Any]:
-        """Return a row's processors but for its form."""
+        """Return a row's processors except its form."""
         return [one for one in self.logits_processors[number] or () if not isinstance(one, GuardedForm)]
 
     def _processed(

@@ -297,7 +297,7 @@ class KvCodec:
                 leaf = leaves[index]
                 leaf.append(*(_of_mlx(array[number, :, : part.num_tokens]) for array in (keys, values)))
                 changed += leaf.state
-        # Each is written in its own memory: nobody else holds what it was before.
+        # Each is written in its own memory: no other object holds its former memory.
         mx.eval(changed)
 
     def _join(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere e
     from semanticd.adapters.mlx.model.sharding import Ring, Spread
 
 _SLICE_S = 0.005
-"""How long a step of a check waits for what is read beside it."""
+"""How long a step of a check waits for what is read alongside it."""
 _HALF_ON_CPU = "float32 does not fit, and this is many times slower; give it more memory or a quantized model"
 
 
@@ -156,7 +156,7 @@ class MlxModelLoader:
                 "model_type": config.get("model_type"),
                 **({"layers": ring.layers_of(model)} if ring is not None else {}),
                 **({"warning": warning} if warning is not None else {}),
-                # The template tells, unless an entry of the configuration does.
+                # The template decides, unless an entry of the configuration does.
                 "thinks": tokenizer.thinks if installed.entry.thinking is None else installed.entry.thinking,
             },
         )
@@ -233,4 +233,4 @@ class MlxModelLoader:
 
 
 def _unheard(share: float) -> None:
-    """Tell nobody how far a check is: it takes less than a second."""
+    """Report no progress of a check: it takes less than a second."""

@@ -3,7 +3,7 @@
 A CPU and Metal compute in memory that Python reads: there bytes are views of tensors, and nothing is copied. What numpy
 copies into running caches stays the bytes that were read, of which it has views: a block that is read is copied once.
 
-A CUDA card has memory of its own. A buffer that the CPU looks at leaves it for good (`Buffer::raw_ptr` calls
+A CUDA card has memory of its own. A buffer that the CPU looks at leaves it permanently (`Buffer::raw_ptr` calls
 `move_to_unified_memory`, mlx/backend/cuda/allocator.cpp in 0.32), an array that is made of numpy's never was there,
 and a freed buffer is given to the next array of about its size. Blocks would leave the card as soon as they are
 written, and those that were read would never get there. So the card copies a block's tensors into one array of bytes,
@@ -85,7 +85,7 @@ class _UnifiedBytes:
     def restore(
         self, tensors: Sequence[TensorBytes], *, for_numpy: Collection[str] = ()
     ) -> dict[str, PayloadTensor]:
-        """Copy each tensor once, but for those that numpy copies."""
+        """Copy each tensor once, except those that numpy copies."""
         return {
             tensor.name: _view_of(tensor)
             if tensor.name in for_numpy and tensor.dtype in _NUMPYS_OWN

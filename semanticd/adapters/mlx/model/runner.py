@@ -2,10 +2,10 @@
 
 Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `DecodeBatch` that
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
-a step earlier, and its KV is already in the cache. The CPU back-end does not compute beside its caller, so that there
-every first token would wait for a second step: it is emitted as soon as it is sampled (`_emits_first_token_early`), and
-its KV is computed by the next step, or when it is asked for. Rows may get several tokens from one step, see
-`drafts`.
+a step earlier, and its KV is already in the cache. The CPU back-end does not compute alongside its caller, so that
+there every first token would wait for a second step: it is emitted as soon as it is sampled
+(`_emits_first_token_early`), and its KV is computed by the next step, or when it is asked for. Rows may get several
+tokens from one step, see `drafts`.
 
 Engine thread only.
 """
@@ -63,7 +63,7 @@ class _Decoding:
     first_emitted: bool = False
     """Whether the token that the next step returns was emitted already."""
     error: Exception | None = None
-    """What its sampler or a logits processor raised: the row cannot go on, the others can."""
+    """What its sampler or a logits processor raised: the row cannot continue, the others can."""
     drafts: RowDrafts | None = None
     """What its next tokens may be; None: none are guessed."""
 
@@ -372,7 +372,7 @@ class MlxModelRunner:
     def _losing(self, group: int) -> Iterator[None]:
         """Drop a batch in whose change an error occurs.
 
-        What its caches hold is not known then: nobody may read them, and rows leave without looking at them.
+        What its caches hold is not known then: they must not be read, and rows leave without looking at them.
         """
         try:
             yield
@@ -474,7 +474,7 @@ class MlxModelRunner:
 
     @raising_shortage
     def compact(self) -> int:
-        """Give back the room in decode batches that no row needs now."""
+        """Return the room in decode batches that no row needs now."""
         num_bytes = 0
         for group, batch in list(self._batches.items()):
             with self._losing(group):

@@ -1,7 +1,7 @@
 """Chooses tokens: each sequence draws from its own key, so `seed` gives the same answer inside any batch.
 
 The library's samplers share one global random state; here step `n` of a sequence uses a key made of (seed, n), which
-also lets a preempted sequence go on exactly where it was.
+also lets a preempted sequence continue exactly where it was.
 """
 
 from __future__ import annotations

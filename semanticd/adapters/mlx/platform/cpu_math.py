@@ -1,8 +1,8 @@
 """Attention, rotary positions and gated activations, faster on MLX's CPU back-end; for that device only.
 
-There `exp` is the slow part (mlx 0.32): a softmax over scores, or a SiLU, takes longer than the matrix products beside
-it; and a function that the GPU has a kernel for is a dozen small steps. Ways around it, all equal to the library's
-within float32 rounding (tested):
+There `exp` is the slow part (mlx 0.32): a softmax over scores, or a SiLU, takes longer than the matrix products
+alongside it; and a function that the GPU has a kernel for is a dozen small steps. Ways around it, all equal to the
+library's within float32 rounding (tested):
 
 - `exp` is numpy's, which takes a tenth of the time, in the array's own memory. Scores become weights a few rows at a
   time, so that they stay in the processor's cache, and where there are many of them on all cores; query heads that
@@ -263,7 +263,7 @@ def gelu_approx(x: mx.array) -> mx.array:
 
 
 def _exp_in_place(x: mx.array) -> mx.array:
-    """Return `e ** x`, computed now; `x` must be nobody else's, for it holds the result."""
+    """Return `e ** x`, computed now; `x` must have no other owner, because it holds the result."""
     mx.eval(x)
     view = np.array(x, copy=False)
     # Infinity is right: it is divided by.

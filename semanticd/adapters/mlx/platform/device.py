@@ -1,7 +1,7 @@
 """The device's memory: how much of it one process may use, how short the machine is of it, and what MLX may hold.
 
 Sources: `mlx.core.device_info` (Metal: `max_recommended_working_set_size` and `memory_size`; CUDA: `total_memory` and
-`free_memory`, read anew at each call; CPU: nothing); sysctl `kern.memorystatus_vm_pressure_level` (1 normal, 2
+`free_memory`, read again at each call; CPU: nothing); sysctl `kern.memorystatus_vm_pressure_level` (1 normal, 2
 warning, 4 critical; XNU's bsd/kern/kern_memorystatus_notify.c); Linux' Documentation/accounting/psi.rst and
 Documentation/admin-guide/cgroup-v2.rst.
 """

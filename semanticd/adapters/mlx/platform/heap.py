@@ -1,12 +1,12 @@
-"""Keeps memory that nobody uses from staying with the process: what was freed goes back to the system.
+"""Returns unused memory of the process to the system.
 
 The budget counts tensors in use. On top of them come two pools of freed memory, each bounded here:
 
 - glibc raises its own limit for blocks that are returned at once (up to 32 MiB) and opens an arena per thread, so that
   freed tensors stay in the process. The limits are fixed at shares of the cache budget, because a block that was
   returned must be mapped again for the next tensor, which takes longer than computing it; and there is one arena, so
-  that what a thread that reads freed serves the one that computes. What is kept is given back when nobody computes,
-  but for a reserve for the next conversation, and gaps between tensors as soon as they are more than may be kept.
+  that what a thread that reads freed serves the one that computes. What is kept is returned when no thread computes,
+  except a reserve for the next conversation, and gaps between tensors as soon as they are more than may be kept.
   Other C libraries, macOS's among them, return memory by themselves.
 - MLX keeps freed buffers for the next tensor of that size; how many is decided by machine, in `domain.memory_plan`.
 """
@@ -28,7 +28,7 @@ _LARGE_SHARE = 128
 
 
 def return_freed_memory(*, budget_bytes: int) -> bool:
-    """Tell glibc to give freed memory back; whether it was told. To be called before there are threads.
+    """Make glibc return freed memory; whether it did. To be called before there are threads.
 
     Of a cache budget of 4 GiB it may keep 256 MiB, of 1 GiB 64, of 512 MiB 16; blocks from 32 MiB on, of a budget of
     512 MiB from 4 MiB on, are returned at once. `MALLOC_…` variables and `GLIBC_TUNABLES` take precedence: where one is
@@ -56,8 +56,8 @@ def give_back() -> None:
 class Gaps:
     """What lies free between tensors in use; for one thread at a time.
 
-    Blocks that come and go for hours leave gaps that glibc never returns by itself. glibc does not tell those that were
-    returned from those that still take memory: what the process takes besides MLX's tensors does.
+    Blocks that come and go for hours leave gaps that glibc never returns by itself. glibc does not distinguish those
+    that were returned from those that still take memory: what the process takes besides MLX's tensors does.
     """
 
     def __init__(self, *, budget_bytes: int) -> None:
@@ -69,7 +69,7 @@ class Gaps:
     def trim(self) -> bool:
         """Give gaps back, if there are more than may be kept; returns whether there were.
 
-        Takes about 10 ms for 100 MiB, and 0.1 ms where there is nothing to give back.
+        Takes about 10 ms for 100 MiB, and 0.1 ms where there is nothing to return.
         """
         if _from_glibc("mallinfo2") is None:
             return False
@@ -85,7 +85,7 @@ class Gaps:
 
 
 def _free_bytes() -> int:
-    """Return what glibc has free, given back or not; it looks at each gap."""
+    """Return what glibc has free, returned or not; it looks at each gap."""
     mallinfo = _from_glibc("mallinfo2")
     mallinfo.restype = _MallocInfo
     return int(mallinfo().fordblks)
@@ -101,7 +101,7 @@ def _other_bytes() -> int:
 
 
 class _MallocInfo(ctypes.Structure):
-    """`struct mallinfo2`; `fordblks` is what is free in all arenas, given back or not."""
+    """`struct mallinfo2`; `fordblks` is what is free in all arenas, returned or not."""
 
     _fields_ = (
         ("arena", ctypes.c_size_t),

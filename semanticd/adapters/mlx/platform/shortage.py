@@ -1,4 +1,4 @@
-"""Tells an out-of-memory of MLX from its other errors: all of them are RuntimeErrors, so their words decide."""
+"""Distinguishes MLX's out-of-memory from its other errors: all of them are RuntimeErrors, so their words decide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells early whether text that begins like a call is one, where its marker means other things too.
+"""Decides early whether text that begins like a call is one, where its marker means other things too.
 
 Text that is not a call must not wait for its end to be shown.
 """

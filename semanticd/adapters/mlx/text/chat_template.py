@@ -1,6 +1,6 @@
 """Turns conversations into text through a model's own chat template, so that equal conversations give equal text.
 
-Anything else would never be found in the cache. Rendering is deterministic; unless told otherwise, tool schemas are
+Anything else would never be found in the cache. Rendering is deterministic; unless set otherwise, tool schemas are
 written with sorted keys and header lines that change from prompt to prompt are dropped. Templates that know no tools
 get them in the system text, in the JSON form that most models know; templates that refuse system text or neighbours
 of one role get them merged.
@@ -140,7 +140,7 @@ class ChatTemplate:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (lives as long as the model's tokenizer)
     def _opens(self, start: str, end: str, options: str) -> bool:
-        # How a prompt ends depends on the options, not on what was said: the shortest conversation tells.
+        # How a prompt ends depends on the options, not on the conversation: the shortest one shows it.
         try:
             tail = self.render(replace(SHORTEST, template_options=json.loads(options)))
         except InvalidRequestError:

@@ -50,7 +50,7 @@ class HarmonyParser:
         choice: int = 0,
         new_id: Callable[[], str] | None = None,
     ) -> None:
-        """Calls of these tools are calls; a message to anybody else is text."""
+        """Calls of these tools are calls; a message to any other recipient is text."""
         self._names = frozenset(names)
         self._choice = choice
         self._new_id = new_id or (lambda: f"call_{secrets.token_hex(12)}")
@@ -65,7 +65,7 @@ class HarmonyParser:
 
     @property
     def num_tool_calls(self) -> int:
-        """Calls begun so far, but for those that broke off."""
+        """Calls begun so far, except those that broke off."""
         return self._num_calls - self._num_broken
 
     def feed(self, text: str) -> list[GenerationEvent]:

@@ -109,7 +109,7 @@ class MlxOutputParser:
 
     @property
     def num_tool_calls(self) -> int:
-        """Calls begun so far, but for those that broke off."""
+        """Calls begun so far, except those that broke off."""
         return self._num_calls - self._num_broken
 
     def feed(self, text: str) -> list[GenerationEvent]:
@@ -213,7 +213,7 @@ class MlxOutputParser:
         """Begin a bare call where the answer, or what follows a bare call, looks like one; None: it does not."""
         rest = self._buffer.lstrip(_BETWEEN_BARE if self._num_calls else _SPACE)
         if not rest:
-            # It may go on like a call; white space alone is not worth showing yet.
+            # It may continue like a call; white space alone is not worth showing yet.
             return False
         for form in self._bare:
             if rest.startswith(form.start):
@@ -253,7 +253,7 @@ class MlxOutputParser:
         return True
 
     def _take(self, block: _Block, text: str, events: list[GenerationEvent]) -> bool:
-        """Read more of the block; return False when it turned out not to be a call, and was given back."""
+        """Read more of the block; return False when it turned out not to be a call, and was returned as text."""
         if not text:
             return True
         block.parts.append(text)

@@ -58,7 +58,7 @@ class WindowStreamDecoder:
         whole = not text.endswith(_INCOMPLETE)
         fresh = self._pass_on(text if whole else text[:-1])
         if whole:
-            # What was shown before only told how the new tokens join it.
+            # The text shown before was only needed to join the new tokens to it.
             del self._window[: self._num_shown]
             self._num_shown = len(self._window)
             self._passed = self._decode(self._window)

@@ -255,7 +255,7 @@ class MlxTokenizer:
 
     @property
     def thinks(self) -> bool:
-        """Whether the model may think before it answers, as far as its template tells."""
+        """Whether the model may think before it answers, as far as its template shows."""
         return bool(self._markup.think_end) or self._speaks_in_channels
 
     def _begins_thinking(self, prompt: ChatPrompt) -> bool:

@@ -54,7 +54,7 @@ _FOREIGN_ITEMS = (
     "program",
     "program_output",
 )
-"""What ran at OpenAI or between it and an MCP server, told in words."""
+"""What ran at OpenAI or between it and an MCP server, as text."""
 _FOREIGN_CALLS = {
     "local_shell_call": "local_shell",
     "shell_call": "shell",

@@ -33,7 +33,7 @@ def seal(text: str, key: bytes) -> str:
 
 
 def unseal(sealed: str, key: bytes) -> str | None:
-    """Return sealed thinking; None for what another server sealed, or somebody changed."""
+    """Return sealed thinking; None for thinking that another server sealed, or that was changed."""
     try:
         raw = base64.urlsafe_b64decode(sealed.removeprefix(_PREFIX).encode("ascii"))
         mac, packed = raw[:_MAC_BYTES], raw[_MAC_BYTES:]

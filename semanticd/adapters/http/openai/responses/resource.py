@@ -54,7 +54,7 @@ _Body = TypeVar("_Body", bound=wire.ResponsesRequest)
 
 
 class Conversations:
-    """Reads requests together with the stored responses and items that they go on from."""
+    """Reads requests together with the stored responses and items that they continue from."""
 
     def __init__(self, gateway: Gateway, config: HttpConfig, responses: StoredResponses) -> None:
         """Answer through a gateway; `responses` holds what may be gone on from."""
@@ -64,7 +64,7 @@ class Conversations:
         self._config = config
 
     async def read(self, req: Request, wire_type: type[_Body]) -> tuple[_Body, StoredResponse | None, Parsed]:
-        """Return a request's body, the response that it goes on from, and what it asks for."""
+        """Return a request's body, the response that it continues from, and what it asks for."""
         exchange = request_context_of(req)
         body = await read_object(req, wire_type, self._config)
         items = items_of(body)

@@ -16,7 +16,7 @@ from semanticd.domain.errors import InvalidRequestError, NotFoundError
 
 
 class PreviousResponseNotFoundError(InvalidRequestError):
-    """The response that the client wants to go on from is not kept (any more)."""
+    """The response that the client wants to continue from is not stored (any more)."""
 
     code = "previous_response_not_found"
 

@@ -54,7 +54,7 @@ class ResponseStream:
         reasoning: ReasoningForm | None = None,
         diagnose: Diagnose = lambda cache: UNSET,
     ) -> None:
-        """Begin with the response as it is before any output; `on_complete` is told the whole one."""
+        """Begin with the response as it is before any output; `on_complete` gets the complete one."""
         self._diagnose = diagnose
         self.response = response
         self.output: list[dict[str, Any]] = []
@@ -197,7 +197,7 @@ class ResponseStream:
     def _close_call(self, arguments: str, status: str) -> bytes:
         if self._behind.kind == "custom":
             given = custom_input(arguments)
-            # Nothing was told of input in another form than the tool's own.
+            # No input was emitted in a form other than the tool's own.
             told = self._custom.told
             given = given if given.startswith(told) else told
             frames = self._custom_delta(given[len(told) :])

@@ -35,7 +35,7 @@ class _Form:
 
     bits: int
     offset: int | None
-    """The code of zero; None: the block has a minimum beside its scale."""
+    """The code of zero; None: the block has a minimum alongside its scale."""
     super_block: bool = False
     """Whether a block has 8 groups, with 6-bit scales and minimums of them."""
 
