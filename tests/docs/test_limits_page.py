@@ -27,7 +27,7 @@ SMALL_CHUNKS = (
 )
 TOO_MANY = (
     CONNECTIONS,
-    "test_too_many_connections_close_the_one_that_waited_longest_and_never_one_that_is_answered",
+    "test_too_many_connections_close_the_one_that_waited_longest",
 )
 TOO_LARGE_FORM = (COMPLEXITY, "test_a_form_that_is_too_large_is_refused_with_the_limit")
 COUNTS = (GUARDS, "test_what_a_request_may_name_is_counted")

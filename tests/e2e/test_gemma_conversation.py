@@ -60,7 +60,7 @@ def daemon(short_tmp_path: Path, models_dir: Path, settings: dict[str, str]) -> 
     process.kill()
 
 
-def test_twenty_turns_through_three_restarts_reuse_nearly_all_and_end_as_from_the_beginning(
+def test_twenty_turns_through_three_restarts_reuse_nearly_all(
     daemon: DaemonProcess, short_tmp_path: Path, models_dir: Path, settings: dict[str, str]
 ) -> None:
     text, known, reusable, reused = BEGINNING, 0, 0, 0

@@ -119,7 +119,7 @@ def test_two_machines_serve_say_who_they_are_and_end_cleanly(
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_smollm2_over_three_machines_says_what_one_says_and_resumes_after_all_restart(
+def test_smollm2_over_three_machines_equals_one_machine(
     machines: Callable[[str, int, Path], Machines], short_tmp_path: Path, models_dir: Path
 ) -> None:
     turns = {

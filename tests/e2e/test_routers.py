@@ -298,7 +298,7 @@ def test_no_request_fails_while_one_machine_is_killed_and_another_is_drained(rou
     assert any(1 in numbers for numbers in homes(router.daemons).values())
 
 
-def test_streams_are_passed_on_as_they_come_and_doors_for_peers_and_administrators_are_closed(
+def test_a_router_streams_and_closes_private_routes(
     router: Router,
 ) -> None:
     body = {

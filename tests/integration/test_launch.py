@@ -116,7 +116,7 @@ def test_the_program_takes_over_with_the_environment_and_its_own_exit_status(hom
     assert "--bare" in done.stderr
 
 
-def test_what_changes_in_claudes_prompt_goes_behind_its_tools_unless_the_user_or_its_version_says_no(
+def test_changing_parts_of_claudes_prompt_go_behind_its_tools(
     home: Home,
 ) -> None:
     home.serve(STATUS)

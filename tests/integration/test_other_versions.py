@@ -87,7 +87,7 @@ class EveryCommand(dict[str, Any]):
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_result_that_lacks_something_or_has_it_of_another_kind_is_no_failure_of_the_program(
+def test_an_incomplete_or_mistyped_result_is_not_a_crash(
     daemon: FakeControlDaemon,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -133,7 +133,7 @@ RIVALS: dict[str, Any] = {
     places=st.integers(9, 12),
 )
 @settings(max_examples=150 if settings.get_current_profile_name() == "ci" else 60, deadline=None)
-def test_a_waiting_prompt_is_passed_by_each_other_agent_for_no_longer_than_it_takes_itself(
+def test_other_agents_overtake_a_waiting_prompt_within_its_time(
     rivals: list[Job], returning: list[int], prompt: int, places: int
 ) -> None:
     """Whoever leads, follows, restores or comes back after a preemption: each agent goes before it by its own turns.

@@ -119,7 +119,7 @@ def test_where_a_layer_cannot_be_cut_a_prompt_is_reused_up_to_a_snapshot_only() 
         assert answer.cache.reused_hot_tokens == 37
 
 
-def test_where_a_layer_cannot_be_cut_a_turn_writes_a_snapshot_of_the_prompt_and_one_of_its_end() -> None:
+def test_a_turn_writes_snapshots_of_its_prompt_and_its_end() -> None:
     warm, archive = MemoryWarmStore(), MemoryAgentArchive()
     ids = prompt(40)
     with EngineRig(runner=HashRunner(has_state=True), warm=warm, archive=archive) as rig:

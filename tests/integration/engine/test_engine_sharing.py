@@ -77,7 +77,7 @@ def test_four_requests_with_one_prefix_of_1000_tokens_compute_it_once() -> None:
         assert cached[1] >= 960
 
 
-def test_two_with_one_long_prompt_do_not_keep_a_short_one_waiting_until_both_are_answered() -> None:
+def test_two_long_prompts_do_not_block_a_short_one() -> None:
     long, short, clock = prompt(1353), prompt(389, seed=9), ManualClock()
     runner = HashRunner(block_tokens=64)
     runner.before = lambda name: clock.advance(0.1) if name == "prefill" else None
@@ -177,7 +177,7 @@ def test_eight_agents_in_round_robin_with_room_for_two_compute_only_what_is_new(
         assert rig.store.counters.lost_blocks == 0
 
 
-def test_where_ram_is_short_agents_beyond_the_limit_leave_before_their_room_is_needed() -> None:
+def test_in_short_ram_agents_beyond_the_limit_leave_early() -> None:
     with EngineRig(max_agents=2, budget_bytes=BYTES_PER_TOKEN * (CAPACITY_STEP + 200)) as rig:
         for n in range(5):
             rig.ask(prompt(50, seed=n), agent=f"agent-{n}").answer()

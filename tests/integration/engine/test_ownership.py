@@ -394,7 +394,7 @@ class AskedFrom(MemoryAgentArchive):
 SYSTEM = Message.of("system", "A system text that takes up a few blocks of sixteen tokens each. " * 2)
 
 
-async def test_the_engine_thread_asks_the_archive_nothing_even_about_agents_that_left_memory() -> None:
+async def test_the_engine_thread_never_reads_the_archive() -> None:
     archive = AskedFrom()
     async with ServiceRig(archive=archive) as rig:
         engine = rig.engine_rig.on_engine(lambda: threading.current_thread().name)

@@ -340,7 +340,7 @@ def test_a_short_prompt_and_one_that_is_known_here_are_not_asked_about() -> None
         assert peer.num_look_ups == 1
 
 
-def test_a_conversation_that_fills_the_budget_streams_from_a_peer_and_is_written_here() -> None:
+def test_a_conversation_of_budget_size_streams_from_a_peer() -> None:
     store, prompt, text = told(has_state=False)
     spec = HashRunner().spec
     budget = GROWTH_TOKENS * spec.running_bytes_per_token + spec.stored_bytes(64)

@@ -131,7 +131,7 @@ def test_full_blocks_have_the_same_names_wherever_snapshots_were_taken() -> None
     assert len(full[0]) == 10
 
 
-def test_a_damaged_block_costs_the_tokens_since_the_snapshot_before_it_and_is_written_again() -> None:
+def test_a_damaged_block_costs_tokens_since_the_last_snapshot() -> None:
     ids, disk = prompt(400), Disk()
     with disk.engine() as rig:
         told(rig, ids)

@@ -325,9 +325,7 @@ async def test_metadata_of_a_chat_is_repeated_where_it_is_what_the_sdks_know(
     assert (answer.status, answer.json.get("metadata")) == (200, shown)
 
 
-async def test_tokens_are_counted_as_before_and_after_edits_of_the_context_where_those_are_asked_for() -> (
-    None
-):
+async def test_tokens_are_counted_before_and_after_context_edits() -> None:
     url = "/v1/messages/count_tokens"
     plain = (await client().post(url, {"model": "tiny", "messages": HELLO})).json
     assert "context_management" not in plain
@@ -409,7 +407,7 @@ HALF: Script = [
 ]
 
 
-async def test_half_a_call_is_text_in_every_whole_answer_and_no_reason_to_answer_it_in_a_stream() -> None:
+async def test_half_a_call_is_text_and_no_tool_call() -> None:
     asked = client(ScriptedGenerator(HALF))
     text = '{"name": "f", "arguments": {"a": "Par'
     chat_body = {"model": "tiny", "messages": HELLO}

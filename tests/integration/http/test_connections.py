@@ -190,7 +190,7 @@ def test_a_client_that_reads_slowly_keeps_its_stream() -> None:
         assert running.reasons() == set()
 
 
-def test_too_many_connections_close_the_one_that_waited_longest_and_never_one_that_is_answered() -> None:
+def test_too_many_connections_close_the_one_that_waited_longest() -> None:
     gate = asyncio.Event()
     generator = ScriptedGenerator([gate])
     with server(generator, connections=4, connections_per_peer=9) as running, contextlib.ExitStack() as stack:

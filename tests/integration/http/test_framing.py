@@ -68,7 +68,7 @@ AMBIGUOUS = {
     "a chunk longer than it says": post(
         b"Transfer-Encoding: chunked", body=b"1" + b"\r\n" + CHAT + b"\r\n0\r\n\r\n"
     ),
-    "headers after the body": post(
+    "headers behind the body": post(
         b"Transfer-Encoding: chunked", body=CHUNKED[:-2] + b"Content-Length: 4\r\n\r\n"
     ),
     "two hosts": GET.replace(b"\r\n\r\n", b"\r\nHost: localhost\r\n\r\n"),
@@ -183,7 +183,7 @@ def test_what_is_no_request_behind_one_that_is_answered_is_refused_after_it(stre
         assert answers.count(b"HTTP/1.1 400 ") == 1
 
 
-def test_chunks_that_break_off_behind_an_early_answer_end_the_connection_without_another_one() -> None:
+def test_chunks_cut_off_after_an_early_answer_get_no_second_one() -> None:
     sent = post(b"Transfer-Encoding: chunked", body=b'5\r\n{"mod\r\n', path=b"/nowhere")
     with server() as running, running.connect(sent) as client:
         assert status_of(client) == 404

@@ -213,7 +213,7 @@ def test_a_model_that_thinks_says_so(details: dict[str, Any], thinks: bool) -> N
     assert shown["capabilities"] == ["completion", "tools", *(["thinking"] if thinks else [])]
 
 
-def test_a_model_that_is_not_loaded_has_the_date_of_its_files_and_one_that_is_not_here_none() -> None:
+def test_an_unloaded_model_has_the_date_of_its_files() -> None:
     assert description(ModelFacts("m", installed=True, modified_at=1_700_000_000.5))[
         "modified_at"
     ].startswith("2023-11-14T22:13:20")

@@ -458,7 +458,7 @@ def test_the_library_still_has_the_surface_we_build_on() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_pin_that_comes_while_an_answer_runs_changes_neither_it_nor_the_pinned_agents_next_turn(
+def test_a_pin_during_an_answer_changes_no_answer(
     family: str,
 ) -> None:
     first, asked, length = prompt_of(200, 61), prompt_of(240, 62), 30

@@ -98,9 +98,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_tiny_family(tmp_path / "model", request.param)
 
 
-async def test_turns_with_calls_and_thinking_are_warm_after_a_restart_and_a_swap_and_answer_as_cold_ones(
-    model: Path, tmp_path: Path
-) -> None:
+async def test_turns_with_calls_and_thinking_are_warm_after_a_restart(model: Path, tmp_path: Path) -> None:
     async with WholeDaemon(tmp_path / "cold", model=model) as daemon:
         cold = await ask(daemon, *CONVERSATION)
         cold_thought = await ask(daemon, *CONVERSATION, agent="b", reasoning_effort="high")
@@ -142,7 +140,7 @@ async def call_and_result(daemon: WholeDaemon) -> tuple[Reply, list[Message]]:
     return called, [SYSTEM, ASK, made, {**RESULT, "tool_call_id": call["id"]}]
 
 
-async def test_what_a_request_leaves_open_is_what_the_model_recommends_and_its_own_values_win(
+async def test_recommended_sampling_fills_what_a_request_leaves_open(
     tmp_path: Path,
 ) -> None:
     model = write_tiny_family(tmp_path / "model", "llama")

@@ -167,9 +167,7 @@ async def test_system_text_after_the_first_user_message_is_no_part_of_the_head(
     assert alone.computed <= OPENING + CLOSE
 
 
-async def test_a_long_prompt_that_changes_in_its_middle_is_reused_up_to_the_last_regular_snapshot(
-    model: Path, tmp_path: Path
-) -> None:
+async def test_a_prompt_changed_in_its_middle_is_reused_to_a_snapshot(model: Path, tmp_path: Path) -> None:
     pages = [words(700, 20 + number) for number in range(5)]
     changed = [*pages[:4], words(700, 99)]
     async with WholeDaemon(tmp_path, model=model) as daemon:
@@ -182,9 +180,7 @@ async def test_a_long_prompt_that_changes_in_its_middle_is_reused_up_to_the_last
     assert shared.cached >= shared.prompt - 2048 - BLOCK
 
 
-async def test_a_rewound_turn_is_gone_though_thinking_was_left_out_and_what_is_left_goes_on(
-    model: Path, tmp_path: Path
-) -> None:
+async def test_a_turn_is_rewound_though_thinking_was_left_out(model: Path, tmp_path: Path) -> None:
     async with WholeDaemon(tmp_path, model=model) as daemon:
         await ask(daemon, SYSTEM, FIRST)
         second = await ask(daemon, SYSTEM, FIRST, ANSWER, SECOND)

@@ -127,9 +127,7 @@ def _param(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", [_param(family) for family in sorted(FAMILIES)])
-async def test_layers_that_cannot_be_cut_have_a_snapshot_before_what_was_moved_also_after_a_restart(
-    tmp_path: Path, family: str
-) -> None:
+async def test_moved_sections_are_preceded_by_a_snapshot(tmp_path: Path, family: str) -> None:
     model = write_tiny_family(tmp_path / "model", family, template=THINKING_TEMPLATE)
     turns = (HELLO, {"role": "assistant", "content": "so it was"}, {"role": "user", "content": "and then?"})
     async with moving(tmp_path, model) as daemon:

@@ -298,7 +298,7 @@ async def test_an_agent_is_not_deleted_by_a_call_that_a_request_overtook() -> No
 
 
 @pytest.mark.parametrize("conversation", [False, True])
-async def test_an_answer_that_has_ended_is_given_though_its_agent_is_deleted_before_it_is_read(
+async def test_a_finished_answer_is_read_after_its_agent_is_deleted(
     conversation: bool,
 ) -> None:
     async with ServiceRig(archive=MemoryAgentArchive()) as rig:

@@ -194,7 +194,7 @@ async def test_places_come_back_however_far_a_body_has_come_when_its_client_leav
         assert {(await one).status for one in others} == {200}
 
 
-async def test_a_body_whose_first_prompts_are_answered_while_others_are_read_is_read_to_its_end() -> None:
+async def test_a_body_is_read_to_its_end_while_first_prompts_finish() -> None:
     async with ServiceRig(max_queue=10, max_queue_per_agent=4, context_length=500) as rig:
         client = client_of(rig)
         for _ in range(3):

@@ -196,7 +196,7 @@ async def test_bytes_that_belong_to_no_part_are_refused(place: Place) -> None:
     assert "50 unexpected bytes after its last block" in answer.json["error"]["message"]
 
 
-async def test_an_honest_file_passes_and_half_a_character_in_its_conversation_is_shown_as_replaced(
+async def test_an_honest_file_passes_with_half_a_character_replaced(
     place: Place,
 ) -> None:
     content = await place.exported()

@@ -162,7 +162,7 @@ async def test_a_model_that_was_fetched_and_removed_is_not_listed_as_installed()
         assert not row.installed
 
 
-async def test_models_are_dated_by_their_load_else_by_their_files_and_say_what_a_fetch_downloads() -> None:
+async def test_models_have_dates_and_download_sizes() -> None:
     async with ServiceRig() as rig:
         rig.source.known["four"] = replace(rig.source.known["four"], weights_bytes=5000)
         rows = {row.id: row for row in await rig.models.list()}
@@ -214,7 +214,7 @@ async def test_a_loaded_model_whose_files_were_replaced_is_not_said_to_be_loaded
         assert (await rig.say("still there?")).model == "one"
 
 
-async def test_a_swap_to_a_model_whose_sampling_defaults_changed_takes_them_and_keeps_the_blocks(
+async def test_a_swap_takes_new_sampling_defaults_and_keeps_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with ServiceRig() as rig:
@@ -641,7 +641,7 @@ async def test_a_reason_that_names_the_model_is_not_headed_by_its_name_again() -
         assert rig.progress.last_error == "cannot fetch four: no network"
 
 
-async def test_a_fetch_that_fails_is_over_and_its_reason_is_one_sentence_until_something_works() -> None:
+async def test_a_failed_download_leaves_its_reason_in_one_sentence() -> None:
     async with ServiceRig() as rig:
         rig.source.unreachable.add("four")
         rig.source.reason = "cannot convert it\n" + "missing tensor\n" * 300

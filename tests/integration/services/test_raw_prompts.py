@@ -52,7 +52,7 @@ async def test_a_bias_of_an_id_that_is_no_token_is_refused(prompt: object) -> No
         assert (await rig.say(prompt, sampling=last)).choices[0].text
 
 
-async def test_an_earlier_answer_keeps_its_ids_and_a_daemon_that_does_not_know_it_reads_others() -> None:
+async def test_an_earlier_answer_keeps_its_token_ids() -> None:
     """What the page on turns says: `usage` and the count are of the ids that are used."""
     asked = [Message.of("user", "hi")]
     sampling = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)

@@ -237,7 +237,7 @@ class TakesTurns(CharTokenizer):
         return super().render(prompt, add_generation_prompt=add_generation_prompt)
 
 
-async def test_where_a_template_wants_answers_between_questions_the_refusal_says_what_to_do() -> None:
+async def test_a_template_that_refuses_two_questions_says_what_to_do() -> None:
     async with ServiceRig(tokenizer=TakesTurns()) as rig:
         left = await asked_twice_and_rewound(rig)
         with pytest.raises(InvalidRequestError, match=r"roles must alternate.*generate without prompt"):

@@ -123,7 +123,7 @@ def test_a_link_in_the_pid_files_place_is_refused_and_its_target_stays(tmp_path:
     assert victim.read_text() == "ssh-ed25519 AAAA\n"
 
 
-def test_a_runtime_folder_that_others_can_open_is_refused_before_anything_is_made_in_it(
+def test_a_runtime_folder_open_to_others_is_refused(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"

@@ -60,7 +60,7 @@ def test_another_users_folder_is_refused_and_left_as_it_is(
     assert mode(folder) == 0o755
 
 
-def test_another_users_link_is_refused_and_ones_own_leads_to_a_folder_that_is_looked_at(
+def test_another_users_link_is_refused_and_ones_own_is_followed(
     tmp_path: Path,
 ) -> None:
     target = folder_of(tmp_path / "target", 0o700, "things")

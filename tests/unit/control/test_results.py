@@ -97,7 +97,7 @@ async def test_a_status_is_read_as_it_was_published() -> None:
     assert read(results.AgentRow, plain(row)).priority == row.priority
 
 
-def test_what_an_older_daemon_leaves_out_has_its_default_and_what_a_newer_one_adds_is_left_out() -> None:
+def test_missing_fields_get_defaults_and_unknown_ones_are_dropped() -> None:
     status = read(results.StatusResult, {"state": "ready", "cache": {"hot_bytes": 5, "quantum": 1}, "new": 2})
     assert (status.state, status.cache.hot_bytes, status.cache.budget_bytes) == ("ready", 5, 0)
     assert (status.outcomes, status.savings, status.free_memory_bytes) == (None, None, None)

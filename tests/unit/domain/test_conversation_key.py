@@ -59,7 +59,7 @@ def test_a_head_that_has_changed_goes_on_where_the_conversation_opens_as_before(
         assert changed.continues(MAIN)
 
 
-def test_a_date_that_has_changed_makes_no_other_conversation_even_of_a_single_question() -> None:
+def test_a_changed_date_keeps_the_conversation() -> None:
     asked = key("hello", system="Answer in riddles. Today is 2026-11-28. Be kind.")
     assert key("hello", system="Answer in riddles. Today is 2026-11-29. Be kind.").continues(asked)
     assert not key("hello", system="Write a title of three words.").continues(asked)
@@ -78,7 +78,7 @@ def test_a_conversation_keeps_its_weight_while_its_head_stays() -> None:
     assert begun_anew.heavier_of(None).weight == 0
 
 
-def test_the_names_of_side_conversations_can_stand_in_a_url_and_single_questions_share_a_few() -> None:
+def test_side_conversations_have_names_that_fit_in_a_url() -> None:
     for agent_id in ("a", "a" * 128):
         for other in (key("x", system="Write a title."), key("x", system="You search.", tools=(TOOL,))):
             name = other.name_below(agent_id)

@@ -74,7 +74,7 @@ def test_what_follows_ends_with_its_answer(pairs: list[tuple[list[int], list[int
         assert found == ids[place : ids.index(SEPARATOR, place)][:count]
 
 
-def test_a_longer_answer_to_the_same_prompt_is_not_given_up_for_one_that_was_cut_short() -> None:
+def test_a_truncated_answer_does_not_replace_a_longer_one() -> None:
     text = made([([1, 2, 3], [4, 5, 6, 7]), ([9], [9, 9]), ([1, 2, 3], [4, 5])])
     start = text.answer_to([1, 2, 3])
     assert start is not None

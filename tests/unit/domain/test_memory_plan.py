@@ -156,7 +156,7 @@ def test_the_model_a_machine_starts_with(kind: DeviceKind, gb: int, expected: st
         assert (fit(device, MODELS[expected]).tokens["exact"] or 0) >= DEFAULT_TOKENS
 
 
-def test_a_recommended_model_of_the_users_own_is_the_default_where_it_is_the_largest_that_fits() -> None:
+def test_the_users_own_largest_fitting_model_is_the_default() -> None:
     own = ModelFootprint(
         name="own", weights_bytes=12_000_000_000, kv_bytes_per_token=24_576, recommended=True
     )

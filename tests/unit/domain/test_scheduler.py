@@ -227,7 +227,7 @@ def test_an_endless_stream_of_newcomers_starves_nobody() -> None:
     assert engine.finished[old[1].sequence_id] < 20.0 + (20.0 + 20.0) / 0.2 * 0.4 + 1.0
 
 
-def test_cheap_turns_that_come_back_again_and_again_do_not_pass_one_that_waits_for_room() -> None:
+def test_repeated_cheap_turns_do_not_overtake_one_that_needs_room() -> None:
     """The next one comes while the last one decodes, so that a cheap one is always there, new to the scene."""
     engine = ScheduledEngine(limits=SchedulerLimits(max_batch_size=1))
     cheap = [engine.add(Job(agent="cheap-0", prompt=20, answer=3))]

@@ -146,9 +146,7 @@ async def test_a_turn_waits_for_the_one_before_and_is_stopped(socket_path: Path,
         assert not any("did not answer" in str(t.render()) for t in app.screen.query("Toast"))
 
 
-async def test_what_a_client_asks_the_agent_is_shown_and_never_as_the_answer_to_what_was_said(
-    socket_path: Path, until: Until
-) -> None:
+async def test_a_clients_request_is_never_shown_as_the_answer(socket_path: Path, until: Until) -> None:
     async with chat(socket_path, until, []) as (app, daemon, pilot):
         asks = "<|im_start|>user\nWhat is left?<|im_end|>\n<|im_start|>assistant\n"
         daemon.answers["requests.prompt"] = {"messages": [{"role": "transcript", "content": asks}]}

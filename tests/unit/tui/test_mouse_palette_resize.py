@@ -186,7 +186,7 @@ async def test_the_log_is_wrapped_anew_and_has_the_themes_colours(until: Until) 
         )
 
 
-async def test_a_verdict_has_the_lines_it_needs_after_size_and_theme_changed_on_another_screen(
+async def test_a_verdict_keeps_its_lines_after_changes_elsewhere(
     until: Until,
 ) -> None:
     app = busy(screen="agent")

@@ -91,7 +91,7 @@ async def test_while_the_old_model_drains_the_new_one_is_current(socket_path: Pa
     assert model_cells(ModelRow(id="m", loaded=True, current=True), draining)[1][0] == "draining"
 
 
-async def test_alarms_are_listed_by_a_click_and_without_a_daemon_that_is_what_needs_attention(
+async def test_a_click_lists_alarms_or_the_missing_daemon(
     until: Until,
 ) -> None:
     app = Dashboard(state=watch_states.failing(), clock=lambda: watch_states.NOW)

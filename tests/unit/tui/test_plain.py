@@ -103,7 +103,7 @@ def test_times_are_in_units_that_people_read_and_savings_say_what_is_todays() ->
     assert "3 min" in text.splitlines()[-1]
 
 
-def test_on_a_terminal_long_names_are_cut_until_the_tables_fit_and_in_a_file_they_are_whole() -> None:
+def test_on_a_terminal_names_are_cut_until_the_tables_fit() -> None:
     name = "a-name-that-somebody-uses-" + "x" * 70
     request = RequestRow(id="req_1", agent=name, state="decoding")
     rows = ([replace(AGENT, id=name)], [request])

@@ -17,7 +17,7 @@ from semanticd.control.results import RequestRow, SavingsFacts, TurnRow
 from tests.fakes import watch_states
 
 
-def test_an_agent_in_its_first_turn_has_the_tokens_of_its_furthest_request_and_no_bytes_yet() -> None:
+def test_an_agent_in_its_first_turn_shows_tokens_and_no_bytes() -> None:
     state = WatchState()
     running = {"id": "r", "agent": "new", "state": "decoding", "prefilled_tokens": 80, "completion_tokens": 4}
     state.take("requests", {"requests": [running, {"id": "s", "agent": "new", "state": "waiting"}]})

@@ -57,7 +57,7 @@ def test_a_stream_is_the_text_of_the_newest_request() -> None:
     assert state.streams["a"].tail(3) == "llo"
 
 
-def test_tokens_of_two_requests_of_one_agent_are_two_texts_and_the_second_follows_the_first() -> None:
+def test_tokens_of_two_requests_of_one_agent_are_not_mixed() -> None:
     state = WatchState()
     rows = [{"id": request, "agent": "a", "state": "decoding"} for request in ("r1", "r2")]
     state.take("requests", {"requests": rows})
@@ -85,7 +85,7 @@ def test_streams_alongside_others_are_bounded_and_leave_with_their_requests() ->
     assert not state.other_streams
 
 
-def test_streams_take_the_memory_of_their_characters_and_together_no_more_than_so_many() -> None:
+def test_streams_of_tokens_have_bounded_memory() -> None:
     state = WatchState()
     pieces = [f"{at:03} in a row, " for at in range(1000)]
     agents = [f"agent-{at}" for at in range(100)]
@@ -144,7 +144,7 @@ def test_points_that_are_drawn_keep_the_largest_value_and_the_gaps() -> None:
     assert resampled([], 2, 4) == [None, None]
 
 
-def test_dropped_events_are_forgotten_with_the_connection_and_history_with_the_daemon() -> None:
+def test_dropped_events_end_with_the_connection() -> None:
     state = WatchState()
     state.begin(HelloResult(pid=1))
     state.take("status", {}, 94_417)

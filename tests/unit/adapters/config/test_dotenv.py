@@ -123,7 +123,7 @@ def test_the_users_own_file_sets_everything(tmp_path: Path, name: str) -> None:
     [
         (tracked, "git tracks it"),
         (tracked_through_a_link, "git tracks it"),
-        (writable_by_all, "others may write"),
+        (writable_by_all, "other users can write"),
     ],
 )
 def test_a_file_from_elsewhere_decides_nothing_about_security(

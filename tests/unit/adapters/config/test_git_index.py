@@ -32,7 +32,7 @@ def repository(folder: Path, *, init: tuple[str, ...] = ()) -> Path:
     return folder
 
 
-def test_a_file_outside_of_any_repository_and_one_before_the_first_add_are_not_tracked(
+def test_files_outside_a_repository_or_not_added_are_untracked(
     tmp_path: Path,
 ) -> None:
     (tmp_path / ".env").write_text("")

@@ -234,7 +234,7 @@ def test_what_a_full_disk_does_not_delete_stays_as_it_was(
     disk.close()
 
 
-def test_a_full_disk_is_known_as_such_while_the_ballast_is_given_up_for_something_else(volume: Path) -> None:
+def test_a_full_disk_is_recognized_while_the_ballast_is_in_use(volume: Path) -> None:
     disk = filled(volume / "caches")
     fill(volume)
     disk.warm.folder.ballast.num_bytes = 0  # it is not put back

@@ -327,9 +327,7 @@ def test_a_file_that_was_converted_anew_is_another_one_than_its_former_models(
     assert models.replaced_source(before) == str(path), "its conversion is gone too"
 
 
-def test_what_was_converted_from_no_file_of_the_users_or_from_an_unknown_one_was_not_replaced(
-    tmp_path: Path, converter: Converter
-) -> None:
+def test_a_conversion_without_a_known_source_is_not_replaced(tmp_path: Path, converter: Converter) -> None:
     models = registry(tmp_path, converter)
     path = Path(file(tmp_path / "model.gguf", "one"))
     found = models.pull(str(path), silent)

@@ -250,7 +250,7 @@ def test_a_block_that_is_used_again_after_its_writing_was_called_off_is_written_
 
 
 @pytest.mark.parametrize("has_state", [False, True])
-def test_what_is_computed_again_after_its_writing_was_called_off_stays_and_is_written(
+def test_a_block_computed_again_after_a_cancelled_write_is_written(
     has_state: bool,
 ) -> None:
     rig = CacheRig(has_state=has_state)

@@ -20,7 +20,7 @@ def test_the_least_recently_used_agents_are_demoted_but_never_pinned_or_spared_o
     assert sorted(rig.store.pool.hot_agents()) == [A, "c"]
 
 
-def test_pins_keep_half_of_the_budget_at_most_and_what_is_beyond_is_protected_on_disk() -> None:
+def test_pins_keep_half_of_the_budget_and_the_rest_on_disk() -> None:
     rig = CacheRig(budget_tokens=32)
     rig.publish(A, list(range(12)))
     rig.publish(B, list(range(20, 28)))

@@ -29,7 +29,7 @@ class Rig:
         self.progress = ModelProgress(Telemetry(self.clock, RecordingMetrics(), self.log, self.bus))
 
 
-def test_a_model_that_could_not_be_loaded_is_tried_again_after_a_minute_or_once_it_was_loaded() -> None:
+def test_a_failed_load_is_retried_after_a_minute() -> None:
     rig = Rig()
     progress = rig.progress
     assert progress.failure_of(MODEL) is None

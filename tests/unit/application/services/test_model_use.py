@@ -12,9 +12,7 @@ ONE, TWO, THREE = ModelId("one"), ModelId("two"), ModelId("three")
 LOADED = (ONE, TWO, THREE)
 
 
-async def test_the_next_loaded_model_that_is_not_leaving_becomes_current_when_the_current_one_leaves() -> (
-    None
-):
+async def test_another_loaded_model_becomes_current_after_an_unload() -> None:
     use = ModelUse(ManualClock())
     use.current = ONE
     with use.leaving(TWO, loaded=LOADED):

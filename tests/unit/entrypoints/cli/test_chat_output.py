@@ -68,7 +68,7 @@ def test_a_messages_parts_are_its_text() -> None:
     assert message_text(row) == "see [tool_call look][image]"
 
 
-def test_a_conversation_that_a_client_keeps_is_said_by_roles_and_not_in_the_models_template() -> None:
+def test_a_client_kept_conversation_is_shown_by_roles() -> None:
     rows = [
         read(
             MessageRow, {"role": "transcript", "content": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_st"}

@@ -59,7 +59,7 @@ def restart(
     return [line.partition(":")[0] for line in changed]
 
 
-def test_a_relative_model_means_the_folder_it_was_typed_in_wherever_the_restart_is_typed(
+def test_a_relative_model_path_survives_a_restart_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ports: Ports
 ) -> None:
     model = tmp_path / "tiny"

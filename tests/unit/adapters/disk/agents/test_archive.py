@@ -385,9 +385,7 @@ def test_an_agents_newest_state_outlives_a_deletion_that_the_disk_refused(
     assert open_archive().load(stored.agent_id) == newest
 
 
-def test_where_the_archive_cannot_be_read_or_is_closed_no_block_counts_as_an_agents_own(
-    open_archive: Open, tmp_path: Path
-) -> None:
+def test_without_an_archive_no_block_counts_as_an_agents_own(open_archive: Open, tmp_path: Path) -> None:
     archive = open_archive()
     block = BlockHash(b"b" * 32)
     assert archive.own_among(AgentId("a"), [block]).result(60) == [block]

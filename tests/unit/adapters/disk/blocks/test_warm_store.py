@@ -305,7 +305,7 @@ def test_an_index_damaged_while_running_is_made_anew(open_store: Open) -> None:
     assert store.get_many(names(chain)) == [record.block for record in chain]
 
 
-def test_blocks_are_found_by_name_and_deleted_ones_are_gone_before_the_folder_was_looked_through(
+def test_blocks_are_found_by_name_before_recovery_has_finished(
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = make_chain(4)
@@ -747,7 +747,7 @@ def test_a_cap_that_goes_by_the_volume_stays_what_it_was_at_the_first_start(
     assert open_store(cap_bytes="by volume").stats().cap_bytes == 64 * gib
 
 
-def test_a_store_opens_and_reads_on_a_volume_below_the_reserve_and_decides_on_a_cap_later(
+def test_a_store_opens_below_the_reserve_and_sets_its_cap_later(
     open_store: Open, fs: FaultyFileSystem
 ) -> None:
     store = open_store()

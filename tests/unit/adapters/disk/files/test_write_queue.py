@@ -12,7 +12,7 @@ def test_who_asks_gets_the_result_after_what_was_queued_before() -> None:
     queue.close()
 
 
-def test_who_asks_what_fails_or_comes_too_late_gets_the_other_answer_and_the_queue_goes_on() -> None:
+def test_a_failed_or_late_job_returns_the_fallback() -> None:
     log = RecordingLog()
     queue = WriteQueue(log=log)
     assert queue.ask(lambda: 1 // 0, otherwise=-1).result(60) == -1

@@ -52,7 +52,7 @@ def test_a_response_is_the_same_after_a_restart_and_only_its_owner_reads_the_fil
     again.close()
 
 
-def test_a_conversation_takes_the_room_of_its_items_and_goes_on_without_its_earlier_responses(
+def test_a_conversation_continues_without_its_earlier_responses(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "responses.sqlite"
@@ -219,9 +219,7 @@ def test_what_the_disk_refused_is_readable_and_stored_with_the_next_that_it_take
     again.close()
 
 
-def test_what_the_disk_refused_is_tried_again_now_and_then_while_nothing_else_is_written(
-    tmp_path: Path, disk: FullDisk
-) -> None:
+def test_refused_writes_are_retried_while_nothing_else_is_written(tmp_path: Path, disk: FullDisk) -> None:
     clock = ManualClock()
     archive = opened(tmp_path / "responses.sqlite", clock, idle_s=0.001)
     archive.save(response("r1", "hi"))
@@ -313,7 +311,7 @@ INSERT INTO responses VALUES (1, 'old', 'a', 1.7e9, 2, 2, 1, x'7b7d');
 """
 
 
-def test_a_database_of_the_first_version_goes_on_and_ids_that_clients_chose_are_no_longer_found(
+def test_a_first_version_database_is_migrated(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "r.sqlite"

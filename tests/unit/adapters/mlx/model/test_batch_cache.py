@@ -86,7 +86,7 @@ def held(cache: Any, number: int) -> tuple[Any, Any]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_rows_that_join_step_rewind_and_leave_in_any_order_hold_what_they_would_alone(data: Any) -> None:
+def test_rows_in_a_batch_hold_what_they_would_alone(data: Any) -> None:
     batch: SlottedKVCache | None = None
     alone: list[KVCache] = []
     for seed in range(data.draw(st.integers(3, 14))):

@@ -126,7 +126,7 @@ def test_a_template_without_tools_gets_them_in_the_system_text_and_results_from_
     assert "<|im_start|>tool" not in text
 
 
-def test_tools_that_must_not_be_called_stay_in_the_prompt_so_that_it_is_found_in_the_cache() -> None:
+def test_forbidden_tools_stay_in_the_prompt() -> None:
     free = chat(("user", "hi"), tools=(WEATHER,))
     forbidden = chat(("user", "hi"), tools=(WEATHER,), tool_choice=ToolChoice("none"))
     for template in (CHATML, WITH_TOOLS):

@@ -144,7 +144,7 @@ def test_a_tokenizer_that_wants_none_gets_none(tokenizer: MlxTokenizer) -> None:
     assert tokenizer.raw_text("Once upon") == "Once upon"
 
 
-def test_a_text_is_read_with_or_without_its_special_tokens_and_behind_the_bos_if_wanted(
+def test_special_tokens_and_bos_are_optional(
     with_bos: MlxTokenizer,
 ) -> None:
     def ids(text: str, *, add: bool, parse: bool) -> list[int]:

@@ -137,7 +137,7 @@ def test_with_tools_and_a_form_the_answer_is_a_call_or_has_the_form(
     assert not accepted(tokenizer, constraint, "Let me see.")
 
 
-def test_with_a_form_a_call_that_is_required_still_is_and_one_that_is_forbidden_does_not_come(
+def test_a_form_keeps_required_and_forbidden_calls(
     tokenizer: MlxTokenizer,
 ) -> None:
     required = tokenizer.tool_constraint(prompt(STRICT, choice=ToolChoice("required")), SCHEMA)
