@@ -1,4 +1,4 @@
-"""What the daemon is asked to do, in words: how an action is announced, asked about, and reported. Pure."""
+"""Texts of the actions: labels, questions, confirmations and reports. Pure."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _MAX_NAME = 60
 
 @dataclass(frozen=True, slots=True)
 class AgentColumn:
-    """One column; without a width it takes what the others leave."""
+    """One column; without a width it takes the remaining space."""
 
     title: str
     sort_key: str

@@ -1,4 +1,4 @@
-"""What is known about one agent, as cells and text: its turns with their times and misses, its blocks, its speed."""
+"""The facts about one agent as cells and text: its turns with their times and misses, its blocks, its speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs attention, most urgent first: failing requests, refusals, thrashing, disk and memory. Pure."""
+"""The alarms, most urgent first: failing requests, refusals, thrashing, disk and memory. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One thing: a few words for the strip, and a sentence with what to do for the list."""
+    """One alarm: a few words for the strip, and a sentence with the remedy for the list."""
 
     level: Level
     short: str

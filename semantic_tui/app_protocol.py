@@ -1,4 +1,4 @@
-"""AppProtocol: what screens ask of the app that holds them. They know this, never the app, which knows all of them."""
+"""AppProtocol: the app's interface for its screens. They import this, never the app, which imports all of them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Value = float | None
 
 
 class History:
-    """What is known of the last hour."""
+    """The samples of the last hour."""
 
     def __init__(self) -> None:
         self._series: dict[int, dict[str, deque[Value]]] = {1: {}, 10: {}}

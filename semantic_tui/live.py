@@ -1,4 +1,4 @@
-"""What a request does now, in words: decode 27/s, prefill 43 %, restore 61 %, wait 3.9 s (RAM). Pure.
+"""The present activity of a request as text: decode 27/s, prefill 43 %, restore 61 %, wait 3.9 s (RAM). Pure.
 
 `decode 74/s ×2.3`: a decode step brings 2.3 tokens on average, for guessed ones were right.
 """

@@ -1,4 +1,4 @@
-"""What is known about models, as cells and text, and what a change of them will do. Pure."""
+"""The facts about models as cells and text, and the effects of a change. Pure."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class AgentSearch:
 
 
 class MoreAgents:
-    """What was asked for last, and what was found."""
+    """The last query and its results."""
 
     def __init__(self) -> None:
         self.search = AgentSearch()

@@ -1,4 +1,4 @@
-"""Polling: what is only fetched while a screen shows it, and fetched again when it has changed.
+"""Polling: facts that are fetched only while a screen shows them, and again when they have changed.
 
 The block map, an agent's turns and the failures are too large for every status event. Rule: a poll follows a change in
 the events' facts, at most once in `INTERVAL_S`; an idle daemon is asked for new samples of its history only.

@@ -1,4 +1,4 @@
-"""What the dashboard remembers from run to run: theme, order, span, log level.
+"""The choices that the dashboard keeps from run to run: theme, order, span, log level.
 
 A file that cannot be read or written is ignored.
 """

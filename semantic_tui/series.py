@@ -1,4 +1,4 @@
-"""The series of the history as screens show them: what each is called and how its values are written. Pure."""
+"""The series of the history as screens show them: their names and the format of their values. Pure."""
 
 from __future__ import annotations
 

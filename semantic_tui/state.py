@@ -1,4 +1,4 @@
-"""What the dashboard knows: the daemon's last facts, kept in bounded memory. Pure: no clock, no terminal, no socket.
+"""The dashboard's state: the daemon's last facts, kept in bounded memory. Pure: no clock, no terminal, no socket.
 
 Rule: what the daemon sends is read into values as it is taken (what is missing has its default), nothing here grows
 without bound, and all text passes the sanitizer before, so that screens may show whatever is here.
@@ -60,7 +60,7 @@ _NOTHING_HEARD = StatusResult()
 
 @dataclass(slots=True)
 class Stream:
-    """What one agent's newest request has said so far; only its last characters are kept."""
+    """The output of one agent's newest request so far; only its last characters are kept."""
 
     request: str = ""
     num_tokens: int = 0
@@ -117,7 +117,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class AgentDetails:
-    """What was fetched of an agent that was opened: its facts with its turns, and its conversation."""
+    """The fetched details of an opened agent: its facts with its turns, and its conversation."""
 
     facts: AgentResult = field(default_factory=AgentResult)
     messages: tuple[MessageRow, ...] = ()
@@ -125,7 +125,7 @@ class AgentDetails:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What was said to an agent from here; its conversation has it only when the answer has ended.
+    """A turn sent to an agent from here; its conversation contains it only when the answer has finished.
 
     `num_turns_before` and `requests_before` identify this turn: how many turns the user had, and which requests
     the agent, until it was said.

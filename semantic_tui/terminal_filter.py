@@ -16,7 +16,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TerminalFilter(LineFilter):
-    """Replaces what steers a terminal; the program's own sequences are no text and pass elsewhere."""
+    """Replaces characters that control a terminal; the program's own sequences are not text and pass elsewhere."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """Return the line's segments, those that are safe as they are."""

@@ -158,7 +158,7 @@ def _marked(found: Sequence[Entry], num_cached: int) -> list[Entry]:
 
 
 class EntryLayout:
-    """One message as the view's lines; while it is written, only what came is laid out."""
+    """One message as the view's lines; while it streams, only the new text is laid out."""
 
     def __init__(self, entry: Entry, width: int, *, number: int, open_all: bool) -> None:
         """Wrap the message with this number; system text and tool results are one line unless all are open."""

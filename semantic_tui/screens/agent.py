@@ -1,4 +1,4 @@
-"""The agent screen: live token streams side by side; below, what is known about the agent that is chosen."""
+"""The agent screen: live token streams side by side; below them, the facts about the selected agent."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Tile(VerticalScroll):
 
 
 class AgentScreen(AgentActionsScreen):
-    """What the chosen agents say, and why a turn was slow."""
+    """The streams of the selected agents, and why a turn was slow."""
 
     AUTO_FOCUS = "#turns"
 

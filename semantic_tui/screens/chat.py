@@ -1,4 +1,4 @@
-"""The chat: a conversation with an agent; what is said is there at once, and the answer as it comes."""
+"""The chat: a conversation with an agent; a sent turn appears at once, and the answer as it streams."""
 
 from __future__ import annotations
 

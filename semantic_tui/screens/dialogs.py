@@ -1,4 +1,4 @@
-"""Dialogs: one that asks for a yes after saying what will happen, one that asks for a word, and the help page."""
+"""Dialogs: a confirmation with the effects of an action, a prompt for one line, and the help page."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class WordDialog(ModalScreen["str | None"]):
 
 
 class HelpPage(ModalScreen[None]):
-    """The keys and what the figures mean."""
+    """The help page: keys and figures."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close")]
 

@@ -1,4 +1,4 @@
-"""The doctor screen: the installation's findings and what to do about each."""
+"""The doctor screen: the findings about the installation, each with its remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKS = {"ok": ("âœ“", "$success"), "warning": ("!", "$warning"), "error": ("âœ
 
 
 class DoctorScreen(WatchScreen):
-    """What `semanticd doctor` finds."""
+    """The findings of `semanticd doctor`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "run(False)", "Run again"),

@@ -1,4 +1,4 @@
-"""The models screen: what is loaded and available, and changes of it with their progress."""
+"""The models screen: loaded and available models, and changes with their progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard's two panels as lines: the block pool, and what the engine does. Pure functions of the watch state."""
+"""The dashboard's two panels as lines: block pool and engine activity. Pure functions of the watch state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The requests screen: what runs and waits, and below what failed or was refused."""
+"""The requests screen: running and waiting requests, and below them failed and refused ones."""
 
 from __future__ import annotations
 

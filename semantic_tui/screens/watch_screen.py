@@ -1,4 +1,4 @@
-"""WatchScreen: what all screens share: the lines on top, the keys below, and `show`, called when the state changed."""
+"""WatchScreen: the base of all screens: the lines on top, the keys below, and `show`, called when the state changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines on top of every screen: the daemon's state, the screens to go to, and what is wrong with the line to it."""
+"""The lines on top of every screen: the daemon's state, the screens, and the problem with the connection, if any."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _health(state: WatchState) -> tuple[str, str]:
 
 
 class AlarmLine(ShownText):
-    """What needs attention, in a line; not there while nothing does. A click lists it."""
+    """The alarms in one line; hidden while there are none. A click lists them."""
 
     async def on_click(self) -> None:
         await self.run_action("app.alarms")

@@ -1,4 +1,4 @@
-"""TranscriptView: a conversation by lines, of which only those that are seen are drawn; search, follow, copy."""
+"""TranscriptView: a conversation by lines, of which only the visible ones are drawn; search, follow, copy."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def log_context(**fields: str) -> contextlib.AbstractContextManager[None]:
 
 
 class Logs:
-    """The process's log while it is open; `close` gives the process back as it was."""
+    """The process's log while it is open; `close` restores the previous state."""
 
     def __init__(self, options: LogOptions, *, bus: Publishes | None = None) -> None:
         """Open the file and take over the process's logging.

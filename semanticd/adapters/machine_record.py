@@ -1,4 +1,4 @@
-"""What was measured on this machine, kept between runs: the best chunk of each model, and how far the last test came.
+"""Measurements of this machine, kept between runs: the best chunk of each model, and the last self-test's progress.
 
 One small JSON file in the user's data folder, written whole or not at all. What cannot be read counts as not there:
 everything in it can be measured again.

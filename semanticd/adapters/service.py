@@ -40,7 +40,7 @@ def run_program(command: Sequence[str]) -> tuple[int, str]:
 
 
 class Service(Protocol):
-    """What `semanticd service` needs of a system."""
+    """The interface of a service manager for `semanticd service`."""
 
     def text(self) -> str:
         """Return the service file."""

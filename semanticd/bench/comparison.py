@@ -1,4 +1,4 @@
-"""Compares results: the first is the one that is judged, ratios are its value to the other's."""
+"""Compares results: the first is the subject, ratios are its value divided by the other's."""
 
 from __future__ import annotations
 

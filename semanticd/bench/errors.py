@@ -1,7 +1,7 @@
-"""What can go wrong in a benchmark: one error, whose message says what to do."""
+"""The error of the benchmarks; its message has the remedy."""
 
 from __future__ import annotations
 
 
 class BenchError(Exception):
-    """The measurement cannot continue; the message says what was done, to what, why it failed and what to do."""
+    """The measurement cannot continue; the message has the step, the cause and the remedy."""

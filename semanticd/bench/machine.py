@@ -1,4 +1,4 @@
-"""What the figures were measured on: processor, memory, system, versions. Nothing that names a user or a host."""
+"""The machine of the measurement: processor, memory, system, versions. No name of a user or a host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server says of one replayed request: its cost, read from whatever dialect and server it comes from.
+"""The cost of one replayed request, read from the answer of any dialect and server.
 
 Ours says hot, warm and computed tokens in `X-Semantic-Cache`; others say cached tokens in `usage`, llama.cpp also in
 `timings`.

@@ -16,7 +16,7 @@ _UNEXPLAINED = "unexplained"
 
 @dataclass(frozen=True, slots=True)
 class AgentFigures:
-    """What one agent's requests cost, in tokens and seconds; None where the server does not say."""
+    """The costs of one agent's requests in tokens and seconds; None where the server does not report them."""
 
     agent: str
     trace: str

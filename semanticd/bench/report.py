@@ -1,4 +1,4 @@
-"""A result as Markdown: what was measured on what, one table per scenario."""
+"""A result as Markdown: the machine and settings, and one table per scenario."""
 
 from __future__ import annotations
 

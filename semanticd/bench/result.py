@@ -1,4 +1,4 @@
-"""Results: figures with their samples, and on what they were measured. JSON is the form that is kept."""
+"""Results: figures with their samples, and the machine that they were measured on. They are stored as JSON."""
 
 from __future__ import annotations
 

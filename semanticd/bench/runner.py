@@ -1,4 +1,4 @@
-"""Runs scenarios one after another against one server; what each measured is kept at once."""
+"""Runs scenarios one after another against one server; the figures of each are stored at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scenario works with: settings, client, text, progress, and conversations that scenarios hand on."""
+"""The tools of a scenario: settings, client, text, progress, and conversations that scenarios share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BenchSettings:
 
 @dataclass(slots=True)
 class Conversation:
-    """One agent's messages so far, and what its last turn cost."""
+    """One agent's messages so far, and the cost of its last turn."""
 
     agent: str
     messages: list[dict[str, str]] = field(default_factory=list)

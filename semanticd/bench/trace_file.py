@@ -37,7 +37,7 @@ class TracedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A trace: what its first line says, and its requests in the order of their beginnings."""
+    """A trace: its header line, and its requests in the order of their start."""
 
     name: str
     head: Mapping[str, Any]

@@ -84,7 +84,7 @@ class EventSubscription:
 
 
 class AsyncControlClient:
-    """A connection to the daemon after `hello`; `daemon` holds what it answered."""
+    """A connection to the daemon after `hello`; `daemon` holds the reply."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: Path) -> None:
         """Take over a connection; use `connect` instead."""

@@ -62,7 +62,7 @@ MAX_KEPT_EVENTS = 10_000
 
 
 class ControlClient:
-    """A connection to the daemon after `hello`; `daemon` holds what it answered."""
+    """A connection to the daemon after `hello`; `daemon` holds the reply."""
 
     def __init__(self, connection: socket.socket, path: Path) -> None:
         """Take over a connected socket; use `connect` instead."""

@@ -1,4 +1,4 @@
-"""What can go wrong for a control client.
+"""The errors of control clients.
 
 ```
 ControlError

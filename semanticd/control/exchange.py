@@ -19,7 +19,7 @@ from semanticd.control.framing import FrameError, FrameReader, FrameTooLargeErro
 
 
 class ClientExchange:
-    """Numbers commands and reads what comes back."""
+    """Numbers commands and reads replies and events."""
 
     def __init__(self) -> None:
         self._frames = FrameReader()

@@ -1,4 +1,4 @@
-"""Markdown as it streams: pieces of text with what each is, for terminals. Pure.
+"""Markdown as it streams: pieces of text with their kinds, for terminals. Pure.
 
 Rule: a piece is given out as soon as what it is cannot change, and nothing is lost but the marks of what is marked. A
 mark that its line never closes is text, so that `*args` and 2 * 3 stay as they were written. Known are headings, lists,

@@ -1,4 +1,4 @@
-"""What control clients and the daemon say to each other, and how it becomes bytes and comes back.
+"""The messages between control clients and the daemon, and their encoding.
 
 Rule: this file and its neighbours are the published protocol (docs/formats/control-protocol.md). Every message is
 one msgpack map with `v`; the receiver ignores keys that it does not know, and refuses a map it cannot use.
@@ -72,7 +72,7 @@ class MalformedMessageError(ValueError):
 
 
 class UnsupportedVersionError(MalformedMessageError):
-    """A message speaks a newer major version; `version` is what it asked for and `request_id` its id, if readable."""
+    """A message has a newer major version; `version` is the requested one and `request_id` its id, if readable."""
 
     def __init__(self, version: int, request_id: int | None) -> None:
         super().__init__(

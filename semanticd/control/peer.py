@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket: the platform fork, and nothing else."""
+"""The user at the other end of a Unix socket: only the platform-dependent part."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _KINDS = (
 
 
 class UnsafePathError(OSError):
-    """A folder or file that others made or may change; the text says which, why, and what to do."""
+    """A folder or file that other users made or may change; the text has the path, the cause and the remedy."""
 
 
 def prepare_private_folder(folder: Path, *, ours: tuple[str, ...], uid: int | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""What clients get, as frozen values with defaults, and `read`, which makes them of a result or an event's data.
+"""The results for clients, as frozen values with defaults, and `read`, which makes them from a result or event data.
 
     status = read(StatusResult, client.call("status"))
     print(status.cache.hot_bytes)
@@ -28,7 +28,7 @@ _CLASS: Final = {"key": "class"}
 
 @dataclass(frozen=True, slots=True)
 class HelloResult:
-    """`hello`: who answers."""
+    """`hello`: the daemon that replies."""
 
     server: str = ""
     version: str = ""
@@ -65,7 +65,7 @@ class DraftSourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What the engine is doing, within `status`."""
+    """The engine's activity, within `status`."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -130,7 +130,7 @@ class CacheStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelSizeRow:
-    """What the stored blocks of one model in one layout take on disk, within `cache.sizes`."""
+    """The disk space of one model's blocks in one layout, within `cache.sizes`."""
 
     fingerprint: str = ""
     layout: str = ""
@@ -176,7 +176,7 @@ class SavedFacts:
 
 @dataclass(frozen=True, slots=True)
 class SavingsFacts:
-    """What was saved since it was first counted, and in `today` (of the daemon's calendar) of that."""
+    """The savings since counting began, and `today`'s part of them (by the daemon's calendar)."""
 
     reused_tokens: int = 0
     saved_s: float = 0.0
@@ -550,7 +550,7 @@ def drafts_text(engine: EngineFacts) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FreedResult:
-    """What `cache.prune` (`freed_bytes`) and `cache.clear` (the two others) freed."""
+    """The bytes freed by `cache.prune` (`freed_bytes`) and `cache.clear` (the two others)."""
 
     freed_bytes: int = 0
     freed_hot_bytes: int = 0

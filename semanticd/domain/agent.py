@@ -47,7 +47,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What a client fixed when it created the agent (all optional)."""
+    """The settings that a client fixed when it created the agent (all optional)."""
 
     model: str | None = None
     system: str | None = None
@@ -58,7 +58,7 @@ class AgentConfig:
 
 
 class Retained:
-    """What an agent and its summary have in common: until when blocks stay."""
+    """The common part of an agent and its summary: the end of its pin."""
 
     __slots__ = ()
 
@@ -77,7 +77,7 @@ class Retained:
 
 @dataclass(frozen=True, slots=True)
 class Agent(Retained):
-    """An agent as it is kept on disk; its blocks are named, not held.
+    """A stored agent; its blocks are named, not held.
 
     `block_table` lists the hashes of the blocks of its last prompt and answer, first to last, for `model`; behind them
     those of the snapshots and their tails.

@@ -1,4 +1,4 @@
-"""What an agent's record may say, wherever it comes from: a file, a database.
+"""The bounds of an agent's record, from whatever source: a file, a database.
 
 Rule: a value passes only if everything that shows it, sums it or sends it on can take it. Python's integers, floats and
 text hold more than a timestamp, SQLite, MessagePack and UTF-8 do, and one such value in a list costs the whole list.

@@ -16,7 +16,7 @@ AgentOrder = Literal["used", "created", "tokens", "turns", "name"]
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary(Retained):
-    """What lists show of an agent; times in seconds since the epoch. The `last_…` are None before the first turn."""
+    """The row of an agent in lists; times in seconds since the epoch. The `last_…` are None before the first turn."""
 
     agent_id: AgentId
     created_at: float

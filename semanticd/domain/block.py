@@ -62,7 +62,7 @@ def hash_block(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is known about a block without its tensors."""
+    """The metadata of a block, without its tensors."""
 
     block_hash: BlockHash
     parent: BlockHash

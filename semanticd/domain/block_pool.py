@@ -1,4 +1,4 @@
-"""BlockPool: what is hot, who holds it, what it costs, and what goes next when room is needed.
+"""BlockPool: the hot blocks, their holders, their bytes, and the order of eviction.
 
 Pure metadata: the pool's owner keeps the tensors, under the same hashes. One ledger counts
 everything that competes for the byte budget:
@@ -53,7 +53,7 @@ class AgentPlace:
 
 @dataclass(frozen=True, slots=True)
 class HotShare:
-    """What an agent has in RAM: hot blocks, their bytes, and of these the bytes that other agents hold too."""
+    """An agent's share of RAM: hot blocks, their bytes, and the part of these that other agents hold too."""
 
     num_blocks: int = 0
     num_bytes: int = 0
@@ -87,7 +87,7 @@ class PoolLedger:
 
 @dataclass(frozen=True, slots=True)
 class HotUse:
-    """What of an agent's table is hot, and what of that other agents hold too, by agent."""
+    """The hot part of an agent's table, and its overlap with each other agent."""
 
     num_blocks: int
     num_bytes: int

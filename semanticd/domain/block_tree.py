@@ -14,7 +14,7 @@ from semanticd.domain.ids import BlockHash, ModelFingerprint
 
 
 class BlockTree(Protocol):
-    """What a prompt needs to know of a tree to be matched in it; a loaded model's `ModelCacheSpec` is one."""
+    """The parameters of a tree that a prompt needs to be matched in it; a loaded model's `ModelCacheSpec` is one."""
 
     @property
     def fingerprint(self) -> ModelFingerprint:

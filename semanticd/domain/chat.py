@@ -1,4 +1,4 @@
-"""What a conversation is made of, the same for every dialect."""
+"""The parts of a conversation, the same for every dialect."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingPart:
-    """An assistant's thinking, kept apart from what it said."""
+    """An assistant's thinking, kept apart from its answer."""
 
     text: str
     signature: str = ""

@@ -44,7 +44,7 @@ _NEAR = 1024
 
 @dataclass(frozen=True, slots=True)
 class ChunkTraits:
-    """What a model's layers make of the number of tokens that are computed in one step."""
+    """The effect of the chunk length on a model's layers."""
 
     min_tokens: int = 0
     """Tokens below which experts cost much more a token; 0: there are no experts, or they do not mind."""

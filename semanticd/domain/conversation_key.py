@@ -1,4 +1,4 @@
-"""What conversation a request belongs to, so that a title asked under an agent's id does not replace the agent.
+"""Assigns a request to a conversation, so that a title request under an agent's id does not replace the agent.
 
 Programs send several conversations under one session id: the user's own, and requests for a title, a quota, a summary
 or a sub-agent. They differ in their head (system text and tools). An agent holds its main conversation; the others are
@@ -39,7 +39,7 @@ _ALIKE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class ConversationKey:
-    """What is compared of two requests to see whether they belong to one conversation."""
+    """The parts of two requests that are compared to see whether they belong to one conversation."""
 
     head: str
     """Digest of leading system messages and tools; empty where there are none, `raw` for prompts without messages."""

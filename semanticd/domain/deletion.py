@@ -1,4 +1,4 @@
-"""Deletion: what a disk answers where something is to be deleted from it. What it refuses stays, all of it."""
+"""Deletion: the disk's outcome of a deletion. What it refuses stays, all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EarlierText: what an agent answered before, as drafts for what its prompt no longer holds.
+"""EarlierText: an agent's earlier answers, as drafts for text that its prompt no longer contains.
 
 A prompt holds the answers of its conversation, and a sequence finds drafts in it (see `lookup`). Here are those that it
 may lack: the answer to the very same prompt, asked again, thoughts that the template left out, turns that a client

@@ -106,7 +106,7 @@ class PermissionDeniedError(SemanticError):
 
 
 class NotFoundError(SemanticError):
-    """What was named does not exist."""
+    """The named object does not exist."""
 
     code = "not_found"
 
@@ -217,13 +217,13 @@ class ModelTooLargeError(ModelLoadError):
 
 
 class CacheError(SemanticError):
-    """The KV cache could not do what was asked."""
+    """The KV cache could not perform the operation."""
 
     code = "cache_error"
 
 
 class StorageFullError(CacheError):
-    """The disk has no room for what was asked; nothing was done, or what was done is said."""
+    """The disk has no room for the operation; nothing was done, or the message says how much."""
 
     code = "storage_full"
 
@@ -253,6 +253,6 @@ class DaemonError(SemanticError):
 
 
 class RestartNeededError(DaemonError):
-    """A part of the running program is not there any more: its files were changed or removed since it started."""
+    """A part of the running program is missing: its files were changed or removed since it started."""
 
     code = "restart_needed"

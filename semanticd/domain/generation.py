@@ -1,4 +1,4 @@
-"""A request to generate, the events it answers with, and what its usage says."""
+"""A request to generate, the events of its answer, and its usage."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class ModelDefaults:
-    """What a model's publisher or its registry entry recommends for what a request leaves open; None: nothing.
+    """Sampling values of a model's publisher or registry entry for requests that set none; None: no value.
 
     Ranges as in `SamplingParams`. `thinking` is the template option `enable_thinking`.
     """
@@ -164,7 +164,7 @@ class OutputConstraint:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a client asked for, in the words of no dialect."""
+    """A client's request, independent of the dialect."""
 
     request_id: RequestId
     model: str
@@ -214,7 +214,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class CacheMiss:
-    """Where a prompt left what was cached, and the likely cause.
+    """The position of a cache miss, and its likely cause.
 
     `position` counts tokens from the prompt's start; `expected` and `found` are decoded text around it.
     """
@@ -228,7 +228,7 @@ class CacheMiss:
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """What a request's prompt cost: all counts are tokens and add up to `prompt_tokens`."""
+    """The cost of a request's prompt: all counts are tokens and add up to `prompt_tokens`."""
 
     prompt_tokens: int = 0
     reused_hot_tokens: int = 0
@@ -267,7 +267,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens in, tokens out, and what the cache saved."""
+    """Tokens in, tokens out, and the tokens that the cache saved."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -1,4 +1,4 @@
-"""JSON inside of texts: what a client or a model wrote as a string, such as a tool call's arguments.
+"""JSON inside of texts: strings of a client or a model, such as a tool call's arguments.
 
 Rule: such text is parsed here and nowhere else, and is nested no deeper than a body may be. What is nested deeper
 counts as no JSON: Python's parser accepts many more levels than what walks the value afterwards (templates, keys). So

@@ -1,4 +1,4 @@
-"""Lookup decoding: what a sequence said before is the draft of what it says next.
+"""Lookup decoding: a sequence's earlier text is the draft of its next tokens.
 
 An agent copies: files that it edits, results that it quotes, calls that have the same keys each time. Where the last
 `GRAM` ids were seen before, what followed them there is a draft of what follows now; a step that verifies a draft of

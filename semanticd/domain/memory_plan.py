@@ -1,4 +1,4 @@
-"""The memory plan: which models a machine can hold, what is left for KV, and what each default follows from. Pure.
+"""The memory plan: which models fit on a machine, the memory left for KV, and the derivation of each default. Pure.
 
 ```
 working set (what the device lends one process)
@@ -84,7 +84,7 @@ def device_memory(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFootprint:
-    """What a model takes: bytes of its weights, and bytes of a token's KV in 16 bits (None: not known)."""
+    """The memory of a model: bytes of its weights, and bytes of a token's KV in 16 bits (None: not known)."""
 
     name: str
     weights_bytes: int
@@ -109,7 +109,7 @@ class ModelFootprint:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a model fits on a machine: what it leaves for KV, and the tokens of that by storage precision."""
+    """The fit of a model on a machine: the bytes left for KV, and their tokens by storage precision."""
 
     model: ModelFootprint
     fits: bool

@@ -1,4 +1,4 @@
-"""Explains where a prompt left what was cached, and why, in words a person can act on."""
+"""Finds the position and the cause of a cache miss, in words that a user can act on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How one model's KV cache is laid out: which layers cut by position, what a token costs, what the layout is called."""
+"""The layout of one model's KV cache: which layers can be cut, the bytes of a token, the name of the layout."""
 
 from __future__ import annotations
 

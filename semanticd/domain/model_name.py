@@ -1,4 +1,4 @@
-"""What a model's name says by itself, without a look at the disk."""
+"""Facts that follow from a model's name alone, without access to the disk."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class SequenceState(enum.Enum):
 
 
 class SequenceEvent(enum.Enum):
-    """What can happen to a sequence."""
+    """The events of a sequence."""
 
     ADMITTED = "admitted"
     PREFILLED = "prefilled"

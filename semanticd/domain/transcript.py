@@ -93,7 +93,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A transcript's next state, and what of the state before is in it; both counts are segments of the new one.
+    """A transcript's next state, and its overlap with the previous one; both counts are segments of the new one.
 
     `num_shared` are also the first segments of the transcript before, text and ids. `num_before`, at least as many, are
     what the next turn found: the transcript before, as far as it is known, perhaps as its client writes it.

@@ -167,7 +167,7 @@ class SettingsInEffect:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How far the end is: the daemon's state, the requests that are not answered yet, and what the disk refused."""
+    """The progress of a shutdown: the daemon's state, unanswered requests, and blocks that the disk refused."""
 
     state: str
     num_requests: int

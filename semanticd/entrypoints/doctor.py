@@ -1,4 +1,4 @@
-"""The doctor: looks at everything the daemon stands on. Every finding that is not fine says what to do.
+"""The doctor: checks everything that the daemon depends on. Every finding that is not ok has a remedy.
 
 Rule: a check never raises and never waits for long; what it cannot find out is a finding too. MLX itself is touched
 only where no engine thread owns it, that is, outside the daemon.

@@ -1,4 +1,4 @@
-"""The doctor's look at peers: one finding for each, with what to do here or there."""
+"""The doctor's check of peers: one finding for each, with the remedy."""
 
 from __future__ import annotations
 

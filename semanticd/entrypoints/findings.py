@@ -1,4 +1,4 @@
-"""What the doctor's checks find."""
+"""The findings of the doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found."""
+    """The result of a check."""
 
     check: str
     state: Literal["ok", "warning", "error"]

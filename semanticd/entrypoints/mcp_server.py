@@ -187,7 +187,7 @@ def http_app(socket: Path, *, agent: str | None, host: str, keys: Sequence[str])
 
 
 class _Keyed:
-    """Lets those in who have a key."""
+    """Admits requests that have a key."""
 
     def __init__(self, app: AsgiApp, keys: Sequence[str]) -> None:
         self._app = app

@@ -12,7 +12,7 @@ from semanticd.application.ports.telemetry import Log
 
 
 class MeasuringLoader:
-    """A loader of models, with what the machine's record says of each."""
+    """A loader of models that uses the machine's record of each."""
 
     def __init__(
         self, loader: ModelLoader, *, log: Log, record: Callable[[], MachineRecord] = MachineRecord

@@ -71,7 +71,7 @@ def default_model_name(source: ModelSource, device: DeviceMemory) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FitRow:
-    """One model on a machine: what it leaves for KV, and the tokens of that (None: a token's bytes are not known)."""
+    """One model on a machine: the bytes left for KV, and their tokens (None: a token's bytes are not known)."""
 
     id: str
     fits: bool
@@ -85,7 +85,7 @@ class FitRow:
 
 @dataclass(frozen=True, slots=True)
 class FitTable:
-    """What fits on a machine."""
+    """The models that fit on a machine."""
 
     device: DeviceKind
     memory_bytes: int

@@ -36,7 +36,7 @@ def convert_gguf(gguf: Path, folder: Path, *, bits: int | None, on_progress: Cal
 
 
 class OfflineModels:
-    """What can be done with models' files alone; rows look like the daemon's."""
+    """Operations on models' files without a daemon; rows look like the daemon's."""
 
     def __init__(
         self, registry: ModelRegistry, device: DeviceMemory, *, configured: str | None = None

@@ -39,7 +39,7 @@ _CLOSING_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RankOrder:
-    """What a rank's process gets at its start."""
+    """The start parameters of a rank's process."""
 
     settings: Settings
     rank: int

@@ -1,4 +1,4 @@
-"""RankedParts: what of the composition is another where one model is computed by several machines."""
+"""RankedParts: the parts of the composition that differ where several machines compute one model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PRECISIONS = {None: "exact", 8: "q8", 6: "q6", 4: "q4"}
 
 @dataclass(slots=True)
 class RankedParts:
-    """The group that ranks join, and what stands on it."""
+    """The group that ranks join, and the parts that use it."""
 
     group: RankGroup
     log: Log

@@ -28,7 +28,7 @@ _GIB = 1024**3
 
 
 class MlxShardLoader:
-    """Loads one rank's shard, and knows what computes here."""
+    """Loads one rank's shard, and identifies the local hardware and software."""
 
     def __init__(self, settings: Settings, *, rank: int) -> None:
         self._settings = settings

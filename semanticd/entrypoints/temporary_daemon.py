@@ -58,7 +58,7 @@ def remove_leftovers(beside: Path, *, now: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Replacements:
-    """What stands in the place of real parts, which is how tests make them fail."""
+    """Replacements of real parts, with which tests make them fail."""
 
     files: FileSystem | None = None
     """What the warm tier works through."""

@@ -1,4 +1,4 @@
-"""Upkeep: what a daemon does at its start and then regularly, whether or not there are requests."""
+"""Upkeep: the daemon's tasks at its start and at regular intervals, whether or not there are requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of values: each reads what a flag, a variable or a TOML file gives, and says in words what it expects."""
+"""Kinds of values: each parses the value of a flag, a variable or a TOML key, and describes the expected form."""
 
 from __future__ import annotations
 

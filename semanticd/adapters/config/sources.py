@@ -51,7 +51,7 @@ PROFILE_KEYS = ("model", "description", "defaults", "reference")
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """A file that was read: the settings that it set, those that it may not set, and why not."""
+    """A parsed file: the settings that it sets, those that it may not set, and the reason."""
 
     path: Path
     names: tuple[str, ...]

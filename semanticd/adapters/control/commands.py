@@ -28,7 +28,7 @@ class NotAvailableError(DaemonError):
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """What a command may use."""
+    """The services that a command may use."""
 
     services: Services
     client: str = ""
@@ -41,7 +41,7 @@ Run = Callable[[CommandContext, Mapping[str, Any]], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
-    """A command: its name, its arguments, and what runs it."""
+    """A command: its name, its arguments, and its function."""
 
     name: str
     arguments: tuple[Argument, ...]

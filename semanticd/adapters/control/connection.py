@@ -38,7 +38,7 @@ _UNSUBSCRIBE = (Argument("sub", "integer"),)
 
 @dataclass(frozen=True, slots=True)
 class ControlLimits:
-    """What one client may take; times in seconds."""
+    """The limits of one client; times in seconds."""
 
     max_clients: int = 256
     """Beyond it the client that has asked nothing for longest leaves; one that waits for something stays."""

@@ -1,4 +1,4 @@
-"""What the control edge needs from the rest: the application's services, and small protocols for what is not there.
+"""The services that the control edge needs: those of the application, and small protocols for the others.
 
 A service that is None answers its commands with `not_available`. Methods raise domain errors; the server translates
 them once.

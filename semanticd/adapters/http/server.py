@@ -1,4 +1,4 @@
-"""Connections: how many there may be, how long a client may keep one waiting, and who leaves when there are too many.
+"""Connections: their maximum number, their timeouts, and which are closed when there are too many.
 
 uvicorn on h11 (`strict_connection`), without WebSockets. A connection waits for its client while no head, or no whole
 body, has arrived; such a one can be closed to make room for another. One whose request is being answered is never

@@ -1,1 +1,1 @@
-"""The only room that imports mlx or mlx_lm, and only the engine thread runs what is in it."""
+"""The only package that imports mlx or mlx_lm; its code runs on the engine thread only."""

@@ -1,4 +1,4 @@
-"""What a model's own files say about it: how much context it has, what its KV takes, how its publisher samples."""
+"""Facts from a model's own files: its context, the size of its KV, its publisher's sampling parameters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Blocks of other machines, over HTTP: who has what, and the bytes, never past a deadline."""
+"""Blocks of other machines over HTTP: look-ups and transfers, each with a deadline."""

@@ -27,7 +27,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 class PeerFailedError(Exception):
-    """A peer did not do what was asked; `failure` is the kind, the message says what happened."""
+    """A request to a peer failed; `failure` is the kind, the message has the cause."""
 
     def __init__(self, failure: PeerFailure, message: str, *, for_long: bool = False) -> None:
         """`for_long`: it will not do better soon."""

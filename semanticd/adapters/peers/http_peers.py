@@ -33,7 +33,7 @@ _NAME_THREADS = 6 * LIMITS.peers
 
 
 class _Holding:
-    """Who said to have a block, and how large it may be."""
+    """The peers that offered a block, and its maximum size."""
 
     __slots__ = ("max_bytes", "peers")
 

@@ -1,4 +1,4 @@
-"""One peer: its connections, its link's rate, what it did so far, and how long it is left alone after a failure.
+"""One peer: its connections, its link's rate, its counters, and the pause after a failure.
 
 ```
 ready ──failure──> resting 1 s, 2 s, 4 s … 60 s ──time is over──> ready, with the next failure's rest twice as long
@@ -47,7 +47,7 @@ Decode = Callable[[bytes, BlockHash], BlockRecord | None]
 
 
 class Peer:
-    """Questions to one machine, and what came of them."""
+    """Queries to one machine, and their outcomes."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A probe: whether a peer answers as one, takes the key, and computes what is computed here. For the doctor.
+"""A probe: whether a peer responds as one, accepts the key, and computes the same values. For the doctor.
 
 Rule: whatever a machine answers, or not, is a result; nothing is read but who it is.
 """
@@ -44,7 +44,7 @@ class _Refusal(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What came of asking a peer who it is; `message` is its own where it refused, or why it could not be asked."""
+    """The result of a probe; `message` is the peer's refusal, or the reason why it could not be reached."""
 
     url: str
     outcome: ProbeOutcome

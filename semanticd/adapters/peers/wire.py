@@ -1,4 +1,4 @@
-"""What is said to a peer and what it says: JSON for questions, block files as they are for blocks.
+"""The messages between peers: JSON for queries, unchanged block files for blocks.
 
 Rule: whatever bytes a peer sends, reading them gives offers or raises `PeerFailedError`.
 """

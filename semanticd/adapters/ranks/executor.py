@@ -1,4 +1,4 @@
-"""StepExecutor: a rank's half of the steps: it does with the runner of its shard what the daemon's engine asked for."""
+"""StepExecutor: a rank's half of the steps: it runs the engine's commands on the runner of its shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RankGroup: where ranks join, and what forms them; it outlives each formation.
+"""RankGroup: accepts ranks and forms them; it outlives each formation.
 
 ```
 connection ─> handshake ─> lobby (two links of each rank) ─> formation ─> it ends ─> every rank starts again ─> lobby

@@ -61,7 +61,7 @@ def is_proof(given: object, expected: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a rank must be like to join: the daemon's own version and what computes there, and how many there are."""
+    """The conditions for a rank to join: the daemon's version and computing software, and the number of ranks."""
 
     version: str
     device: str

@@ -13,7 +13,7 @@ _GREETING_S = 10.0
 
 
 class RefusedError(DaemonError):
-    """The daemon does not want this rank, or is not the one that knows the key; trying again does not help."""
+    """The daemon refuses this rank, or does not have the key; a retry does not help."""
 
 
 def join(address: tuple[str, int], *, key: str, who: Introduction) -> Link:

@@ -25,7 +25,7 @@ _SEND_S = 60.0
 
 
 class LinkLostError(ConnectionError):
-    """The other side is gone, or says what is no frame."""
+    """The other side is gone, or sent an invalid frame."""
 
 
 class Link:

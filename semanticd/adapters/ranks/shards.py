@@ -1,4 +1,4 @@
-"""Shards: one rank's part of the blocks, between its running model and its disk; and what the daemon asks about them.
+"""Shards: one rank's part of the blocks, between its running model and its disk, with the daemon's queries about them.
 
 Tensors get the rank and the number of ranks in front of their names, so that no rank ever takes another's for its own.
 """
@@ -22,7 +22,7 @@ Answer = Callable[[Any, Any], None]
 
 
 class NamedBlocks(WarmStore, Protocol):
-    """A warm store that can list what it has."""
+    """A warm store that can list its blocks."""
 
     def names(self, fingerprint: ModelFingerprint, layout: str) -> list[BlockHash]:
         """Return the names of a model's blocks in one layout."""

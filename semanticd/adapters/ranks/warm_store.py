@@ -35,7 +35,7 @@ from semanticd.domain.model_cache_spec import ModelCacheSpec
 
 
 class NamedWarmStore(WarmStore, Protocol):
-    """A warm store that can list what it has."""
+    """A warm store that can list its blocks."""
 
     def names(self, fingerprint: ModelFingerprint, layout: str) -> list[BlockHash]:
         """Return the names of a model's blocks in one layout."""

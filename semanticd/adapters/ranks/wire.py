@@ -1,4 +1,4 @@
-"""What the daemon and its ranks say to one another, as plain values that msgpack knows. No I/O.
+"""The messages between the daemon and its ranks, as plain values for msgpack. No I/O.
 
 Steps go to every rank in one order: `[number, name, arguments, handles that are dropped]`; the answer is
 `[number, result, error, facts]`. A payload is a handle: the tensors stay in the ranks.
@@ -45,7 +45,7 @@ _FORMED = (
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """What a rank says of itself with each answer: bytes, and the seconds that the step took."""
+    """The figures of a rank in each answer: bytes, and the seconds of the step."""
 
     running_bytes: int
     spare_bytes: Mapping[int, int]

@@ -40,7 +40,7 @@ _KEPT_QUERIES = frozenset(["beta=true", "beta=false"])
 
 
 class TraceWriter:
-    """A `RequestTraces` that writes files; `close` writes what waits."""
+    """A `RequestTraces` that writes files; `close` flushes the queue."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ SEQUENCE_STATES: Final = ("waiting", "prefilling", "decoding")
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric: its kind, what it says, its labels, and buckets for a histogram.
+    """One metric: its kind, its meaning, its labels, and buckets for a histogram.
 
     `values` are the known values of its only label.
     """

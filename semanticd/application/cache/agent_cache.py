@@ -11,7 +11,7 @@ from semanticd.application.cache.earlier_answers import EarlierAnswers
 
 @dataclass(frozen=True, slots=True)
 class AgentCache:
-    """The blocks of both tiers, which agents hold them, and what the agents answered."""
+    """The blocks of both tiers, the agents that hold them, and the agents' answers."""
 
     store: AgentCacheStore
     tables: AgentTables

@@ -40,7 +40,7 @@ PERSIST_STEP_BYTES = 32 * 1024 * 1024
 
 @dataclass(slots=True)
 class CacheCounters:
-    """What the cache saved and lost; totals since the start."""
+    """Savings and losses of the cache; totals since the start."""
 
     hot_hit_tokens: int = 0
     warm_hit_tokens: int = 0

@@ -1,4 +1,4 @@
-"""EarlierAnswers: what each agent answered before, in memory, for drafts; one agent's are never another's.
+"""EarlierAnswers: each agent's earlier answers in memory, for drafts; they are never used for another agent.
 
 Bounded: an agent's by tokens, all together by bytes; the agent that answered least recently is forgotten first. They
 are guesses for what an answer may be and nothing else: losing them costs steps only, and none is kept on disk.

@@ -1,4 +1,4 @@
-"""WriteBehind: which dirty blocks go to the warm store next, and what is on its way.
+"""WriteBehind: selects the dirty blocks to write next, and tracks those in flight.
 
 Pure book-keeping: the store copies tensors and calls the disk. A block that shall leave RAM while it is dirty leaves
 once it is on disk. What the warm store refuses is not offered again before it is used again, or `retry_refused` is
@@ -25,7 +25,7 @@ LEAVES_UNWRITTEN = frozenset({"deleted", "cleared", "model_unloaded"})
 
 
 class WriteBehind:
-    """The way from RAM to disk, as far as it is decided in RAM."""
+    """The write path from RAM to disk, as far as it is decided in RAM."""
 
     def __init__(self, *, pool: BlockPool, warm: WarmStore) -> None:
         """Write this pool's blocks to this store."""

@@ -1,4 +1,4 @@
-"""BlockCommit: what is kept of a sequence while it runs and when it ends.
+"""BlockCommit: stores the blocks of a sequence while it runs and when it ends.
 
 Full blocks are published as soon as they are computed, so a prefill that is cancelled, preempted or crashes can be
 resumed. At the end of a turn the rest follows, then the agent's record: blocks first, so that a record never

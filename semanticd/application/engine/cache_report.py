@@ -1,4 +1,4 @@
-"""CacheReporter: says what the cache was good for, and why not for more, before a sequence's first step."""
+"""CacheReporter: reports the reuse of a sequence and the cause of its miss, before its first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MemoryGuard: keeps the KV budget at what the machine's memory has room for; engine thread only.
+"""MemoryGuard: adapts the KV budget to the machine's free memory; engine thread only.
 
 ```
 models come and go ──> budget = plan
@@ -34,7 +34,7 @@ Cause = Literal["pressure", "out_of_memory"]
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
-    """The memory that an engine works in, and what of it is for KV."""
+    """The memory of an engine, and the part of it for KV."""
 
     machine: MachineMemory
     plan: BudgetPlan

@@ -1,4 +1,4 @@
-"""What the metrics say about a sequence's life and the engine's steps; how things are now is in `gauges`."""
+"""The metrics of a sequence's life and the engine's steps; current values are in `gauges`."""
 
 from __future__ import annotations
 

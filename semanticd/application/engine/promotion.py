@@ -1,4 +1,4 @@
-"""Promotion: blocks of what runs that left RAM become hot again from its running cache, once room is free.
+"""Promotion: evicted blocks of running sequences become hot again from the running cache, once room is free.
 
 ```
 pool           [ block 0 |  gone   |  gone   | block 3 ]     made way for others; they are on disk

@@ -1,4 +1,4 @@
-"""EngineQueue: what other threads want of the engine, in the order in which it came, until the engine's end.
+"""EngineQueue: commands from other threads to the engine, in their order of arrival, until the engine ends.
 
 Submissions are bounded: each is held by a client until it was answered, a named agent, an anonymous body of several
 prompts, or a client's other anonymous requests together. A holder of many takes no more places than an agent may, so
@@ -32,7 +32,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Run this on the engine thread; what it raises is the fault of `sequence_id`, if one is given."""
+    """Run this on the engine thread; an exception fails `sequence_id`, if one is given."""
 
     run: Callable[[], None]
     sequence_id: SequenceId | None = None

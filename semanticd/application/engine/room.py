@@ -1,4 +1,4 @@
-"""Room: bytes for what is about to run, made by eviction, which waits for a slow disk no longer than a moment.
+"""Room: makes room for the next steps by eviction, which waits only briefly for a slow disk.
 
 ```
 evict what is on disk ──> enough
@@ -45,7 +45,7 @@ def disk_does_not_respond() -> OverloadedError:
 
 
 class Room:
-    """Measures what runs, and makes room in the budget; engine thread only."""
+    """Measures running caches, and makes room in the budget; engine thread only."""
 
     def __init__(
         self,

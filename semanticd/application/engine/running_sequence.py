@@ -74,7 +74,7 @@ SequenceUpdate = SequenceStarted | SequenceText | SequenceEnded | SequenceFailed
 
 @dataclass(slots=True)
 class LongestWait:
-    """What a request waited for longest, as far as it was seen waiting; set by another thread."""
+    """The reason for which a request waited longest, as observed; set by another thread."""
 
     reason: WaitReason | None = None
 

@@ -1,4 +1,4 @@
-"""RunningSize: what the running cache of a text takes while no other is in its batch, and how a refusal says it.
+"""RunningSize: the bytes of a text's running cache alone in its batch, and their wording in a refusal.
 
 A running cache has room for a multiple of `GROWTH_TOKENS`, so that a text takes more than its own tokens do.
 """

@@ -1,4 +1,4 @@
-"""StreamingRestore: reads what does not fit next to the running cache straight into it, a block at a time.
+"""StreamingRestore: reads blocks that do not fit in RAM next to the running cache straight into it, one at a time.
 
 ```
 budget   [ running cache, as long as the prompt ][ blocks that fit ][ room for one block ]

@@ -1,4 +1,4 @@
-"""EngineTelemetry: clock, log, events, and what is recorded of sequences, for the parts of the engine."""
+"""EngineTelemetry: clock, log, events, and the records of sequences, for the parts of the engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semanticd.application.ports.telemetry import Clock, EventBus, Log, Telemetr
 
 @dataclass(frozen=True, slots=True)
 class EngineTelemetry:
-    """What the engine's parts record with."""
+    """The telemetry of the engine's parts."""
 
     clock: Clock
     log: Log

@@ -1,4 +1,4 @@
-"""SequenceTrace: the phases that a sequence went through, recorded when it is over.
+"""SequenceTrace: the phases of a sequence, recorded when it has ended.
 
 A request that is not traced costs nothing here; the times are taken anyway, for its usage.
 """

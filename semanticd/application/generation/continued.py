@@ -1,4 +1,4 @@
-"""What follows an agent's own text: new messages behind the prompt and the answer of its last turn.
+"""Continues an agent's own text: new messages after the prompt and the answer of its last turn.
 
 Where the agent's client keeps the conversation, the daemon has no messages of it. New ones are then rendered as what
 follows an answer, so that all of the text before them stays cached. The text may end with a question instead: a turn

@@ -25,7 +25,7 @@ Text = str | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """What a client wants vectors of."""
+    """The input of an embedding request."""
 
     request_id: RequestId
     model: str

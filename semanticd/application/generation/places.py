@@ -24,7 +24,7 @@ COUNTING = stand_in("counting")
 
 
 class TakenPlaces:
-    """What one request has reserved and not submitted yet."""
+    """The places that one request has reserved and not yet used."""
 
     def __init__(self, count: int) -> None:
         """Begin with `count` submissions that are to come."""

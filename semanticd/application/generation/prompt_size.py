@@ -1,4 +1,4 @@
-"""What is refused before it is rendered or read: that takes time and memory."""
+"""Refuses oversized prompts before they are rendered or tokenized, which takes time and memory."""
 
 from __future__ import annotations
 

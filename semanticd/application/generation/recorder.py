@@ -1,4 +1,4 @@
-"""TurnRecorder: what is written down of a request while its events pass: log, metrics, savings, the conversation."""
+"""TurnRecorder: records a request while its events pass: log, metrics, savings, the conversation."""
 
 from __future__ import annotations
 

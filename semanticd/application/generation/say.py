@@ -21,7 +21,7 @@ from semanticd.domain.ids import AgentId, RequestId
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What an agent answered; `agent` is the fork, where one was made."""
+    """An agent's answer; `agent` is the fork, where one was made."""
 
     agent: str
     request: str

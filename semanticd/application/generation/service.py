@@ -83,7 +83,7 @@ class GenerationStream(Protocol):
 
 
 class Generator(Protocol):
-    """What the HTTP dialects need; `GenerateService` below is the real one."""
+    """The interface for the HTTP dialects; `GenerateService` below implements it."""
 
     async def open(self, request: GenerationRequest) -> GenerationStream:
         """Admit a request.
@@ -104,7 +104,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request's tokens, and what follows from them; see `Submission`."""
+    """A request's tokens, and the values derived from them; see `Submission`."""
 
     agent_id: AgentId
     text: str

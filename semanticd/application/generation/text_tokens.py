@@ -17,7 +17,7 @@ from semanticd.domain.volatile_sections import with_sections_behind_tools
 
 @dataclass(frozen=True, slots=True)
 class TextToRead:
-    """What is to become ids: a conversation, or text as it is."""
+    """The input to tokenize: a conversation, or plain text."""
 
     source: ChatPrompt | str
     add_special: bool = True
@@ -30,7 +30,7 @@ class TextToRead:
 
 @dataclass(frozen=True, slots=True)
 class ReadText:
-    """The ids, what each stands for if that was asked for, and the model's context in tokens."""
+    """The ids, the text of each if requested, and the model's context in tokens."""
 
     token_ids: tuple[int, ...]
     pieces: tuple[bytes, ...] | None

@@ -1,1 +1,1 @@
-"""What the application needs from outside, each named for the need; adapters provide it."""
+"""The application's ports, each named for the need; adapters implement them."""

@@ -1,4 +1,4 @@
-"""Agent exports: what the application asks of an adapter that writes and reads these files.
+"""Agent exports: the port of an adapter that writes and reads these files.
 
 The methods block: they are called from a worker thread.
 """
@@ -16,7 +16,7 @@ from semanticd.domain.ids import BlockHash
 
 @dataclass(frozen=True, slots=True)
 class ExportWritten:
-    """What went into an export."""
+    """The contents of a written export."""
 
     num_bytes: int
     num_blocks: int
@@ -26,7 +26,7 @@ class ExportWritten:
 
 @dataclass(frozen=True, slots=True)
 class ExportedAgent:
-    """What a checked export holds besides its blocks."""
+    """The contents of a checked export, except its blocks."""
 
     agent: Agent
     layout: str

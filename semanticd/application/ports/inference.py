@@ -1,4 +1,4 @@
-"""What the engine needs of a model: a runner for its tensors, a tokenizer for its text.
+"""The ports of a model: a runner for its tensors, a tokenizer for its text.
 
 A `ModelRunner` and everything it returns live on the engine thread; no other thread may call it. A `Tokenizer` may be
 called from any thread.
@@ -69,7 +69,7 @@ class Drafted:
 
 @dataclass(frozen=True, slots=True)
 class DraftCounts:
-    """Tokens that were guessed and verified, by what they were guessed from, and the steps that verified them."""
+    """Guessed and verified tokens by their source, and the number of verifying steps."""
 
     forced: Drafted = Drafted()
     """What a form left no choice about."""

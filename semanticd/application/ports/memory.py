@@ -1,4 +1,4 @@
-"""The machine's memory as the engine needs it: how short it is, and what to do about it."""
+"""The port of the machine's memory: its shortage, and the means to free some."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from semanticd.domain.memory_plan import Pressure
 
 
 class MachineMemory(Protocol):
-    """What holds weights and KV: RAM, or a card's memory. Engine thread only, except `free_bytes`."""
+    """The memory of weights and KV: RAM, or a card's memory. Engine thread only, except `free_bytes`."""
 
     def pressure(self) -> Pressure:
         """Return how short of memory the machine is; takes less than a millisecond, never raises."""

@@ -66,7 +66,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """A model under another name, with what is taken where a request that uses this name says nothing."""
+    """A model under another name, with defaults for requests that use this name."""
 
     name: str
     model: str

@@ -82,7 +82,7 @@ READ_S = 8.0
 
 
 class BlockFiles(Protocol):
-    """What of the warm tier is shown to peers; callable from any thread, may take as long as the disk does."""
+    """The part of the warm tier that peers may read; callable from any thread, may take as long as the disk does."""
 
     def get(self, block_hash: BlockHash) -> Block | None:
         """Return a block's facts if it is stored and not about to be deleted."""

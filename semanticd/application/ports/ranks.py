@@ -11,7 +11,7 @@ RankState = Literal["missing", "joined", "ready"]
 
 @dataclass(frozen=True, slots=True)
 class RankFacts:
-    """One machine of those that compute a model together."""
+    """One of the machines that compute a model together."""
 
     rank: int
     address: str

@@ -11,7 +11,7 @@ from semanticd.domain.generation import Usage
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """One generation request, and what answering it took."""
+    """One generation request, and the costs of its answer."""
 
     request_id: str
     dialect: str

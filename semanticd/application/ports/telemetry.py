@@ -53,7 +53,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Clock, numbers, log, events and traces: what most parts are given together."""
+    """Clock, metrics, log, events and traces, which most parts get together."""
 
     clock: Clock
     metrics: Metrics
@@ -93,7 +93,7 @@ class NullLog:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of a request's life that is over; times are clock readings, or seconds since the epoch for a tracer."""
+    """A finished phase of a request; times are clock readings, or seconds since the epoch for a tracer."""
 
     name: str
     began_at: float

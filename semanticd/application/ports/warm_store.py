@@ -28,7 +28,7 @@ class TensorBytes:
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """A block with its tensors, as it is stored."""
+    """A stored block with its tensors."""
 
     block: Block
     fingerprint: ModelFingerprint
@@ -77,7 +77,7 @@ class WarmStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What the blocks of one model in one layout take on disk; bytes are file sizes."""
+    """The disk space of one model's blocks in one layout; bytes are file sizes."""
 
     fingerprint: ModelFingerprint
     layout: str
@@ -87,7 +87,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check of the stored files found."""
+    """The result of checking the stored files."""
 
     num_checked: int
     num_broken: int

@@ -32,7 +32,7 @@ _IMPORT_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AgentExport:
-    """An agent export that was written: its size, the blocks in it, and those that were gone."""
+    """A written agent export: its size, its blocks, and the number of missing ones."""
 
     id: AgentId
     path: str

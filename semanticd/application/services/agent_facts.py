@@ -1,4 +1,4 @@
-"""What is shown of an agent: its numbers, its turns, its conversation."""
+"""The facts about an agent: its numbers, its turns, its conversation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class AgentList:
 
 @dataclass(frozen=True, slots=True)
 class WatchedAgents:
-    """What a watcher begins with: the agents used last, of `num_agents`."""
+    """The first event of a subscription: the agents used last, of `num_agents`."""
 
     agents: tuple[AgentFacts, ...]
     num_agents: int
@@ -76,7 +76,7 @@ class WatchedAgents:
 
 @dataclass(frozen=True, slots=True)
 class AgentUpdate:
-    """What changed since the last update: rows that are new or differ, and agents that are watched no more."""
+    """The changes since the last update: new and changed rows, and agents that are no longer watched."""
 
     agents: tuple[AgentFacts, ...]
     removed: tuple[AgentId, ...]
@@ -146,7 +146,7 @@ def turn_facts(turn: Turn) -> TurnFacts:
 
 @dataclass(frozen=True, slots=True)
 class TurnReport:
-    """A turn, what it waited for longest (None: it never did) and behind which agent, and all of it in a sentence."""
+    """A turn, its longest wait (None: none) and the agent ahead of it, and a verdict in one sentence."""
 
     turn: TurnFacts = field(metadata=FLAT)
     wait_reason: str | None
@@ -165,7 +165,7 @@ class SharedBlocks:
 
 @dataclass(frozen=True, slots=True)
 class AgentDetails:
-    """One agent with its configuration and its turns; who shares most comes first."""
+    """One agent with its configuration and its turns; the agents that share most come first."""
 
     agent: AgentFacts = field(metadata=FLAT)
     system: str | None
@@ -179,7 +179,7 @@ class AgentDetails:
 
 @dataclass(frozen=True, slots=True)
 class CacheHistory:
-    """What an agent's last requests reused, restored and computed, and why; `last` is the newest."""
+    """The reuse of an agent's last requests, with causes; `last` is the newest."""
 
     id: AgentId
     last: TurnReport | None
@@ -196,7 +196,7 @@ class ShownText:
 
 @dataclass(frozen=True, slots=True)
 class ShownThinking:
-    """What the model thought."""
+    """The model's thinking."""
 
     type: Literal["thinking"]
     thinking: str
@@ -214,7 +214,7 @@ class ShownToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ShownToolResult:
-    """What the client answered to the call `id`."""
+    """The client's result of the call `id`."""
 
     type: Literal["tool_result"]
     id: str
@@ -258,7 +258,7 @@ def _shown_part(part: Part) -> ShownPart:
 
 @dataclass(frozen=True, slots=True)
 class CancelledAgent:
-    """An agent's requests that were cancelled; what they computed stays cached."""
+    """An agent's cancelled requests; their computed tokens stay cached."""
 
     id: AgentId
     requests: tuple[RequestId, ...]

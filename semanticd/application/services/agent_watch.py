@@ -1,4 +1,4 @@
-"""AgentWatch: what watchers of agents are sent. Only rows that changed are made again.
+"""AgentWatch: the events for watchers of agents. Only changed rows are rebuilt.
 
 Whatever changes an agent notes it (`AgentChanges`); each look makes the rows of those agents, and of a few others in
 turn, because time and the disk's pruning change rows without a note. The rows of the agents used last are kept, so
@@ -23,7 +23,7 @@ _IN_TURN = 8
 
 
 class AgentWatch:
-    """The rows that watchers have, and what changed since the last look."""
+    """The rows that watchers have, and the changes since the last query."""
 
     def __init__(self, *, rows: AgentRows, agents: AgentRegistry) -> None:
         self._rows = rows

@@ -1,4 +1,4 @@
-"""What can be done with agents: create, look, pin, fork, rewind, evict, delete, export and import."""
+"""Operations on agents: create, read, pin, fork, rewind, evict, delete, export and import."""
 
 from __future__ import annotations
 

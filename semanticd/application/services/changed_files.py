@@ -1,4 +1,4 @@
-"""ChangedFiles: which loaded models' files are not on disk any more what they were when they were loaded.
+"""ChangedFiles: detects loaded models whose files on disk have changed since they were loaded.
 
 A model that was converted from a user's file is compared with that file too.
 
@@ -24,7 +24,7 @@ _NAMES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What lay on disk at a look."""
+    """The files on disk at one check."""
 
     files: tuple[FileFacts, ...] | None
     """None: they could not be looked at."""
@@ -32,7 +32,7 @@ class _Seen:
 
 
 class ChangedFiles:
-    """Compares files with what was noted of them; asyncio thread."""
+    """Compares files with their recorded state; asyncio thread."""
 
     def __init__(self, *, source: ModelSource, clock: Clock) -> None:
         """Look at files where this source has them."""

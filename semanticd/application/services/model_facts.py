@@ -1,4 +1,4 @@
-"""What is shown of models: those that can be pulled, those that are installed, those that are loaded."""
+"""The facts about models: available, installed and loaded ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMORY_PER_WEIGHT_BYTE = 1.2
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """One model; what only an installed or a loaded one has is None of others."""
+    """One model; fields that only installed or loaded models have are None for others."""
 
     id: str
     created: int = 0

@@ -1,4 +1,4 @@
-"""ModelMemory: what another model may take of this machine's memory, and which models never fit."""
+"""ModelMemory: the memory available for another model, and which models never fit."""
 
 from __future__ import annotations
 

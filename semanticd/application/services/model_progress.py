@@ -1,4 +1,4 @@
-"""ModelProgress: how far the change of models is, what failed last, and what is not tried again for a while.
+"""ModelProgress: the progress of model changes, the last failure, and the models that are not retried for a while.
 
 All of it is published on the topic `models`.
 """

@@ -16,7 +16,7 @@ from semanticd.domain.ids import ModelId
 
 
 class ModelUse:
-    """Who uses the loaded models; asyncio thread."""
+    """The uses of the loaded models; asyncio thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

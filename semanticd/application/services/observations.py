@@ -1,4 +1,4 @@
-"""Observations: what is seen of requests and models from outside the engine, kept together."""
+"""Observations: facts about requests and models from outside the engine, kept together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semanticd.domain.ids import ModelId
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """Which requests arrived, why they waited, how they ended, what the cache saved them, and how far models are."""
+    """Arrivals, waits and outcomes of requests, their savings, and the progress of models."""
 
     arrivals: Arrivals
     waits: Waits

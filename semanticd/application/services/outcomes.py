@@ -1,4 +1,4 @@
-"""How requests ended: answered, failed by us, or refused; who they were from, and why.
+"""The outcomes of requests: answered, failed or refused, with agent and reason.
 
 A refusal is an answer that the request itself, a limit or the daemon's state earned (too large, rate limited,
 draining); a failure is ours. Rule: bounded memory, constant work per request; the event loop's thread only.

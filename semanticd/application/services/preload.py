@@ -1,4 +1,4 @@
-"""Preload: after a start, brings what the last users' agents left on disk back to RAM, before they ask for it.
+"""Preload: after a start, restores blocks of recently used agents from disk to RAM before they are requested.
 
 It gives way: it reads one block at a time, none while a request runs, and fills no more than a share of the budget, so
 that nothing leaves RAM for it.

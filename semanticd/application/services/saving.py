@@ -1,4 +1,4 @@
-"""Waiting until the disk has what is about to be answered: nothing that was answered is forgotten by a crash.
+"""Waits until the disk has an answer before it is sent, so that a crash loses nothing that was answered.
 
 A disk that is slow, or hangs, is waited for within a bound only: the writing is queued, and the answer says so.
 """

@@ -1,4 +1,4 @@
-"""What the cache saved and what evictions cost: tokens, and the seconds of prefill that they stand for.
+"""The savings of the cache and the costs of evictions: tokens, and the equivalent seconds of prefill.
 
 Seconds are tokens divided by the measured prefill speed of the request's model at that time; while no prefill was
 measured they count as none. The totals outlive the daemon (`kept`, `restore`); a day is one of the machine's local
@@ -75,7 +75,7 @@ def local_day(wall: float) -> str:
 
 
 class Savings:
-    """Counts what each prompt took from the cache: in all, by day, and per agent."""
+    """Counts the tokens that each prompt reused: in all, by day, and per agent."""
 
     def __init__(self, *, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock

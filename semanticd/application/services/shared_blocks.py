@@ -1,4 +1,4 @@
-"""SharedBlocks: what of this machine's warm tier others may read: blocks below the root that all agents share.
+"""SharedBlocks: the blocks of this machine's warm tier that peers may read: those below the root shared by all agents.
 
 An answer names no block whose tokens the asker did not send, so that a client cannot learn of a conversation by
 asking about its beginning. Blocks below a private root are never found: their root is a secret of their agent. What

@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # loaded where a model is spread over machines, and nowhere e
 
 @dataclass(frozen=True, slots=True)
 class DaemonIdentity:
-    """What a daemon says of itself: facts that never change (version, pid, address, socket, …), and its state now."""
+    """The status of a daemon: constant facts (version, pid, address, socket, …), and its present state."""
 
     facts: Mapping[str, Any]
     state: Callable[[], str]

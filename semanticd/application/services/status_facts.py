@@ -1,4 +1,4 @@
-"""What is shown of the daemon: its state, its engine, its cache, and the requests in the engine."""
+"""The facts about the daemon: its state, its engine, its cache, and the requests in the engine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DraftSourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What the engine is doing; speeds are of the current model, 0 where none was measured."""
+    """The engine's activity; speeds are of the current model, 0 where none was measured."""
 
     num_running: int
     num_waiting: int
@@ -202,7 +202,7 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class RequestPrompt:
-    """What a running request asks about, in pieces of its prompt's text: its agent has none of it before the end."""
+    """The prompt text of a running request in pieces: its agent has none of it before the end."""
 
     request: RequestId
     agent: AgentId
@@ -211,7 +211,7 @@ class RequestPrompt:
 
 @dataclass(frozen=True, slots=True)
 class CancelledRequest:
-    """A request that was cancelled; what it computed stays cached."""
+    """A cancelled request; its computed tokens stay cached."""
 
     id: str
     cancelled: bool

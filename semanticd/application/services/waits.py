@@ -25,7 +25,7 @@ _RUNNING = (SequenceState.PREFILLING, SequenceState.DECODING)
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a request waits for, or waited for longest, and which agent it waits for (None: no one in particular)."""
+    """The reason for which a request waits, or waited longest, and the agent ahead of it (None: no single one)."""
 
     reason: WaitReason
     behind: str | None = None

@@ -1,4 +1,4 @@
-"""The command line, one file per command group. Never loads the server stack to say what it is.
+"""The command line, one file per command group. Help never loads the server stack.
 
 Rules: data goes to stdout, narration to stderr; `--json` prints what programs read. Commands other than `serve` answer
 in under 0.3 s, so what a command needs is imported when it runs.

@@ -171,7 +171,7 @@ def reachable_addresses(address: str) -> list[str]:
 
 
 class LogEnd:
-    """What a log file gets from now on."""
+    """The new lines of a log file."""
 
     def __init__(self, path: Path) -> None:
         """Remember how long the file is now."""

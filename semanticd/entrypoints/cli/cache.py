@@ -1,4 +1,4 @@
-"""`semanticd cache`: what the KV cache takes, by model or agent, and how to make it smaller."""
+"""`semanticd cache`: the size of the KV cache by model or agent, and commands to shrink it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def completion(context: click.Context, *, shell: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What can follow a command: subcommands with their help, and options."""
+    """The possible continuations of a command: subcommands with their help, and options."""
 
     path: tuple[str, ...]
     commands: tuple[tuple[str, str], ...]

@@ -58,7 +58,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a program has to find in a file of its own, which only the user changes."""
+    """The settings for a program's own file, which only the user changes."""
 
     text: str
     place: str

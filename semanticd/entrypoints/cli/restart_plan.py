@@ -1,4 +1,4 @@
-"""What a restart will do, decided while the daemon still runs: the flags to keep, what changes, and what forbids it.
+"""The plan of a restart, made while the daemon still runs: the flags to keep, the changes, and obstacles.
 
 Rule: a daemon that works is not stopped for one that cannot start. What can be checked from here is checked first:
 the settings, the ports, whether the model is known, here and fits.

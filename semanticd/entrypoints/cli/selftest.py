@@ -1,4 +1,4 @@
-"""`semanticd selftest`: checks what only this machine can show, in a process of its own, and makes a report to post."""
+"""`semanticd selftest`: tests this machine in a separate process, and writes a report to post."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`semanticd status`: what the daemon does; exit status 3 when there is none."""
+"""`semanticd status`: the daemon's state; exit status 3 when no daemon is running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The self-test: what only the user's machine can show, as one line and one entry of a JSON report per check.
+"""The self-test of the user's machine, with one line and one entry of a JSON report per check.
 
 Rule: a check is a small function that returns an `Outcome`; it never uses the user's caches and leaves no agent. The
 checks run in a process of their own (`__main__`), which writes an event a line; the command line reads them, so that a

@@ -1,4 +1,4 @@
-"""All checks in their order: the machine first, then the model, and last what may harm the process."""
+"""All checks in their order: the machine first, then the model, and last those that may harm the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the machine, without a model: what the doctor looks at, and what shows on a real disk and system only."""
+"""Checks of the machine without a model: the doctor's checks, and those that need a real disk and system."""
 
 from __future__ import annotations
 

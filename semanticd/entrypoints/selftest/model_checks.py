@@ -58,7 +58,7 @@ def _is_known(tokenizer: Tokenizer, text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """What loading took, against what was planned. All sizes in bytes."""
+    """The memory and time of loading, compared with the plan. All sizes in bytes."""
 
     took_s: float
     planned_bytes: int

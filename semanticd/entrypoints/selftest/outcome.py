@@ -1,4 +1,4 @@
-"""What a check found: a verdict, a sentence, and figures."""
+"""The result of a check: a verdict, a sentence, and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what is kept: a block's way to the disk and back, turns around a restart, memory that runs out."""
+"""Checks of storage: a block's way to the disk and back, turns around a restart, memory that runs out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PATIENCE_S = 60.0
 
 @dataclass(slots=True)
 class _Journey:
-    """A block's way: times in milliseconds, and whether what came back is what went out."""
+    """A block's way: times in milliseconds, and whether the bytes read equal those written."""
 
     num_tokens: int
     num_bytes: int = 0
@@ -188,7 +188,7 @@ _TURN_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a turn's prompt cost, in tokens."""
+    """The cost of a turn's prompt in tokens."""
 
     name: str
     prompt_tokens: int

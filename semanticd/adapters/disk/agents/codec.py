@@ -49,7 +49,7 @@ _SnapshotRow = tuple[int, str, str | None, int, bool, int]
 
 
 class _Document(msgspec.Struct):
-    """What `encode_agent` writes, with its types; msgspec takes none for another one."""
+    """The document of `encode_agent` with its types; msgspec accepts no other types."""
 
     version: int
     created_at: float
@@ -69,7 +69,7 @@ class _Document(msgspec.Struct):
 
 
 class _MessageDocument(msgspec.Struct):
-    """What `encode_message` writes."""
+    """The document of `encode_message`."""
 
     role: Role
     parts: list[dict[str, Any]]

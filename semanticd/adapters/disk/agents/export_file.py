@@ -65,7 +65,7 @@ _BlockName = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class _Document(msgspec.Struct):
-    """What `_encode_manifest` writes, with its types; msgspec takes none for another one, and names the place."""
+    """The document of `_encode_manifest` with its types; msgspec accepts no other types, and names the place."""
 
     agent_id: str
     agent: dict[str, Any]
@@ -79,7 +79,7 @@ class _Document(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What a file says before its blocks."""
+    """The part of a file before its blocks."""
 
     agent: Agent
     layout: str
@@ -213,7 +213,7 @@ class _Opened:
 
 
 class _Writing:
-    """One file's bytes, made as they are written, and what they came to."""
+    """One file's bytes, produced while they are written, with their totals."""
 
     def __init__(self, agent: Agent, names: list[BlockHash]) -> None:
         self._agent = agent

@@ -119,7 +119,7 @@ def page_query(query: AgentQuery) -> tuple[str, list[object]]:
 
 @dataclass(frozen=True, slots=True)
 class StoredSummary:
-    """A summary as it is stored."""
+    """A stored summary."""
 
     summary: AgentSummary
     error: str = ""

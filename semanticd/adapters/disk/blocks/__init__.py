@@ -1,1 +1,1 @@
-"""The warm tier: block files, their index, and what keeps the two together."""
+"""The warm tier: block files, their index, and the code that keeps both consistent."""

@@ -39,7 +39,7 @@ _BLANK = b"0" * _CHECKSUM_CHARS
 
 
 class BrokenBlockError(Exception):
-    """These bytes are not the block that was asked for; the message says what does not agree."""
+    """The bytes are not the requested block; the message names the difference."""
 
 
 @dataclass(frozen=True, slots=True)

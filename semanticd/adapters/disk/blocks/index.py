@@ -41,7 +41,7 @@ MAX_CHILDREN = 512
 
 
 class _NotMeantError(Exception):
-    """Undoes a transaction that was tried only to see what it would remove."""
+    """Rolls back a transaction that only measured what it would remove."""
 
     def __init__(self, removed: list[StoredBlock]) -> None:
         super().__init__()

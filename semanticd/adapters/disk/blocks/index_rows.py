@@ -1,4 +1,4 @@
-"""What the index's rows are: their tables, and how they become values."""
+"""The rows of the index: their tables, and their conversion to values."""
 
 # ruff: noqa: S608 (queries are put together from this file's constants only; values are always bound)
 
@@ -111,7 +111,7 @@ class NewBlock:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the index holds."""
+    """The contents of the index."""
 
     num_blocks: int
     file_bytes: int

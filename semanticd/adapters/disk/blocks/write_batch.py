@@ -134,7 +134,7 @@ class OutgoingBlock:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What happened to a group: how many were written or already there, how many bytes, and who was refused."""
+    """The result of a group: numbers of written and already stored blocks, bytes, and the refused blocks."""
 
     num_written: int = 0
     num_present: int = 0

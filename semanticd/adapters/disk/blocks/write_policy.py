@@ -1,4 +1,4 @@
-"""What may be written: the policy that spares the disk blocks which are used only once."""
+"""The write policy: it can spare the disk blocks that are used only once."""
 
 from __future__ import annotations
 

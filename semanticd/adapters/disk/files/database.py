@@ -1,4 +1,4 @@
-"""What our SQLite files have in common: how one is opened and changed, and what becomes of one that is damaged."""
+"""Common code of our SQLite files: opening, changing, and setting aside a damaged one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache folder: where everything lies, who owns it, and whether the last owner left in order.
+"""The cache folder: its layout, its owner, and whether the last owner shut down cleanly.
 
 One process at a time owns a folder, by an advisory lock that the kernel drops when the process dies. The mark
 of an unfinished session is made before anything is written and removed by a clean close: found at the next

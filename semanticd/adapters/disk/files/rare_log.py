@@ -1,4 +1,4 @@
-"""RareLog: what may happen hundreds of times a minute is logged once a minute, with how often it happened."""
+"""RareLog: events that may happen hundreds of times a minute are logged once a minute, with their number."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """What is kept at most; the oldest go first."""
+    """Limits of the archive; the oldest responses are removed first."""
 
     max_bytes: int
     max_age_s: float

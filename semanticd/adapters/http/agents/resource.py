@@ -149,7 +149,7 @@ class Agent:
 
 
 class AgentViews:
-    """`/v1/agents/{agent_id}/messages` and `/cache`: what it said, and why its cache missed."""
+    """`/v1/agents/{agent_id}/messages` and `/cache`: the conversation, and the causes of cache misses."""
 
     access: ClassVar[Access] = "key"
 

@@ -1,4 +1,4 @@
-"""From an Anthropic request to a `GenerationRequest`: pure, and refusing what this server cannot do."""
+"""From an Anthropic request to a `GenerationRequest`: pure; refuses features that this server does not have."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _speaker(message: wire.InputMessage) -> Speaker:
 
 
 class _Reader:
-    """Reads the messages of one request; `asked` is the index of the one that holds what the user asks now."""
+    """Reads the messages of one request; `asked` is the index of the one with the user's current question."""
 
     def __init__(self, version: str | None, adjustments: Adjustments, *, asked: int | None) -> None:
         self._version = version

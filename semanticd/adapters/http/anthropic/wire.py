@@ -70,7 +70,7 @@ ResultContent = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | Too
 
 
 class ToolResultBlock(Struct, tag_field="type", tag="tool_result"):
-    """What a tool answered."""
+    """The result of a tool."""
 
     tool_use_id: str
     content: str | list[ResultContent] | None = None
@@ -93,7 +93,7 @@ class RedactedThinkingBlock(Struct, tag_field="type", tag="redacted_thinking"):
 
 
 class ForeignBlock(Struct):
-    """What a tool that runs at Anthropic left in the history; described in words."""
+    """A server-side tool's entry in the history; described in words."""
 
     name: str | None = None
     server_name: str | None = None
@@ -109,23 +109,23 @@ class ServerToolUse(ForeignBlock, tag_field="type", tag="server_tool_use"):
 
 
 class WebSearchResult(ForeignBlock, tag_field="type", tag="web_search_tool_result"):
-    """What a web search found."""
+    """The results of a web search."""
 
 
 class WebFetchResult(ForeignBlock, tag_field="type", tag="web_fetch_tool_result"):
-    """What a fetched page held."""
+    """The content of a fetched page."""
 
 
 class CodeExecutionResult(ForeignBlock, tag_field="type", tag="code_execution_tool_result"):
-    """What code printed at Anthropic."""
+    """The output of code that ran at Anthropic."""
 
 
 class BashExecutionResult(ForeignBlock, tag_field="type", tag="bash_code_execution_tool_result"):
-    """What a command printed at Anthropic."""
+    """The output of a command that ran at Anthropic."""
 
 
 class EditorExecutionResult(ForeignBlock, tag_field="type", tag="text_editor_code_execution_tool_result"):
-    """What an edit at Anthropic answered."""
+    """The result of an edit at Anthropic."""
 
 
 class ToolSearchResult(ForeignBlock, tag_field="type", tag="tool_search_tool_result"):
@@ -137,7 +137,7 @@ class McpToolUse(ForeignBlock, tag_field="type", tag="mcp_tool_use"):
 
 
 class McpToolResult(ForeignBlock, tag_field="type", tag="mcp_tool_result"):
-    """What such a tool answered."""
+    """The result of such a tool."""
 
 
 class ContainerUpload(ForeignBlock, tag_field="type", tag="container_upload"):
@@ -219,7 +219,7 @@ class OutputConfig(Struct):
 
 
 class Metadata(Struct):
-    """Who asks."""
+    """The client's user."""
 
     user_id: str | None = None
 
@@ -231,7 +231,7 @@ class Diagnostics(Struct):
 
 
 class Conversation(Struct):
-    """What counting tokens and creating a message have in common."""
+    """The common fields of counting tokens and creating a message."""
 
     model: str
     messages: Annotated[list[InputMessage], Meta(min_length=1)]
@@ -274,7 +274,7 @@ class CountTokensResponse(Struct):
 
 
 class CacheCreation(Struct):
-    """How long what was newly kept is kept."""
+    """The lifetimes of newly cached tokens."""
 
     ephemeral_5m_input_tokens: int = 0
     ephemeral_1h_input_tokens: int = 0

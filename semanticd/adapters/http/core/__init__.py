@@ -1,1 +1,1 @@
-"""What all dialects share: bodies, errors, guards, streams, the way to the engine."""
+"""Code that all dialects share: bodies, errors, guards, streams, the way to the engine."""

@@ -1,4 +1,4 @@
-"""What a request was changed in so that it can be answered; the answer and the log say it.
+"""The changes to a request that made it answerable; the answer and the log report them.
 
 Agents send a whole conversation with every request. A part that no text model can read, once in it, must not end the
 conversation: it is replaced by words that the model sees. Only what the user asks about right now is refused.

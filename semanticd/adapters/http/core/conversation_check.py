@@ -1,4 +1,4 @@
-"""What the vendors refuse in a conversation, and agents send after they compacted it: seen, logged, refused on request.
+"""Faults that vendors refuse, and agents send after a compaction: detected, logged, refused in strict mode.
 
 Tool results without a call, calls without a result, two results for one call, and messages without content are
 answered as they are. With `SEMANTIC_SERVER_STRICT=true` they are refused as the original APIs refuse them.

@@ -1,4 +1,4 @@
-"""One table from the domain's errors to what each dialect's original service would have answered.
+"""One table from the domain's errors to the answers of each dialect's original service.
 
 A leaf of the error tree finds its row through its nearest mapped ancestor; a test walks the tree. Bodies:
 
@@ -38,7 +38,7 @@ class InvalidPathError(HttpOnlyError):
 
 
 class InvalidHttpError(HttpOnlyError):
-    """What came is not valid HTTP, or two readers may understand it in two ways."""
+    """The received bytes are not valid HTTP, or two parsers may read them differently."""
 
     code = "invalid_http"
 

@@ -1,4 +1,4 @@
-"""A generation in the words of OpenTelemetry's GenAI conventions: what its request's span says besides our own names.
+"""A generation in OpenTelemetry's GenAI conventions: attributes of its span in addition to our own names.
 
 The names are those of github.com/open-telemetry/semantic-conventions-genai, which are in development: they change there
 and then here. No text of a prompt or an answer is among them.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class GenAiFacts:
-    """What is known of one generation; the rest comes with its answer's end."""
+    """The attributes of one generation; the rest is set when its answer ends."""
 
     operation: str
     request_model: str

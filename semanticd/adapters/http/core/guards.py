@@ -1,4 +1,4 @@
-"""Who may come in: Host allow-list, origins, header size, keys, rate limits; decided before the body."""
+"""Admission of requests: Host allow-list, origins, header size, keys, rate limits; decided before the body."""
 
 from __future__ import annotations
 

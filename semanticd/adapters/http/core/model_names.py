@@ -1,4 +1,4 @@
-"""How a model's name in a request is read: as it is spelled, then in plainer spellings, then as the current model.
+"""Resolves a model's name in a request: as spelled, then in simplified spellings, then as the current model.
 
 Clients put a provider's name in front (`openai/default`), a tag behind (`:latest`), and do not mind capitals.
 """

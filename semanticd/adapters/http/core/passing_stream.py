@@ -1,4 +1,4 @@
-"""A generation stream that stands before another one: what observers of streams have in common."""
+"""A generation stream that wraps another one: the base of observers of streams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class PassingStream:
-    """Says of itself what the stream behind it says; events and results are the observer's to pass on."""
+    """Returns the properties of the wrapped stream; the observer passes on events and results."""
 
     def __init__(self, stream: GenerationStream) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""The one reading of a request's path: guards, limiter, dialect, traces and router all get what is returned here.
+"""The only parser of a request's path: guards, limiter, dialect, traces and router all get its result.
 
 A path has one spelling. Empty and dot segments, encoded slashes, backslashes, control characters and invalid UTF-8 are
 refused before anything is routed, so that no two readers can take one request for two resources.

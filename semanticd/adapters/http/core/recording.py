@@ -1,4 +1,4 @@
-"""What is noted of a generation while requests are recorded: its body, its first word, what its prompts cost.
+"""The recorded facts of a generation: its body, its first token's time, the costs of its prompts.
 
 Nothing here runs while recording is off: an exchange without a `Recording` is not observed.
 """

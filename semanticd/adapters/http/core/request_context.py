@@ -1,4 +1,4 @@
-"""What is known of an exchange besides its body: ids, who asks, how urgently, what to undo at the end."""
+"""The context of a request: ids, client, priority, and the clean-up at its end."""
 
 from __future__ import annotations
 

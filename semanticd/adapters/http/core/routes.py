@@ -1,4 +1,4 @@
-"""The router, and who may use what it leads to: a resource that does not say so cannot be added.
+"""The router with the access rule of each resource: a resource without one cannot be added.
 
 `access` is declared by each resource's class. A path that leads nowhere needs a key like everything else, so that
 only a caller who may ask learns what exists.
@@ -22,7 +22,7 @@ COUNTED = ("/v1/", "/api/", "/tokenize", "/detokenize")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route: its template, such as `/v1/agents/{agent_id}`, and who may use it."""
+    """One route: its template, such as `/v1/agents/{agent_id}`, and its access rule."""
 
     template: str
     access: Access
@@ -38,7 +38,7 @@ UNKNOWN = Route("other", "key")
 
 
 class UndeclaredAccessError(TypeError):
-    """A resource does not say who may use it."""
+    """A resource has no access rule."""
 
 
 class DeclaredRouter(CompiledRouter):

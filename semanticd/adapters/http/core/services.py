@@ -1,4 +1,4 @@
-"""What the HTTP edge is given: the application's services, and small protocols for what is not there."""
+"""The services that the HTTP edge gets: those of the application, and small protocols for the others."""
 
 from __future__ import annotations
 

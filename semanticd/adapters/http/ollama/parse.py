@@ -1,4 +1,4 @@
-"""From an Ollama request to a `GenerationRequest`: pure, and refusing what this server cannot do."""
+"""From an Ollama request to a `GenerationRequest`: pure; refuses features that this server does not have."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class _Reader:
 
 
 class _OpenCalls:
-    """Calls without a result yet; what each costs does not depend on how many are open."""
+    """Calls without a result yet; the cost of each does not depend on their number."""
 
     def __init__(self) -> None:
         self._ids: dict[int, str] = {}

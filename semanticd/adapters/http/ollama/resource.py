@@ -274,7 +274,7 @@ class _Pull:
 
 
 class NotOffered:
-    """What Ollama has and this server does not: each says so, and what to use."""
+    """Routes of Ollama that this server does not support; each answers with the alternative."""
 
     access: ClassVar[Access] = "key"
 

@@ -73,7 +73,7 @@ class Tool(Struct):
 
 
 class Asked(Struct, kw_only=True):
-    """What both ways to ask have in common."""
+    """The common fields of both requests."""
 
     model: str
     stream: bool | None = None

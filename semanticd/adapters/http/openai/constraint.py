@@ -47,7 +47,7 @@ class StructuredOutputs(Struct):
 
 
 class Formed(Struct, kw_only=True):
-    """What chat and plain completions have in common to ask for a form."""
+    """The common fields of chat and plain completions for structured output."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -1,4 +1,4 @@
-"""What OpenAI's chat and plain completions ask in common, and how it says to sample."""
+"""The common fields of OpenAI's chat and plain completions, and their sampling parameters."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ NumChoices = Annotated[int, Meta(ge=1, le=128)]
 
 
 class StreamOptions(Struct):
-    """What a stream contains in addition to the answer."""
+    """The parts of a stream in addition to the answer."""
 
     include_usage: bool | None = None
 
 
 class Sampled(Formed, kw_only=True):
-    """What chat and plain completions have in common."""
+    """The common fields of chat and plain completions."""
 
     model: str
     stream: bool | None = None

@@ -68,7 +68,7 @@ class LoadedTree(msgspec.Struct):
 
 
 class PeerIdentity(msgspec.Struct):
-    """Answer of `GET /v1/blocks`: who this is, and whose blocks it computes now."""
+    """Answer of `GET /v1/blocks`: the version, and the models that are loaded now."""
 
     version: str
     trees: list[LoadedTree]

@@ -1,4 +1,4 @@
-"""What is asked about the server itself: health, metrics, and the models on offer in both dialects."""
+"""Resources about the server itself: health, metrics, and the list of models in both dialects."""
 
 from __future__ import annotations
 

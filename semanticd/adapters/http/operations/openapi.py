@@ -20,7 +20,7 @@ REF_TEMPLATE = "#/components/schemas/{name}"
 
 
 class OpenAIErrorDetail(Struct):
-    """What went wrong."""
+    """The error."""
 
     message: str
     type: str
@@ -35,7 +35,7 @@ class OpenAIError(Struct):
 
 
 class AnthropicErrorDetail(Struct):
-    """What went wrong."""
+    """The error."""
 
     type: str
     message: str

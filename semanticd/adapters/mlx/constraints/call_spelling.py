@@ -1,4 +1,4 @@
-"""How a family of models spells a call: what stands around the name and the arguments."""
+"""The spelling of calls by a family of models: the text around the name and the arguments."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _MAX_LEARNED_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True)
 class FormUse:
-    """What has become of a form's lexer; written by the engine thread, read by any."""
+    """The state of a form's lexer; written by the engine thread, read by any."""
 
     num_tokens: int = 0
     """Tokens of answers that followed the form."""
@@ -43,7 +43,7 @@ class FormUse:
 
 @dataclass(frozen=True, slots=True)
 class FormMemory:
-    """What a form takes: `own_bytes` when it is compiled, and `bytes_per_token` for each that follows it."""
+    """The memory of a form: `own_bytes` once compiled, and `bytes_per_token` for each token that follows it."""
 
     own_bytes: int
     bytes_per_token: int
@@ -51,7 +51,7 @@ class FormMemory:
 
 @dataclass(frozen=True, slots=True)
 class CompiledForm:
-    """A form ready to be followed: what the engine thread needs of it, all computed before."""
+    """A form ready for use: everything that the engine thread needs, computed in advance."""
 
     matcher: LLMatcher
     """Never advanced: each answer follows a copy."""

@@ -74,7 +74,7 @@ class Expression:
 
 @dataclass(slots=True)
 class Grammar:
-    """A grammar's definitions by name, and what it ignores."""
+    """A grammar's definitions by name, and its ignored text."""
 
     definitions: dict[str, Expression] = field(default_factory=dict)
     ignored: list[Expression] = field(default_factory=list)

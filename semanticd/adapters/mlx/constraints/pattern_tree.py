@@ -33,7 +33,7 @@ _SPACE = set_of(" \t\n\r\f\v")
 
 
 class UntranslatableError(Exception):
-    """The pattern means something that cannot be said of a JSON string here."""
+    """The pattern cannot be expressed for a JSON string here."""
 
 
 @dataclass(frozen=True, slots=True)

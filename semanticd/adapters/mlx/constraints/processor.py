@@ -169,7 +169,7 @@ class AnswerBounds:
 
 @dataclass(frozen=True, slots=True)
 class FormHints:
-    """What is known of a form: texts of its patterns, keys of its objects, and its largest opening.
+    """Facts about a form: texts of its patterns, keys of its objects, and its largest opening.
 
     `opening` is the most tokens that something begun inside the form takes to be completed; None: not known.
     """

@@ -114,7 +114,7 @@ _SHOWN = re.compile(r"[\w-]{1,32}", re.ASCII)
 
 @dataclass(slots=True)
 class Relaxation:
-    """Leaves out of schemas what cannot be compiled, and remembers what that was."""
+    """Removes parts of schemas that cannot be compiled, and records them."""
 
     one_of: bool = False
     """Whether `oneOf` is read as `anyOf`."""

@@ -88,7 +88,7 @@ def is_plain(schema: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of trying a grammar."""
+    """The result of a trial compilation."""
 
     refusal: str
     """Why it does not compile; empty when it does."""

@@ -1,4 +1,4 @@
-"""What a model's configuration says of the length of its prefill chunks; see `domain/chunk_policy.py`.
+"""Facts of a model's configuration that decide the length of its prefill chunks; see `domain/chunk_policy.py`.
 
 Sources: MLX's `scaled_dot_product_attention` has Metal kernels for more than 8 queries with heads of 64, 80 and 128
 numbers whose keys and values are as long; others, and the library on the CPU, write the scores out. mlx-lm's expert

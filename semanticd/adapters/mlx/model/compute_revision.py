@@ -1,4 +1,4 @@
-"""compute_revision: the name of what computes KV here, so that blocks of another computation are not mistaken for ours.
+"""compute_revision: names the software and hardware that compute KV here, to keep blocks of others apart.
 
 Minor versions of mlx and mlx-lm may round otherwise, and a mistake in a model's code may be put right; so may our own
 attention, and what weights are made from packed ones. Chips of one family run the same kernels.

@@ -106,7 +106,7 @@ class GuardedSampler:
 
 @dataclass(frozen=True, slots=True)
 class _Verified:
-    """What was sampled in a row: a token behind each that was right, and its log-probabilities `[vocab]`."""
+    """The sampled tokens of a row: one after each accepted token, and its log-probabilities `[vocab]`."""
 
     ids: list[int]
     logprobs: list[mx.array]

@@ -1,4 +1,4 @@
-"""RowDrafts: what the next tokens of a row may be, to be verified in one step.
+"""RowDrafts: guesses of a row's next tokens, to be verified in one step.
 
 First what its form forces, then what the row said before, then what its agent answered before. The pending tokens,
 which the step before has sampled, are waited for only where most rows of the batch have something to follow them:

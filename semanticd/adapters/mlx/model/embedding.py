@@ -1,4 +1,4 @@
-"""TextEmbedder: vectors of texts, pooled from what the model's head is given, the features of its last layer.
+"""TextEmbedder: vectors of texts, pooled from the features of the model's last layer.
 
 Rows are padded on the right: in a causal model no position looks at one behind it, so padding changes nothing before.
 Pooled are all positions of a text (`mean`), or its last one (`last`), as the model was trained for; then the leading

@@ -1,4 +1,4 @@
-"""MlxModelRunner: runs one model over mlx-lm's batch classes; what runs when is decided elsewhere.
+"""MlxModelRunner: runs one model over mlx-lm's batch classes; the scheduler decides the order elsewhere.
 
 Prefill: one `PromptProcessingBatch` of one row per sequence, a chunk a call. Decode: one `DecodeBatch` that
 sequences join and leave. The library's generation runs one step ahead: the token that `decode` returns was sampled
@@ -54,7 +54,7 @@ SCORED_AT_ONCE = 256
 
 @dataclass(slots=True)
 class _Decoding:
-    """What `decode` must know about a row besides what the batch knows."""
+    """The facts about a row that `decode` needs in addition to the batch."""
 
     sequence_id: SequenceId
     wants_logprobs: bool

@@ -1,4 +1,4 @@
-"""What MLX and the system say of the memory that this process takes, for the self-test."""
+"""The memory of this process as MLX and the system report it, for the self-test."""
 
 from __future__ import annotations
 

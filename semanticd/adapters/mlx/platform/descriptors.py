@@ -1,4 +1,4 @@
-"""Imports mlx-lm: with an error that says what to install, and with the limit of open files as it was.
+"""Imports mlx-lm: with an error that names the package to install, and without changing the limit of open files.
 
 `mlx_lm.utils` sets the limits to 2,048 and 4,096 as it is imported. That fails where the hard limit is lower, so that
 nothing can be served, and lowers limits that are higher. The server sets the limit that it needs itself.

@@ -54,7 +54,7 @@ def give_back() -> None:
 
 
 class Gaps:
-    """What lies free between tensors in use; for one thread at a time.
+    """The free memory between tensors in use; for one thread at a time.
 
     Blocks that come and go for hours leave gaps that glibc never returns by itself. glibc does not distinguish those
     that were returned from those that still take memory: what the process takes besides MLX's tensors does.

@@ -26,7 +26,7 @@ Piece = tuple[Literal["name", "arguments", "text"], str]
 
 @dataclass(frozen=True, slots=True)
 class CallHead:
-    """What stands before a call's arguments, and between them and the next call, as patterns.
+    """The text before a call's arguments, and between them and the next call, as patterns.
 
     A group is the name: `name` as it is, or `quoted`, a JSON string.
     """

@@ -1,4 +1,4 @@
-"""What a user wrote stays text, even where it looks like a control token.
+"""User text stays text, even where it looks like a control token.
 
 A chat template puts contents and control tokens into one string, which the tokenizer reads as a whole: a content with
 `<|im_end|>` in it would end its own message, and could continue in another's name. So every control token in a

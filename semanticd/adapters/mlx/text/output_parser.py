@@ -1,4 +1,4 @@
-"""Separates thinking and tool calls from an answer's text as it streams; what does not parse is text, never an error.
+"""Separates thinking and tool calls from streamed text; unparsable output is text, never an error.
 
 Text is passed on as soon as it cannot be the beginning of a marker or of a bare call. A call whose arguments are JSON
 is streamed: its name as soon as it is known, its arguments piece by piece; calls in other forms (XML, Python) are
@@ -46,7 +46,7 @@ _BEFORE_FENCE = ("\n", "}", "]", ")")
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """What a model writes thinking and calls with; None where it does not think."""
+    """The markers of a model's thinking and calls; None where it does not think."""
 
     think_start: str | None = None
     think_end: str | None = None

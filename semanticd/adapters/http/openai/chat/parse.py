@@ -1,4 +1,4 @@
-"""From an OpenAI chat request to a `GenerationRequest`: pure, and refusing what this server cannot do."""
+"""From an OpenAI chat request to a `GenerationRequest`: pure; refuses features that this server does not have."""
 
 from __future__ import annotations
 

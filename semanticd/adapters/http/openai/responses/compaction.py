@@ -1,4 +1,4 @@
-"""Compaction: the model sums a conversation up; what the user said stays, with the summary as one sealed item after it.
+"""Compaction: the model summarizes a conversation; user messages stay, followed by the summary as one sealed item.
 
 The question stands behind the whole conversation, so that all of it is found in the cache.
 """

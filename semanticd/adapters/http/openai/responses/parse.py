@@ -1,4 +1,4 @@
-"""From a responses request to a `GenerationRequest`: pure, and refusing what this server cannot do.
+"""From a responses request to a `GenerationRequest`: pure; refuses features that this server does not have.
 
 Items that one assistant turn is made of (thinking, text, calls) become one message again, as the model wrote them.
 """
@@ -90,7 +90,7 @@ LookUp = Callable[[str], Mapping[str, Any] | None]
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A request, and what its answer needs to know of it."""
+    """A request with the facts that its answer needs."""
 
     request: GenerationRequest
     items: tuple[wire.InputItem, ...]

@@ -1,4 +1,4 @@
-"""Resources for responses that are kept: look up, list what they answered, delete."""
+"""Resources for stored responses: look up, list their input items, delete."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _CUSTOM_PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class ToolBehind:
-    """What stands behind a flat name."""
+    """The tool behind a flat name."""
 
     kind: Literal["function", "custom"]
     name: str

@@ -1,1 +1,1 @@
-"""GGUF files as MLX model folders: what is in them (architecture, tensors, vocabulary), and the conversion."""
+"""GGUF files as MLX model folders: their contents (architecture, tensors, vocabulary) and the conversion."""

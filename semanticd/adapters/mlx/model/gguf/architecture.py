@@ -1,4 +1,4 @@
-"""What GGUF calls a model's settings and tensors, and what mlx-lm calls them.
+"""The names of a model's settings and tensors in GGUF and in mlx-lm.
 
 Query and key rows of llama's files are interleaved for rotary positions of neighbours, which MLX calls traditional.
 Gemma's files hold one more than the norm's weight, which MLX adds itself.
