@@ -28,8 +28,8 @@ _MIN_TABLE_ROWS = 6
 
 def nothing_found(words: str, *, searching: bool) -> str:
     """Return the hint for a filter that matches no agent."""
-    among = " among the agents fetched so far; more are being fetched" if searching else ""
-    return f"No agent{among} has {words.strip()!r} in its id, state, tier, class or model. Esc shows all."
+    among = " among those fetched so far; more are being fetched" if searching else ""
+    return f"No agent has {words.strip()!r} in its id, state, tier, class or model{among}. Esc shows all."
 
 
 class DashboardScreen(AgentActionsScreen):
